@@ -1,0 +1,202 @@
+"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` that fixes tensor shapes, training and protocol.
+
+All are frozen dataclasses without behaviour beyond their own arithmetic; no module takes ``args``. No torch here.
+Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.side`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from .errors import InputError
+
+_ARCH_KEY = re.compile(r"r(\d+)-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Arch:
+    """One point of the search space: the five knobs of the paper. Weights never depend on it."""
+
+    resolution: int  # requested image side in pixels; see `side`
+    patch: int  # patch side in pixels
+    windows: int  # attention windows per side (2 means 2 x 2)
+    decoder_layers: int  # decoder layers run, 0..N
+    queries: int  # object queries kept, most confident first
+
+    def __post_init__(self) -> None:
+        low = min(self.resolution, self.patch, self.windows, self.queries)
+        if low < 1 or self.decoder_layers < 0:
+            raise InputError(f"architecture {self.key} has a value below its minimum", mend="all >= 1, decoder layers >= 0")
+        if self.side == 0:
+            raise InputError(
+                f"resolution {self.resolution} is smaller than patch x windows = {self.patch * self.windows}",
+                self.key,
+                "raise the resolution or lower patch or windows",
+            )
+
+    @property
+    def side(self) -> int:
+        """Real input side in pixels: the resolution rounded down to a multiple of patch x windows (Tables 7, 8)."""
+        unit = self.patch * self.windows
+        return self.resolution // unit * unit
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side."""
+        return self.side // self.patch
+
+    @property
+    def key(self) -> str:
+        """Short name, e.g. ``r384-p16-w2-d2-q300``; :meth:`parse` reads it back."""
+        return f"r{self.resolution}-p{self.patch}-w{self.windows}-d{self.decoder_layers}-q{self.queries}"
+
+    @property
+    def backbone(self) -> tuple[int, int, int]:
+        """(side, patch, windows): architectures that agree here share one backbone pass."""
+        return self.side, self.patch, self.windows
+
+    @classmethod
+    def parse(cls, key: str) -> Arch:
+        match = _ARCH_KEY.fullmatch(key.strip())
+        if match is None:
+            raise InputError(f"{key!r} is not an architecture", mend="write it like r384-p16-w2-d2-q300")
+        return cls(*map(int, match.groups()))
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The axes of a search; iterating yields every legal :class:`Arch` in a fixed order."""
+
+    resolutions: tuple[int, ...]
+    patches: tuple[int, ...]
+    windows: tuple[int, ...]
+    decoder_layers: tuple[int, ...]
+    queries: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[Arch]:
+        for res, patch, win in product(self.resolutions, self.patches, self.windows):
+            if res >= patch * win:  # otherwise rounding down leaves no image
+                for depth, queries in product(self.decoder_layers, self.queries):
+                    yield Arch(res, patch, win, depth, queries)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def check(self) -> SearchSpace:
+        """Returns itself; raises :class:`InputError` if no configuration is legal."""
+        if next(iter(self), None) is None:
+            raise InputError("the search space has no legal configuration", asdict(self), "add a larger resolution or a smaller patch")
+        return self
+
+    def training_archs(self) -> list[Arch]:
+        """One per backbone, with all decoder layers and all queries (v2 Appendix A: both are dropped only at inference)."""
+        depth, queries = max(self.decoder_layers), max(self.queries)
+        return [arch for arch in self if (arch.decoder_layers, arch.queries) == (depth, queries)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with the same weights.
+
+    Defaults are RF-DETR Nano (ViT-S family).
+    """
+
+    vit_dim: int = 384
+    vit_heads: int = 6
+    vit_depth: int = 12
+    layer_scale: bool = True
+    feature_stages: tuple[int, ...] = (3, 6, 9, 12)  # hidden state after k blocks
+    global_blocks: tuple[int, ...] = (3, 6, 9)  # 0-based; the others attend within windows
+    hidden: int = 256
+    projector_blocks: int = 3
+    self_heads: int = 8
+    cross_heads: int = 16
+    points: int = 2
+    ffn: int = 2048
+    decoder_layers: int = 2  # layers stored
+    queries: int = 300  # queries stored per group
+    groups: int = 13
+    num_classes: int = 91  # logits per query
+    masks: bool = False
+    mask_stride: int = 4  # mask map side = image side / mask_stride
+    patch: int = 16  # stored patch kernel side
+    pos_grid: int = 24  # stored position table side
+    proposal_side: float = 0.05  # width and height of a first-stage proposal, as a part of the image
+    encoder_masks_projected: bool = True  # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
+
+    def __post_init__(self) -> None:
+        if self.vit_dim % self.vit_heads or self.hidden % self.self_heads or self.hidden % self.cross_heads:
+            raise InputError("a width is not divisible by its number of heads", asdict(self))
+        if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
+            raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        known = cls.__dataclass_fields__
+        if unknown := sorted(set(fields) - set(known)):
+            raise InputError(f"unknown model fields {unknown}", mend="the file is from another version")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where they depart.
+
+    Rates are per optimizer step; ``steps`` counts optimizer steps.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    accumulate: int = 1  # micro-batches per optimizer step
+    seed: int = 0
+    lr: float = 1e-4
+    lr_encoder: float = 1.5e-4
+    layer_decay: float = 0.8
+    component_decay: float = 0.7
+    weight_decay: float = 1e-4
+    beta2: float = 0.999
+    warmup_steps: int = 0
+    cooldown_share: float = 0.0  # last part of the run in which the rate falls linearly to 0; the paper has none
+    clip_norm: float = 0.1
+    ema_decay: float = 0.993
+    ema_tau: float = 100.0
+    bfloat16: bool = True  # autocast on backbone and projector
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    mask_bce_weight: float = 5.0
+    mask_dice_weight: float = 5.0
+    dense_weight: float = 0.0  # auxiliary per-token loss, not in the paper; 0 = off
+    flip_probability: float = 0.5
+    crop_probability: float = 0.5
+    base_share: float = 0.0  # part of the steps that draw the base architecture instead of a uniform one; paper: 0
+    checkpoint_every: int = 500  # steps
+    evaluate_every: int = 0  # steps; 0 = only at the end
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How latency is measured; stored with every result (benchmark protocol section 3)."""
+
+    mode: str = "buffered"  # "buffered": wait before every sample; "sustained": closed loop
+    scope: str = "engine"  # from the bound input to final boxes, scores, labels and masks
+    buffer_ms: float = 200.0  # wait before each sample when buffered
+    warmup: int = 10  # runs before timing; kept apart
+    min_samples: int = 64
+    max_samples: int = 256
+    relative_ci: float = 0.005  # stop when the 95 % interval of the median is narrower than this part of it
+    timeout_s: float = 60.0
+    builds: int = 1
+    threads: int = 2  # intra-op threads of a CPU runtime
+    batch: int = 1
+    clock_policy: str = "free"  # clocks are neither locked nor watched on a CPU
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("buffered", "sustained") or self.scope not in ("engine", "device", "host"):
+            raise InputError(f"unknown protocol mode {self.mode!r} or scope {self.scope!r}")
+        if not 1 <= self.min_samples <= self.max_samples:
+            raise InputError(f"samples {self.min_samples}..{self.max_samples} are not a range")

@@ -1,0 +1,93 @@
+"""One slim file per model: safetensors with its configuration as metadata. Loading executes nothing from the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..config import Arch, ModelConfig, SearchSpace
+from ..errors import InputError
+from ..files import atomic_path, sha256_file
+from .detector import Detector
+
+FORMAT = "rfdetr_repro/1"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a checkpoint says about itself. Class index i means ``class_names[i]``, category ``category_ids[i]`` of the data."""
+
+    config: ModelConfig
+    arch: Arch  # the architecture it runs at when none is named
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    space: SearchSpace | None = None  # what it was trained to be sliced into
+    train_data_sha256: str | None = None
+    steps: int | None = None
+    notes: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        fields = json.loads(text)
+        fields["config"] = ModelConfig.from_json(fields["config"])
+        fields["arch"] = Arch(**fields["arch"])
+        if fields.get("space") is not None:
+            fields["space"] = SearchSpace(**{axis: tuple(values) for axis, values in fields["space"].items()})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Atomic safetensors file; strings only in the metadata."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of one of our files; anything else is an :class:`InputError` that names the file."""
+    if not Path(path).is_file():
+        raise InputError("no such checkpoint", path, "check the path, or train one first")
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"corrupt checkpoint: {error}", path, "copy or train it again") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError("a safetensors file, but not one of ours", path, f"its metadata should say format {FORMAT}")
+    return tensors, metadata
+
+
+def save_detector(path: str | Path, state: dict[str, Tensor], card: ModelCard) -> str:
+    """Writes weights and card; returns the file's SHA-256."""
+    write_tensors(path, state, {"card": card.to_json()})
+    return sha256_file(path)
+
+
+def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
+    """(detector in evaluation mode, its card, the file's SHA-256)."""
+    tensors, metadata = read_tensors(path)
+    if "card" not in metadata:
+        raise InputError("this file holds a training state, not a model", path, "use RUN/supernet.safetensors")
+    try:
+        card = ModelCard.from_json(metadata["card"])
+        detector = Detector(card.config, card.arch)
+        detector.load_state_dict(tensors)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise InputError(f"checkpoint does not fit its own description: {str(error)[:200]}", path, "train it again") from error
+    return detector.eval(), card, sha256_file(path)
+
+
+def state_copy(detector: Detector) -> dict[str, Tensor]:
+    """Detached clones of all tensors of the state dict."""
+    with torch.no_grad():
+        return {name: tensor.detach().clone() for name, tensor in detector.state_dict().items()}

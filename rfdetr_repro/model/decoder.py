@@ -1,0 +1,157 @@
+"""Decoder with fixed references (architecture facts section 6): every layer reads the same reference boxes, nothing is refined.
+
+Queries form *segments* (the groups of training; the query counts of a shared evaluation): self-attention stays inside a segment,
+all else is per query. So one pass serves many query sets with exactly the numbers each would give alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..ops import ms_deform_attn
+from .vit import attention
+
+Source = tuple[Tensor, list[tuple[int, int]]]  # memory (B, S, d) and its level sizes
+
+
+def sine_embedding(boxes_cxcywh: Tensor, dim: int) -> Tensor:
+    """(..., 4) in 0..1 -> (..., 2*dim): dim/2 channels per number, sin and cos interleaved, in the order y, x, w, h."""
+    channel = torch.arange(dim // 2, dtype=torch.float32, device=boxes_cxcywh.device)  # periods in float32, as upstream
+    period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / (dim // 2))
+    cx, cy, w, h = boxes_cxcywh.unbind(-1)
+    angle = torch.stack([cy, cx, w, h], dim=-1)[..., None] * (2 * math.pi) / period  # (..., 4, dim/2)
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class SegmentSelfAttention(nn.Module):
+    """Multi-head self-attention inside segments; parameters laid out as ``nn.MultiheadAttention``."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...]) -> Tensor:
+        """x, pos (B, N, d), N = sum(segments) -> (B, N, d)."""
+        dim = x.shape[-1]
+        qk = F.linear(x + pos, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
+        v = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        packed = torch.cat([qk, v], dim=-1)  # (B, N, 3d)
+        if len(set(segments)) == 1:  # equal segments become batch entries
+            out = self._attend(packed.reshape(-1, segments[0], 3 * dim)).reshape(x.shape)
+        else:
+            out = torch.cat([self._attend(part) for part in packed.split(segments, dim=1)], dim=1)
+        return self.out_proj(out)
+
+    def _attend(self, packed: Tensor) -> Tensor:
+        q, k, v = packed.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class DeformableCrossAttention(nn.Module):
+    """Multi-scale deformable attention with offsets relative to the reference box (one level per map)."""
+
+    def __init__(self, config: ModelConfig, levels: int = 1) -> None:
+        super().__init__()
+        self.heads, self.points, self.levels = config.cross_heads, config.points, levels
+        dim, samples = config.hidden, config.cross_heads * levels * config.points
+        self.sampling_offsets = nn.Linear(dim, 2 * samples)
+        self.attention_weights = nn.Linear(dim, samples)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        ring = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        ring = ring / ring.abs().amax(-1, keepdim=True)  # (M, 2)
+        steps = torch.arange(1, self.points + 1)[:, None]
+        points = (ring[:, None, None] * steps).expand(-1, self.levels, -1, -1)  # (M, L, P, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        self.sampling_offsets.bias.data.copy_(points.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        for bias in (self.attention_weights.bias, self.value_proj.bias, self.output_proj.bias):
+            nn.init.zeros_(bias)
+
+    def forward(self, query: Tensor, references: Tensor, memory: Tensor, level_sizes: list[tuple[int, int]]) -> Tensor:
+        """query (B, N, d), references (B, N, 4) cxcywh, memory (B, S, d) -> (B, N, d)."""
+        shape = (self.heads, self.levels, self.points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, N, M, L, P, 2)
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
+        boxes = references[:, :, None, None, None]
+        locations = boxes[..., :2] + offsets / self.points * boxes[..., 2:] * 0.5
+        value = self.value_proj(memory).unflatten(-1, (self.heads, -1))  # (B, S, M, D)
+        return self.output_proj(ms_deform_attn(value, level_sizes, locations, weights))
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm layer: self-attention, deformable cross-attention, feed-forward."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.hidden
+        self.self_attn = SegmentSelfAttention(dim, config.self_heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn = DeformableCrossAttention(config)
+        self.norm2 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, config.ffn)
+        self.linear2 = nn.Linear(config.ffn, dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source) -> Tensor:
+        x = self.norm1(x + self.self_attn(x, pos, segments))
+        x = self.norm2(x + self.cross_attn(x + pos, references, *source))
+        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class Decoder(nn.Module):
+    """Learned query tables, reference embedding and the layer stack."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, rows = config.hidden, config.groups * config.queries
+        self.stored_queries = config.queries
+        self.query_feat = nn.Parameter(torch.randn(rows, dim))
+        self.refpoint_embed = nn.Parameter(torch.zeros(rows, 4))
+        self.ref_point_head = MLP((2 * dim, dim, dim))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(dim)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1 and not name.endswith(("query_feat", "refpoint_embed", "offsets.weight", "attention_weights.weight")):
+                nn.init.xavier_uniform_(parameter)
+
+    def tables(self, groups: int, queries: int) -> tuple[Tensor, Tensor]:
+        """First ``queries`` rows of each of the first ``groups`` groups: content (g*q, d), reference deltas (g*q, 4)."""
+        content = self.query_feat.unflatten(0, (-1, self.stored_queries))[:groups, :queries]
+        deltas = self.refpoint_embed.unflatten(0, (-1, self.stored_queries))[:groups, :queries]
+        return content.flatten(0, 1), deltas.flatten(0, 1)
+
+    def forward(self, references: Tensor, content: Tensor, segments: tuple[int, ...], source: Source, depth: int) -> list[Tensor]:
+        """references (B, N, 4) cxcywh, content (N, d) -> hidden states after layers 1..depth, each normalised (B, N, d)."""
+        pos = self.ref_point_head(sine_embedding(references, content.shape[-1]))
+        x = content[None].expand(len(references), -1, -1)
+        states = []
+        for layer in self.layers[:depth]:
+            x = layer(x, pos, segments, references, source)
+            states.append(self.norm(x))
+        return states

@@ -1,0 +1,176 @@
+"""RF-DETR assembled: ``detector(images, arch)`` runs any architecture of the space with one set of weights.
+
+``slice(arch)`` cuts the stand-alone subnet with equal outputs; ``shared_outputs`` runs every decoder depth and query count of a
+backbone in one pass. There is no active-architecture state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Arch, ModelConfig
+from ..errors import InputError
+from .decoder import MLP, Decoder, Source
+from .mask_head import MaskFeatures, MaskHead
+from .projector import Projector
+from .selection import PRIOR_LOGIT, QuerySelection, Selected, apply_deltas
+from .vit import WindowedViT, resample_patch_kernel, resample_positions
+
+
+class Outputs(NamedTuple):
+    """What one prediction stage says about N queries."""
+
+    logits: Tensor  # (B, N, C), before the sigmoid
+    boxes_cxcywh: Tensor  # (B, N, 4), parts of the image, not clamped
+    masks: MaskFeatures | None
+
+    @property
+    def mask_logits(self) -> Tensor | None:
+        """(B, N, H/4, W/4) or None."""
+        return None if self.masks is None else self.masks.logits()
+
+
+class TrainingOutputs(NamedTuple):
+    """Every supervised stage; N = groups * queries, group-major."""
+
+    layers: list[Outputs]  # decoder layers 1..depth
+    encoder: Outputs  # N = groups * min(queries, tokens)
+    memory: Tensor  # (B, d, h, w), the projected map
+
+
+class Detector(nn.Module):
+    """The supernet, and equally each of its subnets (a subnet's native architecture needs no resampling)."""
+
+    def __init__(self, config: ModelConfig, arch: Arch) -> None:
+        super().__init__()
+        self.config, self.arch = config, arch
+        self.backbone = WindowedViT(config)
+        self.projector = Projector(config)
+        self.selection = QuerySelection(config)
+        self.decoder = Decoder(config)
+        self.class_embed = nn.Linear(config.hidden, config.num_classes)
+        self.bbox_embed = MLP((config.hidden, config.hidden, config.hidden, 4))
+        nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
+        nn.init.zeros_(self.bbox_embed.layers[-1].weight)
+        nn.init.zeros_(self.bbox_embed.layers[-1].bias)
+        self.mask_head = MaskHead(config) if config.masks else None
+
+    def num_params(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def features(self, images: Tensor, patch: int, windows: int) -> Tensor:
+        """(B, 3, H, W) ImageNet-normalised -> (B, d, H/patch, W/patch). H, W divisible by patch*windows, else InputError."""
+        if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
+            size = tuple(images.shape[-2:])
+            raise InputError(f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.side")
+        return self.projector(self.backbone(images, patch, windows))
+
+    def forward(self, images: Tensor, arch: Arch | None = None) -> Outputs:
+        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of ``arch`` (default: its own)."""
+        arch = arch or self.arch
+        self._check(arch)
+        memory = self.features(images, arch.patch, arch.windows)
+        return self.decode_shared(memory, _hw(images), [arch.decoder_layers], [arch.queries])[arch.decoder_layers, arch.queries]
+
+    def decode_shared(
+        self, memory_map: Tensor, image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int]
+    ) -> dict[tuple[int, int], Outputs]:
+        """One decoder pass for every (depth, query count): each equals the subnet that has only these layers and queries.
+
+        ``memory_map`` (B, d, h, w) from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens) rows).
+        """
+        depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
+        source = _source(memory_map)
+        selected = self.selection(*source, 1, counts[-1])
+        resized = None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+        results: dict[tuple[int, int], Outputs] = {}
+        if 0 in depths:
+            whole = self._encoder_outputs(selected, resized)
+            results.update({(0, count): _first(whole, count) for count in counts})
+        if depths[-1]:
+            references, content = map(list, zip(*(self._references(selected, 1, count) for count in counts), strict=True))
+            states = self.decoder(torch.cat(references, 1), torch.cat(content), counts, source, depths[-1])
+            pixels = None if resized is None else self.mask_head.layer_pixels(resized, depths[-1])
+            for depth in (depth for depth in depths if depth):
+                layer = self._layer_outputs(states[depth - 1], torch.cat(references, 1), pixels and pixels[depth - 1])
+                parts = zip(counts, *_split(layer, counts), strict=True)
+                results.update({(depth, count): Outputs(*fields) for count, *fields in parts})
+        return results
+
+    def training_outputs(self, memory_map: Tensor, image_hw: tuple[int, int], arch: Arch) -> TrainingOutputs:
+        """All layers, all groups. ``memory_map`` (B, d, h, w) float32 from :meth:`features`."""
+        groups, source = self.config.groups, _source(memory_map)
+        selected = self.selection(*source, groups, arch.queries)
+        resized = None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+        references, content = self._references(selected, groups, arch.queries)
+        states = self.decoder(references, content, (arch.queries,) * groups, source, arch.decoder_layers)
+        pixels = [None] * len(states) if resized is None else self.mask_head.layer_pixels(resized, len(states))
+        layers = [self._layer_outputs(state, references, maps) for state, maps in zip(states, pixels, strict=True)]
+        return TrainingOutputs(layers, self._encoder_outputs(selected, resized), memory_map)
+
+    def _references(self, selected: Selected, groups: int, queries: int) -> tuple[Tensor, Tensor]:
+        """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use the embedding raw."""
+        content, deltas = self.decoder.tables(groups, queries)
+        deltas = deltas.unflatten(0, (groups, queries))
+        boxes = selected.boxes_cxcywh[:, :, :queries].detach()
+        kept = boxes.shape[2]
+        references = apply_deltas(deltas[:, :kept], boxes)
+        if kept < queries:
+            references = torch.cat([references, deltas[:, kept:].expand(len(boxes), -1, -1, -1)], dim=2)
+        return references.flatten(1, 2), content
+
+    def _layer_outputs(self, state: Tensor, references: Tensor, pixels: Tensor | None) -> Outputs:
+        masks = None if pixels is None else self.mask_head.features(pixels, state)
+        return Outputs(self.class_embed(state), apply_deltas(self.bbox_embed(state), references), masks)
+
+    def _encoder_outputs(self, selected: Selected, resized: Tensor | None) -> Outputs:
+        features, logits, boxes = (part.flatten(1, 2) for part in selected)
+        if resized is None:
+            return Outputs(logits, boxes, None)
+        masks = self.mask_head.features(resized, features, project=self.mask_head.encoder_projected)
+        return Outputs(logits, boxes, masks)
+
+    def _check(self, arch: Arch) -> None:
+        if arch.decoder_layers > self.config.decoder_layers or arch.queries > self.config.queries:
+            stored = f"{self.config.decoder_layers} layers and {self.config.queries} queries"
+            raise InputError(f"the model stores {stored}", arch.key, "choose an architecture within them")
+
+    @torch.no_grad()
+    def slice(self, arch: Arch) -> Detector:
+        """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images, arch)``."""
+        self._check(arch)
+        kept = dict(patch=arch.patch, pos_grid=arch.grid, decoder_layers=arch.decoder_layers, queries=arch.queries, groups=1)
+        subnet = Detector(replace(self.config, **kept), arch)
+        own = self.state_dict()
+        own["backbone.patch_embed.weight"] = resample_patch_kernel(own["backbone.patch_embed.weight"], arch.patch)
+        own["backbone.pos_embed"] = resample_positions(own["backbone.pos_embed"], (arch.grid, arch.grid))
+        own["decoder.query_feat"], own["decoder.refpoint_embed"] = self.decoder.tables(1, arch.queries)
+        dtype = own["decoder.query_feat"].dtype
+        cut = {name: own[name][:1] if name.startswith("selection.") else own[name] for name in subnet.state_dict()}
+        subnet.to(dtype).load_state_dict(cut)
+        return subnet.eval()
+
+
+def _hw(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
+
+
+def _source(memory_map: Tensor) -> Source:
+    return memory_map.flatten(2).transpose(1, 2), [_hw(memory_map)]
+
+
+def _first(outputs: Outputs, count: int) -> Outputs:
+    masks = outputs.masks and outputs.masks._replace(queries=outputs.masks.queries[:, :count])
+    return Outputs(outputs.logits[:, :count], outputs.boxes_cxcywh[:, :count], masks)
+
+
+def _split(outputs: Outputs, counts: tuple[int, ...]) -> tuple[Iterable[Tensor], Iterable[Tensor], Iterable[MaskFeatures | None]]:
+    masks: Iterable[MaskFeatures | None] = [None] * len(counts)
+    if outputs.masks is not None:
+        masks = [outputs.masks._replace(queries=queries) for queries in outputs.masks.queries.split(counts, 1)]
+    return outputs.logits.split(counts, 1), outputs.boxes_cxcywh.split(counts, 1), masks

@@ -1,0 +1,85 @@
+"""Segmentation head (architecture facts section 7): a map at a quarter of the image, one block per decoder layer, dot products."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+
+
+class MaskFeatures(NamedTuple):
+    """Mask logits in factored form; training samples it at points and never builds (B, N, h, w)."""
+
+    pixels: Tensor  # (B, d, h, w)
+    queries: Tensor  # (B, N, d)
+    bias: Tensor  # (1,)
+
+    def logits(self) -> Tensor:
+        """(B, N, h, w)."""
+        return torch.einsum("bnd,bdhw->bnhw", self.queries, self.pixels) + self.bias
+
+
+class MaskBlock(nn.Module):
+    """Depthwise 3x3, LayerNorm, linear, GELU, residual; no expansion and no layer scale."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        return x + F.gelu(self.pwconv1(y)).permute(0, 3, 1, 2)
+
+
+class QueryBlock(nn.Module):
+    """x + MLP(LayerNorm(x)), then a linear map; shared by all layers."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm_in = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x + self.fc2(F.gelu(self.fc1(self.norm_in(x)))))
+
+
+class MaskHead(nn.Module):
+    """Pixel side per decoder layer, query side shared."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.hidden
+        self.stride = config.mask_stride
+        self.encoder_projected = config.encoder_masks_projected
+        self.blocks = nn.ModuleList(MaskBlock(dim) for _ in range(config.decoder_layers))
+        self.pixel_proj = nn.Conv2d(dim, dim, 1)
+        self.query_block = QueryBlock(dim)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def resized(self, memory_map: Tensor, image_hw: tuple[int, int]) -> Tensor:
+        """(B, d, gh, gw) -> (B, d, H/stride, W/stride), bilinear."""
+        size = (image_hw[0] // self.stride, image_hw[1] // self.stride)
+        return F.interpolate(memory_map, size=size, mode="bilinear", align_corners=False)
+
+    def encoder_pixels(self, resized: Tensor) -> Tensor:
+        return self.pixel_proj(resized) if self.encoder_projected else resized
+
+    def layer_pixels(self, resized: Tensor, depth: int) -> list[Tensor]:
+        """Pixel embeddings of decoder layers 1..depth; block k refines the map of block k-1."""
+        pixels = []
+        for block in self.blocks[:depth]:
+            resized = block(resized)
+            pixels.append(resized)
+        return pixels  # projected lazily: a caller that needs one layer projects one
+
+    def features(self, pixels: Tensor, queries: Tensor, *, project: bool = True) -> MaskFeatures:
+        """pixels (B, d, h, w), queries (B, N, d) -> factored mask logits."""
+        return MaskFeatures(self.pixel_proj(pixels) if project else pixels, self.query_block(queries), self.bias)

@@ -1,0 +1,107 @@
+"""Two-stage query selection (architecture facts section 5): every token proposes a box, the most confident become references.
+
+The G groups of training are one batched computation over stacked weights; evaluation uses group 0. Rows come out in order of
+confidence, which is what makes query dropping a prefix.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+
+PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)
+
+
+class Selected(NamedTuple):
+    """k = min(queries, S) tokens per group, most confident first; N = G * k, group-major."""
+
+    features: Tensor  # (B, G, k, d)
+    logits: Tensor  # (B, G, k, C)
+    boxes_cxcywh: Tensor  # (B, G, k, 4), with gradient
+
+
+class GroupLinear(nn.Module):
+    """G independent linear maps with stacked weights: (B, G or 1, N, in) -> (B, g, N, out) for the first g groups."""
+
+    def __init__(self, groups: int, features_in: int, features_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, features_out, features_in))
+        self.bias = nn.Parameter(torch.zeros(groups, features_out))
+        first = nn.init.xavier_uniform_(torch.empty(features_out, features_in))
+        self.weight.data.copy_(first.expand_as(self.weight))  # groups start as copies (facts section 6)
+
+    def forward(self, x: Tensor, groups: int) -> Tensor:
+        if groups == 1:
+            return F.linear(x, self.weight[0], self.bias[0])
+        return torch.matmul(x, self.weight[:groups].transpose(1, 2)) + self.bias[:groups, None]
+
+
+class GroupNorm1d(nn.Module):
+    """G independent LayerNorms (eps 1e-5) over the last axis of (B, g, N, d)."""
+
+    def __init__(self, groups: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(groups, dim))
+        self.bias = nn.Parameter(torch.zeros(groups, dim))
+
+    def forward(self, x: Tensor, groups: int) -> Tensor:
+        if groups == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])
+        return F.layer_norm(x, x.shape[-1:]) * self.weight[:groups, None] + self.bias[:groups, None]
+
+
+def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
+    """Box reparametrisation: centre moves by delta * size, size scales by exp(delta); all (..., 4), cxcywh."""
+    centre = deltas[..., :2] * references_cxcywh[..., 2:] + references_cxcywh[..., :2]
+    return torch.cat([centre, deltas[..., 2:].exp() * references_cxcywh[..., 2:]], dim=-1)
+
+
+def token_proposals(level_sizes: list[tuple[int, int]], side: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Proposals (S, 4) cxcywh, zero where invalid, and validity (S, 1); a token is valid if all four lie in (0.01, 0.99)."""
+    levels = []
+    for level, (h, w) in enumerate(level_sizes):
+        y = (torch.arange(h, device=like.device) + 0.5) / h
+        x = (torch.arange(w, device=like.device) + 0.5) / w
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        size = torch.full_like(grid_x, side * 2.0**level)
+        levels.append(torch.stack([grid_x, grid_y, size, size], dim=-1).flatten(0, 1))
+    proposals = torch.cat(levels).to(like.dtype)  # built in float32, as upstream
+    valid = ((proposals > 0.01) & (proposals < 0.99)).all(-1, keepdim=True)
+    return torch.where(valid, proposals, torch.zeros_like(proposals)), valid
+
+
+class QuerySelection(nn.Module):
+    """Per-group projection, class head and box head over tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        groups, dim = config.groups, config.hidden
+        self.proposal_side = config.proposal_side
+        self.proj = GroupLinear(groups, dim, dim)
+        self.norm = GroupNorm1d(groups, dim)
+        self.class_embed = GroupLinear(groups, dim, config.num_classes)
+        self.bbox_embed = nn.ModuleList(GroupLinear(groups, dim, out) for out in (dim, dim, 4))
+        nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
+        nn.init.zeros_(self.bbox_embed[2].weight)
+
+    def forward(self, memory: Tensor, level_sizes: list[tuple[int, int]], groups: int, queries: int) -> Selected:
+        """memory (B, S, d) -> the min(queries, S) most confident tokens of each of the first ``groups`` groups."""
+        proposals, valid = token_proposals(level_sizes, self.proposal_side, memory)
+        memory = torch.where(valid, memory, torch.zeros_like(memory))
+        tokens = self.norm(self.proj(memory[:, None], groups), groups)  # (B, G, S, d)
+        logits = self.class_embed(tokens, groups)  # (B, G, S, C)
+        k = min(queries, memory.shape[1])
+        rank = logits.detach().amax(-1).topk(k, dim=-1).indices[..., None]  # (B, G, k, 1)
+        features = tokens.gather(2, rank.expand(-1, -1, -1, tokens.shape[-1]))
+        chosen_logits = logits.gather(2, rank.expand(-1, -1, -1, logits.shape[-1]))
+        chosen = proposals[rank.squeeze(-1)]  # (B, G, k, 4)
+        deltas = features
+        for index, layer in enumerate(self.bbox_embed):
+            deltas = layer(deltas, groups) if index == 2 else F.relu(layer(deltas, groups))
+        return Selected(features, chosen_logits, apply_deltas(deltas, chosen))

@@ -1,0 +1,119 @@
+"""Model sizes and campaigns as rows. A size is never a class; add a row.
+
+Released sizes follow architecture facts section 1 (upstream 1.4.1, checked against Tables 7 and 8); ``pico`` is ours, for CPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .config import Arch, ModelConfig, SearchSpace, TrainConfig
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named size: tensor shapes plus the architecture it runs at."""
+
+    model: ModelConfig
+    arch: Arch
+    note: str = ""
+
+
+def _small(resolution: int, layers: int, *, patch: int = 16, windows: int = 2, queries: int = 300, masks: bool = False) -> Preset:
+    model = ModelConfig(decoder_layers=layers, queries=queries, masks=masks, patch=patch, pos_grid=resolution // patch)
+    return Preset(model, Arch(resolution, patch, windows, layers, queries))
+
+
+def _large(resolution: int, windows: int) -> Preset:
+    """ViT-B family: every width doubled (XLarge, 2XLarge; upstream releases these weights under the PML licence)."""
+    preset = _small(resolution, 5, patch=20, windows=windows)
+    wide = dict(vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4)
+    return Preset(replace(preset.model, **wide), preset.arch, note="released weights: PML licence")
+
+
+_NANO = _small(384, 2)
+_BASE = ModelConfig(decoder_layers=3, patch=14, pos_grid=37, feature_stages=(2, 5, 8, 11), global_blocks=(2, 5, 8, 11))
+
+PRESETS: dict[str, Preset] = {
+    "nano": _NANO,
+    "small": _small(512, 3),
+    "medium": _small(576, 4),
+    "large": _small(704, 4),
+    "xlarge": _large(700, 1),
+    "2xlarge": _large(880, 2),
+    "base": Preset(_BASE, Arch(560, 14, 4, 3, 300), note="legacy; positions always interpolated 37 -> 40"),
+    "seg-preview": _small(432, 4, patch=12, queries=200, masks=True),
+    "seg-nano": _small(312, 4, patch=12, windows=1, queries=100, masks=True),
+    "seg-small": _small(384, 4, patch=12, queries=100, masks=True),
+    "seg-medium": _small(432, 5, patch=12, queries=200, masks=True),
+    "seg-large": _small(504, 5, patch=12, queries=300, masks=True),
+    "seg-xlarge": _small(624, 6, patch=12, masks=True),
+    "seg-2xlarge": _small(768, 6, patch=12, masks=True),
+}
+
+# The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 configurations (v2 Appendix A).
+PAPER_SPACE = SearchSpace(tuple(range(320, 961, 64)), (8, 10, 12, 16, 20, 24, 32), (1, 2, 4), tuple(range(7)), (50, 100, 200, 300))
+
+# The supernet behind it: 6 layers, 300 queries, DINOv2's 14-pixel kernel, a table for 960 / 8 positions per side.
+PAPER_SUPERNET = Preset(replace(_NANO.model, decoder_layers=6, patch=14, pos_grid=120), Arch(576, 16, 2, 6, 300))
+
+# Small enough to learn something from scratch in minutes on two CPU cores (design note "pico recipe").
+PICO = Preset(
+    ModelConfig(
+        vit_dim=192,
+        vit_heads=3,
+        vit_depth=4,
+        layer_scale=False,
+        feature_stages=(1, 2, 3, 4),
+        global_blocks=(2,),
+        hidden=128,
+        self_heads=4,
+        cross_heads=8,
+        ffn=512,
+        decoder_layers=2,
+        queries=25,
+        groups=4,
+        num_classes=18,
+        masks=True,
+        pos_grid=16,
+        proposal_side=0.2,
+    ),
+    Arch(128, 16, 1, 2, 25),
+    note="trained from scratch; not a released size",
+)
+PICO_SPACE = SearchSpace((96, 128, 160), (12, 16, 20), (1, 2), (0, 1, 2), (10, 15, 25))
+PICO_TRAIN = TrainConfig(
+    steps=4500,
+    batch_size=8,
+    lr=7e-4,
+    lr_encoder=7e-4,
+    layer_decay=1.0,
+    component_decay=1.0,
+    beta2=0.99,
+    warmup_steps=50,
+    cooldown_share=0.25,
+    ema_decay=0.997,
+    dense_weight=1.0,
+    base_share=0.5,
+    crop_probability=0.25,
+)
+
+# Where PICO and PICO_TRAIN depart from the paper's recipe; the report prints this list.
+PICO_DEPARTURES = (
+    "random initial weights (the paper starts from DINOv2 and Objects365)",
+    "widths 192/128, 4 ViT blocks, 2 decoder layers, 25 queries, 4 query groups (paper: 384/256, 12, 6, 300, 13); no LayerScale",
+    "one learning rate 7e-4, beta2 0.99, 50 warm-up steps, linear fall to 0 over the last quarter, EMA 0.997 "
+    "(paper: 1e-4 with layer-wise decay, constant, EMA 0.993)",
+    "half of the steps draw the base configuration (paper: all uniform)",
+    "a dense per-token auxiliary loss during training (paper: none)",
+    "first-stage proposals of side 0.2 (paper: 0.05), because the objects are large",
+)
+
+
+def preset(name: str) -> Preset:
+    """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there is."""
+    rows = {**PRESETS, "pico": PICO, "paper-supernet": PAPER_SUPERNET}
+    if name not in rows:
+        raise InputError(f"unknown size {name!r}", mend=f"choose one of {', '.join(rows)}")
+    return rows[name]

@@ -1,0 +1,95 @@
+"""Append-only JSON Lines of Records: one file per campaign; of two lines with one id a reader takes the later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import InputError
+from .record import Record
+
+_BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
+
+
+class Store:
+    """``results/NAME.jsonl``. A killed run loses at most its last, unfinished line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def append(self, record: Record) -> Record:
+        """Writes one line and forces it to disk; a torn last line left by a killed run is cut off first."""
+        self.extend([record])
+        return record
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the batch costs little."""
+        lines = "".join(record.to_json() + "\n" for record in records).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab+") as stream:
+                _cut_torn_line(stream)
+                stream.write(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise InputError(f"cannot write: {error.strerror}", self.path, "choose a writable folder") from error
+
+    def read(self) -> list[Record]:
+        """All Records, later ones replacing earlier ones of the same id, in order of first appearance."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")
+        records: dict[str, Record] = {}
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a torn line
+            if line.strip():
+                try:
+                    record = Record.from_json(line.decode(errors="replace"))
+                except InputError as error:
+                    raise InputError(
+                        f"corrupt record: {error}", f"{self.path}:{number}", "remove the line and run again"
+                    ) from error
+                records[record.id] = record
+        return list(records.values())
+
+    def ids(self) -> set[str]:
+        return {record.id for record in self.read()}
+
+
+def read_stores(paths: Iterable[str | Path]) -> list[Record]:
+    """Records of several files or folders; a run folder is read by its ``records.jsonl`` alone, any other by its ``*.jsonl``."""
+    records: list[Record] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError("no such records", path, "give a .jsonl file or a folder of them")
+        for file in _files(path):
+            records += Store(file).read()
+    return records
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / "records.jsonl").exists():  # training logs lie beside it
+        return [path / "records.jsonl"]
+    return sorted(
+        file for file in path.rglob("*.jsonl") if file.name == "records.jsonl" or not (file.parent / "records.jsonl").exists()
+    )
+
+
+def _cut_torn_line(stream: BinaryIO) -> None:
+    """Truncates after the last newline, reading backwards in blocks: the cost does not grow with the file."""
+    end = position = stream.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _BLOCK)
+        stream.seek(start)
+        newline = stream.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        stream.truncate(position)
+    stream.seek(0, os.SEEK_END)

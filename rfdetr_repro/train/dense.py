@@ -1,0 +1,70 @@
+"""Auxiliary per-token loss for training from scratch (not in the paper; off unless ``TrainConfig.dense_weight`` > 0).
+
+Every token of the projected map predicts the class of the object at its centre and that object's box. It speeds the start of tiny
+runs (design note "pico recipe"); the head is thrown away after training.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..boxes import cxcywh_to_xyxy, paired_giou
+from ..config import ModelConfig
+from ..data.transforms import Target
+from ..model.selection import PRIOR_LOGIT, apply_deltas
+
+FOCUS = 1.5  # exponent on |p - target|
+
+
+class DenseHead(nn.Module):
+    """Linear class and box predictions on (B, d, h, w)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.side = config.proposal_side
+        self.classes = nn.Linear(config.hidden, config.num_classes)
+        self.boxes = nn.Linear(config.hidden, 4)
+        nn.init.constant_(self.classes.bias, PRIOR_LOGIT)
+        nn.init.zeros_(self.boxes.weight)
+        nn.init.zeros_(self.boxes.bias)
+
+    def loss(self, memory_map: Tensor, targets: list[Target]) -> Tensor:
+        """Scalar: class BCE weighted by |p - target|^1.5 plus GIoU of object tokens, per object token."""
+        h, w = memory_map.shape[-2:]
+        tokens = memory_map.flatten(2).transpose(1, 2)  # (B, S, d)
+        logits = self.classes(tokens)
+        centres = _centres(h, w, like=memory_map)
+        owner = torch.stack([smallest_box_at(centres, target.boxes_cxcywh) for target in targets])  # (B, S), -1 = background
+        image, token = (owner >= 0).nonzero(as_tuple=True)
+        first = torch.tensor([0] + [len(target.labels) for target in targets]).cumsum(0)  # row of each image's first box
+        row = owner[image, token] + first[image]
+        wanted = torch.zeros_like(logits)
+        wanted[image, token, torch.cat([target.labels for target in targets])[row]] = 1
+        anchors = torch.cat([centres, torch.full_like(centres, self.side)], dim=-1)
+        predicted = apply_deltas(self.boxes(tokens[image, token]), anchors[token])
+        truth = torch.cat([target.boxes_cxcywh for target in targets])[row].to(predicted)
+        loss_boxes = (1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum()
+        focus = (logits.detach().sigmoid() - wanted).abs() ** FOCUS
+        loss_classes = F.binary_cross_entropy_with_logits(logits, wanted, weight=focus, reduction="sum")
+        return (loss_classes + loss_boxes) / max(1, len(image))
+
+
+def _centres(h: int, w: int, like: Tensor) -> Tensor:
+    """Token centres (h*w, 2) xy in 0..1."""
+    y = (torch.arange(h, dtype=like.dtype, device=like.device) + 0.5) / h
+    x = (torch.arange(w, dtype=like.dtype, device=like.device) + 0.5) / w
+    grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([grid_x, grid_y], dim=-1).flatten(0, 1)
+
+
+def smallest_box_at(points: Tensor, boxes_cxcywh: Tensor) -> Tensor:
+    """Index of the smallest box that contains each point, -1 for none: points (S, 2), boxes (n, 4) -> (S,) int64."""
+    if not len(boxes_cxcywh):
+        return torch.full((len(points),), -1, dtype=torch.long)
+    offset = (points[:, None] - boxes_cxcywh[None, :, :2]).abs() * 2  # (S, n, 2)
+    inside = (offset < boxes_cxcywh[None, :, 2:]).all(-1)
+    area = torch.where(inside, boxes_cxcywh[:, 2] * boxes_cxcywh[:, 3], torch.inf)
+    smallest = area.min(dim=1)
+    return torch.where(smallest.values.isfinite(), smallest.indices, -1)

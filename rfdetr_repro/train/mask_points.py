@@ -1,0 +1,78 @@
+"""Mask supervision at sampled points (architecture facts section 8; PointRend, arXiv 1912.08193): no full-size masks are built.
+
+Mask logits stay factored (pixel and query embeddings); they are computed only where they are sampled.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model.mask_head import MaskFeatures
+
+OVERSAMPLE, UNCERTAIN_SHARE = 3, 0.75
+
+
+def sample_map(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
+    """(N, C, h, w) at points (N, P, 2) xy in 0..1 -> (N, C, P); border padding, align_corners False."""
+    grid = 2 * points[:, :, None] - 1
+    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False).squeeze(-1)
+
+
+def query_logits(features: MaskFeatures, image: int, queries: Tensor, points: Tensor) -> Tensor:
+    """Logits of ``queries`` (n,) of one image at shared points (P, 2) -> (n, P): sample the embedding, then dot."""
+    pixels = sample_map(features.pixels[image, None], points[None])[0]  # (d, P)
+    return features.queries[image, queries] @ pixels + features.bias
+
+
+def matched_logits(features: MaskFeatures, image: int, queries: Tensor) -> Tensor:
+    """Whole mask logits of the matched queries of one image: (n, h, w)."""
+    return torch.einsum("nd,dhw->nhw", features.queries[image, queries], features.pixels[image]) + features.bias
+
+
+@torch.no_grad()
+def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(n, h, w) logits -> (n, count, 2): three quarters where |logit| is smallest among 3x random points, the rest random."""
+    n, uncertain = len(logits), int(count * UNCERTAIN_SHARE)
+    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype)
+    doubt = -sample_map(logits[:, None], candidates).squeeze(1).abs()  # (n, 3*count)
+    chosen = doubt.topk(uncertain, dim=1).indices[..., None].expand(-1, -1, 2)
+    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype)
+    return torch.cat([candidates.gather(1, chosen), rest], dim=1)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per mask, with +1 smoothing: (n, P) logits and 0/1 targets -> (n,)."""
+    p = logits.sigmoid()
+    return 1 - (2 * (p * targets).sum(-1) + 1) / (p.sum(-1) + targets.sum(-1) + 1)
+
+
+def mask_losses(features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], generator: torch.Generator) -> Tensor:
+    """Sum over matched queries of (BCE, dice) as a (2,) tensor, before division by the number of boxes.
+
+    ``matches[i]`` = (query rows, target rows) of image i, ``masks[i]`` bool (n, H, W) ground truth.
+    """
+    logits = torch.cat([matched_logits(features, i, rows) for i, (rows, _) in enumerate(matches)])
+    if not len(logits):
+        return features.queries.sum() * 0 + features.pixels.sum() * 0 + logits.new_zeros(2)
+    truth = torch.cat([mask[columns] for mask, (_, columns) in zip(masks, matches, strict=True)]).to(logits.dtype)
+    height, width = logits.shape[-2:]
+    points = uncertain_points(logits.detach(), max(height, height * width // 16), generator)
+    predicted = sample_map(logits[:, None], points).squeeze(1)  # (n, P)
+    wanted = sample_map(truth[:, None], points, "nearest").squeeze(1)
+    bce = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="none").mean(-1)
+    return torch.stack([bce.sum(), dice_loss(predicted, wanted).sum()])
+
+
+@torch.no_grad()
+def mask_costs(features: MaskFeatures, image: int, masks: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairwise (BCE, dice) costs of all queries of one image against its ground truth at shared points: two (N, n)."""
+    rows = torch.arange(features.queries.shape[1], device=masks.device)
+    logits = query_logits(features, image, rows, points)  # (N, P)
+    truth = sample_map(masks[:, None].to(logits.dtype), points[None].expand(len(masks), -1, -1), "nearest").squeeze(1)  # (n, P)
+    count = truth.shape[-1]
+    bce = (F.softplus(-logits) @ truth.T + F.softplus(logits) @ (1 - truth).T) / count
+    p = logits.sigmoid()
+    dice = 1 - (2 * p @ truth.T + 1) / (p.sum(-1, keepdim=True) + truth.sum(-1) + 1)
+    return bce, dice
