@@ -7,6 +7,7 @@ so a campaign resumes by skipping ids that are stored. Published numbers are Rec
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -197,11 +198,17 @@ def _prune(value: Any) -> Any:
     return value
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Resolved field types; resolving them anew for every stored line would dominate reading a store."""
+    return typing.get_type_hints(kind)
+
+
 def _build(kind: type, fields: dict[str, Any]) -> Any:
     """Rebuilds a (nested) dataclass from plain JSON values, refusing unknown fields and wrong types."""
     if not isinstance(fields, dict):
         raise TypeError(f"{kind.__name__} must be an object")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     if unknown := sorted(set(fields) - set(hints)):
         raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
     return kind(**{name: _value(hints[name], value, f"{kind.__name__}.{name}") for name, value in fields.items()})

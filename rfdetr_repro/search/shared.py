@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ..coco_eval import ImageDetections, masks_to_rle
+from ..coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
 from ..config import Arch
 from ..data.coco import CocoSplit, ImageInfo
 from ..data.loader import evaluation_batches
@@ -68,3 +68,15 @@ def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:
     for arch in archs:
         groups.setdefault(arch.backbone, []).append(arch)
     yield from groups.values()
+
+
+def base_accuracies(detector: Detector, splits: dict[str, CocoSplit]) -> list[dict]:
+    """Accuracy of the detector's own architecture on each split, as rows of a training log."""
+    rows = []
+    for name, split in splits.items():
+        masks, evaluator = detector.mask_head is not None, CocoEvaluator(split)
+        found = single_detections(detector, split, masks=masks)
+        boxes = evaluator.accuracy(found, "bbox", all_areas_only=True)
+        mask_ap = evaluator.accuracy(found, "segm", all_areas_only=True).ap if masks else None
+        rows.append({"split": name, "ap": boxes.ap, "ap50": boxes.ap50, "mask_ap": mask_ap})
+    return rows

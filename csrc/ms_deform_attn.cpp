@@ -1,0 +1,76 @@
+// Schema of rfdetr::ms_deform_attn and its backward, argument checks, and what this library was built with.
+//
+// Uses PyTorch's stable ABI only (torch >= 2.10): one library serves every CPython and every later torch. Shape rule, gradient
+// and autocast are in rfdetr_repro/ops.py; each device registers its kernels in its own file.
+#include "ms_deform_attn.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/version.h>
+
+#include <limits>
+
+namespace rfdetr {
+
+Problem check_arguments(const Tensor& value, const std::vector<int64_t>& level_sizes, const Tensor& locations,
+                        const Tensor& weights) {
+  STD_TORCH_CHECK(value.dim() == 4, "value must be (B, S, M, D), has ", value.dim(), " axes");
+  STD_TORCH_CHECK(locations.dim() == 6, "sampling_locations must be (B, Q, M, L, P, 2), has ", locations.dim(), " axes");
+  STD_TORCH_CHECK(weights.dim() == 5, "attention_weights must be (B, Q, M, L, P), has ", weights.dim(), " axes");
+  const int64_t num_levels = static_cast<int64_t>(level_sizes.size()) / 2;
+  STD_TORCH_CHECK(level_sizes.size() % 2 == 0 && num_levels >= 1 && num_levels <= kMaxLevels, "level_sizes must hold 1 to ",
+                  kMaxLevels, " pairs (height, width), has ", level_sizes.size(), " numbers");
+  Problem problem{value.size(0),     value.size(1),   value.size(2),          value.size(3),
+                  locations.size(1), int(num_levels), int(locations.size(4)), {}};
+  int64_t start = 0;
+  for (int64_t level = 0; level < num_levels; ++level) {
+    const int64_t height = level_sizes[2 * level], width = level_sizes[2 * level + 1];
+    constexpr int64_t limit = std::numeric_limits<int>::max() / 2;
+    STD_TORCH_CHECK(height >= 1 && width >= 1 && height < limit && width < limit, "level ", level, " has size ", height, " x ",
+                    width);
+    problem.levels[level] = {int(height), int(width), start};
+    start += height * width;
+  }
+  STD_TORCH_CHECK(start == problem.pixels, "value has ", problem.pixels, " pixels, level_sizes add up to ", start);
+  for (int64_t axis = 0; axis < 5; ++axis) {
+    STD_TORCH_CHECK(weights.size(axis) == locations.size(axis), "sampling_locations and attention_weights differ on axis ", axis);
+  }
+  STD_TORCH_CHECK(locations.size(0) == problem.batch && locations.size(2) == problem.heads && locations.size(3) == num_levels &&
+                      locations.size(5) == 2,
+                  "sampling_locations must be (B, Q, M, L, P, 2) with B, M of value and L levels");
+  const ScalarType wanted = accumulate_type(value.scalar_type());
+  STD_TORCH_CHECK(
+      locations.scalar_type() == wanted && weights.scalar_type() == wanted,
+      "sampling_locations and attention_weights must have the accumulation type of value (float64 for float64, else float32)");
+  STD_TORCH_CHECK(locations.is_cuda() == value.is_cuda() && weights.is_cuda() == value.is_cuda() &&
+                      locations.get_device_index() == value.get_device_index() &&
+                      weights.get_device_index() == value.get_device_index(),
+                  "value, sampling_locations and attention_weights must be on one device");
+  return problem;
+}
+
+void check_grad_output(const Tensor& grad_output, const Tensor& value, const Problem& problem) {
+  STD_TORCH_CHECK(grad_output.dim() == 3 && grad_output.size(0) == problem.batch && grad_output.size(1) == problem.queries &&
+                      grad_output.size(2) == problem.heads * problem.channels,
+                  "grad_output must be (B, Q, M * D)");
+  STD_TORCH_CHECK(grad_output.scalar_type() == value.scalar_type(), "grad_output must have the type of value");
+  STD_TORCH_CHECK(grad_output.is_cuda() == value.is_cuda() && grad_output.get_device_index() == value.get_device_index(),
+                  "grad_output must be on the device of value");
+}
+
+}  // namespace rfdetr
+
+STABLE_TORCH_LIBRARY(rfdetr, library) {
+  library.def("ms_deform_attn(Tensor value, int[] level_sizes, Tensor sampling_locations, Tensor attention_weights) -> Tensor");
+  library.def(
+      "ms_deform_attn_backward(Tensor grad_output, Tensor value, int[] level_sizes, Tensor sampling_locations, "
+      "Tensor attention_weights) -> (Tensor, Tensor, Tensor)");
+}
+
+#ifndef RFDETR_CUDA_ARCHS
+#define RFDETR_CUDA_ARCHS ""
+#endif
+
+// "torch version|CUDA architectures, empty for a CPU-only build|compiler"
+extern "C" __attribute__((visibility("default"))) const char* rfdetr_build_info() {
+  return TORCH_VERSION "|" RFDETR_CUDA_ARCHS "|" __VERSION__;
+}

@@ -1,0 +1,259 @@
+"""Says what the report says about a run; a part that is absent is named as absent.
+
+Nothing is computed here that was not measured: only selections, units and words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from rfdetr_repro.files import sha256_file
+from rfdetr_repro.plots import HEIGHTS_IN
+from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto, draw_training
+from rfdetr_repro.record import Record
+from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
+from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent
+from rfdetr_repro.tables_paper import paper_table, shown_columns
+
+from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
+from .run import Run
+
+MAX_PICTURES = 6
+
+
+def report(run: Run) -> Document:
+    """The whole report of a run."""
+    title = str(run.summary.get("title") or f"Run {run.folder.name}")
+    footer = SYNTHETIC if run.synthetic else _footer(run.records)
+    document = Document(title, footer)
+    for section in (_front, _what_ran, _frontier, _training, _knobs, _economy, _predictions, _paper, _environment):
+        document.blocks += section(run)
+    return document
+
+
+def _footer(records: Sequence[Record]) -> str:
+    names = sorted({record.data.name for record in records if record.data and record.published is None})
+    return f"AP was measured on {', '.join(names)}." if names else "This run holds no measured accuracy."
+
+
+def _absent(what: str) -> Paragraph:
+    return Paragraph(f"{what}: not in this run.", quiet=True)
+
+
+def _front(run: Run) -> list[Block]:
+    subtitle = "  ·  ".join(
+        filter(None, (f"campaign {run.summary['campaign']}" if run.summary.get("campaign") else "", _when(run)))
+    )
+    about = (
+        "This report was written by the program from its stored measurements. A weight-sharing RF-DETR supernet was trained, "
+        "every configuration of its search space was evaluated with the shared weights, and the best were exported to files. "
+        "Accuracy and latency of a frontier point come from the same file, named by its SHA-256. Published numbers of the paper "
+        "stand beside and are marked as published."
+    )
+    blocks: list[Block] = [Title(str(run.summary.get("title") or f"Run {run.folder.name}"), subtitle), Paragraph(about)]
+    if run.synthetic:
+        blocks.append(Paragraph(SYNTHETIC, strong=True))
+    blocks += [Heading("Headline"), *_headline(run)]
+    facts = [("command", str(run.summary.get("command", ""))), ("machine", _machine(run))]
+    blocks.append(Facts([pair for pair in facts if pair[1]]))
+    if campaign_tables(run.records):
+        return [*blocks, Drawing(partial(draw_pareto, records=run.records), HEIGHTS_IN["pareto"], "AP against latency")]
+    return [*blocks, _absent("A Pareto plot")]
+
+
+def _headline(run: Run) -> list[Block]:
+    rated = [point for point in run.points if point.val and point.val.accuracy and point.val.accuracy.ap is not None]
+    if not rated:
+        return [_absent("A configuration with accuracy and latency measured from one file")]
+    best = max(rated, key=lambda point: point.val.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
+    pairs = [("best configuration on val", best.arch.key if best.arch else best.any.model.name)]
+    for split, record in (("val", best.val), ("test", best.test)):
+        pairs.append((f"{split} AP50 / AP", _ap_words(record)))
+    buffered, sustained = best.buffered, best.sustained
+    if buffered and buffered.latency:
+        latency = buffered.latency
+        interval = ""
+        if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
+            interval = f" [{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]"
+        count = f", {latency.num_samples} samples" if latency.num_samples else ""
+        pairs.append(("latency, buffered median", f"{milliseconds(latency.median_ms)} ms{interval}{count}"))
+    if sustained and sustained.latency:
+        pairs.append(("latency, sustained median", f"{milliseconds(sustained.latency.median_ms)} ms"))
+    return [Facts([*pairs, ("file", f"SHA-256 {best.sha256[:16]}")])]
+
+
+def _ap_words(record: Record | None) -> str:
+    if record is None or record.accuracy is None:
+        return "not measured"
+    kind = " (synthetic)" if record.data and record.data.synthetic else ""
+    masks = record.mask_accuracy
+    mask_words = f"; masks {percent(masks.ap50)} / {percent(masks.ap)}" if masks and masks.ap is not None else ""
+    return f"{percent(record.accuracy.ap50) or 'n/a'} / {percent(record.accuracy.ap) or 'n/a'}{kind}{mask_words}"
+
+
+def _when(run: Run) -> str:
+    finished = str(run.summary.get("finished_at") or "")
+    return f"finished {finished[:16].replace('T', ' ')} UTC" if finished else ""
+
+
+def _machine(run: Run) -> str:
+    machine: Mapping[str, Any] = run.part("machine")
+    if not machine:
+        found = next((record.machine for record in run.records if record.machine), None)
+        machine = vars(found) if found else {}
+    words = [str(machine.get("cpu") or "")]
+    words += [f"{machine['cores']} cores"] if machine.get("cores") else []
+    words += [f"{machine['memory_gib']:.1f} GiB"] if isinstance(machine.get("memory_gib"), (int, float)) else []
+    return ", ".join(
+        filter(None, [*words, str(machine.get("os") or ""), str(machine.get("gpu") or "no GPU used" if machine else "")])
+    )
+
+
+def _what_ran(run: Run) -> list[Block]:
+    blocks: list[Block] = [Heading("What ran where", new_page=True)]
+    stages = [stage for stage in run.items("stages") if isinstance(stage, dict)]
+    if stages:
+        table = Table(
+            "stages", "Stages", [Column("name", "stage", right=False), Column("time", "time"), Column("detail", "", right=False)]
+        )
+        for stage in stages:
+            seconds = stage.get("seconds")
+            time = duration(seconds) if isinstance(seconds, (int, float)) else ""
+            table.add(
+                {"name": Cell(str(stage.get("name", ""))), "time": Cell(time), "detail": Cell(str(stage.get("detail", "")))}
+            )
+        times = [stage["seconds"] for stage in stages if isinstance(stage.get("seconds"), (int, float))]
+        table.add({"name": Cell("all"), "time": Cell(duration(sum(times)))})
+        blocks.append(Grid(table))
+    blocks += [] if stages else [_absent("Stages and their durations")]
+    return [*blocks, *_data(run), *_recipe(run)]
+
+
+def _data(run: Run) -> list[Block]:
+    data = run.part("data")
+    blocks: list[Block] = [Heading("Data")]
+    if data.get("description"):
+        blocks.append(Paragraph(str(data["description"])))
+    splits = data.get("splits")
+    if isinstance(splits, dict) and splits:
+        columns = [Column("split", "split", right=False), Column("images", "images"), Column("sha256", "SHA-256", right=False)]
+        table = Table("data", "Splits", columns)
+        for name, split in splits.items():
+            split = split if isinstance(split, dict) else {}
+            images, digest = split.get("images"), split.get("sha256")
+            table.add(
+                {
+                    "split": Cell(str(name)),
+                    "images": Cell("" if images is None else str(images)),
+                    "sha256": Cell(str(digest or "")),
+                }
+            )
+        blocks.append(Grid(table))
+    return blocks if len(blocks) > 1 else [*blocks, _absent("A description of the data")]
+
+
+def _recipe(run: Run) -> list[Block]:
+    recipe, departures, checks = run.part("recipe"), run.items("departures"), run.items("checks")
+    blocks: list[Block] = [Heading("Training recipe and where it departs from the paper")]
+    blocks.append(
+        Facts([(str(key).replace("_", " "), str(value)) for key, value in recipe.items()]) if recipe else _absent("The recipe")
+    )
+    blocks.append(Bullets([str(item) for item in departures]) if departures else _absent("Departures from the paper's recipe"))
+    blocks.append(Heading("Checks made during the run"))
+    blocks.append(Bullets([str(item) for item in checks]) if checks else _absent("Checks"))
+    return blocks
+
+
+def _frontier(run: Run) -> list[Block]:
+    blocks: list[Block] = [Heading("Frontier", new_page=True)]
+    tables = campaign_tables(run.records)
+    blocks += [Grid(table) for table in tables] or [_absent("Search or protocol Records")]
+    return blocks
+
+
+def _knobs(run: Run) -> list[Block]:
+    if not any(record.source == "search" and record.latency and record.model.arch for record in run.records):
+        return [Heading("The search space, knob by knob"), _absent("Search Records")]
+    draw = partial(draw_knobs, records=run.records)
+    return [Heading("The search space, knob by knob"), Drawing(draw, HEIGHTS_IN["knobs"], "AP and latency against each knob")]
+
+
+def _training(run: Run) -> list[Block]:
+    shown = [row for row in run.log if any(row.get(key) is not None for key in ("loss", "ap50", "val_ap50", "test_ap50"))]
+    if not shown:
+        return [Heading("Training"), _absent("A training log")]
+    return [Heading("Training"), Drawing(partial(draw_training, rows=shown), HEIGHTS_IN["training"], "loss and AP50 over steps")]
+
+
+def _predictions(run: Run) -> list[Block]:
+    if not run.pictures:
+        return [Heading("Example predictions"), _absent("Example predictions")]
+    blocks: list[Block] = [Heading("Example predictions", new_page=True)]
+    blocks += [Picture(path, caption) for path, caption in run.pictures[:MAX_PICTURES]]
+    if len(run.pictures) > MAX_PICTURES:
+        blocks.append(Paragraph(f"{len(run.pictures) - MAX_PICTURES} more lie in the folder predictions.", quiet=True))
+    return blocks
+
+
+def _economy(run: Run) -> list[Block]:
+    search = run.part("search")
+    if not search:
+        return [Heading("What the search cost"), _absent("Timing of the search")]
+    one, model = (search[key] if isinstance(search.get(key), dict) else {} for key in ("one_by_one", "latency_model"))
+    numbers = {
+        "configurations": search.get("configurations"),
+        "distinct backbones": search.get("backbones"),
+        "shared pass over all configurations": _seconds(search.get("shared_seconds")),
+        "shared, per configuration": _seconds(one.get("shared_seconds_per_configuration")),
+        "one by one, per configuration": _seconds(one.get("seconds_per_configuration")),
+        "configurations timed one by one": one.get("configurations_timed"),
+        "shared search is faster by": f"{one['speedup']:.1f} x" if isinstance(one.get("speedup"), (int, float)) else None,
+        "engines measured for the latency model": model.get("engines_measured"),
+        "engines held out": model.get("heldout"),
+        "median relative error on held-out engines": _share(model.get("heldout_median_error")),
+        "largest relative error on held-out engines": _share(model.get("heldout_max_error")),
+    }
+    return [Heading("What the search cost"), Facts([(name, str(value)) for name, value in numbers.items() if value is not None])]
+
+
+def _paper(run: Run) -> list[Block]:
+    text = (
+        "Published values (camera-ready) left, values measured in this run right. A measured Record joins a row only if family, "
+        "size, task and data set agree, so nothing measured on composed images appears here."
+    )
+    table = shown_columns(paper_table("2", run.records))
+    return [Heading("Beside the paper: Table 2", new_page=True), Paragraph(text), Grid(table)]
+
+
+def _environment(run: Run) -> list[Block]:
+    env = run.part("env") or next((record.env for record in run.records if record.env), {})
+    blocks: list[Block] = [Heading("Environment and provenance")]
+    blocks.append(Facts([(str(name), str(value)) for name, value in sorted(env.items())]) if env else _absent("Package versions"))
+    files = [run.records_path, run.folder / "summary.json", run.folder / "train_log.jsonl"]
+    stored = [path for path in files if path is not None and path.is_file()]
+    if run.records_path:
+        blocks.append(Facts([("store", str(run.records_path)), ("Records", str(len(run.records)))]))
+    table = Table("hashes", "Hashes", [Column("what", "what", right=False), Column("sha256", "SHA-256", right=False)])
+    for path in stored:
+        table.add({"what": Cell(path.name), "sha256": Cell(sha256_file(path))})
+    for point in run.points:
+        table.add({"what": Cell(point.arch.key if point.arch else point.any.model.name), "sha256": Cell(point.sha256)})
+    return [*blocks, Grid(table)] if table.rows else blocks
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``11 min 30 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _seconds(value: Any) -> str | None:
+    return f"{value:.3g} s" if isinstance(value, (int, float)) else None
+
+
+def _share(value: Any) -> str | None:
+    return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else None

@@ -1,0 +1,69 @@
+"""Maps a session over a split: resize, run, detections in pixels, COCO metrics. Images are independent; nothing is batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from ..coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
+from ..data.coco import CocoSplit
+from ..data.transforms import resize_image
+from ..errors import InputError
+from ..export.artifact import Manifest
+from ..export.session import Session
+from ..record import Accuracy
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def model_input(image: Array, input_hw: tuple[int, int]) -> Array:
+    """uint8 (H, W, 3) RGB -> float32 (1, 3, h, w) in 0..1, by the manifest's resize rule."""
+    resized = resize_image(image, input_hw)
+    return np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
+
+
+def label_map(manifest: Manifest, split: CocoSplit) -> Array:
+    """int64 (classes of the model,): the split's label of each output label, -1 where the split has no such category.
+
+    A category of the split that the model lacks, or knows by another name, is an :class:`InputError`.
+    """
+    known = dict(zip(manifest.category_ids, manifest.class_names, strict=True))
+    wanted = dict(zip(split.classes.category_ids, split.classes.names, strict=True))
+    if wrong := [f"{number} {name!r}" for number, name in wanted.items() if known.get(number) != name]:
+        listed = ", ".join(wrong[:3])
+        where = f"split {split.split} of {split.name}"
+        raise InputError(f"the model does not know {len(wrong)} categories ({listed})", where, "evaluate it on its own data set")
+    position = {number: label for label, number in enumerate(split.classes.category_ids)}
+    return np.array([position.get(number, -1) for number in manifest.category_ids], dtype=np.int64)
+
+
+def detect_image(session: Session, image: Array, image_id: int, labels: Array, max_dets: int = 100) -> ImageDetections:
+    """Detections of a uint8 (H, W, 3) image in px: the best ``max_dets`` of known classes (``labels``: :func:`label_map`)."""
+    height, width = image.shape[:2]
+    found = session.run(model_input(image, session.manifest.input_hw))
+    mapped = labels[found.labels[0]]
+    kept = np.flatnonzero(mapped >= 0)[:max_dets]
+    boxes = found.boxes_xyxy[0][kept].clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
+    masks = None if found.masks is None else masks_to_rle(found.masks[0][kept], height, width)
+    return ImageDetections(image_id, boxes, found.scores[0][kept], mapped[kept], masks)
+
+
+def detect_split(session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter) -> list[ImageDetections]:
+    """Detections of every image of ``split``, in its order. ``progress`` wraps the sequence of indices (e.g. a progress bar)."""
+    labels = label_map(session.manifest, split)
+    ids = [info.id for info in split.images]
+    return [detect_image(session, split.load_image(i), ids[i], labels, max_dets) for i in progress(range(len(split)))]
+
+
+def accuracy_of(
+    session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter
+) -> tuple[Accuracy, Accuracy | None]:
+    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions."""
+    detections = detect_split(session, split, max_dets=max_dets, progress=progress)
+    evaluator, digest = CocoEvaluator(split, max_dets=max_dets), session.artifact_id.sha256
+    boxes = evaluator.accuracy(detections, "bbox", artifact_sha256=digest)
+    with_masks = split.has_masks and len(session.manifest.outputs) == 4
+    return boxes, evaluator.accuracy(detections, "segm", artifact_sha256=digest) if with_masks else None

@@ -1,0 +1,102 @@
+"""A campaign: everything one run of the whole flow needs, as a row or a TOML file. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .config import Protocol, SearchSpace, TrainConfig
+from .errors import InputError
+from .files import open_input
+from .presets import PAPER_SPACE, PAPER_SUPERNET, PICO, PICO_DEPARTURES, PICO_SPACE, PICO_TRAIN, Preset, preset
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """``data`` is a COCO-format folder, or None for the embedded set, which is composed into the run folder."""
+
+    name: str
+    title: str
+    preset: Preset
+    space: SearchSpace
+    train: TrainConfig
+    data: Path | None = None
+    data_seed: int = 0
+    departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
+    engines: int = 30  # exported and measured to fit and to test the latency model
+    candidates: int = 10  # frontier points that get the full protocol
+    buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64)
+    sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0)
+
+
+EMBEDDED = Campaign(
+    "embedded", "Weight-sharing search on the embedded synthetic set", PICO, PICO_SPACE, PICO_TRAIN, departures=PICO_DEPARTURES
+)
+COCO = Campaign(
+    "coco",
+    "Weight-sharing search at the paper's size",
+    PAPER_SUPERNET,
+    PAPER_SPACE,
+    TrainConfig(steps=92_400, batch_size=16, accumulate=8),  # 100 epochs of 118k images at batch 128; the paper states no number
+    data=Path("data/coco"),
+    departures=("epochs on COCO are not published: 100 are assumed", "no Objects365 pre-training"),
+    engines=120,
+    candidates=20,
+    buffered=Protocol(mode="buffered", min_samples=200, max_samples=200, builds=3),
+)
+CAMPAIGNS = {"embedded": EMBEDDED, "coco": COCO}
+
+
+def campaign(name: str) -> Campaign:
+    """A campaign by name or from a TOML file."""
+    if name in CAMPAIGNS:
+        return CAMPAIGNS[name]
+    if name.endswith(".toml"):
+        return from_toml(Path(name))
+    raise InputError(f"unknown campaign {name!r}", mend=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file")
+
+
+def from_toml(path: Path) -> Campaign:
+    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``size``, ``engines``, ``candidates`` and
+    the tables [space], [train], [buffered], [sustained]; what is absent comes from the base. Unknown keys are refused."""
+    with open_input(path) as stream:
+        try:
+            fields: dict[str, Any] = tomllib.load(stream)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"not TOML ({error})", path) from error
+    base = CAMPAIGNS.get(fields.pop("base", "embedded"))
+    if base is None:
+        raise InputError("unknown base campaign", path, f"choose one of {', '.join(CAMPAIGNS)}")
+    changes: dict[str, Any] = {"name": fields.pop("name", path.stem)}
+    for key in ("space", "train", "buffered", "sustained"):
+        if key in fields:
+            changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")
+    if "size" in fields:
+        changes["preset"] = preset(fields.pop("size"))
+    if "data" in fields:
+        changes["data"] = Path(fields.pop("data"))
+    return _changed(replace(base, **changes), fields, path)
+
+
+def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:
+    known = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    if unknown := sorted(set(fields) - set(known)):
+        raise InputError(f"unknown keys {unknown}", where, f"known: {', '.join(known)}")
+    changes = {}
+    for name, value in fields.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(known[name], float) and type(value) is int:
+            value = float(value)
+        if known[name] is not None and type(value) is not type(known[name]):
+            raise InputError(f"{name} = {value!r} is not {type(known[name]).__name__}", where)
+        changes[name] = value
+    return replace(row, **changes)

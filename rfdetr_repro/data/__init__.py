@@ -1,0 +1,1 @@
+"""Images and annotations: COCO-format folders, the one resize, batches, and the embedded synthetic set."""

@@ -1,0 +1,109 @@
+"""Batches in the order a training run needs them: which images, augmented how, is a pure function of (seed, step, micro-batch).
+
+So a resumed run sees exactly the batches it would have seen, whatever the number of threads. Threads suffice: Pillow decodes and
+resizes outside Python's lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from ..config import TrainConfig
+from ..errors import InputError
+from .coco import CocoSplit
+from .transforms import Batch, make_batch
+
+STEPS_AHEAD = 2
+THREADS = 2
+_AUGMENT = 1  # keeps the augmentation stream apart from the order of images
+
+Item = TypeVar("Item")
+
+
+def batch_indices(num_images: int, batch_size: int, step: int, seed: int, micro: int = 0, accumulate: int = 1) -> np.ndarray:
+    """Image indices int64 (batch_size,) of one micro-batch; an optimizer step takes ``accumulate`` of them.
+
+    Each epoch is a fresh permutation, its incomplete last step dropped. A set smaller than one step is sampled with replacement.
+    """
+    per_step = batch_size * accumulate
+    if num_images < per_step:
+        chosen = np.random.default_rng((seed, step)).integers(0, num_images, per_step)
+    else:
+        epoch, position = divmod(step, num_images // per_step)
+        chosen = _permutation(num_images, seed, epoch)[position * per_step : (position + 1) * per_step]
+    return chosen[micro * batch_size : (micro + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
+
+
+def training_batches(
+    split: CocoSplit,
+    config: TrainConfig,
+    size_of_step: Callable[[int], tuple[int, int]],
+    start_step: int,
+    stop_step: int,
+    masks: bool,
+) -> Iterator[list[Batch]]:
+    """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches.
+
+    ``size_of_step(step)``: input (height, width). ``masks`` asks for mask targets. Works ``STEPS_AHEAD`` steps ahead; an error in
+    a thread is raised here. Close the generator (or exhaust it) to end the threads.
+    """
+    if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
+        raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
+    if masks and not split.has_masks:
+        raise InputError(f"the {split.split} split has annotations without a segmentation", split.name, "train without masks")
+
+    def micro_batch(step: int, micro: int) -> Batch:
+        chosen = batch_indices(len(split), config.batch_size, step, config.seed, micro, config.accumulate)
+        samples = [split.sample(index, masks) for index in chosen.tolist()]
+        rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
+        return make_batch(samples, size_of_step(step), rng, config.flip_probability, config.crop_probability)
+
+    tasks = ((step, micro) for step in range(start_step, stop_step) for micro in range(config.accumulate))
+    return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * config.accumulate), config.accumulate)
+
+
+def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: int) -> Iterator[Batch]:
+    """All images in order, not augmented, without masks; the last batch may be smaller."""
+
+    def batch(start: int) -> Batch:
+        stop = min(start + batch_size, len(split))
+        return make_batch([split.sample(index) for index in range(start, stop)], size_hw)
+
+    return _ahead(batch, ((start,) for start in range(0, len(split), batch_size)), STEPS_AHEAD)
+
+
+def _in_steps(batches: Iterator[Batch], accumulate: int) -> Iterator[list[Batch]]:
+    try:
+        step: list[Batch] = []
+        for batch in batches:
+            step.append(batch)
+            if len(step) == accumulate:
+                yield step
+                step = []
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+
+
+def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[int, ...]], depth: int) -> Iterator[Item]:
+    """Results of ``work(*task)`` in order, computed by threads up to ``depth`` tasks ahead."""
+    pool, pending = ThreadPoolExecutor(THREADS, thread_name_prefix="batches"), deque[Future[Item]]()
+    try:
+        for task in tasks:
+            pending.append(pool.submit(work, *task))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,127 @@
+"""Images to network input: the one resize, normalisation, and the three training augmentations (flip, crop, resize).
+
+Every path (training, evaluation, prediction, artifacts) resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring the
+aspect ratio; upstream mixed several filters (architecture facts section 11). Upstream's crop is replaced by a window of 0.5..1 of
+each side, which needs no absolute sizes and so fits any resolution (section 9). Only batches need torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from .coco import Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Images = TypeVar("Images", "np.ndarray", "Tensor")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SMALLEST_CROP = 0.5  # of each side
+
+
+@dataclass(frozen=True)
+class Target:
+    """Training target of one image."""
+
+    boxes_cxcywh: Tensor  # float32 (n, 4), 0..1 of the input image
+    labels: Tensor  # int64 (n,) contiguous
+    masks: Tensor | None  # bool (n, H, W) at input resolution
+    image_id: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    images: Tensor  # float32 (B, 3, H, W), normalised
+    targets: list[Target]
+
+
+def resize_image(image: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right, bottom) px: only that part."""
+    height, width = size_hw
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
+
+
+def normalise(images: Images) -> Images:
+    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its standard deviation."""
+    if isinstance(images, np.ndarray):
+        mean, std = (np.array(values, dtype=images.dtype)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    else:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std
+
+
+def to_input(images: Sequence[np.ndarray]) -> np.ndarray:
+    """B images uint8 (H, W, 3) of one size -> network input float32 (B, 3, H, W), normalised."""
+    stacked = np.stack(images).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(normalise(stacked.astype(np.float32) / np.float32(255)))
+
+
+def make_batch(
+    samples: Sequence[Sample],
+    size_hw: tuple[int, int],
+    rng: np.random.Generator | None = None,
+    flip_probability: float = 0.0,
+    crop_probability: float = 0.0,
+) -> Batch:
+    """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no augmentation.
+
+    The same number of random draws is made for every sample, so one sample's luck does not depend on another's.
+    """
+    import torch
+
+    images, targets = [], []
+    for sample in samples:
+        flip, window = _draw(rng, sample.image.shape[:2], flip_probability, crop_probability)
+        image = resize_image(sample.image, size_hw, window)
+        images.append(image[:, ::-1] if flip else image)
+        boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, flip, window)
+        masks = None
+        if sample.masks is not None:
+            masks = torch.from_numpy(_transform_masks(sample.masks[kept], size_hw, flip, window))
+        boxes = torch.from_numpy(boxes_cxcywh[kept])
+        targets.append(Target(boxes, torch.from_numpy(sample.labels[kept].astype(np.int64)), masks, sample.image_id))
+    return Batch(torch.from_numpy(to_input(images)), targets)
+
+
+def _draw(
+    rng: np.random.Generator | None, shape_hw: tuple[int, ...], flip_probability: float, crop_probability: float
+) -> tuple[bool, tuple[int, int, int, int]]:
+    """(flip, crop window left, top, right, bottom in whole px)."""
+    height, width = shape_hw
+    if rng is None:
+        return False, (0, 0, width, height)
+    flip, crop, part_x, part_y, place_x, place_y = rng.random(6).tolist()
+    if crop >= crop_probability:
+        return flip < flip_probability, (0, 0, width, height)
+    shares = (SMALLEST_CROP + (1 - SMALLEST_CROP) * part for part in (part_x, part_y))
+    crop_w, crop_h = (max(1, round(share * side)) for share, side in zip(shares, (width, height), strict=True))
+    left, top = int(place_x * (width - crop_w + 1)), int(place_y * (height - crop_h + 1))
+    return flip < flip_probability, (left, top, left + crop_w, top + crop_h)
+
+
+def _transform_boxes(boxes_xyxy: np.ndarray, flip: bool, window: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, 4) px -> (cxcywh float32 (n, 4) in 0..1 of the window, bool (n,) those with area left)."""
+    left, top, right, bottom = window
+    corner, size = np.array([left, top, left, top]), np.array([right - left, bottom - top])
+    boxes = np.clip(boxes_xyxy.astype(np.float64) - corner, 0, np.tile(size, 2)) / np.tile(size, 2)
+    centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    if flip:
+        centre[:, 0] = 1 - centre[:, 0]
+    return np.concatenate([centre, extent], axis=1).astype(np.float32), (extent > 0).all(axis=1)
+
+
+def _transform_masks(masks: np.ndarray, size_hw: tuple[int, int], flip: bool, window: tuple[int, int, int, int]) -> np.ndarray:
+    """bool (n, H, W) -> bool (n, *size_hw): the window, nearest pixel."""
+    left, top, right, bottom = window
+    rows, columns = (
+        low + ((np.arange(size) + 0.5) * (high - low) / size).astype(np.int64)
+        for size, low, high in zip(size_hw, (top, left), (bottom, right), strict=True)
+    )
+    return np.ascontiguousarray(masks[:, rows[:, None], columns[::-1] if flip else columns])

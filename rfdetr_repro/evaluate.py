@@ -1,0 +1,91 @@
+"""COCO metrics of an artifact:
+
+python -m rfdetr_repro.evaluate --artifact model.onnx --data DIR --split val --json metrics.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, run_main
+from .export.artifact import load_artifact
+from .files import write_atomic
+
+METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP medium": "ap_m", "AP large": "ap_l"}
+
+
+def evaluate(
+    artifact_path: str | Path,
+    data_dir: str | Path,
+    split: str = "val",
+    *,
+    threads: int = 2,
+    max_dets: int = 100,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where there is no ground truth.
+
+    Returns {"artifact": SHA-256, "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...} or None}.
+    Bad input raises :class:`InputError`.
+    """
+    artifact = load_artifact(artifact_path)
+    if artifact.manifest.model.weights == "random":
+        raise InputError("a model with random weights has no accuracy", artifact_path, "train it first")
+    from .bench.accuracy import accuracy_of  # loads slowly; the file is checked first
+    from .data.coco import read_split
+    from .export.session import OrtSession
+
+    chosen = read_split(data_dir, split)
+    progress: Any = iter if quiet else _progress_bar
+    boxes, masks = accuracy_of(OrtSession(artifact, threads), chosen, max_dets=max_dets, progress=progress)
+    return {
+        "artifact": artifact.sha256,
+        "model": artifact.manifest.model.name,
+        "data": chosen.name,
+        "split": chosen.split,
+        "num_images": len(chosen),
+        "data_sha256": chosen.sha256,
+        "boxes": dataclasses.asdict(boxes),
+        "masks": None if masks is None else dataclasses.asdict(masks),
+    }
+
+
+def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
+    from tqdm import tqdm
+
+    return tqdm(indices, desc="evaluate", unit="image")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
+    parser.add_argument("--artifact", required=True, help="artifact (.onnx) with its manifest beside it")
+    parser.add_argument("--data", required=True, help="COCO-format folder")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-dets", type=int, default=100, help="detections per image that count")
+    parser.add_argument("--json", help="also write the metrics here, as fractions")
+    args = parser.parse_args(argv)
+    if args.threads < 1 or args.max_dets < 1:
+        raise InputError(f"--threads {args.threads} and --max-dets {args.max_dets} must be at least 1")
+    metrics = evaluate(args.artifact, args.data, args.split, threads=args.threads, max_dets=args.max_dets, quiet=False)
+    where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"
+    print(f"{metrics['model']} ({metrics['artifact'][:12]}) on {where}")
+    for kind in ("boxes", "masks"):
+        if metrics[kind] is not None:
+            print(f"{kind:6}" + "".join(f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()))
+    if args.json:
+        write_atomic(args.json, json.dumps(metrics, indent=1) + "\n")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with one decimal; "-" where there is no ground truth."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,48 @@
+"""Export one architecture of a trained supernet:
+
+python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors --arch r128-p16-w1-d2-q25 --out model.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ..config import Arch
+from ..errors import InputError, run_main
+from ..presets import preset
+from ..record import ModelId
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> ONNX artifact with its manifest.")
+    parser.add_argument("--checkpoint", required=True, help="model file (.safetensors)")
+    parser.add_argument("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
+    parser.add_argument("--out", required=True, help="file to write (.onnx); its manifest goes beside it")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
+    parser.add_argument("--to", default="onnx", choices=("onnx", "tensorrt", "tensorrt-rtx"))
+    parser.add_argument("--name", help="printed name (default: rfdetr-ARCH)")
+    args = parser.parse_args(argv)
+    for wanted, available in ((args.precision, "fp32"), (args.to, "onnx")):
+        if wanted != available:
+            raise InputError(f"{wanted} is not available yet", mend=f"use {available}")
+    from ..model.checkpoint import load_supernet  # torch loads slowly; arguments are checked first
+    from .artifact import ArtifactMeta
+    from .onnx import export_onnx
+
+    supernet, card, digest = load_supernet(args.checkpoint)
+    arch = card.arch if args.arch is None else parse_arch(args.arch)
+    model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
+    artifact = export_onnx(supernet.slice(arch), args.out, meta=ArtifactMeta(model, card.class_names, card.category_ids))
+    made = artifact.manifest
+    print(f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  {made.flops / 1e9:.2f} GFLOP")
+    print(f"sha256 {artifact.sha256}")
+
+
+def parse_arch(name: str) -> Arch:
+    """An architecture key, or the name of a size."""
+    return Arch.parse(name) if name.startswith("r") and "-" in name else preset(name).arch
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

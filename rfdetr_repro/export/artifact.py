@@ -1,0 +1,135 @@
+"""The unit that is measured: a model file and, beside it, a manifest that says what it is (``NAME.onnx`` + ``NAME.json``).
+
+A file is named by its SHA-256. :func:`load_artifact` refuses a file whose bytes are not those its manifest names. No torch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import Arch
+from ..errors import InputError
+from ..files import read_json, sha256_file, write_atomic
+from ..record import Cost, ModelId
+
+SCHEMA = 1
+RESIZE_RULE = "pillow bilinear, antialiased, aspect ratio not kept"
+NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
+
+
+@dataclass(frozen=True)
+class ArtifactMeta:
+    """What an exporter cannot read off the weights. ``category_ids[label]`` is the data set's id of an output label."""
+
+    model: ModelId  # its arch is filled in by the exporter
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: static shape, numpy dtype name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a reader of the file needs to use it and to report it."""
+
+    sha256: str
+    size_bytes: int
+    model: ModelId
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    params: int  # of the deployed subnet
+    flops: int  # 2 per multiply-add of matrix products and convolutions, one image
+    precision: str = "fp32"
+    format: str = "onnx"
+    opset: int | None = None
+    input_range: tuple[float, float] = (0.0, 1.0)  # RGB
+    normalisation: str = NORMALISATION
+    resize: str = RESIZE_RULE
+    packages: dict[str, str] = field(default_factory=dict)  # what made the file
+    schema: int = SCHEMA
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """(H, W) of the image input."""
+        height, width = self.inputs[0].shape[-2:]
+        return height, width
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.params, float(self.flops))
+
+    def to_json(self) -> str:
+        fields = dataclasses.asdict(self)
+        fields["model"]["arch"] = self.model.arch and self.model.arch.key
+        return json.dumps(fields, indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, fields: Any, path: str | Path) -> Manifest:
+        """Rebuilds a manifest from parsed JSON; anything else is an :class:`InputError` that names ``path``."""
+        try:
+            if fields["schema"] != SCHEMA:
+                raise ValueError(f"schema {fields['schema']!r}, expected {SCHEMA}")
+            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            model = dict(fields.pop("model"))
+            model["arch"] = model.get("arch") and Arch.parse(model["arch"])
+            for name in ("inputs", "outputs"):
+                fields[name] = tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in fields[name])
+            return cls(model=ModelId(**model), **fields)
+        except (InputError, TypeError, KeyError, ValueError, AttributeError) as error:
+            raise InputError(f"not an artifact manifest ({error})", path, "export the model again") from error
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file on disk and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def sha256(self) -> str:
+        return self.manifest.sha256
+
+
+def manifest_path(path: str | Path) -> Path:
+    """``NAME.json`` beside ``NAME.onnx``."""
+    return Path(path).with_suffix(".json")
+
+
+def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Artifact:
+    """Writes file and manifest, each whole or not at all; the manifest comes last, so a killed run leaves no pair that lies."""
+    path = Path(path)
+    if manifest_path(path) == path:
+        raise InputError("an artifact cannot be called .json", path, "name it like model.onnx")
+    write_atomic(path, content)
+    write_atomic(manifest_path(path), manifest.to_json())
+    return Artifact(path, manifest)
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Reads the manifest of ``path`` and checks the file's hash. Missing or differing: :class:`InputError`."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such artifact", path, "make one with python -m rfdetr_repro.export")
+    beside = manifest_path(path)
+    if not beside.is_file():
+        raise InputError("the artifact has no manifest", beside, "keep NAME.json beside NAME.onnx, or export again")
+    manifest = Manifest.from_json(read_json(beside), beside)
+    found = sha256_file(path)
+    if found != manifest.sha256:
+        named = manifest.sha256[:12]
+        raise InputError(f"the file ({found[:12]}) is not the one its manifest names ({named})", path, "export the model again")
+    return Artifact(path, manifest)

@@ -1,0 +1,108 @@
+"""Subnet -> ONNX file: opset 17, batch 1, static shapes, ranking and box decoding inside (architecture facts section 11).
+
+Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch embedding. Outputs, best first:
+``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous, ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head
+also ``masks`` (1, K, h, w) logits. K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..errors import InputError
+from ..files import sha256_bytes
+from ..model.detector import Detector
+from ..model.postprocess import top_k
+from ..ops import DECOMPOSITIONS
+from .artifact import Artifact, ArtifactMeta, Manifest, TensorSpec, write_artifact
+from .aten import translate
+from .graph import OPSET, Graph
+from .trace import TraceError, trace
+
+INPUT = "images"
+_FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}  # data-dependent: no CUDA-graph capture, no static engine
+
+
+def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Artifact:
+    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
+
+    Raises :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
+    """
+    arch, config = subnet.arch, subnet.config
+    if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
+        given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
+        raise InputError(f"{given} for {config.num_classes} classes", meta.model.name, "name every class of the head")
+    module = fold_normalisation(subnet)
+    images = torch.linspace(0, 1, 3 * arch.side**2).reshape(1, 3, arch.side, arch.side)
+    model, flops, outputs = build_model(module, images, arch.queries, DECOMPOSITIONS)
+    content = model.SerializeToString(deterministic=True)
+    task = "segment" if config.masks else "detect"
+    manifest = Manifest(
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        model=replace(meta.model, arch=arch, task=task),
+        class_names=tuple(meta.class_names),
+        category_ids=tuple(meta.category_ids),
+        inputs=(_spec(INPUT, images),),
+        outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
+        params=subnet.num_params(),
+        flops=flops,
+        opset=OPSET,
+        packages={name: importlib.metadata.version(name) for name in ("torch", "onnx")},
+    )
+    return write_artifact(path, content, manifest)
+
+
+def build_model(
+    module: nn.Module, images: Tensor, k: int, decompositions: Mapping[Any, Any]
+) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+    """Records one pass of ``module(images)`` with its ranking; returns the checked model, its FLOPs and the recorded outputs."""
+
+    def run(source: Tensor) -> tuple[Tensor | None, ...]:
+        ranked = top_k(module(source), k)
+        return ranked.scores, ranked.labels, ranked.boxes_xyxy, ranked.mask_logits
+
+    recorded = trace(module, images, run, decompositions)
+    named = zip(("scores", "labels", "boxes", "masks"), recorded.outputs, strict=True)
+    outputs = {name: tensor for name, tensor in named if tensor is not None}
+    graph = Graph(recorded, INPUT)
+    for call in recorded.calls:
+        translate(graph, call)
+    model, flops = graph.model(outputs, "rfdetr_repro")
+    _check(model)
+    return model, flops, outputs
+
+
+def _check(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {node.op_type for node in model.graph.node}
+    if kinds & _FORBIDDEN or any(node.domain for node in model.graph.node):
+        raise TraceError(f"the graph is not static standard ONNX: {sorted(kinds & _FORBIDDEN) or 'custom domain'}")
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def fold_normalisation(subnet: Detector) -> Detector:
+    """A float32 CPU copy of ``subnet`` that takes RGB in 0..1: (x - mean) / std is merged into the patch embedding's weights."""
+    projection = getattr(getattr(subnet, "backbone", None), "patch_embed", None)
+    if not isinstance(projection, nn.Conv2d) or projection.in_channels != 3 or any(projection.padding) or projection.bias is None:
+        raise TraceError("no patch embedding (backbone.patch_embed: an unpadded convolution of 3 channels) to fold into")
+    module = copy.deepcopy(subnet).to("cpu", torch.float32).eval().requires_grad_(False)
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    weight = projection.weight.detach().to("cpu", torch.float64) / std  # (D, 3, p, p)
+    bias = projection.bias.detach().to("cpu", torch.float64) - (weight * mean).sum((1, 2, 3))
+    module.backbone.patch_embed.weight.copy_(weight)
+    module.backbone.patch_embed.bias.copy_(bias)
+    return module

@@ -1,0 +1,172 @@
+"""Which Records are worth keeping: the accuracy-latency frontier, the best under a budget, and the campaign's confirmed points.
+
+The direction (lower or higher is better) belongs to the metric. Two latencies are compared only if they were obtained the same
+way (published, modelled, or measured by the same runtime, protocol mode and machine), two APs only on the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from .config import Arch
+from .errors import InputError
+from .record import Record
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a Record, its unit, which direction is better, and the backend or data it is comparable within."""
+
+    name: str
+    unit: str
+    lower_is_better: bool
+    value: Callable[[Record], float | None]
+    within: Callable[[Record], str]
+
+    def cost(self, record: Record) -> float:
+        """The value with its sign set so that smaller is better; only for Records that have it."""
+        value = self.value(record)
+        assert value is not None
+        return value if self.lower_is_better else -value
+
+
+def backend(record: Record) -> str:
+    """How the latency was obtained, e.g. ``modelled``, ``published tensorrt-fp16``, ``onnxruntime-cpu buffered on CPU``."""
+    if record.latency is None:
+        return "no latency"
+    if record.published is not None:
+        return f"published {record.published.latency_backend}".strip()
+    if record.latency.method == "modelled":
+        return "modelled"
+    runtime = record.artifact.runtime if record.artifact else "unknown runtime"
+    mode = record.protocol.mode if record.protocol else "unknown mode"
+    machine = (record.machine.gpu or record.machine.cpu) if record.machine else "unknown machine"
+    return f"{runtime} {mode} on {machine}"
+
+
+def images(record: Record) -> str:
+    """The images an AP refers to, e.g. ``embedded val``."""
+    return f"{record.data.name} {record.data.split}" if record.data else "unknown data"
+
+
+def _field(part: str, name: str) -> Callable[[Record], float | None]:
+    def value(record: Record) -> float | None:
+        holder = getattr(record, part)
+        return None if holder is None else getattr(holder, name)
+
+    return value
+
+
+def _anything(record: Record) -> str:
+    return ""
+
+
+METRICS: dict[str, Metric] = {
+    "latency": Metric("latency", "ms", True, _field("latency", "median_ms"), backend),
+    "params": Metric("parameters", "", True, _field("cost", "params"), _anything),
+    "flops": Metric("FLOPs", "", True, _field("cost", "flops"), _anything),
+    "size": Metric("file size", "bytes", True, _field("artifact", "size_bytes"), _anything),
+    "ap": Metric("AP", "", False, _field("accuracy", "ap"), images),
+    "ap50": Metric("AP50", "", False, _field("accuracy", "ap50"), images),
+    "mask_ap": Metric("mask AP", "", False, _field("mask_accuracy", "ap"), images),
+    "mask_ap50": Metric("mask AP50", "", False, _field("mask_accuracy", "ap50"), images),
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric called ``name``; an unknown one is an :class:`InputError` that lists what there is."""
+    if name not in METRICS:
+        raise InputError(f"unknown metric {name!r}", mend=f"choose one of {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def comparable_groups(records: Iterable[Record], x: str = "latency", y: str = "ap") -> dict[tuple[str, str], list[Record]]:
+    """Records that have both metrics, grouped by (backend of x, images of y); only within a group may they be compared."""
+    along, up = metric(x), metric(y)
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if along.value(record) is not None and up.value(record) is not None:
+            groups.setdefault((along.within(record), up.within(record)), []).append(record)
+    return groups
+
+
+def frontier(records: Iterable[Record], x: str = "latency", y: str = "ap") -> list[Record]:
+    """Records that no other one beats in ``x`` without losing in ``y``, best ``x`` first.
+
+    Records without either metric are left out. Of several with the same ``x`` and ``y`` the first stays. Raises
+    :class:`InputError` if the Records are not comparable; :func:`frontiers` groups them instead.
+    """
+    groups = comparable_groups(records, x, y)
+    if len(groups) > 1:
+        mixed = "; ".join(" / ".join(filter(None, key)) for key in groups)
+        raise InputError(f"one front cannot mix {mixed}", mend="select one backend and one data split")
+    return _front(next(iter(groups.values()), []), metric(x), metric(y))
+
+
+def frontiers(records: Iterable[Record], x: str = "latency", y: str = "ap") -> dict[tuple[str, str], list[Record]]:
+    """One frontier per group of :func:`comparable_groups`."""
+    return {key: _front(group, metric(x), metric(y)) for key, group in comparable_groups(records, x, y).items()}
+
+
+def best_under(records: Iterable[Record], budget_ms: float, y: str = "ap") -> Record | None:
+    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equals the faster; ``None`` if all are slower."""
+    kept = [record for record in frontier(records, "latency", y) if METRICS["latency"].cost(record) <= budget_ms]
+    return kept[-1] if kept else None  # along a frontier the slowest is the best
+
+
+def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]:
+    front: list[Record] = []
+    for record in sorted(records, key=lambda item: (along.cost(item), up.cost(item))):  # stable: of equals the first comes first
+        if not front or up.cost(record) < up.cost(front[-1]):
+            front.append(record)
+    return front
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One exported file and everything measured from it: the full protocol on val and test, buffered and sustained."""
+
+    arch: Arch | None
+    sha256: str
+    val: Record | None = None  # buffered latency and AP on val
+    test: Record | None = None  # the same file on test
+    sustained: Record | None = None
+
+    @property
+    def any(self) -> Record:
+        record = self.val or self.test or self.sustained
+        assert record is not None
+        return record
+
+    @property
+    def buffered(self) -> Record | None:
+        """The Record that holds the buffered latency."""
+        return next((record for record in (self.val, self.test) if record is not None and record.latency is not None), None)
+
+
+def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
+    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first."""
+    groups: dict[tuple[object, ...], dict[str, Record]] = {}
+    for record in records:
+        if record.source == "protocol" and record.artifact is not None:
+            machine = record.machine and (record.machine.cpu, record.machine.gpu)
+            name = record.data.name if record.data else None
+            parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, machine, name), {})
+            sustained = record.protocol is not None and record.protocol.mode == "sustained"
+            parts["sustained" if sustained else ("test" if record.data and record.data.split == "test" else "val")] = record
+    points = []
+    for (sha256, *_), parts in groups.items():
+        points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))
+    return sorted(points, key=_buffered_ms)
+
+
+def _buffered_ms(point: Confirmed) -> float:
+    buffered = point.buffered
+    return buffered.latency.median_ms if buffered and buffered.latency else float("inf")
+
+
+def measured_front(points: Sequence[Confirmed]) -> set[str]:
+    """SHA-256s of the points still on the frontier by what was measured on val; raises if the points are not comparable."""
+    front = frontier(point.val for point in points if point.val is not None)
+    return {record.artifact.sha256 for record in front if record.artifact}

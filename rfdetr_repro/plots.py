@@ -1,0 +1,134 @@
+"""Draws the paper's figures and the campaign's own from stored numbers. Needs no torch.
+
+    python -m rfdetr_repro.plots --figure 1|5|pareto|knobs|4|training|all [--records PATH] [--run DIR] [--out DIR]
+
+Figures 1 and 5 are published numbers; figure 4 is the campaign's counterpart, since the paper's points exist as an image only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, run_main
+from .files import open_input
+from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, draw_training
+from .plots_detections import Annotations, detections_height_in, draw_detections
+from .plots_published import FIGURES, draw_published
+from .plots_style import save
+from .record import Record
+from .store import read_stores
+
+HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 2.9, "training": 2.7}
+DEFAULT_RECORDS = Path("results")
+
+
+def published_figure(number: str | int, path: str | Path) -> Path:
+    """Figure 1 or 5 of the paper with its published named sizes, written to ``path``."""
+    _, _, _, height_in = FIGURES.get(str(number), ("", 0, 0, 1.0))
+    return save(partial(draw_published, number=str(number)), path, height_in)
+
+
+def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
+    """Search points and confirmed frontier of a campaign; see :func:`plots_campaign.draw_pareto`."""
+    return save(partial(draw_pareto, records=records), path, HEIGHTS_IN["pareto"])
+
+
+def knob_plot(records: Sequence[Record], path: str | Path) -> Path:
+    """Effect of the five knobs over all searched configurations; see :func:`plots_campaign.draw_knobs`."""
+    return save(partial(draw_knobs, records=records), path, HEIGHTS_IN["knobs"])
+
+
+def decoder_plot(records: Sequence[Record], path: str | Path) -> Path:
+    """Decoder layers by queries, the campaign's counterpart of Figure 4."""
+    return save(partial(draw_decoder, records=records), path, HEIGHTS_IN["4"])
+
+
+def training_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
+    """Loss and AP50 over steps; see :func:`plots_campaign.draw_training` for the rows."""
+    return save(partial(draw_training, rows=rows), path, HEIGHTS_IN["training"])
+
+
+def detections_figure(
+    images: Sequence[NDArray[np.uint8]],
+    predictions: Sequence[Annotations],
+    path: str | Path,
+    *,
+    truths: Sequence[Annotations] | None = None,
+    class_names: Sequence[str] = (),
+    min_score: float = 0.3,
+    columns: int = 2,
+) -> Path:
+    """Predictions (beside ground truth if given) drawn on (H, W, 3) uint8 images; see :class:`plots_detections.Annotations`."""
+    draw = partial(
+        draw_detections,
+        images=images,
+        predictions=predictions,
+        truths=truths,
+        class_names=class_names,
+        min_score=min_score,
+        columns=columns,
+    )
+    return save(draw, path, detections_height_in(len(images), truths is not None, columns))
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is an :class:`InputError`."""
+    with open_input(path) as stream:
+        lines = stream.read().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"not JSON ({error})", f"{path}:{number}", "remove the line") from error
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
+            rows.append(row)
+    return rows
+
+
+def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
+    path = out / (f"figure{figure}.png" if figure.isdigit() else f"{figure}.png")
+    if figure in FIGURES:
+        return published_figure(figure, path)
+    if figure == "training":
+        if run is None:
+            raise InputError("the training curve needs a run folder", mend="give it with --run")
+        return training_plot(read_log(run / "train_log.jsonl"), path)
+    return {"pareto": pareto_plot, "knobs": knob_plot, "4": decoder_plot}[figure](records, path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    figures = [*FIGURES, *HEIGHTS_IN]
+    parser = argparse.ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
+    parser.add_argument("--figure", default="all", choices=[*figures, "all"], help="default all that can be drawn")
+    parser.add_argument(
+        "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
+    )
+    parser.add_argument("--run", type=Path, help="a run folder: its Records and training log")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the pictures; default figures/")
+    options = parser.parse_args(argv)
+    source = options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
+    records = read_stores([source]) if source else []
+    if options.figure != "all":
+        wanted = [options.figure]
+    else:
+        has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
+        wanted = [*FIGURES, *(["pareto", "knobs", "4"] if records else []), *(["training"] if has_log else [])]
+    for figure in wanted:
+        print(_draw(figure, records, options.run, options.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

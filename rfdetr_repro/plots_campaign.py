@@ -1,0 +1,293 @@
+"""Figures of a campaign from its Records alone: Pareto plot, effect of each knob, decoder depth by queries, training curve.
+
+Modelled and measured latencies, and different runtimes, never share a front or a panel's line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from statistics import fmean, quantiles
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
+
+from .config import Arch
+from .errors import InputError
+from .pareto import Confirmed, backend, confirmed_points, measured_front
+from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis
+from .record import Record
+
+KNOBS = {
+    "resolution": "resolution, px",
+    "patch": "patch, px",
+    "windows": "windows per side",
+    "decoder_layers": "decoder layers",
+    "queries": "queries",
+}
+assert list(KNOBS) == [field.name for field in fields(Arch)]
+
+
+def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
+    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals.
+
+    One panel per data set and measured backend. The line joins the points that are on the val frontier by measurement.
+    """
+    search = _searched(records)
+    groups: dict[tuple[str, str], list[Confirmed]] = {}
+    for point in confirmed_points(records):
+        if point.buffered is not None:
+            groups.setdefault((_data_name(point.any), backend(point.buffered)), []).append(point)
+    for record in search:
+        if not any(name == _data_name(record) for name, _ in groups):
+            groups[_data_name(record), ""] = []
+    if not groups:
+        raise InputError("no search or protocol Records to plot", mend="give the Records of a campaign")
+    grid = figure.subplots(1, len(groups), sharey=True, squeeze=False)
+    figure.subplots_adjust(left=0.085, right=0.97, bottom=0.145, top=0.79, wspace=0.12)
+    for axes, ((name, measured), points) in zip(grid[0], groups.items(), strict=True):
+        known = [record for record in search if _data_name(record) == name]
+        _pareto_panel(axes, known, points)
+        title = (
+            f"measured: {measured}; whiskers: 95 % interval of the median" if measured else "latency modelled, nothing confirmed"
+        )
+        axes.set_title(title, fontweight="normal", fontsize=7.5, color=GREY)
+        first = (known or [point.any for point in points])[0]
+        axes.set_ylabel(_ap_label(first) if axes is grid[0][0] else "")
+    figure.text(0.085, 0.925, f"Accuracy against latency{_kind_of_data(first)}", fontsize=9.5, fontweight="bold")
+
+
+def _pareto_panel(axes: Axes, search: Sequence[Record], points: Sequence[Confirmed]) -> None:
+    xs, ys = [_ms(record) for record in search], [_ap(record) for record in search]
+    axes.scatter(xs, ys, s=9, color=GREY, alpha=0.3, linewidths=0, rasterized=len(xs) > 2000, zorder=2)
+    front = measured_front(points)
+    for split, color, marker in (("val", BLUE, "o"), ("test", VERMILION, "s")):
+        shown = [point for point in points if (holder := getattr(point, split)) and _has_ap(holder) and point.buffered]
+        if not shown:
+            continue
+        x = {point.sha256: _ms(point.buffered) for point in shown if point.buffered}
+        y = {point.sha256: _ap(getattr(point, split)) for point in shown}
+        line = [name for name in x if name in front]
+        axes.plot([x[name] for name in line], [y[name] for name in line], color=color, linewidth=1.1, zorder=3)
+        whiskers = _whiskers(point.buffered for point in shown if point.buffered) if split == "val" else None
+        axes.errorbar(
+            list(x.values()), list(y.values()), xerr=whiskers, color=color, marker=marker, markersize=3.6, linestyle="none",
+            elinewidth=0.8, capsize=1.6, zorder=4,
+        )  # fmt: skip
+        top = max(x, key=lambda name: x[name])
+        end_label(axes, (x[top], y[top]), f"{split}, measured", color, (0, 9), align="right")
+        xs, ys = [*xs, *x.values()], [*ys, *y.values()]
+    if search:
+        label = f"{len(search)} configurations on val, latency modelled"
+        axes.text(0.985, 0.03, label, transform=axes.transAxes, color=GREY, ha="right", va="bottom", fontsize=7.5)
+    log_latency_axis(axes, 0.85 * min(xs), 1.12 * max(xs))
+    axes.set_ylim(0, max(1.12 * max(ys), axes.get_ylim()[1]))  # panels share the axis: never shrink it
+
+
+def _whiskers(records: Iterable[Record]) -> list[list[float]]:
+    """Distances from the median to both ends of the 95 % interval, in ms; 0 where a Record has none."""
+    low, high = [], []
+    for record in records:
+        latency = record.latency
+        assert latency is not None
+        low.append(latency.median_ms - (latency.ci_low_ms if latency.ci_low_ms is not None else latency.median_ms))
+        high.append((latency.ci_high_ms if latency.ci_high_ms is not None else latency.median_ms) - latency.median_ms)
+    return [[max(0.0, value) for value in low], [max(0.0, value) for value in high]]
+
+
+def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
+    """Effect of each of the five knobs over all searched configurations, then decoder depth by queries."""
+    search = _searched(records)
+    if not search:
+        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+    grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.075, top=0.88)
+    figure.text(
+        0.085,
+        0.955,
+        f"Effect of each knob over {len(search)} configurations{_kind_of_data(search[0])}",
+        fontsize=9.5,
+        fontweight="bold",
+    )
+    figure.text(0.085, 0.925, "line: mean over all other knobs; band: 10th to 90th percentile", color=GREY, fontsize=7.5)
+    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = ((_ap, "AP, %", BLUE), (_ms, "latency, ms (modelled)", GREEN))
+    for holder, (value, label, color) in zip(grid[:2], rows, strict=True):
+        _knob_row(holder, search, value, label, color)
+    _decoder_panels(grid[2], search)
+
+
+def _split(holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False) -> list[Axes]:
+    """Replaces an axes by `columns` axes in its place; `gap` between them and `margin` at the right, in widths of one."""
+    spec, figure = holder.get_subplotspec(), holder.get_figure()
+    assert spec is not None and figure is not None
+    holder.remove()
+    ratios = [part for _ in range(columns) for part in (1, gap)]
+    inner = spec.subgridspec(1, 2 * columns, wspace=0, width_ratios=[*ratios[:-1], margin])
+    axes: list[Axes] = []
+    for column in range(columns):
+        axes.append(figure.add_subplot(inner[0, 2 * column], sharey=axes[0] if axes and share_y else None))
+    return axes
+
+
+def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str) -> None:
+    panels = _split(holder, len(KNOBS), 0.14, share_y=True)
+    for axes, (knob, title) in zip(panels, KNOBS.items(), strict=True):
+        groups = _by_knob(search, knob, value)
+        positions = range(len(groups))
+        means = [fmean(values) for values in groups.values()]
+        spread = [_spread(values) for values in groups.values()]
+        axes.fill_between(
+            positions, [low for low, _ in spread], [high for _, high in spread], color=color, alpha=0.15, linewidth=0
+        )
+        axes.plot(positions, means, color=color, marker="o", markersize=3.2)
+        axes.set_xticks(list(positions), [str(key) for key in groups])
+        axes.set_xlim(-0.3, len(groups) - 0.7)
+        axes.set_xlabel(title)
+        axes.tick_params(labelleft=axes is panels[0])
+    panels[0].set_ylabel(label)
+    panels[0].set_ylim(bottom=0)
+
+
+def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
+    """AP and latency by decoder layers, one line per number of queries (the campaign's counterpart of the paper's Figure 4)."""
+    search = _searched(records)
+    if not search:
+        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+    holder = figure.subplots(1, 1)
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.17, top=0.8)
+    figure.text(0.085, 0.92, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
+    _decoder_panels(holder, search)
+
+
+def _decoder_panels(holder: Axes, search: Sequence[Record]) -> None:
+    left, right = _split(holder, 2, 0.62, margin=0.26)
+    for axes, value, label in ((left, _ap, "AP, %"), (right, _ms, "latency, ms (modelled)")):
+        by_queries: dict[int, list[Record]] = {}
+        for record in search:
+            by_queries.setdefault(_arch(record).queries, []).append(record)
+        ends = []
+        for color, (queries, group) in zip(PALETTE * 9, sorted(by_queries.items()), strict=False):
+            means = {depth: fmean(values) for depth, values in _by_knob(group, "decoder_layers", value).items()}
+            axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
+            ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
+        _spread_labels(axes, ends)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("decoder layers run")
+        axes.set_ylabel(label)
+
+
+def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
+    """Writes line names at the right end, pushed apart so that they do not overlap."""
+    low, high = axes.get_ylim()
+    height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
+    gap = (high - low) * 9 / max(height_pt, 1)
+    place = -float("inf")
+    for value, x, text, color in sorted(ends):
+        place = max(value, place + gap)
+        offset_pt = (place - value) / (high - low) * height_pt
+        end_label(axes, (x, value), text, color, (6, offset_pt))
+
+
+def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Loss over optimizer steps (faint: logged, line: running mean) and AP50 on val and test where it was evaluated.
+
+    ``rows``: dicts with ``step`` and ``loss``; evaluations as ``val_ap50``/``test_ap50`` or ``split`` and ``ap50`` (fractions).
+    """
+    losses = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    curves = {split: _evaluations(rows, split) for split in ("val", "test")}
+    curves = {split: curve for split, curve in curves.items() if curve}
+    if not losses and not curves:
+        raise InputError("the training log holds neither a loss nor an evaluation", mend="give the train_log.jsonl of a run")
+    panels = figure.subplots(1, bool(losses) + bool(curves), squeeze=False)[0].tolist()
+    figure.subplots_adjust(left=0.085, right=0.93, bottom=0.17, top=0.8, wspace=0.28)
+    figure.text(0.085, 0.925, "Loss and accuracy during training", fontsize=9.5, fontweight="bold")
+    if losses:
+        axes = panels.pop(0)
+        steps, values = zip(*losses, strict=True)
+        axes.plot(steps, values, color=GREY, alpha=0.35, linewidth=0.7)
+        axes.plot(steps, _running_mean(values), color=BLUE)
+        axes.set(xlabel="optimizer step", ylim=(0, 1.05 * max(values[len(values) // 50 :])))
+        axes.set_title("training loss")
+    for split, curve in curves.items():
+        color = {"val": BLUE, "test": VERMILION}[split]
+        steps, values = zip(*curve, strict=True)
+        panels[0].plot(steps, [100 * value for value in values], color=color, marker="o", markersize=3.2)
+        end_label(panels[0], (steps[-1], 100 * values[-1]), split, color)
+        panels[0].set(xlabel="optimizer step")
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_title("AP50 of the averaged weights, %")
+
+
+def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[int, float]]:
+    found: dict[int, float] = {}
+    for row in rows:
+        value = row.get("ap50") if row.get("split") == split else row.get(f"{split}_ap50")
+        if value is not None:
+            found[row["step"]] = value
+    return sorted(found.items())
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Exponential running mean over about a thirtieth of the run, without the bias of its start."""
+    keep = 1 - 1 / max(2.0, len(values) / 30)
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return means
+
+
+def _searched(records: Iterable[Record]) -> list[Record]:
+    return [
+        record for record in records
+        if record.source == "search" and record.model.arch is not None and record.latency is not None and _has_ap(record)
+    ]  # fmt: skip
+
+
+def _by_knob(search: Iterable[Record], knob: str, value: Callable[[Record], float]) -> dict[int, list[float]]:
+    groups: dict[int, list[float]] = {}
+    for record in search:
+        groups.setdefault(getattr(_arch(record), knob), []).append(value(record))
+    return dict(sorted(groups.items()))
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    deciles = quantiles(values, n=10, method="inclusive")
+    return deciles[0], deciles[-1]
+
+
+def _arch(record: Record) -> Arch:
+    assert record.model.arch is not None
+    return record.model.arch
+
+
+def _ms(record: Record) -> float:
+    assert record.latency is not None
+    return record.latency.median_ms
+
+
+def _has_ap(record: Record) -> bool:
+    return record.accuracy is not None and record.accuracy.ap is not None
+
+
+def _ap(record: Record) -> float:
+    assert record.accuracy is not None and record.accuracy.ap is not None
+    return 100 * record.accuracy.ap
+
+
+def _data_name(record: Record) -> str:
+    return record.data.name if record.data else ""
+
+
+def _kind_of_data(record: Record) -> str:
+    if record.data is None:
+        return ""
+    return " (synthetic data: not COCO AP)" if record.data.synthetic else f" ({record.data.name})"
+
+
+def _ap_label(record: Record) -> str:
+    return "synthetic AP, %" if record.data and record.data.synthetic else "AP, %"

@@ -1,0 +1,79 @@
+"""The paper's accuracy-latency figures from its printed numbers: named sizes only, nothing read off a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+
+from .errors import InputError
+from .paper import published_table
+from .plots_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, end_label, log_latency_axis
+
+FIGURES = {"1": ("fig01", 2, 2, 5.6), "5": ("fig05", 1, 1, 3.6)}  # file, rows, columns, height in inches
+_COLORS = {
+    "RF-DETR": VERMILION, "RF-DETR-Seg": VERMILION, "LW-DETR": BLUE, "D-FINE": GREEN, "RT-DETR": PURPLE, "YOLOv8": ORANGE,
+    "YOLOv11": SKY,
+}  # fmt: skip
+_VARIANTS: dict[str, tuple[str, Any]] = {
+    "nas+fine-tuning": (" fine-tuned", (0, (5, 2))),
+    "fixed architecture (coco)": (" fixed", (0, (1, 1.2))),
+}
+_METRICS = {"ap": "AP, %", "ap50": "AP50, %"}
+
+
+def draw_published(figure: FigureBase, number: str) -> None:
+    """Figure 1 or 5 of the paper (version 1 numbering), camera-ready values."""
+    if number not in FIGURES:
+        raise InputError(f"no published points for figure {number}", mend=f"choose one of {', '.join(FIGURES)}")
+    stem, rows, columns, _ = FIGURES[number]
+    panels: dict[str, list[dict[str, str]]] = {}
+    for row in published_table(stem).rows:
+        if row["latency_ms"] and row["value"]:
+            panels.setdefault(row["panel"], []).append(row)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    bottom, top, right = (0.14, 0.83, 0.8) if rows == 1 else (0.085, 0.88, 0.84)
+    figure.subplots_adjust(left=0.085, right=right, bottom=bottom, top=top, wspace=0.62, hspace=0.42)
+    title = f"Published, not measured here: Figure {number} of the paper, named sizes"
+    figure.text(0.085, 0.945, title, fontsize=9.5, fontweight="bold")
+    for axes, (name, points) in zip(grid.flat, panels.items(), strict=False):
+        _panel(axes, name, points)
+
+
+def _panel(axes: Axes, name: str, points: list[dict[str, str]]) -> None:
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in points:
+        lines.setdefault((row["model"], row["variant"]), []).append((float(row["latency_ms"]), float(row["value"])))
+    ends = []
+    for (model, variant), values in lines.items():
+        values.sort()
+        (suffix, dashes), color = _VARIANTS.get(variant, ("", "-")), _COLORS.get(model, BLACK)
+        width = 1.6 if model.startswith("RF-DETR") else 1.0
+        axes.plot(*zip(*values, strict=True), color=color, marker="o", markersize=3.0, linewidth=width, linestyle=dashes)
+        ends.append((values[-1][1], values[-1][0], model + suffix, color))
+    everything = [x for values in lines.values() for x, _ in values]
+    log_latency_axis(axes, 0.85 * min(everything), 1.15 * max(everything))
+    _right_labels(axes, ends)
+    metric = _METRICS.get(points[0]["metric"], points[0]["metric"])
+    axes.set_title(f"{name.split(': ')[-1]}, {metric.split(',')[0]}")
+    axes.set_ylabel(metric)
+
+
+def _right_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Line names in a column right of the axes, in the order of the line ends, with thin leaders, pushed apart."""
+    low, high = axes.get_ylim()
+    right = axes.get_xlim()[1]
+    height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
+    gap = (high - low) * 9.5 / height_pt
+    ordered = sorted(ends)
+    places: list[float] = []
+    for value, *_ in ordered:
+        places.append(max(value, places[-1] + gap) if places else value)
+    overflow = max(0.0, places[-1] - high)
+    places = [place - overflow for place in places]
+    for index in range(len(places) - 2, -1, -1):
+        places[index] = min(places[index], places[index + 1] - gap)
+    for (value, x, label, color), place in zip(ordered, places, strict=True):
+        axes.plot([x, right], [value, place], color=GREY, linewidth=0.4, clip_on=False, zorder=1)
+        end_label(axes, (right, place), label, color, (2, 0))

@@ -1,0 +1,257 @@
+"""The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at every stage.
+
+    python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] [--data DIR] [--out runs/NAME]
+
+Run it again and what is finished is read, not computed. Every stage leaves files that are whole or absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .campaign import Campaign, campaign
+from .errors import InputError, StatedFailure, run_main
+from .files import read_json, write_atomic
+from .store import Store
+
+T = TypeVar("T")
+
+
+@dataclass
+class Stages:
+    """What is done and how long it took: ``RUN/stages.json``. A stage that runs again with nothing to do keeps its first time."""
+
+    path: Path
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self.rows = read_json(self.path)
+
+    def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
+        """Runs ``work() -> (result, one line for the report)`` and notes its time the first time it completes."""
+        again = name in self.rows
+        print(f"[{name}] {title}" + (" (done before; reading)" if again else ""), flush=True)
+        started = time.perf_counter()
+        result, detail = work()
+        if not again:
+            self.rows[name] = {"name": name, "seconds": round(time.perf_counter() - started, 1), "detail": detail}
+            write_atomic(self.path, json.dumps(self.rows, indent=1))
+        print(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True)
+        return result
+
+    def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A small measured result that is computed once per run."""
+        key = f"{name}.result"
+        if key not in self.rows:
+            self.rows[key] = compute()
+            write_atomic(self.path, json.dumps(self.rows, indent=1))
+        return self.rows[key]
+
+    def timed(self) -> list[dict[str, Any]]:
+        return [row for name, row in self.rows.items() if not name.endswith(".result")]
+
+
+def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
+    """A progress bar with an estimate, to wrap a sequence."""
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True)
+
+
+@dataclass
+class Reproduction:
+    """One campaign in one folder."""
+
+    campaign: Campaign
+    folder: Path
+    command: str
+
+    def __post_init__(self) -> None:
+        self.stages = Stages(self.folder / "stages.json")
+        self.store = Store(self.folder / "records.jsonl")
+
+    def run(self) -> Path:
+        """All stages; returns the report's path."""
+        started_at = self.stages.keep("started", lambda: {"at": _now()})["at"]
+        splits = self.stages.run("data", "composing or reading the data set", self.data)
+        self.stages.run("train", "training the supernet", lambda: self.train(splits))
+        search = self.search(splits)
+        model, errors = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
+        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, model, errors[0]))
+        costs = self.stages.keep("costs", lambda: self.costs(search))
+        self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
+        self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
+        self.summary(splits, started_at, search, errors, costs)
+        from reports.build import build_report
+
+        return self.stages.run("report", "tables, plots, report", lambda: (build_report(self.folder), "report.pdf and report.html"))
+
+    def data(self) -> tuple[dict[str, Any], str]:
+        from .data.coco import read_split
+        from .data.embedded import EmbeddedConfig, write_embedded
+
+        folder = self.campaign.data
+        if folder is None:
+            folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), bar("composing", "image"))
+        train = read_split(folder, "train")
+        splits = {"train": train, "val": read_split(folder, "val", train.classes)}
+        try:
+            splits["test"] = read_split(folder, "test", train.classes)
+        except InputError as error:
+            print(f"no test split: {error}")
+        return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
+
+    def recipe(self, splits: dict[str, Any]) -> Any:
+        from .train.engine import Recipe
+
+        row = self.campaign.preset
+        if row.model.masks and not splits["train"].has_masks:
+            row = replace(row, model=replace(row.model, masks=False))
+        return Recipe(row, self.campaign.train, self.campaign.space)
+
+    def train(self, splits: dict[str, Any]) -> tuple[Path, str]:
+        from .search.shared import base_accuracies
+        from .train.engine import MODEL, Trainer
+        from .train.progress import StepBar
+
+        trainer = Trainer(self.recipe(splits), splits["train"], self.folder)
+        held_out = {name: split for name, split in splits.items() if name != "train"}
+        if trainer.step < self.campaign.train.steps or not (self.folder / MODEL).exists():
+            with StepBar(trainer.step, self.campaign.train.steps) as steps:
+                trainer.run(steps.update, lambda live: base_accuracies(live.ema_detector(), held_out))
+        precision = "bfloat16 backbone and projector" if trainer.autocast else "float32"
+        return self.folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
+
+    def search(self, splits: dict[str, Any]) -> Any:
+        from .bench.confirm import Context
+        from .model.checkpoint import load_supernet
+        from .search.search import Search
+        from .train.engine import MODEL
+
+        detector, card, digest = load_supernet(self.folder / MODEL)
+        context = Context(self.campaign.name, self.command, self.campaign.train.seed)
+        folder = self.folder / "artifacts"
+        return Search(
+            detector, card, digest, self.campaign.space, splits["val"], self.store, folder, context, masks=card.config.masks
+        )
+
+    def latency(self, search: Any) -> tuple[Any, str]:
+        model, median, worst = search.fit_latency(self.campaign.engines, progress=bar("exporting engines", "engine"))
+        detail = f"{self.campaign.engines} engines; held-out error median {median:.1%}, worst {worst:.1%}"
+        return (model, (median, worst)), detail
+
+    def evaluate(self, search: Any, model: Any, heldout_error: float) -> tuple[Any, str]:
+        records = search.evaluate_all(model, heldout_error, bar("searching", "backbone"))
+        best = max(records, key=lambda record: record.accuracy.ap50 or 0.0)
+        return records, f"{len(records)} configurations; best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})"
+
+    def costs(self, search: Any) -> dict[str, Any]:
+        """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
+        from .search.shared import by_backbone
+
+        groups = sorted(by_backbone(search.space), key=lambda group: group[0].grid)
+        rows = [search.compare_costs(groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
+        total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
+        if (gap := max(row["largest_ap_gap"] for row in rows)) > 0:
+            raise StatedFailure(f"shared and one-by-one accuracy differ by {gap} AP")
+        return {**total, "speedup": total["single_seconds"] / total["shared_seconds"]}
+
+    def confirm(self, search: Any, splits: dict[str, Any], records: Any) -> tuple[list, str]:
+        import numpy as np
+
+        from .bench.accuracy import model_input
+        from .bench.confirm import confirm
+        from .export.agreement import check_against
+        from .export.session import OrtSession
+
+        protocols = (self.campaign.buffered, self.campaign.sustained)
+        measured, held_out = [], [split for name, split in splits.items() if name != "train"]
+        for arch in bar("confirming", "model")(search.candidates(records, self.campaign.candidates)):
+            artifact = search.export(arch)
+            session = OrtSession(artifact, protocols[0].threads)
+            images = np.concatenate([model_input(search.split.load_image(i), (arch.side, arch.side)) for i in range(4)])
+            check_against(search.detector.slice(arch), session, images)
+            measured += confirm(artifact, held_out, protocols, self.store, context=search.context, session=session)
+        return measured, f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
+
+    def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
+        from .pictures import draw_examples
+
+        best = self.best()
+        paths = draw_examples(search.export(best.model.arch), splits, self.folder / "predictions")
+        return paths, f"{len(paths)} pictures with {best.model.arch.key}"
+
+    def best(self) -> Any:
+        """The confirmed Record with the highest AP on val."""
+        confirmed = [r for r in self.store.read() if r.source == "protocol" and r.data and r.data.split == "val" and r.accuracy]
+        return max(confirmed, key=lambda record: record.accuracy.ap or 0.0)
+
+    def summary(self, splits: dict[str, Any], started_at: str, search: Any, errors: tuple[float, float], costs: dict[str, Any]) -> None:
+        from .bench.machine import environment, this_machine
+
+        count, engines = len(search.space), self.campaign.engines
+        timing = {row["name"]: row["seconds"] for row in self.stages.timed()}
+        content = {
+            "title": self.campaign.title,
+            "campaign": self.campaign.name,
+            "command": self.command,
+            "started_at": started_at,
+            "finished_at": self.stages.keep("finished", lambda: {"at": _now()})["at"],
+            "machine": asdict(this_machine()),
+            "env": environment(),
+            "stages": self.stages.timed(),
+            "data": {
+                "description": splits["train"].description,
+                "splits": {name: {"images": len(split), "sha256": split.sha256} for name, split in splits.items()},
+            },
+            "recipe": {**asdict(self.campaign.train), "model": asdict(search.card.config)},
+            "departures": list(self.campaign.departures),
+            "search": {
+                "configurations": count,
+                "backbones": len({arch.backbone for arch in search.space}),
+                "shared_seconds": timing.get("search"),
+                "one_by_one": {
+                    "configurations_timed": costs["configurations"],
+                    "seconds_per_configuration": costs["single_seconds"] / costs["configurations"],
+                    "shared_seconds_per_configuration": costs["shared_seconds"] / costs["configurations"],
+                    "speedup": costs["speedup"],
+                },
+                "latency_model": {"engines_measured": engines, "heldout_median_error": errors[0], "heldout_max_error": errors[1]},
+            },
+        }
+        write_atomic(self.folder / "summary.json", json.dumps(content, indent=1))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table.")
+    parser.add_argument("--campaign", default="embedded", help="embedded, coco, or a .toml file")
+    parser.add_argument("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
+    parser.add_argument("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
+    args = parser.parse_args(argv)
+    chosen = campaign(args.campaign)
+    if args.data is not None:
+        chosen = replace(chosen, data=args.data, name=args.data.name, title=f"Weight-sharing search on {args.data.name}")
+    folder = args.out or Path("runs") / chosen.name
+    command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
+    report = Reproduction(chosen, folder, command.strip()).run()
+    from .tables import main as tables
+
+    tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
+    print(f"\nreport: {report}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,1 @@
+"""The search: accuracy of every architecture by shared passes, latency by few engines and an additive model."""

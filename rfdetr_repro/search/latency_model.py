@@ -1,0 +1,186 @@
+"""Latency of every architecture from a few measured engines, as a sum of non-negative parts.
+
+    latency = backbone(side, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
+
+Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from non-negative least squares on relative
+errors, so none can make more work cheaper. What the sum misses shows in the held-out error, stored with every prediction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ..config import Arch, ModelConfig, SearchSpace
+from ..errors import InputError
+from ..record import Latency
+
+
+class RelativeError(NamedTuple):
+    """|predicted - measured| / measured."""
+
+    median: float
+    maximum: float
+
+
+def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
+    """The amounts of work of an architecture; the name of each says what it counts."""
+    tokens = arch.grid**2 + arch.windows**2  # class-token copies included
+    depth, queries, side = arch.decoder_layers, arch.queries, arch.side
+    blocks = range(max(config.feature_stages))
+    global_blocks = sum(index in config.global_blocks for index in blocks)
+    windowed_pairs = (len(blocks) - global_blocks) * tokens**2 / arch.windows**2
+    map_pixels = (side // config.mask_stride) ** 2 if config.masks else 0
+    return {
+        "constant": 1.0,
+        "image_pixels": side**2,
+        "tokens": tokens,
+        "tokens_windowed": tokens if arch.windows > 1 else 0,  # cutting into windows and back
+        "attention_pairs": global_blocks * tokens**2 + windowed_pairs,
+        "decoder_layers": depth,
+        "decoder_queries": depth * queries,
+        "decoder_query_pairs": depth * queries**2,
+        "decoder_tokens": depth * tokens,
+        "queries": queries,
+        "mask_pixels": map_pixels,
+        "mask_block_pixels": depth * map_pixels,
+        "mask_products": queries * map_pixels,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyModel:
+    """Milliseconds per unit of each feature; made by :meth:`fit`."""
+
+    coefficients: dict[str, float]
+    config: ModelConfig
+
+    @classmethod
+    def fit(cls, archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig) -> LatencyModel:
+        """Fits measured medians of ``archs`` in ms. Fewer than four, unequal lengths or a latency <= 0: :class:`InputError`."""
+        measured = np.asarray(latency_ms, dtype=float)
+        if len(archs) != len(measured) or len(archs) < 4:
+            raise InputError(f"{len(archs)} architectures and {len(measured)} latencies", mend="measure at least four engines")
+        if not (np.isfinite(measured) & (measured > 0)).all():
+            raise InputError("a measured latency is not positive", archs[int(np.argmin(measured))].key, "measure it again")
+        rows = [features(arch, config) for arch in archs]
+        work = np.array([list(row.values()) for row in rows], dtype=float)  # (engines, features)
+        scale = np.maximum(work.max(axis=0), 1e-12)  # columns of equal size, for the solver
+        solution, _ = nnls(work / scale / measured[:, None], np.ones(len(archs)))  # rows over latency: relative errors
+        return cls(dict(zip(rows[0], (solution / scale).tolist(), strict=True)), config)
+
+    def predict(self, arch: Arch) -> float:
+        """Latency in ms."""
+        return sum(self.coefficients[name] * amount for name, amount in features(arch, self.config).items())
+
+    def parts(self, arch: Arch) -> dict[str, float]:
+        """Milliseconds of backbone (with the constant), decoder (with what grows with queries alone) and mask head."""
+        total = {"backbone": 0.0, "decoder": 0.0, "mask_head": 0.0}
+        for name, amount in features(arch, self.config).items():
+            part = "mask_head" if name.startswith("mask") else "decoder" if name.startswith(("decoder", "quer")) else "backbone"
+            total[part] += self.coefficients[name] * amount
+        return total
+
+    def error(self, archs: Sequence[Arch], latency_ms: Sequence[float]) -> RelativeError:
+        """Relative error on measured engines; meaningful for engines that were not fitted."""
+        if not archs:
+            raise InputError("no engines to compare with", mend="hold some out of the fit")
+        errors = [abs(self.predict(arch) / ms - 1) for arch, ms in zip(archs, latency_ms, strict=True)]
+        return RelativeError(float(np.median(errors)), max(errors))
+
+    def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
+        """The prediction as it goes into a Record, marked as modelled and with its error."""
+        return Latency(self.predict(arch), method="modelled", heldout_error=heldout.median)
+
+    def to_json(self) -> str:
+        return json.dumps({"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> LatencyModel:
+        """Inverse of :meth:`to_json`; anything else is an :class:`InputError`."""
+        try:
+            fields: Any = json.loads(text)
+            config = ModelConfig.from_json(fields["config"])
+            coefficients = {name: float(value) for name, value in fields["coefficients_ms"].items()}
+            if set(coefficients) != set(features(Arch(64, 16, 1, 1, 1), config)):
+                raise ValueError("its features are not those of this version")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"not a latency model ({error})", mend="fit it again") from error
+        return cls(coefficients, config)
+
+
+def heldout_error(
+    archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig, folds: int = 5, seed: int = 0
+) -> RelativeError:
+    """Error on engines left out of the fit, each left out once in one of ``folds`` random folds."""
+    order = list(range(len(archs)))
+    random.Random(seed).shuffle(order)
+    predicted: dict[int, float] = {}
+    for fold in range(folds):
+        left_out = order[fold::folds]
+        fitted = [index for index in order if index not in left_out]
+        model = LatencyModel.fit([archs[i] for i in fitted], [latency_ms[i] for i in fitted], config)
+        predicted.update((index, model.predict(archs[index])) for index in left_out)
+    errors = [abs(predicted[index] / latency_ms[index] - 1) for index in order]
+    return RelativeError(float(np.median(errors)), max(errors))
+
+
+def choose_engines(space: SearchSpace, n: int, seed: int = 0) -> tuple[list[Arch], list[Arch]]:
+    """(engines to fit, engines to hold out), ``n`` in all, about a fifth held out; the same for the same seed.
+
+    Every backbone is fitted at least once if ``n`` allows, else a spread-out choice of them; decoder depths and query counts take
+    turns, the extreme pairs first. Held-out engines are drawn from the rest at random.
+    """
+    space.check()
+    rng = random.Random(seed)
+    by_backbone: dict[tuple[int, int, int], list[Arch]] = {}
+    for arch in space:
+        by_backbone.setdefault(arch.backbone, []).append(arch)
+    num_heldout = max(2, round(n / 5))
+    num_fit = n - num_heldout
+    if num_fit < 4 or n > sum(map(len, by_backbone.values())):
+        raise InputError(f"{n} engines of {len(space)} architectures", mend="take at least 6 and at most all")
+    backbones = list(by_backbone)
+    if num_fit < len(backbones):
+        backbones = _spread(backbones, num_fit)
+    rng.shuffle(backbones)
+    heads = _decoder_turns(space, rng)
+    fit: list[Arch] = []
+    turn = 0
+    while len(fit) < num_fit:
+        backbone = by_backbone[backbones[turn % len(backbones)]]
+        offset = turn + turn // len(backbones)  # another decoder on each round
+        free = [arch for arch in backbone if arch not in fit]
+        wanted = heads[offset % len(heads)]
+        fit += [arch for arch in free if (arch.decoder_layers, arch.queries) == wanted][:1] or free[:1]
+        turn += 1
+    rest = [arch for arch in space if arch not in fit]
+    return fit, rng.sample(rest, num_heldout)
+
+
+def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, int]]:
+    """(decoder layers, queries) in the order they are used: the four corners, then the others at random."""
+    depths, queries = sorted(set(space.decoder_layers)), sorted(set(space.queries))
+    corners = list(dict.fromkeys(product((depths[-1], depths[0]), (queries[-1], queries[0]))))
+    others = [pair for pair in product(depths, queries) if pair not in corners]
+    rng.shuffle(others)
+    return corners + others
+
+
+def _spread(backbones: list[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
+    """Farthest-point choice: starts at the largest image with the smallest patch, then always takes the one farthest from all."""
+    points = np.log(np.array(backbones, dtype=float))
+    points /= np.maximum(np.ptp(points, axis=0), 1e-9)
+    chosen = [int(np.argmax(points[:, 0] - points[:, 1]))]
+    distance = np.linalg.norm(points - points[chosen[0]], axis=1)
+    while len(chosen) < count:
+        chosen.append(int(np.argmax(distance)))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return [backbones[index] for index in chosen]

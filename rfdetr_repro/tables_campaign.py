@@ -1,0 +1,122 @@
+"""The campaign's own table: every confirmed frontier point with val and test accuracy and latency of the same file.
+
+One table per data set, runtime and machine: backends are never mixed. On composed data the title says that the AP is synthetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .pareto import Confirmed, backend, confirmed_points, frontiers, measured_front, metric
+from .record import Accuracy, Latency, Record
+from .tables_format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
+
+SYNTHETIC = "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be compared with COCO AP."
+
+_COLUMNS = [
+    Column("front", "front", right=False),
+    Column("arch", "architecture", right=False),
+    Column("val_ap", "AP", "val"),
+    Column("val_ap50", "AP50", "val"),
+    Column("val_mask_ap", "mask AP", "val"),
+    Column("test_ap", "AP", "test"),
+    Column("test_ap50", "AP50", "test"),
+    Column("test_mask_ap", "mask AP", "test"),
+    Column("buffered_ms", "buffered ms", "latency"),
+    Column("buffered_ci", "95% CI", "latency"),
+    Column("sustained_ms", "sustained ms", "latency"),
+    Column("images_per_s", "images/s", "latency"),
+    Column("params", "Params M", "file"),
+    Column("size", "MB", "file"),
+    Column("sha256", "SHA-256", "file", right=False),
+]
+
+
+def campaign_tables(records: Sequence[Record]) -> list[Table]:
+    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such."""
+    groups: dict[tuple[str, str], list[Confirmed]] = {}
+    for point in confirmed_points(records):
+        record = point.any
+        name = record.data.name if record.data else "unknown data"
+        groups.setdefault((name, _engine(record)), []).append(point)
+    tables = [_confirmed_table(points, *key) for key, points in groups.items()]
+    return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
+
+
+def _search(records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if record.source == "search"]
+
+
+def _engine(record: Record) -> str:
+    artifact, machine = record.artifact, record.machine
+    words = [artifact.runtime, artifact.precision] if artifact else ["unknown runtime"]
+    return " ".join(words) + (f" on {machine.gpu or machine.cpu}, {machine.cores} cores" if machine else "")
+
+
+def _title(kind: str, record: Record, name: str, engine: str) -> str:
+    title = f"{kind} on {name}, {engine}"
+    return f"{title} (SYNTHETIC data: not COCO AP)" if record.data and record.data.synthetic else title
+
+
+def _confirmed_table(points: list[Confirmed], name: str, engine: str) -> Table:
+    table = Table("frontier", _title("Confirmed frontier", points[0].any, name, engine), list(_COLUMNS))
+    front = measured_front(points)
+    for point in points:
+        table.add(_point_cells(point, point.sha256 in front))
+    synthetic = [SYNTHETIC] if points[0].any.data and points[0].any.data.synthetic else []
+    table.notes = [
+        *synthetic,
+        "AP in percent. front: on the val frontier by measurement too. Accuracy and latency of a row come from its file.",
+    ]
+    return table
+
+
+def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
+    record = point.any
+    cells = {"front": Cell("yes" if front else "no"), "arch": Cell(point.arch.key if point.arch else record.model.name)}
+    for split, holder in (("val", point.val), ("test", point.test)):
+        boxes: Accuracy | None = holder.accuracy if holder else None
+        masks: Accuracy | None = holder.mask_accuracy if holder else None
+        cells[f"{split}_ap"] = _ap_cell(boxes.ap if boxes else None)
+        cells[f"{split}_ap50"] = _ap_cell(boxes.ap50 if boxes else None)
+        cells[f"{split}_mask_ap"] = _ap_cell(masks.ap if masks else None)
+    buffered: Latency | None = point.buffered.latency if point.buffered else None
+    sustained: Latency | None = point.sustained.latency if point.sustained else None
+    cells["buffered_ms"] = _ms_cell(buffered)
+    if buffered and buffered.ci_low_ms is not None and buffered.ci_high_ms is not None:
+        cells["buffered_ci"] = Cell(f"[{milliseconds(buffered.ci_low_ms)}, {milliseconds(buffered.ci_high_ms)}]", MEASURED)
+    cells["sustained_ms"] = _ms_cell(sustained)
+    if sustained and sustained.images_per_s is not None:
+        cells["images_per_s"] = Cell(f"{sustained.images_per_s:.1f}", MEASURED, sustained.images_per_s)
+    if record.cost and record.cost.params:
+        cells["params"] = Cell(f"{record.cost.params / 1e6:.2f}", value=record.cost.params / 1e6)
+    if record.artifact:
+        cells["size"] = Cell(f"{record.artifact.size_bytes / 1e6:.1f}", value=record.artifact.size_bytes / 1e6)
+    return {**cells, "sha256": Cell(point.sha256[:12], value=point.sha256)}
+
+
+def _ap_cell(value: float | None) -> Cell:
+    return Cell(state=MISSING) if value is None else Cell(percent(value), MEASURED, round(100 * value, 4))
+
+
+def _ms_cell(latency: Latency | None) -> Cell:
+    return Cell(state=MISSING) if latency is None else Cell(milliseconds(latency.median_ms), MEASURED, latency.median_ms)
+
+
+def _modelled_table(front: list[Record], how: str, images: str) -> Table:
+    columns = [Column("arch", "architecture", right=False), Column("ap", "AP", images), Column("ap50", "AP50", images)]
+    columns += [Column("mask_ap", "mask AP", images), Column("ms", "ms", backend(front[0]))]
+    table = Table(
+        "frontier", _title("Search frontier, NOT CONFIRMED by measurement,", front[0], images, f"latency {how}"), columns
+    )
+    for record in front:
+        cells = {key: _ap_cell(metric(key).value(record)) for key in ("ap", "ap50", "mask_ap")}
+        table.add(
+            {
+                "arch": Cell(record.model.arch.key if record.model.arch else record.model.name),
+                **cells,
+                "ms": _ms_cell(record.latency),
+            }
+        )
+    table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
+    return table

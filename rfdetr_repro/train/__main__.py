@@ -1,0 +1,62 @@
+"""Train a supernet (or one fixed size) on a COCO-format folder:
+
+python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--fixed] [--seed N]
+
+DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders. Run it again to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import SearchSpace, TrainConfig
+from ..errors import InputError, run_main
+from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
+    parser.add_argument("--data", required=True, help="COCO-format folder")
+    parser.add_argument("--out", required=True, help="run folder; an existing run is resumed")
+    parser.add_argument("--size", default="pico", help="pico, paper-supernet, or a released size (with --fixed)")
+    parser.add_argument("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: the size's recipe)")
+    parser.add_argument("--batch-size", type=int, help="images per step")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
+    given = {"steps": args.steps, "batch_size": args.batch_size}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name.replace('_', '-')} {value} is not positive")
+    train = replace(train, seed=args.seed, **{name: value for name, value in given.items() if value is not None})
+
+    from ..data.coco import read_split  # torch loads slowly; arguments are checked first
+    from .engine import Recipe, Trainer
+    from .progress import StepBar
+
+    split = read_split(args.data, "train")
+    if row.model.masks and not split.has_masks:
+        row = replace(row, model=replace(row.model, masks=False))
+        print("no masks in this data set: training boxes only")
+    names = ", ".join(f"{i}={name}({ident})" for i, (name, ident) in enumerate(zip(split.classes.names, split.classes.category_ids)))
+    print(f"{len(split)} images; class index=name(category id): {names}")
+    trainer = Trainer(Recipe(row, train, space), split, Path(args.out))
+    with StepBar(trainer.step, train.steps) as bar:
+        path = trainer.run(bar.update)
+    print(f"model: {path}")
+
+
+def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
+    if size == "pico":
+        return (None if fixed else PICO_SPACE), PICO_TRAIN
+    if not fixed and size != "paper-supernet":
+        raise InputError(f"size {size} stores too few layers for a supernet", mend="use --size paper-supernet, or add --fixed")
+    return (None if fixed else PAPER_SPACE), TrainConfig()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

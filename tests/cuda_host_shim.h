@@ -1,0 +1,56 @@
+// Lets g++ compile csrc/cuda/ms_deform_attn.cu for the host: a launch runs every thread of every block, one after the other.
+// Enough for kernels without shuffles, barriers or shared memory. Included before the .cu with -include.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+struct Dim3 {
+  unsigned x;
+};
+static thread_local Dim3 blockIdx, blockDim, threadIdx, gridDim;
+
+#define __global__ static
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define LAUNCH(kernel, blocks, threads, stream, ...)                                        \
+  do {                                                                                      \
+    (void)(stream);                                                                         \
+    gridDim.x = unsigned(blocks), blockDim.x = unsigned(threads);                           \
+    for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)                              \
+      for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(__VA_ARGS__);   \
+  } while (0)
+
+template <class T>
+T __ldg(const T* pointer) {
+  return *pointer;
+}
+template <class T>
+void atomicAdd(T* to, T x) {
+  *to += x;
+}
+
+struct __half {
+  _Float16 bits;
+};
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+inline float __half2float(__half x) { return float(x.bits); }
+inline __half __float2half(float x) { return {_Float16(x)}; }
+inline float __bfloat162float(__nv_bfloat16 x) {
+  const uint32_t word = uint32_t(x.bits) << 16;
+  float result;
+  memcpy(&result, &word, sizeof result);
+  return result;
+}
+inline __nv_bfloat16 __float2bfloat16(float x) {  // round to nearest, ties to even; not for NaN
+  uint32_t word;
+  memcpy(&word, &x, sizeof word);
+  return {uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16)};
+}
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t error) { return error ? "invalid value" : "no error"; }

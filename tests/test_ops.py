@@ -1,0 +1,267 @@
+"""ms_deform_attn: values and gradients against grid_sample and a float64 hat-function oracle, registration, edge cases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import DEVICES, LEVELS, flat, hat_oracle, sample_inputs
+
+from rfdetr_repro import ops
+from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_reference
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+def test_values(device: str, dtype: torch.dtype, levels: list, channels: int) -> None:
+    value, locations, weights = sample_inputs(levels, channels=channels, dtype=dtype, device=device)
+    out = ms_deform_attn(value, levels, locations, weights)
+    expected = hat_oracle(value, levels, locations, weights)
+    assert out.dtype == dtype and out.shape == expected.shape
+    scale = expected.abs().max().item() + 1
+    assert (out.double().cpu() - expected.cpu()).abs().max().item() <= TOLERANCE[dtype] * scale
+    reference = ms_deform_attn_reference(value, levels, locations, weights)
+    assert reference.dtype == dtype
+    assert (reference.double() - out.double()).abs().max().item() <= 2 * TOLERANCE[dtype] * scale
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_gradients_against_reference(device: str, dtype: torch.dtype, levels: list) -> None:
+    inputs = sample_inputs(levels, channels=16, dtype=dtype, device=device, away_from_knots=True)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    out = ms_deform_attn(inputs[0], levels, *inputs[1:])
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = ms_deform_attn_reference(wide[0], levels, *wide[1:])
+    upstream = torch.randn_like(out)
+    ours = torch.autograd.grad(out, inputs, upstream)
+    theirs = torch.autograd.grad(expected, wide, upstream.double())
+    for a, b, tensor in zip(ours, theirs, inputs, strict=True):
+        assert a.dtype == tensor.dtype
+        assert (a.double() - b).abs().max().item() <= TOLERANCE[dtype] * (b.abs().max().item() + 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_gradcheck(device: str, levels: list) -> None:
+    inputs = sample_inputs(levels, channels=3, dtype=torch.float64, device=device, away_from_knots=True, queries=2)
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(lambda v, xy, w: ms_deform_attn(v, levels, xy, w), inputs, nondet_tol=1e-9)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_gradients_of_a_subset(needed: tuple[int, ...]) -> None:
+    levels = LEVELS[1]
+    inputs = sample_inputs(levels, channels=4, dtype=torch.float64, away_from_knots=True)
+    for index in needed:
+        inputs[index].requires_grad_()
+    chosen = [inputs[index] for index in needed]
+    ours = torch.autograd.grad(ms_deform_attn(inputs[0], levels, *inputs[1:]).square().sum(), chosen)
+    theirs = torch.autograd.grad(ms_deform_attn_reference(inputs[0], levels, *inputs[1:]).square().sum(), chosen)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradient_of_a_gradient_is_refused() -> None:
+    value, locations, weights = sample_inputs(LEVELS[0], channels=4, dtype=torch.float64)
+    value.requires_grad_()
+    weights.requires_grad_()
+    out = ms_deform_attn(value, LEVELS[0], locations, weights)
+    (first,) = torch.autograd.grad(out.sum(), weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_opcheck(device: str, dtype: torch.dtype) -> None:
+    levels = LEVELS[1]
+    value, locations, weights = (t.requires_grad_() for t in sample_inputs(levels, channels=16, dtype=dtype, device=device))
+    wide = ops.accumulate_dtype(dtype)
+    args = (value, flat(levels), locations.detach().to(wide).requires_grad_(), weights.detach().to(wide).requires_grad_())
+    torch.library.opcheck(torch.ops.rfdetr.ms_deform_attn.default, args)  # schema, autograd, fake tensors, AOT dispatch
+    upstream = torch.randn(value.shape[0], locations.shape[1], 16 * value.shape[2], dtype=dtype, device=device)
+    plain = [tensor.detach() for tensor in (upstream, value, args[2], args[3])]
+    torch.library.opcheck(torch.ops.rfdetr.ms_deform_attn_backward.default, (*plain[:2], flat(levels), *plain[2:]))
+
+
+class Sampler(torch.nn.Module):
+    """The op as a model calls it."""
+
+    def forward(self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return 2 * ms_deform_attn(value, LEVELS[1], locations, weights.softmax(-1))
+
+
+def test_compile_fullgraph_with_gradients() -> None:
+    inputs = [tensor.requires_grad_() for tensor in sample_inputs(LEVELS[1], channels=16, dtype=torch.float32)]
+    model = Sampler()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), model(*inputs))
+    ours = torch.autograd.grad(compiled(*inputs).square().sum(), inputs)
+    for a, b in zip(ours, torch.autograd.grad(model(*inputs).square().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_export_and_decompositions() -> None:
+    inputs = tuple(sample_inputs(LEVELS[1], channels=16, dtype=torch.float32))
+    exported = torch.export.export(Sampler(), inputs)
+    ours = [node for node in exported.graph.nodes if node.target is torch.ops.rfdetr.ms_deform_attn.default]
+    assert len(ours) == 1
+    plain = exported.run_decompositions(ops.DECOMPOSITIONS)
+    names = [str(node.target) for node in plain.graph.nodes]
+    assert not any("rfdetr" in name for name in names) and sum("grid_sampler" in name for name in names) == len(LEVELS[1])
+    torch.testing.assert_close(plain.module()(*inputs), Sampler()(*inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_computes_in_float32() -> None:
+    value, locations, weights = sample_inputs(LEVELS[0], channels=16, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = value.bfloat16().requires_grad_()
+        out = ms_deform_attn(half, LEVELS[0], locations, weights.bfloat16())
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, ms_deform_attn(value.bfloat16().float(), LEVELS[0], locations, weights.bfloat16().float()))
+    out.sum().backward()
+    assert half.grad is not None and half.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bad", [5.0, -3.0, 1e30, -1e30, float("nan"), float("inf"), -float("inf"), -0.125])
+def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
+    """Also exactly half a pixel out (-0.125 on a map of 4 pixels), where the weight is 0 but a one-sided slope is not."""
+    levels = [(4, 4)]
+    for axis in (0, 1):
+        value, locations, weights = sample_inputs(levels, channels=16, dtype=torch.float32, device=device)
+        locations[:, 1, :, :, 0, axis] = bad
+        inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+        out = ms_deform_attn(value, levels, locations, weights)
+        grads = torch.autograd.grad(out.square().sum(), inputs)
+        assert out.isfinite().all() and all(grad.isfinite().all() for grad in grads)
+        assert not grads[1][:, 1, :, :, 0].any() and not grads[2][:, 1, :, :, 0].any()
+        mask = torch.ones_like(weights)
+        mask[:, 1, :, :, 0] = 0
+        inside = torch.where(mask[..., None] > 0, locations, torch.full_like(locations, 0.5)).detach()
+        torch.testing.assert_close(out, ms_deform_attn(value, levels, inside, weights * mask))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_any_shape_agrees_with_the_reference(data: st.DataObject) -> None:
+    levels = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4))
+    sizes = {name: data.draw(st.integers(1, top)) for name, top in dict(batch=3, queries=5, heads=4, channels=20, points=4).items()}
+    value, locations, weights = sample_inputs(levels, dtype=torch.float64, seed=data.draw(st.integers(0, 99)), **sizes)
+    out = ms_deform_attn(value, levels, locations, weights)
+    torch.testing.assert_close(out, ms_deform_attn_reference(value, levels, locations, weights), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("empty", ["batch", "queries"])
+def test_empty(device: str, empty: str) -> None:
+    inputs = sample_inputs(LEVELS[0], channels=16, dtype=torch.float32, device=device, **{empty: 0})
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    out = ms_deform_attn(inputs[0], LEVELS[0], *inputs[1:])
+    assert out.shape == (inputs[0].shape[0], inputs[1].shape[1], inputs[0].shape[2] * 16)
+    grads = torch.autograd.grad(out.sum(), inputs)
+    assert [grad.shape for grad in grads] == [tensor.shape for tensor in inputs]
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_strides_and_offsets(device: str) -> None:
+    """Transposed, expanded and unaligned inputs and upstream gradients give what contiguous copies give."""
+    levels = LEVELS[1]
+    value, locations, weights = sample_inputs(levels, channels=16, dtype=torch.float32, device=device)
+    turned = value.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    shifted = torch.cat([locations.flatten()[:1], locations.flatten()])[1:].view_as(locations)
+    shared = weights[:1].expand_as(weights)
+    out = ms_deform_attn(turned, levels, shifted, shared)
+    torch.testing.assert_close(out, ms_deform_attn(value, levels, locations, shared.contiguous()))
+    upstream = torch.randn(1, 1, out.shape[2], device=device).expand_as(out)
+    (strided,) = torch.autograd.grad(out, turned, upstream, retain_graph=True)
+    (plain,) = torch.autograd.grad(out, turned, upstream.contiguous())
+    torch.testing.assert_close(strided, plain)
+
+
+def test_reproducible_whatever_the_threads() -> None:
+    inputs = sample_inputs([(12, 9)], batch=2, queries=200, channels=16, dtype=torch.float32)
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            out = ms_deform_attn(inputs[0], [(12, 9)], *inputs[1:])
+            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+WRONG = {
+    "pixels": (dict(levels=[(3, 3)]), "pixels"),
+    "odd sizes": (dict(flat=[4, 4, 1]), "pairs"),
+    "zero side": (dict(flat=[0, 4, 4, 4]), "size"),
+    "too many levels": (dict(flat=[1, 1] * 9), "level_sizes"),
+    "axes of value": (dict(value=torch.zeros(1, 16, 16)), "value must be"),
+    "axes of locations": (dict(locations=torch.zeros(1, 3, 2, 1, 2)), "sampling_locations must be"),
+    "weights differ": (dict(weights=torch.zeros(1, 3, 2, 1, 1)), "differ on axis"),
+    "heads differ": (dict(locations=torch.zeros(1, 3, 5, 1, 2, 2), weights=torch.zeros(1, 3, 5, 1, 2)), "with B, M of value"),
+    "type of locations": (dict(locations=torch.zeros(1, 3, 2, 1, 2, 2).double()), "accumulation type"),
+    "type of value": (dict(value=torch.zeros(1, 16, 2, 16, dtype=torch.int32)), "float32, float64, float16 or bfloat16"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_arguments_raise(case: str) -> None:
+    change, message = WRONG[case]
+    args = dict(value=torch.zeros(1, 16, 2, 16), locations=torch.zeros(1, 3, 2, 1, 2, 2), weights=torch.zeros(1, 3, 2, 1, 2)) | change
+    sizes = change.get("flat", flat(change.get("levels", [(4, 4)])))
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.rfdetr.ms_deform_attn(args["value"], sizes, args["locations"], args["weights"])
+
+
+def test_wrong_upstream_gradient_raises() -> None:
+    value, locations, weights = sample_inputs([(4, 4)], channels=16, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="grad_output must be"):
+        torch.ops.rfdetr.ms_deform_attn_backward(torch.zeros(1, 1, 1), value, [4, 4], locations, weights)
+
+
+def test_missing_library_says_how_to_build(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match="pip install --no-build-isolation -e ."):
+        ops._load(tmp_path / "librfdetr_ops.so")
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    with pytest.raises(ops.LibraryNotBuilt, match="do not load"):
+        ops._load(broken)
+
+
+def test_build_info_and_no_python_symbols() -> None:
+    info = ops.build_info()
+    assert tuple(map(int, info["torch"].split(".")[:2])) >= (2, 10) and info["compiler"]
+    assert info["cuda"] == bool(info["cuda_archs"])
+    code = "import ctypes, sys; import torch; torch.ops.load_library(sys.argv[1]); print(torch.ops.rfdetr.ms_deform_attn.default)"
+    done = subprocess.run([sys.executable, "-c", code, str(ops.LIBRARY)], capture_output=True, text=True, check=True)
+    assert "rfdetr" in done.stdout  # loads as a plain library: not a Python extension module
+    assert b"Py_Initialize" not in ops.LIBRARY.read_bytes() and b"PyInit" not in ops.LIBRARY.read_bytes()
+
+
+@pytest.mark.gpu
+def test_cuda_refuses_a_deterministic_gradient() -> None:
+    inputs = [t.requires_grad_() for t in sample_inputs([(4, 4)], channels=16, dtype=torch.float32, device="cuda")]
+    out = ms_deform_attn(inputs[0], [(4, 4)], *inputs[1:])
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError, match="no deterministic CUDA gradient"):
+            out.sum().backward()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -1,0 +1,127 @@
+"""Frontier: hand-made cases, brute force on random ones, and what must never share a front."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from samples_run import protocol_record, run_records, search_record
+
+from rfdetr_repro.config import Arch
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.paper import published_records
+from rfdetr_repro.pareto import METRICS, best_under, confirmed_points, frontier, frontiers
+from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
+
+
+def point(ms: float | None, ap: float | None, name: str = "x", **changes: object) -> Record:
+    parts: dict = {
+        "data": DataId("embedded", "val"),
+        "accuracy": None if ap is None else Accuracy(ap),
+        "latency": None if ms is None else Latency(ms, "modelled"),
+        "cost": Cost(params=round(1000 * (ms or 1))),
+    }
+    return Record("search", ModelId("rfdetr", name), **{**parts, **changes})
+
+
+def shape(records: list[Record]) -> list[tuple[float, float]]:
+    return [(record.latency.median_ms, record.accuracy.ap) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([], []),
+        ([(1, 0.1)], [(1, 0.1)]),
+        ([(1, 0.1), (2, 0.2)], [(1, 0.1), (2, 0.2)]),
+        ([(2, 0.2), (1, 0.1)], [(1, 0.1), (2, 0.2)]),
+        ([(1, 0.2), (2, 0.1)], [(1, 0.2)]),
+        ([(1, 0.1), (1, 0.2)], [(1, 0.2)]),
+        ([(1, 0.1), (2, 0.1)], [(1, 0.1)]),
+        ([(3, 0.3), (1, 0.1), (2, 0.05), (3, 0.2), (4, 0.3)], [(1, 0.1), (3, 0.3)]),
+    ],
+)
+def test_hand_made_fronts(points, expected):
+    assert shape(frontier([point(*values) for values in points])) == expected
+
+
+def test_of_equal_points_the_first_stays():
+    front = frontier([point(1, 0.1, "first"), point(1, 0.1, "second")])
+    assert [record.model.name for record in front] == ["first"]
+
+
+def test_against_brute_force():
+    rng = random.Random(0)
+    for _ in range(200):
+        grid = rng.choice([3, 10, 1000])  # a coarse grid makes ties
+        points = [(rng.randint(1, grid), rng.randint(0, grid) / grid) for _ in range(rng.randint(0, 25))]
+        expected = {
+            (x, y) for x, y in points if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
+        }  # fmt: skip
+        assert shape(frontier([point(*values) for values in points])) == sorted(expected)
+        for budget in (0, grid / 2, grid):
+            best = best_under([point(*values) for values in points], budget)
+            affordable = [(y, -x) for x, y in points if x <= budget]
+            assert (best and (best.accuracy.ap, -best.latency.median_ms)) == max(affordable, default=None)
+
+
+def test_the_direction_belongs_to_the_metric():
+    records = [point(1, 0.3), point(2, 0.1)]
+    assert shape(frontier(records, x="params")) == [(1, 0.3)]
+    assert METRICS["latency"].lower_is_better and not METRICS["ap"].lower_is_better
+    with pytest.raises(InputError, match="unknown metric"):
+        frontier(records, y="accuracy")
+
+
+def test_records_without_the_metric_are_left_out():
+    assert frontier([point(1, None), point(None, 0.3)]) == []
+    assert shape(frontier([point(1, None), point(None, 0.3), point(5, 0.1)])) == [(5, 0.1)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        point(2, 0.2, latency=Latency(2.0)),
+        point(2, 0.2, artifact=ArtifactId("a", "a", "onnxruntime-cpu", "fp32", 1), latency=Latency(2.0)),
+        point(2, 0.2, data=DataId("embedded", "test")),
+        point(2, 0.2, data=DataId("coco-val2017", "val")),
+        protocol_record(Arch(128, 16, 1, 2, 25)),
+    ],
+)
+def test_a_front_never_mixes_backends_or_images(other):
+    records = [point(1, 0.1), other]
+    with pytest.raises(InputError, match="cannot mix"):
+        frontier(records)
+    with pytest.raises(InputError, match="cannot mix"):
+        best_under(records, 10)
+    assert [len(front) for front in frontiers(records).values()] == [1, 1]
+
+
+def test_buffered_and_sustained_latency_are_not_one_front():
+    arch = Arch(128, 16, 1, 2, 25)
+    assert len(frontiers([protocol_record(arch), protocol_record(arch, mode="sustained")])) == 2
+
+
+def test_published_rows_front_by_backend():
+    fronts = frontiers(published_records("2"))
+    assert {key[0] for key in fronts} == {"published tensorrt-fp16", "published pytorch"}
+    names = [(record.model.name, record.model.size) for record in fronts["published tensorrt-fp16", "coco-val2017 val"]]
+    assert names == [("LW-DETR", "T"), ("RF-DETR", "N"), ("RF-DETR", "S"), ("RF-DETR", "M"), ("D-FINE", "M"), ("RF-DETR", "2XL")]
+
+
+def test_confirmed_points_join_the_records_of_one_file():
+    records = run_records()
+    points = confirmed_points(records)
+    assert len(points) == len(frontier([record for record in records if record.source == "search"])) > 3
+    for item in points:
+        assert item.val.accuracy.ap > item.test.accuracy.ap
+        assert item.buffered is item.val and item.sustained.protocol.mode == "sustained"
+        assert {part.artifact.sha256 for part in (item.val, item.test, item.sustained)} == {item.sha256}
+    assert [item.val.latency.median_ms for item in points] == sorted(item.val.latency.median_ms for item in points)
+
+
+def test_confirmed_points_take_what_is_there():
+    arch = Arch(128, 16, 1, 2, 25)
+    (only,) = confirmed_points([search_record(arch), protocol_record(arch, "test")])
+    assert only.val is None and only.sustained is None and only.buffered is only.test and only.any is only.test
+    assert confirmed_points([search_record(arch)]) == []

@@ -1,0 +1,204 @@
+"""Plots: what is drawn comes from the Records, backends stay apart, and every file is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from samples_run import SPACE, run_records, training_rows, write_run
+
+from rfdetr_repro import plots
+from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.pareto import confirmed_points
+from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto, draw_training
+from rfdetr_repro.plots_detections import Annotations, draw_detections
+from rfdetr_repro.plots_published import draw_published
+from rfdetr_repro.plots_style import style
+
+RECORDS = run_records()
+
+
+def drawn(draw, *arguments, **options) -> Figure:
+    with style():
+        figure = Figure(figsize=(6.7, 4))
+        FigureCanvasAgg(figure)
+        draw(figure, *arguments, **options)
+        figure.canvas.draw()
+    return figure
+
+
+def words(figure: Figure) -> str:
+    axes_texts = [
+        text.get_text()
+        for axes in figure.axes
+        for text in [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
+    ]
+    return " | ".join([*(text.get_text() for text in figure.texts), *axes_texts])
+
+
+def test_the_pareto_plot_shows_search_val_and_test():
+    figure = drawn(draw_pareto, RECORDS)
+    (axes,) = figure.axes
+    cloud = axes.collections[0].get_offsets()
+    assert len(cloud) == len(SPACE)
+    points = confirmed_points(RECORDS)
+    bars = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+    val, test = bars
+    assert val[0].get_xdata() == pytest.approx([point.val.latency.median_ms for point in points])
+    assert val[0].get_ydata() == pytest.approx([100 * point.val.accuracy.ap for point in points])
+    assert test[0].get_ydata() == pytest.approx([100 * point.test.accuracy.ap for point in points])
+    ends = val[2][0].get_segments()[0][:, 0]
+    assert ends == pytest.approx([points[0].val.latency.ci_low_ms, points[0].val.latency.ci_high_ms])
+    text = words(figure)
+    assert "synthetic data: not COCO AP" in text and "latency modelled" in text and "onnxruntime-cpu buffered" in text
+
+
+def test_the_line_of_the_pareto_plot_skips_points_that_lost():
+    points = confirmed_points(RECORDS)
+    loser = points[1].val
+    worse = dataclasses.replace(
+        loser, latency=dataclasses.replace(loser.latency, median_ms=30.0, ci_low_ms=29.0, ci_high_ms=31.0)
+    )
+    records = [worse if record is loser else record for record in RECORDS]
+    (axes,) = drawn(draw_pareto, records).axes
+    fronts = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 2]
+    assert fronts and all(30.0 not in list(front) for front in fronts)
+
+
+def test_measured_backends_get_their_own_panels():
+    other = [
+        dataclasses.replace(record, artifact=dataclasses.replace(record.artifact, runtime="openvino"))
+        for record in RECORDS
+        if record.source == "protocol"
+    ]
+    figure = drawn(draw_pareto, [*RECORDS, *other])
+    assert len(figure.axes) == 2 and {"onnxruntime-cpu", "openvino"} <= set(words(figure).replace(": ", " ").split())
+
+
+def test_a_search_without_confirmation_is_labelled_as_modelled():
+    figure = drawn(draw_pareto, [record for record in RECORDS if record.source == "search"])
+    assert "nothing confirmed" in words(figure) and not figure.axes[0].containers
+
+
+def test_knob_means_are_means():
+    figure = drawn(draw_knobs, RECORDS)
+    search = [record for record in RECORDS if record.source == "search"]
+    by_label = {(axes.get_xlabel(), axes.get_ylim()[1]): axes for axes in figure.axes}
+    panels = [axes for (label, _), axes in by_label.items() if label == "decoder layers"]
+    expected = {
+        depth: float(np.mean([100 * record.accuracy.ap for record in search if record.model.arch.decoder_layers == depth]))
+        for depth in SPACE.decoder_layers
+    }
+    assert list(panels[0].lines[0].get_ydata()) == pytest.approx(list(expected.values()))
+    assert len(figure.axes) == 12
+    assert "162 configurations" in words(figure) and "25 queries" in words(figure)
+
+
+def test_the_decoder_plot_has_a_line_per_query_count():
+    left, right = drawn(draw_decoder, RECORDS).axes
+    assert len(left.lines) == len(right.lines) == len(SPACE.queries)
+
+
+@pytest.mark.parametrize("draw", [draw_pareto, draw_knobs, draw_decoder])
+def test_nothing_to_plot_is_an_input_error(draw):
+    with pytest.raises(InputError, match="to plot"):
+        drawn(draw, [])
+
+
+def test_the_training_plot_reads_both_kinds_of_rows():
+    text = words(drawn(draw_training, training_rows()))
+    assert "val" in text and "test" in text and "training loss" in text
+    rows = [{"step": 10, "loss": 5.0, "val_ap50": 0.1}, {"step": 20, "loss": 4.0, "val_ap50": 0.2, "test_ap50": 0.05}]
+    figure = drawn(draw_training, rows)
+    assert list(figure.axes[1].lines[0].get_ydata()) == pytest.approx([10.0, 20.0])
+    assert len(drawn(draw_training, [{"step": 10, "loss": 5.0}]).axes) == 1
+    with pytest.raises(InputError, match="neither a loss nor an evaluation"):
+        drawn(draw_training, [{"step": 1}])
+
+
+@pytest.mark.parametrize(("number", "panels"), [("1", 4), ("5", 1)])
+def test_published_figures_say_that_they_are_published(number, panels):
+    figure = drawn(draw_published, number)
+    assert len(figure.axes) == panels and "Published, not measured here" in words(figure)
+    line = next(line for line in figure.axes[0].lines if len(line.get_xdata()) > 4)
+    assert min(line.get_xdata()) > 1
+    with pytest.raises(InputError, match="no published points"):
+        drawn(draw_published, "3")
+
+
+def scene(score: float | None = 0.9) -> tuple[np.ndarray, Annotations]:
+    image = np.full((40, 60, 3), 100, np.uint8)
+    masks = np.zeros((2, 40, 60), bool)
+    masks[0, 5:20, 5:20] = True
+    scores = None if score is None else np.array([score, 0.1])
+    return image, Annotations(np.array([[5, 5, 20, 20], [30, 0, 60, 30]]), np.array([0, 7]), scores, masks)
+
+
+def test_detections_draw_boxes_names_scores_and_masks():
+    image, prediction = scene()
+    _, truth = scene(None)
+    figure = drawn(draw_detections, [image], [prediction], truths=[truth], class_names=["chair"], min_score=0.3)
+    left, right = figure.axes
+    assert len(left.patches) == 2 and len(right.patches) == 1  # the prediction of score 0.1 is below the threshold
+    assert [text.get_text() for text in right.texts] == ["chair 0.90"]
+    assert [text.get_text() for text in left.texts] == ["chair", "class 7"]
+    shown = np.asarray(right.images[0].get_array())
+    assert (shown[10, 10] != 100).any() and (shown[30, 5] == 100).all()
+
+
+def test_detections_refuse_what_does_not_fit_together():
+    image, prediction = scene()
+    with pytest.raises(InputError, match="different lengths"):
+        Annotations(np.zeros((2, 4)), np.zeros(3))
+    with pytest.raises(InputError, match="different lengths"):
+        drawn(draw_detections, [image, image], [prediction])
+    with pytest.raises(InputError, match="uint8"):
+        drawn(draw_detections, [image.astype(float)], [prediction])
+    with pytest.raises(InputError, match="mask of shape"):
+        drawn(draw_detections, [image[:30]], [prediction])
+
+
+def test_no_objects_at_all_is_fine(tmp_path):
+    image = np.zeros((20, 20, 3), np.uint8)
+    nothing = Annotations(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0), np.zeros((0, 20, 20), bool))
+    assert plots.detections_figure([image], [nothing], tmp_path / "none.png").stat().st_size > 500
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    first, second = (plots.pareto_plot(RECORDS, tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first == second and first.startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="end its name"):
+        plots.pareto_plot(RECORDS, tmp_path / "a.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run", pictures=False)
+    assert run_main(plots.main, ["--run", str(run), "--out", "out"]) == 0
+    names = {"figure1.png", "figure5.png", "figure4.png", "pareto.png", "knobs.png", "training.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert len(capsys.readouterr().out.splitlines()) == len(names)
+
+
+@pytest.mark.parametrize("arguments", [["--figure", "pareto"], ["--figure", "training"], ["--records", "absent"]])
+def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(plots.main, arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_log_with_a_torn_last_line_is_read_and_a_bad_one_refused(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "lo')
+    assert plots.read_log(path) == rows
+    for bad in ("nonsense", "[1]", '{"loss": 1}'):
+        path.write_text(f'{{"step": 1}}\n{bad}\n')
+        with pytest.raises(InputError, match=f"{path}:2"):
+            plots.read_log(path)
