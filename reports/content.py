@@ -157,13 +157,24 @@ def _data(run: Run) -> list[Block]:
 def _recipe(run: Run) -> list[Block]:
     recipe, departures, checks = run.part("recipe"), run.items("departures"), run.items("checks")
     blocks: list[Block] = [Heading("Training recipe and where it departs from the paper")]
-    blocks.append(
-        Facts([(str(key).replace("_", " "), str(value)) for key, value in recipe.items()]) if recipe else _absent("The recipe")
-    )
+    blocks.append(Facts(_settings(recipe)) if recipe else _absent("The recipe"))
     blocks.append(Bullets([str(item) for item in departures]) if departures else _absent("Departures from the paper's recipe"))
     blocks.append(Heading("Checks made during the run"))
     blocks.append(Bullets([str(item) for item in checks]) if checks else _absent("Checks"))
     return blocks
+
+
+def _settings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Plain fields as one run of text, then one for every group of fields."""
+    groups: dict[str, Mapping[str, Any]] = {
+        "training": {key: value for key, value in recipe.items() if not isinstance(value, Mapping)}
+    }
+    groups.update({str(key): value for key, value in recipe.items() if isinstance(value, Mapping)})
+    shown = {
+        name: ", ".join(f"{str(key).replace('_', ' ')} {value}" for key, value in fields.items())
+        for name, fields in groups.items()
+    }
+    return [(name, text) for name, text in shown.items() if text]
 
 
 def _frontier(run: Run) -> list[Block]:

@@ -1,8 +1,8 @@
 """Box formats and overlaps: differentiable torch functions for the matcher, the losses and the decoder.
 
 ``cxcywh`` is centre x, centre y, width, height; ``xyxy`` is left, top, right, bottom. Both are float tensors whose last axis
-is 4, in any one unit (normalised to the image or pixels), leading axes free. Overlaps follow GIoU (Rezatofighi et al. 2019) and never
-divide by zero: two boxes without area have IoU 0 (and GIoU 0 when their hull has no area either).
+is 4, in any one unit (normalised to the image or pixels), leading axes free. Overlaps follow GIoU (Rezatofighi et al. 2019)
+and never divide by zero: two boxes without area have IoU 0 (and GIoU 0 when their hull has no area either).
 """
 
 from __future__ import annotations

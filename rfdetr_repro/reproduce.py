@@ -85,12 +85,12 @@ class Reproduction:
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         self.stages.run("train", "training the supernet", lambda: self.train(splits))
         search = self.search(splits)
-        model, errors = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
-        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, model, errors[0]))
+        latency = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
+        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, *latency))
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
         self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
-        self.summary(splits, started_at, search, errors, costs)
+        self.summary(splits, started_at, search, latency[1], costs)
         from reports.build import build_report
 
         return self.stages.run("report", "tables, plots, report", lambda: (build_report(self.folder), "report.pdf and report.html"))
@@ -145,12 +145,12 @@ class Reproduction:
         )
 
     def latency(self, search: Any) -> tuple[Any, str]:
-        model, median, worst = search.fit_latency(self.campaign.engines, progress=bar("exporting engines", "engine"))
-        detail = f"{self.campaign.engines} engines; held-out error median {median:.1%}, worst {worst:.1%}"
-        return (model, (median, worst)), detail
+        model, heldout = search.fit_latency(self.campaign.engines, progress=bar("exporting engines", "engine"))
+        detail = f"{self.campaign.engines} engines; held-out error median {heldout.median:.1%}, worst {heldout.maximum:.1%}"
+        return (model, heldout), detail
 
-    def evaluate(self, search: Any, model: Any, heldout_error: float) -> tuple[Any, str]:
-        records = search.evaluate_all(model, heldout_error, bar("searching", "backbone"))
+    def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
+        records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
         best = max(records, key=lambda record: record.accuracy.ap50 or 0.0)
         return records, f"{len(records)} configurations; best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})"
 
@@ -195,7 +195,7 @@ class Reproduction:
         confirmed = [r for r in self.store.read() if r.source == "protocol" and r.data and r.data.split == "val" and r.accuracy]
         return max(confirmed, key=lambda record: record.accuracy.ap or 0.0)
 
-    def summary(self, splits: dict[str, Any], started_at: str, search: Any, errors: tuple[float, float], costs: dict[str, Any]) -> None:
+    def summary(self, splits: dict[str, Any], started_at: str, search: Any, heldout: Any, costs: dict[str, Any]) -> None:
         from .bench.machine import environment, this_machine
 
         count, engines = len(search.space), self.campaign.engines
@@ -225,7 +225,12 @@ class Reproduction:
                     "shared_seconds_per_configuration": costs["shared_seconds"] / costs["configurations"],
                     "speedup": costs["speedup"],
                 },
-                "latency_model": {"engines_measured": engines, "heldout_median_error": errors[0], "heldout_max_error": errors[1]},
+                "latency_model": {
+                    "engines_measured": engines,
+                    "heldout": max(2, round(engines / 5)),
+                    "heldout_median_error": heldout.median,
+                    "heldout_max_error": heldout.maximum,
+                },
             },
         }
         write_atomic(self.folder / "summary.json", json.dumps(content, indent=1))

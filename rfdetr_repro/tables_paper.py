@@ -138,7 +138,7 @@ def _printed_table(name: str) -> Table:
 
 def _joins(record: Record, published: Record) -> bool:
     """Whether a measured Record stands beside a published row. Without a variant it stands beside every variant of its size."""
-    if record.published is not None or record.source == "search" or join_key(record) != join_key(published):
+    if record.source != "protocol" or join_key(record) != join_key(published):
         return False
     variant = published.model.variant or ""
     if variant in ("author-reported", "naive FP16 export"):

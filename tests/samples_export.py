@@ -16,9 +16,9 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.record import ModelId
 
 CONFIG = ModelConfig(
-    vit_dim=24, vit_heads=2, vit_depth=3, layer_scale=True, feature_stages=(1, 3), global_blocks=(1,), hidden=16, projector_blocks=1,
-    self_heads=2, cross_heads=4, ffn=32, decoder_layers=2, queries=8, groups=2, num_classes=3, masks=True, patch=8, pos_grid=4,
-    proposal_side=0.2,
+    vit_dim=24, vit_heads=2, vit_depth=3, layer_scale=True, feature_stages=(1, 3), global_blocks=(1,), hidden=16,
+    projector_blocks=1, self_heads=2, cross_heads=4, ffn=32, decoder_layers=2, queries=8, groups=2, num_classes=3, masks=True,
+    patch=8, pos_grid=4, proposal_side=0.2,
 )  # fmt: skip
 ARCH = Arch(32, 8, 1, 2, 8)
 NAMES, CATEGORY_IDS = ("car", "cat", "toothbrush"), (3, 17, 90)  # as in samples_coco

@@ -106,7 +106,8 @@ def summary() -> dict[str, object]:
             "description": "Sprites over photographs from a seed. val: known objects, new scenes; test: unknown objects.",
             "splits": {name: {"images": count, "sha256": digest} for name, (count, digest) in SPLITS.items()},
         },
-        "recipe": {"steps": 2000, "batch_size": 8, "lr": 7e-4, "ema_decay": 0.997, "seed": 0},
+        "recipe": {"steps": 2000, "batch_size": 8, "lr": 7e-4, "ema_decay": 0.997, "seed": 0,
+                   "model": {"vit_dim": 192, "hidden": 128}},
         "departures": list(PICO_DEPARTURES),
         "search": {
             "configurations": len(SPACE), "backbones": 18, "shared_seconds": 96.0,

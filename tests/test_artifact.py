@@ -64,7 +64,13 @@ def test_missing_part(artifact: Artifact, suffix: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 99}, {"surprise": 1}, {"model": None}, {"inputs": [{"name": "x"}]}, {"model": {"family": "a", "name": "b", "arch": "?"}}],
+    [
+        {"schema": 99},
+        {"surprise": 1},
+        {"model": None},
+        {"inputs": [{"name": "x"}]},
+        {"model": {"family": "a", "name": "b", "arch": "?"}},
+    ],
 )
 def test_foreign_manifest(artifact: Artifact, change: dict[str, object]) -> None:
     beside = manifest_path(artifact.path)

@@ -71,7 +71,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "depthwise": (lambda x: F.conv2d(x, torch.arange(27.0).reshape(3, 1, 3, 3), padding=(1, 0), groups=3), MAP),
     "bilinear resize": (lambda x: F.interpolate(x, size=(7, 6), mode="bilinear", align_corners=False), MAP),
     "sampling": (lambda x: F.grid_sample(x, GRID, align_corners=False), MAP),
-    "sampling at traced places": (lambda x: F.grid_sample(MAP, x[:, :2, :, :2] * 1.2, padding_mode="border", align_corners=True), MAP),
+    "sampling at traced places": (
+        lambda x: F.grid_sample(MAP, x[:, :2, :, :2] * 1.2, padding_mode="border", align_corners=True),
+        MAP,
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,13 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@lru_cache(maxsize=None)
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield f"{name(path)}:{node.name}", node
 
@@ -70,7 +76,7 @@ def test_no_drawers() -> None:
 
 def test_every_module_says_its_job() -> None:
     modules = [path for path in files(".py") if path.stat().st_size]
-    assert not [name(path) for path in modules if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert not [name(path) for path in modules if not ast.get_docstring(tree(path))]
 
 
 @pytest.mark.parametrize("exceptions", [LONGER, MORE_PARAMETERS], ids=["length", "parameters"])

@@ -42,7 +42,8 @@ def test_samples_hold_what_was_written(tmp_path: Path) -> None:
         here = [entry for entry in document["annotations"] if entry["image_id"] == info.id and not entry["iscrowd"]]
         sample = split.sample(index, masks=True)
         x, y, w, h = np.array([entry["bbox"] for entry in here]).reshape(-1, 4).T
-        assert sample.boxes_xyxy.dtype == np.float32 and sample.boxes_xyxy == pytest.approx(np.stack([x, y, x + w, y + h], axis=1))
+        assert sample.boxes_xyxy.dtype == np.float32
+        assert sample.boxes_xyxy == pytest.approx(np.stack([x, y, x + w, y + h], axis=1))
         assert [split.classes.category_ids[label] for label in sample.labels] == [entry["category_id"] for entry in here]
         expected = [rle_code.decode(entry["segmentation"]) for entry in here]
         assert sample.masks is not None and sample.masks.shape == (len(here), 48, 64) and sample.masks.dtype == bool

@@ -123,11 +123,13 @@ def test_command(artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--onnx", "missing.onnx"], ["--onnx", "{artifact}", "--threads", "0"], ["--onnx", "{artifact}", "--data", "missing-folder"]],
+    [["--onnx", "missing.onnx"], ["--threads", "0"], ["--samples", "0"], ["--data", "missing-folder"]],
 )
-def test_command_with_bad_input(artifact: Artifact, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    filled = [argument.format(artifact=artifact.path) for argument in arguments]
-    assert run_main(command.main, [*filled, "--out", str(tmp_path / "out.jsonl")]) == 2
+def test_command_with_bad_input(
+    artifact: Artifact, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--onnx", str(artifact.path), *arguments, "--out", str(tmp_path / "out.jsonl")]
+    assert run_main(command.main, given) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -30,7 +30,8 @@ MAX_LEVELS = 8
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90"])
 def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
-    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS), "-o", str(tmp_path / "out.cubin")]
+    out = str(tmp_path / "kernels.cubin")
+    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS), "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spills = [int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)]
@@ -110,11 +111,12 @@ def test_backward_kernel_on_the_host(host_kernels: ctypes.CDLL, dtype: torch.dty
     value, locations, weights = host_inputs(levels, channels, dtype)
     upstream = torch.randn(*locations.shape[:2], value.shape[2] * channels, dtype=torch.float64).to(dtype)
     wide = ops.accumulate_dtype(dtype)
-    grads = [torch.zeros(value.shape, dtype=wide), torch.full_like(locations, float("nan")), torch.full_like(weights, float("nan"))]
+    unset = [torch.full_like(tensor, float("nan")) for tensor in (locations, weights)]
+    grads = [torch.zeros(value.shape, dtype=wide), *unset]
     problem = problem_of(value, levels, locations)
     tensors = pointers(upstream, value, locations, weights)
-    code = host_kernels.rfdetr_backward_launch(STORAGE[dtype], *tensors, Gradients(*pointers(*grads)), ctypes.byref(problem), None)
-    assert code == 0
+    to = Gradients(*pointers(*grads))
+    assert host_kernels.rfdetr_backward_launch(STORAGE[dtype], *tensors, to, ctypes.byref(problem), None) == 0
     expected = torch.ops.rfdetr.ms_deform_attn_backward(upstream, value, flat(levels), locations, weights)
     for ours, theirs in zip(grads, expected, strict=True):
         assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)

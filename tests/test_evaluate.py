@@ -14,7 +14,7 @@ from rfdetr_repro.bench.accuracy import accuracy_of
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.errors import run_main
 from rfdetr_repro.export import __main__ as export
-from rfdetr_repro.export.artifact import load_artifact
+from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.model.checkpoint import ModelCard, save_detector
 
@@ -22,6 +22,11 @@ from rfdetr_repro.model.checkpoint import ModelCard, save_detector
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("data"), random_document(0), "val")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return tiny_artifact(tmp_path_factory.mktemp("artifact"))
 
 
 @pytest.fixture
@@ -62,13 +67,19 @@ def test_random_weights_are_refused(data: Path, tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize(
     "change",
-    [{"--artifact": "missing.onnx"}, {"--data": "missing-folder"}, {"--split": "nosuch"}, {"--threads": "0"}, {"--max-dets": "0"}],
-    ids=str,
+    [
+        ("--artifact", "missing.onnx"),
+        ("--data", "missing-folder"),
+        ("--split", "nosuch"),
+        ("--threads", "0"),
+        ("--max-dets", "0"),
+    ],
 )
-def test_evaluate_bad_input(change: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    artifact = tiny_artifact(tmp_path)
+def test_evaluate_bad_input(
+    change: tuple[str, str], artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "metrics.json"
-    arguments = {"--artifact": str(artifact.path), "--data": str(data), "--json": str(out), **change}
+    arguments = {"--artifact": str(artifact.path), "--data": str(data), "--json": str(out), **dict([change])}
     assert run_main(evaluate.main, [part for pair in arguments.items() for part in pair]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and not out.exists()

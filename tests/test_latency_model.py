@@ -100,7 +100,8 @@ def test_without_masks_nothing_is_paid_for_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "latency_ms"), [(3, [1.0] * 3), (5, [1.0] * 4), (5, [1.0, 1.0, 0.0, 1.0, 1.0]), (5, [1.0, 1.0, float("nan"), 1.0, 1.0])]
+    ("count", "latency_ms"),
+    [(3, [1.0] * 3), (5, [1.0] * 4), (5, [1.0, 1.0, 0.0, 1.0, 1.0]), (5, [1.0, 1.0, float("nan"), 1.0, 1.0])],
 )
 def test_impossible_measurements(count: int, latency_ms: list[float]) -> None:
     with pytest.raises(InputError):

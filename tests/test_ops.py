@@ -158,7 +158,8 @@ def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
 @given(st.data())
 def test_any_shape_agrees_with_the_reference(data: st.DataObject) -> None:
     levels = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4))
-    sizes = {name: data.draw(st.integers(1, top)) for name, top in dict(batch=3, queries=5, heads=4, channels=20, points=4).items()}
+    tops = dict(batch=3, queries=5, heads=4, channels=20, points=4)
+    sizes = {name: data.draw(st.integers(1, top)) for name, top in tops.items()}
     value, locations, weights = sample_inputs(levels, dtype=torch.float64, seed=data.draw(st.integers(0, 99)), **sizes)
     out = ms_deform_attn(value, levels, locations, weights)
     torch.testing.assert_close(out, ms_deform_attn_reference(value, levels, locations, weights), atol=1e-10, rtol=1e-10)
@@ -224,7 +225,8 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_arguments_raise(case: str) -> None:
     change, message = WRONG[case]
-    args = dict(value=torch.zeros(1, 16, 2, 16), locations=torch.zeros(1, 3, 2, 1, 2, 2), weights=torch.zeros(1, 3, 2, 1, 2)) | change
+    args = dict(value=torch.zeros(1, 16, 2, 16), locations=torch.zeros(1, 3, 2, 1, 2, 2), weights=torch.zeros(1, 3, 2, 1, 2))
+    args |= change
     sizes = change.get("flat", flat(change.get("levels", [(4, 4)])))
     with pytest.raises(RuntimeError, match=message):
         torch.ops.rfdetr.ms_deform_attn(args["value"], sizes, args["locations"], args["weights"])

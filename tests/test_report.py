@@ -97,6 +97,7 @@ def test_the_report_holds_what_the_run_says(run):
         "11 min 30 s",
         "b" * 64,
         "median relative error",
+        "model: vit dim 192, hidden 128",
         "9.2 x",
         "torch: 2.13.0",
     ]:

@@ -83,6 +83,7 @@ def test_several_measurements_of_one_row_are_several_lines():
         measured(model=ModelId("rfdetr", "x", size="Q")),
         measured(model=ModelId("rfdetr", "x", size="N", variant="nas+fine-tuning")),
         measured(source="search"),
+        measured(source="engine"),
     ],
 )
 def test_what_does_not_match_does_not_join(stranger):

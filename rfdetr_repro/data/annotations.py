@@ -178,12 +178,7 @@ def parse_annotations(
         "has a box of zero or negative size": (boxes[:, 2:] <= 0).any(axis=1),
         "has a box outside the image": (clipped[:, 2:] <= clipped[:, :2]).any(axis=1),
     }
-    for fault, where in faults.items():
-        if where.any():
-            row = int(np.argmax(where))
-            what = f"annotation id {ids[row]} of image id {image_ids[row]} {fault}"
-            detail = f"category id {category_ids[row]}, box {boxes[row].tolist()}"
-            raise InputError(f"{what} ({detail})", path, f"{where.sum()} such; mend or remove")
+    _refuse_faults(faults, (ids, image_ids, category_ids, boxes), path)
     order = np.argsort(image_index, kind="stable")
     return AnnotationTable(
         ids=ids[order],
@@ -197,6 +192,17 @@ def parse_annotations(
         clipped_boxes=int((np.abs(clipped - xyxy).max(axis=1, initial=0.0) > BORDER_PX).sum()),
         dropped_boxes=dropped,
     )
+
+
+def _refuse_faults(faults: dict[str, np.ndarray], columns: tuple[np.ndarray, ...], path: Path) -> None:
+    """Raises for the first fault that any row has; ``columns``: ids, image ids, category ids, boxes."""
+    ids, image_ids, category_ids, boxes = columns
+    for fault, where in faults.items():
+        if where.any():
+            row = int(np.argmax(where))
+            what = f"annotation id {ids[row]} of image id {image_ids[row]} {fault}"
+            detail = f"category id {category_ids[row]}, box {boxes[row].tolist()}"
+            raise InputError(f"{what} ({detail})", path, f"{where.sum()} such; mend or remove")
 
 
 def _without_known_empty(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -2,7 +2,7 @@
 
     python -m rfdetr_repro.data.embedded --out DIR [--train-images 8000] [--seed 0]
 
-Image i of a split is a pure function of (seed, split, i), so the result depends neither on the machine nor on the number of workers.
+Image i of a split is a pure function of (seed, split, i): it depends neither on the machine nor on the number of workers.
 Rules and numbers: ``embedded_pack/README.md``; object sizes: the "pico mix", larger than the README's because images are 160 px.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from faster_coco_eval.core import mask as mask_codec
@@ -29,7 +30,8 @@ from ..files import read_json, write_atomic
 from .compose import Scene, compose_scene, load_assets
 
 CHUNK = 32  # images per work item
-NOTE = "Synthetic images composed from rendered 3D models over photos; AP on them is not COCO AP and must not be compared with it."
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # e.g. a progress bar around the work items
+NOTE = "Synthetic images composed from rendered 3D models over photos; their AP is not COCO AP and must not be compared with it."
 SPLITS = {"train": "train", "val": "train", "test": "val"}  # split -> the part of the pack it may use
 DESCRIPTIONS = {
     "train": "scenes of the pack's train objects and backgrounds",
@@ -79,14 +81,13 @@ def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) ->
         box = [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
         text = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
         segmentation = {"size": [int(side) for side in rle["size"]], "counts": text}
-        annotations.append(
-            {"image_id": index, "category_id": category, "bbox": box, "area": int(mask.sum()), "iscrowd": 0, "segmentation": segmentation}
-        )
+        truth = {"bbox": box, "area": int(mask.sum()), "segmentation": segmentation}
+        annotations.append({"image_id": index, "category_id": category, "iscrowd": 0, **truth})
     return annotations
 
 
 def write_embedded(
-    folder: str | Path, config: EmbeddedConfig | None = None, progress: Callable[[Iterable], Iterable] = iter, workers: int = 2
+    folder: str | Path, config: EmbeddedConfig | None = None, progress: Progress = iter, workers: int = 2
 ) -> Path:
     """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg). A finished split of the same config is kept."""
     folder, config = Path(folder), config or EmbeddedConfig()
@@ -100,7 +101,7 @@ def write_embedded(
     return folder
 
 
-def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Callable[[Iterable], Iterable], workers: int) -> None:
+def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Progress, workers: int) -> None:
     """Images go to a temporary folder that is renamed when whole; the annotations come last and mark the split finished."""
     final, partial_folder = folder / split, folder / f".{split}.partial"
     for leftover in (final, partial_folder):
@@ -117,7 +118,12 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Cal
         per_image = [rows for chunk in progress(chunks) for rows in work(chunk)]
     annotations = [{"id": number, **row} for number, row in enumerate((row for rows in per_image for row in rows), 1)]
     document = {
-        "info": {"description": f"Embedded {split}: {DESCRIPTIONS[split]}. {NOTE}", "split": split, "config": asdict(config)},
+        "info": {
+            "name": "embedded",
+            "description": f"Embedded {split}: {DESCRIPTIONS[split]}. {NOTE}",
+            "split": split,
+            "config": asdict(config),
+        },
         "images": [
             {"id": i, "file_name": _file_name(i), "width": config.image_side, "height": config.image_side} for i in indices
         ],

@@ -51,7 +51,9 @@ def cut_segmentations(content: bytes) -> tuple[bytes, np.ndarray]:
 
     Inside a JSON string the second quote of the key would be escaped, so only real keys are found.
     """
-    pieces, spans, position = [], [], 0
+    pieces: list[bytes] = []
+    spans: list[tuple[int, int]] = []
+    position = 0
     key = content.find(_KEY) if SPAN_KEY.encode() not in content else -1
     while key >= 0:
         start, end = _value_span(content, key + len(_KEY))
@@ -131,7 +133,7 @@ def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, An
     """
     logits = np.asarray(mask_logits.detach().float().cpu() if hasattr(mask_logits, "detach") else mask_logits, dtype=np.float32)
     across, down = _bilinear(logits.shape[2], width), _bilinear(logits.shape[1], height)
-    positive = logits > 0
+    positive: np.ndarray = logits > 0
     spans = np.stack([*_touched(positive.any(axis=1), across), *_touched(positive.any(axis=2), down)], axis=1)
     rles = []
     for grid, (left, right, top, bottom) in zip(logits, spans.tolist(), strict=True):

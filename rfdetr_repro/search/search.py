@@ -25,9 +25,9 @@ from ..export.session import OrtSession
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
 from ..pareto import frontier
-from ..record import DataId, Latency, ModelId, Record
+from ..record import DataId, ModelId, Record
 from ..store import Store
-from .latency_model import LatencyModel, choose_engines
+from .latency_model import LatencyModel, RelativeError, choose_engines
 from .shared import by_backbone, shared_detections, single_detections
 
 Progress = Callable[[Iterable], Iterable]
@@ -81,17 +81,16 @@ class Search:
             )
         return {arch: known[arch].latency.median_ms for arch in archs}
 
-    def fit_latency(self, engines: int, seed: int = 0, progress: Progress = iter) -> tuple[LatencyModel, float, float]:
-        """(additive model, median and maximum relative error on engines held out of its fit)."""
-        fit, heldout = choose_engines(self.space, engines, seed)
+    def fit_latency(self, engines: int, seed: int = 0, progress: Progress = iter) -> tuple[LatencyModel, RelativeError]:
+        """The additive model, and its error on engines held out of the fit."""
+        fit, heldout = choose_engines(self.space, min(engines, len(self.space)), seed)
         ms = self.measure_engines([*fit, *heldout], progress=progress)
         model = LatencyModel.fit(fit, [ms[arch] for arch in fit], self.card.config)
-        errors = sorted(abs(model.predict(arch) / ms[arch] - 1) for arch in heldout)
-        return model, errors[len(errors) // 2], errors[-1]
+        return model, model.error(heldout, [ms[arch] for arch in heldout])
 
     # -- accuracy -----------------------------------------------------------------------------------------------------
 
-    def evaluate_all(self, model: LatencyModel, heldout_error: float, progress: Progress = iter) -> list[Record]:
+    def evaluate_all(self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter) -> list[Record]:
         """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled."""
         evaluator = CocoEvaluator(self.split)
         done = {record.id: record for record in self.store.read()}
@@ -99,8 +98,7 @@ class Search:
         groups = [[arch for arch in group if requests[arch].id not in done] for group in by_backbone(self.space)]
         for group in progress([group for group in groups if group]):
             for arch, result in self._group_accuracies(group, evaluator).items():
-                latency = Latency(model.predict(arch), method="modelled", heldout_error=heldout_error)
-                record = replace(requests[arch], **result, latency=latency)
+                record = replace(requests[arch], **result, latency=model.latency(arch, heldout))
                 done[record.id] = self.store.append(record)
         return [done[request.id] for request in requests.values()]
 

@@ -1,0 +1,68 @@
+"""Example predictions of an artifact, drawn beside the ground truth, for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bench.accuracy import detect_image, label_map
+from .coco_eval import ImageDetections
+from .data.coco import CocoSplit
+from .data.segmentation import decode_mask
+from .export.artifact import Artifact
+from .export.session import OrtSession
+from .files import atomic_path, write_atomic
+from .plots import detections_figure
+from .plots_detections import Annotations
+
+PER_PICTURE, MIN_SCORE = 4, 0.3
+
+
+def as_annotations(found: ImageDetections, height: int, width: int, max_iou: float = 0.7) -> Annotations:
+    """Detections of one image for drawing; of several labels on nearly the same box only the best is drawn."""
+    kept: list[int] = []
+    for row in range(len(found.scores)):  # best first
+        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
+            kept.append(row)
+    masks = None
+    if found.masks_rle is not None:
+        masks = np.array([decode_mask(found.masks_rle[row], height, width) for row in kept], dtype=bool).reshape(-1, height, width)
+    return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    inner = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(inner / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner, 1e-9))
+
+
+def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
+    """One picture per held-out split with its first images that have objects; captions in ``predictions.json`` beside ``folder``."""
+    session = OrtSession(artifact)
+    paths, captions = [], []
+    for name, split in splits.items():
+        if name == "train":
+            continue
+        rows = [row for row in range(len(split)) if len(split.sample(row).labels)][:PER_PICTURE]
+        path = folder / f"{name}.png"
+        captions.append({"file": path.name, "caption": f"{name}: {split.description}. Model {artifact.sha256[:12]}."})
+        paths.append(path)
+        if not path.exists():
+            _draw(session, split, rows, path)
+    write_atomic(folder.parent / "predictions.json", json.dumps(captions, indent=1))
+    return paths
+
+
+def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) -> None:
+    labels, images, predictions, truths = label_map(session.manifest, split), [], [], []
+    for row in rows:
+        sample: Any = split.sample(row, masks=split.has_masks)
+        images.append(np.array(sample.image))
+        found = detect_image(session, sample.image, sample.image_id, labels)
+        predictions.append(as_annotations(found, *sample.image.shape[:2]))
+        truths.append(Annotations(sample.boxes_xyxy, sample.labels, None, sample.masks))
+    names = split.classes.names
+    with atomic_path(path) as temporary:
+        detections_figure(images, predictions, temporary, truths=truths, class_names=names, min_score=MIN_SCORE)

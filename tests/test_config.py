@@ -1,0 +1,84 @@
+"""Architectures, spaces, presets and campaigns: arithmetic and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rfdetr_repro.campaign import campaign
+from rfdetr_repro.config import Arch, ModelConfig, Protocol, SearchSpace
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.paper import published_table
+from rfdetr_repro.presets import PAPER_SPACE, PICO_SPACE, PRESETS, preset
+
+
+def test_the_papers_space_has_6468_configurations() -> None:
+    assert len(PAPER_SPACE) == 6468 and len(PAPER_SPACE.training_archs()) == 231
+    assert len(PICO_SPACE) >= 100
+    assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in Arch.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("resolution", "patch", "windows", "side"), [(704, 20, 1, 700), (896, 20, 2, 880), (512, 12, 2, 504), (384, 16, 2, 384)])
+def test_side_is_rounded_down(resolution: int, patch: int, windows: int, side: int) -> None:
+    arch = Arch(resolution, patch, windows, 2, 300)
+    assert arch.side == side and arch.grid == side // patch
+
+
+def test_key_round_trip_and_refusals() -> None:
+    arch = Arch(384, 16, 2, 2, 300)
+    assert arch.key == "r384-p16-w2-d2-q300" and Arch.parse(arch.key) == arch
+    with pytest.raises(InputError, match="not an architecture"):
+        Arch.parse("nano-ish")
+    with pytest.raises(InputError, match="smaller than patch x windows"):
+        Arch(32, 20, 2, 1, 10)
+    with pytest.raises(InputError, match="below its minimum"):
+        Arch(64, 16, 1, -1, 10)
+
+
+def test_space_without_a_legal_configuration_is_refused() -> None:
+    with pytest.raises(InputError, match="no legal configuration"):
+        SearchSpace((32,), (20,), (2,), (1,), (10,)).check()
+    assert {arch.windows for arch in SearchSpace((32,), (20,), (1, 2), (1,), (10,))} == {1}
+
+
+@pytest.mark.parametrize("table", ["7", "8"])
+def test_presets_are_the_published_configurations(table: str) -> None:
+    names = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge", "2XL": "2xlarge"}
+    published = published_table(table)
+    for row in published.rows:
+        cells = dict(zip(published.columns, row, strict=True))
+        if cells["size"] in names:
+            arch = PRESETS[("seg-" if table == "8" else "") + names[cells["size"]]].arch
+            assert arch.side == int(cells["resolution"]) and arch.patch == int(cells["patch_size"])
+            assert (arch.windows, arch.decoder_layers, arch.queries) == tuple(int(cells[k]) for k in ("windows", "decoder_layers", "queries"))
+
+
+def test_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(InputError, match="choose one of nano"):
+        preset("huge")
+    with pytest.raises(InputError, match="not divisible"):
+        ModelConfig(vit_dim=100, vit_heads=3)
+    with pytest.raises(InputError, match="unknown protocol mode"):
+        Protocol(mode="fast")
+
+
+def test_campaign_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('title = "mine"\nengines = 8\n[train]\nsteps = 5\nlr = 1\n[space]\nresolutions = [64]\n')
+    read = campaign(str(file))
+    assert (read.name, read.title, read.engines, read.train.steps, read.train.lr) == ("mine", "mine", 8, 5, 1.0)
+    assert read.space.resolutions == (64,) and read.space.patches == PICO_SPACE.patches
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[train]\nstepz = 5", "unknown keys"), ("engines = 'many'", "is not int"), ("engines =", "not TOML"), ('base = "x"', "unknown base")],
+)
+def test_bad_campaign_file(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        campaign(str(file))
+    with pytest.raises(InputError, match="unknown campaign"):
+        campaign("nothing")
