@@ -10,7 +10,7 @@ import pytest
 import torch
 
 
-def interleaved_ms(calls: dict[str, Callable[[], Any]], *, budget_s: float = 1.0, min_rounds: int = 5) -> dict[str, float]:
+def interleaved_ms(calls: dict[str, Callable[[], Any]], *, budget_s: float = 0.5, min_rounds: int = 5) -> dict[str, float]:
     """Best time of each call in milliseconds, over rounds that run every call once, until ``budget_s`` is spent."""
     best = dict.fromkeys(calls, float("inf"))
     for call in calls.values():

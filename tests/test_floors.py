@@ -1,4 +1,4 @@
-"""The import rule: a module imports from lower floors only (sideways on the floors named in SIDEWAYS, and inside a sub-folder)."""
+"""The import rule: a module imports from lower floors only, sideways on the floors named in SIDEWAYS and inside a sub-folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def imported_modules(path: Path) -> tuple[str, ...]:
     """Absolute dotted names imported anywhere in the file, function bodies included."""
     return tuple(_imports(path))
