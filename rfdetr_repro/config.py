@@ -45,6 +45,13 @@ class Arch:
         return self.resolution // unit * unit
 
     @property
+    def rounding(self) -> str:
+        """What to log when the real side is not the requested one; empty otherwise."""
+        if self.side == self.resolution:
+            return ""
+        return f"resolution {self.resolution} -> {self.side} px (rounded down to a multiple of patch x windows = {self.patch * self.windows})"
+
+    @property
     def grid(self) -> int:
         """Tokens per side."""
         return self.side // self.patch

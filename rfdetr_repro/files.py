@@ -37,6 +37,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def writable_folder(path: str | Path) -> Path:
+    """Makes the folder, and finds out before any long work whether a file can be written there."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", folder, "choose a writable folder") from error
+    return folder
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to ``path`` so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as temporary:

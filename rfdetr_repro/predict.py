@@ -9,7 +9,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from .config import Arch
 from .errors import InputError, run_main
 from .files import write_atomic
 
@@ -24,43 +26,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:
         raise InputError(f"threshold {args.threshold} is not in 0..1")
+    from .model.checkpoint import load_supernet
+
+    detector, card, _ = load_supernet(args.checkpoint)
+    arch = Arch.parse(args.arch) if args.arch else card.arch
+    if arch.rounding:
+        print(arch.rounding)
+    subnet = detector.slice(arch)
+    results = [_predict(subnet, card, path, args) for path in args.images]
+    write_atomic(args.out / "predictions.json", json.dumps(results, indent=1))
+
+
+def _predict(subnet: Any, card: Any, path: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
     import torch
 
-    from .config import Arch
     from .data.coco import ImageInfo, decode_image
-    from .data.transforms import Sample, make_batch
-    from .model.checkpoint import load_supernet
+    from .data.transforms import normalise, resize_image
     from .pictures import as_annotations
     from .plots import detections_figure
     from .search.shared import detections_of
 
-    detector, card, _ = load_supernet(args.checkpoint)
-    arch = Arch.parse(args.arch) if args.arch else card.arch
-    subnet = detector.slice(arch)
-    results = []
-    for number, path in enumerate(args.images):
-        image = decode_image(path)
-        empty = Sample(image, torch.zeros(0, 4).numpy(), torch.zeros(0, dtype=torch.int64).numpy(), None, number)
-        info = ImageInfo(number, path, image.shape[1], image.shape[0])
-        with torch.inference_mode():
-            outputs = subnet(make_batch([empty], (arch.side, arch.side), None, 0.0, 0.0).images)
-        (found,) = detections_of(outputs, [info], arch.queries, masks=card.config.masks)
-        drawn = args.out / f"{path.stem}.png"
-        annotations = as_annotations(found, *image.shape[:2])
-        detections_figure([image], [annotations], drawn, class_names=card.class_names, min_score=args.threshold, columns=1)
-        rows = [row for row in range(len(found.scores)) if found.scores[row] >= args.threshold]
-        objects = [
-            {
-                "category_id": card.category_ids[int(found.labels[row])],
-                "class": card.class_names[int(found.labels[row])],
-                "score": round(float(found.scores[row]), 4),
-                "box_xyxy": [round(float(value), 1) for value in found.boxes_xyxy[row]],
-            }
-            for row in rows
-        ]
-        results.append({"image": path.name, "objects": objects})
-        print(f"{path}: {len(objects)} objects -> {drawn}")
-    write_atomic(args.out / "predictions.json", json.dumps(results, indent=1))
+    image, arch = decode_image(path), subnet.arch
+    pixels = torch.from_numpy(resize_image(image, (arch.side, arch.side)).copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        outputs = subnet(normalise(pixels))
+    info = ImageInfo(0, path, image.shape[1], image.shape[0])
+    (found,) = detections_of(outputs, [info], arch.queries, masks=card.config.masks)
+    drawn = args.out / f"{path.stem}.png"
+    annotations = as_annotations(found, *image.shape[:2])
+    detections_figure([image], [annotations], drawn, class_names=card.class_names, min_score=args.threshold, columns=1)
+    objects = [
+        {
+            "category_id": card.category_ids[int(label)],
+            "class": card.class_names[int(label)],
+            "score": round(float(score), 4),
+            "box_xyxy": [round(float(value), 1) for value in box],
+        }
+        for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+        if score >= args.threshold
+    ]
+    print(f"{path}: {len(objects)} objects -> {drawn}")
+    return {"image": path.name, "objects": objects}
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ def test_the_papers_space_has_6468_configurations() -> None:
     assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in Arch.__dataclass_fields__)
 
 
-@pytest.mark.parametrize(("resolution", "patch", "windows", "side"), [(704, 20, 1, 700), (896, 20, 2, 880), (512, 12, 2, 504), (384, 16, 2, 384)])
+@pytest.mark.parametrize(
+    ("resolution", "patch", "windows", "side"), [(704, 20, 1, 700), (896, 20, 2, 880), (512, 12, 2, 504), (384, 16, 2, 384)]
+)
 def test_side_is_rounded_down(resolution: int, patch: int, windows: int, side: int) -> None:
     arch = Arch(resolution, patch, windows, 2, 300)
     assert arch.side == side and arch.grid == side // patch
+    assert (f"{resolution} -> {side} px" in arch.rounding) == (side != resolution)
 
 
 def test_key_round_trip_and_refusals() -> None:
@@ -46,12 +49,12 @@ def test_space_without_a_legal_configuration_is_refused() -> None:
 def test_presets_are_the_published_configurations(table: str) -> None:
     names = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge", "2XL": "2xlarge"}
     published = published_table(table)
-    for row in published.rows:
-        cells = dict(zip(published.columns, row, strict=True))
+    for cells in published.rows:
         if cells["size"] in names:
             arch = PRESETS[("seg-" if table == "8" else "") + names[cells["size"]]].arch
             assert arch.side == int(cells["resolution"]) and arch.patch == int(cells["patch_size"])
-            assert (arch.windows, arch.decoder_layers, arch.queries) == tuple(int(cells[k]) for k in ("windows", "decoder_layers", "queries"))
+            assert arch.windows == int(cells["windows"]) and arch.queries == int(cells["queries"])
+            assert arch.decoder_layers == int(cells["decoder_layers"])
 
 
 def test_unknown_preset_lists_the_known() -> None:
@@ -73,7 +76,12 @@ def test_campaign_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[train]\nstepz = 5", "unknown keys"), ("engines = 'many'", "is not int"), ("engines =", "not TOML"), ('base = "x"', "unknown base")],
+    [
+        ("[train]\nstepz = 5", "unknown keys"),
+        ("engines = 'many'", "is not int"),
+        ("engines =", "not TOML"),
+        ('base = "x"', "unknown base"),
+    ],
 )
 def test_bad_campaign_file(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.toml"

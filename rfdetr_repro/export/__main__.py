@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     supernet, card, digest = load_supernet(args.checkpoint)
     arch = card.arch if args.arch is None else parse_arch(args.arch)
+    if arch.rounding:
+        print(arch.rounding)
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
     artifact = export_onnx(supernet.slice(arch), args.out, meta=ArtifactMeta(model, card.class_names, card.category_ids))
     made = artifact.manifest

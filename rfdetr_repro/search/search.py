@@ -95,6 +95,8 @@ class Search:
         evaluator = CocoEvaluator(self.split)
         done = {record.id: record for record in self.store.read()}
         requests = {arch: self._record("search", arch) for arch in self.space}
+        for note in sorted({arch.rounding for arch in self.space} - {""}):
+            print(note, flush=True)
         groups = [[arch for arch in group if requests[arch].id not in done] for group in by_backbone(self.space)]
         for group in progress([group for group in groups if group]):
             for arch, result in self._group_accuracies(group, evaluator).items():

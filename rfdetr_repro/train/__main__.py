@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..config import SearchSpace, TrainConfig
 from ..errors import InputError, run_main
+from ..files import writable_folder
 from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
 
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = ", ".join(f"{i}={name}({ident})" for i, (name, ident) in enumerate(zip(split.classes.names, split.classes.category_ids)))
     print(f"{len(split)} images; class index=name(category id): {names}")
     trainer = Trainer(Recipe(row, train, space), split, Path(args.out))
+    writable_folder(args.out)  # before the progress bar appears
     with StepBar(trainer.step, train.steps) as bar:
         path = trainer.run(bar.update)
     print(f"model: {path}")

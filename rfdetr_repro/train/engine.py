@@ -21,6 +21,7 @@ from ..data.coco import CocoSplit
 from ..data.loader import training_batches
 from ..data.transforms import Batch
 from ..errors import InputError
+from ..files import writable_folder
 from ..model.checkpoint import ModelCard, read_tensors, save_detector, write_tensors
 from ..model.detector import Detector
 from ..presets import Preset
@@ -89,6 +90,7 @@ class Trainer:
     def run(self, progress: Progress | None = None, evaluate: Callable[[Trainer], list[dict]] | None = None) -> Path:
         """Trains to the last step, saving every ``checkpoint_every`` steps; returns the path of the EMA model."""
         config = self.recipe.train
+        writable_folder(self.folder)
         stream = training_batches(
             self.split, config, self._size_of_step, start_step=self.step, stop_step=config.steps, masks=self.recipe.preset.model.masks
         )

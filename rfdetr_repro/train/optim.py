@@ -44,7 +44,9 @@ def schedule(step: int, config: TrainConfig) -> float:
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     start = config.steps * (1 - config.cooldown_share)
-    return 1.0 if step < start else max(0.0, (config.steps - step) / max(1.0, config.steps - start))
+    if not config.cooldown_share or step < start:
+        return 1.0
+    return max(0.0, (config.steps - step) / (config.steps - start))
 
 
 class Ema:

@@ -1,0 +1,150 @@
+"""The main job on a tiny campaign: resumable after a kill at any stage, nothing computed twice, shared equals one by one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TINY, TRAIN
+
+from rfdetr_repro.campaign import EMBEDDED, Campaign
+from rfdetr_repro.coco_eval import CocoEvaluator
+from rfdetr_repro.config import Protocol, SearchSpace
+from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.predict import main as predict
+from rfdetr_repro.reproduce import Reproduction
+from rfdetr_repro.search.shared import shared_detections, single_detections
+from rfdetr_repro.store import Store
+from rfdetr_repro.tables import main as tables
+
+SPACE = SearchSpace((48, 64), (16,), (1, 2), (0, 2), (3, 10))
+QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_embedded(tmp_path_factory.mktemp("set"), EmbeddedConfig(64, train_images=6, val_images=4, test_images=3), workers=1)
+
+
+@pytest.fixture(scope="module")
+def tiny_campaign(data: Path) -> Campaign:
+    sustained = replace(QUICK, mode="sustained")
+    return replace(
+        EMBEDDED, preset=TINY, space=SPACE, train=TRAIN, data=data, engines=6, candidates=2, buffered=QUICK, sustained=sustained
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_campaign: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
+    """A run that was killed in the middle of every stage that can be, and then finished."""
+    folder = tmp_path_factory.mktemp("run")
+    for stage in ("train", "latency", "evaluate", "confirm", "predictions"):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            _kill_in(stage, patch)
+            Reproduction(tiny_campaign, folder, "test").run()
+    whole = Reproduction(tiny_campaign, folder, "test")
+    whole.run()
+    return whole
+
+
+def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
+    """Lets the stage begin its work and die in it."""
+    if stage == "train":
+        patch.setattr("rfdetr_repro.train.progress.StepBar.update", _raise_at(5))
+    elif stage in ("latency", "evaluate", "confirm"):
+        patch.setattr("rfdetr_repro.store.Store.append", _append_then_die(1 if stage == "latency" else 3))
+    else:
+        patch.setattr("rfdetr_repro.pictures.detections_figure", _raise_at(0))
+
+
+def _raise_at(step: int):  # type: ignore[no-untyped-def]
+    def update(*args: object, **kwargs: object) -> None:
+        if step == 0 or args[1] == step:
+            raise Killed
+
+    return update
+
+
+def _append_then_die(count: int):  # type: ignore[no-untyped-def]
+    real, done = Store.append, []
+
+    def append(self: Store, record):  # type: ignore[no-untyped-def]
+        stored = real(self, record)
+        done.append(record)
+        if len(done) == count:
+            raise Killed
+        return stored
+
+    return append
+
+
+def test_every_configuration_and_the_confirmed_ones_have_records(finished: Reproduction) -> None:
+    records = finished.store.read()
+    searched = [record for record in records if record.source == "search"]
+    assert {record.model.arch for record in searched} == set(SPACE)
+    assert all(record.latency.method == "modelled" and record.accuracy.ap is not None for record in searched)
+    confirmed = [record for record in records if record.source == "protocol"]
+    assert {record.data.split for record in confirmed} == {"val", "test"}
+    assert {record.protocol.mode for record in confirmed} == {"buffered", "sustained"}
+    for record in confirmed:
+        assert record.accuracy.artifact_sha256 == record.latency.artifact_sha256 == record.artifact.sha256
+    lines = (finished.folder / "records.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["id"] for line in lines}) == len(lines)  # killed four times, nothing measured twice
+
+
+def test_the_report_and_the_summary_are_whole(finished: Reproduction) -> None:
+    assert (finished.folder / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert "not COCO AP" in (finished.folder / "report.html").read_text()
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert summary["search"]["configurations"] == len(SPACE) and summary["search"]["one_by_one"]["speedup"] > 0
+    assert {stage["name"] for stage in summary["stages"]} >= {"data", "train", "latency", "search", "confirm"}
+    assert len(list((finished.folder / "predictions").glob("*.png"))) == 2
+
+
+def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("computed again")
+
+    for name in ("train.engine.Trainer.train_step", "search.search.export_onnx", "search.search.shared_detections", "bench.confirm.measure"):
+        monkeypatch.setattr(f"rfdetr_repro.{name}", refuse)
+    before = (finished.folder / "records.jsonl").read_bytes()
+    Reproduction(tiny_campaign, finished.folder, "test").run()
+    assert (finished.folder / "records.jsonl").read_bytes() == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(finished: Reproduction, tiny_campaign: Campaign) -> None:
+    other = replace(tiny_campaign, train=replace(TRAIN, lr=1e-3))
+    with pytest.raises(InputError, match="other data or settings"):
+        Reproduction(other, finished.folder, "test").run()
+
+
+def test_shared_search_equals_one_by_one(finished: Reproduction) -> None:
+    splits, _ = finished.data()
+    search, split = finished.search(splits), splits["val"]
+    evaluator = CocoEvaluator(split)
+    archs = [arch for arch in SPACE if arch.backbone == (64, 16, 2)]
+    shared = shared_detections(search.detector, split, archs, masks=True)
+    with torch.inference_mode():
+        for arch in archs:
+            alone = single_detections(search.detector.slice(arch), split, masks=True)
+            for ours, theirs in zip(shared[arch], alone, strict=True):
+                assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+            for kind in ("bbox", "segm"):
+                assert evaluator.accuracy(shared[arch], kind) == evaluator.accuracy(alone, kind)
+
+
+def test_tables_and_prediction_of_the_run(finished: Reproduction, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not tables(["--table", "frontier", "--records", str(finished.folder / "records.jsonl")])
+    assert "SYNTHETIC" in capsys.readouterr().out
+    image = data / "val" / "000000.jpg"
+    predict([str(image), "--checkpoint", str(finished.folder / "supernet.safetensors"), "--threshold", "0", "--out", str(tmp_path)])
+    (row,) = json.loads((tmp_path / "predictions.json").read_text())
+    assert row["image"] == "000000.jpg" and len(row["objects"]) == 10 and (tmp_path / "000000.png").exists()
