@@ -65,8 +65,8 @@ def campaign(name: str) -> Campaign:
 
 
 def from_toml(path: Path) -> Campaign:
-    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``size``, ``engines``, ``candidates`` and
-    the tables [space], [train], [buffered], [sustained]; what is absent comes from the base. Unknown keys are refused."""
+    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``size``, ``engines``, ``candidates``
+    and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base. Unknown keys are refused."""
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)

@@ -1,4 +1,4 @@
-"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` that fixes tensor shapes, training and protocol.
+"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` behind them, training, protocol.
 
 All are frozen dataclasses without behaviour beyond their own arithmetic; no module takes ``args``. No torch here.
 Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.side`.
@@ -49,7 +49,8 @@ class Arch:
         """What to log when the real side is not the requested one; empty otherwise."""
         if self.side == self.resolution:
             return ""
-        return f"resolution {self.resolution} -> {self.side} px (rounded down to a multiple of patch x windows = {self.patch * self.windows})"
+        unit = self.patch * self.windows
+        return f"resolution {self.resolution} -> {self.side} px (rounded down to a multiple of patch x windows = {unit})"
 
     @property
     def grid(self) -> int:
@@ -96,7 +97,9 @@ class SearchSpace:
     def check(self) -> SearchSpace:
         """Returns itself; raises :class:`InputError` if no configuration is legal."""
         if next(iter(self), None) is None:
-            raise InputError("the search space has no legal configuration", asdict(self), "add a larger resolution or a smaller patch")
+            raise InputError(
+                "the search space has no legal configuration", asdict(self), "add a larger resolution or a smaller patch"
+            )
         return self
 
     def training_archs(self) -> list[Arch]:

@@ -29,7 +29,9 @@ def as_annotations(found: ImageDetections, height: int, width: int, max_iou: flo
             kept.append(row)
     masks = None
     if found.masks_rle is not None:
-        masks = np.array([decode_mask(found.masks_rle[row], height, width) for row in kept], dtype=bool).reshape(-1, height, width)
+        masks = np.array([decode_mask(found.masks_rle[row], height, width) for row in kept], dtype=bool).reshape(
+            -1, height, width
+        )
     return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
 
 
@@ -39,7 +41,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
-    """One picture per held-out split with its first images that have objects; captions in ``predictions.json`` beside ``folder``."""
+    """One picture per held-out split, of its first images with objects; captions go to ``predictions.json`` beside ``folder``."""
     session = OrtSession(artifact)
     paths, captions = [], []
     for name, split in splits.items():

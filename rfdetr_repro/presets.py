@@ -53,7 +53,9 @@ PRESETS: dict[str, Preset] = {
 }
 
 # The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 configurations (v2 Appendix A).
-PAPER_SPACE = SearchSpace(tuple(range(320, 961, 64)), (8, 10, 12, 16, 20, 24, 32), (1, 2, 4), tuple(range(7)), (50, 100, 200, 300))
+PAPER_SPACE = SearchSpace(
+    tuple(range(320, 961, 64)), (8, 10, 12, 16, 20, 24, 32), (1, 2, 4), tuple(range(7)), (50, 100, 200, 300)
+)
 
 # The supernet behind it: 6 layers, 300 queries, DINOv2's 14-pixel kernel, a table for 960 / 8 positions per side.
 PAPER_SUPERNET = Preset(replace(_NANO.model, decoder_layers=6, patch=14, pos_grid=120), Arch(576, 16, 2, 6, 300))

@@ -189,7 +189,10 @@ class Reproduction:
             if "confirm" not in self.stages.rows:
                 check_against(search.detector.slice(arch), session, images)
             measured += confirm(artifact, held_out, protocols, self.store, context=search.context, session=session)
-        return measured, f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
+        return (
+            measured,
+            f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes",
+        )
 
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
         from .pictures import draw_examples
@@ -249,7 +252,9 @@ def _now() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table.")
+    parser = argparse.ArgumentParser(
+        "rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table."
+    )
     parser.add_argument("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     parser.add_argument("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
     parser.add_argument("--out", type=Path, help="run folder (default runs/CAMPAIGN)")

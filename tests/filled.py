@@ -42,7 +42,9 @@ def filled_detector(size: str, **changes: object) -> tuple[Detector, Tensor, dic
     """(float64 detector in evaluation mode, input (2, 3, R, R), its released state dict)."""
     row = preset(size)
     detector = Detector(replace(row.model, **changes), row.arch).double().eval()
-    released = {name: fill(name, tuple(value.shape)) for name, value in to_released(detector.state_dict(), row.model.groups).items()}
+    released = {
+        name: fill(name, tuple(value.shape)) for name, value in to_released(detector.state_dict(), row.model.groups).items()
+    }
     detector.load_state_dict(from_released(released, detector.state_dict(), row.model.groups))
     side = row.arch.side
     images = 2 * torch.from_numpy(uniform("input", 2 * 3 * side * side)).reshape(2, 3, side, side)

@@ -29,7 +29,9 @@ def coco_folder(folder: Path) -> dict:
     Image.fromarray(np.zeros((40, 50, 3), dtype=np.uint8)).save(folder / "train" / "a.jpg")
     document = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 50, "height": 40}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0, "segmentation": []}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0, "segmentation": []}
+        ],
         "categories": [{"id": 7, "name": "thing"}],
     }
     document["annotations"][0]["segmentation"] = [[5, 5, 15, 5, 15, 15, 5, 15]]
@@ -40,7 +42,9 @@ def refused(capsys: pytest.CaptureFixture[str], main: Callable, argv: list[str])
     """Runs a command that must be refused; returns its one line."""
     assert run_main(main, argv) == 2
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.replace("\r", "\n").splitlines() if line.strip() and "step/s" not in line]  # not the bar
+    lines = [
+        line for line in captured.err.replace("\r", "\n").splitlines() if line.strip() and "step/s" not in line
+    ]  # not the bar
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in captured.err
     return lines[0]
 
@@ -76,7 +80,9 @@ def test_broken_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     breaks(tmp_path / "data", document)
     (tmp_path / "data/annotations/instances_train.json").write_text(json.dumps(document))
     out = tmp_path / "run"
-    assert named in refused(capsys, train.main, ["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "1", "--batch-size", "1"])
+    assert named in refused(
+        capsys, train.main, ["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "1", "--batch-size", "1"]
+    )
     assert not out.exists() or not any(out.iterdir())
 
 
@@ -117,7 +123,9 @@ def test_corrupt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     checkpoint, records = tmp_path / "supernet.safetensors", tmp_path / "records.jsonl"
     checkpoint.write_bytes(b"\x10\x00\x00\x00garbage")
     records.write_text('{"schema": 1, "nonsense": true}\n{"schema": 1}\n')
-    assert "corrupt checkpoint" in refused(capsys, export.main, ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "m.onnx")])
+    assert "corrupt checkpoint" in refused(
+        capsys, export.main, ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "m.onnx")]
+    )
     assert "corrupt checkpoint" in refused(capsys, search.main, ["--run", str(tmp_path), "--data", str(tmp_path)])
     assert "records.jsonl:1" in refused(capsys, tables.main, ["--table", "frontier", "--records", str(records)])
     assert "m.onnx" in refused(capsys, evaluate.main, ["--artifact", str(tmp_path / "m.onnx"), "--data", str(tmp_path)])

@@ -24,7 +24,9 @@ RECIPE = Recipe(TINY, TRAIN, SPACE)
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> CocoSplit:
-    folder = write_embedded(tmp_path_factory.mktemp("data"), EmbeddedConfig(64, train_images=8, val_images=2, test_images=2), workers=1)
+    folder = write_embedded(
+        tmp_path_factory.mktemp("data"), EmbeddedConfig(64, train_images=8, val_images=2, test_images=2), workers=1
+    )
     return read_split(folder, "train")
 
 

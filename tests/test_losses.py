@@ -22,7 +22,11 @@ def target(count: int, seed: int = 0, masks: bool = True) -> Target:
     boxes = torch.cat([centre, size], dim=1)
     rows = (torch.arange(64) + 0.5) / 64
     inside = [((rows - box[i]).abs() < box[i + 2] / 2) for box in boxes for i in (1, 0)]
-    drawn = torch.stack([y[:, None] & x[None] for y, x in zip(inside[::2], inside[1::2], strict=True)]) if count else torch.zeros(0, 64, 64, dtype=torch.bool)
+    drawn = (
+        torch.stack([y[:, None] & x[None] for y, x in zip(inside[::2], inside[1::2], strict=True)])
+        if count
+        else torch.zeros(0, 64, 64, dtype=torch.bool)
+    )
     return Target(boxes, torch.randint(18, (count,), generator=generator), drawn if masks else None, seed)
 
 

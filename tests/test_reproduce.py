@@ -31,7 +31,9 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_embedded(tmp_path_factory.mktemp("set"), EmbeddedConfig(64, train_images=6, val_images=4, test_images=3), workers=1)
+    return write_embedded(
+        tmp_path_factory.mktemp("set"), EmbeddedConfig(64, train_images=6, val_images=4, test_images=3), workers=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,12 @@ def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: C
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")
 
-    for name in ("train.engine.Trainer.train_step", "search.search.export_onnx", "search.search.shared_detections", "bench.confirm.measure"):
+    for name in (
+        "train.engine.Trainer.train_step",
+        "search.search.export_onnx",
+        "search.search.shared_detections",
+        "bench.confirm.measure",
+    ):
         monkeypatch.setattr(f"rfdetr_repro.{name}", refuse)
     before = (finished.folder / "records.jsonl").read_bytes()
     Reproduction(tiny_campaign, finished.folder, "test").run()
@@ -141,10 +148,14 @@ def test_shared_search_equals_one_by_one(finished: Reproduction) -> None:
                 assert evaluator.accuracy(shared[arch], kind) == evaluator.accuracy(alone, kind)
 
 
-def test_tables_and_prediction_of_the_run(finished: Reproduction, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_prediction_of_the_run(
+    finished: Reproduction, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not tables(["--table", "frontier", "--records", str(finished.folder / "records.jsonl")])
     assert "SYNTHETIC" in capsys.readouterr().out
     image = data / "val" / "000000.jpg"
-    predict([str(image), "--checkpoint", str(finished.folder / "supernet.safetensors"), "--threshold", "0", "--out", str(tmp_path)])
+    predict(
+        [str(image), "--checkpoint", str(finished.folder / "supernet.safetensors"), "--threshold", "0", "--out", str(tmp_path)]
+    )
     (row,) = json.loads((tmp_path / "predictions.json").read_text())
     assert row["image"] == "000000.jpg" and len(row["objects"]) == 10 and (tmp_path / "000000.png").exists()

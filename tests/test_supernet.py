@@ -14,7 +14,9 @@ from rfdetr_repro.model.postprocess import top_k
 
 CORNERS = [
     Arch(*knobs)
-    for knobs in product(*((min(axis), max(axis)) for axis in (SPACE.resolutions, SPACE.patches, SPACE.windows)), (0, 1, 2), (3, 10))
+    for knobs in product(
+        *((min(axis), max(axis)) for axis in (SPACE.resolutions, SPACE.patches, SPACE.windows)), (0, 1, 2), (3, 10)
+    )
 ]
 
 

@@ -44,7 +44,9 @@ def test_positions_keep_the_class_row_and_a_constant_table() -> None:
     for grid in ((4, 4), (10, 10), (4, 6)):
         resampled = resample_positions(positions, grid)
         assert resampled.shape == (1, 1 + grid[0] * grid[1], 4)
-        assert torch.allclose(resampled[:, 0], torch.tensor(7.0)) and torch.allclose(resampled[:, 1:], torch.tensor(3.0), atol=1e-5)
+        assert torch.allclose(resampled[:, 0], torch.tensor(7.0)) and torch.allclose(
+            resampled[:, 1:], torch.tensor(3.0), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("windows", "grid"), [(1, (4, 4)), (2, (4, 6)), (4, (8, 4))])

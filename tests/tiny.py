@@ -12,7 +12,19 @@ from rfdetr_repro.presets import PICO, PICO_TRAIN, Preset
 
 ARCH = Arch(64, 16, 1, 2, 10)
 TINY = Preset(
-    replace(PICO.model, vit_dim=32, vit_heads=2, hidden=32, self_heads=2, cross_heads=4, ffn=64, queries=10, groups=3, pos_grid=8, mask_stride=4),
+    replace(
+        PICO.model,
+        vit_dim=32,
+        vit_heads=2,
+        hidden=32,
+        self_heads=2,
+        cross_heads=4,
+        ffn=64,
+        queries=10,
+        groups=3,
+        pos_grid=8,
+        mask_stride=4,
+    ),
     ARCH,
 )
 SPACE = SearchSpace((48, 64, 96), (8, 12, 16), (1, 2), (0, 1, 2), (3, 7, 10))

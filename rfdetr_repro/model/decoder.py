@@ -137,7 +137,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(dim)
         for name, parameter in self.named_parameters():
-            if parameter.dim() > 1 and not name.endswith(("query_feat", "refpoint_embed", "offsets.weight", "attention_weights.weight")):
+            if parameter.dim() > 1 and not name.endswith(
+                ("query_feat", "refpoint_embed", "offsets.weight", "attention_weights.weight")
+            ):
                 nn.init.xavier_uniform_(parameter)
 
     def tables(self, groups: int, queries: int) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,9 @@ class Detector(nn.Module):
         """(B, 3, H, W) ImageNet-normalised -> (B, d, H/patch, W/patch). H, W divisible by patch*windows, else InputError."""
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
-            raise InputError(f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.side")
+            raise InputError(
+                f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.side"
+            )
         return self.projector(self.backbone(images, patch, windows))
 
     def forward(self, images: Tensor, arch: Arch | None = None) -> Outputs:

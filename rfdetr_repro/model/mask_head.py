@@ -1,4 +1,4 @@
-"""Segmentation head (architecture facts section 7): a map at a quarter of the image, one block per decoder layer, dot products."""
+"""Segmentation head (architecture facts section 7): a finer map, one block per decoder layer, dot products."""
 
 from __future__ import annotations
 

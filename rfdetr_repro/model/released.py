@@ -1,7 +1,7 @@
 """Released RF-DETR parameter names <-> ours (architecture facts section 12).
 
-Ours differ in three ways: short prefixes, query/key/value fused, and the two-stage heads of all groups stacked. Both directions are
-exact copies; nothing is recomputed.
+Ours differ in three ways: short prefixes, query/key/value fused, and the two-stage heads of all groups stacked. Both
+directions are exact copies; nothing is recomputed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def from_released(released: dict[str, Tensor], expected: dict[str, Tensor], grou
         parts = [left.pop(key) for key in names]
         tensor = torch.stack(parts) if name.startswith("selection.") else torch.cat(parts) if len(parts) > 1 else parts[0]
         if tensor.shape != like.shape:
-            raise InputError(f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of {tuple(like.shape)}", mend="wrong size")
+            raise InputError(
+                f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of {tuple(like.shape)}", mend="wrong size"
+            )
         state[name] = tensor
     if left:
         raise InputError(f"the checkpoint has {len(left)} unknown entries, e.g. {sorted(left)[0]}", mend="is it this size?")

@@ -1,7 +1,7 @@
 """Windowed DINOv2 ViT whose patch size, image side and window count are arguments of the call (architecture facts section 3).
 
-The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks attend inside a window, global
-blocks over all windows of an image, class copies included. Patch kernels are resampled as in FlexiViT (arXiv 2212.08013,
+The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks attend inside a window,
+global blocks over all windows of an image, class copies included. Patch kernels are resampled as in FlexiViT (arXiv 2212.08013,
 section 3.4), positions bicubically; both are pure functions of the stored weights, so one weight serves every architecture.
 """
 

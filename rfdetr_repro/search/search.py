@@ -67,17 +67,26 @@ class Search:
         known = {
             record.model.arch: record
             for record in self.store.read()
-            if record.source == "engine" and record.protocol == protocol and record.model.checkpoint_sha256 == self.checkpoint_sha256
+            if record.source == "engine"
+            and record.protocol == protocol
+            and record.model.checkpoint_sha256 == self.checkpoint_sha256
         }
         todo = [arch for arch in archs if arch not in known]
         sessions = {arch.key: OrtSession(self.export(arch), protocol.threads) for arch in progress(todo)}
         inputs = {key: example_input(session, self.split) for key, session in sessions.items()}
         runs = {key: (lambda s=session, x=inputs[key]: s.run(x)) for key, session in sessions.items()}
-        measured = measure_interleaved(runs, protocol, hashes={key: session.artifact_id.sha256 for key, session in sessions.items()})
+        measured = measure_interleaved(
+            runs, protocol, hashes={key: session.artifact_id.sha256 for key, session in sessions.items()}
+        )
         for arch in todo:
             session = sessions[arch.key]
             known[arch] = self.store.append(
-                replace(self._record("engine", arch), artifact=session.artifact_id, protocol=protocol, latency=measured[arch.key].latency)
+                replace(
+                    self._record("engine", arch),
+                    artifact=session.artifact_id,
+                    protocol=protocol,
+                    latency=measured[arch.key].latency,
+                )
             )
         return {arch: known[arch].latency.median_ms for arch in archs}
 
@@ -117,12 +126,19 @@ class Search:
         shared_seconds = time.perf_counter() - started
         started = time.perf_counter()
         single = {
-            arch: _accuracies(CocoEvaluator(self.split), single_detections(self.detector.slice(arch), self.split, masks=self.masks), self.masks)
+            arch: _accuracies(
+                CocoEvaluator(self.split), single_detections(self.detector.slice(arch), self.split, masks=self.masks), self.masks
+            )
             for arch in archs
         }
         single_seconds = time.perf_counter() - started
         gap = max(abs(shared[arch]["accuracy"].ap - single[arch]["accuracy"].ap) for arch in archs)
-        return {"configurations": len(archs), "shared_seconds": shared_seconds, "single_seconds": single_seconds, "largest_ap_gap": gap}
+        return {
+            "configurations": len(archs),
+            "shared_seconds": shared_seconds,
+            "single_seconds": single_seconds,
+            "largest_ap_gap": gap,
+        }
 
     def candidates(self, records: Sequence[Record], limit: int) -> list[Arch]:
         """Architectures on the frontier of (modelled latency, AP on the search split), thinned evenly to ``limit``."""

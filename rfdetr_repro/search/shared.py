@@ -33,7 +33,9 @@ def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, mask
 
 
 @torch.inference_mode()
-def shared_detections(detector: Detector, split: CocoSplit, archs: list[Arch], *, masks: bool) -> dict[Arch, list[ImageDetections]]:
+def shared_detections(
+    detector: Detector, split: CocoSplit, archs: list[Arch], *, masks: bool
+) -> dict[Arch, list[ImageDetections]]:
     """Detections of all ``archs``, which must share one backbone, from one pass over the split."""
     if len({arch.backbone for arch in archs}) != 1:
         raise ValueError("these architectures do not share a backbone")

@@ -2,7 +2,8 @@
 
 python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--fixed] [--seed N]
 
-DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders. Run it again to resume.
+DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders.
+Run it again to resume.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
         print("no masks in this data set: training boxes only")
-    names = ", ".join(f"{i}={name}({ident})" for i, (name, ident) in enumerate(zip(split.classes.names, split.classes.category_ids)))
+    names = ", ".join(
+        f"{i}={name}({ident})" for i, (name, ident) in enumerate(zip(split.classes.names, split.classes.category_ids, strict=True))
+    )
     print(f"{len(split)} images; class index=name(category id): {names}")
     trainer = Trainer(Recipe(row, train, space), split, Path(args.out))
     writable_folder(args.out)  # before the progress bar appears

@@ -1,7 +1,7 @@
 """Supernet training: one architecture per step, drawn from a step-seeded generator, so that any step can be run again.
 
-Everything random in step t is a function of (seed, t); together with the saved tensors this makes a resumed run equal, bit for bit on
-CPU with the same number of threads, to one that was never stopped.
+Everything random in step t is a function of (seed, t); together with the saved tensors this makes a resumed run equal, bit for
+bit on CPU with the same number of threads, to one that was never stopped.
 """
 
 from __future__ import annotations
@@ -92,7 +92,12 @@ class Trainer:
         config = self.recipe.train
         writable_folder(self.folder)
         stream = training_batches(
-            self.split, config, self._size_of_step, start_step=self.step, stop_step=config.steps, masks=self.recipe.preset.model.masks
+            self.split,
+            config,
+            self._size_of_step,
+            start_step=self.step,
+            stop_step=config.steps,
+            masks=self.recipe.preset.model.masks,
         )
         started = time.perf_counter() - self.seconds
         try:
@@ -124,7 +129,9 @@ class Trainer:
             group["lr"] = group["base_lr"] * schedule(self.step, config)
         self.detector.train()
         for micro, batch in enumerate(batches):
-            generator = torch.Generator().manual_seed(int(np.random.default_rng((config.seed, 2, self.step, micro)).integers(2**62)))
+            generator = torch.Generator().manual_seed(
+                int(np.random.default_rng((config.seed, 2, self.step, micro)).integers(2**62))
+            )
             total, parts = self.loss(batch, arch, generator)
             if not torch.isfinite(total):
                 ids = [target.image_id for target in batch.targets]

@@ -53,7 +53,9 @@ def stage_losses(
     return {name: loss / num_boxes for name, loss in losses.items()}
 
 
-def _mask_losses(outputs: Outputs, matches: list[Match], targets: list[Target], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _mask_losses(
+    outputs: Outputs, matches: list[Match], targets: list[Target], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     masks = [target.masks for target in targets if target.masks is not None]
     bce, dice = mask_losses(outputs.masks, matches, masks, generator or torch.default_generator)
     return bce, dice

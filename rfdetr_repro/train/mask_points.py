@@ -48,7 +48,9 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (2 * (p * targets).sum(-1) + 1) / (p.sum(-1) + targets.sum(-1) + 1)
 
 
-def mask_losses(features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], generator: torch.Generator) -> Tensor:
+def mask_losses(
+    features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], generator: torch.Generator
+) -> Tensor:
     """Sum over matched queries of (BCE, dice) as a (2,) tensor, before division by the number of boxes.
 
     ``matches[i]`` = (query rows, target rows) of image i, ``masks[i]`` bool (n, H, W) ground truth.
