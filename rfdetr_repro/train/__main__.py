@@ -44,10 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
         print("no masks in this data set: training boxes only")
-    names = ", ".join(
-        f"{i}={name}({ident})" for i, (name, ident) in enumerate(zip(split.classes.names, split.classes.category_ids, strict=True))
-    )
-    print(f"{len(split)} images; class index=name(category id): {names}")
+    classes = zip(split.classes.names, split.classes.category_ids, strict=True)
+    listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
+    print(f"{len(split)} images; class index=name(category id): {listed}")
     trainer = Trainer(Recipe(row, train, space), split, Path(args.out))
     writable_folder(args.out)  # before the progress bar appears
     with StepBar(trainer.step, train.steps) as bar:
