@@ -149,7 +149,8 @@ class ModelConfig:
         known = cls.__dataclass_fields__
         if unknown := sorted(set(fields) - set(known)):
             raise InputError(f"unknown model fields {unknown}", mend="the file is from another version")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ def _small(resolution: int, layers: int, *, patch: int = 16, windows: int = 2, q
 def _large(resolution: int, windows: int) -> Preset:
     """ViT-B family: every width doubled (XLarge, 2XLarge; upstream releases these weights under the PML licence)."""
     preset = _small(resolution, 5, patch=20, windows=windows)
-    wide = dict(vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4)
-    return Preset(replace(preset.model, **wide), preset.arch, note="released weights: PML licence")
+    wide = replace(preset.model, vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4)
+    return Preset(wide, preset.arch, note="released weights: PML licence")
 
 
 _NANO = _small(384, 2)
