@@ -33,6 +33,7 @@ class Campaign:
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
     engines: int = 30  # exported and measured to fit and to test the latency model
     candidates: int = 10  # frontier points that get the full protocol
+    search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0)
 

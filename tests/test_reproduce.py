@@ -40,7 +40,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_campaign(data: Path) -> Campaign:
     sustained = replace(QUICK, mode="sustained")
     return replace(
-        EMBEDDED, preset=TINY, space=SPACE, train=TRAIN, data=data, engines=6, candidates=2, buffered=QUICK, sustained=sustained
+        EMBEDDED,
+        preset=TINY,
+        space=SPACE,
+        train=TRAIN,
+        data=data,
+        engines=6,
+        candidates=2,
+        buffered=QUICK,
+        sustained=sustained,
+        search_masks=True,
     )
 
 

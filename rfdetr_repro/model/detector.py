@@ -72,15 +72,19 @@ class Detector(nn.Module):
             )
         return self.projector(self.backbone(images, patch, windows))
 
-    def forward(self, images: Tensor, arch: Arch | None = None) -> Outputs:
-        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of ``arch`` (default: its own)."""
+    def forward(self, images: Tensor, arch: Arch | None = None, *, masks: bool = True) -> Outputs:
+        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of ``arch`` (default: its own).
+
+        ``masks`` False leaves the mask head out.
+        """
         arch = arch or self.arch
         self._check(arch)
         memory = self.features(images, arch.patch, arch.windows)
-        return self.decode_shared(memory, _hw(images), [arch.decoder_layers], [arch.queries])[arch.decoder_layers, arch.queries]
+        outputs = self.decode_shared(memory, _hw(images), [arch.decoder_layers], [arch.queries], masks=masks)
+        return outputs[arch.decoder_layers, arch.queries]
 
     def decode_shared(
-        self, memory_map: Tensor, image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int]
+        self, memory_map: Tensor, image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int], *, masks: bool = True
     ) -> dict[tuple[int, int], Outputs]:
         """One decoder pass for every (depth, query count): each equals the subnet that has only these layers and queries.
 
@@ -89,7 +93,7 @@ class Detector(nn.Module):
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
         source = _source(memory_map)
         selected = self.selection(*source, 1, counts[-1])
-        resized = None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+        resized = self.mask_head.resized(memory_map, image_hw) if masks and self.mask_head is not None else None
         results: dict[tuple[int, int], Outputs] = {}
         if 0 in depths:
             whole = self._encoder_outputs(selected, resized)

@@ -47,7 +47,7 @@ def shared_detections(
         infos = split.images[position : position + len(batch.images)]
         position += len(infos)
         memory = detector.features(batch.images, first.patch, first.windows)
-        outputs = detector.decode_shared(memory, (first.side, first.side), depths, queries)
+        outputs = detector.decode_shared(memory, (first.side, first.side), depths, queries, masks=masks)
         for arch in archs:
             found[arch] += detections_of(outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks)
     return found
@@ -60,7 +60,7 @@ def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool) -> lis
     found: list[ImageDetections] = []
     for batch in evaluation_batches(split, (arch.side, arch.side), BATCH):
         infos = split.images[len(found) : len(found) + len(batch.images)]
-        found += detections_of(subnet(batch.images), infos, arch.queries, masks=masks)
+        found += detections_of(subnet(batch.images, masks=masks), infos, arch.queries, masks=masks)
     return found
 
 
