@@ -1,7 +1,7 @@
 """Multi-scale deformable attention: the compiled op, its gradient, shape rule and autocast rule, and a ``grid_sample`` reference.
 
 Each query reads a few bilinear samples of each head's feature map and adds them up by weight (Deformable DETR, Zhu et al. 2021,
-eq. 3; architecture facts section 5). Work and memory grow with queries x samples, never with queries x pixels.
+eq. 3; architecture facts section 6). Work and memory grow with queries x samples, never with queries x pixels.
 The kernels are in csrc/, one file per device, built by setup.py into one library that this module loads. Without it the import
 fails: there is no silent fallback. :data:`DECOMPOSITIONS` turns the op into plain ATen for exporters:
 ``exported.run_decompositions(DECOMPOSITIONS)``.

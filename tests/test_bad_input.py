@@ -119,6 +119,17 @@ def test_no_legal_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no legal configuration" in refused(capsys, reproduce.main, argv)
 
 
+def test_a_broken_test_split_is_not_taken_for_a_missing_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = coco_folder(tmp_path / "data")
+    for split in ("train", "val"):
+        (tmp_path / f"data/annotations/instances_{split}.json").write_text(json.dumps(document))
+    (tmp_path / "data/val").symlink_to(tmp_path / "data/train")
+    (tmp_path / "data/annotations/instances_test.json").write_text("{")
+    (tmp_path / "data/test").mkdir()
+    argv = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert "instances_test.json" in refused(capsys, reproduce.main, argv)
+
+
 def test_corrupt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, records = tmp_path / "supernet.safetensors", tmp_path / "records.jsonl"
     checkpoint.write_bytes(b"\x10\x00\x00\x00garbage")

@@ -64,6 +64,13 @@ class SplitFiles:
     images: Path  # folder
 
 
+def has_split(data_dir: str | Path, split: str) -> bool:
+    """Whether the folder holds an annotation file of ``split``, sound or broken."""
+    root = Path(data_dir)
+    names = [root / "annotations" / f"instances_{name}.json" for name in (split, f"{split}2017")]
+    return any(path.is_file() for path in [*names, root / split / "_annotations.coco.json"])
+
+
 def find_split(data_dir: str | Path, split: str) -> SplitFiles:
     """Finds ``annotations/instances_NAME.json`` with ``NAME/`` (ours, COCO's) or ``NAME/_annotations.coco.json`` (Roboflow's)."""
     root = Path(data_dir)
