@@ -87,7 +87,7 @@ PICO = Preset(
 )
 PICO_SPACE = SearchSpace((96, 128, 160), (12, 16, 20), (1, 2), (0, 1, 2), (10, 15, 25))
 PICO_TRAIN = TrainConfig(
-    steps=3000,
+    steps=4000,
     batch_size=8,
     lr=7e-4,
     lr_encoder=7e-4,
@@ -100,7 +100,7 @@ PICO_TRAIN = TrainConfig(
     dense_weight=1.0,
     base_share=0.5,
     crop_probability=0.25,
-    evaluate_every=750,
+    evaluate_every=1000,
 )
 
 # Where PICO and PICO_TRAIN depart from the paper's recipe; the report prints this list.
