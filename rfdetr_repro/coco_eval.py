@@ -95,9 +95,9 @@ class CocoEvaluator:
         found_set = _dataset(found, self._num_labels)
         result = evaluator.COCOevalEvaluateAccumulate(params, ious, self._truth_set, found_set, image_ranks, labels, True)
         precision = np.array(result["precision"]).reshape(len(IOU_THRESHOLDS), -1, self._num_labels, len(areas))
-        by_area = [_mean(precision[..., area]) for area in range(len(areas))] + [None] * (len(AREAS_PX2) - len(areas))
+        whole, small, medium, large = [_mean(precision[..., area]) for area in range(len(areas))] + [None] * (4 - len(areas))
         at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0]) for threshold in (0.5, 0.75))
-        return Accuracy(by_area[0], at_50, at_75, *by_area[1:], max_dets=self.max_dets, artifact_sha256=artifact_sha256)
+        return Accuracy(whole, at_50, at_75, small, medium, large, self.max_dets, artifact_sha256)
 
     def _prepare(self, annotations: list[dict[str, Any]]) -> tuple[_Columns, list[dict[str, Any]]]:
         """Ground truth as columns, and its annotations in the same order."""

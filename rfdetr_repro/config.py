@@ -149,8 +149,12 @@ class ModelConfig:
         known = cls.__dataclass_fields__
         if unknown := sorted(set(fields) - set(known)):
             raise InputError(f"unknown model fields {unknown}", mend="the file is from another version")
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        return cls(**values)
+        return cls(**tuples(fields))
+
+
+def tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """What JSON made lists, as tuples again."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)

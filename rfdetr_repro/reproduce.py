@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from .campaign import Campaign, campaign
 from .errors import StatedFailure, run_main
 from .files import read_json, writable_folder, write_atomic
+from .pareto import metric
 from .store import Store
 
 T = TypeVar("T")
@@ -109,7 +110,8 @@ class Reproduction:
 
         folder = self.campaign.data
         if folder is None:
-            folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), bar("composing", "image"))
+            progress = bar("composing", "x32 images")
+            folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress)
         train = read_split(folder, "train")
         splits = {"train": train, "val": read_split(folder, "val", train.classes)}
         if has_split(folder, "test"):  # optional, but a broken one is refused
@@ -204,7 +206,7 @@ class Reproduction:
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
         confirmed = [r for r in self.store.read() if r.source == "protocol" and r.data and r.data.split == "val" and r.accuracy]
-        return max(confirmed, key=lambda record: record.accuracy.ap or 0.0)
+        return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
 
     def summary(self, splits: dict[str, Any], started_at: str, search: Any, heldout: Any, costs: dict[str, Any]) -> None:
         """Writes ``summary.json``, what the report needs beside Records and log."""

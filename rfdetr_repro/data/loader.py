@@ -7,7 +7,7 @@ resizes outside Python's lock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -52,7 +52,7 @@ def training_batches(
     start_step: int,
     stop_step: int,
     masks: bool,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches.
 
     ``size_of_step(step)``: input (height, width). ``masks`` asks for mask targets. Works ``STEPS_AHEAD`` steps ahead; an error in
@@ -73,7 +73,7 @@ def training_batches(
     return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * config.accumulate), config.accumulate)
 
 
-def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: int) -> Iterator[Batch]:
+def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: int) -> Generator[Batch, None, None]:
     """All images in order, not augmented, without masks; the last batch may be smaller."""
 
     def batch(start: int) -> Batch:
@@ -83,7 +83,7 @@ def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: i
     return _ahead(batch, ((start,) for start in range(0, len(split), batch_size)), STEPS_AHEAD)
 
 
-def _in_steps(batches: Iterator[Batch], accumulate: int) -> Iterator[list[Batch]]:
+def _in_steps(batches: Generator[Batch, None, None], accumulate: int) -> Generator[list[Batch], None, None]:
     try:
         step: list[Batch] = []
         for batch in batches:
@@ -92,10 +92,10 @@ def _in_steps(batches: Iterator[Batch], accumulate: int) -> Iterator[list[Batch]
                 yield step
                 step = []
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
 
 
-def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[int, ...]], depth: int) -> Iterator[Item]:
+def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[int, ...]], depth: int) -> Generator[Item, None, None]:
     """Results of ``work(*task)`` in order, computed by threads up to ``depth`` tasks ahead."""
     pool, pending = ThreadPoolExecutor(THREADS, thread_name_prefix="batches"), deque[Future[Item]]()
     try:

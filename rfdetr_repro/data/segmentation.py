@@ -133,7 +133,8 @@ def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, An
     """
     logits = np.asarray(mask_logits.detach().float().cpu() if hasattr(mask_logits, "detach") else mask_logits, dtype=np.float32)
     across, down = _bilinear(logits.shape[2], width), _bilinear(logits.shape[1], height)
-    columns, rows = (np.asarray((logits > 0).any(axis=axis)) for axis in (1, 2))
+    positive = logits > 0
+    columns, rows = np.max(positive, axis=1), np.max(positive, axis=2)
     spans = np.stack([*_touched(columns, across), *_touched(rows, down)], axis=1)
     rles = []
     for grid, (left, right, top, bottom) in zip(logits, spans.tolist(), strict=True):

@@ -103,6 +103,5 @@ def fold_normalisation(subnet: Detector) -> Detector:
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     weight = projection.weight.detach().to("cpu", torch.float64) / std  # (D, 3, p, p)
     bias = projection.bias.detach().to("cpu", torch.float64) - (weight * mean).sum((1, 2, 3))
-    module.backbone.patch_embed.weight.copy_(weight)
-    module.backbone.patch_embed.bias.copy_(bias)
+    module.load_state_dict({"backbone.patch_embed.weight": weight, "backbone.patch_embed.bias": bias}, strict=False)
     return module

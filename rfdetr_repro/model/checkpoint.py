@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import Arch, ModelConfig, SearchSpace
+from ..config import Arch, ModelConfig, SearchSpace, tuples
 from ..errors import InputError
 from ..files import atomic_path, sha256_file
 from .detector import Detector
@@ -42,7 +42,7 @@ class ModelCard:
         fields["arch"] = Arch(**fields["arch"])
         if fields.get("space") is not None:
             fields["space"] = SearchSpace(**{axis: tuple(values) for axis, values in fields["space"].items()})
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        return cls(**tuples(fields))
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ backbone in one pass. There is no active-architecture state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -54,10 +54,8 @@ class Detector(nn.Module):
         self.selection = QuerySelection(config)
         self.decoder = Decoder(config)
         self.class_embed = nn.Linear(config.hidden, config.num_classes)
-        self.bbox_embed = MLP((config.hidden, config.hidden, config.hidden, 4))
+        self.bbox_embed = MLP((config.hidden, config.hidden, config.hidden, 4), zero_last=True)
         nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
-        nn.init.zeros_(self.bbox_embed.layers[-1].weight)
-        nn.init.zeros_(self.bbox_embed.layers[-1].bias)
         self.mask_head = MaskHead(config) if config.masks else None
 
     def num_params(self) -> int:
@@ -93,29 +91,29 @@ class Detector(nn.Module):
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
         source = _source(memory_map)
         selected = self.selection(*source, 1, counts[-1])
-        resized = self.mask_head.resized(memory_map, image_hw) if masks and self.mask_head is not None else None
+        resized = self._resized(memory_map, image_hw) if masks else None
         results: dict[tuple[int, int], Outputs] = {}
         if 0 in depths:
             whole = self._encoder_outputs(selected, resized)
             results.update({(0, count): _first(whole, count) for count in counts})
         if depths[-1]:
-            references, content = map(list, zip(*(self._references(selected, 1, count) for count in counts), strict=True))
-            states = self.decoder(torch.cat(references, 1), torch.cat(content), counts, source, depths[-1])
-            pixels = None if resized is None else self.mask_head.layer_pixels(resized, depths[-1])
+            parts = [self._references(selected, 1, count) for count in counts]
+            references, content = torch.cat([boxes for boxes, _ in parts], 1), torch.cat([queries for _, queries in parts])
+            states = self.decoder(references, content, counts, source, depths[-1])
+            pixels = self._layer_pixels(resized, depths[-1])
             for depth in (depth for depth in depths if depth):
-                layer = self._layer_outputs(states[depth - 1], torch.cat(references, 1), pixels and pixels[depth - 1])
-                parts = zip(counts, *_split(layer, counts), strict=True)
-                results.update({(depth, count): Outputs(*fields) for count, *fields in parts})
+                layer = self._layer_outputs(states[depth - 1], references, pixels[depth - 1])
+                results.update({(depth, count): part for count, part in zip(counts, _split(layer, counts), strict=True)})
         return results
 
     def training_outputs(self, memory_map: Tensor, image_hw: tuple[int, int], arch: Arch) -> TrainingOutputs:
         """All layers, all groups. ``memory_map`` (B, d, h, w) float32 from :meth:`features`."""
         groups, source = self.config.groups, _source(memory_map)
         selected = self.selection(*source, groups, arch.queries)
-        resized = None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+        resized = self._resized(memory_map, image_hw)
         references, content = self._references(selected, groups, arch.queries)
         states = self.decoder(references, content, (arch.queries,) * groups, source, arch.decoder_layers)
-        pixels = [None] * len(states) if resized is None else self.mask_head.layer_pixels(resized, len(states))
+        pixels = self._layer_pixels(resized, len(states))
         layers = [self._layer_outputs(state, references, maps) for state, maps in zip(states, pixels, strict=True)]
         return TrainingOutputs(layers, self._encoder_outputs(selected, resized), memory_map)
 
@@ -130,13 +128,21 @@ class Detector(nn.Module):
             references = torch.cat([references, deltas[:, kept:].expand(len(boxes), -1, -1, -1)], dim=2)
         return references.flatten(1, 2), content
 
+    def _resized(self, memory_map: Tensor, image_hw: tuple[int, int]) -> Tensor | None:
+        return None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+
+    def _layer_pixels(self, resized: Tensor | None, depth: int) -> Sequence[Tensor | None]:
+        if self.mask_head is None or resized is None:
+            return [None] * depth
+        return self.mask_head.layer_pixels(resized, depth)
+
     def _layer_outputs(self, state: Tensor, references: Tensor, pixels: Tensor | None) -> Outputs:
-        masks = None if pixels is None else self.mask_head.features(pixels, state)
+        masks = None if self.mask_head is None or pixels is None else self.mask_head.features(pixels, state)
         return Outputs(self.class_embed(state), apply_deltas(self.bbox_embed(state), references), masks)
 
     def _encoder_outputs(self, selected: Selected, resized: Tensor | None) -> Outputs:
         features, logits, boxes = (part.flatten(1, 2) for part in selected)
-        if resized is None:
+        if self.mask_head is None or resized is None:
             return Outputs(logits, boxes, None)
         masks = self.mask_head.features(resized, features, project=self.mask_head.encoder_projected)
         return Outputs(logits, boxes, masks)
@@ -150,8 +156,9 @@ class Detector(nn.Module):
     def slice(self, arch: Arch) -> Detector:
         """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images, arch)``."""
         self._check(arch)
-        kept = dict(patch=arch.patch, pos_grid=arch.grid, decoder_layers=arch.decoder_layers, queries=arch.queries, groups=1)
-        subnet = Detector(replace(self.config, **kept), arch)
+        layers, queries = arch.decoder_layers, arch.queries
+        config = replace(self.config, patch=arch.patch, pos_grid=arch.grid, decoder_layers=layers, queries=queries, groups=1)
+        subnet = Detector(config, arch)
         own = self.state_dict()
         own["backbone.patch_embed.weight"] = resample_patch_kernel(own["backbone.patch_embed.weight"], arch.patch)
         own["backbone.pos_embed"] = resample_positions(own["backbone.pos_embed"], (arch.grid, arch.grid))
@@ -171,12 +178,14 @@ def _source(memory_map: Tensor) -> Source:
 
 
 def _first(outputs: Outputs, count: int) -> Outputs:
-    masks = outputs.masks and outputs.masks._replace(queries=outputs.masks.queries[:, :count])
+    masks = None if outputs.masks is None else outputs.masks._replace(queries=outputs.masks.queries[:, :count])
     return Outputs(outputs.logits[:, :count], outputs.boxes_cxcywh[:, :count], masks)
 
 
-def _split(outputs: Outputs, counts: tuple[int, ...]) -> tuple[Iterable[Tensor], Iterable[Tensor], Iterable[MaskFeatures | None]]:
-    masks: Iterable[MaskFeatures | None] = [None] * len(counts)
+def _split(outputs: Outputs, counts: tuple[int, ...]) -> list[Outputs]:
+    """The queries cut into segments of ``counts``."""
+    masks: list[MaskFeatures | None] = [None] * len(counts)
     if outputs.masks is not None:
         masks = [outputs.masks._replace(queries=queries) for queries in outputs.masks.queries.split(counts, 1)]
-    return outputs.logits.split(counts, 1), outputs.boxes_cxcywh.split(counts, 1), masks
+    logits, boxes = outputs.logits.split(counts, 1), outputs.boxes_cxcywh.split(counts, 1)
+    return [Outputs(*part) for part in zip(logits, boxes, masks, strict=True)]

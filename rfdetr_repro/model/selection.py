@@ -86,9 +86,10 @@ class QuerySelection(nn.Module):
         self.proj = GroupLinear(groups, dim, dim)
         self.norm = GroupNorm1d(groups, dim)
         self.class_embed = GroupLinear(groups, dim, config.num_classes)
-        self.bbox_embed = nn.ModuleList(GroupLinear(groups, dim, out) for out in (dim, dim, 4))
+        boxes = [GroupLinear(groups, dim, out) for out in (dim, dim, 4)]
+        self.bbox_embed = nn.ModuleList(boxes)
         nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
-        nn.init.zeros_(self.bbox_embed[2].weight)
+        nn.init.zeros_(boxes[2].weight)
 
     def forward(self, memory: Tensor, level_sizes: list[tuple[int, int]], groups: int, queries: int) -> Selected:
         """memory (B, S, d) -> the min(queries, S) most confident tokens of each of the first ``groups`` groups."""

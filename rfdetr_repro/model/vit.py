@@ -129,7 +129,8 @@ class WindowedViT(nn.Module):
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 fan_in = module.weight[0].numel()
                 nn.init.normal_(module.weight, std=0.6 / fan_in**0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def embed(self, images: Tensor, patch: int, windows: int) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> ((B*w*w, 1 + n, D) window-major tokens, grid (H/patch, W/patch))."""

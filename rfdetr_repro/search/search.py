@@ -24,7 +24,7 @@ from ..export.onnx import export_onnx
 from ..export.session import OrtSession
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
-from ..pareto import frontier
+from ..pareto import frontier, metric
 from ..record import DataId, ModelId, Record
 from ..store import Store
 from .latency_model import LatencyModel, RelativeError, choose_engines
@@ -88,7 +88,7 @@ class Search:
                     latency=measured[arch.key].latency,
                 )
             )
-        return {arch: known[arch].latency.median_ms for arch in archs}
+        return {arch: metric("latency").cost(known[arch]) for arch in archs}
 
     def fit_latency(self, engines: int, seed: int = 0, progress: Progress = iter) -> tuple[LatencyModel, RelativeError]:
         """The additive model, and its error on engines held out of the fit."""
@@ -142,10 +142,10 @@ class Search:
 
     def candidates(self, records: Sequence[Record], limit: int) -> list[Arch]:
         """Architectures on the frontier of (modelled latency, AP on the search split), thinned evenly to ``limit``."""
-        front = sorted(frontier(records), key=lambda record: record.latency.median_ms)
+        front = frontier(records)
         if len(front) > limit:
             front = [front[round(i * (len(front) - 1) / (limit - 1))] for i in range(limit)]
-        return [record.model.arch for record in front]
+        return [record.model.arch for record in front if record.model.arch is not None]
 
     def _record(self, source: str, arch: Arch) -> Record:
         """A Record without results."""

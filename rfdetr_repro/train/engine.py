@@ -80,7 +80,9 @@ class Trainer:
         model = replace(preset.model, num_classes=len(self.split.classes.names))
         self.detector = Detector(model, preset.arch)
         self.dense = DenseHead(model) if config.dense_weight else None
-        modules = {"": self.detector} | ({"dense.": self.dense} if self.dense is not None else {})
+        modules: dict[str, torch.nn.Module] = {"": self.detector}
+        if self.dense is not None:
+            modules["dense."] = self.dense
         self.optimizer = build_optimizer(modules, config, max(model.feature_stages))
         self.ema = Ema(self.detector, config)
         self.autocast = config.bfloat16 and bfloat16_is_fast()

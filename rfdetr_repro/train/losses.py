@@ -13,6 +13,7 @@ from ..boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from ..config import TrainConfig
 from ..data.transforms import Target
 from ..model.detector import Outputs, TrainingOutputs
+from ..model.mask_head import MaskFeatures
 from .mask_points import mask_losses
 from .matcher import Match, match
 
@@ -49,15 +50,15 @@ def stage_losses(
         "giou": (1 - paired_giou(predicted_xyxy, truth_xyxy)).sum(),
     }
     if outputs.masks is not None and all(target.masks is not None for target in targets):
-        losses["mask_bce"], losses["mask_dice"] = _mask_losses(outputs, matches, targets, generator)
+        losses["mask_bce"], losses["mask_dice"] = _mask_losses(outputs.masks, matches, targets, generator)
     return {name: loss / num_boxes for name, loss in losses.items()}
 
 
 def _mask_losses(
-    outputs: Outputs, matches: list[Match], targets: list[Target], generator: torch.Generator | None
+    features: MaskFeatures, matches: list[Match], targets: list[Target], generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     masks = [target.masks for target in targets if target.masks is not None]
-    bce, dice = mask_losses(outputs.masks, matches, masks, generator or torch.default_generator)
+    bce, dice = mask_losses(features, matches, masks, generator or torch.default_generator)
     return bce, dice
 
 
