@@ -123,6 +123,7 @@ class ModelConfig:
     global_blocks: tuple[int, ...] = (3, 6, 9)  # 0-based; the others attend within windows
     hidden: int = 256
     projector_blocks: int = 3
+    levels: tuple[str, ...] = ("P4",)  # of the projector: P3 twice, P4 once, P5 half the ViT's grid
     self_heads: int = 8
     cross_heads: int = 16
     points: int = 2
@@ -143,6 +144,8 @@ class ModelConfig:
             raise InputError("a width is not divisible by its number of heads", asdict(self))
         if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
             raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
+        if not self.levels or set(self.levels) - {"P3", "P4", "P5"}:
+            raise InputError(f"projector levels {self.levels} are not of P3, P4, P5")
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:

@@ -25,11 +25,13 @@ def _small(resolution: int, layers: int, *, patch: int = 16, windows: int = 2, q
     return Preset(model, Arch(resolution, patch, windows, layers, queries))
 
 
-def _large(resolution: int, windows: int) -> Preset:
-    """ViT-B family: every width doubled (XLarge, 2XLarge; upstream releases these weights under the PML licence)."""
-    preset = _small(resolution, 5, patch=20, windows=windows)
+def _wide(
+    resolution: int, layers: int, *, patch: int = 20, windows: int = 2, note: str = "released weights: PML licence"
+) -> Preset:
+    """ViT-B family: every width of the S family doubled."""
+    preset = _small(resolution, layers, patch=patch, windows=windows)
     wide = replace(preset.model, vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4)
-    return Preset(wide, preset.arch, note="released weights: PML licence")
+    return Preset(wide, preset.arch, note)
 
 
 _NANO = _small(384, 2)
@@ -40,9 +42,15 @@ PRESETS: dict[str, Preset] = {
     "small": _small(512, 3),
     "medium": _small(576, 4),
     "large": _small(704, 4),
-    "xlarge": _large(700, 1),
-    "2xlarge": _large(880, 2),
+    "xlarge": _wide(700, 5, windows=1),
+    "2xlarge": _wide(880, 5),
+    "max": _wide(828, 6, patch=12, windows=1, note="in the paper only (Table 7)"),
     "base": Preset(_BASE, Arch(560, 14, 4, 3, 300), note="legacy; positions always interpolated 37 -> 40"),
+    "large-deprecated": Preset(
+        replace(_BASE, vit_dim=768, vit_heads=12, hidden=384, self_heads=12, cross_heads=24, points=4, levels=("P3", "P5")),
+        Arch(560, 14, 4, 3, 300),
+        note="2025 Large, replaced by large; two pyramid levels",
+    ),
     "seg-preview": _small(432, 4, patch=12, queries=200, masks=True),
     "seg-nano": _small(312, 4, patch=12, windows=1, queries=100, masks=True),
     "seg-small": _small(384, 4, patch=12, queries=100, masks=True),
@@ -50,6 +58,7 @@ PRESETS: dict[str, Preset] = {
     "seg-large": _small(504, 5, patch=12, queries=300, masks=True),
     "seg-xlarge": _small(624, 6, patch=12, masks=True),
     "seg-2xlarge": _small(768, 6, patch=12, masks=True),
+    "seg-max": _small(890, 6, patch=10, windows=1, masks=True),  # in the paper only (Table 8)
 }
 
 # The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 configurations (v2 Appendix A).

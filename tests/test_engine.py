@@ -114,7 +114,7 @@ def test_architectures_are_drawn_uniformly_and_by_step() -> None:
         ("backbone.norm.weight", 1.5e-4 * 0.49, 0.0),
         ("decoder.layers.1.linear1.bias", 0.7e-4, 1e-4),
         ("decoder.query_feat", 1e-4, 1e-4),
-        ("projector.cv1.norm.weight", 1e-4, 1e-4),
+        ("projector.stages.0.cv1.norm.weight", 1e-4, 1e-4),
         ("selection.proj.weight", 1e-4, 1e-4),
         ("class_embed.bias", 1e-4, 1e-4),
     ],

@@ -76,22 +76,24 @@ def test_classification_loss_is_the_formula() -> None:
 def test_losses_cover_every_stage_and_empty_images() -> None:
     detector = tiny_detector()
     images = images_for(ARCH, 2)
-    memory = detector.features(images, 16, 1)
-    outputs = detector.training_outputs(memory, (64, 64), ARCH)
+    maps = detector.features(images, 16, 1)
+    outputs = detector.training_outputs(maps, (64, 64), ARCH)
     total, parts = detection_losses(outputs, [target(3), target(0)], 3, TRAIN, torch.Generator().manual_seed(0))
     assert {name.split("/")[0] for name in parts} == {"layer1", "layer2", "encoder"}
     assert {name.split("/")[1] for name in parts} == {"class", "l1", "giou", "mask_bce", "mask_dice"}
     total.backward()
     unused = [name for name, parameter in detector.named_parameters() if parameter.grad is None]
     assert not unused
-    nothing, _ = detection_losses(detector.training_outputs(memory.detach(), (64, 64), ARCH), [target(0)] * 2, 3, TRAIN)
+    nothing, _ = detection_losses(
+        detector.training_outputs([one.detach() for one in maps], (64, 64), ARCH), [target(0)] * 2, 3, TRAIN
+    )
     assert nothing.isfinite() and count_boxes([target(0)], 13) == 1.0 and count_boxes([target(2)], 13) == 26.0
 
 
 def test_perfect_masks_cost_nothing() -> None:
     detector, wanted = tiny_detector(), target(2)
-    memory = detector.features(images_for(ARCH, 1), 16, 1)
-    features = detector.training_outputs(memory, (64, 64), ARCH).encoder.masks
+    maps = detector.features(images_for(ARCH, 1), 16, 1)
+    features = detector.training_outputs(maps, (64, 64), ARCH).encoder.masks
     points = torch.rand(50, 2)
     bce, dice = mask_costs(features, 0, wanted.masks, points)
     assert bce.shape == (27 if ARCH.grid**2 < 10 else 30, 2) and (dice >= 0).all()

@@ -36,8 +36,8 @@ def test_slice_equals_supernet(arch: Arch) -> None:
 def test_shared_decoding_equals_each_subnet() -> None:
     supernet, backbone = tiny_detector(), Arch(64, 16, 2, 2, 10)
     images = images_for(backbone)
-    memory = supernet.features(images, 16, 2)
-    shared = supernet.decode_shared(memory, images.shape[-2:], SPACE.decoder_layers, SPACE.queries)
+    maps = supernet.features(images, 16, 2)
+    shared = supernet.decode_shared(maps, images.shape[-2:], SPACE.decoder_layers, SPACE.queries)
     assert len(shared) == 9
     for (depth, queries), outputs in shared.items():
         alone = supernet.slice(Arch(64, 16, 2, depth, queries))(images)
@@ -72,8 +72,8 @@ def test_batch_equals_single_images() -> None:
 
 def test_training_groups_do_not_see_each_other() -> None:
     supernet, arch = tiny_detector(), Arch(64, 16, 1, 2, 10)
-    memory = supernet.features(images_for(arch), 16, 1)
-    outputs = supernet.training_outputs(memory, (64, 64), arch)
+    maps = supernet.features(images_for(arch), 16, 1)
+    outputs = supernet.training_outputs(maps, (64, 64), arch)
     assert outputs.layers[-1].logits.shape == (2, 30, 18)
     outputs.layers[-1].logits[:, :10].sum().backward()
     table = supernet.decoder.query_feat.grad.unflatten(0, (3, 10))

@@ -99,12 +99,12 @@ def test_evaluation_values_equal_upstream(size: str) -> None:
     # The published encoder-mask values come from the release that skips the 1x1 projection on that path.
     detector, images, _ = filled_detector(size, encoder_masks_projected=False)
     arch = detector.arch
-    memory = detector.features(images, arch.patch, arch.windows)
-    stages = detector.decode_shared(memory, images.shape[-2:], [0, 1, arch.decoder_layers], [arch.queries])
+    maps = detector.features(images, arch.patch, arch.windows)
+    stages = detector.decode_shared(maps, images.shape[-2:], [0, 1, arch.decoder_layers], [arch.queries])
     outputs, encoder = stages[arch.decoder_layers, arch.queries], stages[0, arch.queries]
     ranked = top_k(outputs, arch.queries)
     found = {
-        "memory": memory,
+        "memory": maps[0],
         "logits": outputs.logits,
         "boxes": outputs.boxes_cxcywh,
         "encoder_logits": encoder.logits,
@@ -142,9 +142,9 @@ def test_training_losses_equal_upstream(size: str) -> None:
         target(0, [1, 17, 62], [[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]]),
         target(1, [3], [[0.4, 0.6, 0.5, 0.5]]),
     ]
-    memory = detector.features(images, detector.arch.patch, detector.arch.windows)
+    maps = detector.features(images, detector.arch.patch, detector.arch.windows)
     with nearly_tied_ranks_swapped(detector, expected.get("ties", [])):
-        outputs = detector.training_outputs(memory, images.shape[-2:], detector.arch)
+        outputs = detector.training_outputs(maps, images.shape[-2:], detector.arch)
     assert outputs.layers[-1].logits.shape == (2, 3900, 91)
     total, parts = detection_losses(outputs, targets, 13, TrainConfig())
     for stage, numbers in expected["losses"].items():

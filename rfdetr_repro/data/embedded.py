@@ -86,9 +86,7 @@ def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) ->
     return annotations
 
 
-def write_embedded(
-    folder: str | Path, config: EmbeddedConfig | None = None, progress: Progress = iter, workers: int = 2
-) -> Path:
+def write_embedded(folder: str | Path, config: EmbeddedConfig | None = None, progress: Progress = iter, workers: int = 2) -> Path:
     """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg). A finished split of the same config is kept."""
     folder, config = Path(folder), config or EmbeddedConfig()
     for split in SPLITS:

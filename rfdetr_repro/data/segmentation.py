@@ -188,4 +188,3 @@ def _edges(grid: np.ndarray, across: _Bilinear, down: _Bilinear, window: tuple[i
     framed[:, 1:-1] = enlarged > 0
     column, row = (framed[:, 1:] != framed[:, :-1]).nonzero()
     return (column + left) * len(down.low) + row + top
-

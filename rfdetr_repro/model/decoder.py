@@ -75,10 +75,10 @@ class SegmentSelfAttention(nn.Module):
 class DeformableCrossAttention(nn.Module):
     """Multi-scale deformable attention with offsets relative to the reference box (one level per map)."""
 
-    def __init__(self, config: ModelConfig, levels: int = 1) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.points, self.levels = config.cross_heads, config.points, levels
-        dim, samples = config.hidden, config.cross_heads * levels * config.points
+        self.heads, self.points, self.levels = config.cross_heads, config.points, len(config.levels)
+        dim, samples = config.hidden, config.cross_heads * self.levels * config.points
         self.sampling_offsets = nn.Linear(dim, 2 * samples)
         self.attention_weights = nn.Linear(dim, samples)
         self.value_proj = nn.Linear(dim, dim)

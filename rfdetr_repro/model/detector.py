@@ -40,7 +40,6 @@ class TrainingOutputs(NamedTuple):
 
     layers: list[Outputs]  # decoder layers 1..depth
     encoder: Outputs  # N = groups * min(queries, tokens)
-    memory: Tensor  # (B, d, h, w), the projected map
 
 
 class Detector(nn.Module):
@@ -61,8 +60,11 @@ class Detector(nn.Module):
     def num_params(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def features(self, images: Tensor, patch: int, windows: int) -> Tensor:
-        """(B, 3, H, W) ImageNet-normalised -> (B, d, H/patch, W/patch). H, W divisible by patch*windows, else InputError."""
+    def features(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
+        """(B, 3, H, W) ImageNet-normalised -> one map (B, d, h, w) per projector level, P4 at H/patch x W/patch.
+
+        H and W must be divisible by patch*windows, else :class:`InputError`.
+        """
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
             raise InputError(
@@ -82,16 +84,16 @@ class Detector(nn.Module):
         return outputs[arch.decoder_layers, arch.queries]
 
     def decode_shared(
-        self, memory_map: Tensor, image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int], *, masks: bool = True
+        self, maps: list[Tensor], image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int], *, masks: bool = True
     ) -> dict[tuple[int, int], Outputs]:
         """One decoder pass for every (depth, query count): each equals the subnet that has only these layers and queries.
 
-        ``memory_map`` (B, d, h, w) from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens) rows).
+        ``maps`` from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens) rows).
         """
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
-        source = _source(memory_map)
+        source = _source(maps)
         selected = self.selection(*source, 1, counts[-1])
-        resized = self._resized(memory_map, image_hw) if masks else None
+        resized = self._resized(maps, image_hw) if masks else None
         results: dict[tuple[int, int], Outputs] = {}
         if 0 in depths:
             whole = self._encoder_outputs(selected, resized)
@@ -106,16 +108,16 @@ class Detector(nn.Module):
                 results.update({(depth, count): part for count, part in zip(counts, _split(layer, counts), strict=True)})
         return results
 
-    def training_outputs(self, memory_map: Tensor, image_hw: tuple[int, int], arch: Arch) -> TrainingOutputs:
-        """All layers, all groups. ``memory_map`` (B, d, h, w) float32 from :meth:`features`."""
-        groups, source = self.config.groups, _source(memory_map)
+    def training_outputs(self, maps: list[Tensor], image_hw: tuple[int, int], arch: Arch) -> TrainingOutputs:
+        """All layers, all groups. ``maps`` in float32 from :meth:`features`."""
+        groups, source = self.config.groups, _source(maps)
         selected = self.selection(*source, groups, arch.queries)
-        resized = self._resized(memory_map, image_hw)
+        resized = self._resized(maps, image_hw)
         references, content = self._references(selected, groups, arch.queries)
         states = self.decoder(references, content, (arch.queries,) * groups, source, arch.decoder_layers)
         pixels = self._layer_pixels(resized, len(states))
         layers = [self._layer_outputs(state, references, maps) for state, maps in zip(states, pixels, strict=True)]
-        return TrainingOutputs(layers, self._encoder_outputs(selected, resized), memory_map)
+        return TrainingOutputs(layers, self._encoder_outputs(selected, resized))
 
     def _references(self, selected: Selected, groups: int, queries: int) -> tuple[Tensor, Tensor]:
         """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use the embedding raw."""
@@ -128,8 +130,8 @@ class Detector(nn.Module):
             references = torch.cat([references, deltas[:, kept:].expand(len(boxes), -1, -1, -1)], dim=2)
         return references.flatten(1, 2), content
 
-    def _resized(self, memory_map: Tensor, image_hw: tuple[int, int]) -> Tensor | None:
-        return None if self.mask_head is None else self.mask_head.resized(memory_map, image_hw)
+    def _resized(self, maps: list[Tensor], image_hw: tuple[int, int]) -> Tensor | None:
+        return None if self.mask_head is None else self.mask_head.resized(maps[0], image_hw)
 
     def _layer_pixels(self, resized: Tensor | None, depth: int) -> Sequence[Tensor | None]:
         if self.mask_head is None or resized is None:
@@ -173,8 +175,8 @@ def _hw(images: Tensor) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 
-def _source(memory_map: Tensor) -> Source:
-    return memory_map.flatten(2).transpose(1, 2), [_hw(memory_map)]
+def _source(maps: list[Tensor]) -> Source:
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1), [_hw(one) for one in maps]
 
 
 def _first(outputs: Outputs, count: int) -> Outputs:

@@ -1,6 +1,11 @@
-"""Projector: four backbone maps -> one map of `hidden` channels on the same grid (architecture facts section 4, level P4)."""
+"""Projector: the backbone's maps, fused once per pyramid level (architecture facts section 4).
+
+Level P4 keeps the ViT's grid, P3 doubles it, P5 halves it. All sizes use P4 alone, except the deprecated Large (P3 and P5).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +24,19 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class ConvNormSiLU(nn.Module):
-    """Convolution without bias, channel LayerNorm, SiLU."""
+class ConvNorm(nn.Module):
+    """Convolution without bias, channel LayerNorm, activation."""
 
-    def __init__(self, channels_in: int, channels_out: int, kernel: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, act: Callable[[Tensor], Tensor] = F.silu
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
         self.norm = ChannelNorm(channels_out)
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.norm(self.conv(x)))
+        return self.act(self.norm(self.conv(x)))
 
 
 class Bottleneck(nn.Module):
@@ -36,27 +44,53 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.cv1 = ConvNormSiLU(channels, channels, 3)
-        self.cv2 = ConvNormSiLU(channels, channels, 3)
+        self.cv1 = ConvNorm(channels, channels, 3)
+        self.cv2 = ConvNorm(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv2(self.cv1(x))
 
 
-class Projector(nn.Module):
-    """C2f block over the concatenated maps, then a channel LayerNorm."""
+class Fusion(nn.Module):
+    """C2f block over concatenated channels, then a channel LayerNorm: (B, channels, h, w) -> (B, hidden, h, w)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
         half = config.hidden // 2
-        self.cv1 = ConvNormSiLU(config.vit_dim * len(config.feature_stages), config.hidden, 1)
+        self.cv1 = ConvNorm(channels, config.hidden, 1)
         self.m = nn.ModuleList(Bottleneck(half) for _ in range(config.projector_blocks))
-        self.cv2 = ConvNormSiLU((2 + config.projector_blocks) * half, config.hidden, 1)
+        self.cv2 = ConvNorm((2 + config.projector_blocks) * half, config.hidden, 1)
         self.norm = ChannelNorm(config.hidden)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Maps of (B, vit_dim, h, w) -> (B, hidden, h, w)."""
-        parts = list(self.cv1(torch.cat(maps, dim=1)).chunk(2, dim=1))
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.cv1(x).chunk(2, dim=1))
         for block in self.m:
             parts.append(block(parts[-1]))
         return self.norm(self.cv2(torch.cat(parts, dim=1)))
+
+
+def _sampler(level: str, channels: int) -> nn.Module:
+    """From the ViT's grid to that of ``level``; P3 halves the channels."""
+    if level == "P3":
+        return nn.ConvTranspose2d(channels, channels // 2, 2, 2)
+    if level == "P5":
+        return ConvNorm(channels, channels, 3, stride=2, act=F.relu)
+    return nn.Identity()
+
+
+class Projector(nn.Module):
+    """One resampling per level and input map, one fusion per level."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, inputs = config.vit_dim, len(config.feature_stages)
+        self.sampling = nn.ModuleList(nn.ModuleList(_sampler(level, dim) for _ in range(inputs)) for level in config.levels)
+        widths = [dim // 2 if level == "P3" else dim for level in config.levels]
+        self.stages = nn.ModuleList(Fusion(config, inputs * width) for width in widths)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of (B, vit_dim, h, w) -> per level (B, hidden, h_l, w_l)."""
+        fused = []
+        for samplers, stage in zip(self.sampling, self.stages, strict=True):
+            fused.append(stage(torch.cat([sampler(x) for sampler, x in zip(samplers, maps, strict=True)], dim=1)))
+        return fused

@@ -22,8 +22,8 @@ _PREFIXES = (
     ("backbone.patch_embed.", f"{_ENCODER}embeddings.patch_embeddings.projection."),
     ("backbone.blocks.", f"{_ENCODER}encoder.layer."),
     ("backbone.norm.", f"{_ENCODER}layernorm."),
-    ("projector.norm.", "backbone.0.projector.stages.0.1."),
-    ("projector.", "backbone.0.projector.stages.0.0."),
+    ("projector.sampling.", "backbone.0.projector.stages_sampling."),
+    ("projector.", "backbone.0.projector."),
     ("decoder.query_feat", "query_feat.weight"),
     ("decoder.refpoint_embed", "refpoint_embed.weight"),
     ("decoder.", "transformer.decoder."),
@@ -39,7 +39,10 @@ _INNER = (
     (re.compile(r"(encoder\.layer\.\d+)\.attn\.proj\."), r"\1.attention.output.dense."),
     (re.compile(r"(encoder\.layer\.\d+)\.(fc\d)\."), r"\1.mlp.\2."),
     (re.compile(r"(encoder\.layer\.\d+)\.scale(\d)$"), r"\1.layer_scale\2.lambda1"),
-    (re.compile(r"(projector\.stages\.0\.0\..*)\.norm\."), r"\1.bn."),
+    (re.compile(r"(projector\.stages\.\d+)\.norm\."), r"\1.1."),
+    (re.compile(r"(projector\.stages\.\d+)\.(cv|m\.)"), r"\1.0.\2"),
+    (re.compile(r"(projector\.stages_sampling\.\d+\.\d+)\."), r"\1.0."),
+    (re.compile(r"(projector\.stages.*)\.norm\."), r"\1.bn."),
 )
 _STACKED = (
     ("selection.proj.", "transformer.enc_output.{g}."),

@@ -46,8 +46,8 @@ def shared_detections(
     for batch in evaluation_batches(split, (first.side, first.side), BATCH):
         infos = split.images[position : position + len(batch.images)]
         position += len(infos)
-        memory = detector.features(batch.images, first.patch, first.windows)
-        outputs = detector.decode_shared(memory, (first.side, first.side), depths, queries, masks=masks)
+        maps = detector.features(batch.images, first.patch, first.windows)
+        outputs = detector.decode_shared(maps, (first.side, first.side), depths, queries, masks=masks)
         for arch in archs:
             found[arch] += detections_of(outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks)
     return found

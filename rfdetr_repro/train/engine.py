@@ -151,13 +151,13 @@ class Trainer:
         """Weighted training loss of one micro-batch at ``arch`` and its parts."""
         detector, config = self.detector, self.recipe.train
         with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.autocast):
-            memory = detector.features(batch.images, arch.patch, arch.windows)
-        memory = memory.float()
+            maps = detector.features(batch.images, arch.patch, arch.windows)
+        maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
-        outputs = detector.training_outputs(memory, hw, arch)
+        outputs = detector.training_outputs(maps, hw, arch)
         total, parts = detection_losses(outputs, batch.targets, detector.config.groups, config, generator)
         if self.dense is not None:
-            dense = self.dense.loss(memory, batch.targets)
+            dense = self.dense.loss(maps[0], batch.targets)
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
 

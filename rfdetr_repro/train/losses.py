@@ -80,7 +80,7 @@ def detection_losses(
     }
     num_boxes = count_boxes(targets, groups)
     stages = {f"layer{index}": stage for index, stage in enumerate(outputs.layers, 1)} | {"encoder": outputs.encoder}
-    total, parts = outputs.memory.new_zeros(()), {}
+    total, parts = outputs.encoder.logits.new_zeros(()), {}
     for stage_name, stage in stages.items():
         for name, loss in stage_losses(stage, targets, groups, num_boxes, config, generator).items():
             total = total + weights[name] * loss
