@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rfdetr_repro"
 FLOORS = {
-    0: ["errors", "files", "config", "presets", "flops", "record", "store", "paper", "pareto", "campaign"],
+    0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
     1: ["boxes", "ops"],
     2: ["model"],
     3: ["data", "coco_eval"],

@@ -1,0 +1,207 @@
+"""Foreign checkpoints -> our detector: released RF-DETR files, Hugging Face transformers state dicts, DINOv2 encoders.
+
+Shapes tell most of a configuration; what they cannot tell (windows, feature stages, head and point counts) comes from the
+file's own arguments, else from the one preset with these shapes, else from the size the caller names (facts section 12).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import Arch, ModelConfig, tuples
+from ..errors import InputError
+from ..files import atomic_path, sha256_file
+from ..labels import Labels, labels_of_checkpoint
+from ..presets import PRESETS, Preset, preset
+from .checkpoint import FORMAT, ModelCard, load_supernet
+from .container import arguments, model_state, read_container
+from .detector import Detector
+from .layouts import ENCODER, from_dinov2, from_transformers, layout_of
+from .released import from_released, to_released
+from .vit import resample_patch_kernel, resample_positions
+
+_KERNEL, _POSITIONS = f"{ENCODER}embeddings.patch_embeddings.projection.weight", f"{ENCODER}embeddings.position_embeddings"
+
+
+def load_pretrained(path: str | Path, size: str | None = None) -> tuple[Detector, ModelCard, str]:
+    """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read, ours included.
+
+    ``size``: a preset's name; needed for a DINOv2 encoder (the rest is initialised at random) and where the file does not say
+    enough about itself; a file of another size is an :class:`InputError`.
+    """
+    content = read_container(path)
+    if content.get("metadata", {}).get("format") == FORMAT:
+        return load_supernet(path)
+    state, said = model_state(content, path), arguments(content)
+    layout = layout_of(state)
+    try:
+        if layout in ("dinov2", "dinov2-meta"):
+            if size is None:
+                raise InputError("a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}")
+            detector, labels = _with_encoder(preset(size), from_dinov2(state, layout)), None
+        else:
+            released = from_transformers(state) if layout == "transformers" else state
+            row = infer_preset(released, said, size)
+            detector = Detector(row.model, row.arch)
+            detector.load_state_dict(from_released(released, detector.state_dict(), row.model.groups))
+            labels = labels_of_checkpoint(said, row.model.num_classes)
+    except InputError as error:
+        raise InputError(str(error), path) from error
+    labels = labels or labels_of_checkpoint({}, detector.config.num_classes)
+    card = ModelCard(detector.config, detector.arch, labels.names, labels.category_ids, notes=labels.note)
+    return detector.eval(), card, sha256_file(path)
+
+
+def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
+    """A randomly initialised detector with a DINOv2 encoder; kernel and positions are resampled to the stored sizes."""
+    detector = Detector(row.model, row.arch)
+    for key in (_KERNEL, _POSITIONS):
+        if key not in encoder:
+            raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", mend="is it a DINOv2?")
+    encoder[_KERNEL] = resample_patch_kernel(encoder[_KERNEL], row.model.patch)
+    encoder[_POSITIONS] = resample_positions(encoder[_POSITIONS], (row.model.pos_grid,) * 2)
+    expected = {name: value for name, value in detector.state_dict().items() if name.startswith("backbone.")}
+    detector.load_state_dict(from_released(encoder, expected, row.model.groups), strict=False)
+    return detector
+
+
+def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | None = None) -> Preset:
+    """Configuration and native architecture of a state dict in released names; see the module's description."""
+    shapes = _shapes(released)
+    row = preset(size) if size is not None else _matching_preset(shapes)
+    if row is None:
+        if "out_feature_indexes" not in said or "num_windows" not in said:
+            known = ", ".join(f"{name} {value}" for name, value in shapes.items())
+            raise InputError(f"no size has these shapes ({known}) and the file does not describe itself", mend="name the size")
+        row, shapes["vit_heads"] = PRESETS["nano"], max(1, shapes["vit_dim"] // 64)  # DINOv2 heads are 64 wide
+    elif wrong := [name for name in ("vit_dim", "hidden", "masks", "levels") if getattr(row.model, name) != shapes[name]]:
+        name = wrong[0]
+        raise InputError(f"the file has {name} {shapes[name]}, size {size} has {getattr(row.model, name)}", mend="wrong size")
+    model = replace(row.model, **{**shapes, **_said_about_model(said, shapes["vit_depth"])})
+    resolution = row.arch.resolution
+    samples = model.cross_heads * len(model.levels) * model.points
+    if (rows := len(released["transformer.decoder.layers.0.cross_attn.attention_weights.bias"])) != samples:
+        raise InputError(f"{rows} attention samples per query, but heads x levels x points = {samples}", mend="name the size")
+    if "resolution" in said:
+        resolution = int(said["resolution"])
+    elif (model.patch, model.pos_grid) != (row.model.patch, row.model.pos_grid):
+        resolution = model.patch * model.pos_grid
+    windows = int(said.get("num_windows", row.arch.windows))
+    queries = min(int(said.get("num_queries") or model.queries), model.queries)
+    return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries), row.note)
+
+
+def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
+    """The fields of :class:`ModelConfig` that tensors tell."""
+    try:
+        groups = _count(released, r"transformer\.enc_output\.(\d+)\.weight")
+        rows, positions = released["refpoint_embed.weight"].shape[0], released[_POSITIONS].shape[1]
+        if groups < 1 or rows % groups or math.isqrt(positions - 1) ** 2 != positions - 1:
+            raise InputError(f"{rows} queries in {groups} groups and {positions} positions do not fit together")
+        return {
+            "vit_dim": released[_KERNEL].shape[0],
+            "vit_depth": _count(released, rf"{re.escape(ENCODER)}encoder\.layer\.(\d+)\.norm1\.weight"),
+            "layer_scale": f"{ENCODER}encoder.layer.0.layer_scale1.lambda1" in released,
+            "hidden": released["class_embed.weight"].shape[1],
+            "num_classes": released["class_embed.bias"].shape[0],
+            "projector_blocks": _count(released, r"backbone\.0\.projector\.stages\.0\.0\.m\.(\d+)\.cv1\.conv\.weight"),
+            "levels": _levels(released),
+            "ffn": released["transformer.decoder.layers.0.linear1.bias"].shape[0],
+            "decoder_layers": _count(released, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"),
+            "queries": rows // groups,
+            "groups": groups,
+            "masks": "segmentation_head.bias" in released,
+            "patch": released[_KERNEL].shape[-1],
+            "pos_grid": math.isqrt(positions - 1),
+        }
+    except KeyError as error:
+        raise InputError(f"no RF-DETR checkpoint: it lacks {error.args[0]}", mend="is it another model?") from error
+
+
+def _count(names: dict[str, Tensor], pattern: str) -> int:
+    found = [int(match[1]) for match in map(re.compile(pattern).fullmatch, names) if match]
+    return max(found, default=-1) + 1
+
+
+def _levels(released: dict[str, Tensor]) -> tuple[str, ...]:
+    prefix = "backbone.0.projector.stages"
+    levels = []
+    for level in range(_count(released, rf"{re.escape(prefix)}\.(\d+)\.1\.weight")):
+        up, down = f"{prefix}_sampling.{level}.0.0.weight", f"{prefix}_sampling.{level}.0.0.conv.weight"
+        levels.append("P3" if up in released else "P5" if down in released else "P4")
+    return tuple(levels)
+
+
+def _matching_preset(shapes: dict[str, Any]) -> Preset | None:
+    """The only preset with these widths, depth, patch and position grid."""
+    telling = ("vit_dim", "hidden", "levels", "decoder_layers", "masks", "patch", "pos_grid")
+    rows = [row for row in PRESETS.values() if all(getattr(row.model, name) == shapes[name] for name in telling)]
+    return rows[0] if len(rows) == 1 else None
+
+
+def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
+    """Fields of :class:`ModelConfig` that only the file's own arguments tell."""
+    if "proposal_side" in said:  # written by save_released
+        return {name: value for name, value in tuples(said).items() if name in ModelConfig.__dataclass_fields__}
+    names = {"sa_nheads": "self_heads", "ca_nheads": "cross_heads", "dec_n_points": "points"}
+    fields: dict[str, Any] = {ours: int(said[theirs]) for theirs, ours in names.items() if said.get(theirs) is not None}
+    if said.get("out_feature_indexes"):
+        stages = tuple(int(stage) for stage in said["out_feature_indexes"])
+        # Upstream takes the stage numbers for block indices (section 3), and its weights depend on it.
+        fields |= {"feature_stages": stages, "global_blocks": tuple(stage for stage in stages if stage < vit_depth)}
+    return fields
+
+
+def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
+    """Writes the released layout (a ``.pth`` that upstream's program loads); returns its SHA-256.
+
+    Labels are contiguous from 0 (upstream >= 1.6); ``args.label_convention`` says so.
+    """
+    model, arch = card.config, card.arch
+    described = argparse.Namespace(
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()},
+        resolution=arch.side,
+        patch_size=model.patch,
+        num_windows=arch.windows,
+        positional_encoding_size=model.pos_grid,
+        hidden_dim=model.hidden,
+        dec_layers=model.decoder_layers,
+        num_queries=model.queries,
+        num_select=model.queries,
+        group_detr=model.groups,
+        sa_nheads=model.self_heads,
+        ca_nheads=model.cross_heads,
+        dec_n_points=model.points,
+        out_feature_indexes=list(model.feature_stages),
+        projector_scale=list(model.levels),
+        segmentation_head=model.masks,
+        class_names=list(card.class_names),
+        category_ids=list(card.category_ids),
+        label_convention="contiguous",
+    )
+    released = {name: tensor.contiguous() for name, tensor in to_released(detector.state_dict(), model.groups).items()}
+    with atomic_path(path) as temporary:
+        torch.save({"model": released, "args": described}, temporary)
+    return sha256_file(path)
+
+
+@torch.no_grad()
+def with_classes(detector: Detector, labels: Labels) -> Detector:
+    """The same detector for other classes: rows of every class head are repeated, then cut (architecture facts section 10)."""
+    count = len(labels.names)
+    fresh = Detector(replace(detector.config, num_classes=count), detector.arch)
+    state = detector.state_dict()
+    rows = torch.arange(count) % detector.config.num_classes
+    for name in ("class_embed.weight", "class_embed.bias"):
+        state[name] = state[name][rows]
+        state[f"selection.{name}"] = state[f"selection.{name}"][:, rows]
+    fresh.to(state["class_embed.bias"].dtype).load_state_dict(state)
+    return fresh.train(detector.training)
