@@ -1,0 +1,172 @@
+"""Same weights, same images, two programs: this model against RF-DETR in Hugging Face transformers (an independent rewrite).
+
+Weights are made here (fill rule), so nothing is downloaded. Every size at full width is behind the marker ``parity``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from filled import fill, uniform
+from tiny import TINY
+
+from rfdetr_repro.config import ModelConfig, TrainConfig
+from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.model.layouts import from_transformers, transformers_name
+from rfdetr_repro.model.pretrained import infer_preset, load_pretrained
+from rfdetr_repro.model.released import from_released, to_released
+from rfdetr_repro.presets import PRESETS
+from rfdetr_repro.train.losses import detection_losses
+
+rf_detr = pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
+
+EXPRESSIBLE = [name for name, row in PRESETS.items() if row.model.levels == ("P4",)]  # theirs has one pyramid level
+DEFAULT = {"nano", "base", "seg-nano"}
+
+
+def their_model(model: ModelConfig, windows: int) -> Any:
+    """Their model of our configuration, in evaluation mode, filled by the rule of the test vectors."""
+    from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
+
+    backbone = RfDetrDinov2Config(
+        hidden_size=model.vit_dim,
+        num_attention_heads=model.vit_heads,
+        num_hidden_layers=model.vit_depth,
+        out_indices=list(model.feature_stages),
+        image_size=model.patch * model.pos_grid,
+        patch_size=model.patch,
+        num_windows=windows,
+    )
+    config = rf_detr.RfDetrConfig(
+        backbone_config=backbone,
+        d_model=model.hidden,
+        c2f_num_blocks=model.projector_blocks,
+        decoder_ffn_dim=model.ffn,
+        decoder_layers=model.decoder_layers,
+        decoder_n_points=model.points,
+        decoder_self_attention_heads=model.self_heads,
+        decoder_cross_attention_heads=model.cross_heads,
+        num_queries=model.queries,
+        group_detr=model.groups,
+        num_labels=model.num_classes,
+        intermediate_size=4 * model.hidden,
+        mask_downsample_ratio=model.mask_stride,
+        dropout=0.0,
+        layer_norm_eps=1e-6,  # of the projector; their default 1e-5 is not upstream's value
+    )
+    config._attn_implementation = backbone._attn_implementation = "eager"
+    kind = rf_detr.RfDetrForInstanceSegmentation if model.masks else rf_detr.RfDetrForObjectDetection
+    theirs = kind(config).eval()
+    theirs.load_state_dict({name: fill(transformers_name(name), tuple(v.shape)) for name, v in theirs.state_dict().items()})
+    return theirs
+
+
+def our_model(theirs: Any, model: ModelConfig, size: str | None) -> Detector:
+    released = from_transformers(theirs.state_dict())
+    if size is not None:
+        row = infer_preset(released, {}, size)
+        assert row.model == model
+        arch = row.arch
+    else:
+        arch = TINY.arch
+    ours = Detector(replace(model, encoder_masks_projected=False), arch)
+    ours.load_state_dict(from_released(released, ours.state_dict(), model.groups))
+    return ours.eval()
+
+
+@lru_cache(maxsize=1)
+def pair(size: str) -> tuple[Any, Detector]:
+    row = PRESETS[size]
+    theirs = their_model(row.model, row.arch.windows)
+    return theirs, our_model(theirs, row.model, size)
+
+
+def images(count: int, height: int, width: int) -> torch.Tensor:
+    values = torch.from_numpy(uniform("input", count * 3 * height * width))
+    return 2 * values.reshape(count, 3, height, width).float()
+
+
+def small_side(size: str) -> int:
+    """A square side that fits the windows and leaves at least as many tokens as queries; positions are interpolated."""
+    arch = PRESETS[size].arch
+    unit = arch.patch * arch.windows
+    grid = arch.windows
+    while grid * grid < PRESETS[size].model.queries:
+        grid += arch.windows
+    return grid // arch.windows * unit
+
+
+@torch.no_grad()
+def compare(theirs: Any, ours: Detector, batch: torch.Tensor, tolerance: float) -> None:
+    theirs, ours = theirs.to(batch.dtype), ours.to(batch.dtype)
+    expected, found = theirs(batch), ours(batch, replace(ours.arch, resolution=batch.shape[-1]))
+    scale = max(1.0, float(expected.logits.abs().max()))
+    assert torch.allclose(found.logits, expected.logits, rtol=0, atol=tolerance * scale)
+    assert torch.allclose(found.boxes_cxcywh, expected.pred_boxes, rtol=0, atol=tolerance)
+    if ours.config.masks:
+        scale = max(1.0, float(expected.pred_masks.abs().max()))
+        assert torch.allclose(found.mask_logits, expected.pred_masks, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=() if size in DEFAULT else pytest.mark.parity) for size in EXPRESSIBLE]
+)
+def test_outputs_equal_theirs_at_every_size(size: str) -> None:
+    """Full width, batch 1 in float32 and batch 3 in float64, on small images."""
+    theirs, ours = pair(size)
+    side = small_side(size)
+    compare(theirs, ours, images(1, side, side), 1e-4)
+    compare(theirs, ours, images(3, side, side).double(), 1e-6)
+    theirs.float(), ours.float()
+
+
+@pytest.mark.parity
+def test_nano_at_its_own_resolution() -> None:
+    theirs, ours = pair("nano")
+    compare(theirs, ours, images(1, 384, 384), 1e-4)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_their_state_dict_loads_from_a_file(masks: bool, tmp_path: Any) -> None:
+    """A file with nothing but their tensors, at a small width that no preset has: the size must be described."""
+    model = replace(TINY.model, masks=masks, mask_stride=4, proposal_side=0.05, layer_scale=True, feature_stages=(1, 2, 3, 4))
+    model = replace(model, global_blocks=(1, 2, 3))
+    theirs = their_model(model, 1)
+    ours = our_model(theirs, model, None)
+    compare(theirs, ours, images(2, 128, 128), 1e-4)
+    said = {"sa_nheads": 2, "ca_nheads": 4, "dec_n_points": 2, "out_feature_indexes": [1, 2, 3, 4], "num_windows": 1}
+    torch.save({"model": theirs.state_dict(), "args": said}, tmp_path / "theirs.pth")
+    loaded, card, _ = load_pretrained(tmp_path / "theirs.pth")
+    assert loaded.config == replace(model, vit_heads=1) and card.arch.side == 128  # 32 / 64 heads: DINOv2's rule
+    assert torch.equal(loaded.decoder.query_feat, ours.decoder.query_feat.float())
+
+
+def test_training_loss_and_every_gradient_equal_theirs() -> None:
+    """13 query groups would only cost time: three, in float64. Their classification, L1 and GIoU losses are upstream's too."""
+    model = replace(TINY.model, masks=False, proposal_side=0.05, layer_scale=True, global_blocks=(1, 2, 3))
+    theirs = their_model(model, 1).double().train()
+    ours = our_model(theirs, model, None).double().train()
+    batch = images(2, 128, 128).double()
+    boxes = [[[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]], [[0.4, 0.6, 0.5, 0.5]]]
+    labels = [[1, 17, 6], [3]]
+    targets = [
+        Target(torch.tensor(b, dtype=torch.float64), torch.tensor(c), None, i)
+        for i, (b, c) in enumerate(zip(boxes, labels, strict=True))
+    ]
+    expected = theirs(batch, labels=[{"class_labels": t.labels, "boxes": t.boxes_cxcywh} for t in targets])
+    expected.loss.backward()
+    outputs = ours.training_outputs(ours.features(batch, 16, 1), (128, 128), ours.arch)
+    total, _ = detection_losses(outputs, targets, model.groups, TrainConfig())
+    total.backward()
+    assert total.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+    wanted = from_transformers({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+    found = to_released({name: p.grad for name, p in ours.named_parameters()}, model.groups)
+    assert len(wanted) == len(found) - 1  # DINOv2's mask token, which nothing reads
+    for name, gradient in wanted.items():
+        gap = float((found[name] - gradient).abs().max()) / max(1e-3, float(gradient.abs().max()))
+        assert gap < 1e-5, f"{name}: {gap}"
