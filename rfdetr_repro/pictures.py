@@ -21,17 +21,21 @@ from .plots_detections import Annotations
 PER_PICTURE, MIN_SCORE = 4, 0.3
 
 
-def as_annotations(found: ImageDetections, height: int, width: int, max_iou: float = 0.7) -> Annotations:
-    """Detections of one image for drawing; of several labels on nearly the same box only the best is drawn."""
-    kept: list[int] = []
-    for row in range(len(found.scores)):  # best first
-        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
-            kept.append(row)
+def as_annotations(found: ImageDetections, height: int, width: int) -> Annotations:
+    """Detections of one image for drawing."""
     masks = None
     if found.masks_rle is not None:
-        masks = np.array([decode_mask(found.masks_rle[row], height, width) for row in kept], dtype=bool).reshape(
-            -1, height, width
-        )
+        masks = np.array([decode_mask(rle, height, width) for rle in found.masks_rle], dtype=bool).reshape(-1, height, width)
+    return best_of_each_box(Annotations(found.boxes_xyxy, found.labels, found.scores, masks))
+
+
+def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
+    """Of several labels on nearly the same box only the best; ``found`` has boxes_xyxy, labels, scores (falling) and masks."""
+    kept: list[int] = []
+    for row in range(len(found.scores)):
+        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
+            kept.append(row)
+    masks = None if found.masks is None else found.masks[kept]
     return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
 
 

@@ -1,6 +1,6 @@
 """Boxes and masks drawn on images, and JSON:
 
-python -m rfdetr_repro.predict IMAGE... --checkpoint runs/embedded/supernet.safetensors [--arch KEY] [--threshold 0.3] [--out DIR]
+python -m rfdetr_repro.predict IMAGE... --checkpoint FILE [--size NAME] [--arch KEY] [--threshold 0.3] [--out DIR]
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from .files import write_atomic
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--checkpoint", required=True, help="model file (.safetensors)")
+    parser.add_argument("--checkpoint", required=True, help="model file: ours, released, transformers")
+    parser.add_argument("--size", help="name of the size, where the file does not tell it")
     parser.add_argument("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
     parser.add_argument("--out", type=Path, default=Path("predictions"))
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:
         raise InputError(f"threshold {args.threshold} is not in 0..1")
-    from .model.checkpoint import load_supernet
+    from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
-    detector, card, _ = load_supernet(args.checkpoint)
+    detector, card, _ = load_pretrained(args.checkpoint, args.size)
     arch = Arch.parse(args.arch) if args.arch else card.arch
     if arch.rounding:
         print(arch.rounding)
@@ -39,32 +40,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _predict(subnet: Any, card: Any, path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
-    import torch
-
-    from .data.coco import ImageInfo, decode_image
-    from .data.transforms import normalise, resize_image
-    from .pictures import as_annotations
+    from .data.segmentation import rle_of_bitmap
+    from .detect import detect, load_picture
+    from .pictures import best_of_each_box
     from .plots import detections_figure
-    from .search.shared import detections_of
 
-    image, arch = decode_image(path), subnet.arch
-    pixels = torch.from_numpy(resize_image(image, (arch.side, arch.side)).copy()).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode():
-        outputs = subnet(normalise(pixels))
-    info = ImageInfo(0, path, image.shape[1], image.shape[0])
-    (found,) = detections_of(outputs, [info], arch.queries, masks=card.config.masks)
+    image = load_picture(path)
+    (found,) = detect(subnet, [image], args.threshold)
     drawn = args.out / f"{path.stem}.png"
-    annotations = as_annotations(found, *image.shape[:2])
-    detections_figure([image], [annotations], drawn, class_names=card.class_names, min_score=args.threshold, columns=1)
+    detections_figure([image], [best_of_each_box(found)], drawn, class_names=card.class_names, min_score=0.0, columns=1)
     objects = [
         {
             "category_id": card.category_ids[int(label)],
             "class": card.class_names[int(label)],
             "score": round(float(score), 4),
             "box_xyxy": [round(float(value), 1) for value in box],
+            **({} if found.masks is None else {"mask_rle": rle_of_bitmap(found.masks[row])}),
         }
-        for box, score, label in zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
-        if score >= args.threshold
+        for row, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True))
     ]
     print(f"{path}: {len(objects)} objects -> {drawn}")
     return {"image": path.name, "objects": objects}

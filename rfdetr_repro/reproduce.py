@@ -104,8 +104,7 @@ class Reproduction:
         return path, "report.pdf and report.html"
 
     def data(self) -> tuple[dict[str, Any], str]:
-        from .data.annotations import has_split
-        from .data.coco import read_split
+        from .data.coco import has_split, read_split
         from .data.embedded import EmbeddedConfig, write_embedded
 
         folder = self.campaign.data

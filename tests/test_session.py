@@ -73,5 +73,5 @@ def test_model_that_is_no_detector(artifact: Artifact, tmp_path: Path) -> None:
     onnx.checker.check_model(model)
     content = model.SerializeToString()
     written = write_artifact(tmp_path / "m.onnx", content, renamed(artifact.manifest, content))
-    with pytest.raises(InputError, match=r"\['y'\] are not those of a detector"):
+    with pytest.raises(InputError, match=r"\['y'\] are not ranked detections"):
         OrtSession(written)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,11 +11,22 @@ from ..coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
 from ..data.coco import CocoSplit
 from ..data.transforms import resize_image
 from ..errors import InputError
-from ..export.artifact import Manifest
 from ..export.session import Session
 from ..record import Accuracy
 
 Array = np.ndarray[Any, Any]
+
+
+class HasClasses(Protocol):
+    """A manifest or a model card."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]: ...
+
+
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -25,7 +36,7 @@ def model_input(image: Array, input_hw: tuple[int, int]) -> Array:
     return np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
 
-def label_map(manifest: Manifest, split: CocoSplit) -> Array:
+def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
     """int64 (classes of the model,): the split's label of each output label, -1 where the split has no such category.
 
     A category of the split that the model lacks, or knows by another name, is an :class:`InputError`.

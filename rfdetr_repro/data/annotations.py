@@ -64,11 +64,16 @@ class SplitFiles:
     images: Path  # folder
 
 
-def has_split(data_dir: str | Path, split: str) -> bool:
+def has_coco_split(data_dir: str | Path, split: str) -> bool:
     """Whether the folder holds an annotation file of ``split``, sound or broken."""
     root = Path(data_dir)
     names = [root / "annotations" / f"instances_{name}.json" for name in (split, f"{split}2017")]
-    return any(path.is_file() for path in [*names, root / split / "_annotations.coco.json"])
+    names += [root / name / "_annotations.coco.json" for name in _roboflow_names(split)]
+    return any(path.is_file() for path in names)
+
+
+def _roboflow_names(split: str) -> tuple[str, ...]:
+    return ("val", "valid") if split == "val" else (split,)
 
 
 def find_split(data_dir: str | Path, split: str) -> SplitFiles:
@@ -81,13 +86,12 @@ def find_split(data_dir: str | Path, split: str) -> SplitFiles:
             if not (root / name).is_dir():
                 raise InputError(f"the images of split {split!r} are missing", root / name, "put them there")
             return SplitFiles(path, root / name)
-    for name in (split, "valid") if split == "val" else (split,):
+    for name in _roboflow_names(split):
         if (path := root / name / "_annotations.coco.json").is_file():
             return SplitFiles(path, root / name)
     folder = "valid" if split == "val" else split
     expected = f"it must hold annotations/instances_{split}.json and {split}/, or {folder}/_annotations.coco.json"
-    yolo = "this looks like YOLO's format, export it as COCO's: " if (root / "data.yaml").exists() else ""
-    raise InputError(f"no COCO split {split!r}", root, yolo + expected)
+    raise InputError(f"no COCO split {split!r}", root, f"{expected}, or data.yaml (YOLO)")
 
 
 def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarray]:

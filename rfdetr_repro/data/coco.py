@@ -26,15 +26,18 @@ from .annotations import (
     AnnotationTable,
     ClassMap,
     ImageInfo,
+    SplitFiles,
     find_split,
+    has_coco_split,
     parse_annotations,
     parse_classes,
     parse_document,
     parse_images,
 )
 from .segmentation import decode_mask
+from .yolo import find_yaml, names_split, yolo_as_coco
 
-__all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_image", "decode_mask", "read_split"]
+__all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_image", "decode_mask", "has_split", "read_split"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class CocoSplit:
             with open_input(info.path) as stream:
                 digest.update(stream.read())
         return digest.hexdigest()
+
+    def most_objects(self) -> int:
+        """Training targets of the fullest image."""
+        of_image = np.repeat(np.arange(len(self.images)), np.diff(self._table.first))
+        return int(np.bincount(of_image[~self._table.crowd], minlength=1).max())
 
     @cached_property
     def has_masks(self) -> bool:
@@ -154,16 +162,31 @@ def decode_image(path: str | Path) -> np.ndarray:
             raise InputError(f"cannot decode the image: {reason}", path, "replace the file") from error
 
 
+def has_split(data_dir: str | Path, split: str) -> bool:
+    """Whether the folder has this split, sound or broken, in any of the forms that :func:`read_split` reads."""
+    described = find_yaml(Path(data_dir))
+    return has_coco_split(data_dir, split) or (described is not None and names_split(described, split))
+
+
+def _annotations(root: Path, split: str) -> tuple[SplitFiles, bytes]:
+    """Where a split's annotations and images are, and its COCO JSON, made from YOLO's files where these are all there is."""
+    described = None if has_coco_split(root, split) else find_yaml(root)
+    if described is not None:
+        content, images = yolo_as_coco(described, split)
+        return SplitFiles(described, images), content
+    files = find_split(root, split)
+    with open_input(files.annotations) as stream:
+        return files, stream.read()
+
+
 def read_split(data_dir: str | Path, split: str, classes: ClassMap | None = None) -> CocoSplit:
-    """Reads and checks one split ("train", "val" or "test") of a COCO-format folder.
+    """Reads and checks one split ("train", "val" or "test") of a folder in COCO's, Roboflow's or YOLO's form.
 
     ``classes`` comes from the train split and is passed for the others; without it the file's own categories are used. Raises
     :class:`InputError` for a wrong folder, a file that is not COCO, a missing image, an unknown category, a duplicate id, an
     annotation of an unknown image, and a box that is empty, not finite or wholly outside its image.
     """
-    files = find_split(data_dir, split)
-    with open_input(files.annotations) as stream:
-        content = stream.read()
+    files, content = _annotations(Path(data_dir), split)
     was_enabled = gc.isenabled()
     gc.disable()  # it would walk millions of new objects again and again
     try:

@@ -150,6 +150,29 @@ def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, An
     return rle_code._mask.frUncompressedRLE(rles)
 
 
+def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
+    """bool (height, width) -> COCO's compressed RLE as JSON takes it (``counts`` is text)."""
+    rle = rle_code.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
+    """Predicted masks at image size as bool (k, height, width), by the rule of :func:`masks_to_rle`.
+
+    Beyond the result nothing larger than one strip of one mask (16 MiB) is held.
+    """
+    logits = np.asarray(mask_logits.detach().float().cpu() if hasattr(mask_logits, "detach") else mask_logits, dtype=np.float32)
+    across, down = _bilinear(logits.shape[2], width), _bilinear(logits.shape[1], height)
+    bitmaps = np.zeros((len(logits), height, width), dtype=bool)
+    strip = max(1, _STRIP_PIXELS // width)
+    for bitmap, grid in zip(bitmaps, logits, strict=True):
+        if (grid > 0).any():
+            for top in range(0, height, strip):
+                rows = down.weights[top : top + strip] @ grid  # (strip, w)
+                np.greater(rows @ across.weights.T, 0, out=bitmap[top : top + strip])
+    return bitmaps
+
+
 @dataclass(frozen=True)
 class _Bilinear:
     """Interpolation along one axis: output i is made of inputs ``low[i]`` and ``high[i]``."""

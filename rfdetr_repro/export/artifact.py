@@ -57,6 +57,7 @@ class Manifest:
     opset: int | None = None
     input_range: tuple[float, float] = (0.0, 1.0)  # RGB
     normalisation: str = NORMALISATION
+    contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx.py
     resize: str = RESIZE_RULE
     packages: dict[str, str] = field(default_factory=dict)  # what made the file
     schema: int = SCHEMA

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import torch
@@ -21,30 +21,56 @@ from torch import Tensor, nn
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import InputError
 from ..files import sha256_bytes
-from ..model.detector import Detector
+from ..model.detector import Detector, Outputs
 from ..model.postprocess import top_k
 from ..ops import DECOMPOSITIONS
-from .artifact import Artifact, ArtifactMeta, Manifest, TensorSpec, write_artifact
+from .artifact import NORMALISATION, Artifact, ArtifactMeta, Manifest, TensorSpec, write_artifact
 from .aten import translate
 from .graph import OPSET, Graph
 from .trace import TraceError, trace
 
-INPUT = "images"
+
+class Contract(NamedTuple):
+    """Names of input and outputs, and what makes the outputs from the model's, given k."""
+
+    input: str
+    outputs: tuple[str, ...]
+    run: Callable[[Outputs, int], tuple[Tensor | None, ...]]
+
+
+def _ranked(outputs: Outputs, k: int) -> tuple[Tensor | None, ...]:
+    ranked = top_k(outputs, k, recording=True)
+    return ranked.scores, ranked.labels, ranked.boxes_xyxy, ranked.mask_logits
+
+
+def _raw(outputs: Outputs, k: int) -> tuple[Tensor | None, ...]:
+    return outputs.boxes_cxcywh, outputs.logits, outputs.mask_logits
+
+
+CONTRACTS = {
+    "decoded": Contract("images", ("scores", "labels", "boxes", "masks"), _ranked),
+    "upstream": Contract("input", ("dets", "labels", "masks"), _raw),
+}
 _FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}  # data-dependent: no CUDA-graph capture, no static engine
 
 
-def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Artifact:
+def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta, contract: str = "decoded") -> Artifact:
     """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
 
-    Raises :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
+    ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input ``input``, already normalised, ->
+    ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits, ``masks`` (1, Q, h, w) logits. Raises
+    :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
     """
     arch, config = subnet.arch, subnet.config
     if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
         given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
         raise InputError(f"{given} for {config.num_classes} classes", meta.model.name, "name every class of the head")
-    module = fold_normalisation(subnet)
+    if contract not in CONTRACTS:
+        raise InputError(f"unknown contract {contract!r}", mend=f"choose {' or '.join(CONTRACTS)}")
+    decoded = contract == "decoded"
+    module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
     images = torch.linspace(0, 1, 3 * arch.side**2).reshape(1, 3, arch.side, arch.side)
-    model, flops, outputs = build_model(module, images, arch.queries, DECOMPOSITIONS)
+    model, flops, outputs = build_model(module, images, CONTRACTS[contract], arch.queries, DECOMPOSITIONS)
     content = model.SerializeToString(deterministic=True)
     task = "segment" if config.masks else "detect"
     manifest = Manifest(
@@ -53,29 +79,26 @@ def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Ar
         model=replace(meta.model, arch=arch, task=task),
         class_names=tuple(meta.class_names),
         category_ids=tuple(meta.category_ids),
-        inputs=(_spec(INPUT, images),),
+        inputs=(_spec(CONTRACTS[contract].input, images),),
         outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
         params=subnet.num_params(),
         flops=flops,
         opset=OPSET,
         packages={name: importlib.metadata.version(name) for name in ("torch", "onnx")},
+        contract=contract,
+        normalisation=NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph",
     )
     return write_artifact(path, content, manifest)
 
 
 def build_model(
-    module: nn.Module, images: Tensor, k: int, decompositions: Mapping[Any, Any]
+    module: nn.Module, images: Tensor, contract: Contract, k: int, decompositions: Mapping[Any, Any]
 ) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
-    """Records one pass of ``module(images)`` with its ranking; returns the checked model, its FLOPs and the recorded outputs."""
-
-    def run(source: Tensor) -> tuple[Tensor | None, ...]:
-        ranked = top_k(module(source), k)
-        return ranked.scores, ranked.labels, ranked.boxes_xyxy, ranked.mask_logits
-
-    recorded = trace(module, images, run, decompositions)
-    named = zip(("scores", "labels", "boxes", "masks"), recorded.outputs, strict=True)
+    """Records one pass of ``module(images)``; returns the checked model, its FLOPs and the recorded outputs."""
+    recorded = trace(module, images, lambda source: contract.run(module(source), k), decompositions)
+    named = zip(contract.outputs, recorded.outputs, strict=True)
     outputs = {name: tensor for name, tensor in named if tensor is not None}
-    graph = Graph(recorded, INPUT)
+    graph = Graph(recorded, contract.input)
     for call in recorded.calls:
         translate(graph, call)
     model, flops = graph.model(outputs, "rfdetr_repro")

@@ -60,7 +60,8 @@ class OrtSession:
             raise InputError(f"ONNX Runtime cannot load the model ({error})", artifact.path, "export it again") from error
         self._names = [output.name for output in self._session.get_outputs()]
         if self._names not in (["scores", "labels", "boxes"], ["scores", "labels", "boxes", "masks"]):
-            raise InputError(f"outputs {self._names} are not those of a detector", artifact.path, "export it again")
+            mend = "export it again" if self.manifest.contract == "decoded" else "measure an export of the decoded contract"
+            raise InputError(f"outputs {self._names} are not ranked detections", artifact.path, mend)
         spec = self.manifest.inputs[0]
         self._input_name, self._input_shape = spec.name, spec.shape
         settings = f"threads={threads} graph=all ort={onnxruntime.__version__}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import open_input
 
-ALLOWED_GLOBALS = [argparse.Namespace]
+ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)|global (?:symbol )?[`']?([\w.]+\.[\w.]+)")
 RESAVE = 'save it again as {"model": state_dict, "args": dict of plain values}'
 

@@ -57,6 +57,11 @@ class Detector(nn.Module):
         nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
         self.mask_head = MaskHead(config) if config.masks else None
 
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """(H, W) in px that the detector's own architecture takes."""
+        return self.arch.side, self.arch.side
+
     def num_params(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 

@@ -19,10 +19,32 @@ class Ranked(NamedTuple):
     mask_logits: Tensor | None  # (B, k, h, w); > 0 is foreground
 
 
-def top_k(outputs: Outputs, k: int, *, masks: bool = True) -> Ranked:
-    """Ranks ``outputs``; k is capped at queries x classes."""
+def best_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(B, N) -> the k largest of each row and their indices, both (B, k); of equal values the lower index wins and comes first.
+
+    ``torch.topk`` picks among equals as it likes, differently on each device.
+    """
+    last = values.topk(k, dim=1).values[:, -1:]
+    above, equal = values > last, values == last
+    chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    index = chosen.to(torch.uint8).topk(k, dim=1).indices.sort(1).values
+    ordered = values.gather(1, index).sort(dim=1, descending=True, stable=True)
+    return ordered.values, index.gather(1, ordered.indices)
+
+
+def top_k(outputs: Outputs, k: int, *, masks: bool = True, threshold: float = 0.0, recording: bool = False) -> Ranked:
+    """Ranks ``outputs``; k is capped at queries x classes. Of equal scores the earlier query, then the lower label comes first.
+
+    ``threshold`` (0..1, for a batch of one): lower scores are left out before anything is gathered for them. ``recording``: one
+    TopK node, for an exported graph; ONNX prescribes the same order of equals.
+    """
     b, n, classes = outputs.logits.shape
-    scores, flat = outputs.logits.flatten(1).topk(min(k, n * classes), dim=1)  # (B, k)
+    k = min(k, n * classes)
+    flat_logits = outputs.logits.flatten(1)
+    scores, flat = flat_logits.topk(k, dim=1) if recording else best_first(flat_logits, k)  # (B, k)
+    if threshold > 0:
+        kept = int((scores[0].sigmoid() >= threshold).sum())
+        scores, flat = scores[:, :kept], flat[:, :kept]
     query = torch.div(flat, classes, rounding_mode="floor")
     cx, cy, w, h = outputs.boxes_cxcywh.gather(1, query[..., None].expand(-1, -1, 4)).unbind(-1)
     boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)

@@ -6,6 +6,7 @@ Level P4 keeps the ViT's grid, P3 doubles it, P5 halves it. All sizes use P4 alo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -92,5 +93,7 @@ class Projector(nn.Module):
         """Maps of (B, vit_dim, h, w) -> per level (B, hidden, h_l, w_l)."""
         fused = []
         for samplers, stage in zip(self.sampling, self.stages, strict=True):
-            fused.append(stage(torch.cat([sampler(x) for sampler, x in zip(samplers, maps, strict=True)], dim=1)))
+            fused.append(
+                stage(torch.cat([sampler(x) for sampler, x in zip(cast(nn.ModuleList, samplers), maps, strict=True)], dim=1))
+            )
         return fused

@@ -68,6 +68,7 @@ class Trainer:
     recipe: Recipe
     split: CocoSplit
     folder: Path
+    initial: dict[str, Tensor] | None = None  # weights to start from; None: random
     step: int = 0
     seconds: float = 0.0  # training time so far, over all sessions
     _log: list[str] = field(default_factory=list)
@@ -79,6 +80,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = replace(preset.model, num_classes=len(self.split.classes.names))
         self.detector = Detector(model, preset.arch)
+        if self.initial is not None:
+            self.detector.load_state_dict(self.initial)
         self.dense = DenseHead(model) if config.dense_weight else None
         modules: dict[str, torch.nn.Module] = {"": self.detector}
         if self.dense is not None:

@@ -1,0 +1,212 @@
+"""The interface upstream's users know:
+
+    model = RFDETR("nano", weights="rf-detr-nano.pth")        # or "seg-medium", or a run's folder
+    model.train(dataset_dir="my_data", epochs=50, batch_size=4, grad_accum_steps=4, lr=1e-4, output_dir="runs/mine")
+    detections = model.predict("street.jpg", threshold=0.5)   # supervision.Detections
+
+Labels are contiguous inside; ``class_id`` is the data set's own category id. The map is printed and kept in every file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .bench.accuracy import label_map
+from .coco_eval import CocoEvaluator, ImageDetections
+from .config import Arch, TrainConfig
+from .data.coco import ClassMap, CocoSplit, has_split, read_split
+from .detect import Found, Picture, detect
+from .errors import InputError
+from .export.artifact import Artifact, ArtifactMeta
+from .export.onnx import export_onnx
+from .labels import Labels
+from .model.checkpoint import ModelCard, save_detector
+from .model.detector import Detector
+from .model.pretrained import load_pretrained, save_released, with_classes
+from .presets import PRESETS, Preset, preset
+from .record import Accuracy, ModelId
+from .search.shared import single_detections
+
+CHECKPOINT = "supernet.safetensors"
+
+
+class RFDETR:
+    """One detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's folder.
+
+    ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours); without it a preset starts from
+    random numbers, and says so. ``arch``: another architecture of a supernet's space, e.g. a frontier point of its search.
+    """
+
+    def __init__(self, size: str | Path = "nano", weights: str | Path | None = None, *, arch: str | None = None) -> None:
+        source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
+        if str(size) in PRESETS or (weights is not None and not source.is_file()):
+            row = preset(str(size))
+            if weights is None:
+                self.detector, self.card, self.sha256 = _random(row)
+            else:
+                self.detector, self.card, self.sha256 = load_pretrained(weights, str(size))
+        elif source.is_file() and weights is None:
+            self.detector, self.card, self.sha256 = load_pretrained(source)
+        else:
+            raise InputError(f"{str(size)!r} is no size, file or run", mend=f"sizes: {', '.join(PRESETS)}")
+        self.trained = weights is not None or str(size) not in PRESETS
+        if arch is not None:
+            self.detector = self.detector.slice(Arch.parse(arch))
+            self.card = replace(self.card, config=self.detector.config, arch=self.detector.arch, space=None)
+        print(self.labels.describe())
+        if not self.trained:
+            print("random weights: train the model, or give weights")
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.card.class_names, self.card.category_ids, self.card.notes)
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """Category id -> name."""
+        return dict(zip(self.card.category_ids, self.card.class_names, strict=True))
+
+    # -- use ----------------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Picture | Sequence[Picture], threshold: float = 0.5) -> Any:
+        """``supervision.Detections`` of one picture, or a list of them for a list, tuple or batch tensor (B, 3, H, W).
+
+        ``class_id`` is the category id, ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise InputError("supervision is not installed", mend="pip install supervision, or use .detect()") from error
+
+        many = isinstance(images, (list, tuple)) or (isinstance(images, torch.Tensor) and images.dim() == 4)
+        found = self.detect(images if many else [images], threshold)
+        names, ids = np.array(self.card.class_names, dtype=object), np.array(self.card.category_ids)
+        detections = [
+            Detections(
+                xyxy=one.boxes_xyxy,
+                mask=one.masks,
+                confidence=one.scores,
+                class_id=ids[one.labels],
+                data={"class_name": names[one.labels].astype(str)},
+            )
+            for one in found
+        ]
+        return detections if many else detections[0]
+
+    def detect(self, images: Sequence[Picture], threshold: float = 0.5) -> list[Found]:
+        """The same without supervision; labels are contiguous."""
+        return detect(self.detector, list(images), threshold)
+
+    def evaluate(self, dataset_dir: str | Path, split: str = "val") -> dict[str, Accuracy | None]:
+        """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}."""
+        if not self.trained:
+            raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
+        chosen = read_split(dataset_dir, split)
+        labels, masks = label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
+        found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks)]
+        evaluator = CocoEvaluator(chosen)
+        return {"boxes": evaluator.accuracy(found), "masks": evaluator.accuracy(found, "segm") if masks else None}
+
+    def export(self, path: str | Path, contract: str = "decoded", name: str | None = None) -> Artifact:
+        """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in; "upstream": as upstream exports
+        (``input`` normalised -> ``dets``, ``labels``, ``masks``), for deployments that expect that."""
+        weights = "trained" if self.trained else "random"
+        model = ModelId("rfdetr", name or f"rfdetr-{self.card.arch.key}", weights=weights, checkpoint_sha256=self.sha256)
+        meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids)
+        subnet = self.detector.slice(self.detector.arch)
+        return export_onnx(subnet, path, meta=meta, contract=contract)
+
+    def save(self, path: str | Path) -> str:
+        """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its SHA-256."""
+        if Path(path).suffix in (".pth", ".pt"):
+            return save_released(path, self.detector, self.card)
+        return save_detector(path, self.detector.state_dict(), self.card)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        dataset_dir: str | Path,
+        epochs: int = 100,
+        batch_size: int = 4,
+        grad_accum_steps: int = 4,
+        lr: float = 1e-4,
+        output_dir: str | Path = "output",
+        resume: bool | str | Path = True,
+        **changes: Any,
+    ) -> Path:
+        """Fine-tunes all weights on the train split of a COCO, Roboflow or YOLO folder; returns the file of the EMA weights.
+
+        An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
+        folder or a file in it). Other fields of ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``.
+        """
+        from .train.engine import STATE, Recipe, Trainer
+        from .train.progress import StepBar
+
+        folder = Path(output_dir)
+        if not isinstance(resume, bool):
+            folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
+            if not (folder / STATE).exists():
+                raise InputError("nothing to resume", folder, "give the folder of an unfinished run")
+        elif not resume and (folder / STATE).exists():
+            raise InputError("the folder holds a run", folder, "resume it, or choose another folder")
+        train = read_split(dataset_dir, "train")
+        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("grad_accum_steps", grad_accum_steps)):
+            if value < 1:
+                raise InputError(f"{name} {value} is not positive")
+        if unknown := sorted(set(changes) - set(TrainConfig.__dataclass_fields__)):
+            raise InputError(f"unknown setting {unknown[0]}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
+        steps = epochs * max(1, len(train) // (batch_size * grad_accum_steps))
+        recipe = replace(
+            TrainConfig(steps=steps, batch_size=batch_size, accumulate=grad_accum_steps, lr=lr, lr_encoder=1.5 * lr), **changes
+        )
+        start = self._for_classes(train.classes)
+        model = start.config
+        if model.masks and not train.has_masks:
+            raise InputError(
+                "this size predicts masks, but not every object of the train split has one", dataset_dir, "use a box size"
+            )
+        self._warn_of_crowds(train)
+        print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
+        trainer = Trainer(Recipe(Preset(model, start.arch), recipe), train, folder, initial=start.state_dict())
+        with StepBar(trainer.step, recipe.steps) as bar:
+            path = trainer.run(bar.update)
+        self.detector, self.card, self.sha256 = load_pretrained(path)
+        self.trained = True
+        if has_split(dataset_dir, "val"):
+            boxes = self.evaluate(dataset_dir, "val")["boxes"]
+            print(f"val AP {100 * (boxes.ap or 0):.1f}, AP50 {100 * (boxes.ap50 or 0):.1f}" if boxes else "")
+        return path
+
+    def _for_classes(self, classes: ClassMap) -> Detector:
+        """The detector with a head for ``classes``; where they already are its own, unchanged."""
+        if (classes.names, classes.category_ids) == (self.card.class_names, self.card.category_ids):
+            return self.detector
+        return with_classes(self.detector, Labels(classes.names, classes.category_ids))
+
+    def _warn_of_crowds(self, train: CocoSplit) -> None:
+        most = train.most_objects()
+        if most > self.card.arch.queries:
+            print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
+
+
+def _random(row: Preset) -> tuple[Detector, ModelCard, str]:
+    torch.manual_seed(0)
+    detector = Detector(row.model, row.arch).eval()
+    count = row.model.num_classes
+    names = tuple(f"class {index}" for index in range(count))
+    return detector, ModelCard(row.model, row.arch, names, tuple(range(count)), notes="random weights"), ""
+
+
+def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
+    """Labels of the split; classes it does not have are left out."""
+    mapped = labels[found.labels]
+    kept = np.flatnonzero(mapped >= 0)
+    masks = None if found.masks_rle is None else [found.masks_rle[row] for row in kept.tolist()]
+    return replace(found, boxes_xyxy=found.boxes_xyxy[kept], scores=found.scores[kept], labels=mapped[kept], masks_rle=masks)

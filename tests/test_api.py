@@ -1,0 +1,378 @@
+"""The Python interface and the predict command: pictures of every kind in, detections with the data's own ids out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from samples_coco import CATEGORIES, random_document, write_folder
+from tiny import TINY, TRAIN, tiny_detector
+
+import rfdetr_repro
+from rfdetr_repro import predict as predict_command
+from rfdetr_repro.api import RFDETR
+from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.segmentation import decode_mask, masks_to_bitmaps, masks_to_rle
+from rfdetr_repro.detect import load_picture
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.labels import Labels
+from rfdetr_repro.model.checkpoint import ModelCard, save_detector
+from rfdetr_repro.model.postprocess import best_first
+from rfdetr_repro.model.pretrained import with_classes
+from rfdetr_repro.presets import PRESETS
+
+NAMES, IDS = tuple(name for _, name in CATEGORIES), tuple(key for key, _ in CATEGORIES)
+SETTINGS = {name: getattr(TRAIN, name) for name in ("beta2", "dense_weight", "crop_probability", "checkpoint_every")}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> RFDETR:
+    """A tiny trained-looking model of three classes whose ids have holes, read from its file."""
+    detector = with_classes(tiny_detector(), Labels(NAMES, IDS))
+    save_detector(tmp_path / "tiny.safetensors", detector.state_dict(), ModelCard(detector.config, detector.arch, NAMES, IDS))
+    return RFDETR(tmp_path / "tiny.safetensors")
+
+
+def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_picture_is_the_same_picture(tmp_path: Path) -> None:
+    pixels = picture()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    kinds: list[Any] = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.fromarray(pixels),
+        pixels,
+        tensor,
+        tensor.float() / 255,
+    ]
+    for kind in kinds:
+        assert np.array_equal(load_picture(kind), pixels)
+
+
+def test_unusual_files(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "one.png")
+    assert load_picture(tmp_path / "one.png").tolist() == [[[9, 8, 7]]]
+    wide = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
+    Image.fromarray(wide).save(tmp_path / "sixteen.png")
+    assert np.array_equal(load_picture(tmp_path / "sixteen.png")[..., 1], np.rint(wide / 257).astype(np.uint8))
+    Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
+    red = load_picture(tmp_path / "cmyk.jpg")
+    assert red.shape == (2, 3, 3) and red[0, 0, 0] > 200 > 60 > red[0, 0, 1]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(picture(40, 60)).save(tmp_path / "turned.jpg", exif=exif)
+    assert load_picture(tmp_path / "turned.jpg").shape == (60, 40, 3)
+    for mode in ("L", "P", "RGBA", "1"):
+        assert load_picture(Image.new(mode, (5, 4))).shape == (4, 5, 3)
+
+
+def test_what_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(picture()).save(whole)
+    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-200])
+    for name in ("empty.jpg", "cut.jpg", "absent.jpg"):
+        with pytest.raises(InputError, match=name):
+            load_picture(tmp_path / name)
+    for wrong in (picture().astype(float), picture()[..., 0], torch.zeros(4, 5, 6), 3, np.zeros((0, 5, 3), np.uint8)):
+        with pytest.raises(InputError, match="image"):
+            load_picture(wrong)
+    with pytest.raises(InputError, match="0..1"):
+        load_picture(torch.randn(3, 8, 8))
+
+
+# -- prediction -------------------------------------------------------------------------------------------------------------
+
+
+def test_predict_gives_supervision_detections_with_original_ids(model: RFDETR) -> None:
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    found = model.predict(picture(), threshold=0.01)
+    assert isinstance(found, supervision.Detections) and 0 < len(found) <= model.card.arch.queries
+    assert set(found.class_id.tolist()) <= set(IDS)
+    assert [model.class_names[key] for key in found.class_id] == list(found.data["class_name"])
+    assert found.mask.dtype == bool and found.mask.shape == (len(found), 40, 60)
+    assert (found.xyxy >= 0).all() and (found.xyxy[:, 2] <= 60).all() and (np.diff(found.confidence) <= 0).all()
+    several = model.predict([picture(), picture(30, 80, 1)], threshold=0.01)
+    assert np.allclose(several[0].xyxy, found.xyxy, atol=1e-3) and several[1].mask.shape[1:] == (30, 80)
+    batch = torch.from_numpy(np.stack([picture(), picture(seed=2)])).permute(0, 3, 1, 2)
+    assert len(model.predict(batch, threshold=0.0)) == 2
+    assert len(model.predict(picture(), threshold=1.0)) == 0
+
+
+def test_threshold_only_leaves_out(model: RFDETR) -> None:
+    everything, some = (model.detect([picture()], threshold)[0] for threshold in (0.0, 0.02))
+    kept = int((everything.scores >= 0.02).sum())
+    assert np.array_equal(everything.scores[:kept], some.scores) and np.array_equal(everything.boxes_xyxy[:kept], some.boxes_xyxy)
+    assert np.array_equal(everything.masks[:kept], some.masks)
+    with pytest.raises(InputError, match="0..1"):
+        model.detect([picture()], 1.5)
+
+
+def test_equal_scores_come_in_order_of_index() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for k in (1, 7, 20, 30):
+        values = torch.randint(0, 4, (5, 30), generator=generator).float()
+        found, index = best_first(values, k)
+        for row in range(5):
+            wanted = sorted(range(30), key=lambda column: (-values[row, column].item(), column))[:k]
+            assert index[row].tolist() == wanted and torch.equal(found[row], values[row, wanted])
+
+
+def test_bitmaps_are_the_decoded_rles() -> None:
+    logits = torch.randn(7, 13, 17, generator=torch.Generator().manual_seed(0)) - 0.5
+    logits[2] = -1
+    bitmaps = masks_to_bitmaps(logits, 96, 131)
+    rles = masks_to_rle(logits, 96, 131)
+    assert all(np.array_equal(bitmap, decode_mask(rle, 96, 131)) for bitmap, rle in zip(bitmaps, rles, strict=True))
+
+
+def test_a_hundred_masks_of_a_large_picture_need_little_beyond_the_result() -> None:
+    import tracemalloc
+
+    logits = np.random.default_rng(0).normal(size=(100, 96, 96)).astype(np.float32)
+    masks_to_bitmaps(logits[:1], 1080, 1920)  # fills the table of weights
+    tracemalloc.start()
+    bitmaps = masks_to_bitmaps(logits, 1080, 1920)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert bitmaps.shape == (100, 1080, 1920) and peak - bitmaps.nbytes < 64 << 20
+
+
+def test_zero_decoder_layers_predict(model: RFDETR, tmp_path: Path) -> None:
+    shallow = RFDETR(tmp_path / "tiny.safetensors", arch="r64-p16-w1-d0-q10")
+    assert shallow.card.config.decoder_layers == 0 and len(shallow.detect([picture()], 0.0)[0].scores) == 10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_finite_on_the_cpu(model: RFDETR, dtype: torch.dtype) -> None:
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        outputs = model.detector(images)
+    assert outputs.logits.isfinite().all() and outputs.boxes_cxcywh.isfinite().all() and outputs.mask_logits.isfinite().all()
+
+
+@pytest.mark.parametrize("patch", [14, 18, 21, 27])
+def test_unseen_patch_sizes_run_at_640(patch: int) -> None:
+    """The paper's fixed-resolution family: patch sizes never trained, 640 px rounded down to whole windows."""
+    row = replace(PRESETS["nano"].model, queries=20, groups=1)
+    with torch.device("meta"):  # shapes only: the arithmetic of unseen patches is test_vit's
+        from rfdetr_repro.config import Arch
+        from rfdetr_repro.model.detector import Detector
+
+        arch = Arch(640, patch, 2, 2, 20)
+        detector = Detector(replace(row, patch=patch, pos_grid=arch.grid), arch)
+        outputs = detector.eval()(torch.empty(1, 3, arch.side, arch.side))
+    assert arch.side == {14: 616, 18: 612, 21: 630, 27: 594}[patch] and outputs.logits.shape == (1, 20, 91)
+
+
+# -- evaluation, export, files ----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_counts_everything(model: RFDETR, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", random_document(3), "val")
+    metrics = model.evaluate(folder, "val")
+    assert 0 <= metrics["boxes"].ap50 <= 1 and metrics["masks"] is not None
+    document = random_document(3)
+    document["categories"][0]["name"] = "lorry"
+    with pytest.raises(InputError, match="does not know 1 categories"):
+        model.evaluate(write_folder(tmp_path / "other", document, "val"), "val")
+
+
+def test_upstream_contract_gives_raw_outputs(model: RFDETR, tmp_path: Path) -> None:
+    artifact = model.export(tmp_path / "upstream.onnx", contract="upstream")
+    session = onnxruntime.InferenceSession(str(artifact.path), providers=["CPUExecutionProvider"])
+    assert [item.name for item in session.get_inputs()] == ["input"]
+    assert [item.name for item in session.get_outputs()] == ["dets", "labels", "masks"]
+    images = torch.randn(1, 3, 64, 64)
+    dets, logits, masks = session.run(None, {"input": images.numpy()})
+    with torch.inference_mode():
+        expected = model.detector(images)
+    assert np.allclose(dets, expected.boxes_cxcywh, atol=1e-5) and np.allclose(logits, expected.logits, atol=1e-4)
+    assert np.allclose(masks, expected.mask_logits.detach(), atol=1e-3)
+    with pytest.raises(InputError, match="decoded contract"):
+        OrtSession(artifact)
+    with pytest.raises(InputError, match="unknown contract"):
+        model.export(tmp_path / "x.onnx", contract="mine")
+    assert OrtSession(model.export(tmp_path / "decoded.onnx")).manifest.category_ids == IDS
+
+
+@pytest.mark.parametrize("name", ["again.pth", "again.safetensors"])
+def test_saved_models_are_read_back(model: RFDETR, tmp_path: Path, name: str) -> None:
+    model.save(tmp_path / name)
+    again = RFDETR(tmp_path / name)
+    assert again.class_names == model.class_names
+    assert np.array_equal(again.detect([picture()], 0.0)[0].boxes_xyxy, model.detect([picture()], 0.0)[0].boxes_xyxy)
+
+
+def test_what_cannot_be_a_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no size, file or run"):
+        RFDETR("enormous")
+    with pytest.raises(InputError, match="absent.pth"):
+        RFDETR("nano", weights=tmp_path / "absent.pth")
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = rfdetr_repro.nothing
+    assert rfdetr_repro.RFDETR is RFDETR
+
+
+# -- training ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    monkeypatch.setitem(PRESETS, "tiny-boxes", replace(TINY, model=replace(TINY.model, masks=False)))
+    yield
+
+
+def test_train_then_predict_then_resume(small_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "data", random_document(1, images=8), "train")
+    write_folder(folder, random_document(2), "valid", roboflow=True)
+    model = RFDETR("tiny")
+    assert "random weights" in capsys.readouterr().out
+    with pytest.raises(InputError, match="random weights"):
+        model.evaluate(folder)
+    path = model.train(folder, epochs=2, batch_size=2, grad_accum_steps=2, lr=1e-3, output_dir=tmp_path / "run", **SETTINGS)
+    printed = capsys.readouterr().out
+    assert "0 = car (id 3), 1 = cat (id 17), 2 = toothbrush (id 90)" in printed and "val AP" in printed
+    assert model.class_names == dict(CATEGORIES) and model.card.steps == 4
+    again = RFDETR(tmp_path / "run")
+    assert torch.equal(again.detector.class_embed.weight, model.detector.class_embed.weight) and path.parent == tmp_path / "run"
+    with pytest.raises(InputError, match="holds a run"):
+        RFDETR("tiny").train(folder, epochs=2, output_dir=tmp_path / "run", resume=False)
+    with pytest.raises(InputError, match="nothing to resume"):
+        RFDETR("tiny").train(folder, epochs=2, resume=tmp_path / "elsewhere")
+    resumed = RFDETR("tiny")
+    resumed.train(folder, 2, 2, 2, 1e-3, resume=tmp_path / "run", **SETTINGS)  # done already: reads it
+    assert torch.equal(resumed.detector.class_embed.weight, model.detector.class_embed.weight)
+
+
+def test_train_refuses_what_cannot_work(small_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = random_document(1)
+    folder = write_folder(tmp_path / "data", document, "train")
+    with pytest.raises(InputError, match="epochs 0 is not positive"):
+        RFDETR("tiny").train(folder, epochs=0, output_dir=tmp_path / "run")
+    with pytest.raises(InputError, match="unknown setting learning_rate"):
+        RFDETR("tiny").train(folder, output_dir=tmp_path / "run", learning_rate=1.0)
+    for entry in document["annotations"]:
+        del entry["segmentation"]
+    with pytest.raises(InputError, match="predicts masks"):
+        RFDETR("tiny").train(write_folder(tmp_path / "boxes", document, "train"), output_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["one class", "no objects", "two thousand objects"])
+def test_unusual_data_sets_train(kind: str, small_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = random_document(1, images=4)
+    if kind == "one class":
+        document["categories"] = document["categories"][:1]
+        document["annotations"] = [entry for entry in document["annotations"] if entry["category_id"] == CATEGORIES[0][0]]
+    elif kind == "no objects":
+        document["annotations"] = []
+    else:
+        first = document["annotations"][0]
+        rng = np.random.default_rng(0)
+        document["annotations"] = [
+            {**first, "id": n + 1, "iscrowd": 0, "bbox": [*rng.uniform(0, 40, 2).tolist(), 5.0, 5.0]} for n in range(2000)
+        ]
+    folder = write_folder(tmp_path / "data", document, "train")
+    model = RFDETR("tiny-boxes")
+    model.train(folder, epochs=1, batch_size=2, grad_accum_steps=1, output_dir=tmp_path / "run", **SETTINGS)
+    printed = capsys.readouterr().out
+    assert ("an image has 2000 objects" in printed) == (kind == "two thousand objects")
+    assert model.detector.config.num_classes == len(document["categories"])
+
+
+# -- YOLO -------------------------------------------------------------------------------------------------------------------
+
+
+def yolo_folder(folder: Path, labels: dict[str, str], names: Any = ("cat", "dog"), **entries: Any) -> Path:
+    for name, text in labels.items():
+        image = folder / "train" / "images" / f"{name}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(50, 100)).save(image)
+        label = folder / "train" / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        if text is not None:
+            label.write_text(text)
+    described = {"names": list(names) if isinstance(names, tuple) else names, "train": "../train/images", **entries}
+    (folder / "data.yaml").write_text(json.dumps(described))  # JSON is YAML
+    return folder
+
+
+def test_yolo_boxes_and_polygons(tmp_path: Path) -> None:
+    boxes = yolo_folder(tmp_path / "boxes", {"a": "0 0.5 0.5 0.2 0.4\n1 0.1 0.2 0.2 0.4\n", "b": "", "c": "\n"})
+    split = read_split(boxes, "train")
+    assert split.classes.names == ("cat", "dog") and split.classes.category_ids == (0, 1) and not split.has_masks
+    sample = split.sample(0)
+    assert np.allclose(sample.boxes_xyxy, [[40, 15, 60, 35], [0, 0, 20, 20]]) and sample.labels.tolist() == [0, 1]
+    assert len(split) == 3 and len(split.sample(1).labels) == 0
+    polygons = yolo_folder(tmp_path / "polygons", {"a": "1 0.1 0.2 0.5 0.2 0.5 0.8 0.1 0.8"}, names={0: "cat", 1: "dog"})
+    # JSON has text keys; YAML written by people has numbers
+    (polygons / "data.yaml").write_text("names: {0: cat, 1: dog}\ntrain: train/images\nval: train/images\n")
+    sample = read_split(polygons, "val").sample(0, masks=True)
+    assert np.allclose(sample.boxes_xyxy, [[10, 10, 50, 40]]) and sample.masks.sum() == 40 * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0 0.5 0.5 0.2", r"a\.txt:1.*5 \(class"),
+        ("0 0.5 0.5 0.2 0.4\n7 0.5 0.5 0.2 0.4", r"class id 7 has no name.*a\.txt:2"),
+        ("0 0.5 x 0.2 0.4", "no number"),
+        ("0.5 0.5 0.5 0.2 0.4", "class id 0.5"),
+        ("0 0.5 0.5 0 0.4", "zero or negative size"),
+    ],
+)
+def test_broken_yolo_labels_are_named(text: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_split(yolo_folder(tmp_path, {"a": text}), "train")
+
+
+def test_broken_yolo_files(tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path / "a", {"a": "0 0.5 0.5 0.2 0.4"})
+    with pytest.raises(InputError, match="no split 'val'"):
+        read_split(folder, "val")
+    with pytest.raises(InputError, match="does not exist"):
+        read_split(yolo_folder(tmp_path / "b", {"a": ""}, val="gone/images"), "val")
+    with pytest.raises(InputError, match="no class names"):
+        read_split(yolo_folder(tmp_path / "c", {"a": ""}, names="cat"), "train")
+    (folder / "data.yaml").write_text("names: [cat\n")
+    with pytest.raises(InputError, match="not YAML"):
+        read_split(folder, "train")
+
+
+# -- the command ------------------------------------------------------------------------------------------------------------
+
+
+def test_predict_command_writes_pictures_and_masks(model: RFDETR, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(picture()).save(tmp_path / "street.png")
+    predict_command.main(
+        [
+            str(tmp_path / "street.png"),
+            "--checkpoint",
+            str(tmp_path / "tiny.safetensors"),
+            "--threshold",
+            "0.01",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert entry["image"] == "street.png" and entry["objects"] and (tmp_path / "out" / "street.png").stat().st_size > 1000
+    first = entry["objects"][0]
+    assert first["category_id"] in IDS and decode_mask(first["mask_rle"], 40, 60).shape == (40, 60)
