@@ -18,7 +18,7 @@ from .files import atomic_path, write_atomic
 from .plots import detections_figure
 from .plots_detections import Annotations
 
-PER_PICTURE, MIN_SCORE = 4, 0.3
+PER_PICTURE, HIGHEST_THRESHOLD = 4, 0.3
 
 
 def as_annotations(found: ImageDetections, height: int, width: int) -> Annotations:
@@ -71,4 +71,11 @@ def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) ->
         truths.append(Annotations(sample.boxes_xyxy, sample.labels, None, sample.masks))
     names = split.classes.names
     with atomic_path(path) as temporary:
-        detections_figure(images, predictions, temporary, truths=truths, class_names=names, min_score=MIN_SCORE)
+        min_score = _threshold(predictions, sum(len(truth.labels) for truth in truths))
+        detections_figure(images, predictions, temporary, truths=truths, class_names=names, min_score=min_score)
+
+
+def _threshold(predictions: list[Annotations], objects: int) -> float:
+    """The score at which as many predictions as there are objects are drawn, at most 0.3: a young model is unsure of everything."""
+    scores = np.sort(np.concatenate([[0.0], *(found.scores for found in predictions if found.scores is not None)]))[::-1]
+    return min(HIGHEST_THRESHOLD, float(np.floor(100 * scores[min(max(objects, 1), len(scores)) - 1]) / 100))
