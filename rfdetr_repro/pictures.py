@@ -76,6 +76,6 @@ def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) ->
 
 
 def _threshold(predictions: list[Annotations], objects: int) -> float:
-    """The score at which as many predictions as there are objects are drawn, at most 0.3: a young model is unsure of everything."""
+    """The score at which as many predictions are drawn as there are objects, at most 0.3: a young model is never sure."""
     scores = np.sort(np.concatenate([[0.0], *(found.scores for found in predictions if found.scores is not None)]))[::-1]
     return min(HIGHEST_THRESHOLD, float(np.floor(100 * scores[min(max(objects, 1), len(scores)) - 1]) / 100))
