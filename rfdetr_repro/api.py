@@ -146,26 +146,11 @@ class RFDETR:
         An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
         folder or a file in it). Other fields of ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``.
         """
-        from .train.engine import STATE, Recipe, Trainer
+        from .train.engine import Recipe, Trainer
         from .train.progress import StepBar
 
-        folder = Path(output_dir)
-        if not isinstance(resume, bool):
-            folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
-            if not (folder / STATE).exists():
-                raise InputError("nothing to resume", folder, "give the folder of an unfinished run")
-        elif not resume and (folder / STATE).exists():
-            raise InputError("the folder holds a run", folder, "resume it, or choose another folder")
-        train = read_split(dataset_dir, "train")
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("grad_accum_steps", grad_accum_steps)):
-            if value < 1:
-                raise InputError(f"{name} {value} is not positive")
-        if unknown := sorted(set(changes) - set(TrainConfig.__dataclass_fields__)):
-            raise InputError(f"unknown setting {unknown[0]}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
-        steps = epochs * max(1, len(train) // (batch_size * grad_accum_steps))
-        recipe = replace(
-            TrainConfig(steps=steps, batch_size=batch_size, accumulate=grad_accum_steps, lr=lr, lr_encoder=1.5 * lr), **changes
-        )
+        folder, train = _run_folder(output_dir, resume), read_split(dataset_dir, "train")
+        recipe = _recipe(len(train), epochs, batch_size, grad_accum_steps, {"lr": lr, "lr_encoder": 1.5 * lr, **changes})
         start = self._for_classes(train.classes)
         model = start.config
         if model.masks and not train.has_masks:
@@ -194,6 +179,30 @@ class RFDETR:
         most = train.most_objects()
         if most > self.card.arch.queries:
             print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
+
+
+def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:
+    """Where the run lives, after a check that what is there is what ``resume`` expects."""
+    from .train.engine import STATE
+
+    if not isinstance(resume, bool):
+        folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
+        if not (folder / STATE).exists():
+            raise InputError("nothing to resume", folder, "give the folder of an unfinished run")
+        return folder
+    if not resume and (Path(output_dir) / STATE).exists():
+        raise InputError("the folder holds a run", output_dir, "resume it, or choose another folder")
+    return Path(output_dir)
+
+
+def _recipe(images: int, epochs: int, batch_size: int, accumulate: int, changes: dict[str, Any]) -> TrainConfig:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("grad_accum_steps", accumulate)):
+        if value < 1:
+            raise InputError(f"{name} {value} is not positive")
+    if unknown := sorted(set(changes) - set(TrainConfig.__dataclass_fields__)):
+        raise InputError(f"unknown setting {unknown[0]}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
+    steps = epochs * max(1, images // (batch_size * accumulate))
+    return replace(TrainConfig(steps=steps, batch_size=batch_size, accumulate=accumulate), **changes)
 
 
 def _random(row: Preset) -> tuple[Detector, ModelCard, str]:

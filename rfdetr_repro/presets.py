@@ -108,7 +108,9 @@ PICO_TRAIN = TrainConfig(
     ema_decay=0.997,
     dense_weight=1.0,
     base_share=0.5,
-    crop_probability=0.25,
+    mask_bce_weight=1.0,
+    mask_dice_weight=1.0,
+    crop_probability=0.0,
     evaluate_every=1000,
 )
 
@@ -121,6 +123,7 @@ PICO_DEPARTURES = (
     "half of the steps draw the base configuration (paper: all uniform)",
     "a dense per-token auxiliary loss during training (paper: none)",
     "mask maps at an eighth of the image side (paper: a quarter)",
+    "mask losses and mask matching costs of weight 1, no crops (upstream: 5, half of the images)",
     "first-stage proposals of side 0.2 (paper: 0.05), because the objects are large",
 )
 

@@ -16,6 +16,10 @@ from rfdetr_repro.data.coco import CocoSplit
 CATEGORIES = ((3, "car"), (17, "cat"), (90, "toothbrush"))
 
 
+def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
 def ellipse(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A random filled ellipse, bool (height, width), never empty."""
     y, x = np.mgrid[:height, :width]

@@ -6,27 +6,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from samples_coco import CATEGORIES, random_document, write_folder
+from samples_coco import CATEGORIES, picture, random_document, write_folder
 from tiny import TINY, TRAIN, tiny_detector
 
 import rfdetr_repro
 from rfdetr_repro import predict as predict_command
 from rfdetr_repro.api import RFDETR
-from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.segmentation import decode_mask, masks_to_bitmaps, masks_to_rle
-from rfdetr_repro.detect import load_picture
+from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.labels import Labels
 from rfdetr_repro.model.checkpoint import ModelCard, save_detector
-from rfdetr_repro.model.postprocess import best_first
 from rfdetr_repro.model.pretrained import with_classes
 from rfdetr_repro.presets import PRESETS
 
@@ -42,62 +38,7 @@ def model(tmp_path: Path) -> RFDETR:
     return RFDETR(tmp_path / "tiny.safetensors")
 
 
-def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-# -- pictures ---------------------------------------------------------------------------------------------------------------
-
-
-def test_every_kind_of_picture_is_the_same_picture(tmp_path: Path) -> None:
-    pixels = picture()
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    kinds: list[Any] = [
-        tmp_path / "a.png",
-        str(tmp_path / "a.png"),
-        Image.fromarray(pixels),
-        pixels,
-        tensor,
-        tensor.float() / 255,
-    ]
-    for kind in kinds:
-        assert np.array_equal(load_picture(kind), pixels)
-
-
-def test_unusual_files(tmp_path: Path) -> None:
-    Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "one.png")
-    assert load_picture(tmp_path / "one.png").tolist() == [[[9, 8, 7]]]
-    wide = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
-    Image.fromarray(wide).save(tmp_path / "sixteen.png")
-    assert np.array_equal(load_picture(tmp_path / "sixteen.png")[..., 1], np.rint(wide / 257).astype(np.uint8))
-    Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
-    red = load_picture(tmp_path / "cmyk.jpg")
-    assert red.shape == (2, 3, 3) and red[0, 0, 0] > 200 > 60 > red[0, 0, 1]
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.fromarray(picture(40, 60)).save(tmp_path / "turned.jpg", exif=exif)
-    assert load_picture(tmp_path / "turned.jpg").shape == (60, 40, 3)
-    for mode in ("L", "P", "RGBA", "1"):
-        assert load_picture(Image.new(mode, (5, 4))).shape == (4, 5, 3)
-
-
-def test_what_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "empty.jpg").touch()
-    whole = tmp_path / "whole.jpg"
-    Image.fromarray(picture()).save(whole)
-    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-200])
-    for name in ("empty.jpg", "cut.jpg", "absent.jpg"):
-        with pytest.raises(InputError, match=name):
-            load_picture(tmp_path / name)
-    for wrong in (picture().astype(float), picture()[..., 0], torch.zeros(4, 5, 6), 3, np.zeros((0, 5, 3), np.uint8)):
-        with pytest.raises(InputError, match="image"):
-            load_picture(wrong)
-    with pytest.raises(InputError, match="0..1"):
-        load_picture(torch.randn(3, 8, 8))
-
-
-# -- prediction -------------------------------------------------------------------------------------------------------------
+# -- prediction --------------------------------------------------------------------------------------------------------------
 
 
 def test_predict_gives_supervision_detections_with_original_ids(model: RFDETR) -> None:
@@ -124,36 +65,6 @@ def test_threshold_only_leaves_out(model: RFDETR) -> None:
         model.detect([picture()], 1.5)
 
 
-def test_equal_scores_come_in_order_of_index() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for k in (1, 7, 20, 30):
-        values = torch.randint(0, 4, (5, 30), generator=generator).float()
-        found, index = best_first(values, k)
-        for row in range(5):
-            wanted = sorted(range(30), key=lambda column: (-values[row, column].item(), column))[:k]
-            assert index[row].tolist() == wanted and torch.equal(found[row], values[row, wanted])
-
-
-def test_bitmaps_are_the_decoded_rles() -> None:
-    logits = torch.randn(7, 13, 17, generator=torch.Generator().manual_seed(0)) - 0.5
-    logits[2] = -1
-    bitmaps = masks_to_bitmaps(logits, 96, 131)
-    rles = masks_to_rle(logits, 96, 131)
-    assert all(np.array_equal(bitmap, decode_mask(rle, 96, 131)) for bitmap, rle in zip(bitmaps, rles, strict=True))
-
-
-def test_a_hundred_masks_of_a_large_picture_need_little_beyond_the_result() -> None:
-    import tracemalloc
-
-    logits = np.random.default_rng(0).normal(size=(100, 96, 96)).astype(np.float32)
-    masks_to_bitmaps(logits[:1], 1080, 1920)  # fills the table of weights
-    tracemalloc.start()
-    bitmaps = masks_to_bitmaps(logits, 1080, 1920)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert bitmaps.shape == (100, 1080, 1920) and peak - bitmaps.nbytes < 64 << 20
-
-
 def test_zero_decoder_layers_predict(model: RFDETR, tmp_path: Path) -> None:
     shallow = RFDETR(tmp_path / "tiny.safetensors", arch="r64-p16-w1-d0-q10")
     assert shallow.card.config.decoder_layers == 0 and len(shallow.detect([picture()], 0.0)[0].scores) == 10
@@ -167,21 +78,7 @@ def test_half_precision_is_finite_on_the_cpu(model: RFDETR, dtype: torch.dtype) 
     assert outputs.logits.isfinite().all() and outputs.boxes_cxcywh.isfinite().all() and outputs.mask_logits.isfinite().all()
 
 
-@pytest.mark.parametrize("patch", [14, 18, 21, 27])
-def test_unseen_patch_sizes_run_at_640(patch: int) -> None:
-    """The paper's fixed-resolution family: patch sizes never trained, 640 px rounded down to whole windows."""
-    row = replace(PRESETS["nano"].model, queries=20, groups=1)
-    with torch.device("meta"):  # shapes only: the arithmetic of unseen patches is test_vit's
-        from rfdetr_repro.config import Arch
-        from rfdetr_repro.model.detector import Detector
-
-        arch = Arch(640, patch, 2, 2, 20)
-        detector = Detector(replace(row, patch=patch, pos_grid=arch.grid), arch)
-        outputs = detector.eval()(torch.empty(1, 3, arch.side, arch.side))
-    assert arch.side == {14: 616, 18: 612, 21: 630, 27: 594}[patch] and outputs.logits.shape == (1, 20, 91)
-
-
-# -- evaluation, export, files ----------------------------------------------------------------------------------------------
+# -- evaluation, export, files -----------------------------------------------------------------------------------------------
 
 
 def test_evaluate_counts_everything(model: RFDETR, tmp_path: Path) -> None:
@@ -230,7 +127,7 @@ def test_what_cannot_be_a_model(tmp_path: Path) -> None:
     assert rfdetr_repro.RFDETR is RFDETR
 
 
-# -- training ---------------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -297,66 +194,7 @@ def test_unusual_data_sets_train(kind: str, small_world: None, tmp_path: Path, c
     assert model.detector.config.num_classes == len(document["categories"])
 
 
-# -- YOLO -------------------------------------------------------------------------------------------------------------------
-
-
-def yolo_folder(folder: Path, labels: dict[str, str], names: Any = ("cat", "dog"), **entries: Any) -> Path:
-    for name, text in labels.items():
-        image = folder / "train" / "images" / f"{name}.jpg"
-        image.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(50, 100)).save(image)
-        label = folder / "train" / "labels" / f"{name}.txt"
-        label.parent.mkdir(parents=True, exist_ok=True)
-        if text is not None:
-            label.write_text(text)
-    described = {"names": list(names) if isinstance(names, tuple) else names, "train": "../train/images", **entries}
-    (folder / "data.yaml").write_text(json.dumps(described))  # JSON is YAML
-    return folder
-
-
-def test_yolo_boxes_and_polygons(tmp_path: Path) -> None:
-    boxes = yolo_folder(tmp_path / "boxes", {"a": "0 0.5 0.5 0.2 0.4\n1 0.1 0.2 0.2 0.4\n", "b": "", "c": "\n"})
-    split = read_split(boxes, "train")
-    assert split.classes.names == ("cat", "dog") and split.classes.category_ids == (0, 1) and not split.has_masks
-    sample = split.sample(0)
-    assert np.allclose(sample.boxes_xyxy, [[40, 15, 60, 35], [0, 0, 20, 20]]) and sample.labels.tolist() == [0, 1]
-    assert len(split) == 3 and len(split.sample(1).labels) == 0
-    polygons = yolo_folder(tmp_path / "polygons", {"a": "1 0.1 0.2 0.5 0.2 0.5 0.8 0.1 0.8"}, names={0: "cat", 1: "dog"})
-    # JSON has text keys; YAML written by people has numbers
-    (polygons / "data.yaml").write_text("names: {0: cat, 1: dog}\ntrain: train/images\nval: train/images\n")
-    sample = read_split(polygons, "val").sample(0, masks=True)
-    assert np.allclose(sample.boxes_xyxy, [[10, 10, 50, 40]]) and sample.masks.sum() == 40 * 30
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("0 0.5 0.5 0.2", r"a\.txt:1.*5 \(class"),
-        ("0 0.5 0.5 0.2 0.4\n7 0.5 0.5 0.2 0.4", r"class id 7 has no name.*a\.txt:2"),
-        ("0 0.5 x 0.2 0.4", "no number"),
-        ("0.5 0.5 0.5 0.2 0.4", "class id 0.5"),
-        ("0 0.5 0.5 0 0.4", "zero or negative size"),
-    ],
-)
-def test_broken_yolo_labels_are_named(text: str, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=reason):
-        read_split(yolo_folder(tmp_path, {"a": text}), "train")
-
-
-def test_broken_yolo_files(tmp_path: Path) -> None:
-    folder = yolo_folder(tmp_path / "a", {"a": "0 0.5 0.5 0.2 0.4"})
-    with pytest.raises(InputError, match="no split 'val'"):
-        read_split(folder, "val")
-    with pytest.raises(InputError, match="does not exist"):
-        read_split(yolo_folder(tmp_path / "b", {"a": ""}, val="gone/images"), "val")
-    with pytest.raises(InputError, match="no class names"):
-        read_split(yolo_folder(tmp_path / "c", {"a": ""}, names="cat"), "train")
-    (folder / "data.yaml").write_text("names: [cat\n")
-    with pytest.raises(InputError, match="not YAML"):
-        read_split(folder, "train")
-
-
-# -- the command ------------------------------------------------------------------------------------------------------------
+# -- the command -------------------------------------------------------------------------------------------------------------
 
 
 def test_predict_command_writes_pictures_and_masks(model: RFDETR, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
