@@ -26,7 +26,7 @@ from rfdetr_repro.train.losses import detection_losses
 rf_detr = pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 
 EXPRESSIBLE = [name for name, row in PRESETS.items() if row.model.levels == ("P4",)]  # theirs has one pyramid level
-DEFAULT = {"nano", "base", "seg-nano"}
+DEFAULT = {"nano"}
 
 
 def their_model(model: ModelConfig, windows: int) -> Any:
