@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.threshold <= 1:
         raise InputError(f"threshold {args.threshold} is not in 0..1")
+    names = [path.stem for path in args.images]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two images are called {twice[0]}", args.out, "their pictures would overwrite each other")
     from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size)

@@ -197,6 +197,11 @@ def test_unusual_data_sets_train(kind: str, small_world: None, tmp_path: Path, c
 # -- the command -------------------------------------------------------------------------------------------------------------
 
 
+def test_predict_command_does_not_overwrite_its_own_pictures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="two images are called a"):
+        predict_command.main(["x/a.png", "y/a.png", "--checkpoint", str(tmp_path / "none.pth")])
+
+
 def test_predict_command_writes_pictures_and_masks(model: RFDETR, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(picture()).save(tmp_path / "street.png")
     predict_command.main(

@@ -126,6 +126,22 @@ def _saved(folder: Path, detector: Detector) -> Path:
     return folder / "saved.pth"
 
 
+def test_our_own_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    detector, _ = small_released()
+    save_detector(tmp_path / "model.safetensors", detector.state_dict(), described(detector))
+    with pytest.raises(InputError, match="wrong size.*model|model.*wrong size"):
+        load_pretrained(tmp_path / "model.safetensors", "nano")
+
+
+@pytest.mark.parametrize("said", [{"resolution": "wide"}, {"dec_n_points": "two"}, {"num_windows": [2]}])
+def test_a_file_that_describes_itself_wrongly_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
+    _, released = small_released()
+    honest = {"sa_nheads": 2, "ca_nheads": 4, "dec_n_points": 2, "out_feature_indexes": [1, 2, 3, 4], "num_windows": 1}
+    torch.save({"model": released, "args": {**honest, **said}}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match="odd.pth"):
+        load_pretrained(tmp_path / "odd.pth")
+
+
 def test_our_own_file_is_one_of_the_readable_ones(tmp_path: Path) -> None:
     detector, _ = small_released()
     save_detector(tmp_path / "model.safetensors", detector.state_dict(), described(detector))

@@ -48,6 +48,8 @@ def test_yolo_boxes_and_polygons(tmp_path: Path) -> None:
         ("0 0.5 0.5 0.2", r"a\.txt:1.*5 \(class"),
         ("0 0.5 0.5 0.2 0.4\n7 0.5 0.5 0.2 0.4", r"class id 7 has no name.*a\.txt:2"),
         ("0 0.5 x 0.2 0.4", "no number"),
+        ("inf 0.5 0.5 0.2 0.4", "no number"),
+        ("0 nan 0.5 0.2 0.4", "not finite"),
         ("0.5 0.5 0.5 0.2 0.4", "class id 0.5"),
         ("0 0.5 0.5 0 0.4", "zero or negative size"),
     ],

@@ -128,7 +128,7 @@ def _labels(path: Path, names: dict[int, str], width: int, height: int) -> list[
         try:
             values = [float(word) for word in line.split()]
             class_id = int(values[0])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(f"a label with a word that is no number: {line.strip()[:40]!r}", where, "mend the line") from error
         if class_id != values[0] or class_id not in names:
             raise InputError(f"class id {values[0]:g} has no name", where, f"ids go from {min(names)} to {max(names)}")

@@ -7,7 +7,6 @@ name before it is imported.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 from pathlib import Path
@@ -108,7 +107,4 @@ def arguments(content: dict[str, Any]) -> dict[str, Any]:
     for key in ("rfdetr_version", "model_name", "class_names"):
         if content.get(key) is not None:
             values[key] = content[key]
-    metadata = content.get("metadata", {})
-    if "card" in metadata:
-        values["card"] = json.loads(metadata["card"])
     return values

@@ -39,7 +39,10 @@ def load_pretrained(path: str | Path, size: str | None = None) -> tuple[Detector
     """
     content = read_container(path)
     if content.get("metadata", {}).get("format") == FORMAT:
-        return load_supernet(path)
+        loaded = load_supernet(path)
+        if size is not None:
+            _refuse_other_size(preset(size).model, asdict(loaded[1].config), size, path)
+        return loaded
     state, said = model_state(content, path), arguments(content)
     layout = layout_of(state)
     try:
@@ -55,6 +58,8 @@ def load_pretrained(path: str | Path, size: str | None = None) -> tuple[Detector
             labels = labels_of_checkpoint(said, row.model.num_classes)
     except InputError as error:
         raise InputError(str(error), path) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"the file describes itself with values that cannot be used ({error})", path, "name the size") from error
     labels = labels or labels_of_checkpoint({}, detector.config.num_classes)
     card = ModelCard(detector.config, detector.arch, labels.names, labels.category_ids, notes=labels.note)
     return detector.eval(), card, sha256_file(path)
@@ -82,9 +87,8 @@ def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | 
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
             raise InputError(f"no size has these shapes ({known}) and the file does not describe itself", mend="name the size")
         row, shapes["vit_heads"] = PRESETS["nano"], max(1, shapes["vit_dim"] // 64)  # DINOv2 heads are 64 wide
-    elif wrong := [name for name in ("vit_dim", "hidden", "masks", "levels") if getattr(row.model, name) != shapes[name]]:
-        name = wrong[0]
-        raise InputError(f"the file has {name} {shapes[name]}, size {size} has {getattr(row.model, name)}", mend="wrong size")
+    else:
+        _refuse_other_size(row.model, shapes, size)
     model = replace(row.model, **{**shapes, **_said_about_model(said, shapes["vit_depth"])})
     resolution = row.arch.resolution
     samples = model.cross_heads * len(model.levels) * model.points
@@ -97,6 +101,13 @@ def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | 
     windows = int(said.get("num_windows", row.arch.windows))
     queries = min(int(said.get("num_queries") or model.queries), model.queries)
     return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries), row.note)
+
+
+def _refuse_other_size(model: ModelConfig, found: dict[str, Any], size: str | None, path: str | Path = "") -> None:
+    """Raises :class:`InputError` if the widths or parts ``found`` in a file are not those of ``model``, called ``size``."""
+    for name in ("vit_dim", "hidden", "masks", "levels"):
+        if found[name] != getattr(model, name):
+            raise InputError(f"the file has {name} {found[name]}, size {size} has {getattr(model, name)}", path, "wrong size")
 
 
 def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
