@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from baselines.transformers_rf_detr import build
 from rfdetr_repro.config import TrainConfig
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Detector
@@ -25,35 +26,15 @@ from rfdetr_repro.model.released import from_released
 from rfdetr_repro.presets import PRESETS, Preset
 from rfdetr_repro.train.losses import detection_losses
 
-rf_detr = pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
+pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 ROUNDS, THREADS = 9, 2
 
 
 def both(row: Preset) -> tuple[Any, Detector]:
     """(theirs, ours) with the same random weights."""
-    from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
-
     model = row.model
-    backbone = RfDetrDinov2Config(
-        hidden_size=model.vit_dim,
-        num_attention_heads=model.vit_heads,
-        out_indices=list(model.feature_stages),
-        image_size=row.arch.side,
-        patch_size=model.patch,
-        num_windows=row.arch.windows,
-    )
-    config = rf_detr.RfDetrConfig(
-        backbone_config=backbone,
-        d_model=model.hidden,
-        decoder_layers=model.decoder_layers,
-        decoder_n_points=model.points,
-        num_queries=model.queries,
-        num_labels=model.num_classes,
-        layer_norm_eps=1e-6,
-        dropout=0.0,
-    )
     torch.manual_seed(0)
-    theirs, ours = rf_detr.RfDetrForObjectDetection(config), Detector(model, row.arch)
+    theirs, ours = build(model, row.arch.windows), Detector(model, row.arch)
     ours.load_state_dict(from_released(from_transformers(theirs.state_dict()), ours.state_dict(), model.groups))
     return theirs, ours
 

@@ -14,6 +14,7 @@ import torch
 from filled import fill, uniform
 from tiny import TINY
 
+from baselines.transformers_rf_detr import build
 from rfdetr_repro.config import ModelConfig, TrainConfig
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Detector
@@ -23,7 +24,7 @@ from rfdetr_repro.model.released import from_released, to_released
 from rfdetr_repro.presets import PRESETS
 from rfdetr_repro.train.losses import detection_losses
 
-rf_detr = pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
+pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 
 EXPRESSIBLE = [name for name, row in PRESETS.items() if row.model.levels == ("P4",)]  # theirs has one pyramid level
 DEFAULT = {"nano"}
@@ -31,37 +32,7 @@ DEFAULT = {"nano"}
 
 def their_model(model: ModelConfig, windows: int) -> Any:
     """Their model of our configuration, in evaluation mode, filled by the rule of the test vectors."""
-    from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
-
-    backbone = RfDetrDinov2Config(
-        hidden_size=model.vit_dim,
-        num_attention_heads=model.vit_heads,
-        num_hidden_layers=model.vit_depth,
-        out_indices=list(model.feature_stages),
-        image_size=model.patch * model.pos_grid,
-        patch_size=model.patch,
-        num_windows=windows,
-    )
-    config = rf_detr.RfDetrConfig(
-        backbone_config=backbone,
-        d_model=model.hidden,
-        c2f_num_blocks=model.projector_blocks,
-        decoder_ffn_dim=model.ffn,
-        decoder_layers=model.decoder_layers,
-        decoder_n_points=model.points,
-        decoder_self_attention_heads=model.self_heads,
-        decoder_cross_attention_heads=model.cross_heads,
-        num_queries=model.queries,
-        group_detr=model.groups,
-        num_labels=model.num_classes,
-        intermediate_size=4 * model.hidden,
-        mask_downsample_ratio=model.mask_stride,
-        dropout=0.0,
-        layer_norm_eps=1e-6,  # of the projector; their default 1e-5 is not upstream's value
-    )
-    config._attn_implementation = backbone._attn_implementation = "eager"
-    kind = rf_detr.RfDetrForInstanceSegmentation if model.masks else rf_detr.RfDetrForObjectDetection
-    theirs = kind(config).eval()
+    theirs = build(model, windows, "eager").eval()
     theirs.load_state_dict({name: fill(transformers_name(name), tuple(v.shape)) for name, v in theirs.state_dict().items()})
     return theirs
 
