@@ -24,7 +24,7 @@ def build(model: ModelConfig, windows: int, attention: str = "sdpa") -> Any:
         num_attention_heads=model.vit_heads,
         num_hidden_layers=model.vit_depth,
         out_indices=list(model.feature_stages),
-        image_size=model.patch * model.pos_grid,
+        image_size=model.patch * model.pos_grid_hw[0],
         patch_size=model.patch,
         num_windows=windows,
     )

@@ -70,7 +70,7 @@ def report(benchmark: Any, calls: dict[str, Callable[[], object]], **more: float
 @pytest.mark.parametrize("size", ["nano", "medium"])
 def test_forward(size: str, benchmark: Any) -> None:
     theirs, ours = both(PRESETS[size])
-    side = PRESETS[size].arch.side
+    side = PRESETS[size].arch.input_hw[0]
     subnet, images = ours.slice(ours.arch), torch.rand(1, 3, side, side)
     theirs.eval()
 
@@ -101,7 +101,7 @@ def peak_growth_mib(call: Callable[[], object]) -> float:
 def test_training_step(benchmark: Any) -> None:
     row = PRESETS["nano"]
     theirs, ours = both(row)
-    images = torch.rand(4, 3, row.arch.side, row.arch.side)
+    images = torch.rand(4, 3, *row.arch.input_hw)
     generator = torch.Generator().manual_seed(1)
     targets = []
     for image in range(4):
@@ -116,7 +116,7 @@ def test_training_step(benchmark: Any) -> None:
 
     def our_step() -> None:
         maps = ours.features(images, row.arch.patch, row.arch.windows)
-        outputs = ours.training_outputs(maps, (row.arch.side, row.arch.side), row.arch)
+        outputs = ours.training_outputs(maps, row.arch.input_hw, row.arch)
         detection_losses(outputs, targets, row.model.groups, recipe)[0].backward()
         ours.zero_grad(set_to_none=True)
 

@@ -74,10 +74,11 @@ class RFDETR:
 
     # -- use ----------------------------------------------------------------------------------------------------------
 
-    def predict(self, images: Picture | Sequence[Picture], threshold: float = 0.5) -> Any:
+    def predict(self, images: Picture | Sequence[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> Any:
         """``supervision.Detections`` of one picture, or a list of them for a list, tuple or batch tensor (B, 3, H, W).
 
         ``class_id`` is the category id, ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
+        ``shape``: (height, width) in px that the model takes instead of its own, both divisible by patch x windows.
         """
         try:
             from supervision import Detections
@@ -85,7 +86,7 @@ class RFDETR:
             raise InputError("supervision is not installed", mend="pip install supervision, or use .detect()") from error
 
         many = isinstance(images, (list, tuple)) or (isinstance(images, torch.Tensor) and images.dim() == 4)
-        found = self.detect(images if many else [images], threshold)
+        found = self.detect(images if many else [images], threshold, shape)
         names, ids = np.array(self.card.class_names, dtype=object), np.array(self.card.category_ids)
         detections = [
             Detections(
@@ -99,28 +100,47 @@ class RFDETR:
         ]
         return detections if many else detections[0]
 
-    def detect(self, images: Sequence[Picture], threshold: float = 0.5) -> list[Found]:
+    def detect(self, images: Sequence[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> list[Found]:
         """The same without supervision; labels are contiguous."""
-        return detect(self.detector, list(images), threshold)
+        return detect(self.detector, list(images), threshold, arch=self._arch(shape))
 
-    def evaluate(self, dataset_dir: str | Path, split: str = "val") -> dict[str, Accuracy | None]:
+    def _arch(self, shape: tuple[int, int] | None) -> Arch:
+        own = self.detector.arch
+        if shape is None:
+            return own
+        if len(shape) != 2:
+            raise InputError(f"shape {shape!r} is not (height, width)")
+        return own.with_input(int(shape[0]), int(shape[1]))
+
+    def evaluate(
+        self, dataset_dir: str | Path, split: str = "val", shape: tuple[int, int] | None = None
+    ) -> dict[str, Accuracy | None]:
         """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}."""
         if not self.trained:
             raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
         chosen = read_split(dataset_dir, split)
-        labels, masks = label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
-        found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks)]
+        arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
+        found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks, arch=arch)]
         evaluator = CocoEvaluator(chosen)
         return {"boxes": evaluator.accuracy(found), "masks": evaluator.accuracy(found, "segm") if masks else None}
 
-    def export(self, path: str | Path, contract: str = "decoded", name: str | None = None) -> Artifact:
+    def export(
+        self,
+        path: str | Path,
+        contract: str = "decoded",
+        name: str | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Artifact:
         """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in; "upstream": as upstream exports
-        (``input`` normalised -> ``dets``, ``labels``, ``masks``), for deployments that expect that."""
+        (``input`` normalised -> ``dets``, ``labels``, ``masks``), for deployments that expect that.
+
+        ``shape``: as in :meth:`predict`.
+        """
+        arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
-        model = ModelId("rfdetr", name or f"rfdetr-{self.card.arch.key}", weights=weights, checkpoint_sha256=self.sha256)
+        model = ModelId("rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256)
         meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids)
-        subnet = self.detector.slice(self.detector.arch)
-        return export_onnx(subnet, path, meta=meta, contract=contract)
+        return export_onnx(self.detector.slice(arch), path, meta=meta, contract=contract)
 
     def save(self, path: str | Path) -> str:
         """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its SHA-256."""
@@ -139,12 +159,14 @@ class RFDETR:
         lr: float = 1e-4,
         output_dir: str | Path = "output",
         resume: bool | str | Path = True,
+        shape: tuple[int, int] | None = None,
         **changes: Any,
     ) -> Path:
         """Fine-tunes all weights on the train split of a COCO, Roboflow or YOLO folder; returns the file of the EMA weights.
 
         An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
-        folder or a file in it). Other fields of ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``.
+        folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. Other fields of ``TrainConfig``
+        may be given by name, e.g. ``lr_encoder``, ``seed``.
         """
         from .train.engine import Recipe, Trainer
         from .train.progress import StepBar
@@ -159,7 +181,7 @@ class RFDETR:
             )
         self._warn_of_crowds(train)
         print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
-        trainer = Trainer(Recipe(Preset(model, start.arch), recipe), train, folder, initial=start.state_dict())
+        trainer = Trainer(Recipe(Preset(model, self._arch(shape)), recipe), train, folder, initial=start.state_dict())
         with StepBar(trainer.step, recipe.steps) as bar:
             path = trainer.run(bar.update)
         self.detector, self.card, self.sha256 = load_pretrained(path)

@@ -1,78 +1,111 @@
 """What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` behind them, training, protocol.
 
 All are frozen dataclasses without behaviour beyond their own arithmetic; no module takes ``args``. No torch here.
-Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.side`.
+Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.input_hw`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
 from .errors import InputError
 
-_ARCH_KEY = re.compile(r"r(\d+)-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
+_ARCH_KEY = re.compile(r"r(\d+)(?:x(\d+))?-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
 
 
 @dataclass(frozen=True, order=True)
 class Arch:
     """One point of the search space: the five knobs of the paper. Weights never depend on it."""
 
-    resolution: int  # requested image side in pixels; see `side`
+    resolution: int  # requested image side (height, if `width` is given) in pixels; see `input_hw`
     patch: int  # patch side in pixels
     windows: int  # attention windows per side (2 means 2 x 2)
     decoder_layers: int  # decoder layers run, 0..N
     queries: int  # object queries kept, most confident first
+    width: int = 0  # requested image width in pixels; 0: square. Search spaces are square
 
     def __post_init__(self) -> None:
         low = min(self.resolution, self.patch, self.windows, self.queries)
-        if low < 1 or self.decoder_layers < 0:
+        if low < 1 or self.decoder_layers < 0 or self.width < 0:
             raise InputError(f"architecture {self.key} has a value below its minimum", mend="all >= 1, decoder layers >= 0")
-        if self.side == 0:
+        if self.width == self.resolution:
+            object.__setattr__(self, "width", 0)  # one spelling of a square
+        if min(self.input_hw) == 0:
             raise InputError(
-                f"resolution {self.resolution} is smaller than patch x windows = {self.patch * self.windows}",
+                f"resolution {self._requested} is smaller than patch x windows = {self.patch * self.windows}",
                 self.key,
                 "raise the resolution or lower patch or windows",
             )
 
     @property
-    def side(self) -> int:
-        """Real input side in pixels: the resolution rounded down to a multiple of patch x windows (Tables 7, 8)."""
+    def _requested(self) -> str:
+        return f"{self.resolution}x{self.width}" if self.width else str(self.resolution)
+
+    @property
+    def input_hw(self) -> tuple[int, int]:
+        """Real input (H, W) in pixels: what was requested, rounded down to multiples of patch x windows (Tables 7, 8)."""
         unit = self.patch * self.windows
-        return self.resolution // unit * unit
+        return self.resolution // unit * unit, (self.width or self.resolution) // unit * unit
 
     @property
     def rounding(self) -> str:
         """What to log when the real side is not the requested one; empty otherwise."""
-        if self.side == self.resolution:
+        height, width = self.input_hw
+        if (height, width) == (self.resolution, self.width or self.resolution):
             return ""
-        unit = self.patch * self.windows
-        return f"resolution {self.resolution} -> {self.side} px (rounded down to a multiple of patch x windows = {unit})"
+        unit, real = self.patch * self.windows, f"{height}x{width}" if self.width else str(height)
+        return f"resolution {self._requested} -> {real} px (rounded down to a multiple of patch x windows = {unit})"
 
     @property
-    def grid(self) -> int:
-        """Tokens per side."""
-        return self.side // self.patch
+    def grid_hw(self) -> tuple[int, int]:
+        """Tokens per column and per row."""
+        height, width = self.input_hw
+        return height // self.patch, width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Patches of one image, class tokens not counted."""
+        return self.grid_hw[0] * self.grid_hw[1]
 
     @property
     def key(self) -> str:
-        """Short name, e.g. ``r384-p16-w2-d2-q300``; :meth:`parse` reads it back."""
-        return f"r{self.resolution}-p{self.patch}-w{self.windows}-d{self.decoder_layers}-q{self.queries}"
+        """Short name, e.g. ``r384-p16-w2-d2-q300`` (``r384x640-...``: height x width); :meth:`parse` reads it back."""
+        return f"r{self._requested}-p{self.patch}-w{self.windows}-d{self.decoder_layers}-q{self.queries}"
 
     @property
-    def backbone(self) -> tuple[int, int, int]:
-        """(side, patch, windows): architectures that agree here share one backbone pass."""
-        return self.side, self.patch, self.windows
+    def backbone(self) -> tuple[int, int, int, int]:
+        """(height, width, patch, windows): architectures that agree here share one backbone pass."""
+        return *self.input_hw, self.patch, self.windows
+
+    def with_input(self, height: int, width: int) -> Arch:
+        """The same architecture for images of (height, width) px; not divisible by patch x windows: :class:`InputError`."""
+        unit = self.patch * self.windows
+        if height < unit or width < unit or height % unit or width % unit:
+            nearest = "x".join(str(max(unit, round(side / unit) * unit)) for side in (height, width))
+            raise InputError(
+                f"input {height}x{width} px is not divisible by patch x windows = {unit}", self.key, f"the nearest is {nearest}"
+            )
+        return replace(self, resolution=height, width=width)
 
     @classmethod
     def parse(cls, key: str) -> Arch:
         match = _ARCH_KEY.fullmatch(key.strip())
         if match is None:
             raise InputError(f"{key!r} is not an architecture", mend="write it like r384-p16-w2-d2-q300")
-        return cls(*map(int, match.groups()))
+        height, width, patch, windows, depth, queries = (int(number or 0) for number in match.groups())
+        return cls(height, patch, windows, depth, queries, width)
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """``"384x640"`` -> (384, 640): height and width in px."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not a shape", mend="write height x width in px, like 384x640")
+    return int(match[1]), int(match[2])
 
 
 @dataclass(frozen=True)
@@ -135,7 +168,7 @@ class ModelConfig:
     masks: bool = False
     mask_stride: int = 4  # mask map side = image side / mask_stride
     patch: int = 16  # stored patch kernel side
-    pos_grid: int = 24  # stored position table side
+    pos_grid: int | tuple[int, int] = 24  # stored position table: its side, or (H, W)
     proposal_side: float = 0.05  # width and height of a first-stage proposal, as a part of the image
     encoder_masks_projected: bool = True  # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
 
@@ -144,8 +177,15 @@ class ModelConfig:
             raise InputError("a width is not divisible by its number of heads", asdict(self))
         if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
             raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
+        if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
+            object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
         if not self.levels or set(self.levels) - {"P3", "P4", "P5"}:
             raise InputError(f"projector levels {self.levels} are not of P3, P4, P5")
+
+    @property
+    def pos_grid_hw(self) -> tuple[int, int]:
+        """(H, W) of the stored position table."""
+        return self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid, self.pos_grid)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:

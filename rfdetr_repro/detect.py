@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .config import Arch
 from .data.segmentation import masks_to_bitmaps
 from .data.transforms import resize_image, to_input
 from .errors import InputError
@@ -73,16 +74,18 @@ def _rgb(picture: Image.Image) -> np.ndarray:
 
 
 @torch.inference_mode()
-def detect(detector: Detector, pictures: Sequence[Picture], threshold: float = 0.5, batch_size: int = 8) -> list[Found]:
-    """Detections with a score of at least ``threshold`` (0..1) at the detector's own architecture, one entry per picture."""
+def detect(
+    detector: Detector, pictures: Sequence[Picture], threshold: float = 0.5, *, arch: Arch | None = None, batch_size: int = 8
+) -> list[Found]:
+    """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own."""
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")
-    device, found = next(detector.parameters()).device, []
+    device, arch, found = next(detector.parameters()).device, arch or detector.arch, []
     for start in range(0, len(pictures), batch_size):
         images = [load_picture(picture) for picture in pictures[start : start + batch_size]]
-        batch = torch.from_numpy(to_input([resize_image(image, detector.input_hw) for image in images]))
-        outputs = detector(batch.to(device))
-        found += [_one(outputs, row, image.shape[:2], threshold, detector.arch.queries) for row, image in enumerate(images)]
+        batch = torch.from_numpy(to_input([resize_image(image, arch.input_hw) for image in images]))
+        outputs = detector(batch.to(device), arch)
+        found += [_one(outputs, row, image.shape[:2], threshold, arch.queries) for row, image in enumerate(images)]
     return found
 
 

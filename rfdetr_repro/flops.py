@@ -10,6 +10,8 @@ Matrix products and convolutions count, attention included; resizing, normalisat
 
 from __future__ import annotations
 
+import math
+
 from .config import Arch, ModelConfig
 from .errors import InputError
 
@@ -18,7 +20,7 @@ _LEVEL_SCALE = {"P3": 2.0, "P4": 1.0, "P5": 0.5}
 
 
 def flops_by_part(model: ModelConfig, arch: Arch, convention: str = "deploy") -> dict[str, int]:
-    """Part -> operations for a square image of ``arch.side`` px. Attention products stand apart from the linear maps."""
+    """Part -> operations for an image of ``arch.input_hw`` px. Attention products stand apart from the linear maps."""
     if convention not in CONVENTIONS:
         raise InputError(f"unknown FLOPs convention {convention!r}", mend=f"choose one of {', '.join(CONVENTIONS)}")
     parts = _backbone(model, arch, blocks=max(model.feature_stages) if convention == "deploy" else model.vit_depth)
@@ -31,18 +33,18 @@ def total_flops(model: ModelConfig, arch: Arch, convention: str = "deploy") -> i
     return sum(flops_by_part(model, arch, convention).values())
 
 
-def _side(arch: Arch, level: str) -> int:
-    """Tokens per side on a projector level; a stride-2 convolution rounds up."""
-    return -(-arch.grid // 2) if level == "P5" else int(arch.grid * _LEVEL_SCALE[level])
+def _level_tokens(arch: Arch, level: str) -> int:
+    """Tokens on a projector level; a stride-2 convolution rounds up."""
+    return math.prod(math.ceil(side * _LEVEL_SCALE[level]) for side in arch.grid_hw)
 
 
 def num_tokens(model: ModelConfig, arch: Arch) -> int:
     """Tokens over all projector levels."""
-    return sum(_side(arch, level) ** 2 for level in model.levels)
+    return sum(_level_tokens(arch, level) for level in model.levels)
 
 
 def _backbone(model: ModelConfig, arch: Arch, blocks: int) -> dict[str, int]:
-    dim, tokens, windows = model.vit_dim, arch.grid**2, arch.windows**2
+    dim, tokens, windows = model.vit_dim, arch.tokens, arch.windows**2
     per_window = tokens // windows + 1  # its own copy of the class token
     whole = tokens + windows
     attention = {True: 4 * whole * whole * dim, False: windows * 4 * per_window * per_window * dim}
@@ -55,7 +57,7 @@ def _backbone(model: ModelConfig, arch: Arch, blocks: int) -> dict[str, int]:
 
 def _projector_level(model: ModelConfig, arch: Arch, level: str) -> int:
     dim, hidden, half, inputs = model.vit_dim, model.hidden, model.hidden // 2, len(model.feature_stages)
-    tokens, width, sampling = _side(arch, level) ** 2, dim, 0
+    tokens, width, sampling = _level_tokens(arch, level), dim, 0
     if level == "P3":  # 2x2 transposed convolution: each output pixel sees one input pixel
         width, sampling = dim // 2, inputs * 2 * tokens * dim * (dim // 2)
     elif level == "P5":
@@ -103,7 +105,7 @@ def _decoder(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
 def _masks(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
     if not model.masks:
         return {}
-    d, layers, pixels = model.hidden, arch.decoder_layers, (arch.side // model.mask_stride) ** 2
+    d, layers, pixels = model.hidden, arch.decoder_layers, math.prod(side // model.mask_stride for side in arch.input_hw)
     block, projection = 2 * pixels * (9 * d + d * d), 2 * pixels * d * d
 
     def products(queries: int) -> int:

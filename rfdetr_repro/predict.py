@@ -1,6 +1,6 @@
 """Boxes and masks drawn on images, and JSON:
 
-python -m rfdetr_repro.predict IMAGE... --checkpoint FILE [--size NAME] [--arch KEY] [--threshold 0.3] [--out DIR]
+python -m rfdetr_repro.predict IMAGE... --checkpoint FILE [--size NAME] [--arch KEY] [--shape HxW] [--threshold 0.3] [--out DIR]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .config import Arch
+from .config import Arch, parse_shape
 from .errors import InputError, run_main
 from .files import write_atomic
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True, help="model file: ours, released, transformers")
     parser.add_argument("--size", help="name of the size, where the file does not tell it")
     parser.add_argument("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
+    parser.add_argument("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
     parser.add_argument("--out", type=Path, default=Path("predictions"))
     args = parser.parse_args(argv)
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size)
     arch = Arch.parse(args.arch) if args.arch else card.arch
+    arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
         print(arch.rounding)
     subnet = detector.slice(arch)

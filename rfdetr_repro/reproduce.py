@@ -166,7 +166,7 @@ class Reproduction:
         """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
         from .search.shared import by_backbone
 
-        groups = sorted(by_backbone(search.space), key=lambda group: group[0].grid)
+        groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
         rows = [search.compare_costs(groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
         total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
         if (gap := max(row["largest_ap_gap"] for row in rows)) > 0:
@@ -186,7 +186,7 @@ class Reproduction:
         for arch in bar("confirming", "model")(search.candidates(records, self.campaign.candidates)):
             artifact = search.export(arch)
             session = OrtSession(artifact, protocols[0].threads)
-            images = np.concatenate([model_input(search.split.load_image(i), (arch.side, arch.side)) for i in range(4)])
+            images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
             if "confirm" not in self.stages.rows:
                 check_against(search.detector.slice(arch), session, images)
             measured += confirm(artifact, held_out, protocols, self.store, context=search.context, session=session)

@@ -46,6 +46,6 @@ def filled_detector(size: str, **changes: object) -> tuple[Detector, Tensor, dic
         name: fill(name, tuple(value.shape)) for name, value in to_released(detector.state_dict(), row.model.groups).items()
     }
     detector.load_state_dict(from_released(released, detector.state_dict(), row.model.groups))
-    side = row.arch.side
+    side = row.arch.input_hw[0]
     images = 2 * torch.from_numpy(uniform("input", 2 * 3 * side * side)).reshape(2, 3, side, side)
     return detector, images, released

@@ -42,8 +42,8 @@ def tiny_artifact(folder: Path, detector: Detector | None = None, arch: Arch = A
     return export_onnx((detector or tiny_detector()).slice(arch), folder / f"{arch.key}.onnx", meta=meta(weights))
 
 
-def images(count: int = 2, side: int = ARCH.side) -> np.ndarray:
-    return np.random.default_rng(1).random((count, 3, side, side), dtype=np.float32)
+def images(count: int = 2, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(1).random((count, 3, height, width), dtype=np.float32)
 
 
 class Altered:

@@ -24,12 +24,16 @@ def sha(text: str) -> str:
 
 def ap_of(arch: Arch) -> float:
     return round(
-        0.12 * (1 - math.exp(-arch.grid / 5)) + 0.015 * arch.decoder_layers + 0.0012 * arch.queries - 0.01 * (arch.windows - 1), 4
+        0.12 * (1 - math.exp(-arch.grid_hw[0] / 5))
+        + 0.015 * arch.decoder_layers
+        + 0.0012 * arch.queries
+        - 0.01 * (arch.windows - 1),
+        4,
     )
 
 
 def latency_of(arch: Arch) -> float:
-    return round(2.0 + 0.03 * arch.grid**2 + 0.8 * arch.decoder_layers + 0.02 * arch.queries - 0.2 * (arch.windows - 1), 4)
+    return round(2.0 + 0.03 * arch.tokens + 0.8 * arch.decoder_layers + 0.02 * arch.queries - 0.2 * (arch.windows - 1), 4)
 
 
 def model(arch: Arch) -> ModelId:

@@ -18,6 +18,8 @@ from tiny import TINY, TRAIN, tiny_detector
 import rfdetr_repro
 from rfdetr_repro import predict as predict_command
 from rfdetr_repro.api import RFDETR
+from rfdetr_repro.bench.accuracy import model_input
+from rfdetr_repro.config import Arch
 from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.session import OrtSession
@@ -89,6 +91,56 @@ def test_evaluate_counts_everything(model: RFDETR, tmp_path: Path) -> None:
     document["categories"][0]["name"] = "lorry"
     with pytest.raises(InputError, match="does not know 1 categories"):
         model.evaluate(write_folder(tmp_path / "other", document, "val"), "val")
+
+
+def test_rectangular_inputs(model: RFDETR, tmp_path: Path) -> None:
+    """The model's own shape is square: another is used for one call, exported, and refused where it does not divide."""
+    square, wide = model.detect([picture()], 0.0)[0], model.detect([picture()], 0.0, shape=(64, 96))[0]
+    assert len(wide.scores) == len(square.scores) and not np.allclose(wide.boxes_xyxy, square.boxes_xyxy)
+    assert wide.masks.shape[1:] == (40, 60) and (wide.boxes_xyxy[:, 2] <= 60).all()
+    session = OrtSession(model.export(tmp_path / "wide.onnx", shape=(64, 96)))
+    assert session.manifest.input_hw == (64, 96) and session.manifest.model.arch == Arch(64, 16, 1, 2, 10, 96)
+    found = session.run(model_input(picture(), (64, 96)))
+    assert np.allclose(found.scores[0], wide.scores, atol=1e-5)
+    folder = write_folder(tmp_path / "data", random_document(3), "val")
+    assert model.evaluate(folder, "val", shape=(64, 96))["boxes"] is not None
+    with pytest.raises(InputError, match="the nearest is 64x96"):
+        model.evaluate(folder, "val", shape=(64, 99))
+    for shape in ((64, 100), (0, 64)):
+        with pytest.raises(InputError, match="not divisible by patch x windows = 16"):
+            model.detect([picture()], shape=shape)
+    with pytest.raises(InputError, match="not .height, width."):
+        model.detect([picture()], shape=(64, 64, 3))
+
+
+@pytest.mark.parametrize("name", ["again.pth", "again.safetensors"])
+def test_training_at_a_rectangle_is_kept_in_every_file(
+    name: str, small_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "data", random_document(1, images=4), "train")
+    model = RFDETR("tiny")
+    settings = {"epochs": 1, "batch_size": 2, "grad_accum_steps": 1, "output_dir": tmp_path / "run", **SETTINGS}
+    model.train(folder, shape=(48, 96), **settings)
+    assert model.card.arch.input_hw == (48, 96)
+    model.save(tmp_path / name)
+    again = RFDETR(tmp_path / name)
+    assert again.card.arch == model.card.arch
+    assert np.array_equal(again.detect([picture()], 0.0)[0].boxes_xyxy, model.detect([picture()], 0.0)[0].boxes_xyxy)
+    predict_command.main([*_command(tmp_path, tmp_path / name), "--shape", "96x48"])
+    with pytest.raises(InputError, match="the nearest is 48x96"):
+        predict_command.main([*_command(tmp_path, tmp_path / name), "--shape", "50x90"])
+    with pytest.raises(InputError, match="another --out|other data or settings"):
+        RFDETR("tiny").train(folder, shape=(96, 48), **settings)
+    sliced = RFDETR(tmp_path / name, arch="r48x96-p12-w1-d1-q5")
+    with pytest.raises(InputError, match="square position tables"):
+        sliced.save(tmp_path / "sliced.pth")
+
+
+def _command(folder: Path, checkpoint: Path) -> list[str]:
+    """Arguments of the predict command for one picture."""
+    Image.fromarray(picture()).save(folder / "street.png")
+    command = [str(folder / "street.png"), "--checkpoint", str(checkpoint), "--threshold", "0.01"]
+    return [*command, "--out", str(folder / "out")]
 
 
 def test_upstream_contract_gives_raw_outputs(model: RFDETR, tmp_path: Path) -> None:
@@ -203,18 +255,7 @@ def test_predict_command_does_not_overwrite_its_own_pictures(tmp_path: Path) -> 
 
 
 def test_predict_command_writes_pictures_and_masks(model: RFDETR, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.fromarray(picture()).save(tmp_path / "street.png")
-    predict_command.main(
-        [
-            str(tmp_path / "street.png"),
-            "--checkpoint",
-            str(tmp_path / "tiny.safetensors"),
-            "--threshold",
-            "0.01",
-            "--out",
-            str(tmp_path / "out"),
-        ]
-    )
+    predict_command.main(_command(tmp_path, tmp_path / "tiny.safetensors"))
     (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert entry["image"] == "street.png" and entry["objects"] and (tmp_path / "out" / "street.png").stat().st_size > 1000
     first = entry["objects"][0]

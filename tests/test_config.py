@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rfdetr_repro.campaign import campaign
-from rfdetr_repro.config import Arch, ModelConfig, Protocol, SearchSpace
+from rfdetr_repro.config import Arch, ModelConfig, Protocol, SearchSpace, parse_shape
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.paper import published_table
 from rfdetr_repro.presets import PAPER_SPACE, PICO_SPACE, PRESETS, preset
+
+KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
 
 def test_the_papers_space_has_6468_configurations() -> None:
     assert len(PAPER_SPACE) == 6468 and len(PAPER_SPACE.training_archs()) == 231
     assert len(PICO_SPACE) >= 100
-    assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in Arch.__dataclass_fields__)
+    assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in KNOBS)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ def test_the_papers_space_has_6468_configurations() -> None:
 )
 def test_side_is_rounded_down(resolution: int, patch: int, windows: int, side: int) -> None:
     arch = Arch(resolution, patch, windows, 2, 300)
-    assert arch.side == side and arch.grid == side // patch
+    assert arch.input_hw[0] == side and arch.grid_hw[0] == side // patch
     assert (f"{resolution} -> {side} px" in arch.rounding) == (side != resolution)
 
 
@@ -37,6 +40,28 @@ def test_key_round_trip_and_refusals() -> None:
         Arch(32, 20, 2, 1, 10)
     with pytest.raises(InputError, match="below its minimum"):
         Arch(64, 16, 1, -1, 10)
+
+
+def test_rectangles() -> None:
+    arch = Arch.parse("r384x640-p16-w2-d2-q300")
+    assert (arch.input_hw, arch.grid_hw, arch.tokens) == ((384, 640), (24, 40), 960) and Arch.parse(arch.key) == arch
+    assert arch.backbone != replace(arch, width=608).backbone and arch.rounding == ""
+    assert (
+        Arch(400, 16, 2, 2, 300, 650).input_hw == (384, 640) and "400x650 -> 384x640 px" in Arch(400, 16, 2, 2, 300, 650).rounding
+    )
+    square = Arch(384, 16, 2, 2, 300)
+    assert square.with_input(384, 640) == arch and arch.with_input(384, 384) == square  # one spelling of a square
+    with pytest.raises(InputError, match="384x650 px is not divisible by patch x windows = 32.*384x640"):
+        square.with_input(384, 650)
+    with pytest.raises(InputError, match="32x32"):
+        square.with_input(1, 0)
+    with pytest.raises(InputError, match="below its minimum"):
+        replace(square, width=-32)
+    with pytest.raises(InputError, match="smaller than patch x windows"):
+        replace(square, width=31)
+    assert parse_shape("384x640") == (384, 640)
+    with pytest.raises(InputError, match="not a shape"):
+        parse_shape("384,640")
 
 
 def test_space_without_a_legal_configuration_is_refused() -> None:
@@ -52,7 +77,7 @@ def test_presets_are_the_published_configurations(table: str) -> None:
     for cells in published.rows:
         if cells["size"] in names:
             arch = PRESETS[("seg-" if table == "8" else "") + names[cells["size"]]].arch
-            assert arch.side == int(cells["resolution"]) and arch.patch == int(cells["patch_size"])
+            assert arch.input_hw[0] == int(cells["resolution"]) and arch.patch == int(cells["patch_size"])
             assert arch.windows == int(cells["windows"]) and arch.queries == int(cells["queries"])
             assert arch.decoder_layers == int(cells["decoder_layers"])
 

@@ -105,6 +105,6 @@ def test_unseen_patch_sizes_run_at_640(patch: int) -> None:
     row = replace(PRESETS["nano"].model, queries=20, groups=1)
     with torch.device("meta"):  # shapes only: the arithmetic of unseen patches is test_vit's
         arch = Arch(640, patch, 2, 2, 20)
-        detector = Detector(replace(row, patch=patch, pos_grid=arch.grid), arch)
-        outputs = detector.eval()(torch.empty(1, 3, arch.side, arch.side))
-    assert arch.side == {14: 616, 18: 612, 21: 630, 27: 594}[patch] and outputs.logits.shape == (1, 20, 91)
+        detector = Detector(replace(row, patch=patch, pos_grid=arch.grid_hw[0]), arch)
+        outputs = detector.eval()(torch.empty(1, 3, *arch.input_hw))
+    assert arch.input_hw[0] == {14: 616, 18: 612, 21: 630, 27: 594}[patch] and outputs.logits.shape == (1, 20, 91)

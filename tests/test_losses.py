@@ -96,7 +96,7 @@ def test_perfect_masks_cost_nothing() -> None:
     features = detector.training_outputs(maps, (64, 64), ARCH).encoder.masks
     points = torch.rand(50, 2)
     bce, dice = mask_costs(features, 0, wanted.masks, points)
-    assert bce.shape == (27 if ARCH.grid**2 < 10 else 30, 2) and (dice >= 0).all()
+    assert bce.shape == (27 if ARCH.tokens < 10 else 30, 2) and (dice >= 0).all()
     truth = wanted.masks.float().flatten(1)
     assert dice_loss((truth - 0.5) * 200, truth).max() < 1e-3 < 0.5 < dice_loss((0.5 - truth) * 200, truth).min()
     empty = (torch.zeros(0, dtype=torch.long),) * 2

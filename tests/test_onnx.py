@@ -21,14 +21,21 @@ from rfdetr_repro.export.trace import TraceError
 from rfdetr_repro.model.postprocess import top_k
 
 STRICT = Tolerance(box=1e-4, score=1e-4, mask_logit=1e-4, matched=1.0)
-CORNERS = [ARCH, Arch(32, 8, 2, 1, 3), Arch(48, 12, 2, 2, 8), Arch(32, 16, 1, 0, 2), Arch(40, 8, 1, 0, 8)]
+CORNERS = [
+    ARCH,
+    Arch(32, 8, 2, 1, 3),
+    Arch(48, 12, 2, 2, 8),
+    Arch(32, 16, 1, 0, 2),
+    Arch(40, 8, 1, 0, 8),
+    Arch(32, 8, 2, 2, 8, 64),
+]
 
 
 @pytest.mark.parametrize("arch", CORNERS, ids=lambda arch: arch.key)
 def test_agrees_with_pytorch(arch: Arch, tmp_path: Path) -> None:
     detector = tiny_detector()
     session = OrtSession(tiny_artifact(tmp_path, detector, arch), threads=1)
-    agreement = check_against(detector.slice(arch), session, images(3, arch.side), STRICT)
+    agreement = check_against(detector.slice(arch), session, images(3, *arch.input_hw), STRICT)
     assert agreement.num_detections == 3 * arch.queries
     assert agreement.mask_logit is not None
 

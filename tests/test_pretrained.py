@@ -63,7 +63,7 @@ def test_the_files_arguments_win_where_shapes_say_nothing() -> None:
     with pytest.raises(InputError, match="name the size"):
         infer_preset(state, {})
     named = infer_preset(state, {}, "nano")
-    assert (named.arch.side, named.arch.windows, named.model.pos_grid) == (512, 2, 32)
+    assert (named.arch.input_hw[0], named.arch.windows, named.model.pos_grid) == (512, 2, 32)
     said = {"resolution": 512, "num_windows": 4, "out_feature_indexes": [2, 5, 8, 11], "num_queries": 200}
     found = infer_preset(state, said)
     assert found.arch.key == "r512-p16-w4-d2-q200" and found.model.queries == 300
@@ -91,7 +91,7 @@ def test_released_file_round_trip(tmp_path: Path) -> None:
     detector, _ = small_released()
     sha256 = save_released(tmp_path / "model.pth", detector, described(detector))
     again, card, found = load_pretrained(tmp_path / "model.pth")
-    assert found == sha256 and card.config == detector.config and card.arch.side == detector.arch.side
+    assert found == sha256 and card.config == detector.config and card.arch.input_hw[0] == detector.arch.input_hw[0]
     assert (card.class_names, card.category_ids) == (described(detector).class_names, described(detector).category_ids)
     for name, value in detector.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name

@@ -84,6 +84,8 @@ CORNERS = [
     (replace(PICO.model, masks=False, levels=("P3", "P5"), feature_stages=(1, 2, 3)), Arch(128, 16, 2, 2, 25)),
     (replace(PICO.model, masks=False, levels=("P4", "P5")), Arch(112, 16, 1, 2, 25)),  # 7 x 7 tokens: P5 rounds up
     (PRESETS["nano"].model, PRESETS["nano"].arch),
+    (PICO.model, Arch(96, 16, 2, 2, 25, 160)),
+    (replace(PICO.model, masks=False, levels=("P3", "P4", "P5")), Arch(112, 16, 1, 2, 25, 80)),
 ]
 
 
@@ -91,9 +93,9 @@ CORNERS = [
 def test_deploy_flops_are_those_pytorch_counts(model: ModelConfig, arch: Arch) -> None:
     """The formula against a count of one real forward pass of the sliced subnet."""
     with torch.device("meta"):
-        fit = replace(model, groups=1, patch=arch.patch, pos_grid=arch.grid, queries=arch.queries)
+        fit = replace(model, groups=1, patch=arch.patch, pos_grid=arch.grid_hw, queries=arch.queries)
         subnet = Detector(fit, arch).eval()
-        images = torch.empty(1, 3, arch.side, arch.side)
+        images = torch.empty(1, 3, *arch.input_hw)
         with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             outputs = subnet(images)
             _ = outputs.mask_logits

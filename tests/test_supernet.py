@@ -17,7 +17,7 @@ CORNERS = [
     for knobs in product(
         *((min(axis), max(axis)) for axis in (SPACE.resolutions, SPACE.patches, SPACE.windows)), (0, 1, 2), (3, 10)
     )
-]
+] + [Arch(48, 8, 1, 2, 10, 80), Arch(96, 12, 2, 1, 7, 64), Arch(32, 16, 2, 0, 3, 128)]
 
 
 @pytest.mark.parametrize("arch", CORNERS, ids=lambda arch: arch.key)

@@ -75,7 +75,7 @@ def small_side(size: str) -> int:
 @torch.no_grad()
 def compare(theirs: Any, ours: Detector, batch: torch.Tensor, tolerance: float) -> None:
     theirs, ours = theirs.to(batch.dtype), ours.to(batch.dtype)
-    expected, found = theirs(batch), ours(batch, replace(ours.arch, resolution=batch.shape[-1]))
+    expected, found = theirs(batch), ours(batch, ours.arch.with_input(*batch.shape[-2:]))
     scale = max(1.0, float(expected.logits.abs().max()))
     assert torch.allclose(found.logits, expected.logits, rtol=0, atol=tolerance * scale)
     assert torch.allclose(found.boxes_cxcywh, expected.pred_boxes, rtol=0, atol=tolerance)
@@ -103,17 +103,38 @@ def test_nano_at_its_own_resolution() -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("hw", [(64, 128), (160, 96)])
+def test_rectangles_equal_theirs(masks: bool, hw: tuple[int, int]) -> None:
+    """One window per side: with more, their partition takes a window's height for its width."""
+    model = _small(masks)
+    theirs = their_model(model, 1)
+    compare(theirs, our_model(theirs, model, None), images(2, *hw).double(), 1e-6)
+
+
+def _small(masks: bool) -> ModelConfig:
+    """A small width that no preset has."""
+    return replace(
+        TINY.model,
+        masks=masks,
+        mask_stride=4,
+        proposal_side=0.05,
+        layer_scale=True,
+        feature_stages=(1, 2, 3, 4),
+        global_blocks=(1, 2, 3),
+    )
+
+
+@pytest.mark.parametrize("masks", [False, True])
 def test_their_state_dict_loads_from_a_file(masks: bool, tmp_path: Any) -> None:
     """A file with nothing but their tensors, at a small width that no preset has: the size must be described."""
-    model = replace(TINY.model, masks=masks, mask_stride=4, proposal_side=0.05, layer_scale=True, feature_stages=(1, 2, 3, 4))
-    model = replace(model, global_blocks=(1, 2, 3))
+    model = _small(masks)
     theirs = their_model(model, 1)
     ours = our_model(theirs, model, None)
     compare(theirs, ours, images(2, 128, 128), 1e-4)
     said = {"sa_nheads": 2, "ca_nheads": 4, "dec_n_points": 2, "out_feature_indexes": [1, 2, 3, 4], "num_windows": 1}
     torch.save({"model": theirs.state_dict(), "args": said}, tmp_path / "theirs.pth")
     loaded, card, _ = load_pretrained(tmp_path / "theirs.pth")
-    assert loaded.config == replace(model, vit_heads=1) and card.arch.side == 128  # 32 / 64 heads: DINOv2's rule
+    assert loaded.config == replace(model, vit_heads=1) and card.arch.input_hw[0] == 128  # 32 / 64 heads: DINOv2's rule
     assert torch.equal(loaded.decoder.query_feat, ours.decoder.query_feat.float())
 
 

@@ -36,13 +36,15 @@ def test_kernel_gradient_reaches_the_stored_kernel() -> None:
 def test_same_size_is_not_resampled() -> None:
     kernel, positions = torch.randn(2, 3, 16, 16), torch.randn(1, 17, 8)
     assert resample_patch_kernel(kernel, 16) is kernel
-    assert resample_positions(positions, (4, 4)) is positions
+    assert resample_positions(positions, (4, 4), (4, 4)) is positions
+    wide = torch.randn(1, 17, 8)  # 2 x 8: as many as 4 x 4
+    assert resample_positions(wide, (2, 8), (2, 8)) is wide and not torch.equal(resample_positions(wide, (2, 8), (4, 4)), wide)
 
 
 def test_positions_keep_the_class_row_and_a_constant_table() -> None:
     positions = torch.cat([torch.full((1, 1, 4), 7.0), torch.full((1, 64, 4), 3.0)], dim=1)
     for grid in ((4, 4), (10, 10), (4, 6)):
-        resampled = resample_positions(positions, grid)
+        resampled = resample_positions(positions, (8, 8), grid)
         assert resampled.shape == (1, 1 + grid[0] * grid[1], 4)
         assert torch.allclose(resampled[:, 0], torch.tensor(7.0)) and torch.allclose(
             resampled[:, 1:], torch.tensor(3.0), atol=1e-5

@@ -42,4 +42,4 @@ def tiny_detector(seed: int = 0, **changes: object) -> Detector:
 
 
 def images_for(arch: Arch, count: int = 2, seed: int = 1) -> torch.Tensor:
-    return torch.randn(count, 3, arch.side, arch.side, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, 3, *arch.input_hw, generator=torch.Generator().manual_seed(seed))

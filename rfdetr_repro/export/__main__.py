@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..config import Arch
+from ..config import Arch, parse_shape
 from ..errors import InputError, run_main
 from ..presets import preset
 from ..record import ModelId
@@ -18,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> ONNX artifact with its manifest.")
     parser.add_argument("--checkpoint", required=True, help="model file (.safetensors)")
     parser.add_argument("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
+    parser.add_argument(
+        "--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)"
+    )
     parser.add_argument("--out", required=True, help="file to write (.onnx); its manifest goes beside it")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
     parser.add_argument("--to", default="onnx", choices=("onnx", "tensorrt", "tensorrt-rtx"))
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     supernet, card, digest = load_supernet(args.checkpoint)
     arch = card.arch if args.arch is None else parse_arch(args.arch)
+    arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
         print(arch.rounding)
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)

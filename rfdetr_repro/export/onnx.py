@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,8 @@ def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta, contr
         raise InputError(f"unknown contract {contract!r}", mend=f"choose {' or '.join(CONTRACTS)}")
     decoded = contract == "decoded"
     module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
-    images = torch.linspace(0, 1, 3 * arch.side**2).reshape(1, 3, arch.side, arch.side)
+    shape = (1, 3, *arch.input_hw)
+    images = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
     model, flops, outputs = build_model(module, images, CONTRACTS[contract], arch.queries, DECOMPOSITIONS)
     content = model.SerializeToString(deterministic=True)
     task = "segment" if config.masks else "detect"

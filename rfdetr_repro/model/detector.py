@@ -60,7 +60,7 @@ class Detector(nn.Module):
     @property
     def input_hw(self) -> tuple[int, int]:
         """(H, W) in px that the detector's own architecture takes."""
-        return self.arch.side, self.arch.side
+        return self.arch.input_hw
 
     def num_params(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -73,7 +73,7 @@ class Detector(nn.Module):
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
             raise InputError(
-                f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.side"
+                f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.input_hw"
             )
         return self.projector(self.backbone(images, patch, windows))
 
@@ -164,11 +164,11 @@ class Detector(nn.Module):
         """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images, arch)``."""
         self._check(arch)
         layers, queries = arch.decoder_layers, arch.queries
-        config = replace(self.config, patch=arch.patch, pos_grid=arch.grid, decoder_layers=layers, queries=queries, groups=1)
+        config = replace(self.config, patch=arch.patch, pos_grid=arch.grid_hw, decoder_layers=layers, queries=queries, groups=1)
         subnet = Detector(config, arch)
         own = self.state_dict()
         own["backbone.patch_embed.weight"] = resample_patch_kernel(own["backbone.patch_embed.weight"], arch.patch)
-        own["backbone.pos_embed"] = resample_positions(own["backbone.pos_embed"], (arch.grid, arch.grid))
+        own["backbone.pos_embed"] = resample_positions(own["backbone.pos_embed"], self.config.pos_grid_hw, arch.grid_hw)
         own["decoder.query_feat"], own["decoder.refpoint_embed"] = self.decoder.tables(1, arch.queries)
         dtype = own["decoder.query_feat"].dtype
         cut = {name: own[name][:1] if name.startswith("selection.") else own[name] for name in subnet.state_dict()}

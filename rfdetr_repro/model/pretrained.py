@@ -72,7 +72,8 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
         if key not in encoder:
             raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", mend="is it a DINOv2?")
     encoder[_KERNEL] = resample_patch_kernel(encoder[_KERNEL], row.model.patch)
-    encoder[_POSITIONS] = resample_positions(encoder[_POSITIONS], (row.model.pos_grid,) * 2)
+    side = math.isqrt(encoder[_POSITIONS].shape[1] - 1)
+    encoder[_POSITIONS] = resample_positions(encoder[_POSITIONS], (side, side), row.model.pos_grid_hw)
     expected = {name: value for name, value in detector.state_dict().items() if name.startswith("backbone.")}
     detector.load_state_dict(from_released(encoder, expected, row.model.groups), strict=False)
     return detector
@@ -94,13 +95,16 @@ def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | 
     samples = model.cross_heads * len(model.levels) * model.points
     if (rows := len(released["transformer.decoder.layers.0.cross_attn.attention_weights.bias"])) != samples:
         raise InputError(f"{rows} attention samples per query, but heads x levels x points = {samples}", mend="name the size")
-    if "resolution" in said:
+    width = 0
+    if "input_hw" in said:  # written by save_released
+        resolution, width = (int(side) for side in said["input_hw"])
+    elif "resolution" in said:
         resolution = int(said["resolution"])
     elif (model.patch, model.pos_grid) != (row.model.patch, row.model.pos_grid):
-        resolution = model.patch * model.pos_grid
+        resolution = model.patch * model.pos_grid_hw[0]
     windows = int(said.get("num_windows", row.arch.windows))
     queries = min(int(said.get("num_queries") or model.queries), model.queries)
-    return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries), row.note)
+    return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries, width), row.note)
 
 
 def _refuse_other_size(model: ModelConfig, found: dict[str, Any], size: str | None, path: str | Path = "") -> None:
@@ -177,9 +181,12 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
     Labels are contiguous from 0 (upstream >= 1.6); ``args.label_convention`` says so.
     """
     model, arch = card.config, card.arch
+    if isinstance(model.pos_grid, tuple):
+        raise InputError("the released layout has square position tables only", path, "save the model it was sliced from")
     described = argparse.Namespace(
         **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()},
-        resolution=arch.side,
+        resolution=arch.input_hw[0],
+        input_hw=list(arch.input_hw),
         patch_size=model.patch,
         num_windows=arch.windows,
         positional_encoding_size=model.pos_grid,

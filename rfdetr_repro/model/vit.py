@@ -7,6 +7,7 @@ section 3.4), positions bicubically; both are pure functions of the stored weigh
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -38,13 +39,12 @@ def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
         return (weight.flatten(2) @ matrix.T).unflatten(2, (patch, patch))
 
 
-def resample_positions(positions: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """(1, 1 + G*G, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing, class row kept; unchanged if the grid is G x G."""
-    side = int((positions.shape[1] - 1) ** 0.5)
-    if grid_hw == (side, side):
+def resample_positions(positions: Tensor, stored_hw: tuple[int, int], grid_hw: tuple[int, int]) -> Tensor:
+    """(1, 1 + Gh*Gw, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing, class row kept; unchanged if the grids are equal."""
+    if grid_hw == stored_hw:
         return positions
     exact = positions.float()  # as upstream, whatever the model's precision
-    table = exact[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    table = exact[:, 1:].unflatten(1, stored_hw).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=grid_hw, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([exact[:, :1], table.flatten(2).transpose(1, 2)], dim=1).to(positions.dtype)
 
@@ -116,7 +116,7 @@ class WindowedViT(nn.Module):
         dim, patch = config.vit_dim, config.patch
         self.config = config
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.pos_grid**2, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.pos_grid_hw), dim))
         self.patch_embed = nn.Conv2d(3, dim, patch, patch)
         self.blocks = nn.ModuleList(Block(dim, config.vit_heads, config.layer_scale) for _ in range(config.vit_depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)  # shared by all read-outs
@@ -137,7 +137,7 @@ class WindowedViT(nn.Module):
         kernel = resample_patch_kernel(self.patch_embed.weight, patch)
         tokens = F.conv2d(images, kernel, self.patch_embed.bias, stride=patch).permute(0, 2, 3, 1)  # (B, gh, gw, D)
         grid_hw = (tokens.shape[1], tokens.shape[2])
-        positions = resample_positions(self.pos_embed, grid_hw).to(tokens.dtype)
+        positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw).to(tokens.dtype)
         tokens = tokens + positions[:, 1:].unflatten(1, grid_hw)
         tokens = to_windows(tokens, windows)
         cls = (self.cls_token.to(tokens.dtype) + positions[:, :1]).expand(len(tokens), -1, -1)

@@ -1,6 +1,6 @@
 """Latency of every architecture from a few measured engines, as a sum of non-negative parts.
 
-    latency = backbone(side, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
+    latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
 
 Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from non-negative least squares on relative
 errors, so none can make more work cheaper. What the sum misses shows in the held-out error, stored with every prediction.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Sequence
 from itertools import product
@@ -22,6 +23,8 @@ from ..config import Arch, ModelConfig, SearchSpace
 from ..errors import InputError
 from ..record import Latency
 
+Backbone = tuple[int, int, int, int]  # Arch.backbone
+
 
 class RelativeError(NamedTuple):
     """|predicted - measured| / measured."""
@@ -32,15 +35,15 @@ class RelativeError(NamedTuple):
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
     """The amounts of work of an architecture; the name of each says what it counts."""
-    tokens = arch.grid**2 + arch.windows**2  # class-token copies included
-    depth, queries, side = arch.decoder_layers, arch.queries, arch.side
+    tokens = arch.tokens + arch.windows**2  # class-token copies included
+    depth, queries = arch.decoder_layers, arch.queries
     blocks = range(max(config.feature_stages))
     global_blocks = sum(index in config.global_blocks for index in blocks)
     windowed_pairs = (len(blocks) - global_blocks) * tokens**2 / arch.windows**2
-    map_pixels = (side // config.mask_stride) ** 2 if config.masks else 0
+    map_pixels = math.prod(side // config.mask_stride for side in arch.input_hw) if config.masks else 0
     return {
         "constant": 1.0,
-        "image_pixels": side**2,
+        "image_pixels": math.prod(arch.input_hw),
         "tokens": tokens,
         "tokens_windowed": tokens if arch.windows > 1 else 0,  # cutting into windows and back
         "attention_pairs": global_blocks * tokens**2 + windowed_pairs,
@@ -140,7 +143,7 @@ def choose_engines(space: SearchSpace, n: int, seed: int = 0) -> tuple[list[Arch
     """
     space.check()
     rng = random.Random(seed)
-    by_backbone: dict[tuple[int, int, int], list[Arch]] = {}
+    by_backbone: dict[Backbone, list[Arch]] = {}
     for arch in space:
         by_backbone.setdefault(arch.backbone, []).append(arch)
     num_heldout = max(2, round(n / 5))
@@ -174,11 +177,11 @@ def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, in
     return corners + others
 
 
-def _spread(backbones: list[tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
+def _spread(backbones: list[Backbone], count: int) -> list[Backbone]:
     """Farthest-point choice: starts at the largest image with the smallest patch, then always takes the one farthest from all."""
     points = np.log(np.array(backbones, dtype=float))
     points /= np.maximum(np.ptp(points, axis=0), 1e-9)
-    chosen = [int(np.argmax(points[:, 0] - points[:, 1]))]
+    chosen = [int(np.argmax(points[:, 0] + points[:, 1] - points[:, 2]))]
     distance = np.linalg.norm(points - points[chosen[0]], axis=1)
     while len(chosen) < count:
         chosen.append(int(np.argmax(distance)))

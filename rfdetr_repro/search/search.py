@@ -170,4 +170,4 @@ def _accuracies(evaluator: CocoEvaluator, detections: list, masks: bool) -> dict
 def _first_images(split: CocoSplit, arch: Arch) -> Iterable:
     from ..data.loader import evaluation_batches
 
-    return (batch.images for batch in evaluation_batches(split, (arch.side, arch.side), 8))
+    return (batch.images for batch in evaluation_batches(split, arch.input_hw, 8))

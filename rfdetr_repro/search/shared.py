@@ -43,30 +43,33 @@ def shared_detections(
     depths, queries = [arch.decoder_layers for arch in archs], [arch.queries for arch in archs]
     found: dict[Arch, list[ImageDetections]] = {arch: [] for arch in archs}
     position = 0
-    for batch in evaluation_batches(split, (first.side, first.side), BATCH):
+    for batch in evaluation_batches(split, first.input_hw, BATCH):
         infos = split.images[position : position + len(batch.images)]
         position += len(infos)
         maps = detector.features(batch.images, first.patch, first.windows)
-        outputs = detector.decode_shared(maps, (first.side, first.side), depths, queries, masks=masks)
+        outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
         for arch in archs:
             found[arch] += detections_of(outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks)
     return found
 
 
 @torch.inference_mode()
-def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool) -> list[ImageDetections]:
-    """Detections of one stand-alone subnet: what the shared pass must equal, and the slow way to the same number."""
-    arch = subnet.arch
+def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool, arch: Arch | None = None) -> list[ImageDetections]:
+    """Detections of one stand-alone subnet: what the shared pass must equal, and the slow way to the same number.
+
+    ``arch`` None: the subnet's own.
+    """
+    arch = arch or subnet.arch
     found: list[ImageDetections] = []
-    for batch in evaluation_batches(split, (arch.side, arch.side), BATCH):
+    for batch in evaluation_batches(split, arch.input_hw, BATCH):
         infos = split.images[len(found) : len(found) + len(batch.images)]
-        found += detections_of(subnet(batch.images, masks=masks), infos, arch.queries, masks=masks)
+        found += detections_of(subnet(batch.images, arch, masks=masks), infos, arch.queries, masks=masks)
     return found
 
 
 def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:
     """Groups of architectures that share one backbone pass, in order of first appearance."""
-    groups: dict[tuple[int, int, int], list[Arch]] = {}
+    groups: dict[tuple[int, ...], list[Arch]] = {}
     for arch in archs:
         groups.setdefault(arch.backbone, []).append(arch)
     yield from groups.values()

@@ -1,6 +1,7 @@
 """Train a supernet (or one fixed size) on a COCO-format folder:
 
-python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--fixed] [--seed N]
+python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N]
+    [--fixed [--shape HxW]]
 
 DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders.
 Run it again to resume.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import SearchSpace, TrainConfig
+from ..config import SearchSpace, TrainConfig, parse_shape
 from ..errors import InputError, run_main
 from ..files import writable_folder
 from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
@@ -25,11 +26,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="run folder; an existing run is resumed")
     parser.add_argument("--size", default="pico", help="pico, paper-supernet, or a released size (with --fixed)")
     parser.add_argument("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
+    parser.add_argument("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the size's recipe)")
     parser.add_argument("--batch-size", type=int, help="images per step")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
+    if args.shape is not None:
+        if space is not None:
+            raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
+        row = replace(row, arch=row.arch.with_input(*args.shape))
     given = {"steps": args.steps, "batch_size": args.batch_size}
     for name, value in given.items():
         if value is not None and value < 1:

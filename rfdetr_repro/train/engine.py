@@ -124,8 +124,7 @@ class Trainer:
         return self.export()
 
     def _size_of_step(self, step: int) -> tuple[int, int]:
-        side = self.recipe.arch_of_step(step).side
-        return side, side
+        return self.recipe.arch_of_step(step).input_hw
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer step over its micro-batches; returns the losses of the last one, by part."""
