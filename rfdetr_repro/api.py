@@ -41,9 +41,18 @@ class RFDETR:
 
     ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours); without it a preset starts from
     random numbers, and says so. ``arch``: another architecture of a supernet's space, e.g. a frontier point of its search.
+    ``device``: "cpu", "cuda" or "cuda:N"; without it a GPU if there is one, and the choice is printed.
     """
 
-    def __init__(self, size: str | Path = "nano", weights: str | Path | None = None, *, arch: str | None = None) -> None:
+    def __init__(
+        self,
+        size: str | Path = "nano",
+        weights: str | Path | None = None,
+        *,
+        arch: str | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.device = _device(device)
         source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
         if str(size) in PRESETS or (weights is not None and not source.is_file()):
             row = preset(str(size))
@@ -59,7 +68,8 @@ class RFDETR:
         if arch is not None:
             self.detector = self.detector.slice(Arch.parse(arch))
             self.card = replace(self.card, config=self.detector.config, arch=self.detector.arch, space=None)
-        print(self.labels.describe())
+        self.detector.to(self.device)
+        print(f"{self.labels.describe()}; on {self.device}")
         if not self.trained:
             print("random weights: train the model, or give weights")
 
@@ -169,6 +179,7 @@ class RFDETR:
         may be given by name, e.g. ``lr_encoder``, ``seed``.
         """
         from .train.engine import Recipe, Trainer
+        from .train.helpers import default_processes, helpers
         from .train.progress import StepBar
 
         folder, train = _run_folder(output_dir, resume), read_split(dataset_dir, "train")
@@ -181,10 +192,17 @@ class RFDETR:
             )
         self._warn_of_crowds(train)
         print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
-        trainer = Trainer(Recipe(Preset(model, self._arch(shape)), recipe), train, folder, initial=start.state_dict())
-        with StepBar(trainer.step, recipe.steps) as bar:
-            path = trainer.run(bar.update)
+        initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
+        setup: dict[str, Any] = {"split": train, "folder": folder, "initial": initial, "device": self.device}
+        setup["recipe"] = Recipe(Preset(model, self._arch(shape)), recipe)
+        with helpers(1 if self.device.type == "cuda" else default_processes(batch_size), **setup):
+            trainer = Trainer(**setup)
+            if trainer.step == recipe.steps:
+                print(f"the run in {folder} is complete: nothing to train")
+            with StepBar(trainer.step, recipe.steps) as bar:
+                path = trainer.run(bar.update)
         self.detector, self.card, self.sha256 = load_pretrained(path)
+        self.detector.to(self.device)
         self.trained = True
         if has_split(dataset_dir, "val"):
             boxes = self.evaluate(dataset_dir, "val")["boxes"]
@@ -201,6 +219,17 @@ class RFDETR:
         most = train.most_objects()
         if most > self.card.arch.queries:
             print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name (None: a GPU if there is one); an unknown or absent one is an :class:`InputError`."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}", mend="choose cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"no device {name!r} on this machine", mend="choose cpu, or leave it out")
+    return device
 
 
 def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:

@@ -12,7 +12,7 @@ from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.train.dense import DenseHead, smallest_box_at
 from rfdetr_repro.train.losses import count_boxes, detection_losses, iou_aware_classification
-from rfdetr_repro.train.mask_points import dice_loss, mask_costs, mask_losses, uncertain_points
+from rfdetr_repro.train.mask_points import PointDraws, dice_loss, mask_costs, mask_losses, uncertain_points
 from rfdetr_repro.train.matcher import image_costs, match
 
 
@@ -78,7 +78,7 @@ def test_losses_cover_every_stage_and_empty_images() -> None:
     images = images_for(ARCH, 2)
     maps = detector.features(images, 16, 1)
     outputs = detector.training_outputs(maps, (64, 64), ARCH)
-    total, parts = detection_losses(outputs, [target(3), target(0)], 3, TRAIN, torch.Generator().manual_seed(0))
+    total, parts = detection_losses(outputs, [target(3), target(0)], 3, TRAIN, PointDraws(0))
     assert {name.split("/")[0] for name in parts} == {"layer1", "layer2", "encoder"}
     assert {name.split("/")[1] for name in parts} == {"class", "l1", "giou", "mask_bce", "mask_dice"}
     total.backward()
@@ -100,7 +100,7 @@ def test_perfect_masks_cost_nothing() -> None:
     truth = wanted.masks.float().flatten(1)
     assert dice_loss((truth - 0.5) * 200, truth).max() < 1e-3 < 0.5 < dice_loss((0.5 - truth) * 200, truth).min()
     empty = (torch.zeros(0, dtype=torch.long),) * 2
-    assert mask_losses(features, [empty], [wanted.masks], torch.Generator()).tolist() == [0.0, 0.0]
+    assert mask_losses(features, [empty], [wanted.masks], PointDraws(0)).tolist() == [0.0, 0.0]
 
 
 def test_points_prefer_the_boundary_and_follow_the_generator() -> None:
@@ -116,7 +116,8 @@ def test_dense_loss_counts_the_smallest_box_and_has_gradients() -> None:
     assert smallest_box_at(torch.rand(3, 2), torch.zeros(0, 4)).tolist() == [-1, -1, -1]
     detector = tiny_detector()
     head, memory = DenseHead(detector.config), torch.randn(2, 32, 4, 4, requires_grad=True)
-    loss = head.loss(memory, [target(2), target(0)])
+    loss, tokens = head.loss(memory, [target(2), target(0)])
     loss.backward()
-    assert loss > 0 and memory.grad[0].abs().sum() > 0 and head.boxes.weight.grad.abs().sum() > 0
-    assert head.loss(memory, [target(0)] * 2).isfinite()
+    assert loss > 0 and 0 < tokens < 16 and memory.grad[0].abs().sum() > 0 and head.boxes.weight.grad.abs().sum() > 0
+    nothing, tokens = head.loss(memory, [target(0)] * 2)
+    assert nothing.isfinite() and tokens == 0

@@ -77,6 +77,11 @@ class CocoSplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: with the hash, without decoded images."""
+        _ = self.sha256
+        return {**self.__dict__, "_annotation_digest": None, "_decoded": None}
+
     @cached_property
     def sha256(self) -> str:
         """64 hex digits over the bytes of the annotation file and of every image file, in order. Reads all files once."""

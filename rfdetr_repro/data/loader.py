@@ -52,11 +52,13 @@ def training_batches(
     start_step: int,
     stop_step: int,
     masks: bool,
+    part: Callable[[int], slice] = slice,
 ) -> Generator[list[Batch], None, None]:
     """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches.
 
-    ``size_of_step(step)``: input (height, width). ``masks`` asks for mask targets. Works ``STEPS_AHEAD`` steps ahead; an error in
-    a thread is raised here. Close the generator (or exhaust it) to end the threads.
+    ``size_of_step(step)``: input (height, width). ``masks`` asks for mask targets; ``part(batch_size)``:
+    which samples of each micro-batch to make, augmented as in the whole (default: all). Works ``STEPS_AHEAD`` steps ahead; an
+    error in a thread is raised here. Close the generator (or exhaust it) to end the threads.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
@@ -65,9 +67,10 @@ def training_batches(
 
     def micro_batch(step: int, micro: int) -> Batch:
         chosen = batch_indices(len(split), config.batch_size, step, config.seed, micro, config.accumulate)
-        samples = [split.sample(index, masks) for index in chosen.tolist()]
+        mine = part(len(chosen))
+        samples = [split.sample(index, masks) for index in chosen[mine].tolist()]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
-        return make_batch(samples, size_of_step(step), rng, config.flip_probability, config.crop_probability)
+        return make_batch(samples, size_of_step(step), rng, config.flip_probability, config.crop_probability, mine.start or 0)
 
     tasks = ((step, micro) for step in range(start_step, stop_step) for micro in range(config.accumulate))
     return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * config.accumulate), config.accumulate)

@@ -17,6 +17,7 @@ from PIL import Image
 from .coco import Sample
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Images = TypeVar("Images", "np.ndarray", "Tensor")
@@ -24,6 +25,7 @@ Images = TypeVar("Images", "np.ndarray", "Tensor")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_CROP = 0.5  # of each side
+_DRAWS = 6  # random numbers per sample
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,21 @@ class Target:
 class Batch:
     images: Tensor  # float32 (B, 3, H, W), normalised
     targets: list[Target]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device; itself if it is there."""
+        if self.images.device == device:
+            return self
+        targets = [
+            Target(
+                target.boxes_cxcywh.to(device, non_blocking=True),
+                target.labels.to(device, non_blocking=True),
+                None if target.masks is None else target.masks.to(device, non_blocking=True),
+                target.image_id,
+            )
+            for target in self.targets
+        ]
+        return Batch(self.images.to(device, non_blocking=True), targets)
 
 
 def resize_image(image: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
@@ -69,13 +86,17 @@ def make_batch(
     rng: np.random.Generator | None = None,
     flip_probability: float = 0.0,
     crop_probability: float = 0.0,
+    skip: int = 0,
 ) -> Batch:
     """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no augmentation.
 
-    The same number of random draws is made for every sample, so one sample's luck does not depend on another's.
+    The same number of random draws is made for every sample, so one sample's luck does not depend on another's; ``skip`` samples
+    of the same batch come before these and are made elsewhere.
     """
     import torch
 
+    if rng is not None:
+        rng.random(skip * _DRAWS)
     images, targets = [], []
     for sample in samples:
         flip, window = _draw(rng, sample.image.shape[:2], flip_probability, crop_probability)
@@ -97,7 +118,7 @@ def _draw(
     height, width = shape_hw
     if rng is None:
         return False, (0, 0, width, height)
-    flip, crop, part_x, part_y, place_x, place_y = rng.random(6).tolist()
+    flip, crop, part_x, part_y, place_x, place_y = rng.random(_DRAWS).tolist()
     if crop >= crop_probability:
         return flip < flip_probability, (0, 0, width, height)
     shares = (SMALLEST_CROP + (1 - SMALLEST_CROP) * part for part in (part_x, part_y))

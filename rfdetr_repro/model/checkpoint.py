@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,10 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
     return detector.eval(), card, sha256_file(path)
 
 
-def state_copy(detector: Detector) -> dict[str, Tensor]:
-    """Detached clones of all tensors of the state dict."""
-    with torch.no_grad():
-        return {name: tensor.detach().clone() for name, tensor in detector.state_dict().items()}
+def sha256_tensors(tensors: dict[str, Tensor]) -> str:
+    """Hash of names, types, shapes and values; the order of the dictionary does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -26,9 +26,10 @@ def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, mask
     results = []
     for row, info in enumerate(images):
         scale = torch.tensor([info.width, info.height, info.width, info.height])
-        rle = None if ranked.mask_logits is None else masks_to_rle(ranked.mask_logits[row], info.height, info.width)
-        boxes = (ranked.boxes_xyxy[row].float() * scale).numpy()
-        results.append(ImageDetections(info.id, boxes, ranked.scores[row].numpy(), ranked.labels[row].numpy(), rle))
+        rle = None if ranked.mask_logits is None else masks_to_rle(ranked.mask_logits[row].cpu(), info.height, info.width)
+        boxes = (ranked.boxes_xyxy[row].float().cpu() * scale).numpy()
+        scores, labels = ranked.scores[row].cpu().numpy(), ranked.labels[row].cpu().numpy()
+        results.append(ImageDetections(info.id, boxes, scores, labels, rle))
     return results
 
 
@@ -46,7 +47,7 @@ def shared_detections(
     for batch in evaluation_batches(split, first.input_hw, BATCH):
         infos = split.images[position : position + len(batch.images)]
         position += len(infos)
-        maps = detector.features(batch.images, first.patch, first.windows)
+        maps = detector.features(batch.to(_device(detector)).images, first.patch, first.windows)
         outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
         for arch in archs:
             found[arch] += detections_of(outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks)
@@ -63,8 +64,12 @@ def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool, arch: 
     found: list[ImageDetections] = []
     for batch in evaluation_batches(split, arch.input_hw, BATCH):
         infos = split.images[len(found) : len(found) + len(batch.images)]
-        found += detections_of(subnet(batch.images, arch, masks=masks), infos, arch.queries, masks=masks)
+        found += detections_of(subnet(batch.to(_device(subnet)).images, arch, masks=masks), infos, arch.queries, masks=masks)
     return found
+
+
+def _device(detector: Detector) -> torch.device:
+    return next(detector.parameters()).device
 
 
 def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:

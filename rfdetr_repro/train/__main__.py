@@ -1,10 +1,10 @@
 """Train a supernet (or one fixed size) on a COCO-format folder:
 
 python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N]
-    [--fixed [--shape HxW]]
+    [--fixed [--shape HxW]] [--processes N] [--device cpu|cuda]
 
 DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders.
-Run it again to resume.
+Run it again to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train ...
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..config import SearchSpace, TrainConfig, parse_shape
 from ..errors import InputError, run_main
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the size's recipe)")
     parser.add_argument("--batch-size", type=int, help="images per step")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU (default: by its cores)")
     args = parser.parse_args(argv)
     row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
     if args.shape is not None:
@@ -37,27 +40,38 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
         row = replace(row, arch=row.arch.with_input(*args.shape))
     given = {"steps": args.steps, "batch_size": args.batch_size}
-    for name, value in given.items():
+    for name, value in {**given, "processes": args.processes}.items():
         if value is not None and value < 1:
             raise InputError(f"{name.replace('_', '-')} {value} is not positive")
     train = replace(train, seed=args.seed, **{name: value for name, value in given.items() if value is not None})
 
     from ..data.coco import read_split  # torch loads slowly; arguments are checked first
     from .engine import Recipe, Trainer
+    from .helpers import default_processes, helpers
+    from .parallel import join_torchrun
     from .progress import StepBar
 
+    device, ranks = join_torchrun(args.device)
     split = read_split(args.data, "train")
+    say = print if ranks.rank == 0 else _say_nothing
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
-        print("no masks in this data set: training boxes only")
+        say("no masks in this data set: training boxes only")
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
     listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
-    print(f"{len(split)} images; class index=name(category id): {listed}")
-    trainer = Trainer(Recipe(row, train, space), split, Path(args.out))
+    say(f"{len(split)} images; class index=name(category id): {listed}")
     writable_folder(args.out)  # before the progress bar appears
-    with StepBar(trainer.step, train.steps) as bar:
-        path = trainer.run(bar.update)
-    print(f"model: {path}")
+    setup: dict[str, Any] = {"recipe": Recipe(row, train, space), "split": split, "folder": Path(args.out), "device": device}
+    processes = args.processes or (1 if device.type == "cuda" else default_processes(train.batch_size))
+    with helpers(processes, **setup):
+        trainer = Trainer(**setup)
+        with StepBar(trainer.step, train.steps, quiet=ranks.rank > 0) as bar:
+            path = trainer.run(bar.update)
+    say(f"model: {path}")
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:

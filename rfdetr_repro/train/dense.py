@@ -30,15 +30,16 @@ class DenseHead(nn.Module):
         nn.init.zeros_(self.boxes.weight)
         nn.init.zeros_(self.boxes.bias)
 
-    def loss(self, memory_map: Tensor, targets: list[Target]) -> Tensor:
-        """Scalar: class BCE weighted by |p - target|^1.5 plus GIoU of object tokens, per object token."""
+    def loss(self, memory_map: Tensor, targets: list[Target]) -> tuple[Tensor, int]:
+        """(sum, object tokens): class BCE weighted by |p - target|^1.5, plus GIoU of the object tokens."""
         h, w = memory_map.shape[-2:]
         tokens = memory_map.flatten(2).transpose(1, 2)  # (B, S, d)
         logits = self.classes(tokens)
         centres = _centres(h, w, like=memory_map)
         owner = torch.stack([smallest_box_at(centres, target.boxes_cxcywh) for target in targets])  # (B, S), -1 = background
         image, token = (owner >= 0).nonzero(as_tuple=True)
-        first = torch.tensor([0] + [len(target.labels) for target in targets]).cumsum(0)  # row of each image's first box
+        counts = [0] + [len(target.labels) for target in targets]
+        first = torch.tensor(counts, device=image.device).cumsum(0)  # row of each image's first box
         row = owner[image, token] + first[image]
         wanted = torch.zeros_like(logits)
         wanted[image, token, torch.cat([target.labels for target in targets])[row]] = 1
@@ -48,7 +49,7 @@ class DenseHead(nn.Module):
         loss_boxes = (1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum()
         focus = (logits.detach().sigmoid() - wanted).abs() ** FOCUS
         loss_classes = F.binary_cross_entropy_with_logits(logits, wanted, weight=focus, reduction="sum")
-        return (loss_classes + loss_boxes) / max(1, len(image))
+        return loss_classes + loss_boxes, len(image)
 
 
 def _centres(h: int, w: int, like: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def _centres(h: int, w: int, like: Tensor) -> Tensor:
 def smallest_box_at(points: Tensor, boxes_cxcywh: Tensor) -> Tensor:
     """Index of the smallest box that contains each point, -1 for none: points (S, 2), boxes (n, 4) -> (S,) int64."""
     if not len(boxes_cxcywh):
-        return torch.full((len(points),), -1, dtype=torch.long)
+        return torch.full((len(points),), -1, dtype=torch.long, device=points.device)
     offset = (points[:, None] - boxes_cxcywh[None, :, :2]).abs() * 2  # (S, n, 2)
     inside = (offset < boxes_cxcywh[None, :, 2:]).all(-1)
     area = torch.where(inside, boxes_cxcywh[:, 2] * boxes_cxcywh[:, 3], torch.inf)

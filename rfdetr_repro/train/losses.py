@@ -13,9 +13,8 @@ from ..boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from ..config import TrainConfig
 from ..data.transforms import Target
 from ..model.detector import Outputs, TrainingOutputs
-from ..model.mask_head import MaskFeatures
-from .mask_points import mask_losses
-from .matcher import Match, match
+from .mask_points import PointDraws, mask_losses
+from .matcher import match
 
 
 def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious: Tensor) -> Tensor:
@@ -34,10 +33,10 @@ def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious:
 
 
 def stage_losses(
-    outputs: Outputs, targets: list[Target], groups: int, num_boxes: float, config: TrainConfig, generator: torch.Generator | None
+    outputs: Outputs, targets: list[Target], groups: int, num_boxes: float, config: TrainConfig, draws: PointDraws, stage: int
 ) -> dict[str, Tensor]:
     """Losses of one stage, unweighted, each divided by ``num_boxes``: class, l1, giou and, with masks, mask_bce, mask_dice."""
-    matches = match(outputs, targets, groups, config, generator)
+    matches = match(outputs, targets, groups, config, draws, stage)
     queries = outputs.logits.shape[1]
     rows = torch.cat([rows + image * queries for image, (rows, _) in enumerate(matches)])
     labels = torch.cat([target.labels[columns] for target, (_, columns) in zip(targets, matches, strict=True)])
@@ -50,16 +49,9 @@ def stage_losses(
         "giou": (1 - paired_giou(predicted_xyxy, truth_xyxy)).sum(),
     }
     if outputs.masks is not None and all(target.masks is not None for target in targets):
-        losses["mask_bce"], losses["mask_dice"] = _mask_losses(outputs.masks, matches, targets, generator)
+        masks = [target.masks for target in targets if target.masks is not None]
+        losses["mask_bce"], losses["mask_dice"] = mask_losses(outputs.masks, matches, masks, draws, stage)
     return {name: loss / num_boxes for name, loss in losses.items()}
-
-
-def _mask_losses(
-    features: MaskFeatures, matches: list[Match], targets: list[Target], generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    masks = [target.masks for target in targets if target.masks is not None]
-    bce, dice = mask_losses(features, matches, masks, generator or torch.default_generator)
-    return bce, dice
 
 
 def count_boxes(targets: list[Target], groups: int) -> float:
@@ -68,9 +60,18 @@ def count_boxes(targets: list[Target], groups: int) -> float:
 
 
 def detection_losses(
-    outputs: TrainingOutputs, targets: list[Target], groups: int, config: TrainConfig, generator: torch.Generator | None = None
+    outputs: TrainingOutputs,
+    targets: list[Target],
+    groups: int,
+    config: TrainConfig,
+    draws: PointDraws | None = None,
+    num_boxes: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted total over all decoder layers and the encoder output, and every part by name (e.g. ``layer1/giou``)."""
+    """Weighted total over all decoder layers and the encoder output, and every part by name (e.g. ``layer1/giou``).
+
+    ``draws`` fixes the random mask points (None: seed 0); ``num_boxes`` is the denominator where these images are only a part of
+    the batch (None: :func:`count_boxes` of them).
+    """
     weights = {
         "class": config.class_weight,
         "l1": config.l1_weight,
@@ -78,11 +79,11 @@ def detection_losses(
         "mask_bce": config.mask_bce_weight,
         "mask_dice": config.mask_dice_weight,
     }
-    num_boxes = count_boxes(targets, groups)
+    num_boxes, draws = num_boxes or count_boxes(targets, groups), draws or PointDraws(0)
     stages = {f"layer{index}": stage for index, stage in enumerate(outputs.layers, 1)} | {"encoder": outputs.encoder}
     total, parts = outputs.encoder.logits.new_zeros(()), {}
-    for stage_name, stage in stages.items():
-        for name, loss in stage_losses(stage, targets, groups, num_boxes, config, generator).items():
+    for index, (stage_name, stage) in enumerate(stages.items()):
+        for name, loss in stage_losses(stage, targets, groups, num_boxes, config, draws, index).items():
             total = total + weights[name] * loss
             parts[f"{stage_name}/{name}"] = float(loss.detach())
     return total, parts

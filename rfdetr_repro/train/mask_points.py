@@ -5,6 +5,9 @@ Mask logits stay factored (pixel and query embeddings); they are computed only w
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +15,25 @@ from torch import Tensor
 from ..model.mask_head import MaskFeatures
 
 OVERSAMPLE, UNCERTAIN_SHARE = 3, 0.75
+
+
+@dataclass(frozen=True)
+class PointDraws:
+    """Random points of one micro-batch, a function of seed, stage and the image's place: processes may split the batch."""
+
+    seed: int
+    first_image: int = 0  # place of this process's first image in the whole micro-batch
+
+    def shared(self, stage: int) -> torch.Generator:
+        """For points that all images of the batch share."""
+        return self._generator(stage, 0)
+
+    def of_image(self, stage: int, image: int) -> torch.Generator:
+        """``image``: index in this process's batch."""
+        return self._generator(stage, 1 + self.first_image + image)
+
+    def _generator(self, *key: int) -> torch.Generator:
+        return torch.Generator().manual_seed(int(np.random.default_rng((self.seed, *key)).integers(2**62)))
 
 
 def sample_map(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
@@ -35,10 +57,10 @@ def matched_logits(features: MaskFeatures, image: int, queries: Tensor) -> Tenso
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """(n, h, w) logits -> (n, count, 2): three quarters where |logit| is smallest among 3x random points, the rest random."""
     n, uncertain = len(logits), int(count * UNCERTAIN_SHARE)
-    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype)
+    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype).to(logits.device)
     doubt = -sample_map(logits[:, None], candidates).squeeze(1).abs()  # (n, 3*count)
     chosen = doubt.topk(uncertain, dim=1).indices[..., None].expand(-1, -1, 2)
-    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype)
+    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype).to(logits.device)
     return torch.cat([candidates.gather(1, chosen), rest], dim=1)
 
 
@@ -49,18 +71,22 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_losses(
-    features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], generator: torch.Generator
+    features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], draws: PointDraws, stage: int = 0
 ) -> Tensor:
     """Sum over matched queries of (BCE, dice) as a (2,) tensor, before division by the number of boxes.
 
     ``matches[i]`` = (query rows, target rows) of image i, ``masks[i]`` bool (n, H, W) ground truth.
     """
-    logits = torch.cat([matched_logits(features, i, rows) for i, (rows, _) in enumerate(matches)])
+    per_image = [matched_logits(features, i, rows) for i, (rows, _) in enumerate(matches)]
+    logits = torch.cat(per_image)
     if not len(logits):
         return features.queries.sum() * 0 + features.pixels.sum() * 0 + logits.new_zeros(2)
     truth = torch.cat([mask[columns] for mask, (_, columns) in zip(masks, matches, strict=True)]).to(logits.dtype)
     height, width = logits.shape[-2:]
-    points = uncertain_points(logits.detach(), max(height, height * width // 16), generator)
+    count = max(height, height * width // 16)
+    points = torch.cat(
+        [uncertain_points(one.detach(), count, draws.of_image(stage, i)) for i, one in enumerate(per_image) if len(one)]
+    )
     predicted = sample_map(logits[:, None], points).squeeze(1)  # (n, P)
     wanted = sample_map(truth[:, None], points, "nearest").squeeze(1)
     bce = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="none").mean(-1)

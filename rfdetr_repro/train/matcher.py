@@ -14,7 +14,7 @@ from ..boxes import cxcywh_to_xyxy, pairwise_giou
 from ..config import TrainConfig
 from ..data.transforms import Target
 from ..model.detector import Outputs
-from .mask_points import mask_costs
+from .mask_points import PointDraws, mask_costs
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 Match = tuple[Tensor, Tensor]  # query rows, target rows; both (n,) int64
@@ -45,13 +45,23 @@ def image_costs(outputs: Outputs, image: int, target: Target, config: TrainConfi
 
 @torch.no_grad()
 def match(
-    outputs: Outputs, targets: list[Target], groups: int, config: TrainConfig, generator: torch.Generator | None = None
+    outputs: Outputs,
+    targets: list[Target],
+    groups: int,
+    config: TrainConfig,
+    draws: PointDraws | None = None,
+    stage: int = 0,
 ) -> list[Match]:
-    """One optimal assignment per image and group; rows index the group-major N queries of ``outputs``."""
+    """One optimal assignment per image and group; rows index the group-major N queries of ``outputs``.
+
+    ``draws`` and ``stage`` fix the random points at which masks are compared (None: seed 0).
+    """
     points = None
     if outputs.masks is not None:  # one random point set per call, shared by the batch
         height, width = outputs.masks.pixels.shape[-2:]
+        generator = (draws or PointDraws(0)).shared(stage)
         points = torch.rand(max(1, height * width // 16), 2, generator=generator, dtype=outputs.logits.dtype)
+        points = points.to(outputs.logits.device)
     matches = []
     for image, target in enumerate(targets):
         cost = image_costs(outputs, image, target, config, points).cpu().unflatten(0, (groups, -1))  # (G, q, n)

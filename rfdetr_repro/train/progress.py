@@ -10,8 +10,8 @@ from tqdm import tqdm
 class StepBar:
     """Context manager; pass :meth:`update` to ``Trainer.run``."""
 
-    def __init__(self, done: int, total: int, label: str = "training") -> None:
-        self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, mininterval=2.0)
+    def __init__(self, done: int, total: int, label: str = "training", quiet: bool = False) -> None:
+        self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, mininterval=2.0, disable=quiet)
         self._loss: float | None = None
 
     def __enter__(self) -> StepBar:

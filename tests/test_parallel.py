@@ -1,0 +1,126 @@
+"""Several processes on one run: the same step as one process, the same resume, and one clear line when one of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny import SPACE, TINY, TRAIN
+
+from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.errors import InputError, StatedFailure
+from rfdetr_repro.model.checkpoint import read_tensors
+from rfdetr_repro.train import helpers as helpers_module
+from rfdetr_repro.train.engine import STATE, Recipe, Trainer, read_log
+from rfdetr_repro.train.helpers import default_processes, helpers
+from rfdetr_repro.train.parallel import Ranks, join_torchrun
+
+EXACT = replace(TRAIN, bfloat16=False, batch_size=3, accumulate=2, crop_probability=0.5, mask_bce_weight=5.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
+    return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)
+
+
+@pytest.fixture(scope="module")
+def split(folder: Path) -> CocoSplit:
+    return read_split(folder, "train")
+
+
+def train(processes: int, progress: Any = None, **setup: Any) -> dict[str, torch.Tensor]:
+    """The state that the finished run leaves."""
+    with helpers(processes, **setup):
+        assert Ranks.current() == Ranks(0, processes)
+        Trainer(**setup).run(progress)
+    assert Ranks.current() == Ranks()
+    return read_tensors(setup["folder"] / STATE)[0]
+
+
+def test_two_processes_take_the_step_of_one(split: CocoSplit, tmp_path: Path) -> None:
+    """Loss, every gradient (Adam's first moment after one step is 0.1 times it) and the logged losses, uneven shares."""
+    recipe = Recipe(TINY, replace(EXACT, steps=1, clip_norm=1e9), SPACE)
+    one, two = (train(n, recipe=recipe, split=split, folder=tmp_path / str(n)) for n in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.endswith("exp_avg"):
+            scale = max(1e-6, float(one[name].abs().max()))
+            assert float((one[name] - two[name]).abs().max()) / scale < 1e-5, name
+    logs = [next(read_log(tmp_path / str(n))) for n in (1, 2)]
+    assert logs[0].keys() == logs[1].keys()
+    assert all(logs[0][name] == pytest.approx(logs[1][name], rel=1e-5) for name in logs[0] if name != "seconds")
+
+
+def test_two_processes_resume_bit_for_bit(split: CocoSplit, tmp_path: Path) -> None:
+    setup = {"recipe": Recipe(TINY, EXACT, SPACE), "split": split}
+    whole = train(2, **setup, folder=tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, parts: dict[str, float]) -> None:
+        if step == 5:  # the last checkpoint is at step 3
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(2, kill, **setup, folder=tmp_path / "cut")
+    assert Ranks.current() == Ranks()
+    cut = train(2, **setup, folder=tmp_path / "cut")
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_what_stops_a_helper_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    """Every image of the set is broken on disk after the split was read, so the helper's loader fails too."""
+    split = read_split(folder, "train")
+    _ = split.sha256
+    good = split.load_image(0)
+    whole = split.images
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    split.images = tuple(replace(info, path=broken) for info in whole)
+    setup: dict[str, Any] = {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path / "run"}
+    with pytest.raises(InputError, match="broken.png"), helpers(2, **setup):
+        split.cache_images()
+        split._decoded = dict.fromkeys(range(len(whole)), good)  # rank 0 would go on; the helper cannot
+        Trainer(**setup).run()
+    Image.fromarray(good).verify()
+    assert Ranks.current() == Ranks() and not (tmp_path / "run" / STATE).exists()
+
+
+def test_a_killed_helper_is_reported(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = helpers_module._start
+    monkeypatch.setattr(helpers_module, "_start", lambda *args: started.append(start(*args)) or started[-1])
+
+    def kill(step: int, parts: dict[str, float]) -> None:
+        if step == 4:
+            os.kill(started[0].pid, signal.SIGKILL)
+
+    setup: dict[str, Any] = {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path / "run"}
+    with pytest.raises(StatedFailure, match="a training process ended .exit code -9.; run the same command again"):
+        train(2, kill, **setup)
+    resumed = Trainer(**setup)
+    assert resumed.step == 3
+
+
+def test_shares_and_refusals(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [Ranks(rank, 3).part(8) for rank in range(3)]
+    assert [list(range(8))[part] for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert default_processes(2) == 1 and default_processes(64) == min(4, torch.get_num_threads())
+    setup: dict[str, Any] = {"recipe": Recipe(TINY, replace(EXACT, batch_size=1), SPACE), "split": split, "folder": tmp_path}
+    with pytest.raises(InputError, match="a batch of 1 cannot be split over 2 processes"):
+        train(2, **setup)
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with pytest.raises(InputError, match="process 99 of this machine finds"):
+        join_torchrun("cuda")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert join_torchrun("cpu") == (torch.device("cpu"), Ranks())
