@@ -112,6 +112,22 @@ def test_a_killed_helper_is_reported(split: CocoSplit, tmp_path: Path, monkeypat
     assert resumed.step == 3
 
 
+def test_helpers_end_with_their_parent(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent that is killed closes the pipe; the helper, here waiting for a process that never comes, ends."""
+    place = tmp_path / "place"
+    place.mkdir()
+    child = helpers_module._start(1, 2, 1, str(place), {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path})
+    helpers_module._await_ready(child)
+    assert child.poll() is None
+    child.stdin.close()
+    assert child.wait(timeout=60) == 1
+    child.stdout.close()
+    monkeypatch.setattr(helpers_module.sys, "executable", "/bin/false")
+    with pytest.raises(StatedFailure, match="could not start .exit code 1."), helpers(2, split=split):
+        pass
+    assert Ranks.current() == Ranks()
+
+
 def test_shares_and_refusals(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [Ranks(rank, 3).part(8) for rank in range(3)]
     assert [list(range(8))[part] for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7]]

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ..errors import InputError, StatedFailure
 from .parallel import Ranks
 
 _PATIENCE = timedelta(days=1)  # the others wait while rank 0 evaluates; a process that died is noticed at once
+_READY = b"ready\n"
 MOST, IMAGES_EACH = 4, 2
 
 
@@ -56,6 +58,8 @@ def helpers(processes: int, **trainer: Any) -> Iterator[None]:
             children.append(_start(rank, processes, share, place, trainer))
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(share)
+        for child in children:
+            _await_ready(child)
         try:
             _join(0, processes, place)
             stack.callback(dist.destroy_process_group)
@@ -70,9 +74,17 @@ def _start(rank: int, size: int, threads: int, place: str, trainer: dict[str, An
     command = [sys.executable, "-m", "rfdetr_repro.train.helpers"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True)
     assert child.stdin is not None
-    with child.stdin as stream:
-        pickle.dump({"rank": rank, "size": size, "threads": threads, "place": place, "trainer": trainer}, stream)
+    with suppress(BrokenPipeError):  # it ended already; _await_ready says so
+        pickle.dump({"rank": rank, "size": size, "threads": threads, "place": place, "trainer": trainer}, child.stdin)
+        child.stdin.flush()  # and left open: its end tells the helper that this process is gone
     return child
+
+
+def _await_ready(child: subprocess.Popen[bytes]) -> None:
+    """Returns when the helper is about to join; joining without it would wait for a day."""
+    assert child.stdout is not None
+    if child.stdout.readline() != _READY:
+        raise StatedFailure(f"a training process could not start (exit code {child.wait()})")
 
 
 def _join(rank: int, size: int, place: str) -> None:
@@ -107,16 +119,27 @@ def _stop(children: list[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as its parent has, however that ended; without it a helper could wait for the parent for ever."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def main() -> int:
     """A helper's whole life: 0 done, 2 bad input (one line on standard output), 1 anything else."""
     work = pickle.load(sys.stdin.buffer)  # from our own parent, never from a file
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(work["threads"])
     from .engine import Trainer
 
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.flush()
     try:
         _join(work["rank"], work["size"], work["place"])
         Trainer(**work["trainer"]).run()
