@@ -9,6 +9,8 @@ Labels are contiguous inside; ``class_id`` is the data set's own category id. Th
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from .coco_eval import CocoEvaluator, ImageDetections
 from .config import Arch, TrainConfig
 from .data.coco import ClassMap, CocoSplit, has_split, read_split
 from .detect import Found, Picture, detect
+from .device import choose_device
 from .errors import InputError
 from .export.artifact import Artifact, ArtifactMeta
 from .export.onnx import export_onnx
@@ -52,7 +55,7 @@ class RFDETR:
         arch: str | None = None,
         device: str | None = None,
     ) -> None:
-        self.device = _device(device)
+        self.device = choose_device(device)
         source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
         if str(size) in PRESETS or (weights is not None and not source.is_file()):
             row = preset(str(size))
@@ -118,9 +121,11 @@ class RFDETR:
         own = self.detector.arch
         if shape is None:
             return own
-        if len(shape) != 2:
-            raise InputError(f"shape {shape!r} is not (height, width)")
-        return own.with_input(int(shape[0]), int(shape[1]))
+        try:
+            height, width = (operator.index(side) for side in shape)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"shape {shape!r} is not (height, width) in whole px") from error
+        return own.with_input(height, width)
 
     def evaluate(
         self, dataset_dir: str | Path, split: str = "val", shape: tuple[int, int] | None = None
@@ -150,11 +155,15 @@ class RFDETR:
         weights = "trained" if self.trained else "random"
         model = ModelId("rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256)
         meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids)
-        return export_onnx(self.detector.slice(arch), path, meta=meta, contract=contract)
+        on_cpu = self.detector if self.device.type == "cpu" else copy.deepcopy(self.detector).cpu()
+        return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract)
 
     def save(self, path: str | Path) -> str:
         """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its SHA-256."""
         if Path(path).suffix in (".pth", ".pt"):
+            height, width = self.card.arch.input_hw
+            if height != width:
+                print(f"upstream's layout knows squares only: upstream's program will not run it at {height}x{width}")
             return save_released(path, self.detector, self.card)
         return save_detector(path, self.detector.state_dict(), self.card)
 
@@ -176,31 +185,20 @@ class RFDETR:
 
         An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
         folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. Other fields of ``TrainConfig``
-        may be given by name, e.g. ``lr_encoder``, ``seed``.
+        may be given by name, e.g. ``lr_encoder``, ``seed``. ``processes=N`` of them share each batch on the CPU
+        (default: by its cores).
         """
-        from .train.engine import Recipe, Trainer
-        from .train.helpers import default_processes, helpers
-        from .train.progress import StepBar
+        from .train.engine import Recipe
+        from .train.processes import run_training
 
+        processes = changes.pop("processes", None)
         folder, train = _run_folder(output_dir, resume), read_split(dataset_dir, "train")
         recipe = _recipe(len(train), epochs, batch_size, grad_accum_steps, {"lr": lr, "lr_encoder": 1.5 * lr, **changes})
-        start = self._for_classes(train.classes)
-        model = start.config
-        if model.masks and not train.has_masks:
-            raise InputError(
-                "this size predicts masks, but not every object of the train split has one", dataset_dir, "use a box size"
-            )
-        self._warn_of_crowds(train)
-        print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
+        start = self._start(train, dataset_dir)
         initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
-        setup: dict[str, Any] = {"split": train, "folder": folder, "initial": initial, "device": self.device}
-        setup["recipe"] = Recipe(Preset(model, self._arch(shape)), recipe)
-        with helpers(1 if self.device.type == "cuda" else default_processes(batch_size), **setup):
-            trainer = Trainer(**setup)
-            if trainer.step == recipe.steps:
-                print(f"the run in {folder} is complete: nothing to train")
-            with StepBar(trainer.step, recipe.steps) as bar:
-                path = trainer.run(bar.update)
+        whole = Recipe(Preset(start.config, self._arch(shape)), recipe)
+        setup = {"recipe": whole, "split": train, "folder": folder, "initial": initial, "device": self.device}
+        path = run_training(setup, processes).folder / CHECKPOINT
         self.detector, self.card, self.sha256 = load_pretrained(path)
         self.detector.to(self.device)
         self.trained = True
@@ -208,6 +206,17 @@ class RFDETR:
             boxes = self.evaluate(dataset_dir, "val")["boxes"]
             print(f"val AP {100 * (boxes.ap or 0):.1f}, AP50 {100 * (boxes.ap50 or 0):.1f}" if boxes else "")
         return path
+
+    def _start(self, train: CocoSplit, dataset_dir: str | Path) -> Detector:
+        """The detector to start from, with a head for the classes of ``train``; says what the data are."""
+        start = self._for_classes(train.classes)
+        if start.config.masks and not train.has_masks:
+            raise InputError(
+                "this size predicts masks, but not every object of the train split has one", dataset_dir, "use a box size"
+            )
+        self._warn_of_crowds(train)
+        print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
+        return start
 
     def _for_classes(self, classes: ClassMap) -> Detector:
         """The detector with a head for ``classes``; where they already are its own, unchanged."""
@@ -219,17 +228,6 @@ class RFDETR:
         most = train.most_objects()
         if most > self.card.arch.queries:
             print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
-
-
-def _device(name: str | None) -> torch.device:
-    """The device of that name (None: a GPU if there is one); an unknown or absent one is an :class:`InputError`."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}", mend="choose cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise InputError(f"no device {name!r} on this machine", mend="choose cpu, or leave it out")
-    return device
 
 
 def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:

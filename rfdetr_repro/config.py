@@ -14,12 +14,13 @@ from typing import Any
 
 from .errors import InputError
 
+MAX_SIDE = 16384  # px; larger inputs are mistakes
 _ARCH_KEY = re.compile(r"r(\d+)(?:x(\d+))?-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
 
 
 @dataclass(frozen=True, order=True)
 class Arch:
-    """One point of the search space: the five knobs of the paper. Weights never depend on it."""
+    """One point of the search space: the five knobs of the paper, and a width for rectangles. Weights never depend on it."""
 
     resolution: int  # requested image side (height, if `width` is given) in pixels; see `input_hw`
     patch: int  # patch side in pixels
@@ -29,9 +30,13 @@ class Arch:
     width: int = 0  # requested image width in pixels; 0: square. Search spaces are square
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, int) and not isinstance(value, bool) for value in asdict(self).values()):
+            raise InputError(f"architecture {asdict(self)} holds what is no whole number")
         low = min(self.resolution, self.patch, self.windows, self.queries)
         if low < 1 or self.decoder_layers < 0 or self.width < 0:
             raise InputError(f"architecture {self.key} has a value below its minimum", mend="all >= 1, decoder layers >= 0")
+        if max(self.resolution, self.width) > MAX_SIDE:
+            raise InputError(f"architecture {self.key} is larger than {MAX_SIDE} px", mend="choose a smaller input")
         if self.width == self.resolution:
             object.__setattr__(self, "width", 0)  # one spelling of a square
         if min(self.input_hw) == 0:
@@ -85,19 +90,25 @@ class Arch:
         """The same architecture for images of (height, width) px; not divisible by patch x windows: :class:`InputError`."""
         unit = self.patch * self.windows
         if height < unit or width < unit or height % unit or width % unit:
-            nearest = "x".join(str(max(unit, round(side / unit) * unit)) for side in (height, width))
+            nearest = "x".join(str(max(1, (side + unit // 2) // unit) * unit) for side in (height, width))
             raise InputError(
                 f"input {height}x{width} px is not divisible by patch x windows = {unit}", self.key, f"the nearest is {nearest}"
             )
         return replace(self, resolution=height, width=width)
+
+    def knobs(self) -> dict[str, int]:
+        """Field -> value, without the width of a square: what is hashed, so that squares keep the ids they have always had."""
+        return {name: value for name, value in asdict(self).items() if name != "width" or value}
 
     @classmethod
     def parse(cls, key: str) -> Arch:
         match = _ARCH_KEY.fullmatch(key.strip())
         if match is None:
             raise InputError(f"{key!r} is not an architecture", mend="write it like r384-p16-w2-d2-q300")
-        height, width, patch, windows, depth, queries = (int(number or 0) for number in match.groups())
-        return cls(height, patch, windows, depth, queries, width)
+        height, width, patch, windows, depth, queries = match.groups()
+        if width is not None and int(width) == 0:
+            raise InputError(f"{key!r} has a width of 0", mend="leave it out for a square")
+        return cls(int(height), int(patch), int(windows), int(depth), int(queries), int(width or 0))
 
 
 def parse_shape(text: str) -> tuple[int, int]:
@@ -177,6 +188,8 @@ class ModelConfig:
             raise InputError("a width is not divisible by its number of heads", asdict(self))
         if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
             raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
+        if len(self.pos_grid_hw) != 2 or min(self.pos_grid_hw) < 1:
+            raise InputError(f"position table {self.pos_grid} is no side and no (height, width)")
         if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
             object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
         if not self.levels or set(self.levels) - {"P3", "P4", "P5"}:

@@ -160,9 +160,10 @@ class Record:
     @property
     def id(self) -> str:
         """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not over any result)."""
+        model = {**dataclasses.asdict(self.model), "arch": self.model.arch and self.model.arch.knobs()}
         request = {
             "source": self.source,
-            "model": dataclasses.asdict(self.model),
+            "model": model,
             "data": self.data and (self.data.name, self.data.split, self.data.sha256),
             "runtime": self.artifact and (self.artifact.runtime, self.artifact.precision, self.artifact.options),
             "protocol": self.protocol and dataclasses.asdict(self.protocol),

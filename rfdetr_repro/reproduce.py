@@ -129,18 +129,12 @@ class Reproduction:
 
     def train(self, splits: dict[str, Any]) -> tuple[Path, str]:
         from .search.shared import base_accuracies
-        from .train.engine import MODEL, Trainer
-        from .train.helpers import default_processes, helpers
-        from .train.progress import StepBar
+        from .train.engine import MODEL
+        from .train.processes import run_training
 
-        setup: dict[str, Any] = {"recipe": self.recipe(splits), "split": splits["train"], "folder": self.folder}
-        trainer, steps = Trainer(**setup), self.campaign.train.steps
         held_out = {name: split for name, split in splits.items() if name != "train"}
-        if trainer.step < steps or not (self.folder / MODEL).exists():
-            with helpers(default_processes(self.campaign.train.batch_size), **setup):
-                trainer = Trainer(**setup)
-                with StepBar(trainer.step, steps) as shown:
-                    trainer.run(shown.update, lambda live: base_accuracies(live.ema_detector(), held_out))
+        setup = {"recipe": self.recipe(splits), "split": splits["train"], "folder": self.folder}
+        trainer = run_training(setup, evaluate=lambda live: base_accuracies(live.ema_detector(), held_out))
         precision = "bfloat16 backbone and projector" if trainer.autocast else "float32"
         return self.folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
 

@@ -109,8 +109,12 @@ def test_rectangular_inputs(model: RFDETR, tmp_path: Path) -> None:
     for shape in ((64, 100), (0, 64)):
         with pytest.raises(InputError, match="not divisible by patch x windows = 16"):
             model.detect([picture()], shape=shape)
-    with pytest.raises(InputError, match="not .height, width."):
-        model.detect([picture()], shape=(64, 64, 3))
+    for shape in ((64, 64, 3), (64.9, 96.7), ("64", "96"), 640, (64, None)):
+        with pytest.raises(InputError, match="is not .height, width. in whole px"):
+            model.detect([picture()], shape=shape)
+    for name, message in (("tpu", "unknown device"), ("meta", "no device"), ("cuda:77", "no device")):
+        with pytest.raises(InputError, match=message):
+            RFDETR(tmp_path / "tiny.safetensors", device=name)
 
 
 @pytest.mark.parametrize("name", ["again.pth", "again.safetensors"])

@@ -59,6 +59,16 @@ def test_rectangles() -> None:
         replace(square, width=-32)
     with pytest.raises(InputError, match="smaller than patch x windows"):
         replace(square, width=31)
+    for wrong in ({"width": 640.0}, {"queries": True}, {"resolution": 10**9}):
+        with pytest.raises(InputError, match="no whole number|larger than 16384 px"):
+            replace(square, **wrong)
+    with pytest.raises(InputError, match="a width of 0"):
+        Arch.parse("r384x0-p16-w2-d2-q300")
+    for table in ((24, 24, 30), (24,), (0, 3)):
+        with pytest.raises(InputError, match="is no side and no .height, width."):
+            ModelConfig(pos_grid=table)
+    assert square.knobs() == {"resolution": 384, "patch": 16, "windows": 2, "decoder_layers": 2, "queries": 300}
+    assert arch.knobs()["width"] == 640
     assert parse_shape("384x640") == (384, 640)
     with pytest.raises(InputError, match="not a shape"):
         parse_shape("384,640")

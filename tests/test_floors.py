@@ -16,7 +16,7 @@ PACKAGE = "rfdetr_repro"
 FLOORS = {
     0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
     1: ["boxes", "ops"],
-    2: ["model"],
+    2: ["model", "device"],
     3: ["data", "coco_eval"],
     4: ["train", "export"],
     5: ["bench"],

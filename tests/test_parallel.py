@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.model.checkpoint import read_tensors
-from rfdetr_repro.train import helpers as helpers_module
-from rfdetr_repro.train.engine import STATE, Recipe, Trainer, read_log
-from rfdetr_repro.train.helpers import default_processes, helpers
+from rfdetr_repro.train import __main__ as train_command
+from rfdetr_repro.train import processes as module
+from rfdetr_repro.train.engine import LOG, STATE, Recipe, Trainer, read_log
 from rfdetr_repro.train.parallel import Ranks, join_torchrun
+from rfdetr_repro.train.processes import default_processes, run_training, shared
 
 EXACT = replace(TRAIN, bfloat16=False, batch_size=3, accumulate=2, crop_probability=0.5, mask_bce_weight=5.0)
 
@@ -39,7 +41,7 @@ def split(folder: Path) -> CocoSplit:
 
 def train(processes: int, progress: Any = None, **setup: Any) -> dict[str, torch.Tensor]:
     """The state that the finished run leaves."""
-    with helpers(processes, **setup):
+    with shared(processes, **setup):
         assert Ranks.current() == Ranks(0, processes)
         Trainer(**setup).run(progress)
     assert Ranks.current() == Ranks()
@@ -78,8 +80,8 @@ def test_two_processes_resume_bit_for_bit(split: CocoSplit, tmp_path: Path) -> N
     assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_what_stops_a_helper_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> None:
-    """Every image of the set is broken on disk after the split was read, so the helper's loader fails too."""
+def test_what_stops_one_process_stops_the_run_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    """Every image of the set is broken on disk after the split was read, so the other process's loader fails."""
     split = read_split(folder, "train")
     _ = split.sha256
     good = split.load_image(0)
@@ -88,18 +90,18 @@ def test_what_stops_a_helper_stops_the_run_with_its_reason(folder: Path, tmp_pat
     broken.write_bytes(b"no image")
     split.images = tuple(replace(info, path=broken) for info in whole)
     setup: dict[str, Any] = {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path / "run"}
-    with pytest.raises(InputError, match="broken.png"), helpers(2, **setup):
+    with pytest.raises(InputError, match="broken.png"), shared(2, **setup):
         split.cache_images()
-        split._decoded = dict.fromkeys(range(len(whole)), good)  # rank 0 would go on; the helper cannot
+        split._decoded = dict.fromkeys(range(len(whole)), good)  # rank 0 would go on; the other cannot
         Trainer(**setup).run()
     Image.fromarray(good).verify()
     assert Ranks.current() == Ranks() and not (tmp_path / "run" / STATE).exists()
 
 
-def test_a_killed_helper_is_reported(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_reported(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
-    start = helpers_module._start
-    monkeypatch.setattr(helpers_module, "_start", lambda *args: started.append(start(*args)) or started[-1])
+    start = module._start
+    monkeypatch.setattr(module, "_start", lambda: started.append(start()) or started[-1])
 
     def kill(step: int, parts: dict[str, float]) -> None:
         if step == 4:
@@ -112,18 +114,19 @@ def test_a_killed_helper_is_reported(split: CocoSplit, tmp_path: Path, monkeypat
     assert resumed.step == 3
 
 
-def test_helpers_end_with_their_parent(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A parent that is killed closes the pipe; the helper, here waiting for a process that never comes, ends."""
+def test_processes_end_with_their_parent(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent that is killed closes the pipe; the child, here waiting for a process that never comes, ends."""
     place = tmp_path / "place"
     place.mkdir()
-    child = helpers_module._start(1, 2, 1, str(place), {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path})
-    helpers_module._await_ready(child)
+    child, trainer = module._start(), {"recipe": Recipe(TINY, EXACT, SPACE), "split": split, "folder": tmp_path}
+    module._send(child, {"rank": 1, "size": 2, "threads": 1, "place": str(place), "trainer": trainer})
+    module._await_ready(child)
     assert child.poll() is None
     child.stdin.close()
     assert child.wait(timeout=60) == 1
     child.stdout.close()
-    monkeypatch.setattr(helpers_module.sys, "executable", "/bin/false")
-    with pytest.raises(StatedFailure, match="could not start .exit code 1."), helpers(2, split=split):
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    with pytest.raises(StatedFailure, match="could not start .exit code 1."), shared(2, split=split):
         pass
     assert Ranks.current() == Ranks()
 
@@ -131,12 +134,56 @@ def test_helpers_end_with_their_parent(split: CocoSplit, tmp_path: Path, monkeyp
 def test_shares_and_refusals(split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [Ranks(rank, 3).part(8) for rank in range(3)]
     assert [list(range(8))[part] for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7]]
-    assert default_processes(2) == 1 and default_processes(64) == min(4, torch.get_num_threads())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert [default_processes(batch) for batch in (1, 2, 4, 7, 64)] == [1, 1, 2, 3, 4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert default_processes(64) == 2
+    monkeypatch.undo()
     setup: dict[str, Any] = {"recipe": Recipe(TINY, replace(EXACT, batch_size=1), SPACE), "split": split, "folder": tmp_path}
     with pytest.raises(InputError, match="a batch of 1 cannot be split over 2 processes"):
         train(2, **setup)
-    monkeypatch.setenv("LOCAL_RANK", "99")
-    with pytest.raises(InputError, match="process 99 of this machine finds"):
-        join_torchrun("cuda")
-    monkeypatch.delenv("LOCAL_RANK")
     assert join_torchrun("cpu") == (torch.device("cpu"), Ranks())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is set, but the rest is not"):
+        join_torchrun("cpu")
+
+
+def test_the_command_and_torchrun_train_alike(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes started by the command, then two by torchrun, which then finds what the command wrote and is done."""
+    command = ["--data", str(folder), "--size", "pico", "--fixed", "--steps", "2", "--batch-size", "2"]
+    train_command.main([*command, "--out", str(tmp_path / "ours"), "--processes", "2"])
+    assert "model: " in capsys.readouterr().out
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "rfdetr_repro.train",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    arguments = [*launcher, "-m", "rfdetr_repro.train", *command, "--device", "cpu", "--out", str(tmp_path / "theirs")]
+    finished = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("model: ") == 1 and "2 processes" in finished.stdout
+    ours, theirs = (read_tensors(tmp_path / name / STATE)[0] for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert (tmp_path / "theirs" / LOG).read_text().count("\n") == 1
+    with pytest.raises(InputError, match="3 processes|batch of 2 cannot be split over 3"):
+        train_command.main(
+            [*command[:-4], "--steps", "3", "--batch-size", "2", "--out", str(tmp_path / "no"), "--processes", "3"]
+        )
+
+
+def test_a_resumed_run_keeps_its_processes(
+    split: CocoSplit, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {"recipe": Recipe(TINY, replace(EXACT, steps=3), SPACE), "split": split, "folder": tmp_path}
+    assert run_training(short, 2).step == 3
+    assert Trainer(**short).saved_processes == 2
+    assert run_training(short).step == 3 and "is complete: nothing to train" in capsys.readouterr().err
+    monkeypatch.setattr(Ranks, "current", lambda: Ranks(0, 2))  # under torchrun
+    with pytest.raises(InputError, match="2 processes of one machine are for its CPU"):
+        run_training({**short, "folder": tmp_path / "other"}, 2)

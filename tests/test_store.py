@@ -156,3 +156,9 @@ def test_a_killed_writer_loses_at_most_its_last_line(tmp_path):
     Store(path).append(RECORDS[0])
     assert path.read_bytes().endswith(RECORDS[0].to_json().encode() + b"\n")
     assert path.read_bytes().count(b"\n") == complete + 1
+
+
+def test_the_committed_records_are_read() -> None:
+    """An id that changes would make every stored Record look altered."""
+    committed = sorted((Path(__file__).resolve().parents[1] / "results").glob("*.jsonl"))
+    assert committed and all(Store(path).read() for path in committed)

@@ -205,7 +205,7 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
         category_ids=list(card.category_ids),
         label_convention="contiguous",
     )
-    released = {name: tensor.contiguous() for name, tensor in to_released(detector.state_dict(), model.groups).items()}
+    released = {name: tensor.cpu().contiguous() for name, tensor in to_released(detector.state_dict(), model.groups).items()}
     with atomic_path(path) as temporary:
         torch.save({"model": released, "args": described}, temporary)
     return sha256_file(path)

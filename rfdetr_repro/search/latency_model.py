@@ -179,9 +179,9 @@ def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, in
 
 def _spread(backbones: list[Backbone], count: int) -> list[Backbone]:
     """Farthest-point choice: starts at the largest image with the smallest patch, then always takes the one farthest from all."""
-    points = np.log(np.array(backbones, dtype=float))
+    points = np.log([[height * width, patch, windows] for height, width, patch, windows in backbones])
     points /= np.maximum(np.ptp(points, axis=0), 1e-9)
-    chosen = [int(np.argmax(points[:, 0] + points[:, 1] - points[:, 2]))]
+    chosen = [int(np.argmax(points[:, 0] - points[:, 1]))]
     distance = np.linalg.norm(points - points[chosen[0]], axis=1)
     while len(chosen) < count:
         chosen.append(int(np.argmax(distance)))

@@ -13,12 +13,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..config import SearchSpace, TrainConfig, parse_shape
 from ..errors import InputError, run_main
 from ..files import writable_folder
-from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
+from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the size's recipe)")
     parser.add_argument("--batch-size", type=int, help="images per step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU (default: by its cores)")
     args = parser.parse_args(argv)
     row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
@@ -45,33 +44,31 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"{name.replace('_', '-')} {value} is not positive")
     train = replace(train, seed=args.seed, **{name: value for name, value in given.items() if value is not None})
 
+    _train(args, row, space, train)
+
+
+def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
     from ..data.coco import read_split  # torch loads slowly; arguments are checked first
-    from .engine import Recipe, Trainer
-    from .helpers import default_processes, helpers
+    from .engine import MODEL, Recipe
     from .parallel import join_torchrun
-    from .progress import StepBar
+    from .processes import run_training
 
     device, ranks = join_torchrun(args.device)
     split = read_split(args.data, "train")
-    say = print if ranks.rank == 0 else _say_nothing
+    lines = []
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
-        say("no masks in this data set: training boxes only")
+        lines.append("no masks in this data set: training boxes only")
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
     listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
-    say(f"{len(split)} images; class index=name(category id): {listed}")
+    lines.append(f"{len(split)} images; class index=name(category id): {listed}")
+    if ranks.rank == 0:
+        print("\n".join([*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]))
     writable_folder(args.out)  # before the progress bar appears
-    setup: dict[str, Any] = {"recipe": Recipe(row, train, space), "split": split, "folder": Path(args.out), "device": device}
-    processes = args.processes or (1 if device.type == "cuda" else default_processes(train.batch_size))
-    with helpers(processes, **setup):
-        trainer = Trainer(**setup)
-        with StepBar(trainer.step, train.steps, quiet=ranks.rank > 0) as bar:
-            path = trainer.run(bar.update)
-    say(f"model: {path}")
-
-
-def _say_nothing(text: str) -> None:
-    pass
+    setup = {"recipe": Recipe(row, train, space), "split": split, "folder": Path(args.out), "device": device}
+    run_training(setup, args.processes)
+    if ranks.rank == 0:
+        print(f"model: {Path(args.out) / MODEL}")
 
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:

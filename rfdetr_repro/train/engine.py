@@ -1,7 +1,7 @@
 """Supernet training: one architecture per step, drawn from a step-seeded generator, so that any step can be run again.
 
 Everything random in step t is a function of (seed, t); together with the saved tensors this makes a resumed run equal, bit for
-bit on CPU with the same number of threads, to one that was never stopped.
+bit on CPU with the same number of threads and processes, to one that was never stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config import Arch, SearchSpace, TrainConfig
 from ..data.coco import CocoSplit
-from ..data.loader import training_batches
+from ..data.loader import batch_indices, training_batches
 from ..data.transforms import Batch
 from ..errors import InputError
 from ..files import writable_folder
@@ -56,7 +56,8 @@ class Recipe:
 
     def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
         """What two runs must share to be one: recipe, data and the weights they start from."""
-        fields = {"preset": asdict(self.preset), "train": asdict(self.train), "space": self.space and asdict(self.space)}
+        preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
+        fields = {"preset": preset, "train": asdict(self.train), "space": self.space and asdict(self.space)}
         start = {} if initial is None else {"initial": sha256_tensors(initial)}
         return json.dumps({**fields, "data": data_sha256, **start}, sort_keys=True)
 
@@ -102,6 +103,7 @@ class Trainer:
         self.ema = Ema(self.detector, config)
         self.autocast = config.bfloat16 and bfloat16_is_fast(self.device)
         self.ranks = Ranks.current()
+        self.saved_processes: int | None = None  # that trained what was resumed; as many give the same bits again
         self.identity = self.recipe.identity(self.split.sha256, self.initial)
         if (self.folder / STATE).exists():
             self._load()
@@ -114,6 +116,8 @@ class Trainer:
         config, first = self.recipe.train, self.ranks.rank == 0
         if config.batch_size < self.ranks.size:
             raise InputError(f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes")
+        if not self.ranks.agree(f"{self.step} {self.identity}"):
+            raise InputError("the processes do not see the same run and data", self.folder, "give them one shared folder")
         writable_folder(self.folder)
         stream = training_batches(
             self.split,
@@ -161,8 +165,7 @@ class Trainer:
             (total / len(batches)).backward()
             parts = self._summed({"loss": float(total.detach()), **parts})
             if not math.isfinite(parts["loss"]):
-                ids = [target.image_id for target in batch.targets]
-                raise InputError(f"loss is not finite at step {self.step} with {arch.key}", f"images {ids}", "lower lr")
+                raise InputError(f"loss is not finite at step {self.step} with {arch.key}", self._images_of(micro), "lower lr")
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.ranks.sum_gradients(parameters)
         parts["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm))
@@ -171,6 +174,12 @@ class Trainer:
         self.step += 1
         self.ema.update(self.detector, self.step)
         return parts
+
+    def _images_of(self, micro: int) -> str:
+        """The images of this step's micro-batch, on all ranks."""
+        config = self.recipe.train
+        chosen = batch_indices(len(self.split), config.batch_size, self.step, config.seed, micro, config.accumulate)
+        return f"images {[self.split.images[index].id for index in chosen.tolist()]}"
 
     def _summed(self, parts: dict[str, float]) -> dict[str, float]:
         return dict(zip(parts, self.ranks.sum(list(parts.values()), self.device), strict=True))
@@ -216,7 +225,8 @@ class Trainer:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optim.{index}.{name}": value for name, value in state.items()}
         metadata = {"step": str(self.step), "seconds": repr(self.seconds), "log": json.dumps(self._log)}
-        write_tensors(self.folder / STATE, tensors, {**metadata, "recipe": self.identity})
+        metadata |= {"processes": str(self.ranks.size), "recipe": self.identity}
+        write_tensors(self.folder / STATE, tensors, metadata)
         (self.folder / LOG).write_text("".join(line + "\n" for line in self._log))
 
     def _load(self) -> None:
@@ -233,6 +243,7 @@ class Trainer:
             index, key = name.split(".")
             state["state"].setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict(state)
+        self.saved_processes = int(metadata.get("processes", "1"))
         self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
         self._log = json.loads(metadata["log"])
 

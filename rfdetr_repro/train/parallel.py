@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..device import choose_device
 from ..errors import InputError
 
 
@@ -46,6 +47,14 @@ class Ranks:
         dist.all_reduce(total)
         return total.tolist()
 
+    def agree(self, what: str) -> bool:
+        """Whether all ranks hold the same text."""
+        if self.size == 1:
+            return True
+        texts: list[str | None] = [None] * self.size
+        dist.all_gather_object(texts, what)
+        return len(set(texts)) == 1
+
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Adds every ``.grad`` over all ranks, in one exchange. A parameter without gradient on every rank keeps none."""
@@ -61,16 +70,22 @@ class Ranks:
                 parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
 
-def join_torchrun(device: str) -> tuple[torch.device, Ranks]:
+def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
     """(this process's device, its place), after joining the group that ``torchrun`` started this process for, if it did.
 
-    ``device`` "cpu" or "cuda"; several processes of one machine take one GPU each. No GPU: :class:`InputError`.
+    ``name`` "cpu", "cuda" or None (see :func:`choose_device`); several processes of one machine take one GPU each.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "cuda":
+    device, local = choose_device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda":
         if local >= torch.cuda.device_count():
-            raise InputError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs", mend="use --device cpu")
-        torch.cuda.set_device(local)
+            raise InputError(f"process {local} of this machine finds {torch.cuda.device_count()} GPUs", mend="start fewer")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return torch.device(device, local) if device == "cuda" else torch.device(device), Ranks.current()
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except ValueError as error:
+            raise InputError(
+                f"WORLD_SIZE is set, but the rest is not ({error})", mend="start by torchrun, or unset it"
+            ) from error
+    return device, Ranks.current()
