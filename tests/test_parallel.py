@@ -160,8 +160,6 @@ def test_the_command_and_torchrun_train_alike(folder: Path, tmp_path: Path, caps
         "--standalone",
         "--nproc-per-node",
         "2",
-        "-m",
-        "rfdetr_repro.train",
     ]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     arguments = [*launcher, "-m", "rfdetr_repro.train", *command, "--device", "cpu", "--out", str(tmp_path / "theirs")]
@@ -171,7 +169,7 @@ def test_the_command_and_torchrun_train_alike(folder: Path, tmp_path: Path, caps
     ours, theirs = (read_tensors(tmp_path / name / STATE)[0] for name in ("ours", "theirs"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (tmp_path / "theirs" / LOG).read_text().count("\n") == 1
-    with pytest.raises(InputError, match="3 processes|batch of 2 cannot be split over 3"):
+    with pytest.raises(InputError, match="a batch of 2 cannot be split over 3 processes"):
         train_command.main(
             [*command[:-4], "--steps", "3", "--batch-size", "2", "--out", str(tmp_path / "no"), "--processes", "3"]
         )

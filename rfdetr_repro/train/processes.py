@@ -55,6 +55,8 @@ def run_training(
         raise InputError(
             f"{count} processes of one machine are for its CPU", mend="start one per GPU by torchrun, and leave it out"
         )
+    if count > config.batch_size:
+        raise InputError(f"a batch of {config.batch_size} cannot be split over {count} processes")
     if trainer.step == config.steps and (trainer.folder / MODEL).exists():
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
