@@ -31,7 +31,8 @@ assert [*KNOBS, "width"] == [field.name for field in fields(Arch)]  # search spa
 
 
 def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals.
+    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals,
+    and their sustained medians hollow.
 
     One panel per data set and measured backend. The line joins the points that are on the val frontier by measurement.
     """
@@ -79,11 +80,24 @@ def _pareto_panel(axes: Axes, search: Sequence[Record], points: Sequence[Confirm
         top = max(x, key=lambda name: x[name])
         end_label(axes, (x[top], y[top]), f"{split}, measured", color, (0, 9), align="right")
         xs, ys = [*xs, *x.values()], [*ys, *y.values()]
+    xs = [*xs, *_draw_sustained(axes, points)]
     if search:
         label = f"{len(search)} configurations on val, latency modelled"
         axes.text(0.985, 0.03, label, transform=axes.transAxes, color=GREY, ha="right", va="bottom", fontsize=7.5)
     log_latency_axis(axes, 0.85 * min(xs), 1.12 * max(xs))
     axes.set_ylim(0, max(1.12 * max(ys), axes.get_ylim()[1]))  # panels share the axis: never shrink it
+
+
+def _draw_sustained(axes: Axes, points: Sequence[Confirmed]) -> list[float]:
+    """The same files without pauses between images, hollow, on val: a host that is slow to wake up does not touch them. Their ms."""
+    both = [(point.sustained, point.val) for point in points if point.sustained and point.val]
+    shown = [(_ms(sustained), _ap(val)) for sustained, val in both if _has_ap(val)]
+    if not shown:
+        return []
+    x, y = zip(*shown, strict=True)
+    axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor=BLUE, markersize=4.4, linestyle="none", zorder=4)
+    end_label(axes, max(shown, key=lambda place: place[1]), "val, sustained", BLUE, (0, 9), align="left")
+    return list(x)
 
 
 def _whiskers(records: Iterable[Record]) -> list[list[float]]:
