@@ -11,7 +11,8 @@ from typing import Any
 
 from rfdetr_repro.files import sha256_file
 from rfdetr_repro.plots import HEIGHTS_IN
-from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto, draw_training
+from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto
+from rfdetr_repro.plots_training import draw_training
 from rfdetr_repro.record import Record
 from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
 from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from .errors import InputError, run_main
 from .files import open_input
-from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, draw_training
+from .plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from .plots_detections import Annotations, detections_height_in, draw_detections
 from .plots_published import FIGURES, draw_published
 from .plots_style import save
+from .plots_training import draw_training
 from .record import Record
 from .store import read_stores
 
@@ -53,7 +54,7 @@ def decoder_plot(records: Sequence[Record], path: str | Path) -> Path:
 
 
 def training_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Loss and AP50 over steps; see :func:`plots_campaign.draw_training` for the rows."""
+    """Loss and AP50 over steps; see :func:`plots_training.draw_training` for the rows."""
     return save(partial(draw_training, rows=rows), path, HEIGHTS_IN["training"])
 
 

@@ -15,10 +15,11 @@ from samples_run import SPACE, run_records, training_rows, write_run
 from rfdetr_repro import plots
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.pareto import confirmed_points
-from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto, draw_training
+from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots_detections import Annotations, draw_detections
 from rfdetr_repro.plots_published import draw_published
 from rfdetr_repro.plots_style import style
+from rfdetr_repro.plots_training import draw_training
 
 RECORDS = run_records()
 
