@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,21 @@ def run_training(
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
     threads = torch.get_num_threads()
-
-    def with_all_threads(live: Trainer) -> list[dict]:
-        """The others wait meanwhile."""
-        assert evaluate is not None
-        mine = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            return evaluate(live)
-        finally:
-            torch.set_num_threads(mine)
-
     with shared(count, **setup):
         trainer = Trainer(**setup) if count > 1 else trainer
         with StepBar(trainer.step, config.steps, quiet=ranks.rank > 0) as bar:
-            trainer.run(bar.update, with_all_threads if evaluate else None)
+            trainer.run(bar.update, evaluate and partial(_with_threads, threads, evaluate))
     return trainer
+
+
+def _with_threads(threads: int, evaluate: Callable[[Trainer], list[dict]], live: Trainer) -> list[dict]:
+    """Evaluates with all threads while the other processes wait."""
+    mine = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return evaluate(live)
+    finally:
+        torch.set_num_threads(mine)
 
 
 def default_processes(batch_size: int) -> int:
