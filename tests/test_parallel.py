@@ -144,7 +144,7 @@ def test_shares_and_refusals(split: CocoSplit, tmp_path: Path, monkeypatch: pyte
         train(2, **setup)
     assert join_torchrun("cpu") == (torch.device("cpu"), Ranks())
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="WORLD_SIZE is set, but the rest is not"):
+    with pytest.raises(InputError, match="WORLD_SIZE is set, but not RANK, MASTER_ADDR, MASTER_PORT"):
         join_torchrun("cpu")
 
 

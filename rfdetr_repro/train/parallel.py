@@ -82,10 +82,8 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        except ValueError as error:
-            raise InputError(
-                f"WORLD_SIZE is set, but the rest is not ({error})", mend="start by torchrun, or unset it"
-            ) from error
+        # Asked before, because a failed init would leave PyTorch counting its groups differently from the other processes.
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise InputError(f"WORLD_SIZE is set, but not {', '.join(missing)}", mend="start by torchrun, or unset it")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device, Ranks.current()
