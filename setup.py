@@ -64,7 +64,7 @@ def ninja_escape(path: object) -> str:
 
 def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     """The build description: one object per source, one library."""
-    torch, sources = torch_root(), ["csrc/ms_deform_attn.cpp", "csrc/cpu/ms_deform_attn.cpp"]
+    torch, sources = torch_root(), ["csrc/ms_deform_attn.cpp", "csrc/cpu/ms_deform_attn.cpp", "csrc/cpu/split_linear.cpp"]
     defines = f"-DTORCH_TARGET_VERSION={TARGET_TORCH}"
     if nvcc:
         sources += ["csrc/cuda/ms_deform_attn.cpp", "csrc/cuda/ms_deform_attn.cu"]

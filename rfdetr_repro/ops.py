@@ -1,4 +1,5 @@
-"""Multi-scale deformable attention: the compiled op, its gradient, shape rule and autocast rule, and a ``grid_sample`` reference.
+"""The compiled ops: multi-scale deformable attention with its gradient, shape rule, autocast rule and ``grid_sample`` reference;
+and a float32 linear layer for CPUs with a matrix unit, :func:`split_linear`.
 
 Each query reads a few bilinear samples of each head's feature map and adds them up by weight (Deformable DETR, Zhu et al. 2021,
 eq. 3; architecture facts section 6). Work and memory grow with queries x samples, never with queries x pixels.
@@ -49,6 +50,9 @@ def build_info() -> dict[str, Any]:
     return {"torch": torch_version, "cuda": bool(archs), "cuda_archs": archs.split(), "compiler": compiler}
 
 
+HAS_SPLIT_LINEAR = bool(ctypes.CDLL(str(LIBRARY)).rfdetr_has_split_linear())  # x86-64 Linux with AMX-BF16
+
+
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision in which samples of ``dtype`` values are located, weighted and summed: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -96,6 +100,26 @@ def ms_deform_attn_reference(
     return total.reshape(batch, heads * channels, queries).transpose(1, 2).to(value.dtype)
 
 
+def split_linear_pack(weight: Tensor, parts: int) -> Tensor:
+    """float32 (O, I) -> bfloat16 (ceil(O / 32), I / 32, 1024 * parts): the layout :func:`split_linear` reads.
+
+    ``parts`` bfloat16 per number: 3 keep all 24 bits of it, 2 keep 16. I must be a multiple of 32. Raises RuntimeError
+    otherwise, and without :data:`HAS_SPLIT_LINEAR`.
+    """
+    return torch.ops.rfdetr.split_linear_pack.default(weight, parts)
+
+
+def split_linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """x float32 (N, I), packed weight of (O, I), bias float32 (O,) -> x @ weight.T + bias, float32 (N, O); ``gelu``: its GELU.
+
+    Sums of products of bfloat16 parts, in float32 on the AMX unit (the idea: Henry, Tang and Heinecke 2019, arXiv 1904.06376).
+    With 3 parts the error is at most that of a float32 product; with 2 it is about 2^-16 of the summed magnitudes. Each row's
+    result is bitwise the same whatever the other rows and the number of threads. NaN and infinite inputs give non-finite
+    results, subnormal numbers count as zero. No gradient. Raises RuntimeError as :func:`split_linear_pack`.
+    """
+    return torch.ops.rfdetr.split_linear.default(x, packed, bias, gelu)
+
+
 def _decomposition(value: Tensor, level_sizes: Sequence[int], sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
     """The reference under the op's own signature, whose sizes are flat: [H, W, H, W, ...]."""
     sizes = list(zip(level_sizes[::2], level_sizes[1::2], strict=True))
@@ -118,6 +142,11 @@ def _backward_shape(
     inputs = (value, sampling_locations, attention_weights)
     grad_value, grad_locations, grad_weights = (tensor.new_empty(tensor.shape) for tensor in inputs)
     return grad_value, grad_locations, grad_weights
+
+
+@torch.library.register_fake("rfdetr::split_linear")
+def _split_linear_shape(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+    return x.new_empty(x.shape[0], bias.shape[0])
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, list[int], Tensor, Tensor], output: Tensor) -> None:

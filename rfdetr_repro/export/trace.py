@@ -17,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..model.linear import plain_linear
+
 
 class Call(NamedTuple):
     """One ATen call that depends on the input."""
@@ -95,7 +97,7 @@ def trace(
 ) -> Trace:
     """Runs ``run(source)`` (which calls ``module`` on the CPU) once and records what depends on ``source``."""
     recorder = _Recorder(source, decompositions)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), recorder:
+    with torch.no_grad(), plain_linear(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), recorder:
         outputs = run(source)
     for output in outputs:
         if output is not None and id(output) not in recorder.traced:

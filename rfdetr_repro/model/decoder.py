@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import ms_deform_attn
+from .linear import Linear, PackedLinear
 from .vit import attention
 
 Source = tuple[Tensor, list[tuple[int, int]]]  # memory (B, S, d) and its level sizes
@@ -33,7 +34,7 @@ class MLP(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], zero_last: bool = False) -> None:
         super().__init__()
-        layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         if zero_last:
             nn.init.zeros_(layers[-1].weight)
             nn.init.zeros_(layers[-1].bias)
@@ -53,13 +54,14 @@ class SegmentSelfAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        self._query_key, self._value = PackedLinear(), PackedLinear()
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...]) -> Tensor:
         """x, pos (B, N, d), N = sum(segments) -> (B, N, d)."""
         dim = x.shape[-1]
-        qk = F.linear(x + pos, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
-        v = F.linear(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
+        qk = self._query_key(x + pos, self.in_proj_weight[: 2 * dim], self.in_proj_bias[: 2 * dim])
+        v = self._value(x, self.in_proj_weight[2 * dim :], self.in_proj_bias[2 * dim :])
         packed = torch.cat([qk, v], dim=-1)  # (B, N, 3d)
         if len(set(segments)) == 1:  # equal segments become batch entries
             out = self._attend(packed.reshape(-1, segments[0], 3 * dim)).reshape(x.shape)
@@ -79,10 +81,10 @@ class DeformableCrossAttention(nn.Module):
         super().__init__()
         self.heads, self.points, self.levels = config.cross_heads, config.points, len(config.levels)
         dim, samples = config.hidden, config.cross_heads * self.levels * config.points
-        self.sampling_offsets = nn.Linear(dim, 2 * samples)
-        self.attention_weights = nn.Linear(dim, samples)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, 2 * samples)
+        self.attention_weights = Linear(dim, samples)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -118,8 +120,8 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.cross_attn = DeformableCrossAttention(config)
         self.norm2 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, config.ffn)
-        self.linear2 = nn.Linear(config.ffn, dim)
+        self.linear1 = Linear(dim, config.ffn)
+        self.linear2 = Linear(config.ffn, dim)
         self.norm3 = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..config import Arch, ModelConfig
 from ..errors import InputError
 from .decoder import MLP, Decoder, Source
+from .linear import Linear
 from .mask_head import MaskFeatures, MaskHead
 from .projector import Projector
 from .selection import PRIOR_LOGIT, QuerySelection, Selected, apply_deltas
@@ -52,7 +53,7 @@ class Detector(nn.Module):
         self.projector = Projector(config)
         self.selection = QuerySelection(config)
         self.decoder = Decoder(config)
-        self.class_embed = nn.Linear(config.hidden, config.num_classes)
+        self.class_embed = Linear(config.hidden, config.num_classes)
         self.bbox_embed = MLP((config.hidden, config.hidden, config.hidden, 4), zero_last=True)
         nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
         self.mask_head = MaskHead(config) if config.masks else None

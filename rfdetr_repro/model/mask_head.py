@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .linear import Linear
 
 
 class MaskFeatures(NamedTuple):
@@ -30,11 +31,11 @@ class MaskBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pwconv1 = nn.Linear(dim, dim)
+        self.pwconv1 = Linear(dim, dim, gelu=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
-        return x + F.gelu(self.pwconv1(y)).permute(0, 3, 1, 2)
+        return x + self.pwconv1(y).permute(0, 3, 1, 2)
 
 
 class QueryBlock(nn.Module):
@@ -43,12 +44,12 @@ class QueryBlock(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm_in = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.fc1 = Linear(dim, 4 * dim, gelu=True)
+        self.fc2 = Linear(4 * dim, dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x + self.fc2(F.gelu(self.fc1(self.norm_in(x)))))
+        return self.proj(x + self.fc2(self.fc1(self.norm_in(x))))
 
 
 class MaskHead(nn.Module):

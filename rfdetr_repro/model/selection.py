@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .linear import PackedLinear
 
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)
 
@@ -35,10 +36,11 @@ class GroupLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(groups, features_out))
         first = nn.init.xavier_uniform_(torch.empty(features_out, features_in))
         self.weight.data.copy_(first.expand_as(self.weight))  # groups start as copies (facts section 6)
+        self._first = PackedLinear()
 
     def forward(self, x: Tensor, groups: int) -> Tensor:
         if groups == 1:
-            return F.linear(x, self.weight[0], self.bias[0])
+            return self._first(x, self.weight[0], self.bias[0])
         return torch.matmul(x, self.weight[:groups].transpose(1, 2)) + self.bias[:groups, None]
 
 

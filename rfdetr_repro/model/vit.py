@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from .linear import Linear
 
 
 @lru_cache(maxsize=64)
@@ -77,8 +78,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -93,8 +94,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
+        self.fc1 = Linear(dim, 4 * dim, gelu=True)
+        self.fc2 = Linear(4 * dim, dim)
         self.scale1 = nn.Parameter(torch.ones(dim)) if layer_scale else None
         self.scale2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
@@ -104,7 +105,7 @@ class Block(nn.Module):
         attended = attended.reshape(-1, merge * x.shape[1], x.shape[2])
         attended = self.attn(attended).reshape(x.shape)
         x = x + (attended if self.scale1 is None else attended * self.scale1)
-        hidden = self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        hidden = self.fc2(self.fc1(self.norm2(x)))
         return x + (hidden if self.scale2 is None else hidden * self.scale2)
 
 

@@ -1,0 +1,114 @@
+"""Linear layers that use the processor's matrix unit for float32 inference where there is one (``rfdetr::split_linear``).
+
+On CPUs with AMX a float32 product of three bfloat16 parts per number is as exact as the float32 product and faster. Everywhere
+else, and whenever a gradient, another type or another device is asked for, this is ``F.linear`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
+
+from ..ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
+
+ALIGNMENT = 32  # inputs must be a multiple of it
+FEWEST_ROWS, FEWEST_OUTPUTS = 16, 32  # below these padding to tiles costs more than the tiles save
+
+
+_PLAIN = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain_linear() -> Iterator[None]:
+    """Inside, linear layers are ``F.linear`` everywhere: for exporters, which write down the operators they see."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
+def float32_parts() -> int:
+    """bfloat16 parts per float32: 3 (all 24 bits) for PyTorch's matmul precision "highest", 2 (16 bits) for less.
+
+    ``torch.set_float32_matmul_precision`` defines "high" as "each float32 number as the sum of two bfloat16 numbers".
+    """
+    return 3 if torch.get_float32_matmul_precision() == "highest" else 2
+
+
+class _Packed(NamedTuple):
+    weight: Tensor  # shares the parameter's memory, so its address cannot be given to another tensor meanwhile
+    version: int
+    parts: int
+    tiles: Tensor  # bfloat16
+
+
+class PackedLinear:
+    """``F.linear`` that remembers the packed form of the one weight it is called with; 1.5 times the weight's memory.
+
+    Packed at the first call that can use it and again whenever the weight has changed. Copies and pickles start empty.
+    """
+
+    def __init__(self) -> None:
+        self._packed: _Packed | None = None
+
+    def __reduce__(self) -> tuple[type[PackedLinear], tuple[()]]:
+        return PackedLinear, ()
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+        """x (..., I), weight (O, I), bias (O,) -> (..., O), with the exact GELU of the result if asked for."""
+        if not _splits(x, weight):
+            plain = F.linear(x, weight, bias)
+            return F.gelu(plain) if gelu else plain
+        flat = split_linear(x.reshape(-1, x.shape[-1]), self._tiles(weight.detach()), bias, gelu)
+        return flat.view(*x.shape[:-1], len(bias))
+
+    def _tiles(self, weight: Tensor) -> Tensor:
+        key, packed = (weight._version, float32_parts()), self._packed
+        if packed is None or (packed.version, packed.parts) != key or not _same_memory(packed.weight, weight):
+            packed = self._packed = _Packed(weight, *key, split_linear_pack(weight, key[1]))
+        return packed.tiles
+
+
+class Linear(nn.Linear):
+    """(..., in) -> (..., out) with bias; parameters, their names and results as ``nn.Linear``. ``gelu``: exact, after it."""
+
+    def __init__(self, inputs: int, outputs: int, gelu: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.gelu, self._packed = gelu, PackedLinear()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._packed(x, self.weight, self.bias, self.gelu)
+
+
+def _splits(x: Tensor, weight: Tensor) -> bool:
+    return (
+        HAS_SPLIT_LINEAR
+        and not _PLAIN.get()
+        and not torch.is_grad_enabled()
+        and x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not weight.is_inference()  # its changes cannot be seen
+        and weight.shape[1] % ALIGNMENT == 0
+        and weight.shape[0] >= FEWEST_OUTPUTS
+        and x.numel() >= FEWEST_ROWS * weight.shape[1]
+    )
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+@register_flop_formula(torch.ops.rfdetr.split_linear)
+def _flops(x_shape: tuple[int, int], packed_shape: object, bias_shape: tuple[int], *_: object, **__: object) -> int:
+    return 2 * x_shape[0] * x_shape[1] * bias_shape[0]
