@@ -1,14 +1,15 @@
-"""ms_deform_attn against the grid_sample formulation of the same function; both timed in turn in one process.
+"""The operators against the plain formulation of the same function, timed in turn in one process.
 
-The work is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in float32, and does 64 multiply-adds on them, so
-the limit is the rate of 64-byte loads from cache, not arithmetic. ``extra_info`` holds both times and their ratio (above 1: we
-are faster).
+The work of ms_deform_attn is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in float32, and does 64
+multiply-adds on them, so the limit is the rate of 64-byte loads from cache, not arithmetic. ``extra_info`` holds both times and
+their ratio (above 1: we are faster).
 Run: pytest benchmarks/test_ops.py --benchmark-only
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,14 @@ import torch
 from conftest import interleaved_ms
 from torch import Tensor
 
-from rfdetr_repro.ops import build_info, ms_deform_attn, ms_deform_attn_reference
+from rfdetr_repro.ops import (
+    HAS_SPLIT_LINEAR,
+    build_info,
+    ms_deform_attn,
+    ms_deform_attn_reference,
+    split_linear,
+    split_linear_pack,
+)
 
 HEADS, CHANNELS = 16, 16
 CASES = {  # name: (batch, queries, level sizes, points); nano, small/medium, three levels, training
@@ -90,3 +98,23 @@ def test_cuda(benchmark: Any, case: str, dtype: torch.dtype, work: Callable[...,
     best = interleaved_ms(calls)
     benchmark.extra_info.update(comparison(best), gpu=torch.cuda.get_device_name())
     benchmark.pedantic(calls["ours"], rounds=20, warmup_rounds=2)
+
+
+LINEARS = {"qkv": (580, 384, 1152), "fc1": (580, 384, 1536), "fc2": (580, 1536, 384)}  # of Nano at 384: rows, inputs, outputs
+
+
+@pytest.mark.skipif(not HAS_SPLIT_LINEAR, reason="this processor has no AMX-BF16")
+@pytest.mark.parametrize("case", LINEARS)
+def test_split_linear(case: str, threads: int, benchmark: Any) -> None:
+    """Against the float32 linear layer. The limit: 6 (3 parts) or 3 (2 parts) bfloat16 products at the rate of the AMX unit."""
+    rows, inputs, outputs = LINEARS[case]
+    x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    calls = {"float32": lambda: torch.nn.functional.linear(x, weight, bias)}
+    for parts in (3, 2):
+        calls[f"{parts}_parts"] = partial(split_linear, x, split_linear_pack(weight, parts), bias)
+    best = interleaved_ms(calls)
+    benchmark(calls["3_parts"])
+    operations = 2e-6 * rows * inputs * outputs  # Gflop/s = this / ms
+    benchmark.extra_info.update({f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads)
+    benchmark.extra_info.update({f"{name}_gflops": round(operations / ms) for name, ms in best.items()})
+    benchmark.extra_info.update(speedup=best["float32"] / best["3_parts"], speedup_2_parts=best["float32"] / best["2_parts"])

@@ -2,6 +2,7 @@
 
 Targets: forward of Nano at 384 and Medium at 576 at least 1.25 times as fast; one training step (forward, matching, loss,
 backward) of Nano with 13 groups and batch 4 at least 1.5 times, and no higher peak memory.
+``extra_info``: whole calls (median and best), the sum over operators of each one's best time, and the largest operators.
 Run: pytest benchmarks/test_transformers.py --benchmark-only
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from operators import operator_ms
 
 from baselines.transformers_rf_detr import build
 from rfdetr_repro.config import TrainConfig
@@ -27,7 +29,7 @@ from rfdetr_repro.presets import PRESETS, Preset
 from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
-ROUNDS, THREADS = 9, 2
+THREADS, TOP = 2, 8
 
 
 def both(row: Preset) -> tuple[Any, Detector]:
@@ -39,32 +41,34 @@ def both(row: Preset) -> tuple[Any, Detector]:
     return theirs, ours
 
 
-def interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of each call over ``ROUNDS`` rounds that run all calls once."""
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call over rounds that run all calls once."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(1e3 * (time.perf_counter() - started))
     return times
 
 
-def report(benchmark: Any, calls: dict[str, Callable[[], object]], **more: float) -> None:
+def report(benchmark: Any, calls: dict[str, Callable[[], object]], rounds: int, **more: object) -> None:
     """Times ours by the plugin, and both interleaved; the ratios are what counts."""
     torch.set_num_threads(THREADS)
-    times = interleaved(calls)
+    times, operators = interleaved(calls, rounds), operator_ms(calls, rounds)
     benchmark.pedantic(calls["ours"], rounds=3)
-    middle, best = ({name: 1e3 * pick(values) for name, values in times.items()} for pick in (statistics.median, min))
-    benchmark.extra_info.update(
-        {f"{name}_ms": round(value, 1) for name, value in middle.items()},
-        speedup_median=round(middle["theirs"] / middle["ours"], 2),
-        speedup_best=round(best["theirs"] / best["ours"], 2),
-        threads=THREADS,
-        **more,
-    )
+    for kind, pick in (("median", statistics.median), ("best", min), ("operators", None)):
+        ms = {name: pick(times[name]) if pick else sum(operators[name].values()) for name in calls}
+        benchmark.extra_info[f"speedup_{kind}"] = round(ms["theirs"] / ms["ours"], 2)
+        benchmark.extra_info |= {f"{name}_{kind}_ms": round(value, 1) for name, value in ms.items()}
+    benchmark.extra_info |= {f"{name}_largest_ms": _largest(counter) for name, counter in operators.items()}
+    benchmark.extra_info |= {"threads": THREADS, "rounds": rounds, **more}
+
+
+def _largest(operators: dict[str, float]) -> dict[str, float]:
+    return {operator: round(operators[operator], 1) for operator in sorted(operators, key=operators.__getitem__)[: -TOP - 1 : -1]}
 
 
 @pytest.mark.parametrize("size", ["nano", "medium"])
@@ -81,7 +85,7 @@ def test_forward(size: str, benchmark: Any) -> None:
 
         return call
 
-    report(benchmark, {"theirs": run(theirs), "ours": run(subnet)})
+    report(benchmark, {"theirs": run(theirs), "ours": run(subnet)}, rounds=12)
 
 
 def peak_growth_mib(call: Callable[[], object]) -> float:
@@ -121,8 +125,8 @@ def test_training_step(benchmark: Any) -> None:
         ours.zero_grad(set_to_none=True)
 
     theirs.train(), ours.train()
-    calls = {"theirs": their_step, "ours": our_step}
+    calls: dict[str, Callable[[], object]] = {"theirs": their_step, "ours": our_step}
     for call in calls.values():
         call()
     peaks = {f"{name}_peak_mib": round(peak_growth_mib(call)) for name, call in calls.items()}
-    report(benchmark, calls, **peaks)
+    report(benchmark, calls, rounds=6, **peaks)
