@@ -30,6 +30,8 @@ class _Clock(TorchDispatchMode):
 def operator_ms(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
     """For each call, the best time in ms of its operators, summed by operator and shapes; the calls take turns."""
     best: dict[str, list[tuple[str, float]]] = {}
+    for call in calls.values():
+        call()  # warm-up: packed weights, thread pool
     for _ in range(rounds):
         for name, call in calls.items():
             with _Clock() as clock:
