@@ -1,31 +1,41 @@
-"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so with ninja.
+"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy module rfdetr_repro/_masks, with ninja.
 
 ``pip install --no-build-isolation -e .`` or, when only the sources changed, ``python setup.py build_ext --inplace``.
 CUDA kernels are compiled in when nvcc is found (CUDA_HOME, PATH or /usr/local/cuda), with PyTorch built for CUDA or not: the
-library links the CUDA runtime statically and PyTorch's stable ABI only. RFDETR_CUDA=0 leaves them out, RFDETR_CUDA=1 insists;
-RFDETR_CUDA_ARCHS="80 90" picks the architectures. PyTorch is located, never imported, so a build with nothing to do is quick.
+library links the CUDA runtime statically and PyTorch's stable ABI only; _masks links neither, but is built for one CPython.
+RFDETR_CUDA=0 leaves the CUDA kernels out, RFDETR_CUDA=1 insists on them, RFDETR_CUDA_ARCHS="80 90" picks the architectures.
+PyTorch is located, never imported, so a build with nothing to do is quick.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
 LIBRARY = "librfdetr_ops.so"
+MODULE = "_masks" + sysconfig.get_config_var("EXT_SUFFIX")
+CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks")
 CUDA_ARCHS = "75 80 86 89 90"
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
+ISA_SOURCE = "csrc/cpu/ms_deform_attn_isa.cpp"  # compiled once per instruction set, chosen at run time
+ISAS = {
+    "sse41": ("sse4.1", "-msse4.1"),
+    "avx2": ("avx2", "-mavx2 -mfma -mf16c"),
+    "avx512": ("avx512", "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512"),
+}
 CXX_FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp-simd -fno-trapping-math -fno-math-errno -Wall -Wextra"
 
 
@@ -64,7 +74,8 @@ def ninja_escape(path: object) -> str:
 
 def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     """The build description: one object per source, one library."""
-    torch, sources = torch_root(), ["csrc/ms_deform_attn.cpp", "csrc/cpu/ms_deform_attn.cpp", "csrc/cpu/split_linear.cpp"]
+    torch = torch_root()
+    sources = ["csrc/ms_deform_attn.cpp", "csrc/masks.cpp", *(f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES)]
     defines = f"-DTORCH_TARGET_VERSION={TARGET_TORCH}"
     if nvcc:
         sources += ["csrc/cuda/ms_deform_attn.cpp", "csrc/cuda/ms_deform_attn.cu"]
@@ -73,7 +84,7 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
         "rule cpp",
-        f"  command = $cxx {CXX_FLAGS} {defines} -isystem '{torch / 'include'}' -MD -MF $out.d -c $in -o $out",
+        f"  command = $cxx {CXX_FLAGS} {defines} $extra -isystem '{torch / 'include'}' -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
         "rule cuda",
         f"  command = {nvcc} {CUDA_FLAGS} {gencode(archs)} -MD -MF $out.d -c $in -o $out",
@@ -84,11 +95,22 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     for source in sources:
         objects.append(source.replace("/", "_") + ".o")
         lines.append(f"build {objects[-1]}: {'cuda' if source.endswith('.cu') else 'cpp'} {ninja_escape(ROOT / source)}")
-    return "\n".join([*lines, f"build {LIBRARY}: link {' '.join(objects)}", f"default {LIBRARY}", ""])
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    for variant, (name, flags) in ISAS.items() if x86 else [("plain", ("plain", ""))]:
+        objects.append(f"{ISA_SOURCE.replace('/', '_')}.{variant}.o")
+        lines.append(f"build {objects[-1]}: cpp {ninja_escape(ROOT / ISA_SOURCE)}")
+        lines.append(f"  extra = {flags} -DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'")
+    lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
+    lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
+        f"rule module\n  command = $cxx {CXX_FLAGS} -isystem '{sysconfig.get_path('include')}' -isystem '{torch / 'include'}' "
+        "-MD -MF $out.d -shared -pthread $in -o $out\n  depfile = $out.d\n  deps = gcc\n  description = compile $in",
+        f"build {MODULE}: module {ninja_escape(ROOT / 'csrc/python/masks.cpp')}",
+    ]
+    return "\n".join([*lines, f"default {LIBRARY} {MODULE}", ""])
 
 
-def build_library() -> Path:
-    """Brings the library up to date and returns it; ninja compiles only what changed."""
+def build() -> None:
+    """Brings the library and the module up to date in BUILD; ninja compiles only what changed."""
     nvcc, archs = find_nvcc(), sorted(os.environ.get("RFDETR_CUDA_ARCHS", CUDA_ARCHS).split(), key=int)
     print(f"rfdetr_repro: building CPU and CUDA kernels (sm_{', sm_'.join(archs)}, {nvcc})" if nvcc
           else "rfdetr_repro: building CPU kernels only (no nvcc, or RFDETR_CUDA=0)")  # fmt: skip
@@ -99,7 +121,6 @@ def build_library() -> Path:
         subprocess.run([*ninja, "-C", str(BUILD)], check=True)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
         sys.exit(f"error: building the compiled operators failed ({error}); see the compiler's output above")
-    return BUILD / LIBRARY
 
 
 def install_library(built: Path, target: Path) -> None:
@@ -114,29 +135,29 @@ def install_library(built: Path, target: Path) -> None:
 
 
 class BuildOps(build_ext):
-    """``build_ext`` whose one extension is the operator library: no Python module, so no interpreter tag in its name."""
+    """``build_ext`` for _masks and for the operator library, which is no Python module and has no interpreter tag in its name."""
+
+    def run(self) -> None:
+        build()
+        super().run()
 
     def get_ext_filename(self, fullname: str) -> str:
-        return str(Path(*fullname.split(".")[:-1], LIBRARY))
+        *package, name = fullname.split(".")
+        return str(Path(*package, LIBRARY if name == "librfdetr_ops" else MODULE))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
 
     def build_extension(self, ext: Extension) -> None:
-        install_library(build_library(), Path(self.get_ext_fullpath(ext.name)))
+        target = Path(self.get_ext_fullpath(ext.name))
+        install_library(BUILD / target.name, target)
 
     def copy_extensions_to_source(self) -> None:
-        install_library(BUILD / LIBRARY, ROOT / "rfdetr_repro" / LIBRARY)
-
-
-class StableAbiWheel(bdist_wheel):
-    """A wheel for any CPython of this platform."""
-
-    def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        for name in (LIBRARY, MODULE):
+            install_library(BUILD / name, ROOT / "rfdetr_repro" / name)
 
 
 setup(
-    ext_modules=[Extension("rfdetr_repro.librfdetr_ops", sources=[])],
-    cmdclass={"build_ext": BuildOps, "bdist_wheel": StableAbiWheel},
+    ext_modules=[Extension(f"rfdetr_repro.{name}", sources=[]) for name in ("librfdetr_ops", "_masks")],
+    cmdclass={"build_ext": BuildOps},
 )

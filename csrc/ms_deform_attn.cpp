@@ -10,6 +10,7 @@
 #include <limits>
 
 namespace rfdetr {
+namespace {
 
 Problem check_arguments(const Tensor& value, const std::vector<int64_t>& level_sizes, const Tensor& locations,
                         const Tensor& weights) {
@@ -24,11 +25,12 @@ Problem check_arguments(const Tensor& value, const std::vector<int64_t>& level_s
   int64_t start = 0;
   for (int64_t level = 0; level < num_levels; ++level) {
     const int64_t height = level_sizes[2 * level], width = level_sizes[2 * level + 1];
-    constexpr int64_t limit = std::numeric_limits<int>::max() / 2;
-    STD_TORCH_CHECK(height >= 1 && width >= 1 && height < limit && width < limit, "level ", level, " has size ", height, " x ",
+    constexpr int64_t limit = 1 << 24;
+    STD_TORCH_CHECK(height >= 1 && width >= 1 && height <= limit && width <= limit, "level ", level, " has size ", height, " x ",
                     width);
-    problem.levels[level] = {int(height), int(width), start};
+    problem.levels[level] = {int(height), int(width), int(start)};
     start += height * width;
+    STD_TORCH_CHECK(start <= std::numeric_limits<int>::max(), "level_sizes add up to ", start, " pixels, 2^31 or more");
   }
   STD_TORCH_CHECK(start == problem.pixels, "value has ", problem.pixels, " pixels, level_sizes add up to ", start);
   for (int64_t axis = 0; axis < 5; ++axis) {
@@ -48,6 +50,14 @@ Problem check_arguments(const Tensor& value, const std::vector<int64_t>& level_s
   return problem;
 }
 
+void check_boxes(const Tensor& boxes, const Tensor& offsets, const Problem& problem) {
+  STD_TORCH_CHECK(boxes.dim() == 3 && boxes.size(0) == problem.batch && boxes.size(1) == problem.queries && boxes.size(2) == 4,
+                  "reference_boxes must be (B, Q, 4)");
+  STD_TORCH_CHECK(boxes.scalar_type() == offsets.scalar_type() && boxes.is_cuda() == offsets.is_cuda() &&
+                      boxes.get_device_index() == offsets.get_device_index(),
+                  "reference_boxes must have the type and device of offsets");
+}
+
 void check_grad_output(const Tensor& grad_output, const Tensor& value, const Problem& problem) {
   STD_TORCH_CHECK(grad_output.dim() == 3 && grad_output.size(0) == problem.batch && grad_output.size(1) == problem.queries &&
                       grad_output.size(2) == problem.heads * problem.channels,
@@ -57,13 +67,73 @@ void check_grad_output(const Tensor& grad_output, const Tensor& value, const Pro
                   "grad_output must be on the device of value");
 }
 
+Storage storage_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return Storage::kFloat32;
+    case ScalarType::Double:
+      return Storage::kFloat64;
+    case ScalarType::Half:
+      return Storage::kFloat16;
+    case ScalarType::BFloat16:
+      return Storage::kBFloat16;
+    default:
+      STD_TORCH_CHECK(false, "value must be float32, float64, float16 or bfloat16");
+  }
+}
+
+}  // namespace
+
+Inputs::Inputs(const Tensor& v, const std::vector<int64_t>& level_sizes, const std::optional<Tensor>& reference_boxes,
+               const Tensor& p, const Tensor& w)
+    : value(torch::stable::contiguous(v)), points(torch::stable::contiguous(p)), weights(torch::stable::contiguous(w)) {
+  const Problem problem = check_arguments(v, level_sizes, p, w);
+  if (reference_boxes) {
+    check_boxes(*reference_boxes, p, problem);
+    boxes = torch::stable::contiguous(*reference_boxes);
+  }
+  call = {problem,
+          storage_of(value.scalar_type()),
+          value.const_data_ptr(),
+          points.const_data_ptr(),
+          weights.const_data_ptr(),
+          boxes ? boxes->const_data_ptr() : nullptr};
+}
+
+Tensor Inputs::new_output() const {
+  const Problem& sizes = call.problem;
+  Tensor output = torch::stable::new_empty(value, {sizes.batch, sizes.queries, sizes.heads * sizes.channels});
+  return samples() == 0 ? torch::stable::zero_(output) : output;
+}
+
+GradientTensors::GradientTensors(const Inputs& inputs, const Tensor& grad_output, ScalarType value_type, bool zeroed)
+    : upstream(torch::stable::contiguous(grad_output)),
+      value(zeroed || inputs.samples() == 0 ? torch::stable::new_zeros(inputs.value, inputs.value.sizes(), value_type)
+                                            : torch::stable::new_empty(inputs.value, inputs.value.sizes(), value_type)),
+      points(torch::stable::new_empty(inputs.points, inputs.points.sizes())),
+      weights(torch::stable::new_empty(inputs.weights, inputs.weights.sizes())) {
+  check_grad_output(grad_output, inputs.value, inputs.call.problem);
+  if (inputs.boxes) {
+    boxes = torch::stable::new_empty(*inputs.boxes, inputs.boxes->sizes());
+    if (inputs.samples() == 0) boxes = torch::stable::zero_(*boxes);
+  }
+  to = {upstream.const_data_ptr(), value.mutable_data_ptr(), points.mutable_data_ptr(), weights.mutable_data_ptr(),
+        boxes ? boxes->mutable_data_ptr() : nullptr};
+}
+
 }  // namespace rfdetr
 
 STABLE_TORCH_LIBRARY(rfdetr, library) {
   library.def("ms_deform_attn(Tensor value, int[] level_sizes, Tensor sampling_locations, Tensor attention_weights) -> Tensor");
   library.def(
       "ms_deform_attn_backward(Tensor grad_output, Tensor value, int[] level_sizes, Tensor sampling_locations, "
-      "Tensor attention_weights) -> (Tensor, Tensor, Tensor)");
+      "Tensor attention_weights, bool deterministic=False) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "ms_deform_attn_fused(Tensor value, int[] level_sizes, Tensor offsets, Tensor reference_boxes, Tensor attention_logits) "
+      "-> Tensor");
+  library.def(
+      "ms_deform_attn_fused_backward(Tensor grad_output, Tensor value, int[] level_sizes, Tensor offsets, "
+      "Tensor reference_boxes, Tensor attention_logits, bool deterministic=False) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 #ifndef RFDETR_CUDA_ARCHS

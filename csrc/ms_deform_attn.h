@@ -5,9 +5,11 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <optional>
+#include <tuple>
 #include <vector>
 
-#include "bilinear.h"
+#include "attention.h"
 
 namespace rfdetr {
 
@@ -19,9 +21,27 @@ inline ScalarType accumulate_type(ScalarType value) {
   return value == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Raises on anything the kernels could not read safely; returns the sizes of the call.
-Problem check_arguments(const Tensor& value, const std::vector<int64_t>& level_sizes, const Tensor& locations,
-                        const Tensor& weights);
-void check_grad_output(const Tensor& grad_output, const Tensor& value, const Problem& problem);
+// Contiguous tensors of one call, kept alive while the kernels read them.
+struct Inputs {
+  Tensor value, points, weights;
+  std::optional<Tensor> boxes;
+  Attention call;
+
+  // Raises on anything the kernels could not read safely.
+  Inputs(const Tensor& value, const std::vector<int64_t>& level_sizes, const std::optional<Tensor>& boxes, const Tensor& points,
+         const Tensor& weights);
+
+  int64_t samples() const { return int64_t(call.problem.num_levels) * call.problem.points; }  // of one head and query
+  Tensor new_output() const;
+};
+
+// The gradients of one call, not filled in; value's in the type asked for, and zero if `zeroed`.
+struct GradientTensors {
+  Tensor upstream, value, points, weights;
+  std::optional<Tensor> boxes;
+  Gradients to;
+
+  GradientTensors(const Inputs& inputs, const Tensor& grad_output, ScalarType value_type, bool zeroed);
+};
 
 }  // namespace rfdetr

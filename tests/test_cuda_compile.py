@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from samples import LEVELS, flat, hat_oracle, sample_inputs
+from samples import LEVELS, flat, sample_inputs
 
 from rfdetr_repro import ops
 
@@ -35,14 +35,15 @@ def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spills = [int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)]
-    registers = [int(number) for number in re.findall(r"Used (\d+) registers", done.stderr)]
-    assert len(registers) == 16 and not any(spills)  # forward, backward x four types x packed, single channels
-    assert max(registers) <= MAX_REGISTERS
+    used = re.findall(r"function '(\w+)'.*?Used (\d+) registers", done.stderr, re.DOTALL)
+    assert len(used) == 30 and not any(spills)
+    over = {name: count for name, count in used if int(count) > (96 if "kernelId" in name else MAX_REGISTERS)}  # Id: double
+    assert not over
     assert "warning" not in done.stderr.lower()
 
 
 class Level(ctypes.Structure):
-    _fields_ = [("height", ctypes.c_int), ("width", ctypes.c_int), ("start", ctypes.c_int64)]
+    _fields_ = [("height", ctypes.c_int), ("width", ctypes.c_int), ("start", ctypes.c_int)]
 
 
 class Problem(ctypes.Structure):
@@ -50,8 +51,13 @@ class Problem(ctypes.Structure):
     _fields_ += [("num_levels", ctypes.c_int), ("points", ctypes.c_int), ("levels", Level * MAX_LEVELS)]
 
 
+class Attention(ctypes.Structure):
+    _fields_ = [("problem", Problem), ("storage", ctypes.c_int)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("value", "points", "weights", "boxes")]
+
+
 class Gradients(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("value", "locations", "weights")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("upstream", "value", "points", "weights", "boxes")]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         pytest.skip("no g++")
     library = tmp_path_factory.mktemp("host") / "kernels.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan"]
+    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan", "-D_GLIBCXX_ASSERTIONS"]
     command = [CXX, *flags, *checks, "-x", "c++", "-include", str(SHIM), str(KERNELS), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -77,52 +83,87 @@ def problem_of(value: torch.Tensor, levels: list, locations: torch.Tensor) -> Pr
     return Problem(*value.shape, queries, len(levels), points, (Level * MAX_LEVELS)(*rows))
 
 
-def pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
-    assert all(tensor.is_contiguous() for tensor in tensors)
-    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
 
 
-def host_inputs(levels: list, channels: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    value, locations, weights = sample_inputs(levels, channels=channels, dtype=dtype)
-    locations[0, 0, 0, 0, 0] = float("nan")
-    locations[0, 1, 0, 0, 0] = torch.finfo(dtype).max
+def call_of(levels: list, tensors: list[torch.Tensor]) -> Attention:
+    """tensors: value, points, weights and, for the fused form, boxes."""
+    problem = problem_of(tensors[0], levels, tensors[1])
+    boxes = tensors[3] if len(tensors) > 3 else None
+    return Attention(problem, STORAGE[tensors[0].dtype], *(pointer(tensor) for tensor in (*tensors[:3], boxes)))
+
+
+def host_inputs(levels: list, channels: int, dtype: torch.dtype, fused: bool) -> list[torch.Tensor]:
+    value, points, weights = sample_inputs(levels, channels=channels, dtype=dtype, queries=70)
+    points[0, 0, 0, 0, 0] = float("nan")
+    points[0, 1, 0, 0, 0] = torch.finfo(dtype).max
+    boxes = [torch.rand(*points.shape[:2], 4, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2] if fused else []
     wide = ops.accumulate_dtype(dtype)
-    return [value, locations.to(wide), weights.to(wide)]
+    return [value, *(tensor.to(wide) for tensor in (points, weights, *boxes))]
+
+
+def on_cpu(levels: list, tensors: list[torch.Tensor], upstream: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Output, or gradients in the order value, points, weights, boxes, of the CPU operators (which have tests of their own)."""
+    value, points, weights, *boxes = tensors
+    name = "ms_deform_attn" + ("_fused" if boxes else "") + ("" if upstream is None else "_backward")
+    op, first = getattr(torch.ops.rfdetr, name), () if upstream is None else (upstream,)
+    out = op(*first, value, flat(levels), points, *boxes, weights)
+    if upstream is None:
+        return (out,)
+    return (out[0], out[1], out[3], out[2]) if boxes else out
+
+
+FORMS = pytest.mark.parametrize("fused", [False, True], ids=["locations", "fused"])
 
 
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("channels", [16, 5])  # packs of 16 bytes; single channels
-def test_forward_kernel_on_the_host(host_kernels: ctypes.CDLL, dtype: torch.dtype, levels: list, channels: int) -> None:
-    value, locations, weights = host_inputs(levels, channels, dtype)
-    out = torch.full((*locations.shape[:2], value.shape[2] * channels), float("nan"), dtype=dtype)
-    problem = problem_of(value, levels, locations)
-    tensors = pointers(value, locations, weights, out)
-    assert host_kernels.rfdetr_forward_launch(STORAGE[dtype], *tensors, ctypes.byref(problem), None) == 0
-    outside = torch.where(locations.isfinite() & (locations.abs() < 1e3), locations, -9.0)  # the oracle knows no NaN
-    expected = hat_oracle(value, levels, outside, weights)
-    assert (out.double() - expected).abs().max().item() <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
+@FORMS
+def test_forward_kernel_on_the_host(
+    host_kernels: ctypes.CDLL, dtype: torch.dtype, levels: list, channels: int, fused: bool
+) -> None:
+    inputs = host_inputs(levels, channels, dtype, fused)
+    out = torch.full((*inputs[1].shape[:2], inputs[0].shape[2] * channels), float("nan"), dtype=dtype)
+    call = call_of(levels, inputs)
+    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    (expected,) = on_cpu(levels, inputs)
+    assert (out.double() - expected.double()).abs().max().item() <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
+
+
+# Shared memory for all 16 channels of a map, for some of them, for none; and one owner per sum.
+WAYS = {"shared": (101376, 0), "slices": (1600, 0), "global": (16, 0), "deterministic": (101376, 1)}
 
 
 @pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("channels", [16, 5])
-def test_backward_kernel_on_the_host(host_kernels: ctypes.CDLL, dtype: torch.dtype, levels: list, channels: int) -> None:
-    value, locations, weights = host_inputs(levels, channels, dtype)
-    upstream = torch.randn(*locations.shape[:2], value.shape[2] * channels, dtype=torch.float64).to(dtype)
-    wide = ops.accumulate_dtype(dtype)
-    unset = [torch.full_like(tensor, float("nan")) for tensor in (locations, weights)]
-    grads = [torch.zeros(value.shape, dtype=wide), *unset]
-    problem = problem_of(value, levels, locations)
-    tensors = pointers(upstream, value, locations, weights)
-    to = Gradients(*pointers(*grads))
-    assert host_kernels.rfdetr_backward_launch(STORAGE[dtype], *tensors, to, ctypes.byref(problem), None) == 0
-    expected = torch.ops.rfdetr.ms_deform_attn_backward(upstream, value, flat(levels), locations, weights)
-    for ours, theirs in zip(grads, expected, strict=True):
+@pytest.mark.parametrize("way", WAYS)
+@FORMS
+def test_backward_kernels_on_the_host(
+    host_kernels: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    levels: list,
+    channels: int,
+    way: str,
+    fused: bool,
+) -> None:
+    monkeypatch.setenv("RFDETR_TEST_SHARED", str(WAYS[way][0]))
+    inputs = host_inputs(levels, channels, dtype, fused)
+    upstream = torch.randn(*inputs[1].shape[:2], inputs[0].shape[2] * channels, dtype=torch.float64).to(dtype)
+    unset = [torch.full_like(tensor, float("nan")) for tensor in inputs[1:]]
+    grads = [torch.zeros(inputs[0].shape, dtype=ops.accumulate_dtype(dtype)), *unset]
+    call = call_of(levels, inputs)
+    to = Gradients(pointer(upstream), *(pointer(tensor) for tensor in grads))
+    assert host_kernels.rfdetr_backward_launch(ctypes.byref(call), ctypes.byref(to), WAYS[way][1], None) == 0
+    for ours, theirs in zip(grads, on_cpu(levels, inputs, upstream), strict=True):
         assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)
 
 
 def test_unknown_storage_is_an_error(host_kernels: ctypes.CDLL) -> None:
     host_kernels.rfdetr_cuda_error.restype = ctypes.c_char_p
-    code = host_kernels.rfdetr_forward_launch(9, None, None, None, None, ctypes.byref(Problem()), None)
+    code = host_kernels.rfdetr_forward_launch(ctypes.byref(Attention(storage=9)), None, None)
     assert code != 0 and host_kernels.rfdetr_cuda_error(code) == b"invalid value"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rfdetr_repro"
 FLOORS = {
     0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
-    1: ["boxes", "ops"],
+    1: ["boxes", "ops", "masks"],
     2: ["model", "device"],
     3: ["data", "coco_eval"],
     4: ["train", "export"],

@@ -1,18 +1,14 @@
-// CPU kernels of rfdetr::ms_deform_attn.
-//
-// Forward: parallel over (batch, query); a head's channels are contiguous, so the inner loops vectorise over them.
-// Backward: parallel over (batch, head); each task owns one head's grad_value and walks the queries in order, so there are no
-// atomics and the result does not depend on the number of threads. Values of float16/bfloat16 are converted as they are read.
+// Registers the CPU kernels of rfdetr::ms_deform_attn and rfdetr::ms_deform_attn_fused.
 #include "../ms_deform_attn.h"
 
+#include <stdlib.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
-#include <array>
+#include <string>
 #include <tuple>
-#include <type_traits>
+
+#include "isa.h"
 
 namespace rfdetr {
 namespace {
@@ -21,161 +17,94 @@ constexpr int64_t kGrainSamples = 4096;  // below about this many samples a seco
 
 int64_t grain(int64_t samples_per_task) { return std::max<int64_t>(1, kGrainSamples / std::max<int64_t>(1, samples_per_task)); }
 
-// kChannels is the channel count when known at compile time, 0 otherwise.
-template <class T, class A, int kChannels>
-struct Kernels {
-  const Problem& problem;
-  const T* value;
-  const A* locations;
-  const A* weights;
-
-  int64_t channels() const { return kChannels ? kChannels : problem.channels; }
-  int64_t samples() const { return int64_t(problem.num_levels) * problem.points; }
-  int64_t row() const { return problem.heads * channels(); }  // values per pixel
-
-  // Adds the head's weighted samples into total (channels()), for the samples that start at index `first`.
-  void gather(const T* head, int64_t first, A* __restrict__ total) const {
-    const int64_t stride = row();
-    Sample<A> at;
-    for (int level = 0; level < problem.num_levels; ++level) {
-      for (int64_t i = first + level * problem.points, end = i + problem.points; i < end; ++i) {
-        if (!bilinear_sample(locations[2 * i], locations[2 * i + 1], problem.levels[level], at)) continue;
-        const T *p0 = head + at.pixel[0] * stride, *p1 = head + at.pixel[1] * stride;
-        const T *p2 = head + at.pixel[2] * stride, *p3 = head + at.pixel[3] * stride;
-        const A w0 = at.weight[0] * weights[i], w1 = at.weight[1] * weights[i];
-        const A w2 = at.weight[2] * weights[i], w3 = at.weight[3] * weights[i];
-#pragma omp simd
-        for (int64_t c = 0; c < channels(); ++c) total[c] += w0 * A(p0[c]) + w1 * A(p1[c]) + w2 * A(p2[c]) + w3 * A(p3[c]);
-      }
-    }
-  }
-
-  void forward(T* output, int64_t begin, int64_t end) const {
-    std::conditional_t<kChannels != 0, std::array<A, kChannels>, std::vector<A>> total{};
-    if constexpr (kChannels == 0) total.resize(channels());
-    for (int64_t query = begin; query < end; ++query) {
-      const T* image = value + query / problem.queries * problem.pixels * row();
-      for (int64_t m = 0; m < problem.heads; ++m) {
-        for (int64_t c = 0; c < channels(); ++c) total[c] = 0;
-        gather(image + m * channels(), (query * problem.heads + m) * samples(), total.data());
-        T* out = output + query * row() + m * channels();
-        for (int64_t c = 0; c < channels(); ++c) out[c] = T(total[c]);
-      }
-    }
-  }
-
-  // Gradients of one sample: into grad (the head's private grad_value, (pixels, channels)), *grad_xy and *grad_weight.
-  void scatter(const T* head, const A* __restrict__ upstream, const Level& level, int64_t i, A* grad, A* grad_xy,
-               A* grad_weight) const {
-    Sample<A> at;
-    A along_x = 0, along_y = 0, sampled = 0;
-    if (bilinear_sample(locations[2 * i], locations[2 * i + 1], level, at)) {
-      for (int k = 0; k < 4; ++k) {
-        const T* __restrict__ pixel = head + at.pixel[k] * row();
-        A* __restrict__ target = grad + at.pixel[k] * channels();
-        const A weight = at.weight[k] * weights[i];
-        A dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t c = 0; c < channels(); ++c) {
-          dot += upstream[c] * A(pixel[c]);
-          target[c] += weight * upstream[c];
-        }
-        sampled += at.weight[k] * dot, along_x += at.along_x[k] * dot, along_y += at.along_y[k] * dot;
-      }
-    }
-    grad_xy[0] = along_x * weights[i], grad_xy[1] = along_y * weights[i], *grad_weight = sampled;
-  }
-
-  // Tasks begin..end of batch * heads.
-  void backward(const T* grad_output, T* grad_value, A* grad_locations, A* grad_weights, int64_t begin, int64_t end) const {
-    std::vector<A> grad(problem.pixels * channels()), upstream(channels());
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / problem.heads, m = task % problem.heads, corner = b * problem.pixels * row() + m * channels();
-      std::fill(grad.begin(), grad.end(), A(0));
-      for (int64_t query = b * problem.queries; query < (b + 1) * problem.queries; ++query) {
-        std::copy_n(grad_output + query * row() + m * channels(), channels(), upstream.begin());
-        const int64_t first = (query * problem.heads + m) * samples();
-        for (int64_t i = first; i < first + samples(); ++i) {
-          const Level& level = problem.levels[(i - first) / problem.points];
-          scatter(value + corner, upstream.data(), level, i, grad.data(), grad_locations + 2 * i, grad_weights + i);
-        }
-      }
-      for (int64_t s = 0; s < problem.pixels; ++s) {
-        for (int64_t c = 0; c < channels(); ++c) grad_value[corner + s * row() + c] = T(grad[s * channels() + c]);
-      }
-    }
-  }
-};
-
-// Calls action(Kernels<...>) for the value's type and channel count.
-template <class T, class A, class Action>
-void with_channels(const Problem& problem, const Tensor& value, const Tensor& locations, const Tensor& weights,
-                   const Action& action) {
-  const T* v = static_cast<const T*>(value.const_data_ptr());
-  const A* xy = static_cast<const A*>(locations.const_data_ptr());
-  const A* w = static_cast<const A*>(weights.const_data_ptr());
-  if (problem.channels == 16) return action(Kernels<T, A, 16>{problem, v, xy, w}, T(), A());  // every size of the paper
-  return action(Kernels<T, A, 0>{problem, v, xy, w}, T(), A());
-}
-
-template <class Action>
-void dispatch(const Problem& problem, const Tensor& value, const Tensor& locations, const Tensor& weights, const Action& action) {
-  using torch::headeronly::BFloat16;
-  using torch::headeronly::Half;
-  switch (value.scalar_type()) {
-    case ScalarType::Float:
-      return with_channels<float, float>(problem, value, locations, weights, action);
-    case ScalarType::Double:
-      return with_channels<double, double>(problem, value, locations, weights, action);
-    case ScalarType::Half:
-      return with_channels<Half, float>(problem, value, locations, weights, action);
-    case ScalarType::BFloat16:
-      return with_channels<BFloat16, float>(problem, value, locations, weights, action);
-    default:
-      STD_TORCH_CHECK(false, "value must be float32, float64, float16 or bfloat16");
-  }
-}
-
-Tensor forward_cpu(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
-  const Problem problem = check_arguments(value, level_sizes, locations, weights);
-  const Tensor v = torch::stable::contiguous(value), xy = torch::stable::contiguous(locations),
-               w = torch::stable::contiguous(weights);
-  Tensor output = torch::stable::new_empty(v, {problem.batch, problem.queries, problem.heads * problem.channels});
+Tensor forward(const Inputs& inputs) {
+  const Problem& sizes = inputs.call.problem;
+  STD_TORCH_CHECK(inputs.samples() <= kMaxSamples, "levels x points must be at most ", kMaxSamples, " on the CPU");
+  Tensor output = inputs.new_output();
+  if (inputs.samples() == 0) return output;
   void* out = output.mutable_data_ptr();
-  dispatch(problem, v, xy, w, [&](const auto& kernels, auto type, auto) {
-    using T = decltype(type);
-    torch::stable::parallel_for(0, problem.batch * problem.queries, grain(problem.heads * kernels.samples()),
-                                [&](int64_t begin, int64_t end) { kernels.forward(static_cast<T*>(out), begin, end); });
-  });
+  const IsaKernels& kernels = isa_kernels();
+  torch::stable::parallel_for(0, sizes.batch * sizes.queries, grain(sizes.heads * inputs.samples()),
+                              [&](int64_t begin, int64_t end) { kernels.forward(inputs.call, out, begin, end); });
   return output;
 }
 
+GradientTensors backward(const Inputs& inputs, const Tensor& grad_output) {
+  const Problem& sizes = inputs.call.problem;
+  const GradientTensors grads(inputs, grad_output, inputs.value.scalar_type(), false);
+  STD_TORCH_CHECK(inputs.samples() <= kMaxSamples, "levels x points must be at most ", kMaxSamples, " on the CPU");
+  if (inputs.samples() == 0) return grads;
+  const IsaKernels& kernels = isa_kernels();
+  torch::stable::parallel_for(0, sizes.batch * sizes.heads, grain(sizes.queries * inputs.samples()),
+                              [&](int64_t begin, int64_t end) { kernels.backward(inputs.call, grads.to, begin, end); });
+  if (grads.boxes) {
+    torch::stable::parallel_for(0, sizes.batch * sizes.queries, grain(sizes.heads * inputs.samples()),
+                                [&](int64_t begin, int64_t end) { kernels.backward_boxes(inputs.call, grads.to, begin, end); });
+  }
+  return grads;
+}
+
+Tensor forward_cpu(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
+  return forward(Inputs(value, level_sizes, std::nullopt, locations, weights));
+}
+
+// The CPU's gradients are deterministic whether asked for or not.
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
-                                                const Tensor& locations, const Tensor& weights) {
-  const Problem problem = check_arguments(value, level_sizes, locations, weights);
-  check_grad_output(grad_output, value, problem);
-  const Tensor v = torch::stable::contiguous(value), xy = torch::stable::contiguous(locations),
-               w = torch::stable::contiguous(weights);
-  const Tensor upstream = torch::stable::contiguous(grad_output);
-  Tensor grad_value = torch::stable::new_empty(v, v.sizes());
-  Tensor grad_locations = torch::stable::new_empty(xy, xy.sizes()), grad_weights = torch::stable::new_empty(w, w.sizes());
-  const void* up = upstream.const_data_ptr();
-  void *gv = grad_value.mutable_data_ptr(), *gxy = grad_locations.mutable_data_ptr(), *gw = grad_weights.mutable_data_ptr();
-  dispatch(problem, v, xy, w, [&](const auto& kernels, auto type, auto accumulate) {
-    using T = decltype(type);
-    using A = decltype(accumulate);
-    torch::stable::parallel_for(
-        0, problem.batch * problem.heads, grain(problem.queries * kernels.samples()), [&](int64_t begin, int64_t end) {
-          kernels.backward(static_cast<const T*>(up), static_cast<T*>(gv), static_cast<A*>(gxy), static_cast<A*>(gw), begin, end);
-        });
-  });
-  return {grad_value, grad_locations, grad_weights};
+                                                const Tensor& locations, const Tensor& weights, bool) {
+  const GradientTensors grads = backward(Inputs(value, level_sizes, std::nullopt, locations, weights), grad_output);
+  return {grads.value, grads.points, grads.weights};
+}
+
+Tensor fused_cpu(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& offsets, const Tensor& boxes,
+                 const Tensor& logits) {
+  return forward(Inputs(value, level_sizes, boxes, offsets, logits));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward_cpu(const Tensor& grad_output, const Tensor& value,
+                                                              std::vector<int64_t> level_sizes, const Tensor& offsets,
+                                                              const Tensor& boxes, const Tensor& logits, bool) {
+  const GradientTensors grads = backward(Inputs(value, level_sizes, boxes, offsets, logits), grad_output);
+  return {grads.value, grads.points, *grads.boxes, grads.weights};
 }
 
 }  // namespace
+
+const IsaKernels& isa_kernels() {
+  static const IsaKernels& chosen = []() -> const IsaKernels& {
+    const char* wish = getenv("RFDETR_ISA");
+    const std::string name = wish ? wish : "";
+    const IsaKernels* best = nullptr;
+    const auto offer = [&](const IsaKernels& kernels, bool supported) {
+      if (supported && (name.empty() || name == kernels.name)) best = &kernels;
+    };
+#if defined(__x86_64__)
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    offer(kernels_sse41, __builtin_cpu_supports("sse4.1"));
+    offer(kernels_avx2, avx2);
+    offer(kernels_avx512, avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"));
+#else
+    offer(kernels_plain, true);
+#endif
+    STD_TORCH_CHECK(best, "this processor has no kernels for RFDETR_ISA=\"", name,
+                    "\": choose sse4.1, avx2 or avx512 as it supports them (plain on other architectures), or leave it unset");
+    return *best;
+  }();
+  return chosen;
+}
+
 }  // namespace rfdetr
+
+// Name of the instruction set in use; empty when RFDETR_ISA asks for one that is not there.
+extern "C" __attribute__((visibility("default"))) const char* rfdetr_isa() try {
+  return rfdetr::isa_kernels().name;
+} catch (...) {
+  return "";
+}
 
 STABLE_TORCH_LIBRARY_IMPL(rfdetr, CPU, library) {
   library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::forward_cpu));
   library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::backward_cpu));
+  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::fused_cpu));
+  library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::fused_backward_cpu));
 }

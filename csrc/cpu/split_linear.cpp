@@ -15,6 +15,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+constexpr int64_t kGrainNumbers = 1 << 16;  // packed by one thread at least
+
 void check_ready() {
   STD_TORCH_CHECK(amx_ready(), "split_linear needs a processor with AMX-BF16 and Linux's permission to use it");
 }
@@ -27,8 +29,11 @@ Tensor pack(const Tensor& weight, int64_t parts) {
   STD_TORCH_CHECK(outputs > 0 && inputs > 0 && inputs % kBlock == 0, "inputs must be a multiple of ", kBlock, ", are ", inputs);
   const Tensor dense = torch::stable::contiguous(weight);
   Tensor packed = torch::stable::new_empty(weight, {blocks(outputs), inputs / kBlock, parts * 2 * kTile}, ScalarType::BFloat16);
-  (parts == 3 ? pack_weight<3> : pack_weight<2>)(static_cast<const float*>(dense.const_data_ptr()), outputs, inputs,
-                                                 static_cast<uint16_t*>(packed.mutable_data_ptr()));
+  const float* from = static_cast<const float*>(dense.const_data_ptr());
+  uint16_t* to = static_cast<uint16_t*>(packed.mutable_data_ptr());
+  torch::stable::parallel_for(0, blocks(outputs), parts_of(kGrainNumbers, inputs * kBlock), [&](int64_t begin, int64_t end) {
+    (parts == 3 ? pack_weight<3> : pack_weight<2>)(from, outputs, inputs, to, begin, end);
+  });
   return packed;
 }
 

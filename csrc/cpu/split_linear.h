@@ -16,6 +16,7 @@
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #define RFDETR_AMX 1
 #include <cpuid.h>
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own AVX-512 header
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -92,19 +93,27 @@ RFDETR_AMX_TARGET void pack_rows(const float* x, int64_t rows, int64_t inputs, i
   }
 }
 
-// weight (outputs, inputs) -> tiles of 16 input pairs x 16 outputs, as the tile product reads its second operand; the missing
-// outputs of the last block are zero.
+// Output blocks begin..end of weight (outputs, inputs) -> tiles of 16 input pairs x 16 outputs, as the tile product reads its second
+// operand: the transpose of 16 outputs' pairs. The missing outputs of the last block are zero.
 template <int kParts>
-RFDETR_AMX_TARGET void pack_weight(const float* weight, int64_t outputs, int64_t inputs, uint16_t* packed) {
-  std::fill_n(packed, blocks(outputs) * (inputs / kBlock) * kParts * 2 * kTile, uint16_t(0));
-  uint16_t parts[kParts * kTile];
-  for (int64_t output = 0; output < outputs; ++output) {
-    const int64_t n = output % kBlock;
-    uint16_t* to = packed + output / kBlock * (inputs / kBlock) * kParts * 2 * kTile + n / 16 * kTile + n % 16 * 2;
+RFDETR_AMX_TARGET void pack_weight(const float* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t begin,
+                                   int64_t end) {
+  static constexpr float kZeros[kBlock] = {};
+  alignas(64) uint16_t parts[kParts * kTile];  // [part][16 outputs][32 inputs]
+  const __m512i column =  // of the 16 outputs, in pairs
+      _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0);
+  for (int64_t half = 2 * begin; half < 2 * end; ++half) {
+    uint16_t* to = packed + half / 2 * (inputs / kBlock) * kParts * 2 * kTile + half % 2 * kTile;
     for (int64_t k = 0; k < inputs; k += kBlock, to += kParts * 2 * kTile) {
-      split<kParts>(weight + output * inputs + k, parts);
+      for (int64_t n = 0; n < 16; ++n) {
+        const int64_t output = half * 16 + n;
+        split<kParts>(output < outputs ? weight + output * inputs + k : kZeros, parts + n * kBlock);
+      }
       for (int part = 0; part < kParts; ++part) {
-        for (int64_t i = 0; i < kBlock; ++i) to[part * 2 * kTile + i / 2 * 32 + i % 2] = parts[part * kTile + i];
+        for (int64_t pair = 0; pair < 16; ++pair) {
+          const __m512i row = _mm512_i32gather_epi32(column, reinterpret_cast<const int*>(parts + part * kTile) + pair, 4);
+          _mm512_storeu_si512(to + part * 2 * kTile + pair * 32, row);
+        }
       }
     }
   }

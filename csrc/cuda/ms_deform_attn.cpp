@@ -5,29 +5,12 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
-#include <tuple>
-
 #include "ms_deform_attn.cuh"
 
 namespace rfdetr {
 namespace {
 
 using torch::stable::accelerator::DeviceGuard;
-
-Storage storage_of(const Tensor& value) {
-  switch (value.scalar_type()) {
-    case ScalarType::Float:
-      return Storage::kFloat32;
-    case ScalarType::Double:
-      return Storage::kFloat64;
-    case ScalarType::Half:
-      return Storage::kFloat16;
-    case ScalarType::BFloat16:
-      return Storage::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "value must be float32, float64, float16 or bfloat16");
-  }
-}
 
 // PyTorch's current CUDA stream. Looked up by name: CPU builds of PyTorch do not export the symbol.
 void* current_stream(int32_t device) {
@@ -39,33 +22,46 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-Tensor forward_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
-  const Problem problem = check_arguments(value, level_sizes, locations, weights);
-  const DeviceGuard guard(value.get_device_index());
-  const Tensor v = torch::stable::contiguous(value), xy = torch::stable::contiguous(locations),
-               w = torch::stable::contiguous(weights);
-  Tensor output = torch::stable::new_empty(v, {problem.batch, problem.queries, problem.heads * problem.channels});
-  const int error = rfdetr_forward_launch(storage_of(v), v.const_data_ptr(), xy.const_data_ptr(), w.const_data_ptr(),
-                                          output.mutable_data_ptr(), &problem, current_stream(v.get_device_index()));
+Tensor forward(const Inputs& inputs) {
+  const DeviceGuard guard(inputs.value.get_device_index());
+  Tensor output = inputs.new_output();
+  const int error =
+      rfdetr_forward_launch(&inputs.call, output.mutable_data_ptr(), current_stream(inputs.value.get_device_index()));
   STD_TORCH_CHECK(error == 0, "ms_deform_attn on CUDA: ", rfdetr_cuda_error(error));
   return output;
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
-                                                 const Tensor& locations, const Tensor& weights) {
-  const Problem problem = check_arguments(value, level_sizes, locations, weights);
-  check_grad_output(grad_output, value, problem);
-  const DeviceGuard guard(value.get_device_index());
-  const Tensor v = torch::stable::contiguous(value), xy = torch::stable::contiguous(locations),
-               w = torch::stable::contiguous(weights);
-  const Tensor upstream = torch::stable::contiguous(grad_output);
-  Tensor grad_value = torch::stable::new_zeros(v, v.sizes(), accumulate_type(v.scalar_type()));
-  Tensor grad_locations = torch::stable::new_empty(xy, xy.sizes()), grad_weights = torch::stable::new_empty(w, w.sizes());
-  const rfdetr_gradients to{grad_value.mutable_data_ptr(), grad_locations.mutable_data_ptr(), grad_weights.mutable_data_ptr()};
-  const int error = rfdetr_backward_launch(storage_of(v), upstream.const_data_ptr(), v.const_data_ptr(), xy.const_data_ptr(),
-                                           w.const_data_ptr(), to, &problem, current_stream(v.get_device_index()));
+GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool deterministic) {
+  const DeviceGuard guard(inputs.value.get_device_index());
+  const ScalarType type = inputs.value.scalar_type();
+  GradientTensors grads(inputs, grad_output, accumulate_type(type), true);
+  void* stream = current_stream(inputs.value.get_device_index());
+  const int error = rfdetr_backward_launch(&inputs.call, &grads.to, deterministic, stream);
   STD_TORCH_CHECK(error == 0, "gradient of ms_deform_attn on CUDA: ", rfdetr_cuda_error(error));
-  return {torch::stable::to(grad_value, v.scalar_type()), grad_locations, grad_weights};
+  grads.value = torch::stable::to(grads.value, type);
+  return grads;
+}
+
+Tensor forward_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
+  return forward(Inputs(value, level_sizes, std::nullopt, locations, weights));
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
+                                                 const Tensor& locations, const Tensor& weights, bool deterministic) {
+  const GradientTensors grads = backward(Inputs(value, level_sizes, std::nullopt, locations, weights), grad_output, deterministic);
+  return {grads.value, grads.points, grads.weights};
+}
+
+Tensor fused_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& offsets, const Tensor& boxes,
+                  const Tensor& logits) {
+  return forward(Inputs(value, level_sizes, boxes, offsets, logits));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward_cuda(const Tensor& grad_output, const Tensor& value,
+                                                               std::vector<int64_t> level_sizes, const Tensor& offsets,
+                                                               const Tensor& boxes, const Tensor& logits, bool deterministic) {
+  const GradientTensors grads = backward(Inputs(value, level_sizes, boxes, offsets, logits), grad_output, deterministic);
+  return {grads.value, grads.points, *grads.boxes, grads.weights};
 }
 
 }  // namespace
@@ -74,4 +70,6 @@ std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, cons
 STABLE_TORCH_LIBRARY_IMPL(rfdetr, CUDA, library) {
   library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::forward_cuda));
   library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::backward_cuda));
+  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::fused_cuda));
+  library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::fused_backward_cuda));
 }

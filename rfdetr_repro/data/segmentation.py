@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from faster_coco_eval.core import mask as rle_code
 
+from .. import masks
+
 SPAN_KEY = "@span"  # stands in an annotation where its "segmentation" was cut out
-_STRIP_PIXELS = 1 << 22  # float32: 16 MiB
 _KEY = b'"segmentation"'
 _COLON = re.compile(rb"\s*:\s*([\[{])")
 
@@ -128,26 +128,9 @@ def _merge_polygons(polygons: list[Any], height: int, width: int) -> dict[str, A
 def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, Any]]:
     """Predicted masks at image size: bilinear (align_corners False), logit > 0, compressed RLE (architecture facts section 11).
 
-    ``mask_logits``: float (k, h, w), torch tensor or array. Only what lies around positive logits is enlarged, in strips of at
-    most 16 MiB. Returns k dicts ``{"size": [height, width], "counts": bytes}``.
+    ``mask_logits``: float (k, h, w), torch tensor or array. Returns k dicts ``{"size": [height, width], "counts": bytes}``.
     """
-    logits = np.asarray(mask_logits.detach().float().cpu() if hasattr(mask_logits, "detach") else mask_logits, dtype=np.float32)
-    across, down = _bilinear(logits.shape[2], width), _bilinear(logits.shape[1], height)
-    positive = logits > 0
-    columns, rows = np.max(positive, axis=1), np.max(positive, axis=2)
-    spans = np.stack([*_touched(columns, across), *_touched(rows, down)], axis=1)
-    rles = []
-    for grid, (left, right, top, bottom) in zip(logits, spans.tolist(), strict=True):
-        strip = max(1, _STRIP_PIXELS // max(1, bottom - top))
-        edges = [_edges(grid, across, down, (x, min(x + strip, right), top, bottom)) for x in range(left, right, strip)]
-        bounds = np.concatenate([[0], *edges, [height * width]])
-        runs = bounds[1:] - bounds[:-1]
-        # A mask that ends at the foot of a column and goes on at the head of the next leaves a run of length 0 in between.
-        if empty := (runs[1:-1] == 0).nonzero()[0].tolist():
-            bounds = np.delete(bounds, [index + side for index in empty for side in (1, 2)])
-            runs = bounds[1:] - bounds[:-1]
-        rles.append({"size": [height, width], "counts": (runs if runs[-1] else runs[:-1]).tolist()})
-    return rle_code._mask.frUncompressedRLE(rles)
+    return masks.rles(_as_array(mask_logits), height, width)
 
 
 def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
@@ -157,57 +140,9 @@ def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
 
 
 def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
-    """Predicted masks at image size as bool (k, height, width), by the rule of :func:`masks_to_rle`.
-
-    Beyond the result nothing larger than one strip of one mask (16 MiB) is held.
-    """
-    logits = np.asarray(mask_logits.detach().float().cpu() if hasattr(mask_logits, "detach") else mask_logits, dtype=np.float32)
-    across, down = _bilinear(logits.shape[2], width), _bilinear(logits.shape[1], height)
-    bitmaps = np.zeros((len(logits), height, width), dtype=bool)
-    strip = max(1, _STRIP_PIXELS // width)
-    for bitmap, grid in zip(bitmaps, logits, strict=True):
-        if (grid > 0).any():
-            for top in range(0, height, strip):
-                rows = down.weights[top : top + strip] @ grid  # (strip, w)
-                np.greater(rows @ across.weights.T, 0, out=bitmap[top : top + strip])
-    return bitmaps
+    """Predicted masks at image size as bool (k, height, width), by the rule of :func:`masks_to_rle`; nothing large beside it."""
+    return masks.bitmaps(_as_array(mask_logits), height, width)
 
 
-@dataclass(frozen=True)
-class _Bilinear:
-    """Interpolation along one axis: output i is made of inputs ``low[i]`` and ``high[i]``."""
-
-    low: np.ndarray  # int64 (new size,)
-    high: np.ndarray
-    weights: np.ndarray  # float32 (new size, size), two per row
-
-
-@lru_cache(maxsize=64)
-def _bilinear(size: int, new_size: int) -> _Bilinear:
-    half, scale = np.float32(0.5), np.float32(size / new_size)
-    source = np.clip((np.arange(new_size, dtype=np.float32) + half) * scale - half, 0, None)
-    low = np.minimum(source.astype(np.int64), size - 1)
-    high = np.minimum(low + 1, size - 1)
-    weights = np.zeros((new_size, size), dtype=np.float32)
-    weights[np.arange(new_size), low] = 1 - (source - low)
-    weights[np.arange(new_size), high] += source - low
-    return _Bilinear(low, high, weights)
-
-
-def _touched(occupied: np.ndarray, axis: _Bilinear) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs [from, to) that see an occupied input; ``occupied`` bool (k, size), results int64 (k,), empty where none is."""
-    first, last = occupied.argmax(axis=1), occupied.shape[1] - 1 - occupied[:, ::-1].argmax(axis=1)
-    start, stop = np.searchsorted(axis.high, first, "left"), np.searchsorted(axis.low, last, "right")
-    return start, np.where(occupied.any(axis=1), stop, start)
-
-
-def _edges(grid: np.ndarray, across: _Bilinear, down: _Bilinear, window: tuple[int, int, int, int]) -> np.ndarray:
-    """Positions (column x height + row) where the enlarged mask changes inside ``window``, going down the columns."""
-    left, right, top, bottom = window
-    columns = slice(across.low[left], across.high[right - 1] + 1)
-    rows = slice(down.low[top], down.high[bottom - 1] + 1)
-    enlarged = across.weights[left:right, columns] @ grid[rows, columns].T @ down.weights[top:bottom, rows].T
-    framed = np.zeros((right - left, bottom - top + 2), dtype=bool)
-    framed[:, 1:-1] = enlarged > 0
-    column, row = (framed[:, 1:] != framed[:, :-1]).nonzero()
-    return (column + left) * len(down.low) + row + top
+def _as_array(logits: Any) -> np.ndarray:
+    return logits.detach().float().cpu().numpy() if hasattr(logits, "detach") else np.asarray(logits, dtype=np.float32)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..ops import ms_deform_attn
+from ..ops import ms_deform_attn_fused
+from .feed_forward import feed_forward
 from .linear import Linear, PackedLinear
 from .vit import attention
 
@@ -103,11 +104,9 @@ class DeformableCrossAttention(nn.Module):
         """query (B, N, d), references (B, N, 4) cxcywh, memory (B, S, d) -> (B, N, d)."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, N, M, L, P, 2)
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, shape[1:])
-        boxes = references[:, :, None, None, None]
-        locations = boxes[..., :2] + offsets / self.points * boxes[..., 2:] * 0.5
+        logits = self.attention_weights(query).unflatten(-1, shape)  # (B, N, M, L, P)
         value = self.value_proj(memory).unflatten(-1, (self.heads, -1))  # (B, S, M, D)
-        return self.output_proj(ms_deform_attn(value, level_sizes, locations, weights))
+        return self.output_proj(ms_deform_attn_fused(value, level_sizes, offsets, references, logits))
 
 
 class DecoderLayer(nn.Module):
@@ -127,7 +126,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source) -> Tensor:
         x = self.norm1(x + self.self_attn(x, pos, segments))
         x = self.norm2(x + self.cross_attn(x + pos, references, *source))
-        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm3(x + feed_forward(x, self.linear1, self.linear2))
 
 
 class Decoder(nn.Module):

@@ -1,7 +1,8 @@
-"""Linear layers that use the processor's matrix unit for float32 inference where there is one (``rfdetr::split_linear``).
+"""Linear layers that use the processor's matrix unit for float32 where there is one (``rfdetr::split_linear``).
 
 On CPUs with AMX a float32 product of three bfloat16 parts per number is as exact as the float32 product and faster. Everywhere
-else, and whenever a gradient, another type or another device is asked for, this is ``F.linear`` itself.
+else, and for every other type or device, this is ``F.linear`` itself. In training the outputs and the gradient of the
+inputs are split products; the gradient of the weights stays a float32 product.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from ..ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
@@ -64,9 +66,12 @@ class PackedLinear:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
         """x (..., I), weight (O, I), bias (O,) -> (..., O), with the exact GELU of the result if asked for."""
-        if not _splits(x, weight):
+        if not splits(x, weight):
             plain = F.linear(x, weight, bias)
             return F.gelu(plain) if gelu else plain
+        if torch.is_grad_enabled():
+            trained = _TrainedLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(bias))
+            return F.gelu(trained) if gelu else trained
         flat = split_linear(x.reshape(-1, x.shape[-1]), self._tiles(weight.detach()), bias, gelu)
         return flat.view(*x.shape[:-1], len(bias))
 
@@ -88,16 +93,57 @@ class Linear(nn.Linear):
         return self._packed(x, self.weight, self.bias, self.gelu)
 
 
-def _splits(x: Tensor, weight: Tensor) -> bool:
+class Product:
+    """x (N, I) -> x @ weight.T (+ bias) for one weight (O, I) and many x, split where that pays; not differentiable."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._weight, self._bias = weight, weight.new_zeros(len(weight)) if bias is None else bias
+        self._tiles: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not splits(x, self._weight):
+            return torch.addmm(self._bias, x, self._weight.t())
+        if self._tiles is None:
+            self._tiles = split_linear_pack(self._weight, float32_parts())
+        return split_linear(x, self._tiles, self._bias)
+
+
+class _TrainedLinear(torch.autograd.Function):
+    """x (N, I), weight (O, I), bias (O,) -> (N, O). Packs the weight each time: it changes every step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return Product(weight, bias)(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            Product(weight.t())(grad) if wanted[0] else None,
+            grad.t() @ x if wanted[1] else None,
+            grad.sum(0) if wanted[2] else None,
+        )
+
+
+def float32_on_cpu(*tensors: Tensor) -> bool:
+    """Whether eager float32 arithmetic on the CPU is what is asked for: no autocast, no tracing, no compiling."""
     return (
-        HAS_SPLIT_LINEAR
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
         and not _PLAIN.get()
-        and not torch.is_grad_enabled()
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
+    )
+
+
+def splits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product of x (..., I) and weight (O, I) is computed by :func:`split_linear`."""
+    return (
+        HAS_SPLIT_LINEAR
+        and float32_on_cpu(x, weight)
         and not weight.is_inference()  # its changes cannot be seen
         and weight.shape[1] % ALIGNMENT == 0
         and weight.shape[0] >= FEWEST_OUTPUTS

@@ -1,0 +1,27 @@
+// One build of the deformable attention kernels per instruction set, chosen at run time.
+#pragma once
+
+#include "../attention.h"
+
+namespace rfdetr {
+
+constexpr int kMaxSamples = 512;  // of one head and query: levels x points
+
+// All ranges can be split at will between threads without changing a bit of any result.
+struct IsaKernels {
+  const char* name;
+  void (*forward)(const Attention&, void* output, int64_t begin, int64_t end);             // batch * queries
+  void (*backward)(const Attention&, const Gradients&, int64_t begin, int64_t end);        // batch * heads; writes d location
+  void (*backward_boxes)(const Attention&, const Gradients&, int64_t begin, int64_t end);  // batch * queries; to d offset, d box
+};
+
+#if defined(__x86_64__)
+extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
+#else
+extern const IsaKernels kernels_plain;
+#endif
+
+// The widest this processor has; RFDETR_ISA=sse4.1|avx2|avx512 in the environment asks for another (read once).
+const IsaKernels& isa_kernels();
+
+}  // namespace rfdetr

@@ -1,0 +1,164 @@
+// The samples of a few heads of one query, or of one head of a few queries, as structure of arrays: located all at once.
+#pragma once
+
+#include "isa.h"
+#include "vectors.h"
+
+namespace rfdetr {
+namespace {
+
+template <class A>
+struct Samples {
+  using I = typename IntegerType<sizeof(A)>::type;
+  static constexpr int kLanes = kVectorBytes / int(sizeof(A));
+  using F = Vector<A, kLanes>;
+  using N = Vector<I, kLanes>;
+
+  alignas(64) A x[kMaxSamples], y[kMaxSamples];  // normalised location
+  alignas(64) A share[kMaxSamples];              // attention weight
+  alignas(64) I height[kMaxSamples], width[kMaxSamples], start[kMaxSamples];
+  alignas(64) A inside[kMaxSamples];     // 1, or 0: contributes nothing
+  alignas(64) I offset[4][kMaxSamples];  // of the corner, in rows of channels
+  alignas(64) A weight[4][kMaxSamples];        // bilinear weight x share for the forward pass, without share for the backward
+  alignas(64) A along_x[4][kMaxSamples], along_y[4][kMaxSamples];
+  alignas(64) A dot[4][kMaxSamples];  // upstream gradient . corner
+
+  // Which level each of `sets` consecutive (level, point) sets of samples belongs to.
+  RFDETR_ONCE void set_levels(const Problem& problem, int sets) {
+    int j = 0;
+    for (int set = 0; set < sets; ++set) {
+      for (int level = 0; level < problem.num_levels; ++level) {
+        for (int point = 0; point < problem.points; ++point, ++j) {
+          height[j] = problem.levels[level].height, width[j] = problem.levels[level].width;
+          start[j] = problem.levels[level].start;
+        }
+      }
+    }
+    for (; j % kLanes != 0; ++j) height[j] = width[j] = 1, start[j] = 0;
+  }
+
+  // Copies `count` samples of each of `sets` queries, which are `stride` samples apart; `boxes`, four numbers per query, turn
+  // offsets into locations.
+  template <int kCount>
+  RFDETR_INLINE void read_sets(const A* points, const A* weights, const A* boxes, int sets, int count, int64_t stride, A unit) {
+    const int per_set = kCount ? kCount : count;
+    for (int set = 0; set < sets; ++set, points += 2 * stride, weights += stride) {
+      A *__restrict__ to_x = x + set * per_set, *__restrict__ to_y = y + set * per_set, *__restrict__ to = share + set * per_set;
+      const A cx = boxes ? boxes[4 * set] : A(0), cy = boxes ? boxes[4 * set + 1] : A(0);
+      const A w = boxes ? boxes[4 * set + 2] * unit : A(1), h = boxes ? boxes[4 * set + 3] * unit : A(1);
+#pragma omp simd
+      for (int j = 0; j < per_set; ++j) {
+        to_x[j] = cx + points[2 * j] * w, to_y[j] = cy + points[2 * j + 1] * h, to[j] = weights[j];
+      }
+    }
+  }
+
+  RFDETR_ONCE void read(const A* points, const A* weights, const A* boxes, int sets, int count, int64_t stride, int per_level) {
+    const A unit = A(0.5) / A(per_level);
+    if (count == 2) return read_sets<2>(points, weights, boxes, sets, count, stride, unit);
+    if (count == 4) return read_sets<4>(points, weights, boxes, sets, count, stride, unit);
+    read_sets<0>(points, weights, boxes, sets, count, stride, unit);
+  }
+
+  // share: logits -> softmax over every `per_set` consecutive samples of `sets`.
+  template <int kPerSet>
+  RFDETR_ONCE void softmax(int sets, int samples) {
+    const int per_set = kPerSet ? kPerSet : samples;
+    alignas(64) A shifted[kMaxSamples];
+    for (int set = 0; set < sets; ++set) {
+      const A* logit = share + set * per_set;
+      A top = logit[0];
+      for (int j = 1; j < per_set; ++j) top = logit[j] > top ? logit[j] : top;
+      for (int j = 0; j < per_set; ++j) shifted[set * per_set + j] = logit[j] - top;
+    }
+#pragma omp simd
+    for (int j = 0; j < sets * per_set; ++j) share[j] = exp_of(shifted[j]);
+    for (int set = 0; set < sets; ++set) {
+      A* part = share + set * per_set;
+      A total = 0;
+      for (int j = 0; j < per_set; ++j) total += part[j];
+      const A scale = A(1) / total;
+      for (int j = 0; j < per_set; ++j) part[j] *= scale;
+    }
+  }
+
+  RFDETR_ONCE void softmax_of(int sets, int samples) {
+    if (samples == 2) return softmax<2>(sets, samples);
+    if (samples == 4) return softmax<4>(sets, samples);
+    if (samples == 12) return softmax<12>(sets, samples);
+    softmax<0>(sets, samples);
+  }
+
+  // Corners and weights of the first `count` samples; `rows` rows of channels from pixel to pixel. Whether all contribute.
+  template <bool kBackward>
+  RFDETR_ONCE bool locate(int count, I rows) {
+    for (int j = count; j % kLanes != 0; ++j) x[j] = y[j] = A(0.5), share[j] = 0;
+    F all = F{} + A(1);
+    for (int j = 0; j < count; j += kLanes) {
+      Sample<F, N> at;
+      const F in = bilinear_sample<A>(load<A, kLanes>(x + j), load<A, kLanes>(y + j), load<I, kLanes>(height + j),
+                                      load<I, kLanes>(width + j), load<I, kLanes>(start + j), at);
+      const F factor = kBackward ? F{} + A(1) : load<A, kLanes>(share + j);
+      store_vector<A, kLanes>(inside + j, in);
+      all = all < in ? all : in;
+      for (int k = 0; k < 4; ++k) {
+        store_vector<I, kLanes>(offset[k] + j, at.pixel[k] * rows);
+        store_vector<A, kLanes>(weight[k] + j, at.weight[k] * factor);
+        if (kBackward) {
+          store_vector<A, kLanes>(along_x[k] + j, at.along_x[k]);
+          store_vector<A, kLanes>(along_y[k] + j, at.along_y[k]);
+        }
+      }
+    }
+    return sum_of_lanes(all) == A(kLanes);
+  }
+
+  // After a backward `locate`: d location and d weight of `sets` queries' samples of one head from `dot`, or d logit after a
+  // softmax; `stride` samples from query to query in the results.
+  RFDETR_ONCE void finish(int sets, int samples, bool softmax, A* grad_points, A* grad_weights, int64_t stride) {
+    const int count = sets * samples;
+    A *__restrict__ dx = along_x[0], *__restrict__ dy = along_y[0], *__restrict__ sampled = weight[0];
+#pragma omp simd
+    for (int j = 0; j < count; ++j) {
+      A by_x = 0, by_y = 0, sum = 0;
+      for (int k = 0; k < 4; ++k) {
+        by_x += along_x[k][j] * dot[k][j], by_y += along_y[k][j] * dot[k][j], sum += weight[k][j] * dot[k][j];
+      }
+      dx[j] = by_x * share[j], dy[j] = by_y * share[j], sampled[j] = sum;
+    }
+    for (int set = 0; set < sets; ++set) {
+      A mean = 0;
+      for (int j = set * samples; softmax && j < (set + 1) * samples; ++j) mean += share[j] * sampled[j];
+      for (int i = 0, j = set * samples; i < samples; ++i, ++j) {
+        const int64_t to = set * stride + i;
+        grad_points[2 * to] = dx[j], grad_points[2 * to + 1] = dy[j];
+        grad_weights[to] = softmax ? share[j] * (sampled[j] - mean) : sampled[j];
+      }
+    }
+  }
+};
+
+// d location -> d offset in place, and the boxes' gradient: sums over a query's samples in their order.
+template <class A>
+RFDETR_ONCE void finish_boxes(const Attention& call, const Gradients& to, int64_t begin, int64_t end) {
+  const int64_t count = call.problem.heads * call.problem.num_levels * call.problem.points;
+  const A half = A(0.5) / A(call.problem.points);
+  for (int64_t query = begin; query < end; ++query) {
+    const A* offsets = static_cast<const A*>(call.points) + 2 * query * count;
+    const A* box = static_cast<const A*>(call.boxes) + 4 * query;
+    A *grad = static_cast<A*>(to.points) + 2 * query * count, *grad_box = static_cast<A*>(to.boxes) + 4 * query;
+    A x = 0, y = 0, w = 0, h = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const A dx = grad[2 * i], dy = grad[2 * i + 1];
+      x += dx, y += dy;
+      w += dx == A(0) ? A(0) : dx * offsets[2 * i] * half;  // a sample that is nowhere has no gradient: not 0 * NaN
+      h += dy == A(0) ? A(0) : dy * offsets[2 * i + 1] * half;
+      grad[2 * i] = dx == A(0) ? A(0) : dx * (box[2] * half);
+      grad[2 * i + 1] = dy == A(0) ? A(0) : dy * (box[3] * half);
+    }
+    grad_box[0] = x, grad_box[1] = y, grad_box[2] = w, grad_box[3] = h;
+  }
+}
+
+}  // namespace
+}  // namespace rfdetr

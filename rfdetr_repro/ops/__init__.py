@@ -1,0 +1,31 @@
+"""The compiled operators and what belongs to them: gradients, shape rules, references.
+
+The kernels are in csrc/, one file per device, built by setup.py into one library that this package loads. Without it the import
+fails: there is no silent fallback. :data:`DECOMPOSITIONS` turns the attention operators into plain ATen for exporters:
+``exported.run_decompositions(DECOMPOSITIONS)``.
+"""
+
+from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
+from .library import LIBRARY, LibraryNotBuilt, build_info
+from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
+from .masks import mask_logits, mask_runs, masks_from_logits
+from .reference import accumulate_dtype, box_relative_locations, ms_deform_attn_fused_reference, ms_deform_attn_reference
+
+__all__ = [
+    "DECOMPOSITIONS",
+    "HAS_SPLIT_LINEAR",
+    "LIBRARY",
+    "LibraryNotBuilt",
+    "accumulate_dtype",
+    "box_relative_locations",
+    "build_info",
+    "mask_logits",
+    "mask_runs",
+    "masks_from_logits",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "ms_deform_attn_fused_reference",
+    "ms_deform_attn_reference",
+    "split_linear",
+    "split_linear_pack",
+]
