@@ -111,9 +111,23 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @needs_amx
-def test_used_for_float32_inference_only(calls: list[int]) -> None:
+def test_gradients_in_training(calls: list[int]) -> None:
+    """Outputs and the gradient of the inputs are split products of the weight as it is, packed anew each time."""
+    layer, x, upstream = Linear(64, 96), torch.randn(20, 64, requires_grad=True), torch.randn(20, 96)
+    arguments = (x, layer.weight, layer.bias)
+    for _ in range(2):
+        ours = torch.autograd.grad(layer(x), arguments, upstream)
+        wide = [tensor.detach().double().requires_grad_() for tensor in arguments]
+        expected = torch.autograd.grad(torch.nn.functional.linear(*wide), wide, upstream.double())
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+        layer.weight.data.add_(1)
+    assert calls == [3, 3, 3, 3]
+
+
+@needs_amx
+def test_used_for_float32_only(calls: list[int]) -> None:
     layer, x = Linear(64, 96), torch.randn(20, 64)
-    layer(x)
     with torch.no_grad():
         layer(x[:15]), layer.double()(x.double()), layer.float()
         with torch.autocast("cpu", torch.bfloat16):

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Attention call, T* __
 #pragma unroll 1
     for (int level = 0; level < problem.num_levels; ++level) {
       const Level size = problem.levels[level];
-#pragma unroll 2
+#pragma unroll 1
       for (int point = 0; point < problem.points; ++point, ++i) {
         Sample<A> at;
         if (!head.sample(i, size, problem.points, at)) continue;
