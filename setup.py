@@ -78,7 +78,7 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     sources = ["csrc/ms_deform_attn.cpp", "csrc/masks.cpp", *(f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES)]
     defines = f"-DTORCH_TARGET_VERSION={TARGET_TORCH}"
     if nvcc:
-        sources += ["csrc/cuda/ms_deform_attn.cpp", "csrc/cuda/ms_deform_attn.cu"]
+        sources += [f"csrc/cuda/{name}.{kind}" for name in ("ms_deform_attn", "masks") for kind in ("cpp", "cu")]
         defines += f" '-DRFDETR_CUDA_ARCHS=\"{' '.join(archs)}\"'"
     linker = f"{nvcc} -shared -cudart static -Xlinker --no-undefined" if nvcc else "$cxx -shared -Wl,--no-undefined"
     lines = [

@@ -16,7 +16,8 @@ from samples import LEVELS, flat, sample_inputs
 from rfdetr_repro import ops
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "csrc" / "cuda" / "ms_deform_attn.cu"
+KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "masks")}
+KERNEL_COUNT = {"ms_deform_attn": 30, "masks": 1}
 SHIM = ROOT / "tests" / "cuda_host_shim.h"
 NVCC = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None)
 CXX = shutil.which("g++")
@@ -29,15 +30,16 @@ MAX_LEVELS = 8
 @pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90"])
-def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles_without_spills(arch: str, name: str, tmp_path: Path) -> None:
     out = str(tmp_path / "kernels.cubin")
-    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS), "-o", out]
+    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS[name]), "-o", out]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spills = [int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)]
     used = re.findall(r"function '(\w+)'.*?Used (\d+) registers", done.stderr, re.DOTALL)
-    assert len(used) == 30 and not any(spills)
-    over = {name: count for name, count in used if int(count) > (96 if "kernelId" in name else MAX_REGISTERS)}  # Id: double
+    assert len(used) == KERNEL_COUNT[name] and not any(spills)
+    over = {kernel: count for kernel, count in used if int(count) > (96 if "kernelId" in kernel else MAX_REGISTERS)}  # Id: double
     assert not over
     assert "warning" not in done.stderr.lower()
 
@@ -60,18 +62,42 @@ class Gradients(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("upstream", "value", "points", "weights", "boxes")]
 
 
-@pytest.fixture(scope="module")
-def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
     """The unmodified .cu compiled for the host with bounds and undefined-behaviour checks."""
     if CXX is None:
         pytest.skip("no g++")
-    library = tmp_path_factory.mktemp("host") / "kernels.so"
+    library = folder / f"{name}.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
     checks = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan", "-D_GLIBCXX_ASSERTIONS"]
-    command = [CXX, *flags, *checks, "-x", "c++", "-include", str(SHIM), str(KERNELS), "-o", str(library)]
+    command = [CXX, *flags, *checks, "-x", "c++", "-include", str(SHIM), str(KERNELS[name]), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled_for_the_host("ms_deform_attn", tmp_path_factory.mktemp("host"))
+
+
+class Masks(ctypes.Structure):
+    _fields_ = [("logits", ctypes.c_void_p), ("boxes", ctypes.c_void_p)]
+    _fields_ += [(name, ctypes.c_int64) for name in ("count", "height", "width", "out_height", "out_width")]
+    _fields_ += [("packed", ctypes.c_int), ("out", ctypes.c_void_p)]
+
+
+@pytest.mark.parametrize("size", [(23, 37), (5, 4)], ids=str)
+@pytest.mark.parametrize("packed", [False, True], ids=["bool", "packed"])
+@pytest.mark.parametrize("boxed", [False, True], ids=["whole", "boxed"])
+def test_masks_kernel_on_the_host(size: tuple[int, int], packed: bool, boxed: bool, tmp_path: Path) -> None:
+    kernels = compiled_for_the_host("masks", tmp_path)
+    logits = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[1.5, 2, 30, 20], [0, 0, 99, 99], [3, 3, 2, 9]]) if boxed else None
+    expected = ops.masks_from_logits(logits, *size, boxes_xyxy=boxes, packed=packed)
+    out = torch.full(expected.shape, 7, dtype=torch.uint8)
+    masks = Masks(pointer(logits), pointer(boxes), *logits.shape, *size, packed, pointer(out))
+    assert kernels.rfdetr_masks_launch(ctypes.byref(masks), None) == 0
+    assert torch.equal(out, expected.to(torch.uint8))
 
 
 def problem_of(value: torch.Tensor, levels: list, locations: torch.Tensor) -> Problem:

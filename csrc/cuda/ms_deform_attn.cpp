@@ -1,26 +1,16 @@
 // Registers the CUDA kernels of rfdetr::ms_deform_attn. Compiled without any CUDA header and loadable by a CPU-only PyTorch.
 #include "../ms_deform_attn.h"
 
-#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include "ms_deform_attn.cuh"
+#include "stream.h"
 
 namespace rfdetr {
 namespace {
 
 using torch::stable::accelerator::DeviceGuard;
-
-// PyTorch's current CUDA stream. Looked up by name: CPU builds of PyTorch do not export the symbol.
-void* current_stream(int32_t device) {
-  using Getter = int (*)(int32_t, void**);
-  static const Getter getter = reinterpret_cast<Getter>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-  STD_TORCH_CHECK(getter != nullptr, "this PyTorch is not built for CUDA");
-  void* stream = nullptr;
-  STD_TORCH_CHECK(getter(device, &stream) == 0, "PyTorch has no current CUDA stream");
-  return stream;
-}
 
 Tensor forward(const Inputs& inputs) {
   const DeviceGuard guard(inputs.value.get_device_index());
