@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
 LIBRARY = "librfdetr_ops.so"
 MODULE = "_masks" + sysconfig.get_config_var("EXT_SUFFIX")
+CUDA_SOURCES = ("ms_deform_attn.cpp", "ms_deform_attn.cu", "ms_deform_attn_backward.cu", "masks.cpp", "masks.cu")
 CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks")
 CUDA_ARCHS = "75 80 86 89 90"
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
@@ -78,7 +79,7 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     sources = ["csrc/ms_deform_attn.cpp", "csrc/masks.cpp", *(f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES)]
     defines = f"-DTORCH_TARGET_VERSION={TARGET_TORCH}"
     if nvcc:
-        sources += [f"csrc/cuda/{name}.{kind}" for name in ("ms_deform_attn", "masks") for kind in ("cpp", "cu")]
+        sources += [f"csrc/cuda/{name}" for name in CUDA_SOURCES]
         defines += f" '-DRFDETR_CUDA_ARCHS=\"{' '.join(archs)}\"'"
     linker = f"{nvcc} -shared -cudart static -Xlinker --no-undefined" if nvcc else "$cxx -shared -Wl,--no-undefined"
     lines = [

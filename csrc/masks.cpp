@@ -9,7 +9,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 void check_masks(const Tensor& logits, int64_t height, int64_t width, const std::optional<Tensor>& boxes) {
-  STD_TORCH_CHECK(logits.dim() == 3 && logits.size(1) >= 1 && logits.size(2) >= 1, "mask logits must be (K, h, w) with h, w >= 1");
+  STD_TORCH_CHECK(logits.dim() == 3 && logits.size(1) >= 1 && logits.size(2) >= 1,
+                  "mask logits must be (K, h, w) with h, w >= 1");
   STD_TORCH_CHECK(logits.scalar_type() == ScalarType::Float, "mask logits must be float32");
   constexpr int64_t most = (int64_t(1) << 31) - 1, side = 1 << 24;
   STD_TORCH_CHECK(height >= 1 && width >= 1 && height <= most && width <= most / height && logits.size(1) < side &&

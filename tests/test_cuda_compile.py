@@ -16,8 +16,8 @@ from samples import LEVELS, flat, sample_inputs
 from rfdetr_repro import ops
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "masks")}
-KERNEL_COUNT = {"ms_deform_attn": 30, "masks": 1}
+KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")}
+KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 1}
 SHIM = ROOT / "tests" / "cuda_host_shim.h"
 NVCC = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None)
 CXX = shutil.which("g++")
@@ -77,7 +77,10 @@ def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
 
 @pytest.fixture(scope="module")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled_for_the_host("ms_deform_attn", tmp_path_factory.mktemp("host"))
+    folder = tmp_path_factory.mktemp("host")
+    forward, backward = (compiled_for_the_host(name, folder) for name in ("ms_deform_attn", "ms_deform_attn_backward"))
+    forward.rfdetr_backward_launch = backward.rfdetr_backward_launch
+    return forward
 
 
 class Masks(ctypes.Structure):

@@ -35,7 +35,7 @@ Tensor masks_cpu(const Tensor& logits, int64_t height, int64_t width, const std:
   Tensor out = new_masks(logits, height, width, packed);
   uint8_t* to = static_cast<uint8_t*>(out.mutable_data_ptr());
   const int64_t row = packed ? (width + 7) / 8 : width;
-  for_each_mask(logits, height, width, boxes, [&](MaskUpsampler& upsampler, int64_t k, const float* from, const MaskWindow& window) {
+  for_each_mask(logits, height, width, boxes, [&](auto& upsampler, int64_t k, const float* from, const MaskWindow& window) {
     if (packed) {
       upsampler.bits(from, window, to + k * height * row);
     } else {
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> runs_cpu(const Tensor& logits, int64_t height, int64_
   check_masks(logits, height, width, boxes);
   const int64_t count = logits.size(0);
   std::vector<std::vector<uint32_t>> all(static_cast<size_t>(count));
-  for_each_mask(logits, height, width, boxes, [&](MaskUpsampler& upsampler, int64_t k, const float* from, const MaskWindow& window) {
+  for_each_mask(logits, height, width, boxes, [&](auto& upsampler, int64_t k, const float* from, const MaskWindow& window) {
     upsampler.runs(from, window, all[size_t(k)]);
   });
   Tensor starts = torch::stable::new_empty(logits, {count + 1}, torch::headeronly::ScalarType::Long);

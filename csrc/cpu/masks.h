@@ -121,7 +121,8 @@ class MaskUpsampler {
           continue;
         }
         const float left = across_.low_weight[x], right = across_.high_weight[x];
-        const int64_t up = int64_t(down_.low[segment.from]) * across_.size, low = int64_t(down_.high[segment.from]) * across_.size;
+        const int64_t up = int64_t(down_.low[segment.from]) * across_.size;
+        const int64_t low = int64_t(down_.high[segment.from]) * across_.size;
         const float upper = left * logits[up + across_.low[x]] + right * logits[up + across_.high[x]];
         const float lower = left * logits[low + across_.low[x]] + right * logits[low + across_.high[x]];
         for (int64_t y = segment.from; y < segment.to; ++y) {

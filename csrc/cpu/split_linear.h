@@ -93,8 +93,8 @@ RFDETR_AMX_TARGET void pack_rows(const float* x, int64_t rows, int64_t inputs, i
   }
 }
 
-// Output blocks begin..end of weight (outputs, inputs) -> tiles of 16 input pairs x 16 outputs, as the tile product reads its second
-// operand: the transpose of 16 outputs' pairs. The missing outputs of the last block are zero.
+// Output blocks begin..end of weight (outputs, inputs) -> tiles of 16 input pairs x 16 outputs, as the tile product reads its
+// second operand: the transpose of 16 outputs' pairs. The missing outputs of the last block are zero.
 template <int kParts>
 RFDETR_AMX_TARGET void pack_weight(const float* weight, int64_t outputs, int64_t inputs, uint16_t* packed, int64_t begin,
                                    int64_t end) {

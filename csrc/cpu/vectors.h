@@ -147,7 +147,8 @@ RFDETR_INLINE void sums_of_lanes(const V (&v)[4], A* const (&to)[4]) {
 #if defined(__AVX512F__)
       if constexpr (sizeof(V) == 64) {
         const __m512 whole = (__m512)v[k];
-        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(whole), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)whole, 1)));
+        const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)whole, 1));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(whole), upper);
         quarter[k] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
       }
 #endif

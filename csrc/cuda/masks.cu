@@ -1,5 +1,5 @@
-// CUDA kernel of rfdetr::masks_from_logits: bilinear (align_corners=false), then > 0. A thread computes eight neighbouring pixels and
-// writes them as eight bytes or as one, so that neighbouring threads write neighbouring bytes; the map comes from the cache.
+// CUDA kernel of rfdetr::masks_from_logits: bilinear (align_corners=false), then > 0. A thread computes eight neighbouring pixels
+// and writes them as eight bytes or as one, so that neighbouring threads write neighbouring bytes; the map comes from the cache.
 #include "masks.cuh"
 
 #ifdef __CUDACC__

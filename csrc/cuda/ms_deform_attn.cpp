@@ -38,7 +38,8 @@ Tensor forward_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const
 
 std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
                                                  const Tensor& locations, const Tensor& weights, bool deterministic) {
-  const GradientTensors grads = backward(Inputs(value, level_sizes, std::nullopt, locations, weights), grad_output, deterministic);
+  const Inputs inputs(value, level_sizes, std::nullopt, locations, weights);
+  const GradientTensors grads = backward(inputs, grad_output, deterministic);
   return {grads.value, grads.points, grads.weights};
 }
 

@@ -9,7 +9,8 @@
 extern "C" int rfdetr_forward_launch(const rfdetr::Attention* call, void* output, void* stream);
 
 // Adds to the gradient of value and overwrites the others. Deterministic: the same bits every time, much slower.
-extern "C" int rfdetr_backward_launch(const rfdetr::Attention* call, const rfdetr::Gradients* to, int deterministic, void* stream);
+extern "C" int rfdetr_backward_launch(const rfdetr::Attention* call, const rfdetr::Gradients* to, int deterministic,
+                                      void* stream);
 
 // Message of a launcher's return value.
 extern "C" const char* rfdetr_cuda_error(int error);

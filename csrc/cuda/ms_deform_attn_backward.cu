@@ -1,0 +1,249 @@
+// CUDA gradient of multi-scale deformable attention; nothing of PyTorch in here. Indices are 64-bit.
+//
+// Up to three kernels: gradients of the samples, one thread per head and query, no race and no zero fill; gradient of the boxes,
+// one thread per query; gradient of value. That one is summed in shared memory, a block per (image, head, slice of channels,
+// chunk of queries), and flushed once: global atomics shrink from samples x 4 to pixels per chunk. Sums are float32 or float64,
+// never 16-bit, which lose small terms. Deterministic: every sum has one owner, which walks the queries in order.
+#include "device.cuh"
+
+#ifdef __CUDACC__
+#define LAUNCH_PHASES(kernel, Phases, blocks, threads, bytes, stream, ...) \
+  kernel<Phases><<<blocks, threads, bytes, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+#endif
+
+namespace rfdetr {
+namespace {
+
+constexpr int kOwners = 16;  // deterministic: threads that share the pixels of one channel
+
+// d location and d weight, or d logit after a softmax.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) samples_kernel(Attention call, Gradients to) {
+  using A = typename AccumulateType<T>::type;
+  const Problem& problem = call.problem;
+  const int64_t samples = int64_t(problem.num_levels) * problem.points, row = problem.heads * problem.channels;
+  const int64_t slots = problem.batch * problem.queries * problem.heads;
+  for (int64_t slot = first_item(); slot < slots; slot += item_step()) {
+    const int64_t b = slot / problem.heads / problem.queries, m = slot % problem.heads;
+    const T* value = static_cast<const T*>(call.value) + b * problem.pixels * row + m * problem.channels;
+    const T* upstream = static_cast<const T*>(to.upstream) + slot * problem.channels;
+    A *d_points = static_cast<A*>(to.points) + 2 * slot * samples, *d_weights = static_cast<A*>(to.weights) + slot * samples;
+    const Head<A> head(call, slot);
+    A mean = 0;
+#pragma unroll 1
+    for (int64_t i = 0; i < samples; ++i) {
+      A along_x = 0, along_y = 0, sampled = 0;
+      Sample<A> at;
+      const A weight = head.weight(i);
+      if (head.sample(i, problem.levels[i / problem.points], problem.points, at)) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          A dot = 0;
+#pragma unroll 1
+          for (int64_t channel = 0; channel < problem.channels; channel += V) {
+            const auto up = *reinterpret_cast<const Pack<T, V>*>(upstream + channel);
+            const auto here = *reinterpret_cast<const Pack<T, V>*>(value + at.pixel[k] * row + channel);
+#pragma unroll
+            for (int v = 0; v < V; ++v) dot += load(up.channel[v]) * load(here.channel[v]);
+          }
+          sampled += at.weight[k] * dot, along_x += at.along_x[k] * dot, along_y += at.along_y[k] * dot;
+        }
+      }
+      d_points[2 * i] = along_x * weight, d_points[2 * i + 1] = along_y * weight, d_weights[i] = sampled;
+      mean += weight * sampled;
+    }
+    if (call.boxes) {
+      for (int64_t i = 0; i < samples; ++i) d_weights[i] = head.weight(i) * (d_weights[i] - mean);
+    }
+  }
+}
+
+// d location -> d offset in place, and the boxes' gradient.
+template <class A>
+__global__ void __launch_bounds__(kThreads) boxes_kernel(Attention call, Gradients to) {
+  const Problem& problem = call.problem;
+  const int64_t count = problem.heads * problem.num_levels * problem.points, queries = problem.batch * problem.queries;
+  const A half = A(0.5) / A(problem.points);
+  for (int64_t query = first_item(); query < queries; query += item_step()) {
+    const A* offsets = static_cast<const A*>(call.points) + 2 * query * count;
+    const A* box = static_cast<const A*>(call.boxes) + 4 * query;
+    A *grad = static_cast<A*>(to.points) + 2 * query * count, *d_box = static_cast<A*>(to.boxes) + 4 * query;
+    A x = 0, y = 0, w = 0, h = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const A dx = grad[2 * i], dy = grad[2 * i + 1];
+      x += dx, y += dy;
+      w += dx == A(0) ? A(0) : dx * offsets[2 * i] * half;  // a sample that is nowhere has no gradient: not 0 * NaN
+      h += dy == A(0) ? A(0) : dy * offsets[2 * i + 1] * half;
+      grad[2 * i] = dx == A(0) ? A(0) : dx * (box[2] * half);
+      grad[2 * i + 1] = dy == A(0) ? A(0) : dy * (box[3] * half);
+    }
+    d_box[0] = x, d_box[1] = y, d_box[2] = w, d_box[3] = h;
+  }
+}
+
+// A block's share of the gradient of value: `slice` channels from `channel`, queries `first` to `last`, of one image and head.
+struct Share {
+  int64_t b, m, channel, first, last;
+
+  __device__ __forceinline__ Share(const Problem& problem, int slice, int64_t chunk) {
+    int64_t block = blockIdx.x;
+    const int64_t chunks = (problem.queries + chunk - 1) / chunk, slices = problem.channels / slice;
+    first = block % chunks * chunk, block /= chunks;
+    last = first + chunk < problem.queries ? first + chunk : problem.queries;
+    channel = block % slices * slice, block /= slices;
+    m = block % problem.heads, b = block / problem.heads;
+  }
+};
+
+// In shared memory (pixels, slice); three phases with a barrier between them.
+template <class T>
+struct SharedSum {
+  using A = typename AccumulateType<T>::type;
+  static constexpr int kPhases = 3;
+
+  static __device__ __forceinline__ void phase(int which, const Attention& call, const Gradients& to, int slice, int64_t chunk,
+                                               A* sums) {
+    const Problem& problem = call.problem;
+    const int64_t size = problem.pixels * slice, samples = int64_t(problem.num_levels) * problem.points;
+    const Share share(problem, slice, chunk);
+    if (which == 0) {
+      for (int64_t i = threadIdx.x; i < size; i += blockDim.x) sums[i] = 0;
+    } else if (which == 1) {
+      const int lane = threadIdx.x % slice;
+      const int64_t groups = blockDim.x / slice, items = (share.last - share.first) * samples;
+      for (int64_t item = threadIdx.x / slice; item < items; item += groups) {
+        const int64_t query = share.b * problem.queries + share.first + item / samples, i = item % samples;
+        const int64_t slot = query * problem.heads + share.m;
+        const Head<A> head(call, slot);
+        Sample<A> at;
+        if (!head.sample(i, problem.levels[i / problem.points], problem.points, at)) continue;
+        const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          if (at.weight[k] != A(0)) atomicAdd(sums + at.pixel[k] * slice + lane, at.weight[k] * up);
+        }
+      }
+    } else {
+      const int64_t row = problem.heads * problem.channels;
+      A* result = static_cast<A*>(to.value) + share.b * problem.pixels * row + share.m * problem.channels + share.channel;
+      for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
+        if (sums[i] != A(0)) atomicAdd(result + i / slice * row + i % slice, sums[i]);
+      }
+    }
+  }
+};
+
+// Straight into the result, for maps that do not fit shared memory: by atomics, or each sum by its one owner.
+template <class T, bool kOwned>
+__global__ void __launch_bounds__(kThreads) value_kernel(Attention call, Gradients to, int slice, int64_t chunk) {
+  using A = typename AccumulateType<T>::type;
+  const Problem& problem = call.problem;
+  const int64_t samples = int64_t(problem.num_levels) * problem.points, row = problem.heads * problem.channels;
+  const Share share(problem, slice, chunk);
+  const int lane = threadIdx.x % slice, group = threadIdx.x / slice, groups = blockDim.x / slice;
+  A* result = static_cast<A*>(to.value) + share.b * problem.pixels * row + share.m * problem.channels + share.channel + lane;
+  const int64_t items = (share.last - share.first) * samples;
+  for (int64_t item = kOwned ? 0 : group; item < items; item += kOwned ? 1 : groups) {
+    const int64_t slot = (share.b * problem.queries + share.first + item / samples) * problem.heads + share.m, i = item % samples;
+    const Head<A> head(call, slot);
+    Sample<A> at;
+    if (!head.sample(i, problem.levels[i / problem.points], problem.points, at)) continue;
+    const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (at.weight[k] == A(0)) continue;
+      if (!kOwned) {
+        atomicAdd(result + at.pixel[k] * row, at.weight[k] * up);
+      } else if (at.pixel[k] % groups == group) {
+        result[at.pixel[k] * row] += at.weight[k] * up;
+      }
+    }
+  }
+}
+
+#ifdef __CUDACC__
+template <class Phases>
+__global__ void __launch_bounds__(kThreads) phased_kernel(Attention call, Gradients to, int slice, int64_t chunk) {
+  extern __shared__ double shared[];
+#pragma unroll
+  for (int which = 0; which < Phases::kPhases; ++which) {
+    Phases::phase(which, call, to, slice, chunk, reinterpret_cast<typename Phases::A*>(shared));
+    if (which + 1 < Phases::kPhases) __syncthreads();
+  }
+}
+
+// Bytes of shared memory a block may ask for, and multiprocessors, of the current device.
+cudaError_t device_limits(int* bytes, int* processors) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (!error) error = cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (!error) error = cudaDeviceGetAttribute(processors, cudaDevAttrMultiProcessorCount, device);
+  return error;
+}
+template <class Phases>
+cudaError_t allow_shared(int64_t bytes) {
+  return cudaFuncSetAttribute(phased_kernel<Phases>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+}
+#endif
+
+template <class T>
+int backward_value(const Attention& call, const Gradients& to, bool deterministic, void* stream) {
+  using A = typename AccumulateType<T>::type;
+  const Problem& problem = call.problem;
+  int bytes = 0, processors = 1;
+  if (const cudaError_t error = device_limits(&bytes, &processors)) return int(error);
+  int slice = 1;  // channels of a block: the largest power of two that divides them, up to a thread each of kOwners
+  while (slice < kThreads / kOwners && problem.channels % (2 * slice) == 0) slice *= 2;
+  if (deterministic) {
+    const int64_t blocks = problem.batch * problem.heads * (problem.channels / slice);
+    LAUNCH((value_kernel<T, true>), int(blocks), slice * kOwners, stream, call, to, slice, problem.queries);
+    return int(cudaGetLastError());
+  }
+  int shared = slice;
+  while (shared > 1 && problem.pixels * shared * int64_t(sizeof(A)) > bytes) shared /= 2;
+  const bool fits = problem.pixels * shared * int64_t(sizeof(A)) <= bytes && (shared >= 4 || shared == slice);
+  if (fits) slice = shared;
+  const int64_t tasks = problem.batch * problem.heads * (problem.channels / slice);
+  const int64_t most = ceil_div(problem.queries, 64), wanted = ceil_div(2 * int64_t(processors), tasks);
+  const int64_t chunk = ceil_div(problem.queries, wanted < most ? wanted : most);
+  const int64_t blocks = tasks * ceil_div(problem.queries, chunk);
+  if (blocks > kMaxBlocks) return int(cudaErrorInvalidValue);
+  if (fits) {
+    const int64_t size = problem.pixels * slice * int64_t(sizeof(A));
+    if (const cudaError_t error = allow_shared<SharedSum<T>>(size)) return int(error);
+    LAUNCH_PHASES(phased_kernel, SharedSum<T>, int(blocks), kThreads, size, stream, call, to, slice, chunk);
+  } else {
+    LAUNCH((value_kernel<T, false>), int(blocks), kThreads, stream, call, to, slice, chunk);
+  }
+  return int(cudaGetLastError());
+}
+
+template <class T, int V>
+int backward(const Attention& call, const Gradients& to, bool deterministic, void* stream) {
+  const Problem& problem = call.problem;
+  const int64_t queries = problem.batch * problem.queries, slots = queries * problem.heads;
+  if (slots * problem.channels * problem.points == 0) return 0;
+  LAUNCH((samples_kernel<T, V>), blocks_for(slots), kThreads, stream, call, to);
+  if (call.boxes) LAUNCH((boxes_kernel<typename AccumulateType<T>::type>), blocks_for(queries), kThreads, stream, call, to);
+  if (const cudaError_t error = cudaGetLastError()) return int(error);
+  return backward_value<T>(call, to, deterministic, stream);
+}
+
+}  // namespace
+}  // namespace rfdetr
+
+using namespace rfdetr;
+
+extern "C" int rfdetr_backward_launch(const Attention* call, const Gradients* to, int deterministic, void* stream) {
+  switch (call->storage) {
+    case Storage::kFloat32:
+      WITH_PACKS(float, to->upstream, backward, *to, deterministic != 0);
+    case Storage::kFloat64:
+      WITH_PACKS(double, to->upstream, backward, *to, deterministic != 0);
+    case Storage::kFloat16:
+      WITH_PACKS(__half, to->upstream, backward, *to, deterministic != 0);
+    case Storage::kBFloat16:
+      WITH_PACKS(__nv_bfloat16, to->upstream, backward, *to, deterministic != 0);
+  }
+  return int(cudaErrorInvalidValue);
+}
