@@ -7,6 +7,7 @@ The same code is the PyTorch operator :func:`rfdetr_repro.ops.masks_from_logits`
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from .errors import InputError
 
 try:
-    from . import _masks
+    _masks: Any = import_module("._masks", __package__)  # csrc/python/masks.cpp
 except ImportError as error:
     raise InputError(
         f"the compiled mask module does not load ({error})",
