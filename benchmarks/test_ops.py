@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cases import CASES, HEADS, comparison, forward, forward_backward, inputs, peers
 from conftest import interleaved_ms
 from gather_limit import gather_ms
 from torch import Tensor
@@ -31,64 +30,9 @@ from rfdetr_repro.ops import (
     ms_deform_attn,
     ms_deform_attn_fused,
     ms_deform_attn_fused_reference,
-    ms_deform_attn_reference,
     split_linear,
     split_linear_pack,
 )
-
-HEADS, CHANNELS = 16, 16
-CASES = {  # name: (batch, queries, level sizes, points); nano, small/medium, three levels, training
-    "b1-q300-24x24": (1, 300, [(24, 24)], 2),
-    "b1-q300-36x36": (1, 300, [(36, 36)], 2),
-    "b1-q300-3levels": (1, 300, [(40, 40), (20, 20), (10, 10)], 4),
-    "b16-q300-24x24": (16, 300, [(24, 24)], 2),
-    "b2-q3900-36x36": (2, 3900, [(36, 36)], 2),
-}
-Levels = list[tuple[int, int]]
-
-
-def inputs(case: str, device: str = "cpu") -> tuple[Levels, list[Tensor]]:
-    batch, queries, levels, points = CASES[case]
-    generator = torch.Generator().manual_seed(0)
-    grid = (batch, queries, HEADS, len(levels), points)
-    value = torch.randn(batch, sum(height * width for height, width in levels), HEADS, CHANNELS, generator=generator)
-    tensors = [value, torch.rand(*grid, 2, generator=generator), torch.rand(grid, generator=generator)]
-    return levels, [tensor.to(device).requires_grad_() for tensor in tensors]
-
-
-def forward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) -> Callable[[], Any]:
-    def call() -> Tensor:
-        with torch.no_grad():
-            return op(tensors[0], levels, *tensors[1:])
-
-    return call
-
-
-def forward_backward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) -> Callable[[], Any]:
-    upstream = torch.randn(*tensors[1].shape[:2], HEADS * CHANNELS, device=tensors[0].device)
-
-    def call() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(op(tensors[0], levels, *tensors[1:]), tensors, upstream)
-
-    return call
-
-
-def original(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
-    shapes = torch.tensor(levels, device=value.device)
-    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-    return import_module("torch_ms_deform_attn").ms_deform_attn(value, shapes, starts, locations, weights)
-
-
-def peers() -> dict[str, Callable[..., Tensor]]:
-    """The original operator, as the package torch-ms-deform-attn brings it, and the formulation by grid_sample."""
-    found = {"torch_ms_deform_attn": original} if find_spec("torch_ms_deform_attn") else {}
-    return {**found, "grid_sample": ms_deform_attn_reference}
-
-
-def comparison(best_ms: dict[str, float]) -> dict[str, float]:
-    """Times in ms, and by how much ours is faster than each other."""
-    ratios = {f"over_{name}": round(time / best_ms["ours"], 2) for name, time in best_ms.items() if name != "ours"}
-    return {**{f"{name}_ms": round(time, 4) for name, time in best_ms.items()}, **ratios}
 
 
 def limit_ms(case: str) -> float | None:
@@ -171,27 +115,6 @@ def test_masks_to_rle(benchmark: Any, threads: int, case: str) -> None:
     benchmark.pedantic(ours, rounds=3)
     print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
     assert masks.rles(torch.einsum("qd,dhw->qhw", queries, pixels)[rows], *size) == chain()  # rounding of one product for both
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("work", [forward, forward_backward], ids=["forward", "forward+backward"])
-def test_cuda(benchmark: Any, case: str, dtype: torch.dtype, work: Callable[..., Callable[[], Any]]) -> None:
-    levels, tensors = inputs(case, "cuda")
-    tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
-
-    def waited(call: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: (call(), torch.cuda.synchronize())[1]
-
-    def upstream_matches(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda *args: op(*args).float()  # one upstream gradient type for every value type
-
-    ops = {"ours": ms_deform_attn, **peers()}
-    calls = {name: waited(work(upstream_matches(op), levels, tensors)) for name, op in ops.items()}
-    best = interleaved_ms(calls)
-    benchmark.extra_info.update(comparison(best), gpu=torch.cuda.get_device_name())
-    benchmark.pedantic(calls["ours"], rounds=20, warmup_rounds=2)
 
 
 LINEARS = {"qkv": (580, 384, 1152), "fc1": (580, 384, 1536), "fc2": (580, 1536, 384)}  # of Nano at 384: rows, inputs, outputs

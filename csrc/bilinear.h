@@ -34,6 +34,16 @@ struct Problem {
   Level levels[kMaxLevels];
 };
 
+// What a value type is weighted and summed in.
+template <class T>
+struct AccumulateType {
+  using type = float;
+};
+template <>
+struct AccumulateType<double> {
+  using type = double;
+};
+
 // Corners in the order (top, left), (top, right), (bottom, left), (bottom, right). A corner outside the map has weight and
 // derivatives 0 and an index clamped to the row or column of its neighbour, so reading it is always safe. F and I are a
 // floating-point and an integer type, or vectors of them.
@@ -88,10 +98,26 @@ RFDETR_HOST_DEVICE F bilinear_sample(F x, F y, I height, I width, I start, Sampl
   return in;
 }
 
-// Where a sample lies whose offset is relative to the reference box (architecture facts section 6): (cx, w) or (cy, h).
+// A sample's location is centre + offset * extent * offset_unit (architecture facts section 6): (cx, w) or (cy, h) of its box.
 template <class T>
-RFDETR_HOST_DEVICE T box_relative(T centre, T extent, T offset, int points) {
-  return centre + offset * (extent * (T(0.5) / T(points)));
+RFDETR_HOST_DEVICE T offset_unit(int points) {
+  return T(0.5) / T(points);
+}
+
+// One query: turns the gradients of its `count` locations into those of their offsets, in place, and sums the box's, in order.
+template <class T>
+RFDETR_HOST_DEVICE void box_gradient(T* grad, const T* offsets, const T* box, int64_t count, int points, T* grad_box) {
+  const T unit = offset_unit<T>(points);
+  T x = 0, y = 0, w = 0, h = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const T dx = grad[2 * i], dy = grad[2 * i + 1];
+    x += dx, y += dy;
+    w += dx == T(0) ? T(0) : dx * offsets[2 * i] * unit;  // a sample that is nowhere has no gradient: not 0 * NaN
+    h += dy == T(0) ? T(0) : dy * offsets[2 * i + 1] * unit;
+    grad[2 * i] = dx == T(0) ? T(0) : dx * (box[2] * unit);
+    grad[2 * i + 1] = dy == T(0) ? T(0) : dy * (box[3] * unit);
+  }
+  grad_box[0] = x, grad_box[1] = y, grad_box[2] = w, grad_box[3] = h;
 }
 
 }  // namespace rfdetr

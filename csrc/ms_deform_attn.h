@@ -44,4 +44,40 @@ struct GradientTensors {
   GradientTensors(const Inputs& inputs, const Tensor& grad_output, ScalarType value_type, bool zeroed);
 };
 
+// The operators of a device from its kernels: forward(inputs) and backward(inputs, upstream, deterministic).
+template <Tensor (*forward)(const Inputs&), GradientTensors (*backward)(const Inputs&, const Tensor&, bool)>
+struct Operators {
+  static Tensor plain(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
+    return forward(Inputs(value, level_sizes, std::nullopt, locations, weights));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> plain_backward(const Tensor& upstream, const Tensor& value,
+                                                           std::vector<int64_t> level_sizes, const Tensor& locations,
+                                                           const Tensor& weights, bool deterministic) {
+    const GradientTensors grads =
+        backward(Inputs(value, level_sizes, std::nullopt, locations, weights), upstream, deterministic);
+    return {grads.value, grads.points, grads.weights};
+  }
+
+  static Tensor fused(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& offsets, const Tensor& boxes,
+                      const Tensor& logits) {
+    return forward(Inputs(value, level_sizes, boxes, offsets, logits));
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward(const Tensor& upstream, const Tensor& value,
+                                                                   std::vector<int64_t> level_sizes, const Tensor& offsets,
+                                                                   const Tensor& boxes, const Tensor& logits,
+                                                                   bool deterministic) {
+    const GradientTensors grads = backward(Inputs(value, level_sizes, boxes, offsets, logits), upstream, deterministic);
+    return {grads.value, grads.points, *grads.boxes, grads.weights};
+  }
+};
+
+// Inside STABLE_TORCH_LIBRARY_IMPL.
+#define RFDETR_REGISTER(library, Device)                                                       \
+  library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::Device::plain));                           \
+  library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::Device::plain_backward));         \
+  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::Device::fused));                     \
+  library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::Device::fused_backward))
+
 }  // namespace rfdetr

@@ -20,6 +20,13 @@ class InputError(Exception):
         super().__init__(" ".join("; ".join(part for part in parts if part).split()))
 
 
+class LibraryNotBuilt(InputError, ImportError):
+    """A compiled part of the package is missing or does not load."""
+
+    def __init__(self, what: str, where: object = "") -> None:
+        super().__init__(what, where, "build it from the repository with: pip install --no-build-isolation -e .")
+
+
 class StatedFailure(Exception):
     """The request was fine but its result is not acceptable (exit code 1), e.g. an export that disagrees with PyTorch."""
 

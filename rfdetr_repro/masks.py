@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, LibraryNotBuilt
 
 try:
     _masks: Any = import_module("._masks", __package__)  # csrc/python/masks.cpp
 except ImportError as error:
-    raise InputError(
-        f"the compiled mask module does not load ({error})",
-        mend="build it from the repository with: pip install --no-build-isolation -e .",
-    ) from error
+    raise LibraryNotBuilt(f"the compiled mask module does not load ({error})") from error
 
 MOST_PIXELS = 2**31 - 1  # of one mask: run lengths are 32-bit
 NO_BOXES = np.zeros((0, 4), dtype=np.float32)
@@ -47,19 +44,29 @@ def packed_bits(logits: Any, height: int, width: int, *, boxes_xyxy: Any = None,
 
 def rles(logits: Any, height: int, width: int, *, boxes_xyxy: Any = None, threads: int = 1) -> list[dict[str, Any]]:
     """As :func:`bitmaps`, in COCO's compressed run lengths: K dicts ``{"size": [height, width], "counts": bytes}``."""
-    arguments = _checked(logits, height, width, boxes_xyxy, threads)
-    return [{"size": [height, width], "counts": counts} for counts in _masks.counts(*arguments)]
+    grid, height, width, boxes, threads = _checked(logits, height, width, boxes_xyxy, threads)
+    return [{"size": [height, width], "counts": counts} for counts in _masks.counts(grid, height, width, boxes, threads)]
 
 
 def _checked(logits: Any, height: int, width: int, boxes_xyxy: Any, threads: int) -> tuple[np.ndarray, int, int, np.ndarray, int]:
-    grid = np.asarray(logits, dtype=np.float32)
+    grid = _float32(logits, "mask logits")
+    for name, size in (("height", height), ("width", width), ("threads", threads)):
+        if not isinstance(size, (int, np.integer)):
+            raise InputError(f"{name} {size!r} must be a whole number")
     if grid.ndim != 3 or 0 in grid.shape[1:]:
         raise InputError(f"mask logits must have shape (K, h, w) with h, w >= 1, not {grid.shape}")
     if height < 1 or width < 1 or height * width > MOST_PIXELS or max(grid.shape[1:]) >= 2**24:
         raise InputError(f"cannot enlarge masks of {grid.shape[1]} x {grid.shape[2]} to {height} x {width} pixels")
-    boxes = NO_BOXES if boxes_xyxy is None else np.asarray(boxes_xyxy, dtype=np.float32)
+    boxes = NO_BOXES if boxes_xyxy is None else _float32(boxes_xyxy, "boxes")
     if boxes_xyxy is not None and boxes.shape != (len(grid), 4):
         raise InputError(f"boxes must have shape ({len(grid)}, 4), not {boxes.shape}")
     if threads < 1:
         raise InputError(f"threads {threads} must be at least 1")
-    return grid, height, width, boxes, threads
+    return grid, int(height), int(width), boxes, int(threads)
+
+
+def _float32(values: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be an array of numbers ({error})") from error

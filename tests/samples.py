@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -37,6 +42,31 @@ def sample_inputs(levels: list[tuple[int, int]], *, dtype: torch.dtype, device: 
     return [tensor.to(device=device, dtype=dtype) for tensor in (value, locations, weights)]
 
 
+def assert_same_for_any_threads(results: Callable[[], list[Tensor]]) -> None:
+    """Bitwise the same on one, two and three threads, and again on three."""
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            runs.append(results())
+    finally:
+        torch.set_num_threads(before)
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+def peak_growth(setup: str, work: str) -> int:
+    """Bytes by which ``work`` raises the peak memory of a fresh process that has run ``setup``; compiled code's memory counts."""
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("peak memory of a process is read from /proc")  # ru_maxrss would be at least the parent's
+    peak = "int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    code = f"import re\n{setup}\nbefore = {peak}\n{work}\nprint({peak} - before)"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) * 1024
+
+
 def hat_oracle(value: Tensor, levels: list[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
     """The definition, in float64: every pixel weighted by max(0, 1 - |dx|) * max(0, 1 - |dy|). Shares no code with any kernel."""
     value, locations, weights = value.double(), locations.double(), weights.double()
@@ -50,3 +80,12 @@ def hat_oracle(value: Tensor, levels: list[tuple[int, int]], locations: Tensor, 
         hat_y = (1 - (at_y[..., None] * height - 0.5 - rows).abs()).clamp(min=0)
         total = total + torch.einsum("bqmp,bqmph,bqmpw,bhwmd->bqmd", weights[:, :, :, level], hat_y, hat_x, image)
     return total.flatten(2)
+
+
+def fused_inputs(levels: list, *, dtype: torch.dtype, device: str = "cpu", seed: int = 0, **sizes: int) -> list[Tensor]:
+    """value, offsets, reference boxes, logits; the locations they give stay off pixel centres as in ``sample_inputs``."""
+    value, locations, logits = sample_inputs(levels, dtype=torch.float64, device=device, seed=seed, away_from_knots=True, **sizes)
+    generator = torch.Generator().manual_seed(seed + 1)
+    boxes = torch.rand(*locations.shape[:2], 4, generator=generator, dtype=torch.float64).to(device) * 0.5 + 0.2
+    offsets = (locations - boxes[:, :, None, None, None, :2]) / boxes[:, :, None, None, None, 2:] * 2 * locations.shape[4]
+    return [tensor.to(dtype) for tensor in (value, offsets, boxes, 3 * logits)]

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from samples import DEVICES, LEVELS, flat, sample_inputs
+from samples import DEVICES, LEVELS, assert_same_for_any_threads, flat, fused_inputs, sample_inputs
 from torch import Tensor
 
 from rfdetr_repro import ops
 from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_fused_reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-ISAS = ["sse4.1", "avx2", "avx512"]
-
-
-def fused_inputs(levels: list, *, dtype: torch.dtype, device: str = "cpu", seed: int = 0, **sizes: int) -> list[Tensor]:
-    """value, offsets, reference boxes, logits; the locations they give stay off pixel centres as in ``sample_inputs``."""
-    value, locations, logits = sample_inputs(
-        levels, dtype=torch.float64, device=device, seed=seed, away_from_knots=True, **sizes
-    )
-    generator = torch.Generator().manual_seed(seed + 1)
-    boxes = torch.rand(*locations.shape[:2], 4, generator=generator, dtype=torch.float64).to(device) * 0.5 + 0.2
-    offsets = (locations - boxes[:, :, None, None, None, :2]) / boxes[:, :, None, None, None, 2:] * 2 * locations.shape[4]
-    return [tensor.to(dtype) for tensor in (value, offsets, boxes, 3 * logits)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -150,16 +131,12 @@ def test_export_and_decompositions() -> None:
 
 def test_reproducible_whatever_the_threads() -> None:
     inputs = [t.requires_grad_() for t in fused_inputs([(12, 9)], dtype=torch.float32, batch=2, queries=200, channels=16)]
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 3):
-            torch.set_num_threads(threads)
-            out = ms_deform_attn_fused(inputs[0], [(12, 9)], *inputs[1:])
-            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+    def results() -> list[torch.Tensor]:
+        out = ms_deform_attn_fused(inputs[0], [(12, 9)], *inputs[1:])
+        return [out, *torch.autograd.grad(out.square().sum(), inputs)]
+
+    assert_same_for_any_threads(results)
 
 
 WRONG_BOXES = {"axes": torch.zeros(1, 3), "queries": torch.zeros(1, 2, 4), "type": torch.zeros(1, 3, 4).double()}
@@ -172,19 +149,6 @@ def test_wrong_boxes_raise(case: str) -> None:
         torch.ops.rfdetr.ms_deform_attn_fused(*args)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.data())
-def test_any_shape_agrees_with_the_reference(data: st.DataObject) -> None:
-    levels = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4))
-    tops = dict(batch=3, queries=5, heads=4, points=4)
-    sizes = {name: data.draw(st.integers(1, top)) for name, top in tops.items()}
-    sizes["channels"] = data.draw(st.sampled_from([1, 3, 8, 16, 20, 32, 64]))
-    inputs = fused_inputs(levels, dtype=torch.float64, seed=data.draw(st.integers(0, 99)), **sizes)
-    out = ms_deform_attn_fused(inputs[0], levels, *inputs[1:])
-    expected = ms_deform_attn_fused_reference(inputs[0], levels, *inputs[1:])
-    torch.testing.assert_close(out, expected, atol=1e-10, rtol=1e-10)
-
-
 def test_many_heads_and_samples() -> None:
     """More samples than one round of the CPU kernel holds, and more of a head than it can hold."""
     levels = [(5, 4), (3, 3)]
@@ -194,28 +158,3 @@ def test_many_heads_and_samples() -> None:
     too_many = fused_inputs(levels, dtype=torch.float64, points=257)
     with pytest.raises(RuntimeError, match="at most 512"):
         ms_deform_attn_fused(too_many[0], levels, *too_many[1:])
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_every_instruction_set(isa: str) -> None:
-    """The whole comparison again in a process that is told which kernels to use."""
-    code = "from rfdetr_repro import ops; print(ops.build_info()['isa'])"
-    environment = {**os.environ, "RFDETR_ISA": isa}
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=root, check=True)
-    if done.stdout.strip() == "unknown":
-        pytest.skip(f"this processor has no {isa}")
-    assert done.stdout.strip() == isa
-    chosen = "test_values_and_gradients or test_any_shape or test_many_heads or not_finite or test_nan_in_value"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", __file__, "-k", chosen]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]
-
-
-def test_unknown_instruction_set_is_an_error() -> None:
-    code = "from rfdetr_repro.ops import ms_deform_attn as f; from torch import zeros as z; "
-    code += "f(z(1, 1, 1, 1), [(1, 1)], z(1, 1, 1, 1, 1, 2), z(1, 1, 1, 1, 1))"
-    environment = {**os.environ, "RFDETR_ISA": "mmx"}
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=root, check=False)
-    assert done.returncode != 0 and 'RFDETR_ISA="mmx"' in done.stderr, done.stderr

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from samples import assert_same_for_any_threads
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,14 +67,9 @@ def test_gelu_over_its_whole_range() -> None:
 @needs_amx
 def test_rows_do_not_depend_on_each_other_nor_on_threads() -> None:
     x, weight, bias = example(100, 1536, 96)
-    packed, threads = split_linear_pack(weight, 3), torch.get_num_threads()
+    packed = split_linear_pack(weight, 3)
     whole = split_linear(x, packed, bias)
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            assert torch.equal(split_linear(x, packed, bias), whole)
-    finally:
-        torch.set_num_threads(threads)
+    assert_same_for_any_threads(lambda: [split_linear(x, packed, bias)])
     assert torch.equal(split_linear(x[40:57], packed, bias), whole[40:57])
     x[3, 5] = float("nan")
     broken = split_linear(x, packed, bias)

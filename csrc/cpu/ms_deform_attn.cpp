@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <string>
-#include <tuple>
 
 #include "isa.h"
 
@@ -29,7 +28,8 @@ Tensor forward(const Inputs& inputs) {
   return output;
 }
 
-GradientTensors backward(const Inputs& inputs, const Tensor& grad_output) {
+// The CPU's gradients are deterministic whether asked for or not.
+GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool) {
   const Problem& sizes = inputs.call.problem;
   const GradientTensors grads(inputs, grad_output, inputs.value.scalar_type(), false);
   STD_TORCH_CHECK(inputs.samples() <= kMaxSamples, "levels x points must be at most ", kMaxSamples, " on the CPU");
@@ -44,28 +44,7 @@ GradientTensors backward(const Inputs& inputs, const Tensor& grad_output) {
   return grads;
 }
 
-Tensor forward_cpu(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
-  return forward(Inputs(value, level_sizes, std::nullopt, locations, weights));
-}
-
-// The CPU's gradients are deterministic whether asked for or not.
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
-                                                const Tensor& locations, const Tensor& weights, bool) {
-  const GradientTensors grads = backward(Inputs(value, level_sizes, std::nullopt, locations, weights), grad_output);
-  return {grads.value, grads.points, grads.weights};
-}
-
-Tensor fused_cpu(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& offsets, const Tensor& boxes,
-                 const Tensor& logits) {
-  return forward(Inputs(value, level_sizes, boxes, offsets, logits));
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward_cpu(const Tensor& grad_output, const Tensor& value,
-                                                              std::vector<int64_t> level_sizes, const Tensor& offsets,
-                                                              const Tensor& boxes, const Tensor& logits, bool) {
-  const GradientTensors grads = backward(Inputs(value, level_sizes, boxes, offsets, logits), grad_output);
-  return {grads.value, grads.points, *grads.boxes, grads.weights};
-}
+using Cpu = Operators<forward, backward>;
 
 }  // namespace
 
@@ -103,8 +82,5 @@ extern "C" __attribute__((visibility("default"))) const char* rfdetr_isa() try {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rfdetr, CPU, library) {
-  library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::forward_cpu));
-  library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::backward_cpu));
-  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::fused_cpu));
-  library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::fused_backward_cpu));
+  RFDETR_REGISTER(library, Cpu);
 }

@@ -54,7 +54,7 @@ struct Samples {
   }
 
   RFDETR_ONCE void read(const A* points, const A* weights, const A* boxes, int sets, int count, int64_t stride, int per_level) {
-    const A unit = A(0.5) / A(per_level);
+    const A unit = offset_unit<A>(per_level);
     if (count == 2) return read_sets<2>(points, weights, boxes, sets, count, stride, unit);
     if (count == 4) return read_sets<4>(points, weights, boxes, sets, count, stride, unit);
     read_sets<0>(points, weights, boxes, sets, count, stride, unit);
@@ -142,21 +142,10 @@ struct Samples {
 template <class A>
 RFDETR_ONCE void finish_boxes(const Attention& call, const Gradients& to, int64_t begin, int64_t end) {
   const int64_t count = call.problem.heads * call.problem.num_levels * call.problem.points;
-  const A half = A(0.5) / A(call.problem.points);
   for (int64_t query = begin; query < end; ++query) {
-    const A* offsets = static_cast<const A*>(call.points) + 2 * query * count;
-    const A* box = static_cast<const A*>(call.boxes) + 4 * query;
-    A *grad = static_cast<A*>(to.points) + 2 * query * count, *grad_box = static_cast<A*>(to.boxes) + 4 * query;
-    A x = 0, y = 0, w = 0, h = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const A dx = grad[2 * i], dy = grad[2 * i + 1];
-      x += dx, y += dy;
-      w += dx == A(0) ? A(0) : dx * offsets[2 * i] * half;  // a sample that is nowhere has no gradient: not 0 * NaN
-      h += dy == A(0) ? A(0) : dy * offsets[2 * i + 1] * half;
-      grad[2 * i] = dx == A(0) ? A(0) : dx * (box[2] * half);
-      grad[2 * i + 1] = dy == A(0) ? A(0) : dy * (box[3] * half);
-    }
-    grad_box[0] = x, grad_box[1] = y, grad_box[2] = w, grad_box[3] = h;
+    box_gradient(static_cast<A*>(to.points) + 2 * query * count, static_cast<const A*>(call.points) + 2 * query * count,
+                 static_cast<const A*>(call.boxes) + 4 * query, count, call.problem.points,
+                 static_cast<A*>(to.boxes) + 4 * query);
   }
 }
 

@@ -121,15 +121,6 @@ RFDETR_INLINE A widen(const Float16* from) {
   return load<A, 1>(from)[0];
 }
 
-template <class T>
-struct AccumulateType {
-  using type = float;
-};
-template <>
-struct AccumulateType<double> {
-  using type = double;
-};
-
 template <class V>
 RFDETR_INLINE auto sum_of_lanes(const V& v) {
   auto total = v[0];

@@ -34,15 +34,6 @@ struct alignas(sizeof(T) * V) Pack {
   T channel[V];
 };
 
-template <class T>
-struct AccumulateType {
-  using type = float;
-};
-template <>
-struct AccumulateType<double> {
-  using type = double;
-};
-
 __device__ __forceinline__ int64_t first_item() { return blockIdx.x * int64_t(blockDim.x) + threadIdx.x; }
 __device__ __forceinline__ int64_t item_step() { return gridDim.x * int64_t(blockDim.x); }
 
@@ -74,7 +65,10 @@ struct Head {
 
   __device__ __forceinline__ bool sample(int64_t i, const Level& level, int count, Sample<A>& at) const {
     A x = __ldg(points + 2 * i), y = __ldg(points + 2 * i + 1);
-    if (box) x = box_relative(__ldg(box), __ldg(box + 2), x, count), y = box_relative(__ldg(box + 1), __ldg(box + 3), y, count);
+    if (box) {
+      const A unit = offset_unit<A>(count);
+      x = __ldg(box) + x * (__ldg(box + 2) * unit), y = __ldg(box + 1) + y * (__ldg(box + 3) * unit);
+    }
     return bilinear_sample<A>(x, y, level.height, level.width, level.start, at) != A(0);
   }
 };

@@ -32,35 +32,11 @@ GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool d
   return grads;
 }
 
-Tensor forward_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& locations, const Tensor& weights) {
-  return forward(Inputs(value, level_sizes, std::nullopt, locations, weights));
-}
-
-std::tuple<Tensor, Tensor, Tensor> backward_cuda(const Tensor& grad_output, const Tensor& value, std::vector<int64_t> level_sizes,
-                                                 const Tensor& locations, const Tensor& weights, bool deterministic) {
-  const Inputs inputs(value, level_sizes, std::nullopt, locations, weights);
-  const GradientTensors grads = backward(inputs, grad_output, deterministic);
-  return {grads.value, grads.points, grads.weights};
-}
-
-Tensor fused_cuda(const Tensor& value, std::vector<int64_t> level_sizes, const Tensor& offsets, const Tensor& boxes,
-                  const Tensor& logits) {
-  return forward(Inputs(value, level_sizes, boxes, offsets, logits));
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> fused_backward_cuda(const Tensor& grad_output, const Tensor& value,
-                                                               std::vector<int64_t> level_sizes, const Tensor& offsets,
-                                                               const Tensor& boxes, const Tensor& logits, bool deterministic) {
-  const GradientTensors grads = backward(Inputs(value, level_sizes, boxes, offsets, logits), grad_output, deterministic);
-  return {grads.value, grads.points, *grads.boxes, grads.weights};
-}
+using Cuda = Operators<forward, backward>;
 
 }  // namespace
 }  // namespace rfdetr
 
 STABLE_TORCH_LIBRARY_IMPL(rfdetr, CUDA, library) {
-  library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::forward_cuda));
-  library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::backward_cuda));
-  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::fused_cuda));
-  library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::fused_backward_cuda));
+  RFDETR_REGISTER(library, Cuda);
 }

@@ -63,21 +63,9 @@ template <class A>
 __global__ void __launch_bounds__(kThreads) boxes_kernel(Attention call, Gradients to) {
   const Problem& problem = call.problem;
   const int64_t count = problem.heads * problem.num_levels * problem.points, queries = problem.batch * problem.queries;
-  const A half = A(0.5) / A(problem.points);
   for (int64_t query = first_item(); query < queries; query += item_step()) {
-    const A* offsets = static_cast<const A*>(call.points) + 2 * query * count;
-    const A* box = static_cast<const A*>(call.boxes) + 4 * query;
-    A *grad = static_cast<A*>(to.points) + 2 * query * count, *d_box = static_cast<A*>(to.boxes) + 4 * query;
-    A x = 0, y = 0, w = 0, h = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const A dx = grad[2 * i], dy = grad[2 * i + 1];
-      x += dx, y += dy;
-      w += dx == A(0) ? A(0) : dx * offsets[2 * i] * half;  // a sample that is nowhere has no gradient: not 0 * NaN
-      h += dy == A(0) ? A(0) : dy * offsets[2 * i + 1] * half;
-      grad[2 * i] = dx == A(0) ? A(0) : dx * (box[2] * half);
-      grad[2 * i + 1] = dy == A(0) ? A(0) : dy * (box[3] * half);
-    }
-    d_box[0] = x, d_box[1] = y, d_box[2] = w, d_box[3] = h;
+    box_gradient(static_cast<A*>(to.points) + 2 * query * count, static_cast<const A*>(call.points) + 2 * query * count,
+                 static_cast<const A*>(call.boxes) + 4 * query, count, problem.points, static_cast<A*>(to.boxes) + 4 * query);
   }
 }
 
@@ -95,6 +83,27 @@ struct Share {
   }
 };
 
+// Calls add(pixel, amount) for what this thread's channel `lane` of the share gets: of every `step`-th sample from `from` on.
+template <class T, class Add>
+__device__ __forceinline__ void visit(const Attention& call, const Gradients& to, const Share& share, int lane, int64_t from,
+                                      int64_t step, const Add& add) {
+  using A = typename AccumulateType<T>::type;
+  const Problem& problem = call.problem;
+  const int64_t samples = int64_t(problem.num_levels) * problem.points, items = (share.last - share.first) * samples;
+  for (int64_t item = from; item < items; item += step) {
+    const int64_t query = share.b * problem.queries + share.first + item / samples, i = item % samples;
+    const int64_t slot = query * problem.heads + share.m;
+    const Head<A> head(call, slot);
+    Sample<A> at;
+    if (!head.sample(i, problem.levels[i / problem.points], problem.points, at)) continue;
+    const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (at.weight[k] != A(0)) add(at.pixel[k], at.weight[k] * up);
+    }
+  }
+}
+
 // In shared memory (pixels, slice); three phases with a barrier between them.
 template <class T>
 struct SharedSum {
@@ -104,25 +113,14 @@ struct SharedSum {
   static __device__ __forceinline__ void phase(int which, const Attention& call, const Gradients& to, int slice, int64_t chunk,
                                                A* sums) {
     const Problem& problem = call.problem;
-    const int64_t size = problem.pixels * slice, samples = int64_t(problem.num_levels) * problem.points;
+    const int64_t size = problem.pixels * slice;
     const Share share(problem, slice, chunk);
     if (which == 0) {
       for (int64_t i = threadIdx.x; i < size; i += blockDim.x) sums[i] = 0;
     } else if (which == 1) {
       const int lane = threadIdx.x % slice;
-      const int64_t groups = blockDim.x / slice, items = (share.last - share.first) * samples;
-      for (int64_t item = threadIdx.x / slice; item < items; item += groups) {
-        const int64_t query = share.b * problem.queries + share.first + item / samples, i = item % samples;
-        const int64_t slot = query * problem.heads + share.m;
-        const Head<A> head(call, slot);
-        Sample<A> at;
-        if (!head.sample(i, problem.levels[i / problem.points], problem.points, at)) continue;
-        const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (at.weight[k] != A(0)) atomicAdd(sums + at.pixel[k] * slice + lane, at.weight[k] * up);
-        }
-      }
+      visit<T>(call, to, share, lane, threadIdx.x / slice, blockDim.x / slice,
+               [&](int pixel, A amount) { atomicAdd(sums + pixel * slice + lane, amount); });
     } else {
       const int64_t row = problem.heads * problem.channels;
       A* result = static_cast<A*>(to.value) + share.b * problem.pixels * row + share.m * problem.channels + share.channel;
@@ -138,27 +136,17 @@ template <class T, bool kOwned>
 __global__ void __launch_bounds__(kThreads) value_kernel(Attention call, Gradients to, int slice, int64_t chunk) {
   using A = typename AccumulateType<T>::type;
   const Problem& problem = call.problem;
-  const int64_t samples = int64_t(problem.num_levels) * problem.points, row = problem.heads * problem.channels;
+  const int64_t row = problem.heads * problem.channels;
   const Share share(problem, slice, chunk);
   const int lane = threadIdx.x % slice, group = threadIdx.x / slice, groups = blockDim.x / slice;
   A* result = static_cast<A*>(to.value) + share.b * problem.pixels * row + share.m * problem.channels + share.channel + lane;
-  const int64_t items = (share.last - share.first) * samples;
-  for (int64_t item = kOwned ? 0 : group; item < items; item += kOwned ? 1 : groups) {
-    const int64_t slot = (share.b * problem.queries + share.first + item / samples) * problem.heads + share.m, i = item % samples;
-    const Head<A> head(call, slot);
-    Sample<A> at;
-    if (!head.sample(i, problem.levels[i / problem.points], problem.points, at)) continue;
-    const A up = head.weight(i) * load(static_cast<const T*>(to.upstream)[slot * problem.channels + share.channel + lane]);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (at.weight[k] == A(0)) continue;
-      if (!kOwned) {
-        atomicAdd(result + at.pixel[k] * row, at.weight[k] * up);
-      } else if (at.pixel[k] % groups == group) {
-        result[at.pixel[k] * row] += at.weight[k] * up;
-      }
+  visit<T>(call, to, share, lane, kOwned ? 0 : group, kOwned ? 1 : groups, [&](int pixel, A amount) {
+    if (!kOwned) {
+      atomicAdd(result + pixel * row, amount);
+    } else if (pixel % groups == group) {
+      result[pixel * row] += amount;
     }
-  }
+  });
 }
 
 #ifdef __CUDACC__

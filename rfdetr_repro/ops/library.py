@@ -8,24 +8,23 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import LibraryNotBuilt
 
 LIBRARY = Path(__file__).resolve().parents[1] / "librfdetr_ops.so"
 
 
-class LibraryNotBuilt(InputError, ImportError):
-    """The compiled library is missing or cannot be loaded."""
-
-
 def load(path: Path) -> ctypes.CDLL:
-    mend = "build it from the repository with: pip install --no-build-isolation -e ."
+    """Registers the operators of the library at ``path`` with PyTorch; its plain C functions are on the handle.
+
+    Raises :class:`LibraryNotBuilt` where the file is missing or does not load.
+    """
     if not path.is_file():
-        raise LibraryNotBuilt("the compiled operators are not built", path, mend)
+        raise LibraryNotBuilt("the compiled operators are not built", path)
     try:
         torch.ops.load_library(str(path))
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise LibraryNotBuilt(f"the compiled operators do not load ({error})", path, mend) from error
+        raise LibraryNotBuilt(f"the compiled operators do not load ({error})", path) from error
 
 
 HANDLE = load(LIBRARY)

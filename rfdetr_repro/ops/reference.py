@@ -91,5 +91,6 @@ def ms_deform_attn_smooth(value: Tensor, level_sizes: Levels, sampling_locations
 
 
 def ms_deform_attn_fused_smooth(value: Tensor, level_sizes: Levels, offsets: Tensor, boxes: Tensor, logits: Tensor) -> Tensor:
+    """:func:`ms_deform_attn_smooth` for the fused operator's arguments."""
     locations, weights = _unfused(value, offsets, boxes, logits)
     return ms_deform_attn_smooth(value, level_sizes, locations, weights)

@@ -1,0 +1,67 @@
+"""What the operator benchmarks have in common: RF-DETR's shapes, calls of forward and backward, other people's operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfdetr_repro.ops import ms_deform_attn_reference
+
+HEADS, CHANNELS = 16, 16
+CASES = {  # name: (batch, queries, level sizes, points); nano, small/medium, three levels, training
+    "b1-q300-24x24": (1, 300, [(24, 24)], 2),
+    "b1-q300-36x36": (1, 300, [(36, 36)], 2),
+    "b1-q300-3levels": (1, 300, [(40, 40), (20, 20), (10, 10)], 4),
+    "b16-q300-24x24": (16, 300, [(24, 24)], 2),
+    "b2-q3900-36x36": (2, 3900, [(36, 36)], 2),
+}
+Levels = list[tuple[int, int]]
+
+
+def inputs(case: str, device: str = "cpu") -> tuple[Levels, list[Tensor]]:
+    batch, queries, levels, points = CASES[case]
+    generator = torch.Generator().manual_seed(0)
+    grid = (batch, queries, HEADS, len(levels), points)
+    value = torch.randn(batch, sum(height * width for height, width in levels), HEADS, CHANNELS, generator=generator)
+    tensors = [value, torch.rand(*grid, 2, generator=generator), torch.rand(grid, generator=generator)]
+    return levels, [tensor.to(device).requires_grad_() for tensor in tensors]
+
+
+def forward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) -> Callable[[], Any]:
+    def call() -> Tensor:
+        with torch.no_grad():
+            return op(tensors[0], levels, *tensors[1:])
+
+    return call
+
+
+def forward_backward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) -> Callable[[], Any]:
+    upstream = torch.randn(*tensors[1].shape[:2], HEADS * CHANNELS, device=tensors[0].device)
+
+    def call() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(op(tensors[0], levels, *tensors[1:]), tensors, upstream)
+
+    return call
+
+
+def original(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
+    shapes = torch.tensor(levels, device=value.device)
+    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    return import_module("torch_ms_deform_attn").ms_deform_attn(value, shapes, starts, locations, weights)
+
+
+def peers() -> dict[str, Callable[..., Tensor]]:
+    """The original operator, as the package torch-ms-deform-attn brings it, and the formulation by grid_sample."""
+    found = {"torch_ms_deform_attn": original} if find_spec("torch_ms_deform_attn") else {}
+    return {**found, "grid_sample": ms_deform_attn_reference}
+
+
+def comparison(best_ms: dict[str, float]) -> dict[str, float]:
+    """Times in ms, and by how much ours is faster than each other."""
+    ratios = {f"over_{name}": round(time / best_ms["ours"], 2) for name, time in best_ms.items() if name != "ours"}
+    return {**{f"{name}_ms": round(time, 4) for name, time in best_ms.items()}, **ratios}
