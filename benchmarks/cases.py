@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -49,15 +50,29 @@ def forward_backward(op: Callable[..., Tensor], levels: Levels, tensors: list[Te
     return call
 
 
-def original(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
-    shapes = torch.tensor(levels, device=value.device)
-    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-    return import_module("torch_ms_deform_attn").ms_deform_attn(value, shapes, starts, locations, weights)
+@lru_cache
+def layout(levels: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sizes and first pixels of the levels as the others take them; made once, not in the timed call."""
+    shapes = torch.tensor(levels, device=device)
+    return shapes, torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
 
 
-def peers() -> dict[str, Callable[..., Tensor]]:
-    """The original operator, as the package torch-ms-deform-attn brings it, and the formulation by grid_sample."""
-    found = {"torch_ms_deform_attn": original} if find_spec("torch_ms_deform_attn") else {}
+def taking_tensors(op: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The signature that the original operator and its descendants share, under ours."""
+
+    def call(value: Tensor, levels: Levels, locations: Tensor, weights: Tensor) -> Tensor:
+        return op(value, *layout(tuple(levels), value.device), locations, weights)
+
+    return call
+
+
+def peers(device: str = "cpu") -> dict[str, Callable[..., Tensor]]:
+    """Who is installed: the original operator as torch-ms-deform-attn brings it, deformops (CUDA), and grid_sample always."""
+    found: dict[str, Callable[..., Tensor]] = {}
+    if find_spec("torch_ms_deform_attn"):
+        found["torch_ms_deform_attn"] = taking_tensors(import_module("torch_ms_deform_attn").ms_deform_attn)
+    if device == "cuda" and find_spec("deformops"):
+        found["deformops"] = taking_tensors(import_module("deformops.registry").msda)
     return {**found, "grid_sample": ms_deform_attn_reference}
 
 

@@ -1,0 +1,220 @@
+"""Everything that needs a CUDA device, in one command and in minutes: build, tests, sanitizer, benchmarks, Records.
+
+    python benchmarks/gpu.py --out results/gpu
+
+Needs PyTorch built for CUDA, NumPy, pytest and nvcc; no network and no tox. Ours is timed against the formulation by grid_sample
+and against torch-ms-deform-attn and deformops where they are installed, eager and as CUDA graphs, in turn. Times are device times
+over back-to-back calls, so eager ones of small calls are what the host needs to launch them. Values stay in the L2 cache, as they
+do in a decoder layer that has just projected them. Exit code 1 when a part failed; the others still ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SANITIZED = ["memcheck", "racecheck"]
+Call = Callable[[], Any]
+
+
+def event_ms(call: Call, repeats: int) -> float:
+    """Mean device time of one of ``repeats`` calls in a row."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / repeats
+
+
+def host_ms(call: Call, repeats: int) -> float:
+    """The same without a device, to try this script on a CPU."""
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return 1e3 * (time.perf_counter() - started) / repeats
+
+
+def captured(call: Call) -> Call | None:
+    """``call`` as a CUDA graph; None when it cannot be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        graph.replay()
+        torch.cuda.synchronize()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
+def medians(calls: dict[str, Call], measure: Callable[[Call, int], float], rounds: int, repeats: int) -> dict[str, float]:
+    """Median over rounds, each of which runs every call ``repeats`` times; the first round is warm-up."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            samples[name].append(measure(call, repeats))
+    return {name: statistics.median(times[1:]) for name, times in samples.items()}
+
+
+def works(case: str, device: str, dtype: torch.dtype) -> dict[str, dict[str, Call]]:
+    """Work -> who -> call."""
+    from cases import forward, forward_backward, inputs, peers
+
+    from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_fused_reference
+
+    levels, tensors = inputs(case, device)
+    tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
+    value, offsets, logits = (tensor.detach() for tensor in tensors)
+    boxes = (torch.rand(*offsets.shape[:2], 4) * 0.5 + 0.2).to(device, dtype)
+    ops = {"ours": ms_deform_attn, **peers(device)}
+    fused = {"ours": ms_deform_attn_fused, "grid_sample": ms_deform_attn_fused_reference}
+
+    def in_float(op: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        return lambda *arguments: op(*arguments).float()  # one type of upstream gradient for all
+
+    return {
+        "forward": {name: forward(op, levels, tensors) for name, op in ops.items()},
+        "forward+backward": {name: forward_backward(in_float(op), levels, tensors) for name, op in ops.items()},
+        "fused": {name: forward(op, levels, [value, offsets, boxes, logits]) for name, op in fused.items()},
+    }
+
+
+def runnable(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, Call]:
+    """Those that can do this work: a peer may refuse a type or a number of points."""
+    found = {}
+    for name, call in calls.items():
+        try:
+            call()
+            found[name] = call
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            if name == "ours":
+                raise
+            notes.append(f"{what}: {name} cannot ({str(error).splitlines()[0][:120]})")
+    return found
+
+
+def measure_operators(store_path: Path, device: str, cases: Sequence[str], rounds: int) -> list[str]:
+    """Measures every case, appends a Record per time, and returns the table's lines."""
+    from rfdetr_repro.bench.machine import environment, this_machine
+    from rfdetr_repro.config import Protocol
+    from rfdetr_repro.record import Latency, ModelId, Record
+    from rfdetr_repro.store import Store
+
+    store, machine, env = Store(store_path), this_machine(), environment()
+    if device == "cuda":
+        machine = replace(machine, gpu=torch.cuda.get_device_name())
+    protocol = Protocol("sustained", "device", 0.0, min_samples=rounds, max_samples=rounds, threads=1)
+    common = dict(protocol=protocol, machine=machine, env=env, command=f"python benchmarks/gpu.py --device {device}")
+    notes: list[str] = []
+    lines = [f"{'case':<16} {'dtype':<9} {'work':<17} {'mode':<6} {'ours ms':>9}  others: ms (times ours)"]
+    for case in cases:
+        for dtype_name, dtype in DTYPES.items():
+            for work, all_calls in works(case, device, dtype).items():
+                what = f"{case} {dtype_name} {work}"
+                calls = runnable(all_calls, notes, what)
+                modes: dict[str, dict[str, Call]] = {"eager": calls}
+                if device == "cuda":
+                    graphs = {name: captured(call) for name, call in calls.items()}
+                    notes += [f"{what}: {name} cannot be captured" for name, graph in graphs.items() if graph is None]
+                    modes["graph"] = {name: graph for name, graph in graphs.items() if graph is not None}
+                for mode, chosen in modes.items():
+                    measure = event_ms if device == "cuda" else host_ms
+                    times = medians(chosen, measure, rounds, 20 if device == "cuda" else 2)
+                    for name, ms in times.items():
+                        identity = ModelId("operator", f"{work} {case} {dtype_name} {mode}", variant=name, weights="random")
+                        latency = Latency(ms, num_samples=rounds, cuda_graph=mode == "graph")
+                        store.append(Record("operator", identity, latency=latency, **common))
+                    if "ours" not in times:
+                        continue
+                    rest = ", ".join(f"{n} {t:.4f} ({t / times['ours']:.2f})" for n, t in times.items() if n != "ours")
+                    lines.append(f"{case:<16} {dtype_name:<9} {work:<17} {mode:<6} {times['ours']:9.4f}  {rest}")
+                    print(lines[-1], flush=True)
+    return [*lines, *notes]
+
+
+def step(name: str, command: list[str], out: Path, environment: dict[str, str], timeout_s: float) -> bool:
+    """Runs a part, keeps what it prints in ``out``/NAME.log, and says how it went."""
+    started = time.monotonic()
+    with open(out / f"{name}.log", "w") as log:
+        try:
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    last = (out / f"{name}.log").read_text().strip().splitlines()[-1:] or [""]
+    print(f"{name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.monotonic() - started:.0f} s; {last[0]}", flush=True)
+    return code == 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from cases import CASES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "results/gpu")), help="folder of logs and Records")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the script without a device")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
+    parser.add_argument("--rounds", type=int, default=15, help="samples per time")
+    parser.add_argument("--skip", nargs="*", choices=["build", "tests", "sanitizer", "benchmarks"], default=[])
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("error: PyTorch sees no CUDA device; --device cpu tries the script without one", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    environment, failed = {**os.environ, "PYTHONPATH": str(ROOT)}, []
+
+    def part(name: str, command: list[str], timeout_s: float) -> None:
+        if not step(name, command, args.out, environment, timeout_s):
+            failed.append(name)
+
+    if "build" not in args.skip:
+        if args.device == "cuda":
+            major, minor = torch.cuda.get_device_capability()
+            environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}
+        part("build", [sys.executable, "setup.py", "build_ext", "--inplace"], 300)
+    tests = [
+        str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_ops*.py")) if "properties" not in path.name
+    ]
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    if "tests" not in args.skip and args.device == "cuda":
+        part("tests", [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"], 300)
+    sanitizer = shutil.which("compute-sanitizer")
+    if "sanitizer" not in args.skip and args.device == "cuda":
+        for tool in SANITIZED if sanitizer else []:
+            chosen = [*pytest_command, "tests/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
+            part(tool, [str(sanitizer), "--tool", tool, "--error-exitcode", "9", *chosen], 150)
+        if not sanitizer:
+            print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
+    if "benchmarks" not in args.skip:
+        sys.path.insert(0, str(ROOT))
+        lines = measure_operators(args.out / "operators.jsonl", args.device, args.cases, args.rounds)
+        (args.out / "operators.txt").write_text("\n".join(lines) + "\n")
+        print("\n".join(line for line in lines if " cannot " in line))
+    print(f"failed: {', '.join(failed)}" if failed else "all parts ok")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
