@@ -1,10 +1,11 @@
-"""The kernels' own text under AddressSanitizer and UBSan, and the symbols the library asks of PyTorch."""
+"""The kernels' own text under AddressSanitizer, and the symbols the library asks of PyTorch."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,18 @@ ISA_FLAGS = {
 }
 
 
+def failure(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CXX is None, reason="no g++")
 def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:
     """A process of its own: AddressSanitizer cannot be loaded into a running Python."""
     assert CXX is not None
     isa, program = ops.build_info()["isa"], tmp_path / "kernels"
-    checks = "-g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS"
+    checks = "-fsanitize=address -D_GLIBCXX_ASSERTIONS"  # test_cuda_compile.py has the undefined-behaviour checks
     flags = f"-std=c++20 -O1 -w -fopenmp-simd -fno-trapping-math -fno-math-errno {checks} -DRFDETR_KERNELS=kernels_tested".split()
     objects = [tmp_path / "isa.o", tmp_path / "main.o"]
     declared = '-DRFDETR_ISA_NAME="tested"'
@@ -43,13 +49,12 @@ def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:
         objects.append(tmp_path / f"{kernel}.o")
         source, shim = str(ROOT / "csrc" / "cuda" / f"{kernel}.cu"), str(ROOT / "tests" / "cuda_host_shim.h")
         commands.append([CXX, *flags, "-include", shim, "-x", "c++", "-c", source, "-o", str(objects[-1])])
-    commands.append([CXX, *flags, *map(str, objects), "-o", str(program)])
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    with ThreadPoolExecutor(2) as pool:
+        assert not any(pool.map(failure, commands))
+    assert not failure([CXX, *flags, *map(str, objects), "-o", str(program)])
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "150 calls"
+    assert done.stdout.strip() == "100 calls"
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")

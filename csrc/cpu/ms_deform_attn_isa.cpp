@@ -10,7 +10,8 @@
 namespace rfdetr {
 namespace {
 
-constexpr int min_of(int a, int b) { return a < b ? a : b; }
+constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t kCacheBytes = 1 << 20;  // of the second-level cache, for the values and sums of the backward pass
 
 template <class T>
 struct Buffer {  // uninitialised
@@ -26,7 +27,7 @@ template <class T, int kChannels>
 struct Kernels {
   using A = typename AccumulateType<T>::type;
   static constexpr int kWide = kVectorBytes / int(sizeof(A));
-  static constexpr int kLanes = kChannels ? min_of(kWide, kChannels) : kWide;
+  static constexpr int kLanes = kChannels ? int(min_of(kWide, kChannels)) : kWide;
   using V = Vector<A, kLanes>;
 
   const Attention& call;
@@ -81,7 +82,7 @@ struct Kernels {
       for (int64_t m = 0; m < heads; m += together) {
         const int sets = int(heads - m < together ? heads - m : together);
         const int64_t first = (query * heads + m) * samples;
-        at.read(points() + 2 * first, weights() + first, box(query), 1, sets * samples, 0, problem.points);
+        at.read(points() + 2 * first, weights() + first, box(query), sets * samples, problem.points);
         if (call.boxes) at.softmax_of(sets, samples);
         const bool all = at.template locate<false>(sets * samples, static_cast<typename Samples<A>::I>(heads));
         T* out = output + query * row + m * channels;
@@ -97,12 +98,10 @@ struct Kernels {
     }
   }
 
-  // Whether the backward pass reads a widened copy of a head's values instead of the values themselves.
-  static constexpr bool kCopied = sizeof(T) != sizeof(A);
-
-  // Adds samples first..last of one query's `upstream` to `grad`, and their products with `value` to at.dot.
-  RFDETR_INLINE void scatter(Samples<A>& at, const A* upstream, const A* value, A* grad, int first, int last) const {
-    const int64_t pitch = kCopied ? channels : row;  // of value, from pixel to pixel
+  // Adds the samples of one head and query to `grad`, and their products with `value` to at.dot. Both start at the head's first
+  // channel; `pitch` and `grad_pitch` numbers from pixel to pixel.
+  RFDETR_INLINE void scatter(Samples<A>& at, const T* upstream, const T* value, A* grad, int64_t grad_pitch, int first) const {
+    const int last = first + samples;
     if constexpr (kChannels != 0) {
       constexpr int kParts = kChannels / kLanes;
       V up[kParts];
@@ -111,8 +110,8 @@ struct Kernels {
         V dot[4] = {};
         if (at.inside[j] != A(0)) {
           for (int k = 0; k < 4; ++k) {
-            const A* corner = value + at.offset[k][j] * pitch;
-            A* target = grad + at.offset[k][j] * channels;
+            const T* corner = value + at.offset[k][j] * row;
+            A* target = grad + at.offset[k][j] * grad_pitch;
             const A weight = at.weight[k][j] * at.share[j];
             for (int part = 0; part < kParts; ++part) {
               dot[k] += up[part] * load<A, kLanes>(corner + part * kLanes);
@@ -125,13 +124,14 @@ struct Kernels {
     } else {
       for (int j = first; j < last; ++j) {
         for (int k = 0; k < 4; ++k) {
-          const A* __restrict__ corner = value + at.offset[k][j] * pitch;
-          A* __restrict__ target = grad + at.offset[k][j] * channels;
+          const T* __restrict__ corner = value + at.offset[k][j] * row;
+          A* __restrict__ target = grad + at.offset[k][j] * grad_pitch;
           const A weight = at.weight[k][j] * at.share[j];
           A dot = 0;
           for (int64_t c = 0; at.inside[j] != A(0) && c < channels; ++c) {
-            dot += upstream[c] * corner[c];
-            target[c] += weight * upstream[c];
+            const A up = widen<A>(upstream + c);
+            dot += up * widen<A>(corner + c);
+            target[c] += weight * up;
           }
           at.dot[k][j] = dot;
         }
@@ -139,54 +139,38 @@ struct Kernels {
     }
   }
 
+  // A few heads of an image at a time, as many as keep values and sums in the second-level cache. Sums of 16-bit values are
+  // kept apart, others in the result itself. A head's sums run over the queries in order, whoever does them.
   void backward(const Gradients& to, int64_t begin, int64_t end) const {
+    constexpr bool kApart = sizeof(T) != sizeof(A);
     const Buffer<Samples<A>> scratch(1);
     Samples<A>& at = *scratch.data;
-    const int64_t heads = problem.heads, size = problem.pixels * channels, stride = heads * samples;
-    const int most = min_of(kMaxSamples, 128) / samples, together = most > 1 ? most : 1;  // queries per round
-    const Buffer<A> copied(kCopied ? size : 0), grad(size), upstream(channels);
-    at.set_levels(problem, together);
-    for (int64_t task = begin; task < end; ++task) {
+    const int64_t heads = problem.heads, cached = kCacheBytes / (int64_t(2 * sizeof(A)) * problem.pixels * channels);
+    const int64_t most = min_of(min_of(heads, kMaxSamples / samples), cached > 1 ? cached : 1);
+    const Buffer<A> sums(kApart ? problem.pixels * most * channels : 0);
+    at.set_levels(problem, int(most));
+    for (int64_t task = begin, together; task < end; task += together) {
       const int64_t b = task / heads, m = task % heads, corner = b * problem.pixels * row + m * channels;
-      const T* head = static_cast<const T*>(call.value) + corner;
-      const A* value = copied.data;
-      if constexpr (kCopied) {
-        for (int64_t s = 0; s < problem.pixels; ++s) copy(copied.data + s * channels, head + s * row);
-      } else {
-        value = head;
-      }
-      memset(grad.data, 0, sizeof(A) * size_t(size));
-      for (int64_t q = 0; q < problem.queries; q += together) {
-        const int sets = int(problem.queries - q < together ? problem.queries - q : together);
-        const int64_t query = b * problem.queries + q, first = (query * heads + m) * samples;
-        at.read(points() + 2 * first, weights() + first, box(query), sets, samples, stride, problem.points);
-        if (call.boxes) at.softmax_of(sets, samples);
-        at.template locate<true>(sets * samples, 1);
-        for (int set = 0; set < sets; ++set) {
-          copy(upstream.data, static_cast<const T*>(to.upstream) + (query + set) * row + m * channels);
-          scatter(at, upstream.data, value, grad.data, set * samples, (set + 1) * samples);
-        }
-        at.finish(sets, samples, call.boxes != nullptr, static_cast<A*>(to.points) + 2 * first,
-                  static_cast<A*>(to.weights) + first, stride);
-      }
+      together = min_of(min_of(most, heads - m), end - task);
+      const T* value = static_cast<const T*>(call.value) + corner;
       T* result = static_cast<T*>(to.value) + corner;
-      for (int64_t s = 0; s < problem.pixels; ++s) write(result + s * row, grad.data + s * channels);
-    }
-  }
-
-  RFDETR_INLINE void write(T* to, const A* from) const {
-    if constexpr (kChannels != 0 && sizeof(T) == sizeof(A)) {
-      for (int c = 0; c < kChannels; c += kLanes) *reinterpret_cast<V*>(to + c) = load<A, kLanes>(from + c);
-    } else {
-      for (int64_t c = 0; c < channels; ++c) store(to + c, from[c]);
-    }
-  }
-
-  RFDETR_INLINE void copy(A* to, const T* from) const {
-    if constexpr (kChannels != 0) {
-      for (int c = 0; c < kChannels; c += kLanes) *reinterpret_cast<V*>(to + c) = load<A, kLanes>(from + c);
-    } else {
-      for (int64_t c = 0; c < channels; ++c) to[c] = widen<A>(from + c);
+      A* grad = kApart ? sums.data : reinterpret_cast<A*>(result);
+      const int64_t pitch = kApart ? together * channels : row;
+      for (int64_t s = 0; s < problem.pixels; ++s) memset(grad + s * pitch, 0, sizeof(A) * size_t(together * channels));
+      for (int64_t query = b * problem.queries; query < (b + 1) * problem.queries; ++query) {
+        const int64_t first = (query * heads + m) * samples, count = together * samples;
+        at.read(points() + 2 * first, weights() + first, box(query), int(count), problem.points);
+        if (call.boxes) at.softmax_of(int(together), samples);
+        at.template locate<true>(int(count), 1);
+        const T* upstream = static_cast<const T*>(to.upstream) + query * row + m * channels;
+        for (int h = 0; h < together; ++h) {
+          scatter(at, upstream + h * channels, value + h * channels, grad + h * channels, pitch, h * samples);
+        }
+        at.finish(int(together), samples, call.boxes != nullptr, static_cast<A*>(to.points) + 2 * first, static_cast<A*>(to.weights) + first);
+      }
+      for (int64_t s = 0; kApart && s < problem.pixels; ++s) {
+        for (int64_t c = 0; c < together * channels; ++c) store(result + s * row + c, grad[s * pitch + c]);
+      }
     }
   }
 };

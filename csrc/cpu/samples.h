@@ -1,4 +1,4 @@
-// The samples of a few heads of one query, or of one head of a few queries, as structure of arrays: located all at once.
+// The samples of a few heads of one query as structure of arrays: located all at once.
 #pragma once
 
 #include "isa.h"
@@ -37,27 +37,12 @@ struct Samples {
     for (; j % kLanes != 0; ++j) height[j] = width[j] = 1, start[j] = 0;
   }
 
-  // Copies `count` samples of each of `sets` queries, which are `stride` samples apart; `boxes`, four numbers per query, turn
-  // offsets into locations.
-  template <int kCount>
-  RFDETR_INLINE void read_sets(const A* points, const A* weights, const A* boxes, int sets, int count, int64_t stride, A unit) {
-    const int per_set = kCount ? kCount : count;
-    for (int set = 0; set < sets; ++set, points += 2 * stride, weights += stride) {
-      A *__restrict__ to_x = x + set * per_set, *__restrict__ to_y = y + set * per_set, *__restrict__ to = share + set * per_set;
-      const A cx = boxes ? boxes[4 * set] : A(0), cy = boxes ? boxes[4 * set + 1] : A(0);
-      const A w = boxes ? boxes[4 * set + 2] * unit : A(1), h = boxes ? boxes[4 * set + 3] * unit : A(1);
-#pragma omp simd
-      for (int j = 0; j < per_set; ++j) {
-        to_x[j] = cx + points[2 * j] * w, to_y[j] = cy + points[2 * j + 1] * h, to[j] = weights[j];
-      }
-    }
-  }
-
-  RFDETR_ONCE void read(const A* points, const A* weights, const A* boxes, int sets, int count, int64_t stride, int per_level) {
+  // Copies `count` samples of a query; its box, four numbers, turns offsets into locations.
+  RFDETR_ONCE void read(const A* __restrict__ points, const A* __restrict__ weights, const A* box, int count, int per_level) {
     const A unit = offset_unit<A>(per_level);
-    if (count == 2) return read_sets<2>(points, weights, boxes, sets, count, stride, unit);
-    if (count == 4) return read_sets<4>(points, weights, boxes, sets, count, stride, unit);
-    read_sets<0>(points, weights, boxes, sets, count, stride, unit);
+    const A cx = box ? box[0] : A(0), cy = box ? box[1] : A(0), w = box ? box[2] * unit : A(1), h = box ? box[3] * unit : A(1);
+#pragma omp simd
+    for (int j = 0; j < count; ++j) x[j] = cx + points[2 * j] * w, y[j] = cy + points[2 * j + 1] * h, share[j] = weights[j];
   }
 
   // share: logits -> softmax over every `per_set` consecutive samples of `sets`.
@@ -113,27 +98,21 @@ struct Samples {
     return sum_of_lanes(all) == A(kLanes);
   }
 
-  // After a backward `locate`: d location and d weight of `sets` queries' samples of one head from `dot`, or d logit after a
-  // softmax; `stride` samples from query to query in the results.
-  RFDETR_ONCE void finish(int sets, int samples, bool softmax, A* grad_points, A* grad_weights, int64_t stride) {
+  // After a backward `locate`: d location and d weight of the samples of `sets` heads from `dot`, or d logit after a softmax.
+  RFDETR_ONCE void finish(int sets, int samples, bool softmax, A* __restrict__ grad_points, A* __restrict__ grad_weights) const {
     const int count = sets * samples;
-    A *__restrict__ dx = along_x[0], *__restrict__ dy = along_y[0], *__restrict__ sampled = weight[0];
 #pragma omp simd
     for (int j = 0; j < count; ++j) {
       A by_x = 0, by_y = 0, sum = 0;
       for (int k = 0; k < 4; ++k) {
         by_x += along_x[k][j] * dot[k][j], by_y += along_y[k][j] * dot[k][j], sum += weight[k][j] * dot[k][j];
       }
-      dx[j] = by_x * share[j], dy[j] = by_y * share[j], sampled[j] = sum;
+      grad_points[2 * j] = by_x * share[j], grad_points[2 * j + 1] = by_y * share[j], grad_weights[j] = sum;
     }
-    for (int set = 0; set < sets; ++set) {
+    for (int set = 0; softmax && set < sets; ++set) {
       A mean = 0;
-      for (int j = set * samples; softmax && j < (set + 1) * samples; ++j) mean += share[j] * sampled[j];
-      for (int i = 0, j = set * samples; i < samples; ++i, ++j) {
-        const int64_t to = set * stride + i;
-        grad_points[2 * to] = dx[j], grad_points[2 * to + 1] = dy[j];
-        grad_weights[to] = softmax ? share[j] * (sampled[j] - mean) : sampled[j];
-      }
+      for (int j = set * samples; j < (set + 1) * samples; ++j) mean += share[j] * grad_weights[j];
+      for (int j = set * samples; j < (set + 1) * samples; ++j) grad_weights[j] = share[j] * (grad_weights[j] - mean);
     }
   }
 };

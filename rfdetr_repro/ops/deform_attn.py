@@ -7,6 +7,7 @@ eq. 3; architecture facts section 6). Work and memory grow with queries x sample
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from . import library as _library  # noqa: F401  loads the operators
 from . import reference
 from .reference import Levels, accumulate_dtype
 
-_OP, _FUSED = "rfdetr::ms_deform_attn", "rfdetr::ms_deform_attn_fused"
+_PLAIN, _FUSED = torch.ops.rfdetr.ms_deform_attn.default, torch.ops.rfdetr.ms_deform_attn_fused.default
 
 
 def ms_deform_attn(value: Tensor, level_sizes: Levels, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
@@ -34,8 +35,7 @@ def ms_deform_attn(value: Tensor, level_sizes: Levels, sampling_locations: Tenso
     Raises RuntimeError when shapes, types or devices disagree.
     """
     dtype = accumulate_dtype(value.dtype)
-    op = torch.ops.rfdetr.ms_deform_attn.default
-    return op(value, _flat(level_sizes), sampling_locations.to(dtype), attention_weights.to(dtype))
+    return _call(_PLAIN, _Plain, value, _flat(level_sizes), sampling_locations.to(dtype), attention_weights.to(dtype))
 
 
 def ms_deform_attn_fused(
@@ -48,8 +48,9 @@ def ms_deform_attn_fused(
     section 6), weights the softmax of the L * P logits of a head. Types, limits, reproducibility and errors as there.
     """
     dtype = accumulate_dtype(value.dtype)
-    op = torch.ops.rfdetr.ms_deform_attn_fused.default
-    return op(value, _flat(level_sizes), offsets.to(dtype), reference_boxes.to(dtype), attention_logits.to(dtype))
+    return _call(
+        _FUSED, _Fused, value, _flat(level_sizes), offsets.to(dtype), reference_boxes.to(dtype), attention_logits.to(dtype)
+    )
 
 
 def _flat(level_sizes: Levels) -> list[int]:
@@ -58,6 +59,54 @@ def _flat(level_sizes: Levels) -> list[int]:
 
 def _pairs(level_sizes: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(level_sizes[::2], level_sizes[1::2], strict=True))
+
+
+def _call(op: Any, direct: Any, value: Tensor, *rest: Any) -> Tensor:
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_autocast_enabled(value.device.type)
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return op(value, *rest)
+    return direct.apply(value, *rest) if torch.is_grad_enabled() else _below_autograd(op, value, *rest)
+
+
+class _Direct(torch.autograd.Function):
+    """The eager way to an operator. The gradients registered below do the same; their Python takes longer than a small call."""
+
+    op: Any
+    backward_op: Any
+
+    @classmethod
+    def forward(cls, ctx: Any, value: Tensor, level_sizes: list[int], *tensors: Tensor) -> Tensor:
+        ctx.level_sizes = level_sizes
+        ctx.save_for_backward(value, *tensors)
+        return _below_autograd(cls.op, value, level_sizes, *tensors)
+
+    @classmethod
+    def backward(cls, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _gradient(cls.backward_op, ctx, grad)
+
+
+class _Plain(_Direct):
+    op, backward_op = _PLAIN, torch.ops.rfdetr.ms_deform_attn_backward.default
+
+
+class _Fused(_Direct):
+    op, backward_op = _FUSED, torch.ops.rfdetr.ms_deform_attn_fused_backward.default
+
+
+def _below_autograd(op: Any, *arguments: Any) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+def _gradient(backward_op: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, *tensors = ctx.saved_tensors
+    arguments = (grad, value, ctx.level_sizes, *tensors, value.is_cuda and torch.are_deterministic_algorithms_enabled())
+    twice = torch.is_grad_enabled()  # create_graph: the gradient is differentiated, too
+    first, *rest = backward_op(*arguments) if twice else _below_autograd(backward_op, *arguments)
+    return first, None, *rest
 
 
 # Below, ``tensors`` are an operator's tensor arguments after the level sizes: (locations, weights) or (offsets, boxes, logits).
@@ -73,8 +122,8 @@ def _decomposition(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 DECOMPOSITIONS = {
-    torch.ops.rfdetr.ms_deform_attn.default: _decomposition(reference.ms_deform_attn_reference),
-    torch.ops.rfdetr.ms_deform_attn_fused.default: _decomposition(reference.ms_deform_attn_fused_reference),
+    _PLAIN: _decomposition(reference.ms_deform_attn_reference),
+    _FUSED: _decomposition(reference.ms_deform_attn_fused_reference),
 }
 
 
@@ -95,16 +144,6 @@ def _tensors(arguments: Iterable[Any]) -> list[Tensor]:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     value, ctx.level_sizes, *tensors = inputs
     ctx.save_for_backward(value, *tensors)
-
-
-def _first_order(backward: Any) -> Callable[..., tuple[Tensor | None, ...]]:
-    def gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        value, *tensors = ctx.saved_tensors
-        deterministic = value.is_cuda and torch.are_deterministic_algorithms_enabled()
-        first, *rest = backward(grad, value, ctx.level_sizes, *tensors, deterministic)
-        return first, None, *rest
-
-    return gradient
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -152,7 +191,7 @@ def _register(name: str, smooth: Callable[..., Tensor]) -> None:
     op, backward = (getattr(torch.ops.rfdetr, name.split("::")[1] + end).default for end in ("", "_backward"))
     torch.library.register_fake(name, _shape)
     torch.library.register_fake(name + "_backward", _backward_shape)
-    torch.library.register_autograd(name, _first_order(backward), setup_context=_save)
+    torch.library.register_autograd(name, partial(_gradient, backward), setup_context=_save)
     torch.library.register_autograd(name + "_backward", _second_order(smooth), setup_context=_save_backward)
     torch.library.register_vmap(name, _batched(op))
     torch.library.register_vmap(name + "_backward", _batched(backward))
@@ -160,5 +199,5 @@ def _register(name: str, smooth: Callable[..., Tensor]) -> None:
         torch.library.register_autocast(name, device, torch.float32)
 
 
-_register(_OP, reference.ms_deform_attn_smooth)
-_register(_FUSED, reference.ms_deform_attn_fused_smooth)
+_register("rfdetr::ms_deform_attn", reference.ms_deform_attn_smooth)
+_register("rfdetr::ms_deform_attn_fused", reference.ms_deform_attn_fused_smooth)
