@@ -35,10 +35,15 @@ from rfdetr_repro.ops import (
 )
 
 
-def limit_ms(case: str) -> float | None:
+def traffic(case: str) -> tuple[int, int]:
+    """64-byte lines that the forward pass reads, and how many the maps have."""
     batch, queries, levels, points = CASES[case]
     lines = batch * queries * HEADS * len(levels) * points * 4
-    return gather_ms(lines, batch * sum(height * width for height, width in levels) * HEADS)
+    return lines, batch * sum(height * width for height, width in levels) * HEADS
+
+
+def limit_ms(case: str) -> float | None:
+    return gather_ms(*traffic(case))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,7 +55,9 @@ def test_cpu(benchmark: Any, threads: int, case: str, work: Callable[..., Callab
     limit = limit_ms(case) if threads == 1 and work is forward else None
     benchmark.extra_info.update(comparison(best), threads=threads, build=str(build_info()))
     if limit:
+        lines, table = traffic(case)
         benchmark.extra_info.update(limit_ms=round(limit, 4), fraction_of_limit=round(limit / best["ours"], 2))
+        benchmark.extra_info.update(gathered_bytes=64 * lines, value_bytes=64 * table)
     benchmark.pedantic(calls["ours"], rounds=10, warmup_rounds=1)
     print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
     assert best["ours"] < best["grid_sample"]

@@ -1,0 +1,230 @@
+"""The GPU watch on recordings: what it calls throttled, what it cannot know, and what the protocol does about it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rfdetr_repro.bench.gpu_watch import GpuWatch, NvmlSource, Reading, Window, summed_up
+from rfdetr_repro.bench.protocol import RESTS_S, measure
+from rfdetr_repro.config import Protocol
+from rfdetr_repro.errors import InputError
+
+QUIET = Reading(0.0, sm_mhz=1980, memory_mhz=2619, temperature_c=41, power_w=310.0, energy_j=1000.0, reasons=0,
+                throttled_ns={"power": 5, "thermal": 7, "board limit": 0, "reliability": 0}, processes=())  # fmt: skip
+
+
+def recording(count: int = 5, **changes: list[Any]) -> list[Reading]:
+    """``count`` quiet readings; each change is a list with one value per reading."""
+    rows = [replace(QUIET, time_s=0.02 * i, energy_j=1000.0 + 6.2 * i) for i in range(count)]
+    return [replace(row, **{name: values[i] for name, values in changes.items()}) for i, row in enumerate(rows)]
+
+
+def counters(power: list[int], thermal: list[int]) -> list[dict[str, int]]:
+    return [{**QUIET.throttled_ns, "power": p, "thermal": t} for p, t in zip(power, thermal, strict=True)]
+
+
+def test_a_quiet_recording_is_proved_quiet() -> None:
+    window = summed_up(recording())
+    assert window.throttled == "no" and not window.invalid and window.sm_mhz == (1980, 1980)
+    assert window.energy_j == pytest.approx(24.8) and window.power_w == 310.0 and window.idle_share == 0
+
+
+THROTTLED = {
+    "power cap, seen in the reasons": (recording(reasons=[0, 4, 4, 0, 0]), "yes: power"),
+    "power cap, between two polls": (recording(throttled_ns=counters([5, 5, 905, 905, 905], [7] * 5)), "yes: power"),
+    "heat": (recording(reasons=[0, 0, 0x20, 0, 0], temperature_c=[60, 70, 91, 90, 88]), "yes: thermal"),
+    "heat and power": (recording(reasons=[0, 0x40, 0, 0x80, 0]), "yes: power, thermal"),
+    "hardware": (recording(reasons=[0, 0, 8, 0, 0]), "yes: hardware"),
+}
+
+
+@pytest.mark.parametrize("case", THROTTLED)
+def test_throttling_is_named_by_its_cause(case: str) -> None:
+    readings, verdict = THROTTLED[case]
+    assert summed_up(readings).throttled == verdict and summed_up(readings).invalid
+
+
+def test_idle_clocks_are_told_and_do_not_invalidate() -> None:
+    window = summed_up(recording(reasons=[1, 1, 0, 1, 1], sm_mhz=[345, 345, 1980, 345, 345]))
+    assert window.throttled == "no" and window.idle_share == 0.8 and window.sm_mhz == (345, 1980)
+
+
+UNKNOWN = {
+    "counters denied": ([replace(r, throttled_ns={}, unsupported={"power counter": "Not Supported"}) for r in recording()],
+                        "", "power counter: Not Supported"),
+    "reasons denied": (recording(reasons=[None] * 5), "", "counters of power or heat"),
+    "one reading": (recording(1), "", "fewer than two"),
+    "dead driver": (recording(), "the driver failed (GPU is lost)", "GPU is lost"),
+    "nothing": ([], "", "fewer than two"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_cannot_be_seen_is_unknown(case: str) -> None:
+    readings, failure, told = UNKNOWN[case]
+    window = summed_up(readings, failure)
+    assert window.throttled.startswith("unknown: ") and told in window.throttled and not window.invalid
+
+
+def test_throttling_before_the_driver_died_still_counts() -> None:
+    assert summed_up(recording(reasons=[0, 4, 0, 0, 0]), "the driver failed").throttled == "yes: power"
+
+
+def test_other_programs_are_named() -> None:
+    assert summed_up(recording(processes=[(), (77,), (77, 12), (), None])).processes == (12, 77)
+
+
+class Playing:
+    """Plays a recording, its last reading over and over, or does what a step says."""
+
+    def __init__(self, steps: list[Any]) -> None:
+        self.steps, self.at = steps, 0
+
+    def read(self) -> Reading:
+        step = self.steps[min(self.at, len(self.steps) - 1)]
+        self.at += 1
+        return step() if callable(step) else step
+
+
+def test_the_thread_sees_what_happens_between_mark_and_since() -> None:
+    source = Playing([QUIET])
+    watch = GpuWatch(source, poll_s=0.001).start()
+    mark = watch.mark()
+    assert watch.since(mark).throttled == "no"
+    mark = watch.mark()
+    source.steps = [replace(QUIET, reasons=4)]
+    assert watch.since(mark).throttled == "yes: power"
+    source.steps = [QUIET]
+    watch.since(watch.mark())  # the last throttled reading leaves the window
+    assert watch.since(watch.mark()).throttled == "no"
+    watch.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpu-watch"]
+
+
+def test_a_dead_driver_is_unknown_from_then_on() -> None:
+    def dies() -> Reading:
+        raise OSError("GPU is lost")
+
+    watch = GpuWatch(Playing([QUIET, QUIET, QUIET, dies]), poll_s=0.001).start()
+    time.sleep(0.05)
+    assert "GPU is lost" in watch.since(0).throttled
+
+
+def test_a_hung_call_does_not_hang_the_measurement() -> None:
+    released = threading.Event()
+
+    def hangs() -> Reading:
+        released.wait(30)
+        return QUIET
+
+    watch = GpuWatch(Playing([QUIET, hangs]), poll_s=0.001, hung_s=0.1).start()
+    started = time.monotonic()
+    assert "did not answer for 0.1 s" in watch.since(watch.mark()).throttled
+    watch.stop()
+    assert time.monotonic() - started < 5
+    released.set()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ns, self.slept = 0, []  # type: ignore[var-annotated]
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.ns += int(seconds * 1e9)
+        self.slept.append(seconds)
+
+
+class Verdicts:
+    """A watch that says one verdict after the other, the last for ever."""
+
+    def __init__(self, *verdicts: str) -> None:
+        self.verdicts = list(verdicts)
+
+    def mark(self) -> int:
+        return 0
+
+    def since(self, mark: int) -> Window:
+        verdict = self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
+        return Window(verdict, 9, None, None, None, None, None, ())
+
+
+PROTOCOL = Protocol("sustained", warmup=0, min_samples=32, max_samples=32)
+
+
+def measured(*verdicts: str) -> tuple[Any, Clock, list[int]]:
+    clock, calls = Clock(), []
+
+    def run() -> None:
+        calls.append(len(calls))
+        clock.ns += 1_000_000 * (1 + len(calls) // 17)  # later blocks are slower: which were kept can be told
+
+    return measure(run, PROTOCOL, clock=clock, watch=Verdicts(*verdicts)), clock, calls
+
+
+def test_a_throttled_block_is_dropped_repeated_and_counted() -> None:
+    found, clock, calls = measured("yes: power", "no", "yes: thermal", "no")
+    assert found.latency.throttled == "no" and found.latency.num_dropped == 32 and len(calls) == 64
+    assert clock.slept == [RESTS_S[0], RESTS_S[1]] and found.latency.num_samples == 32
+
+
+def test_a_gpu_that_always_throttles_is_measured_and_said_to_throttle() -> None:
+    found, clock, calls = measured("yes: power")
+    assert found.latency.throttled == "yes: power" and clock.slept == list(RESTS_S)
+    assert found.latency.num_samples == 16 and found.latency.num_dropped == 16 * len(RESTS_S)
+    assert "throttled after" in found.latency.stop_reason and len(calls) == 16 * (len(RESTS_S) + 1)
+
+
+def test_one_unknown_block_makes_the_series_unknown() -> None:
+    found, _, _ = measured("no", "unknown: the driver failed")
+    assert found.latency.throttled == "unknown: the driver failed"
+    assert measured("no")[0].latency.throttled == "no"
+
+
+class FakeNvml:
+    """NVML with some items denied."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, denied: tuple[str, ...] = ()) -> None:
+        self.denied = denied
+
+    def __getattr__(self, name: str) -> Any:
+        values = {
+            "nvmlInit": None, "nvmlDeviceGetHandleByIndex": "handle", "nvmlDeviceGetPowerUsage": 310500,
+            "nvmlDeviceGetTotalEnergyConsumption": 5000, "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=4)], "nvmlDeviceGetClockInfo": 1980,
+            "nvmlDeviceGetTemperature": 40, "nvmlDeviceGetCurrentClocksEventReasons": 0,
+        }  # fmt: skip
+
+        def call(*_: Any) -> Any:
+            if name in self.denied:
+                raise self.NVMLError("Not Supported")
+            return values[name]
+
+        return call
+
+
+def test_nvml_readings_and_what_it_denies() -> None:
+    reading = NvmlSource(nvml=FakeNvml()).read()
+    assert (reading.sm_mhz, reading.power_w, reading.energy_j, reading.processes) == (1980, 310.5, 5.0, (4,))
+    assert not reading.unsupported and summed_up([reading, reading]).throttled == "no"
+    denied = NvmlSource(nvml=FakeNvml(("nvmlDeviceGetViolationStatus", "nvmlDeviceGetPowerUsage"))).read()
+    assert denied.power_w is None and denied.unsupported["power"] == "Not Supported"
+    assert "power counter: Not Supported" in summed_up([denied, denied]).throttled
+
+
+def test_no_such_gpu_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match=r"GPU 3 cannot be watched \(Not Supported\)"):
+        NvmlSource(3, nvml=FakeNvml(("nvmlDeviceGetHandleByIndex",)))
