@@ -144,8 +144,8 @@ def measure_interleaved(
 ) -> dict[str, Measurement]:
     """Latency of several models; rounds of one block each, in a new random order per round.
 
-    ``hashes``: name -> SHA-256 of the artifact. A model whose stop rule is met drops out; the others go on. ``watch``: of the GPU that works; without one the throttle state is
-    "unknown".
+    ``hashes``: name -> SHA-256 of the artifact. A model whose stop rule is met drops out; the others go on. ``watch``: of the GPU
+    that works; without one the throttle state is "unknown".
     """
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)

@@ -1,0 +1,135 @@
+"""The float16 audit: it finds the LayerNorm of opset 16 that collapses, and clears the one of opset 17."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from samples_export import tiny_artifact
+
+from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.export.fp16_audit import AT_A_TIME, audit, feeds_of, main
+
+WIDTH = 64
+
+
+def written(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, Any], shape: list[Any], opset: int = 17) -> Path:
+    names = {name: numpy_helper.from_array(np.asarray(value, dtype=np.float32), name) for name, value in constants.items()}
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", tensors[:1], tensors[1:], list(names.values()))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def layer_norm(path: Path, opset: int) -> Path:
+    """y = LayerNorm(x) over the last axis, written out as exporters did before opset 17, or native."""
+    if opset >= 17:
+        return written(
+            path, [helper.make_node("LayerNormalization", ["x", "one", "zero"], ["y"], name="norm")],
+            {"one": np.ones(WIDTH), "zero": np.zeros(WIDTH)}, [1, WIDTH], opset,
+        )  # fmt: skip
+    steps = [("ReduceMean", ["x"], "mean"), ("Sub", ["x", "mean"], "centred"), ("Pow", ["centred", "two"], "square"),
+             ("ReduceMean", ["square"], "variance"), ("Add", ["variance", "eps"], "safe"), ("Sqrt", ["safe"], "deviation"),
+             ("Div", ["centred", "deviation"], "y")]  # fmt: skip
+    nodes = [
+        helper.make_node(op, inputs, [out], name=f"/{out}", **({"axes": [-1], "keepdims": 1} if op == "ReduceMean" else {}))
+        for op, inputs, out in steps
+    ]
+    return written(path, nodes, {"two": 2.0, "eps": 1e-5}, [1, WIDTH], opset)
+
+
+def noise(scale: float) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    return [{"x": (scale * random.standard_normal((1, WIDTH))).astype(np.float32)} for _ in range(3)]
+
+
+def test_the_written_out_layer_norm_of_opset_16_is_an_island(tmp_path: Path) -> None:
+    """Its variance is 90,000: in float16 the square is infinite and the result 0, which no check for finite numbers finds."""
+    found = audit(layer_norm(tmp_path / "16.onnx", 16), noise(300))
+    assert found.islands == ["/mean", "/square", "/variance", "/safe", "/deviation"]
+    assert found.ranges["variance"].largest == pytest.approx(9e4, rel=0.5) and found.runs == 3
+    x = noise(300)[0]["x"].astype(np.float16)
+    with np.errstate(over="ignore"):
+        collapsed = (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean())
+    assert not collapsed.any()
+
+
+def test_the_same_norm_of_opset_17_and_small_inputs_need_none(tmp_path: Path) -> None:
+    assert audit(layer_norm(tmp_path / "17.onnx", 17), noise(300)).islands == []
+    assert audit(layer_norm(tmp_path / "16.onnx", 16), noise(1)).islands == []
+
+
+def test_sums_and_powers_of_large_inputs_overflow_inside(tmp_path: Path) -> None:
+    sums = helper.make_node("ReduceL2", ["x"], ["norm"], name="norm", axes=[-1], keepdims=1)
+    path = written(tmp_path / "m.onnx", [sums, helper.make_node("Div", ["x", "norm"], ["y"], name="div")], {}, [1, WIDTH])
+    assert [(risk.node, risk.kind) for risk in audit(path, noise(400)).risks] == [("norm", "overflow inside")]
+
+
+def test_lost_digits_are_told_and_are_no_island(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "tiny"], ["y"], name="mul")], {"tiny": 1e-6}, [1, WIDTH])
+    found = audit(path, noise(1))
+    assert [(risk.node, risk.kind) for risk in found.risks] == [("mul", "subnormal")] and found.islands == []
+
+
+def test_every_value_of_a_model_is_looked_at(tmp_path: Path) -> None:
+    """More values than one run fetches, infinities, and nodes without a name."""
+    nodes = [helper.make_node("Add", [f"v{i}" if i else "x", "one"], [f"v{i + 1}"]) for i in range(2 * AT_A_TIME + 3)]
+    nodes.append(helper.make_node("Div", [nodes[-1].output[0], "zero"], ["y"]))
+    path = written(tmp_path / "m.onnx", nodes, {"one": 1.0, "zero": 0.0}, [1, WIDTH])
+    found = audit(path, noise(0.1))
+    assert len(found.ranges) == len(nodes) + 3 and found.islands == []
+    assert found.ranges[f"v{2 * AT_A_TIME + 3}"].largest == pytest.approx(2 * AT_A_TIME + 3, abs=1)
+
+
+def test_our_own_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = tiny_artifact(tmp_path).path
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(pictures / "a.png")
+    code = run_main(main, [str(artifact), "--images", str(pictures)])
+    told = capsys.readouterr().out
+    assert code == 0 and "on 1 pictures: all fit float16" in told, told
+
+
+def broken(folder: Path, case: str) -> list[str]:
+    model = folder / "m.onnx"
+    if case == "corrupt":
+        model.write_bytes(b"\x08\x07not onnx")
+    elif case == "two axes":
+        layer_norm(model, 17)
+    elif case == "dynamic":
+        written(model, [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, "height", 8])
+    elif case != "missing":
+        written(model, [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    if case == "broken picture":
+        (pictures / "a.png").write_bytes(b"no")
+    more = {"no pictures": ["--images", str(pictures)], "broken picture": ["--images", str(pictures)], "none": ["--count", "0"]}
+    return [str(model), *more.get(case, [])]
+
+
+@pytest.mark.parametrize("case", ["missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none"])
+def test_bad_input_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(main, broken(tmp_path, case)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_noise_is_the_same_every_time(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
+    first, second = (list(feeds_of(path, None, 2)) for _ in range(2))
+    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, second, strict=True)) and first[0]["x"].max() <= 1
+
+
+def test_a_model_that_does_not_run_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
+    with pytest.raises(InputError, match="does not run"):
+        audit(path, [{"x": np.zeros((1, 2), np.float32)}])
+    with pytest.raises(InputError, match="nothing to run"):
+        audit(path, [])
