@@ -3,8 +3,9 @@
     python -m rfdetr_repro.export.fp16_audit MODEL.onnx [--images DIR] [--count N]
 
 A float16 graph on a CPU does not show the collapse (its nodes run in float32), and a collapsed LayerNorm is a wrong finite
-number, not NaN. So every intermediate value of the float32 model is looked at: above 65,504 it overflows; a square, sum or exponential of
-large inputs overflows inside its kernel; far below 1 it loses all digits. The nodes named are the islands to keep in float32.
+number, not NaN. So every intermediate value of the float32 model is looked at: above 65,504 it overflows; a square, sum or
+exponential of large inputs overflows inside its kernel; far below 1 it loses all digits. The nodes named are the islands to keep
+in float32.
 """
 
 from __future__ import annotations
