@@ -9,18 +9,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import Protocol
 from ..errors import InputError, run_main
 from ..record import Accuracy, Record
 from ..store import Store
 
+if TYPE_CHECKING:
+    from ..data.coco import CocoSplit
+    from ..export.artifact import Artifact
+
+FORMS, NORMALISE = ("decoded", "detr", "rows"), ("none", "imagenet")  # export/adopt.py explains them
 MODES = {"buffered": ("buffered",), "sustained": ("sustained",), "both": ("buffered", "sustained")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.bench", description="Accuracy and latency of one artifact, as Records.")
-    parser.add_argument("--onnx", required=True, help="artifact (.onnx) with its manifest beside it")
+    parser.add_argument("--onnx", required=True, help="artifact (.onnx) with its manifest beside it, or any detector's ONNX file")
+    parser.add_argument("--form", choices=FORMS, help="of a file without manifest: its outputs; found from them by default")
+    parser.add_argument("--normalise", choices=NORMALISE, default="none", help="of such a file: what its input needs after 0..1")
+    parser.add_argument("--random-weights", action="store_true", help="of such a file: it is not trained, so latency only")
     parser.add_argument("--data", help="COCO-format folder; without it only latency is measured")
     parser.add_argument("--split", default="val")
     parser.add_argument("--protocol", choices=MODES, default="buffered", help="200 ms before each sample, closed loop, or both")
@@ -30,22 +39,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads < 1 or args.samples < 1:
         raise InputError(f"--threads {args.threads} and --samples {args.samples} must be at least 1")
-    from ..export.artifact import load_artifact  # the rest loads slowly; arguments are checked first
-
-    artifact = load_artifact(args.onnx)
-    from .confirm import Context, confirm
-
     splits = []
     if args.data is not None:
-        from ..data.coco import read_split
+        from ..data.coco import read_split  # slow to load, as what follows; arguments are checked first
 
         splits = [read_split(args.data, args.split)]
+    artifact = artifact_of(args, splits)
+    from .confirm import Context, confirm
+
     settings = dict(threads=args.threads, min_samples=args.samples, max_samples=max(args.samples, Protocol.max_samples))
     protocols = [Protocol(mode, **settings) for mode in MODES[args.protocol]]
     context = Context(command="python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv))
     records = confirm(artifact, splits, protocols, Store(args.out), context=context)
     print("\n".join(lines(records)))
     print(f"records in {Path(args.out)}")
+
+
+def artifact_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> Artifact:
+    """The artifact at ``--onnx``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
+    from ..export.artifact import load_artifact, manifest_path
+
+    path = Path(args.onnx)
+    if not path.is_file() or manifest_path(path).is_file():
+        return load_artifact(path)
+    from ..export.adopt import Categories, adopt
+
+    categories = Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
+    weights = "random" if args.random_weights else "trained"
+    target = Path(args.out).parent / "adopted" / path.name
+    artifact = adopt(path, target, categories=categories, form=args.form, normalise=args.normalise, weights=weights)
+    height, width = artifact.manifest.input_hw
+    print(f"{path} has no manifest: adopted as {target}, input {height}x{width} RGB 0..1, normalisation {args.normalise}")
+    return artifact
 
 
 def lines(records: Sequence[Record]) -> list[str]:

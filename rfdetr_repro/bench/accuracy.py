@@ -55,6 +55,9 @@ def detect_image(session: Session, image: Array, image_id: int, labels: Array, m
     """Detections of a uint8 (H, W, 3) image in px: the best ``max_dets`` of known classes (``labels``: :func:`label_map`)."""
     height, width = image.shape[:2]
     found = session.run(model_input(image, session.manifest.input_hw))
+    if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
+        wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
+        raise InputError(f"the model gives {wrong}", session.manifest.model.name, "name the classes it was trained on")
     mapped = labels[found.labels[0]]
     kept = np.flatnonzero(mapped >= 0)[:max_dets]
     boxes = found.boxes_xyxy[0][kept].clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
