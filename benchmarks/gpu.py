@@ -115,8 +115,11 @@ def runnable(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, C
     return found
 
 
-def measure_operators(store_path: Path, device: str, cases: Sequence[str], rounds: int) -> list[str]:
+def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | None, rounds: int) -> list[str]:
     """Measures every case, appends a Record per time, and returns the table's lines."""
+    sys.path.insert(0, str(ROOT))  # only now: the operators are imported, and have just been built
+    from cases import CASES
+
     from rfdetr_repro.bench.machine import environment, this_machine
     from rfdetr_repro.config import Protocol
     from rfdetr_repro.record import Latency, ModelId, Record
@@ -129,7 +132,7 @@ def measure_operators(store_path: Path, device: str, cases: Sequence[str], round
     common = dict(protocol=protocol, machine=machine, env=env, command=f"python benchmarks/gpu.py --device {device}")
     notes: list[str] = []
     lines = [f"{'case':<16} {'dtype':<9} {'work':<17} {'mode':<6} {'ours ms':>9}  others: ms (times ours)"]
-    for case in cases:
+    for case in chosen or CASES:
         for dtype_name, dtype in DTYPES.items():
             for work, all_calls in works(case, device, dtype).items():
                 what = f"{case} {dtype_name} {work}"
@@ -139,9 +142,9 @@ def measure_operators(store_path: Path, device: str, cases: Sequence[str], round
                     graphs = {name: captured(call) for name, call in calls.items()}
                     notes += [f"{what}: {name} cannot be captured" for name, graph in graphs.items() if graph is None]
                     modes["graph"] = {name: graph for name, graph in graphs.items() if graph is not None}
-                for mode, chosen in modes.items():
+                for mode, there in modes.items():
                     measure = event_ms if device == "cuda" else host_ms
-                    times = medians(chosen, measure, rounds, 20 if device == "cuda" else 2)
+                    times = medians(there, measure, rounds, 20 if device == "cuda" else 2)
                     for name, ms in times.items():
                         identity = ModelId("operator", f"{work} {case} {dtype_name} {mode}", variant=name, weights="random")
                         latency = Latency(ms, num_samples=rounds, cuda_graph=mode == "graph")
@@ -154,14 +157,17 @@ def measure_operators(store_path: Path, device: str, cases: Sequence[str], round
     return [*lines, *notes]
 
 
-def step(name: str, command: list[str], out: Path, environment: dict[str, str], timeout_s: float) -> bool:
+def step(name: str, command: list[str], out: Path, timeout_s: float) -> bool:
     """Runs a part, keeps what it prints in ``out``/NAME.log, and says how it went."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}  # this device's kernels only: minutes less
     started = time.monotonic()
     with open(out / f"{name}.log", "w") as log:
         try:
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s, check=False
-            ).returncode
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=timeout_s, check=False)
+            code = done.returncode
         except subprocess.TimeoutExpired:
             code = -1
     last = (out / f"{name}.log").read_text().strip().splitlines()[-1:] or [""]
@@ -169,13 +175,30 @@ def step(name: str, command: list[str], out: Path, environment: dict[str, str], 
     return code == 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    from cases import CASES
+def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
+    """Part -> command and its limit in seconds, in their order, without those to skip."""
+    tests = [
+        str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_ops*.py")) if "properties" not in path.name
+    ]
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    few = [*pytest_command, "tests/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
+    found: dict[str, tuple[list[str], float]] = {}
+    if "build" not in args.skip:
+        found["build"] = [sys.executable, "setup.py", "build_ext", "--inplace"], 300
+    if args.device == "cuda":
+        sanitizer = shutil.which("compute-sanitizer")
+        if "tests" not in args.skip:
+            found["tests"] = [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"], 300
+        if "sanitizer" not in args.skip and sanitizer:
+            found |= {tool: ([sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 150) for tool in SANITIZED}
+    return found
 
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "results/gpu")), help="folder of logs and Records")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the script without a device")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="CASE")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="of benchmarks/cases.py; all by default")
     parser.add_argument("--rounds", type=int, default=15, help="samples per time")
     parser.add_argument("--skip", nargs="*", choices=["build", "tests", "sanitizer", "benchmarks"], default=[])
     args = parser.parse_args(argv)
@@ -183,32 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: PyTorch sees no CUDA device; --device cpu tries the script without one", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    environment, failed = {**os.environ, "PYTHONPATH": str(ROOT)}, []
-
-    def part(name: str, command: list[str], timeout_s: float) -> None:
-        if not step(name, command, args.out, environment, timeout_s):
-            failed.append(name)
-
-    if "build" not in args.skip:
-        if args.device == "cuda":
-            major, minor = torch.cuda.get_device_capability()
-            environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}
-        part("build", [sys.executable, "setup.py", "build_ext", "--inplace"], 300)
-    tests = [
-        str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_ops*.py")) if "properties" not in path.name
-    ]
-    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    if "tests" not in args.skip and args.device == "cuda":
-        part("tests", [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"], 300)
-    sanitizer = shutil.which("compute-sanitizer")
-    if "sanitizer" not in args.skip and args.device == "cuda":
-        for tool in SANITIZED if sanitizer else []:
-            chosen = [*pytest_command, "tests/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
-            part(tool, [str(sanitizer), "--tool", tool, "--error-exitcode", "9", *chosen], 150)
-        if not sanitizer:
-            print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
+    failed = [name for name, (command, timeout_s) in commands(args).items() if not step(name, command, args.out, timeout_s)]
+    if args.device == "cuda" and not shutil.which("compute-sanitizer"):
+        print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
     if "benchmarks" not in args.skip:
-        sys.path.insert(0, str(ROOT))
         lines = measure_operators(args.out / "operators.jsonl", args.device, args.cases, args.rounds)
         (args.out / "operators.txt").write_text("\n".join(lines) + "\n")
         print("\n".join(line for line in lines if " cannot " in line))

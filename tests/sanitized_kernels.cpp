@@ -81,7 +81,8 @@ void attention(Storage storage) {
   call.storage = storage, call.value = value.data.get(), call.points = points.data.get(), call.weights = weights.data.get();
   call.boxes = fused ? boxes.data.get() : nullptr;
   const auto results = [&](int value_bytes) {
-    return Results{{upstream.count, bytes}, {value.count, value_bytes}, {points.count, wide}, {samples, wide}, {boxes.count, wide}};
+    return Results{{upstream.count, bytes}, {value.count, value_bytes}, {points.count, wide}, {samples, wide},
+                   {boxes.count, wide}};
   };
   const Results cpu = results(bytes);
   const Gradients to = cpu.to(upstream.data.get());

@@ -166,7 +166,8 @@ struct Kernels {
         for (int h = 0; h < together; ++h) {
           scatter(at, upstream + h * channels, value + h * channels, grad + h * channels, pitch, h * samples);
         }
-        at.finish(int(together), samples, call.boxes != nullptr, static_cast<A*>(to.points) + 2 * first, static_cast<A*>(to.weights) + first);
+        at.finish(int(together), samples, call.boxes != nullptr, static_cast<A*>(to.points) + 2 * first,
+                  static_cast<A*>(to.weights) + first);
       }
       for (int64_t s = 0; kApart && s < problem.pixels; ++s) {
         for (int64_t c = 0; c < together * channels; ++c) store(result + s * row + c, grad[s * pitch + c]);

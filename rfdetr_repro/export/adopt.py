@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,25 +78,32 @@ def adopt(
         outputs = _renamed(model.graph, outputs)
     num_classes = {"detr": _detr, "rows": _rows, "decoded": _decoded}[found](model.graph, outputs, (width, height), path)
     ids, names = _classes(categories, num_classes, path)
-    model = _inferred(model, path)
+    content, manifest = _described(_inferred(model, path), path, image)
+    origin = {"adopted_from_sha256": source_sha256, **manifest.packages}
+    named = replace(manifest.model, weights=weights)
+    normalisation = f"{normalise}, added to the graph; the rest as in the file"
+    manifest = replace(manifest, class_names=names, category_ids=ids, packages=origin, model=named, normalisation=normalisation)
+    return write_artifact(out, content, manifest)
+
+
+def _described(model: onnx.ModelProto, path: str | Path, image: Shape) -> tuple[bytes, Manifest]:
+    """The finished file and what can be read off it."""
     content = model.SerializeToString(deterministic=True)
     given = [_shape(value, path) for value in model.graph.output]
     constants = [numpy_helper.to_array(constant) for constant in model.graph.initializer]
-    manifest = Manifest(
+    return content, Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
-        model=ModelId("onnx", Path(path).stem, "segment" if len(given) == 4 else "detect", weights=weights),
-        class_names=names,
-        category_ids=ids,
+        model=ModelId("onnx", Path(path).stem, "segment" if len(given) == 4 else "detect"),
+        class_names=(),
+        category_ids=(),
         inputs=(TensorSpec(image.name, image.dims, image.dtype),),
         outputs=tuple(TensorSpec(shape.name, shape.dims, shape.dtype) for shape in given),
         params=sum(value.size for value in constants if value.dtype == np.float32 and value.ndim),
         flops=2 * multiply_adds(model),
         opset=next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")),
-        normalisation=f"{normalise}, added to the graph; the rest as in the file",
-        packages={"onnx": importlib.metadata.version("onnx"), "adopted_from_sha256": source_sha256},
+        packages={"onnx": importlib.metadata.version("onnx")},
     )
-    return write_artifact(out, content, manifest)
 
 
 def form_of(outputs: Sequence[Shape], path: str | Path) -> str:
