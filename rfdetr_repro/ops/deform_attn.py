@@ -17,6 +17,7 @@ from . import library as _library  # noqa: F401  loads the operators
 from . import reference
 from .reference import Levels, accumulate_dtype
 
+DEVICES = ("cpu", "cuda")  # those with kernels
 _PLAIN, _FUSED = torch.ops.rfdetr.ms_deform_attn.default, torch.ops.rfdetr.ms_deform_attn_fused.default
 
 
@@ -62,11 +63,9 @@ def _pairs(level_sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _call(op: Any, direct: Any, value: Tensor, *rest: Any) -> Tensor:
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_autocast_enabled(value.device.type)
-        or torch._C._are_functorch_transforms_active()
-    ):
+    device = value.device.type
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or device not in DEVICES or torch.is_autocast_enabled(device):
         return op(value, *rest)
     return direct.apply(value, *rest) if torch.is_grad_enabled() else _below_autograd(op, value, *rest)
 
@@ -195,7 +194,7 @@ def _register(name: str, smooth: Callable[..., Tensor]) -> None:
     torch.library.register_autograd(name + "_backward", _second_order(smooth), setup_context=_save_backward)
     torch.library.register_vmap(name, _batched(op))
     torch.library.register_vmap(name + "_backward", _batched(backward))
-    for device in ("cpu", "cuda"):
+    for device in DEVICES:
         torch.library.register_autocast(name, device, torch.float32)
 
 
