@@ -24,7 +24,7 @@ CALLS = {
 }
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_any_call_agrees_with_the_reference(data: st.DataObject) -> None:
     """Values and gradients, on one to three threads."""
