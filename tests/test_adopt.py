@@ -168,3 +168,35 @@ def test_the_added_nodes_run_in_order(tmp_path: Path) -> None:
     adopted = adopt(rows_file(tmp_path / "rows.onnx"), tmp_path / "out.onnx", normalise="imagenet")
     assert [node.op_type for node in onnx.load(adopted.path).graph.node[:2]] == ["Sub", "Div"]
     onnxruntime.InferenceSession(str(adopted.path), providers=["CPUExecutionProvider"])
+
+
+def reshaped(path: Path, through: str) -> Path:
+    """Boxes and logits whose shape passes through floats, which inference does not follow, or depends on the pixels."""
+    nodes = [
+        helper.make_node("Shape", ["pixels"], ["sizes"]),
+        helper.make_node("Cast", ["sizes"], ["as_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["as_float", "pick"], ["some"]),
+        helper.make_node("ReduceSum", ["some"], ["sum"], keepdims=1),
+        helper.make_node("Cast", ["sum"], ["queries"], to=TensorProto.INT64),
+        helper.make_node("Concat", ["one", "queries", "minus"], ["target"], axis=0),
+        helper.make_node("Reshape", ["pixels" if through == "floats" else "bright", "target"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w"], ["logits"]),
+        helper.make_node("MatMul", ["rows", "v"], ["boxes"]),
+    ]
+    if through == "pixels":
+        nodes[6:6] = [helper.make_node("NonZero", ["pixels"], ["where"]), helper.make_node("Cast", ["where"], ["bright"], to=1)]
+    constants = {"pick": np.float32([0, 0, 1, 0]), "one": np.array([1]), "minus": np.array([-1]),
+                 "w": np.ones((192, 3), np.float32), "v": np.ones((192, 4), np.float32)}  # fmt: skip
+    return saved(path, nodes, {"boxes": ["a", "b", 4], "logits": ["c", "d", 3]}, constants)
+
+
+def test_shapes_that_inference_cannot_follow_are_seen_by_running(tmp_path: Path) -> None:
+    adopted = adopt(reshaped(tmp_path / "m.onnx", "floats"), tmp_path / "out.onnx", categories=OURS)
+    assert [spec.shape for spec in adopted.manifest.outputs] == [(1, 32), (1, 32), (1, 32, 4)]
+    assert adopted.manifest.flops == 2 * 32 * 192 * (3 + 4)
+    OrtSession(adopted).run(np.zeros((1, 3, 32, 64), np.float32))
+
+
+def test_sizes_that_depend_on_the_pixels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="results of NonZero have no fixed size"):
+        adopt(reshaped(tmp_path / "m.onnx", "pixels"), tmp_path / "out.onnx")

@@ -26,6 +26,7 @@ from ..record import ModelId
 from .artifact import Artifact, Manifest, TensorSpec, write_artifact
 from .fp16_audit import load
 from .onnx_flops import multiply_adds
+from .onnx_shapes import with_shapes
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISE = ("none", "imagenet")
@@ -67,8 +68,10 @@ def adopt(
     """
     if normalise not in NORMALISE or form not in (None, *FORMS):
         raise InputError(f"unknown normalisation {normalise!r} or form {form!r}", path)
-    model = _inferred(load(path), path)
-    image, outputs = _image_input(model, path), [_shape(value, path) for value in model.graph.output]
+    model = load(path)
+    image = _image_input(model, path)
+    model = _inferred(model, path)
+    outputs = [_shape(value, path) for value in model.graph.output]
     found = form or form_of(outputs, path)
     height, width = image.dims[2:]
     source_sha256 = sha256_bytes(Path(path).read_bytes())
@@ -126,10 +129,7 @@ def _inferred(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
         raise InputError(f"the model is of opset {version}", path, f"export it with opset {OLDEST_OPSET} or later")
     if custom := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
         raise InputError(f"the model has operators of {', '.join(custom)}", path, "export it with standard operators only")
-    try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except Exception as error:  # onnx's InferenceError has no stable home
-        raise InputError(f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again") from error
+    return with_shapes(model, path)
 
 
 def _shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:

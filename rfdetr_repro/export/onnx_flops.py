@@ -6,20 +6,15 @@ import math
 
 import onnx
 
+from .onnx_shapes import PRODUCTS, known_shapes
+
 
 def multiply_adds(model: onnx.ModelProto) -> int:
     """Of one run. ``model`` after shape inference; a product whose shapes are not known raises ValueError with its name."""
-    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-        dims = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-        if value.type.tensor_type.HasField("shape") and 0 not in dims:
-            shapes.setdefault(value.name, dims)
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            shapes.setdefault(node.output[0], tuple(node.attribute[0].t.dims))
+    shapes = known_shapes(model)
     total = 0
     for index, node in enumerate(model.graph.node):
-        if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+        if node.op_type in PRODUCTS:
             try:
                 total += _of(node, shapes)
             except KeyError as error:
