@@ -18,7 +18,7 @@ from ..errors import InputError
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
-AT_A_TIME = 48  # values fetched per run, to bound memory
+AT_A_TIME = 256  # values fetched per run, to bound memory
 
 
 def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
