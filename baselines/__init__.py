@@ -1,1 +1,1 @@
-"""Adapters that put other detectors into the same table: pre- and post-processing plus rows. None is here yet."""
+"""Other detectors for the same table, built by their sizes with random weights or a user's; ``catalog`` lists them."""

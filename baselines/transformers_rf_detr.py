@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, nn
+
 from rfdetr_repro.config import ModelConfig
 
 
@@ -48,3 +50,24 @@ def build(model: ModelConfig, windows: int, attention: str = "sdpa") -> Any:
     )
     config._attn_implementation = backbone._attn_implementation = attention
     return (rf_detr.RfDetrForInstanceSegmentation if model.masks else rf_detr.RfDetrForObjectDetection)(config)
+
+
+class Forward(nn.Module):
+    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C) and, with masks, logits (B, Q, h, w)."""
+
+    def __init__(self, library_model: nn.Module) -> None:
+        super().__init__()
+        self.model = library_model.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(images)
+        masks = getattr(outputs, "pred_masks", None)
+        return (outputs.pred_boxes, outputs.logits) + (() if masks is None else (masks,))
+
+
+def deployed(model: Any) -> Forward:
+    """As it is: transformers has no other form."""
+    return Forward(model)
+
+
+evaluated = deployed

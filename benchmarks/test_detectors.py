@@ -1,70 +1,106 @@
-"""Latency of exported pico subnets in ONNX Runtime, by the protocol: 200 ms before every sample (buffered) or none (sustained).
+"""Latency of exported pico subnets by the protocol: 200 ms before every sample (buffered) or none (sustained); every backend.
 
 Random weights: a static graph takes the same time whatever its weights, and rows say so; there is no accuracy here. Few samples,
-to end within a minute; ``python -m rfdetr_repro.bench`` measures in full. ``extra_info`` holds the Record.
+to end within a minute; ``python -m rfdetr_repro.bench`` measures in full. ``extra_info``: file hash, backend, scope, protocol,
+tails, throttle state, what NVML saw, and the Record. A backend that is not there is skipped with its reason.
 Run: pytest benchmarks/test_detectors.py --benchmark-only
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from subjects import pico_artifact
 
-from rfdetr_repro.bench.confirm import example_input
+from rfdetr_repro.bench.gpu_device import uses_gpu, watching
+from rfdetr_repro.bench.gpu_state import gpu_state
+from rfdetr_repro.bench.gpu_watch import GpuWatch
 from rfdetr_repro.bench.machine import environment, this_machine
+from rfdetr_repro.bench.scopes import timed_call
 from rfdetr_repro.bench.statistics import summarise
 from rfdetr_repro.config import Arch, Protocol
-from rfdetr_repro.export.artifact import ArtifactMeta
-from rfdetr_repro.export.onnx import export_onnx
-from rfdetr_repro.export.session import OrtSession
-from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.export.backends import BACKENDS, open_session
 from rfdetr_repro.presets import PICO
-from rfdetr_repro.record import ModelId, Record
+from rfdetr_repro.record import Latency, Record
 
 ARCHS = [Arch(96, 16, 1, 0, 10), PICO.arch, Arch(160, 12, 2, 2, 25)]  # a small one, the base, a large one
 PROTOCOLS = {
-    "buffered": Protocol(mode="buffered", warmup=5, min_samples=20, max_samples=20),
-    "sustained": Protocol(mode="sustained", warmup=5, min_samples=64, max_samples=64),
+    "buffered": Protocol("buffered", warmup=5, min_samples=20, max_samples=20),
+    "sustained": Protocol("sustained", warmup=5, min_samples=64, max_samples=64),
+    "device": Protocol("sustained", "device", warmup=5, min_samples=64, max_samples=64),
+    "host": Protocol("sustained", "host", warmup=5, min_samples=64, max_samples=64),
 }
+ROWS = [("onnxruntime", arch, name) for arch in ARCHS for name in ("buffered", "sustained")]
+ROWS += [("onnxruntime", PICO.arch, name) for name in ("device", "host")]
+ROWS += [(backend, PICO.arch, name) for backend in BACKENDS[1:] for name in ("buffered", "sustained")]
+SEEN = ("throttled_s", "sm_mhz", "temperature_c", "power_w", "idle_share", "joules_per_image")  # what NVML may tell
 
 
 @pytest.fixture(scope="module")
-def sessions(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch], OrtSession]:
-    """Exports an architecture once; all share one seeded supernet."""
-    torch.manual_seed(0)
-    supernet, folder, made = Detector(PICO.model, PICO.arch).eval(), tmp_path_factory.mktemp("artifacts"), {}
-    names = tuple(f"class {label}" for label in range(PICO.model.num_classes))
-
-    def session(arch: Arch) -> OrtSession:
-        if arch not in made:
-            meta = ArtifactMeta(ModelId("rfdetr", f"pico {arch.key}", weights="random"), names, tuple(range(len(names))))
-            made[arch] = OrtSession(export_onnx(supernet.slice(arch), folder / f"{arch.key}.onnx", meta=meta))
-        return made[arch]
-
-    return session
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch], Artifact]:
+    """Exports an architecture once; all are slices of one seeded supernet."""
+    folder, made = tmp_path_factory.mktemp("artifacts"), dict[Arch, Artifact]()
+    return lambda arch: made.get(arch) or made.setdefault(arch, pico_artifact(folder, arch))
 
 
-@pytest.mark.parametrize("mode", PROTOCOLS)
-@pytest.mark.parametrize("arch", ARCHS, ids=lambda arch: arch.key)
-def test_latency(arch: Arch, mode: str, sessions: Callable[[Arch], OrtSession], benchmark: Any) -> None:
-    session, protocol = sessions(arch), PROTOCOLS[mode]
-    image = example_input(session, None)
-    wait = (lambda: time.sleep(protocol.buffer_ms / 1e3)) if mode == "buffered" else None
-    found = benchmark.pedantic(
-        session.run, args=(image,), setup=wait, rounds=protocol.min_samples, iterations=1, warmup_rounds=protocol.warmup
-    )
+@pytest.fixture(scope="module")
+def watch() -> Iterator[GpuWatch | str]:
+    """The watch on the GPU, or why there is none."""
+    try:
+        with watching() as watched:
+            yield watched.watch
+    except InputError as error:
+        yield str(error)
+
+
+@pytest.mark.parametrize(("backend", "arch", "name"), ROWS, ids=[f"{row[0]}-{row[1].key}-{row[2]}" for row in ROWS])
+def test_latency(
+    backend: str,
+    arch: Arch,
+    name: str,
+    artifacts: Callable[[Arch], Artifact],
+    watch: GpuWatch | str,
+    benchmark: Any,
+) -> None:
+    protocol, gpu = PROTOCOLS[name], uses_gpu(backend)
+    if gpu and isinstance(watch, str):
+        pytest.skip(watch)
+    try:
+        session = open_session(artifacts(arch), backend, threads=protocol.threads)
+    except InputError as error:
+        pytest.skip(str(error))
+    call = timed_call(session, protocol.scope, None)
+    mark = watch.mark() if gpu else 0
+    wait = (lambda: time.sleep(protocol.buffer_ms / 1e3)) if protocol.mode == "buffered" else None
+    benchmark.pedantic(call, setup=wait, rounds=protocol.min_samples, iterations=1, warmup_rounds=protocol.warmup)
+    found = session.outputs()
     assert found.scores.shape == (1, arch.queries) and np.isfinite(found.boxes_xyxy).all()
     if not benchmark.enabled:
         return
     samples_ms = 1e3 * np.array(benchmark.stats.stats.data)
-    digest = session.artifact_id.sha256
-    latency = summarise(samples_ms, stop_reason="fixed number of rounds", sustained=mode == "sustained", artifact_sha256=digest)
+    digest, sustained = session.artifact_id.sha256, protocol.mode == "sustained"
+    latency = summarise(samples_ms, stop_reason="fixed number of rounds", sustained=sustained, artifact_sha256=digest)
+    if gpu:
+        latency = watched(latency, watch, mark, protocol, samples_ms)
+    benchmark.extra_info.update(facts(session, protocol, latency))
+
+
+def watched(latency: Latency, watch: GpuWatch, mark: int, protocol: Protocol, samples_ms: np.ndarray) -> Latency:
+    window = watch.since(mark)
+    state = gpu_state([(window, True, float(samples_ms.sum()) / 1e3)], None, protocol.mode, len(samples_ms))
+    return dataclasses.replace(latency, throttled=window.throttled, gpu=state)
+
+
+def facts(session: Any, protocol: Protocol, latency: Latency) -> dict[str, Any]:
+    """What a saved row tells beside its times: "n/a" is a tail of too few samples, "unknown" what could not be seen."""
     record = Record(
         "protocol",
         session.manifest.model,
@@ -75,4 +111,17 @@ def test_latency(arch: Arch, mode: str, sessions: Callable[[Arch], OrtSession], 
         machine=this_machine(),
         env=environment(),
     )
-    benchmark.extra_info.update(weights="random", record=json.loads(record.to_json()))
+    seen = {name: getattr(latency.gpu, name, None) for name in SEEN}
+    return {
+        "artifact_sha256": session.artifact_id.sha256,
+        "backend": session.artifact_id.runtime,
+        "options": session.artifact_id.options,
+        "scope": protocol.scope,
+        "protocol": dataclasses.asdict(protocol),
+        "p90_ms": "n/a" if latency.p90_ms is None else latency.p90_ms,
+        "p99_ms": "n/a" if latency.p99_ms is None else latency.p99_ms,
+        "throttled": latency.throttled,
+        "nvml": {name: "unknown" if value is None else value for name, value in seen.items()},
+        "weights": "random",
+        "record": json.loads(record.to_json()),
+    }

@@ -18,8 +18,9 @@ import torch
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.presets import PICO, PICO_SPACE, PICO_TRAIN
-from rfdetr_repro.train.engine import Recipe, Trainer
+from rfdetr_repro.train.engine import Trainer
 from rfdetr_repro.train.processes import shared
+from rfdetr_repro.train.recipe import Recipe
 
 STEPS, ROUNDS, WARM_UP = int(os.environ.get("RFDETR_BENCH_STEPS", "24")), 3, 4
 

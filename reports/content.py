@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from rfdetr_repro.files import sha256_file
+from rfdetr_repro.paper import TABLES
 from rfdetr_repro.plots import HEIGHTS_IN
 from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto
 from rfdetr_repro.plots_training import draw_training
@@ -17,6 +18,7 @@ from rfdetr_repro.record import Record
 from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
 from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent
 from rfdetr_repro.tables_paper import paper_table, shown_columns
+from rfdetr_repro.tables_scoreboard import narrow, scoreboard
 
 from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
 from .run import Run
@@ -232,11 +234,18 @@ def _economy(run: Run) -> list[Block]:
 
 def _paper(run: Run) -> list[Block]:
     text = (
-        "Published values (camera-ready) left, values measured in this run right. A measured Record joins a row only if family, "
-        "size, task and data set agree, so nothing measured on composed images appears here."
+        "Published values (camera-ready) left, values measured in this run right; the last GFLOPs are computed from the "
+        "architecture. A measured Record joins a row only if family, size, task and data set agree, so nothing measured on "
+        "composed images appears here."
     )
-    table = shown_columns(paper_table("2", run.records))
-    return [Heading("Beside the paper: Table 2", new_page=True), Paragraph(text), Grid(table)]
+    blocks: list[Block] = [Heading("Beside the paper: Table 2", new_page=True), Paragraph(text)]
+    blocks.append(Grid(shown_columns(paper_table("2", run.records))))
+    counts, *_ = scoreboard(list(TABLES), run.records)
+    explained = (
+        "Every number that the camera-ready prints in a table is one cell below. The command python -m rfdetr_repro.tables "
+        "--scoreboard --format json lists them all, each with the command that would measure it."
+    )
+    return [*blocks, Heading("Scoreboard of the paper's tables", new_page=True), Paragraph(explained), Grid(narrow(counts))]
 
 
 def _environment(run: Run) -> list[Block]:

@@ -34,7 +34,7 @@ from .model.detector import Detector
 from .model.pretrained import load_pretrained, save_released, with_classes
 from .presets import PRESETS, Preset, preset
 from .record import Accuracy, ModelId
-from .search.shared import single_detections
+from .validation import single_detections
 
 CHECKPOINT = "supernet.safetensors"
 
@@ -188,8 +188,8 @@ class RFDETR:
         may be given by name, e.g. ``lr_encoder``, ``seed``. ``processes=N`` of them share each batch on the CPU
         (default: by its cores).
         """
-        from .train.engine import Recipe
         from .train.processes import run_training
+        from .train.recipe import Recipe
 
         processes = changes.pop("processes", None)
         folder, train = _run_folder(output_dir, resume), read_split(dataset_dir, "train")
@@ -232,7 +232,7 @@ class RFDETR:
 
 def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:
     """Where the run lives, after a check that what is there is what ``resume`` expects."""
-    from .train.engine import STATE
+    from .train.state import STATE
 
     if not isinstance(resume, bool):
         folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent

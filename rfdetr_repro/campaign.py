@@ -29,6 +29,7 @@ class Campaign:
     space: SearchSpace
     train: TrainConfig
     data: Path | None = None
+    weights: Path | None = None  # what training starts from; None: random
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
     engines: int = 30  # exported and measured to fit and to test the latency model
@@ -66,8 +67,9 @@ def campaign(name: str) -> Campaign:
 
 
 def from_toml(path: Path) -> Campaign:
-    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``size``, ``engines``, ``candidates``
-    and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base. Unknown keys are refused."""
+    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``weights``, ``size``, ``engines``,
+    ``candidates`` and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and unknown keys
+    are refused."""
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)
@@ -82,8 +84,9 @@ def from_toml(path: Path) -> Campaign:
             changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")
     if "size" in fields:
         changes["preset"] = preset(fields.pop("size"))
-    if "data" in fields:
-        changes["data"] = Path(fields.pop("data"))
+    for key in ("data", "weights"):
+        if key in fields:
+            changes[key] = Path(fields.pop(key))
     return _changed(replace(base, **changes), fields, path)
 
 

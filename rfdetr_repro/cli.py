@@ -11,6 +11,7 @@ from .errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 VERBS = {
     "reproduce": "the whole flow: data, supernet, search, artifacts, measured records, report",
     "train": "train the supernet, or one fixed size",
+    "finetune": "train one found architecture after the search",
     "search": "frontier of the search space of a trained run",
     "export": "checkpoint -> artifact with its manifest",
     "bench": "accuracy and latency records of an artifact",

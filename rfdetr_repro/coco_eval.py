@@ -1,19 +1,19 @@
-"""COCO box and mask AP of detections: ground truth prepared once, matching and accumulation by faster-coco-eval's C++.
+"""COCO box and mask AP of detections: ground truth loaded once, matching and accumulation by hotcoco (Rust, all cores).
 
-A search evaluates hundreds of configurations on one split, so the Python around the C++ is what costs. Detections are sorted and
-compared as arrays and handed over directly, without result files or an index. pycocotools is the oracle in the tests.
+A search evaluates hundreds of configurations on one split, so detections go in as columns of numbers and run lengths, without
+result files or lists of objects. hotcoco was the fastest of those whose numbers are pycocotools' to the last bit
+(``benchmarks/coco_evaluators.py``); pycocotools is the oracle in the tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
-import faster_coco_eval.faster_eval_api_cpp as evaluator
+import hotcoco
+import hotcoco.mask
 import numpy as np
-from faster_coco_eval.core import mask as rle_code
 
 from .data.coco import CocoSplit
 from .data.segmentation import masks_to_rle, rle_of
@@ -22,9 +22,10 @@ from .record import Accuracy
 
 __all__ = ["CocoEvaluator", "ImageDetections", "masks_to_rle"]
 
-AREAS_PX2 = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large
+AREAS_PX2 = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101).tolist()
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,6 @@ class ImageDetections:
     masks_rle: list[dict[str, Any]] | None = None  # k compressed RLEs of the original image's size
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Detections or ground truth of a whole split, sorted by group; a group is one label in one image."""
-
-    group: np.ndarray  # int64 (n,) rank of the image id x number of labels + label
-    boxes_xywh: np.ndarray  # float64 (n, 4) px
-    area: np.ndarray  # float64 (n,) px^2
-    scores: np.ndarray  # float64 (n,), falling within a group; ties keep their order; 0 for ground truth
-    crowd: np.ndarray  # bool (n,), False for detections
-    rles: list[Any]  # decoded run lengths (n,), empty when boxes are evaluated
-
-
 class CocoEvaluator:
     """Evaluates many detection sets on one split. Crowd regions and images without detections count as in pycocotools."""
 
@@ -57,12 +46,9 @@ class CocoEvaluator:
         """``max_dets``: detections per image and class that count (100 in published COCO numbers)."""
         self.split = split
         self.max_dets = max_dets
-        self._num_labels = len(split.classes)
-        image_ids = sorted(info.id for info in split.images)  # pycocotools' order of images, which decides between equal scores
-        self._rank = {image_id: rank for rank, image_id in enumerate(image_ids)}
-        self._truth, self._annotations = self._prepare(split.ground_truth()["annotations"])
-        self._truth_set = _dataset(self._truth, self._num_labels)
-        self._truth_rles: list[Any] | None = None
+        self._category_ids = np.array(split.classes.category_ids, dtype=np.int64)
+        self._image_ids = {info.id for info in split.images}
+        self._truths: dict[str, Any] = {}
 
     def accuracy(
         self,
@@ -76,85 +62,93 @@ class CocoEvaluator:
         ``kind``: "bbox" or "segm". ``all_areas_only`` leaves the small, medium and large AP out (faster). Raises
         :class:`InputError` for detections that do not fit the split or are not finite.
         """
+        areas = ["all"] if all_areas_only else list(AREAS_PX2)
+        precision, _ = self._arrays(detections, kind, areas, [self.max_dets])
+        values = [_mean(precision[..., area, -1]) for area in range(len(areas))] + [None] * (len(AREAS_PX2) - len(areas))
+        at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1]) for threshold in (0.5, 0.75))
+        return Accuracy(values[0], at_50, at_75, *values[1:], self.max_dets, artifact_sha256)
+
+    def twelve(self, detections: Sequence[ImageDetections], kind: str = "bbox") -> dict[str, float | None]:
+        """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR, ARs, ARm, ARl.
+
+        All but AR1 and AR10 count ``max_dets`` detections per image and class, also where that is not 100.
+        """
+        limits = sorted({min(limit, self.max_dets) for limit in (1, 10, self.max_dets)})
+        precision, recall = self._arrays(detections, kind, list(AREAS_PX2), limits)
+        found = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+        found |= {f"AP{name[0]}": precision[..., area, -1] for area, name in enumerate(AREAS_PX2) if area}
+        found |= {f"AR{limit}": recall[..., 0, limits.index(min(limit, self.max_dets))] for limit in (1, 10)}
+        found |= {"AR": recall[..., 0, -1]}
+        found |= {f"AR{name[0]}": recall[..., area, -1] for area, name in enumerate(AREAS_PX2) if area}
+        return {name: _mean(values) for name, values in found.items()}
+
+    def _arrays(
+        self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
+    ) -> tuple[Array, Array]:
+        """Precision (10 IoUs, 101 recalls, classes, areas, limits), recall (10, classes, areas, limits); -1: no ground truth."""
         if kind not in ("bbox", "segm"):
             raise InputError(f"unknown kind of evaluation {kind!r}", mend="choose bbox or segm")
-        found = self._sort(detections, kind == "segm")
-        truth = self._truth_with_masks() if kind == "segm" else self._truth
-        areas = AREAS_PX2[:1] if all_areas_only else AREAS_PX2
-        image_ranks, labels = list(range(len(self._rank))), list(range(self._num_labels))
-        params = SimpleNamespace(
-            imgIds=image_ranks,
-            catIds=labels,
-            useCats=1,
-            iouThrs=IOU_THRESHOLDS,
-            recThrs=RECALL_THRESHOLDS,
-            maxDets=[self.max_dets],
-            areaRng=[list(area) for area in areas],
-        )
-        ious = self._ious(found, truth)
-        found_set = _dataset(found, self._num_labels)
-        result = evaluator.COCOevalEvaluateAccumulate(params, ious, self._truth_set, found_set, image_ranks, labels, True)
-        precision = np.array(result["precision"]).reshape(len(IOU_THRESHOLDS), -1, self._num_labels, len(areas))
-        whole, small, medium, large = [_mean(precision[..., area]) for area in range(len(areas))] + [None] * (4 - len(areas))
-        at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0]) for threshold in (0.5, 0.75))
-        return Accuracy(whole, at_50, at_75, small, medium, large, self.max_dets, artifact_sha256)
+        rows, rles = self._columns(detections, kind == "segm")
+        truth = self._truth(kind)
+        if rles is None:
+            found = truth.load_res(rows)
+        else:
+            found = truth.load_res(rows, segmentation=rles)
+            if rles:  # a mask is small or large by its own area, not its box's
+                found.update_anns(ids=np.arange(1, len(rows) + 1), area=np.asarray(hotcoco.mask.area(rles), dtype=np.float64))
+        run = hotcoco.COCOeval(truth, found, kind)
+        run.params.iou_thrs, run.params.rec_thrs, run.params.max_dets = IOU_THRESHOLDS, RECALL_THRESHOLDS, limits
+        run.params.area_rng, run.params.area_rng_lbl = [list(AREAS_PX2[area]) for area in areas], areas
+        run.evaluate()
+        run.accumulate()
+        return run.eval["precision"], run.eval["recall"]
 
-    def _prepare(self, annotations: list[dict[str, Any]]) -> tuple[_Columns, list[dict[str, Any]]]:
-        """Ground truth as columns, and its annotations in the same order."""
-        label_of = {category_id: label for label, category_id in enumerate(self.split.classes.category_ids)}
-        group = [self._rank[a["image_id"]] * self._num_labels + label_of[a["category_id"]] for a in annotations]
-        order = np.argsort(np.array(group, dtype=np.int64), kind="stable").tolist()
-        annotations = [annotations[row] for row in order]
-        columns = _Columns(
-            group=np.array([group[row] for row in order], dtype=np.int64),
-            boxes_xywh=np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
-            area=np.array([a["area"] for a in annotations], dtype=np.float64),
-            scores=np.zeros(len(annotations)),
-            crowd=np.array([bool(a["iscrowd"]) for a in annotations], dtype=bool),
-            rles=[],
-        )
-        return columns, annotations
+    def _truth(self, kind: str) -> Any:
+        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match."""
+        if kind not in self._truths:
+            annotations = self.split.ground_truth()["annotations"]
+            self._truths[kind] = hotcoco.COCO.from_arrays(
+                [{"id": info.id, "width": info.width, "height": info.height} for info in self.split.images],
+                [{"id": number, "name": str(number)} for number in self.split.classes.category_ids],
+                np.array([a["image_id"] for a in annotations], dtype=np.int64),
+                np.array([a["category_id"] for a in annotations], dtype=np.int64),
+                np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
+                ids=np.arange(1, len(annotations) + 1),
+                area=np.array([a["area"] for a in annotations], dtype=np.float64),
+                iscrowd=np.array([int(a["iscrowd"]) for a in annotations], dtype=np.int64),
+                segmentation=self._rles(annotations) if kind == "segm" else None,
+            )
+        return self._truths[kind]
 
-    def _truth_with_masks(self) -> _Columns:
-        if self._truth_rles is None:
-            size_of = {info.id: (info.height, info.width) for info in self.split.images}
-            rles = []
-            for annotation in self._annotations:
-                try:
-                    rles.append(rle_of(annotation["segmentation"], *size_of[annotation["image_id"]]))
-                except (ValueError, TypeError, KeyError, RuntimeError) as error:
-                    where = f"annotation id {annotation['id']} of image id {annotation['image_id']}"
-                    raise InputError(f"no usable segmentation: {error}", where, "mend it, or evaluate boxes only") from error
-            self._truth_rles = rle_code._mask._frString(rles)
-        return replace(self._truth, rles=self._truth_rles)
+    def _rles(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        size_of, rles = {info.id: (info.height, info.width) for info in self.split.images}, []
+        for annotation in annotations:
+            try:
+                rles.append(rle_of(annotation["segmentation"], *size_of[annotation["image_id"]]))
+            except (ValueError, TypeError, KeyError, RuntimeError) as error:
+                where = f"annotation id {annotation['id']} of image id {annotation['image_id']}"
+                raise InputError(f"no usable segmentation: {error}", where, "mend it, or evaluate boxes only") from error
+        return rles
 
-    def _sort(self, detections: Sequence[ImageDetections], masks: bool) -> _Columns:
-        """Detections as columns, cut to the best ``max_dets`` of every group."""
+    def _columns(self, detections: Sequence[ImageDetections], masks: bool) -> tuple[Array, list[dict[str, Any]] | None]:
+        """Checked detections as float64 (n, 7): image id, x, y, w, h, score, category id; and their masks."""
         self._check(detections, masks)
-        counts = [len(image.scores) for image in detections]
-        rank = np.repeat([self._rank[image.image_id] for image in detections], counts).astype(np.int64)
+        image_ids = np.repeat([float(image.image_id) for image in detections], [len(image.scores) for image in detections])
         labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in detections)])
         scores = np.concatenate([np.zeros(0), *(image.scores for image in detections)])  # float64
         boxes = np.concatenate([np.zeros((0, 4)), *(np.reshape(image.boxes_xyxy, (-1, 4)) for image in detections)])
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
             raise InputError("detections are not finite", self.split.split, "the model has diverged")
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= self._num_labels:
-            raise InputError(f"detections have a label outside 0..{self._num_labels - 1}", self.split.split, "wrong class map")
-        group = rank * self._num_labels + labels
-        order = np.lexsort((-scores, group))
-        first = np.searchsorted(group[order], group[order])  # where the group of each row begins
-        order = order[np.arange(len(order)) - first < self.max_dets]
-        xywh = np.concatenate([boxes[order, :2], boxes[order, 2:] - boxes[order, :2]], axis=1)
-        area, rles = xywh[:, 2] * xywh[:, 3], []
-        if masks:
-            flat = [rle for image in detections for rle in image.masks_rle or ()]
-            chosen = [flat[row] for row in order.tolist()]
-            area, rles = np.asarray(rle_code.area(chosen), dtype=np.float64), rle_code._mask._frString(chosen)
-        return _Columns(group[order], xywh, area, scores[order], np.zeros(len(order), dtype=bool), rles)
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(self._category_ids):
+            last = len(self._category_ids) - 1
+            raise InputError(f"detections have a label outside 0..{last}", self.split.split, "wrong class map")
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = np.column_stack([image_ids, boxes, scores, self._category_ids[labels]])
+        return rows, [rle for image in detections for rle in image.masks_rle or ()] if masks else None
 
     def _check(self, detections: Sequence[ImageDetections], masks: bool) -> None:
         for image in detections:
-            if image.image_id not in self._rank:
+            if image.image_id not in self._image_ids:
                 raise InputError(f"detections of image id {image.image_id}, which is not in the split", self.split.split)
             lengths = {len(image.scores), len(image.labels), len(image.boxes_xyxy)}
             if masks:
@@ -162,65 +156,8 @@ class CocoEvaluator:
             if len(lengths) > 1:
                 raise InputError(f"detections of image id {image.image_id} lack masks or are of unequal length", self.split.split)
 
-    def _ious(self, found: _Columns, truth: _Columns) -> list[list[list[list[float]]]]:
-        """IoU by image, label, detection, ground truth; empty where either is missing."""
-        nothing: list[list[float]] = []
-        ious = [[nothing] * self._num_labels for _ in self._rank]
-        groups, starts, counts = np.unique(found.group, return_index=True, return_counts=True)
-        truth_starts, truth_ends = (np.searchsorted(truth.group, groups, side) for side in ("left", "right"))
-        spans = np.stack([groups, starts, starts + counts, truth_starts, truth_ends], axis=1)[truth_ends > truth_starts]
-        rows = _mask_ious(found, truth, spans) if found.rles else _box_ious(found, truth, spans)
-        for group, row in zip(spans[:, 0].tolist(), rows, strict=True):
-            image, label = divmod(group, self._num_labels)
-            ious[image][label] = row
-        return ious
 
-
-def _box_ious(found: _Columns, truth: _Columns, spans: np.ndarray) -> list[list[list[float]]]:
-    """For each span (group, detections from, to, ground truth from, to): IoU rows, one per detection."""
-    pairs_per_row = np.repeat(spans[:, 4] - spans[:, 3], spans[:, 2] - spans[:, 1])  # ground truths each detection meets
-    rows = _ranges(spans[:, 1], spans[:, 2] - spans[:, 1])
-    dt = np.repeat(rows, pairs_per_row)
-    gt = _ranges(np.repeat(spans[:, 3], spans[:, 2] - spans[:, 1]), pairs_per_row)
-    a, b = found.boxes_xywh[dt], truth.boxes_xywh[gt]  # (pairs, 4)
-    overlap = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    common = np.where((overlap > 0).all(axis=1), overlap[:, 0] * overlap[:, 1], 0.0)
-    area = a[:, 2] * a[:, 3]
-    union = np.where(truth.crowd[gt], area, area + b[:, 2] * b[:, 3] - common)  # a detection inside a crowd region fits it
-    flat = np.divide(common, union, out=np.zeros_like(common), where=common > 0).tolist()
-    ends = np.cumsum(pairs_per_row).tolist()
-    table = [flat[end - count : end] for end, count in zip(ends, pairs_per_row.tolist(), strict=True)]
-    cuts = np.concatenate([[0], np.cumsum(spans[:, 2] - spans[:, 1])]).tolist()
-    return [table[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
-
-
-def _mask_ious(found: _Columns, truth: _Columns, spans: np.ndarray) -> list[list[list[float]]]:
-    rows = []
-    for _, low, high, truth_low, truth_high in spans.tolist():
-        dt, gt = found.rles[low:high], truth.rles[truth_low:truth_high]
-        flat = rle_code._mask.rleIou(dt, gt, len(dt), len(gt), truth.crowd[truth_low:truth_high].astype(int).tolist())
-        rows.append(np.reshape(flat, (len(dt), len(gt))).tolist())
-    return rows
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Concatenation of ``arange(start, start + count)``."""
-    ends = np.cumsum(counts)
-    return np.arange(counts.sum()) + np.repeat(starts - (ends - counts), counts)
-
-
-def _dataset(columns: _Columns, num_labels: int) -> Any:
-    """The C++ side's container. Ids start at 1 because it takes a match with id 0 for no match."""
-    dataset = evaluator.Dataset()
-    images, labels = (part.tolist() for part in np.divmod(columns.group, num_labels))
-    values = zip(images, labels, columns.scores.tolist(), columns.area.tolist(), columns.crowd.astype(int).tolist(), strict=True)
-    for number, (image, label, score, area, crowd) in enumerate(values, 1):
-        row = {"id": number, "score": score, "area": area, "iscrowd": crowd, "ignore": crowd}
-        dataset.append_ref(image, label, row)
-    return dataset
-
-
-def _mean(precision: np.ndarray) -> float | None:
-    """Mean over what has ground truth; the C++ side writes -1 elsewhere."""
-    valid = precision[precision > -1]
+def _mean(values: Array) -> float | None:
+    """Mean over what has ground truth; -1 elsewhere."""
+    valid = values[values > -1]
     return float(valid.mean()) if len(valid) else None

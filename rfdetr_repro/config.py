@@ -213,6 +213,9 @@ def tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
+_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where they depart.
@@ -247,27 +250,59 @@ class TrainConfig:
     base_share: float = 0.0  # part of the steps that draw the base architecture instead of a uniform one; paper: 0
     checkpoint_every: int = 500  # steps
     evaluate_every: int = 0  # steps; 0 = only at the end
+    sampling: str = "uniform"  # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
+    multi_scale: bool = False  # of one fixed architecture: a random side per step, upstream's recipe
+    float16: bool = False  # autocast with loss scaling where there are no bfloat16 instructions
+    checkpoint_activations: bool = False  # backbone blocks run again in the backward pass: less memory, a third more work
+    patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("uniform", "sandwich"):
+            raise InputError(f"unknown sampling {self.sampling!r}", mend="choose uniform or sandwich")
+        if self.patience and not self.evaluate_every:
+            raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")
+
+    def settings(self) -> dict[str, Any]:
+        """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
+        default = TrainConfig()
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != getattr(default, name)}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How latency is measured; stored with every result (benchmark protocol section 3)."""
+    """How latency is measured; stored with every result (benchmark protocol section 3).
 
-    mode: str = "buffered"  # "buffered": wait before every sample; "sustained": closed loop
-    scope: str = "engine"  # from the bound input to final boxes, scores, labels and masks
+    Scopes: "engine", from the bound input to final boxes, scores, labels and masks; "device", with the copies in and out; "host",
+    from an encoded picture to Python objects in pixels.
+    """
+
+    mode: str = "buffered"  # "buffered": wait before every sample; "sustained": closed loop; "paced": arrivals at `fps`
+    scope: str = "engine"
     buffer_ms: float = 200.0  # wait before each sample when buffered
     warmup: int = 10  # runs before timing; kept apart
-    min_samples: int = 64
+    min_samples: int = 64  # per build, as is the maximum
     max_samples: int = 256
     relative_ci: float = 0.005  # stop when the 95 % interval of the median is narrower than this part of it
     timeout_s: float = 60.0
     builds: int = 1
     threads: int = 2  # intra-op threads of a CPU runtime
     batch: int = 1
-    clock_policy: str = "free"  # clocks are neither locked nor watched on a CPU
+    clock_policy: str = "free"  # of a GPU: "free", "locked" to its base clock, or "denied": a lock was asked for and refused
+    fps: float = 0.0  # arrivals per second when paced
+    min_time_s: float = 0.0  # timed seconds of every build; if > 0 they alone end a series
+    settle_s: float = 0.0  # warm up until this many seconds show no trend; 0: `warmup` runs only
 
     def __post_init__(self) -> None:
-        if self.mode not in ("buffered", "sustained") or self.scope not in ("engine", "device", "host"):
+        if self.mode not in ("buffered", "sustained", "paced") or self.scope not in ("engine", "device", "host"):
             raise InputError(f"unknown protocol mode {self.mode!r} or scope {self.scope!r}")
         if not 1 <= self.min_samples <= self.max_samples:
             raise InputError(f"samples {self.min_samples}..{self.max_samples} are not a range")
+        if (self.mode == "paced") != (self.fps > 0) or self.builds < 1:
+            raise InputError(f"mode {self.mode} at {self.fps:g} frames per second with {self.builds} builds cannot be measured")
+        if not 0 <= self.min_time_s <= self.timeout_s:
+            raise InputError(f"{self.min_time_s:g} s of samples do not fit into a limit of {self.timeout_s:g} s")
+
+    def settings(self) -> dict[str, Any]:
+        """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""
+        later = ("fps", "min_time_s", "settle_s")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}

@@ -24,27 +24,30 @@ def evaluate(
     data_dir: str | Path,
     split: str = "val",
     *,
+    backend: str = "onnxruntime",
     threads: int = 2,
     max_dets: int = 100,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where there is no ground truth.
 
-    Returns {"artifact": SHA-256, "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...} or None}.
-    Bad input raises :class:`InputError`.
+    Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...}
+    or None}. Bad input raises :class:`InputError`.
     """
     artifact = load_artifact(artifact_path)
     if artifact.manifest.model.weights == "random":
         raise InputError("a model with random weights has no accuracy", artifact_path, "train it first")
     from .bench.accuracy import accuracy_of  # loads slowly; the file is checked first
     from .data.coco import read_split
-    from .export.session import OrtSession
+    from .export.backends import open_session
 
     chosen = read_split(data_dir, split)
     progress: Any = iter if quiet else _progress_bar
-    boxes, masks = accuracy_of(OrtSession(artifact, threads), chosen, max_dets=max_dets, progress=progress)
+    session = open_session(artifact, backend, threads=threads)
+    boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
     return {
         "artifact": artifact.sha256,
+        "runtime": session.artifact_id.runtime,
         "model": artifact.manifest.model.name,
         "data": chosen.name,
         "split": chosen.split,
@@ -63,18 +66,20 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
-    parser.add_argument("--artifact", required=True, help="artifact (.onnx) with its manifest beside it")
+    parser.add_argument("--artifact", required=True, help="artifact with its manifest beside it")
     parser.add_argument("--data", required=True, help="COCO-format folder")
     parser.add_argument("--split", default="val")
+    parser.add_argument("--backend", default="onnxruntime", help="what runs it (default: onnxruntime; see export/backends.py)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-dets", type=int, default=100, help="detections per image that count")
     parser.add_argument("--json", help="also write the metrics here, as fractions")
     args = parser.parse_args(argv)
     if args.threads < 1 or args.max_dets < 1:
         raise InputError(f"--threads {args.threads} and --max-dets {args.max_dets} must be at least 1")
-    metrics = evaluate(args.artifact, args.data, args.split, threads=args.threads, max_dets=args.max_dets, quiet=False)
+    settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
+    metrics = evaluate(args.artifact, args.data, args.split, **settings, quiet=False)
     where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"
-    print(f"{metrics['model']} ({metrics['artifact'][:12]}) on {where}")
+    print(f"{metrics['model']} ({metrics['artifact'][:12]}, {metrics['runtime']}) on {where}")
     for kind in ("boxes", "masks"):
         if metrics[kind] is not None:
             print(f"{kind:6}" + "".join(f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()))

@@ -60,6 +60,18 @@ TABLES: dict[str, TableInfo] = {
 _FAMILIES = {"yolov11": "yolo11", "rfdetrseg": "rfdetr"}
 _SIZES = {"nano": "N", "small": "S", "medium": "M", "large": "L", "xlarge": "XL", "x": "XL", "2xlarge": "2XL", "tiny": "T"}
 
+# What the rows of Table 5 are, by step: (family, size, architecture). The DINOv2 rows of Tables 6 and v2 19 repeat step 4.
+_STEPS: dict[str, tuple[str, str | None, str | None]] = {
+    **dict.fromkeys("12", ("lwdetr", "M", None)),
+    **dict.fromkeys("345", ("rfdetr", None, "r560-p14-w4-d3-q300")),
+    "6": ("rfdetr", None, "r640-p16-w4-d3-q300"),
+    "7": ("rfdetr", None, "r576-p16-w4-d3-q300"),
+    "8": ("rfdetr", None, "r576-p16-w2-d3-q300"),
+    "9": ("rfdetr", None, "r576-p16-w2-d4-q300"),
+    "10": ("rfdetr", None, "r576-p16-w2-d4-q300"),
+}
+_BACKBONE_STEPS = {"DINOv2 ViT/S-14": "4"}
+
 
 @dataclass(frozen=True)
 class PublishedTable:
@@ -104,10 +116,26 @@ def published_records(table: str | int | None = None, version: str = "v2") -> li
         if name not in TABLES or not TABLES[name].records:
             known = ", ".join(key for key, info in TABLES.items() if info.records)
             raise InputError(f"table {name!r} has no rows of accuracy or latency", mend=f"choose one of {known}")
-        shown = published_table(name, version)
-        for number, row in zip(shown.row_numbers, shown.rows, strict=True):
-            records += _row_records(name, number, row)
+        for row, identity in published_rows(name, version):
+            records += _row_records(name, identity, row)
     return records
+
+
+def published_rows(name: str | int, version: str = "v2") -> list[tuple[dict[str, str], Record]]:
+    """Every row of a table: its printed cells, and a Record that says what the row is about but holds no accuracy and no latency.
+
+    The RF-DETR rows of Tables 5, 6 and v2 19 carry the ``Arch`` that their step names spell out.
+    """
+    name = str(name)
+    shown = published_table(name, version)
+    return [(row, _identity(name, number, row)) for number, row in zip(shown.row_numbers, shown.rows, strict=True)]
+
+
+@functools.cache
+def architectures() -> dict[tuple[str, str], Arch]:
+    """(task, size) -> the architecture that Tables 7 and 8 print for it."""
+    rows = [record.model for table in ("7", "8") for record in published_records(table)]
+    return {(model.task, model.size or ""): model.arch for model in rows if model.arch is not None}
 
 
 def join_key(record: Record) -> tuple[str, str, str, str]:
@@ -143,28 +171,38 @@ def _kept(row_version: str, version: str) -> bool:
     return version == "all" or not row_version or version in row_version.split("+")
 
 
-def _row_records(name: str, number: int, row: dict[str, str]) -> Iterator[Record]:
-    info = TABLES[name]
-    label = {"7": "RF-DETR", "8": "RF-DETR-Seg"}.get(name) or row.get("model") or row.get("backbone") or row["method"]
-    model = ModelId(_family(label), label, info.task, row.get("size") or None, row.get("variant") or None, weights="published")
+def _identity(name: str, number: int, row: dict[str, str]) -> Record:
+    info, labels = TABLES[name], ("model", "backbone", "method", "relationship")
+    label = {"7": "RF-DETR", "8": "RF-DETR-Seg"}.get(name) or next(row[key] for key in labels if row.get(key))
+    family, size, arch, variant = _family(label.partition(" (")[0]), row.get("size"), None, row.get("variant")
+    if name in ("5", "6", "v2_19"):
+        step = row.get("step") or _BACKBONE_STEPS.get(label, "")
+        family, size, key = _STEPS.get(step, (family, None, None))
+        arch, variant = Arch.parse(key) if key else None, f"step {step}" if step else None
+    model = ModelId(family, label, info.task, size or None, variant or None, arch, weights="published")
     section, backend, note = row.get("section", ""), row.get("latency_backend", ""), row.get("note", "")
     if row.get("ap_precision"):  # Tables 6 and v2 19: AP and latency of some rows come from different precisions
         backend, note = "tensorrt-fp16", f"AP from {row['ap_precision']}; {note}".rstrip("; ")
     published = Published(name, number, row["version"], section, backend, note, f"{CITATION}; {row['source']}")
-    record = Record(
+    return Record(
         source=f"paper:table{name}:row{number}",
         model=model,
         data=DataId(info.data, "val" if info.data.startswith("coco") else "mean over data sets"),
         cost=_cost(row),
-        latency=_latency(row.get("latency_ms")),
         published=published,
     )
+
+
+def _row_records(name: str, identity: Record, row: dict[str, str]) -> Iterator[Record]:
+    record, published = replace(identity, latency=_latency(row.get("latency_ms"))), identity.published
+    assert published is not None
     special = {"1": _reported_and_measured, "7": _architecture, "8": _architecture, "11": _gap_rows, "v2_20": _buffers}
     if name in special:
         yield from special[name](record, row)
     elif row.get("ap_kind") == "delta":
         deltas = " ".join(f"{metric} {row[metric]}" for metric in METRICS if row[metric])
-        yield replace(record, published=replace(published, note=f"{note} change: {deltas}".strip() if deltas else note))
+        note = f"{published.note} change: {deltas}".strip() if deltas else published.note
+        yield replace(record, published=replace(published, note=note))
     else:
         yield _with_accuracy(record, _accuracy(row))
 

@@ -1,8 +1,10 @@
 """Draws the paper's figures and the campaign's own from stored numbers. Needs no torch.
 
-    python -m rfdetr_repro.plots --figure 1|5|pareto|knobs|4|training|all [--records PATH] [--run DIR] [--out DIR]
+    python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|training|all [--records PATH] [--run DIR] [--out DIR]
 
-Figures 1 and 5 are published numbers; figure 4 is the campaign's counterpart, since the paper's points exist as an image only.
+Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with comparable measurements beside
+them. Figure 4 (decoder layers by queries) and Figure 6 (predictions on images) were published as images only: 4 is drawn from a
+campaign's search, 6 from a run's predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here.
 """
 
 from __future__ import annotations
@@ -22,20 +24,28 @@ from .errors import InputError, run_main
 from .files import open_input
 from .plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from .plots_detections import Annotations, detections_height_in, draw_detections
+from .plots_pictures import draw_pictures, pictures_height_in, run_pictures
 from .plots_published import FIGURES, draw_published
 from .plots_style import save
 from .plots_training import draw_training
 from .record import Record
 from .store import read_stores
 
-HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 2.9, "training": 2.7}
+HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 3.2, "training": 2.7}
+_ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}  # the camera-ready's numbers
 DEFAULT_RECORDS = Path("results")
 
 
-def published_figure(number: str | int, path: str | Path) -> Path:
-    """Figure 1 or 5 of the paper with its published named sizes, written to ``path``."""
+def published_figure(number: str | int, path: str | Path, records: Sequence[Record] = ()) -> Path:
+    """Figure 1 or 5 of the paper with its published named sizes and comparable ``records``, written to ``path``."""
     _, _, _, height_in = FIGURES.get(str(number), ("", 0, 0, 1.0))
-    return save(partial(draw_published, number=str(number)), path, height_in)
+    return save(partial(draw_published, number=str(number), records=records), path, height_in)
+
+
+def pictures_figure(run: str | Path, path: str | Path) -> Path:
+    """Predictions of a run on held-out images, the counterpart of Figure 6."""
+    pictures = run_pictures(run)
+    return save(partial(draw_pictures, pictures=pictures), path, pictures_height_in(pictures))
 
 
 def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
@@ -101,7 +111,13 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
     path = out / (f"figure{figure}.png" if figure.isdigit() else f"{figure}.png")
     if figure in FIGURES:
-        return published_figure(figure, path)
+        return published_figure(figure, path, records)
+    if figure == "6":
+        if run is None:
+            raise InputError(
+                "Figure 6 shows predictions on images that were never published as data", mend="give a run of your own with --run"
+            )
+        return pictures_figure(run, path)
     if figure == "training":
         if run is None:
             raise InputError("the training curve needs a run folder", mend="give it with --run")
@@ -110,9 +126,9 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    figures = [*FIGURES, *HEIGHTS_IN]
+    figures = [*FIGURES, *HEIGHTS_IN, "6"]
     parser = argparse.ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
-    parser.add_argument("--figure", default="all", choices=[*figures, "all"], help="default all that can be drawn")
+    parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
     parser.add_argument(
         "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
     )
@@ -122,10 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
     records = read_stores([source]) if source else []
     if options.figure != "all":
-        wanted = [options.figure]
+        wanted = [_ALSO.get(options.figure, options.figure)]
     else:
         has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
-        wanted = [*FIGURES, *(["pareto", "knobs", "4"] if records else []), *(["training"] if has_log else [])]
+        searched = any(record.source == "search" for record in records)
+        wanted = [*FIGURES, *(["pareto", "knobs", "4"] if searched else []), *(["training"] if has_log else [])]
+        wanted += ["6"] if options.run is not None and any((options.run / "predictions").glob("*.png")) else []
     for figure in wanted:
         print(_draw(figure, records, options.run, options.out))
     return 0

@@ -16,9 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from .config import Arch
 from .errors import InputError
 from .pareto import Confirmed, backend, confirmed_points, measured_front
-from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis
+from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis, origin_line
 from .record import Record
 
+PUBLISHED_FIGURE_4 = (
+    "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
+)
 KNOBS = {
     "resolution": "resolution, px",
     "patch": "patch, px",
@@ -169,9 +172,22 @@ def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
     holder = figure.subplots(1, 1)
-    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.17, top=0.8)
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.27, top=0.8)
     figure.text(0.085, 0.92, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
     _decoder_panels(holder, search)
+    origin_line(figure, f"Measured here: {_last_layer(search)}\n{PUBLISHED_FIGURE_4}")
+
+
+def _last_layer(search: Sequence[Record]) -> str:
+    """What the removal of the last decoder layer does, in the paper's own words and units."""
+    ap, ms = (_by_knob(search, "decoder_layers", value) for value in (_ap, _ms))
+    if len(ap) < 2:
+        return "one decoder depth only"
+    *_, before, last = ap
+    gain = fmean(ap[before]) - fmean(ap[last])
+    saved = 100 * (fmean(ms[before]) / fmean(ms[last]) - 1)
+    change = f"{gain:+.1f} AP, {saved:+.0f} % modelled latency"
+    return f"{len(search)} searched configurations; without the last decoder layer {change}."
 
 
 def _decoder_panels(holder: Axes, search: Sequence[Record]) -> None:

@@ -109,6 +109,11 @@ def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
     axes.set_xlabel("latency, ms (log scale)")
 
 
+def origin_line(figure: FigureBase, text: str, left: float = 0.085) -> None:
+    """Where the numbers of a figure come from, in small type at its foot."""
+    figure.text(left, 0.012, text, fontsize=7.0, color=GREY, va="bottom")
+
+
 def end_label(
     axes: Axes, point: tuple[float, float], text: str, color: str, offset: tuple[float, float] = (5, 0), align: str = "left"
 ) -> None:

@@ -61,6 +61,17 @@ PRESETS: dict[str, Preset] = {
     "seg-max": _small(890, 6, patch=10, windows=1, masks=True),  # in the paper only (Table 8)
 }
 
+# Steps 3 to 9 of the paper's ablation (Table 5), from LW-DETR M with a DINOv2 backbone to RF-DETR M; step 10 repeats step 9, and
+# steps 4 and 5 change the training only. Position tables are as large as the grid: 40 x 40 at patch 14, too.
+_STEP_3 = Preset(replace(_BASE, pos_grid=40), Arch(560, 14, 4, 3, 300))
+ABLATION: dict[int, Preset] = {
+    **dict.fromkeys((3, 4, 5), _STEP_3),
+    6: Preset(replace(_BASE, patch=16, pos_grid=40), Arch(640, 16, 4, 3, 300)),
+    7: Preset(replace(_BASE, patch=16, pos_grid=36), Arch(576, 16, 4, 3, 300)),
+    8: Preset(replace(_BASE, patch=16, pos_grid=36), Arch(576, 16, 2, 3, 300)),
+    **dict.fromkeys((9, 10), PRESETS["medium"]),
+}
+
 # The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 configurations (v2 Appendix A).
 PAPER_SPACE = SearchSpace(
     tuple(range(320, 961, 64)), (8, 10, 12, 16, 20, 24, 32), (1, 2, 4), tuple(range(7)), (50, 100, 200, 300)

@@ -60,7 +60,10 @@ class ArtifactId:
 @dataclass(frozen=True)
 class Cost:
     params: int | None = None
-    flops: float | None = None  # 2 per multiply-add
+    flops: float | None = None  # 2 per multiply-add; what else counts depends on the counter
+    macs: float | None = None  # multiply-adds
+    counter: str | None = None  # "flopcountermode", "calflops", "onnx", "shapes" (bench/counters.py)
+    form: str | None = None  # what was counted: "evaluated" (the authors' evaluation forward) or "deployed"
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,45 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Build:
+    """One of several builds behind a Latency: another session, or another engine of the same ONNX file."""
+
+    sha256: str  # of the file that ran
     median_ms: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Paced:
+    """Open-loop arrivals at ``fps``: the deadline of a frame is the arrival of the next one."""
+
+    fps: float
+    missed_share: float  # of the frames, 0..1
+    lateness_p50_ms: float  # beyond the deadline; 0 for a frame in time
+    lateness_max_ms: float
+    queue_mean: float  # frames that wait when one is taken up
+    queue_max: int
+    lateness_p99_ms: float | None = None  # None below 662 frames
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What the GPU did while it was timed. Shares are of the readings; an item the driver denies is in ``unknown``."""
+
+    throttled_s: dict[str, float] | None = None  # cause -> seconds by the driver's counters, dropped blocks included
+    sm_mhz: dict[str, float] | None = None  # clock -> share
+    temperature_c: int | None = None  # highest
+    power_w: float | None = None  # mean
+    idle_power_w: float | None = None  # before the series
+    idle_share: float | None = None  # clocks dropped for want of work
+    joules_per_image: float | None = None  # sustained mode only
+    net_joules_per_image: float | None = None  # without what the idle GPU draws
+    unknown: str | None = None
+
+
+@dataclass(frozen=True)
+class Latency:
+    median_ms: float  # from arrival to result when paced
     method: str = "measured"  # "measured" or "modelled" (additive latency model) or "published"
     ci_low_ms: float | None = None
     ci_high_ms: float | None = None
@@ -96,6 +136,13 @@ class Latency:
     artifact_sha256: str | None = None
     samples_sha256: str | None = None  # names the raw .npy beside the store
     heldout_error: float | None = None  # modelled only: median relative error on engines left out of the fit
+    p999_ms: float | None = None  # None below 6636 samples
+    gpu_median_ms: float | None = None  # between two events on the GPU's stream, where the backend takes them
+    builds: tuple[Build, ...] | None = None  # where there are several; `artifact_sha256` is the first one's
+    between_builds_ms: float | None = None  # largest median of a build - smallest
+    warm_up: str | None = None  # how a warm-up by trend ended
+    paced: Paced | None = None
+    gpu: GpuState | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +153,7 @@ class Machine:
     os: str
     gpu: str | None = None
     driver: str | None = None
+    gpu_uuid: str | None = None  # of the GPU that was measured
 
 
 @dataclass(frozen=True)
@@ -157,18 +205,20 @@ class Record:
         if self.latency is not None and not 0 < self.latency.median_ms < math.inf:
             raise InputError(f"latency {self.latency.median_ms} ms is not a positive number", self.model.name)
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not over any result)."""
-        model = {**dataclasses.asdict(self.model), "arch": self.model.arch and self.model.arch.knobs()}
+        model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
         request = {
             "source": self.source,
             "model": model,
             "data": self.data and (self.data.name, self.data.split, self.data.sha256),
             "runtime": self.artifact and (self.artifact.runtime, self.artifact.precision, self.artifact.options),
-            "protocol": self.protocol and dataclasses.asdict(self.protocol),
+            "protocol": self.protocol and self.protocol.settings(),
             "machine": self.machine and (self.machine.cpu, self.machine.gpu),
         }
+        if self.cost is not None and self.cost.counter is not None:  # absent from the hash of Records that count nothing
+            request["counted"] = (self.cost.counter, self.cost.form)
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -196,7 +246,7 @@ class Record:
 def _prune(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _prune(item) for key, item in value.items() if item is not None}
-    return value
+    return [_prune(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @functools.cache
@@ -205,14 +255,24 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+@functools.cache
+def _plain_types(kind: type) -> dict[str, frozenset[type]]:
+    """Field -> the types whose values need no look: most values of a store are of these."""
+    allowed = {str, int, float, bool}
+    return {name: frozenset(typing.get_args(hint) or (hint,)) & allowed for name, hint in _hints(kind).items()}
+
+
 def _build(kind: type, fields: dict[str, Any]) -> Any:
     """Rebuilds a (nested) dataclass from plain JSON values, refusing unknown fields and wrong types."""
     if not isinstance(fields, dict):
         raise TypeError(f"{kind.__name__} must be an object")
-    hints = _hints(kind)
-    if unknown := sorted(set(fields) - set(hints)):
+    hints, plain = _hints(kind), _plain_types(kind)
+    if unknown := sorted(fields.keys() - hints.keys()):
         raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
-    return kind(**{name: _value(hints[name], value, f"{kind.__name__}.{name}") for name, value in fields.items()})
+    return kind(**{
+        name: value if type(value) in plain[name] else _value(hints[name], value, f"{kind.__name__}.{name}")
+        for name, value in fields.items()
+    })  # fmt: skip
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
@@ -223,10 +283,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value)
     plain = typing.get_origin(kind) or kind
+    if plain is tuple and isinstance(value, list):
+        return tuple(_value(typing.get_args(kind)[0], item, name) for item in value)
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} = {value!r} is not {plain.__name__}")
-    if plain is dict and not all(isinstance(item, str) for item in value.values()):
-        raise ValueError(f"{name} = {value!r} maps to something else than text")
-    return value
+    return {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()} if plain is dict else value

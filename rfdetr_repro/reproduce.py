@@ -120,7 +120,7 @@ class Reproduction:
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def recipe(self, splits: dict[str, Any]) -> Any:
-        from .train.engine import Recipe
+        from .train.recipe import Recipe
 
         row = self.campaign.preset
         if row.model.masks and not splits["train"].has_masks:
@@ -128,14 +128,20 @@ class Reproduction:
         return Recipe(row, self.campaign.train, self.campaign.space)
 
     def train(self, splits: dict[str, Any]) -> tuple[Path, str]:
-        from .search.shared import base_accuracies
         from .train.engine import MODEL
         from .train.processes import run_training
+        from .train.start import start_from
+        from .validation import base_accuracies
 
         held_out = {name: split for name, split in splits.items() if name != "train"}
-        setup = {"recipe": self.recipe(splits), "split": splits["train"], "folder": self.folder}
-        trainer = run_training(setup, evaluate=lambda live: base_accuracies(live.ema_detector(), held_out))
-        precision = "bfloat16 backbone and projector" if trainer.autocast else "float32"
+        recipe, initial = self.recipe(splits), None
+        if self.campaign.weights is not None:
+            row, initial, told = start_from(self.campaign.weights, recipe.preset, splits["train"].classes)
+            recipe = replace(recipe, preset=row)
+            print(told)
+        setup = {"recipe": recipe, "split": splits["train"], "folder": self.folder, "initial": initial}
+        trainer = run_training(setup, evaluate=lambda model: base_accuracies(model, held_out))
+        precision = f"{str(trainer.autocast).removeprefix('torch.')} backbone and projector" if trainer.autocast else "float32"
         return self.folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
 
     def search(self, splits: dict[str, Any]) -> Any:

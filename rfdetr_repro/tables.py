@@ -2,7 +2,8 @@
 
     python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] [--records PATH] [--scoreboard]
 
-Tables are pure functions of the published CSVs and of stored Records; nothing is written back.
+Tables are pure functions of the published CSVs and of stored Records; nothing is written back. Numbers are version 1's; the
+camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20 mean the camera-ready's.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from .record import Record
 from .store import read_stores
 from .tables_campaign import campaign_tables
 from .tables_format import FORMATS, Table, render
-from .tables_paper import paper_table, scoreboard, shown_columns
+from .tables_here import Here
+from .tables_join import Measured
+from .tables_paper import paper_table, shown_columns
+from .tables_scoreboard import scoreboard
 
 DEFAULT_RECORDS = Path("results")
+CHOICES = (*TABLES, "frontier", "all")
+_ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}  # camera-ready numbers that version 1 does not have
 
 
 def load_records(path: str | Path | None) -> list[Record]:
@@ -30,10 +36,23 @@ def load_records(path: str | Path | None) -> list[Record]:
     return read_stores([path])
 
 
+def table_name(text: str) -> str:
+    """The key of :data:`CHOICES` that a user means: "v2 20", "20" and "v2_20" are one; "17" is version 1's, "v2_17" is not."""
+    name = text.strip().lower().replace(" ", "_").replace("-", "_").removeprefix("table_")
+    if name.startswith("v1_") and name.removeprefix("v1_") in TABLES:
+        return name.removeprefix("v1_")
+    if name.startswith("v2_") and name not in TABLES:
+        plain = name.removeprefix("v2_")
+        name = _ALSO.get(plain, plain if plain != "17" else name)
+    name = _ALSO.get(name, name)
+    if name not in CHOICES:
+        raise InputError(f"unknown table {text!r}", mend=f"choose one of {', '.join(CHOICES)}")
+    return name
+
+
 def build_tables(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
     """The tables that ``--table name`` prints. An unknown name is an :class:`InputError` that lists what there is."""
-    if name not in (*TABLES, "frontier", "all"):
-        raise InputError(f"unknown table {name!r}", mend=f"choose one of {', '.join([*TABLES, 'frontier', 'all'])}")
+    name = table_name(name)
     if name == "frontier":
         tables = campaign_tables(records)
         if not tables:
@@ -41,26 +60,34 @@ def build_tables(name: str, records: Sequence[Record], form: str = "text") -> li
         return tables
     whole = form in ("csv", "json")
     names = list(TABLES) if name == "all" else [name]
-    tables = [table if whole else shown_columns(table) for table in (paper_table(each, records) for each in names)]
+    measured, here = Measured(records), Here.detect(records)
+    tables = [table if whole else shown_columns(table) for table in (paper_table(each, measured, here) for each in names)]
     own = [] if form == "csv" and name != "all" else campaign_tables(records)  # one table per CSV file unless all are asked for
     return tables + own
 
 
+def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
+    """What ``--scoreboard`` prints of one table or of all; the list of every cell is for programs: CSV and JSON have it."""
+    name = table_name(name)
+    if name == "frontier":
+        raise InputError("the scoreboard is about the paper's tables", "--table frontier", "choose a numbered table or all")
+    tables = scoreboard(list(TABLES) if name == "all" else [name], records)
+    return tables if form in ("csv", "json") else [table.without_empty_columns() for table in tables[:-1]]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
-    parser.add_argument("--table", default="all", help=f"one of {', '.join([*TABLES, 'frontier', 'all'])}; default all")
+    parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument(
         "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
     )
     parser.add_argument("--scoreboard", action="store_true", help="the state of every cell instead of its value")
     options = parser.parse_args(argv)
-    records = load_records(options.records)
-    tables = build_tables(options.table, records, options.format)
-    if options.scoreboard:
-        if options.table == "frontier":
-            raise InputError("the scoreboard is about the paper's tables", "--table frontier", "choose a numbered table or all")
-        tables = scoreboard(list(TABLES) if options.table == "all" else [options.table], records)
+    name, records = table_name(options.table), load_records(options.records)
+    tables = (
+        build_scoreboard(name, records, options.format) if options.scoreboard else build_tables(name, records, options.format)
+    )
     sys.stdout.write(render(tables, options.format))
     return 0
 

@@ -33,14 +33,71 @@ _COLUMNS = [
 
 
 def campaign_tables(records: Sequence[Record]) -> list[Table]:
-    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such."""
+    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such.
+
+    Last, what fine-tuning added, where Records of before and after exist.
+    """
     groups: dict[tuple[str, str], list[Confirmed]] = {}
     for point in confirmed_points(records):
         record = point.any
         name = record.data.name if record.data else "unknown data"
         groups.setdefault((name, _engine(record)), []).append(point)
     tables = [_confirmed_table(points, *key) for key, points in groups.items()]
-    return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
+    tables = tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
+    return tables + finetuning_tables(records)
+
+
+def finetuning_tables(records: Sequence[Record]) -> list[Table]:
+    """What fine-tuning changed, by data set and engine: Records of one architecture with the variants "nas" and "nas+fine-tuning".
+
+    The counterpart of Tables 15 and 16 for data sets that the paper does not have.
+    """
+    pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
+    before = {_subject(record): record for record in _tunable(records) if record.model.variant == "nas"}
+    for after in _tunable(records):
+        start = before.get(_subject(after))
+        if after.model.variant == "nas+fine-tuning" and start is not None and after.data is not None:
+            pairs.setdefault((after.data.name, _engine(after)), []).append((start, after))
+    return [_gain_table(found, *key) for key, found in pairs.items()]
+
+
+def _tunable(records: Sequence[Record]) -> list[Record]:
+    return [
+        record
+        for record in records
+        if record.source == "protocol"
+        and record.model.arch is not None
+        and record.accuracy is not None
+        and record.published is None
+    ]
+
+
+def _subject(record: Record) -> tuple[object, ...]:
+    data, artifact, mode = record.data, record.artifact, record.protocol.mode if record.protocol else ""
+    engine = (artifact.runtime, artifact.precision) if artifact else None
+    return record.model.arch, data and (data.name, data.split), engine, record.machine, mode
+
+
+def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) -> Table:
+    keys = {"ap": "AP", "ap50": "AP50", "mask_ap": "mask AP"}
+    columns = [Column("arch", "architecture", right=False), Column("split", "split", right=False)]
+    for group in ("searched", "fine-tuned", "change"):
+        columns += [Column(f"{group}_{key}", label, group) for key, label in keys.items()]
+    columns.append(Column("files", "files", right=False))
+    table = Table("fine-tuning", _title("What fine-tuning adds", pairs[0][1], name, engine), columns)
+    for start, after in pairs:
+        files = " -> ".join(record.artifact.sha256[:12] if record.artifact else "" for record in (start, after))
+        row = {"arch": Cell(after.model.arch.key if after.model.arch else ""), "files": Cell(files)}
+        row["split"] = Cell(after.data.split if after.data else "")
+        for key in keys:
+            low, high = metric(key).value(start), metric(key).value(after)
+            row[f"searched_{key}"], row[f"fine-tuned_{key}"] = _ap_cell(low), _ap_cell(high)
+            if low is not None and high is not None:
+                row[f"change_{key}"] = Cell(f"{100 * (high - low):+.1f}", MEASURED, round(100 * (high - low), 4))
+        if row not in table.rows:  # buffered and sustained Records of one file hold one AP
+            table.add(row)
+    table.notes = [SYNTHETIC] if pairs[0][1].data and pairs[0][1].data.synthetic else []
+    return table
 
 
 def _search(records: Sequence[Record]) -> list[Record]:

@@ -1,6 +1,7 @@
 """A table of cells that know their state, and its five printed forms: text, markdown, csv, latex, json.
 
-A cell is published, measured, not measured, or not measurable here; every form keeps the four apart.
+A cell is published, measured, computed, not measured, or not measurable here; every form keeps the five apart: by the name of its
+column everywhere, by its state in JSON, and by bold (measured) and italic (computed) type in Markdown and LaTeX.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 PUBLISHED, MEASURED, MISSING, UNAVAILABLE = "published", "measured", "not measured", "not measurable here"
+COMPUTED = "computed"  # arithmetic on an architecture: nothing ran
 MARKS = {MISSING: "·", UNAVAILABLE: "×"}
 FORMATS = ("text", "markdown", "csv", "latex", "json")
 
@@ -23,6 +25,8 @@ class Cell:
     text: str = ""
     state: str = ""
     value: float | str | None = None  # what JSON carries; percent for AP, milliseconds for latency
+    record: str = ""  # id of the Record behind a measured cell
+    artifact: str = ""  # SHA-256 of the file that was measured
 
     @property
     def shown(self) -> str:
@@ -54,6 +58,11 @@ class Table:
 
     def line(self, row: dict[str, Cell]) -> list[str]:
         return [row.get(column.key, Cell()).shown for column in self.columns]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether published cells stand beside others."""
+        return any(cell.state == PUBLISHED for row in self.rows for cell in row.values())
 
     def without_empty_columns(self, keep: Sequence[str] = ()) -> Table:
         """The same table without the columns in which every cell is empty."""
@@ -89,10 +98,23 @@ def _json(table: Table) -> dict[str, Any]:
         for column in table.columns:
             cell = row.get(column.key, Cell())
             value = cell.value if cell.value is not None else cell.text or None
-            cells[column.key] = {"value": value, "state": cell.state} if cell.state else value
+            cells[column.key] = {"value": value, "state": cell.state, **_origin(cell)} if cell.state else value
         rows.append(cells)
     columns = [{"key": column.key, "label": column.label, "group": column.group} for column in table.columns]
     return {"table": table.name, "title": table.title, "columns": columns, "rows": rows, "notes": table.notes}
+
+
+def _origin(cell: Cell) -> dict[str, str]:
+    named = {"record": cell.record, "artifact_sha256": cell.artifact}
+    return {name: text for name, text in named.items() if text}
+
+
+def _typed(table: Table, strong: str, soft: str, escaped: Callable[[str], str]) -> Iterator[list[str]]:
+    """Rows of texts; beside published cells, measured ones are in strong and computed ones in soft type."""
+    kinds = {MEASURED: strong, COMPUTED: soft} if table.mixed else {}
+    for row in table.rows:
+        cells = [row.get(column.key, Cell()) for column in table.columns]
+        yield [kinds.get(cell.state if cell.text else "", "{}").format(escaped(cell.shown)) for cell in cells]
 
 
 def _csv(table: Table) -> str:
@@ -154,10 +176,10 @@ def _markdown(table: Table) -> str:
     head = [f"{column.label} ({column.group})" if column.group else column.label for column in table.columns]
     lines = [f"### {table.title}", "", "| " + " | ".join(map(escaped, head)) + " |"]
     lines.append("|" + "|".join("---:" if column.right else "---" for column in table.columns) + "|")
-    for (section, starts), row in zip(_section_starts(table), table.rows, strict=True):
+    for (section, starts), texts in zip(_section_starts(table), _typed(table, "**{}**", "*{}*", escaped), strict=True):
         if starts:
             lines.append("| *" + escaped(section) + "* |" + " |" * (len(head) - 1))
-        lines.append("| " + " | ".join(map(escaped, table.line(row))) + " |")
+        lines.append("| " + " | ".join(texts) + " |")
     return "\n".join([*lines, "", *(f"{escaped(note)}  " for note in table.notes), ""])
 
 
@@ -175,10 +197,11 @@ def _latex(table: Table) -> str:
     ]
     lines += [f"{groups} \\\\"] if any(group for group, _ in spans) else []
     lines += [" & ".join(_tex(column.label) for column in table.columns) + " \\\\", "\\midrule"]
-    for (section, starts), row in zip(_section_starts(table), table.rows, strict=True):
+    typed = _typed(table, "\\textbf{{{}}}", "\\emph{{{}}}", _tex)
+    for (section, starts), texts in zip(_section_starts(table), typed, strict=True):
         if starts:
             lines.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(section)}}}}} \\\\")
-        lines.append(" & ".join(map(_tex, table.line(row))) + " \\\\")
+        lines.append(" & ".join(texts) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}", *(f"\\par {_tex(note)}" for note in table.notes), "\\end{table}", ""]
     return "\n".join(lines)
 
@@ -190,6 +213,10 @@ _TEX = {
     "~": "\\textasciitilde{}",
     "^": "\\textasciicircum{}",
     "−": "$-$",
+    "Δ": "$\\Delta$",
+    "±": "$\\pm$",
+    "<": "$<$",
+    ">": "$>$",
 }
 _TEX.update({mark: f"\\{mark}" for mark in "&%$#_{}"})
 

@@ -104,7 +104,9 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
     assert "threshold" in refused(capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"])
     assert "not available yet" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--strategy", "race"])
-    assert "not available yet" in refused(capsys, export.main, ["--checkpoint", "x", "--out", "y.onnx", "--precision", "fp16"])
+    assert "belong to --precision fp16" in refused(
+        capsys, export.main, ["--checkpoint", "x", "--out", "y.onnx", "--islands", "Exp"]
+    )
     assert "unknown table" in refused(capsys, tables.main, ["--table", "99"]).lower()
 
 

@@ -125,3 +125,11 @@ def test_bad_campaign_file(tmp_path: Path, text: str, message: str) -> None:
         campaign(str(file))
     with pytest.raises(InputError, match="unknown campaign"):
         campaign("nothing")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "campaigns").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_campaign_file_is_read_and_can_be_trained(path: Path) -> None:
+    found = campaign(str(path))
+    assert found.name and found.title and found.train.steps > 0
+    archs = found.space.training_archs()
+    assert max(arch.decoder_layers for arch in archs) <= found.preset.model.decoder_layers

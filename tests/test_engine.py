@@ -16,8 +16,10 @@ from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors
-from rfdetr_repro.train.engine import LOG, MODEL, STATE, Recipe, Trainer, read_log
+from rfdetr_repro.train.engine import MODEL, Trainer, read_log
 from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, schedule
+from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.state import LOG, STATE
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
 
@@ -93,12 +95,12 @@ def test_evaluation_rows_go_to_the_log(split: CocoSplit, tmp_path: Path) -> None
 
 def test_architectures_are_drawn_uniformly_and_by_step() -> None:
     uniform = replace(RECIPE, train=replace(TRAIN, base_share=0.0))
-    drawn = [uniform.arch_of_step(step) for step in range(600)]
-    assert drawn == [uniform.arch_of_step(step) for step in range(600)]
+    drawn = [uniform.archs_of_step(step)[0] for step in range(600)]
+    assert drawn == [uniform.archs_of_step(step)[0] for step in range(600)]
     counts = {arch: drawn.count(arch) for arch in SPACE.training_archs()}
     assert min(counts.values()) > 10 and set(drawn) == set(counts)
     assert all((arch.decoder_layers, arch.queries) == (2, 10) for arch in counts)
-    base = [replace(RECIPE, train=replace(TRAIN, base_share=0.5)).arch_of_step(step) == TINY.arch for step in range(600)]
+    base = [replace(RECIPE, train=replace(TRAIN, base_share=0.5)).archs_of_step(step) == (TINY.arch,) for step in range(600)]
     assert 0.45 < sum(base) / 600 < 0.65
 
 

@@ -55,6 +55,20 @@ def test_checkpoint_to_metrics(checkpoint: Path, data: Path, tmp_path: Path, cap
     assert "boxes   AP " in capsys.readouterr().out
 
 
+def test_checkpoint_to_metrics_in_pytorch(
+    checkpoint: Path, artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same subnet as a PyTorch file has the same AP, and says what ran."""
+    out, metrics = tmp_path / "m.safetensors", tmp_path / "metrics.json"
+    assert run_main(export.main, ["--checkpoint", str(checkpoint), "--to", "torch", "--out", str(out)]) == 0
+    arguments = ["--artifact", str(out), "--data", str(data), "--threads", "1", "--json", str(metrics), "--backend", "torch"]
+    assert run_main(evaluate.main, arguments) == 0
+    found, expected = json.loads(metrics.read_text()), evaluate.evaluate(artifact.path, data, threads=1)
+    assert (found["runtime"].startswith("torch-"), expected["runtime"]) == (True, "onnxruntime-cpu")
+    assert found["boxes"]["ap"] == pytest.approx(expected["boxes"]["ap"], abs=1e-6)
+    assert found["artifact"] == load_artifact(out).sha256 and found["runtime"] in capsys.readouterr().out
+
+
 def test_missing_metric_is_a_dash() -> None:
     assert evaluate.percent(None) == "-" and evaluate.percent(0.4567) == "45.7"
 
@@ -73,6 +87,8 @@ def test_random_weights_are_refused(data: Path, tmp_path: Path, capsys: pytest.C
         ("--split", "nosuch"),
         ("--threads", "0"),
         ("--max-dets", "0"),
+        ("--backend", "nosuch"),
+        ("--backend", "torch"),
     ],
 )
 def test_evaluate_bad_input(
@@ -90,6 +106,7 @@ def test_evaluate_bad_input(
     [
         ({"--precision": "fp16"}, "fp16 is not available yet"),
         ({"--to": "tensorrt"}, "tensorrt is not available yet"),
+        ({"--to": "torch"}, "cannot be called .onnx"),
         ({"--arch": "r32-p8"}, "not an architecture"),
         ({"--arch": "huge"}, "unknown size"),
         ({"--arch": "r32-p8-w1-d9-q5"}, "stores 2 layers"),

@@ -17,17 +17,17 @@ FLOORS = {
     0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
     1: ["boxes", "ops", "masks"],
     2: ["model", "device"],
-    3: ["data", "coco_eval"],
+    3: ["data", "coco_eval", "validation"],
     4: ["train", "export"],
     5: ["bench"],
     6: ["search"],
     7: ["tables", "plots"],
-    8: ["reproduce", "pictures", "evaluate", "predict", "cli", "api", "detect"],
+    8: ["reproduce", "pictures", "evaluate", "predict", "cli", "api", "detect", "finetune"],
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units}
 SIDEWAYS = {0, 3, 7, 8}  # train/ and export/, on floor 4, are strangers to each other
 WITHOUT_TORCH = {0, 7}  # floors, and reports/, that run on a machine without torch
-TORCH = {"torch", "torchvision", "onnx", "onnxruntime", "faster_coco_eval"}
+TORCH = {"torch", "torchvision", "onnx", "onnxruntime", "faster_coco_eval", "hotcoco"}
 ALLOWED_OUTSIDE = {"reports": {0, 7}, "baselines": {0, 1, 2, 3, 4}}
 
 

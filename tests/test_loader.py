@@ -26,12 +26,12 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> CocoSplit:
     return read_split(write_folder(tmp_path_factory.mktemp("data"), random_document(0, 9)), "train")
 
 
-def size_of_step(step: int) -> tuple[int, int]:
-    return (32, 32) if step % 2 else (24, 40)
+def sizes_of_step(step: int) -> list[tuple[int, int]]:
+    return [(32, 32) if step % 2 else (24, 40)]
 
 
 def stream(split: CocoSplit, start: int, stop: int, config: TrainConfig = CONFIG) -> Iterator[list[Batch]]:
-    return training_batches(split, config, size_of_step, start, stop, masks=True)
+    return training_batches(split, config, sizes_of_step, start, stop, masks=True)
 
 
 def equal(one: list[Batch], two: list[Batch]) -> bool:
@@ -110,7 +110,7 @@ def test_refuses_masks_where_there_are_none(tmp_path: Path) -> None:
     document["annotations"][0]["segmentation"] = []
     boxes_only = read_split(write_folder(tmp_path, document), "train")
     with pytest.raises(InputError, match="without a segmentation"):
-        training_batches(boxes_only, CONFIG, size_of_step, 0, 1, masks=True)
-    assert len(list(training_batches(boxes_only, CONFIG, size_of_step, 0, 1, masks=False))) == 1
+        training_batches(boxes_only, CONFIG, sizes_of_step, 0, 1, masks=True)
+    assert len(list(training_batches(boxes_only, CONFIG, sizes_of_step, 0, 1, masks=False))) == 1
     with pytest.raises(InputError, match="seed"):
-        training_batches(boxes_only, TrainConfig(seed=-1), size_of_step, 0, 1, masks=False)
+        training_batches(boxes_only, TrainConfig(seed=-1), sizes_of_step, 0, 1, masks=False)

@@ -13,7 +13,7 @@ from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.train.dense import DenseHead, smallest_box_at
 from rfdetr_repro.train.losses import count_boxes, detection_losses, iou_aware_classification
 from rfdetr_repro.train.mask_points import PointDraws, dice_loss, mask_costs, mask_losses, uncertain_points
-from rfdetr_repro.train.matcher import image_costs, match
+from rfdetr_repro.train.matcher import match, stage_costs
 
 
 def target(count: int, seed: int = 0, masks: bool = True) -> Target:
@@ -38,8 +38,8 @@ def outputs_of(queries: int, seed: int = 0) -> Outputs:
 
 def test_match_is_optimal_in_every_group() -> None:
     outputs, wanted = outputs_of(8), target(3)
-    ((rows, columns),) = match(outputs, [wanted], 2, TRAIN)
-    cost = image_costs(outputs, 0, wanted, TRAIN, None)
+    (((rows, columns),),) = match([outputs], [wanted], 2, TRAIN)
+    cost = stage_costs(outputs, [wanted], TRAIN, None).T
     assert len(rows) == 6 and sorted(columns[:3].tolist()) == [0, 1, 2]
     for group in range(2):
         block = cost[group * 4 : group * 4 + 4]
@@ -52,7 +52,7 @@ def test_not_finite_costs_do_not_raise() -> None:
     outputs = outputs_of(4)
     outputs.boxes_cxcywh[0, 1] = torch.nan
     outputs.boxes_cxcywh[0, 2] = torch.inf
-    ((rows, _),) = match(outputs, [target(2)], 1, TRAIN)
+    (((rows, _),),) = match([outputs], [target(2)], 1, TRAIN)
     assert not {1, 2} & set(rows.tolist())
 
 

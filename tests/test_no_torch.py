@@ -13,9 +13,11 @@ from samples_run import write_run
 BLOCKED = """
 import sys
 
+HEAVY = {"torch", "onnx", "onnxruntime", "scipy", "faster_coco_eval", "hotcoco", "safetensors", "pycocotools"}
+
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "onnx", "onnxruntime", "scipy", "faster_coco_eval", "safetensors", "pycocotools"}:
+        if name.split(".")[0] in HEAVY:
             raise ImportError(f"{name} is blocked in this test")
 
 sys.meta_path.insert(0, Blocker())

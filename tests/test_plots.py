@@ -10,13 +10,16 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from samples_records import measured
 from samples_run import SPACE, run_records, training_rows, write_run
 
 from rfdetr_repro import plots
+from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.pareto import confirmed_points
 from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots_detections import Annotations, draw_detections
+from rfdetr_repro.plots_pictures import draw_pictures, run_pictures
 from rfdetr_repro.plots_published import draw_published
 from rfdetr_repro.plots_style import style
 from rfdetr_repro.plots_training import draw_training
@@ -122,6 +125,54 @@ def test_the_training_plot_reads_both_kinds_of_rows():
         drawn(draw_training, [{"step": 1}])
 
 
+def test_measured_points_stand_beside_published_ones_only_if_measured_the_same_way():
+    record = measured("N", 0.479, 2.4)
+    figure = drawn(draw_published, "1", [record])
+    diamonds = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "D"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in diamonds] == [
+        (2.4, pytest.approx(47.9)),
+        (2.4, 67.0),
+    ]  # AP, AP50
+    hollow = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert hollow and all(line.get_markerfacecolor() == "white" for line in hollow)
+    assert "Published and measured" in words(figure) and "2 points" in words(figure)
+    others = [
+        measured(machine=dataclasses.replace(record.machine, gpu="NVIDIA H100")),
+        measured(machine=dataclasses.replace(record.machine, gpu=None)),
+        measured(protocol=Protocol("sustained", buffer_ms=0.0)),
+        measured(precision="fp32"),
+        measured(data=dataclasses.replace(record.data, num_images=500)),
+        measured(ap=None),
+        *RECORDS,
+    ]
+    assert "nothing here was measured that way" in words(drawn(draw_published, "1", others))
+
+
+def test_figure_4_quotes_the_paper_and_says_what_was_measured():
+    text = words(drawn(draw_decoder, RECORDS))
+    assert "exist as an image only" in text and "162 searched configurations; without the last decoder layer -1.5 AP, -" in text
+
+
+def test_figure_6_shows_the_pictures_of_a_run(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    pictures = run_pictures(run)
+    assert [picture.caption for picture in pictures] == ["val: prediction beside ground truth"]
+    figure = drawn(draw_pictures, pictures)
+    assert len(figure.axes) == 1 and "Predictions on held-out images" in words(figure) and "Figure 6" in words(figure)
+    assert run_main(plots.main, ["--figure", "6", "--run", str(run), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "figure6.png").stat().st_size > 1000
+    (run / "predictions" / "bad.png").write_text("no picture")
+    with pytest.raises(InputError, match="not a picture"):
+        run_pictures(run)
+    capsys.readouterr()
+
+
+def test_figures_of_the_camera_ready_have_their_own_numbers(tmp_path, capsys):
+    assert run_main(plots.main, ["--figure", "7", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("figure5.png")
+    assert "Figure 5 (7 in the camera-ready)" in words(drawn(draw_published, "5"))
+
+
 @pytest.mark.parametrize(("number", "panels"), [("1", 4), ("5", 1)])
 def test_published_figures_say_that_they_are_published(number, panels):
     figure = drawn(draw_published, number)
@@ -187,7 +238,10 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == len(names)
 
 
-@pytest.mark.parametrize("arguments", [["--figure", "pareto"], ["--figure", "training"], ["--records", "absent"]])
+@pytest.mark.parametrize("arguments",
+    [["--figure", "pareto"], ["--figure", "training"], ["--figure", "4"], ["--figure", "6"], ["--figure", "6", "--run", "."],
+     ["--records", "absent"]],
+)  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_main(plots.main, arguments) == 2

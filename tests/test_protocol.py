@@ -46,7 +46,8 @@ def drifting(seed: int, spread: float) -> Callable[[int], float]:
 def test_buffered_waits_before_every_sample_and_does_not_time_it() -> None:
     bench = Bench()
     protocol = Protocol(mode="buffered", buffer_ms=200.0, warmup=2, min_samples=64, max_samples=64, timeout_s=1e6)
-    latency, samples, warmup = measure(bench.model("m", lambda _: 5.0), protocol, clock=bench)
+    found = measure(bench.model("m", lambda _: 5.0), protocol, clock=bench)
+    latency, samples, warmup = found.latency, found.samples_ms, found.warmup_ms
     assert bench.slept == [0.2] * 64
     assert bench.log == ["m", "m"] + ["sleep", "m"] * 64
     assert latency.median_ms == 5.0 and set(samples) == {5.0} and len(warmup) == 2
@@ -55,27 +56,30 @@ def test_buffered_waits_before_every_sample_and_does_not_time_it() -> None:
 
 def test_sustained_never_waits() -> None:
     bench = Bench()
-    latency, _, _ = measure(bench.model("m", lambda _: 4.0), STEADY, clock=bench)
+    latency = measure(bench.model("m", lambda _: 4.0), STEADY, clock=bench).latency
     assert bench.slept == [] and latency.images_per_s == 250.0
 
 
 def test_warm_up_is_kept_apart() -> None:
     bench = Bench()
     slow_start = bench.model("m", lambda index: 500.0 if index < 3 else 5.0)
-    latency, samples, warmup = measure(slow_start, STEADY, clock=bench)
+    found = measure(slow_start, STEADY, clock=bench)
+    latency, samples, warmup = found.latency, found.samples_ms, found.warmup_ms
     assert list(warmup) == [500.0] * 3 and max(samples) == 5.0
     assert latency.num_samples == len(samples) == 64
 
 
 def test_stops_when_the_interval_is_narrow() -> None:
     bench = Bench()
-    latency, samples, _ = measure(bench.model("m", drifting(0, 0.01)), STEADY, clock=bench)
+    found = measure(bench.model("m", drifting(0, 0.01)), STEADY, clock=bench)
+    latency, samples = found.latency, found.samples_ms
     assert 64 <= len(samples) < 256 and "interval of the median" in latency.stop_reason
 
 
 def test_noise_runs_to_the_maximum() -> None:
     bench = Bench()
-    latency, samples, _ = measure(bench.model("m", drifting(0, 0.5)), STEADY, clock=bench)
+    found = measure(bench.model("m", drifting(0, 0.5)), STEADY, clock=bench)
+    latency, samples = found.latency, found.samples_ms
     assert len(samples) == 256 and latency.stop_reason == "maximum of 256 samples"
     assert (latency.ci_high_ms - latency.ci_low_ms) / latency.median_ms > STEADY.relative_ci
 
@@ -83,7 +87,8 @@ def test_noise_runs_to_the_maximum() -> None:
 def test_time_limit_ends_a_series_within_its_block() -> None:
     bench = Bench()
     protocol = Protocol(mode="sustained", warmup=0, min_samples=64, max_samples=256, timeout_s=1.0)
-    latency, samples, _ = measure(bench.model("m", lambda _: 100.0), protocol, clock=bench)
+    found = measure(bench.model("m", lambda _: 100.0), protocol, clock=bench)
+    latency, samples = found.latency, found.samples_ms
     assert len(samples) == 10 and latency.stop_reason == "timeout of 1 s" and latency.num_samples == 10
     assert latency.p90_ms is None
 

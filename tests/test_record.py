@@ -11,7 +11,7 @@ from samples_run import protocol_record, run_records, search_record
 
 from rfdetr_repro.config import Arch, Protocol
 from rfdetr_repro.errors import InputError
-from rfdetr_repro.record import Accuracy, ArtifactId, DataId, Latency, Machine, ModelId, Record
+from rfdetr_repro.record import Accuracy, ArtifactId, Build, DataId, GpuState, Latency, Machine, ModelId, Paced, Record
 
 ARCH = Arch(128, 16, 1, 2, 25)
 SHA = "ab" * 32
@@ -139,7 +139,7 @@ def altered(**changes: object) -> str:
         (altered(artifact__size_bytes=True), "not int"),
         (altered(artifact__size_bytes=1.5), "not int"),
         (altered(model="pico"), "must be an object"),
-        (altered(env={"torch": 2}), "something else than text"),
+        (altered(env={"torch": 2}), "env = 2 is not str"),
         (altered(model__arch__patch=0), "below its minimum"),
         ("[]", "not a Record"),
         ("3", "not a Record"),
@@ -157,3 +157,25 @@ def test_a_line_that_is_not_a_record_is_refused_in_one_line(line, says):
 def test_only_composed_data_is_synthetic():
     assert search_record(ARCH).data.synthetic
     assert not DataId("coco-val2017", "val").synthetic
+
+
+def test_builds_pacing_and_gpu_state_survive_a_round_trip():
+    latency = Latency(
+        3.5, artifact_sha256=SHA, builds=(Build(SHA, 3.4, 64), Build("cd" * 32, 3.6, 64)), between_builds_ms=0.2,
+        paced=Paced(30.0, 0.25, 0.0, 5.0, 0.1, 2), gpu=GpuState({"power": 0.5}, {"1980": 1.0}, power_w=300.0),
+    )  # fmt: skip
+    record = fixed_record(latency=latency, protocol=Protocol("paced", fps=30.0, min_time_s=1.0, settle_s=2.0))
+    line = record.to_json()
+    assert Record.from_json(line) == record and "p999_ms" not in line and "lateness_p99_ms" not in line
+    assert "paced" not in fixed_record().to_json() and "gpu_uuid" not in fixed_record().to_json()
+    with pytest.raises(InputError, match="Latency.gpu|GpuState"):
+        Record.from_json(line.replace('"1980": 1.0', '"1980": "many"'))
+
+
+@pytest.mark.parametrize("change", [{"min_time_s": 1.0}, {"settle_s": 1.0}, {"mode": "paced", "fps": 30.0}])
+def test_later_settings_enter_the_id_only_where_they_are_set(change):
+    default = Protocol().settings()
+    assert not {"fps", "min_time_s", "settle_s"} & set(default)
+    changed = Protocol(**change)
+    assert set(changed.settings()) - set(default) == set(change) - {"mode"}
+    assert fixed_record(protocol=changed).id != fixed_record().id

@@ -103,6 +103,7 @@ def test_the_report_holds_what_the_run_says(run):
     ]:
         assert str(wanted) in text, wanted
     assert "Table 2. COCO detection" in text and "not measurable here" in text and "not in this run" not in text
+    assert "State of the 1,523 published cells" in text
     assert all(point.sha256 in text for point in confirmed_points(run_records()))
 
 

@@ -17,9 +17,10 @@ from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.predict import main as predict
 from rfdetr_repro.reproduce import Reproduction
-from rfdetr_repro.search.shared import shared_detections, single_detections
+from rfdetr_repro.search.shared import shared_detections
 from rfdetr_repro.store import Store
 from rfdetr_repro.tables import main as tables
+from rfdetr_repro.validation import single_detections
 
 SPACE = SearchSpace((48, 64), (16,), (1, 2), (0, 2), (3, 10))
 QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)

@@ -5,14 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rfdetr_repro.bench.statistics import compare, median_interval, samples_needed, summarise, tail
+from rfdetr_repro.bench.samples import BLOCK, Series
+from rfdetr_repro.bench.statistics import (
+    compare,
+    compare_series,
+    median_interval,
+    pooled_interval,
+    samples_needed,
+    summarise,
+    tail,
+)
 
 
 def noisy(median: float, count: int, seed: int, spread: float = 0.02) -> np.ndarray:
     return median * np.exp(np.random.default_rng(seed).normal(0, spread, count))
 
 
-@pytest.mark.parametrize(("quantile", "count"), [(0.9, 64), (0.99, 662)])
+@pytest.mark.parametrize(("quantile", "count"), [(0.9, 64), (0.99, 662), (0.999, 6636)])
 def test_tail_rule_is_that_of_loadgen(quantile: float, count: int) -> None:
     assert samples_needed(quantile) == count
     samples = np.arange(float(count))
@@ -68,3 +77,57 @@ def test_verdicts(first: float, second: float, spread: float, count: int, word: 
     verdict = compare(noisy(first, count, 2, spread), noisy(second, count, 3, spread))
     assert verdict.word == word
     assert verdict.interval_ms.low <= verdict.difference_ms <= verdict.interval_ms.high
+
+
+def test_resampled_medians_are_those_of_real_resamples() -> None:
+    """The shortcut by order statistics against drawing every resample, for odd and even counts."""
+    for count in (1, 2, 31, 64):
+        samples, rng = noisy(10.0, count, 4, 0.2), np.random.default_rng(0)
+        drawn = np.median(samples[rng.integers(0, count, (20_000, count))], axis=1)
+        interval = median_interval(samples, resamples=20_000)
+        assert interval == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))), rel=0.01)
+
+
+def blocks(levels: list[float], seed: int, spread: float = 0.001) -> np.ndarray:
+    """One block around each level."""
+    return np.concatenate([noisy(level, BLOCK, seed + index, spread) for index, level in enumerate(levels)])
+
+
+def test_blocks_that_drift_widen_the_interval() -> None:
+    """Sixteen neighbours are not sixteen witnesses: resampled one by one the interval is far too sure."""
+    levels = list(10 + np.random.default_rng(1).normal(0, 0.5, 20))
+    samples = blocks(levels, 0)
+    alone, pooled = median_interval(samples), pooled_interval(Series.of(samples))
+    assert pooled.high - pooled.low > 1.5 * (alone.high - alone.low)
+
+
+def test_builds_count_as_wholes() -> None:
+    """Three builds far apart: the interval spans them, however many samples each has."""
+    parts = [Series.of(noisy(level, 640, index, 0.001)) for index, level in enumerate((10.0, 10.5, 11.0))]
+    interval = pooled_interval(Series.pooled(parts))
+    assert interval.low < 10.1 and interval.high > 10.9
+    flat = median_interval(Series.pooled(parts).ms)
+    assert flat.high - flat.low < 0.1
+    latency = summarise(Series.pooled(parts).ms, stop_reason="x", sustained=False, series=Series.pooled(parts))
+    assert (latency.ci_low_ms, latency.ci_high_ms) == interval
+
+
+def test_pairs_cancel_what_the_machine_did_in_a_round() -> None:
+    drift = list(10 * (1 + 0.2 * np.random.default_rng(2).random(40)))
+    first = Series.of(blocks(drift, 0))
+    second = Series.of(blocks([level * 1.02 for level in drift], 100))
+    assert compare_series(first, second).word == "FASTER"
+    apart = Series(second.ms, second.block * 0, second.block + 1)  # other rounds: nothing to cancel
+    assert compare_series(first, apart).word == "UNDECIDED"
+
+
+def test_few_blocks_are_taken_apart() -> None:
+    few = Series.of(noisy(10.0, 32, 0))
+    interval = pooled_interval(few)
+    assert interval == pytest.approx(median_interval(few.ms), rel=0.01)
+
+
+def test_a_long_series_is_summed_up_in_bounded_memory() -> None:
+    long = Series.pooled([Series.of(noisy(5.0, 100_000, seed)) for seed in range(2)])
+    interval = pooled_interval(long)
+    assert interval.low < 5.0 < interval.high and interval.high - interval.low < 0.01

@@ -8,15 +8,18 @@ import io
 import json
 
 import pytest
+from samples_records import EVERYTHING, NOTHING, SHA, measured
 from samples_run import protocol_record, run_records, search_record, write_run
 
 from rfdetr_repro import tables
-from rfdetr_repro.config import Arch, Protocol
+from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.paper import TABLES
-from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, Machine, ModelId, Record
+from rfdetr_repro.record import ArtifactId, Cost, ModelId, Record
 from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
+from rfdetr_repro.tables_cells import cells
 from rfdetr_repro.tables_format import (
+    COMPUTED,
     FORMATS,
     MEASURED,
     MISSING,
@@ -28,26 +31,9 @@ from rfdetr_repro.tables_format import (
     milliseconds,
     render,
 )
-from rfdetr_repro.tables_paper import AS_PRINTED, Here, paper_table, scoreboard, shown_columns
-
-SHA = "5e" * 32
-NOTHING = Here(gpu=False, data=frozenset())
-EVERYTHING = Here(gpu=True, data=frozenset({"coco-val2017", "rf100-vl", "rf20-vl"}))
-
-
-def measured(size: str = "N", ap: float | None = 0.479, ms: float = 2.3456, **changes: object) -> Record:
-    accuracy = None if ap is None else Accuracy(ap, 0.67, artifact_sha256=SHA)
-    parts: dict = {
-        "source": "protocol",
-        "model": ModelId("rfdetr", "ours", size=size),
-        "data": DataId("coco-val2017", "val"),
-        "artifact": ArtifactId(SHA, SHA, "tensorrt", "fp16", 1),
-        "accuracy": accuracy,
-        "latency": Latency(ms, artifact_sha256=SHA),
-        "protocol": Protocol(),
-        "machine": Machine("CPU", 8, 16.0, "Linux", gpu="Example GPU"),
-    }
-    return Record(**{**parts, **changes})
+from rfdetr_repro.tables_here import Here
+from rfdetr_repro.tables_join import Measured
+from rfdetr_repro.tables_paper import paper_table, shown_columns
 
 
 def row_of(table: Table, model: str, size: str, index: int = 0) -> dict[str, Cell]:
@@ -61,54 +47,40 @@ def test_a_measured_value_stands_beside_the_published_one():
     row = row_of(paper_table("2", [measured()], NOTHING), "RF-DETR", "N")
     assert (row["published_ap"].text, row["published_ap"].state) == ("48.0", PUBLISHED)
     assert (row["measured_ap"].text, row["measured_ap"].state, row["measured_ap"].value) == ("47.9", MEASURED, 47.9)
-    assert (row["published_ms"].text, row["measured_ms"].text) == ("2.3", "2.35")
+    assert (row["published_latency_ms"].text, row["measured_latency_ms"].text) == ("2.3", "2.35")
     assert row["measured_ap75"].state == MISSING and row["published_ap75"].text == "51.4"
-    assert row["state"].text == "measured tensorrt fp16 buffered on Example GPU, file 5e5e5e5e"
+    assert row["state"].text == "measured tensorrt fp16 buffered on Tesla T4"
+    assert (row["file"].text, row["record"].text) == ("5e5e5e5e5e5e", measured().id)
+    assert (row["measured_ap"].artifact, row["measured_ap"].record) == (SHA, measured().id)
 
 
 def test_several_measurements_of_one_row_are_several_lines():
     other = measured(ms=3.0, artifact=ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp32", 1))
     table = paper_table("2", [measured(), other], NOTHING)
-    assert row_of(table, "RF-DETR", "N", 1)["measured_ms"].text == "3.00" and "model" not in row_of(table, "RF-DETR", "N", 1)
+    assert row_of(table, "RF-DETR", "N", 1)["measured_latency_ms"].text == "3.00" and "model" not in row_of(
+        table, "RF-DETR", "N", 1
+    )
     assert len(table.rows) == 19
-
-
-@pytest.mark.parametrize(
-    "stranger",
-    [
-        measured(data=DataId("embedded", "val")),
-        measured(data=DataId("my-folder", "val")),
-        measured(model=ModelId("yolov5", "x", size="N")),
-        measured(model=ModelId("rfdetr", "x", task="segment", size="N")),
-        measured(model=ModelId("rfdetr", "x", size="Q")),
-        measured(model=ModelId("rfdetr", "x", size="N", variant="nas+fine-tuning")),
-        measured(source="search"),
-        measured(source="engine"),
-    ],
-)
-def test_what_does_not_match_does_not_join(stranger):
-    table = paper_table("2", [stranger], NOTHING)
-    assert not any(cell.state == MEASURED for row in table.rows for cell in row.values())
-
-
-def test_embedded_records_never_reach_a_coco_row():
-    for name in TABLES:
-        table = paper_table(name, run_records(), NOTHING)
-        assert not any(cell.state == MEASURED for row in table.rows for cell in row.values()), name
 
 
 def test_not_measured_and_not_measurable_look_different():
     here, nowhere = (shown_columns(paper_table("2", [], where)) for where in (EVERYTHING, NOTHING))
-    assert {cell.state for row in here.rows for cell in row.values()} == {"", PUBLISHED, MISSING}
-    assert {cell.state for row in nowhere.rows for cell in row.values()} == {"", PUBLISHED, UNAVAILABLE}
-    assert row_of(here, "RF-DETR", "N")["state"].text == "not measured"
-    assert row_of(nowhere, "RF-DETR", "N")["state"].text == "not measurable here [1][2]"
+    assert {cell.state for row in here.rows for cell in row.values()} == {"", PUBLISHED, COMPUTED, MISSING}
+    assert {cell.state for row in nowhere.rows for cell in row.values()} == {"", PUBLISHED, COMPUTED, MISSING, UNAVAILABLE}
+    assert row_of(here, "RF-DETR", "N")["state"].text == "·"
+    assert row_of(nowhere, "RF-DETR", "N")["state"].text == "· × [1][2]"  # parameters need nothing
+    whole = row_of(paper_table("2", [], NOTHING), "RF-DETR", "N")["state"].text
+    assert whole == "not measured; not measurable here [1][2]"
     assert "[1] no NVIDIA GPU on this machine" in nowhere.notes
+    assert "[2] no COCO val2017 (RFDETR_COCO), no trained weights (RFDETR_WEIGHTS) on this machine" in nowhere.notes
     for form in FORMATS:
         assert render([here], form) != render([nowhere], form)
-    half = paper_table("2", [], Here(gpu=False, data=frozenset({"coco-val2017"})))
+    half = paper_table("2", [], Here(False, frozenset({"coco-val2017"}), weights=True))
     row = row_of(half, "RF-DETR", "N")
-    assert (row["measured_ms"].state, row["measured_ap"].state) == (UNAVAILABLE, MISSING)
+    assert (row["measured_latency_ms"].state, row["measured_ap"].state) == (UNAVAILABLE, MISSING)
+    assert row_of(half, "YOLOv8", "N")["measured_gflops"].state == UNAVAILABLE and "no package ultralytics" in " ".join(
+        half.notes
+    )
 
 
 def test_what_this_machine_has_is_found(tmp_path, monkeypatch):
@@ -117,19 +89,16 @@ def test_what_this_machine_has_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("RFDETR_COCO", str(tmp_path / "absent"))
     assert Here.detect().data == frozenset()
     assert Here.detect([measured()]).data == {"coco-val2017"}
+    assert not Here.detect().weights
+    monkeypatch.setenv("RFDETR_WEIGHTS", str(tmp_path))
+    assert Here.detect().weights
 
 
 def test_random_weights_give_latency_and_say_so():
     record = measured(ap=None, model=ModelId("rfdetr", "ours", size="N", weights="random"))
     row = row_of(paper_table("2", [record], NOTHING), "RF-DETR", "N")
-    assert row["measured_ms"].state == MEASURED and row["measured_ap"].state == MISSING
+    assert row["measured_latency_ms"].state == MEASURED and row["measured_ap"].state == MISSING
     assert "random weights" in row["state"].text
-
-
-def test_table_1_joins_by_precision():
-    table = paper_table("1", [measured("M")], NOTHING)
-    states = {row["variant"].text: row["measured_ap"].state for row in table.rows if row["model"].text == "RF-DETR"}
-    assert states == {"buffered FP32": UNAVAILABLE, "buffered FP16": MEASURED}
 
 
 def test_differences_are_printed_as_printed():
@@ -140,14 +109,23 @@ def test_differences_are_printed_as_printed():
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_table_prints_in_every_format(name, form):
-    text = render(tables.build_tables(name, [], form), form)
+    table = paper_table(name, Measured([measured("M")]), NOTHING)
+    text = render([table if form in ("csv", "json") else shown_columns(table)], form)
+    published = [column.key for column in table.columns if column.key.startswith("published_")]
+    assert published and not {column.key for column in table.columns} & {key.removeprefix("published_") for key in published}
     assert text.endswith("\n") and len(text.splitlines()) >= 3
     if form == "json":
         (table,) = json.loads(text)["tables"]
         assert table["table"] == name and len(table["rows"]) >= 2
     if form == "csv":
-        rows = list(csv.reader(io.StringIO(text)))
-        assert len({len(row) for row in rows}) == 1
+        rows = list(csv.DictReader(io.StringIO(text)))
+        numbers = [row[key] for row in rows for key in published if row[key] not in ("", None)]
+        assert len(numbers) == len(list(cells(name))) and all(float(number) == float(number) for number in numbers)
+    if form == "latex":
+        body = text.split("\\midrule")[1].split("\\bottomrule")[0]
+        lines = [line for line in body.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
+        assert len(lines) == len(table.rows) and len({line.count(" & ") for line in lines}) == 1
+        assert text.count("{") == text.count("}") and text.count("$") % 2 == 0
 
 
 def test_text_columns_line_up():
@@ -157,18 +135,29 @@ def test_text_columns_line_up():
         for line in text.splitlines()
         if line.startswith(("RF-DETR", "D-FINE"))
     }
-    assert len(bars) == 1 and len(next(iter(bars))) == 3
+    assert len(bars) == 1 and len(next(iter(bars))) == 4
 
 
 def test_json_and_csv_carry_the_state():
     (table,) = json.loads(render([paper_table("2", [measured()], NOTHING)], "json"))["tables"]
     nano = next(row for row in table["rows"] if (row["model"], row["size"]) == ("RF-DETR", "N"))
-    assert nano["published_ap"] == {"value": 48.0, "state": PUBLISHED} and nano["measured_ap"] == {
-        "value": 47.9,
-        "state": MEASURED,
-    }
+    assert nano["published_ap"] == {"value": 48.0, "state": PUBLISHED}
+    origin = {"record": measured().id, "artifact_sha256": SHA}
+    assert nano["measured_ap"] == {"value": 47.9, "state": MEASURED, **origin}
+    assert nano["computed_gflops"]["state"] == COMPUTED and nano["difference_computed_gflops"]["value"] == "="
     rows = list(csv.DictReader(io.StringIO(render([paper_table("2", [], NOTHING)], "csv"))))
     assert rows[0]["measured_ap"] == UNAVAILABLE and rows[0]["published_ap"] == "35.2"
+    rows = list(csv.DictReader(io.StringIO(render([paper_table("2", [measured()], NOTHING)], "csv"))))
+    (filled,) = [row for row in rows if row["record"]]
+    assert (filled["measured_ap"], filled["record"], filled["file"]) == ("47.9", measured().id, SHA[:12])
+
+
+def test_measured_and_computed_are_set_in_other_type_than_published():
+    table = shown_columns(paper_table("2", [measured()], NOTHING))
+    markdown, latex = render([table], "markdown"), render([table], "latex")
+    assert "| 48.0 |" in markdown and "| **47.9** |" in markdown and "| *31.9* |" in markdown and "AP (published)" in markdown
+    assert " 48.0 &" in latex and "\\textbf{47.9}" in latex and "\\emph{31.9}" in latex
+    assert "**" not in render([Table("t", "t", [Column("a", "a")], [{"a": Cell("1", MEASURED)}], [""])], "markdown")
 
 
 def test_special_letters_survive():
@@ -176,19 +165,6 @@ def test_special_letters_survive():
     assert "x\\|y_{1}" in render([table], "markdown")
     latex = render([table], "latex")
     assert "50 \\% \\& more" in latex and "x|y\\_\\{1\\}" in latex
-
-
-def test_the_scoreboard_counts_every_cell():
-    summary, grid = scoreboard(["2"], [measured()], EVERYTHING)
-    row = summary.rows[0]
-    published = sum(
-        cell.state == PUBLISHED for r in paper_table("2").rows for key, cell in r.items() if key.startswith("published_")
-    )
-    assert [row[state].value for state in (PUBLISHED, MEASURED, MISSING, UNAVAILABLE)] == [published, 3, published - 3, 0]
-    letters = {r["row"].text: [r[m].text for m in ("ms", "ap", "ap75") if m in r] for r in grid.rows}
-    assert letters["RF-DETR N nas"] == ["M", "M", "P"] and letters["GroundingDINO T"] == ["P", "P"]
-    everything = scoreboard(list(TABLES), [], NOTHING)
-    assert len(everything[0].rows) == len(TABLES) and len(everything) == 1 + len(TABLES) - len(AS_PRINTED)
 
 
 def test_the_frontier_table_by_hand():
@@ -212,6 +188,30 @@ def test_the_frontier_table_names_what_was_not_measured_and_what_lost():
     by_arch = {row["arch"].text: row for row in table.rows}
     assert by_arch["r160-p16-w1-d2-q25"]["val_ap"].state == MISSING and by_arch["r160-p16-w1-d2-q25"]["test_ap"].state == MISSING
     assert (by_arch["r128-p16-w1-d2-q25"]["front"].text, by_arch["r128-p16-w2-d0-q10"]["front"].text) == ("yes", "no")
+
+
+def test_before_and_after_fine_tuning_stand_side_by_side():
+    def of(variant: str, gain: float, split: str = "val", mode: str = "buffered") -> Record:
+        record = protocol_record(Arch(128, 16, 1, 2, 25), split, mode)
+        artifact = dataclasses.replace(record.artifact, sha256=("ab" if gain else "cd") * 32)
+        parts = {name: getattr(record, name) for name in ("accuracy", "mask_accuracy", "latency")}
+        parts = {name: dataclasses.replace(part, artifact_sha256=artifact.sha256) for name, part in parts.items()}
+        parts["accuracy"] = dataclasses.replace(parts["accuracy"], ap=round(parts["accuracy"].ap + gain, 4))
+        return dataclasses.replace(record, model=dataclasses.replace(record.model, variant=variant), artifact=artifact, **parts)
+
+    before, after = of("nas", 0.0), of("nas+fine-tuning", 0.012)
+    both = [before, of("nas", 0.0, mode="sustained"), after, of("nas+fine-tuning", 0.012, mode="sustained")]
+    table = campaign_tables(both)[-1]
+    (row,) = table.rows
+    assert table.name == "fine-tuning" and SYNTHETIC in table.notes and "SYNTHETIC" in table.title
+    assert (row["change_ap"].text, row["change_mask_ap"].text, row["files"].text) == (
+        "+1.2",
+        "+0.0",
+        "cdcdcdcdcdcd -> abababababab",
+    )
+    assert row["fine-tuned_ap"].value == round(row["searched_ap"].value + 1.2, 4)
+    test_split = of("nas+fine-tuning", 0.012, "test")
+    assert [each.name for each in campaign_tables([before, test_split])] == ["frontier"]  # another split is no pair
 
 
 def test_backends_get_their_own_frontier_table():
@@ -244,6 +244,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert "Confirmed frontier" in capsys.readouterr().out
     assert run_main(tables.main, ["--table", "4", "--scoreboard", "--format", "markdown"]) == 0
     assert "| 4 |" in capsys.readouterr().out
+    assert run_main(tables.main, ["--table", "18"]) == 0
+    assert "Table 18 of the camera-ready" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -273,5 +275,36 @@ def test_an_unknown_format_is_refused(capsys):
 
 def test_cost_of_a_published_row_is_printed():
     row = row_of(paper_table("2", [], NOTHING), "RF-DETR", "N")
-    assert (row["params"].text, row["gflops"].text) == ("30.5", "31.9")
-    assert Cost(params=30_500_000).params == 1e6 * row["params"].value
+    assert (row["published_params_m"].text, row["published_gflops"].text) == ("30.5", "31.9")
+    assert Cost(params=30_500_000).params == 1e6 * row["published_params_m"].value
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("2", "2"), ("v1_2", "2"), ("v2_2", "2"), ("Table 2", "2"), ("17", "17"), ("18", "17"), ("v2_18", "17"), ("v2 17", "v2_17"),
+     ("19", "v2_19"), ("20", "v2_20"), ("v2-20", "v2_20"), ("ALL", "all")],
+)  # fmt: skip
+def test_numbers_of_both_versions_are_understood(text, name):
+    assert tables.table_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["21", "0", "v2_21", "v3_2", "v1_19", "", "2.5", "../2"])
+def test_a_number_of_no_version_lists_what_there_is(text):
+    with pytest.raises(InputError, match="choose one of 1, 2, .*v2_20, frontier, all"):
+        tables.table_name(text)
+
+
+def test_titles_say_which_numbering():
+    assert paper_table("17").title.startswith("Table 17 (version 1 numbering; Table 18 of the camera-ready).")
+    assert paper_table("v2_17").title.startswith("Table 17 of the camera-ready (not in version 1).")
+    assert paper_table("2").title.startswith("Table 2. COCO")
+
+
+@pytest.mark.parametrize("damage", ["garbage", '{"schema": 99}', '{"schema": 1, "source": 3}', "[]", '{"id": "0"}'])
+@pytest.mark.parametrize("arguments", [["--table", "2"], ["--scoreboard"]])
+def test_a_corrupt_store_is_one_line(damage, arguments, tmp_path, capsys):
+    path = tmp_path / "records.jsonl"
+    path.write_text(measured().to_json() + f"\n{damage}\n")
+    assert run_main(tables.main, [*arguments, "--records", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert f"{path}:2" in captured.err and captured.err.count("\n") == 1 and captured.out == ""

@@ -9,9 +9,11 @@ import numpy as np
 
 from ..coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
 from ..data.coco import CocoSplit
+from ..data.letterbox import Letterbox
 from ..data.transforms import resize_image
 from ..errors import InputError
-from ..export.session import Session
+from ..export.artifact import LETTERBOX_RULE, RESIZE_RULE
+from ..export.session import Detections, Session
 from ..record import Accuracy
 
 Array = np.ndarray[Any, Any]
@@ -30,9 +32,12 @@ class HasClasses(Protocol):
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
-def model_input(image: Array, input_hw: tuple[int, int]) -> Array:
+def model_input(image: Array, input_hw: tuple[int, int], rule: str = RESIZE_RULE) -> Array:
     """uint8 (H, W, 3) RGB -> float32 (1, 3, h, w) in 0..1, by the manifest's resize rule."""
-    resized = resize_image(image, input_hw)
+    if rule not in (RESIZE_RULE, LETTERBOX_RULE):
+        raise InputError(f"unknown resize rule {rule!r}", mend="export the model again")
+    size = (image.shape[0], image.shape[1])
+    resized = resize_image(image, input_hw) if rule == RESIZE_RULE else Letterbox(size, input_hw).picture(image)
     return np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
 
@@ -51,15 +56,29 @@ def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
     return np.array([position.get(number, -1) for number in manifest.category_ids], dtype=np.int64)
 
 
+def run_on(session: Session, image: Array) -> Detections:
+    """Detections of a uint8 (H, W, 3) image, by the manifest's resize rule; boxes and maps relative to the image itself."""
+    rule, input_hw = session.manifest.resize, session.manifest.input_hw
+    found = session.run(model_input(image, input_hw, rule))
+    if rule != LETTERBOX_RULE:
+        return found
+    letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
+    masks = None if found.masks is None else letterbox.masks_of_picture(found.masks[0])[None]
+    return found._replace(boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks)
+
+
 def detect_image(session: Session, image: Array, image_id: int, labels: Array, max_dets: int = 100) -> ImageDetections:
-    """Detections of a uint8 (H, W, 3) image in px: the best ``max_dets`` of known classes (``labels``: :func:`label_map`)."""
+    """Detections of a uint8 (H, W, 3) image in px: the best ``max_dets`` of known classes (``labels``: :func:`label_map`).
+
+    A score of exactly 0 is an empty slot of a model that suppresses boxes, and no detection.
+    """
     height, width = image.shape[:2]
-    found = session.run(model_input(image, session.manifest.input_hw))
+    found = run_on(session, image)
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
         raise InputError(f"the model gives {wrong}", session.manifest.model.name, "name the classes it was trained on")
     mapped = labels[found.labels[0]]
-    kept = np.flatnonzero(mapped >= 0)[:max_dets]
+    kept = np.flatnonzero((mapped >= 0) & (found.scores[0] > 0))[:max_dets]
     boxes = found.boxes_xyxy[0][kept].clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
     masks = None if found.masks is None else masks_to_rle(found.masks[0][kept], height, width)
     return ImageDetections(image_id, boxes, found.scores[0][kept], mapped[kept], masks)

@@ -1,14 +1,13 @@
-"""One artifact, one session: accuracy on each split, latency by each protocol, and a Record for every pair.
+"""Artifacts under the protocol: accuracy on each split, then latency of all of them interleaved, and a Record for every cell.
 
-What is stored already for this file, data, protocol and machine is not measured again. Raw latency samples lie beside the store,
-as ``samples/SHA256.npy``.
+A cell is (artifact, split, protocol). What is stored already for this file, data, protocol and machine is not measured again; a
+cell is stored as soon as it is finished. Raw latency samples lie beside the store, as ``samples/SHA256.npy``.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -18,12 +17,15 @@ from ..data.coco import CocoSplit
 from ..errors import InputError, StatedFailure
 from ..export.artifact import Artifact
 from ..export.session import OrtSession, Session
-from ..files import sha256_bytes, write_atomic
-from ..record import Accuracy, DataId, Latency, Record
+from ..record import Accuracy, DataId, Latency, Machine, Record
 from ..store import Store
-from .accuracy import Array, Progress, accuracy_of, model_input
+from .accuracy import Progress, accuracy_of
 from .machine import environment, this_machine
-from .protocol import measure
+from .protocol import Call, Measurement, Watch, measure_interleaved
+from .samples import save_samples
+from .scopes import example_input, timed_call
+
+__all__ = ["Context", "Outcome", "Row", "confirm", "confirm_all", "example_input"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class Context:
     command: str | None = None
     seed: int | None = None
     max_dets: int = 100
+    machine: Machine | None = None  # this one
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact and how to open a build of it: a fresh session of the file, or of another engine made from it."""
+
+    artifact: Artifact
+    open_build: Callable[[int], Session]
+    splits: tuple[CocoSplit, ...] = ()  # without any: latency only
+
+
+@dataclass
+class Outcome:
+    """Records by row, in order of split, then protocol; and why the other rows failed."""
+
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
 
 def confirm(
@@ -46,80 +66,181 @@ def confirm(
     session: Session | None = None,
     progress: Progress = iter,
 ) -> list[Record]:
-    """Records of every (split, protocol), split-major; without splits latency only. Appends the new ones to ``store``.
+    """Records of one artifact for every (split, protocol), split-major; without splits latency only. Raises what went wrong.
 
     Accuracy and latency come from one session object; one that opened another file is a :class:`StatedFailure`.
     """
-    context = context or Context()
+
+    def open_build(build: int) -> Session:
+        return session if session is not None and build == 0 else OrtSession(artifact, protocols[0].threads)
+
+    rows = {artifact.manifest.model.name: Row(artifact, open_build, tuple(splits))}
+    outcome = confirm_all(rows, protocols, store, context=context, progress=progress)
+    for failure in outcome.failures.values():
+        raise failure
+    return outcome.records[artifact.manifest.model.name]
+
+
+def confirm_all(
+    rows: Mapping[str, Row],
+    protocols: Sequence[Protocol],
+    store: Store,
+    *,
+    context: Context | None = None,
+    watch: Watch | None = None,
+    progress: Progress = iter,
+) -> Outcome:
+    """Measures all rows by all protocols. A row that fails does not stop the others."""
     if not protocols or len({protocol.threads for protocol in protocols}) > 1:
-        raise InputError("the protocols of one confirmation must name one number of threads", artifact.path)
-    if splits and artifact.manifest.model.weights == "random":
-        raise InputError("a model with random weights has no accuracy", artifact.path, "measure its latency without data")
-    session = session or OrtSession(artifact, protocols[0].threads)
-    if session.artifact_id.sha256 != artifact.sha256:
-        opened, named = session.artifact_id.sha256[:12], artifact.sha256[:12]
-        raise StatedFailure(f"the session opened {opened}, the artifact is {named}: accuracy and latency must come from one file")
-    data: list[DataId | None] = [_data(split) for split in splits] or [None]
-    requests = [_request(session, part, protocol, context) for part in data for protocol in protocols]
-    done = {record.id: record for record in store.read() if record.artifact == session.artifact_id}
-    missing = [request for request in requests if request.id not in done]
-    wanted = {request.protocol for request in missing if request.protocol}
-    latencies = {protocol: _latency(session, splits, protocol, store) for protocol in protocols if protocol in wanted}
-    accuracies = {
-        _data(split): accuracy_of(session, split, max_dets=context.max_dets, progress=progress)
-        for split in splits
-        if any(request.data == _data(split) for request in missing)
-    }
-    for request in missing:
-        boxes, masks = accuracies[request.data] if request.data else (None, None)
-        latency = latencies[request.protocol] if request.protocol else None
-        done[request.id] = store.append(_with_results(request, boxes, masks, latency))
-    return [done[request.id] for request in requests]
+        raise InputError("the protocols of one confirmation must name one number of threads", ", ".join(rows))
+    outcome, cells, env = Outcome(), {}, environment()
+    for name, row in rows.items():
+        with _failing(name, outcome):
+            cells[name] = _Cells(row, protocols, store, context or Context(), env)
+    try:
+        for name, cell in cells.items():
+            with _failing(name, outcome):
+                cell.find_accuracies(progress)
+        for protocol in protocols:
+            _measure(cells, protocol, outcome, watch)
+    except BaseException:
+        for cell in cells.values():
+            cell.keep_accuracies()
+        raise
+    outcome.records = {name: cell.records() for name, cell in cells.items() if name not in outcome.failures}
+    return outcome
 
 
-def _request(session: Session, data: DataId | None, protocol: Protocol, context: Context) -> Record:
-    """The Record without its results; its id tells whether it is stored."""
-    return Record(
-        source="protocol",
-        model=session.manifest.model,
-        data=data,
-        artifact=session.artifact_id,
-        cost=session.manifest.cost,
-        protocol=protocol,
-        machine=this_machine(),
-        campaign=context.campaign,
-        command=context.command,
-        seed=context.seed,
-    )
+class _failing:
+    """Notes what a row's own input or model did wrong; everything else passes through."""
+
+    def __init__(self, name: str, outcome: Outcome) -> None:
+        self.name, self.outcome = name, outcome
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, (InputError, StatedFailure)):
+            self.outcome.failures.setdefault(self.name, error)
+            return True
+        return False
+
+
+def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, watch: Watch | None) -> None:
+    """Latency of every row that lacks it, interleaved; each is stored when it is finished."""
+    calls = {}
+    for name, cell in cells.items():
+        if name not in outcome.failures and cell.lacks(protocol):
+            with _failing(name, outcome):
+                calls[name] = cell.calls(protocol)
+    if calls:
+        measure_interleaved(calls, protocol, watch=watch, done=lambda name, found: cells[name].finish(protocol, found))
+
+
+class _Cells:
+    """All cells of one row."""
+
+    def __init__(self, row: Row, protocols: Sequence[Protocol], store: Store, context: Context, env: dict[str, str]) -> None:
+        if row.splits and row.artifact.manifest.model.weights == "random":
+            raise InputError("a model with random weights has no accuracy", row.artifact.path, "measure its latency without data")
+        self.row, self.store, self.context, self.env = row, store, context, env
+        self.sessions = [self._open(0)]
+        self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
+        data: list[DataId | None] = [_data(split) for split in row.splits] or [None]
+        self.requests = [self._request(part, protocol) for part in data for protocol in protocols]
+        identity = self.sessions[0].artifact_id
+        self.stored = [record for record in store.read() if record.source == "protocol" and record.artifact == identity]
+        self.done = {record.id: record for record in self.stored if record.latency is not None}
+
+    def _open(self, build: int) -> Session:
+        session = self.row.open_build(build)
+        if self.row.artifact.sha256 not in (session.artifact_id.sha256, session.artifact_id.onnx_sha256):
+            opened, named = session.artifact_id.sha256[:12], self.row.artifact.sha256[:12]
+            raise StatedFailure(
+                f"the session opened {opened}, the artifact is {named}: accuracy and latency must come from one file"
+            )
+        try:
+            found = session.run(example_input(session, None))
+        except (InputError, StatedFailure):
+            raise
+        except Exception as error:  # a runtime raises what it likes
+            raise StatedFailure(f"{self.row.artifact.path} does not run ({error})") from error
+        if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
+            raise StatedFailure(f"{self.row.artifact.path} gives scores or boxes that are not finite")
+        return session
+
+    def find_accuracies(self, progress: Progress) -> None:
+        """Of each split with a missing cell: from a stored Record of the same file, else by a run over the split."""
+        for split in self.row.splits:
+            data = _data(split)
+            if all(request.id in self.done for request in self.requests if request.data == data):
+                continue
+            for record in self.stored:
+                if record.data == data and record.accuracy and record.accuracy.max_dets == self.context.max_dets:
+                    self.accuracies[data] = record.accuracy, record.mask_accuracy
+            if data not in self.accuracies:
+                found = accuracy_of(self.sessions[0], split, max_dets=self.context.max_dets, progress=progress)
+                self.accuracies[data] = found
+
+    def lacks(self, protocol: Protocol) -> bool:
+        return any(request.id not in self.done for request in self.requests if request.protocol == protocol)
+
+    def calls(self, protocol: Protocol) -> list[Call]:
+        """One call per build, bound and ready."""
+        while len(self.sessions) < protocol.builds:
+            self.sessions.append(self._open(len(self.sessions)))
+        split = self.row.splits[0] if self.row.splits else None
+        return [
+            Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, _event_time(session))
+            for session in self.sessions[: protocol.builds]
+        ]
+
+    def finish(self, protocol: Protocol, found: Measurement) -> None:
+        samples_sha256 = save_samples(self.store.path.parent, found.series)
+        self._append(protocol, replace(found.latency, samples_sha256=samples_sha256))
+
+    def keep_accuracies(self) -> None:
+        """What an interrupted run has found is stored without latency; the finished cell replaces it later."""
+        kept = {record.data for record in [*self.stored, *self.done.values()] if record.accuracy is not None}
+        for data in self.accuracies:
+            if data not in kept:
+                request = next(request for request in self.requests if request.data == data)
+                self.store.append(self._with_results(request, None))
+
+    def records(self) -> list[Record]:
+        return [self.done[request.id] for request in self.requests]
+
+    def _append(self, protocol: Protocol, latency: Latency) -> None:
+        for request in self.requests:
+            if request.protocol == protocol and request.id not in self.done:
+                self.done[request.id] = self.store.append(self._with_results(request, latency))
+
+    def _with_results(self, request: Record, latency: Latency | None) -> Record:
+        boxes, masks = self.accuracies[request.data] if request.data else (None, None)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return replace(request, accuracy=boxes, mask_accuracy=masks, latency=latency, started_at=now, env=self.env)
+
+    def _request(self, data: DataId | None, protocol: Protocol) -> Record:
+        """The Record without its results; its id tells whether it is stored."""
+        manifest, context = self.sessions[0].manifest, self.context
+        return Record(
+            source="protocol",
+            model=manifest.model,
+            data=data,
+            artifact=self.sessions[0].artifact_id,
+            cost=manifest.cost,
+            protocol=protocol,
+            machine=context.machine or this_machine(),
+            campaign=context.campaign,
+            command=context.command,
+            seed=context.seed,
+        )
 
 
 def _data(split: CocoSplit) -> DataId:
     return DataId(split.name, split.split, split.sha256, len(split))
 
 
-def _with_results(request: Record, boxes: Accuracy | None, masks: Accuracy | None, latency: Latency | None) -> Record:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return replace(request, accuracy=boxes, mask_accuracy=masks, latency=latency, started_at=now, env=environment())
-
-
-def _latency(session: Session, splits: Sequence[CocoSplit], protocol: Protocol, store: Store) -> Latency:
-    """Measures on one fixed image (a static graph's time does not depend on it) and keeps the raw samples."""
-    image = example_input(session, splits[0] if splits else None)
-    measured = measure(lambda: session.run(image), protocol, artifact_sha256=session.artifact_id.sha256)
-    return replace(measured.latency, samples_sha256=save_samples(store, measured.samples_ms))
-
-
-def example_input(session: Session, split: CocoSplit | None) -> Array:
-    """float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded noise."""
-    if split is not None and len(split):
-        return model_input(split.load_image(0), session.manifest.input_hw)
-    return np.random.default_rng(0).random(session.manifest.inputs[0].shape, dtype=np.float32)
-
-
-def save_samples(store: Store, samples_ms: Array) -> str:
-    """Writes float64 milliseconds to ``samples/SHA256.npy`` beside the store; returns the SHA-256 of that file."""
-    content = io.BytesIO()
-    np.save(content, np.asarray(samples_ms, dtype=np.float64), allow_pickle=False)
-    digest = sha256_bytes(content.getvalue())
-    write_atomic(store.path.parent / "samples" / f"{digest}.npy", content.getvalue())
-    return digest
+def _event_time(session: Session) -> Callable[[], float | None] | None:
+    """Reads the GPU's own time of the last launch, where the backend takes events."""
+    return None if session.gpu_ms is None else lambda: session.gpu_ms

@@ -10,6 +10,7 @@ import os
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +62,16 @@ class Window(NamedTuple):
     temperature_c: int | None  # highest
     idle_share: float | None  # of the readings in which the GPU had dropped its clocks for want of work
     processes: tuple[int, ...]  # of others, seen at any time
+    seconds: float = 0.0  # from the first reading to the last
+    clocks: dict[int, int] | None = None  # SM clock in MHz -> readings
+    throttled_s: dict[str, float] | None = None  # cause -> time by the driver's counters; a cause it does not count is absent
+    unknown: str = ""  # items that could not be read, with the driver's reasons
+
+    @property
+    def mean_sm_mhz(self) -> float | None:
+        if not self.clocks:
+            return None
+        return sum(mhz * count for mhz, count in self.clocks.items()) / sum(self.clocks.values())
 
     @property
     def invalid(self) -> bool:
@@ -68,18 +79,23 @@ class Window(NamedTuple):
 
 
 class NvmlSource:
-    """Readings of GPU ``index`` by nvidia-ml-py. Raises :class:`InputError` without the package, the driver or that GPU."""
+    """Readings of a GPU by nvidia-ml-py. ``device``: its UUID, or NVML's index, which is not CUDA's.
 
-    def __init__(self, index: int = 0, nvml: Any = None) -> None:
+    Raises :class:`InputError` without the package, the driver or that GPU.
+    """
+
+    def __init__(self, device: int | str = 0, nvml: Any = None) -> None:
         try:
             self.nvml = nvml or import_module("pynvml")
             self.nvml.nvmlInit()
-            self.handle = self.nvml.nvmlDeviceGetHandleByIndex(index)
+            by_uuid = isinstance(device, str)
+            find = self.nvml.nvmlDeviceGetHandleByUUID if by_uuid else self.nvml.nvmlDeviceGetHandleByIndex
+            self.handle = find(device)
         except ImportError as error:
             raise InputError("GPU state needs nvidia-ml-py", mend="pip install nvidia-ml-py") from error
         except self._error() as error:
             raise InputError(
-                f"GPU {index} cannot be watched ({error})", mend="check nvidia-smi, or measure without a watch"
+                f"GPU {device} cannot be watched ({error})", mend="check nvidia-smi, or measure without a watch"
             ) from error
 
     def _error(self) -> type[Exception]:
@@ -177,6 +193,7 @@ def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
 
     clocks, powers, energies, reasons = known("sm_mhz"), known("power_w"), known("energy_j"), known("reasons")
     others = sorted({pid for pids in known("processes") for pid in pids})
+    denied = {f"{item}: {why}" for reading in readings for item, why in reading.unsupported.items()}
     return Window(
         throttled=_verdict(readings, failure),
         readings=len(readings),
@@ -186,7 +203,20 @@ def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
         temperature_c=max(known("temperature_c"), default=None),
         idle_share=sum(bool(bits & IDLE) for bits in reasons) / len(reasons) if reasons else None,
         processes=tuple(others),
+        seconds=readings[-1].time_s - readings[0].time_s if readings else 0.0,
+        clocks=dict(Counter(clocks)) or None,
+        throttled_s=_throttled_s(readings) or None,
+        unknown="; ".join(sorted(denied) + [failure] * bool(failure)),
     )
+
+
+def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
+    spent = {}
+    for cause in POLICIES:
+        counts = [reading.throttled_ns[cause] for reading in readings if cause in reading.throttled_ns]
+        if len(counts) > 1:
+            spent[cause] = (counts[-1] - counts[0]) / 1e9
+    return spent
 
 
 def _verdict(readings: Sequence[Reading], failure: str) -> str:

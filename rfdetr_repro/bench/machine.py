@@ -8,12 +8,13 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 from ..record import Machine
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "faster-coco-eval", "pillow")
+PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "faster-coco-eval", "hotcoco", "pillow")
 
 
 @lru_cache
@@ -73,8 +74,14 @@ def git_commit(folder: Path) -> str | None:
     return commit and commit + ("-dirty" if changed else "")
 
 
-def _nvidia() -> tuple[str | None, str | None]:
-    found = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+def machine_with_gpu(uuid: str) -> Machine:
+    """This machine, with the one of its GPUs that is measured; its name is "unknown" if the driver does not tell."""
+    gpu, driver = _nvidia(f"--id={uuid}")
+    return replace(this_machine(), gpu=gpu or "unknown", driver=driver, gpu_uuid=uuid)
+
+
+def _nvidia(*which: str) -> tuple[str | None, str | None]:
+    found = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", *which])
     if not found or "," not in found:
         return None, None
     name, driver = found.splitlines()[0].rsplit(",", 1)

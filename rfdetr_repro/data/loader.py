@@ -7,10 +7,10 @@ resizes outside Python's lock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -48,15 +48,16 @@ def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
 def training_batches(
     split: CocoSplit,
     config: TrainConfig,
-    size_of_step: Callable[[int], tuple[int, int]],
+    sizes_of_step: Callable[[int], Sequence[tuple[int, int]]],
     start_step: int,
     stop_step: int,
     masks: bool,
     part: Callable[[int], slice] = slice,
 ) -> Generator[list[Batch], None, None]:
-    """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches.
+    """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches, at every size.
 
-    ``size_of_step(step)``: input (height, width). ``masks`` asks for mask targets; ``part(batch_size)``:
+    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, as many in every step; the passes see the same
+    images, augmented alike, and follow each other. ``masks`` asks for mask targets; ``part(batch_size)``:
     which samples of each micro-batch to make, augmented as in the whole (default: all). Works ``STEPS_AHEAD`` steps ahead; an
     error in a thread is raised here. Close the generator (or exhaust it) to end the threads.
     """
@@ -65,15 +66,21 @@ def training_batches(
     if masks and not split.has_masks:
         raise InputError(f"the {split.split} split has annotations without a segmentation", split.name, "train without masks")
 
-    def micro_batch(step: int, micro: int) -> Batch:
+    def micro_batch(step: int, micro: int, size_hw: tuple[int, int]) -> Batch:
         chosen = batch_indices(len(split), config.batch_size, step, config.seed, micro, config.accumulate)
         mine = part(len(chosen))
         samples = [split.sample(index, masks) for index in chosen[mine].tolist()]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
-        return make_batch(samples, size_of_step(step), rng, config.flip_probability, config.crop_probability, mine.start or 0)
+        return make_batch(samples, size_hw, rng, config.flip_probability, config.crop_probability, mine.start or 0)
 
-    tasks = ((step, micro) for step in range(start_step, stop_step) for micro in range(config.accumulate))
-    return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * config.accumulate), config.accumulate)
+    count = config.accumulate * (len(sizes_of_step(start_step)) if start_step < stop_step else 1)
+    tasks = (
+        (step, micro, size_hw)
+        for step in range(start_step, stop_step)
+        for micro in range(config.accumulate)
+        for size_hw in sizes_of_step(step)
+    )
+    return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * count), count)
 
 
 def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: int) -> Generator[Batch, None, None]:
@@ -86,19 +93,19 @@ def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: i
     return _ahead(batch, ((start,) for start in range(0, len(split), batch_size)), STEPS_AHEAD)
 
 
-def _in_steps(batches: Generator[Batch, None, None], accumulate: int) -> Generator[list[Batch], None, None]:
+def _in_steps(batches: Generator[Batch, None, None], count: int) -> Generator[list[Batch], None, None]:
     try:
         step: list[Batch] = []
         for batch in batches:
             step.append(batch)
-            if len(step) == accumulate:
+            if len(step) == count:
                 yield step
                 step = []
     finally:
         batches.close()
 
 
-def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[int, ...]], depth: int) -> Generator[Item, None, None]:
+def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[Any, ...]], depth: int) -> Generator[Item, None, None]:
     """Results of ``work(*task)`` in order, computed by threads up to ``depth`` tasks ahead."""
     pool, pending = ThreadPoolExecutor(THREADS, thread_name_prefix="batches"), deque[Future[Item]]()
     try:

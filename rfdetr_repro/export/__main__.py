@@ -6,32 +6,44 @@ python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors --
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..config import Arch, parse_shape
 from ..errors import InputError, run_main
 from ..presets import preset
 from ..record import ModelId
+from . import tensorrt
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> ONNX artifact with its manifest.")
+    parser = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
     parser.add_argument("--checkpoint", required=True, help="model file (.safetensors)")
     parser.add_argument("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
     parser.add_argument(
         "--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)"
     )
-    parser.add_argument("--out", required=True, help="file to write (.onnx); its manifest goes beside it")
+    parser.add_argument(
+        "--out", required=True, help="file to write (.onnx, or .safetensors for torch); its manifest goes beside it"
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
-    parser.add_argument("--to", default="onnx", choices=("onnx", "tensorrt", "tensorrt-rtx"))
+    parser.add_argument("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
+    parser.add_argument("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
+    parser.add_argument("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
     parser.add_argument("--name", help="printed name (default: rfdetr-ARCH)")
     args = parser.parse_args(argv)
-    for wanted, available in ((args.precision, "fp32"), (args.to, "onnx")):
-        if wanted != available:
-            raise InputError(f"{wanted} is not available yet", mend=f"use {available}")
+    if args.precision == "fp32" and (args.audit_images or args.islands):
+        raise InputError("--audit-images and --islands belong to --precision fp16")
+    if args.to == "torch" and args.precision == "fp16":
+        raise InputError("a PyTorch artifact is float32", mend="use --to onnx for fp16")
+    if args.to.startswith("tensorrt"):
+        tensorrt.target(args.to)  # fails before the work, not after it
     from ..model.checkpoint import load_supernet  # torch loads slowly; arguments are checked first
     from .artifact import ArtifactMeta
+    from .half import audited_half, summary
     from .onnx import export_onnx
+    from .torch import export_torch
 
     supernet, card, digest = load_supernet(args.checkpoint)
     arch = card.arch if args.arch is None else parse_arch(args.arch)
@@ -39,10 +51,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arch.rounding:
         print(arch.rounding)
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
-    artifact = export_onnx(supernet.slice(arch), args.out, meta=ArtifactMeta(model, card.class_names, card.category_ids))
+    meta = ArtifactMeta(model, card.class_names, card.category_ids)
+    if args.precision == "fp32":
+        export = export_torch if args.to == "torch" else export_onnx
+        artifact = export(supernet.slice(arch), args.out, meta=meta)
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # the audit looks at the float32 graph
+            wide = export_onnx(supernet.slice(arch), Path(folder, "fp32.onnx"), meta=meta)
+            artifact = audited_half(wide, args.out, pictures=args.audit_images, islands=args.islands)
+        print(summary(artifact))
     made = artifact.manifest
     print(f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  {made.flops / 1e9:.2f} GFLOP")
     print(f"sha256 {artifact.sha256}")
+    if args.to.startswith("tensorrt"):
+        print(tensorrt.summary(tensorrt.build_engine(artifact, args.to, artifact.path.parent)))
 
 
 def parse_arch(name: str) -> Arch:

@@ -1,11 +1,12 @@
 """Somebody else's ONNX file as an artifact: ranked detections in the same form, made by nodes added to the file itself.
 
 What a detector's own code does around the graph (normalisation, sigmoid, choice of the best, box form) becomes part of the
-file, so its latency is of the same work as ours and one SHA-256 stands for all of it. Three forms of files are taken:
+file, so its latency is of the same work as ours and one SHA-256 stands for all of it. These forms of files are taken:
 
 - ``decoded``: ``scores`` (1, K), ``labels`` (1, K), ``boxes`` (1, K, 4) xyxy in 0..1 and maybe ``masks`` (1, K, h, w): ours;
 - ``detr``: boxes (1, Q, 4) cxcywh in 0..1, logits (1, Q, C) and maybe mask logits (1, Q, h, w): RF-DETR upstream, transformers;
-- ``rows``: (1, N, 6) rows of x0, y0, x1, y1 in pixels of the input, score, class: detectors with NMS inside, or without any.
+- ``rows``: (1, N, 6) rows of x0, y0, x1, y1 in pixels of the input, score, class: detectors with NMS inside, or without any;
+- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes, suppression and masks are added (:mod:`.adopt_yolo`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -23,25 +24,18 @@ from onnx import TensorProto, helper, numpy_helper
 from ..errors import InputError
 from ..files import sha256_bytes
 from ..record import ModelId
-from .artifact import Artifact, Manifest, TensorSpec, write_artifact
+from .adopt_yolo import YOLO_FORMS, adopt_yolo, yolo_form
+from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
 from .fp16_audit import load
+from .nms import MOST, Nms
 from .onnx_flops import multiply_adds
 from .onnx_shapes import with_shapes
+from .surgery import INPUTS, Builder, Shape, change_input, renamed
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-NORMALISE = ("none", "imagenet")
-FORMS = ("decoded", "detr", "rows")
-MOST = 300  # detections kept
+NORMALISE = tuple(INPUTS)
+FORMS = ("decoded", "detr", "rows", *YOLO_FORMS)
+RESIZE = {"stretch": RESIZE_RULE, "letterbox": LETTERBOX_RULE}
 OLDEST_OPSET = 13
-_PREFIX = "rfdetr_repro/"
-
-
-class Shape(NamedTuple):
-    """A value of the graph: numpy dtype name and static shape."""
-
-    name: str
-    dtype: str
-    dims: tuple[int, ...]
 
 
 class Categories(NamedTuple):
@@ -59,41 +53,65 @@ def adopt(
     form: str | None = None,
     normalise: str = "none",
     weights: str = "trained",
+    resize: str | None = None,
+    nms: Nms | None = None,
+    inject: int | None = None,
 ) -> Artifact:
     """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
 
     ``categories``: of the data set the model was trained on; the model's classes are they in order, or the ids themselves where
     it has more classes than they. ``form``: one of FORMS, found from the outputs if None. ``normalise``: what RGB in 0..1 needs
-    before the file's own input. Raises :class:`InputError` for what is no such detector of batch 1 and fixed size.
+    before the file's own input. ``resize``: one of RESIZE, None: letterbox for the YOLO forms, else stretch. ``nms`` and
+    ``inject``: see :mod:`.adopt_yolo`; ``inject`` is for random weights only. Raises :class:`InputError` for what is no such
+    detector of batch 1 and fixed size.
     """
-    if normalise not in NORMALISE or form not in (None, *FORMS):
-        raise InputError(f"unknown normalisation {normalise!r} or form {form!r}", path)
+    if normalise not in NORMALISE or form not in (None, *FORMS) or resize not in (None, *RESIZE):
+        raise InputError(f"unknown normalisation {normalise!r}, form {form!r} or resize {resize!r}", path)
+    if inject is not None and weights != "random":
+        raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
     model = load(path)
     image = _image_input(model, path)
     model = _inferred(model, path)
     outputs = [_shape(value, path) for value in model.graph.output]
     found = form or form_of(outputs, path)
     height, width = image.dims[2:]
-    source_sha256 = sha256_bytes(Path(path).read_bytes())
-    if normalise == "imagenet":
-        _normalise(model.graph, image.name)
+    origin = {"adopted_from_sha256": sha256_bytes(Path(path).read_bytes())}
+    params = _params(model)
+    change_input(model.graph, image.name, normalise)
     if found != "decoded":
-        outputs = _renamed(model.graph, outputs)
-    num_classes = {"detr": _detr, "rows": _rows, "decoded": _decoded}[found](model.graph, outputs, (width, height), path)
+        outputs = renamed(model.graph, outputs)
+    num_classes: int | None
+    if found in YOLO_FORMS:
+        nms = nms or Nms()
+        num_classes = adopt_yolo(model.graph, found, outputs, (width, height), nms=nms, inject=inject, path=path)
+        origin |= {"nms": nms.describe()} | ({} if inject is None else {"injected_candidates": str(inject)})
+    else:
+        num_classes = {"detr": _detr, "rows": _rows, "decoded": _decoded}[found](model.graph, outputs, (width, height), path)
     ids, names = _classes(categories, num_classes, path)
     content, manifest = _described(_inferred(model, path), path, image)
-    origin = {"adopted_from_sha256": source_sha256, **manifest.packages}
-    named = replace(manifest.model, weights=weights)
-    normalisation = f"{normalise}, added to the graph; the rest as in the file"
-    manifest = replace(manifest, class_names=names, category_ids=ids, packages=origin, model=named, normalisation=normalisation)
+    manifest = replace(
+        manifest,
+        class_names=names,
+        category_ids=ids,
+        packages={**origin, **manifest.packages},
+        model=replace(manifest.model, weights=weights),
+        normalisation=f"{normalise}, added to the graph; the rest as in the file",
+        resize=RESIZE[resize or ("letterbox" if found in YOLO_FORMS else "stretch")],
+        params=params,
+    )
     return write_artifact(out, content, manifest)
+
+
+def _params(model: onnx.ModelProto) -> int:
+    """Numbers in the file's float32 constants."""
+    constants = [numpy_helper.to_array(constant) for constant in model.graph.initializer]
+    return sum(value.size for value in constants if value.dtype == np.float32 and value.ndim)
 
 
 def _described(model: onnx.ModelProto, path: str | Path, image: Shape) -> tuple[bytes, Manifest]:
     """The finished file and what can be read off it."""
     content = model.SerializeToString(deterministic=True)
     given = [_shape(value, path) for value in model.graph.output]
-    constants = [numpy_helper.to_array(constant) for constant in model.graph.initializer]
     return content, Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
@@ -102,7 +120,7 @@ def _described(model: onnx.ModelProto, path: str | Path, image: Shape) -> tuple[
         category_ids=(),
         inputs=(TensorSpec(image.name, image.dims, image.dtype),),
         outputs=tuple(TensorSpec(shape.name, shape.dims, shape.dtype) for shape in given),
-        params=sum(value.size for value in constants if value.dtype == np.float32 and value.ndim),
+        params=0,
         flops=2 * multiply_adds(model),
         opset=next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")),
         packages={"onnx": importlib.metadata.version("onnx")},
@@ -118,8 +136,10 @@ def form_of(outputs: Sequence[Shape], path: str | Path) -> str:
         return "rows"
     if _boxes_and_logits(outputs) is not None:
         return "detr"
+    if (yolo := yolo_form(outputs)) is not None:
+        return yolo
     listed = ", ".join(f"{shape.name} {list(shape.dims)}" for shape in outputs)
-    mend = "export it with boxes and logits, or with its NMS inside as rows (1, N, 6)"
+    mend = "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its form"
     raise InputError(f"outputs {listed} are of no known form", path, mend)
 
 
@@ -183,62 +203,6 @@ def _classes(categories: Categories | None, count: int | None, path: str | Path)
     )
 
 
-class _Builder:
-    """Appends nodes and constants under names of their own."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.count = len(graph.node) + len(graph.initializer)  # both only grow: names are used once
-
-    def constant(self, value: object, dtype: type = np.int64) -> str:
-        self.count += 1
-        name = f"{_PREFIX}constant_{self.count}"
-        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
-        return name
-
-    def add(self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any) -> list[str]:
-        self.count += 1
-        base = f"{_PREFIX}{op}_{self.count}"
-        names = list(outputs) if not isinstance(outputs, int) else [f"{base}_{i}" for i in range(outputs)]
-        self.graph.node.append(helper.make_node(op, list(inputs), names, name=base, **attributes))
-        return names
-
-    def one(self, op: str, *inputs: str, **attributes: Any) -> str:
-        return self.add(op, inputs, **attributes)[0]
-
-    def results(self, **results: tuple[str, int]) -> None:
-        """Makes these values, of these ONNX types, the outputs of the graph."""
-        del self.graph.output[:]
-        for name, (value, kind) in results.items():
-            self.add("Identity", [value], [name])
-            self.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-
-
-def _renamed(graph: onnx.GraphProto, outputs: Sequence[Shape]) -> list[Shape]:
-    """Upstream calls its logits "labels": values that have a name of ours get another one."""
-    other = {name: f"{_PREFIX}source_{name}" for name in ("scores", "labels", "boxes", "masks")}
-    for node in graph.node:
-        node.input[:] = [other.get(name, name) for name in node.input]
-        node.output[:] = [other.get(name, name) for name in node.output]
-    for value in (*graph.value_info, *graph.output, *graph.initializer):
-        value.name = other.get(value.name, value.name)
-    return [shape._replace(name=other.get(shape.name, shape.name)) for shape in outputs]
-
-
-def _normalise(graph: onnx.GraphProto, image: str) -> None:
-    """(x - mean) / std ahead of everything that reads the image."""
-    inner = f"{_PREFIX}normalised"
-    for node in graph.node:
-        node.input[:] = [inner if name == image else name for name in node.input]
-    builder = _Builder(graph)
-    mean, std = (builder.constant(np.reshape(values, (1, 3, 1, 1)), np.float32) for values in IMAGENET)
-    centred = builder.one("Sub", image, mean)
-    builder.add("Div", [centred, std], [inner])
-    added = [graph.node.pop() for _ in range(2)]
-    for node in added:  # popped last first: ends in the right order ahead of the rest
-        graph.node.insert(0, node)
-
-
 def _decoded(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int], path: str | Path) -> int | None:
     if [shape.name for shape in outputs] not in (["scores", "labels", "boxes"], ["scores", "labels", "boxes", "masks"]):
         raise InputError("the outputs are not scores, labels, boxes[, masks]", path, "choose another form")
@@ -252,7 +216,7 @@ def _detr(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int
         raise InputError("no boxes (1, Q, 4) with logits (1, Q, C)", path, "choose another form")
     boxes, logits, masks = parts
     queries, classes = logits.dims[1:]
-    build = _Builder(graph)
+    build = Builder(graph)
     flat = build.one("Reshape", logits.name, build.constant([1, queries * classes]))
     best, index = build.add("TopK", [flat, build.constant([min(MOST, queries, queries * classes)])], 2, axis=1)
     query = build.one("Div", index, build.constant(classes))
@@ -276,7 +240,7 @@ def _rows(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int
     """Rows of a detector with its own choice inside, best first."""
     if len(outputs) != 1 or len(outputs[0].dims) != 3 or outputs[0].dims[2] != 6:
         raise InputError("no output (1, N, 6)", path, "choose another form")
-    build = _Builder(graph)
+    build = Builder(graph)
     corners, score, label = build.add("Split", [outputs[0].name, build.constant([4, 1, 1])], 3, axis=2)
     axis = build.constant([2])
     kept = build.constant([min(MOST, outputs[0].dims[1])])

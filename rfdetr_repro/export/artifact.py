@@ -1,4 +1,5 @@
-"""The unit that is measured: a model file and, beside it, a manifest that says what it is (``NAME.onnx`` + ``NAME.json``).
+"""The unit that is measured: a model file and, beside it, a manifest that says what it is (``NAME.onnx`` + ``NAME.json``;
+``NAME.safetensors`` + ``NAME.safetensors.json``).
 
 A file is named by its SHA-256. :func:`load_artifact` refuses a file whose bytes are not those its manifest names. No torch here.
 """
@@ -18,6 +19,7 @@ from ..record import Cost, ModelId
 
 SCHEMA = 1
 RESIZE_RULE = "pillow bilinear, antialiased, aspect ratio not kept"
+LETTERBOX_RULE = "pillow bilinear, antialiased, aspect ratio kept, centred on grey 114"
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
@@ -52,14 +54,18 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     params: int  # of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
-    precision: str = "fp32"
-    format: str = "onnx"
+    precision: str = "fp32"  # "fp16"; of an engine that is not mostly half where it should be: "not fp16"
+    format: str = "onnx"  # or "torch" (export/torch.py), or an engine's backend (export/tensorrt.py)
     opset: int | None = None
     input_range: tuple[float, float] = (0.0, 1.0)  # RGB
     normalisation: str = NORMALISATION
     contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx.py
     resize: str = RESIZE_RULE
     packages: dict[str, str] = field(default_factory=dict)  # what made the file
+    onnx_sha256: str | None = None  # of an engine: the ONNX file it was built from
+    build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
+    islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fp16: reason -> nodes kept in float32
+    census: dict[str, int] = field(default_factory=dict)  # of an engine: precision -> layers that work in it
     schema: int = SCHEMA
 
     @property
@@ -86,6 +92,7 @@ class Manifest:
             fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             model = dict(fields.pop("model"))
             model["arch"] = model.get("arch") and Arch.parse(model["arch"])
+            fields["islands"] = {reason: tuple(names) for reason, names in fields.get("islands", {}).items()}
             for name in ("inputs", "outputs"):
                 fields[name] = tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in fields[name])
             return cls(model=ModelId(**model), **fields)
@@ -106,8 +113,9 @@ class Artifact:
 
 
 def manifest_path(path: str | Path) -> Path:
-    """``NAME.json`` beside ``NAME.onnx``."""
-    return Path(path).with_suffix(".json")
+    """``NAME.json`` beside ``NAME.onnx``; ``NAME.EXT.json`` beside any other, so files of one name do not share a manifest."""
+    path = Path(path)
+    return path.with_suffix(".json") if path.suffix in ("", ".onnx", ".json") else path.with_name(f"{path.name}.json")
 
 
 def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Artifact:
@@ -127,7 +135,7 @@ def load_artifact(path: str | Path) -> Artifact:
         raise InputError("no such artifact", path, "make one with python -m rfdetr_repro.export")
     beside = manifest_path(path)
     if not beside.is_file():
-        raise InputError("the artifact has no manifest", beside, "keep NAME.json beside NAME.onnx, or export again")
+        raise InputError("the artifact has no manifest", beside, f"keep {beside.name} beside {path.name}, or export again")
     manifest = Manifest.from_json(read_json(beside), beside)
     found = sha256_file(path)
     if found != manifest.sha256:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from ..config import Arch, ModelConfig
 from ..data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import InputError
 from ..files import sha256_bytes
@@ -28,6 +29,7 @@ from ..ops import DECOMPOSITIONS
 from .artifact import NORMALISATION, Artifact, ArtifactMeta, Manifest, TensorSpec, write_artifact
 from .aten import translate
 from .graph import OPSET, Graph
+from .half import write_half
 from .trace import TraceError, trace
 
 
@@ -53,44 +55,80 @@ CONTRACTS = {
     "upstream": Contract("input", ("dets", "labels", "masks"), _raw),
 }
 _FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}  # data-dependent: no CUDA-graph capture, no static engine
+PRECISIONS = ("fp32", "fp16")
 
 
-def export_onnx(subnet: Detector, path: str | Path, *, meta: ArtifactMeta, contract: str = "decoded") -> Artifact:
+def export_onnx(
+    subnet: Detector,
+    path: str | Path,
+    *,
+    meta: ArtifactMeta,
+    contract: str = "decoded",
+    precision: str = "fp32",
+    islands: Sequence[str] = (),
+) -> Artifact:
     """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
 
     ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input ``input``, already normalised, ->
-    ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits, ``masks`` (1, Q, h, w) logits. Raises
+    ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits, ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see
+    :mod:`.half`; ``islands`` names further nodes to keep in float32. Raises
     :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
     """
-    arch, config = subnet.arch, subnet.config
+    check_classes(subnet.config, meta)
+    for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
+        if given not in known:
+            raise InputError(f"unknown contract or precision {given!r}", mend=f"choose {' or '.join(known)}")
+    decoded = contract == "decoded"
+    module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
+    model, flops, outputs = record(module, CONTRACTS[contract])
+    content = model.SerializeToString(deterministic=True)
+    inputs = {CONTRACTS[contract].input: example_images(subnet.arch)}
+    manifest = describe(subnet, content, meta, inputs=inputs, outputs=outputs, flops=flops)
+    normalisation = NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
+    manifest = replace(manifest, opset=OPSET, contract=contract, normalisation=normalisation)
+    return write_artifact(path, content, manifest) if precision == "fp32" else write_half(path, model, manifest, islands, "no")
+
+
+def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
+    """Every class of the head must have a name and a category id, else :class:`InputError`."""
     if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
         given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
         raise InputError(f"{given} for {config.num_classes} classes", meta.model.name, "name every class of the head")
-    if contract not in CONTRACTS:
-        raise InputError(f"unknown contract {contract!r}", mend=f"choose {' or '.join(CONTRACTS)}")
-    decoded = contract == "decoded"
-    module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
+
+
+def example_images(arch: Arch) -> Tensor:
+    """float32 (1, 3, H, W) in 0..1: what is recorded does not depend on the values."""
     shape = (1, 3, *arch.input_hw)
-    images = torch.linspace(0, 1, math.prod(shape)).reshape(shape)
-    model, flops, outputs = build_model(module, images, CONTRACTS[contract], arch.queries, DECOMPOSITIONS)
-    content = model.SerializeToString(deterministic=True)
-    task = "segment" if config.masks else "detect"
-    manifest = Manifest(
+    return torch.linspace(0, 1, math.prod(shape)).reshape(shape)
+
+
+def record(module: Detector, contract: Contract) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+    """One pass of a subnet that already takes ``contract``'s input: ONNX model, FLOPs, outputs by name."""
+    return build_model(module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS)
+
+
+def describe(
+    subnet: Detector,
+    content: bytes,
+    meta: ArtifactMeta,
+    *,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    flops: int,
+) -> Manifest:
+    """The manifest of a file of ``subnet`` in float32."""
+    return Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
-        model=replace(meta.model, arch=arch, task=task),
+        model=replace(meta.model, arch=subnet.arch, task="segment" if subnet.config.masks else "detect"),
         class_names=tuple(meta.class_names),
         category_ids=tuple(meta.category_ids),
-        inputs=(_spec(CONTRACTS[contract].input, images),),
+        inputs=tuple(_spec(name, tensor) for name, tensor in inputs.items()),
         outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
         params=subnet.num_params(),
         flops=flops,
-        opset=OPSET,
         packages={name: importlib.metadata.version(name) for name in ("torch", "onnx")},
-        contract=contract,
-        normalisation=NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph",
     )
-    return write_artifact(path, content, manifest)
 
 
 def build_model(

@@ -1,22 +1,25 @@
-"""Running an artifact: one small interface, ``Session``, and its ONNX Runtime implementation.
+"""Running an artifact: one small interface, ``Session``, and its ONNX Runtime implementation on the CPU.
 
 A session hashes the bytes it really opened, so accuracy and latency taken from it belong to one file. No torch here; the check
-against PyTorch is ``export/agreement.py``.
+against PyTorch is ``export/agreement.py``, other backends are opened by ``export/backends.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime
 
 from ..errors import InputError
-from ..files import open_input, sha256_bytes
 from ..record import ArtifactId
-from .artifact import Artifact, Manifest
+from .artifact import Artifact, Manifest, TensorSpec
+from .contract import UNKNOWN, check_images, check_input, check_outputs, content_of, exact
 
 Array = np.ndarray[Any, Any]
+
+_DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names where numpy has others
 
 
 class Detections(NamedTuple):
@@ -27,52 +30,98 @@ class Detections(NamedTuple):
     boxes_xyxy: Array  # float32 (1, K, 4), parts of the image, not clamped
     masks: Array | None  # float32 (1, K, h, w) logits, > 0 is foreground
 
+    @classmethod
+    def of(cls, values: Sequence[Array]) -> Detections:
+        """From a runtime's arrays in this order, widened to these types where :mod:`contract` allows it."""
+        scores, labels, boxes, *masks = exact(values)
+        return cls(scores, labels, boxes, masks[0] if masks else None)
+
 
 class Session(Protocol):
-    """What the benchmark and the evaluation need of any backend."""
+    """What the benchmark and the evaluation need of any backend.
+
+    ``run`` is ``bind``, ``launch`` and ``outputs`` in a row: latency of ``launch`` alone is the engine scope, of all three the
+    device scope (benchmark protocol section 3). Subclasses inherit ``run`` and ``gpu_ms``.
+    """
 
     manifest: Manifest
+    artifact_id: ArtifactId
 
-    @property
-    def artifact_id(self) -> ArtifactId: ...
+    def bind(self, images: Array) -> None:
+        """Puts images float32 (1, 3, H, W) RGB in 0..1, H and W as the manifest says, where ``launch`` reads them.
 
-    def run(self, images: Array) -> Detections:
-        """images float32 (1, 3, H, W) RGB in 0..1, H and W as the manifest says."""
+        Other shapes and types: :class:`InputError`.
+        """
         ...
 
+    def launch(self) -> None:
+        """From the bound input to finished outputs where the backend leaves them; returns when they are complete."""
+        ...
 
-class OrtSession:
+    def outputs(self) -> Detections:
+        """What the last ``launch`` left, in host memory that no later launch changes."""
+        ...
+
+    def run(self, images: Array) -> Detections:
+        """The three in a row."""
+        self.bind(images)
+        self.launch()
+        return self.outputs()
+
+    @property
+    def gpu_ms(self) -> float | None:
+        """Time of the last ``launch`` between two events on the GPU's own stream, in ms; None where no events are taken."""
+        return None
+
+
+class OrtSession(Session):
     """ONNX Runtime on the CPU: ``threads`` intra-op threads, all graph optimisations, sequential execution."""
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
+        self._open(artifact, threads, ["CPUExecutionProvider"], {})
+        settings = f"threads={threads} graph=all ort={onnxruntime.__version__}"
+        self.artifact_id = identity_of(artifact, "onnxruntime-cpu", settings)
+        self._feed: dict[str, Array] = {}
+        self._outputs: list[Array] = []
+
+    def _open(self, artifact: Artifact, threads: int, providers: list[Any], config: dict[str, str]) -> None:
+        """Loads and checks the file; ``providers`` and ``config`` are ONNX Runtime's. No other provider takes over on failure."""
         self.manifest = artifact.manifest
-        with open_input(artifact.path) as stream:
-            content = stream.read()
-        digest = sha256_bytes(content)
-        if digest != artifact.sha256:
-            raise InputError("the file changed since it was loaded", artifact.path, "load it again")
+        content = content_of(artifact, "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is an exception
+        for key, value in config.items():
+            options.add_session_config_entry(key, value)
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's own exception types share no public base class
             raise InputError(f"ONNX Runtime cannot load the model ({error})", artifact.path, "export it again") from error
-        self._names = [output.name for output in self._session.get_outputs()]
-        if self._names not in (["scores", "labels", "boxes"], ["scores", "labels", "boxes", "masks"]):
-            mend = "export it again" if self.manifest.contract == "decoded" else "measure an export of the decoded contract"
-            raise InputError(f"outputs {self._names} are not ranked detections", artifact.path, mend)
-        spec = self.manifest.inputs[0]
-        self._input_name, self._input_shape = spec.name, spec.shape
-        settings = f"threads={threads} graph=all ort={onnxruntime.__version__}"
-        precision, size = self.manifest.precision, len(content)
-        self.artifact_id = ArtifactId(digest, digest, "onnxruntime-cpu", precision, size, settings)
+        self._session.disable_fallback()
+        self._output_specs = [_spec(value) for value in self._session.get_outputs()]
+        check_outputs(self._output_specs, artifact)
+        self._input = check_input([_spec(value) for value in self._session.get_inputs()], artifact)
 
-    def run(self, images: Array) -> Detections:
-        """images float32 (1, 3, H, W) RGB in 0..1 -> :class:`Detections`. Other shapes and types: :class:`InputError`."""
-        if images.shape != self._input_shape or images.dtype != np.float32:
-            wanted, given = f"float32 {self._input_shape}", f"{images.dtype} {images.shape}"
-            raise InputError(f"the artifact takes {wanted}, not {given}", self.manifest.model.name, "resize the image")
-        outputs = self._session.run(self._names, {self._input_name: images})
-        scores, labels, boxes = outputs[:3]
-        return Detections(scores, labels, boxes, outputs[3] if len(outputs) == 4 else None)
+    def bind(self, images: Array) -> None:
+        """No copy: the array itself is what ``launch`` reads."""
+        self._feed = {self._input.name: check_images(images, self.manifest)}
+
+    def launch(self) -> None:
+        """ONNX Runtime's own call and nothing else; the outputs are new arrays in host memory."""
+        self._outputs = self._session.run(None, self._feed)
+
+    def outputs(self) -> Detections:
+        return Detections.of(self._outputs)
+
+
+def identity_of(artifact: Artifact, runtime: str, options: str) -> ArtifactId:
+    """Identity of an ONNX file that a runtime takes as it is."""
+    manifest = artifact.manifest
+    return ArtifactId(manifest.sha256, manifest.sha256, runtime, manifest.precision, manifest.size_bytes, options)
+
+
+def _spec(value: Any) -> TensorSpec:
+    """An input or output as ONNX Runtime describes it."""
+    name = str(value.type).removeprefix("tensor(").removesuffix(")")
+    shape = tuple(size if isinstance(size, int) and size > 0 else UNKNOWN for size in value.shape)
+    return TensorSpec(value.name, shape, _DTYPES.get(name, name))

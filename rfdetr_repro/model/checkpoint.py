@@ -50,7 +50,10 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     """Atomic safetensors file; strings only in the metadata."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
+        try:
+            save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
+        except SafetensorError as error:  # its own type, a full disk included
+            raise InputError(f"cannot write: {error}", path, "free some space; what was there before is kept") from error
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -31,31 +31,31 @@ from .vit import resample_patch_kernel, resample_positions
 _KERNEL, _POSITIONS = f"{ENCODER}embeddings.patch_embeddings.projection.weight", f"{ENCODER}embeddings.position_embeddings"
 
 
-def load_pretrained(path: str | Path, size: str | None = None) -> tuple[Detector, ModelCard, str]:
+def load_pretrained(path: str | Path, size: str | Preset | None = None) -> tuple[Detector, ModelCard, str]:
     """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read, ours included.
 
-    ``size``: a preset's name; needed for a DINOv2 encoder (the rest is initialised at random) and where the file does not say
-    enough about itself; a file of another size is an :class:`InputError`.
+    ``size``: a preset or its name; needed for a DINOv2 encoder (the rest is initialised at random) and where the file does not
+    say enough about itself; a file of another size is an :class:`InputError`.
     """
-    content = read_container(path)
+    content, row = read_container(path), preset(size) if isinstance(size, str) else size
     if content.get("metadata", {}).get("format") == FORMAT:
         loaded = load_supernet(path)
-        if size is not None:
-            _refuse_other_size(preset(size).model, asdict(loaded[1].config), size, path)
+        if row is not None:
+            _refuse_other_size(row.model, asdict(loaded[1].config), size, path)
         return loaded
     state, said = model_state(content, path), arguments(content)
     layout = layout_of(state)
     try:
         if layout in ("dinov2", "dinov2-meta"):
-            if size is None:
+            if row is None:
                 raise InputError("a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}")
-            detector, labels = _with_encoder(preset(size), from_dinov2(state, layout)), None
+            detector, labels = _with_encoder(row, from_dinov2(state, layout)), None
         else:
             released = from_transformers(state) if layout == "transformers" else state
-            row = infer_preset(released, said, size)
-            detector = Detector(row.model, row.arch)
-            detector.load_state_dict(from_released(released, detector.state_dict(), row.model.groups))
-            labels = labels_of_checkpoint(said, row.model.num_classes)
+            found = infer_preset(released, said, row)
+            detector = Detector(found.model, found.arch)
+            detector.load_state_dict(from_released(released, detector.state_dict(), found.model.groups))
+            labels = labels_of_checkpoint(said, found.model.num_classes)
     except InputError as error:
         raise InputError(str(error), path) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -79,10 +79,10 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
     return detector
 
 
-def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | None = None) -> Preset:
+def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | Preset | None = None) -> Preset:
     """Configuration and native architecture of a state dict in released names; see the module's description."""
     shapes = _shapes(released)
-    row = preset(size) if size is not None else _matching_preset(shapes)
+    row = preset(size) if isinstance(size, str) else size or _matching_preset(shapes)
     if row is None:
         if "out_feature_indexes" not in said or "num_windows" not in said:
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
@@ -107,11 +107,12 @@ def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | 
     return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries, width), row.note)
 
 
-def _refuse_other_size(model: ModelConfig, found: dict[str, Any], size: str | None, path: str | Path = "") -> None:
+def _refuse_other_size(model: ModelConfig, found: dict[str, Any], size: str | Preset | None, path: str | Path = "") -> None:
     """Raises :class:`InputError` if the widths or parts ``found`` in a file are not those of ``model``, called ``size``."""
     for name in ("vit_dim", "hidden", "masks", "levels"):
         if found[name] != getattr(model, name):
-            raise InputError(f"the file has {name} {found[name]}, size {size} has {getattr(model, name)}", path, "wrong size")
+            named = f"size {size}" if isinstance(size, str) else "the model"
+            raise InputError(f"the file has {name} {found[name]}, {named} has {getattr(model, name)}", path, "wrong size")
 
 
 def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:

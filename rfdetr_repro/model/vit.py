@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import ModelConfig
 from .linear import Linear
@@ -116,6 +117,7 @@ class WindowedViT(nn.Module):
         super().__init__()
         dim, patch = config.vit_dim, config.patch
         self.config = config
+        self.checkpoint_activations = False  # blocks keep only their input and run again in the backward pass
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.pos_grid_hw), dim))
         self.patch_embed = nn.Conv2d(3, dim, patch, patch)
@@ -148,10 +150,11 @@ class WindowedViT(nn.Module):
         """(B, 3, H, W), H and W divisible by patch*windows -> per stage (B, D, H/patch, W/patch)."""
         x, grid_hw = self.embed(images, patch, windows)
         stages = self.config.feature_stages
-        maps = []
+        maps, again = [], self.checkpoint_activations and torch.is_grad_enabled()
         for index in range(max(stages)):  # blocks after the last read-out would run for nothing
             merge = windows * windows if index in self.config.global_blocks else 1
-            x = self.blocks[index](x, merge)
+            block = self.blocks[index]
+            x = checkpoint(block, x, merge, use_reentrant=False, preserve_rng_state=False) if again else block(x, merge)
             if index + 1 in stages:
                 maps.append(from_windows(self.norm(x)[:, 1:], windows, grid_hw))
         return maps

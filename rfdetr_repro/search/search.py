@@ -28,8 +28,9 @@ from ..model.detector import Detector
 from ..pareto import frontier, metric
 from ..record import DataId, ModelId, Record
 from ..store import Store
+from ..validation import single_detections
 from .latency_model import LatencyModel, RelativeError, choose_engines
-from .shared import by_backbone, shared_detections, single_detections
+from .shared import by_backbone, shared_detections
 
 Progress = Callable[[Iterable], Iterable]
 SHORT = Protocol(mode="sustained", buffer_ms=0.0, warmup=5, min_samples=40, max_samples=120, relative_ci=0.01, timeout_s=10.0)

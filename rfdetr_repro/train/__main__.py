@@ -1,7 +1,7 @@
 """Train a supernet (or one fixed size) on a COCO-format folder:
 
-python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N]
-    [--fixed [--shape HxW]] [--processes N] [--device cpu|cuda]
+python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N] [--weights FILE]
+    [--fixed [--shape HxW]] [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] [--device cpu|cuda] [--plan]
 
 DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders.
 Run it again to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train ...
@@ -18,56 +18,101 @@ from ..config import SearchSpace, TrainConfig, parse_shape
 from ..errors import InputError, run_main
 from ..files import writable_folder
 from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
+from .settings import with_settings
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
+    add = arguments.add_argument
+    add("--data", help="COCO-format folder; --plan can do without")
+    add("--out", help="run folder; an existing run is resumed")
+    add("--size", default="pico", help="pico, paper-supernet, or a released size (with --fixed)")
+    add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
+    add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
+    add("--weights", help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model")
+    add("--steps", type=int, help="optimizer steps (default: the size's recipe)")
+    add("--batch-size", type=int, help="images per micro-batch, over all processes")
+    add("--accumulate", type=int, help="micro-batches per optimizer step")
+    add("--seed", type=int, default=0)
+    add("--sampling", choices=("uniform", "sandwich"), help="architectures of a step: one drawn, or also the two extremes")
+    add("--evaluate-every", type=int, help="steps between evaluations on the val split")
+    add("--patience", type=int, help="stop after so many evaluations without a better AP; the best weights are the model")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, e.g. lr=2e-4")
+    add("--tensorboard", action="store_true", help="also write TensorBoard curves")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    add("--processes", type=int, help="of this machine that share each batch on the CPU (default: by its cores)")
+    add("--plan", action="store_true", help="train nothing: time a few steps here and say what the run would take")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
-    parser.add_argument("--data", required=True, help="COCO-format folder")
-    parser.add_argument("--out", required=True, help="run folder; an existing run is resumed")
-    parser.add_argument("--size", default="pico", help="pico, paper-supernet, or a released size (with --fixed)")
-    parser.add_argument("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
-    parser.add_argument("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
-    parser.add_argument("--steps", type=int, help="optimizer steps (default: the size's recipe)")
-    parser.add_argument("--batch-size", type=int, help="images per step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU (default: by its cores)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
     if args.shape is not None:
         if space is not None:
             raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
         row = replace(row, arch=row.arch.with_input(*args.shape))
-    given = {"steps": args.steps, "batch_size": args.batch_size}
+    names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     for name, value in {**given, "processes": args.processes}.items():
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise InputError(f"{name.replace('_', '-')} {value} is not positive")
-    train = replace(train, seed=args.seed, **{name: value for name, value in given.items() if value is not None})
-
+    train = with_settings(replace(train, seed=args.seed, **given), args.set)
+    if args.plan:
+        _plan(args, row, space, train)
+        return
+    for name in ("data", "out"):
+        if getattr(args, name) is None:
+            raise InputError(f"--{name} is missing", mend="it names a folder; only --plan can do without")
     _train(args, row, space, train)
 
 
+def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+    from ..device import choose_device
+    from .plan import plan
+    from .recipe import Recipe
+
+    images = None
+    if args.data is not None:
+        from ..data.coco import read_split
+
+        split = read_split(args.data, "train")
+        row, images = replace(row, model=replace(row.model, num_classes=len(split.classes.names))), len(split)
+    print("\n".join(plan(Recipe(row, train, space), choose_device(args.device), images).lines()))
+
+
 def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
-    from ..data.coco import read_split  # torch loads slowly; arguments are checked first
-    from .engine import MODEL, Recipe
+    from ..data.coco import has_split, read_split  # torch loads slowly; arguments are checked first
+    from ..validation import base_accuracies
+    from .engine import MODEL
     from .parallel import join_torchrun
     from .processes import run_training
+    from .recipe import Recipe
+    from .start import start_from
 
     device, ranks = join_torchrun(args.device)
     split = read_split(args.data, "train")
-    lines = []
+    held_out = {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
+    lines, initial = [], None
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
         lines.append("no masks in this data set: training boxes only")
+    if args.weights is not None:
+        row, initial, told = start_from(args.weights, row, split.classes)
+        lines.append(told)
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
     listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
     lines.append(f"{len(split)} images; class index=name(category id): {listed}")
     if ranks.rank == 0:
         print("\n".join([*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]))
     writable_folder(args.out)  # before the progress bar appears
-    setup = {"recipe": Recipe(row, train, space), "split": split, "folder": Path(args.out), "device": device}
-    run_training(setup, args.processes)
+    recipe = Recipe(row, train, space)
+    setup = {"recipe": recipe, "split": split, "folder": Path(args.out), "initial": initial, "device": device}
+    evaluate = (lambda model: base_accuracies(model, held_out)) if held_out and train.evaluate_every else None
+    trainer = run_training({**setup, "tensorboard": args.tensorboard}, args.processes, evaluate)
     if ranks.rank == 0:
+        if trainer.best.step:
+            print(trainer.best.describe())
         print(f"model: {Path(args.out) / MODEL}")
 
 

@@ -1,4 +1,4 @@
-"""Supernet training: one architecture per step, drawn from a step-seeded generator, so that any step can be run again.
+"""Supernet training: the architectures of a step are drawn from a step-seeded generator, so that any step can be run again.
 
 Everything random in step t is a function of (seed, t); together with the saved tensors this makes a resumed run equal, bit for
 bit on CPU with the same number of threads and processes, to one that was never stopped.
@@ -8,65 +8,37 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Arch, SearchSpace, TrainConfig
+from ..config import Arch
 from ..data.coco import CocoSplit
 from ..data.loader import batch_indices, training_batches
 from ..data.transforms import Batch
-from ..errors import InputError
-from ..files import writable_folder
-from ..model.checkpoint import ModelCard, read_tensors, save_detector, sha256_tensors, write_tensors
+from ..errors import InputError, StatedFailure
+from ..files import atomic_path, writable_folder
+from ..model.checkpoint import ModelCard, save_detector
 from ..model.detector import Detector
-from ..presets import Preset
+from .best import Best
 from .dense import DenseHead
 from .losses import detection_losses
 from .mask_points import PointDraws
-from .optim import Ema, build_optimizer, schedule
+from .optim import Ema, autocast_dtype, build_optimizer, schedule
 from .parallel import Ranks
+from .recipe import Recipe
+from .scalars import Scalars
+from .state import LOG, STATE, load, save
 
-STATE, MODEL, LOG = "training_state.safetensors", "supernet.safetensors", "train_log.jsonl"
+MODEL, BEST, LAST = "supernet.safetensors", "best.safetensors", "last.safetensors"
 Progress = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run is: resuming under another one is refused. ``space`` None trains the preset's own architecture only."""
-
-    preset: Preset
-    train: TrainConfig
-    space: SearchSpace | None = None
-
-    def arch_of_step(self, step: int) -> Arch:
-        """The architecture of a step: the base one with probability ``base_share``, else uniform over the backbones."""
-        if self.space is None:
-            return self.preset.arch
-        rng = np.random.default_rng((self.train.seed, 1, step))
-        if rng.random() < self.train.base_share:
-            return self.preset.arch
-        archs = self.space.training_archs()
-        return archs[int(rng.integers(len(archs)))]
-
-    def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
-        """What two runs must share to be one: recipe, data and the weights they start from."""
-        preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
-        fields = {"preset": preset, "train": asdict(self.train), "space": self.space and asdict(self.space)}
-        start = {} if initial is None else {"initial": sha256_tensors(initial)}
-        return json.dumps({**fields, "data": data_sha256, **start}, sort_keys=True)
-
-
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device has bfloat16 instructions (elsewhere autocast would be slower than float32)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+Evaluate = Callable[[Detector], list[dict]]  # rows with "split" and "ap"; see rfdetr_repro.validation
 
 
 @dataclass
@@ -81,99 +53,175 @@ class Trainer:
     folder: Path
     initial: dict[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tensorboard: bool = False
     step: int = 0
     seconds: float = 0.0  # training time so far, over all sessions
-    _log: list[str] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+    left_out: set[str] = field(default_factory=set)  # architectures for which memory did not suffice
+    log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        config, preset = self.recipe.train, self.recipe.preset
-        if self.recipe.space is not None:
-            self.recipe.space.check()
+        config, preset = self.recipe.check().train, self.recipe.preset
         torch.manual_seed(config.seed)
         model = replace(preset.model, num_classes=len(self.split.classes.names))
         self.detector = Detector(model, preset.arch)
         if self.initial is not None:
             self.detector.load_state_dict(self.initial)
-        self.detector.to(self.device)
+        self.detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
         self.dense = DenseHead(model).to(self.device) if config.dense_weight else None
         modules: dict[str, torch.nn.Module] = {"": self.detector}
         if self.dense is not None:
             modules["dense."] = self.dense
         self.optimizer = build_optimizer(modules, config, max(model.feature_stages))
         self.ema = Ema(self.detector, config)
-        self.autocast = config.bfloat16 and bfloat16_is_fast(self.device)
+        self.autocast = autocast_dtype(self.device, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
         self.ranks = Ranks.current()
         self.saved_processes: int | None = None  # that trained what was resumed; as many give the same bits again
         self.identity = self.recipe.identity(self.split.sha256, self.initial)
         if (self.folder / STATE).exists():
-            self._load()
+            load(self)
 
-    def run(self, progress: Progress | None = None, evaluate: Callable[[Trainer], list[dict]] | None = None) -> Path:
-        """Trains to the last step, saving every ``checkpoint_every`` steps; returns the path of the EMA model.
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or AP has not risen for ``patience`` evaluations."""
+        config = self.recipe.train
+        return self.step >= config.steps or bool(config.patience and self.best.misses >= config.patience)
 
-        ``progress`` and ``evaluate`` are called on rank 0 only.
+    def run(self, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
+        """Trains to the end, saving every ``checkpoint_every`` steps; returns the path of the run's model.
+
+        ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the best of the EMA and the raw
+        weights by validation AP, and the last EMA weights lie beside it; else the model is the last EMA weights.
         """
         config, first = self.recipe.train, self.ranks.rank == 0
-        if config.batch_size < self.ranks.size:
-            raise InputError(f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes")
-        if not self.ranks.agree(f"{self.step} {self.identity}"):
-            raise InputError("the processes do not see the same run and data", self.folder, "give them one shared folder")
-        writable_folder(self.folder)
-        stream = training_batches(
-            self.split,
-            config,
-            self._size_of_step,
-            start_step=self.step,
-            stop_step=config.steps,
-            masks=self.recipe.preset.model.masks,
-            part=self.ranks.part,
-        )
+        stream = self._batches(evaluated=evaluate is not None)
+        scalars = Scalars(self.folder, self.step) if self.tensorboard and first else None
         started = time.perf_counter() - self.seconds
         try:
             for batches in stream:
                 parts = self.train_step(batches)
                 self.seconds = time.perf_counter() - started
-                last = self.step == config.steps
-                if not first:
-                    continue
-                if self.step % 10 == 0 or last:
-                    self._log.append(json.dumps({"step": self.step, "seconds": round(self.seconds, 2), **parts}))
-                if progress is not None:
-                    progress(self.step, parts)
-                if evaluate and (last or (config.evaluate_every and self.step % config.evaluate_every == 0)):
-                    self._log += [json.dumps({"step": self.step, **row}) for row in evaluate(self)]
-                    started = time.perf_counter() - self.seconds  # evaluation is not training time
-                if last or self.step % config.checkpoint_every == 0:
-                    self.save()
+                if first:
+                    self._note(parts, progress, scalars)
+                if config.evaluate_every and self.step % config.evaluate_every == 0 or self.step == config.steps:
+                    if first and evaluate:
+                        self._evaluate(evaluate, scalars)
+                        started = time.perf_counter() - self.seconds  # evaluation is not training time
+                    if config.patience:  # rank 0 knows; the others learn it here
+                        (self.best.misses,) = map(int, self.ranks.sum([self.best.misses if first else 0], self.device))
+                if first and (self.finished or self.step % config.checkpoint_every == 0):
+                    save(self)
+                if self.finished:
+                    break
         finally:
             stream.close()
+            if scalars is not None:
+                scalars.close()
         return self.export()
 
-    def _size_of_step(self, step: int) -> tuple[int, int]:
-        return self.recipe.arch_of_step(step).input_hw
+    def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:
+        """Batches of the steps that are left, after a look at what could stop the run."""
+        config = self.recipe.train
+        if config.batch_size < self.ranks.size:
+            raise InputError(f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes")
+        if config.patience and self.ranks.rank == 0 and not evaluated:
+            raise InputError("patience needs a val split to evaluate on", self.split.name, "add one, or leave patience out")
+        if not self.ranks.agree(f"{self.step} {self.identity}"):
+            raise InputError("the processes do not see the same run and data", self.folder, "give them one shared folder")
+        writable_folder(self.folder)
+        return training_batches(
+            self.split,
+            config,
+            lambda step: [arch.input_hw for arch in self.recipe.archs_of_step(step)],
+            start_step=self.step,
+            stop_step=self.step if self.finished else config.steps,
+            masks=self.recipe.preset.model.masks,
+            part=self.ranks.part,
+        )
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step over its micro-batches; returns the losses of the last one, by part, summed over all ranks."""
-        config, arch = self.recipe.train, self.recipe.arch_of_step(self.step)
+        """One optimizer step; ``batches``: each micro-batch at the size of each architecture of the step.
+
+        Returns the losses of the last pass by part, summed over all ranks; nothing if no pass fitted into memory.
+        """
+        config, archs = self.recipe.train, self.recipe.archs_of_step(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.step, config)
         self.detector.train()
-        for micro, batch in enumerate(batches):
-            seed = int(np.random.default_rng((config.seed, 2, self.step, micro)).integers(2**62))
-            draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
-            total, parts = self.loss(batch.to(self.device), arch, draws)
-            (total / len(batches)).backward()
-            parts = self._summed({"loss": float(total.detach()), **parts})
-            if not math.isfinite(parts["loss"]):
-                raise InputError(f"loss is not finite at step {self.step} with {arch.key}", self._images_of(micro), "lower lr")
+        parts: dict[str, float] = {}
+        try:
+            for index, batch in enumerate(batches):
+                arch = archs[index % len(archs)]
+                if arch.key not in self.left_out:
+                    parts = self._pass(batch, arch, index // len(archs), len(batches))
+        except RuntimeError as error:
+            self._leave_out(arch, error)
+            parts = {}
+        if parts:
+            parts["grad_norm"] = self._update()
+        self.step += 1
+        if parts:
+            self.ema.update(self.detector, self.step)
+        return parts
+
+    def _pass(self, batch: Batch, arch: Arch, micro: int, passes: int) -> dict[str, float]:
+        """Adds the gradients of one micro-batch at one architecture; returns its losses."""
+        config = self.recipe.train
+        seed = int(np.random.default_rng((config.seed, 2, self.step, micro)).integers(2**62))
+        draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
+        total, parts = self.loss(batch.to(self.device), arch, draws)
+        self.scaler.scale(total / passes).backward()
+        parts = self._summed({"loss": float(total.detach()), **parts})
+        if not math.isfinite(parts["loss"]):
+            raise InputError(f"loss is not finite at step {self.step} with {arch.key}", self._images_of(micro), "lower lr")
+        return parts
+
+    def _update(self) -> float:
+        """Sums the gradients over the ranks, clips them and takes the optimizer's step; returns their norm."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.ranks.sum_gradients(parameters)
-        parts["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm))
-        self.optimizer.step()
+        self.scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.ema.update(self.detector, self.step)
-        return parts
+        return norm
+
+    def _leave_out(self, arch: Arch, error: Exception) -> None:
+        """Training goes on without an architecture that does not fit; alone with it, or in several processes, it ends."""
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise error
+        if self.recipe.space is None or self.ranks.size > 1:
+            mend = "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
+            raise StatedFailure(f"out of memory at step {self.step} with {arch.key}: {mend}") from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.left_out.add(arch.key)
+        self.log.append(json.dumps({"step": self.step, "out_of_memory": arch.key}))
+        print(f"out of memory at step {self.step}: the run goes on without {arch.key}")
+
+    def _note(self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None) -> None:
+        if self.step % 10 == 0 or self.step == self.recipe.train.steps:
+            arch = self.recipe.archs_of_step(self.step - 1)[-1].key
+            self.log.append(json.dumps({"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts}))
+            if scalars is not None:
+                scalars.add(self.step, parts)
+        if progress is not None:
+            progress(self.step, parts)
+
+    def _evaluate(self, evaluate: Evaluate, scalars: Scalars | None) -> None:
+        """Rows of the EMA weights go to the log; with ``patience`` those of the raw weights too, and the best are kept."""
+        models = {"ema": self.ema_detector()}
+        if self.recipe.train.patience:
+            models["raw"] = self._copy(self.detector.state_dict())
+        rows = {name: evaluate(model) for name, model in models.items()}
+        for name, found in rows.items():
+            label = {} if name == "ema" else {"weights": name}
+            self.log += [json.dumps({"step": self.step, **label, **row}) for row in found]
+            if scalars is not None:
+                scalars.add_evaluation(self.step, name, found)
+        if self.recipe.train.patience and (chosen := self.best.consider(self.step, rows)):
+            save_detector(self.folder / BEST, models[chosen].state_dict(), self.card(self.best.describe()))
 
     def _images_of(self, micro: int) -> str:
         """The images of this step's micro-batch, on all ranks."""
@@ -190,7 +238,7 @@ class Trainer:
         The denominators are those of the whole micro-batch, so the ranks' losses, and their gradients, add up.
         """
         detector, config = self.detector, self.recipe.train
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(batch.images.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             maps = detector.features(batch.images, arch.patch, arch.windows)
         maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
@@ -204,8 +252,10 @@ class Trainer:
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
 
-    def card(self) -> ModelCard:
+    def card(self, notes: str = "") -> ModelCard:
         classes = self.split.classes
+        if self.left_out:
+            notes = f"{notes}; " * bool(notes) + f"not trained for want of memory: {', '.join(sorted(self.left_out))}"
         return ModelCard(
             self.detector.config,
             self.recipe.preset.arch,
@@ -214,54 +264,28 @@ class Trainer:
             self.recipe.space,
             train_data_sha256=self.split.sha256,
             steps=self.step,
+            notes=notes,
         )
 
-    def save(self) -> None:
-        """One atomic file with everything a resume needs; the log is cut to the same step."""
-        tensors = {f"model.{name}": value for name, value in self.detector.state_dict().items()}
-        tensors |= {f"ema.{name}": value for name, value in self.ema.state.items()}
-        if self.dense is not None:
-            tensors |= {f"dense.{name}": value for name, value in self.dense.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optim.{index}.{name}": value for name, value in state.items()}
-        metadata = {"step": str(self.step), "seconds": repr(self.seconds), "log": json.dumps(self._log)}
-        metadata |= {"processes": str(self.ranks.size), "recipe": self.identity}
-        write_tensors(self.folder / STATE, tensors, metadata)
-        (self.folder / LOG).write_text("".join(line + "\n" for line in self._log))
-
-    def _load(self) -> None:
-        path = self.folder / STATE
-        tensors, metadata = read_tensors(path)
-        if metadata.get("recipe") != self.identity:
-            raise InputError("this run was started with other data or settings", path, "use another --out, or the same settings")
-        self.detector.load_state_dict(_under("model.", tensors))
-        self.ema.load(_under("ema.", tensors))
-        if self.dense is not None:
-            self.dense.load_state_dict(_under("dense.", tensors))
-        state = self.optimizer.state_dict()
-        for name, value in _under("optim.", tensors).items():
-            index, key = name.split(".")
-            state["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(state)
-        self.saved_processes = int(metadata.get("processes", "1"))
-        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
-        self._log = json.loads(metadata["log"])
-
     def export(self) -> Path:
-        """Writes the EMA weights as the run's slim model file."""
+        """Writes the run's slim model file (see :meth:`run`)."""
+        path = self.folder / MODEL
         if self.ranks.rank == 0:
-            save_detector(self.folder / MODEL, self.ema.state, self.card())
-        return self.folder / MODEL
+            chosen = self.folder / BEST if self.best.step else None
+            save_detector(self.folder / LAST if chosen else path, self.ema.state, self.card())
+            if chosen:
+                with atomic_path(path) as temporary:
+                    shutil.copyfile(chosen, temporary)
+        return path
 
     def ema_detector(self) -> Detector:
         """A copy of the detector with EMA weights, in evaluation mode."""
+        return self._copy(self.ema.state)
+
+    def _copy(self, state: dict[str, Tensor]) -> Detector:
         copy = Detector(self.detector.config, self.detector.arch)
-        copy.load_state_dict(self.ema.state)
+        copy.load_state_dict(state)
         return copy.to(self.device).eval()
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def read_log(folder: Path) -> Iterator[dict]:

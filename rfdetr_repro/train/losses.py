@@ -14,7 +14,7 @@ from ..config import TrainConfig
 from ..data.transforms import Target
 from ..model.detector import Outputs, TrainingOutputs
 from .mask_points import PointDraws, mask_losses
-from .matcher import match
+from .matcher import Match, match
 
 
 def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious: Tensor) -> Tensor:
@@ -33,10 +33,9 @@ def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious:
 
 
 def stage_losses(
-    outputs: Outputs, targets: list[Target], groups: int, num_boxes: float, config: TrainConfig, draws: PointDraws, stage: int
+    outputs: Outputs, targets: list[Target], matches: list[Match], num_boxes: float, draws: PointDraws, stage: int
 ) -> dict[str, Tensor]:
     """Losses of one stage, unweighted, each divided by ``num_boxes``: class, l1, giou and, with masks, mask_bce, mask_dice."""
-    matches = match(outputs, targets, groups, config, draws, stage)
     queries = outputs.logits.shape[1]
     rows = torch.cat([rows + image * queries for image, (rows, _) in enumerate(matches)])
     labels = torch.cat([target.labels[columns] for target, (_, columns) in zip(targets, matches, strict=True)])
@@ -82,8 +81,9 @@ def detection_losses(
     num_boxes, draws = num_boxes or count_boxes(targets, groups), draws or PointDraws(0)
     stages = {f"layer{index}": stage for index, stage in enumerate(outputs.layers, 1)} | {"encoder": outputs.encoder}
     total, parts = outputs.encoder.logits.new_zeros(()), {}
+    matches = match(list(stages.values()), targets, groups, config, draws)
     for index, (stage_name, stage) in enumerate(stages.items()):
-        for name, loss in stage_losses(stage, targets, groups, num_boxes, config, draws, index).items():
+        for name, loss in stage_losses(stage, targets, matches[index], num_boxes, draws, index).items():
             total = total + weights[name] * loss
             parts[f"{stage_name}/{name}"] = float(loss.detach())
     return total, parts

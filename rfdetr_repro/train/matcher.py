@@ -1,16 +1,22 @@
 """Hungarian matching per image and per query group (architecture facts section 8).
 
+The costs of all images of a stage are one tensor, those of all stages one transfer to the host: on a GPU the time goes into
+launches and synchronisations, not into the assignment (SciPy, 0.01 ms for 300 queries and 7 objects).
 len(query rows) == len(target rows) == groups * min(queries per group, targets) for each image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..boxes import cxcywh_to_xyxy, pairwise_giou
+from ..boxes import cxcywh_to_xyxy, paired_giou
 from ..config import TrainConfig
 from ..data.transforms import Target
 from ..model.detector import Outputs
@@ -20,55 +26,71 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 Match = tuple[Tensor, Tensor]  # query rows, target rows; both (n,) int64
 
 
-def class_costs(logits: Tensor, labels: Tensor) -> Tensor:
-    """Focal cost of each query for each target's class: logits (N, C), labels (n,) -> (N, n)."""
-    chosen = logits[:, labels]
-    p = chosen.sigmoid()
-    positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * -F.logsigmoid(chosen)
-    negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * -F.logsigmoid(-chosen)
+def class_costs(logits: Tensor) -> Tensor:
+    """Focal cost of predicting a target's class, from the logit of that class; any shape."""
+    p = logits.sigmoid()
+    positive = FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * -F.logsigmoid(logits)
+    negative = (1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * -F.logsigmoid(-logits)
     return positive - negative
 
 
 @torch.no_grad()
-def image_costs(outputs: Outputs, image: int, target: Target, config: TrainConfig, points: Tensor | None) -> Tensor:
-    """(N, n) matching cost of one image; NaN and infinite entries become a large finite cost."""
-    boxes = outputs.boxes_cxcywh[image]
-    cost = 2.0 * class_costs(outputs.logits[image], target.labels)
-    cost += config.l1_weight * torch.cdist(boxes, target.boxes_cxcywh.to(boxes), p=1)
-    cost -= config.giou_weight * pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target.boxes_cxcywh.to(boxes)))
-    if points is not None and outputs.masks is not None and target.masks is not None:
-        bce, dice = mask_costs(outputs.masks, image, target.masks, points)
+def stage_costs(outputs: Outputs, targets: Sequence[Target], config: TrainConfig, points: Tensor | None) -> Tensor:
+    """(T, N): each of the batch's T targets against every query of its own image; NaN and infinities become a large cost."""
+    device = outputs.logits.device
+    image = torch.tensor(
+        [i for i, target in enumerate(targets) for _ in range(len(target.labels))], device=device, dtype=torch.long
+    )
+    labels = torch.cat([target.labels for target in targets])
+    truth = torch.cat([target.boxes_cxcywh for target in targets]).to(outputs.boxes_cxcywh)[:, None]  # (T, 1, 4)
+    boxes = outputs.boxes_cxcywh[image]  # (T, N, 4)
+    cost = 2.0 * class_costs(outputs.logits[image, :, labels])
+    cost += config.l1_weight * (boxes - truth).abs().sum(-1)
+    cost -= config.giou_weight * paired_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
+    if points is not None and outputs.masks is not None and all(target.masks is not None for target in targets):
+        masks = [
+            mask_costs(outputs.masks, i, target.masks, points) for i, target in enumerate(targets) if target.masks is not None
+        ]
+        bce, dice = (torch.cat([pair[part].T for pair in masks]) for part in range(2))
         cost += config.mask_bce_weight * bce + config.mask_dice_weight * dice
-    finite = cost[cost.isfinite()]
-    return cost.nan_to_num(*[2 * float(finite.abs().max()) + 1 if finite.numel() else 1.0] * 2).clamp(max=1e9)
+    finite = cost.isfinite()
+    large = 2 * torch.where(finite, cost, 0).abs().amax() + 1 if cost.numel() else cost.new_ones(())
+    return torch.where(finite, cost, large).clamp(max=1e9)
+
+
+def _points(outputs: Outputs, draws: PointDraws, stage: int) -> Tensor | None:
+    """One random point set per stage, shared by the batch; None without masks."""
+    if outputs.masks is None:
+        return None
+    height, width = outputs.masks.pixels.shape[-2:]
+    points = torch.rand(max(1, height * width // 16), 2, generator=draws.shared(stage), dtype=outputs.logits.dtype)
+    return points.to(outputs.logits.device)
 
 
 @torch.no_grad()
 def match(
-    outputs: Outputs,
-    targets: list[Target],
-    groups: int,
-    config: TrainConfig,
-    draws: PointDraws | None = None,
-    stage: int = 0,
-) -> list[Match]:
-    """One optimal assignment per image and group; rows index the group-major N queries of ``outputs``.
+    stages: Sequence[Outputs], targets: Sequence[Target], groups: int, config: TrainConfig, draws: PointDraws | None = None
+) -> list[list[Match]]:
+    """For each stage and image one optimal assignment per group; rows index the group-major N queries of the stage.
 
-    ``draws`` and ``stage`` fix the random points at which masks are compared (None: seed 0).
+    ``draws`` fixes the random points at which masks are compared (None: seed 0).
     """
-    points = None
-    if outputs.masks is not None:  # one random point set per call, shared by the batch
-        height, width = outputs.masks.pixels.shape[-2:]
-        generator = (draws or PointDraws(0)).shared(stage)
-        points = torch.rand(max(1, height * width // 16), 2, generator=generator, dtype=outputs.logits.dtype)
-        points = points.to(outputs.logits.device)
-    matches = []
-    for image, target in enumerate(targets):
-        cost = image_costs(outputs, image, target, config, points).cpu().unflatten(0, (groups, -1))  # (G, q, n)
-        rows, columns = [], []
-        for group, block in enumerate(cost.numpy()):
-            row, column = linear_sum_assignment(block)
-            rows.append(torch.as_tensor(row) + group * block.shape[0])
-            columns.append(torch.as_tensor(column))
-        matches.append((torch.cat(rows).to(outputs.logits.device), torch.cat(columns).to(outputs.logits.device)))
-    return matches
+    draws = draws or PointDraws(0)
+    costs = [stage_costs(one, targets, config, _points(one, draws, number)) for number, one in enumerate(stages)]
+    host = torch.cat(costs, dim=1).cpu().numpy()
+    parts = np.split(host, np.cumsum([cost.shape[1] for cost in costs])[:-1], axis=1)
+    pairs = [pair for part in parts for pair in _assign(part, targets, groups)]  # (2, n) for every stage and image
+    rows, columns = torch.from_numpy(np.concatenate(pairs, axis=1)).to(stages[0].logits.device)
+    sizes = [pair.shape[1] for pair in pairs]
+    flat = list(zip(rows.split(sizes), columns.split(sizes), strict=True))
+    return [flat[start : start + len(targets)] for start in range(0, len(flat), len(targets))]
+
+
+def _assign(cost: np.ndarray, targets: Sequence[Target], groups: int) -> Iterator[np.ndarray]:
+    """(query rows, target rows) int64 (2, n) of each image, from (T, N) costs."""
+    ends = list(accumulate((len(target.labels) for target in targets), initial=0))
+    for first, last in zip(ends, ends[1:], strict=False):
+        blocks = cost[first:last].reshape(last - first, groups, cost.shape[1] // groups).transpose(1, 2, 0)  # (G, q, n)
+        found = [linear_sum_assignment(block) for block in blocks]
+        rows = [row + group * blocks.shape[1] for group, (row, _) in enumerate(found)]
+        yield np.stack([np.concatenate(rows), np.concatenate([column for _, column in found])])

@@ -39,6 +39,21 @@ def build_optimizer(modules: dict[str, nn.Module], config: TrainConfig, last_sta
     return torch.optim.AdamW(rows, betas=(0.9, config.beta2), eps=1e-8, fused=True)
 
 
+def autocast_dtype(device: torch.device, config: TrainConfig) -> torch.dtype | None:
+    """What backbone and projector compute in: bfloat16 where the device has instructions for it, float16 where it is allowed
+    and they are missing (GPUs before 2020), else None for float32."""
+    if config.bfloat16 and bfloat16_is_fast(device):
+        return torch.bfloat16
+    return torch.float16 if config.float16 else None
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether the device has bfloat16 instructions (elsewhere autocast would be slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def schedule(step: int, config: TrainConfig) -> float:
     """Factor on every rate at ``step`` (0-based): linear warm-up, constant, linear fall to 0 over the cool-down share."""
     if step < config.warmup_steps:

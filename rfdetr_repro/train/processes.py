@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError, StatedFailure
-from .engine import MODEL, Trainer
+from ..model.detector import Detector
+from .engine import MODEL, Evaluate, Trainer
 from .parallel import Ranks
 from .progress import StepBar
 
@@ -36,9 +37,7 @@ _SIDE_EFFECT = ("Connection", "closed by peer", "gloo")  # how a process fails b
 MOST, IMAGES_EACH = 4, 2
 
 
-def run_training(
-    setup: dict[str, Any], processes: int | None = None, evaluate: Callable[[Trainer], list[dict]] | None = None
-) -> Trainer:
+def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: Evaluate | None = None) -> Trainer:
     """Runs ``Trainer(**setup)`` to its end, behind a progress bar; ``processes`` None: as before
     the run was stopped, else what suits its device and batch.
 
@@ -58,7 +57,7 @@ def run_training(
         )
     if count > config.batch_size:
         raise InputError(f"a batch of {config.batch_size} cannot be split over {count} processes")
-    if trainer.step == config.steps and (trainer.folder / MODEL).exists():
+    if trainer.finished and (trainer.folder / MODEL).exists():
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
     threads = torch.get_num_threads()
@@ -69,12 +68,12 @@ def run_training(
     return trainer
 
 
-def _with_threads(threads: int, evaluate: Callable[[Trainer], list[dict]], live: Trainer) -> list[dict]:
+def _with_threads(threads: int, evaluate: Evaluate, detector: Detector) -> list[dict]:
     """Evaluates with all threads while the other processes wait."""
     mine = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return evaluate(live)
+        return evaluate(detector)
     finally:
         torch.set_num_threads(mine)
 

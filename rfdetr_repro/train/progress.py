@@ -21,7 +21,7 @@ class StepBar:
         self._bar.close()
 
     def update(self, step: int, parts: dict[str, float]) -> None:
-        loss = parts["loss"]
-        self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
-        self._bar.set_postfix_str(f"loss {self._loss:.2f}", refresh=False)
+        if (loss := parts.get("loss")) is not None:
+            self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
+            self._bar.set_postfix_str(f"loss {self._loss:.2f}", refresh=False)
         self._bar.update(step - self._bar.n)

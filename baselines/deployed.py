@@ -1,0 +1,99 @@
+"""What authors do to a trained detector before they measure it, done to the transformers port: exact, and the same for all.
+
+- parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR call it ``deploy``);
+- D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all 8,400 and then chooses.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class Detector(nn.Module):
+    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C), of any detector of transformers.
+
+    ``choose_first``: the first stage's box head runs after the choice (D-FINE).
+    """
+
+    def __init__(self, library_model: nn.Module, choose_first: bool = False) -> None:
+        super().__init__()
+        self.model = library_model
+        self.choose_first = choose_first
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with _BoxesOfChosenTokens(self.model.model) if self.choose_first else nullcontext():
+            outputs = self.model(images)
+        return outputs.pred_boxes, outputs.logits
+
+
+class _BoxesOfChosenTokens(TorchFunctionMode):
+    """Turns ``gather(head(tokens) + anchors, chosen)`` into ``head(gather(tokens, chosen)) + gather(anchors, chosen)``.
+
+    The head works on each token alone, so the values are the same. While active, the head returns a placeholder of the right
+    shape; the sum with the anchors and the gather from it are recognised by identity.
+    """
+
+    def __init__(self, stage: Any) -> None:
+        super().__init__()
+        self.stage, self.head = stage, stage.enc_bbox_head
+        self.tokens = self.placeholder = self.anchors = self.sum = None
+
+    def __enter__(self) -> Any:
+        self.head.forward, self.real = self._wait, self.head.forward
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        del self.head.forward  # the class's own again
+
+    def _wait(self, tokens: Tensor) -> Tensor:
+        self.tokens, self.placeholder = tokens, tokens[..., :4].clone()  # (B, N, d), (B, N, 4)
+        return self.placeholder
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.placeholder is not None and func in (torch.Tensor.add, torch.Tensor.__add__) and args[0] is self.placeholder:
+            self.anchors, self.sum = args[1], result
+        elif self.sum is not None and func is torch.Tensor.gather and args[0] is self.sum:
+            assert self.tokens is not None and self.anchors is not None
+            rows = kwargs["index"][..., :1]  # (B, K, 1)
+            chosen = self.tokens.gather(1, rows.expand(-1, -1, self.tokens.shape[-1]))
+            anchors = self.anchors.expand(len(chosen), -1, -1).gather(1, rows.expand(-1, -1, 4))
+            return self.real(chosen) + anchors
+        return result
+
+
+def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
+    """Every block ``act(bn(conv3x3(x)) + bn(conv1x1(x)))`` of ``model`` becomes ``act(conv3x3(x))``; returns ``model``."""
+    for parent in list(model.modules()):
+        for name, block in list(parent.named_children()):
+            if type(block).__name__.endswith("RepVggBlock") and _sides(block) == ((3, 3), (1, 1)):
+                setattr(parent, name, nn.Sequential(_merged(block), block.activation))
+    return model
+
+
+def _sides(block: Any) -> tuple[Any, ...]:
+    return block.conv1.conv.kernel_size, block.conv2.conv.kernel_size
+
+
+def _merged(block: Any) -> nn.Conv2d:
+    (large, large_bias), (small, small_bias) = (_folded(branch.conv, branch.norm) for branch in (block.conv1, block.conv2))
+    weight = large + nn.functional.pad(small, (1, 1, 1, 1))
+    with torch.device(weight.device):
+        merged = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
+    merged.weight = nn.Parameter(weight.to(block.conv1.conv.weight.dtype), requires_grad=False)
+    merged.bias = nn.Parameter((large_bias + small_bias).to(weight.dtype), requires_grad=False)
+    return merged
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of convolution and normalisation in one, float32."""
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    return convolution.weight.detach() * scale[:, None, None, None], norm.bias.detach() - norm.running_mean * scale

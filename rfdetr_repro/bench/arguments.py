@@ -1,0 +1,124 @@
+"""Flags of the benchmark command, and the protocols they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from ..config import Protocol
+from ..errors import InputError
+from .campaigns import BUFFERS_MS, CAMPAIGNS
+
+FORMS = ("decoded", "detr", "rows", "yolo", "yolo-seg", "yolo-objectness")  # export/adopt.py explains them
+NORMALISE, RESIZE = ("none", "imagenet", "bytes", "bgr-bytes"), ("stretch", "letterbox")
+MODES = {
+    "buffered": ("buffered",),
+    "sustained": ("sustained",),
+    "paced": ("paced",),
+    "both": ("buffered", "sustained"),
+    "all": ("buffered", "sustained", "paced"),
+}
+PRECISIONS = ("fp32", "fp16")
+LONG_S, FORMAL_S, SETTLE_S = 60.0, 600.0, 30.0
+PACED_S = 10.0  # least time of a paced series, unless --samples says otherwise
+_EPILOG = "Exit codes: 0 done, 1 a row failed (the others are stored), 2 bad arguments or bad input."
+
+
+def parser() -> argparse.ArgumentParser:
+    parsed = argparse.ArgumentParser("rfdetr_repro.bench", description="Accuracy and latency as Records.", epilog=_EPILOG)
+    what = parsed.add_argument_group("what is measured")
+    what.add_argument("--onnx", nargs="+", action="extend", default=[], help="artifacts with their manifests, or any ONNX files")
+    what.add_argument("--models", default="", help="names, separated by commas, of models that can be built here")
+    what.add_argument("--checkpoint", help="weights of the one model named by --models; without them they are random")
+    what.add_argument("--precision", default="", help="fp32, fp16 or both: converts the files; left out: as they are")
+    what.add_argument("--form", choices=FORMS, help="of files without manifest: their outputs; found from them by default")
+    what.add_argument("--normalise", choices=NORMALISE, default="none", help="of such files: what their input needs after 0..1")
+    what.add_argument("--resize", choices=RESIZE, help="of such files; letterbox for YOLO's raw outputs, else stretch")
+    what.add_argument("--nms-score", type=float, default=0.01, help="of YOLO's raw outputs: least confidence")
+    what.add_argument("--nms-iou", type=float, default=0.7, help="of these: above it the worse of two boxes goes")
+    what.add_argument("--nms-candidates", type=int, default=1000, help="of these: best scores that enter the suppression")
+    what.add_argument("--multi-label", action="store_true", help="of these: every class of a box counts, not its best only")
+    what.add_argument("--inject", type=int, help="with --random-weights: scores of so many boxes are set above the threshold")
+    what.add_argument("--random-weights", action="store_true", help="of such files: they are not trained, so latency only")
+    what.add_argument("--data", help="COCO-format folder; without it only latency is measured")
+    what.add_argument("--split", default="val")
+    what.add_argument("--ap-gate", type=float, default=0.3, help="points of AP that FP16 may lose to FP32 of the same model")
+    how = parsed.add_argument_group("how")
+    how.add_argument("--protocol", choices=MODES, default="buffered", help="a wait before each sample, closed loop, fixed rate")
+    how.add_argument("--campaign", choices=CAMPAIGNS, help="rows and protocols of one of the paper's tables")
+    how.add_argument("--scope", choices=("engine", "device", "host"), default="engine", help="what a sample contains")
+    how.add_argument("--backend", default="onnxruntime", help="what runs the files")
+    how.add_argument("--cuda-graph", action="store_true", help="captured before timing, on backends that have it")
+    how.add_argument("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait before each sample of the buffered mode")
+    how.add_argument("--fps", type=float, default=30.0, help="arrivals per second of the paced mode")
+    how.add_argument("--seconds", type=float, nargs="?", const=LONG_S, default=0.0, help="of the sustained mode, once it is flat")
+    how.add_argument("--formal", action="store_true", help=f"{FORMAL_S:g} s sustained, 200 samples buffered, at least 3 builds")
+    how.add_argument("--builds", type=int, default=3, help="sessions, or engines, of every model")
+    how.add_argument("--threads", type=int, default=Protocol.threads, help="intra-op threads of a CPU runtime")
+    how.add_argument("--samples", type=int, help=f"least number of samples of a build (default {Protocol.min_samples})")
+    how.add_argument("--force", action="store_true", help="measure although other processes use the GPU")
+    how.add_argument("--lock-clocks", action="store_true", help="lock the GPU to its base clock while it is measured")
+    parsed.add_argument("--out", default="results/bench.jsonl", help="store to append to; what it holds is not measured again")
+    return parsed
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot be run, before anything is loaded."""
+    if not args.onnx and not names(args) and args.campaign is None:
+        raise InputError("nothing to measure", mend="give --onnx FILE..., --models NAME,... or --campaign NAME")
+    for flag, value, least in (("threads", args.threads, 1), ("builds", args.builds, 1), ("samples", args.samples, 1)):
+        if value is not None and value < least:
+            raise InputError(f"--{flag} {value} must be at least {least}")
+    if min(args.buffer_ms, args.seconds, args.ap_gate) < 0 or args.fps <= 0:
+        raise InputError("--buffer-ms, --seconds and --ap-gate cannot be negative, --fps must be positive")
+    if unknown := set(precisions(args)) - set(PRECISIONS):
+        raise InputError(f"unknown precision {', '.join(sorted(unknown))}", mend=f"choose of {', '.join(PRECISIONS)}")
+    if args.checkpoint is not None and len(names(args)) != 1:
+        raise InputError("--checkpoint belongs to one model", mend="name one with --models")
+
+
+def names(args: argparse.Namespace) -> list[str]:
+    return [name.strip() for name in args.models.split(",") if name.strip()]
+
+
+def precisions(args: argparse.Namespace) -> list[str]:
+    """Wanted precisions; none: the files' own."""
+    given = [part.strip() for part in args.precision.split(",") if part.strip()]
+    return given or (list(PRECISIONS) if args.campaign == "table1" else [])
+
+
+def protocols_of(args: argparse.Namespace) -> list[Protocol]:
+    """One Protocol per mode, or per wait of the buffer sweep."""
+    samples = args.samples or (200 if args.formal else Protocol.min_samples)
+    most = max(samples, Protocol.max_samples)
+    wait_s = samples * args.buffer_ms / 1e3
+    base = Protocol(
+        scope=args.scope,
+        buffer_ms=args.buffer_ms,
+        min_samples=samples,
+        max_samples=samples if args.formal else most,
+        timeout_s=max(Protocol.timeout_s, 3 * wait_s),
+        builds=max(args.builds, 3) if args.formal else args.builds,
+        threads=args.threads,
+    )
+    if args.campaign == "buffer-sweep":
+        return [_waiting(base, buffer_ms) for buffer_ms in BUFFERS_MS]
+    if args.campaign is not None:
+        return [base]
+    return [_of_mode(base, mode, args) for mode in MODES[args.protocol]]
+
+
+def _waiting(base: Protocol, buffer_ms: float) -> Protocol:
+    return replace(base, buffer_ms=buffer_ms, timeout_s=max(Protocol.timeout_s, 3 * base.min_samples * buffer_ms / 1e3))
+
+
+def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
+    if mode == "sustained":
+        seconds = max(args.seconds, FORMAL_S) if args.formal else args.seconds
+        limit_s = max(Protocol.timeout_s, 2 * seconds)
+        return replace(base, mode=mode, buffer_ms=0.0, min_time_s=seconds, settle_s=min(SETTLE_S, seconds / 2), timeout_s=limit_s)
+    if mode == "paced":
+        frames = args.samples or max(Protocol.min_samples, round(PACED_S * args.fps))
+        limit_s = max(Protocol.timeout_s, 3 * frames / args.fps)
+        return replace(base, mode=mode, buffer_ms=0.0, fps=args.fps, min_samples=frames, max_samples=frames, timeout_s=limit_s)
+    return base

@@ -1,0 +1,168 @@
+"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12 and 13 that can be built here, as Records (``source`` "cost").
+
+python -m rfdetr_repro.bench.costs --out results/costs.jsonl
+Weights do not matter and are never made: everything runs on shapes. Beside the Records, ``NAME.csv`` says of every printed cell
+whether it is reproduced to its last digit, and if not, why (``cost_cells``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from ..config import Arch, ModelConfig
+from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv
+from ..errors import InputError, run_main
+from ..files import write_atomic
+from ..flops import flops_by_part, total_flops
+from ..model.detector import Detector
+from ..presets import ABLATION, PRESETS
+from ..record import Cost, ModelId, Record
+from ..store import Store
+from .counters import COUNTERS
+from .machine import environment
+from .models import _catalog, model_artifact, model_id, model_names
+
+Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
+EVERY = ("shapes", "onnx", *COUNTERS)
+FORMS = ("evaluated", "deployed")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records.")
+    parser.add_argument("--models", default="paper", help="names, comma-separated; default: those of the paper's tables")
+    parser.add_argument("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
+    parser.add_argument("--artifacts", default="results/artifacts", help="folder for the ONNX files of the counter onnx")
+    parser.add_argument("--out", default="results/costs.jsonl", help="store to append to; what it holds is not counted again")
+    args = parser.parse_args(argv)
+    counters = args.counters.split(",") if args.counters else _default_counters()
+    if unknown := sorted(set(counters) - set(EVERY)):
+        raise InputError(f"unknown counter {unknown[0]!r}", mend=f"choose of {', '.join(EVERY)}")
+    names = paper_models() if args.models == "paper" else args.models.split(",")
+    for name in names:
+        model_id(name)
+    store = Store(args.out)
+    known = store.ids()
+    command = "python -m rfdetr_repro.bench.costs " + " ".join(sys.argv[1:] if argv is None else argv)
+    for request, count in jobs(names, counters, args.artifacts):
+        if request.id not in known:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            record = replace(request, cost=count(), started_at=now, command=command.strip(), env=environment())
+            print(line(store.append(record)), flush=True)
+    cells = cost_cells(store.read())
+    write_atomic(Path(args.out).with_suffix(".csv"), to_csv(cells))
+    counts = {state: sum(cell.state == state for cell in cells) for state in STATES}
+    print(", ".join(f"{count} cells {state}" for state, count in counts.items()))
+
+
+def _default_counters() -> list[str]:
+    if importlib.util.find_spec("calflops"):
+        return ["shapes", *COUNTERS]
+    print("calflops is not installed: D-FINE's and one of LW-DETR's cells are not counted (pip install calflops accelerate)")
+    return ["shapes", "flopcountermode"]
+
+
+def paper_models() -> list[str]:
+    """Every size of ours, every baseline of another family."""
+    return [name for name in model_names() if not name.endswith("@transformers")]
+
+
+def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = "results/artifacts") -> Iterator[Job]:
+    """What to count: for ours the formulas of ``flops`` beside PyTorch's counter, for baselines each counter on both forms."""
+    for name in names:
+        size = name.removeprefix("rfdetr-")
+        if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
+            yield _job(model_id(name), "onnx", "deployed", lambda name=name: _onnx(name, artifacts))
+        if size in PRESETS:
+            row = PRESETS[size]
+            yield from _own(model_id(name), row.model, row.arch, counters)
+        else:
+            for form in FORMS:
+                for counter in (counter for counter in COUNTERS if counter in counters):
+                    yield _job(model_id(name), counter, form, lambda n=name, c=counter, f=form: _counted(n, c, f))
+    if "shapes" in counters and any(name.removeprefix("rfdetr-") in PRESETS for name in names):
+        for step, row in ABLATION.items():
+            model = ModelId("rfdetr", "RF-DETR", arch=row.arch, variant=f"step {step}", weights="random")
+            yield _job(model, "shapes", NO_ATTENTION, lambda row=row: _shapes(row.model, row.arch, NO_ATTENTION))
+
+
+def line(record: Record) -> str:
+    cost, model = record.cost, record.model
+    assert cost is not None and cost.flops is not None and cost.macs is not None
+    what = " ".join(filter(None, (model.name, model.size, model.variant)))
+    params = "" if cost.params is None else f"{cost.params / 1e6:8.3f} M parameters "
+    return f"{what:24} {cost.counter}, {cost.form}: {params}{cost.flops / 1e9:10.3f} GFLOPs {cost.macs / 1e9:10.3f} GMACs"
+
+
+def _job(model: ModelId, counter: str, form: str, count: Callable[[], Cost]) -> Job:
+    return Record("cost", model, cost=Cost(counter=counter, form=form)), count
+
+
+def _star(name: str) -> str:
+    catalog = _catalog()
+    return catalog.ROWS[name].star if catalog and name in catalog.ROWS else ""
+
+
+def _own(model: ModelId, config: ModelConfig, arch: Arch, counters: Sequence[str]) -> Iterator[Job]:
+    if "shapes" in counters:
+        for form in FORMS:
+            yield _job(model, "shapes", form, lambda form=form: _shapes(config, arch, form))
+    if "flopcountermode" in counters:
+        yield _job(model, "flopcountermode", "deployed", lambda: _deployed(config, arch))
+
+
+def _shapes(config: ModelConfig, arch: Arch, form: str) -> Cost:
+    """By formula. Evaluated: with the weights of all query groups and DINOv2's mask token, which every released file holds."""
+    deployed = form == "deployed"
+    with torch.device("meta"):
+        params = Detector(replace(config, groups=1) if deployed else config, arch).num_params()
+    flops = total_flops(config, arch, "deploy" if deployed else "eager")
+    if form == NO_ATTENTION:
+        flops -= sum(value for part, value in flops_by_part(config, arch, "eager").items() if "attention" in part)
+    return Cost(params + (0 if deployed else config.vit_dim), float(flops), flops / 2, "shapes", form)
+
+
+def _deployed(config: ModelConfig, arch: Arch) -> Cost:
+    with torch.device("meta"):
+        subnet = Detector(replace(config, groups=1), arch).eval().requires_grad_(False)
+        images = torch.empty(1, 3, *arch.input_hw)
+    count = COUNTERS["flopcountermode"](_MasksToo(subnet), images)
+    return Cost(subnet.num_params(), count.flops, count.macs, "flopcountermode", "deployed")
+
+
+class _MasksToo(torch.nn.Module):
+    """Mask maps are made when they are asked for."""
+
+    def __init__(self, subnet: Detector) -> None:
+        super().__init__()
+        self.subnet = subnet
+
+    def forward(self, images: torch.Tensor) -> object:
+        outputs = self.subnet(images)
+        return outputs.mask_logits
+
+
+def _counted(name: str, counter: str, form: str) -> Cost:
+    catalog = _catalog()
+    with torch.device("meta"):
+        module = catalog.module(name, form)
+        images = torch.empty(1, 3, *catalog.ROWS[name].hw)
+    params = sum(parameter.numel() for parameter in module.parameters())
+    count = COUNTERS[counter](module, images)
+    return Cost(params, count.flops, count.macs, counter, form)
+
+
+def _onnx(name: str, folder: str | Path) -> Cost:
+    manifest = model_artifact(name, folder).manifest
+    return Cost(manifest.params, float(manifest.flops), manifest.flops / 2, "onnx", "deployed")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,59 @@
+"""Windows of the GPU watch -> what a Record keeps of them (benchmark protocol section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..record import GpuState
+from .gpu_watch import Window
+
+
+def verdict_of(verdicts: Sequence[str]) -> str:
+    """One throttle verdict for several builds: any throttling counts, then anything unknown."""
+    for start in ("yes", "unknown"):
+        if found := [verdict for verdict in dict.fromkeys(verdicts) if verdict.startswith(start)]:
+            return "; ".join(found)
+    return "no"
+
+
+def gpu_state(
+    windows: Sequence[tuple[Window, bool, float]], idle_power_w: float | None, mode: str, images: int
+) -> GpuState | None:
+    """``windows``: each with whether its block was kept and the seconds spent in its calls; None without a watch.
+
+    Energy is that of the kept blocks' calls: a window is a little longer than they, and its energy is cut by the same part.
+    """
+    if not windows:
+        return None
+    kept = [(window, busy_s) for window, is_kept, busy_s in windows if is_kept]
+    causes: Counter[str] = Counter()
+    for window, _, _ in windows:
+        causes.update(window.throttled_s or {})
+    known = any(window.throttled_s for window, _, _ in windows)
+    clocks: Counter[int] = Counter()
+    for window, _ in kept:
+        clocks.update(window.clocks or {})
+    readings = sum(clocks.values())
+    powers = [window.power_w for window, _ in kept if window.power_w is not None]
+    idle = [window.idle_share for window, _ in kept if window.idle_share is not None]
+    joules = _joules(kept, images) if mode == "sustained" else None
+    busy_s = sum(busy_s for _, busy_s in kept)
+    return GpuState(
+        throttled_s={cause: causes[cause] for cause in sorted(causes)} if known else None,
+        sm_mhz={str(mhz): clocks[mhz] / readings for mhz in sorted(clocks)} if readings else None,
+        temperature_c=max((window.temperature_c for window, _ in kept if window.temperature_c is not None), default=None),
+        power_w=sum(powers) / len(powers) if powers else None,
+        idle_power_w=idle_power_w,
+        idle_share=sum(idle) / len(idle) if idle else None,
+        joules_per_image=joules,
+        net_joules_per_image=None if joules is None or idle_power_w is None else joules - idle_power_w * busy_s / images,
+        unknown="; ".join(sorted({window.unknown for window, _, _ in windows if window.unknown})) or None,
+    )
+
+
+def _joules(kept: Sequence[tuple[Window, float]], images: int) -> float | None:
+    if not images or any(window.energy_j is None or not window.seconds for window, _ in kept):
+        return None
+    spent = [(window.energy_j or 0.0) * min(1.0, busy_s / window.seconds) for window, busy_s in kept]
+    return sum(spent) / images

@@ -1,0 +1,137 @@
+"""Models by name, as artifacts to measure: ours from its presets, other people's from the repository's ``baselines`` folder.
+
+An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs, versions.
+Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency, never an accuracy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..errors import InputError
+from ..export.adopt import Categories, adopt
+from ..export.artifact import Artifact, ArtifactMeta, load_artifact, manifest_path, write_artifact
+from ..files import sha256_file, writable_folder
+from ..labels import Labels, coco_labels
+from ..presets import PRESETS
+from ..record import ModelId
+
+PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
+SEED = 0
+_LETTERS = {"nano": "N", "small": "S", "medium": "M", "large": "L", "xlarge": "XL", "2xlarge": "2XL", "max": "Max"}
+_MISSING = "D-FINE, RT-DETR, LW-DETR and the rest need the repository's baselines folder on the Python path"
+
+
+def _catalog() -> Any:
+    """The module ``baselines.catalog``, or None where the repository is not on the path: the package does not depend on it."""
+    return importlib.import_module("baselines.catalog") if importlib.util.find_spec("baselines") else None
+
+
+@cache
+def model_names() -> tuple[str, ...]:
+    """Every name that :func:`model_artifact` takes here."""
+    catalog = _catalog()
+    return (*(f"rfdetr-{size}" for size in PRESETS), *(catalog.ROWS if catalog else ()))
+
+
+def model_id(name: str, weights: str = "random") -> ModelId:
+    """Family, printed name and size as the paper's tables have them; an unknown name is an :class:`InputError`."""
+    if name not in model_names():
+        mend = f"choose one of {', '.join(model_names())}" + ("" if _catalog() else f"; {_MISSING}")
+        raise InputError(f"unknown model {name!r}", mend=mend)
+    size = name.removeprefix("rfdetr-")
+    if size in PRESETS:
+        row, letter = PRESETS[size], _LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
+        shown, task = ("RF-DETR-Seg", "segment") if row.model.masks else ("RF-DETR", "detect")
+        return ModelId("rfdetr", shown, task, letter, arch=row.arch, weights=weights)
+    row = _catalog().ROWS[name]
+    task = "segment" if row.masks else "detect"
+    return ModelId(row.family, row.name, task, row.size, weights=weights)
+
+
+def model_artifact(
+    name: str, folder: str | Path, *, checkpoint: str | Path | None = None, categories: Categories | None = None
+) -> Artifact:
+    """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not there yet.
+
+    ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
+    ``categories``: ids and names of the data set behind a baseline's weights. Raises :class:`InputError`.
+    """
+    model = model_id(name, "random" if checkpoint is None else "trained")
+    digest = None if checkpoint is None else sha256_file(checkpoint)
+    model = replace(model, checkpoint_sha256=digest)
+    path = writable_folder(folder) / f"{name}-{_made_by(name, digest, categories)}.onnx"
+    if path.is_file() and manifest_path(path).is_file():
+        return load_artifact(path)
+    make = _ours if name.removeprefix("rfdetr-") in PRESETS else _theirs
+    return make(name, path, model, checkpoint, categories)
+
+
+def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | None) -> str:
+    """12 hex digits over all that decides the file's content."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "none"
+    made = {"name": name, "weights": checkpoint_sha256 or SEED, "categories": categories, "with": versions, "by": _sources()}
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def _sources() -> str:
+    """Hash of the programs that build and export models."""
+    catalog, package = _catalog(), Path(__file__).parents[1]
+    folders = [package / "model", package / "export", *([Path(catalog.__file__).parent] if catalog else [])]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))] + [package / "presets.py", Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+    import torch
+
+    from ..export.onnx import export_onnx
+    from ..model.detector import Detector
+    from ..model.pretrained import load_pretrained
+
+    size = name.removeprefix("rfdetr-")
+    row = PRESETS[size]
+    if checkpoint is None:
+        torch.manual_seed(SEED)
+        detector, arch = Detector(replace(row.model, groups=1), row.arch).eval(), row.arch
+        labels = coco_labels()
+    else:
+        detector, card, _ = load_pretrained(checkpoint, size)
+        arch, labels = card.arch, Labels(card.class_names, card.category_ids)
+    return export_onnx(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids))
+
+
+def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+    """Exported by PyTorch, then adopted: normalisation, choice and box form go into the file."""
+    catalog = _catalog()
+    row = catalog.ROWS[name]
+    if row.star:
+        raise InputError(f"{name} runs in PyTorch only: {row.star}", mend="count it with python -m rfdetr_repro.bench.costs")
+    detector = catalog.module(name, "deployed", checkpoint)
+    params = sum(parameter.numel() for parameter in detector.parameters())
+    with TemporaryDirectory(dir=path.parent) as scratch:
+        exported = Path(scratch, f"{name}.onnx")
+        catalog.export(detector, exported, row.hw, dynamo=row.dynamo)
+        adopted = adopt(exported, Path(scratch, "adopted.onnx"), categories=categories, form="detr", normalise=row.normalise)
+        versions = {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
+        packages = adopted.manifest.packages | versions
+        manifest = replace(adopted.manifest, model=model, params=params, packages=packages)
+        return write_artifact(path, adopted.path.read_bytes(), manifest)
+
+
+MODELS = model_names()

@@ -1,0 +1,109 @@
+"""What the benchmark command prints: a table, who is faster, what FP16 costs, what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..record import Accuracy, Latency, Record
+from .samples import load_samples
+from .statistics import Verdict, compare_series
+
+HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI)", "between builds", "p90 ms",
+          "p99 ms", "images/s", "missed", "throttled", "n", "file")  # fmt: skip
+
+
+def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """A small table; "-" is not measured, "n/a" has too few samples. AP in percent. Columns without any value are left out."""
+    rows = [HEADER] + [_cells(name, record) for name, found in records.items() for record in found]
+    kept = [index for index, column in enumerate(zip(*rows, strict=True)) if index < 1 or set(column[1:]) != {"-"}]
+    widths = [max(len(row[index]) for row in rows) for index in kept]
+    return ["  ".join(row[index].ljust(width) for index, width in zip(kept, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cells(name: str, record: Record) -> tuple[str, ...]:
+    latency, protocol, artifact = record.latency, record.protocol, record.artifact
+    assert latency is not None and protocol is not None and artifact is not None
+    waits = f" {protocol.buffer_ms:g} ms" if protocol.mode == "buffered" else ""
+    return (
+        name,
+        "-" if record.data is None else f"{record.data.name}/{record.data.split}",
+        _percent(record.accuracy, "ap"),
+        _percent(record.accuracy, "ap50"),
+        _percent(record.mask_accuracy, "ap"),
+        f"{protocol.mode}{waits}" + (f" {protocol.fps:g} fps" if protocol.fps else ""),
+        protocol.scope,
+        f"{latency.median_ms:.2f} ({latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f})",
+        "-" if latency.between_builds_ms is None else f"{latency.between_builds_ms:.2f}",
+        "n/a" if latency.p90_ms is None else f"{latency.p90_ms:.2f}",
+        "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
+        "-" if latency.images_per_s is None else f"{latency.images_per_s:.1f}",
+        "-" if latency.paced is None else f"{latency.paced.missed_share:.1%}",
+        _throttled(latency),
+        str(latency.num_samples),
+        artifact.sha256[:8],
+    )
+
+
+def _throttled(latency: Latency) -> str:
+    """ "-" where no GPU is watched."""
+    return "-" if latency.throttled == "unknown" else latency.throttled.partition(":")[0]
+
+
+def _percent(accuracy: Accuracy | None, metric: str) -> str:
+    value = getattr(accuracy, metric, None)
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def verdict_line(first: str, second: str, verdict: Verdict) -> str:
+    low, high = verdict.interval_ms
+    joint = {"SAME": "as", "UNDECIDED": "against"}.get(verdict.word, "than")
+    return f"{first}: {verdict.word} {joint} {second}, {verdict.difference_ms:+.3f} ms ({low:+.3f} to {high:+.3f})"
+
+
+def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]:
+    """Every model against the fastest of its protocol, by the raw samples in ``folder``."""
+    told = []
+    for protocol in dict.fromkeys(record.protocol for found in records.values() for record in found):
+        rows = {name: _first(found, protocol) for name, found in records.items()}
+        latencies = {name: record.latency for name, record in rows.items() if record and record.latency}
+        if len(latencies) < 2 or protocol is None:
+            continue
+        fastest = min(latencies, key=lambda name: latencies[name].median_ms)
+        told.append(f"{protocol.mode}{f' {protocol.buffer_ms:g} ms' if protocol.mode == 'buffered' else ''}:")
+        for name in latencies:
+            if name != fastest:
+                told.append("  " + _against(name, fastest, latencies, folder))
+    return told
+
+
+def _first(records: Sequence[Record], protocol: object) -> Record | None:
+    return next((record for record in records if record.protocol == protocol), None)
+
+
+def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Path) -> str:
+    try:
+        pair = [load_samples(folder, latencies[key].samples_sha256 or "") for key in (name, other)]
+    except InputError as error:
+        return f"{name}: not compared with {other} ({error})"
+    return verdict_line(name, other, compare_series(*pair))
+
+
+def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[list[str], list[str]]:
+    """FP16 beside FP32 of one model on one split: (lines, those of them that lose more than ``limit_points`` of AP)."""
+    scored: dict[tuple[object, ...], dict[str, float]] = {}
+    for found in records.values():
+        for record in found:
+            accuracy = record.mask_accuracy or record.accuracy
+            if accuracy and accuracy.ap is not None and record.artifact and record.data:
+                key = (record.model.name, record.data.name, record.data.split)
+                scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap
+    told, failed = [], []
+    for (name, *_), points in scored.items():
+        if {"fp32", "fp16"} <= set(points):
+            drop = points["fp32"] - points["fp16"]
+            line = f"{name}: FP16 {points['fp16']:.1f} AP, FP32 {points['fp32']:.1f}"
+            told.append(f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}")
+            failed += told[-1:] if drop > limit_points else []
+    return told, failed

@@ -1,0 +1,174 @@
+"""From the command's files and names to rows: artifacts, adopted or built where needed, under names that differ."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, StatedFailure
+from .arguments import names, precisions
+from .campaigns import campaign_models
+
+if TYPE_CHECKING:
+    from ..data.coco import CocoSplit
+    from ..export.artifact import Artifact
+    from .confirm import Row
+
+Failures = dict[str, Exception]
+
+
+def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple[list[Artifact], Failures]:
+    """Every artifact that was asked for, in each wanted precision, and what could not be had. What fails alone is raised."""
+    wanted: dict[str, Callable[[], Artifact]] = {}
+    targets: dict[Path, str] = {}
+    for path in args.onnx:
+        target = Path(args.out).parent / "adopted" / Path(path).name
+        if path in wanted or target in targets and not _has_manifest(path):
+            raise InputError(
+                f"two models are called {Path(path).stem!r}: {targets[target]} and {path}", mend="rename one of the files"
+            )
+        targets[target] = path
+        wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
+    for name in model_names(args):
+        wanted[name] = lambda name=name: _model(args, name)  # type: ignore[misc]
+    found: list[Artifact] = []
+    failures: Failures = {}
+    for name, get in wanted.items():
+        try:
+            artifact = get()
+        except (InputError, StatedFailure) as error:
+            if len(wanted) == 1:
+                raise
+            failures[name] = error
+            continue
+        for precision in precisions(args) or [artifact.manifest.precision]:
+            try:
+                found.append(_in_precision(artifact, precision, Path(args.out).parent / precision))
+            except (InputError, StatedFailure) as error:
+                failures[f"{artifact.manifest.model.name} {precision}"] = error
+    return found, failures
+
+
+def model_names(args: argparse.Namespace) -> list[str]:
+    """Names of --models; for a campaign without files or names, those of its table that can be built here."""
+    given = names(args)
+    if args.campaign is None or given or args.onnx:
+        return given
+    found, missing = campaign_models(args.campaign, _models().MODELS)
+    if missing:
+        print(f"not built here: {', '.join(missing)}; give their files with --onnx")
+    return found
+
+
+def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace) -> dict[str, Row]:
+    """Rows under printed names; two files of one name and precision are refused, for their Records would replace each other."""
+    from .confirm import Row
+
+    rows: dict[str, Row] = {}
+    stems = [artifact.manifest.model.name for artifact in artifacts]
+    for artifact in artifacts:
+        name = artifact.manifest.model.name
+        label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
+        if label in rows:
+            raise InputError(
+                f"two models are called {label!r}: {rows[label].artifact.path} and {artifact.path}", mend="rename one"
+            )
+        trained = artifact.manifest.model.weights != "random"
+        if splits and not trained:
+            print(f"{label}: random weights, so latency only")
+        rows[label] = Row(artifact, _opener(artifact, args), tuple(splits) if trained else ())
+    return rows
+
+
+def read_data(args: argparse.Namespace) -> list[CocoSplit]:
+    """The split of --data, or none; one without annotations cannot be scored and is refused."""
+    if args.data is None:
+        return []
+    from ..data.coco import read_split  # slow to load
+
+    split = read_split(args.data, args.split)
+    if not split.ground_truth()["annotations"]:
+        mend = "give a split with annotations, or leave --data out and measure latency only"
+        raise InputError(f"split {args.split!r} has no annotations", args.data, mend)
+    return [split]
+
+
+def _opener(artifact: Artifact, args: argparse.Namespace) -> Callable[[int], Any]:
+    from ..export.backends import open_session
+    from .gpu_device import uses_gpu
+
+    def open_build(build: int) -> Any:
+        options: dict[str, Any] = {"cuda_graph": True} if args.cuda_graph else {}
+        if build and uses_gpu(args.backend):
+            options["build"] = build
+        return open_session(artifact, args.backend, threads=args.threads, **options)
+
+    return open_build
+
+
+def _has_manifest(path: str | Path) -> bool:
+    from ..export.artifact import manifest_path
+
+    return manifest_path(path).is_file()
+
+
+def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
+    from ..export.artifact import load_artifact
+
+    if not path.is_file() or _has_manifest(path):
+        return load_artifact(path)
+    from ..export.adopt import Categories, adopt
+    from ..export.nms import Nms
+
+    categories = Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
+    artifact = adopt(
+        path,
+        target,
+        categories=categories,
+        form=args.form,
+        normalise=args.normalise,
+        weights="random" if args.random_weights else "trained",
+        resize=args.resize,
+        nms=Nms(args.nms_score, args.nms_iou, args.nms_candidates, multi_label=args.multi_label),
+        inject=args.inject,
+    )
+    height, width = artifact.manifest.input_hw
+    print(f"{path} has no manifest: adopted as {target}, input {height}x{width} RGB 0..1, normalisation {args.normalise}")
+    for key in ("nms", "injected_candidates"):
+        if key in artifact.manifest.packages:
+            print(f"  {key.replace('_', ' ')}: {artifact.manifest.packages[key]}")
+    return artifact
+
+
+def _models() -> Any:
+    try:
+        return importlib.import_module(".models", __package__)
+    except ImportError as error:
+        raise InputError("models by name are not available", mend="give files with --onnx") from error
+
+
+def _model(args: argparse.Namespace, name: str) -> Artifact:
+    folder = Path(args.out).parent / "models"
+    return _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+
+
+def _in_precision(artifact: Artifact, precision: str, folder: Path) -> Artifact:
+    """The artifact itself, or its float16 form in ``folder``, made once."""
+    if artifact.manifest.precision == precision:
+        return artifact
+    if precision != "fp16":
+        raise InputError(f"{artifact.manifest.precision} cannot be made {precision} again", artifact.path, "give the FP32 file")
+    from ..export.artifact import load_artifact
+
+    path = folder / f"{artifact.path.stem}-{artifact.sha256[:12]}.onnx"
+    if path.is_file() and _has_manifest(path):
+        return load_artifact(path)
+    try:
+        half = importlib.import_module("..export.half", __package__)
+    except ImportError as error:
+        raise InputError("float16 is not available", artifact.path, "export the model in float16") from error
+    return half.half_artifact(artifact, path)

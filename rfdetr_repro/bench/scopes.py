@@ -1,0 +1,87 @@
+"""What one timed call is: the three scopes of a row (benchmark protocol section 3).
+
+- ``engine``: ``launch`` on an input that is bound already, to boxes, scores, labels and masks where the backend leaves them;
+- ``device``: ``bind``, ``launch`` and ``outputs``, so with the copies to the device and back;
+- ``host``: from the bytes of a picture in memory to Python objects in pixels: decode, resize, run, scale. The MOST best
+  detections are kept whatever their score, and their masks become bits at the picture's size, so that the work hardly depends
+  on the weights. Run lengths are a form for evaluation and not made.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..data.coco import CocoSplit
+from ..errors import InputError
+from ..export.session import Detections, Session
+from ..files import open_input
+from ..masks import packed_bits
+from .accuracy import Array, model_input, run_on
+
+MOST = 100
+PICTURE_HW = (480, 640)  # of the drawn picture; about COCO's size
+
+
+class Detection(NamedTuple):
+    score: float  # 0..1
+    label: int
+    box_xyxy: tuple[float, float, float, float]  # px
+    mask: Array | None  # uint8 bits of one (H, W) mask
+
+
+def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callable[[], object]:
+    """A call that does the work of ``scope`` and nothing else, on the first image of ``split`` or a drawn one.
+
+    The picture is the same for all models: a static graph's time does not depend on it.
+    """
+    if scope == "host":
+        encoded = picture_bytes(split)
+        return lambda: detect_bytes(session, encoded)
+    image = example_input(session, split)
+    if scope == "device":
+        return lambda: session.run(image)
+    session.bind(image)
+    return session.launch
+
+
+def example_input(session: Session, split: CocoSplit | None) -> Array:
+    """float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded noise."""
+    if split is not None and len(split):
+        return model_input(split.load_image(0), session.manifest.input_hw, session.manifest.resize)
+    return np.random.default_rng(0).random(session.manifest.inputs[0].shape, dtype=np.float32)
+
+
+def picture_bytes(split: CocoSplit | None) -> bytes:
+    """The file of the first image as it lies on disk; without data a JPEG of smooth seeded colours."""
+    if split is not None and len(split):
+        with open_input(split.images[0].path) as stream:
+            return bytes(stream.read())
+    coarse = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    height, width = PICTURE_HW
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
+
+
+def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
+    """An encoded picture -> detections in its pixels, best first."""
+    try:
+        image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot decode the image: {error}", mend="replace the file") from error
+    return objects(run_on(session, image), *image.shape[:2])
+
+
+def objects(found: Detections, height: int, width: int) -> list[Detection]:
+    """The MOST best detections as Python objects, in pixels of an image of (height, width)."""
+    scale = np.array([width, height, width, height], dtype=np.float32)
+    boxes = (found.boxes_xyxy[0, :MOST].clip(0, 1) * scale).tolist()
+    masks = [None] * len(boxes) if found.masks is None else list(packed_bits(found.masks[0, :MOST], height, width))
+    scores, labels = found.scores[0, :MOST].tolist(), found.labels[0, :MOST].tolist()
+    rows = zip(scores, labels, boxes, masks, strict=True)
+    return [Detection(score, label, tuple(box), mask) for score, label, box, mask in rows]

@@ -1,0 +1,87 @@
+"""Warm until nothing drifts any more: run time, and with a GPU watch clock and temperature (benchmark protocol section 3).
+
+The window is cut into slices; a straight line is laid through the last SLICES of them. A quantity is flat if the line changes by
+less than its limit over the window, or by less than twice the line's own uncertainty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from .gpu_watch import Window
+from .timers import Clock, Timer
+
+SLICES = 8
+MOST_WINDOWS = 10  # then the warm-up ends, flat or not, and says so
+RUN_LIMIT, CLOCK_LIMIT, TEMPERATURE_LIMIT_C = 0.02, 0.01, 1.0  # change over the window; the first two as parts
+
+
+class Watch(Protocol):
+    """What :class:`rfdetr_repro.bench.gpu_watch.GpuWatch` does."""
+
+    def mark(self) -> int: ...
+
+    def since(self, mark: int) -> Window: ...
+
+
+class Slice(NamedTuple):
+    run_ms: float
+    sm_mhz: float | None
+    temperature_c: float | None
+
+
+def settle(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None = None) -> str:
+    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"."""
+    slices: list[Slice] = []
+    start = clock.now_ns()
+    while True:
+        slices.append(_slice(run, seconds / SLICES, clock, timer, watch))
+        elapsed_s = (clock.now_ns() - start) / 1e9
+        if len(slices) < SLICES:
+            continue
+        drifting = drifts(slices[-SLICES:])
+        if not drifting:
+            return f"flat after {elapsed_s:.0f} s"
+        if elapsed_s >= MOST_WINDOWS * seconds:
+            return f"not flat after {elapsed_s:.0f} s: {', '.join(drifting)}"
+
+
+def drifts(slices: Sequence[Slice]) -> list[str]:
+    """Names of the quantities that are not flat; what could not be read is not judged."""
+    found = []
+    for name, unit, limit, relative in (
+        ("run_ms", "ms", RUN_LIMIT, True),
+        ("sm_mhz", "MHz", CLOCK_LIMIT, True),
+        ("temperature_c", "C", TEMPERATURE_LIMIT_C, False),
+    ):
+        values = [value for value in (getattr(part, name) for part in slices) if value is not None]
+        if len(values) == len(slices):
+            change, error = line_change(values)
+            if abs(change) > limit * (float(np.mean(values)) if relative else 1.0) and abs(change) > 2 * error:
+                found.append(f"{name} {change:+.3g} {unit}")
+    return found
+
+
+def line_change(values: Sequence[float]) -> tuple[float, float]:
+    """Change of the least-squares line from the first to the last value, and its standard error."""
+    x = np.linspace(-0.5, 0.5, len(values))
+    y = np.asarray(values, dtype=float)
+    slope = float(x @ (y - y.mean()) / (x @ x))
+    residual = y - y.mean() - slope * x
+    return slope, float(np.sqrt(residual @ residual / (len(y) - 2) / (x @ x)))
+
+
+def _slice(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None) -> Slice:
+    samples: list[float] = []
+    start, mark = clock.now_ns(), watch.mark() if watch else 0
+    while not samples or (clock.now_ns() - start) / 1e9 < seconds:
+        samples.append(timer.time_ms(run))
+    window = watch.since(mark) if watch else None
+    return Slice(
+        float(np.median(samples)),
+        window.mean_sm_mhz if window else None,
+        window.temperature_c if window else None,
+    )

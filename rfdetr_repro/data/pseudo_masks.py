@@ -1,0 +1,203 @@
+"""Boxes -> masks with SAM 2, so that a data set with boxes only can train the mask head (v2 Appendix A: Objects365).
+
+    python -m rfdetr_repro.data.pseudo_masks --data DIR --split train --model FOLDER --out FILE.json
+
+FOLDER holds SAM 2 in transformers' form (config.json, safetensors), the user's own copy; nothing is downloaded. Every box is one
+prompt. A mask is kept if the model trusts it (predicted IoU) and it agrees with its box; else the object keeps its box as a
+polygon, and its annotation says which. What is done stands in a file beside the result, one line per image: a killed run goes on.
+The published recipe names SAM 2 and nothing more (architecture facts section 9): the two limits are this project's choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError, run_main
+from ..files import read_json, sha256_bytes, sha256_file, write_atomic
+from .annotations import find_split
+from .coco import CocoSplit, read_split
+from .segmentation import rle_of_bitmap
+
+SMALLEST_IOU = 0.5  # predicted by the model
+SMALLEST_BOX_IOU = 0.5  # of the mask's own box with the prompt
+PROMPTS = 64  # boxes of one image at a time
+_MEAN, _STD = np.array((0.485, 0.456, 0.406), np.float32), np.array((0.229, 0.224, 0.225), np.float32)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Least predicted IoU and least IoU of the mask's box with the prompt, both in 0..1."""
+
+    iou: float = SMALLEST_IOU
+    box_iou: float = SMALLEST_BOX_IOU
+
+
+class Sam2:
+    """SAM 2 on images: one embedding per image, one mask per box."""
+
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        if not Path(folder, "config.json").is_file():
+            raise InputError("no SAM 2 model (config.json and safetensors)", folder, "save one there with save_pretrained")
+        try:
+            from transformers import Sam2Model
+        except ImportError as error:
+            raise InputError("transformers is not installed", mend="pip install transformers") from error
+        try:
+            model: Any = Sam2Model.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save it again") from error
+        self.model, self.device = model.to(device).eval(), device
+        side = model.config.prompt_encoder_config.image_size
+        self.side = int(side if isinstance(side, int) else side[0])
+
+    def masks(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+        """(bool (H, W), predicted IoU) of each box; image uint8 (H, W, 3), boxes float (n, 4) in px."""
+        import torch
+
+        height, width = image.shape[:2]
+        resized = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR)
+        pixels = (np.asarray(resized, np.float32) / 255 - _MEAN) / _STD
+        scale = np.array([self.side / width, self.side / height] * 2, np.float32)
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).to(self.device)
+            embeddings = self.model.get_image_embeddings(batch)
+            for start in range(0, len(boxes_xyxy), PROMPTS):
+                prompts = torch.from_numpy(boxes_xyxy[start : start + PROMPTS].astype(np.float32) * scale)[None].to(self.device)
+                found = self.model(image_embeddings=embeddings, input_boxes=prompts, multimask_output=False)
+                logits, trust = found.pred_masks[0, :, :1].float(), found.iou_scores[0, :, 0].float().cpu().tolist()
+                for one, iou in zip(logits, trust, strict=True):
+                    whole = torch.nn.functional.interpolate(one[None], (height, width), mode="bilinear", align_corners=False)
+                    yield (whole[0, 0] > 0).cpu().numpy(), iou
+
+
+def box_of(mask: np.ndarray) -> np.ndarray | None:
+    """float (4,) xyxy in px around a bool mask; None if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+
+
+def judge(mask: np.ndarray, iou: float, box_xyxy: np.ndarray, limits: Filter) -> str:
+    """ "kept", or why the mask is not used."""
+    found = box_of(mask)
+    if found is None:
+        return "empty"
+    if iou < limits.iou:
+        return "not trusted"
+    corner = np.minimum(found[2:], box_xyxy[2:]) - np.maximum(found[:2], box_xyxy[:2])
+    common = float(np.prod(corner.clip(0)))
+    union = float(np.prod(found[2:] - found[:2]) + np.prod(box_xyxy[2:] - box_xyxy[:2])) - common
+    return "kept" if common / union >= limits.box_iou else "off the box"
+
+
+def label_image(sam: Sam2, image: np.ndarray, boxes_xyxy: np.ndarray, limits: Filter) -> list[dict[str, Any]]:
+    """For each box {"segmentation", "area", "pseudo_mask": what :func:`judge` said}."""
+    rows = []
+    for (mask, iou), box in zip(sam.masks(image, boxes_xyxy), boxes_xyxy, strict=True):
+        verdict = judge(mask, iou, box, limits)
+        if verdict == "kept":
+            rows.append({"segmentation": rle_of_bitmap(mask), "area": int(mask.sum()), "pseudo_mask": verdict})
+        else:
+            left, top, right, bottom = (float(value) for value in box)
+            polygon = [[left, top, right, top, right, bottom, left, bottom]]
+            rows.append({"segmentation": polygon, "area": (right - left) * (bottom - top), "pseudo_mask": verdict})
+    return rows
+
+
+def pseudo_label(
+    data_dir: str | Path, split_name: str, sam: Sam2, out: str | Path, limits: Filter | None = None
+) -> dict[str, int]:
+    """Writes the split with a segmentation for every object as COCO JSON ``out``; returns how often each verdict was given.
+
+    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work done lies in ``out`` +
+    ".partial" until the end.
+    """
+    out, limits = Path(out), limits or Filter()
+    split, source = read_split(data_dir, split_name), find_split(Path(data_dir), split_name).annotations
+    document = read_json(source)
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation in document["annotations"]:
+        if not annotation.get("segmentation") and not annotation.get("iscrowd"):
+            by_image.setdefault(annotation["image_id"], []).append(annotation)
+    done = _label_all(split, by_image, sam, limits, out.with_name(out.name + ".partial"), sha256_file(source))
+    verdicts: dict[str, int] = {}
+    for image_id, objects in by_image.items():
+        for annotation, row in zip(objects, done[image_id], strict=True):
+            annotation.update(row)
+            verdicts[row["pseudo_mask"]] = verdicts.get(row["pseudo_mask"], 0) + 1
+    about = {"model": "SAM 2", "smallest_iou": limits.iou, "smallest_box_iou": limits.box_iou}
+    document["info"] = {**(document.get("info") or {}), "pseudo_masks": about}
+    write_atomic(out, json.dumps(document))
+    out.with_name(out.name + ".partial").unlink()
+    return verdicts
+
+
+def _label_all(
+    split: CocoSplit, by_image: dict[int, list[dict[str, Any]]], sam: Sam2, limits: Filter, partial: Path, source_sha256: str
+) -> dict[int, list[dict[str, Any]]]:
+    """Image id -> results in order of its annotations; what ``partial`` holds is not done again."""
+    key = sha256_bytes(f"{source_sha256} {limits} {sam.model.config.to_json_string()}".encode())
+    done = _read_partial(partial, key)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "a", encoding="utf-8") as stream:
+        if not partial.stat().st_size:
+            stream.write(json.dumps({"key": key}) + "\n")
+        for index, info in enumerate(split.images):
+            todo = by_image.get(info.id, [])
+            if todo and info.id not in done:
+                boxes = np.array([_xyxy(annotation["bbox"]) for annotation in todo], float)
+                done[info.id] = label_image(sam, split.load_image(index), boxes, limits)
+                stream.write(json.dumps({"image": info.id, "rows": done[info.id]}) + "\n")
+                stream.flush()
+    return done
+
+
+def _read_partial(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
+    """Images done by a run that was stopped; a torn last line is cut off, another run's file refused."""
+    if not partial.exists():
+        return {}
+    whole = partial.read_text(encoding="utf-8").rpartition("\n")[0]
+    lines = whole.splitlines()
+    if lines and json.loads(lines[0]).get("key") != key:
+        raise InputError("unfinished work of other data, model or limits is here", partial, "remove it, or use the same again")
+    write_atomic(partial, whole + "\n" if whole else "")
+    rows = (json.loads(line) for line in lines[1:])
+    return {row["image"]: row["rows"] for row in rows}
+
+
+def _xyxy(box_xywh: Sequence[float]) -> list[float]:
+    x, y, width, height = box_xywh
+    return [x, y, x + width, y + height]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "rfdetr_repro.data.pseudo_masks", description="Masks for boxes, by the user's copy of SAM 2."
+    )
+    parser.add_argument("--data", required=True, help="COCO-format folder")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--model", required=True, help="folder of a SAM 2 model in transformers' form")
+    parser.add_argument("--out", required=True, help="COCO JSON to write")
+    parser.add_argument("--smallest-iou", type=float, default=SMALLEST_IOU, help="that the model predicts for its mask")
+    parser.add_argument("--smallest-box-iou", type=float, default=SMALLEST_BOX_IOU, help="of the mask's box with the object's")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+    for value in (args.smallest_iou, args.smallest_box_iou):
+        if not 0 <= value <= 1:
+            raise InputError(f"limit {value} is not in 0..1")
+    limits = Filter(args.smallest_iou, args.smallest_box_iou)
+    verdicts = pseudo_label(args.data, args.split, Sam2(args.model, args.device), args.out, limits)
+    print(f"{args.out}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

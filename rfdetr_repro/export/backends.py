@@ -1,0 +1,60 @@
+"""Opens an artifact on a backend by name. What a backend needs is imported when it is asked for.
+
+ONNX files run on ``onnxruntime`` (CPU), ``onnxruntime-cuda``, ``openvino`` (CPU), ``tensorrt`` and ``tensorrt-rtx``; files of
+format torch on ``torch`` (eager, on the GPU if there is one) and ``torch-graph``. ``Session.artifact_id.runtime`` says what ran.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..errors import InputError
+from .artifact import Artifact
+from .session import OrtSession, Session
+
+BACKENDS = ("onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-graph", "tensorrt", "tensorrt-rtx")
+WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")
+
+
+def open_session(
+    artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, cuda_graph: bool = False, build: int = 0
+) -> Session:
+    """A session of ``artifact`` on one of BACKENDS.
+
+    ``threads``: of a CPU runtime, of the host side of a GPU one. ``cuda_graph``: captured before this returns (``torch-graph``
+    always does). ``build``: 0, 1, ...: which of several engines that TensorRT builds of one file; other backends build nothing
+    and open the same again. Unknown names, a package or device that is not there, a file of another format, and anything else a
+    user can mend: :class:`InputError`.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}", mend=f"choose one of {', '.join(BACKENDS)}")
+    if threads < 1 or build < 0:
+        raise InputError(f"{threads} threads, build {build}", backend, "at least 1 thread; builds count from 0")
+    if cuda_graph and backend not in WITH_GRAPH:
+        raise InputError(f"{backend} has no CUDA graph", mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out")
+    if backend == "onnxruntime":
+        return OrtSession(artifact, threads)
+    if backend == "onnxruntime-cuda":
+        return _class("ort_cuda_session", "OrtCudaSession")(artifact, threads, cuda_graph=cuda_graph)
+    if backend == "openvino":
+        return _class("openvino_session", "OpenVinoSession")(artifact, threads)
+    if backend in ("torch", "torch-graph"):
+        return _class("torch_session", "TorchSession")(artifact, threads, graph=backend == "torch-graph")
+    session = _class("tensorrt_session", "TrtSession")
+    if artifact.manifest.format == "onnx":  # built into an engine beside it first
+        from .tensorrt import BuildOptions, build_engine
+
+        artifact = build_engine(artifact, backend, artifact.path.parent, BuildOptions(build=build))
+    return session(artifact, backend, cuda_graph=cuda_graph, threads=threads)
+
+
+def _class(module: str, name: str) -> Any:
+    """A session class; what it imports and cannot is named by an :class:`InputError`."""
+    try:
+        return getattr(importlib.import_module(f".{module}", __package__), name)
+    except InputError:
+        raise
+    except ImportError as error:
+        mend = "install what it needs, or choose another backend"
+        raise InputError(f"the backend cannot be loaded: {error}", mend=mend) from error

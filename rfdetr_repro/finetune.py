@@ -1,0 +1,137 @@
+"""Training of one found architecture after the search, from the supernet's weights, and what it changed (Tables 15 and 16):
+
+python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned [--steps N]
+
+Resolution, patch and windows stay what the search found: there is no multi-scale draw. Before and after are exported, and both
+files measured on val (and test), as Records with the variants "nas" and "nas+fine-tuning".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import Arch, Protocol, TrainConfig
+from .errors import InputError, run_main
+from .presets import PICO, PICO_TRAIN, Preset
+from .record import Accuracy, Record
+
+if TYPE_CHECKING:
+    from .data.coco import CocoSplit
+    from .model.checkpoint import ModelCard
+    from .model.detector import Detector
+
+VARIANTS = ("nas", "nas+fine-tuning")
+SUSTAINED = Protocol(mode="sustained", buffer_ms=0.0, min_samples=64, max_samples=400, timeout_s=20.0)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
+    parser.add_argument("--run", required=True, help="run folder of the supernet, or its model file")
+    parser.add_argument("--arch", required=True, help="like r384-p16-w2-d2-q300")
+    parser.add_argument("--data", required=True, help="COCO-format folder; its val split (and test) is measured before and after")
+    parser.add_argument("--out", required=True, help="run folder to write; an existing run is resumed")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        raise InputError(f"--steps {args.steps} is not positive")
+    arch = Arch.parse(args.arch)
+    records = finetune(args, arch, "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv))
+    print("\n".join(lines(records)))
+    print(f"records in {Path(args.out) / 'records.jsonl'}")
+
+
+def finetune(args: argparse.Namespace, arch: Arch, command: str) -> list[Record]:
+    """Trains, exports and measures; Records of each split before and after, in turn."""
+    from .data.coco import has_split, read_split
+    from .device import choose_device
+    from .model.checkpoint import load_supernet
+    from .train.engine import MODEL
+    from .train.processes import run_training
+    from .train.recipe import Recipe
+    from .validation import base_accuracies
+
+    source = Path(args.run) / MODEL if Path(args.run).is_dir() else Path(args.run)
+    supernet, card, digest = load_supernet(source)
+    supernet._check(arch)
+    if card.space is not None and arch.backbone not in {one.backbone for one in card.space.training_archs()}:
+        print(f"{arch.key}: no architecture of this backbone was trained in {source}; it starts from resampled weights")
+    train = read_split(args.data, "train")
+    if (card.class_names, card.category_ids) != (train.classes.names, train.classes.category_ids):
+        raise InputError("the supernet was trained for other classes", args.data, "use its own data set, or train --weights")
+    held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
+    if not held_out:
+        raise InputError("no val split", args.data, "fine-tuning is judged on one")
+    recipe = Recipe(Preset(card.config, arch), _settings(args, card))
+    initial = {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
+    setup = {"recipe": recipe, "split": train, "folder": Path(args.out), "initial": initial, "device": choose_device(args.device)}
+    evaluate = {"val": held_out["val"]} if "val" in held_out else held_out
+    run_training(setup, args.processes, lambda model: base_accuracies(model, evaluate))
+    tuned, _, tuned_digest = load_supernet(Path(args.out) / MODEL)
+    models = {VARIANTS[0]: (supernet, digest), VARIANTS[1]: (tuned, tuned_digest)}
+    return [
+        record
+        for variant, (model, sha256) in models.items()
+        for record in _measure(model, sha256, card, arch, variant, list(held_out.values()), Path(args.out), command)
+    ]
+
+
+def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
+    """The pico recipe for a model of its width, else upstream's."""
+    from .train.settings import with_settings
+
+    base = PICO_TRAIN if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
+    return with_settings(replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set)
+
+
+def _measure(
+    model: Detector, sha256: str, card: ModelCard, arch: Arch, variant: str, splits: list[CocoSplit], folder: Path, command: str
+) -> list[Record]:
+    from .bench.confirm import Context, confirm
+    from .export.artifact import ArtifactMeta
+    from .export.onnx import export_onnx
+    from .record import ModelId
+    from .store import Store
+
+    name = f"rfdetr-{arch.key}"
+    identity = ModelId("rfdetr", name, variant=variant, checkpoint_sha256=sha256)
+    meta = ArtifactMeta(identity, card.class_names, card.category_ids)
+    file = folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
+    artifact = export_onnx(model.slice(arch), file, meta=meta)
+    return confirm(artifact, splits, [SUSTAINED], Store(folder / "records.jsonl"), context=Context("fine-tuning", command))
+
+
+def lines(records: Sequence[Record]) -> list[str]:
+    """AP before and after by split, boxes and masks, in percent with the difference; latency of both files."""
+    before, after = ([record for record in records if record.model.variant == variant] for variant in VARIANTS)
+    rows = [f"{'split':6} {'':6} {'metric':6} {'before':>7} {'after':>7} {'change':>7}"]
+    for one, two in zip(before, after, strict=True):
+        split = one.data.split if one.data else ""
+        for kind, pair in (("boxes", (one.accuracy, two.accuracy)), ("masks", (one.mask_accuracy, two.mask_accuracy))):
+            rows += [f"{split:6} {kind:6} {row}" for row in _differences(*pair)]
+    files = ", ".join(
+        f"{record.model.variant} {record.artifact.sha256[:12]} {record.latency.median_ms:.2f} ms"
+        for record in (before[0], after[0])
+        if record.artifact and record.latency
+    )
+    return [*rows, files]
+
+
+def _differences(before: Accuracy | None, after: Accuracy | None) -> list[str]:
+    rows = []
+    for name, label in (("ap", "AP"), ("ap50", "AP50")):
+        old, new = getattr(before, name, None), getattr(after, name, None)
+        if old is not None and new is not None:
+            rows.append(f"{label:6} {100 * old:7.1f} {100 * new:7.1f} {100 * (new - old):+7.1f}")
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

@@ -1,0 +1,45 @@
+"""The best weights of a run so far, and whether it has stopped getting better (in place of a learning-rate schedule)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CHOOSING_SPLIT = "val"
+
+
+@dataclass
+class Best:
+    """``ap`` is the validation AP, a fraction; ``weights`` "ema" or "raw"; ``misses`` counts the evaluations since."""
+
+    ap: float = -1.0
+    step: int = 0
+    weights: str = "ema"
+    misses: int = 0
+
+    def consider(self, step: int, candidates: Mapping[str, Iterable[Mapping[str, Any]]]) -> str | None:
+        """``candidates``: weights -> rows of an evaluation. The name of the weights that are the new best, or None."""
+        found = {name: ap for name, rows in candidates.items() if (ap := choosing_ap(rows)) is not None}
+        name = max(found, key=lambda one: found[one], default=None)
+        if name is None or found[name] <= self.ap:
+            self.misses += 1
+            return None
+        self.ap, self.step, self.weights, self.misses = found[name], step, name, 0
+        return name
+
+    def describe(self) -> str:
+        return f"best: step {self.step}, {self.weights} weights, val AP {100 * self.ap:.2f}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Best:
+        return cls(**json.loads(text))
+
+
+def choosing_ap(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """AP on the validation split; None where it has no objects."""
+    return next((row["ap"] for row in rows if row.get("split") == CHOOSING_SPLIT), None)

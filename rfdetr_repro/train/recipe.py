@@ -1,0 +1,78 @@
+"""What a training run is: model, settings, space; and which architectures each step trains, a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor
+
+from ..config import Arch, ModelConfig, SearchSpace, TrainConfig
+from ..errors import InputError
+from ..flops import total_flops
+from ..model.checkpoint import sha256_tensors
+from ..presets import Preset
+
+MOST_UNITS = 5  # of patch x windows, that a multi-scale side departs from the architecture's own (architecture facts section 9)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is: resuming under another one is refused. ``space`` None trains the preset's own architecture only."""
+
+    preset: Preset
+    train: TrainConfig
+    space: SearchSpace | None = None
+
+    def check(self) -> Recipe:
+        """Returns itself; settings that contradict each other are an :class:`InputError`."""
+        if self.space is not None:
+            self.space.check()
+            depth, queries = max(self.space.decoder_layers), max(self.space.queries)
+            if depth > self.preset.model.decoder_layers or queries > self.preset.model.queries:
+                stored = f"the model stores {self.preset.model.decoder_layers} layers and {self.preset.model.queries} queries"
+                raise InputError(
+                    f"{stored}, the space asks for {depth} and {queries}", mend="take other weights, or a smaller space"
+                )
+        if self.space is None and self.train.sampling != "uniform":
+            raise InputError("the sandwich rule needs a search space", mend="train a supernet, or leave it out")
+        if self.space is not None and self.train.multi_scale:
+            raise InputError("a supernet draws its own resolutions", mend="leave multi_scale out, or train one fixed size")
+        return self
+
+    def archs_of_step(self, step: int) -> tuple[Arch, ...]:
+        """What a step trains, on the same images: one drawn architecture, or with the sandwich rule also the two extremes.
+
+        Drawn is the base architecture with probability ``base_share``, else uniformly one per backbone of the space.
+        """
+        rng = np.random.default_rng((self.train.seed, 1, step))
+        if self.space is None:
+            return (_scaled(self.preset.arch, rng) if self.train.multi_scale else self.preset.arch,)
+        archs = self.space.training_archs()
+        base = rng.random() < self.train.base_share
+        drawn = self.preset.arch if base else archs[int(rng.integers(len(archs)))]
+        return (drawn,) if self.train.sampling == "uniform" else (*extremes(self.preset.model, self.space), drawn)
+
+    def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
+        """What two runs must share to be one: recipe, data and the weights they start from."""
+        preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
+        fields = {"preset": preset, "train": self.train.settings(), "space": self.space and asdict(self.space)}
+        start = {} if initial is None else {"initial": sha256_tensors(initial)}
+        return json.dumps({**fields, "data": data_sha256, **start}, sort_keys=True)
+
+
+@lru_cache(maxsize=4)
+def extremes(model: ModelConfig, space: SearchSpace) -> tuple[Arch, Arch]:
+    """(largest, smallest) of the trained architectures of a space, by operations."""
+    ordered = sorted(space.training_archs(), key=lambda arch: (total_flops(model, arch, "eager"), arch))
+    return ordered[-1], ordered[0]
+
+
+def _scaled(arch: Arch, rng: np.random.Generator) -> Arch:
+    """Upstream's multi-scale rule: both sides longer or shorter by up to 5 units of patch x windows, never below 2."""
+    unit = arch.patch * arch.windows
+    offset = int(rng.integers(-MOST_UNITS, MOST_UNITS + 1))
+    height, width = (max(2, side // unit + offset) * unit for side in arch.input_hw)
+    return replace(arch, resolution=height, width=width)

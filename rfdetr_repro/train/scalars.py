@@ -1,0 +1,35 @@
+"""TensorBoard curves of a run, beside its JSON Lines log. A resumed run overwrites what came after its saved step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+
+class Scalars:
+    """Event files in ``folder/tensorboard``; needs the tensorboard package."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                "tensorboard is not installed", mend="pip install tensorboard, or leave --tensorboard out"
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def add(self, step: int, values: Mapping[str, float], prefix: str = "train/") -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(prefix + name, value, step)
+
+    def add_evaluation(self, step: int, weights: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """``rows`` of an evaluation: "split" and metrics, None where undefined."""
+        for row in rows:
+            numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+            self.add(step, numbers, f"{row['split']}/{weights}/")
+
+    def close(self) -> None:
+        self._writer.close()

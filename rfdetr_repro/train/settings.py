@@ -1,0 +1,30 @@
+"""``--set NAME=VALUE`` on a command line: any field of ``TrainConfig``, with its own type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import InputError
+
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
+    """``given``: texts like "lr=2e-4". An unknown name or a value of another type is an :class:`InputError`."""
+    changes: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in TrainConfig.__dataclass_fields__:
+            raise InputError(f"unknown setting {text!r}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
+        changes[name] = _parsed(value, type(getattr(config, name)), text)
+    return replace(config, **changes)
+
+
+def _parsed(value: str, kind: type, text: str) -> Any:
+    try:
+        return _TRUTH[value.lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{text!r} is not {kind.__name__}") from error

@@ -1,0 +1,28 @@
+"""Weights that a run starts from: a DINOv2 encoder, a released or transformers file, or an earlier stage's own model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..data.coco import ClassMap
+from ..labels import Labels
+from ..model.pretrained import load_pretrained, with_classes
+from ..presets import Preset
+
+
+def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset, dict[str, Tensor], str]:
+    """(the preset with the file's own shapes, weights with heads for ``classes``, what was taken).
+
+    A file of other widths than ``row`` is an :class:`InputError`. Where the file's classes are those of the data the
+    heads are taken as they are, else their rows are repeated.
+    """
+    detector, card, digest = load_pretrained(path, row)
+    same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
+    if not same:
+        detector = with_classes(detector, Labels(classes.names, classes.category_ids))
+    heads = "its own classes" if same else f"heads for {len(classes.names)} classes from its {len(card.class_names)}"
+    told = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
+    return replace(row, model=detector.config), {name: tensor.cpu() for name, tensor in detector.state_dict().items()}, told

@@ -1,0 +1,71 @@
+"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best metrics, log.
+
+What is random in a step is a function of (seed, step), so no generator's state is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..files import write_atomic
+from ..model.checkpoint import read_tensors, write_tensors
+from .best import Best
+
+if TYPE_CHECKING:
+    from .engine import Trainer
+
+STATE, LOG = "training_state.safetensors", "train_log.jsonl"
+
+
+def save(trainer: Trainer) -> None:
+    """Writes the state, and the log cut to the same step."""
+    tensors = {f"model.{name}": value for name, value in trainer.detector.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in trainer.ema.state.items()}
+    if trainer.dense is not None:
+        tensors |= {f"dense.{name}": value for name, value in trainer.dense.state_dict().items()}
+    for index, state in trainer.optimizer.state_dict()["state"].items():
+        tensors |= {f"optim.{index}.{name}": value for name, value in state.items()}
+    metadata = {
+        "step": str(trainer.step),
+        "seconds": repr(trainer.seconds),
+        "log": json.dumps(trainer.log),
+        "processes": str(trainer.ranks.size),
+        "recipe": trainer.identity,
+        "best": trainer.best.to_json(),
+        "left_out": json.dumps(sorted(trainer.left_out)),
+        "scaler": json.dumps(trainer.scaler.state_dict()),
+    }
+    write_tensors(trainer.folder / STATE, tensors, metadata)
+    write_atomic(trainer.folder / LOG, "".join(line + "\n" for line in trainer.log))
+
+
+def load(trainer: Trainer) -> None:
+    """Puts the saved state into a new trainer of the same recipe, data and start; another one is an :class:`InputError`."""
+    path = trainer.folder / STATE
+    tensors, metadata = read_tensors(path)
+    if metadata.get("recipe") != trainer.identity:
+        raise InputError("this run was started with other data or settings", path, "use another --out, or the same settings")
+    trainer.detector.load_state_dict(_under("model.", tensors))
+    trainer.ema.load(_under("ema.", tensors))
+    if trainer.dense is not None:
+        trainer.dense.load_state_dict(_under("dense.", tensors))
+    state = trainer.optimizer.state_dict()
+    for name, value in _under("optim.", tensors).items():
+        index, key = name.split(".")
+        state["state"].setdefault(int(index), {})[key] = value
+    trainer.optimizer.load_state_dict(state)
+    trainer.saved_processes = int(metadata.get("processes", "1"))
+    trainer.step, trainer.seconds = int(metadata["step"]), float(metadata["seconds"])
+    trainer.log = json.loads(metadata["log"])
+    trainer.best = Best.from_json(metadata["best"]) if "best" in metadata else Best()
+    trainer.left_out = set(json.loads(metadata.get("left_out", "[]")))
+    if scale := json.loads(metadata.get("scaler", "{}")):
+        trainer.scaler.load_state_dict(scale)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

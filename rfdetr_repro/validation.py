@@ -1,0 +1,60 @@
+"""Detections and accuracy of one detector in PyTorch, image by image as a stand-alone subnet would give them.
+
+Training chooses its weights by this; the search's shared passes must equal it. Numbers in Records come from artifacts instead
+(:mod:`rfdetr_repro.bench.accuracy`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from .coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
+from .config import Arch
+from .data.coco import CocoSplit, ImageInfo
+from .data.loader import evaluation_batches
+from .model.detector import Detector, Outputs
+from .model.postprocess import top_k
+
+BATCH = 8
+
+
+def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, masks: bool) -> list[ImageDetections]:
+    """One :class:`ImageDetections` per image of the batch: the top k, boxes in pixels of the original image."""
+    ranked = top_k(outputs, k, masks=masks)
+    results = []
+    for row, info in enumerate(images):
+        scale = torch.tensor([info.width, info.height, info.width, info.height])
+        rle = None if ranked.mask_logits is None else masks_to_rle(ranked.mask_logits[row].cpu(), info.height, info.width)
+        boxes = (ranked.boxes_xyxy[row].float().cpu() * scale).numpy()
+        scores, labels = ranked.scores[row].cpu().numpy(), ranked.labels[row].cpu().numpy()
+        results.append(ImageDetections(info.id, boxes, scores, labels, rle))
+    return results
+
+
+@torch.inference_mode()
+def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool, arch: Arch | None = None) -> list[ImageDetections]:
+    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own."""
+    arch, device = arch or subnet.arch, device_of(subnet)
+    found: list[ImageDetections] = []
+    for batch in evaluation_batches(split, arch.input_hw, BATCH):
+        infos = split.images[len(found) : len(found) + len(batch.images)]
+        found += detections_of(subnet(batch.to(device).images, arch, masks=masks), infos, arch.queries, masks=masks)
+    return found
+
+
+def device_of(detector: Detector) -> torch.device:
+    return next(detector.parameters()).device
+
+
+def base_accuracies(detector: Detector, splits: Mapping[str, CocoSplit]) -> list[dict]:
+    """Accuracy of the detector's own architecture on each split, as rows of a training log."""
+    rows = []
+    for name, split in splits.items():
+        masks, evaluator = detector.mask_head is not None and split.has_masks, CocoEvaluator(split)
+        found = single_detections(detector, split, masks=masks)
+        boxes = evaluator.accuracy(found, "bbox", all_areas_only=True)
+        mask_ap = evaluator.accuracy(found, "segm", all_areas_only=True).ap if masks else None
+        rows.append({"split": name, "ap": boxes.ap, "ap50": boxes.ap50, "mask_ap": mask_ap})
+    return rows

@@ -1,0 +1,66 @@
+"""Baselines of transformers small enough to run and export in a test, every weight random, so that no branch is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from baselines import d_fine, lw_detr, rt_detr
+
+CLASSES, QUERIES, SIDE = 5, 12, 96
+_NARROW = {
+    "num_queries": QUERIES, "decoder_layers": 2, "encoder_hidden_dim": 32, "d_model": 32, "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+}  # fmt: skip
+FAMILIES = {"dfine": d_fine, "rtdetr": rt_detr, "lwdetr": lw_detr}
+
+
+def library_model(family: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model = {"dfine": _d_fine, "rtdetr": _rt_detr, "lwdetr": _lw_detr}[family]()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point() and value.numel() > 1 and "pos" not in name:
+                noise = torch.rand(value.shape, generator=generator)
+                value.add_(0.2 * noise if "running_var" in name else 0.2 * (noise - 0.5))
+    return model
+
+
+def _d_fine() -> Any:
+    from transformers.models.hgnet_v2 import HGNetV2Config
+
+    backbone = HGNetV2Config(
+        stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 24], stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[16, 16, 24, 32], hidden_sizes=[16, 16, 24, 32], stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1], use_learnable_affine_block=True, out_indices=[2, 3, 4],
+    )  # fmt: skip
+    pyramid = {"decoder_in_channels": [32] * 3, "encoder_in_channels": [16, 24, 32], "backbone_config": backbone}
+    return d_fine.build("s", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4)
+
+
+def _rt_detr() -> Any:
+    from transformers.models.rt_detr import RTDetrResNetConfig
+
+    backbone = RTDetrResNetConfig(
+        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic", embedding_size=8, out_indices=[2, 3, 4]
+    )
+    pyramid = {"decoder_in_channels": [32] * 3, "encoder_in_channels": [16, 24, 32], "backbone_config": backbone}
+    return rt_detr.build("r18", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4)
+
+
+def _lw_detr() -> Any:
+    from transformers.models.lw_detr import LwDetrViTConfig
+
+    backbone = LwDetrViTConfig(
+        image_size=128, pretrain_image_size=64, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, num_windows=4,
+        window_block_indices=[0], out_indices=[0, 2],
+    )  # fmt: skip
+    heads = {"decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 4}
+    small = {"num_queries": QUERIES, "d_model": 32, "decoder_ffn_dim": 32, "decoder_layers": 2, "group_detr": 2}
+    return lw_detr.build("small", CLASSES, **small, **heads, backbone_config=backbone)
+
+
+def images(seed: int = 1) -> torch.Tensor:
+    return torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))

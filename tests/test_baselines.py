@@ -1,0 +1,162 @@
+"""Other people's detectors: what is deployed and exported gives the detections of the library's own program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from samples_baselines import CLASSES, FAMILIES, QUERIES, SIDE, images, library_model
+
+from baselines import catalog, rt_detr
+from rfdetr_repro.bench import models
+from rfdetr_repro.errors import InputError
+from rfdetr_repro.export.adopt import IMAGENET, adopt
+from rfdetr_repro.export.session import OrtSession
+
+pytest.importorskip("transformers.models.lw_detr", reason="transformers (>= 5) is not installed")
+
+
+def normalised(family: str, batch: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in IMAGENET)
+    return (batch - mean) / std if family == "lwdetr" else batch
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_deployed_form_computes_the_same(family: str) -> None:
+    """Merged convolutions and a late choice of boxes change no value beyond rounding."""
+    model, batch = library_model(family), images()
+    expected = model(batch)
+    boxes, logits = FAMILIES[family].deployed(model)(batch)
+    assert torch.allclose(boxes, expected.pred_boxes, atol=2e-5) and torch.allclose(logits, expected.logits, atol=2e-4)
+    assert logits.std() > 1e-3, "the model must not be constant"
+
+
+def own_post_processing(family: str, outputs: Any) -> dict[str, torch.Tensor]:
+    if family == "lwdetr":
+        from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil as Pil
+
+        return Pil().post_process_object_detection(outputs, threshold=0.0, top_k=QUERIES)[0]
+    from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
+
+    return RTDetrImageProcessorPil().post_process_object_detection(outputs, threshold=0.0)[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adopted_export_gives_the_librarys_own_detections(family: str, tmp_path: Path) -> None:
+    """Sigmoid, choice among all (query, class) pairs and corners, after normalisation, all inside the file."""
+    model, batch = library_model(family), images()
+    expected = own_post_processing(family, model(normalised(family, batch)))
+    catalog.export(FAMILIES[family].deployed(model), tmp_path / "raw.onnx", (SIDE, SIDE))
+    row = next(row for row in catalog.ROWS.values() if row.family == family)
+    adopted = adopt(tmp_path / "raw.onnx", tmp_path / "adopted.onnx", form="detr", normalise=row.normalise)
+    found = OrtSession(adopted, threads=1).run(batch.numpy())
+    assert found.scores.shape == (1, QUERIES) and len(set(found.labels[0].tolist())) > 1
+    np.testing.assert_allclose(found.scores[0], expected["scores"], atol=1e-4)
+    agreeing = found.labels[0] == expected["labels"].numpy()
+    assert agreeing.mean() > 0.8, "neighbours in score may swap places"
+    np.testing.assert_allclose(found.boxes_xyxy[0][agreeing], expected["boxes"][torch.from_numpy(agreeing)], atol=1e-3)
+
+
+def test_every_row_has_the_key_of_its_printed_row() -> None:
+    from rfdetr_repro.paper import join_key, published_records
+    from rfdetr_repro.record import Record
+
+    printed = {join_key(record)[:3] for table in ("2", "3", "12", "13") for record in published_records(table)}
+    ours = {name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.MODELS}
+    left = {key for key in printed if not key[0].startswith(("yolo", "fastinst", "maskdino"))} - set(ours.values())
+    assert not left, "every end-to-end detector of the tables has a row"
+    extra = {name for name, key in ours.items() if key not in printed and not name.endswith("@transformers")}
+    assert extra == {"rfdetr-base", "rfdetr-large-deprecated", "rfdetr-seg-preview", "rtdetr-r34", "rtdetr-r50m"}
+
+
+def tiny_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(num_classes: int) -> Any:
+        model = library_model("rtdetr")
+        return model if num_classes == CLASSES else rt_detr.build("r18", num_classes)
+
+    row = catalog.ROWS["rtdetr-r18"]._replace(build=build, num_classes=CLASSES, hw=(SIDE, SIDE))
+    monkeypatch.setitem(catalog.ROWS, "rtdetr-r18", row)
+
+
+def test_an_artifact_is_made_once_and_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_row(monkeypatch)
+    made = models.model_artifact("rtdetr-r18", tmp_path)
+    written = made.path.stat().st_mtime_ns
+    again = models.model_artifact("rtdetr-r18", tmp_path)
+    assert again.manifest == made.manifest and again.path.stat().st_mtime_ns == written
+    model = made.manifest.model
+    assert (model.family, model.name, model.size, model.weights) == ("rtdetr", "RT-DETR", "R18", "random")
+    assert made.manifest.params == sum(p.numel() for p in catalog.module("rtdetr-r18").parameters())
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".onnx"]
+
+
+def test_a_checkpoint_is_loaded_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_row(monkeypatch)
+    theirs = library_model("rtdetr", seed=7)
+    state = {name: value.clone() for name, value in theirs.state_dict().items() if not name.startswith("class_embed")}
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "model.safetensors")
+    artifact = models.model_artifact("rtdetr-r18", tmp_path / "out", checkpoint=tmp_path / "model.safetensors")
+    random = models.model_artifact("rtdetr-r18", tmp_path / "out")
+    assert artifact.manifest.model.weights == "trained" and artifact.manifest.model.checkpoint_sha256
+    assert artifact.path != random.path and artifact.sha256 != random.sha256
+    with torch.no_grad():
+        expected = own_post_processing("rtdetr", theirs(images()))
+    np.testing.assert_allclose(OrtSession(artifact, threads=1).run(images().numpy()).scores[0], expected["scores"], atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["pickle", "no head", "missing", "unknown", "shape"])
+def test_a_file_that_does_not_fit_is_one_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_row(monkeypatch)
+    state = {name: value.contiguous().clone() for name, value in library_model("rtdetr").state_dict().items()}
+    first = "model.encoder_input_proj.0.0.weight"
+    if case == "no head":
+        del state[catalog.ROWS["rtdetr-r18"].class_head]
+    elif case == "missing":
+        del state[first]
+    elif case == "unknown":
+        state["other.weight"] = torch.zeros(1)
+    elif case == "shape":
+        state[first] = torch.zeros(1, 2)
+    path = tmp_path / ("model.pth" if case == "pickle" else "model.safetensors")
+    torch.save(state, path) if case == "pickle" else save_file(state, path)
+    told = {"pickle": "must be safetensors", "no head": "has no model.decoder", "missing": "1 tensors missing",
+            "unknown": "1 unknown, such as other.weight", "shape": "has the shape"}  # fmt: skip
+    with pytest.raises(InputError, match=told[case]):
+        models.model_artifact("rtdetr-r18", tmp_path / "out", checkpoint=path)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_what_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="runs in PyTorch only"):
+        models.model_artifact("grounding-dino-t", tmp_path)
+    with pytest.raises(InputError, match="unknown model 'dfine-q'; choose one of rfdetr-nano"):
+        models.model_artifact("dfine-q", tmp_path)
+
+    def missing(num_classes: int) -> Any:
+        raise ImportError("No module named 'transformers'")
+
+    monkeypatch.setitem(catalog.ROWS, "dfine-n", catalog.ROWS["dfine-n"]._replace(build=missing))
+    with pytest.raises(InputError, match="dfine-n needs transformers 5 or later"):
+        models.model_artifact("dfine-n", tmp_path)
+    models.model_names.cache_clear()
+    monkeypatch.setattr(models, "_catalog", lambda: None)
+    with pytest.raises(InputError, match="need the repository's baselines folder"):
+        models.model_artifact("dfine-n", tmp_path)
+    models.model_names.cache_clear()
+
+
+def test_our_own_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny import TINY
+
+    monkeypatch.setitem(models.PRESETS, "nano", TINY)
+    monkeypatch.setattr(models, "coco_labels", lambda: models.Labels(tuple("abcdefghijklmnopqr"), tuple(range(18))))
+    artifact = models.model_artifact("rfdetr-nano", tmp_path)
+    found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, *TINY.arch.input_hw), np.float32))
+    assert found.scores.shape == (1, TINY.arch.queries)
+    assert (artifact.manifest.model.family, artifact.manifest.model.size) == ("rfdetr", "N")
