@@ -64,9 +64,10 @@ class CocoEvaluator:
         """
         areas = ["all"] if all_areas_only else list(AREAS_PX2)
         precision, _ = self._arrays(detections, kind, areas, [self.max_dets])
-        values = [_mean(precision[..., area, -1]) for area in range(len(areas))] + [None] * (len(AREAS_PX2) - len(areas))
+        by_area = {name: _mean(precision[..., area, -1]) for area, name in enumerate(areas)}
+        small, medium, large = (by_area.get(name) for name in ("small", "medium", "large"))
         at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1]) for threshold in (0.5, 0.75))
-        return Accuracy(values[0], at_50, at_75, *values[1:], self.max_dets, artifact_sha256)
+        return Accuracy(by_area["all"], at_50, at_75, small, medium, large, self.max_dets, artifact_sha256)
 
     def twelve(self, detections: Sequence[ImageDetections], kind: str = "bbox") -> dict[str, float | None]:
         """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR, ARs, ARm, ARl.
@@ -101,7 +102,8 @@ class CocoEvaluator:
         run.params.area_rng, run.params.area_rng_lbl = [list(AREAS_PX2[area]) for area in areas], areas
         run.evaluate()
         run.accumulate()
-        return run.eval["precision"], run.eval["recall"]
+        result: Any = run.eval
+        return result["precision"], result["recall"]
 
     def _truth(self, kind: str) -> Any:
         """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match."""
@@ -120,7 +122,7 @@ class CocoEvaluator:
             )
         return self._truths[kind]
 
-    def _rles(self, annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _rles(self, annotations: list[dict[str, Any]]) -> list[Any]:
         size_of, rles = {info.id: (info.height, info.width) for info in self.split.images}, []
         for annotation in annotations:
             try:

@@ -40,11 +40,8 @@ class Arch:
         if self.width == self.resolution:
             object.__setattr__(self, "width", 0)  # one spelling of a square
         if min(self.input_hw) == 0:
-            raise InputError(
-                f"resolution {self._requested} is smaller than patch x windows = {self.patch * self.windows}",
-                self.key,
-                "raise the resolution or lower patch or windows",
-            )
+            told = f"resolution {self._requested} is smaller than patch x windows = {self.patch * self.windows}"
+            raise InputError(told, self.key, "raise the resolution or lower patch or windows")
 
     @property
     def _requested(self) -> str:
@@ -60,10 +57,9 @@ class Arch:
     def rounding(self) -> str:
         """What to log when the real side is not the requested one; empty otherwise."""
         height, width = self.input_hw
-        if (height, width) == (self.resolution, self.width or self.resolution):
-            return ""
         unit, real = self.patch * self.windows, f"{height}x{width}" if self.width else str(height)
-        return f"resolution {self._requested} -> {real} px (rounded down to a multiple of patch x windows = {unit})"
+        told = f"resolution {self._requested} -> {real} px (rounded down to a multiple of patch x windows = {unit})"
+        return told if real != self._requested else ""
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -91,9 +87,8 @@ class Arch:
         unit = self.patch * self.windows
         if height < unit or width < unit or height % unit or width % unit:
             nearest = "x".join(str(max(1, (side + unit // 2) // unit) * unit) for side in (height, width))
-            raise InputError(
-                f"input {height}x{width} px is not divisible by patch x windows = {unit}", self.key, f"the nearest is {nearest}"
-            )
+            told = f"input {height}x{width} px is not divisible by patch x windows = {unit}"
+            raise InputError(told, self.key, f"the nearest is {nearest}")
         return replace(self, resolution=height, width=width)
 
     def knobs(self) -> dict[str, int]:
@@ -141,9 +136,8 @@ class SearchSpace:
     def check(self) -> SearchSpace:
         """Returns itself; raises :class:`InputError` if no configuration is legal."""
         if next(iter(self), None) is None:
-            raise InputError(
-                "the search space has no legal configuration", asdict(self), "add a larger resolution or a smaller patch"
-            )
+            mend = "add a larger resolution or a smaller patch"
+            raise InputError("the search space has no legal configuration", asdict(self), mend)
         return self
 
     def training_archs(self) -> list[Arch]:
@@ -264,8 +258,7 @@ class TrainConfig:
 
     def settings(self) -> dict[str, Any]:
         """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
-        default = TrainConfig()
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != getattr(default, name)}
+        return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}
 
 
 @dataclass(frozen=True)
@@ -304,5 +297,4 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""
-        later = ("fps", "min_time_s", "settle_s")
-        return {name: value for name, value in asdict(self).items() if name not in later or value}
+        return {name: value for name, value in asdict(self).items() if name not in ("fps", "min_time_s", "settle_s") or value}

@@ -145,7 +145,7 @@ def test_injected_candidates_are_as_many_as_asked(tmp_path: Path, count: int) ->
     rng = np.random.default_rng(1)
     boxes = np.concatenate([rng.uniform(8, 24, (40, 2)), np.full((40, 2), 0.01)], 1)  # none overlaps another
     path = raw_file(tmp_path / "raw.onnx", {"out": yolo_output(boxes, rng.uniform(0, 1, (40, 2)))})
-    artifact, found = found_by(path, tmp_path, weights="random", inject=count)
+    artifact, found = found_by(path, tmp_path, weights="random", nms=Nms(inject=count))
     assert int((found.scores > 0).sum()) == count
     assert artifact.manifest.packages["injected_candidates"] == str(count) and artifact.manifest.model.weights == "random"
 
@@ -153,9 +153,9 @@ def test_injected_candidates_are_as_many_as_asked(tmp_path: Path, count: int) ->
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     path = raw_file(tmp_path / "raw.onnx", {"out": np.zeros((1, 6, 40), np.float32)})
     with pytest.raises(InputError, match="41 candidates of 40 boxes"):
-        adopt(path, tmp_path / "a.onnx", weights="random", inject=41)
+        adopt(path, tmp_path / "a.onnx", weights="random", nms=Nms(inject=41))
     with pytest.raises(InputError, match="said to be trained"):
-        adopt(path, tmp_path / "a.onnx", inject=4)
+        adopt(path, tmp_path / "a.onnx", nms=Nms(inject=4))
     with pytest.raises(InputError, match="not of the form yolo-seg"):
         adopt(path, tmp_path / "a.onnx", form="yolo-seg")
     with pytest.raises(InputError, match="leave no class"):

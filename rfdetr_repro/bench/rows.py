@@ -133,8 +133,7 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
         normalise=args.normalise,
         weights="random" if args.random_weights else "trained",
         resize=args.resize,
-        nms=Nms(args.nms_score, args.nms_iou, args.nms_candidates, multi_label=args.multi_label),
-        inject=args.inject,
+        nms=Nms(args.nms_score, args.nms_iou, args.nms_candidates, multi_label=args.multi_label, inject=args.inject),
     )
     height, width = artifact.manifest.input_hw
     print(f"{path} has no manifest: adopted as {target}, input {height}x{width} RGB 0..1, normalisation {args.normalise}")

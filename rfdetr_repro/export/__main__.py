@@ -17,22 +17,23 @@ from ..record import ModelId
 from . import tensorrt
 
 
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
+    add = arguments.add_argument
+    add("--checkpoint", required=True, help="model file (.safetensors)")
+    add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
+    add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)")
+    add("--out", required=True, help="file to write (.onnx, or .safetensors for torch); its manifest goes beside it")
+    add("--precision", default="fp32", choices=("fp32", "fp16"))
+    add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
+    add("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
+    add("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
+    add("--name", help="printed name (default: rfdetr-ARCH)")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
-    parser.add_argument("--checkpoint", required=True, help="model file (.safetensors)")
-    parser.add_argument("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
-    parser.add_argument(
-        "--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)"
-    )
-    parser.add_argument(
-        "--out", required=True, help="file to write (.onnx, or .safetensors for torch); its manifest goes beside it"
-    )
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16"))
-    parser.add_argument("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
-    parser.add_argument("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
-    parser.add_argument("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
-    parser.add_argument("--name", help="printed name (default: rfdetr-ARCH)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.precision == "fp32" and (args.audit_images or args.islands):
         raise InputError("--audit-images and --islands belong to --precision fp16")
     if args.to == "torch" and args.precision == "fp16":

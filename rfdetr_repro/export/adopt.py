@@ -55,51 +55,56 @@ def adopt(
     weights: str = "trained",
     resize: str | None = None,
     nms: Nms | None = None,
-    inject: int | None = None,
 ) -> Artifact:
     """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
 
     ``categories``: of the data set the model was trained on; the model's classes are they in order, or the ids themselves where
     it has more classes than they. ``form``: one of FORMS, found from the outputs if None. ``normalise``: what RGB in 0..1 needs
-    before the file's own input. ``resize``: one of RESIZE, None: letterbox for the YOLO forms, else stretch. ``nms`` and
-    ``inject``: see :mod:`.adopt_yolo`; ``inject`` is for random weights only. Raises :class:`InputError` for what is no such
-    detector of batch 1 and fixed size.
+    before the file's own input. ``resize``: one of RESIZE, None: letterbox for the YOLO forms, else stretch. ``nms``: suppression
+    of the YOLO forms; its ``inject`` is for random weights only. Raises :class:`InputError` for what is no such detector of batch
+    1 and fixed size.
     """
-    if normalise not in NORMALISE or form not in (None, *FORMS) or resize not in (None, *RESIZE):
-        raise InputError(f"unknown normalisation {normalise!r}, form {form!r} or resize {resize!r}", path)
-    if inject is not None and weights != "random":
-        raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
+    nms = nms or Nms()
+    _check_options(path, form, normalise, resize, weights, nms)
     model = load(path)
     image = _image_input(model, path)
     model = _inferred(model, path)
-    outputs = [_shape(value, path) for value in model.graph.output]
-    found = form or form_of(outputs, path)
-    height, width = image.dims[2:]
-    origin = {"adopted_from_sha256": sha256_bytes(Path(path).read_bytes())}
-    params = _params(model)
+    found = form or form_of([_shape(value, path) for value in model.graph.output], path)
+    params, origin = _params(model), {"adopted_from_sha256": sha256_bytes(Path(path).read_bytes())}
     change_input(model.graph, image.name, normalise)
-    if found != "decoded":
-        outputs = renamed(model.graph, outputs)
-    num_classes: int | None
-    if found in YOLO_FORMS:
-        nms = nms or Nms()
-        num_classes = adopt_yolo(model.graph, found, outputs, (width, height), nms=nms, inject=inject, path=path)
-        origin |= {"nms": nms.describe()} | ({} if inject is None else {"injected_candidates": str(inject)})
-    else:
-        num_classes = {"detr": _detr, "rows": _rows, "decoded": _decoded}[found](model.graph, outputs, (width, height), path)
+    num_classes = _ranked(model, found, image, nms, path)
+    origin |= nms.stated() if found in YOLO_FORMS else {}
     ids, names = _classes(categories, num_classes, path)
-    content, manifest = _described(_inferred(model, path), path, image)
+    content, found_out = _described(_inferred(model, path), path, image)
     manifest = replace(
-        manifest,
+        found_out,
         class_names=names,
         category_ids=ids,
-        packages={**origin, **manifest.packages},
-        model=replace(manifest.model, weights=weights),
+        packages={**origin, **found_out.packages},
+        model=replace(found_out.model, weights=weights),
         normalisation=f"{normalise}, added to the graph; the rest as in the file",
         resize=RESIZE[resize or ("letterbox" if found in YOLO_FORMS else "stretch")],
         params=params,
     )
     return write_artifact(out, content, manifest)
+
+
+def _check_options(path: str | Path, form: str | None, normalise: str, resize: str | None, weights: str, nms: Nms) -> None:
+    if normalise not in NORMALISE or form not in (None, *FORMS) or resize not in (None, *RESIZE):
+        raise InputError(f"unknown normalisation {normalise!r}, form {form!r} or resize {resize!r}", path)
+    if nms.inject is not None and weights != "random":
+        raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
+
+
+def _ranked(model: onnx.ModelProto, form: str, image: Shape, nms: Nms, path: str | Path) -> int | None:
+    """Adds what makes ranked detections of the outputs; returns the number of classes where the outputs tell it."""
+    outputs, size = [_shape(value, path) for value in model.graph.output], (image.dims[3], image.dims[2])
+    if form == "decoded":
+        return _decoded(model.graph, outputs, size, path)
+    outputs = renamed(model.graph, outputs)
+    if form in YOLO_FORMS:
+        return adopt_yolo(model.graph, form, outputs, size, nms=nms, path=path)
+    return {"detr": _detr, "rows": _rows}[form](model.graph, outputs, size, path)
 
 
 def _params(model: onnx.ModelProto) -> int:

@@ -46,14 +46,9 @@ def adopt_yolo(
     size: tuple[int, int],
     *,
     nms: Nms,
-    inject: int | None = None,
     path: str | Path = "",
 ) -> int:
-    """Adds choice and masks to ``graph``; returns the number of classes. ``size``: input (width, height).
-
-    ``inject``: for random weights: scores of so many boxes are set above the threshold and all others below it, because the time
-    of the vendors' suppression follows that number (benchmark protocol section 3).
-    """
+    """Adds choice and masks to ``graph``; returns the number of classes. ``size``: input (width, height)."""
     flat = next((shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1), None)
     protos = next((shape for shape in outputs if len(shape.dims) == 4), None)
     if flat is None or (form == "yolo-seg") != (protos is not None):
@@ -69,19 +64,16 @@ def adopt_yolo(
     boxes, scores = parts[0], parts[2] if lead == 5 else parts[1]
     if lead == 5:
         scores = build.one("Mul", scores, parts[1])
-    if inject is not None:
-        scores = _injected(build, scores, anchors, classes, inject, path)
+    if nms.inject is not None:
+        scores = _injected(build, scores, anchors, classes, nms.inject, path)
     kept = suppress(build, boxes, scores, anchors, classes, nms)
     unit = build.constant(np.reshape([1 / size[0], 1 / size[1]] * 2, (1, 1, 4)), np.float32)
     relative = build.one("Mul", kept.boxes_xyxy, unit)
-    results = {
-        "scores": (kept.scores, TensorProto.FLOAT),
-        "labels": (kept.labels, TensorProto.INT64),
-        "boxes": (relative, TensorProto.FLOAT),
-    }
+    number, whole = TensorProto.FLOAT, TensorProto.INT64
+    results = {"scores": (kept.scores, number), "labels": (kept.labels, whole), "boxes": (relative, number)}
     if protos is not None:
         chosen = build.one("Gather", parts[-1], kept.anchors, axis=1)  # (1, K, P)
-        results["masks"] = (_masks(build, chosen, protos, relative), TensorProto.FLOAT)
+        results["masks"] = (_masks(build, chosen, protos, relative), number)
     build.results(**results)
     return classes
 

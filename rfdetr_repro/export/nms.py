@@ -22,17 +22,26 @@ MOST = 300  # detections kept
 @dataclass(frozen=True)
 class Nms:
     """Settings; ``candidates`` best scores enter. ``multi_label``: every class of an anchor may be a candidate, not its best only
-    (benchmark protocol section 2: vendors validate with the former and export the latter)."""
+    (benchmark protocol section 2: vendors validate with the former and export the latter).
+
+    ``inject``: for random weights: scores of so many boxes are set above the threshold and all others below it, because the time
+    of the vendors' suppression follows that number (benchmark protocol section 3).
+    """
 
     score: float = 0.01  # least confidence
     iou: float = 0.7  # above it the worse of two boxes of one class goes
     candidates: int = 1000
     rounds: int = 16
     multi_label: bool = False
+    inject: int | None = None
 
     def describe(self) -> str:
         labels = "all classes" if self.multi_label else "best class"
         return f"NMS: score > {self.score:g}, IoU {self.iou:g}, {self.candidates} candidates, {labels}, {self.rounds} rounds"
+
+    def stated(self) -> dict[str, str]:
+        """What a manifest says of it."""
+        return {"nms": self.describe()} | ({} if self.inject is None else {"injected_candidates": str(self.inject)})
 
 
 class Kept(NamedTuple):
