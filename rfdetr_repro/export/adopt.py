@@ -27,7 +27,7 @@ from ..record import ModelId
 from .adopt_yolo import YOLO_FORMS, adopt_yolo, yolo_form
 from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
 from .fp16_audit import load
-from .nms import MOST, Nms
+from .nms import MOST, STANDARD, Nms
 from .onnx_flops import multiply_adds
 from .onnx_shapes import with_shapes
 from .surgery import INPUTS, Builder, Shape, change_input, renamed
@@ -54,7 +54,7 @@ def adopt(
     normalise: str = "none",
     weights: str = "trained",
     resize: str | None = None,
-    nms: Nms | None = None,
+    nms: Nms = STANDARD,
 ) -> Artifact:
     """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
 
@@ -64,7 +64,6 @@ def adopt(
     of the YOLO forms; its ``inject`` is for random weights only. Raises :class:`InputError` for what is no such detector of batch
     1 and fixed size.
     """
-    nms = nms or Nms()
     _check_options(path, form, normalise, resize, weights, nms)
     model = load(path)
     image = _image_input(model, path)
@@ -72,9 +71,8 @@ def adopt(
     found = form or form_of([_shape(value, path) for value in model.graph.output], path)
     params, origin = _params(model), {"adopted_from_sha256": sha256_bytes(Path(path).read_bytes())}
     change_input(model.graph, image.name, normalise)
-    num_classes = _ranked(model, found, image, nms, path)
+    ids, names = _classes(categories, _ranked(model, found, image, nms, path), path)
     origin |= nms.stated() if found in YOLO_FORMS else {}
-    ids, names = _classes(categories, num_classes, path)
     content, found_out = _described(_inferred(model, path), path, image)
     manifest = replace(
         found_out,

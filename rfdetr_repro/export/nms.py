@@ -44,6 +44,9 @@ class Nms:
         return {"nms": self.describe()} | ({} if self.inject is None else {"injected_candidates": str(self.inject)})
 
 
+STANDARD = Nms()
+
+
 class Kept(NamedTuple):
     """Names of values: best first, score 0 where there is no detection."""
 
