@@ -87,6 +87,20 @@ class CocoEvaluator:
         self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
     ) -> tuple[Array, Array]:
         """Precision (10 IoUs, 101 recalls, classes, areas, limits), recall (10, classes, areas, limits); -1: no ground truth."""
+        run = self._run(detections, kind, areas, limits)
+        run.evaluate()
+        run.accumulate()
+        result: Any = run.eval
+        return result["precision"], result["recall"]
+
+    def image_matches(self, detections: Sequence[ImageDetections], kind: str) -> list[dict[str, Any]]:
+        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see :mod:`.coco_matches`."""
+        run = self._run(detections, kind, ["all"], [self.max_dets])
+        run.params.img_ids = [image.image_id for image in detections]
+        run.evaluate()
+        return [entry for entry in run.eval_imgs if entry]
+
+    def _run(self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]) -> Any:
         if kind not in ("bbox", "segm"):
             raise InputError(f"unknown kind of evaluation {kind!r}", mend="choose bbox or segm")
         rows, rles = self._columns(detections, kind == "segm")
@@ -100,10 +114,7 @@ class CocoEvaluator:
         run = hotcoco.COCOeval(truth, found, kind)
         run.params.iou_thrs, run.params.rec_thrs, run.params.max_dets = IOU_THRESHOLDS, RECALL_THRESHOLDS, limits
         run.params.area_rng, run.params.area_rng_lbl = [list(AREAS_PX2[area]) for area in areas], areas
-        run.evaluate()
-        run.accumulate()
-        result: Any = run.eval
-        return result["precision"], result["recall"]
+        return run
 
     def _truth(self, kind: str) -> Any:
         """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match."""

@@ -17,7 +17,7 @@ FLOORS = {
     0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
     1: ["boxes", "ops", "masks"],
     2: ["model", "device"],
-    3: ["data", "coco_eval", "validation"],
+    3: ["data", "coco_eval", "coco_matches", "validation"],
     4: ["train", "export"],
     5: ["bench"],
     6: ["search"],

@@ -83,14 +83,16 @@ def training_batches(
     return _in_steps(_ahead(micro_batch, tasks, STEPS_AHEAD * count), count)
 
 
-def evaluation_batches(split: CocoSplit, size_hw: tuple[int, int], batch_size: int) -> Generator[Batch, None, None]:
-    """All images in order, not augmented, without masks; the last batch may be smaller."""
+def evaluation_batches(
+    split: CocoSplit, size_hw: tuple[int, int], batch_size: int, indices: Sequence[int] | None = None
+) -> Generator[Batch, None, None]:
+    """All images in order, or those at ``indices``; not augmented, without masks; the last batch may be smaller."""
+    chosen = range(len(split)) if indices is None else indices
 
     def batch(start: int) -> Batch:
-        stop = min(start + batch_size, len(split))
-        return make_batch([split.sample(index) for index in range(start, stop)], size_hw)
+        return make_batch([split.sample(index) for index in chosen[start : start + batch_size]], size_hw)
 
-    return _ahead(batch, ((start,) for start in range(0, len(split), batch_size)), STEPS_AHEAD)
+    return _ahead(batch, ((start,) for start in range(0, len(chosen), batch_size)), STEPS_AHEAD)
 
 
 def _in_steps(batches: Generator[Batch, None, None], count: int) -> Generator[list[Batch], None, None]:

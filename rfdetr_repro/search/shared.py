@@ -6,7 +6,8 @@ each still gets the numbers its own sliced subnet would give. Floor 6: reads a m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 
@@ -20,18 +21,17 @@ from ..validation import BATCH, detections_of, device_of
 
 @torch.inference_mode()
 def shared_detections(
-    detector: Detector, split: CocoSplit, archs: list[Arch], *, masks: bool
+    detector: Detector, split: CocoSplit, archs: Sequence[Arch], *, masks: bool, indices: Sequence[int] | None = None
 ) -> dict[Arch, list[ImageDetections]]:
-    """Detections of all ``archs``, which must share one backbone, from one pass over the split."""
+    """Detections of all ``archs``, which must share one backbone, from one pass over the split, or its images at ``indices``."""
     if len({arch.backbone for arch in archs}) != 1:
         raise ValueError("these architectures do not share a backbone")
     first = archs[0]
     depths, queries = [arch.decoder_layers for arch in archs], [arch.queries for arch in archs]
     found: dict[Arch, list[ImageDetections]] = {arch: [] for arch in archs}
-    position = 0
-    for batch in evaluation_batches(split, first.input_hw, BATCH):
-        infos = split.images[position : position + len(batch.images)]
-        position += len(infos)
+    infos_left = iter(split.images if indices is None else [split.images[index] for index in indices])
+    for batch in evaluation_batches(split, first.input_hw, BATCH, indices):
+        infos = list(islice(infos_left, len(batch.images)))
         maps = detector.features(batch.to(device_of(detector)).images, first.patch, first.windows)
         outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
         for arch in archs:

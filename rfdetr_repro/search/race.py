@@ -1,0 +1,162 @@
+"""Race: configurations leave as soon as they cannot be on the frontier any more (product "The search", step 3).
+
+All start on a few images; after each stage the number of images grows, and a configuration leaves whose chance to be on the
+frontier of the whole split, given what was seen, has fallen to 1 - confidence. The chance is counted over resamples of the images
+that are paired: every configuration sees the same draws. A draw keeps the images seen and fills the split up to its size with
+repeats of them by Polya's urn (finite-population Bayesian bootstrap, Lo 1988), so that it predicts the result on the whole split:
+wide after a few images, exact after all. Survivors have been evaluated on every image, and their AP is the exhaustive search's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..coco_matches import Matches, Objects, average_precision, resampled_ap
+from ..config import Arch
+from ..errors import InputError
+
+Array = np.ndarray[Any, Any]
+Evaluate = Callable[[Sequence[Arch], Sequence[int]], Mapping[Arch, Matches]]  # configurations, places of images -> their matches
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a configuration leaves. ``margin``: AP (a fraction) by which it must be able to beat the faster ones to stay; 0 keeps
+    every possible member of the frontier, a small one lets those of equal AP go and bounds what the frontier may lose."""
+
+    first: float = 0.1  # part of the images in the first stage
+    growth: float = 1.6  # images of a stage / of the one before
+    confidence: float = 0.95
+    margin: float = 0.001
+    resamples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = 0 < self.first <= 1 and 0 < self.confidence < 1
+        if not (shares and self.growth > 1 and self.margin >= 0 and self.resamples >= 20):
+            raise InputError(f"race rules {self} make no race", mend="first in (0, 1], growth > 1, confidence in (0, 1)")
+
+
+class Stage(NamedTuple):
+    """After ``images`` images: who took part, who left and with which chance of being on the frontier."""
+
+    images: int
+    entered: int
+    evaluations: int  # configurations x images of this stage
+    backbone_passes: int  # backbones x images of this stage
+    left: dict[str, float]
+
+
+@dataclass
+class Outcome:
+    """``accuracy``: exact AP of the survivors on all images, as fractions; the exhaustive search has the same."""
+
+    accuracy: dict[Arch, float]
+    matches: dict[Arch, Matches]
+    stages: list[Stage] = field(default_factory=list)
+
+    def evaluations(self) -> int:
+        return sum(stage.evaluations for stage in self.stages)
+
+    def backbone_passes(self) -> int:
+        return sum(stage.backbone_passes for stage in self.stages)
+
+
+def race(
+    latency_ms: Mapping[Arch, float],
+    objects: Objects,
+    evaluate: Evaluate,
+    thresholds: Sequence[int],
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    progress: Callable[[Stage], None] = lambda stage: None,
+) -> Outcome:
+    """Races the configurations of ``latency_ms`` (ms, modelled) for the frontier of latency and AP.
+
+    ``evaluate(archs, places)`` returns matches on these images only; ``places`` count images by id (:mod:`..coco_matches`).
+    ``thresholds``: indices of the IoU thresholds that AP is the mean of.
+    """
+    order = image_order(objects, rules.seed)
+    alive, outcome = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch)), Outcome({}, {})
+    seen = 0
+    for stop in stage_ends(len(order), rules):
+        new = sorted(order[seen:stop])
+        found = evaluate(alive, new)
+        outcome.matches = {
+            arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch] for arch in alive
+        }
+        chances = frontier_chances([outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules)
+        left = {arch: chance for arch, chance in zip(alive, chances, strict=True) if chance <= 1 - rules.confidence}
+        passes = len({arch.backbone for arch in alive}) * len(new)
+        told = {arch.key: round(chance, 4) for arch, chance in left.items()}
+        outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, told))
+        progress(outcome.stages[-1])
+        if stop < len(order):
+            alive, seen = [arch for arch in alive if arch not in left], stop
+    places = np.arange(len(order))
+    exact = {arch: average_precision(outcome.matches[arch], objects, places, thresholds) for arch in alive}
+    outcome.accuracy = {arch: ap for arch, ap in exact.items() if ap is not None}
+    outcome.matches = {arch: outcome.matches[arch] for arch in outcome.accuracy}
+    return outcome
+
+
+def frontier_chances(
+    matches: Sequence[Matches], objects: Objects, seen: Sequence[int], thresholds: Sequence[int], rules: Rules
+) -> list[float]:
+    """Chance that each of ``matches``, fastest first, beats all before it by more than the margin on the whole split."""
+    weights = predictive_weights(seen, len(objects.count), rules)
+    best, chances = np.full(len(weights), -np.inf), []
+    for found in matches:
+        ap = resampled_ap(found, objects, weights, thresholds)
+        chances.append(float((ap > best + rules.margin).mean()))
+        best = np.maximum(best, ap)
+    return chances
+
+
+def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:
+    """How often each of ``total`` images occurs in each resample, int (B, total): those seen once, the others stood in for.
+
+    Polya's urn over the images seen: shares ~ Dirichlet(1, ..., 1), the rest of the split ~ multinomial with these shares.
+    """
+    rng = np.random.default_rng((rules.seed, len(seen)))
+    weights = np.zeros((rules.resamples, total), dtype=np.int64)
+    weights[:, list(seen)] = 1
+    if rest := total - len(seen):
+        shares = rng.dirichlet(np.ones(len(seen)), size=rules.resamples)
+        weights[:, list(seen)] += rng.multinomial(rest, shares)
+    return weights
+
+
+def image_order(objects: Objects, seed: int) -> list[int]:
+    """Every image once, so that each beginning shows all classes in about their shares: next comes, at random, an image of the
+    class that is furthest behind. Images without objects are spread evenly between."""
+    rng = np.random.default_rng(seed)
+    of_class = [rng.permutation(np.flatnonzero(column)).tolist() for column in objects.count.T]
+    size, drawn = objects.count.sum(0), np.zeros(objects.count.shape[1])
+    busy = rng.permutation(np.flatnonzero(objects.count.any(1))).tolist()
+    empty = rng.permutation(np.flatnonzero(~objects.count.any(1))).tolist()
+    order: list[int] = []
+    taken: set[int] = set()
+    while len(order) < len(busy):
+        share = np.where(drawn < size, (drawn + 0.5) / np.maximum(size, 1), np.inf)
+        label = int(np.argmin(share))
+        while (image := of_class[label].pop()) in taken:
+            pass
+        taken.add(image)
+        order.append(image)
+        drawn += objects.count[image]
+    for number, image in enumerate(empty):
+        order.insert((number + 1) * (len(busy) + len(empty)) // (len(empty) + 1), image)
+    return order
+
+
+def stage_ends(images: int, rules: Rules) -> Iterator[int]:
+    """Images seen after each stage; the last is all."""
+    stop = max(1.0, rules.first * images)
+    while stop < images / rules.growth**0.5:  # no last stage of a few images
+        yield round(stop)
+        stop *= rules.growth
+    yield images
