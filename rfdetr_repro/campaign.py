@@ -32,8 +32,12 @@ class Campaign:
     weights: Path | None = None  # what training starts from; None: random
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
-    engines: int = 30  # exported and measured to fit and to test the latency model
+    engines: int = 18  # exported and measured to fit and to test the latency model
+    most_engines: int = 0  # more, up to so many, while the model's held-out error is too large; 0: no more
     candidates: int = 10  # frontier points that get the full protocol
+    strategy: str = "exhaustive"  # or "race"
+    metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
+    targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0)
@@ -51,6 +55,8 @@ COCO = Campaign(
     data=Path("data/coco"),
     departures=("epochs on COCO are not published: 100 are assumed", "no Objects365 pre-training"),
     engines=120,
+    most_engines=600,
+    strategy="race",
     candidates=20,
     buffered=Protocol(mode="buffered", min_samples=200, max_samples=200, builds=3),
 )

@@ -157,21 +157,37 @@ class Reproduction:
         return Search(detector, card, digest, self.campaign.space, splits["val"], self.store, folder, context, masks=masks)
 
     def latency(self, search: Any) -> tuple[Any, str]:
-        model, heldout = search.fit_latency(self.campaign.engines, progress=bar("exporting engines", "engine"))
-        detail = f"{self.campaign.engines} engines; held-out error median {heldout.median:.1%}, worst {heldout.maximum:.1%}"
-        return (model, heldout), detail
+        from .search.engines import Fit, fit_latency
+
+        fit = Fit(self.campaign.engines, self.campaign.most_engines)
+        model, heldout, count = fit_latency(search, fit, bar("exporting engines", "engine"), print)
+        self.engines = count
+        return (model, heldout), f"{count} engines; {heldout.describe()}"
 
     def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
-        records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
+        from .search.__main__ import print_stage
+        from .search.evaluation import goal
+        from .search.race import Rules
+
+        whole, spent = len(search.space) * len(search.split), ""
+        if self.campaign.strategy == "race":
+            records, outcome = search.race(model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage)
+            spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations"
+        else:
+            records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
         best = max(records, key=lambda record: record.accuracy.ap50 or 0.0)
-        return records, f"{len(records)} configurations; best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})"
+        return (
+            records,
+            f"{len(records)} configurations{spent}; best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})",
+        )
 
     def costs(self, search: Any) -> dict[str, Any]:
         """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
+        from .search.economy import compare_costs
         from .search.shared import by_backbone
 
         groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
-        rows = [search.compare_costs(groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
+        rows = [compare_costs(search, groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
         total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
         if (gap := max(row["largest_ap_gap"] for row in rows)) > 0:
             raise StatedFailure(f"shared and one-by-one accuracy differ by {gap} AP")
@@ -184,10 +200,13 @@ class Reproduction:
         from .bench.confirm import confirm
         from .export.agreement import check_against
         from .export.session import OrtSession
+        from .search.targets import Targets, candidates
 
+        targets = Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
+        chosen = candidates(records, self.campaign.candidates, self.campaign.metric, targets)
         protocols = (self.campaign.buffered, self.campaign.sustained)
         measured, held_out = [], [split for name, split in splits.items() if name != "train"]
-        for arch in bar("confirming", "model")(search.candidates(records, self.campaign.candidates)):
+        for arch in bar("confirming", "model")(chosen):
             artifact = search.export(arch)
             session = OrtSession(artifact, protocols[0].threads)
             images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
@@ -241,7 +260,7 @@ class Reproduction:
 
     def _economy(self, search: Any, heldout: Any, costs: dict[str, Any]) -> dict[str, Any]:
         """What the search cost, beside what it would have cost one by one."""
-        timed, engines = costs["configurations"], min(self.campaign.engines, len(search.space))
+        timed = costs["configurations"]
         return {
             "configurations": len(search.space),
             "backbones": len({arch.backbone for arch in search.space}),
@@ -253,9 +272,10 @@ class Reproduction:
                 "speedup": costs["speedup"],
             },
             "latency_model": {
-                "engines_measured": engines,
-                "heldout": max(2, round(engines / 5)),
+                "engines_measured": self.engines,
+                "heldout": self.engines,
                 "heldout_median_error": heldout.median,
+                "heldout_p95_error": heldout.p95,
                 "heldout_max_error": heldout.maximum,
             },
         }

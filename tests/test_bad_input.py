@@ -103,7 +103,9 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "unknown size" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--size", "giant"])
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
     assert "threshold" in refused(capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"])
-    assert "not available yet" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--strategy", "race"])
+    assert "unknown metric" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--metric", "speed"])
+    assert "no list of latencies" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--targets-ms", "fast"])
+    assert "make no race" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--strategy", "race", "--first", "0"])
     assert "belong to --precision fp16" in refused(
         capsys, export.main, ["--checkpoint", "x", "--out", "y.onnx", "--islands", "Exp"]
     )

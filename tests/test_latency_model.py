@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from rfdetr_repro.config import Arch, SearchSpace
+from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_SPACE
-from rfdetr_repro.search.latency_model import LatencyModel, choose_engines, features, heldout_error
+from rfdetr_repro.search.engines import Fit
+from rfdetr_repro.search.latency_model import LatencyModel, engine_order, features, heldout_error
 
 CONFIG = PICO.model
 
@@ -30,7 +31,7 @@ def noisy(archs: list[Arch], spread: float, seed: int = 0) -> list[float]:
 
 
 def fitted(spread: float, engines: int = 30) -> tuple[LatencyModel, list[Arch]]:
-    fit, _ = choose_engines(PICO_SPACE, engines)
+    fit = engine_order(PICO_SPACE)[:engines]
     return LatencyModel.fit(fit, noisy(fit, spread), CONFIG), fit
 
 
@@ -49,7 +50,8 @@ def test_noise_is_averaged_out() -> None:
 
 
 def test_a_machine_that_is_not_additive_shows_in_the_heldout_error() -> None:
-    fit, heldout = choose_engines(PICO_SPACE, 30)
+    order = engine_order(PICO_SPACE)
+    fit, heldout = order[:24], order[24:30]
 
     def stepped(arch: Arch) -> float:  # some backbones miss a fast path, in no order of their work
         return additive_ms(arch) * (2.0 if (arch.resolution // 32 + arch.patch // 4 + arch.windows) % 2 else 1.0)
@@ -112,27 +114,23 @@ def test_impossible_measurements(count: int, latency_ms: list[float]) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_engines_are_spread_out(seed: int) -> None:
-    fit, heldout = choose_engines(PICO_SPACE, 30, seed)
-    assert (fit, heldout) == choose_engines(PICO_SPACE, 30, seed)
-    assert len(set(fit)) == 24 and len(set(heldout)) == 6 and not set(fit) & set(heldout)
-    assert {arch.backbone for arch in fit} == {arch.backbone for arch in PICO_SPACE}
-    assert {(arch.decoder_layers, arch.queries) for arch in fit} == {(d, q) for d in (0, 1, 2) for q in (10, 15, 25)}
+    order = engine_order(PICO_SPACE, seed)
+    assert order == engine_order(PICO_SPACE, seed) and len(order) == len(PICO_SPACE) and set(order) == set(PICO_SPACE)
+    assert {arch.backbone for arch in order[:18]} == {arch.backbone for arch in PICO_SPACE}
+    assert {(arch.decoder_layers, arch.queries) for arch in order[:18]} == {(d, q) for d in (0, 1, 2) for q in (10, 15, 25)}
 
 
 def test_large_spaces_get_a_sample_of_their_backbones() -> None:
-    fit, heldout = choose_engines(PAPER_SPACE, 60)
-    assert len(fit) == 48 and len(heldout) == 12
-    assert len({arch.backbone for arch in fit}) == 48
-    assert {arch.patch for arch in fit} >= {8, 32} and {arch.windows for arch in fit} == {1, 2, 4}
+    order = engine_order(PAPER_SPACE)
+    distinct = {(arch.backbone, arch.decoder_layers, arch.queries) for arch in PAPER_SPACE}  # some sizes round to the same
+    assert len(order) == len(distinct) < len(PAPER_SPACE) and len({arch.backbone for arch in order[:60]}) == 60
+    assert {arch.patch for arch in order[:60]} >= {8, 32} and {arch.windows for arch in order[:60]} == {1, 2, 4}
 
 
-def test_a_whole_small_space_may_be_measured() -> None:
-    space = SearchSpace((64,), (16,), (1, 2), (0, 1), (5, 10))
-    fit, heldout = choose_engines(space, 8)
-    assert set(fit) | set(heldout) == set(space)
-
-
-@pytest.mark.parametrize("n", [5, 10_000])
-def test_impossible_numbers_of_engines(n: int) -> None:
-    with pytest.raises(InputError, match=f"{n} engines"):
-        choose_engines(PICO_SPACE, n)
+@pytest.mark.parametrize(
+    ("engines", "most", "sizes"), [(18, None, [18]), (8, 40, [8, 12, 18, 27, 40]), (500, None, [162]), (18, 20, [18, 20])]
+)
+def test_rounds_of_measuring(engines: int, most: int | None, sizes: list[int]) -> None:
+    assert Fit(engines, most).sizes(162) == sizes
+    with pytest.raises(InputError, match="5 engines"):
+        Fit(5).sizes(162)

@@ -128,8 +128,8 @@ def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: C
     for name in (
         "train.engine.Trainer.train_step",
         "search.search.export_onnx",
-        "search.search.shared_detections",
-        "bench.confirm.measure",
+        "search.evaluation.shared_detections",
+        "bench.confirm.measure_interleaved",
     ):
         monkeypatch.setattr(f"rfdetr_repro.{name}", refuse)
     before = (finished.folder / "records.jsonl").read_bytes()

@@ -1,6 +1,7 @@
 """Frontier of the search space of a trained run:
 
-python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--engines 30] [--candidates 10]
+python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--strategy exhaustive|race] [--metric ap|mask_ap|...]
+    [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] [--workers ray]
 
 Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
 """
@@ -8,49 +9,139 @@ Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, run_main
+from ..files import write_atomic
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
+    add = arguments.add_argument
+    add("--run", required=True, type=Path, help="run folder with supernet.safetensors")
+    add("--data", required=True, type=Path, help="COCO-format folder; the val split is searched on")
+    add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
+    add("--metric", default="ap", help="ap, ap50, mask_ap or mask_ap50")
+    add("--targets-ms", help="target latencies like 2.3,3.5,4.4: the best configuration near each, instead of the frontier")
+    add("--tolerance", type=float, default=0.1, help="part of a target by which a pick may miss it")
+    add("--engines", type=int, default=18, help="engines measured for the latency model")
+    add("--most-engines", type=int, help="measure more, up to so many, while the model's held-out error is too large")
+    add("--candidates", type=int, default=10, help="configurations that get the full protocol")
+    add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
+    add("--margin", type=float, default=0.001, help="race: AP (a fraction) by which it must be able to beat the faster ones")
+    add("--first", type=float, default=0.1, help="race: part of the images in the first stage")
+    add("--plan", action="store_true", help="search nothing: time a few passes here and say what it would take")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
-    parser.add_argument("--run", required=True, type=Path, help="run folder with supernet.safetensors")
-    parser.add_argument("--data", required=True, help="COCO-format folder; the val split is searched on")
-    parser.add_argument("--strategy", default="exhaustive", choices=("exhaustive", "race"))
-    parser.add_argument("--engines", type=int, default=30, help="engines measured for the latency model")
-    parser.add_argument("--candidates", type=int, default=10, help="frontier points that get the full protocol")
-    args = parser.parse_args(argv)
-    if args.strategy != "exhaustive":
-        raise InputError(f"strategy {args.strategy} is not available yet", mend="use exhaustive")
-    from tqdm import tqdm
+    args = parser().parse_args(argv)
+    from .evaluation import goal  # torch loads slowly; the cheap checks of the arguments come first
 
-    from ..bench.confirm import Context, confirm
+    chosen, targets, rules = goal(args.metric), _targets(args), _rules(args)
+    for name in ("engines", "candidates"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} {getattr(args, name)} is not positive")
     from ..campaign import EMBEDDED
+    from .engines import Fit
+
+    search = _search(args, chosen.kind == "segm", sys.argv[1:] if argv is None else argv)
+    fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
+    if args.plan:
+        from .plan import Job, plan
+
+        job = Job(search.space, len(search.split), fit, args.candidates, protocols, rules)
+        print("\n".join(plan(search.detector, job).lines()))
+        return
+    _run(args, search, fit, protocols, targets, rules)
+
+
+def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[Any], targets: Any, rules: Any) -> None:
+    from ..bench.confirm import confirm
+    from .engines import fit_latency
+    from .evaluation import goal
+    from .search import missing_classes
+    from .targets import candidates
+
+    if absent := missing_classes(search.split):
+        print(f"no object of {', '.join(absent)} in {search.split.split}: AP says nothing about that")
+    model, heldout, _ = fit_latency(search, fit, _bar, print)
+    if targets is not None:
+        targets.check({arch: model.predict(arch) for arch in search.space})
+    if rules is None:
+        records = search.evaluate_all(model, heldout, _bar)
+    else:
+        records, outcome = search.race(model, heldout, goal=goal(args.metric), rules=rules, progress=print_stage)
+        whole = len(search.space) * len(search.split)
+        print(f"race: {outcome.evaluations() / whole:.1%} of the image evaluations, {len(records)} configurations left")
+        write_atomic(args.run / "race.json", json.dumps([stage._asdict() for stage in outcome.stages], indent=1))
+    confirmed = []
+    for arch in _bar(candidates(records, args.candidates, args.metric, targets)):
+        confirmed += confirm(search.export(arch), [search.split], protocols, search.store, context=search.context)
+    print(f"{len(records)} configurations; Records in {search.store.path}")
+    if targets is not None:
+        print("\n".join(_picked(targets, confirmed, args.metric)))
+
+
+def print_stage(stage: Any) -> None:
+    kept = stage.entered - len(stage.left)
+    print(f"race: after {stage.images} images {kept} of {stage.entered} configurations may be on the frontier", flush=True)
+
+
+def _picked(targets: Any, confirmed: Sequence[Any], metric: str) -> list[str]:
+    """One line per target, by the buffered latency of the confirmed file."""
+    from ..pareto import metric as metric_of
+
+    lines, buffered = [], [one for one in confirmed if one.protocol and one.protocol.mode == "buffered" and one.latency]
+    for target, picks in targets.picks(buffered, 1, metric).items():
+        if picks:
+            value = metric_of(metric).value(picks[0]) or 0.0
+            found = f"{picks[0].model.arch.key}, {metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms"
+        else:
+            found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured latency"
+        lines.append(f"target {target:g} ms: {found}")
+    return lines
+
+
+def _targets(args: argparse.Namespace) -> Any:
+    from .targets import Targets
+
+    return None if args.targets_ms is None else Targets.parse(args.targets_ms, args.tolerance)
+
+
+def _rules(args: argparse.Namespace) -> Any:
+    from .race import Rules
+
+    return Rules(first=args.first, confidence=args.confidence, margin=args.margin) if args.strategy == "race" else None
+
+
+def _search(args: argparse.Namespace, masks: bool, words: Sequence[str]) -> Any:
+    from ..bench.confirm import Context
     from ..data.annotations import ClassMap
     from ..data.coco import read_split
     from ..model.checkpoint import load_supernet
     from ..store import Store
     from .search import Search
 
-    def bar(items: Iterable) -> Iterable:
-        return tqdm(items, dynamic_ncols=True)
-
     detector, card, digest = load_supernet(args.run / "supernet.safetensors")
     if card.space is None:
         raise InputError("this model was trained for one architecture only", args.run, "train a supernet (without --fixed)")
+    if masks and not card.config.masks:
+        raise InputError(f"this model has no masks to search by {args.metric}", args.run, "choose ap or ap50")
     split = read_split(args.data, "val", ClassMap(card.category_ids, card.class_names))
-    store = Store(args.run / "records.jsonl")
-    context = Context("search", "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv))
-    search = Search(detector, card, digest, card.space, split, store, args.run / "artifacts", context, masks=card.config.masks)
-    model, heldout = search.fit_latency(args.engines, progress=bar)
-    print(f"latency model: held-out error median {heldout.median:.1%}, worst {heldout.maximum:.1%}")
-    records = search.evaluate_all(model, heldout, bar)
-    for arch in bar(search.candidates(records, args.candidates)):
-        confirm(search.export(arch), [split], [EMBEDDED.buffered, EMBEDDED.sustained], store, context=context)
-    print(f"{len(records)} configurations; Records in {store.path}")
+    split.cache_images()
+    store, context = Store(args.run / "records.jsonl"), Context("search", "python -m rfdetr_repro.search " + " ".join(words))
+    return Search(detector, card, digest, card.space, split, store, args.run / "artifacts", context, masks=masks)
+
+
+def _bar(items: Iterable) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(items, dynamic_ncols=True)
 
 
 if __name__ == "__main__":

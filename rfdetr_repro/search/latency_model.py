@@ -30,7 +30,16 @@ class RelativeError(NamedTuple):
     """|predicted - measured| / measured."""
 
     median: float
+    p95: float
     maximum: float
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> RelativeError:
+        errors = np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
+        return cls(float(np.median(errors)), float(np.percentile(errors, 95)), float(errors.max()))
+
+    def describe(self) -> str:
+        return f"held-out error median {self.median:.1%}, 95 % {self.p95:.1%}, worst {self.maximum:.1%}"
 
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
@@ -95,8 +104,7 @@ class LatencyModel:
         """Relative error on measured engines; meaningful for engines that were not fitted."""
         if not archs:
             raise InputError("no engines to compare with", mend="hold some out of the fit")
-        errors = [abs(self.predict(arch) / ms - 1) for arch, ms in zip(archs, latency_ms, strict=True)]
-        return RelativeError(float(np.median(errors)), max(errors))
+        return RelativeError.of([self.predict(arch) for arch in archs], list(latency_ms))
 
     def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
         """The prediction as it goes into a Record, marked as modelled and with its error."""
@@ -131,41 +139,28 @@ def heldout_error(
         fitted = [index for index in order if index not in left_out]
         model = LatencyModel.fit([archs[i] for i in fitted], [latency_ms[i] for i in fitted], config)
         predicted.update((index, model.predict(archs[index])) for index in left_out)
-    errors = [abs(predicted[index] / latency_ms[index] - 1) for index in order]
-    return RelativeError(float(np.median(errors)), max(errors))
+    return RelativeError.of([predicted[index] for index in order], [latency_ms[index] for index in order])
 
 
-def choose_engines(space: SearchSpace, n: int, seed: int = 0) -> tuple[list[Arch], list[Arch]]:
-    """(engines to fit, engines to hold out), ``n`` in all, about a fifth held out; the same for the same seed.
+def engine_order(space: SearchSpace, seed: int = 0) -> list[Arch]:
+    """The whole space in the order in which engines are worth measuring; the same for the same seed.
 
-    Every backbone is fitted at least once if ``n`` allows, else a spread-out choice of them; decoder depths and query counts take
-    turns, the extreme pairs first. Held-out engines are drawn from the rest at random.
+    Any beginning is a fair choice: backbones come farthest from all before them first, one engine of each per round; decoder
+    depths and query counts take turns, the extreme pairs first.
     """
-    space.check()
     rng = random.Random(seed)
-    by_backbone: dict[Backbone, list[Arch]] = {}
-    for arch in space:
-        by_backbone.setdefault(arch.backbone, []).append(arch)
-    num_heldout = max(2, round(n / 5))
-    num_fit = n - num_heldout
-    if num_fit < 4 or n > sum(map(len, by_backbone.values())):
-        raise InputError(f"{n} engines of {len(space)} architectures", mend="take at least 6 and at most all")
-    backbones = list(by_backbone)
-    if num_fit < len(backbones):
-        backbones = _spread(backbones, num_fit)
-    rng.shuffle(backbones)
-    heads = _decoder_turns(space, rng)
-    fit: list[Arch] = []
-    turn = 0
-    while len(fit) < num_fit:
-        backbone = by_backbone[backbones[turn % len(backbones)]]
-        offset = turn + turn // len(backbones)  # another decoder on each round
-        free = [arch for arch in backbone if arch not in fit]
-        wanted = heads[offset % len(heads)]
-        fit += [arch for arch in free if (arch.decoder_layers, arch.queries) == wanted][:1] or free[:1]
-        turn += 1
-    rest = [arch for arch in space if arch not in fit]
-    return fit, rng.sample(rest, num_heldout)
+    left: dict[Backbone, dict[tuple[int, int], Arch]] = {}
+    for arch in space.check():
+        left.setdefault(arch.backbone, {}).setdefault((arch.decoder_layers, arch.queries), arch)
+    backbones, heads = _spread(list(left), len(left)), _decoder_turns(space, rng)
+    order: list[Arch] = []
+    for turn in range(len(heads)):
+        for place, backbone in enumerate(backbones):
+            free = left[backbone]
+            if free:
+                wanted = heads[(turn * (len(backbones) + 1) + place) % len(heads)]
+                order.append(free.pop(wanted) if wanted in free else free.pop(rng.choice(list(free))))
+    return order
 
 
 def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, int]]:

@@ -85,9 +85,7 @@ def race(
     for stop in stage_ends(len(order), rules):
         new = sorted(order[seen:stop])
         found = evaluate(alive, new)
-        outcome.matches = {
-            arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch] for arch in alive
-        }
+        outcome.matches = {arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch] for arch in alive}
         chances = frontier_chances([outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules)
         left = {arch: chance for arch, chance in zip(alive, chances, strict=True) if chance <= 1 - rules.confidence}
         passes = len({arch.backbone for arch in alive}) * len(new)

@@ -1,39 +1,42 @@
 """The search: every configuration of a space -> AP and latency Records -> frontier candidates -> the full protocol.
 
-Accuracy comes from the shared pass (``shared.py``), latency from the additive model fitted on a few measured engines
-(``latency_model.py``), and only candidates for the frontier are exported and measured in full, accuracy and latency from the same
-file. Every step skips what the store already holds.
+Accuracy comes from the shared pass (``shared.py``), for all configurations or for those a race leaves (``race.py``), latency from
+the additive model fitted on a few engines (``engines.py``); only candidates for the frontier are exported and measured in full,
+accuracy and latency from the same file. Every step skips what the store already holds.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 
-from ..bench.confirm import Context, example_input
+import numpy as np
+
+from ..bench.confirm import Context
 from ..bench.machine import environment, this_machine
-from ..bench.protocol import measure_interleaved
 from ..coco_eval import CocoEvaluator
-from ..config import Arch, Protocol, SearchSpace
+from ..coco_matches import Matches, Objects, average_precision
+from ..config import Arch, SearchSpace
 from ..data.coco import CocoSplit
+from ..errors import InputError
 from ..export.artifact import Artifact, ArtifactMeta, load_artifact
 from ..export.onnx import export_onnx
-from ..export.session import OrtSession
+from ..files import atomic_path
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
-from ..pareto import frontier, metric
-from ..record import DataId, ModelId, Record
+from ..record import Accuracy, DataId, ModelId, Record
 from ..store import Store
-from ..validation import single_detections
-from .latency_model import LatencyModel, RelativeError, choose_engines
-from .shared import by_backbone, shared_detections
+from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
+from .latency_model import LatencyModel, RelativeError
+from .race import Outcome, Rules, Stage, race
+from .shared import by_backbone
 
 Progress = Callable[[Iterable], Iterable]
-SHORT = Protocol(mode="sustained", buffer_ms=0.0, warmup=5, min_samples=40, max_samples=120, relative_ci=0.01, timeout_s=10.0)
+Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict]]]  # a pool's: (item, result) as they come
 
 
 @dataclass
@@ -49,6 +52,16 @@ class Search:
     folder: Path
     context: Context = field(default_factory=Context)
     masks: bool = True
+    run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
+
+    def __post_init__(self) -> None:
+        trained = self.card.space or self.space
+        backbones, known = {arch.backbone for arch in self.space.check()}, {arch.backbone for arch in trained}
+        if not backbones & known:
+            raise InputError("the search space has no backbone that was trained", mend=f"trained: {trained}")
+        if max(self.space.decoder_layers) > self.card.config.decoder_layers or max(self.space.queries) > self.card.config.queries:
+            stored = f"{self.card.config.decoder_layers} decoder layers and {self.card.config.queries} queries"
+            raise InputError("the search space asks for more than is stored", mend=f"the checkpoint has {stored}")
 
     def model_id(self, arch: Arch) -> ModelId:
         task = "segment" if self.card.config.masks else "detect"
@@ -62,97 +75,7 @@ class Search:
         meta = ArtifactMeta(self.model_id(arch), self.card.class_names, self.card.category_ids)
         return export_onnx(self.detector.slice(arch), path, meta=meta)
 
-    # -- latency ------------------------------------------------------------------------------------------------------
-
-    def measure_engines(self, archs: Sequence[Arch], protocol: Protocol = SHORT, progress: Progress = iter) -> dict[Arch, float]:
-        """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine"."""
-        known = {
-            record.model.arch: record
-            for record in self.store.read()
-            if record.source == "engine"
-            and record.protocol == protocol
-            and record.model.checkpoint_sha256 == self.checkpoint_sha256
-        }
-        todo = [arch for arch in archs if arch not in known]
-        sessions = {arch.key: OrtSession(self.export(arch), protocol.threads) for arch in progress(todo)}
-        inputs = {key: example_input(session, self.split) for key, session in sessions.items()}
-        runs = {key: (lambda s=session, x=inputs[key]: s.run(x)) for key, session in sessions.items()}
-        measured = measure_interleaved(
-            runs, protocol, hashes={key: session.artifact_id.sha256 for key, session in sessions.items()}
-        )
-        for arch in todo:
-            session = sessions[arch.key]
-            known[arch] = self.store.append(
-                replace(
-                    self._record("engine", arch),
-                    artifact=session.artifact_id,
-                    protocol=protocol,
-                    latency=measured[arch.key].latency,
-                )
-            )
-        return {arch: metric("latency").cost(known[arch]) for arch in archs}
-
-    def fit_latency(self, engines: int, seed: int = 0, progress: Progress = iter) -> tuple[LatencyModel, RelativeError]:
-        """The additive model, and its error on engines held out of the fit."""
-        fit, heldout = choose_engines(self.space, min(engines, len(self.space)), seed)
-        ms = self.measure_engines([*fit, *heldout], progress=progress)
-        model = LatencyModel.fit(fit, [ms[arch] for arch in fit], self.card.config)
-        return model, model.error(heldout, [ms[arch] for arch in heldout])
-
-    # -- accuracy -----------------------------------------------------------------------------------------------------
-
-    def evaluate_all(self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter) -> list[Record]:
-        """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled."""
-        evaluator = CocoEvaluator(self.split)
-        done = {record.id: record for record in self.store.read()}
-        requests = {arch: self._record("search", arch) for arch in self.space}
-        for note in sorted({arch.rounding for arch in self.space} - {""}):
-            print(note, flush=True)
-        groups = [[arch for arch in group if requests[arch].id not in done] for group in by_backbone(self.space)]
-        for group in progress([group for group in groups if group]):
-            for arch, result in self._group_accuracies(group, evaluator).items():
-                record = replace(requests[arch], **result, latency=model.latency(arch, heldout))
-                done[record.id] = self.store.append(record)
-        return [done[request.id] for request in requests.values()]
-
-    def _group_accuracies(self, archs: list[Arch], evaluator: CocoEvaluator) -> dict[Arch, dict]:
-        found = shared_detections(self.detector, self.split, archs, masks=self.masks)
-        return {arch: _accuracies(evaluator, found[arch], self.masks) for arch in archs}
-
-    def compare_costs(self, archs: list[Arch]) -> dict[str, float]:
-        """Seconds for the same configurations of one backbone, shared and one by one, in one process; must agree exactly.
-
-        The shared pass runs three times, between thirds of the others, and its median counts: a slow spell of the machine
-        falls on both.
-        """
-        evaluator = CocoEvaluator(self.split)
-        self.detector.features(next(iter(_first_images(self.split, archs[0]))), archs[0].patch, archs[0].windows)  # warm up
-        shared_seconds, single_seconds, gap = [], 0.0, 0.0
-        for part in (archs[0::3], archs[1::3], archs[2::3]):
-            started = time.perf_counter()
-            shared = self._group_accuracies(archs, evaluator)
-            shared_seconds.append(time.perf_counter() - started)
-            for arch in part:
-                started = time.perf_counter()
-                found = single_detections(self.detector.slice(arch), self.split, masks=self.masks)
-                single = _accuracies(CocoEvaluator(self.split), found, self.masks)
-                single_seconds += time.perf_counter() - started
-                gap = max(gap, abs(shared[arch]["accuracy"].ap - single["accuracy"].ap))
-        return {
-            "configurations": len(archs),
-            "shared_seconds": statistics.median(shared_seconds),
-            "single_seconds": single_seconds,
-            "largest_ap_gap": gap,
-        }
-
-    def candidates(self, records: Sequence[Record], limit: int) -> list[Arch]:
-        """Architectures on the frontier of (modelled latency, AP on the search split), thinned evenly to ``limit``."""
-        front = frontier(records)
-        if len(front) > limit:
-            front = [front[round(i * (len(front) - 1) / (limit - 1))] for i in range(limit)]
-        return [record.model.arch for record in front if record.model.arch is not None]
-
-    def _record(self, source: str, arch: Arch) -> Record:
+    def record(self, source: str, arch: Arch) -> Record:
         """A Record without results."""
         return Record(
             source,
@@ -166,13 +89,120 @@ class Search:
             env=environment(),
         )
 
+    @cached_property
+    def evaluation(self) -> GroupEvaluation:
+        return GroupEvaluation(self.detector, self.split, self.masks)
 
-def _accuracies(evaluator: CocoEvaluator, detections: list, masks: bool) -> dict:
-    boxes = evaluator.accuracy(detections, "bbox", all_areas_only=True)
-    return {"accuracy": boxes, "mask_accuracy": evaluator.accuracy(detections, "segm", all_areas_only=True) if masks else None}
+    def evaluate_all(self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter) -> list[Record]:
+        """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled."""
+        done = {record.id: record for record in self.store.read()}
+        requests = {arch: self.record("search", arch) for arch in self.space}
+        for note in sorted({arch.rounding for arch in self.space} - {""}):
+            print(note, flush=True)
+        groups = [[arch for arch in group if requests[arch].id not in done] for group in by_backbone(self.space)]
+        items = [Whole(tuple(group)) for group in groups if group]
+        for _, found in progress(_Sized(self._results(items), len(items))):
+            for arch, accuracy in found.items():
+                record = self._found(requests[arch], accuracy, model, heldout)
+                done[record.id] = self.store.append(record)
+        return [done[request.id] for request in requests.values()]
+
+    def race(
+        self,
+        model: LatencyModel,
+        heldout: RelativeError,
+        *,
+        goal: Goal = GOALS["ap"],
+        rules: Rules = Rules(),  # noqa: B008 - frozen
+        progress: Callable[[Stage], None] = lambda stage: None,
+    ) -> tuple[list[Record], Outcome]:
+        """Records of the configurations that a race for the frontier leaves, evaluated on every image; see :mod:`.race`."""
+        if goal.kind == "segm" and not self.masks:
+            raise InputError(f"a race for {goal.metric} needs masks", mend="search with masks")
+        objects = Objects.of(self.evaluation.evaluator)
+        parts: dict[tuple[Arch, str], list[Matches]] = {}
+
+        def evaluate(archs: Sequence[Arch], places: Sequence[int]) -> Mapping[Arch, Matches]:
+            items = [Part(tuple(group), tuple(places)) for group in by_backbone(archs)]
+            found: Parts = {}
+            for _, result in self._kept_results(items):
+                found.update(result)
+            for arch in archs:
+                for kind, matched in found[arch].items():
+                    parts.setdefault((arch, kind), []).append(matched)
+            return {arch: found[arch][goal.kind] for arch in archs}
+
+        predicted = {arch: model.predict(arch) for arch in self.space}
+        outcome = race(predicted, objects, evaluate, goal.thresholds, rules, progress)
+        records = []
+        for arch in outcome.accuracy:
+            whole = {kind: Matches.join(parts[arch, kind]) for kind in self.evaluation.kinds}
+            accuracy = {kind: _accuracy(matched, objects) for kind, matched in whole.items()}
+            records.append(self._found(self.record("search", arch), accuracy, model, heldout))
+        known = self.store.ids()
+        self.store.extend(record for record in records if record.id not in known)
+        return records, outcome
+
+    def _found(self, record: Record, accuracy: Mapping[str, Accuracy], model: LatencyModel, heldout: RelativeError) -> Record:
+        arch = record.model.arch
+        assert arch is not None
+        latency = model.latency(arch, heldout)
+        return replace(record, accuracy=accuracy["bbox"], mask_accuracy=accuracy.get("segm"), latency=latency)
+
+    def _results(self, items: Sequence[Whole | Part]) -> Iterator[tuple[Whole | Part, dict]]:
+        if self.run_items is not None:
+            yield from self.run_items(items)
+        else:
+            yield from ((item, self.evaluation(item)) for item in items)
+
+    def _kept_results(self, items: Sequence[Part]) -> Iterator[tuple[Part, Parts]]:
+        """Results of a race's items; each is kept in a file, so that a killed race goes on where it was."""
+        missing = [item for item in items if not self._race_file(item).exists()]
+        yield from ((item, _read(self._race_file(item), item, self.evaluation.kinds)) for item in items if item not in missing)
+        for item, found in self._results(missing):
+            assert isinstance(item, Part)
+            path = self._race_file(item)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+                columns = [found[arch][kind].columns() for arch in item.archs for kind in self.evaluation.kinds]
+                np.savez(stream, *(column for row in columns for column in row))
+            yield item, found
+
+    def _race_file(self, item: Part) -> Path:
+        keys = [arch.key for arch in item.archs]
+        named = " ".join([self.checkpoint_sha256, self.split.sha256, *self.evaluation.kinds, *keys, str(item.places)])
+        return self.folder.parent / "race" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.npz"
 
 
-def _first_images(split: CocoSplit, arch: Arch) -> Iterable:
-    from ..data.loader import evaluation_batches
+class _Sized:
+    """An iterator that knows its length, for a progress bar."""
 
-    return (batch.images for batch in evaluation_batches(split, arch.input_hw, 8))
+    def __init__(self, items: Iterator, length: int) -> None:
+        self.items, self.length = items, length
+
+    def __iter__(self) -> Iterator:
+        return self.items
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = iter([file[f"arr_{index}"] for index in range(5 * len(item.archs) * len(kinds))])
+            return {arch: {kind: Matches(*(next(columns) for _ in range(5))) for kind in kinds} for arch in item.archs}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError("not a stage of a race", path, "remove the file and run again") from error
+
+
+def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
+    places = np.arange(len(objects.count))
+    ap, ap50, ap75 = (average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5]))
+    return Accuracy(ap, ap50, ap75)
+
+
+def missing_classes(split: CocoSplit) -> list[str]:
+    """Names of classes that have no object in the split; AP says nothing about them."""
+    count = Objects.of(CocoEvaluator(split)).count.sum(0)
+    return [name for name, number in zip(split.classes.names, count.tolist(), strict=True) if number == 0]

@@ -1,0 +1,57 @@
+"""What sharing saves: the same configurations evaluated together and one by one, in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..coco_eval import CocoEvaluator, ImageDetections
+from ..config import Arch
+from ..data.loader import evaluation_batches
+from ..validation import single_detections
+from .search import Search
+from .shared import shared_detections
+
+
+def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:
+    """Seconds for configurations of one backbone, shared and one by one, with the largest differences of AP and predictions.
+
+    The shared pass runs three times, between thirds of the others, and its median counts: a slow spell of the machine falls on
+    both.
+    """
+    batch = next(iter(evaluation_batches(search.split, archs[0].input_hw, 8)))
+    search.detector.features(batch.images, archs[0].patch, archs[0].windows)  # warm up
+    shared_seconds, single_seconds, gap, furthest = [], 0.0, 0.0, 0.0
+    for part in (archs[0::3], archs[1::3], archs[2::3]):
+        started = time.perf_counter()
+        found = shared_detections(search.detector, search.split, archs, masks=search.masks)
+        evaluator = CocoEvaluator(search.split)
+        shared = {arch: _ap(evaluator, found[arch], search.masks) for arch in archs}
+        shared_seconds.append(time.perf_counter() - started)
+        for arch in part:
+            started = time.perf_counter()
+            alone = single_detections(search.detector.slice(arch), search.split, masks=search.masks)
+            single = _ap(CocoEvaluator(search.split), alone, search.masks)
+            single_seconds += time.perf_counter() - started
+            gap = max(gap, abs(shared[arch] - single))
+            furthest = max(furthest, *(_difference(*pair) for pair in zip(found[arch], alone, strict=True)))
+    return {
+        "configurations": len(archs),
+        "shared_seconds": statistics.median(shared_seconds),
+        "single_seconds": single_seconds,
+        "largest_ap_gap": gap,
+        "largest_score_gap": furthest,
+    }
+
+
+def _ap(evaluator: CocoEvaluator, found: list[ImageDetections], masks: bool) -> float:
+    if masks:
+        evaluator.accuracy(found, "segm", all_areas_only=True)
+    return evaluator.accuracy(found, "bbox", all_areas_only=True).ap or 0.0
+
+
+def _difference(one: ImageDetections, other: ImageDetections) -> float:
+    return float(np.abs(one.scores - other.scores).max(initial=0.0))

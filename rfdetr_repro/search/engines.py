@@ -1,0 +1,85 @@
+"""Latency of a whole space from few engines: export, measure interleaved, fit, look at the error, measure more if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ..bench.confirm import example_input
+from ..bench.protocol import measure_interleaved
+from ..config import Arch, Protocol
+from ..errors import InputError
+from ..export.session import OrtSession
+from ..pareto import metric
+from .latency_model import LatencyModel, RelativeError, engine_order, heldout_error
+from .search import Search
+
+Progress = Callable[[Iterable], Iterable]
+SHORT = Protocol(mode="sustained", buffer_ms=0.0, warmup=5, min_samples=40, max_samples=120, relative_ci=0.01, timeout_s=10.0)
+FEWEST = 6
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How many engines are measured: ``engines`` at first, half as many again, up to ``most``, while the error on engines left
+    out of the fit exceeds ``median`` or ``p95``. ``most`` None: no more than ``engines``."""
+
+    engines: int = 30
+    most: int | None = None
+    median: float = 0.03
+    p95: float = 0.10
+    protocol: Protocol = SHORT
+    seed: int = 0
+
+    def sizes(self, space: int) -> list[int]:
+        """Numbers of engines after each round."""
+        if self.engines < FEWEST:
+            raise InputError(f"{self.engines} engines are too few", mend=f"measure at least {FEWEST}")
+        sizes, most = [min(self.engines, space)], min(self.most or self.engines, space)
+        while sizes[-1] < most:
+            sizes.append(min(most, sizes[-1] + max(2, sizes[-1] // 2)))
+        return sizes
+
+    def accepts(self, error: RelativeError) -> bool:
+        return error.median <= self.median and error.p95 <= self.p95
+
+
+def fit_latency(
+    search: Search, fit: Fit | None = None, progress: Progress = iter, tell: Callable[[str], None] = lambda line: None
+) -> tuple[LatencyModel, RelativeError, int]:
+    """The additive model fitted on all measured engines, its error on engines left out in turn, and how many were measured."""
+    fit = fit or Fit()
+    order = engine_order(search.space, fit.seed)
+    for count in fit.sizes(len(order)):
+        archs = order[:count]
+        ms = measure_engines(search, archs, fit.protocol, progress)
+        latencies = [ms[arch] for arch in archs]
+        error = heldout_error(archs, latencies, search.card.config, seed=fit.seed)
+        tell(f"{count} engines ({count / len(order):.1%} of {len(order)}): {error.describe()}")
+        if fit.accepts(error):
+            break
+    else:
+        tell(f"the error exceeds its bound (median {fit.median:.0%}, 95 % {fit.p95:.0%}); no more engines were asked for")
+    return LatencyModel.fit(archs, latencies, search.card.config), error, count
+
+
+def measure_engines(
+    search: Search, archs: Sequence[Arch], protocol: Protocol = SHORT, progress: Progress = iter
+) -> dict[Arch, float]:
+    """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine"."""
+    known = {
+        record.model.arch: record
+        for record in search.store.read()
+        if record.source == "engine"
+        and record.protocol == protocol
+        and record.model.checkpoint_sha256 == search.checkpoint_sha256
+    }
+    todo = [arch for arch in archs if arch not in known]
+    sessions = {arch.key: OrtSession(search.export(arch), protocol.threads) for arch in progress(todo)}
+    inputs = {key: example_input(session, search.split) for key, session in sessions.items()}
+    runs = {key: (lambda s=session, x=inputs[key]: s.run(x)) for key, session in sessions.items()}
+    measured = measure_interleaved(runs, protocol, hashes={key: one.artifact_id.sha256 for key, one in sessions.items()})
+    for arch in todo:
+        row = replace(search.record("engine", arch), artifact=sessions[arch.key].artifact_id, protocol=protocol)
+        known[arch] = search.store.append(replace(row, latency=measured[arch.key].latency))
+    return {arch: metric("latency").cost(known[arch]) for arch in archs}

@@ -1,0 +1,114 @@
+"""Work items of the search, a backbone group each, and what evaluates them: in this process or on a worker elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..coco_eval import CocoEvaluator
+from ..coco_matches import THRESHOLDS, Matches, images_by_id, matches
+from ..config import Arch
+from ..data.annotations import ClassMap
+from ..data.coco import CocoSplit, read_split
+from ..errors import InputError
+from ..model.checkpoint import load_supernet
+from ..model.detector import Detector
+from ..record import Accuracy
+from .shared import shared_detections
+
+Accuracies = dict[Arch, dict[str, Accuracy]]  # of each configuration, by kind
+Parts = dict[Arch, dict[str, Matches]]
+KINDS = ("bbox", "segm")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the search maximises: the AP of one kind, a mean over some IoU thresholds (their indices)."""
+
+    metric: str
+    kind: str
+    thresholds: tuple[int, ...]
+
+
+_ALL = tuple(range(THRESHOLDS))
+GOALS = {
+    goal.metric: goal
+    for goal in (
+        Goal("ap", "bbox", _ALL),
+        Goal("ap50", "bbox", (0,)),
+        Goal("mask_ap", "segm", _ALL),
+        Goal("mask_ap50", "segm", (0,)),
+    )
+}
+
+
+def goal(metric: str) -> Goal:
+    if metric not in GOALS:
+        raise InputError(f"unknown metric {metric!r}", mend=f"choose one of {', '.join(GOALS)}")
+    return GOALS[metric]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Accuracy of configurations of one backbone on the whole split."""
+
+    archs: tuple[Arch, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Matches of configurations of one backbone on the images at ``places`` (by id, see :mod:`..coco_matches`)."""
+
+    archs: tuple[Arch, ...]
+    places: tuple[int, ...]
+
+
+class GroupEvaluation:
+    """Evaluates items of one supernet and one split; ``masks``: mask AP too."""
+
+    def __init__(self, detector: Detector, split: CocoSplit, masks: bool) -> None:
+        self.detector, self.split, self.kinds = detector, split, KINDS if masks else KINDS[:1]
+        self.evaluator = CocoEvaluator(split)
+        self._by_id = images_by_id(split)
+
+    def __call__(self, item: Whole | Part) -> Accuracies | Parts:
+        return self.accuracies(item.archs) if isinstance(item, Whole) else self.matches(item.archs, item.places)
+
+    def accuracies(self, archs: Sequence[Arch]) -> Accuracies:
+        found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds)
+        return {arch: {kind: self.evaluator.accuracy(found[arch], kind, True) for kind in self.kinds} for arch in archs}
+
+    def matches(self, archs: Sequence[Arch], places: Sequence[int]) -> Parts:
+        indices = [self._by_id[place] for place in places]
+        found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices)
+        return {arch: {kind: matches(self.evaluator, found[arch], kind) for kind in self.kinds} for arch in archs}
+
+
+@dataclass(frozen=True)
+class EvaluationSource:
+    """How another process comes to the same :class:`GroupEvaluation`: by paths that it can read, checked by SHA-256."""
+
+    checkpoint: Path
+    checkpoint_sha256: str
+    data: Path
+    split_sha256: str
+    masks: bool
+    threads: int = 1
+
+    def __call__(self) -> GroupEvaluation:
+        torch.set_num_threads(self.threads)
+        detector, card, digest = load_supernet(self.checkpoint)
+        split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
+        for what, found, expected in (
+            ("checkpoint", digest, self.checkpoint_sha256),
+            ("data set", split.sha256, self.split_sha256),
+        ):
+            if found != expected:
+                where = self.checkpoint if what == "checkpoint" else self.data
+                raise InputError(
+                    f"this worker sees another {what} ({found[:12]}, not {expected[:12]})", where, "share one folder"
+                )
+        return GroupEvaluation(detector, split, self.masks)

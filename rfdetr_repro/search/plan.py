@@ -1,0 +1,148 @@
+"""What a search would take, from a few passes timed here, before anything is spent.
+
+Three backbone groups (cheapest, middle, dearest by operations) are timed on a few images, one engine is exported; the time of the
+other groups is read off a line through the three over their operations. No AP is computed and nothing is written.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import Arch, ModelConfig, Protocol, SearchSpace
+from ..export.artifact import ArtifactMeta
+from ..export.onnx import export_onnx
+from ..flops import total_flops
+from ..model.detector import Detector
+from ..record import ModelId
+from ..validation import BATCH, device_of
+from .engines import Fit
+from .race import Rules
+from .shared import by_backbone
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is planned: a split of ``images``, a space, and how much is measured."""
+
+    space: SearchSpace
+    images: int
+    fit: Fit
+    candidates: int
+    protocols: tuple[Protocol, ...]
+    rules: Rules | None = None  # of a race; None: exhaustive
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Estimates in seconds; ``timed``: seconds per image of the groups that were timed, by key of their first member."""
+
+    job: Job
+    device: str
+    groups: int
+    timed: dict[str, float]
+    passes_s: float  # all groups over all images
+    engine_s: float  # export of one engine
+    measure_s: float  # longest measurement of one engine by the short protocol
+    confirm_s: float  # protocols of one candidate
+
+    @property
+    def latency_s(self) -> float:
+        return self.job.fit.sizes(len(self.job.space))[-1] * (self.engine_s + self.measure_s)
+
+    @property
+    def candidates_s(self) -> float:
+        return self.job.candidates * (self.engine_s + self.confirm_s)
+
+    @property
+    def total_s(self) -> float:
+        return self.latency_s + self.passes_s + self.candidates_s
+
+    def lines(self) -> list[str]:
+        job, size = self.job, len(self.job.space)
+        sizes = job.fit.sizes(size)
+        race = "" if job.rules is None else f"; a race does at least {job.rules.first:.0%} of it, survivors all"
+        return [
+            f"{size} configurations of {self.groups} backbones; {job.images} images; on {self.device}",
+            *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),
+            f"accuracy: {_hours(self.passes_s)} for all groups{race}",
+            f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), {_hours(self.latency_s)} at most",
+            f"confirmation: {job.candidates} candidates, {_hours(self.candidates_s)} at most, AP not counted",
+            f"whole search: {_hours(self.total_s)} at most",
+        ]
+
+
+def plan(detector: Detector, job: Job) -> Plan:
+    """Times the passes of ``detector`` on its device."""
+    groups = list(by_backbone(job.space.check()))
+    costs = [group_flops(detector.config, group) for group in groups]
+    order = np.argsort(costs, kind="stable")
+    chosen = list(dict.fromkeys(int(order[place]) for place in (0, len(order) // 2, len(order) - 1)))
+    seconds = {index: _time_group(detector, groups[index]) for index in chosen}
+    known = np.array([costs[index] for index in chosen])
+    per_image = np.interp(costs, known, [seconds[index] for index in chosen])
+    middle = groups[chosen[len(chosen) // 2]][0]
+    return Plan(
+        job=job,
+        device=_named(device_of(detector)),
+        groups=len(groups),
+        timed={groups[index][0].key: seconds[index] for index in chosen},
+        passes_s=float(per_image.sum()) * job.images,
+        engine_s=_time_export(detector, middle),
+        measure_s=job.fit.protocol.timeout_s,
+        confirm_s=sum(one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3) for one in job.protocols),
+    )
+
+
+def group_flops(config: ModelConfig, group: Sequence[Arch]) -> float:
+    """Operations of one shared pass: the backbone once, and every query count through the deepest decoder of the group."""
+    depth = max(arch.decoder_layers for arch in group)
+    backbone = total_flops(config, min(group, key=lambda arch: (arch.decoder_layers, arch.queries)), "eager")
+    deepest = {arch.queries: total_flops(config, arch, "eager") for arch in group if arch.decoder_layers == depth}
+    return float(backbone + sum(flops - backbone for flops in deepest.values()))
+
+
+@torch.inference_mode()
+def _time_group(detector: Detector, group: list[Arch]) -> float:
+    """Seconds per image of the shared pass; a batch of 1 on a CPU that is slow."""
+    first, device = group[0], device_of(detector)
+    depths, queries = [arch.decoder_layers for arch in group], [arch.queries for arch in group]
+
+    def seconds(count: int) -> float:
+        images = torch.rand(count, 3, *first.input_hw, device=device)
+        started = time.perf_counter()
+        maps = detector.features(images, first.patch, first.windows)
+        detector.decode_shared(maps, first.input_hw, depths, queries, masks=detector.mask_head is not None)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - started) / count
+
+    once = seconds(1)
+    count = BATCH if once < 1.0 or device.type == "cuda" else 1
+    return statistics.median([seconds(count) for _ in range(REPEATS)]) if count > 1 else once
+
+
+def _time_export(detector: Detector, arch: Arch) -> float:
+    started, config = time.perf_counter(), detector.config
+    names = tuple(f"class {index}" for index in range(config.num_classes))
+    with tempfile.TemporaryDirectory(prefix="rfdetr_repro_") as folder:
+        meta = ArtifactMeta(ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names))))
+        export_onnx(detector.slice(arch), Path(folder, "plan.onnx"), meta=meta)
+    return time.perf_counter() - started
+
+
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
