@@ -12,8 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from .campaign import Campaign, campaign
 from .errors import StatedFailure, run_main
 from .files import read_json, writable_folder, write_atomic
 from .pareto import metric
+from .reproduce_summary import now, write_summary
 from .store import Store
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class Reproduction:
 
     def run(self) -> Path:
         """All stages; returns the report's path."""
-        started_at = self.stages.keep("started", lambda: {"at": _now()})["at"]
+        started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         self.stages.run("train", "training the supernet", lambda: self.train(splits))
         search = self.search(splits)
@@ -91,7 +91,7 @@ class Reproduction:
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
         self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
-        self.summary(splits, started_at, search, latency[1], costs)
+        write_summary(self, splits, started_at=started_at, search=search, heldout=latency[1], costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
 
     def report(self) -> tuple[Path, str]:
@@ -152,7 +152,8 @@ class Reproduction:
 
         detector, card, digest = load_supernet(self.folder / MODEL)
         context = Context(self.campaign.name, self.command, self.campaign.train.seed)
-        folder, masks = self.folder / "artifacts", self.campaign.search_masks and card.config.masks
+        masks = card.config.masks and (self.campaign.search_masks or self.campaign.metric.startswith("mask"))
+        folder = self.folder / "artifacts"
         splits["val"].cache_images()
         return Search(detector, card, digest, self.campaign.space, splits["val"], self.store, folder, context, masks=masks)
 
@@ -229,60 +230,6 @@ class Reproduction:
         """The confirmed Record with the highest AP on val."""
         confirmed = [r for r in self.store.read() if r.source == "protocol" and r.data and r.data.split == "val" and r.accuracy]
         return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
-
-    def summary(self, splits: dict[str, Any], started_at: str, search: Any, heldout: Any, costs: dict[str, Any]) -> None:
-        """Writes ``summary.json``, what the report needs beside Records and log."""
-        from .bench.machine import environment, this_machine
-
-        content = {
-            "title": self.campaign.title,
-            "campaign": self.campaign.name,
-            "command": self.command,
-            "started_at": started_at,
-            "finished_at": self.stages.keep("finished", lambda: {"at": _now()})["at"],
-            "machine": asdict(this_machine()),
-            "env": environment(),
-            "stages": self.stages.timed(),
-            "data": {
-                "description": splits["train"].description,
-                "splits": {name: {"images": len(split), "sha256": split.sha256} for name, split in splits.items()},
-            },
-            "recipe": {**asdict(self.campaign.train), "model": asdict(search.card.config)},
-            "departures": list(self.campaign.departures),
-            "checks": [
-                f"box AP of {costs['configurations']} configurations is equal in the shared pass and one by one",
-                f"exports: {self.stages.rows['confirm']['detail']}",
-                "accuracy and latency of every confirmed row come from the file with its SHA-256",
-            ],
-            "search": self._economy(search, heldout, costs),
-        }
-        write_atomic(self.folder / "summary.json", json.dumps(content, indent=1))
-
-    def _economy(self, search: Any, heldout: Any, costs: dict[str, Any]) -> dict[str, Any]:
-        """What the search cost, beside what it would have cost one by one."""
-        timed = costs["configurations"]
-        return {
-            "configurations": len(search.space),
-            "backbones": len({arch.backbone for arch in search.space}),
-            "shared_seconds": self.stages.rows["search"]["seconds"],
-            "one_by_one": {
-                "configurations_timed": timed,
-                "seconds_per_configuration": costs["single_seconds"] / timed,
-                "shared_seconds_per_configuration": costs["shared_seconds"] / timed,
-                "speedup": costs["speedup"],
-            },
-            "latency_model": {
-                "engines_measured": self.engines,
-                "heldout": self.engines,
-                "heldout_median_error": heldout.median,
-                "heldout_p95_error": heldout.p95,
-                "heldout_max_error": heldout.maximum,
-            },
-        }
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
