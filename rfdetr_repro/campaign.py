@@ -11,7 +11,19 @@ from typing import Any
 from .config import Protocol, SearchSpace, TrainConfig
 from .errors import InputError
 from .files import open_input
-from .presets import PAPER_SPACE, PAPER_SUPERNET, PICO, PICO_DEPARTURES, PICO_SPACE, PICO_TRAIN, Preset, preset
+from .presets import (
+    PAPER_SPACE,
+    PAPER_SUPERNET,
+    PICO,
+    PICO_DEPARTURES,
+    PICO_SPACE,
+    PICO_TRAIN,
+    PICO_TUNE,
+    PICO_TUNE_DEPARTURES,
+    PICO_WEIGHTS,
+    Preset,
+    preset,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +42,7 @@ class Campaign:
     train: TrainConfig
     data: Path | None = None
     weights: Path | None = None  # what training starts from; None: random
+    scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
     engines: int = 18  # exported and measured to fit and to test the latency model
@@ -44,7 +57,14 @@ class Campaign:
 
 
 EMBEDDED = Campaign(
-    "embedded", "Weight-sharing search on the embedded synthetic set", PICO, PICO_SPACE, PICO_TRAIN, departures=PICO_DEPARTURES
+    "embedded",
+    "Weight-sharing search on the embedded synthetic set",
+    PICO,
+    PICO_SPACE,
+    PICO_TUNE,
+    weights=PICO_WEIGHTS,
+    scratch=PICO_TRAIN,
+    departures=PICO_TUNE_DEPARTURES,
 )
 COCO = Campaign(
     "coco",
@@ -72,6 +92,13 @@ def campaign(name: str) -> Campaign:
     raise InputError(f"unknown campaign {name!r}", mend=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file")
 
 
+def from_scratch(chosen: Campaign) -> Campaign:
+    """The same campaign from random weights, with the recipe for that."""
+    if chosen.scratch is None:
+        return replace(chosen, weights=None)
+    return replace(chosen, weights=None, train=chosen.scratch, departures=PICO_DEPARTURES)
+
+
 def from_toml(path: Path) -> Campaign:
     """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``weights``, ``size``, ``engines``,
     ``candidates`` and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and unknown keys
@@ -85,6 +112,8 @@ def from_toml(path: Path) -> Campaign:
     if base is None:
         raise InputError("unknown base campaign", path, f"choose one of {', '.join(CAMPAIGNS)}")
     changes: dict[str, Any] = {"name": fields.pop("name", path.stem)}
+    if "train" in fields and base.scratch is not None:  # both recipes change alike
+        changes["scratch"] = _changed(base.scratch, dict(fields["train"]), f"{path} [train]")
     for key in ("space", "train", "buffered", "sustained"):
         if key in fields:
             changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")

@@ -35,7 +35,10 @@ REASONS = {
     ("maskdino", ""): "no maintained port under a free licence; its program needs detectron2, which no current PyTorch builds",
     ("rtdetr", "gflops"): "prints the RT-DETR authors' own number, whose counter is not documented",
     ("rtdetr R18", ""): "prints the numbers of RT-DETR-R50-m (rtdetr-r50m here), not those of R18",
-    ("groundingdino", "params_m"): "measured by its authors on another program's mmGroundingDINO, with parts transformers leaves out",
+    (
+        "groundingdino",
+        "params_m",
+    ): "measured by its authors on another program's mmGroundingDINO, with parts transformers leaves out",
     ("groundingdino", "gflops"): "the number of text tokens behind it is not stated; 195 (COCO's 80 names) is assumed here",
 }
 
@@ -58,7 +61,9 @@ class CostCell(NamedTuple):
 
 def cost_cells(records: Iterable[Record]) -> list[CostCell]:
     """Of the cost Records (``source`` "cost") among ``records``."""
-    found = {(*join_key(r)[:3], r.model.variant, r.cost.counter, r.cost.form): r for r in records if r.source == "cost" and r.cost}
+    found = {
+        (*join_key(r)[:3], r.model.variant, r.cost.counter, r.cost.form): r for r in records if r.source == "cost" and r.cost
+    }
     return [*_standard(found), *_ablation(found), *_counters(found)]
 
 
@@ -81,7 +86,9 @@ def _standard(found: _Found) -> Iterator[CostCell]:
             counted = found.get((family, size, task, None, *CONVENTIONS.get(family, ("", ""))))
             for column in ("params_m", "gflops"):
                 if values[column]:
-                    reason = REASONS.get((f"{family} {size}", "")) or REASONS.get((family, column)) or REASONS.get((family, ""), "")
+                    reason = (
+                        REASONS.get((f"{family} {size}", "")) or REASONS.get((family, column)) or REASONS.get((family, ""), "")
+                    )
                     yield _cell((table, row, values["model"], size, column, values[column]), counted, reason)
 
 
@@ -122,7 +129,9 @@ def _cell(where: tuple[str, int, str, str, str, str], record: Record | None, rea
     counter = f"{cost.counter}, {cost.form}"
     if state == "cut":
         reason = "printed with further digits cut off, not rounded"
-    return CostCell(*where, round(measured, 6), counter, state, "" if state == "reproduced" else reason or "not explained", record.id)
+    return CostCell(
+        *where, round(measured, 6), counter, state, "" if state == "reproduced" else reason or "not explained", record.id
+    )
 
 
 def compare(measured: float, printed: str) -> str:

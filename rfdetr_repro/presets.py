@@ -6,6 +6,7 @@ Released sizes follow architecture facts section 1 (upstream 1.4.1, checked agai
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .config import Arch, ModelConfig, SearchSpace, TrainConfig
 from .errors import InputError
@@ -125,6 +126,10 @@ PICO_TRAIN = TrainConfig(
     evaluate_every=1000,
 )
 
+# From the weights that come with the package (PICO_WEIGHTS) on: what is left to learn is the data set at hand.
+PICO_TUNE = replace(PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200)
+PICO_WEIGHTS = Path(__file__).with_name("weights") / "pico.safetensors"
+
 # Where PICO and PICO_TRAIN depart from the paper's recipe; the report prints this list.
 PICO_DEPARTURES = (
     "random initial weights (the paper starts from DINOv2 and Objects365)",
@@ -136,6 +141,12 @@ PICO_DEPARTURES = (
     "mask maps at an eighth of the image side (paper: a quarter)",
     "mask losses and mask matching costs of weight 1, no crops (upstream: 5, half of the images)",
     "first-stage proposals of side 0.2 (paper: 0.05), because the objects are large",
+)
+PICO_TUNE_DEPARTURES = (
+    "initial weights that come with the package, trained on scenes of the same objects (paper: DINOv2 and Objects365)",
+    PICO_DEPARTURES[1],
+    "one learning rate 2e-4 falling linearly to 0, beta2 0.99, EMA 0.997 (paper: 1e-4, decaying by layer, constant, EMA 0.993)",
+    *PICO_DEPARTURES[3:],
 )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .campaign import Campaign, campaign
+from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
 from .files import read_json, writable_folder, write_atomic
 from .pareto import metric
@@ -239,8 +239,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     parser.add_argument("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
     parser.add_argument("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
+    parser.add_argument("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
     args = parser.parse_args(argv)
     chosen = campaign(args.campaign)
+    if args.from_scratch:
+        chosen = from_scratch(chosen)
     if args.data is not None:
         chosen = replace(chosen, data=args.data, name=args.data.name, title=f"Weight-sharing search on {args.data.name}")
     folder = writable_folder(args.out or Path("runs") / chosen.name)

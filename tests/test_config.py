@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_repro.campaign import campaign
+from rfdetr_repro.campaign import COCO, EMBEDDED, campaign, from_scratch
 from rfdetr_repro.config import Arch, ModelConfig, Protocol, SearchSpace, parse_shape
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.model.checkpoint import load_supernet
 from rfdetr_repro.paper import published_table
-from rfdetr_repro.presets import PAPER_SPACE, PICO_SPACE, PRESETS, preset
+from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_DEPARTURES, PICO_SPACE, PICO_TRAIN, PICO_WEIGHTS, PRESETS, preset
 
 KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
@@ -133,3 +134,22 @@ def test_every_campaign_file_is_read_and_can_be_trained(path: Path) -> None:
     assert found.name and found.title and found.train.steps > 0
     archs = found.space.training_archs()
     assert max(arch.decoder_layers for arch in archs) <= found.preset.model.decoder_layers
+
+
+def test_from_scratch_takes_the_recipe_for_it(tmp_path: Path) -> None:
+    """The embedded campaign starts from the package's weights; a file's [train] changes both of its recipes."""
+    assert EMBEDDED.weights == PICO_WEIGHTS and EMBEDDED.train.steps < PICO_TRAIN.steps
+    plain = from_scratch(EMBEDDED)
+    assert plain.weights is None and plain.train == PICO_TRAIN and plain.departures == PICO_DEPARTURES
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nbatch_size = 4\n")
+    mine = campaign(str(file))
+    assert mine.train == replace(EMBEDDED.train, batch_size=4) and from_scratch(mine).train == replace(PICO_TRAIN, batch_size=4)
+    assert from_scratch(COCO).train == COCO.train and from_scratch(COCO).weights is None
+
+
+def test_the_weights_of_the_package_fit_the_campaign() -> None:
+    assert PICO_WEIGHTS.stat().st_size <= 12e6
+    detector, card, _ = load_supernet(PICO_WEIGHTS)
+    assert card.config == PICO.model and card.space == PICO_SPACE and "seed" in card.notes
+    assert all(parameter.isfinite().all() for parameter in detector.parameters())

@@ -132,7 +132,9 @@ def test_stages_grow_to_the_end() -> None:
     assert list(stage_ends(100, Rules(first=1.0))) == [100]
 
 
-@pytest.mark.parametrize("wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}])
+@pytest.mark.parametrize(
+    "wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}]
+)
 def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="make no race"):
         Rules(**wrong)  # type: ignore[arg-type]

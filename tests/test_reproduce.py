@@ -43,6 +43,7 @@ def tiny_campaign(data: Path) -> Campaign:
     return replace(
         EMBEDDED,
         preset=TINY,
+        weights=None,
         space=SPACE,
         train=TRAIN,
         data=data,

@@ -65,6 +65,14 @@ def load_pretrained(path: str | Path, size: str | Preset | None = None) -> tuple
     return detector.eval(), card, sha256_file(path)
 
 
+def model_masks(path: str | Path) -> bool:
+    """Whether the file is one of ours, of a model with a mask head."""
+    metadata = read_container(path).get("metadata", {})
+    return (
+        metadata.get("format") == FORMAT and ModelCard.from_json(metadata["card"]).config.masks if "card" in metadata else False
+    )
+
+
 def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
     """A randomly initialised detector with a DINOv2 encoder; kernel and positions are resampled to the stored sizes."""
     detector = Detector(row.model, row.arch)
@@ -213,6 +221,14 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
 
 
 @torch.no_grad()
+def without_masks(detector: Detector) -> Detector:
+    """The same detector without its mask head; boxes, scores and labels stay as they are."""
+    fresh = Detector(replace(detector.config, masks=False), detector.arch)
+    kept = fresh.state_dict()
+    fresh.load_state_dict({name: value for name, value in detector.state_dict().items() if name in kept})
+    return fresh.train(detector.training)
+
+
 def with_classes(detector: Detector, labels: Labels) -> Detector:
     """The same detector for other classes: rows of every class head are repeated, then cut (architecture facts section 10)."""
     count = len(labels.names)

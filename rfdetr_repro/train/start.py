@@ -9,17 +9,22 @@ from torch import Tensor
 
 from ..data.coco import ClassMap
 from ..labels import Labels
-from ..model.pretrained import load_pretrained, with_classes
+from ..model.pretrained import load_pretrained, model_masks, with_classes, without_masks
 from ..presets import Preset
 
 
 def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset, dict[str, Tensor], str]:
     """(the preset with the file's own shapes, weights with heads for ``classes``, what was taken).
 
-    A file of other widths than ``row`` is an :class:`InputError`. Where the file's classes are those of the data the
-    heads are taken as they are, else their rows are repeated.
+    Of a model with masks the rest is taken where ``row`` has none. A file of other widths than ``row`` is an
+    :class:`InputError`. Where the file's classes are those of the data the heads are taken as they are, else their rows are
+    repeated.
     """
-    detector, card, digest = load_pretrained(path, row)
+    has_masks = replace(row, model=replace(row.model, masks=True))
+    boxes_only = not row.model.masks and model_masks(path)
+    detector, card, digest = load_pretrained(path, has_masks if boxes_only else row)
+    if boxes_only:
+        detector = without_masks(detector)
     same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
     if not same:
         detector = with_classes(detector, Labels(classes.names, classes.category_ids))
