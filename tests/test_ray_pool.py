@@ -37,10 +37,10 @@ def cluster() -> Iterator[Any]:
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([*map(str, folders), path])}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
-    os.environ["PYTHONPATH"] = path
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    os.environ["PYTHONPATH"] = path
 
 
 @pytest.fixture
@@ -108,9 +108,10 @@ def test_a_stopped_worker_is_given_up_and_its_item_redone(join, tmp_path, monkey
     make = MakeSquares(str(tmp_path), fatal=2, sign=signal.SIGSTOP)
     found = list(join(make).run(ITEMS[:6]))
     assert numbers(found) == [0, 1, 2, 3, 4, 5]
-    (stopped,) = {int(line.split()[1]) for line in make.lines() if line.startswith("2 ")} - {answer.pid for _, answer in found}
+    first, second = (int(line.split()[1]) for line in make.lines() if line.startswith("2 "))
+    assert [answer.pid for item, answer in found if item.number == 2] == [second] and first != second
     with suppress(ProcessLookupError):
-        os.kill(stopped, signal.SIGCONT)
+        os.kill(first, signal.SIGCONT)
 
 
 def test_what_the_work_raises_is_raised_here_and_not_retried(join, tmp_path):
@@ -135,7 +136,7 @@ def test_workers_that_cannot_load_their_data_are_refused(join):
 
 
 def test_exclusive_is_one_worker_per_machine_of_one_device(join, tmp_path, capfd):
-    make = MakeSquares(str(tmp_path))
+    make = MakeSquares(str(tmp_path), seconds=0.15)
     pool = join(make, exclusive=True)
     found = list(pool.run(ITEMS))
     assert len({answer.node for _, answer in found}) == len({answer.pid for _, answer in found}) == 2
