@@ -42,7 +42,7 @@ def test_local_pool_raises_what_the_work_raises(tmp_path):
 def test_a_ledger_hands_out_each_item_once():
     ledger = Ledger(3, retries=2)
     tickets = [ledger.take() for _ in range(3)]
-    assert [ticket.index for ticket in tickets] == [0, 1, 2] and ledger.take() is None and ledger.open == 3
+    assert [ticket.item for ticket in tickets] == [0, 1, 2] and ledger.take() is None and ledger.open == 3
     assert all(ledger.done(ticket) for ticket in tickets) and ledger.open == 0
 
 
@@ -51,7 +51,7 @@ def test_a_late_result_of_a_lost_worker_is_dropped():
     first = ledger.take()
     ledger.lost(first, "machine gone")
     again = ledger.take()
-    assert again == Ticket(first.index, 2)  # next in line, before the item that never ran
+    assert again == Ticket(first.item, 2)  # next in line, before the item that never ran
     assert not ledger.done(first) and ledger.open == 2
     assert ledger.done(again) and not ledger.done(again) and not ledger.done(first)
     ledger.lost(first, "told twice")

@@ -44,7 +44,9 @@ def load_ray() -> ModuleType:
         import ray.exceptions
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise InputError(f"many machines need Ray ({error})", mend="pip install 'rfdetr-repro[ray]', or leave out --workers ray")
+        mend = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
+        raise InputError(f"many machines need Ray ({error})", mend=mend) from error
+    ray._private.worker._worker_logs_enabled = False  # it would print each death on stdout; the pool says it in one line
     return ray
 
 
@@ -56,10 +58,12 @@ class Cluster:
         self.address = address
         self.local = address is None
         self._folder: str | None = None
+        self._open = False
         if self.ray.is_initialized():
             raise InputError("this process uses Ray already", mend="close the other pool first")
         if address not in (None, "auto"):
             _check_reachable(address)
+        self._open = True
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         try:
             if self.local:
@@ -89,7 +93,9 @@ class Cluster:
 
     def close(self) -> None:
         """Disconnects; ends a local cluster and removes its folder."""
-        self.ray.shutdown()
+        if self._open:  # only its own connection: closed twice, it could be another pool's
+            self._open = False
+            self.ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)  # a process that is just ending may still write its log
             self._folder = None

@@ -47,11 +47,11 @@ class _Member:
 class RayPool:
     """A :class:`~rfdetr_repro.search.workers.Pool` of up to ``workers`` actors (None: as many as fit).
 
-    ``address`` None starts a cluster on this machine; "auto" or HOST:PORT joins one. Each worker has ``threads`` CPUs and ``gpus``
-    GPUs. ``exclusive``, for latencies: one worker per machine, which claims all its CPUs (and GPUs), all on the device of the first.
-    An item whose worker dies is tried ``retries`` more times; then :meth:`run` raises :class:`StatedFailure` after all others are
-    done. What ``work`` raises is raised by :meth:`run`. No worker left, or none to be had: :class:`InputError`.
-    ``fingerprint`` runs here and on every worker. One pool at a time per process; close it.
+    ``address`` None starts a cluster on this machine; "auto" or HOST:PORT joins one. Each worker has ``threads`` CPUs and
+    ``gpus`` GPUs. ``exclusive``, for latencies: one worker per machine, which claims all its CPUs (and GPUs), on the device of
+    the first; ``work`` puts the machine into its result. An item whose worker dies is tried ``retries`` more times; then
+    :meth:`run` raises :class:`StatedFailure` after all others are done. What ``work`` raises is raised by :meth:`run`. No worker
+    left, or none to be had: :class:`InputError`. ``fingerprint`` runs here and on every worker. One pool at a time per process.
     """
 
     def __init__(
@@ -81,6 +81,11 @@ class RayPool:
         self.ray = self.cluster.ray
         atexit.register(self.close)
 
+    @property
+    def size(self) -> int:
+        """Workers that have begun: they have been accepted and have run ``make``."""
+        return sum(member.stage in (FREE, WORK) for member in self._members)
+
     def run(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         ledger = Ledger(len(items), self.retries)
         try:
@@ -90,13 +95,14 @@ class RayPool:
                 finished = self._collect(ledger)
                 self._hand_out(items, ledger)  # before the caller takes its time over the results
                 for ticket, result in finished:
-                    yield items[ticket.index], result
+                    yield items[ticket.item], result
         finally:
             for member in [member for member in self._members if member.stage == WORK]:
                 self._dismiss(member)
         if ledger.failures:
-            which = "; ".join(f"{items[index]!r}: {reason}" for index, reason in sorted(ledger.failures.items()))
-            raise StatedFailure(f"{len(ledger.failures)} of {len(items)} items lost their worker {self.retries + 1} times: {which}")
+            lost = f"{len(ledger.failures)} of {len(items)} items lost their worker {self.retries + 1} times"
+            which = "; ".join(f"{items[number]!r}: {reason}" for number, reason in sorted(ledger.failures.items()))
+            raise StatedFailure(f"{lost}: {which}")
 
     def close(self) -> None:
         atexit.unregister(self.close)
@@ -157,7 +163,8 @@ class RayPool:
         return "the local cluster" if self.cluster.local else f"the cluster {self.cluster.address}"
 
     def _needs(self) -> str:
-        return ("all CPUs, at least " if self.exclusive else "CPUs: ") + f"{self.threads}" + (self.gpus > 0) * f", GPUs: {self.gpus:g}"
+        cpus = f"all its CPUs ({self.threads} or more)" if self.exclusive else f"{self.threads} CPU(s)"
+        return f"{cpus} and {self.gpus:g} GPU(s)" if self.gpus else cpus
 
     # -- and work -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +172,7 @@ class RayPool:
         for member in self._members:
             if member.stage == FREE and (ticket := ledger.take()) is not None:
                 member.stage, member.ticket = WORK, ticket
-                member.ref = member.actor.work.remote(items[ticket.index])
+                member.ref = member.actor.work.remote(items[ticket.item])
                 member.pulse, member.asked_at = None, time.monotonic()
 
     def _collect(self, ledger: Ledger) -> list[tuple[Ticket, Any]]:
@@ -261,5 +268,7 @@ def _say(line: str) -> None:
 
 
 def _reason(error: Any) -> str:
-    """What Ray says of a death, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:2000]}"
+    """What Ray says of a death, without ids before it and advice after it."""
+    text = " ".join(str(error).split())
+    text = text[max(0, text.find("The actor is dead because")) :].partition(" Some common causes")[0]
+    return f"{type(error).__name__}: {text[:300]}"

@@ -1,4 +1,4 @@
-"""The far end of a :class:`~rfdetr_repro.search.ray_pool.RayPool`: one actor per worker. Needs neither Ray nor torch to be imported."""
+"""The far end of a :class:`~rfdetr_repro.search.ray_pool.RayPool`: one actor per worker. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 

@@ -51,18 +51,18 @@ class LocalPool:
 
 
 class Ticket(NamedTuple):
-    """One attempt at one item; ``index`` into the items."""
+    """One attempt at one item, by its number."""
 
-    index: int
+    item: int
     attempt: int
 
 
 class Ledger:
-    """Which items wait, are at work, are done or have failed. Of an item's tickets only the latest counts: nothing comes twice."""
+    """Which items wait, are at work, are done or failed. Of an item's tickets only the latest counts: nothing comes twice."""
 
     def __init__(self, count: int, retries: int) -> None:
         self.retries = retries
-        self.failures: dict[int, str] = {}  # index -> why it was given up
+        self.failures: dict[int, str] = {}  # item -> why it was given up
         self._waiting = deque(range(count))
         self._attempts = [0] * count
         self._at_work: set[Ticket] = set()
@@ -76,9 +76,9 @@ class Ledger:
         """A ticket for the next item, or None while none waits."""
         if not self._waiting:
             return None
-        index = self._waiting.popleft()
-        self._attempts[index] += 1
-        ticket = Ticket(index, self._attempts[index])
+        item = self._waiting.popleft()
+        self._attempts[item] += 1
+        ticket = Ticket(item, self._attempts[item])
         self._at_work.add(ticket)
         return ticket
 
@@ -93,9 +93,9 @@ class Ledger:
         if not self.done(ticket):
             return
         if ticket.attempt > self.retries:
-            self.failures[ticket.index] = reason
+            self.failures[ticket.item] = reason
         else:
-            self._waiting.appendleft(ticket.index)
+            self._waiting.appendleft(ticket.item)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Fingerprint:
         return f"{machine.gpu} (driver {machine.driver})" if gpu else f"{machine.cpu} ({machine.cores} cores)"
 
     def differences(self, other: Fingerprint) -> str:
-        """"torch 2.12 there, 2.13 here; ..." with ``other`` here; empty if all versions agree."""
+        """Like "torch 2.12 there, 2.13 here", where ``other`` is here; empty if all versions agree."""
         names = sorted({*self.versions, *other.versions})
         pairs = [(name, self.versions.get(name, "absent"), other.versions.get(name, "absent")) for name in names]
         return "; ".join(f"{name} {there} there, {here} here" for name, there, here in pairs if there != here)
