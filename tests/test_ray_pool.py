@@ -61,7 +61,7 @@ def numbers(found: list) -> list[int]:
 
 
 def test_same_results_as_the_local_pool(join, tmp_path):
-    make = MakeSquares(str(tmp_path), seconds=0.2)
+    make = MakeSquares(str(tmp_path), seconds=0.1)
     pool = join(make)
     found = list(pool.run(ITEMS))
     local = {item: answer.values for item, answer in LocalPool(make).run(ITEMS)}
@@ -151,7 +151,7 @@ def test_exclusive_is_one_worker_per_machine_of_one_device(join, tmp_path, capfd
 def test_machines_join_and_leave_while_the_work_runs(cluster, join, tmp_path):
     make = MakeSquares(str(tmp_path), seconds=0.1)
     found, nodes = [], []
-    for item, answer in join(make).run(ITEMS * 10):
+    for item, answer in join(make).run(ITEMS * 7):
         found.append((item, answer))
         if len(found) == 2:
             nodes.append(cluster.add_node(num_cpus=1))
@@ -160,7 +160,13 @@ def test_machines_join_and_leave_while_the_work_runs(cluster, join, tmp_path):
             threading.Thread(target=partial(cluster.remove_node, nodes[0], allow_graceful=False)).start()
     late = nodes[0].node_id
     assert len(nodes) == 2, "the late machine did no work"
-    assert numbers(found) == sorted(item.number for item in ITEMS * 10) and any(answer.node == late for _, answer in found)
+    assert numbers(found) == sorted(item.number for item in ITEMS * 7) and any(answer.node == late for _, answer in found)
+
+
+def test_a_cluster_without_a_gpu_says_so(join, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_pool, "PATIENCE_S", 0.0)
+    with pytest.raises(InputError, match="no machine can take a worker; in the cluster .+; each needs 1 CPU.s. and 1 GPU.s."):
+        list(join(MakeSquares(str(tmp_path)), gpus=1).run(ITEMS))
 
 
 def test_a_local_cluster_ends_with_its_pool(tmp_path):
@@ -178,16 +184,6 @@ def test_a_local_cluster_ends_with_its_pool(tmp_path):
     while Path(f"/proc/{answer.pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not folder.exists() and not Path(f"/proc/{answer.pid}").exists() and not ray.is_initialized()
-
-
-def test_a_local_cluster_without_a_gpu_says_so(tmp_path):
-    ray.shutdown()
-    pool = RayPool(MakeSquares(str(tmp_path)), workers=1, gpus=99)
-    try:
-        with pytest.raises(InputError, match="no machine can take a worker"):
-            list(pool.run(ITEMS))
-    finally:
-        pool.close()
 
 
 def test_an_address_without_a_cluster_is_one_line(tmp_path):

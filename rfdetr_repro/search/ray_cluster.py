@@ -75,12 +75,12 @@ class Cluster:
                 self.ray.init(address=address, **options)
         except BaseException as error:
             self.close()
-            if not isinstance(error, (OSError, RuntimeError, ValueError, AssertionError)):
-                raise
+            if not isinstance(error, (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError)):
+                raise  # Ctrl-C, above all
             raise InputError(
                 f"no Ray cluster ({first_line(error)})",
                 "a local start" if self.local else f"--address {address}",
-                "start one with: ray start --head; and run the search on a machine of it",
+                "start one with ray start --head, run the search on a machine of it, with its token (docs/many_machines.md)",
             ) from error
 
     def nodes(self) -> list[Node]:
