@@ -1,12 +1,12 @@
-"""How much faster two Ray workers are than one, each with one thread, at the search's own work: shared accuracy of backbone groups.
+"""How much faster two Ray workers of one thread are than one, at the search's own work: shared accuracy of backbone groups.
 
     python benchmarks/ray_scaling.py [--images 8] [--rounds 5] [--workers 2]
 
-A pico supernet with random weights (equal passes, whatever the weights) is evaluated on composed images: every backbone group of the
-pico space is one item. In each round three pools take turns in random order: this process (one thread), one Ray worker, N Ray
-workers. Start-up (cluster, handshake, loading, a first item) is outside the timing and is printed by itself. Results of the
-three must be equal. Other load on the machine spoils wall time, so the ratio is also given from what it cannot spoil: CPU seconds
-per item, and the share of the run in which workers were at work (handing items out costs the rest). Fails below 1.7 times.
+A pico supernet with random weights (the passes cost the same) is evaluated on composed images: every backbone group of the pico
+space is one item. In each round three pools take turns in random order: this process (one thread), one Ray worker, N Ray workers.
+Start-up (cluster, handshake, loading, first items) is outside the timing and is printed by itself. Results of the three must be
+equal. Other load on the machine spoils wall time, so the ratio is also given from what it spoils less: CPU seconds per item, and
+the share of the run in which workers were at work (handing items out costs the rest). Fails below 1.7 times by wall time.
 """
 
 from __future__ import annotations
