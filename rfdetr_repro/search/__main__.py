@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
     add("--margin", type=float, default=0.001, help="race: AP (a fraction) by which it must be able to beat the faster ones")
     add("--first", type=float, default=0.1, help="race: part of the images in the first stage")
+    add("--workers", choices=("ray",), help="many machines, or cores, through Ray (docs/many_machines.md); default: this process")
+    add("--address", help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone")
+    add("--worker-count", type=int, help="at most so many workers")
     add("--plan", action="store_true", help="search nothing: time a few passes here and say what it would take")
     return arguments
 
@@ -57,7 +60,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         job = Job(search.space, len(search.split), fit, args.candidates, protocols, rules)
         print("\n".join(plan(search.detector, job).lines()))
         return
-    _run(args, search, fit, protocols, targets, rules)
+    workers = _workers(args)
+    try:
+        with search.store.exclusive():
+            if workers is not None:
+                workers.join(search)
+            _run(args, search, fit, protocols, targets, rules)
+    finally:
+        if workers is not None:
+            workers.close()
+
+
+def _workers(args: argparse.Namespace) -> Any:
+    if args.workers is None:
+        if args.address is not None or args.worker_count is not None:
+            raise InputError("--address and --worker-count belong to --workers ray")
+        return None
+    from .many import Workers
+
+    return Workers(args.run, args.data, args.worker_count, args.address)
 
 
 def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[Any], targets: Any, rules: Any) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..bench.confirm import example_input
+from ..bench.machine import this_machine
 from ..bench.protocol import measure_interleaved
-from ..config import Arch, Protocol
+from ..config import Arch, Protocol, SearchSpace
 from ..errors import InputError
 from ..export.session import OrtSession
 from ..pareto import metric
+from ..record import ArtifactId, Latency, Machine
+from ..store import Store
+from .evaluation import EvaluationSource
 from .latency_model import LatencyModel, RelativeError, engine_order, heldout_error
 from .search import Search
 
@@ -63,10 +68,42 @@ def fit_latency(
     return LatencyModel.fit(archs, latencies, search.card.config), error, count
 
 
+@dataclass(frozen=True)
+class Engines:
+    """A work item: configurations whose engines are measured interleaved, on one machine."""
+
+    archs: tuple[Arch, ...]
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class Measured:
+    artifact: ArtifactId
+    latency: Latency
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """How a worker elsewhere comes to measure: it exports into the shared ``folder`` and opens what lies there."""
+
+    source: EvaluationSource
+    folder: Path
+
+    def __call__(self) -> Callable[[Engines], dict[Arch, Measured]]:
+        detector, card, split = self.source.load()
+        store, space = Store(self.folder / "nowhere.jsonl"), card.space or SearchSpace((), (), (), (), ())
+        search = Search(detector, card, self.source.checkpoint_sha256, space, split, store, self.folder)
+        return lambda item: measure_here(search, item)
+
+
 def measure_engines(
     search: Search, archs: Sequence[Arch], protocol: Protocol = SHORT, progress: Progress = iter
 ) -> dict[Arch, float]:
-    """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine"."""
+    """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine".
+
+    Where the search has workers, one that owns its machine alone measures, and the Records name that machine.
+    """
     known = {
         record.model.arch: record
         for record in search.store.read()
@@ -74,12 +111,21 @@ def measure_engines(
         and record.protocol == protocol
         and record.model.checkpoint_sha256 == search.checkpoint_sha256
     }
-    todo = [arch for arch in archs if arch not in known]
-    sessions = {arch.key: OrtSession(search.export(arch), protocol.threads) for arch in progress(todo)}
+    item = Engines(tuple(arch for arch in archs if arch not in known), protocol)
+    if item.archs:
+        found = search.measure(item) if search.measure is not None else measure_here(search, item, progress)
+        for arch in item.archs:
+            one = found[arch]
+            row = replace(search.record("engine", arch), artifact=one.artifact, protocol=protocol, machine=one.machine)
+            known[arch] = search.store.append(replace(row, latency=one.latency))
+    return {arch: metric("latency").cost(known[arch]) for arch in archs}
+
+
+def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:
+    """Exports and measures in this process."""
+    sessions = {arch.key: OrtSession(search.export(arch), item.protocol.threads) for arch in progress(item.archs)}
     inputs = {key: example_input(session, search.split) for key, session in sessions.items()}
     runs = {key: (lambda s=session, x=inputs[key]: s.run(x)) for key, session in sessions.items()}
-    measured = measure_interleaved(runs, protocol, hashes={key: one.artifact_id.sha256 for key, one in sessions.items()})
-    for arch in todo:
-        row = replace(search.record("engine", arch), artifact=sessions[arch.key].artifact_id, protocol=protocol)
-        known[arch] = search.store.append(replace(row, latency=measured[arch.key].latency))
-    return {arch: metric("latency").cost(known[arch]) for arch in archs}
+    hashes = {key: session.artifact_id.sha256 for key, session in sessions.items()}
+    measured, machine = measure_interleaved(runs, item.protocol, hashes=hashes), this_machine()
+    return {arch: Measured(sessions[arch.key].artifact_id, measured[arch.key].latency, machine) for arch in item.archs}

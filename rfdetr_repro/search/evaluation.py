@@ -14,7 +14,7 @@ from ..config import Arch
 from ..data.annotations import ClassMap
 from ..data.coco import CocoSplit, read_split
 from ..errors import InputError
-from ..model.checkpoint import load_supernet
+from ..model.checkpoint import ModelCard, load_supernet
 from ..model.detector import Detector
 from ..record import Accuracy
 from .shared import shared_detections
@@ -98,17 +98,17 @@ class EvaluationSource:
     masks: bool
     threads: int = 1
 
-    def __call__(self) -> GroupEvaluation:
+    def load(self) -> tuple[Detector, ModelCard, CocoSplit]:
         torch.set_num_threads(self.threads)
         detector, card, digest = load_supernet(self.checkpoint)
         split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
-        for what, found, expected in (
-            ("checkpoint", digest, self.checkpoint_sha256),
-            ("data set", split.sha256, self.split_sha256),
-        ):
+        seen = [(self.checkpoint, digest, self.checkpoint_sha256), (self.data, split.sha256, self.split_sha256)]
+        for where, found, expected in seen:
             if found != expected:
-                where = self.checkpoint if what == "checkpoint" else self.data
-                raise InputError(
-                    f"this worker sees another {what} ({found[:12]}, not {expected[:12]})", where, "share one folder"
-                )
+                told = f"a worker sees another file ({found[:12]}, the search {expected[:12]})"
+                raise InputError(told, where, "share one folder")
+        return detector, card, split
+
+    def __call__(self) -> GroupEvaluation:
+        detector, _, split = self.load()
         return GroupEvaluation(detector, split, self.masks)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Search:
     context: Context = field(default_factory=Context)
     masks: bool = True
     run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
+    measure: Callable[[Any], Any] | None = None  # engines on a worker of its own (``engines.py``); None: in this process
 
     def __post_init__(self) -> None:
         trained = self.card.space or self.space
