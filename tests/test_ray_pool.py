@@ -116,8 +116,11 @@ def test_a_stopped_worker_is_given_up_and_its_item_redone(join, tmp_path, monkey
 
 def test_what_the_work_raises_is_raised_here_and_not_retried(join, tmp_path):
     make = MakeSquares(str(tmp_path), forbidden=3)
+    found, pool = [], join(make, workers=1)
     with pytest.raises(InputError) as caught:
-        list(join(make, workers=1).run(ITEMS))
+        for pair in pool.run(ITEMS):
+            found.append(pair)
+    assert numbers(found) == [0, 1, 2] == numbers(list(pool.run(ITEMS[:3])))  # and the pool is still of use
     assert str(caught.value) == "no such number; in item 3; leave it out"
     assert sum(line.startswith("3 ") for line in make.lines()) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -82,3 +83,11 @@ def test_the_device_of_a_latency_is_the_gpu_or_the_processor():
     print_ = replace(fingerprint_here(), machine=machine)
     assert print_.device(gpu=True) == "T4 (driver 550)"
     assert print_.device(gpu=False) == f"{machine.cpu} ({machine.cores} cores)"
+
+
+def test_without_ray_the_other_pool_says_how_to_get_it(monkeypatch, tmp_path):
+    from rfdetr_repro.search.ray_pool import RayPool
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"many machines need Ray .+pip install 'rfdetr-repro\[ray\]'"):
+        RayPool(MakeSquares(str(tmp_path)))

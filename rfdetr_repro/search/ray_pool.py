@@ -74,6 +74,7 @@ class RayPool:
         self._members: list[_Member] = []
         self._refused: dict[str, str] = {}  # node id -> why
         self._crashes: Counter[str] = Counter()
+        self._raised_by_work: Exception | None = None
         self._alone_since: float | None = None
         self._noticed = False
         self._looked_at = float("-inf")
@@ -96,7 +97,10 @@ class RayPool:
                 self._hand_out(items, ledger)  # before the caller takes its time over the results
                 for ticket, result in finished:
                     yield items[ticket.item], result
+                if self._raised_by_work is not None:  # after what was finished beside it
+                    raise self._raised_by_work
         finally:
+            self._raised_by_work = None
             for member in [member for member in self._members if member.stage == WORK]:
                 self._dismiss(member)
         if ledger.failures:
@@ -225,8 +229,11 @@ class RayPool:
         """Work that raises ends the run with its own exception; a worker that cannot begin is refused."""
         cause = error.cause if isinstance(error.cause, Exception) else error
         if member.stage == WORK:
-            raise cause from (error if cause is not error else None)
-        self._refuse(member, f"{type(cause).__name__}: {first_line(cause)}")
+            cause.__cause__ = error if cause is not error else None  # with the traceback of the worker
+            self._raised_by_work = cause
+            self._dismiss(member)
+        else:
+            self._refuse(member, f"{type(cause).__name__}: {first_line(cause)}")
 
     def _refuse(self, member: _Member, reason: str) -> None:
         """The machine gets no further worker; those that work already go on."""
