@@ -195,7 +195,11 @@ def _knobs(run: Run) -> list[Block]:
 
 
 def _training(run: Run) -> list[Block]:
-    shown = [row for row in run.log if any(row.get(key) is not None for key in ("loss", "ap50", "val_ap50", "test_ap50"))]
+    shown = [
+        row
+        for row in run.log
+        if row.get("weights") != "raw" and any(row.get(key) is not None for key in ("loss", "ap50", "val_ap50", "test_ap50"))
+    ]
     if not shown:
         return [Heading("Training"), _absent("A training log")]
     return [Heading("Training"), Drawing(partial(draw_training, rows=shown), HEIGHTS_IN["training"], "loss and AP50 over steps")]

@@ -45,7 +45,7 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[in
     found: dict[int, float] = {}
     for row in rows:
         value = row.get("ap50") if row.get("split") == split else row.get(f"{split}_ap50")
-        if value is not None:
+        if value is not None and row.get("weights", "ema") == "ema":  # a run with patience logs the raw weights too
             found[row["step"]] = value
     return sorted(found.items())
 

@@ -104,8 +104,8 @@ def test_evaluate_bad_input(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--precision": "fp16"}, "fp16 is not available yet"),
-        ({"--to": "tensorrt"}, "tensorrt is not available yet"),
+        ({"--islands": "Add"}, "belong to --precision fp16"),
+        ({"--precision": "fp16", "--to": "torch"}, "a PyTorch artifact is float32"),
         ({"--to": "torch"}, "cannot be called .onnx"),
         ({"--arch": "r32-p8"}, "not an architecture"),
         ({"--arch": "huge"}, "unknown size"),

@@ -174,7 +174,7 @@ def test_wrong_input_is_refused(setup: Setup, wrong: np.ndarray) -> None:
 def test_opened_by_name_an_onnx_file_is_built_first(setup: Setup) -> None:
     session = open_session(setup.onnx, "tensorrt", cuda_graph=True)
     assert session.artifact_id.onnx_sha256 == setup.onnx.sha256 != session.artifact_id.sha256
-    with pytest.raises(InputError, match="choose one of onnxruntime, tensorrt"):
+    with pytest.raises(InputError, match="choose one of onnxruntime, .*tensorrt"):
         open_session(setup.onnx, "trt")
 
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--most-engines", type=int, help="measure more, up to so many, while the model's held-out error is too large")
     add("--candidates", type=int, default=10, help="configurations that get the full protocol")
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
-    add("--margin", type=float, default=0.001, help="race: AP (a fraction) by which it must be able to beat the faster ones")
+    add("--margin", type=float, default=0.003, help="race: AP (a fraction) by which it must be able to beat the faster ones")
     add("--first", type=float, default=0.1, help="race: part of the images in the first stage")
     add("--workers", choices=("ray",), help="many machines, or cores, through Ray (docs/many_machines.md); default: this process")
     add("--address", help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone")

@@ -31,7 +31,7 @@ class Rules:
     first: float = 0.1  # part of the images in the first stage
     growth: float = 1.6  # images of a stage / of the one before
     confidence: float = 0.95
-    margin: float = 0.001
+    margin: float = 0.003
     resamples: int = 200
     seed: int = 0
 
