@@ -26,8 +26,9 @@ _EPSILON = np.spacing(1)  # as in pycocotools' precision
 class Matches:
     """Detections of one model on some images, image by image; within an image and class by falling score.
 
-    ``image``: place among the split's images by id, int32 (n,). ``label``: class index, int16 (n,). ``score``: float32 (n,). ``accepted`` and
-    ``ignored``: uint16 (n,), bit t set where the detection matches an object, or counts neither way, at IoU threshold t.
+    ``image``: place among the split's images by id, int32 (n,). ``label``: class index, int16 (n,). ``score``: float32 (n,).
+    ``accepted`` and ``ignored``: uint16 (n,), bit t set where the detection matches an object, or counts neither way, at IoU
+    threshold t.
     """
 
     image: Array

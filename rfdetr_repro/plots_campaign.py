@@ -17,7 +17,7 @@ from .config import Arch
 from .errors import InputError
 from .pareto import Confirmed, backend, confirmed_points, measured_front
 from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis, origin_line
-from .record import Record
+from .record import NEVER_TRAINED, Record
 
 PUBLISHED_FIGURE_4 = (
     "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
@@ -222,7 +222,8 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
 def _searched(records: Iterable[Record]) -> list[Record]:
     return [
         record for record in records
-        if record.source == "search" and record.model.arch is not None and record.latency is not None and _has_ap(record)
+        if record.source == "search" and record.model.variant != NEVER_TRAINED
+        and record.model.arch is not None and record.latency is not None and _has_ap(record)
     ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .pareto import Confirmed, backend, confirmed_points, frontiers, measured_front, metric
-from .record import Accuracy, Latency, Record
+from .record import NEVER_TRAINED, Accuracy, Latency, Record
 from .tables_format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
 
 SYNTHETIC = "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be compared with COCO AP."
@@ -48,7 +48,7 @@ def campaign_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:
-    """What fine-tuning changed, by data set and engine: Records of one architecture with the variants "nas" and "nas+fine-tuning".
+    """What fine-tuning changed, by data set and engine: Records of one architecture, variants "nas" and "nas+fine-tuning".
 
     The counterpart of Tables 15 and 16 for data sets that the paper does not have.
     """
@@ -101,7 +101,7 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
 
 
 def _search(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.source == "search"]
+    return [record for record in records if record.source == "search" and record.model.variant != NEVER_TRAINED]
 
 
 def _engine(record: Record) -> str:

@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ..campaign import EMBEDDED
     from .engines import Fit
 
-    search = _search(args, chosen.kind == "segm", sys.argv[1:] if argv is None else argv)
+    words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
+    search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words)
     fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
     if args.plan:
         from .plan import Job, plan
@@ -140,7 +141,8 @@ def _rules(args: argparse.Namespace) -> Any:
     return Rules(first=args.first, confidence=args.confidence, margin=args.margin) if args.strategy == "race" else None
 
 
-def _search(args: argparse.Namespace, masks: bool, words: Sequence[str]) -> Any:
+def open_search(run: Path, data: Path, *, masks: bool, command: str) -> Any:
+    """The search of the supernet in ``run`` on the val split of ``data``."""
     from ..bench.confirm import Context
     from ..data.annotations import ClassMap
     from ..data.coco import read_split
@@ -148,15 +150,15 @@ def _search(args: argparse.Namespace, masks: bool, words: Sequence[str]) -> Any:
     from ..store import Store
     from .search import Search
 
-    detector, card, digest = load_supernet(args.run / "supernet.safetensors")
+    detector, card, digest = load_supernet(run / "supernet.safetensors")
     if card.space is None:
-        raise InputError("this model was trained for one architecture only", args.run, "train a supernet (without --fixed)")
+        raise InputError("this model was trained for one architecture only", run, "train a supernet (without --fixed)")
     if masks and not card.config.masks:
-        raise InputError(f"this model has no masks to search by {args.metric}", args.run, "choose ap or ap50")
-    split = read_split(args.data, "val", ClassMap(card.category_ids, card.class_names))
+        raise InputError("this model has no masks to search by", run, "choose ap or ap50")
+    split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
     split.cache_images()
-    store, context = Store(args.run / "records.jsonl"), Context("search", "python -m rfdetr_repro.search " + " ".join(words))
-    return Search(detector, card, digest, card.space, split, store, args.run / "artifacts", context, masks=masks)
+    store, context = Store(run / "records.jsonl"), Context("search", command)
+    return Search(detector, card, digest, card.space, split, store, run / "artifacts", context, masks=masks)
 
 
 def _bar(items: Iterable) -> Iterable:
