@@ -70,8 +70,9 @@ def deployed(model: Any) -> Detector:
     """The authors' ``deploy``: convolutions merged, heads of other layers than the last dropped; alters ``model``."""
     merge_parallel_convolutions(model)
     decoder, last = model.model.decoder, len(model.model.decoder.layers) - 1
-    decoder.class_embed[:last] = [nn.Identity() for _ in range(last)]
-    decoder.lqe_layers[:last] = [nn.Identity() for _ in range(last)]
+    for heads in (decoder.class_embed, decoder.lqe_layers):
+        for index in range(last):
+            heads[index] = nn.Identity()
     model.class_embed, model.bbox_embed = decoder.class_embed, decoder.bbox_embed
     return Detector(model, choose_first=True)
 
