@@ -72,7 +72,7 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
         raise InputError(f"calflops cannot be imported ({error})", mend="pip install calflops accelerate") from error
     tallies = (pipeline.module_flop_count, pipeline.module_mac_count)
     args = [_to_meta(one) for one in inputs]
-    with torch.device("meta"), torch.no_grad(), _ShapesOnly(tallies):
+    with torch.no_grad(), _ShapesOnly(tallies):  # under torch.device(...) operators and activations would count twice
         flops, macs, _ = package.calculate_flops(module, args=args, print_results=False, output_as_string=False)
     return Count(float(flops), float(macs))
 
