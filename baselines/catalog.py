@@ -77,7 +77,15 @@ ROWS: dict[str, Row] = {
     },
     **{f"rfdetr-{size}@transformers": _transformers_rf_detr(size) for size in _RF_DETR},
     "grounding-dino-t": Row(
-        "groundingdino", "GroundingDINO", "T", open_vocabulary.build_tiny, open_vocabulary, 80, "", (800, 1333), "imagenet",
+        "groundingdino",
+        "GroundingDINO",
+        "T",
+        open_vocabulary.build_tiny,
+        open_vocabulary,
+        80,
+        "",
+        (800, 1333),
+        "imagenet",
         star="its text encoder and its masks over the prompt are no static graph; the paper measures it in PyTorch, too",
     ),
 }

@@ -1,6 +1,7 @@
 """What authors do to a trained detector before they measure it, done to the transformers port: exact, and the same for all.
 
 - parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR call it ``deploy``);
+- D-FINE's deploy folds the normalisation after every other convolution of the pyramid, too;
 - D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all 8,400 and then chooses.
 """
 
@@ -72,17 +73,31 @@ def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
     return model
 
 
+def merge_normalisations(model: nn.Module) -> nn.Module:
+    """Every layer ``act(bn(conv(x)))`` of D-FINE's pyramid in ``model`` becomes ``act(conv(x))``; returns ``model``."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer).__name__ == "DFineConvNormLayer":
+                weight, bias = _folded(layer.conv, layer.norm)
+                setattr(parent, name, nn.Sequential(_convolution(layer.conv, weight, bias), layer.activation))
+    return model
+
+
 def _sides(block: Any) -> tuple[Any, ...]:
     return block.conv1.conv.kernel_size, block.conv2.conv.kernel_size
 
 
 def _merged(block: Any) -> nn.Conv2d:
     (large, large_bias), (small, small_bias) = (_folded(branch.conv, branch.norm) for branch in (block.conv1, block.conv2))
-    weight = large + nn.functional.pad(small, (1, 1, 1, 1))
+    return _convolution(block.conv1.conv, large + nn.functional.pad(small, (1, 1, 1, 1)), large_bias + small_bias)
+
+
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution as ``like``, with these weights and a bias."""
     with torch.device(weight.device):
-        merged = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-    merged.weight = nn.Parameter(weight.to(block.conv1.conv.weight.dtype), requires_grad=False)
-    merged.bias = nn.Parameter((large_bias + small_bias).to(weight.dtype), requires_grad=False)
+        merged = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, groups=like.groups)  # type: ignore[arg-type]
+    merged.weight = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False)
+    merged.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)
     return merged
 
 

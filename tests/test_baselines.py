@@ -45,7 +45,9 @@ def test_the_deployed_form_computes_the_same(family: str) -> None:
 
 def own_post_processing(family: str, outputs: Any) -> dict[str, torch.Tensor]:
     if family == "lwdetr":
-        from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil as Pil
+        from transformers.models.deformable_detr.image_processing_pil_deformable_detr import (
+            DeformableDetrImageProcessorPil as Pil,
+        )
 
         return Pil().post_process_object_detection(outputs, threshold=0.0, top_k=QUERIES)[0]
     from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil

@@ -1,7 +1,8 @@
 """Models by name, as artifacts to measure: ours from its presets, other people's from the repository's ``baselines`` folder.
 
-An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs, versions.
-Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency, never an accuracy.
+An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs,
+versions. Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency,
+never an accuracy.
 """
 
 from __future__ import annotations
