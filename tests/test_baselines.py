@@ -78,9 +78,10 @@ def test_every_row_has_the_key_of_its_printed_row() -> None:
 
     printed = {join_key(record)[:3] for table in ("2", "3", "12", "13") for record in published_records(table)}
     ours = {name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.MODELS}
-    left = {key for key in printed if not key[0].startswith(("yolo", "fastinst", "maskdino"))} - set(ours.values())
+    left = {key for key in printed if not key[0].startswith(("fastinst", "maskdino"))} - set(ours.values())
     assert not left, "every end-to-end detector of the tables has a row"
     extra = {name for name, key in ours.items() if key not in printed and not name.endswith("@transformers")}
+    extra = {name for name in extra if not name.startswith(("yolox-", "yolov9-"))}  # the permissive ones are not the paper's
     assert extra == {"rfdetr-base", "rfdetr-large-deprecated", "rfdetr-seg-preview", "rtdetr-r34", "rtdetr-r50m"}
 
 

@@ -159,7 +159,11 @@ def _models() -> Any:
 
 def _model(args: argparse.Namespace, name: str) -> Artifact:
     folder = Path(args.out).parent / "models"
-    return _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+    told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
+    if told:
+        print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
+    return artifact
 
 
 def _in_precision(artifact: Artifact, precision: str, folder: Path) -> Artifact:
