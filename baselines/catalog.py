@@ -18,7 +18,8 @@ from rfdetr_repro.errors import InputError
 from rfdetr_repro.model.container import read_container
 from rfdetr_repro.presets import PRESETS
 
-from . import d_fine, lw_detr, open_vocabulary, rt_detr, transformers_rf_detr
+from . import d_fine, lw_detr, open_vocabulary, rt_detr, transformers_rf_detr, yolo_libre, yolo_ultralytics
+from .foreign import Package
 
 SEED = 0
 OPSET = 17
@@ -39,6 +40,8 @@ class Row(NamedTuple):
     normalise: str = "none"
     dynamo: bool = False  # which of PyTorch's two exporters works
     masks: bool = False
+    foreign: Package | None = None  # what exports it in a process of its own; then ``build`` gives the name it has there
+    form: str = "detr"  # of its raw file, see rfdetr_repro.export.adopt
     star: str = ""  # why the model runs in PyTorch only, where no artifact can be made of it
 
 
@@ -59,6 +62,21 @@ def _transformers_rf_detr(size: str) -> Row:
     return Row("rfdetr-transformers", name, letter, build, forms, 91, head, hw, "imagenet", True, preset.model.masks)
 
 
+def _ultralytics(family: str, letter: str, seg: str) -> Row:
+    name = f"{family}-{letter}{seg}"
+    form, size, shown = "yolo-seg" if seg else "yolo", yolo_ultralytics.SIZES[letter], yolo_ultralytics.FAMILIES[family]
+    given = yolo_ultralytics.package_name(name)  # without hyphen before the size
+    return Row(family, shown, size, lambda _: given, None, 80, "", masks=bool(seg), foreign=yolo_ultralytics.PACKAGE, form=form)
+
+
+def _libre(family: str, letter: str) -> Row:
+    name, x = f"{family}-{letter}", family == "yolox"
+    side, size = yolo_libre.SIDES.get(name, 640), yolo_libre.LETTERS.get(letter, letter.upper())
+    form, normalise = ("yolo-objectness", "bgr-bytes") if x else ("yolo", "none")
+    shown, package = yolo_libre.NAMES[family], yolo_libre.PACKAGE
+    return Row(family, shown, size, lambda _: name, None, 80, "", (side, side), normalise, foreign=package, form=form)
+
+
 _D_FINE = {"n": "N", "s": "S", "m": "M", "l": "L", "x": "XL"}
 _LW_DETR = {"tiny": "T", "small": "S", "medium": "M", "large": "L", "xlarge": "XL"}
 _RF_DETR = [size for size, row in PRESETS.items() if row.model.levels == ("P4",)]  # theirs has one pyramid level
@@ -76,8 +94,23 @@ ROWS: dict[str, Row] = {
         for key, size in _LW_DETR.items()
     },
     **{f"rfdetr-{size}@transformers": _transformers_rf_detr(size) for size in _RF_DETR},
+    **{
+        f"{family}-{letter}{seg}": _ultralytics(family, letter, seg)
+        for family in yolo_ultralytics.FAMILIES
+        for seg in ("", "-seg")
+        for letter in yolo_ultralytics.SIZES
+    },
+    **{f"{family}-{letter}": _libre(family, letter) for family, letters in yolo_libre.SIZES.items() for letter in letters},
     "grounding-dino-t": Row(
-        "groundingdino", "GroundingDINO", "T", open_vocabulary.build_tiny, open_vocabulary, 80, "", (800, 1333), "imagenet",
+        "groundingdino",
+        "GroundingDINO",
+        "T",
+        open_vocabulary.build_tiny,
+        open_vocabulary,
+        80,
+        "",
+        (800, 1333),
+        "imagenet",
         star="its text encoder and its masks over the prompt are no static graph; the paper measures it in PyTorch, too",
     ),
 }

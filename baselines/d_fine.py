@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .deployed import Detector, merge_parallel_convolutions
+from .deployed import Detector, merge_normalisations, merge_parallel_convolutions
 
 
 class Backbone(NamedTuple):
@@ -31,11 +31,12 @@ _TWO_LEVELS: dict[str, Any] = {
     "num_feature_levels": 2, "feat_strides": [16, 32], "encode_proj_layers": [1], "decoder_n_points": [6, 6],
     "d_model": 128, "encoder_hidden_dim": 128, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "decoder_in_channels": [128, 128],
 }  # fmt: skip
+_TRAINED_NORMS: dict[str, Any] = {"freeze_backbone_batch_norms": False}  # the authors freeze those of L and X only
 _WIDE: dict[str, Any] = {"encoder_hidden_dim": 384, "encoder_ffn_dim": 2048, "decoder_in_channels": [384, 384, 384]}
 SIZES: dict[str, tuple[Backbone, dict[str, Any]]] = {
-    "n": (B0, _TWO_LEVELS | {"depth_mult": 0.5, "hidden_expansion": 0.34, "decoder_layers": 3}),
-    "s": (B0, _THREE_LEVELS | {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3}),
-    "m": (B2, _THREE_LEVELS | {"depth_mult": 0.67, "decoder_layers": 4}),
+    "n": (B0, _TRAINED_NORMS | _TWO_LEVELS | {"depth_mult": 0.5, "hidden_expansion": 0.34, "decoder_layers": 3}),
+    "s": (B0, _TRAINED_NORMS | _THREE_LEVELS | {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3}),
+    "m": (B2, _TRAINED_NORMS | _THREE_LEVELS | {"depth_mult": 0.67, "decoder_layers": 4}),
     "l": (B4, _THREE_LEVELS),
     "x": (B5, _THREE_LEVELS | _WIDE),
 }
@@ -68,10 +69,11 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
 
 def deployed(model: Any) -> Detector:
     """The authors' ``deploy``: convolutions merged, heads of other layers than the last dropped; alters ``model``."""
-    merge_parallel_convolutions(model)
+    merge_normalisations(merge_parallel_convolutions(model))
     decoder, last = model.model.decoder, len(model.model.decoder.layers) - 1
-    decoder.class_embed[:last] = [nn.Identity() for _ in range(last)]
-    decoder.lqe_layers[:last] = [nn.Identity() for _ in range(last)]
+    for heads in (decoder.class_embed, decoder.lqe_layers):
+        for index in range(last):
+            heads[index] = nn.Identity()
     model.class_embed, model.bbox_embed = decoder.class_embed, decoder.bbox_embed
     return Detector(model, choose_first=True)
 

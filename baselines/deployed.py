@@ -1,6 +1,7 @@
 """What authors do to a trained detector before they measure it, done to the transformers port: exact, and the same for all.
 
 - parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR call it ``deploy``);
+- D-FINE's deploy folds the normalisation after every other convolution of the pyramid, too;
 - D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all 8,400 and then chooses.
 """
 
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 
 class Detector(nn.Module):
@@ -31,42 +31,37 @@ class Detector(nn.Module):
         return outputs.pred_boxes, outputs.logits
 
 
-class _BoxesOfChosenTokens(TorchFunctionMode):
+class _BoxesOfChosenTokens:
     """Turns ``gather(head(tokens) + anchors, chosen)`` into ``head(gather(tokens, chosen)) + gather(anchors, chosen)``.
 
-    The head works on each token alone, so the values are the same. While active, the head returns a placeholder of the right
-    shape; the sum with the anchors and the gather from it are recognised by identity.
+    The head works on each token alone, so the values are the same. While active, the head returns zeros, so that the sum is the
+    anchors, and the first ``gather`` from a tensor of that shape adds what the head makes of the chosen tokens. A
+    ``TorchFunctionMode`` would do, too, but under one calflops counts operators twice. Not for two threads at a time.
     """
 
     def __init__(self, stage: Any) -> None:
-        super().__init__()
-        self.stage, self.head = stage, stage.enc_bbox_head
-        self.tokens = self.placeholder = self.anchors = self.sum = None
+        self.head = stage.enc_bbox_head
+        self.tokens: Tensor | None = None
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> None:
         self.head.forward, self.real = self._wait, self.head.forward
-        return super().__enter__()
+        plain = torch.Tensor.gather
+
+        def gather(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+            result = plain(tensor, dim, index)
+            if self.tokens is None or tensor.shape != (*self.tokens.shape[:2], 4):
+                return result
+            tokens, self.tokens = self.tokens, None
+            return result + self.real(plain(tokens, 1, index[..., :1].expand(-1, -1, tokens.shape[-1])))
+
+        torch.Tensor.gather = gather  # type: ignore[method-assign,assignment]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        del self.head.forward  # the class's own again
+        del torch.Tensor.gather, self.head.forward  # the classes' own again
 
     def _wait(self, tokens: Tensor) -> Tensor:
-        self.tokens, self.placeholder = tokens, tokens[..., :4].clone()  # (B, N, d), (B, N, 4)
-        return self.placeholder
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if self.placeholder is not None and func in (torch.Tensor.add, torch.Tensor.__add__) and args[0] is self.placeholder:
-            self.anchors, self.sum = args[1], result
-        elif self.sum is not None and func is torch.Tensor.gather and args[0] is self.sum:
-            assert self.tokens is not None and self.anchors is not None
-            rows = kwargs["index"][..., :1]  # (B, K, 1)
-            chosen = self.tokens.gather(1, rows.expand(-1, -1, self.tokens.shape[-1]))
-            anchors = self.anchors.expand(len(chosen), -1, -1).gather(1, rows.expand(-1, -1, 4))
-            return self.real(chosen) + anchors
-        return result
+        self.tokens = tokens  # (B, N, d)
+        return torch.zeros_like(tokens[..., :4])
 
 
 def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
@@ -78,17 +73,31 @@ def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
     return model
 
 
+def merge_normalisations(model: nn.Module) -> nn.Module:
+    """Every layer ``act(bn(conv(x)))`` of D-FINE's pyramid in ``model`` becomes ``act(conv(x))``; returns ``model``."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer).__name__ == "DFineConvNormLayer":
+                weight, bias = _folded(layer.conv, layer.norm)
+                setattr(parent, name, nn.Sequential(_convolution(layer.conv, weight, bias), layer.activation))
+    return model
+
+
 def _sides(block: Any) -> tuple[Any, ...]:
     return block.conv1.conv.kernel_size, block.conv2.conv.kernel_size
 
 
 def _merged(block: Any) -> nn.Conv2d:
     (large, large_bias), (small, small_bias) = (_folded(branch.conv, branch.norm) for branch in (block.conv1, block.conv2))
-    weight = large + nn.functional.pad(small, (1, 1, 1, 1))
+    return _convolution(block.conv1.conv, large + nn.functional.pad(small, (1, 1, 1, 1)), large_bias + small_bias)
+
+
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution as ``like``, with these weights and a bias."""
     with torch.device(weight.device):
-        merged = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-    merged.weight = nn.Parameter(weight.to(block.conv1.conv.weight.dtype), requires_grad=False)
-    merged.bias = nn.Parameter((large_bias + small_bias).to(weight.dtype), requires_grad=False)
+        merged = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, groups=like.groups)  # type: ignore[arg-type]
+    merged.weight = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False)
+    merged.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)
     return merged
 
 

@@ -1,4 +1,4 @@
-"""RT-DETR, version 1 (arXiv 2304.08069, Apache-2.0) as transformers ports it: R18, R34, R50 at three layers (R50-m), R50, R101."""
+"""RT-DETR, version 1 (arXiv 2304.08069, Apache-2.0) as transformers ports it: R18, R34, R50-m (three layers), R50, R101."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12 and 13 against cost Records: reproduced to the printed digit, or why not.
+"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12, 13 against cost Records: reproduced to the printed digit, or why not.
 
-The paper mixes conventions: RF-DETR and LW-DETR are counted by PyTorch's FlopCounterMode on the authors' evaluation forward, D-FINE
-prints what its authors report (calflops, deployed form), RT-DETR what its authors report (counter unknown), Table 5 leaves
+The paper mixes conventions: RF-DETR and LW-DETR are counted by PyTorch's FlopCounterMode on the authors' evaluation forward,
+D-FINE prints what its authors report (calflops, deployed form), RT-DETR what its authors report (counter unknown), Table 5 leaves
 attention out. ``CONVENTIONS`` says so per family, and a cell is compared with a Record of its own convention only. No torch here.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
@@ -18,10 +18,16 @@ from .record import Record
 
 TABLES = ("2", "3", "5", "9", "12", "13")
 STATES = ("reproduced", "cut", "differs", "not counted here")
+_MEANINGS = (
+    "equal to the printed digit, rounded", "equal if further digits are cut off instead of rounded",
+    "counted, not equal, for the reason given", "no count of this convention here, for the reason given",
+)  # fmt: skip
+COMMAND = "python -m rfdetr_repro.bench.costs --page docs/costs.md"
 CONVENTIONS = {
     "rfdetr": ("shapes", "evaluated"),
     "lwdetr": ("flopcountermode", "evaluated"),
     "dfine": ("calflops", "deployed"),
+    "dfine N": ("flopcountermode", "deployed"),  # its authors report 7 G without a decimal: the paper counted this one itself
     "rtdetr": ("flopcountermode", "evaluated"),
     "groundingdino": ("flopcountermode", "evaluated"),
 }
@@ -38,7 +44,7 @@ REASONS = {
     (
         "groundingdino",
         "params_m",
-    ): "measured by its authors on another program's mmGroundingDINO, with parts transformers leaves out",
+    ): "the paper counted mmdetection's program; which 0.7 M of it transformers' port lacks is not known",
     ("groundingdino", "gflops"): "the number of text tokens behind it is not stated; 195 (COCO's 80 names) is assumed here",
 }
 
@@ -59,11 +65,16 @@ class CostCell(NamedTuple):
     record_id: str
 
 
+_Found = dict[tuple[str | None, ...], Record]
+
+
 def cost_cells(records: Iterable[Record]) -> list[CostCell]:
     """Of the cost Records (``source`` "cost") among ``records``."""
-    found = {
-        (*join_key(r)[:3], r.model.variant, r.cost.counter, r.cost.form): r for r in records if r.source == "cost" and r.cost
-    }
+    found: _Found = {}
+    for record in records:
+        if record.source == "cost" and record.cost:
+            key = (*join_key(record)[:3], record.model.variant, record.cost.counter, record.cost.form)
+            found[key] = record
     return [*_standard(found), *_ablation(found), *_counters(found)]
 
 
@@ -75,7 +86,32 @@ def to_csv(cells: Iterable[CostCell]) -> str:
     return stream.getvalue()
 
 
-_Found = dict[tuple[str | None, ...], Record]
+def to_markdown(cells: Sequence[CostCell]) -> str:
+    """A page: first its command, then how many cells are in which state, then every cell."""
+    counts = ", ".join(f"{sum(cell.state == state for cell in cells)} {state}" for state in STATES)
+    lines = [
+        f"<!-- {COMMAND} -->",
+        "# Parameters and GFLOPs of the paper's tables",
+        "",
+        f"{len(cells)} printed cells: {counts}.",
+        "",
+    ]
+    lines += [f"- {state}: {meaning}" for state, meaning in zip(STATES, _MEANINGS, strict=True)]
+    lines += [
+        "",
+        "Counted on shapes, without weights; a GFLOP is 2 operations per multiply-add. The counter's second word is the form:",
+    ]
+    lines += [
+        "`evaluated` the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
+        "",
+    ]
+    columns = ("Table", "Model", "Size", "Column", "Published", "Counted", "Counter", "State", "Why not reproduced")
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for cell in cells:
+        measured = "" if cell.measured is None else f"{cell.measured:.3f}"
+        texts = (cell.table, cell.model, cell.size, cell.column, cell.published, measured, cell.counter, cell.state, cell.reason)
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _standard(found: _Found) -> Iterator[CostCell]:
@@ -83,7 +119,8 @@ def _standard(found: _Found) -> Iterator[CostCell]:
         printed = published_table(table)
         for row, values, record in zip(printed.row_numbers, printed.rows, published_records(table), strict=True):
             family, size, task, _ = join_key(record)
-            counted = found.get((family, size, task, None, *CONVENTIONS.get(family, ("", ""))))
+            convention = CONVENTIONS.get(f"{family} {size}") or CONVENTIONS.get(family, ("", ""))
+            counted = found.get((family, size, task, None, *convention))
             for column in ("params_m", "gflops"):
                 if values[column]:
                     reason = (
@@ -114,7 +151,13 @@ def _counters(found: _Found) -> Iterator[CostCell]:
         for column in ("reported", "calflops", "flopcountermode"):
             counter = "" if column == "reported" else column
             counted = found.get((family, values["size"], "detect", None, counter, form))
-            reason = "the authors' own number, not a count" if column == "reported" else REASONS.get((family, ""), "")
+            if column == "reported" and family == "dfine":
+                counted = found.get((family, values["size"], "detect", None, *CONVENTIONS["dfine"]))  # what its authors run
+            reason = (
+                "its authors' own number, by a program they do not name"
+                if column == "reported"
+                else REASONS.get((family, ""), "")
+            )
             yield _cell(("9", row, values["model"], values["size"], column, values[column]), counted, reason)
 
 

@@ -9,6 +9,7 @@ import torch
 from baselines import d_fine, lw_detr, rt_detr
 
 CLASSES, QUERIES, SIDE = 5, 12, 96
+GAIN = 2.0  # of the weights, over the root of the number of inputs
 _NARROW = {
     "num_queries": QUERIES, "decoder_layers": 2, "encoder_hidden_dim": 32, "d_model": 32, "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32,
@@ -22,9 +23,17 @@ def library_model(family: str, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if value.is_floating_point() and value.numel() > 1 and "pos" not in name:
-                noise = torch.rand(value.shape, generator=generator)
-                value.add_(0.2 * noise if "running_var" in name else 0.2 * (noise - 0.5))
+            if not value.is_floating_point() or value.numel() == 1 or "pos" in name:
+                continue
+            noise = torch.rand(value.shape, generator=generator) - 0.5
+            if value.ndim > 1:  # keeps the spread of what comes in, or all queries would be alike
+                value.copy_(noise * (GAIN / value[0].numel() ** 0.5))
+            else:
+                value.add_(0.2 * (noise + 0.5 * ("running_var" in name)))
+        typical = model(images()).logits.mean((0, 1))
+        biases = [value for name, value in model.state_dict().items() if "class_embed" in name and name.endswith("bias")]
+        for bias in {bias.data_ptr(): bias for bias in biases}.values():  # layers share one
+            bias.sub_(typical)  # no class is the best everywhere
     return model
 
 
@@ -63,4 +72,8 @@ def _lw_detr() -> Any:
 
 
 def images(seed: int = 1) -> torch.Tensor:
-    return torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    """(1, 3, SIDE, SIDE) in 0..1: noisy patches of colour, so that places differ from each other and no two are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    patches = torch.rand(1, 3, SIDE // 16, SIDE // 16, generator=generator)
+    noise = torch.rand(1, 3, SIDE, SIDE, generator=generator)
+    return 0.7 * torch.nn.functional.interpolate(patches, scale_factor=16.0) + 0.3 * noise

@@ -14,15 +14,21 @@ from samples_baselines import CLASSES, FAMILIES, QUERIES, SIDE, images, library_
 from baselines import catalog, rt_detr
 from rfdetr_repro.bench import models
 from rfdetr_repro.errors import InputError
-from rfdetr_repro.export.adopt import IMAGENET, adopt
+from rfdetr_repro.export.adopt import adopt
 from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.export.surgery import INPUTS
 
 pytest.importorskip("transformers.models.lw_detr", reason="transformers (>= 5) is not installed")
 
 
 def normalised(family: str, batch: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in IMAGENET)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (INPUTS["imagenet"] or ())[:2])
     return (batch - mean) / std if family == "lwdetr" else batch
+
+
+def share_found(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> float:
+    """Share of the rows of ``expected`` (Q, n) that ``found`` (Q, n) has, in any order: near ties change places."""
+    return ((expected[:, None] - found[None]).abs().amax(-1) < tolerance).any(1).float().mean().item()
 
 
 @torch.no_grad()
@@ -30,10 +36,11 @@ def normalised(family: str, batch: torch.Tensor) -> torch.Tensor:
 def test_the_deployed_form_computes_the_same(family: str) -> None:
     """Merged convolutions and a late choice of boxes change no value beyond rounding."""
     model, batch = library_model(family), images()
-    expected = model(batch)
-    boxes, logits = FAMILIES[family].deployed(model)(batch)
-    assert torch.allclose(boxes, expected.pred_boxes, atol=2e-5) and torch.allclose(logits, expected.logits, atol=2e-4)
-    assert logits.std() > 1e-3, "the model must not be constant"
+    outputs = model(batch)
+    expected = torch.cat((outputs.pred_boxes, outputs.logits), -1)[0].clone()
+    found = torch.cat(FAMILIES[family].deployed(model)(batch), -1)[0]
+    assert share_found(expected, found, 2e-4) == 1.0
+    assert expected.std(0).max() > 1e-3, "the queries must not be alike"
 
 
 def own_post_processing(family: str, outputs: Any) -> dict[str, torch.Tensor]:
@@ -60,9 +67,9 @@ def test_an_adopted_export_gives_the_librarys_own_detections(family: str, tmp_pa
     found = OrtSession(adopted, threads=1).run(batch.numpy())
     assert found.scores.shape == (1, QUERIES) and len(set(found.labels[0].tolist())) > 1
     np.testing.assert_allclose(found.scores[0], expected["scores"], atol=1e-4)
-    agreeing = found.labels[0] == expected["labels"].numpy()
-    assert agreeing.mean() > 0.8, "neighbours in score may swap places"
-    np.testing.assert_allclose(found.boxes_xyxy[0][agreeing], expected["boxes"][torch.from_numpy(agreeing)], atol=1e-3)
+    ours = torch.cat((torch.from_numpy(found.boxes_xyxy[0]), 100.0 * torch.from_numpy(found.labels[0])[:, None]), 1)
+    theirs = torch.cat((expected["boxes"], 100.0 * expected["labels"][:, None]), 1)
+    assert share_found(theirs, ours, 1e-3) > 0.8, "of boxes with equal scores another one may have been chosen"
 
 
 def test_every_row_has_the_key_of_its_printed_row() -> None:
@@ -71,9 +78,10 @@ def test_every_row_has_the_key_of_its_printed_row() -> None:
 
     printed = {join_key(record)[:3] for table in ("2", "3", "12", "13") for record in published_records(table)}
     ours = {name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.MODELS}
-    left = {key for key in printed if not key[0].startswith(("yolo", "fastinst", "maskdino"))} - set(ours.values())
+    left = {key for key in printed if not key[0].startswith(("fastinst", "maskdino"))} - set(ours.values())
     assert not left, "every end-to-end detector of the tables has a row"
     extra = {name for name, key in ours.items() if key not in printed and not name.endswith("@transformers")}
+    extra = {name for name in extra if not name.startswith(("yolox-", "yolov9-"))}  # the permissive ones are not the paper's
     assert extra == {"rfdetr-base", "rfdetr-large-deprecated", "rfdetr-seg-preview", "rtdetr-r34", "rtdetr-r50m"}
 
 

@@ -58,15 +58,16 @@ def measured(precision: str, protocol: Protocol, ms: float) -> Record:
     return replace(record, latency=replace(record.latency, median_ms=ms))
 
 
-def cells(table: str, records: list[Record], variant: str) -> list[float | None]:
-    rows = [row for row in paper_table(table, records, Here(True, frozenset())).rows
-            if row.get("model") and row["model"].text == "D-FINE" and row["variant"].text == variant]  # fmt: skip
-    return [row["measured_ms"].value for row in rows]
+def cells(table: str, records: list[Record], columns: list[str]) -> list[list[str]]:
+    """Texts of the measured columns, one list for each line beside D-FINE's row."""
+    rows = [row for row in paper_table(table, records, Here(True, frozenset())).rows if "model" in row]
+    return [[row[f"measured_{column}"].text for column in columns] for row in rows if row["model"].text == "D-FINE"]
 
 
 def test_their_records_stand_beside_the_published_rows() -> None:
     (protocol,) = settings("--campaign", "table1")
     records = [measured("fp32", protocol, 30.0), measured("fp16", protocol, 20.0)]
-    assert cells("1", records, "buffered FP32") == [30.0] and cells("1", records, "buffered FP16") == [20.0]
+    assert cells("1", records, ["buffered_fp32_latency_ms", "buffered_fp16_latency_ms"]) == [["30.0", "20.0"]]
     sweep = [measured("fp16", protocol, 10.0 + i) for i, protocol in enumerate(settings("--campaign", "buffer-sweep"))]
-    assert [cells("v2_20", sweep, f"buffer {ms:g} ms") for ms in BUFFERS_MS] == [[10.0], [11.0], [12.0], [13.0]]
+    columns = [f"latency_ms_buffer_{ms:g}" for ms in BUFFERS_MS]
+    assert cells("v2_20", sweep, columns) == [["10.0", "11.0", "12.0", "13.0"]]

@@ -14,7 +14,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "rfdetr_repro"
 FLOORS = {
-    0: ["errors", "files", "config", "presets", "flops", "labels", "record", "store", "paper", "pareto", "campaign"],
+    0: [
+        "errors",
+        "files",
+        "config",
+        "presets",
+        "flops",
+        "labels",
+        "record",
+        "store",
+        "paper",
+        "pareto",
+        "campaign",
+        "cost_cells",
+    ],
     1: ["boxes", "ops", "masks"],
     2: ["model", "device"],
     3: ["data", "coco_eval", "coco_matches", "validation"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 
 import pytest
 from samples_records import NOTHING, OTHER_SHA, SHA, T4, counted, measured
@@ -120,14 +119,10 @@ def test_counts_share_the_line_of_a_measurement_and_keep_their_own_record():
 
 
 def test_two_counters_are_two_lines_and_table_9_has_a_column_for_each():
-    class Counted(types.SimpleNamespace):
-        """A Cost that names its counter."""
-
     records = []
     for counter, gflops in (("FlopCounterMode", 25.5), ("calflops", 25.2), ("onnx", 24.9)):
         record = counted("dfine", "S", 10_200_000, gflops)
-        object.__setattr__(record, "cost", Counted(params=10_200_000, flops=1e9 * gflops, counter=counter))
-        records.append(record)
+        records.append(dataclasses.replace(record, cost=Cost(10_200_000, 1e9 * gflops, counter=counter)))
     assert texts(records, "9", "D-FINE S") == [{"flopcountermode": "25.5", "calflops": "25.2", "onnx": "24.9"}]
     assert [line["gflops"] for line in texts(records, "2", "D-FINE S")] == ["25.5", "25.2", "24.9"]
     assert texts(counted("dfine", "S", 10_200_000, 25.5), "9", "D-FINE S") == []  # a counter without a name is in no column

@@ -1,8 +1,8 @@
-"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12 and 13 that can be built here, as Records (``source`` "cost").
+"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12, 13 that can be built here, as Records (``source`` "cost").
 
-python -m rfdetr_repro.bench.costs --out results/costs.jsonl
+python -m rfdetr_repro.bench.costs --out results/costs.jsonl --page docs/costs.md
 Weights do not matter and are never made: everything runs on shapes. Beside the Records, ``NAME.csv`` says of every printed cell
-whether it is reproduced to its last digit, and if not, why (``cost_cells``).
+whether it is reproduced to its last digit, and if not, why (``cost_cells``); the page says the same for a reader.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..config import Arch, ModelConfig
-from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv
+from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
 from ..errors import InputError, run_main
 from ..files import write_atomic
 from ..flops import flops_by_part, total_flops
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
     parser.add_argument("--artifacts", default="results/artifacts", help="folder for the ONNX files of the counter onnx")
     parser.add_argument("--out", default="results/costs.jsonl", help="store to append to; what it holds is not counted again")
+    parser.add_argument("--page", help="Markdown file of every printed cell, e.g. docs/costs.md")
     args = parser.parse_args(argv)
     counters = args.counters.split(",") if args.counters else _default_counters()
     if unknown := sorted(set(counters) - set(EVERY)):
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(line(store.append(record)), flush=True)
     cells = cost_cells(store.read())
     write_atomic(Path(args.out).with_suffix(".csv"), to_csv(cells))
+    if args.page:
+        write_atomic(Path(args.page), to_markdown(cells))
     counts = {state: sum(cell.state == state for cell in cells) for state in STATES}
     print(", ".join(f"{count} cells {state}" for state, count in counts.items()))
 
@@ -79,18 +83,18 @@ def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = 
     for name in names:
         size = name.removeprefix("rfdetr-")
         if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
-            yield _job(model_id(name), "onnx", "deployed", lambda name=name: _onnx(name, artifacts))
+            yield _job(model_id(name), "onnx", "deployed", partial(_onnx, name, artifacts))
         if size in PRESETS:
             row = PRESETS[size]
             yield from _own(model_id(name), row.model, row.arch, counters)
         else:
             for form in FORMS:
                 for counter in (counter for counter in COUNTERS if counter in counters):
-                    yield _job(model_id(name), counter, form, lambda n=name, c=counter, f=form: _counted(n, c, f))
+                    yield _job(model_id(name), counter, form, partial(_counted, name, counter, form))
     if "shapes" in counters and any(name.removeprefix("rfdetr-") in PRESETS for name in names):
         for step, row in ABLATION.items():
             model = ModelId("rfdetr", "RF-DETR", arch=row.arch, variant=f"step {step}", weights="random")
-            yield _job(model, "shapes", NO_ATTENTION, lambda row=row: _shapes(row.model, row.arch, NO_ATTENTION))
+            yield _job(model, "shapes", NO_ATTENTION, partial(_shapes, row.model, row.arch, NO_ATTENTION))
 
 
 def line(record: Record) -> str:
@@ -113,9 +117,9 @@ def _star(name: str) -> str:
 def _own(model: ModelId, config: ModelConfig, arch: Arch, counters: Sequence[str]) -> Iterator[Job]:
     if "shapes" in counters:
         for form in FORMS:
-            yield _job(model, "shapes", form, lambda form=form: _shapes(config, arch, form))
+            yield _job(model, "shapes", form, partial(_shapes, config, arch, form))
     if "flopcountermode" in counters:
-        yield _job(model, "flopcountermode", "deployed", lambda: _deployed(config, arch))
+        yield _job(model, "flopcountermode", "deployed", partial(_deployed, config, arch))
 
 
 def _shapes(config: ModelConfig, arch: Arch, form: str) -> Cost:

@@ -70,11 +70,23 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
         pipeline = importlib.import_module("calflops.calculate_pipline")  # the package's own spelling
     except ImportError as error:
         raise InputError(f"calflops cannot be imported ({error})", mend="pip install calflops accelerate") from error
+    _register_once(module)
     tallies = (pipeline.module_flop_count, pipeline.module_mac_count)
     args = [_to_meta(one) for one in inputs]
-    with torch.device("meta"), torch.no_grad(), _ShapesOnly(tallies):
+    with torch.no_grad(), _ShapesOnly(tallies):  # under torch.device(...) operators and activations would count twice
         flops, macs, _ = package.calculate_flops(module, args=args, print_results=False, output_as_string=False)
     return Count(float(flops), float(macs))
+
+
+def _register_once(module: nn.Module) -> None:
+    """A module that stands under two names, as transformers' heads do, counts once; it stays an attribute under both."""
+    seen: set[int] = set()
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if id(child) in seen and not isinstance(parent, (nn.ModuleList, nn.Sequential)):
+                del parent._modules[name]
+                object.__setattr__(parent, name, child)
+            seen.add(id(child))
 
 
 COUNTERS: dict[str, Callable[..., Count]] = {"flopcountermode": flopcountermode, "calflops": calflops}

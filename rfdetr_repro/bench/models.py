@@ -1,7 +1,8 @@
 """Models by name, as artifacts to measure: ours from its presets, other people's from the repository's ``baselines`` folder.
 
-An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs, versions.
-Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency, never an accuracy.
+An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs,
+versions. Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency,
+never an accuracy.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
     row = catalog.ROWS[name]
     if row.star:
         raise InputError(f"{name} runs in PyTorch only: {row.star}", mend="count it with python -m rfdetr_repro.bench.costs")
+    if row.foreign is not None:
+        return _foreign(row, path, model, checkpoint, categories)
     detector = catalog.module(name, "deployed", checkpoint)
     params = sum(parameter.numel() for parameter in detector.parameters())
     with TemporaryDirectory(dir=path.parent) as scratch:
@@ -131,6 +134,24 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
         versions = {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
         packages = adopted.manifest.packages | versions
         manifest = replace(adopted.manifest, model=model, params=params, packages=packages)
+        return write_artifact(path, adopted.path.read_bytes(), manifest)
+
+
+def _foreign(row: Any, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+    """Exported by another process, then adopted: suppression and masks go into the file.
+
+    Random weights leave suppression nothing to do, so a stated number of candidates is injected.
+    """
+    foreign = importlib.import_module("baselines.foreign")
+    with TemporaryDirectory(dir=path.parent) as scratch:
+        work = Path(scratch, "export")
+        work.mkdir()
+        exported = foreign.export(row.foreign, row.build(0), work, checkpoint)
+        inject = None if checkpoint is not None else foreign.INJECTED
+        options: dict[str, Any] = {"form": row.form, "normalise": row.normalise, "weights": model.weights, "inject": inject}
+        adopted = adopt(exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options)
+        packages = adopted.manifest.packages | exported.versions
+        manifest = replace(adopted.manifest, model=model, params=exported.params, packages=packages)
         return write_artifact(path, adopted.path.read_bytes(), manifest)
 
 

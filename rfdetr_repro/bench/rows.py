@@ -68,9 +68,9 @@ def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: ar
     from .confirm import Row
 
     rows: dict[str, Row] = {}
-    stems = [artifact.manifest.model.name for artifact in artifacts]
+    stems = [_title(artifact) for artifact in artifacts]
     for artifact in artifacts:
-        name = artifact.manifest.model.name
+        name = _title(artifact)
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
         if label in rows:
             raise InputError(
@@ -81,6 +81,12 @@ def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: ar
             print(f"{label}: random weights, so latency only")
         rows[label] = Row(artifact, _opener(artifact, args), tuple(splits) if trained else ())
     return rows
+
+
+def _title(artifact: Artifact) -> str:
+    """Name with size: the paper's families print one name in every size."""
+    model = artifact.manifest.model
+    return " ".join(filter(None, (model.name, model.size)))
 
 
 def read_data(args: argparse.Namespace) -> list[CocoSplit]:
@@ -152,7 +158,11 @@ def _models() -> Any:
 
 def _model(args: argparse.Namespace, name: str) -> Artifact:
     folder = Path(args.out).parent / "models"
-    return _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+    told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
+    if told:
+        print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
+    return artifact
 
 
 def _in_precision(artifact: Artifact, precision: str, folder: Path) -> Artifact:

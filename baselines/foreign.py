@@ -1,0 +1,72 @@
+"""Detectors of packages that are never imported here: a script run by the user's own interpreter exports a raw ONNX file.
+
+The script gets the weights (or a configuration's name) and a folder that is its working directory, writes ``raw.onnx`` and
+``exported.json`` there, and ends with ABSENT if its package cannot be imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from rfdetr_repro.errors import InputError, StatedFailure
+
+ABSENT = 64  # exit code of a script without its package
+LIMIT_S = 1800.0  # the largest models export in minutes
+INJECTED = 100  # candidates above the threshold in a model of random weights: its own scores would leave suppression no work
+
+
+class Package(NamedTuple):
+    """``variable``: environment variable that names the interpreter; without it, it is the running one."""
+
+    name: str
+    licence: str
+    variable: str
+    script: str
+
+    @property
+    def interpreter(self) -> str:
+        return os.environ.get(self.variable) or sys.executable
+
+
+class Exported(NamedTuple):
+    """``flops`` as the package's own counter has them, or None; ``versions`` of the packages in that interpreter."""
+
+    path: Path
+    params: int
+    flops: float | None
+    versions: dict[str, str]
+
+
+def export(package: Package, model: str, folder: Path, checkpoint: str | Path | None = None) -> Exported:
+    """Raw ONNX file of ``model`` in ``folder`` (which must be empty): random weights, or those of the user's ``checkpoint``.
+
+    :class:`InputError` without package, interpreter or file; :class:`StatedFailure` if the package fails, with its last line.
+    """
+    weights = model
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise InputError("no such file", checkpoint)
+        weights = shutil.copy(checkpoint, folder / f"weights{Path(checkpoint).suffix}")  # packages write beside the file
+    request = [package.interpreter, "-c", package.script, model, Path(weights).name, str(folder)]
+    mend = (
+        f"pip install {package.name} ({package.licence}) in an environment of its own and set {package.variable} to its python, "
+    )
+    mend += "or export the model yourself and give --onnx FILE"
+    try:
+        done = subprocess.run(request, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"{package.name} cannot be run: {error}", package.interpreter, mend) from error
+    told = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
+    if done.returncode == ABSENT:
+        raise InputError(f"{model} needs {package.name} ({told})", package.interpreter, mend)
+    raw, card = folder / "raw.onnx", folder / "exported.json"
+    if done.returncode or not raw.is_file() or not card.is_file():
+        raise StatedFailure(f"{package.name} did not export {model} (exit code {done.returncode}): {told}")
+    read = json.loads(card.read_text(encoding="utf-8"))
+    return Exported(raw, int(read["params"]), read.get("flops"), {str(k): str(v) for k, v in read["versions"].items()})
