@@ -76,9 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return {arch: Matches(*(column[np.isin(found[arch].image, part)] for column in found[arch].columns())) for arch in archs}
 
     whole, backbones = len(found) * len(split), len({arch.backbone for arch in found})
-    print(
-        f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best {chosen.metric} {100 * max(exact.values()):.2f}"
-    )
+    best = 100 * max(exact.values())
+    print(f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best {chosen.metric} {best:.2f}")
     for seed in range(args.seeds):
         rules = Rules(args.first, args.growth, args.confidence, args.margin, seed=seed)
         started = time.perf_counter()

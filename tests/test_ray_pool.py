@@ -154,7 +154,7 @@ def test_exclusive_is_one_worker_per_machine_of_one_device(join, tmp_path, capfd
 def test_machines_join_and_leave_while_the_work_runs(cluster, join, tmp_path):
     make = MakeSquares(str(tmp_path), seconds=0.1)
     found, nodes = [], []
-    for item, answer in join(make).run(ITEMS * 7):
+    for item, answer in join(make).run(ITEMS * 20):
         found.append((item, answer))
         if len(found) == 2:
             nodes.append(cluster.add_node(num_cpus=1))
@@ -163,7 +163,7 @@ def test_machines_join_and_leave_while_the_work_runs(cluster, join, tmp_path):
             threading.Thread(target=partial(cluster.remove_node, nodes[0], allow_graceful=False)).start()
     late = nodes[0].node_id
     assert len(nodes) == 2, "the late machine did no work"
-    assert numbers(found) == sorted(item.number for item in ITEMS * 7) and any(answer.node == late for _, answer in found)
+    assert numbers(found) == sorted(item.number for item in ITEMS * 20) and any(answer.node == late for _, answer in found)
 
 
 def test_a_cluster_without_a_gpu_says_so(join, tmp_path, monkeypatch):

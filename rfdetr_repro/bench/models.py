@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import InputError
 from ..export.adopt import Categories, adopt
 from ..export.artifact import Artifact, ArtifactMeta, load_artifact, manifest_path, write_artifact
+from ..export.nms import Nms
 from ..files import sha256_file, writable_folder
 from ..labels import Labels, coco_labels
 from ..presets import PRESETS
@@ -148,7 +149,7 @@ def _foreign(row: Any, path: Path, model: ModelId, checkpoint: Any, categories: 
         work.mkdir()
         exported = foreign.export(row.foreign, row.build(0), work, checkpoint)
         inject = None if checkpoint is not None else foreign.INJECTED
-        options: dict[str, Any] = {"form": row.form, "normalise": row.normalise, "weights": model.weights, "inject": inject}
+        options: dict[str, Any] = {"form": row.form, "normalise": row.normalise, "weights": model.weights, "nms": Nms(inject=inject)}
         adopted = adopt(exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options)
         packages = adopted.manifest.packages | exported.versions
         manifest = replace(adopted.manifest, model=model, params=exported.params, packages=packages)
