@@ -67,7 +67,7 @@ def test_survivors_have_the_exhaustive_accuracy_and_nearly_its_frontier() -> Non
         assert len(left) == len(set(left)) and outcome.stages[-1].images == IMAGES
         found.append(hypervolume(outcome.accuracy) / hypervolume(EXACT))
         spent.append(outcome.evaluations() / (len(ARCHS) * IMAGES))
-    assert np.mean(found) >= 0.993 and min(found) >= 0.98 and max(found) <= 1.0
+    assert np.mean(found) >= 0.993 and min(found) >= 0.98 and max(found) <= 1.0 + 1e-9
     assert np.mean(spent) <= 0.85
 
 
