@@ -70,7 +70,8 @@ def model_artifact(
     model = model_id(name, "random" if checkpoint is None else "trained")
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
-    path = writable_folder(folder) / f"{name}-{_made_by(name, digest, categories)}.onnx"
+    made, starred = _made_by(name, digest, categories), getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
+    path = writable_folder(folder) / f"{name}-{made}.{'recipe' if starred else 'onnx'}"
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     make = _ours if name.removeprefix("rfdetr-") in PRESETS else _theirs
@@ -122,7 +123,11 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
     catalog = _catalog()
     row = catalog.ROWS[name]
     if row.star:
-        raise InputError(f"{name} runs in PyTorch only: {row.star}", mend="count it with python -m rfdetr_repro.bench.costs")
+        if checkpoint is not None:
+            raise InputError(f"{name} is measured with random weights only: {row.star}", mend="leave --checkpoint out")
+        from .starred import write_recipe
+
+        return write_recipe(row, name, path, model, {"transformers": importlib.metadata.version("transformers")})
     if row.foreign is not None:
         return _foreign(row, path, model, checkpoint, categories)
     detector = catalog.module(name, "deployed", checkpoint)
