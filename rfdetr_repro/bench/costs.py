@@ -32,7 +32,7 @@ from ..record import Cost, ModelId, Record
 from ..store import Store
 from .counters import COUNTERS
 from .machine import environment
-from .models import _catalog, model_artifact, model_id, model_names
+from .models import _catalog, known_name, model_artifact, model_id, model_names
 
 Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
 EVERY = ("shapes", "onnx", *COUNTERS)
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = paper_models() if args.models == "paper" else args.models.split(",")
     for name in names:
         model_id(name)
+    names = [known_name(name) for name in names]
     store = Store(args.out)
     known = store.ids()
     command = "python -m rfdetr_repro.bench.costs " + " ".join(sys.argv[1:] if argv is None else argv)

@@ -44,8 +44,16 @@ def model_names() -> tuple[str, ...]:
     return (*(f"rfdetr-{size}" for size in PRESETS), *(catalog.ROWS if catalog else ()))
 
 
+def known_name(name: str) -> str:
+    """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters: lwdetr-s is lwdetr-small."""
+    rows = getattr(_catalog(), "ROWS", {})
+    keys = {f"{row.family}-{row.size}{'-seg' * row.masks}".lower(): known for known, row in rows.items()}
+    return name if name in model_names() else keys.get(name.lower(), name)
+
+
 def model_id(name: str, weights: str = "random") -> ModelId:
     """Family, printed name and size as the paper's tables have them; an unknown name is an :class:`InputError`."""
+    name = known_name(name)
     if name not in model_names():
         mend = f"choose one of {', '.join(model_names())}" + ("" if _catalog() else f"; {_MISSING}")
         raise InputError(f"unknown model {name!r}", mend=mend)
@@ -67,6 +75,7 @@ def model_artifact(
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
     ``categories``: ids and names of the data set behind a baseline's weights. Raises :class:`InputError`.
     """
+    name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
