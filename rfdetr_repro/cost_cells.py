@@ -40,8 +40,8 @@ _YOLO_OLDER = "presumably its authors' older counter: their present one and Flop
 REASONS = {
     ("yolov8", ""): _YOLO,
     ("yolo11", ""): _YOLO,
-    ("fastinst", ""): "no maintained port under a free licence; its program needs detectron2, which no current PyTorch builds",
-    ("maskdino", ""): "no maintained port under a free licence; its program needs detectron2, which no current PyTorch builds",
+    ("fastinst", ""): "has no installable package: research code on detectron2",
+    ("maskdino", ""): "has no installable package: research code on detectron2",
     ("rtdetr", "gflops"): "prints the RT-DETR authors' own number, whose counter is not documented",
     ("rtdetr R18", ""): "prints the numbers of RT-DETR-R50-m (rtdetr-r50m here), not those of R18",
     (
@@ -102,10 +102,10 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
     lines += [f"- {state}: {meaning}" for state, meaning in zip(STATES, _MEANINGS, strict=True)]
     lines += [
         "",
-        "Counted on shapes, without weights; a GFLOP is 2 operations per multiply-add. The counter's second word is the form:",
+        "Counted without trained weights (YOLO in its own package's process); 2 operations per multiply-add. The counter's form:",
     ]
     lines += [
-        "`evaluated` the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
+        "`evaluated` is the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
         "",
     ]
     columns = ("Table", "Model", "Size", "Column", "Published", "Counted", "Counter", "State", "Why not reproduced")
