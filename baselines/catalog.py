@@ -62,6 +62,12 @@ def _transformers_rf_detr(size: str) -> Row:
     return Row("rfdetr-transformers", name, letter, build, forms, 91, head, hw, "imagenet", True, preset.model.masks)
 
 
+def _open_vocabulary(family: str, name: str) -> Row:
+    """LLMDet is MM-GroundingDINO trained otherwise: one program, one cost."""
+    star = "its text encoder and its masks over the prompt are no static graph; the paper measures it in PyTorch, too"
+    return Row(family, name, "T", open_vocabulary.build_tiny, open_vocabulary, 80, "", (800, 1333), "imagenet", star=star)
+
+
 def _ultralytics(family: str, letter: str, seg: str) -> Row:
     name = f"{family}-{letter}{seg}"
     form, size, shown = "yolo-seg" if seg else "yolo", yolo_ultralytics.SIZES[letter], yolo_ultralytics.FAMILIES[family]
@@ -101,18 +107,8 @@ ROWS: dict[str, Row] = {
         for letter in yolo_ultralytics.SIZES
     },
     **{f"{family}-{letter}": _libre(family, letter) for family, letters in yolo_libre.SIZES.items() for letter in letters},
-    "grounding-dino-t": Row(
-        "groundingdino",
-        "GroundingDINO",
-        "T",
-        open_vocabulary.build_tiny,
-        open_vocabulary,
-        80,
-        "",
-        (800, 1333),
-        "imagenet",
-        star="its text encoder and its masks over the prompt are no static graph; the paper measures it in PyTorch, too",
-    ),
+    "grounding-dino-t": _open_vocabulary("groundingdino", "GroundingDINO"),
+    "llmdet-t": _open_vocabulary("llmdet", "LLMDet"),
 }
 
 

@@ -6,12 +6,14 @@ The script gets the weights (or a configuration's name) and a folder that is its
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rfdetr_repro.errors import InputError, StatedFailure
@@ -28,6 +30,12 @@ class Package(NamedTuple):
     licence: str
     variable: str
     script: str
+    count: str = ""  # script that writes ``counted.json`` with parameters and operations
+
+    @property
+    def present(self) -> bool:
+        """Whether there is reason to try: the variable is set, or the running interpreter has the package."""
+        return self.variable in os.environ or importlib.util.find_spec(self.name) is not None
 
     @property
     def interpreter(self) -> str:
@@ -35,11 +43,10 @@ class Package(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """``flops`` as the package's own counter has them, or None; ``versions`` of the packages in that interpreter."""
+    """``versions`` of the packages in that interpreter."""
 
     path: Path
     params: int
-    flops: float | None
     versions: dict[str, str]
 
 
@@ -53,20 +60,34 @@ def export(package: Package, model: str, folder: Path, checkpoint: str | Path | 
         if not Path(checkpoint).is_file():
             raise InputError("no such file", checkpoint)
         weights = shutil.copy(checkpoint, folder / f"weights{Path(checkpoint).suffix}")  # packages write beside the file
-    request = [package.interpreter, "-c", package.script, model, Path(weights).name, str(folder)]
+    _run(package, package.script, [model, Path(weights).name, str(folder)], folder / "exported.json")
+    read = json.loads((folder / "exported.json").read_text(encoding="utf-8"))
+    if not (folder / "raw.onnx").is_file():
+        raise StatedFailure(f"{package.name} did not export {model}: it wrote no file")
+    return Exported(folder / "raw.onnx", int(read["params"]), {str(k): str(v) for k, v in read["versions"].items()})
+
+
+def counts(package: Package, model: str) -> dict[tuple[str, str], tuple[int, float]]:
+    """(counter, form) -> parameters and operations of one image, by the package's own counter and those it can import."""
+    with TemporaryDirectory() as folder:
+        card = Path(folder, "counted.json")
+        _run(package, package.count, [model, folder], card)
+        read = json.loads(card.read_text(encoding="utf-8"))
+    return {(counter, form): (int(params), float(flops)) for counter, form, params, flops in read}
+
+
+def _run(package: Package, script: str, arguments: list[str], answer: Path) -> None:
+    model, request = arguments[0], [package.interpreter, "-c", script, *arguments]
     mend = (
         f"pip install {package.name} ({package.licence}) in an environment of its own and set {package.variable} to its python, "
     )
     mend += "or export the model yourself and give --onnx FILE"
     try:
-        done = subprocess.run(request, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(request, cwd=answer.parent, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"{package.name} cannot be run: {error}", package.interpreter, mend) from error
     told = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
     if done.returncode == ABSENT:
         raise InputError(f"{model} needs {package.name} ({told})", package.interpreter, mend)
-    raw, card = folder / "raw.onnx", folder / "exported.json"
-    if done.returncode or not raw.is_file() or not card.is_file():
+    if done.returncode or not answer.is_file():
         raise StatedFailure(f"{package.name} did not export {model} (exit code {done.returncode}): {told}")
-    read = json.loads(card.read_text(encoding="utf-8"))
-    return Exported(raw, int(read["params"]), read.get("flops"), {str(k): str(v) for k, v in read["versions"].items()})

@@ -24,18 +24,46 @@ except ImportError as error:
 import torch
 torch.manual_seed(0)
 model = YOLO(weights if weights != name else name + ".yaml")
-try:
-    from ultralytics.utils.torch_utils import get_flops
-    flops = 1e9 * get_flops(model.model, 640) or None
-except ImportError:
-    flops = None
 params = sum(one.numel() for one in model.model.parameters())
 written = model.export(format="onnx", imgsz=640, opset=17, simplify=False, dynamic=False, nms=False, half=False, batch=1)
 shutil.move(str(written), str(Path(folder, "raw.onnx")))
 versions = {"ultralytics": ultralytics.__version__, "ultralytics-torch": torch.__version__}
-Path(folder, "exported.json").write_text(json.dumps({"params": params, "flops": flops, "versions": versions}))
+Path(folder, "exported.json").write_text(json.dumps({"params": params, "versions": versions}))
 """
-PACKAGE = Package("ultralytics", "AGPL-3.0", "RFDETR_ULTRALYTICS_PYTHON", SCRIPT)
+COUNT = """
+import json, sys
+from pathlib import Path
+name, folder = sys.argv[1:]
+try:
+    from ultralytics import YOLO
+    from ultralytics.utils.torch_utils import get_flops
+    import thop
+except ImportError as error:
+    print(error, file=sys.stderr)
+    sys.exit(64)
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+try:
+    from calflops import calculate_flops
+except ImportError:
+    calculate_flops = None
+rows = []
+for form in ("evaluated", "deployed"):
+    model = YOLO(name + ".yaml").model.eval()
+    if form == "deployed":
+        model = model.fuse(verbose=False)
+    params = sum(one.numel() for one in model.parameters())
+    rows.append(("ultralytics", form, params, 1e9 * get_flops(model, 640)))
+    model.requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 640, 640))
+    rows.append(("flopcountermode", form, params, counter.get_total_flops()))
+    if calculate_flops:
+        flops, _, _ = calculate_flops(model, input_shape=(1, 3, 640, 640), print_results=False, output_as_string=False)
+        rows.append(("calflops", form, params, flops))
+Path(folder, "counted.json").write_text(json.dumps(rows))
+"""
+PACKAGE = Package("ultralytics", "AGPL-3.0", "RFDETR_ULTRALYTICS_PYTHON", SCRIPT, COUNT)
 
 
 def package_name(name: str) -> str:

@@ -29,16 +29,19 @@ CONVENTIONS = {
     "dfine": ("calflops", "deployed"),
     "dfine N": ("flopcountermode", "deployed"),  # its authors report 7 G without a decimal: the paper counted this one itself
     "rtdetr": ("flopcountermode", "evaluated"),
+    "yolov8": ("ultralytics", "deployed"),  # what its authors print; deployed: normalisation folded into the convolutions
+    "yolo11": ("ultralytics", "deployed"),
     "groundingdino": ("flopcountermode", "evaluated"),
 }
 NO_ATTENTION = "evaluated without attention"
 LW_DETR_M = range(1, 3)  # steps of Table 5 that are LW-DETR M; the rest are RF-DETR
-_YOLO = "needs ultralytics (AGPL-3.0) in the user's own environment: python -m rfdetr_repro.bench --models"
+_YOLO = "needs ultralytics (AGPL-3.0) in the user's own environment, named by RFDETR_ULTRALYTICS_PYTHON"
+_YOLO_OLDER = "presumably its authors' older counter: their present one and FlopCounterMode agree on the number here"
 REASONS = {
     ("yolov8", ""): _YOLO,
     ("yolo11", ""): _YOLO,
-    ("fastinst", ""): "no maintained port under a free licence; its program needs detectron2, which no current PyTorch builds",
-    ("maskdino", ""): "no maintained port under a free licence; its program needs detectron2, which no current PyTorch builds",
+    ("fastinst", ""): "has no installable package: research code on detectron2",
+    ("maskdino", ""): "has no installable package: research code on detectron2",
     ("rtdetr", "gflops"): "prints the RT-DETR authors' own number, whose counter is not documented",
     ("rtdetr R18", ""): "prints the numbers of RT-DETR-R50-m (rtdetr-r50m here), not those of R18",
     (
@@ -99,10 +102,10 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
     lines += [f"- {state}: {meaning}" for state, meaning in zip(STATES, _MEANINGS, strict=True)]
     lines += [
         "",
-        "Counted on shapes, without weights; a GFLOP is 2 operations per multiply-add. The counter's second word is the form:",
+        "Counted without trained weights (YOLO in its own package's process); 2 operations per multiply-add. The counter's form:",
     ]
     lines += [
-        "`evaluated` the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
+        "`evaluated` is the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
         "",
     ]
     columns = ("Table", "Model", "Size", "Column", "Published", "Counted", "Counter", "State", "Why not reproduced")
@@ -147,12 +150,12 @@ def _counters(found: _Found) -> Iterator[CostCell]:
     printed = published_table("9")
     for row, values in zip(printed.row_numbers, printed.rows, strict=True):
         family = {"D-FINE": "dfine", "LW-DETR": "lwdetr", "YOLO11": "yolo11"}[values["model"]]
-        form = CONVENTIONS.get(family, ("", "deployed"))[1]
+        form = "evaluated" if family == "yolo11" else CONVENTIONS[family][1]
         for column in ("reported", "calflops", "flopcountermode"):
             counter = "" if column == "reported" else column
             counted = found.get((family, values["size"], "detect", None, counter, form))
-            if column == "reported" and family == "dfine":
-                counted = found.get((family, values["size"], "detect", None, *CONVENTIONS["dfine"]))  # what its authors run
+            if column == "reported" and family in ("dfine", "yolo11"):
+                counted = found.get((family, values["size"], "detect", None, *CONVENTIONS[family]))  # what its authors run
             reason = (
                 "its authors' own number, by a program they do not name"
                 if column == "reported"
@@ -170,6 +173,8 @@ def _cell(where: tuple[str, int, str, str, str, str], record: Record | None, rea
     measured = value / (1e6 if column == "params_m" else 1e9)
     state = compare(measured, printed)
     counter = f"{cost.counter}, {cost.form}"
+    if reason == _YOLO:
+        reason = _YOLO_OLDER
     if state == "cut":
         reason = "printed with further digits cut off, not rounded"
     return CostCell(

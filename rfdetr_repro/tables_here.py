@@ -139,7 +139,8 @@ def bench_name(row: Row) -> str:
     family, size, _, _ = join_key(row.identity)
     if row.arch is not None and not size:
         return f"rfdetr at {row.arch.key}"
-    return f"{family}-{preset_name(row) or size.lower()}"
+    seg = "-seg" if row.identity.model.task == "segment" and not preset_name(row) else ""
+    return f"{family}-{preset_name(row) or size.lower()}{seg}"
 
 
 def _rivals(row: Row, slot: Slot) -> str:

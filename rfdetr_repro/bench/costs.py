@@ -8,13 +8,16 @@ whether it is reproduced to its last digit, and if not, why (``cost_cells``); th
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +32,7 @@ from ..record import Cost, ModelId, Record
 from ..store import Store
 from .counters import COUNTERS
 from .machine import environment
-from .models import _catalog, model_artifact, model_id, model_names
+from .models import _catalog, known_name, model_artifact, model_id, model_names
 
 Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
 EVERY = ("shapes", "onnx", *COUNTERS)
@@ -50,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = paper_models() if args.models == "paper" else args.models.split(",")
     for name in names:
         model_id(name)
+    names = [known_name(name) for name in names]
     store = Store(args.out)
     known = store.ids()
     command = "python -m rfdetr_repro.bench.costs " + " ".join(sys.argv[1:] if argv is None else argv)
@@ -75,7 +79,15 @@ def _default_counters() -> list[str]:
 
 def paper_models() -> list[str]:
     """Every size of ours, every baseline of another family."""
-    return [name for name in model_names() if not name.endswith("@transformers")]
+    rows = getattr(_catalog(), "ROWS", {})
+    foreign = {name: row.foreign for name, row in rows.items() if row.foreign is not None}
+    absent = {package.name for package in foreign.values() if package.count and not package.present}
+    if absent:
+        print(
+            f"not counted for want of {', '.join(sorted(absent))}: {', '.join(n for n in foreign if foreign[n].name in absent)}"
+        )
+    usable = {name for name, package in foreign.items() if package.count and package.present}
+    return [name for name in model_names() if not name.endswith("@transformers") and (name not in foreign or name in usable)]
 
 
 def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = "results/artifacts") -> Iterator[Job]:
@@ -84,7 +96,11 @@ def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = 
         size = name.removeprefix("rfdetr-")
         if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
             yield _job(model_id(name), "onnx", "deployed", partial(_onnx, name, artifacts))
-        if size in PRESETS:
+        if _foreign(name) is not None:
+            for counter, form in product(("ultralytics", *COUNTERS), FORMS):
+                if counter in counters or counter == "ultralytics":
+                    yield _job(model_id(name), counter, form, partial(_by_package, name, counter, form))
+        elif size in PRESETS:
             row = PRESETS[size]
             yield from _own(model_id(name), row.model, row.arch, counters)
         else:
@@ -112,6 +128,32 @@ def _job(model: ModelId, counter: str, form: str, count: Callable[[], Cost]) -> 
 def _star(name: str) -> str:
     catalog = _catalog()
     return catalog.ROWS[name].star if catalog and name in catalog.ROWS else ""
+
+
+def _foreign(name: str) -> Any:
+    """The package that knows model ``name``, if it is one that is never imported here."""
+    row = getattr(_catalog(), "ROWS", {}).get(name)
+    return row and row.foreign
+
+
+@cache
+def _package_counts(name: str) -> dict[tuple[str, str], tuple[int, float]]:
+    package = _foreign(name)
+    if not package.count:
+        raise InputError(f"the parameters and operations of {name} are not counted here", mend="count it with --counters onnx")
+    found: dict[tuple[str, str], tuple[int, float]] = importlib.import_module("baselines.foreign").counts(
+        package, _catalog().ROWS[name].build(0)
+    )
+    return found
+
+
+def _by_package(name: str, counter: str, form: str) -> Cost:
+    counted = _package_counts(name).get((counter, form))
+    if counted is None:
+        raise InputError(
+            f"{counter} is not in {name}'s interpreter", mend=f"install it there, or leave {counter} out of --counters"
+        )
+    return Cost(counted[0], counted[1], counted[1] / 2, counter, form)
 
 
 def _own(model: ModelId, config: ModelConfig, arch: Arch, counters: Sequence[str]) -> Iterator[Job]:

@@ -45,8 +45,16 @@ def model_names() -> tuple[str, ...]:
     return (*(f"rfdetr-{size}" for size in PRESETS), *(catalog.ROWS if catalog else ()))
 
 
+def known_name(name: str) -> str:
+    """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters: lwdetr-s is lwdetr-small."""
+    rows = getattr(_catalog(), "ROWS", {})
+    keys = {f"{row.family}-{row.size}{'-seg' * row.masks}".lower(): known for known, row in rows.items()}
+    return name if name in model_names() else keys.get(name.lower(), name)
+
+
 def model_id(name: str, weights: str = "random") -> ModelId:
     """Family, printed name and size as the paper's tables have them; an unknown name is an :class:`InputError`."""
+    name = known_name(name)
     if name not in model_names():
         mend = f"choose one of {', '.join(model_names())}" + ("" if _catalog() else f"; {_MISSING}")
         raise InputError(f"unknown model {name!r}", mend=mend)
@@ -68,10 +76,12 @@ def model_artifact(
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
     ``categories``: ids and names of the data set behind a baseline's weights. Raises :class:`InputError`.
     """
+    name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
-    path = writable_folder(folder) / f"{name}-{_made_by(name, digest, categories)}.onnx"
+    made, starred = _made_by(name, digest, categories), getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
+    path = writable_folder(folder) / f"{name}-{made}.{'recipe' if starred else 'onnx'}"
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     make = _ours if name.removeprefix("rfdetr-") in PRESETS else _theirs
@@ -123,7 +133,11 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
     catalog = _catalog()
     row = catalog.ROWS[name]
     if row.star:
-        raise InputError(f"{name} runs in PyTorch only: {row.star}", mend="count it with python -m rfdetr_repro.bench.costs")
+        if checkpoint is not None:
+            raise InputError(f"{name} is measured with random weights only: {row.star}", mend="leave --checkpoint out")
+        from .starred import write_recipe
+
+        return write_recipe(row, name, path, model, {"transformers": importlib.metadata.version("transformers")})
     if row.foreign is not None:
         return _foreign(row, path, model, checkpoint, categories)
     detector = catalog.module(name, "deployed", checkpoint)

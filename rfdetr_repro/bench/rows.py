@@ -107,6 +107,13 @@ def _opener(artifact: Artifact, args: argparse.Namespace) -> Callable[[int], Any
     from .gpu_device import uses_gpu
 
     def open_build(build: int) -> Any:
+        if artifact.manifest.format == "module":
+            if args.backend != "torch":
+                name, star = _title(artifact), artifact.manifest.packages["star"]
+                raise InputError(f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch")
+            from .starred import ModuleSession
+
+            return ModuleSession(artifact, args.threads)
         options: dict[str, Any] = {"cuda_graph": True} if args.cuda_graph else {}
         if build and uses_gpu(args.backend):
             options["build"] = build

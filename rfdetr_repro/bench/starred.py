@@ -1,0 +1,84 @@
+"""Models that run in PyTorch only: the paper's rows with a star. Their artifact is a recipe, a JSON file of name and seed.
+
+No graph can be made of them, so a row of theirs is marked by its runtime, torch-DEVICE-eager, and by weights "random": it gives
+a latency, parameters and operations, never an accuracy.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..device import choose_device
+from ..export.artifact import Artifact, Manifest, TensorSpec, write_artifact
+from ..export.contract import Array, check_images, content_of
+from ..export.nms import MOST
+from ..export.session import Detections, Session, identity_of
+from ..files import sha256_bytes
+from ..model.detector import Outputs
+from ..model.postprocess import Ranked, top_k
+from ..record import ModelId
+from .counters import flopcountermode
+
+FORMAT = "module"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def write_recipe(row: Any, name: str, path: Path, model: ModelId, packages: dict[str, str]) -> Artifact:
+    """The artifact of the catalogue's row ``name``; counted on shapes, nothing is run."""
+    catalog = importlib.import_module("baselines.catalog")
+    content = json.dumps({"model": name, "seed": catalog.SEED, "form": "evaluated"}).encode()
+    with torch.device("meta"):
+        module = catalog.module(name, "evaluated")
+        images = torch.empty(1, 3, *row.hw)
+    names = ("scores", "float32"), ("labels", "int64"), ("boxes", "float32")
+    manifest = Manifest(
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        model=replace(model, weights="random"),
+        class_names=(),
+        category_ids=(),
+        inputs=(TensorSpec("images", (1, 3, *row.hw), "float32"),),
+        outputs=tuple(TensorSpec(name, (), dtype) for name, dtype in names),
+        params=sum(parameter.numel() for parameter in module.parameters()),
+        flops=int(flopcountermode(module, images).flops),
+        format=FORMAT,
+        packages=packages | {"star": row.star},
+    )
+    return write_artifact(path, content, manifest)
+
+
+class ModuleSession(Session):
+    """The library's own program, eager, on the GPU if there is one; ``threads`` hold for the whole process."""
+
+    def __init__(self, artifact: Artifact, threads: int = 2) -> None:
+        recipe = json.loads(content_of(artifact, FORMAT))
+        device = choose_device()
+        torch.set_num_threads(threads)
+        module = importlib.import_module("baselines.catalog").module(recipe["model"], recipe["form"])
+        self.manifest, self._module = artifact.manifest, module.to(device)
+        self._mean, self._std = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+        self._images = torch.zeros(artifact.manifest.inputs[0].shape, device=device)
+        self._ranked: Ranked | None = None
+        settings = f"threads={threads} torch={torch.__version__}"
+        self.artifact_id = identity_of(artifact, f"torch-{device.type}-eager", settings)
+
+    def bind(self, images: Array) -> None:
+        self._images.copy_(torch.from_numpy(check_images(images, self.manifest)))
+
+    @torch.inference_mode()
+    def launch(self) -> None:
+        """Normalisation, the model, and the choice of its best (query, class) pairs; a class is a token of the prompt."""
+        boxes, logits = self._module((self._images - self._mean) / self._std)
+        self._ranked = top_k(Outputs(logits, boxes, None), MOST)
+        if self._images.is_cuda:
+            torch.cuda.synchronize()
+
+    def outputs(self) -> Detections:
+        assert self._ranked is not None, "launch first"
+        return Detections.of([value.cpu().numpy() for value in self._ranked if value is not None])
