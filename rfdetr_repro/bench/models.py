@@ -163,7 +163,12 @@ def _foreign(row: Any, path: Path, model: ModelId, checkpoint: Any, categories: 
         work.mkdir()
         exported = foreign.export(row.foreign, row.build(0), work, checkpoint)
         inject = None if checkpoint is not None else foreign.INJECTED
-        options: dict[str, Any] = {"form": row.form, "normalise": row.normalise, "weights": model.weights, "nms": Nms(inject=inject)}
+        options: dict[str, Any] = {
+            "form": row.form,
+            "normalise": row.normalise,
+            "weights": model.weights,
+            "nms": Nms(inject=inject),
+        }
         adopted = adopt(exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options)
         packages = adopted.manifest.packages | exported.versions
         manifest = replace(adopted.manifest, model=model, params=exported.params, packages=packages)
