@@ -52,8 +52,8 @@ class Campaign:
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
     targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
-    buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64)
-    sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0)
+    buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
+    sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)
 
 
 EMBEDDED = Campaign(
@@ -78,7 +78,7 @@ COCO = Campaign(
     most_engines=600,
     strategy="race",
     candidates=20,
-    buffered=Protocol(mode="buffered", min_samples=200, max_samples=200, builds=3),
+    buffered=Protocol(mode="buffered", min_samples=200, max_samples=200, builds=3, threads=1),
 )
 CAMPAIGNS = {"embedded": EMBEDDED, "coco": COCO}
 

@@ -20,7 +20,9 @@ from .latency_model import LatencyModel, RelativeError, engine_order, heldout_er
 from .search import Search
 
 Progress = Callable[[Iterable], Iterable]
-SHORT = Protocol(mode="sustained", buffer_ms=0.0, warmup=5, min_samples=40, max_samples=120, relative_ci=0.01, timeout_s=10.0)
+SHORT = Protocol(
+    "sustained", buffer_ms=0.0, warmup=5, min_samples=64, max_samples=200, relative_ci=0.01, timeout_s=10.0, threads=1
+)
 FEWEST = 6
 
 
