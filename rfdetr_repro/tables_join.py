@@ -58,22 +58,42 @@ class _Lines:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self._by_cell: dict[tuple[object, ...], list[int]] = {}
-        self._by_columns: dict[frozenset[str], list[int]] = {}
+        self._filled: dict[frozenset[str], list[int]] = {}  # columns -> lines that had exactly these filled, at some time
+        self._found: dict[tuple[frozenset[str], tuple[str, ...]], _Found] = {}
 
     def put(self, record: Record, cells: dict[str, Cell]) -> None:
         """Into the first line that takes it, else into a new one."""
-        wanted = [index for columns, group in self._by_columns.items() if columns.isdisjoint(cells) for index in group]
-        wanted += [index for column, cell in cells.items() for index in self._by_cell.get((column, *_measurement(cell)), ())]
-        index = next((index for index in sorted(set(wanted)) if self.lines[index].takes(record, cells)), len(self.lines))
+        wanted = sorted({index for columns in self._filled for index in self._agreeing(columns, cells)})
+        index = next((index for index in wanted if self.lines[index].takes(record, cells)), len(self.lines))
         if index == len(self.lines):
             self.lines.append(Line())
-        else:
-            self._by_columns[frozenset(self.lines[index].cells)].remove(index)
+        before = frozenset(self.lines[index].cells)
         self.lines[index].put(record, cells)
-        self._by_columns.setdefault(frozenset(self.lines[index].cells), []).append(index)
-        for column, cell in cells.items():
-            self._by_cell.setdefault((column, *_measurement(cell)), []).append(index)
+        after = frozenset(self.lines[index].cells)
+        if after != before:
+            self._filled.setdefault(after, []).append(index)
+
+    def _agreeing(self, columns: frozenset[str], cells: dict[str, Cell]) -> list[int]:
+        """Lines with exactly ``columns`` filled that hold, where ``cells`` has something too, the same."""
+        shared = tuple(sorted(columns & cells.keys()))
+        found = self._found.setdefault((columns, shared), _Found())
+        for index in self._filled[columns][found.seen :]:
+            found.lines.setdefault(_measurements(self.lines[index].cells, shared), []).append(index)
+        found.seen = len(self._filled[columns])
+        agreeing = found.lines.get(_measurements(cells, shared), ())
+        return [index for index in agreeing if self.lines[index].cells.keys() == columns]
+
+
+@dataclass
+class _Found:
+    """Lines of one set of columns by what stands in some of these; of the first ``seen`` of them."""
+
+    lines: dict[tuple[object, ...], list[int]] = field(default_factory=dict)
+    seen: int = 0
+
+
+def _measurements(cells: dict[str, Cell], columns: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(_measurement(cells[column]) for column in columns)
 
 
 def _measurement(cell: Cell) -> tuple[object, str]:
