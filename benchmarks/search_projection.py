@@ -4,9 +4,9 @@
 
 Operations: our counter, which gives the printed GFLOPs of every released size. Rate: the slowest of the paper's own RF-DETR rows
 (GFLOPs over TensorRT FP16 latency, Table 2) as a part of the card's FP16 peak, applied to its FP32 peak, because passes run in
-float32: a batch of images in PyTorch should do no worse. COCO evaluation is timed here, on made-up annotations with the statistics
-of val2017. Minutes of an engine and the race's share of the passes are arguments: the former bounds TensorRT's build and the short
-protocol, the latter is what benchmarks/race.py prints.
+float32: a batch of images in PyTorch should do no worse. COCO evaluation is timed here, on made-up annotations with val2017's
+statistics. Minutes of an engine and the race's share of the passes are arguments: the former bounds TensorRT's build and the
+short protocol, the latter is what benchmarks/race.py prints.
 """
 
 from __future__ import annotations
