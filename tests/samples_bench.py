@@ -61,6 +61,7 @@ class FakeSession:
         self.log: list[str] = []
         self.score = 0.5
         self.gpu_ms: float | None = None
+        self.cuda_graph: bool | None = None
 
     def bind(self, images: np.ndarray) -> None:
         assert images.shape == (1, 3, 8, 16) and images.dtype == np.float32

@@ -179,10 +179,10 @@ class FakeDevice:
         while self.waiting:
             self.waiting.pop(0)()
 
-    def time_ms(self, run: Callable[[], object]) -> float:
-        run()
+    def run(self, enqueue: Callable[[], object]) -> None:
+        enqueue()
         self.synchronize()
-        return 1.0
+        self.elapsed_ms = 1.5
 
 
 class FakeCudaRuntime:

@@ -82,7 +82,7 @@ def test_launch_may_be_repeated_and_results_stay(session: OpenVinoSession) -> No
     for _ in range(2):
         session.launch()
     assert np.array_equal(expected.boxes_xyxy, kept) and not np.array_equal(session.outputs().boxes_xyxy, kept)
-    assert session.gpu_ms is None
+    assert session.gpu_ms is None and session.cuda_graph is None
 
 
 def test_half_precision_outputs_are_read_as_such(both: Both, session: OpenVinoSession, tmp_path: Path) -> None:

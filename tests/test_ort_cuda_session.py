@@ -109,4 +109,4 @@ def test_on_a_gpu(both: Both, cuda_graph: bool) -> None:
     session = OrtCudaSession(both.onnx, cuda_graph=cuda_graph)
     check_against(both.subnet, session, images(3))
     assert session.artifact_id.runtime == "onnxruntime-cuda"
-    assert ("enable_cuda_graph=1" in session.artifact_id.options) == cuda_graph
+    assert ("enable_cuda_graph=1" in session.artifact_id.options) == cuda_graph and session.cuda_graph is cuda_graph

@@ -12,6 +12,8 @@ import pytest
 from samples_export import images, tiny_artifact
 from samples_tensorrt import A10, T4, DataType, FakeCudaRuntime, FakeDevice, FakeTrt
 
+from rfdetr_repro.bench.confirm import Row, confirm_all
+from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.export import tensorrt as build_module
 from rfdetr_repro.export import tensorrt_session as module
@@ -21,6 +23,7 @@ from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.export.tensorrt import AHEAD_OF_TIME, build_engine
 from rfdetr_repro.export.tensorrt_session import TrtSession
 from rfdetr_repro.files import sha256_bytes
+from rfdetr_repro.store import Store
 
 
 class Setup:
@@ -89,9 +92,16 @@ def test_launch_waits_and_enqueue_does_not(setup: Setup) -> None:
     session.bind(images(1)[:1])
     session.enqueue()
     assert setup.device.waiting
-    assert session.device.time_ms(session.enqueue) == 1.0 and not setup.device.waiting
     session.launch()
-    assert not setup.device.waiting
+    assert not setup.device.waiting and session.gpu_ms == 1.5
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_row_of_the_benchmark_tells_the_gpus_time_and_the_graph(setup: Setup, tmp_path: Path, cuda_graph: bool) -> None:
+    rows = {"a": Row(setup.onnx, lambda build: setup.open(cuda_graph=cuda_graph))}
+    protocol = Protocol(buffer_ms=0, warmup=1, min_samples=3, max_samples=3)
+    ((record,),) = confirm_all(rows, [protocol], Store(tmp_path / "records.jsonl")).records.values()
+    assert record.latency.gpu_median_ms == 1.5 and record.latency.cuda_graph is cuda_graph
 
 
 def test_the_identity_tells_graph_and_build(setup: Setup) -> None:
@@ -187,4 +197,4 @@ def test_on_a_gpu(backend: str, cuda_graph: bool, tmp_path: Path) -> None:
     session = open_session(onnx, backend, cuda_graph=cuda_graph)
     found, expected = session.run(images(1)[:1]), OrtSession(onnx).run(images(1)[:1])
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
-    assert session.device.time_ms(session.enqueue) > 0  # type: ignore[attr-defined]
+    assert session.gpu_ms is not None and session.gpu_ms > 0 and session.cuda_graph is cuda_graph

@@ -191,7 +191,7 @@ class _Cells:
             self.sessions.append(self._open(len(self.sessions)))
         split = self.row.splits[0] if self.row.splits else None
         return [
-            Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, _event_time(session))
+            Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, _event_time(session), session.cuda_graph)
             for session in self.sessions[: protocol.builds]
         ]
 

@@ -27,6 +27,7 @@ class Call(NamedTuple):
     run: Run
     sha256: str | None = None  # of the file that runs
     gpu_ms: Callable[[], float | None] | None = None
+    cuda_graph: bool | None = None  # whether a captured graph is replayed; None: not on such a GPU
 
 
 class StopRule(NamedTuple):

@@ -114,6 +114,7 @@ def _measurement(lanes: Sequence[Lane]) -> Measurement:
         latency,
         throttled=verdict_of([lane.throttled for lane in lanes]),
         num_dropped=sum(lane.dropped for lane in lanes),
+        cuda_graph=lanes[0].call.cuda_graph,
         gpu_median_ms=float(np.median(events)) if events else None,
         builds=builds if several else None,
         between_builds_ms=max(medians) - min(medians) if several else None,

@@ -52,8 +52,13 @@ class Device(Protocol):
         """Waits until the stream has done everything."""
         ...
 
-    def time_ms(self, run: Callable[[], object]) -> float:
-        """GPU time between two events around what ``run`` puts on the stream."""
+    def run(self, enqueue: Callable[[], object]) -> None:
+        """Records an event before and one after what ``enqueue`` puts on the stream, and waits for the latter."""
+        ...
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Time between the two events of the last ``run``, by the GPU's clock."""
         ...
 
 
@@ -80,6 +85,7 @@ class TorchDevice:
         self._torch, self._stream = torch, torch.cuda.Stream()
         self.gpu = Gpu(torch.cuda.get_device_name(), tuple(torch.cuda.get_device_capability()))
         self.stream: int = self._stream.cuda_stream
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def buffer(self, size_bytes: int) -> Buffer:
         return _TorchBuffer(self._torch, self._stream, size_bytes)
@@ -87,13 +93,15 @@ class TorchDevice:
     def synchronize(self) -> None:
         self._stream.synchronize()
 
-    def time_ms(self, run: Callable[[], object]) -> float:
-        start, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record(self._stream)
-        run()
-        end.record(self._stream)
-        end.synchronize()
-        return float(start.elapsed_time(end))
+    def run(self, enqueue: Callable[[], object]) -> None:
+        self._start.record(self._stream)
+        enqueue()
+        self._end.record(self._stream)
+        self._end.synchronize()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return float(self._start.elapsed_time(self._end))
 
 
 class _TorchBuffer:
@@ -125,6 +133,7 @@ class PycudaDevice:
         self._stream = driver.Stream()
         self.gpu = Gpu(device.name(), tuple(device.compute_capability()))
         self.stream: int = self._stream.handle
+        self._start, self._end = driver.Event(), driver.Event()
 
     def buffer(self, size_bytes: int) -> Buffer:
         return _PycudaBuffer(self._driver, self._stream, size_bytes)
@@ -132,13 +141,15 @@ class PycudaDevice:
     def synchronize(self) -> None:
         self._stream.synchronize()
 
-    def time_ms(self, run: Callable[[], object]) -> float:
-        start, end = self._driver.Event(), self._driver.Event()
-        start.record(self._stream)
-        run()
-        end.record(self._stream)
-        end.synchronize()
-        return float(start.time_till(end))
+    def run(self, enqueue: Callable[[], object]) -> None:
+        self._start.record(self._stream)
+        enqueue()
+        self._end.record(self._stream)
+        self._end.synchronize()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return float(self._start.time_till(self._end))
 
     def __del__(self) -> None:
         if context := getattr(self, "_context", None):

@@ -33,6 +33,7 @@ class OrtCudaSession(OrtSession):
         if self.provider not in onnxruntime.get_available_providers():
             mend = "install onnxruntime-gpu in place of onnxruntime, or choose another backend"
             raise InputError(f"this onnxruntime has no {self.provider}", mend=mend)
+        self._captured = cuda_graph
         options = {**self.provider_options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
         self._load(artifact, threads, options)
         self._allocate(artifact)
@@ -91,6 +92,10 @@ class OrtCudaSession(OrtSession):
         """Runs on the bound buffers and waits for the device."""
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
+
+    @property
+    def cuda_graph(self) -> bool:
+        return self._captured
 
     def outputs(self) -> Detections:
         """Copies to host memory."""

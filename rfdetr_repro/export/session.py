@@ -73,6 +73,11 @@ class Session(Protocol):
         """Time of the last ``launch`` between two events on the GPU's own stream, in ms; None where no events are taken."""
         return None
 
+    @property
+    def cuda_graph(self) -> bool | None:
+        """Whether ``launch`` replays a captured CUDA graph; None where there is nothing to capture."""
+        return None
+
 
 class OrtSession(Session):
     """ONNX Runtime on the CPU: ``threads`` intra-op threads, all graph optimisations, sequential execution."""

@@ -15,7 +15,7 @@ from ..files import open_input, sha256_bytes
 from ..record import ArtifactId
 from .artifact import Artifact
 from .cuda_device import Buffer, CapturedGraph, Device, open_device
-from .session import Array, Detections
+from .session import Array, Detections, Session
 from .tensorrt import AHEAD_OF_TIME, Messages, load_backend, make_logger
 
 DTYPES: dict[str, Any] = {  # a type that is not here is refused, never read as another
@@ -32,7 +32,7 @@ class _Bound(NamedTuple):
     array: Array
 
 
-class TrtSession:
+class TrtSession(Session):
     """An engine of ``backend`` ("tensorrt" or "tensorrt-rtx") on the current GPU; ``cuda_graph``: replay a captured graph.
 
     ``threads`` means nothing to a GPU and is taken so that sessions open alike. Raises :class:`InputError` for an engine of
@@ -56,8 +56,7 @@ class TrtSession:
         self._bound = {name: self._bind(trt, name, artifact) for name in map(self._engine.get_tensor_name, self._io())}
         self._input = self._bound[self.manifest.inputs[0].name].array
         self._graph: CapturedGraph | None = None
-        self._launch_plain()
-        self.device.synchronize()
+        self.device.run(self._launch_plain)
         if cuda_graph:
             self._graph = self._captured()
         told, graph = self.manifest, "on" if cuda_graph else "off"
@@ -131,7 +130,7 @@ class TrtSession:
         self.device.synchronize()
 
     def enqueue(self) -> None:
-        """Puts one run on the stream and returns at once: what ``device``, a timer, measures by GPU events."""
+        """Puts one run on the stream and returns at once."""
         if self._graph is None:
             self._launch_plain()
         else:
@@ -139,8 +138,15 @@ class TrtSession:
 
     def launch(self) -> None:
         """One run, finished when it returns; the outputs stay on the device."""
-        self.enqueue()
-        self.device.synchronize()
+        self.device.run(self.enqueue)
+
+    @property
+    def gpu_ms(self) -> float | None:
+        return self.device.elapsed_ms
+
+    @property
+    def cuda_graph(self) -> bool:
+        return self._graph is not None
 
     def outputs(self) -> Detections:
         """Copies what the last launch left to new arrays in host memory."""
@@ -150,9 +156,3 @@ class TrtSession:
         self.device.synchronize()
         scores, labels, boxes, *masks = (bound.array.copy() for bound in found)
         return Detections(scores, labels, boxes, masks[0] if masks else None)
-
-    def run(self, images: Array) -> Detections:
-        """The three in a row."""
-        self.bind(images)
-        self.launch()
-        return self.outputs()

@@ -90,6 +90,10 @@ class TorchSession(Session):
     def gpu_ms(self) -> float | None:
         return None if self._events is None else float(self._events[0].elapsed_time(self._events[1]))
 
+    @property
+    def cuda_graph(self) -> bool | None:
+        return None if self._events is None else self._graph is not None
+
     def outputs(self) -> Detections:
         """Copies to host memory."""
         assert self._ranked is not None, "launch first"
