@@ -34,9 +34,9 @@ from rfdetr_repro.record import Latency, Record
 ARCHS = [Arch(96, 16, 1, 0, 10), PICO.arch, Arch(160, 12, 2, 2, 25)]  # a small one, the base, a large one
 PROTOCOLS = {
     "buffered": Protocol("buffered", warmup=5, min_samples=20, max_samples=20),
-    "sustained": Protocol("sustained", warmup=5, min_samples=64, max_samples=64),
-    "device": Protocol("sustained", "device", warmup=5, min_samples=64, max_samples=64),
-    "host": Protocol("sustained", "host", warmup=5, min_samples=64, max_samples=64),
+    "sustained": Protocol("sustained", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
+    "device": Protocol("sustained", "device", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
+    "host": Protocol("sustained", "host", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
 }
 ROWS = [("onnxruntime", arch, name) for arch in ARCHS for name in ("buffered", "sustained")]
 ROWS += [("onnxruntime", PICO.arch, name) for name in ("device", "host")]
