@@ -17,7 +17,8 @@ from .config import Arch
 from .errors import InputError
 from .pareto import Confirmed, backend, confirmed_points, measured_front
 from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis, origin_line
-from .record import NEVER_TRAINED, Record
+from .record import Record
+from .sensitivity import searched
 
 PUBLISHED_FIGURE_4 = (
     "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
@@ -38,7 +39,7 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
 
     One panel per data set and measured backend. The line joins the points that are on the val frontier by measurement.
     """
-    search = _searched(records)
+    search = searched(records)
     groups: dict[tuple[str, str], list[Confirmed]] = {}
     for point in confirmed_points(records):
         if point.buffered is not None:
@@ -115,7 +116,7 @@ def _whiskers(records: Iterable[Record]) -> list[list[float]]:
 
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
     """Effect of each of the five knobs over all searched configurations, then decoder depth by queries."""
-    search = _searched(records)
+    search = searched(records)
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
@@ -168,7 +169,7 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
     """AP and latency by decoder layers, one line per number of queries (the campaign's counterpart of the paper's Figure 4)."""
-    search = _searched(records)
+    search = searched(records)
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
     holder = figure.subplots(1, 1)
@@ -217,14 +218,6 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
         place = max(value, place + gap)
         offset_pt = (place - value) / (high - low) * height_pt
         end_label(axes, (x, value), text, color, (6, offset_pt))
-
-
-def _searched(records: Iterable[Record]) -> list[Record]:
-    return [
-        record for record in records
-        if record.source == "search" and record.model.variant != NEVER_TRAINED
-        and record.model.arch is not None and record.latency is not None and _has_ap(record)
-    ]  # fmt: skip
 
 
 def _by_knob(search: Iterable[Record], knob: str, value: Callable[[Record], float]) -> dict[int, list[float]]:
