@@ -13,12 +13,15 @@ from rfdetr_repro.files import sha256_file
 from rfdetr_repro.paper import TABLES
 from rfdetr_repro.plots import HEIGHTS_IN
 from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto
+from rfdetr_repro.plots_sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots_training import draw_training
 from rfdetr_repro.record import Record
+from rfdetr_repro.sensitivity import comparable_searches, searched, sensitivity
 from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
 from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent
 from rfdetr_repro.tables_paper import paper_table, shown_columns
 from rfdetr_repro.tables_scoreboard import narrow, scoreboard
+from rfdetr_repro.tables_sensitivity import sensitivity_tables
 
 from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
 from .run import Run
@@ -188,10 +191,16 @@ def _frontier(run: Run) -> list[Block]:
 
 
 def _knobs(run: Run) -> list[Block]:
-    if not any(record.source == "search" and record.latency and record.model.arch for record in run.records):
-        return [Heading("The search space, knob by knob"), _absent("Search Records")]
+    heading = Heading("The search space, knob by knob")
+    if not searched(run.records):
+        return [heading, _absent("Search Records")]
     draw = partial(draw_knobs, records=run.records)
-    return [Heading("The search space, knob by knob"), Drawing(draw, HEIGHTS_IN["knobs"], "AP and latency against each knob")]
+    blocks: list[Block] = [heading, Drawing(draw, HEIGHTS_IN["knobs"], "AP and latency against each knob")]
+    if not any(map(sensitivity, comparable_searches(run.records))):
+        return [*blocks, _absent("A pair of configurations that differ in one knob alone")]
+    paired = partial(draw_sensitivity, records=run.records)
+    blocks.append(Drawing(paired, sensitivity_height_in(run.records), "effect of one step of each knob, all else equal"))
+    return [*blocks, *map(Grid, sensitivity_tables(run.records))]
 
 
 def _training(run: Run) -> list[Block]:

@@ -1,10 +1,11 @@
 """Draws the paper's figures and the campaign's own from stored numbers. Needs no torch.
 
-    python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|training|all [--records PATH] [--run DIR] [--out DIR]
+    python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|sensitivity|training|all [--records PATH] [--run DIR] [--out DIR]
 
 Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with comparable measurements beside
 them. Figure 4 (decoder layers by queries) and Figure 6 (predictions on images) were published as images only: 4 is drawn from a
-campaign's search, 6 from a run's predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here.
+campaign's search, 6 from a run's predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here, as
+means over all configurations, and "sensitivity", over pairs that differ in one knob alone.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from .plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from .plots_detections import Annotations, detections_height_in, draw_detections
 from .plots_pictures import draw_pictures, pictures_height_in, run_pictures
 from .plots_published import FIGURES, draw_published
+from .plots_sensitivity import draw_sensitivity, sensitivity_height_in
 from .plots_style import save
 from .plots_training import draw_training
 from .record import Record
+from .sensitivity import comparable_searches, sensitivity
 from .store import read_stores
 
-HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 3.2, "training": 2.7}
+HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 5.4, "training": 2.7}
 _ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}  # the camera-ready's numbers
 DEFAULT_RECORDS = Path("results")
 
@@ -56,6 +59,11 @@ def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
 def knob_plot(records: Sequence[Record], path: str | Path) -> Path:
     """Effect of the five knobs over all searched configurations; see :func:`plots_campaign.draw_knobs`."""
     return save(partial(draw_knobs, records=records), path, HEIGHTS_IN["knobs"])
+
+
+def sensitivity_plot(records: Sequence[Record], path: str | Path) -> Path:
+    """Paired effect of one step of each knob; see :func:`plots_sensitivity.draw_sensitivity`."""
+    return save(partial(draw_sensitivity, records=records), path, sensitivity_height_in(records))
 
 
 def decoder_plot(records: Sequence[Record], path: str | Path) -> Path:
@@ -108,6 +116,9 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+CAMPAIGN = {"pareto": pareto_plot, "knobs": knob_plot, "sensitivity": sensitivity_plot, "4": decoder_plot}
+
+
 def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
     path = out / (f"figure{figure}.png" if figure.isdigit() else f"{figure}.png")
     if figure in FIGURES:
@@ -122,11 +133,11 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
         if run is None:
             raise InputError("the training curve needs a run folder", mend="give it with --run")
         return training_plot(read_log(run / "train_log.jsonl"), path)
-    return {"pareto": pareto_plot, "knobs": knob_plot, "4": decoder_plot}[figure](records, path)
+    return CAMPAIGN[figure](records, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    figures = [*FIGURES, *HEIGHTS_IN, "6"]
+    figures = [*FIGURES, *CAMPAIGN, "training", "6"]
     parser = argparse.ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
     parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
     parser.add_argument(
@@ -142,7 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
         searched = any(record.source == "search" for record in records)
-        wanted = [*FIGURES, *(["pareto", "knobs", "4"] if searched else []), *(["training"] if has_log else [])]
+        paired = any(map(sensitivity, comparable_searches(records)))
+        wanted = [
+            *FIGURES,
+            *(["pareto", "knobs", "4"] if searched else []),
+            *(["sensitivity"] if paired else []),
+            *(["training"] if has_log else []),
+        ]
         wanted += ["6"] if options.run is not None and any((options.run / "predictions").glob("*.png")) else []
     for figure in wanted:
         print(_draw(figure, records, options.run, options.out))

@@ -17,7 +17,8 @@ from .config import Arch
 from .errors import InputError
 from .pareto import Confirmed, backend, confirmed_points, measured_front
 from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis, origin_line
-from .record import NEVER_TRAINED, Record
+from .record import Record
+from .sensitivity import searched
 
 PUBLISHED_FIGURE_4 = (
     "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
@@ -38,7 +39,7 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
 
     One panel per data set and measured backend. The line joins the points that are on the val frontier by measurement.
     """
-    search = _searched(records)
+    search = searched(records)
     groups: dict[tuple[str, str], list[Confirmed]] = {}
     for point in confirmed_points(records):
         if point.buffered is not None:
@@ -115,7 +116,7 @@ def _whiskers(records: Iterable[Record]) -> list[list[float]]:
 
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
     """Effect of each of the five knobs over all searched configurations, then decoder depth by queries."""
-    search = _searched(records)
+    search = searched(records)
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
@@ -167,15 +168,42 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP and latency by decoder layers, one line per number of queries (the campaign's counterpart of the paper's Figure 4)."""
-    search = _searched(records)
+    """AP and latency by decoder layers, a line per number of queries, then AP over latency of one backbone: the paper's Figure 4."""
+    search = searched(records)
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
-    holder = figure.subplots(1, 1)
-    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.27, top=0.8)
-    figure.text(0.085, 0.92, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
-    _decoder_panels(holder, search)
+    over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
+    figure.text(0.085, 0.955, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
+    _decoder_panels(over_all, search)
+    figure.axes[-2].set_title("mean over all backbones", fontweight="normal")
+    _one_backbone(one, search)
     origin_line(figure, f"Measured here: {_last_layer(search)}\n{PUBLISHED_FIGURE_4}")
+
+
+def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
+    """AP over latency of the backbone of the best configuration: a line per number of layers, a point per number of queries."""
+    (axes,) = _split(holder, 1, 0, margin=0.13)
+    best = max(search, key=lambda record: (_ap(record), -_ms(record)))
+    group = [record for record in search if _same_backbone(record, best)]
+    layers = sorted({_arch(record).decoder_layers for record in group})
+    for color, depth in zip(PALETTE * 9, layers, strict=False):
+        line = sorted((record for record in group if _arch(record).decoder_layers == depth), key=lambda one: _arch(one).queries)
+        axes.plot([_ms(record) for record in line], [_ap(record) for record in line], color=color, marker="o", markersize=3.2)
+        for record in line:
+            above = (0, 7) if depth != layers[0] else (0, -8)
+            end_label(axes, (_ms(record), _ap(record)), str(_arch(record).queries), color, above, "center")
+        end_label(axes, (_ms(line[-1]), _ap(line[-1])), f"{depth} layer{'' if depth == 1 else 's'}", color, (9, 0))
+    arch = _arch(best)
+    name = f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} window{'' if arch.windows == 1 else 's'} per side"
+    axes.set_title(f"one backbone, that of the best AP: {name}; numbers at points: queries", fontweight="normal")
+    axes.margins(x=0.03, y=0.16)
+    axes.set_xlabel("latency, ms (modelled)")
+    axes.set_ylabel("AP, %")
+
+
+def _same_backbone(one: Record, other: Record) -> bool:
+    return (_arch(one).backbone, one.model.checkpoint_sha256) == (_arch(other).backbone, other.model.checkpoint_sha256)
 
 
 def _last_layer(search: Sequence[Record]) -> str:
@@ -217,14 +245,6 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
         place = max(value, place + gap)
         offset_pt = (place - value) / (high - low) * height_pt
         end_label(axes, (x, value), text, color, (6, offset_pt))
-
-
-def _searched(records: Iterable[Record]) -> list[Record]:
-    return [
-        record for record in records
-        if record.source == "search" and record.model.variant != NEVER_TRAINED
-        and record.model.arch is not None and record.latency is not None and _has_ap(record)
-    ]  # fmt: skip
 
 
 def _by_knob(search: Iterable[Record], knob: str, value: Callable[[Record], float]) -> dict[int, list[float]]:

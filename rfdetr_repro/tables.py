@@ -1,4 +1,4 @@
-"""Prints the paper's tables, published beside measured, and the campaign's own frontier. Needs no torch.
+"""Prints the paper's tables, published beside measured, and the campaign's own frontier and sensitivity. Needs no torch.
 
     python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] [--records PATH] [--scoreboard]
 
@@ -23,9 +23,11 @@ from .tables_here import Here
 from .tables_join import Measured
 from .tables_paper import paper_table, shown_columns
 from .tables_scoreboard import scoreboard
+from .tables_sensitivity import sensitivity_tables
 
 DEFAULT_RECORDS = Path("results")
-CHOICES = (*TABLES, "frontier", "all")
+OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables}  # of a campaign, not of the paper
+CHOICES = (*TABLES, *OWN, "all")
 _ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}  # camera-ready numbers that version 1 does not have
 
 
@@ -53,8 +55,8 @@ def table_name(text: str) -> str:
 def build_tables(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
     """The tables that ``--table name`` prints. An unknown name is an :class:`InputError` that lists what there is."""
     name = table_name(name)
-    if name == "frontier":
-        tables = campaign_tables(records)
+    if name in OWN:
+        tables = OWN[name](records)
         if not tables:
             raise InputError("no campaign Records to show", mend="run a campaign first, or give its folder with --records")
         return tables
@@ -69,8 +71,8 @@ def build_tables(name: str, records: Sequence[Record], form: str = "text") -> li
 def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
     """What ``--scoreboard`` prints of one table or of all; the list of every cell is for programs: CSV and JSON have it."""
     name = table_name(name)
-    if name == "frontier":
-        raise InputError("the scoreboard is about the paper's tables", "--table frontier", "choose a numbered table or all")
+    if name in OWN:
+        raise InputError("the scoreboard is about the paper's tables", f"--table {name}", "choose a numbered table or all")
     tables = scoreboard(list(TABLES) if name == "all" else [name], records)
     return tables if form in ("csv", "json") else [table.without_empty_columns() for table in tables[:-1]]
 

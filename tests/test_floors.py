@@ -25,6 +25,7 @@ FLOORS = {
         "store",
         "paper",
         "pareto",
+        "sensitivity",
         "campaign",
         "cost_cells",
     ],

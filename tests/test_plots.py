@@ -233,13 +233,14 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path / "run", pictures=False)
     assert run_main(plots.main, ["--run", str(run), "--out", "out"]) == 0
-    names = {"figure1.png", "figure5.png", "figure4.png", "pareto.png", "knobs.png", "training.png"}
+    names = {"figure1.png", "figure5.png", "figure4.png", "pareto.png", "knobs.png", "sensitivity.png", "training.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert len(capsys.readouterr().out.splitlines()) == len(names)
 
 
 @pytest.mark.parametrize("arguments",
-    [["--figure", "pareto"], ["--figure", "training"], ["--figure", "4"], ["--figure", "6"], ["--figure", "6", "--run", "."],
+    [["--figure", "pareto"], ["--figure", "sensitivity"],
+     ["--figure", "training"], ["--figure", "4"], ["--figure", "6"], ["--figure", "6", "--run", "."],
      ["--records", "absent"]],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, capsys, monkeypatch):

@@ -49,7 +49,7 @@ def everything(document: Document) -> str:
 def test_pdf_and_html_lie_beside_each_other(run, built):
     assert built == run / "report.pdf" and built.read_bytes().startswith(b"%PDF")
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4  # Pareto, training, knobs, one prediction
+    assert page.count("data:image/png;base64,") == 5  # Pareto, training, knobs, sensitivity, one prediction
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
     assert page.count(SYNTHETIC) >= 2
 

@@ -251,8 +251,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--table", "99"], "v2_20, frontier, all"),
+        (["--table", "99"], "v2_20, frontier, sensitivity, all"),
         (["--table", "frontier"], "no campaign Records"),
+        (["--table", "sensitivity"], "no campaign Records"),
+        (["--table", "sensitivity", "--scoreboard"], "choose a numbered table"),
         (["--table", "2", "--records", "absent.jsonl"], "no such records"),
         (["--table", "frontier", "--scoreboard", "--records", "run"], "choose a numbered table"),
     ],
