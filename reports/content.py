@@ -17,12 +17,13 @@ from rfdetr_repro.plots_sensitivity import draw_sensitivity, sensitivity_height_
 from rfdetr_repro.plots_training import draw_training
 from rfdetr_repro.record import Record
 from rfdetr_repro.sensitivity import comparable_searches, searched, sensitivity
-from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
+from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables, frontier_tables
 from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent
 from rfdetr_repro.tables_paper import paper_table, shown_columns
 from rfdetr_repro.tables_scoreboard import narrow, scoreboard
 from rfdetr_repro.tables_sensitivity import sensitivity_tables
 
+from .after import after_search
 from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
 from .run import Run
 
@@ -34,7 +35,7 @@ def report(run: Run) -> Document:
     title = str(run.summary.get("title") or f"Run {run.folder.name}")
     footer = SYNTHETIC if run.synthetic else _footer(run.records)
     document = Document(title, footer)
-    for section in (_front, _what_ran, _frontier, _training, _knobs, _economy, _predictions, _paper, _environment):
+    for section in (_front, _what_ran, _frontier, after_search, _training, _knobs, _economy, _predictions, _paper, _environment):
         document.blocks += section(run)
     return document
 
@@ -185,7 +186,7 @@ def _settings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _frontier(run: Run) -> list[Block]:
     blocks: list[Block] = [Heading("Frontier", new_page=True)]
-    tables = campaign_tables(run.records)
+    tables = frontier_tables(run.records)
     blocks += [Grid(table) for table in tables] or [_absent("Search or protocol Records")]
     return blocks
 

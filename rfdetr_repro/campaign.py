@@ -51,6 +51,7 @@ class Campaign:
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
     targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
+    finetune_steps: int = 0  # of the best confirmed architecture, after the search; 0: none, and no patch sizes beyond the space
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)
@@ -65,6 +66,7 @@ EMBEDDED = Campaign(
     weights=PICO_WEIGHTS,
     scratch=PICO_TRAIN,
     departures=PICO_TUNE_DEPARTURES,
+    finetune_steps=300,
 )
 COCO = Campaign(
     "coco",

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import Arch, Protocol, TrainConfig
 from .errors import InputError, run_main
-from .presets import PICO, PICO_TRAIN, Preset
-from .record import Accuracy, Record
+from .presets import PICO, PICO_TUNE, Preset
+from .record import FINE_TUNING, Accuracy, ModelId, Record
 
 if TYPE_CHECKING:
     from .data.coco import CocoSplit
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .model.detector import Detector
 
 VARIANTS = ("nas", "nas+fine-tuning")
-SUSTAINED = Protocol(mode="sustained", buffer_ms=0.0, min_samples=64, max_samples=400, timeout_s=20.0)
+SUSTAINED = Protocol(mode="sustained", buffer_ms=0.0, min_samples=64, max_samples=400, timeout_s=20.0, threads=1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,72 +40,90 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU")
     args = parser.parse_args(argv)
+    from .data.coco import has_split, read_split
+    from .train.engine import MODEL
+
     if args.steps < 1:
         raise InputError(f"--steps {args.steps} is not positive")
-    arch = Arch.parse(args.arch)
-    records = finetune(args, arch, "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv))
+    train = read_split(args.data, "train")
+    held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
+    source = Path(args.run) / MODEL if Path(args.run).is_dir() else Path(args.run)
+    tuning = FineTuning(source, Arch.parse(args.arch), Path(args.out), args.device, args.processes)
+    command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
+    records = tuning.run({"train": train, **held_out}, lambda card: _settings(args, card), command)
     print("\n".join(lines(records)))
     print(f"records in {Path(args.out) / 'records.jsonl'}")
 
 
-def finetune(args: argparse.Namespace, arch: Arch, command: str) -> list[Record]:
-    """Trains, exports and measures; Records of each split before and after, in turn."""
-    from .data.coco import has_split, read_split
-    from .device import choose_device
-    from .model.checkpoint import load_supernet
-    from .train.engine import MODEL
-    from .train.processes import run_training
-    from .train.recipe import Recipe
-    from .validation import base_accuracies
+@dataclass(frozen=True)
+class FineTuning:
+    """``source``: the supernet's file; ``folder``: of the new run; ``store``: of the Records, default the folder's own."""
 
-    source = Path(args.run) / MODEL if Path(args.run).is_dir() else Path(args.run)
-    supernet, card, digest = load_supernet(source)
-    supernet._check(arch)
-    if card.space is not None and arch.backbone not in {one.backbone for one in card.space.training_archs()}:
-        print(f"{arch.key}: no architecture of this backbone was trained in {source}; it starts from resampled weights")
-    train = read_split(args.data, "train")
-    if (card.class_names, card.category_ids) != (train.classes.names, train.classes.category_ids):
-        raise InputError("the supernet was trained for other classes", args.data, "use its own data set, or train --weights")
-    held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
-    if not held_out:
-        raise InputError("no val split", args.data, "fine-tuning is judged on one")
-    recipe = Recipe(Preset(card.config, arch), _settings(args, card))
-    initial = {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
-    setup = {"recipe": recipe, "split": train, "folder": Path(args.out), "initial": initial, "device": choose_device(args.device)}
-    evaluate = {"val": held_out["val"]} if "val" in held_out else held_out
-    run_training(setup, args.processes, lambda model: base_accuracies(model, evaluate))
-    tuned, _, tuned_digest = load_supernet(Path(args.out) / MODEL)
-    models = {VARIANTS[0]: (supernet, digest), VARIANTS[1]: (tuned, tuned_digest)}
-    return [
-        record
-        for variant, (model, sha256) in models.items()
-        for record in _measure(model, sha256, card, arch, variant, list(held_out.values()), Path(args.out), command)
-    ]
+    source: Path
+    arch: Arch
+    folder: Path
+    device: str | None = None
+    processes: int | None = None
+    store: Path | None = None
+
+    def run(self, splits: Mapping[str, CocoSplit], settings: Callable[[ModelCard], TrainConfig], command: str) -> list[Record]:
+        """Trains, exports and measures; Records of each split before and after, in turn. ``splits``: train and val or test."""
+        from .device import choose_device
+        from .model.checkpoint import load_supernet
+        from .train.engine import MODEL
+        from .train.processes import run_training
+        from .train.recipe import Recipe
+        from .validation import base_accuracies
+
+        supernet, card, digest = load_supernet(self.source)
+        supernet._check(self.arch)
+        if card.space is not None and self.arch.backbone not in {one.backbone for one in card.space.training_archs()}:
+            print(f"{self.arch.key}: {self.source} trained no architecture of this backbone; it starts from resampled weights")
+        train, held_out = splits["train"], {name: split for name, split in splits.items() if name != "train"}
+        if (card.class_names, card.category_ids) != (train.classes.names, train.classes.category_ids):
+            raise InputError("the supernet was trained for other classes", train.name, "use its data set, or train --weights")
+        if not held_out:
+            raise InputError("no val split", train.name, "fine-tuning is judged on one")
+        recipe = Recipe(Preset(card.config, self.arch), settings(card))
+        initial = {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
+        setup = {"recipe": recipe, "split": train, "folder": self.folder, "initial": initial}
+        evaluate = {"val": held_out["val"]} if "val" in held_out else held_out
+        setup["device"] = choose_device(self.device)
+        run_training(setup, self.processes, lambda model: base_accuracies(model, evaluate))
+        tuned, _, tuned_digest = load_supernet(self.folder / MODEL)
+        models = {VARIANTS[0]: (supernet, digest), VARIANTS[1]: (tuned, tuned_digest)}
+        found = list(held_out.values())
+        return [
+            record
+            for variant, (model, sha256) in models.items()
+            for record in self._measure(model, self._identity(variant, sha256), found, card, command)
+        ]
+
+    def _identity(self, variant: str, sha256: str) -> ModelId:
+        return ModelId("rfdetr", f"rfdetr-{self.arch.key}", variant=variant, checkpoint_sha256=sha256)
+
+    def _measure(
+        self, model: Detector, identity: ModelId, splits: list[CocoSplit], card: ModelCard, command: str
+    ) -> list[Record]:
+        from .bench.confirm import Context, confirm
+        from .export.artifact import ArtifactMeta
+        from .export.onnx import export_onnx
+        from .store import Store
+
+        variant, sha256 = identity.variant or "", identity.checkpoint_sha256 or ""
+        meta = ArtifactMeta(identity, card.class_names, card.category_ids)
+        file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
+        artifact = export_onnx(model.slice(self.arch), file, meta=meta)
+        store = Store(self.store or self.folder / "records.jsonl")
+        return confirm(artifact, splits, [SUSTAINED], store, context=Context(FINE_TUNING, command))
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
     """The pico recipe for a model of its width, else upstream's."""
     from .train.settings import with_settings
 
-    base = PICO_TRAIN if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
+    base = PICO_TUNE if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
     return with_settings(replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set)
-
-
-def _measure(
-    model: Detector, sha256: str, card: ModelCard, arch: Arch, variant: str, splits: list[CocoSplit], folder: Path, command: str
-) -> list[Record]:
-    from .bench.confirm import Context, confirm
-    from .export.artifact import ArtifactMeta
-    from .export.onnx import export_onnx
-    from .record import ModelId
-    from .store import Store
-
-    name = f"rfdetr-{arch.key}"
-    identity = ModelId("rfdetr", name, variant=variant, checkpoint_sha256=sha256)
-    meta = ArtifactMeta(identity, card.class_names, card.category_ids)
-    file = folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
-    artifact = export_onnx(model.slice(arch), file, meta=meta)
-    return confirm(artifact, splits, [SUSTAINED], Store(folder / "records.jsonl"), context=Context("fine-tuning", command))
 
 
 def lines(records: Sequence[Record]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .config import Arch
 from .errors import InputError
-from .record import Record
+from .record import FINE_TUNING, Record
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,13 @@ class Confirmed:
 
 
 def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
-    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first."""
+    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first.
+
+    Fine-tuned models are no part of what was searched: their Records stay out.
+    """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
-        if record.source == "protocol" and record.artifact is not None:
+        if record.source == "protocol" and record.artifact is not None and record.campaign != FINE_TUNING:
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
             parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, machine, name), {})

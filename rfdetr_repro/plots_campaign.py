@@ -168,15 +168,14 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP and latency by decoder layers, a line per number of queries, then AP over latency of one backbone: the paper's Figure 4."""
+    """AP and latency by decoder layers, a line per number of queries; AP over latency of one backbone (Figure 4)."""
     search = searched(records)
     if not search:
         raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
     over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
     figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
     figure.text(0.085, 0.955, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
-    _decoder_panels(over_all, search)
-    figure.axes[-2].set_title("mean over all backbones", fontweight="normal")
+    _decoder_panels(over_all, search).set_title("mean over all backbones", fontweight="normal")
     _one_backbone(one, search)
     origin_line(figure, f"Measured here: {_last_layer(search)}\n{PUBLISHED_FIGURE_4}")
 
@@ -218,7 +217,8 @@ def _last_layer(search: Sequence[Record]) -> str:
     return f"{len(search)} searched configurations; without the last decoder layer {change}."
 
 
-def _decoder_panels(holder: Axes, search: Sequence[Record]) -> None:
+def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
+    """Returns the left panel."""
     left, right = _split(holder, 2, 0.62, margin=0.26)
     for axes, value, label in ((left, _ap, "AP, %"), (right, _ms, "latency, ms (modelled)")):
         by_queries: dict[int, list[Record]] = {}
@@ -233,6 +233,7 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("decoder layers run")
         axes.set_ylabel(label)
+    return left
 
 
 def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:

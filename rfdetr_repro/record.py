@@ -20,6 +20,7 @@ from .config import Arch, Protocol
 from .errors import InputError
 
 SCHEMA = 1
+FINE_TUNING = "fine-tuning"  # campaign of Records that compare a found architecture before and after
 NEVER_TRAINED = "patch never trained"  # variant of a model whose patch size no training step drew
 
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
 from .files import read_json, writable_folder, write_atomic
-from .pareto import metric
+from .pareto import confirmed_points, metric
 from .reproduce_summary import now, write_summary
 from .store import Store
 
@@ -90,6 +90,7 @@ class Reproduction:
         records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, *latency))
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
+        self.after_search(search, splits)
         self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
         write_summary(self, splits, started_at=started_at, search=search, heldout=latency[1], costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
@@ -219,6 +220,16 @@ class Reproduction:
             f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes",
         )
 
+    def after_search(self, search: Any, splits: dict[str, Any]) -> None:
+        """Nothing unless the campaign asks for fine-tuning."""
+        from .reproduce_after import family, fine_tune
+
+        if not self.campaign.finetune_steps:
+            return
+        self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
+        recipe, arch = replace(self.campaign.train, steps=self.campaign.finetune_steps), self.best().model.arch
+        self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self.folder, arch, splits, recipe, self.command))
+
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
         from .pictures import draw_examples
 
@@ -228,7 +239,7 @@ class Reproduction:
 
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
-        confirmed = [r for r in self.store.read() if r.source == "protocol" and r.data and r.data.split == "val" and r.accuracy]
+        confirmed = [point.val for point in confirmed_points(self.store.read()) if point.val is not None and point.val.accuracy]
         return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
 
 

@@ -33,18 +33,19 @@ _COLUMNS = [
 
 
 def campaign_tables(records: Sequence[Record]) -> list[Table]:
-    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such.
+    """The frontiers; last, what fine-tuning added, where Records of before and after exist."""
+    return frontier_tables(records) + finetuning_tables(records)
 
-    Last, what fine-tuning added, where Records of before and after exist.
-    """
+
+def frontier_tables(records: Sequence[Record]) -> list[Table]:
+    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such."""
     groups: dict[tuple[str, str], list[Confirmed]] = {}
     for point in confirmed_points(records):
         record = point.any
         name = record.data.name if record.data else "unknown data"
         groups.setdefault((name, _engine(record)), []).append(point)
     tables = [_confirmed_table(points, *key) for key, points in groups.items()]
-    tables = tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
-    return tables + finetuning_tables(records)
+    return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
 
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:

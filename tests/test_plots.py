@@ -104,8 +104,9 @@ def test_knob_means_are_means():
 
 
 def test_the_decoder_plot_has_a_line_per_query_count():
-    left, right = drawn(draw_decoder, RECORDS).axes
+    left, right, one = drawn(draw_decoder, RECORDS).axes
     assert len(left.lines) == len(right.lines) == len(SPACE.queries)
+    assert len(one.lines) == len(SPACE.decoder_layers) and {len(line.get_xdata()) for line in one.lines} == {len(SPACE.queries)}
 
 
 @pytest.mark.parametrize("draw", [draw_pareto, draw_knobs, draw_decoder])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 import subprocess
 
 import pytest
-from samples_run import run_records, summary, write_run
+from samples_run import run_records, sha, summary, write_run
 
+from reports.after import published_changes
 from reports.blocks import Document, Drawing, Facts, Grid, Paragraph, Picture
 from reports.build import build_report, main, newest_run
 from reports.content import duration, report
@@ -19,6 +21,7 @@ from reports.pdf_table import fit
 from reports.run import read_run
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.pareto import confirmed_points
+from rfdetr_repro.record import FINE_TUNING, NEVER_TRAINED
 from rfdetr_repro.tables_campaign import SYNTHETIC
 from rfdetr_repro.tables_format import Cell, Column, Table
 
@@ -212,3 +215,36 @@ def test_pictures_keep_their_shape(run, tmp_path):
 @pytest.mark.parametrize(("seconds", "text"), [(41.2, "41 s"), (690, "11 min 30 s"), (7500, "2 h 05 min"), (59.7, "60 s")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def tuned(record, variant, ap):
+    """The record as fine-tuning leaves it: of its own campaign, from another file."""
+    name = sha(variant + record.model.arch.key)
+    parts = {part: dataclasses.replace(getattr(record, part), artifact_sha256=name) for part in ("mask_accuracy", "latency")}
+    return dataclasses.replace(
+        record, model=dataclasses.replace(record.model, variant=variant), campaign=FINE_TUNING,
+        accuracy=dataclasses.replace(record.accuracy, ap=ap, artifact_sha256=name),
+        artifact=dataclasses.replace(record.artifact, sha256=name, onnx_sha256=name), **parts,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.002, "lie within that range"), (0.2, "do not all lie within")])
+def test_what_came_after_the_search_is_told_and_is_no_part_of_the_frontier(run, gain, verdict):
+    found = read_run(run)
+    plain, points = everything(report(found)), len(found.points)
+    assert "python -m rfdetr_repro.finetune" in plain and "python -m rfdetr_repro.family" in plain
+    start = next(record for record in found.records if record.source == "protocol")
+    trained = next(record for record in found.records if record.source == "search" and record.model.arch.patch == 16)
+    arch = dataclasses.replace(trained.model.arch, patch=14, resolution=trained.model.arch.resolution * 14 // 16)
+    model = dataclasses.replace(trained.model, variant=NEVER_TRAINED, arch=arch)
+    accuracy = dataclasses.replace(trained.accuracy, ap=trained.accuracy.ap - 0.031)
+    found.records += [tuned(start, "nas", 0.1), tuned(start, "nas+fine-tuning", 0.1 + gain)]
+    found.records.append(dataclasses.replace(trained, model=model, accuracy=accuracy, latency=None))
+    words = everything(report(found))
+    assert verdict in words and f"+{100 * gain:.1f}" in words and "3.1 AP at most" in words
+    assert "python -m rfdetr_repro.finetune" not in words and len(found.points) == points
+
+
+def test_published_changes_are_those_of_the_tables():
+    low, high = published_changes()
+    assert low < 0 < high < 5

@@ -1,0 +1,66 @@
+"""The report's section on what came after the search: fine-tuning, and patch sizes that training never drew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rfdetr_repro.paper import published_rows
+from rfdetr_repro.record import NEVER_TRAINED, Record
+from rfdetr_repro.tables_campaign import finetuning_tables
+from rfdetr_repro.tables_family import family_table
+from rfdetr_repro.tables_format import Table
+
+from .blocks import Block, Grid, Heading, Paragraph
+from .run import Run
+
+FINETUNE = "python -m rfdetr_repro.finetune --run RUN --arch KEY --data DIR --out OUT"
+FAMILY = "python -m rfdetr_repro.family --run RUN --data DIR"
+
+
+def after_search(run: Run) -> list[Block]:
+    """Both halves; an absent one names the command that makes it."""
+    blocks: list[Block] = [Heading("After the search")]
+    tables = finetuning_tables(run.records)
+    blocks += [block for table in tables for block in (Grid(table), Paragraph(_beside_published(table)))]
+    if not tables:
+        blocks.append(Paragraph(f"Fine-tuning of a found architecture: not in this run. {FINETUNE}", quiet=True))
+    return [*blocks, *_family(run.records)]
+
+
+def _beside_published(table: Table) -> str:
+    """Whether the changes of AP lie among those that the paper prints."""
+    low, high = published_changes()
+    found = _values(table, "change_ap")
+    inside = all(low <= round(value, 1) <= high for value in found)
+    words = f"The paper's Tables 15 and 16 print changes of AP from {low:+.1f} to {high:+.1f} (COCO, published)."
+    verdict = "lie within that range" if inside else "do not all lie within that range"
+    return f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, {verdict}."
+
+
+def published_changes() -> tuple[float, float]:
+    """Lowest and highest change of AP by fine-tuning in Tables 15 and 16."""
+    changes = [float(row["ap"]) for name in ("15", "16") for row, _ in published_rows(name) if row["ap_kind"] == "delta"]
+    return min(changes), max(changes)
+
+
+def _family(records: Sequence[Record]) -> list[Block]:
+    fresh = [record for record in records if record.model.variant == NEVER_TRAINED and record.accuracy is not None]
+    if not fresh:
+        return [Paragraph(f"Patch sizes that training never drew: not in this run. {FAMILY}", quiet=True)]
+    table = family_table(fresh, [record for record in records if record.source == "search" and record.model.variant is None])
+    gaps = [abs(value) for value in _values(table, "gap")]
+    blocks: list[Block] = [Grid(table)]
+    if gaps:
+        words = (
+            "The paper calls patch sizes that were never trained nearly identical to trained ones with as many tokens "
+            "(v2 Appendix L, without numbers)."
+        )
+        measured = f"Here they differ by {max(gaps):.1f} AP at most, by {sum(gaps) / len(gaps):.1f} on average."
+        blocks.append(Paragraph(f"{words} {measured}"))
+    return blocks
+
+
+def _values(table: Table, column: str) -> list[float]:
+    """Numbers of a column, in points; cells without one left out."""
+    cells = [row[column] for row in table.rows if column in row]
+    return [float(cell.value) for cell in cells if cell.value is not None]

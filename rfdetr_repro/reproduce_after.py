@@ -1,0 +1,37 @@
+"""What a campaign does after its search: patch sizes that were never trained, and fine-tuning of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .config import Arch, TrainConfig
+from .family import between, evaluate, never_trained
+from .finetune import VARIANTS, FineTuning
+from .pareto import metric
+from .record import Record
+
+
+def family(search: Any) -> tuple[list[Record], str]:
+    """AP of patch sizes around the trained ones, at every resolution of the space, with its largest decoder."""
+    with search.store.exclusive():
+        records = evaluate(search, never_trained(search.space, between(search.space)))
+    return records, f"{len(records)} architectures with patch sizes that training never drew"
+
+
+def fine_tune(folder: Path, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig, command: str) -> tuple[list[Record], str]:
+    """Trains ``arch`` on from the run's supernet in ``folder``/finetuned; Records go to the run's store."""
+    from .train.engine import MODEL
+
+    tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl")
+    settings = replace(recipe, base_share=0.0, evaluate_every=0, sampling="uniform")
+    records = tuning.run(splits, lambda card: settings, command)
+    before, after = (_val_ap(records, variant) for variant in VARIANTS)
+    return records, f"{arch.key}, {recipe.steps} steps: val AP {100 * before:.1f} -> {100 * after:.1f}"
+
+
+def _val_ap(records: list[Record], variant: str) -> float:
+    of_variant = [record for record in records if record.model.variant == variant and record.data and record.data.split == "val"]
+    return metric("ap").value(of_variant[0]) or 0.0
