@@ -7,6 +7,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,28 @@ def test_unknown_storage_is_an_error(host_kernels: ctypes.CDLL) -> None:
     host_kernels.rfdetr_cuda_error.restype = ctypes.c_char_p
     code = host_kernels.rfdetr_forward_launch(ctypes.byref(Attention(storage=9)), None, None)
     assert code != 0 and host_kernels.rfdetr_cuda_error(code) == b"invalid value"
+
+
+ASKED = """
+import ctypes, sys
+caller = ctypes.CDLL(sys.argv[1])
+before = caller.asked()
+library = ctypes.CDLL(sys.argv[2])
+print(before, caller.asked())
+"""
+
+
+@pytest.mark.skipif(CXX is None, reason="no g++")
+def test_the_stream_is_found_in_a_library_with_local_symbols(tmp_path: Path) -> None:
+    """Python loads PyTorch so; here the library is a double that answers 7."""
+    name = "aoti_torch_get_current_cuda_stream"
+    (tmp_path / "torch.cpp").write_text(f'extern "C" int {name}() {{ return 7; }}')
+    caller = f'#include "lookup.h"\nextern "C" int asked() {{ auto f = (int (*)())rfdetr::torch_cuda_function("{name}");'
+    (tmp_path / "caller.cpp").write_text(caller + " return f ? f() : 0; }")
+    libraries = {"torch": "libtorch_cuda.so", "caller": "libcaller.so"}
+    for source, library in libraries.items():
+        command = [str(CXX), "-shared", "-fPIC", f"-Wl,-soname,{library}", f"-I{ROOT / 'csrc' / 'cuda'}", f"{source}.cpp"]
+        subprocess.run([*command, "-o", library, "-ldl"], cwd=tmp_path, check=True)
+    paths = [str(tmp_path / libraries[one]) for one in ("caller", "torch")]
+    asked = subprocess.run([sys.executable, "-c", ASKED, *paths], capture_output=True, text=True, check=True)
+    assert asked.stdout.split() == ["0", "7"]
