@@ -193,6 +193,18 @@ def test_backward_kernels_on_the_host(
         assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)
 
 
+@FORMS
+def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
+    """Tensors without elements have no memory; the output is zero before the launch."""
+    levels = LEVELS[0]
+    inputs = [tensor[:, :, :, :, :0].contiguous() if tensor.dim() > 4 else tensor
+              for tensor in host_inputs(levels, 16, torch.float32, fused)]  # fmt: skip
+    out, call = torch.zeros(*inputs[1].shape[:2], inputs[0].shape[2] * 16), call_of(levels, inputs)
+    assert not call.points and not call.weights
+    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    assert not out.any()
+
+
 def test_unknown_storage_is_an_error(host_kernels: ctypes.CDLL) -> None:
     host_kernels.rfdetr_cuda_error.restype = ctypes.c_char_p
     code = host_kernels.rfdetr_forward_launch(ctypes.byref(Attention(storage=9)), None, None)
