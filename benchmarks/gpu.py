@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py --out results/gpu
 
-Needs PyTorch built for CUDA, NumPy, pytest and nvcc; no network and no tox. Ours is timed against the formulation by grid_sample
+Needs PyTorch built for CUDA, NumPy, pytest, ninja and nvcc; no network and no tox. Sessions (CUDA graphs, ONNX Runtime, TensorRT)
+are tested where what they need is installed. Ours is timed against the formulation by grid_sample
 and against torch-ms-deform-attn and deformops where they are installed, eager and as CUDA graphs, in turn. Times are device times
 over back-to-back calls, so eager ones of small calls are what the host needs to launch them. Values stay in the L2 cache, as they
 do in a decoder layer that has just projected them. Exit code 1 when a part failed; the others still ran.
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SANITIZED = ["memcheck", "racecheck"]
+SESSIONS = [f"tests/test_{name}.py" for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session")]
+NEEDED = ("faster_coco_eval", "hotcoco")  # by the sessions' tests; the rest does without
 Call = Callable[[], Any]
 
 
@@ -189,6 +193,8 @@ def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
         sanitizer = shutil.which("compute-sanitizer")
         if "tests" not in args.skip:
             found["tests"] = [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"], 300
+            if all(map(find_spec, NEEDED)):
+                found["sessions"] = [*pytest_command, *SESSIONS], 300
         if "sanitizer" not in args.skip and sanitizer:
             found |= {tool: ([sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 150) for tool in SANITIZED}
     return found
@@ -209,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = [name for name, (command, timeout_s) in commands(args).items() if not step(name, command, args.out, timeout_s)]
     if args.device == "cuda" and not shutil.which("compute-sanitizer"):
         print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
+    if args.device == "cuda" and not all(map(find_spec, NEEDED)):
+        print(f"sessions: skipped, their tests need {' and '.join(NEEDED)}", flush=True)
     if "benchmarks" not in args.skip:
         lines = measure_operators(args.out / "operators.jsonl", args.device, args.cases, args.rounds)
         (args.out / "operators.txt").write_text("\n".join(lines) + "\n")

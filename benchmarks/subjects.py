@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rfdetr_repro.config import Arch
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
 from rfdetr_repro.export.onnx import export_onnx
+from rfdetr_repro.export.torch import export_torch
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.layouts import from_transformers
 from rfdetr_repro.model.released import from_released
@@ -27,13 +28,14 @@ def random_meta(name: str, classes: int) -> ArtifactMeta:
     )
 
 
-def pico_artifact(folder: Path, arch: Arch = PICO.arch) -> Artifact:
-    """A slice of one seeded supernet: equal calls give equal files."""
+def pico_artifact(folder: Path, arch: Arch = PICO.arch, form: str = "onnx") -> Artifact:
+    """A slice of one seeded supernet, as ONNX or as what PyTorch runs ("torch"): equal calls give equal files."""
     torch.manual_seed(0)
-    supernet = Detector(PICO.model, PICO.arch).eval()
-    return export_onnx(
-        supernet.slice(arch), folder / f"{arch.key}.onnx", meta=random_meta(f"pico {arch.key}", PICO.model.num_classes)
-    )
+    subnet = Detector(PICO.model, PICO.arch).eval().slice(arch)
+    meta = random_meta(f"pico {arch.key}", PICO.model.num_classes)
+    if form == "torch":
+        return export_torch(subnet, folder / f"{arch.key}.safetensors", meta=meta)
+    return export_onnx(subnet, folder / f"{arch.key}.onnx", meta=meta)
 
 
 def both(row: Preset) -> tuple[Any, Detector]:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,15 @@ SEEN = ("throttled_s", "sm_mhz", "temperature_c", "power_w", "idle_share", "joul
 
 
 @pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch], Artifact]:
-    """Exports an architecture once; all are slices of one seeded supernet."""
-    folder, made = tmp_path_factory.mktemp("artifacts"), dict[Arch, Artifact]()
-    return lambda arch: made.get(arch) or made.setdefault(arch, pico_artifact(folder, arch))
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch, str], Artifact]:
+    """Exports an architecture once in the format of a backend; all are slices of one seeded supernet."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    @cache
+    def made(arch: Arch, form: str) -> Artifact:
+        return pico_artifact(folder, arch, form)
+
+    return lambda arch, backend: made(arch, "torch" if backend.startswith("torch") else "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def test_latency(
     backend: str,
     arch: Arch,
     name: str,
-    artifacts: Callable[[Arch], Artifact],
+    artifacts: Callable[[Arch, str], Artifact],
     watch: GpuWatch | str,
     benchmark: Any,
 ) -> None:
@@ -74,7 +80,7 @@ def test_latency(
     if gpu and isinstance(watch, str):
         pytest.skip(watch)
     try:
-        session = open_session(artifacts(arch), backend, threads=protocol.threads)
+        session = open_session(artifacts(arch, backend), backend, threads=protocol.threads)
     except InputError as error:
         pytest.skip(str(error))
     call = timed_call(session, protocol.scope, None)

@@ -129,6 +129,7 @@ class Reproduction:
         return Recipe(row, self.campaign.train, self.campaign.space)
 
     def train(self, splits: dict[str, Any]) -> tuple[Path, str]:
+        from .device import choose_device
         from .train.engine import MODEL
         from .train.processes import run_training
         from .train.start import start_from
@@ -140,7 +141,9 @@ class Reproduction:
             row, initial, told = start_from(self.campaign.weights, recipe.preset, splits["train"].classes)
             recipe = replace(recipe, preset=row)
             print(told)
-        setup = {"recipe": recipe, "split": splits["train"], "folder": self.folder, "initial": initial}
+        device = choose_device()
+        print(f"on {device}")
+        setup = {"recipe": recipe, "split": splits["train"], "folder": self.folder, "initial": initial, "device": device}
         trainer = run_training(setup, evaluate=lambda model: base_accuracies(model, held_out))
         precision = f"{str(trainer.autocast).removeprefix('torch.')} backbone and projector" if trainer.autocast else "float32"
         return self.folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"

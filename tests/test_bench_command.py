@@ -174,3 +174,17 @@ def test_fp16_may_lose_little(ap: float, word: str) -> None:
     told, failed = gate(records, 0.3)
     assert len(told) == 1 and word in told[0] and bool(failed) == (word != "within")
     assert gate({"m fp32": records["m fp32"]}, 0.3) == ([], [])
+
+
+def test_sizes_of_one_name_are_gated_apart() -> None:
+    from dataclasses import replace
+
+    from test_record import fixed_record
+
+    def of_size(size: str, ap: float, precision: str) -> Record:
+        record = scored(fixed_record(), ap, precision)
+        return replace(record, model=replace(record.model, size=size))
+
+    lost, kept = [of_size("N", 0.5, "fp32"), of_size("N", 0.4, "fp16")], [of_size("S", 0.6, "fp32"), of_size("S", 0.6, "fp16")]
+    told, failed = gate({"a": lost, "b": kept}, 0.3)
+    assert len(told) == 2 and len(failed) == 1 and " N: " in failed[0]

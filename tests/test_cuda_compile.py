@@ -7,6 +7,7 @@ import ctypes
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,7 +193,44 @@ def test_backward_kernels_on_the_host(
         assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)
 
 
+@FORMS
+def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
+    """Tensors without elements have no memory; the output is zero before the launch."""
+    levels = LEVELS[0]
+    inputs = [tensor[:, :, :, :, :0].contiguous() if tensor.dim() > 4 else tensor
+              for tensor in host_inputs(levels, 16, torch.float32, fused)]  # fmt: skip
+    out, call = torch.zeros(*inputs[1].shape[:2], inputs[0].shape[2] * 16), call_of(levels, inputs)
+    assert not call.points and not call.weights
+    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    assert not out.any()
+
+
 def test_unknown_storage_is_an_error(host_kernels: ctypes.CDLL) -> None:
     host_kernels.rfdetr_cuda_error.restype = ctypes.c_char_p
     code = host_kernels.rfdetr_forward_launch(ctypes.byref(Attention(storage=9)), None, None)
     assert code != 0 and host_kernels.rfdetr_cuda_error(code) == b"invalid value"
+
+
+ASKED = """
+import ctypes, sys
+caller = ctypes.CDLL(sys.argv[1])
+before = caller.asked()
+library = ctypes.CDLL(sys.argv[2])
+print(before, caller.asked())
+"""
+
+
+@pytest.mark.skipif(CXX is None, reason="no g++")
+def test_the_stream_is_found_in_a_library_with_local_symbols(tmp_path: Path) -> None:
+    """Python loads PyTorch so; here the library is a double that answers 7."""
+    name = "aoti_torch_get_current_cuda_stream"
+    (tmp_path / "torch.cpp").write_text(f'extern "C" int {name}() {{ return 7; }}')
+    caller = f'#include "lookup.h"\nextern "C" int asked() {{ auto f = (int (*)())rfdetr::torch_cuda_function("{name}");'
+    (tmp_path / "caller.cpp").write_text(caller + " return f ? f() : 0; }")
+    libraries = {"torch": "libtorch_cuda.so", "caller": "libcaller.so"}
+    for source, library in libraries.items():
+        command = [str(CXX), "-shared", "-fPIC", f"-Wl,-soname,{library}", f"-I{ROOT / 'csrc' / 'cuda'}", f"{source}.cpp"]
+        subprocess.run([*command, "-o", library, "-ldl"], cwd=tmp_path, check=True)
+    paths = [str(tmp_path / libraries[one]) for one in ("caller", "torch")]
+    asked = subprocess.run([sys.executable, "-c", ASKED, *paths], capture_output=True, text=True, check=True)
+    assert asked.stdout.split() == ["0", "7"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.model.checkpoint import read_tensors
 from rfdetr_repro.train import __main__ as train_command
+from rfdetr_repro.train import parallel
 from rfdetr_repro.train import processes as module
 from rfdetr_repro.train.engine import Trainer, read_log
 from rfdetr_repro.train.parallel import Ranks, join_torchrun
@@ -148,6 +150,18 @@ def test_shares_and_refusals(split: CocoSplit, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="WORLD_SIZE is set, but not RANK, MASTER_ADDR, MASTER_PORT"):
         join_torchrun("cpu")
+
+
+def test_ranks_on_gpus_wait_for_an_evaluation_of_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(parallel, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: given.update(device=device))
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda backend, **rest: given.update(rest, backend=backend))
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert join_torchrun("cuda")[0] == given["device"] == torch.device("cuda", 1)
+    assert given["backend"] == "nccl" and given["timeout"] >= timedelta(hours=12)
 
 
 def test_the_command_and_torchrun_train_alike(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

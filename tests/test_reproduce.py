@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,6 +137,21 @@ def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: C
     before = (finished.folder / "records.jsonl").read_bytes()
     Reproduction(tiny_campaign, finished.folder, "test").run()
     assert (finished.folder / "records.jsonl").read_bytes() == before
+
+
+def test_it_trains_on_a_gpu_where_there_is_one(
+    tiny_campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict = {}
+
+    def run_training(setup: dict, **rest: object) -> SimpleNamespace:
+        given.update(setup)
+        return SimpleNamespace(autocast=None, step=1, seconds=60.0)
+
+    monkeypatch.setattr("rfdetr_repro.device.choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("rfdetr_repro.train.processes.run_training", run_training)
+    Reproduction(replace(tiny_campaign, weights=None), tmp_path, "x").train({"train": SimpleNamespace(has_masks=True)})
+    assert given["device"] == torch.device("cuda") and "on cuda" in capsys.readouterr().out
 
 
 def test_another_recipe_in_the_same_folder_is_refused(finished: Reproduction, tiny_campaign: Campaign) -> None:

@@ -9,7 +9,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from samples_export import images, tiny_artifact
+from samples_backends import with_output_type
+from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
 from samples_tensorrt import A10, T4, DataType, FakeCudaRuntime, FakeDevice, FakeTrt
 
 from rfdetr_repro.bench.confirm import Row, confirm_all
@@ -19,6 +20,7 @@ from rfdetr_repro.export import tensorrt as build_module
 from rfdetr_repro.export import tensorrt_session as module
 from rfdetr_repro.export.artifact import Artifact, write_artifact
 from rfdetr_repro.export.backends import open_session
+from rfdetr_repro.export.onnx import export_onnx
 from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.export.tensorrt import AHEAD_OF_TIME, build_engine
 from rfdetr_repro.export.tensorrt_session import TrtSession
@@ -173,6 +175,26 @@ def test_types_and_shapes_are_never_guessed(setup: Setup) -> None:
     setup.trt.types, setup.trt.shapes = {}, {"scores": [1, -1]}
     with pytest.raises(InputError, match=r"scores has the shape \(1, -1\), which is not fixed"):
         setup.open()
+
+
+def test_outputs_are_those_of_the_contract(setup: Setup, tmp_path: Path) -> None:
+    """float16 scores arrive as float32; a file of upstream's contract, which has no scores, is refused in one line."""
+    half = with_output_type(setup.onnx, "scores", "float16", tmp_path)
+    specs = tuple(replace(one, dtype="float16" if one.name == "scores" else one.dtype) for one in half.manifest.outputs)
+    half = Artifact(half.path, replace(half.manifest, outputs=specs))
+    found, right = open_session(half, "tensorrt").run(images(1)[:1]).scores, OrtSession(setup.onnx, 1).run(images(1)[:1]).scores
+    assert found.dtype == np.float32 and np.array_equal(found, right.astype(np.float16).astype(np.float32))
+    upstream = export_onnx(tiny_detector().slice(ARCH), tmp_path / "upstream.onnx", meta=meta(), contract="upstream")
+    with pytest.raises(InputError, match=r"\['dets', 'labels', 'masks'\] are not ranked detections"):
+        open_session(upstream, "tensorrt")
+
+
+def test_the_identity_tells_injected_candidates(setup: Setup) -> None:
+    packages = {**setup.engine.manifest.packages, "injected_candidates": "300"}
+    session = TrtSession(
+        Artifact(setup.engine.path, replace(setup.engine.manifest, packages=packages)), "tensorrt", cuda_graph=False
+    )
+    assert "injected_candidates=300" in session.artifact_id.options
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 3, 32, 40), np.float32), np.zeros((1, 3, 32, 32))], ids=["size", "type"])

@@ -97,7 +97,8 @@ def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[
         for record in found:
             accuracy = record.mask_accuracy or record.accuracy
             if accuracy and accuracy.ap is not None and record.artifact and record.data:
-                key = (record.model.name, record.data.name, record.data.split)
+                shown = " ".join(filter(None, (record.model.name, record.model.size)))  # one name stands for several sizes
+                key = (shown, record.data.name, record.data.split)
                 scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap
     told, failed = [], []
     for (name, *_), points in scored.items():

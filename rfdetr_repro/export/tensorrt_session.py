@@ -14,6 +14,7 @@ from ..errors import InputError, StatedFailure
 from ..files import open_input, sha256_bytes
 from ..record import ArtifactId
 from .artifact import Artifact
+from .contract import check_images, check_input, check_outputs
 from .cuda_device import Buffer, CapturedGraph, Device, open_device
 from .session import Array, Detections, Session
 from .tensorrt import AHEAD_OF_TIME, Messages, load_backend, make_logger
@@ -46,6 +47,8 @@ class TrtSession(Session):
         trt = load_backend(backend)
         self.device = device or open_device()
         self._refuse_foreign(trt, artifact, backend)
+        check_input(self.manifest.inputs, artifact)
+        check_outputs(self.manifest.outputs, artifact)
         self._messages = Messages()
         self._logger = make_logger(trt, self._messages)
         self._runtime = trt.Runtime(self._logger)
@@ -61,6 +64,8 @@ class TrtSession(Session):
             self._graph = self._captured()
         told, graph = self.manifest, "on" if cuda_graph else "off"
         options = {name: told.build.get(name, "unknown") for name in ("optimization_level", "tf32", "build", "version")}
+        if injected := told.packages.get("injected_candidates"):  # as in session.identity_of
+            options["injected_candidates"] = injected
         settings = " ".join([f"cuda_graph={graph}", *(f"{name}={value}" for name, value in options.items())])
         onnx_sha256 = told.onnx_sha256 or "unknown"
         self.artifact_id = ArtifactId(artifact.sha256, onnx_sha256, backend, told.precision, told.size_bytes, settings)
@@ -122,10 +127,7 @@ class TrtSession(Session):
 
     def bind(self, images: Array) -> None:
         """images float32 (1, 3, H, W) RGB in 0..1, copied to the device. Other shapes and types: :class:`InputError`."""
-        if images.shape != self._input.shape or images.dtype != self._input.dtype:
-            wanted, given = f"{self._input.dtype} {self._input.shape}", f"{images.dtype} {images.shape}"
-            raise InputError(f"the artifact takes {wanted}, not {given}", self.manifest.model.name, "resize the image")
-        np.copyto(self._input, images)
+        np.copyto(self._input, check_images(images, self.manifest))
         self._bound[self.manifest.inputs[0].name].buffer.upload()
         self.device.synchronize()
 
@@ -154,5 +156,4 @@ class TrtSession(Session):
         for bound in found:
             bound.buffer.download()
         self.device.synchronize()
-        scores, labels, boxes, *masks = (bound.array.copy() for bound in found)
-        return Detections(scores, labels, boxes, masks[0] if masks else None)
+        return Detections.of([bound.array.copy() for bound in found])

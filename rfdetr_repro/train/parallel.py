@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from ..device import choose_device
 from ..errors import InputError
+
+PATIENCE = timedelta(days=1)  # the others wait while rank 0 evaluates; NCCL's own 10 minutes would end them
 
 
 @dataclass(frozen=True)
@@ -85,5 +88,5 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
         # Asked before, because a failed init would leave PyTorch counting its groups differently from the other processes.
         if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
             raise InputError(f"WORLD_SIZE is set, but not {', '.join(missing)}", mend="start by torchrun, or unset it")
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device, Ranks.current()

@@ -16,7 +16,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,10 @@ import torch.distributed as dist
 from ..errors import InputError, StatedFailure
 from ..model.detector import Detector
 from .engine import MODEL, Evaluate, Trainer
-from .parallel import Ranks
+from .parallel import PATIENCE, Ranks
 from .progress import StepBar
 
 Child = subprocess.Popen[bytes]
-_PATIENCE = timedelta(days=1)  # the others wait while rank 0 evaluates; a process that died is noticed at once
 _READY = b"ready\n"
 _SIDE_EFFECT = ("Connection", "closed by peer", "gloo")  # how a process fails because another one did
 MOST, IMAGES_EACH = 4, 2
@@ -141,7 +139,7 @@ def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback[0]
         stack.callback(os.environ.pop, "GLOO_SOCKET_IFNAME")
     store = dist.FileStore(str(Path(place) / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     stack.callback(dist.destroy_process_group)
 
 
