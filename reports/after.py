@@ -23,7 +23,7 @@ def after_search(run: Run) -> list[Block]:
     tables = finetuning_tables(run.records)
     blocks += [block for table in tables for block in (Grid(table), Paragraph(_beside_published(table)))]
     if not tables:
-        blocks.append(Paragraph(f"Fine-tuning of a found architecture: not in this run. {FINETUNE}", quiet=True))
+        blocks.append(Paragraph(f"Fine-tuning of a found architecture was left out. {FINETUNE}", quiet=True))
     return [*blocks, *_family(run.records)]
 
 
@@ -39,14 +39,15 @@ def _beside_published(table: Table) -> str:
 
 def published_changes() -> tuple[float, float]:
     """Lowest and highest change of AP by fine-tuning in Tables 15 and 16."""
-    changes = [float(row["ap"]) for name in ("15", "16") for row, _ in published_rows(name) if row["ap_kind"] == "delta"]
+    rows = [row for name in ("15", "16") for row, _ in published_rows(name) if row["ap_kind"] == "delta"]
+    changes = [float(row["ap"]) for row in rows if row["ap"]]
     return min(changes), max(changes)
 
 
 def _family(records: Sequence[Record]) -> list[Block]:
     fresh = [record for record in records if record.model.variant == NEVER_TRAINED and record.accuracy is not None]
     if not fresh:
-        return [Paragraph(f"Patch sizes that training never drew: not in this run. {FAMILY}", quiet=True)]
+        return [Paragraph(f"Patch sizes that training never drew were left out. {FAMILY}", quiet=True)]
     table = family_table(fresh, [record for record in records if record.source == "search" and record.model.variant is None])
     gaps = [abs(value) for value in _values(table, "gap")]
     blocks: list[Block] = [Grid(table)]
