@@ -52,6 +52,9 @@ class Campaign:
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
     targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
     finetune_steps: int = 0  # of the best confirmed architecture, after the search; 0: none, and no patch sizes beyond the space
+    backend: str = "onnxruntime"  # what the found models will run on
+    precision: str = "fp32"  # of their files
+    cuda_graph: bool = False
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)

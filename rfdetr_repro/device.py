@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 from .errors import InputError
 from .ops import build_info
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -25,3 +29,15 @@ def choose_device(name: str | None = None) -> torch.device:
     if device.type == "cuda" and not kernels:
         raise InputError("the operators were built for the CPU only", mend="build them where nvcc is, or choose cpu")
     return device
+
+
+def to_device(module: Module, name: str | None) -> Module:
+    """The module on :func:`choose_device` of ``name``, to be evaluated there.
+
+    On a GPU float32 stays float32 from here on: by default convolutions round to TF32, and the search's shared passes would
+    differ from stand-alone ones.
+    """
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return module.to(device)

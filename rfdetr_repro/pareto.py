@@ -32,16 +32,17 @@ class Metric:
 
 
 def backend(record: Record) -> str:
-    """How the latency was obtained, e.g. ``modelled``, ``published tensorrt-fp16``, ``onnxruntime-cpu buffered on CPU``."""
+    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 on CPU``, ``published tensorrt-fp16``,
+    ``onnxruntime-cpu buffered on CPU``."""
     if record.latency is None:
         return "no latency"
     if record.published is not None:
         return f"published {record.published.latency_backend}".strip()
+    machine = (record.machine.gpu or record.machine.cpu) if record.machine else "unknown machine"
     if record.latency.method == "modelled":
-        return "modelled"
+        return f"modelled {record.deployment or 'unknown runtime'} on {machine}"
     runtime = record.artifact.runtime if record.artifact else "unknown runtime"
     mode = record.protocol.mode if record.protocol else "unknown mode"
-    machine = (record.machine.gpu or record.machine.cpu) if record.machine else "unknown machine"
     return f"{runtime} {mode} on {machine}"
 
 

@@ -186,6 +186,7 @@ class Record:
     started_at: str | None = None  # UTC, ISO 8601
     command: str | None = None
     seed: int | None = None
+    deployment: str | None = None  # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
     env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
     schema: int = SCHEMA
 
@@ -221,6 +222,8 @@ class Record:
         }
         if self.cost is not None and self.cost.counter is not None:  # absent from the hash of Records that count nothing
             request["counted"] = (self.cost.counter, self.cost.form)
+        if self.deployment is not None:
+            request["deployment"] = self.deployment
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:

@@ -86,14 +86,20 @@ class Reproduction:
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         self.stages.run("train", "training the supernet", lambda: self.train(splits))
         search = self.search(splits)
-        latency = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
-        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, *latency))
+        with search.deployment.watched() as search.watched:  # the GPU that the found models will run on, if it is one
+            heldout = self.find(search, splits)
         costs = self.stages.keep("costs", lambda: self.costs(search))
-        self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
         self.after_search(search, splits)
         self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
-        write_summary(self, splits, started_at=started_at, search=search, heldout=latency[1], costs=costs)
+        write_summary(self, splits, started_at=started_at, search=search, heldout=heldout, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
+
+    def find(self, search: Any, splits: dict[str, Any]) -> Any:
+        """Engines, passes, confirmation; returns the latency model's error on engines left out."""
+        latency = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
+        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, *latency))
+        self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
+        return latency[1]
 
     def report(self) -> tuple[Path, str]:
         """The PDF, built again only if a Record came after it."""
@@ -150,16 +156,21 @@ class Reproduction:
 
     def search(self, splits: dict[str, Any]) -> Any:
         from .bench.confirm import Context
+        from .device import to_device
         from .model.checkpoint import load_supernet
+        from .search.deployment import Deployment
         from .search.search import Search
         from .train.engine import MODEL
 
+        asked = self.campaign
+        deployment = Deployment(asked.backend, asked.precision, asked.cuda_graph)
         detector, card, digest = load_supernet(self.folder / MODEL)
-        context = Context(self.campaign.name, self.command, self.campaign.train.seed)
-        masks = card.config.masks and (self.campaign.search_masks or self.campaign.metric.startswith("mask"))
-        folder = self.folder / "artifacts"
+        masks = card.config.masks and (asked.search_masks or asked.metric.startswith("mask"))
         splits["val"].cache_images()
-        return Search(detector, card, digest, self.campaign.space, splits["val"], self.store, folder, context, masks=masks)
+        return Search(
+            to_device(detector, None), card, digest, asked.space, splits["val"], self.store, self.folder / "artifacts",
+            Context(asked.name, self.command, asked.train.seed), masks=masks, deployment=deployment,
+        )  # fmt: skip
 
     def latency(self, search: Any) -> tuple[Any, str]:
         from .search.engines import Fit, fit_latency
@@ -202,7 +213,6 @@ class Reproduction:
         import numpy as np
 
         from .bench.accuracy import model_input
-        from .bench.confirm import confirm
         from .export.agreement import check_against
         from .export.session import OrtSession
         from .search.targets import Targets, candidates
@@ -212,12 +222,10 @@ class Reproduction:
         protocols = (self.campaign.buffered, self.campaign.sustained)
         measured, held_out = [], [split for name, split in splits.items() if name != "train"]
         for arch in bar("confirming", "model")(chosen):
-            artifact = search.export(arch)
-            session = OrtSession(artifact, protocols[0].threads)
-            images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
             if "confirm" not in self.stages.rows:
-                check_against(search.detector.slice(arch), session, images)
-            measured += confirm(artifact, held_out, protocols, self.store, context=search.context, session=session)
+                images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
+                check_against(search.detector.slice(arch), OrtSession(search.export(arch), protocols[0].threads), images)
+            measured += search.confirm(arch, held_out, protocols)
         return (
             measured,
             f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes",

@@ -25,7 +25,7 @@ from .protocol import Call, Measurement, Watch, measure_interleaved
 from .samples import save_samples
 from .scopes import example_input, timed_call
 
-__all__ = ["Context", "Outcome", "Row", "confirm", "confirm_all", "example_input"]
+__all__ = ["Context", "Outcome", "Row", "call_of", "confirm", "confirm_all", "example_input"]
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,7 @@ class _Cells:
         while len(self.sessions) < protocol.builds:
             self.sessions.append(self._open(len(self.sessions)))
         split = self.row.splits[0] if self.row.splits else None
-        return [
-            Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, _event_time(session), session.cuda_graph)
-            for session in self.sessions[: protocol.builds]
-        ]
+        return [call_of(session, protocol, split) for session in self.sessions[: protocol.builds]]
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
         samples_sha256 = save_samples(self.store.path.parent, found.series)
@@ -241,6 +238,7 @@ def _data(split: CocoSplit) -> DataId:
     return DataId(split.name, split.split, split.sha256, len(split))
 
 
-def _event_time(session: Session) -> Callable[[], float | None] | None:
-    """Reads the GPU's own time of the last launch, where the backend takes events."""
-    return None if session.gpu_ms is None else lambda: session.gpu_ms
+def call_of(session: Session, protocol: Protocol, split: CocoSplit | None) -> Call:
+    """What the protocol times of a session that has run once: its scope's work, and the GPU's own time where events tell it."""
+    gpu_ms: Callable[[], float | None] | None = None if session.gpu_ms is None else lambda: session.gpu_ms
+    return Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, gpu_ms, session.cuda_graph)

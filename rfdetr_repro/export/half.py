@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..errors import InputError, run_main
 from ..files import sha256_bytes
 from .artifact import Artifact, Manifest, load_artifact, write_artifact
-from .fp16_audit import audit, feeds_of, load
+from .fp16_audit import Array, audit, feeds_of, load
 from .islands import Wiring, find_islands
 
 HALF, FLOAT = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
@@ -75,10 +75,19 @@ def write_half(path: str | Path, model: onnx.ModelProto, manifest: Manifest, isl
     return write_artifact(path, content, replace(told, islands=half.islands))
 
 
-def audited_half(artifact: Artifact, path: str | Path, *, pictures: Path | None = None, islands: Sequence[str] = ()) -> Artifact:
-    """:func:`half_artifact` with the islands that the range audit finds on ``pictures`` (a folder; noise without one)."""
-    found = audit(artifact.path, feeds_of(artifact.path, pictures, 8 if pictures else _NOISE))
-    seen = f"{found.runs} {'pictures' if pictures else 'inputs of noise'}: {len(found.islands)} nodes out of range"
+def audited_half(
+    artifact: Artifact,
+    path: str | Path,
+    *,
+    pictures: Path | None = None,
+    feeds: Iterable[dict[str, Array]] = (),
+    islands: Sequence[str] = (),
+) -> Artifact:
+    """:func:`half_artifact` with the islands that the range audit finds on ``pictures`` (a folder), on ``feeds`` (ready inputs of
+    pictures, by name), or without either on noise."""
+    feeds = list(feeds)
+    found = audit(artifact.path, feeds or feeds_of(artifact.path, pictures, 8 if pictures else _NOISE))
+    seen = f"{found.runs} {'pictures' if pictures or feeds else 'inputs of noise'}: {len(found.islands)} nodes out of range"
     return half_artifact(artifact, path, islands=[*islands, *found.islands], audited=seen)
 
 

@@ -2,6 +2,7 @@
 
 python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--strategy exhaustive|race] [--metric ap|mask_ap|...]
     [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] [--workers ray]
+    [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
 
 Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
 """
@@ -34,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
     add("--margin", type=float, default=0.003, help="race: AP (a fraction) by which it must be able to beat the faster ones")
     add("--first", type=float, default=0.1, help="race: part of the images in the first stage")
+    add("--backend", default="onnxruntime", help="what the found models will run on: latencies are taken there")
+    add("--precision", default="fp32", choices=("fp32", "fp16"), help="of the found models' files")
+    add("--cuda-graph", action="store_true", help="replay a captured CUDA graph")
+    add("--force", action="store_true", help="measure even while other programs use the GPU")
+    add("--device", choices=("cpu", "cuda"), help="of the passes over the images (default: a GPU if there is one)")
     add("--workers", choices=("ray",), help="many machines, or cores, through Ray (docs/many_machines.md); default: this process")
     add("--address", help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone")
     add("--worker-count", type=int, help="at most so many workers")
@@ -43,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    from ..validation import device_of
     from .evaluation import goal  # torch loads slowly; the cheap checks of the arguments come first
 
     chosen, targets, rules = goal(args.metric), _targets(args), _rules(args)
@@ -50,10 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)} is not positive")
     from ..campaign import EMBEDDED
+    from .deployment import Deployment
     from .engines import Fit
 
     words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
-    search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words)
+    deployment = Deployment(args.backend, args.precision, args.cuda_graph)
+    search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
+    search.deployment = deployment
     fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
     if args.plan:
         from .plan import Job, plan
@@ -61,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         job = Job(search.space, len(search.split), fit, args.candidates, protocols, rules)
         print("\n".join(plan(search.detector, job).lines()))
         return
+    print(f"passes on {device_of(search.detector)}, latencies on {deployment}")
     workers = _workers(args)
     try:
-        with search.store.exclusive():
+        with search.store.exclusive(), deployment.watched(force=args.force) as search.watched:
             if workers is not None:
                 workers.join(search)
             _run(args, search, fit, protocols, targets, rules)
@@ -83,7 +94,6 @@ def _workers(args: argparse.Namespace) -> Any:
 
 
 def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[Any], targets: Any, rules: Any) -> None:
-    from ..bench.confirm import confirm
     from .engines import fit_latency
     from .evaluation import goal
     from .search import missing_classes
@@ -103,7 +113,7 @@ def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[An
         write_atomic(args.run / "race.json", json.dumps([stage._asdict() for stage in outcome.stages], indent=1))
     confirmed = []
     for arch in _bar(candidates(records, args.candidates, args.metric, targets)):
-        confirmed += confirm(search.export(arch), [search.split], protocols, search.store, context=search.context)
+        confirmed += search.confirm(arch, [search.split], protocols)
     print(f"{len(records)} configurations; Records in {search.store.path}")
     if targets is not None:
         print("\n".join(_picked(targets, confirmed, args.metric)))
@@ -141,11 +151,12 @@ def _rules(args: argparse.Namespace) -> Any:
     return Rules(first=args.first, confidence=args.confidence, margin=args.margin) if args.strategy == "race" else None
 
 
-def open_search(run: Path, data: Path, *, masks: bool, command: str) -> Any:
-    """The search of the supernet in ``run`` on the val split of ``data``."""
+def open_search(run: Path, data: Path, *, masks: bool, command: str, device: str | None = None) -> Any:
+    """The search of the supernet in ``run`` on the val split of ``data``, with passes on ``device``."""
     from ..bench.confirm import Context
     from ..data.annotations import ClassMap
     from ..data.coco import read_split
+    from ..device import to_device
     from ..model.checkpoint import load_supernet
     from ..store import Store
     from .search import Search
@@ -157,6 +168,7 @@ def open_search(run: Path, data: Path, *, masks: bool, command: str) -> Any:
         raise InputError("this model has no masks to search by", run, "choose ap or ap50")
     split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
     split.cache_images()
+    detector = to_device(detector, device)
     store, context = Store(run / "records.jsonl"), Context("search", command)
     return Search(detector, card, digest, card.space, split, store, run / "artifacts", context, masks=masks)
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..bench.confirm import example_input
-from ..bench.machine import this_machine
+from ..bench.confirm import call_of, example_input
 from ..bench.protocol import measure_interleaved
 from ..config import Arch, Protocol, SearchSpace
-from ..errors import InputError
-from ..export.session import OrtSession
+from ..errors import InputError, StatedFailure
+from ..export.session import Session
 from ..pareto import metric
-from ..record import ArtifactId, Latency, Machine
+from ..record import ArtifactId, Latency, Machine, Record
 from ..store import Store
+from .deployment import Deployment
 from .evaluation import EvaluationSource
 from .latency_model import LatencyModel, RelativeError, engine_order, heldout_error
 from .search import Search
@@ -91,12 +91,19 @@ class EngineSource:
 
     source: EvaluationSource
     folder: Path
+    deployment: Deployment
 
     def __call__(self) -> Callable[[Engines], dict[Arch, Measured]]:
         detector, card, split = self.source.load()
         store, space = Store(self.folder / "nowhere.jsonl"), card.space or SearchSpace((), (), (), (), ())
         search = Search(detector, card, self.source.checkpoint_sha256, space, split, store, self.folder)
-        return lambda item: measure_here(search, item)
+        search.deployment = self.deployment
+
+        def measure(item: Engines) -> dict[Arch, Measured]:
+            with self.deployment.watched() as search.watched:
+                return measure_here(search, item)
+
+        return measure
 
 
 def measure_engines(
@@ -104,30 +111,57 @@ def measure_engines(
 ) -> dict[Arch, float]:
     """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine".
 
-    Where the search has workers, one that owns its machine alone measures, and the Records name that machine.
+    Where the search has workers, one that owns its machine alone measures, and the Records name that machine. All latencies are
+    of the search's deployment and of one machine: what another one measured before is measured again.
     """
-    known = {
-        record.model.arch: record
-        for record in search.store.read()
-        if record.source == "engine"
-        and record.protocol == protocol
-        and record.model.checkpoint_sha256 == search.checkpoint_sha256
-    }
+    known = _known(search, protocol)
     item = Engines(tuple(arch for arch in archs if arch not in known), protocol)
     if item.archs:
-        found = search.measure(item) if search.measure is not None else measure_here(search, item, progress)
-        for arch in item.archs:
-            one = found[arch]
+        found = _measure(search, item, progress)
+        if elsewhere := [arch for arch in archs if arch in known and not _same(known[arch].machine, _machine(found))]:
+            found |= _measure(search, Engines(tuple(elsewhere), protocol), progress)
+        for arch, one in found.items():
             row = replace(search.record("engine", arch), artifact=one.artifact, protocol=protocol, machine=one.machine)
             known[arch] = search.store.append(replace(row, latency=one.latency))
+    machines = [known[arch].machine for arch in archs]
+    if not all(_same(machine, machines[0]) for machine in machines):
+        raise StatedFailure("the engines were measured on different machines: no latency model holds for them")
+    search.measured_on = machines[0]
     return {arch: metric("latency").cost(known[arch]) for arch in archs}
+
+
+def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
+    """Stored engines of this checkpoint, protocol and deployment; in this process only those of this machine."""
+    known: dict[Arch, Record] = {}
+    for record in search.store.read():
+        engine = record.source == "engine" and record.protocol is not None and record.model.arch is not None
+        if not engine or record.model.checkpoint_sha256 != search.checkpoint_sha256:
+            continue
+        asked = record.deployment == str(search.deployment) and record.protocol == protocol
+        if asked and (search.measure is not None or _same(record.machine, search.machine)):
+            known[record.model.arch] = record  # type: ignore[index]
+    return known
+
+
+def _measure(search: Search, item: Engines, progress: Progress) -> dict[Arch, Measured]:
+    return search.measure(item) if search.measure is not None else measure_here(search, item, progress)
+
+
+def _machine(found: dict[Arch, Measured]) -> Machine:
+    return next(iter(found.values())).machine
+
+
+def _same(one: Machine | None, other: Machine | None) -> bool:
+    """Whether two machines are one to a Record's id: by processor and GPU."""
+    return one is not None and other is not None and (one.cpu, one.gpu) == (other.cpu, other.gpu)
 
 
 def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:
     """Exports and measures in this process."""
-    sessions = {arch.key: OrtSession(search.export(arch), item.protocol.threads) for arch in progress(item.archs)}
-    inputs = {key: example_input(session, search.split) for key, session in sessions.items()}
-    runs = {key: (lambda s=session, x=inputs[key]: s.run(x)) for key, session in sessions.items()}
-    hashes = {key: session.artifact_id.sha256 for key, session in sessions.items()}
-    measured, machine = measure_interleaved(runs, item.protocol, hashes=hashes), this_machine()
-    return {arch: Measured(sessions[arch.key].artifact_id, measured[arch.key].latency, machine) for arch in item.archs}
+    sessions: dict[Arch, Session] = {}
+    for arch in progress(item.archs):
+        sessions[arch] = search.deployment.open(search.artifact(arch), item.protocol.threads)
+        sessions[arch].run(example_input(sessions[arch], search.split))
+    calls = {arch.key: [call_of(session, item.protocol, search.split)] for arch, session in sessions.items()}
+    measured = measure_interleaved(calls, item.protocol, watch=search.watched and search.watched.watch)
+    return {arch: Measured(one.artifact_id, measured[arch.key].latency, search.machine) for arch, one in sessions.items()}

@@ -13,6 +13,7 @@ from ..coco_matches import THRESHOLDS, Matches, images_by_id, matches
 from ..config import Arch
 from ..data.annotations import ClassMap
 from ..data.coco import CocoSplit, read_split
+from ..device import to_device
 from ..errors import InputError
 from ..model.checkpoint import ModelCard, load_supernet
 from ..model.detector import Detector
@@ -97,6 +98,7 @@ class EvaluationSource:
     split_sha256: str
     masks: bool
     threads: int = 1
+    device: str = "cpu"
 
     def load(self) -> tuple[Detector, ModelCard, CocoSplit]:
         torch.set_num_threads(self.threads)
@@ -107,7 +109,7 @@ class EvaluationSource:
             if found != expected:
                 told = f"a worker sees another file ({found[:12]}, the search {expected[:12]})"
                 raise InputError(told, where, "share one folder")
-        return detector, card, split
+        return to_device(detector, self.device), card, split
 
     def __call__(self) -> GroupEvaluation:
         detector, _, split = self.load()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..validation import device_of
 from .engines import Engines, EngineSource
 from .evaluation import EvaluationSource
 from .ray_pool import RayPool
@@ -24,14 +26,16 @@ class Workers:
     def join(self, search: Search) -> None:
         digests = search.checkpoint_sha256, search.split.sha256
         checkpoint = self.run / "supernet.safetensors"
-        self._source = EvaluationSource(checkpoint, digests[0], self.data, digests[1], search.masks)
-        self._folder = search.folder.resolve()
+        device = device_of(search.detector).type
+        self._source = EvaluationSource(checkpoint, digests[0], self.data, digests[1], search.masks, device=device)
+        self._folder, self._deployment = search.folder.resolve(), search.deployment
         search.run_items, search.measure = self.run_items, self.measure
 
     def run_items(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         assert self._source is not None
         if items and self._pool is None:
-            self._pool = RayPool(self._source, workers=self.count, address=self.address)
+            gpus = 0.0 if self._source.device == "cpu" else 1.0
+            self._pool = RayPool(self._source, workers=self.count, address=self.address, gpus=gpus)
         if self._pool is not None:
             yield from self._pool.run(items)
 
@@ -39,8 +43,9 @@ class Workers:
         """One machine of the cluster, and no other work of this search meanwhile."""
         assert self._source is not None
         self.close()
-        make = EngineSource(self._source, self._folder)
-        with closing(RayPool(make, 1, self.address, exclusive=True, threads=item.protocol.threads)) as pool:
+        make = EngineSource(replace(self._source, device="cpu"), self._folder, self._deployment)
+        threads, gpus = item.protocol.threads, float(self._deployment.on_gpu)
+        with closing(RayPool(make, 1, self.address, exclusive=True, threads=threads, gpus=gpus)) as pool:
             ((_, found),) = pool.run([item])
         return found
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ..bench.confirm import Context
+from ..bench.confirm import Context, Row, confirm_all
+from ..bench.gpu_device import Watched
 from ..bench.machine import environment, this_machine
 from ..coco_eval import CocoEvaluator
 from ..coco_matches import Matches, Objects, average_precision
-from ..config import Arch, SearchSpace
+from ..config import Arch, Protocol, SearchSpace
 from ..data.coco import CocoSplit
 from ..errors import InputError
 from ..export.artifact import Artifact, ArtifactMeta, load_artifact
@@ -29,8 +30,9 @@ from ..export.onnx import export_onnx
 from ..files import atomic_path
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
-from ..record import Accuracy, DataId, ModelId, Record
+from ..record import Accuracy, DataId, Machine, ModelId, Record
 from ..store import Store
+from .deployment import Deployment
 from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
 from .latency_model import LatencyModel, RelativeError
 from .race import Outcome, Rules, Stage, race
@@ -53,6 +55,9 @@ class Search:
     folder: Path
     context: Context = field(default_factory=Context)
     masks: bool = True
+    deployment: Deployment = Deployment()  # frozen; what latencies are taken on
+    watched: Watched | None = None  # of the GPU that the deployment uses, while engines are measured
+    measured_on: Machine | None = None  # where the engines of the latency model ran; None: not measured yet
     run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
     measure: Callable[[Any], Any] | None = None  # engines on a worker of its own (``engines.py``); None: in this process
 
@@ -70,12 +75,33 @@ class Search:
         return ModelId("rfdetr", f"rfdetr-{arch.key}", task, arch=arch, checkpoint_sha256=self.checkpoint_sha256)
 
     def export(self, arch: Arch) -> Artifact:
-        """The artifact of ``arch``, exported once per checkpoint."""
+        """The float32 ONNX artifact of ``arch``, exported once per checkpoint."""
         path = self.folder / f"{arch.key}-{self.checkpoint_sha256[:8]}.onnx"
         if path.exists() and path.with_suffix(".json").exists():
             return load_artifact(path)
         meta = ArtifactMeta(self.model_id(arch), self.card.class_names, self.card.category_ids)
         return export_onnx(self.detector.slice(arch), path, meta=meta)
+
+    def artifact(self, arch: Arch) -> Artifact:
+        """What the deployment runs: the export, or its float16 form."""
+        return self.deployment.form(self.export(arch), self.split)
+
+    def confirm(self, arch: Arch, splits: Sequence[CocoSplit], protocols: Sequence[Protocol]) -> list[Record]:
+        """Full protocol of one architecture on the deployment: accuracy and latency from the same file."""
+        artifact, threads = self.artifact(arch), protocols[0].threads
+        row = Row(artifact, lambda build: self.deployment.open(artifact, threads, build), tuple(splits))
+        context, watch = self.context, self.watched and self.watched.watch
+        if self.watched is not None:
+            context = replace(context, machine=self.watched.machine)
+        outcome = confirm_all({arch.key: row}, protocols, self.store, context=context, watch=watch)
+        for failure in outcome.failures.values():
+            raise failure
+        return outcome.records[arch.key]
+
+    @property
+    def machine(self) -> Machine:
+        """This machine, with the GPU that is measured where one is."""
+        return self.watched.machine if self.watched is not None else this_machine()
 
     def record(self, source: str, arch: Arch) -> Record:
         """A Record without results."""
@@ -83,11 +109,12 @@ class Search:
             source,
             self.model_id(arch),
             data=DataId(self.split.name, self.split.split, self.split.sha256, len(self.split)),
-            machine=this_machine(),
+            machine=self.measured_on or self.machine,
             campaign=self.context.campaign,
             started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=self.context.command,
             seed=self.context.seed,
+            deployment=str(self.deployment),
             env=environment(),
         )
 
@@ -96,18 +123,21 @@ class Search:
         return GroupEvaluation(self.detector, self.split, self.masks)
 
     def evaluate_all(self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter) -> list[Record]:
-        """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled."""
-        done = {record.id: record for record in self.store.read()}
-        requests = {arch: self.record("search", arch) for arch in self.space}
+        """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled.
+
+        An accuracy that the store holds already, be it beside a latency on another deployment, is not computed again.
+        """
+        stored = {record.id: record for record in self.store.read()}
+        known = self._known_accuracy(stored.values())
+        found = {arch: self._kept(arch, known[arch], model, heldout, stored) for arch in self.space if arch in known}
         for note in sorted({arch.rounding for arch in self.space} - {""}):
             print(note, flush=True)
-        groups = [[arch for arch in group if requests[arch].id not in done] for group in by_backbone(self.space)]
+        groups = [[arch for arch in group if arch not in found] for group in by_backbone(self.space)]
         items = [Whole(tuple(group)) for group in groups if group]
-        for _, found in progress(_Sized(self._results(items), len(items))):
-            for arch, accuracy in found.items():
-                record = self._found(requests[arch], accuracy, model, heldout)
-                done[record.id] = self.store.append(record)
-        return [done[request.id] for request in requests.values()]
+        for _, result in progress(_Sized(self._results(items), len(items))):
+            for arch, accuracy in result.items():
+                found[arch] = self._kept(arch, accuracy, model, heldout, stored)
+        return [found[arch] for arch in self.space]
 
     def race(
         self,
@@ -136,20 +166,40 @@ class Search:
 
         predicted = {arch: model.predict(arch) for arch in self.space}
         outcome = race(predicted, objects, evaluate, goal.thresholds, rules, progress)
-        records = []
+        records, stored = [], {record.id: record for record in self.store.read()}
         for arch in outcome.accuracy:
             whole = {kind: Matches.join(parts[arch, kind]) for kind in self.evaluation.kinds}
             accuracy = {kind: _accuracy(matched, objects) for kind, matched in whole.items()}
-            records.append(self._found(self.record("search", arch), accuracy, model, heldout))
-        known = self.store.ids()
-        self.store.extend(record for record in records if record.id not in known)
+            records.append(self._kept(arch, accuracy, model, heldout, stored))
         return records, outcome
 
-    def _found(self, record: Record, accuracy: Mapping[str, Accuracy], model: LatencyModel, heldout: RelativeError) -> Record:
-        arch = record.model.arch
-        assert arch is not None
-        latency = model.latency(arch, heldout)
-        return replace(record, accuracy=accuracy["bbox"], mask_accuracy=accuracy.get("segm"), latency=latency)
+    def _kept(
+        self,
+        arch: Arch,
+        accuracy: Mapping[str, Accuracy],
+        model: LatencyModel,
+        heldout: RelativeError,
+        stored: Mapping[str, Record],
+    ) -> Record:
+        """The Record of ``arch``, from the store where it says the same; the latency model may have been fitted anew since."""
+        record = replace(self.record("search", arch), accuracy=accuracy["bbox"], latency=model.latency(arch, heldout))
+        before = stored.get(record.id)
+        record = replace(record, mask_accuracy=accuracy.get("segm") or (before.mask_accuracy if before else None))
+        if before is not None and _results(before) == _results(record):
+            return before
+        return self.store.append(record)
+
+    def _known_accuracy(self, records: Iterable[Record]) -> dict[Arch, dict[str, Accuracy]]:
+        """Of this checkpoint on these images, where the store has every kind that is wanted."""
+        known: dict[Arch, dict[str, Accuracy]] = {}
+        for record in records:
+            arch, data = record.model.arch, record.data
+            if record.source != "search" or arch is None or data is None or data.sha256 != self.split.sha256:
+                continue
+            kinds = {"bbox": record.accuracy, "segm": record.mask_accuracy}
+            if record.model == self.model_id(arch) and all(kinds[kind] is not None for kind in self.evaluation.kinds):
+                known[arch] = {kind: accuracy for kind, accuracy in kinds.items() if accuracy is not None}
+        return known
 
     def _results(self, items: Sequence[Whole | Part]) -> Iterator[tuple[Whole | Part, dict]]:
         if self.run_items is not None:
@@ -174,6 +224,10 @@ class Search:
         keys = [arch.key for arch in item.archs]
         named = " ".join([self.checkpoint_sha256, self.split.sha256, *self.evaluation.kinds, *keys, str(item.places)])
         return self.folder.parent / "race" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.npz"
+
+
+def _results(record: Record) -> tuple[Any, ...]:
+    return record.accuracy, record.mask_accuracy, record.latency
 
 
 class _Sized:

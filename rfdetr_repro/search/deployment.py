@@ -1,0 +1,72 @@
+"""What the found models will run on. Every latency of a search, modelled or measured, belongs to one deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..bench.accuracy import model_input
+from ..bench.gpu_device import Watched, uses_gpu, watching
+from ..data.coco import CocoSplit
+from ..errors import InputError
+from ..export.artifact import Artifact, load_artifact, manifest_path
+from ..export.backends import BACKENDS, WITH_GRAPH, open_session
+from ..export.session import Array, Session
+
+OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))
+PRECISIONS = ("fp32", "fp16")
+AUDITED = 8  # images of the split in the range audit of a float16 file
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A backend of ``export/backends.py`` that takes ONNX files, their precision, and whether a CUDA graph is replayed."""
+
+    backend: str = "onnxruntime"
+    precision: str = "fp32"
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in OF_ONNX or self.precision not in PRECISIONS:
+            told = f"no search for {self.backend} {self.precision}"
+            raise InputError(told, mend=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}")
+        if self.cuda_graph and self.backend not in WITH_GRAPH:
+            raise InputError(f"{self.backend} has no CUDA graph", mend="leave it out")
+
+    def __str__(self) -> str:
+        return " ".join([self.backend, self.precision] + ["CUDA graph"] * self.cuda_graph)
+
+    @property
+    def on_gpu(self) -> bool:
+        return uses_gpu(self.backend)
+
+    def form(self, artifact: Artifact, split: CocoSplit) -> Artifact:
+        """The float32 ``artifact``, or its float16 form in ``fp16/`` beside it, made once; islands by an audit on ``split``."""
+        if self.precision == artifact.manifest.precision:
+            return artifact
+        path = artifact.path.parent / self.precision / artifact.path.name
+        if path.is_file() and manifest_path(path).is_file():
+            return load_artifact(path)
+        from ..export.half import audited_half
+
+        return audited_half(artifact, path, feeds=_feeds(artifact, split))
+
+    def open(self, artifact: Artifact, threads: int, build: int = 0) -> Session:
+        build = build if self.on_gpu else 0
+        return open_session(artifact, self.backend, threads=threads, cuda_graph=self.cuda_graph, build=build)
+
+    @contextmanager
+    def watched(self, *, force: bool = False) -> Iterator[Watched | None]:
+        """A watch on the GPU where the backend uses one; other programs on it are refused unless ``force``."""
+        if not self.on_gpu:
+            yield None
+            return
+        with watching(force=force) as watched:
+            yield watched
+
+
+def _feeds(artifact: Artifact, split: CocoSplit) -> list[dict[str, Array]]:
+    manifest = artifact.manifest
+    pictures = (split.load_image(index) for index in range(min(AUDITED, len(split))))
+    return [{manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)} for picture in pictures]

@@ -1,0 +1,147 @@
+"""What a search's latencies are taken on: a runtime, float16 files, a machine; accuracy is found once for all of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_search import ERROR, QUICK, latency_model, place, run, search_in
+from tiny import SPACE
+
+from rfdetr_repro.config import Arch
+from rfdetr_repro.errors import InputError, StatedFailure, run_main
+from rfdetr_repro.pareto import comparable_groups
+from rfdetr_repro.record import Latency, Machine
+from rfdetr_repro.search import __main__ as command
+from rfdetr_repro.search.deployment import Deployment
+from rfdetr_repro.search.engines import Engines, Measured, measure_engines, measure_here
+from rfdetr_repro.search.latency_model import LatencyModel
+
+__all__ = ["place", "run"]  # fixtures
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+
+
+@needs_openvino
+def test_engines_and_confirmed_models_run_on_the_deployment(run: Path, place: Path) -> None:
+    search = search_in(run, place, deployment=Deployment("openvino"))
+    archs = list(SPACE)[:2]
+    measure_engines(search, archs, QUICK)
+    (confirmed,) = search.confirm(archs[0], [search.split], [QUICK])
+    engines = [record for record in search.store.read() if record.source == "engine"]
+    assert {record.deployment for record in engines} == {"openvino fp32"} and len(engines) == 2
+    assert all(record.artifact.runtime.startswith("openvino") for record in [*engines, confirmed])
+    plain = search_in(run, place)
+    measure_engines(plain, archs[:1], QUICK)  # not answered by what another runtime measured
+    runtimes = [record.artifact.runtime for record in plain.store.read() if record.source == "engine"]
+    assert len(runtimes) == 3 and runtimes[-1] == "onnxruntime-cpu"
+
+
+def test_another_deployment_takes_the_accuracy_from_the_store(run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = search_in(run, place)
+    before = first.evaluate_all(latency_model(first), ERROR)
+    monkeypatch.setattr("rfdetr_repro.search.evaluation.shared_detections", None)  # would not be called
+    second = search_in(run, place, deployment=Deployment("openvino"))
+    slower = LatencyModel({name: 3 * ms for name, ms in latency_model(second).coefficients.items()}, second.card.config)
+    after = second.evaluate_all(slower, ERROR)
+    assert [record.accuracy for record in after] == [record.accuracy for record in before]
+    assert [record.mask_accuracy for record in after] == [record.mask_accuracy for record in before]
+    assert after[0].latency.median_ms == pytest.approx(3 * before[0].latency.median_ms)
+    records = second.store.read()
+    assert len(records) == 2 * len(SPACE) and len(comparable_groups(records)) == 2  # no front mixes them
+    lines = (run / "records.jsonl").read_bytes()
+    assert [record.id for record in second.evaluate_all(slower, ERROR)] == [record.id for record in after]
+    assert (run / "records.jsonl").read_bytes() == lines
+
+
+def test_a_model_fitted_anew_replaces_the_latencies_and_nothing_else(run: Path, place: Path) -> None:
+    search = search_in(run, place)
+    before = search.evaluate_all(latency_model(search), ERROR)
+    assert before[0].mask_accuracy is not None
+    boxes_only = search_in(run, place, masks=False)
+    faster = LatencyModel({name: ms / 2 for name, ms in latency_model(search).coefficients.items()}, search.card.config)
+    after = boxes_only.evaluate_all(faster, ERROR)
+    assert [record.id for record in after] == [record.id for record in before]
+    assert after[0].latency.median_ms == pytest.approx(before[0].latency.median_ms / 2)
+    assert {record.id: record for record in search.store.read()} == {record.id: record for record in after}
+    assert [record.mask_accuracy for record in after] == [record.mask_accuracy for record in before]
+
+
+def test_float16_files_are_audited_on_the_split_and_measured(run: Path, place: Path) -> None:
+    search = search_in(run, place, deployment=Deployment(precision="fp16"))
+    arch = next(iter(SPACE))
+    artifact = search.artifact(arch)
+    assert artifact.manifest.precision == "fp16" and artifact.manifest.build["audit"].startswith("8 pictures")
+    made = artifact.path.stat().st_mtime_ns
+    (record,) = search.confirm(arch, [search.split], [QUICK])
+    assert record.artifact.precision == "fp16" and record.accuracy.artifact_sha256 == artifact.sha256
+    assert artifact.path.stat().st_mtime_ns == made
+    assert search.export(arch).manifest.precision == "fp32"
+
+
+def test_what_another_machine_measured_is_measured_again(run: Path, place: Path) -> None:
+    archs, asked = list(SPACE)[:3], []
+
+    def measure(item: Engines) -> dict[Arch, Measured]:
+        asked.append(len(item.archs))
+        machine = Machine(f"cpu {names.pop(0)}", 1, 1.0, "Linux")
+        made = measure_here(search_in(run, place), item)
+        return {arch: Measured(one.artifact, replace(one.latency, median_ms=5.0), machine) for arch, one in made.items()}
+
+    names = ["a", "b", "b", "b"]
+    search = search_in(run, place, measure=measure)
+    measure_engines(search, archs[:2], QUICK)
+    assert asked == [2] and search.measured_on.cpu == "cpu a"
+    measure_engines(search, archs, QUICK)
+    assert asked == [2, 1, 2] and search.measured_on.cpu == "cpu b"
+    assert {record.machine.cpu for record in [search.record("search", archs[0])]} == {"cpu b"}
+    names[:] = ["c", "d"]
+    with pytest.raises(StatedFailure, match="different machines"):
+        measure_engines(search, list(SPACE)[:4], QUICK)
+
+
+def test_deployments_that_cannot_be_are_refused(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (
+        {"backend": "torch"},
+        {"backend": "abacus"},
+        {"precision": "int4"},
+        {"backend": "openvino", "cuda_graph": True},
+    ):
+        with pytest.raises(InputError):
+            Deployment(**wrong)
+    arguments = ["--run", str(run), "--data", str(place / "data")]
+    assert run_main(command.main, [*arguments, "--backend", "abacus"]) == 2
+    assert "no search for abacus fp32" in capsys.readouterr().err
+    assert str(Deployment("tensorrt", "fp16", True)) == "tensorrt fp16 CUDA graph"
+
+
+def test_a_gpu_deployment_is_watched_from_before_the_first_engine(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rfdetr_repro.bench import gpu_device
+
+    def no_device(library: object = None) -> str:
+        raise InputError("no CUDA driver on this machine")
+
+    monkeypatch.setattr(gpu_device, "cuda_uuid", no_device)
+    arguments = ["--run", str(run), "--data", str(place / "data"), "--backend", "tensorrt", "--precision", "fp16"]
+    assert run_main(command.main, arguments) == 2
+    assert "no CUDA driver" in capsys.readouterr().err
+    assert not (run / "artifacts").exists()
+
+
+def test_records_of_a_gpu_deployment_name_the_gpu(run: Path, place: Path) -> None:
+    from rfdetr_repro.bench.gpu_device import Watched
+
+    machine = Machine("cpu", 1, 1.0, "Linux", gpu="NVIDIA T4")
+
+    class Quiet:
+        def mark(self) -> float:
+            return 0.0
+
+    search = search_in(run, place, watched=Watched(Quiet(), machine, "free"))  # type: ignore[arg-type]
+    assert search.record("engine", next(iter(SPACE))).machine == machine
+    assert isinstance(search.evaluate_all(latency_model(search), ERROR)[0].latency, Latency)
+    assert {record.machine.gpu for record in search.store.read()} == {"NVIDIA T4"}
