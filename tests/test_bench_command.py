@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,7 @@ def test_adopted_files_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    def model_artifact(name: str, into: Path, *, checkpoint: str | None = None) -> Artifact:
+    def model_artifact(name: str, into: Path, *, checkpoint: str | None = None, to: str = "onnx") -> Artifact:
         if name not in ("rfdetr-medium", "dfine-m"):
             raise InputError(f"unknown model {name!r}")
         return fake_artifact(folder, name, weights="trained" if checkpoint else "random")
@@ -188,3 +189,22 @@ def test_sizes_of_one_name_are_gated_apart() -> None:
     lost, kept = [of_size("N", 0.5, "fp32"), of_size("N", 0.4, "fp16")], [of_size("S", 0.6, "fp32"), of_size("S", 0.6, "fp16")]
     told, failed = gate({"a": lost, "b": kept}, 0.3)
     assert len(told) == 2 and len(failed) == 1 and " N: " in failed[0]
+
+
+def test_our_models_by_name_run_in_pytorch_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny import TINY
+
+    from rfdetr_repro.bench import models as by_name
+
+    classes = len(by_name.coco_labels().names)
+    tiny = replace(TINY, model=replace(TINY.model, num_classes=classes))
+    monkeypatch.setitem(by_name.PRESETS, "nano", tiny)
+    for backend in ("onnxruntime", "torch"):
+        code, out, err = run(capsys, tmp_path, "--models", "rfdetr-nano", "--backend", backend)
+        assert code == 0, err
+    formats = [record.artifact.runtime for record in Store(tmp_path / "out" / "s.jsonl").read()]
+    assert [name.split("-")[0] for name in formats] == ["onnxruntime", "torch"]
+    code, _, err = run(capsys, tmp_path, "--models", "rfdetr-nano", "--backend", "tensor")
+    assert code == 2 and "tensor" in err

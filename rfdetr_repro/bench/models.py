@@ -69,9 +69,16 @@ def model_id(name: str, weights: str = "random") -> ModelId:
 
 
 def model_artifact(
-    name: str, folder: str | Path, *, checkpoint: str | Path | None = None, categories: Categories | None = None
+    name: str,
+    folder: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    categories: Categories | None = None,
+    to: str = "onnx",
 ) -> Artifact:
     """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not there yet.
+
+    ``to``: "onnx", or "torch" for a file that PyTorch runs, which exists of our models only.
 
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
     ``categories``: ids and names of the data set behind a baseline's weights. Raises :class:`InputError`.
@@ -81,11 +88,12 @@ def model_artifact(
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
     made, starred = _made_by(name, digest, categories), getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
-    path = writable_folder(folder) / f"{name}-{made}.{'recipe' if starred else 'onnx'}"
+    ours = name.removeprefix("rfdetr-") in PRESETS
+    suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
+    path = writable_folder(folder) / f"{name}-{made}.{suffix}"
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
-    make = _ours if name.removeprefix("rfdetr-") in PRESETS else _theirs
-    return make(name, path, model, checkpoint, categories)
+    return (_ours if ours else _theirs)(name, path, model, checkpoint, categories)
 
 
 def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | None) -> str:
@@ -113,6 +121,7 @@ def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Ca
     import torch
 
     from ..export.onnx import export_onnx
+    from ..export.torch import export_torch
     from ..model.detector import Detector
     from ..model.pretrained import load_pretrained
 
@@ -125,7 +134,8 @@ def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Ca
     else:
         detector, card, _ = load_pretrained(checkpoint, size)
         arch, labels = card.arch, Labels(card.class_names, card.category_ids)
-    return export_onnx(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids))
+    export = export_onnx if path.suffix == ".onnx" else export_torch
+    return export(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids))
 
 
 def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:

@@ -165,7 +165,8 @@ def _models() -> Any:
 
 def _model(args: argparse.Namespace, name: str) -> Artifact:
     folder = Path(args.out).parent / "models"
-    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint)
+    to = "torch" if args.backend.startswith("torch") else "onnx"
+    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint, to=to)
     told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
     if told:
         print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
