@@ -158,7 +158,6 @@ def test_a_gpu_backend_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def scored(record: Record, ap: float, precision: str) -> Record:
-    from dataclasses import replace
 
     assert record.artifact is not None
     accuracy = Accuracy(ap, artifact_sha256=record.artifact.sha256)
@@ -178,7 +177,6 @@ def test_fp16_may_lose_little(ap: float, word: str) -> None:
 
 
 def test_sizes_of_one_name_are_gated_apart() -> None:
-    from dataclasses import replace
 
     from test_record import fixed_record
 
@@ -189,22 +187,3 @@ def test_sizes_of_one_name_are_gated_apart() -> None:
     lost, kept = [of_size("N", 0.5, "fp32"), of_size("N", 0.4, "fp16")], [of_size("S", 0.6, "fp32"), of_size("S", 0.6, "fp16")]
     told, failed = gate({"a": lost, "b": kept}, 0.3)
     assert len(told) == 2 and len(failed) == 1 and " N: " in failed[0]
-
-
-def test_our_models_by_name_run_in_pytorch_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tiny import TINY
-
-    from rfdetr_repro.bench import models as by_name
-
-    classes = len(by_name.coco_labels().names)
-    tiny = replace(TINY, model=replace(TINY.model, num_classes=classes))
-    monkeypatch.setitem(by_name.PRESETS, "nano", tiny)
-    for backend in ("onnxruntime", "torch"):
-        code, out, err = run(capsys, tmp_path, "--models", "rfdetr-nano", "--backend", backend)
-        assert code == 0, err
-    formats = [record.artifact.runtime for record in Store(tmp_path / "out" / "s.jsonl").read()]
-    assert [name.split("-")[0] for name in formats] == ["onnxruntime", "torch"]
-    code, _, err = run(capsys, tmp_path, "--models", "rfdetr-nano", "--backend", "tensor")
-    assert code == 2 and "tensor" in err

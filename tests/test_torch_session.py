@@ -15,7 +15,7 @@ from samples_backends import Both, both_formats, rewritten
 from samples_export import ARCH, CATEGORY_IDS, NAMES, images, meta, tiny_detector
 
 from rfdetr_repro.config import Arch
-from rfdetr_repro.errors import InputError
+from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.export.agreement import Tolerance, check_against
 from rfdetr_repro.export.artifact import load_artifact
 from rfdetr_repro.export.session import OrtSession
@@ -159,3 +159,23 @@ def test_on_a_gpu(both: Both, graph: bool) -> None:
     first = session.run(images(1)).boxes_xyxy
     assert not np.array_equal(first, session.run(1 - images(1)).boxes_xyxy), "the graph reads what is bound"
     assert np.array_equal(first, session.run(images(1)).boxes_xyxy)
+
+
+def test_our_models_by_name_run_in_pytorch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny import TINY
+
+    from rfdetr_repro.bench import models as by_name
+    from rfdetr_repro.bench.__main__ import main
+    from rfdetr_repro.store import Store
+
+    classes = len(by_name.coco_labels().names)
+    monkeypatch.setitem(by_name.PRESETS, "nano", replace(TINY, model=replace(TINY.model, num_classes=classes)))
+    monkeypatch.setattr("rfdetr_repro.bench.gpu_device.DRIVER", tmp_path / "none")  # on the CPU wherever this runs
+    out = tmp_path / "out.jsonl"
+    few = ["--samples", "3", "--buffer-ms", "0", "--builds", "1", "--out", str(out)]
+    for backend in ("onnxruntime", "torch"):
+        assert run_main(main, ["--models", "rfdetr-nano", "--backend", backend, *few]) == 0, capsys.readouterr().err
+    runtimes = [record.artifact.runtime for record in Store(out).read()]
+    assert [name.split("-")[0] for name in runtimes] == ["onnxruntime", "torch"]
