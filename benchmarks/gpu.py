@@ -29,7 +29,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SANITIZED = ["memcheck", "racecheck"]
-SESSIONS = [f"tests/test_{name}.py" for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session")]
+SESSIONS = [
+    f"tests/test_{name}.py" for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session", "deployment")
+]
 NEEDED = ("faster_coco_eval", "hotcoco")  # by the sessions' tests; the rest does without
 Call = Callable[[], Any]
 
@@ -212,7 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: PyTorch sees no CUDA device; --device cpu tries the script without one", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    failed = [name for name, (command, timeout_s) in commands(args).items() if not step(name, command, args.out, timeout_s)]
+    failed = []
+    for name, (command, timeout_s) in commands(args).items():
+        if not step(name, command, args.out, timeout_s):
+            failed.append(name)
+        if failed == ["build"]:
+            print("the build failed: nothing else can run", file=sys.stderr)
+            return 1
     if args.device == "cuda" and not shutil.which("compute-sanitizer"):
         print("sanitizer: skipped, compute-sanitizer is not installed", flush=True)
     if args.device == "cuda" and not all(map(find_spec, NEEDED)):

@@ -6,11 +6,14 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from test_search import ERROR, QUICK, latency_model, place, run, search_in
 from tiny import SPACE
 
 from rfdetr_repro.config import Arch
+from rfdetr_repro.device import to_device
 from rfdetr_repro.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.pareto import comparable_groups
 from rfdetr_repro.record import Latency, Machine
@@ -18,6 +21,8 @@ from rfdetr_repro.search import __main__ as command
 from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.engines import Engines, Measured, measure_engines, measure_here
 from rfdetr_repro.search.latency_model import LatencyModel
+from rfdetr_repro.search.shared import by_backbone, shared_detections
+from rfdetr_repro.validation import single_detections
 
 __all__ = ["place", "run"]  # fixtures
 
@@ -145,3 +150,18 @@ def test_records_of_a_gpu_deployment_name_the_gpu(run: Path, place: Path) -> Non
     assert search.record("engine", next(iter(SPACE))).machine == machine
     assert isinstance(search.evaluate_all(latency_model(search), ERROR)[0].latency, Latency)
     assert {record.machine.gpu for record in search.store.read()} == {"NVIDIA T4"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_passes_on_a_gpu_give_what_the_cpu_gives(run: Path, place: Path) -> None:
+    here, there = search_in(run, place), search_in(run, place)
+    to_device(there.detector, "cuda")
+    for group in list(by_backbone(SPACE))[:2]:
+        on_cpu = shared_detections(here.detector, here.split, group, masks=True)
+        on_gpu = shared_detections(there.detector, there.split, group, masks=True)
+        for arch in group:
+            alone = single_detections(there.detector, there.split, masks=True, arch=arch)
+            for shared, cpu, one in zip(on_gpu[arch], on_cpu[arch], alone, strict=True):
+                np.testing.assert_allclose(shared.scores, one.scores, atol=1e-5)
+                np.testing.assert_allclose(shared.scores, cpu.scores, atol=1e-4)

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from ..record import Machine
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "scipy", "faster-coco-eval", "hotcoco", "pillow")
+PACKAGES = (
+    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-bindings", "transformers"),
+    *("numpy", "scipy", "faster-coco-eval", "hotcoco", "pillow", "nvidia-ml-py"),
+)
 
 
 @lru_cache
