@@ -153,7 +153,6 @@ def test_records_of_a_gpu_deployment_name_the_gpu(run: Path, place: Path) -> Non
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_passes_on_a_gpu_give_what_the_cpu_gives(run: Path, place: Path) -> None:
     here, there = search_in(run, place), search_in(run, place)
     to_device(there.detector, "cuda")
