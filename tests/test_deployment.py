@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_search import ERROR, QUICK, latency_model, place, run, search_in
 from tiny import SPACE
 
