@@ -185,7 +185,7 @@ def _settings(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _frontier(run: Run) -> list[Block]:
-    blocks: list[Block] = [Heading("Frontier", new_page=True)]
+    blocks: list[Block] = [Heading("Frontier")]
     tables = frontier_tables(run.records)
     blocks += [Grid(table) for table in tables] or [_absent("Search or protocol Records")]
     return blocks

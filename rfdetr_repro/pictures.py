@@ -53,7 +53,7 @@ def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path
             continue
         rows = [row for row in range(len(split)) if len(split.sample(row).labels)][:PER_PICTURE]
         path = folder / f"{name}.png"
-        captions.append({"file": path.name, "caption": f"{name}: {split.description}. Model {artifact.sha256[:12]}."})
+        captions.append({"file": path.name, "caption": f"{name}: {split.description.rstrip('.')}. Model {artifact.sha256[:12]}."})
         paths.append(path)
         if not path.exists():
             _draw(session, split, rows, path)

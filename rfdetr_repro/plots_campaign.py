@@ -99,7 +99,7 @@ def _draw_sustained(axes: Axes, points: Sequence[Confirmed]) -> list[float]:
         return []
     x, y = zip(*shown, strict=True)
     axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor=BLUE, markersize=4.4, linestyle="none", zorder=4)
-    end_label(axes, max(shown, key=lambda place: place[1]), "val, sustained", BLUE, (0, 9), align="left")
+    end_label(axes, min(shown), "val, sustained", BLUE, (0, -13), align="left")  # at the end where the other labels are not
     return list(x)
 
 

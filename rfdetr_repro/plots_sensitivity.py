@@ -49,11 +49,11 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     _panel(left, rows, [step.ap_points for step in steps], BLUE)
     _panel(right, rows, [step.latency_percent for step in steps], GREEN)
     left.set_title("change of AP, points", fontweight="normal")
-    right.set_title(f"change of latency ({backend(group[0])}), %", fontweight="normal")
+    right.set_title("change of latency, %", fontweight="normal")
     places = [place for place, step in enumerate(rows) if step]
     left.set_yticks(places, [_label(step) for step in rows if step])
     left.set_ylim(len(rows) - 0.4, -0.6)
-    text = f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones."
+    text = f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; {backend(group[0])}."
     origin_line(figure, text + (f" {others} other searches in these Records are not drawn." if others else ""))
 
 
