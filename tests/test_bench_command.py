@@ -97,11 +97,11 @@ def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half_artifact(artifact: Artifact, path: Path) -> Artifact:
+    def audited_half(artifact: Artifact, path: Path, feeds: object) -> Artifact:
         model = artifact.manifest.model
         return fake_artifact(path.parent.parent, model.name, precision="fp16", weights=model.weights)
 
-    monkeypatch.setitem(sys.modules, "rfdetr_repro.export.half", SimpleNamespace(half_artifact=half_artifact))
+    monkeypatch.setitem(sys.modules, "rfdetr_repro.export.half", SimpleNamespace(audited_half=audited_half))
 
 
 def test_models_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,3 +187,42 @@ def test_sizes_of_one_name_are_gated_apart() -> None:
     lost, kept = [of_size("N", 0.5, "fp32"), of_size("N", 0.4, "fp16")], [of_size("S", 0.6, "fp32"), of_size("S", 0.6, "fp16")]
     told, failed = gate({"a": lost, "b": kept}, 0.3)
     assert len(told) == 2 and len(failed) == 1 and " N: " in failed[0]
+
+
+class BreaksLater(FakeSession):
+    """Runs a few times and then no more, in the middle of being timed."""
+
+    def launch(self) -> None:
+        self.left = getattr(self, "left", 6) - 1
+        if self.left < 0:
+            raise RuntimeError("the device was lost")
+        super().launch()
+
+
+@pytest.mark.parametrize("where", ["opening", "timing"])
+def test_a_row_that_breaks_leaves_the_others_standing(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_session(artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, **options: Any) -> FakeSession:
+        if artifact.manifest.model.name != "bad":
+            return FakeSession(artifact, runtime=backend)
+        if where == "opening":
+            raise RuntimeError("the device was lost")
+        return BreaksLater(artifact, runtime=backend)
+
+    monkeypatch.setattr(backends, "open_session", open_session)
+    files = [str(fake_artifact(tmp_path, name).path) for name in ("good", "bad", "other")]
+    code, out, err = run(capsys, tmp_path, "--onnx", *files)
+    assert code == 1 and "failed: bad: RuntimeError: the device was lost" in err and "1 of 3 rows" in err
+    assert sorted(record.model.name for record in Store(tmp_path / "out" / "s.jsonl").read()) == ["good", "other"]
+    assert "Traceback" not in err and "good" in out
+
+
+def test_a_store_that_cannot_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Store, record: Record) -> Record:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "append", full)
+    files = [str(fake_artifact(tmp_path, name).path) for name in ("good", "other")]
+    with pytest.raises(OSError, match="No space left"):
+        main(["--onnx", *files, *QUICK, "--out", str(tmp_path / "out" / "s.jsonl")])

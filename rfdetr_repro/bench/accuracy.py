@@ -12,7 +12,7 @@ from ..data.coco import CocoSplit
 from ..data.letterbox import Letterbox
 from ..data.transforms import resize_image
 from ..errors import InputError
-from ..export.artifact import LETTERBOX_RULE, RESIZE_RULE
+from ..export.artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact
 from ..export.session import Detections, Session
 from ..record import Accuracy
 
@@ -39,6 +39,13 @@ def model_input(image: Array, input_hw: tuple[int, int], rule: str = RESIZE_RULE
     size = (image.shape[0], image.shape[1])
     resized = resize_image(image, input_hw) if rule == RESIZE_RULE else Letterbox(size, input_hw).picture(image)
     return np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
+
+
+def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[dict[str, Array]]:
+    """Inputs by name of the first ``count`` images of ``split``: what a float16 range audit of the artifact looks at."""
+    manifest = artifact.manifest
+    pictures = (split.load_image(index) for index in range(min(count, len(split))))
+    return [{manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)} for picture in pictures]
 
 
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:

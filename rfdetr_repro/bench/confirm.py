@@ -112,7 +112,7 @@ def confirm_all(
 
 
 class _failing:
-    """Notes what a row's own input or model did wrong; everything else passes through."""
+    """Notes what went wrong with a row; the others go on. A store that cannot be written (OSError) ends everything."""
 
     def __init__(self, name: str, outcome: Outcome) -> None:
         self.name, self.outcome = name, outcome
@@ -120,10 +120,19 @@ class _failing:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, (InputError, StatedFailure)):
-            self.outcome.failures.setdefault(self.name, error)
-            return True
-        return False
+        if not isinstance(error, Exception) or isinstance(error, OSError):
+            return False
+        self.outcome.failures.setdefault(self.name, stated(error))
+        return True
+
+
+def stated(error: Exception) -> Exception:
+    """The error as one line for the user: what a runtime raises says of what type it is."""
+    if isinstance(error, (InputError, StatedFailure)):
+        return error
+    failure = StatedFailure(f"{type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, watch: Watch | None) -> None:
@@ -134,7 +143,14 @@ def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, 
             with _failing(name, outcome):
                 calls[name] = cell.calls(protocol)
     if calls:
-        measure_interleaved(calls, protocol, watch=watch, done=lambda name, found: cells[name].finish(protocol, found))
+
+        def done(name: str, found: Measurement | Exception) -> None:
+            if isinstance(found, Exception):
+                outcome.failures[name] = stated(found)
+            else:
+                cells[name].finish(protocol, found)
+
+        measure_interleaved(calls, protocol, watch=watch, done=done)
 
 
 class _Cells:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,32 +68,50 @@ def measure_interleaved(
     clock: Clock | None = None,
     timer: Timer | None = None,
     watch: Watch | None = None,
-    done: Callable[[str, Measurement], None] | None = None,
+    done: Callable[[str, Measurement | Exception], None] | None = None,
 ) -> dict[str, Measurement]:
     """Latency of several models, each one call or a call per build; rounds of one block each, in a new random order per round.
 
     ``hashes``: name -> SHA-256 of the artifact of a single call. A build whose stop rule is met drops out; the others go on.
-    ``watch``: of the GPU that works; without one the throttle state is "unknown". ``done`` gets each model as it is finished.
+    ``watch``: of the GPU that works; without one the throttle state is "unknown". ``done`` gets each model as it is finished, or
+    what its call raised, and the others go on; without it the error ends the measurement.
     """
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
     lanes: dict[str, list[Lane]] = {}
     for name, given in runs.items():
         calls = [Call(given, (hashes or {}).get(name))] if callable(given) else given
-        lanes[name] = [Lane(call, protocol, clock, timer, watch) for call in calls]
+        lanes[name] = []
+        with _dropping(name, lanes, done):
+            lanes[name] = [Lane(call, protocol, clock, timer, watch) for call in calls]
     order = [(name, lane) for name, builds in lanes.items() for lane in builds]
     alone, rng, number, results = len(order) == 1, random.Random(seed), 0, {}
     while order:
         rng.shuffle(order)
-        for _, lane in order:
-            lane.take_block(number, settle=not alone)
+        for name, lane in order:
+            with _dropping(name, lanes, done):
+                lane.take_block(number, settle=not alone)
         number += 1
-        order = [(name, lane) for name, lane in order if lane.reason is None]
+        order = [(name, lane) for name, lane in order if lane.reason is None and name in lanes]
         for name in [name for name in lanes if name not in results and all(lane.reason for lane in lanes[name])]:
             results[name] = _measurement(lanes[name])
             if done is not None:
                 done(name, results[name])
     return {name: results[name] for name in lanes}
+
+
+@contextmanager
+def _dropping(
+    name: str, lanes: dict[str, list[Lane]], done: Callable[[str, Measurement | Exception], None] | None
+) -> Iterator[None]:
+    """What a model's call raises takes the model out, if somebody is to be told."""
+    try:
+        yield
+    except Exception as error:  # a runtime raises what it likes
+        if done is None:
+            raise
+        if lanes.pop(name, None) is not None:  # told once, however many of its builds fail in a round
+            done(name, error)
 
 
 def _measurement(lanes: Sequence[Lane]) -> Measurement:

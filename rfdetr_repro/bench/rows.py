@@ -46,7 +46,7 @@ def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple
             continue
         for precision in precisions(args) or [artifact.manifest.precision]:
             try:
-                found.append(_in_precision(artifact, precision, Path(args.out).parent / precision))
+                found.append(_in_precision(artifact, precision, Path(args.out).parent / precision, splits))
             except (InputError, StatedFailure) as error:
                 failures[f"{artifact.manifest.model.name} {precision}"] = error
     return found, failures
@@ -173,19 +173,22 @@ def _model(args: argparse.Namespace, name: str) -> Artifact:
     return artifact
 
 
-def _in_precision(artifact: Artifact, precision: str, folder: Path) -> Artifact:
-    """The artifact itself, or its float16 form in ``folder``, made once."""
+def _in_precision(artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The artifact itself, or its float16 form in ``folder``, made once: islands by a range audit on the data, or on noise."""
     if artifact.manifest.precision == precision:
         return artifact
     if precision != "fp16":
         raise InputError(f"{artifact.manifest.precision} cannot be made {precision} again", artifact.path, "give the FP32 file")
     from ..export.artifact import load_artifact
 
-    path = folder / f"{artifact.path.stem}-{artifact.sha256[:12]}.onnx"
+    names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
+    path = folder / f"{'-'.join(names)}.onnx"
     if path.is_file() and _has_manifest(path):
         return load_artifact(path)
     try:
         half = importlib.import_module("..export.half", __package__)
     except ImportError as error:
         raise InputError("float16 is not available", artifact.path, "export the model in float16") from error
-    return half.half_artifact(artifact, path)
+    from .accuracy import audit_feeds
+
+    return half.audited_half(artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)])

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", required=True, type=Path, help="COCO-format folder; the val split is searched on")
     add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
     add("--metric", default="ap", help="ap, ap50, mask_ap or mask_ap50")
-    add("--targets-ms", help="target latencies like 2.3,3.5,4.4: the best configuration near each, instead of the frontier")
+    add("--targets-ms", help="sustained latencies like 2.3,3.5,4.4: the best configuration near each, not the frontier")
     add("--tolerance", type=float, default=0.1, help="part of a target by which a pick may miss it")
     add("--engines", type=int, default=18, help="engines measured for the latency model")
     add("--most-engines", type=int, help="measure more, up to so many, while the model's held-out error is too large")
@@ -125,14 +125,15 @@ def print_stage(stage: Any) -> None:
 
 
 def _picked(targets: Any, confirmed: Sequence[Any], metric: str) -> list[str]:
-    """One line per target, by the buffered latency of the confirmed file."""
+    """One line per target, by the sustained latency of the confirmed file: the latency model speaks of that one."""
     from ..pareto import metric as metric_of
 
-    lines, buffered = [], [one for one in confirmed if one.protocol and one.protocol.mode == "buffered" and one.latency]
-    for target, picks in targets.picks(buffered, 1, metric).items():
+    lines, sustained = [], [one for one in confirmed if one.protocol and one.protocol.mode == "sustained" and one.latency]
+    for target, picks in targets.picks(sustained, 1, metric).items():
         if picks:
             value = metric_of(metric).value(picks[0]) or 0.0
-            found = f"{picks[0].model.arch.key}, {metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms"
+            told = f"{metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms sustained"
+            found = f"{picks[0].model.arch.key}, {told}"
         else:
             found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured latency"
         lines.append(f"target {target:g} ms: {found}")

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..bench.accuracy import model_input
+from ..bench.accuracy import audit_feeds
 from ..bench.gpu_device import Watched, uses_gpu, watching
 from ..data.coco import CocoSplit
 from ..errors import InputError
 from ..export.artifact import Artifact, load_artifact, manifest_path
 from ..export.backends import BACKENDS, WITH_GRAPH, open_session
-from ..export.session import Array, Session
+from ..export.session import Session
 
 OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))
 PRECISIONS = ("fp32", "fp16")
-AUDITED = 8  # images of the split in the range audit of a float16 file
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Deployment:
             return load_artifact(path)
         from ..export.half import audited_half
 
-        return audited_half(artifact, path, feeds=_feeds(artifact, split))
+        return audited_half(artifact, path, feeds=audit_feeds(artifact, split))
 
     def open(self, artifact: Artifact, threads: int, build: int = 0) -> Session:
         build = build if self.on_gpu else 0
@@ -64,9 +63,3 @@ class Deployment:
             return
         with watching(force=force) as watched:
             yield watched
-
-
-def _feeds(artifact: Artifact, split: CocoSplit) -> list[dict[str, Array]]:
-    manifest = artifact.manifest
-    pictures = (split.load_image(index) for index in range(min(AUDITED, len(split))))
-    return [{manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)} for picture in pictures]
