@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
 from samples_onnx import WIDTH, layer_norm, noise, written
 
+from rfdetr_repro.bench.__main__ import main as bench
 from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.export.agreement import Tolerance, check_against
@@ -221,3 +222,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     told = capsys.readouterr().out
     assert "float32 islands: 30 boxes" in told and "audit: 2 inputs of noise: 0 nodes out of range" in told
     assert load_artifact(tmp_path / "h.onnx").manifest.precision == "fp16"
+
+
+def test_the_benchmark_audits_what_it_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = export_onnx(scaled_detector(), tmp_path / "wide.onnx", meta=meta())  # type: ignore[arg-type]
+    few = ["--samples", "3", "--buffer-ms", "0", "--builds", "1", "--out", str(tmp_path / "out.jsonl")]
+    assert run_main(bench, ["--onnx", str(wide.path), "--precision", "fp16", *few]) == 0, capsys.readouterr().err
+    (made,) = (tmp_path / "fp16").glob("*.onnx")
+    kept = load_artifact(made).manifest
+    assert "gemm" in " ".join(kept.islands["asked"]) and "noise: " in kept.build["audit"]

@@ -178,6 +178,17 @@ def test_candidates_for_targets_lie_near_them(run: Path, place: Path) -> None:
     assert len(candidates(records, 1)) == 1 and len(candidates(records, 3)) <= 3
 
 
+def test_a_target_is_judged_by_the_latency_that_the_model_speaks_of(run: Path, place: Path) -> None:
+    search = search_in(run, place)
+    arch = next(iter(SPACE))
+    confirmed = search.confirm(arch, [search.split], [replace(QUICK, mode=mode) for mode in ("buffered", "sustained")])
+    slow, fast = (replace(one, latency=replace(one.latency, median_ms=ms)) for one, ms in zip(confirmed, (7.0, 5.0), strict=True))
+    (line,) = command._picked(Targets((5.1,), 0.1), [slow, fast], "ap")
+    assert arch.key in line and "5 ms sustained" in line
+    (line,) = command._picked(Targets((7.0,), 0.1), [slow, fast], "ap")
+    assert "no confirmed configuration lies within 10%" in line
+
+
 def test_a_plan_adds_up_and_writes_nothing(run: Path, place: Path) -> None:
     search = search_in(run, place)
     before = sorted(path.name for path in run.rglob("*"))
