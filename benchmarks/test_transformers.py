@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 THREADS, TOP = 2, 8
+SLOW_S = 3.0  # a training step that takes longer is compared on demand only
 BUDGET_S = 40.0  # for the rounds of one benchmark; processors without AMX take several seconds for a training step
 
 
@@ -134,7 +136,10 @@ def test_training_step(benchmark: Any) -> None:
 
     theirs.train(), ours.train()
     calls: dict[str, Callable[[], object]] = {"theirs": their_step, "ours": our_step}
-    for call in calls.values():
-        call()
+    started = time.perf_counter()
+    our_step()
+    if (step_s := time.perf_counter() - started) > SLOW_S and not os.environ.get("RFDETR_BENCH_SLOW"):
+        pytest.skip(f"a step takes {step_s:.1f} s on this processor, the comparison minutes; RFDETR_BENCH_SLOW=1 runs it")
+    their_step()
     peaks = {f"{name}_peak_mib": round(peak_growth_mib(call)) for name, call in calls.items()}
     report(benchmark, calls, rounds=6, **peaks)
