@@ -1,6 +1,6 @@
 """The race against the exhaustive search of a trained supernet: what it costs and what it finds.
 
-    python benchmarks/race.py --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.1]
+    python benchmarks/race.py --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.05]
 
 Every configuration is matched once on every image; races of several seeds are then replayed from these matches, which changes
 neither their decisions nor their cost in image evaluations. Latency: the search Records of --records, or a model fitted in RUN.
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     best = 100 * max(exact.values())
     print(f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best {chosen.metric} {best:.2f}")
     for seed in range(args.seeds):
-        rules = Rules(args.first, args.growth, args.confidence, args.margin, seed=seed)
+        rules = Rules(args.first, growth=args.growth, confidence=args.confidence, margin=args.margin, seed=seed)
         started = time.perf_counter()
         outcome = race(latency_ms, objects, replay, chosen.thresholds, rules)
         share = hypervolume(outcome.accuracy, latency_ms) / hypervolume(exact, latency_ms)

@@ -132,12 +132,13 @@ def test_every_beginning_shows_all_classes() -> None:
 
 def test_stages_grow_to_the_end() -> None:
     assert list(stage_ends(150, Rules(first=0.1, growth=2))) == [15, 30, 60, 150]
-    assert list(stage_ends(3, Rules(first=0.1))) == [1, 2, 3] and list(stage_ends(1, Rules())) == [1]
+    assert list(stage_ends(3, Rules(first=0.1, fewest=1))) == [1, 2, 3] and list(stage_ends(1, Rules())) == [1]
+    assert list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60] and next(stage_ends(40, Rules())) == 15
     assert list(stage_ends(100, Rules(first=1.0))) == [100]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}]
+    "wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}, {"fewest": 0}]
 )
 def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="make no race"):

@@ -32,7 +32,7 @@ from rfdetr_repro.search.search import Search, missing_classes
 from rfdetr_repro.search.targets import Targets, candidates
 from rfdetr_repro.store import Store
 
-RULES = Rules(first=0.3, growth=2, confidence=0.9, margin=0.0, resamples=40)
+RULES = Rules(first=0.3, fewest=1, growth=2, confidence=0.9, margin=0.0, resamples=40)
 QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
 ERROR = RelativeError(0.01, 0.02, 0.03)
 

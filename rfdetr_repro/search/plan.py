@@ -70,7 +70,7 @@ class Plan:
     def lines(self) -> list[str]:
         job, size = self.job, len(self.job.space)
         sizes = job.fit.sizes(size)
-        race = "" if job.rules is None else f"; a race does at least {job.rules.first:.0%} of it, survivors all"
+        race = "" if job.rules is None else f"; a race does at least {job.rules.first_images(job.images) / job.images:.0%} of it, survivors all"
         return [
             f"{size} configurations of {self.groups} backbones; {job.images} images; on {self.device}",
             *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),

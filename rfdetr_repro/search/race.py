@@ -28,7 +28,8 @@ class Rules:
     """When a configuration leaves. ``margin``: AP (a fraction) by which it must be able to beat the faster ones to stay; 0 keeps
     every possible member of the frontier, a small one lets those of equal AP go and bounds what the frontier may lose."""
 
-    first: float = 0.1  # part of the images in the first stage
+    first: float = 0.05  # part of the images in the first stage
+    fewest: int = 15  # images in it, if the split has as many: fewer say too little of a configuration
     growth: float = 1.6  # images of a stage / of the one before
     confidence: float = 0.95
     margin: float = 0.003
@@ -37,8 +38,13 @@ class Rules:
 
     def __post_init__(self) -> None:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1
+        shares = shares and self.fewest >= 1
         if not (shares and self.growth > 1 and self.margin >= 0 and self.resamples >= 20):
-            raise InputError(f"race rules {self} make no race", mend="first in (0, 1], growth > 1, confidence in (0, 1)")
+            raise InputError(f"race rules {self} make no race", mend="first in (0, 1], fewest and growth > 1, confidence in (0, 1)")
+
+    def first_images(self, images: int) -> int:
+        """Of a split of ``images``."""
+        return min(images, max(self.fewest, round(self.first * images)))
 
 
 class Stage(NamedTuple):
@@ -153,7 +159,7 @@ def image_order(objects: Objects, seed: int) -> list[int]:
 
 def stage_ends(images: int, rules: Rules) -> Iterator[int]:
     """Images seen after each stage; the last is all."""
-    stop = max(1.0, rules.first * images)
+    stop = float(rules.first_images(images))
     while stop < images / rules.growth**0.5:  # no last stage of a few images
         yield round(stop)
         stop *= rules.growth
