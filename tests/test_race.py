@@ -131,9 +131,9 @@ def test_every_beginning_shows_all_classes() -> None:
 
 
 def test_stages_grow_to_the_end() -> None:
-    assert list(stage_ends(150, Rules(first=0.1, growth=2))) == [15, 30, 60, 150]
+    assert list(stage_ends(150, Rules(first=0.1, fewest=1, growth=2))) == [15, 30, 60, 150]
     assert list(stage_ends(3, Rules(first=0.1, fewest=1))) == [1, 2, 3] and list(stage_ends(1, Rules())) == [1]
-    assert list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60] and next(stage_ends(40, Rules())) == 15
+    assert list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60] and next(stage_ends(50, Rules())) == 30
     assert list(stage_ends(100, Rules(first=1.0))) == [100]
 
 

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--candidates", type=int, default=10, help="configurations that get the full protocol")
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
     add("--margin", type=float, default=0.003, help="race: AP (a fraction) by which it must be able to beat the faster ones")
-    add("--first", type=float, default=0.05, help="race: part of the images in the first stage, at least 15 images")
+    add("--first", type=float, default=0.05, help="race: part of the images in the first stage, at least 30 images")
     add("--backend", default="onnxruntime", help="what the found models will run on: latencies are taken there")
     add("--precision", default="fp32", choices=("fp32", "fp16"), help="of the found models' files")
     add("--cuda-graph", action="store_true", help="replay a captured CUDA graph")

@@ -70,7 +70,8 @@ class Plan:
     def lines(self) -> list[str]:
         job, size = self.job, len(self.job.space)
         sizes = job.fit.sizes(size)
-        race = "" if job.rules is None else f"; a race does at least {job.rules.first_images(job.images) / job.images:.0%} of it, survivors all"
+        least = 0.0 if job.rules is None else job.rules.first_images(job.images) / job.images
+        race = f"; a race does at least {least:.0%} of it, survivors all" if least else ""
         return [
             f"{size} configurations of {self.groups} backbones; {job.images} images; on {self.device}",
             *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),

@@ -29,7 +29,7 @@ class Rules:
     every possible member of the frontier, a small one lets those of equal AP go and bounds what the frontier may lose."""
 
     first: float = 0.05  # part of the images in the first stage
-    fewest: int = 15  # images in it, if the split has as many: fewer say too little of a configuration
+    fewest: int = 30  # images in it, if the split has as many: resamples of fewer are surer than they should be
     growth: float = 1.6  # images of a stage / of the one before
     confidence: float = 0.95
     margin: float = 0.003
@@ -40,7 +40,7 @@ class Rules:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1
         shares = shares and self.fewest >= 1
         if not (shares and self.growth > 1 and self.margin >= 0 and self.resamples >= 20):
-            raise InputError(f"race rules {self} make no race", mend="first in (0, 1], fewest and growth > 1, confidence in (0, 1)")
+            raise InputError(f"race rules {self} make no race", mend="first, confidence in (0, 1); fewest >= 1 < growth")
 
     def first_images(self, images: int) -> int:
         """Of a split of ``images``."""
