@@ -257,7 +257,7 @@ def _paper(run: Run) -> list[Block]:
     counts, *_ = scoreboard(list(TABLES), run.records)
     explained = (
         "Every number that the camera-ready prints in a table is one cell below. The command python -m rfdetr_repro.tables "
-        "--scoreboard --format json lists them all, each with the command that would measure it."
+        "--scoreboard --format json lists them all, each with the command that would measure it, or why none does."
     )
     return [*blocks, Heading("Scoreboard of the paper's tables", new_page=True), Paragraph(explained), Grid(narrow(counts))]
 

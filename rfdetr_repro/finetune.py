@@ -29,17 +29,22 @@ VARIANTS = ("nas", "nas+fine-tuning")
 SUSTAINED = Protocol(mode="sustained", buffer_ms=0.0, min_samples=64, max_samples=400, timeout_s=20.0, threads=1)
 
 
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
+    add = arguments.add_argument
+    add("--run", required=True, help="run folder of the supernet, or its model file")
+    add("--arch", required=True, help="like r384-p16-w2-d2-q300")
+    add("--data", required=True, help="COCO-format folder; its val split (and test) is measured before and after")
+    add("--out", required=True, help="run folder to write; an existing run is resumed")
+    add("--steps", type=int, default=1000, help="optimizer steps")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    add("--processes", type=int, help="of this machine that share each batch on the CPU")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
-    parser.add_argument("--run", required=True, help="run folder of the supernet, or its model file")
-    parser.add_argument("--arch", required=True, help="like r384-p16-w2-d2-q300")
-    parser.add_argument("--data", required=True, help="COCO-format folder; its val split (and test) is measured before and after")
-    parser.add_argument("--out", required=True, help="run folder to write; an existing run is resumed")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    parser.add_argument("--processes", type=int, help="of this machine that share each batch on the CPU")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     from .data.coco import has_split, read_split
     from .train.engine import MODEL
 

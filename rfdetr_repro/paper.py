@@ -145,6 +145,8 @@ def join_key(record: Record) -> tuple[str, str, str, str]:
     size = _SIZES.get(size.lower(), size.upper())
     if family == "lwdetr" and size == "N":  # Table 4 says N where Table 2 says T, with the same parameters
         size = "T"
+    if family == "rtdetr" and size == "M":  # Table 4's, whose numbers Table 2 prints for R18, which Table 1 calls M-size
+        size = "R18"
     return family, size, record.model.task, record.data.name if record.data else ""
 
 

@@ -254,15 +254,20 @@ class Reproduction:
         return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
         "rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table."
     )
-    parser.add_argument("--campaign", default="embedded", help="embedded, coco, or a .toml file")
-    parser.add_argument("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
-    parser.add_argument("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
-    parser.add_argument("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
-    args = parser.parse_args(argv)
+    add = arguments.add_argument
+    add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
+    add("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
+    add("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
+    add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
     chosen = campaign(args.campaign)
     if args.from_scratch:
         chosen = from_scratch(chosen)

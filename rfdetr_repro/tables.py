@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = (
         build_scoreboard(name, records, options.format) if options.scoreboard else build_tables(name, records, options.format)
     )
+    if not records:
+        where = options.records or f"{DEFAULT_RECORDS}/ of this folder"
+        print(f"no Records were read from {where}: nothing counts as measured; name them with --records PATH", file=sys.stderr)
     sys.stdout.write(render(tables, options.format))
     return 0
 

@@ -16,7 +16,7 @@ from .tables_format import COMPUTED, Cell
 CONVENTION = "computed from the architecture by rfdetr_repro.flops, convention eager"
 WITHOUT_ATTENTION = "without attention products"
 _ATTENTION = ("backbone attention", "decoder attention")
-_NAMES = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge", "2XL": "2xlarge", "MAX": "max"}
+SIZES = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge", "2XL": "2xlarge", "MAX": "max"}
 
 
 def without_attention(table: str) -> bool:
@@ -27,7 +27,7 @@ def without_attention(table: str) -> bool:
 def preset_name(row: Row) -> str:
     """The preset of an RF-DETR row with a size, e.g. ``seg-nano``; "" for any other row."""
     model = row.identity.model
-    name = _NAMES.get((model.size or "").upper(), "")
+    name = SIZES.get((model.size or "").upper(), "")
     if row.arch is None or not name:
         return ""
     return f"seg-{name}" if model.task == "segment" else name

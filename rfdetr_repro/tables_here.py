@@ -1,4 +1,4 @@
-"""What this machine lacks to measure a printed cell, why some cells stay published only, and which command measures one."""
+"""What this machine lacks to measure a printed cell, and why some cells stay published only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .paper import join_key
+from .presets import PRESETS
 from .record import Record
-from .tables_cells import Row, Slot
-from .tables_computed import preset_name
+from .tables_cells import NAIVE, Row, Slot
+from .tables_computed import SIZES, preset_name
 
 GPU = "T4"  # every published latency was measured on one
 _PACKAGES = {
@@ -26,8 +27,7 @@ _PUBLISHED_ONLY = {
     "siglipv2vitb32": "training a detector on this backbone is not part of the suite",
     "sam2hieras": "training a detector on this backbone is not part of the suite",
 }
-COST_COMMAND = "python -m rfdetr_repro.bench.costs"
-_WEIGHTS_AND_COCO = "--checkpoint FILE --data $RFDETR_COCO"
+_RANDOM_ONLY = {"groundingdino", "llmdet"}
 _DATA = {"coco-val2017": "COCO val2017 (RFDETR_COCO)", "rf100-vl": "RF100-VL", "rf20-vl": "RF20-VL"}
 
 
@@ -53,13 +53,15 @@ class Here:
 
     def lacks(self, row: Row, slot: Slot) -> frozenset[str]:
         """Which of "weights", "data", "package" and "GPU" (the paper's) a measurement of this cell is short of."""
-        name = _data_name(row)
+        name = data_name(row)
         averaged = row.identity.model.family == "rfdetr" and row.arch is None  # one architecture per data set, found by searches
         trained = slot.accuracy or slot.metric == "knob" or (averaged and row.table != "11")
         short = set()
         if trained or row.table == "11":
             short |= {"data"} if name not in self.data else set()
             short |= {"weights"} if not self.weights else set()
+        if slot.metric == "ms" and row.arch is not None and not bench_name(row) and not self.weights:
+            short.add("weights")  # such an architecture is cut from a supernet's file
         package = _PACKAGES.get(row.identity.model.family)
         if package is not None and package not in self.packages:
             short.add("package")
@@ -72,7 +74,7 @@ class Here:
         if reason := published_only(row, slot):
             return reason
         short = self.lacks(row, slot) - ({"GPU"} if self.gpu else set())
-        name = _data_name(row)
+        name = data_name(row)
         words = {
             "GPU": "no NVIDIA GPU",
             "data": f"no {_DATA.get(name, name)}",
@@ -100,56 +102,27 @@ def published_only(row: Row, slot: Slot) -> str:
         return "reported by the model's authors"
     if slot.metric == "fit":
         return "a fit over 100 searched data sets, which is not part of the suite"
-    if slot.accuracy and row.identity.model.variant == "step 2":
+    if slot.variant == NAIVE:
+        return "no command of this suite makes the FP16 export that loses accuracy"
+    family, variant = row.identity.model.family, row.identity.model.variant
+    if slot.accuracy and variant == "step 2":
         return "training LW-DETR is not part of the suite"
-    return _PUBLISHED_ONLY.get(row.identity.model.family, "")
-
-
-def command(row: Row, slot: Slot) -> tuple[str, str]:
-    """(the command that would measure the cell with NAME for the model, the name); FILE, RUN and DIR are the user's.
-
-    Both are "" for a cell that stays published only.
-    """
-    model, name = row.identity.model, bench_name(row)
-    if published_only(row, slot):
-        return "", ""
-    if slot.metric == "knob":
-        return "python -m rfdetr_repro.reproduce --campaign coco", ""
-    if row.table == "11":
-        return f"python -m rfdetr_repro.bench --models NAME --backend tensorrt --precision fp16 {_WEIGHTS_AND_COCO}", _rivals(
-            row, slot
-        )
-    if model.family == "rfdetr" and row.arch is None:
-        return "python -m rfdetr_repro.search --run RUN --data DIR, once for each of the 100 data sets", ""
-    if slot.metric in ("params", "flops"):
-        return COST_COMMAND, name
-    if slot.accuracy and (row.delta or (model.variant or "").startswith("step ")) and row.arch is not None:
-        verb = "finetune --run RUN" if row.delta else "train"
-        return f"python -m rfdetr_repro.{verb} --arch NAME --data DIR --out RUN", row.arch.key
-    flags = f" {_WEIGHTS_AND_COCO if 'coco' in _data_name(row) else '--checkpoint FILE --data DIR'}" if slot.accuracy else ""
-    backend = "torch" if row.printed.get("latency_backend") == "pytorch" else "tensorrt --precision fp16"
-    campaign = {"1": "table1", "v2_20": "buffer-sweep"}.get(row.table)
-    if campaign and not slot.accuracy:
-        return f"python -m rfdetr_repro.bench --campaign {campaign} --backend tensorrt", ""
-    return f"python -m rfdetr_repro.bench --models NAME --backend {backend}{flags}", name
+    if slot.accuracy and variant in ("step 3", "step 4"):
+        return "trained without weight sharing, which no Record of this suite tells from the supernet's (step 5)"
+    if slot.accuracy and family in _RANDOM_ONLY:
+        return "this suite builds the model with random weights only, for latency and cost"
+    return _PUBLISHED_ONLY.get(family, "")
 
 
 def bench_name(row: Row) -> str:
-    """The name of a row's model on the command line, e.g. ``rfdetr-nano``, ``dfine-s``."""
+    """The name of a row's model on the command line, e.g. ``rfdetr-nano``, ``dfine-s``; "" for an architecture without a name."""
     family, size, _, _ = join_key(row.identity)
     if row.arch is not None and not size:
-        return f"rfdetr at {row.arch.key}"
+        return next((f"rfdetr-{name}" for name in SIZES.values() if PRESETS[name].arch == row.arch), "")
     seg = "-seg" if row.identity.model.task == "segment" and not preset_name(row) else ""
     return f"{family}-{preset_name(row) or size.lower()}{seg}"
 
 
-def _rivals(row: Row, slot: Slot) -> str:
-    """Table 11: D-FINE of the column's size and the RF-DETRs with the row's backbone."""
-    wide, narrow = ("xlarge", "2xlarge"), ("nano", "small", "medium", "large")
-    sizes = wide if "DINOv2-B" in row.identity.model.name else narrow
-    own = "" if row.identity.model.family == "dfine" else "".join(f",rfdetr-{size}" for size in sizes)
-    return f"dfine-{slot.size.lower()}{own}"
-
-
-def _data_name(row: Row) -> str:
+def data_name(row: Row) -> str:
+    """The data set that Records of a row join on; "" if it has none."""
     return row.identity.data.name if row.identity.data else ""

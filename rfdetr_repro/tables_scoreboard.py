@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from .paper import TABLES
 from .record import Record
 from .tables_cells import Row, Slot, slots, table_rows
+from .tables_commands import LEGEND, command, spelled_out
 from .tables_computed import computed_gflops
 from .tables_format import Cell, Column, Table
-from .tables_here import GPU, Here, command, published_only
+from .tables_here import GPU, Here, published_only
 from .tables_join import Line, Measured
 from .tables_paper import difference, title
 
@@ -171,12 +172,10 @@ def _open_table(states: Sequence[CellState]) -> Table:
     table = Table("scoreboard-open", "What would measure the rest", columns)
     for (state, why, how), own in sorted(groups.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), item[0])):
         tables = ", ".join(dict.fromkeys(each.row.table for each in own))
-        names = "; ".join(dict.fromkeys(command(each.row, each.slot)[1] for each in own)) if "NAME" in how else ""
+        names = "; ".join(dict.fromkeys(" + ".join(command(each.row, each.slot)[1]) for each in own)) if "NAME" in how else ""
         texts = {"state": state, "why": why, "tables": tables, "command": how, "names": names}
         table.add({"cells": Cell(str(len(own)), value=len(own)), **{key: Cell(text) for key, text in texts.items()}})
-    table.notes = [
-        "NAME: one of the names, separated by semicolons; FILE: its checkpoint; RUN: a run folder; DIR: a COCO-format folder."
-    ]
+    table.notes = [LEGEND]
     return table
 
 
@@ -189,12 +188,11 @@ def _cell_table(states: Sequence[CellState]) -> Table:
     for state in states:
         measured = state.measured or Cell()
         texts = {"table": state.row.table, "row": state.row.label, "column": state.slot.column, "published": state.printed}
-        how, name = command(state.row, state.slot) if state.open else ("", "")
         texts |= {
             "state": state.state,
             "record": measured.record,
             "file": measured.artifact,
-            "command": how.replace("NAME", name),
+            "command": spelled_out(state.row, state.slot) if state.open else "",
         }
         table.add({**{key: Cell(text) for key, text in texts.items()}, "measured": Cell(measured.text), "why": Cell(state.why)})
     return table

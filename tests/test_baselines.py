@@ -93,8 +93,7 @@ def test_the_scoreboards_names_are_known() -> None:
     names = {bench_name(row) for row in rows if row.arch is None or row.identity.model.size}
     missing = {name for name in names if models.known_name(name) not in models.model_names()}
     searched = {f"rfdetr-{size}" for size in ("n", "s", "m", "l", "xl", "2xl")}  # one architecture for each of 100 data sets
-    unclear = {"rtdetr-m"}  # Table 4 does not say whether it is R18 or R50-m
-    assert missing == {"fastinst-r50-seg", "maskdino-r50-seg"} | searched | unclear
+    assert missing == {"fastinst-r50-seg", "maskdino-r50-seg"} | searched
     assert models.known_name("lwdetr-s") == "lwdetr-small" and models.known_name("yolov8-xl-seg") == "yolov8-x-seg"
 
 

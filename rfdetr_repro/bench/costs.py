@@ -39,14 +39,21 @@ EVERY = ("shapes", "onnx", *COUNTERS)
 FORMS = ("evaluated", "deployed")
 
 
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(
+        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
+    )
+    add = arguments.add_argument
+    add("--models", default="paper", help="names, comma-separated; default: those of the paper's tables")
+    add("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
+    add("--artifacts", default="results/artifacts", help="folder for the ONNX files of the counter onnx")
+    add("--out", default="results/costs.jsonl", help="store to append to; what it holds is not counted again")
+    add("--page", help="Markdown file of every printed cell, e.g. docs/costs.md")
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records.")
-    parser.add_argument("--models", default="paper", help="names, comma-separated; default: those of the paper's tables")
-    parser.add_argument("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
-    parser.add_argument("--artifacts", default="results/artifacts", help="folder for the ONNX files of the counter onnx")
-    parser.add_argument("--out", default="results/costs.jsonl", help="store to append to; what it holds is not counted again")
-    parser.add_argument("--page", help="Markdown file of every printed cell, e.g. docs/costs.md")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     counters = args.counters.split(",") if args.counters else _default_counters()
     if unknown := sorted(set(counters) - set(EVERY)):
         raise InputError(f"unknown counter {unknown[0]!r}", mend=f"choose of {', '.join(EVERY)}")
