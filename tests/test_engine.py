@@ -16,10 +16,10 @@ from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors
-from rfdetr_repro.train.engine import MODEL, Trainer, read_log
+from rfdetr_repro.train.engine import MODEL, Trainer
 from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, schedule
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import LOG, STATE
+from rfdetr_repro.train.state import LOG, STATE, read_log
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
 

@@ -23,11 +23,11 @@ from rfdetr_repro.model.checkpoint import read_tensors
 from rfdetr_repro.train import __main__ as train_command
 from rfdetr_repro.train import parallel
 from rfdetr_repro.train import processes as module
-from rfdetr_repro.train.engine import Trainer, read_log
+from rfdetr_repro.train.engine import Trainer
 from rfdetr_repro.train.parallel import Ranks, join_torchrun
 from rfdetr_repro.train.processes import default_processes, run_training, shared
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import LOG, STATE
+from rfdetr_repro.train.state import LOG, STATE, read_log
 
 EXACT = replace(TRAIN, bfloat16=False, batch_size=3, accumulate=2, crop_probability=0.5, mask_bce_weight=5.0)
 

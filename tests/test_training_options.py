@@ -21,9 +21,9 @@ from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors, write_tensors
 from rfdetr_repro.train import __main__ as command
 from rfdetr_repro.train import plan as planning
-from rfdetr_repro.train.engine import BEST, LAST, MODEL, Trainer, read_log
+from rfdetr_repro.train.engine import BEST, LAST, MODEL, Trainer
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import STATE
+from rfdetr_repro.train.state import STATE, read_log
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
 

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,9 +34,10 @@ from .optim import Ema, autocast_dtype, build_optimizer, schedule
 from .parallel import Ranks
 from .recipe import Recipe
 from .scalars import Scalars
-from .state import LOG, STATE, load, save
+from .state import STATE, load, save
 
 MODEL, BEST, LAST = "supernet.safetensors", "best.safetensors", "last.safetensors"
+LESS_MEMORY = "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
 Progress = Callable[[int, dict[str, float]], None]
 Evaluate = Callable[[Detector], list[dict]]  # rows with "split" and "ap"; see rfdetr_repro.validation
 
@@ -160,6 +161,8 @@ class Trainer:
             parts = {}
         if parts:
             parts["grad_norm"] = self._update()
+        elif {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
+            raise StatedFailure(f"out of memory at step {self.step}, and no architecture of the run is left: {LESS_MEMORY}")
         self.step += 1
         if parts:
             self.ema.update(self.detector, self.step)
@@ -174,15 +177,21 @@ class Trainer:
         self.scaler.scale(total / passes).backward()
         parts = self._summed({"loss": float(total.detach()), **parts})
         if not math.isfinite(parts["loss"]):
-            raise InputError(f"loss is not finite at step {self.step} with {arch.key}", self._images_of(micro), "lower lr")
+            raise self._not_finite("loss", [arch], [micro])
         return parts
 
     def _update(self) -> float:
-        """Sums the gradients over the ranks, clips them and takes the optimizer's step; returns their norm."""
+        """Sums the gradients over the ranks, clips them and takes the optimizer's step; returns their norm.
+
+        A norm that is not finite, the same on all ranks, ends the run before the weights change; but a float16 step is skipped
+        by the loss scaler, which then lowers its scale.
+        """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.ranks.sum_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise self._not_finite("gradient", self.recipe.archs_of_step(self.step), range(self.recipe.train.accumulate))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,8 +202,7 @@ class Trainer:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
         if self.recipe.space is None or self.ranks.size > 1:
-            mend = "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
-            raise StatedFailure(f"out of memory at step {self.step} with {arch.key}: {mend}") from error
+            raise StatedFailure(f"out of memory at step {self.step} with {arch.key}: {LESS_MEMORY}") from error
         self.optimizer.zero_grad(set_to_none=True)
         self.left_out.add(arch.key)
         self.log.append(json.dumps({"step": self.step, "out_of_memory": arch.key}))
@@ -223,11 +231,13 @@ class Trainer:
         if self.recipe.train.patience and (chosen := self.best.consider(self.step, rows)):
             save_detector(self.folder / BEST, models[chosen].state_dict(), self.card(self.best.describe()))
 
-    def _images_of(self, micro: int) -> str:
-        """The images of this step's micro-batch, on all ranks."""
-        config = self.recipe.train
-        chosen = batch_indices(len(self.split), config.batch_size, self.step, config.seed, micro, config.accumulate)
-        return f"images {[self.split.images[index].id for index in chosen.tolist()]}"
+    def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
+        """Names the step, its architectures and the images of its micro-batches, on all ranks."""
+        config, keys = self.recipe.train, ", ".join(arch.key for arch in archs)
+        chosen = [batch_indices(len(self.split), config.batch_size, self.step, config.seed, m, config.accumulate) for m in micros]
+        images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
+        where = f"{what} is not finite at step {self.step} with {keys}; in images {images}"
+        return StatedFailure(f"{where}; the last checkpoint is kept: look at these images, or lower lr")
 
     def _summed(self, parts: dict[str, float]) -> dict[str, float]:
         return dict(zip(parts, self.ranks.sum(list(parts.values()), self.device), strict=True))
@@ -286,10 +296,3 @@ class Trainer:
         copy = Detector(self.detector.config, self.detector.arch)
         copy.load_state_dict(state)
         return copy.to(self.device).eval()
-
-
-def read_log(folder: Path) -> Iterator[dict]:
-    """Rows of a run's training log."""
-    path = folder / LOG
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text().splitlines())

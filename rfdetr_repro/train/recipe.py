@@ -55,6 +55,12 @@ class Recipe:
         drawn = self.preset.arch if base else archs[int(rng.integers(len(archs)))]
         return (drawn,) if self.train.sampling == "uniform" else (*extremes(self.preset.model, self.space), drawn)
 
+    def possible_archs(self) -> tuple[Arch, ...]:
+        """All that :meth:`archs_of_step` may draw from the space; the preset's own without one."""
+        if self.space is None:
+            return (self.preset.arch,)
+        return (*self.space.training_archs(), *((self.preset.arch,) if self.train.base_share else ()))
+
     def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
         """What two runs must share to be one: recipe, data and the weights they start from."""
         preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}

@@ -6,6 +6,8 @@ What is random in a step is a function of (seed, step), so no generator's state 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -65,6 +67,13 @@ def load(trainer: Trainer) -> None:
     trainer.left_out = set(json.loads(metadata.get("left_out", "[]")))
     if scale := json.loads(metadata.get("scaler", "{}")):
         trainer.scaler.load_state_dict(scale)
+
+
+def read_log(folder: Path) -> Iterator[dict]:
+    """Rows of a run's training log."""
+    path = folder / LOG
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_text().splitlines())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
