@@ -32,6 +32,14 @@ else:
 
 
 @dataclass(frozen=True)
+class Pretraining:
+    """A stage before the campaign's own training, on other data: a COCO-format folder with masks where the preset has them."""
+
+    data: Path
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
 class Campaign:
     """``data`` is a COCO-format folder, or None for the embedded set, which is composed into the run folder."""
 
@@ -41,7 +49,8 @@ class Campaign:
     space: SearchSpace
     train: TrainConfig
     data: Path | None = None
-    weights: Path | None = None  # what training starts from; None: random
+    weights: Path | None = None  # what training, or the stage before it, starts from; None: random
+    pretraining: Pretraining | None = None
     scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
@@ -107,7 +116,7 @@ def from_scratch(chosen: Campaign) -> Campaign:
 def from_toml(path: Path) -> Campaign:
     """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``weights``, ``size``, ``engines``,
     ``candidates`` and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and unknown keys
-    are refused."""
+    are refused. The table [pretraining] is one of ``data`` and of what [train] takes."""
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)
@@ -124,10 +133,19 @@ def from_toml(path: Path) -> Campaign:
             changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")
     if "size" in fields:
         changes["preset"] = preset(fields.pop("size"))
+    if "pretraining" in fields:
+        changes["pretraining"] = _pretraining(fields.pop("pretraining"), f"{path} [pretraining]")
     for key in ("data", "weights"):
         if key in fields:
             changes[key] = Path(fields.pop(key))
     return _changed(replace(base, **changes), fields, path)
+
+
+def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:
+    settings = dict(fields)
+    if not isinstance(data := settings.pop("data", None), str):
+        raise InputError("data is missing", where, "name the COCO-format folder of this stage")
+    return Pretraining(Path(data), _changed(TrainConfig(), settings, where))
 
 
 def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:

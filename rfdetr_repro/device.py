@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from typing import TypeVar
 
 import torch
@@ -41,3 +43,15 @@ def to_device(module: Module, name: str | None) -> Module:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return module.to(device)
+
+
+def named(device: torch.device) -> str:
+    """The device in words, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory that PyTorch has had on a GPU, or that this process has had, so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -80,6 +80,7 @@ PAPER_SPACE = SearchSpace(
 
 # The supernet behind it: 6 layers, 300 queries, DINOv2's 14-pixel kernel, a table for 960 / 8 positions per side.
 PAPER_SUPERNET = Preset(replace(_NANO.model, decoder_layers=6, patch=14, pos_grid=120), Arch(576, 16, 2, 6, 300))
+PAPER_SUPERNET_SEG = replace(PAPER_SUPERNET, model=replace(PAPER_SUPERNET.model, masks=True))
 
 # Small enough to learn something from scratch in minutes on two CPU cores (design note "pico recipe").
 PICO = Preset(
@@ -152,7 +153,7 @@ PICO_TUNE_DEPARTURES = (
 
 def preset(name: str) -> Preset:
     """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there is."""
-    rows = {**PRESETS, "pico": PICO, "paper-supernet": PAPER_SUPERNET}
+    rows = {**PRESETS, "pico": PICO, "paper-supernet": PAPER_SUPERNET, "paper-supernet-seg": PAPER_SUPERNET_SEG}
     if name not in rows:
         raise InputError(f"unknown size {name!r}", mend=f"choose one of {', '.join(rows)}")
     return rows[name]

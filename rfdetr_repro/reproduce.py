@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,9 @@ from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
 from .files import read_json, writable_folder, write_atomic
 from .pareto import confirmed_points, metric
+from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
+from .reproduce_train import pretrain, train
 from .store import Store
 
 T = TypeVar("T")
@@ -84,7 +87,8 @@ class Reproduction:
         """All stages; returns the report's path."""
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
-        self.stages.run("train", "training the supernet", lambda: self.train(splits))
+        weights = self.weights()
+        self.stages.run("train", "training the supernet", lambda: train(self.campaign, splits, self.folder, weights))
         search = self.search(splits)
         with search.deployment.watched() as search.watched:  # the GPU that the found models will run on, if it is one
             heldout = self.find(search, splits)
@@ -126,33 +130,12 @@ class Reproduction:
             print(f"no test split in {folder}: only val is reported")
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
-    def recipe(self, splits: dict[str, Any]) -> Any:
-        from .train.recipe import Recipe
-
-        row = self.campaign.preset
-        if row.model.masks and not splits["train"].has_masks:
-            row = replace(row, model=replace(row.model, masks=False))
-        return Recipe(row, self.campaign.train, self.campaign.space)
-
-    def train(self, splits: dict[str, Any]) -> tuple[Path, str]:
-        from .device import choose_device
-        from .train.engine import MODEL
-        from .train.processes import run_training
-        from .train.start import start_from
-        from .validation import base_accuracies
-
-        held_out = {name: split for name, split in splits.items() if name != "train"}
-        recipe, initial = self.recipe(splits), None
-        if self.campaign.weights is not None:
-            row, initial, told = start_from(self.campaign.weights, recipe.preset, splits["train"].classes)
-            recipe = replace(recipe, preset=row)
-            print(told)
-        device = choose_device()
-        print(f"on {device}")
-        setup = {"recipe": recipe, "split": splits["train"], "folder": self.folder, "initial": initial, "device": device}
-        trainer = run_training(setup, evaluate=lambda model: base_accuracies(model, held_out))
-        precision = f"{str(trainer.autocast).removeprefix('torch.')} backbone and projector" if trainer.autocast else "float32"
-        return self.folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
+    def weights(self) -> Path | None:
+        """What the supernet's training starts from: the campaign's file, or a stage before, which starts from that."""
+        if (before := self.campaign.pretraining) is None:
+            return self.campaign.weights
+        work = partial(pretrain, self.campaign, self.folder / "pretraining")
+        return self.stages.run("pretraining", f"training on {before.data.name}", work)
 
     def search(self, splits: dict[str, Any]) -> Any:
         from .bench.confirm import Context
@@ -233,12 +216,12 @@ class Reproduction:
 
     def after_search(self, search: Any, splits: dict[str, Any]) -> None:
         """Nothing unless the campaign asks for fine-tuning."""
-        from .reproduce_after import family, fine_tune
+        from .reproduce_after import family, fine_tune, finetuning
 
         if not self.campaign.finetune_steps:
             return
         self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
-        recipe, arch = replace(self.campaign.train, steps=self.campaign.finetune_steps), self.best().model.arch
+        recipe, arch = finetuning(self.campaign), self.best().model.arch
         self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self.folder, arch, splits, recipe, self.command))
 
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
@@ -263,6 +246,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
     add("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
     add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
+    add("--plan", action="store_true", help="do nothing: time a few passes of each stage here and say what it would take")
     return arguments
 
 
@@ -273,8 +257,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = from_scratch(chosen)
     if args.data is not None:
         chosen = replace(chosen, data=args.data, name=args.data.name, title=f"Weight-sharing search on {args.data.name}")
-    folder = writable_folder(args.out or Path("runs") / chosen.name)
     chosen.space.check()
+    if args.plan:
+        for line in plan(chosen):
+            print(line, flush=True)
+        return
+    folder = writable_folder(args.out or Path("runs") / chosen.name)
     command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Reproduction(chosen, folder, command.strip()).run()
     from .tables import main as tables

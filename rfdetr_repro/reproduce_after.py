@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .campaign import Campaign
 from .config import Arch, TrainConfig
 from .family import between, evaluate, never_trained
 from .finetune import VARIANTS, FineTuning
@@ -21,13 +22,17 @@ def family(search: Any) -> tuple[list[Record], str]:
     return records, f"{len(records)} architectures with patch sizes that training never drew"
 
 
+def finetuning(campaign: Campaign) -> TrainConfig:
+    """The supernet's recipe for one architecture."""
+    return replace(campaign.train, steps=campaign.finetune_steps, base_share=0.0, evaluate_every=0, sampling="uniform")
+
+
 def fine_tune(folder: Path, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig, command: str) -> tuple[list[Record], str]:
     """Trains ``arch`` on from the run's supernet in ``folder``/finetuned; Records go to the run's store."""
     from .train.engine import MODEL
 
     tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl")
-    settings = replace(recipe, base_share=0.0, evaluate_every=0, sampling="uniform")
-    records = tuning.run(splits, lambda card: settings, command)
+    records = tuning.run(splits, lambda card: recipe, command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)
     return records, f"{arch.key}, {recipe.steps} steps: val AP {100 * before:.1f} -> {100 * after:.1f}"
 

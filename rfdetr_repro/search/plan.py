@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..config import Arch, ModelConfig, Protocol, SearchSpace
+from ..device import named, peak_bytes
 from ..export.artifact import ArtifactMeta
 from ..export.onnx import export_onnx
 from ..flops import total_flops
@@ -54,6 +55,7 @@ class Plan:
     engine_s: float  # export of one engine
     measure_s: float  # longest measurement of one engine by the short protocol
     confirm_s: float  # protocols of one candidate
+    memory_bytes: int  # of this process, or of PyTorch on the GPU, at its peak so far
 
     @property
     def latency_s(self) -> float:
@@ -78,7 +80,7 @@ class Plan:
             f"accuracy: {_hours(self.passes_s)} for all groups{race}",
             f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), {_hours(self.latency_s)} at most",
             f"confirmation: {job.candidates} candidates, {_hours(self.candidates_s)} at most, AP not counted",
-            f"whole search: {_hours(self.total_s)} at most",
+            f"whole search: {_hours(self.total_s)} at most; memory so far {self.memory_bytes / 2**30:.1f} GiB at its peak",
         ]
 
 
@@ -94,13 +96,14 @@ def plan(detector: Detector, job: Job) -> Plan:
     middle = groups[chosen[len(chosen) // 2]][0]
     return Plan(
         job=job,
-        device=_named(device_of(detector)),
+        device=named(device_of(detector)),
         groups=len(groups),
         timed={groups[index][0].key: seconds[index] for index in chosen},
         passes_s=float(per_image.sum()) * job.images,
         engine_s=_time_export(detector, middle),
         measure_s=job.fit.protocol.timeout_s,
         confirm_s=sum(one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3) for one in job.protocols),
+        memory_bytes=peak_bytes(device_of(detector)),
     )
 
 
@@ -139,10 +142,6 @@ def _time_export(detector: Detector, arch: Arch) -> float:
         meta = ArtifactMeta(ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names))))
         export_onnx(detector.slice(arch), Path(folder, "plan.onnx"), meta=meta)
     return time.perf_counter() - started
-
-
-def _named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _hours(seconds: float) -> str:

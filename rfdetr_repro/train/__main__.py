@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--data", help="COCO-format folder; --plan can do without")
     add("--out", help="run folder; an existing run is resumed")
-    add("--size", default="pico", help="pico, paper-supernet, or a released size (with --fixed)")
+    add("--size", default="pico", help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)")
     add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
     add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
     add("--weights", help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model")
@@ -119,7 +119,7 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
     if size == "pico":
         return (None if fixed else PICO_SPACE), PICO_TRAIN
-    if not fixed and size != "paper-supernet":
+    if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
         raise InputError(f"size {size} stores too few layers for a supernet", mend="use --size paper-supernet, or add --fixed")
     return (None if fixed else PAPER_SPACE), TrainConfig()
 

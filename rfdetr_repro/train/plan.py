@@ -1,15 +1,15 @@
 """What a training run would take, from a few steps timed here, before anything is spent.
 
 Three architectures of the run (cheapest, middle, dearest) are timed on made-up images; the time of the others is read off a line
-through these over their operations. On a CPU fewer images than a micro-batch are timed and the time scaled up; that is said.
+through these over their operations. On a CPU fewer images than a micro-batch are timed, their time and memory scaled up; that is
+said.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import torch
 from ..config import Arch
 from ..data.coco import ClassMap
 from ..data.transforms import Batch, Target
+from ..device import named, peak_bytes
 from ..errors import InputError
 from ..flops import total_flops
 from .engine import Trainer
@@ -27,7 +28,8 @@ from .recipe import Recipe
 DRAWS = 2000  # steps looked at for the mix of architectures
 REPEATS = 2
 OBJECTS = 7  # per image, COCO's mean
-PATIENT_S = 1.0  # a CPU pass over one image that takes longer is not repeated with more
+PATIENT_S, ONCE_S = 1.0, 20.0  # CPU passes over one image that take longer are not timed with more, nor a second time
+MOST_ON_CPU = 4  # images
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,20 @@ class Timed:
     gflops: float  # forward pass, one image
     seconds: float  # forward and backward pass of one micro-batch
     update_seconds: float  # clipping and the optimizer's step
+    images: int  # that were timed
+    bytes: int  # that one micro-batch keeps for its backward pass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it an estimate but ``timed`` and ``peak_bytes``."""
+    """All of it an estimate but ``timed``; on a GPU ``memory_bytes`` is measured too."""
 
     recipe: Recipe
     device: str
     images: int | None
     timed: tuple[Timed, ...]
-    timed_images: int
     step_seconds: float
-    peak_bytes: int
+    memory_bytes: int
     state_bytes: int
 
     @property
@@ -70,17 +73,21 @@ class Plan:
         seen = config.steps * per_step
         epochs = "" if self.images is None else f", {seen / max(1, self.images):.1f} epochs of {self.images}"
         space = "one architecture" if self.recipe.space is None else f"{len(self.recipe.space.training_archs())} architectures"
-        scaled = "" if self.timed_images == config.batch_size else f", timed with {self.timed_images} and scaled"
-        rows = [f"  {one.arch.key}: {one.gflops:.1f} GFLOP, {one.seconds:.3g} s per micro-batch" for one in self.timed]
         return [
             f"on {self.device}; {space}, sampling {self.recipe.train.sampling}",
             f"{config.steps} steps of {per_step} images = {seen} images{epochs}",
-            f"micro-batches of {config.batch_size} images{scaled}:",
-            *rows,
+            f"micro-batches of {config.batch_size} images:",
+            *(_row(one, config.batch_size) for one in self.timed),
             f"one step: {self.step_seconds:.3g} s (estimate: the mix of the first {DRAWS} steps)",
             f"whole run: {self.hours:.3g} hours, evaluations and data not counted",
-            f"peak memory while timing: {self.peak_bytes / 2**30:.2f} GiB; training state: {self.state_bytes / 1e6:.0f} MB",
+            f"memory: {self.memory_bytes / 2**30:.1f} GiB at most; training state on disk: {self.state_bytes / 1e6:.0f} MB",
         ]
+
+
+def _row(one: Timed, batch_size: int) -> str:
+    scaled = "" if one.images == batch_size else f" (timed with {one.images}, scaled)"
+    spent = f"{one.seconds:.3g} s and {one.bytes / 2**30:.2f} GiB per micro-batch{scaled}"
+    return f"  {one.arch.key}: {one.gflops:.1f} GFLOP, {spent}"
 
 
 def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Plan:
@@ -95,13 +102,16 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
         trainer = Trainer(single, made_up, Path(folder), device=device)  # type: ignore[arg-type]
         drawn = [recipe.archs_of_step(step) for step in range(min(DRAWS, recipe.train.steps))]
         costs = {arch: total_flops(recipe.preset.model, arch, "eager") / 1e9 for archs in drawn for arch in archs}
-        count = _images_to_time(trainer, min(costs, key=lambda arch: costs[arch]))
-        timed = tuple(_time(trainer, arch, costs[arch], count) for arch in _spread(costs))
-        state = sum(parameter.numel() * parameter.element_size() for parameter in trainer.detector.parameters())
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        timed = tuple(_time(trainer, arch, costs[arch]) for arch in _spread(costs))
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.detector.parameters())
     update = float(np.median([one.update_seconds for one in timed]))
     passes = np.mean([sum(_seconds(timed, costs[arch]) for arch in archs) for archs in drawn])
     step_seconds = float(passes) * recipe.train.accumulate + update
-    return Plan(recipe, _named(device), images, timed, count, step_seconds, _peak_bytes(device), 4 * state)
+    state = 4 * weights  # with their mean and the optimizer's two moments; in memory their gradients too
+    memory = peak_bytes(device) if device.type == "cuda" else state + weights + max(one.bytes for one in timed)
+    return Plan(recipe, named(device), images, timed, step_seconds, memory, state)
 
 
 def _spread(costs: dict[Arch, float]) -> list[Arch]:
@@ -114,32 +124,54 @@ def _seconds(timed: tuple[Timed, ...], gflops: float) -> float:
     return float(np.interp(gflops, [one.gflops for one in timed], [one.seconds for one in timed]))
 
 
-def _images_to_time(trainer: Trainer, arch: Arch) -> int:
-    """A micro-batch; on a CPU at most 4 images, or 1 where that is slow already."""
-    batch_size = trainer.recipe.train.batch_size
-    if trainer.device.type == "cuda":
-        return batch_size
-    return min(batch_size, 4) if _time(trainer, arch, 0.0, 1, repeats=1).seconds / batch_size < PATIENT_S else 1
-
-
-def _time(trainer: Trainer, arch: Arch, gflops: float, count: int, repeats: int = REPEATS) -> Timed:
-    passes, updates = [], []
-    batch = _batch(trainer, arch, count)
+def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
+    """A micro-batch, after a first pass to warm up; on a CPU one image, and a few where that is fast."""
+    whole = trainer.recipe.train.batch_size
+    count = whole if trainer.device.type == "cuda" else 1
+    kept = _Kept(trainer)
     try:
-        for _ in range(1 + repeats):
-            passes.append(_clocked(trainer.device, lambda: trainer._pass(batch, arch, 0, 1)))
-            updates.append(_clocked(trainer.device, trainer._update))
+        with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
+            passes, updates = _passes(trainer, arch, count, 1)
+        if trainer.device.type == "cuda" or passes[0] < ONCE_S:
+            passes, updates = _passes(trainer, arch, count, REPEATS)
+        more = min(whole, MOST_ON_CPU)
+        if count < more and min(passes) < PATIENT_S:
+            passes, updates = _passes(trainer, arch, more, REPEATS)
+            kept.bytes, count = kept.bytes * more // count, more
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         mend = "lower the batch size and raise accumulate, set checkpoint_activations=true, or take a smaller space"
         raise InputError(f"out of memory with {arch.key} and {count} images", trainer.device, mend) from error
-    scale = trainer.recipe.train.batch_size / count
-    return Timed(arch, gflops, min(passes[1:]) * scale, min(updates[1:]))
+    scale = whole / count
+    return Timed(arch, gflops, min(passes) * scale, min(updates), count, int(kept.bytes * scale))
 
 
-def _clocked(device: torch.device, work: object) -> float:
-    assert callable(work)
+def _passes(trainer: Trainer, arch: Arch, count: int, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of passes over ``count`` images, and of updates."""
+    batch, spent = _batch(trainer, arch, count), []
+    for _ in range(repeats):
+        passed = _clocked(trainer.device, lambda: trainer._pass(batch, arch, 0, 1))
+        spent.append((passed, _clocked(trainer.device, trainer._update)))
+    return [passed for passed, _ in spent], [updated for _, updated in spent]
+
+
+class _Kept:
+    """Adds up what a forward pass keeps for its backward pass: each storage once, weights not."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.seen = {parameter.untyped_storage().data_ptr() for parameter in trainer.detector.parameters()}
+        self.bytes = 0
+
+    def note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def _clocked(device: torch.device, work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -160,14 +192,3 @@ def _batch(trainer: Trainer, arch: Arch, count: int) -> Batch:
             masks[:, height // 4 : height // 2, width // 4 : width // 2] = True
         targets.append(Target(boxes, labels, masks, image))
     return Batch(torch.randn(count, 3, height, width, generator=generator), targets)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

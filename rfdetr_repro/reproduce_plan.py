@@ -1,0 +1,93 @@
+"""What a campaign would take on this machine, stage by stage, from passes timed here; nothing is trained and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .campaign import Campaign
+from .reproduce_after import finetuning
+from .reproduce_train import recipe
+
+VAL_IMAGES = 5000  # COCO's, where the data set is not here
+
+
+class Sizes(NamedTuple):
+    """Of a data set: None where it is not here."""
+
+    told: str
+    train: int | None = None
+    val: int | None = None
+    classes: int | None = None
+    masks: bool = True
+
+
+def plan(campaign: Campaign) -> Iterator[str]:
+    """Lines, each as soon as it is known: steps, memory and hours of every stage, then all hours together."""
+    from .device import choose_device
+    from .train.plan import plan as plan_training
+
+    device, sizes = choose_device(), data_sizes(campaign.data)
+    masks, hours = campaign.preset.model.masks and sizes.masks, []
+    if campaign.weights is not None and not campaign.weights.exists():
+        yield f"weights {campaign.weights}: not here yet"
+
+    def training(title: str, stage: Any, data: Sizes) -> Iterator[str]:
+        yield f"[{title}] {data.told}"
+        found = plan_training(sized(stage, data), device, data.train)
+        hours.append(found.hours)
+        yield from found.lines()
+
+    if (before := campaign.pretraining) is not None:
+        others = data_sizes(before.data)
+        yield from training("pretraining", recipe(campaign, before.train, masks=others.masks), others)
+    own = recipe(campaign, campaign.train, masks=masks)
+    yield from training("train", own, sizes)
+    search = plan_search(campaign, sized(own, sizes), sizes.val or VAL_IMAGES, device)
+    hours.append(search.total_s / 3600)
+    yield f"[search] {sizes.told}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
+    yield from search.lines()
+    if campaign.finetune_steps:
+        yield from training("finetune", replace(own, space=None, train=finetuning(campaign)), sizes)
+        yield f"(of {own.preset.arch.key}: what the search will find is not known yet)"
+    yield f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the report not counted"
+
+
+def data_sizes(folder: Path | None) -> Sizes:
+    """None: the embedded set, not composed yet."""
+    from .data.coco import has_split, read_split
+    from .data.embedded import EmbeddedConfig
+
+    if folder is None:
+        config = EmbeddedConfig()
+        told = f"embedded set: {config.train_images} images to train on, {config.val_images} to search on"
+        return Sizes(told, config.train_images, config.val_images)
+    if not folder.exists():
+        return Sizes(f"{folder} is not here: number of images unknown")
+    train = read_split(folder, "train")
+    val = len(read_split(folder, "val", train.classes)) if has_split(folder, "val") else None
+    told = f"{folder}: {len(train)} images to train on" + (f", {val} to validate on" if val else "")
+    return Sizes(told, len(train), val, len(train.classes.names), train.has_masks)
+
+
+def sized(chosen: Any, data: Sizes) -> Any:
+    """The recipe with as many classes as the data."""
+    if data.classes is None:
+        return chosen
+    model = replace(chosen.preset.model, num_classes=data.classes)
+    return replace(chosen, preset=replace(chosen.preset, model=model))
+
+
+def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
+    from .model.detector import Detector
+    from .search.engines import Fit
+    from .search.plan import Job
+    from .search.plan import plan as plan_passes
+    from .search.race import Rules
+
+    fit, protocols = Fit(campaign.engines, campaign.most_engines), (campaign.buffered, campaign.sustained)
+    rules = Rules() if campaign.strategy == "race" else None
+    job = Job(campaign.space, images, fit, campaign.candidates, protocols, rules)
+    return plan_passes(Detector(own.preset.model, own.preset.arch).to(device).eval(), job)

@@ -1,0 +1,63 @@
+"""Training of a campaign: of the supernet on the campaign's data, and before that on other data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .campaign import Campaign
+from .config import TrainConfig
+from .errors import InputError
+
+
+def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
+    """The recipe of one stage, of a model with ``masks`` or without."""
+    from .train.recipe import Recipe
+
+    row = replace(campaign.preset, model=replace(campaign.preset.model, masks=masks))
+    return Recipe(row, config, campaign.space)
+
+
+def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
+    """The stage before the campaign's own, from the campaign's weights; (its model, a line for the report).
+
+    Where its data has masks they are trained, whatever the campaign asks for: the paper's one stage serves both tasks.
+    """
+    from .data.coco import has_split, read_split
+
+    assert campaign.pretraining is not None
+    data = campaign.pretraining.data
+    splits = {"train": read_split(data, "train")}
+    if has_split(data, "val"):
+        splits["val"] = read_split(data, "val", splits["train"].classes)
+    if campaign.preset.model.masks and not splits["train"].has_masks:
+        raise InputError("no masks to train the mask head with", data, "make them: python -m rfdetr_repro.data.pseudo_masks")
+    stage = replace(campaign, train=campaign.pretraining.train)
+    if splits["train"].has_masks:
+        stage = replace(stage, preset=replace(stage.preset, model=replace(stage.preset.model, masks=True)))
+    return train(stage, splits, folder, campaign.weights)
+
+
+def train(campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: Path | None) -> tuple[Path, str]:
+    """Trains the supernet in ``folder`` from ``weights`` (None: random); (its model, a line for the report)."""
+    from .device import choose_device
+    from .train.engine import MODEL
+    from .train.processes import run_training
+    from .train.start import start_from
+    from .validation import base_accuracies
+
+    held_out = {name: split for name, split in splits.items() if name != "train"}
+    masks = campaign.preset.model.masks and splits["train"].has_masks
+    chosen, initial = recipe(campaign, campaign.train, masks=masks), None
+    if weights is not None:
+        row, initial, told = start_from(weights, chosen.preset, splits["train"].classes)
+        chosen = replace(chosen, preset=row)
+        print(told)
+    device = choose_device()
+    print(f"on {device}")
+    setup = {"recipe": chosen, "split": splits["train"], "folder": folder, "initial": initial, "device": device}
+    trainer = run_training(setup, evaluate=(lambda model: base_accuracies(model, held_out)) if held_out else None)
+    precision = f"{str(trainer.autocast).removeprefix('torch.')} backbone and projector" if trainer.autocast else "float32"
+    return folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
