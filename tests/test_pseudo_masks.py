@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rfdetr_repro.data import pseudo_masks as module
+from rfdetr_repro.data.annotations import find_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.pseudo_masks import Filter, Sam2, box_of, judge, pseudo_label
@@ -67,7 +68,8 @@ def test_every_object_gets_a_segmentation_that_trains(folder: Path, sam: Sam2) -
     path = folder / "annotations/instances_train.json"
     before = json.loads(path.read_text())
     assert not read_split(folder, "train").has_masks
-    verdicts = pseudo_label(folder, "train", sam, path, Filter(0.0, 0.0))
+    verdicts = pseudo_label(folder, "train", sam, folder / "masks.json", Filter(0.0, 0.0))
+    (folder / "masks.json").replace(path)
     after, split = json.loads(path.read_text()), read_split(folder, "train")
     assert split.has_masks and split.sample(0, masks=True).masks.shape[1:] == (64, 64)
     assert sum(verdicts.values()) == len(before["annotations"]) - 2
@@ -75,7 +77,7 @@ def test_every_object_gets_a_segmentation_that_trains(folder: Path, sam: Sam2) -
     assert after["images"] == before["images"] and after["info"]["pseudo_masks"]["smallest_iou"] == 0.0
     for old, new in zip(before["annotations"][2:], after["annotations"][2:], strict=True):
         assert new["bbox"] == old["bbox"] and new["pseudo_mask"] in ("kept", "empty")
-    assert not list(folder.glob("annotations/*.partial"))
+    assert not list(folder.rglob("*.partial"))
 
 
 def test_masks_follow_the_image_and_the_box(sam: Sam2) -> None:
@@ -127,3 +129,11 @@ def test_no_model_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert run_main(module.main, arguments) == 2
     assert capsys.readouterr().err.startswith("error: no SAM 2 model")
     assert run_main(module.main, [*arguments, "--smallest-iou", "2"]) == 2
+
+
+def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
+    source = find_split(folder, "train").annotations
+    before = source.read_bytes()
+    with pytest.raises(InputError, match="this is the file that is read"):
+        pseudo_label(folder, "train", sam, source)
+    assert source.read_bytes() == before

@@ -18,6 +18,7 @@ from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.predict import main as predict
 from rfdetr_repro.reproduce import Reproduction
+from rfdetr_repro.reproduce_train import train
 from rfdetr_repro.search.shared import shared_detections
 from rfdetr_repro.store import Store
 from rfdetr_repro.tables import main as tables
@@ -152,7 +153,7 @@ def test_it_trains_on_a_gpu_where_there_is_one(
 
     monkeypatch.setattr("rfdetr_repro.device.choose_device", lambda: torch.device("cuda"))
     monkeypatch.setattr("rfdetr_repro.train.processes.run_training", run_training)
-    Reproduction(replace(tiny_campaign, weights=None), tmp_path, "x").train({"train": SimpleNamespace(has_masks=True)})
+    train(tiny_campaign, {"train": SimpleNamespace(has_masks=True)}, tmp_path, None)
     assert given["device"] == torch.device("cuda") and "on cuda" in capsys.readouterr().out
 
 

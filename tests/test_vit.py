@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny import tiny_detector
 
-from rfdetr_repro.model.vit import from_windows, resample_patch_kernel, resample_positions, to_windows
+from rfdetr_repro.model.vit import UNFUSED_TOKENS, attention, from_windows, resample_patch_kernel, resample_positions, to_windows
 
 SIZES = (8, 10, 12, 14, 16, 20, 24, 32)
 
@@ -73,3 +73,14 @@ def test_windowed_block_sees_only_its_window_until_a_global_block() -> None:
     moved = [(a - b).abs().amax(1)[0] > 1e-6 for a, b in zip(before, after, strict=True)]  # (4, 4) tokens, windows of 2 x 2
     assert moved[1][:2, :2].all() and not moved[1][2:, :].any() and not moved[1][:, 2:].any()
     assert moved[2].all()
+
+
+def test_what_a_long_sequence_keeps_for_its_backward_pass() -> None:
+    """On a CPU bfloat16 attention keeps no scores of long sequences: 14,401 tokens of 12 blocks would need 30 GB."""
+    kept: list[int] = []
+    q = torch.randn(1, 1, 2 * UNFUSED_TOKENS, 8, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        long = attention(q, q, q)
+    assert max(kept) < q.shape[2] ** 2 / 10
+    half = [part.float() for part in (q, q, q)]
+    assert torch.allclose(long.float(), torch.nn.functional.scaled_dot_product_attention(*half), atol=0.02)

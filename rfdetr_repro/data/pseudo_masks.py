@@ -123,6 +123,8 @@ def pseudo_label(
     """
     out, limits = Path(out), limits or Filter()
     split, source = read_split(data_dir, split_name), find_split(Path(data_dir), split_name).annotations
+    if out.resolve() == source.resolve():
+        raise InputError("this is the file that is read", out, "write to another one; your boxes stay as they are")
     document = read_json(source)
     by_image: dict[int, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
