@@ -1,15 +1,17 @@
-"""Files that are either whole or absent: atomic writes, hashes, and JSON that is what it should be."""
+"""Files that are either whole or absent: atomic writes, locks, hashes, and JSON that is what it should be."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import InputError
 
@@ -52,6 +54,42 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to ``path`` so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def locked(path: str | Path, does: str) -> Iterator[None]:
+    """Inside, no other process, nor another block of this one, is in such a block for ``path``, that need not exist.
+
+    Another that is: :class:`InputError` "another run (pid, since when, on which machine) ``does``". The lock (``path`` + ".lock")
+    ends with the block or the process, however that ends; its file stays, so that nobody locks a removed one.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path.with_name(path.name + ".lock"), "a+")
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", path, "choose a writable folder") from error
+    with stream:
+        _lock(stream, path, does)
+        stream.truncate(0)
+        started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        stream.write(f"pid {os.getpid()} since {started} on {socket.gethostname()}")
+        stream.flush()
+        yield
+
+
+def _lock(stream: TextIO, path: Path, does: str) -> None:
+    """Takes the lock or says who has it."""
+    import fcntl  # here, because readers of files on other systems have none
+
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.seek(0)
+        holder = stream.read().strip()
+        raise InputError(f"another run{f' ({holder})' if holder else ''} {does}", path, "wait for it") from error
+    except OSError as error:
+        raise InputError(f"cannot lock: {error.strerror}", path, "use a disk that can lock files") from error
 
 
 def sha256_bytes(content: bytes) -> str:

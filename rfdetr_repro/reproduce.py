@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
-from .files import read_json, writable_folder, write_atomic
+from .files import read_json, sha256_file, writable_folder, write_atomic
 from .pareto import confirmed_points, metric
 from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
@@ -47,8 +47,7 @@ class Stages:
         started = time.perf_counter()
         result, detail = work()
         if not again:
-            self.rows[name] = {"name": name, "seconds": round(time.perf_counter() - started, 1), "detail": detail}
-            write_atomic(self.path, json.dumps(self.rows, indent=1))
+            self.note(name, {"name": name, "seconds": round(time.perf_counter() - started, 1), "detail": detail})
         print(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True)
         return result
 
@@ -56,9 +55,12 @@ class Stages:
         """A small measured result that is computed once per run."""
         key = f"{name}.result"
         if key not in self.rows:
-            self.rows[key] = compute()
-            write_atomic(self.path, json.dumps(self.rows, indent=1))
+            self.note(key, compute())
         return self.rows[key]
+
+    def note(self, key: str, row: dict[str, Any]) -> None:
+        self.rows[key] = row
+        write_atomic(self.path, json.dumps(self.rows, indent=1))
 
     def timed(self) -> list[dict[str, Any]]:
         return [row for name, row in self.rows.items() if not name.endswith(".result")]
@@ -84,7 +86,12 @@ class Reproduction:
         self.store = Store(self.folder / "records.jsonl")
 
     def run(self) -> Path:
-        """All stages; returns the report's path."""
+        """All stages; returns the report's path. Another run that writes the folder's store: :class:`InputError`."""
+        with self.store.exclusive():
+            self.stages = Stages(self.stages.path)  # as the one before left it
+            return self._run()
+
+    def _run(self) -> Path:
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         weights = self.weights()
@@ -106,12 +113,13 @@ class Reproduction:
         return latency[1]
 
     def report(self) -> tuple[Path, str]:
-        """The PDF, built again only if a Record came after it."""
+        """The PDF, built again only for other Records; their content says so, not a file's time: a clock may be set back."""
         from reports.build import build_report
 
-        path = self.folder / "report.pdf"
-        if not path.exists() or path.stat().st_mtime < self.store.path.stat().st_mtime:
+        path, shown = self.folder / "report.pdf", {"records_sha256": sha256_file(self.store.path)}
+        if not path.exists() or self.stages.rows.get("report.result") != shown:
             build_report(self.folder)
+            self.stages.note("report.result", shown)
         return path, "report.pdf and report.html"
 
     def data(self) -> tuple[dict[str, Any], str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from .errors import InputError
+from .files import locked
 from .record import Record
 
 _BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
@@ -42,22 +41,11 @@ class Store:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Inside, no other process writes this store as a search; one that does already: :class:`InputError`.
+        """Inside, no other search or campaign writes this store; one that does already: :class:`InputError`.
 
-        The lock (``NAME.jsonl.lock`` beside the store) ends with the block or the process, however that ends. Readers, and
-        appends outside of such a block, are not kept waiting.
+        Readers, and appends outside of such a block, are not kept waiting.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            stream = open(self.path.with_name(self.path.name + ".lock"), "a+")
-        except OSError as error:
-            raise InputError(f"cannot write: {error.strerror}", self.path, "choose a writable folder") from error
-        with stream:
-            _lock(stream, self.path)
-            stream.truncate(0)
-            started = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-            stream.write(f"pid {os.getpid()} since {started} on {socket.gethostname()}")
-            stream.flush()
+        with locked(self.path, "writes this store"):
             yield
 
     def read(self) -> list[Record]:
@@ -100,20 +88,6 @@ def _files(path: Path) -> list[Path]:
     return sorted(
         file for file in path.rglob("*.jsonl") if file.name == "records.jsonl" or not (file.parent / "records.jsonl").exists()
     )
-
-
-def _lock(stream: TextIO, path: Path) -> None:
-    """Takes the lock or says who has it; the file stays when the lock is gone, so that nobody locks a removed one."""
-    import fcntl  # here, because readers of stores on other systems have none
-
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        stream.seek(0)
-        holder = stream.read().strip()
-        raise InputError(f"another search{f' ({holder})' if holder else ''} writes this store", path, "wait for it") from error
-    except OSError as error:
-        raise InputError(f"cannot lock: {error.strerror}", path, "put the store on a disk that can") from error
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

@@ -1,18 +1,37 @@
-"""Work for the pool tests. A module of its own: workers import it by name."""
+"""Machines and work for the pool tests. A module of its own: workers import it by name."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.search.workers import Fingerprint, fingerprint_here
+
+
+@contextmanager
+def two_machines(cpus: int) -> Iterator[Any]:
+    """A Ray cluster of two machines of ``cpus`` CPUs each, pretended on this one; pools join it by its ``address``."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    path = os.environ.get("PYTHONPATH", "")
+    folders = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent)
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([*map(str, folders), path])}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    cluster.add_node(num_cpus=cpus)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    os.environ["PYTHONPATH"] = path
 
 
 @dataclass(frozen=True)

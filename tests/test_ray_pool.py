@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from samples_pool import DeviceOfNode, MakeNothing, MakeSquares, OtherVersion, Square
+from samples_pool import DeviceOfNode, MakeNothing, MakeSquares, OtherVersion, Square, two_machines
 
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.search import ray_pool
@@ -29,18 +29,8 @@ NewPool = Callable[..., RayPool]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two machines of one CPU each, pretended on this one; pools join it."""
-    from ray.cluster_utils import Cluster
-
-    path = os.environ.get("PYTHONPATH", "")
-    folders = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([*map(str, folders), path])}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    os.environ["PYTHONPATH"] = path
+    with two_machines(cpus=1) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ def test_the_command_races_for_targets(
     assert stages[-1]["images"] == 9 and stages[0]["entered"] == len(SPACE)
     with Store(run / "records.jsonl").exclusive():
         assert run_main(command.main, arguments) == 2
-    assert "another search" in capsys.readouterr().err
+    assert "another run" in capsys.readouterr().err
 
 
 def test_classes_without_objects_are_named(place: Path) -> None:

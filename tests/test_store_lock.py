@@ -1,4 +1,4 @@
-"""One search at a time writes a store; the lock ends with its process, however that ends."""
+"""One search at a time writes a store, one campaign and one training a folder; a lock ends with its process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 from samples_run import run_records
+from tiny import SPACE, TINY, TRAIN
 
-from rfdetr_repro.errors import EXIT_BAD_INPUT, InputError
+from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
+from rfdetr_repro.files import locked
 from rfdetr_repro.store import Store, read_stores
+from rfdetr_repro.train.processes import run_training
+from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.state import STATE
 
 HOLDER = """
 import sys, time
@@ -28,10 +35,10 @@ raise SystemExit(run_main(main))
 """
 
 
-def start(path: Path, seconds: float) -> subprocess.Popen[str]:
+def start(path: Path, seconds: float, *more: str, script: str = HOLDER) -> subprocess.Popen[str]:
     root = Path(__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
-    command = [sys.executable, "-c", HOLDER, str(path), str(seconds)]
+    command = [sys.executable, "-c", script, str(path), str(seconds), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
@@ -43,7 +50,7 @@ def test_a_second_search_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path)
         second = start(store.path, 0)
         out, err = second.communicate(timeout=60)
         assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
-        assert f"another search (pid {holder.pid} since 2" in err and "writes this store" in err
+        assert f"another run (pid {holder.pid} since 2" in err and "writes this store" in err
         assert store.read() == run_records()[:1] == read_stores([tmp_path])  # readers are not kept waiting
     finally:
         holder.kill()
@@ -57,7 +64,7 @@ def test_the_lock_ends_with_its_block(tmp_path):
     store = Store(tmp_path / "folder" / "records.jsonl")
     for _ in range(2):
         with pytest.raises(RuntimeError), store.exclusive():
-            with pytest.raises(InputError, match=rf"another search \(pid {os.getpid()} since .+\) writes this store"):
+            with pytest.raises(InputError, match=rf"another run \(pid {os.getpid()} since .+\) writes this store"):
                 with Store(store.path).exclusive():
                     pass
             raise RuntimeError
@@ -70,3 +77,73 @@ def test_a_place_that_takes_no_lock_is_one_line(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         with Store(tmp_path / "file" / "records.jsonl").exclusive():
             pass
+
+
+CAMPAIGN = """
+import sys, time
+from rfdetr_repro import reproduce
+from rfdetr_repro.errors import run_main
+def data(run):
+    print("composing", flush=True)
+    time.sleep(float(sys.argv[2]))
+    raise KeyboardInterrupt
+reproduce.Reproduction.data = data
+raise SystemExit(run_main(reproduce.main, ["--out", sys.argv[1]]))
+"""
+TRAINING = """
+import sys, time
+from pathlib import Path
+from tiny import SPACE, TINY, TRAIN
+from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.errors import run_main
+from rfdetr_repro.train.engine import Recipe, Trainer
+from rfdetr_repro.train.processes import run_training
+def main(argv):
+    step = Trainer.train_step
+    def slow(trainer, batches):
+        print("step", trainer.step, flush=True)
+        time.sleep(float(sys.argv[2]) * (trainer.step == 4))
+        return step(trainer, batches)
+    Trainer.train_step = slow
+    setup = {"recipe": Recipe(TINY, TRAIN, SPACE), "split": read_split(sys.argv[3], "train"), "folder": Path(sys.argv[1])}
+    run_training(setup, 2)
+raise SystemExit(run_main(main))
+"""
+
+
+def said_until(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdout is not None
+    while (said := process.stdout.readline()) != line:
+        assert said, f"it ended without {line!r}"
+
+
+def test_a_second_campaign_in_a_folder_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path):
+    with start(tmp_path, 60, script=CAMPAIGN) as first:
+        try:
+            said_until(first, "composing\n")
+            for script in (CAMPAIGN, HOLDER):  # another campaign, and a search of the same store
+                second = start(tmp_path if script == CAMPAIGN else tmp_path / "records.jsonl", 0, script=script)
+                out, err = second.communicate(timeout=60)
+                assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
+                assert f"another run (pid {first.pid} since 2" in err and "writes this store" in err
+        finally:
+            first.kill()
+    resumed = start(tmp_path, 0, script=CAMPAIGN)
+    out, err = resumed.communicate(timeout=60)
+    assert "composing\n" in out and resumed.returncode == EXIT_INTERRUPTED and "another run" not in err
+
+
+def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    data = write_embedded(tmp_path / "data", EmbeddedConfig(64, train_images=4, val_images=1, test_images=1), workers=1)
+    recipe, split, run = Recipe(TINY, TRAIN, SPACE), read_split(data, "train"), tmp_path / "run"
+    setup = {"recipe": recipe, "split": split, "folder": run}
+    with start(run, 60, str(data), script=TRAINING) as first:  # two processes: one of them has the lock
+        try:
+            said_until(first, "step 4\n")  # a checkpoint lies there
+            with pytest.raises(InputError, match=rf"another run \(pid {first.pid} since 2.+\) trains in this folder"):
+                run_training(setup, 1)
+        finally:
+            first.kill()
+    assert run_training(setup, 1).step == TRAIN.steps
+    with locked(run / STATE, "trains in this folder"):  # a finished run trains nothing, and waits for nobody
+        assert run_training(setup, 1).finished

@@ -147,6 +147,38 @@ def test_without_memory_for_any_architecture_the_run_fails(
     assert drawn == set(recipe.possible_archs())
 
 
+@pytest.mark.parametrize("place", ["clip_grad_norm_", "optimizer", "ema"])
+def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
+    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Another architecture would not help, and some weights may have changed already: what was saved before is whole."""
+    Trainer(RECIPE, split, tmp_path / "whole").run()
+    trainer = Trainer(RECIPE, split, tmp_path / "run")
+
+    def fails(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*arguments: Any, **named: Any) -> Any:
+            found = plain(*arguments, **named)
+            if trainer.step == BAD_STEP:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return found
+
+        return work
+
+    with monkeypatch.context() as patch:
+        owner, name = {"optimizer": (trainer.optimizer, "step"), "ema": (trainer.ema, "update")}.get(
+            place, (torch.nn.utils, place)
+        )
+        patch.setattr(owner, name, fails(getattr(owner, name)))
+        told = rf"out of memory at step {BAD_STEP} in the update of the weights, after {RECIPE.archs_of_step(BAD_STEP)[-1].key}: "
+        with pytest.raises(StatedFailure, match=told + "lower batch_size"):
+            trainer.run()
+    assert not trainer.left_out and not (tmp_path / "run" / MODEL).exists()
+    again = Trainer(RECIPE, split, tmp_path / "run")
+    assert again.step == 3
+    again.run()
+    assert equal(state(tmp_path / "run"), state(tmp_path / "whole"))
+
+
 SCRIPT = """
     import sys
     from dataclasses import replace

@@ -150,22 +150,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.step, config)
         self.detector.train()
-        parts: dict[str, float] = {}
+        updating, parts = False, dict[str, float]()
         try:
             for index, batch in enumerate(batches):
                 arch = archs[index % len(archs)]
                 if arch.key not in self.left_out:
                     parts = self._pass(batch, arch, index // len(archs), len(batches))
+            if updating := bool(parts):
+                parts["grad_norm"] = self._update()
         except RuntimeError as error:
-            self._leave_out(arch, error)
+            self._leave_out(arch, error, updating)
             parts = {}
-        if parts:
-            parts["grad_norm"] = self._update()
-        elif {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
+        if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
             raise StatedFailure(f"out of memory at step {self.step}, and no architecture of the run is left: {LESS_MEMORY}")
         self.step += 1
-        if parts:
-            self.ema.update(self.detector, self.step)
         return parts
 
     def _pass(self, batch: Batch, arch: Arch, micro: int, passes: int) -> dict[str, float]:
@@ -181,7 +179,7 @@ class Trainer:
         return parts
 
     def _update(self) -> float:
-        """Sums the gradients over the ranks, clips them and takes the optimizer's step; returns their norm.
+        """Sums the gradients over the ranks, clips them, takes the optimizer's and the EMA's step; returns their norm.
 
         A norm that is not finite, the same on all ranks, ends the run before the weights change; but a float16 step is skipped
         by the loss scaler, which then lowers its scale.
@@ -195,14 +193,16 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.detector, self.step + 1)
         return norm
 
-    def _leave_out(self, arch: Arch, error: Exception) -> None:
-        """Training goes on without an architecture that does not fit; alone with it, or in several processes, it ends."""
+    def _leave_out(self, arch: Arch, error: Exception, updating: bool) -> None:
+        """Training goes on without an architecture that does not fit; alone with it, in processes, or ``updating``, it ends."""
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
-        if self.recipe.space is None or self.ranks.size > 1:
-            raise StatedFailure(f"out of memory at step {self.step} with {arch.key}: {LESS_MEMORY}") from error
+        if updating or self.recipe.space is None or self.ranks.size > 1:  # an update needs as much for any, and may be half done
+            where = "in the update of the weights, after" if updating else "with"
+            raise StatedFailure(f"out of memory at step {self.step} {where} {arch.key}: {LESS_MEMORY}") from error
         self.optimizer.zero_grad(set_to_none=True)
         self.left_out.add(arch.key)
         self.log.append(json.dumps({"step": self.step, "out_of_memory": arch.key}))

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError, StatedFailure
+from ..files import locked
 from ..model.detector import Detector
 from .engine import MODEL, Evaluate, Trainer
 from .parallel import PATIENCE, Ranks
 from .progress import StepBar
+from .state import STATE
 
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
@@ -39,7 +41,8 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
     """Runs ``Trainer(**setup)`` to its end, behind a progress bar; ``processes`` None: as before
     the run was stopped, else what suits its device and batch.
 
-    Several processes need the CPU and no ``torchrun``, and no more of them than images in a batch, else :class:`InputError`.
+    Several processes need the CPU and no ``torchrun``, and no more of them than images in a batch; no other run trains in the
+    folder; else :class:`InputError`.
     """
     trainer, ranks = Trainer(**setup), Ranks.current()  # refuses what cannot work before any process is started
     config = trainer.recipe.train
@@ -59,11 +62,16 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
     threads = torch.get_num_threads()
-    with shared(count, **setup):
+    with _alone(trainer), shared(count, **setup):
         trainer = Trainer(**setup) if count > 1 else trainer
         with StepBar(trainer.step, config.steps, quiet=ranks.rank > 0) as bar:
             trainer.run(bar.update, evaluate and partial(_with_threads, threads, evaluate))
     return trainer
+
+
+def _alone(trainer: Trainer) -> AbstractContextManager[None]:
+    """Inside, no other run trains in this folder; of the processes of one run the first holds the lock for all."""
+    return locked(trainer.folder / STATE, "trains in this folder") if trainer.ranks.rank == 0 else nullcontext()
 
 
 def _with_threads(threads: int, evaluate: Evaluate, detector: Detector) -> list[dict]:
