@@ -55,7 +55,7 @@ class Campaign:
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
     engines: int = 18  # exported and measured to fit and to test the latency model
-    most_engines: int = 0  # more, up to so many, while the model's held-out error is too large; 0: no more
+    most_engines: int | None = None  # more, up to so many, while the model's held-out error is too large; None: twice engines
     candidates: int = 10  # frontier points that get the full protocol
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
@@ -150,6 +150,7 @@ def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:
 
 def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:
     known = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    types = {field.name: str(field.type) for field in dataclasses.fields(row)}  # asked of where the value is None
     if unknown := sorted(set(fields) - set(known)):
         raise InputError(f"unknown keys {unknown}", where, f"known: {', '.join(known)}")
     changes = {}
@@ -158,7 +159,8 @@ def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:
             value = tuple(value)
         if isinstance(known[name], float) and type(value) is int:
             value = float(value)
-        if known[name] is not None and type(value) is not type(known[name]):
-            raise InputError(f"{name} = {value!r} is not {type(known[name]).__name__}", where)
+        wanted = types[name].split(" |")[0] if known[name] is None else type(known[name]).__name__
+        if type(value).__name__ != wanted:
+            raise InputError(f"{name} = {value!r} is not {wanted}", where)
         changes[name] = value
     return replace(row, **changes)

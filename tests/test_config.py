@@ -115,6 +115,7 @@ def test_campaign_file(tmp_path: Path) -> None:
     [
         ("[train]\nstepz = 5", "unknown keys"),
         ("engines = 'many'", "is not int"),
+        ("most_engines = 'many'", "is not int"),
         ("engines =", "not TOML"),
         ('base = "x"', "unknown base"),
     ],

@@ -128,7 +128,8 @@ def test_large_spaces_get_a_sample_of_their_backbones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engines", "most", "sizes"), [(18, None, [18]), (8, 40, [8, 12, 18, 27, 40]), (500, None, [162]), (18, 20, [18, 20])]
+    ("engines", "most", "sizes"),
+    [(18, None, [18, 27, 36]), (18, 0, [18]), (8, 40, [8, 12, 18, 27, 40]), (500, None, [162]), (18, 20, [18, 20])],
 )
 def test_rounds_of_measuring(engines: int, most: int | None, sizes: list[int]) -> None:
     assert Fit(engines, most).sizes(162) == sizes

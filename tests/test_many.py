@@ -108,7 +108,9 @@ def cluster() -> Iterator[Any]:
 
 def search(run: Path, place: Path, *more: str) -> int:
     folders = ["--run", str(run), "--data", str(place / "data"), "--device", "cpu"]
-    return run_main(command.main, [*folders, "--metric", "mask_ap", "--engines", "6", "--candidates", "1", *more])
+    return run_main(
+        command.main, [*folders, "--metric", "mask_ap", "--engines", "6", "--most-engines", "6", "--candidates", "1", *more]
+    )
 
 
 def by_workers(cluster: Any) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ FEWEST = 6
 @dataclass(frozen=True)
 class Fit:
     """How many engines are measured: ``engines`` at first, half as many again, up to ``most``, while the error on engines left
-    out of the fit exceeds ``median`` or ``p95``. ``most`` None: no more than ``engines``."""
+    out of the fit exceeds ``median`` or ``p95``. ``most`` None: twice ``engines``."""
 
     engines: int = 30
     most: int | None = None
@@ -42,7 +42,8 @@ class Fit:
         """Numbers of engines after each round."""
         if self.engines < FEWEST:
             raise InputError(f"{self.engines} engines are too few", mend=f"measure at least {FEWEST}")
-        sizes, most = [min(self.engines, space)], min(self.most or self.engines, space)
+        most = min(2 * self.engines if self.most is None else self.most, space)
+        sizes = [min(self.engines, space)]
         while sizes[-1] < most:
             sizes.append(min(most, sizes[-1] + max(2, sizes[-1] // 2)))
         return sizes
