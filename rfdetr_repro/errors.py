@@ -27,6 +27,10 @@ class LibraryNotBuilt(InputError, ImportError):
         super().__init__(what, where, "build it from the repository with: pip install --no-build-isolation -e .")
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_THERE = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
 class StatedFailure(Exception):
     """The request was fine but its result is not acceptable (exit code 1), e.g. an export that disagrees with PyTorch."""
 
@@ -45,7 +49,8 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         print("interrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EDQUOT):
+        if error.errno not in FULL | _NOT_THERE:
             raise
-        print(f"error: cannot write or read; in {error.filename or 'a file'}; {error.strerror}", file=sys.stderr)
+        mend = "; free some space and run again" if error.errno in FULL else ""
+        print(f"error: cannot write or read: {error.strerror}; in {error.filename or 'the output folder'}{mend}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import InputError
+from .errors import FULL, InputError
 
 
 @contextmanager
@@ -35,6 +35,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise InputError(f"cannot write: {error.strerror}", path, "free some space; what was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,14 @@ class Store:
                 records[record.id] = record
         return list(records.values())
 
+    def torn(self) -> bool:
+        """Whether the last line is unfinished: of a run that was killed, or is writing."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return False
+        with open(self.path, "rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() != b"\n"
+
     def ids(self) -> set[str]:
         return {record.id for record in self.read()}
 
@@ -77,6 +86,8 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
             raise InputError("no such records", path, "give a .jsonl file or a folder of them")
         for file in _files(path):
             records += Store(file).read()
+            if Store(file).torn():
+                print(f"{file}: its last line is unfinished and left out; a run was cut off there, or goes on", file=sys.stderr)
     return records
 
 

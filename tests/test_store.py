@@ -58,6 +58,14 @@ def test_a_torn_last_line_is_ignored_and_cut_at_the_next_append(store, torn):
     assert store.path.read_bytes() == whole + added.to_json().encode() + b"\n"
 
 
+def test_a_reader_of_stores_hears_of_a_torn_line(store, capsys):
+    assert read_stores([store.path]) == RECORDS and capsys.readouterr().err == ""
+    store.path.write_bytes(store.path.read_bytes()[:-9])
+    assert read_stores([store.path]) == RECORDS[:-1]
+    told = capsys.readouterr().err
+    assert told.startswith(f"{store.path}: its last line is unfinished") and told.count("\n") == 1
+
+
 @pytest.mark.parametrize("size", [1, store_module._BLOCK - 1, store_module._BLOCK, store_module._BLOCK + 1])
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path, size):
     store = Store(tmp_path / "records.jsonl")

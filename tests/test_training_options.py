@@ -166,18 +166,29 @@ def test_an_architecture_that_does_not_fit_is_left_out_and_named(
         Trainer(alone, split, tmp_path / "alone").run()
 
 
-def test_a_full_disk_leaves_the_last_state_and_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("imports", "call"),
+    [
+        (
+            "from rfdetr_repro.model.checkpoint import write_tensors",
+            "write_tensors({path!r}, {{'one': torch.ones(1 << 20)}}, {{}})",
+        ),
+        ("from rfdetr_repro.files import write_atomic", "write_atomic({path!r}, b'x' * (1 << 20))"),
+    ],
+)
+def test_a_full_disk_leaves_the_last_state_and_one_line(imports: str, call: str, tmp_path: Path) -> None:
     path = tmp_path / STATE
     write_tensors(path, {"one": torch.ones(4)}, {})
     before = path.read_bytes()
     limit = (  # a limit on the size of files stands for a full disk
         "import resource, signal, sys, torch; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from rfdetr_repro.errors import run_main; from rfdetr_repro.model.checkpoint import write_tensors\n"
+        f"from rfdetr_repro.errors import run_main; {imports}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))\n"
-        f"sys.exit(run_main(lambda argv: write_tensors({str(path)!r}, {{'one': torch.ones(1 << 20)}}, {{}})))"
+        f"sys.exit(run_main(lambda argv: {call.format(path=str(path))}))"
     )
     done = subprocess.run([sys.executable, "-c", limit], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1, done.stderr
+    assert str(path) in done.stderr
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [STATE]
     assert resource.RLIMIT_FSIZE  # the limit exists on this system
 

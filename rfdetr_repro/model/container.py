@@ -54,7 +54,7 @@ def _read_pickle(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if foreign := _foreign_globals(path, str(error)):
             raise InputError(f"the file wants to load {foreign}, which is refused", path, RESAVE) from error
-        raise InputError(f"not a checkpoint: {_first_line(error)}", path, "is it a PyTorch or safetensors file?") from error
+        raise InputError("not a checkpoint of tensors and plain values", path, "give a PyTorch or safetensors file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError(f"corrupt checkpoint: {_first_line(error)}", path, "copy or download it again") from error
     if not isinstance(content, dict):
