@@ -1,12 +1,34 @@
-"""Shared by all tests: one thread unless a test asks for more, and the skip rule of GPU tests."""
+"""Shared by all tests: one thread unless a test asks for more, a tiny data set, and the skip rule of GPU tests."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from rfdetr_repro.data.coco import CocoSplit
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A composed data set of 8 train, 2 val and 2 test images of 64 px, new for each module."""
+    from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+
+    config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
+    return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)
+
+
+@pytest.fixture(scope="module")
+def split(folder: Path) -> CocoSplit:
+    """Its train split."""
+    from rfdetr_repro.data.coco import read_split
+
+    return read_split(folder, "train")
 
 
 def _gpu_missing() -> str:

@@ -17,7 +17,6 @@ from PIL import Image
 from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro.data.coco import CocoSplit, read_split
-from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.model.checkpoint import read_tensors
 from rfdetr_repro.train import __main__ as train_command
@@ -30,17 +29,6 @@ from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.state import LOG, STATE, read_log
 
 EXACT = replace(TRAIN, bfloat16=False, batch_size=3, accumulate=2, crop_probability=0.5, mask_bce_weight=5.0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
-    return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)
-
-
-@pytest.fixture(scope="module")
-def split(folder: Path) -> CocoSplit:
-    return read_split(folder, "train")
 
 
 def train(processes: int, progress: Any = None, **setup: Any) -> dict[str, torch.Tensor]:

@@ -15,8 +15,7 @@ import pytest
 import torch
 from tiny import SPACE, TINY, TRAIN, images_for, tiny_detector
 
-from rfdetr_repro.data.coco import CocoSplit, read_split
-from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors, write_tensors
 from rfdetr_repro.train import __main__ as command
@@ -26,17 +25,6 @@ from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.state import STATE, read_log
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
-    return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)
-
-
-@pytest.fixture(scope="module")
-def split(folder: Path) -> CocoSplit:
-    return read_split(folder, "train")
 
 
 def with_train(**changes: object) -> Recipe:

@@ -16,8 +16,7 @@ import pytest
 import torch
 from tiny import SPACE, TINY, TRAIN
 
-from rfdetr_repro.data.coco import CocoSplit, read_split
-from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.loader import batch_indices
 from rfdetr_repro.errors import StatedFailure
 from rfdetr_repro.model.checkpoint import read_tensors
@@ -29,17 +28,6 @@ from rfdetr_repro.train.state import STATE
 RECIPE = Recipe(TINY, replace(TRAIN, accumulate=2), SPACE)
 BAD_STEP = 4  # the last checkpoint before it is at step 3
 HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
-    return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)
-
-
-@pytest.fixture(scope="module")
-def split(folder: Path) -> CocoSplit:
-    return read_split(folder, "train")
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
