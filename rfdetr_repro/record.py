@@ -117,6 +117,7 @@ class GpuState:
     joules_per_image: float | None = None  # sustained mode only
     net_joules_per_image: float | None = None  # without what the idle GPU draws
     unknown: str | None = None
+    other_programs: int | None = None  # seen on the GPU at any time of the series; 0: none
 
 
 @dataclass(frozen=True)

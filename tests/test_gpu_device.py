@@ -146,6 +146,16 @@ def test_what_was_not_seen_is_absent() -> None:
     assert gpu_state([], None, "sustained", 10) is None
 
 
+def test_programs_that_came_during_the_series_are_counted() -> None:
+    def seen(*windows: Window) -> int | None:
+        return gpu_state([(window, True, 0.5) for window in windows], None, "buffered", 50).other_programs
+
+    came, denied = QUIET._replace(processes=(7, 9)), QUIET._replace(unknown="processes: denied")
+    assert seen(QUIET, came, came._replace(processes=(9,))) == 2 and seen(QUIET) == 0
+    assert seen(QUIET, denied) is None and seen(QUIET._replace(readings=0)) is None
+    assert seen(came, denied) == 2
+
+
 def test_one_verdict_of_several_builds() -> None:
     assert verdict_of(["no", "no"]) == "no"
     assert verdict_of(["no", "unknown: a", "unknown: b"]) == "unknown: a; unknown: b"

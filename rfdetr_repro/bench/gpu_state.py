@@ -49,7 +49,15 @@ def gpu_state(
         joules_per_image=joules,
         net_joules_per_image=None if joules is None or idle_power_w is None else joules - idle_power_w * busy_s / images,
         unknown="; ".join(sorted({window.unknown for window, _, _ in windows if window.unknown})) or None,
+        other_programs=_other_programs([window for window, _, _ in windows]),
     )
+
+
+def _other_programs(windows: Sequence[Window]) -> int | None:
+    """None where the driver told of none and of some window not whether there were any."""
+    seen = {pid for window in windows for pid in window.processes}
+    blind = any(not window.readings or "processes" in window.unknown for window in windows)
+    return None if blind and not seen else len(seen)
 
 
 def _joules(kept: Sequence[tuple[Window, float]], images: int) -> float | None:

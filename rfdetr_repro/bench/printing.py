@@ -11,7 +11,7 @@ from .samples import load_samples
 from .statistics import Verdict, compare_series
 
 HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI)", "between builds", "p90 ms",
-          "p99 ms", "images/s", "missed", "throttled", "n", "file")  # fmt: skip
+          "p99 ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
 
 
 def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -41,6 +41,7 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         "-" if latency.images_per_s is None else f"{latency.images_per_s:.1f}",
         "-" if latency.paced is None else f"{latency.paced.missed_share:.1%}",
         _throttled(latency),
+        _others(latency),
         str(latency.num_samples),
         artifact.sha256[:8],
     )
@@ -49,6 +50,13 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
 def _throttled(latency: Latency) -> str:
     """ "-" where no GPU is watched."""
     return "-" if latency.throttled == "unknown" else latency.throttled.partition(":")[0]
+
+
+def _others(latency: Latency) -> str:
+    """Other programs seen on the GPU; "-" where none is watched."""
+    if latency.gpu is None:
+        return "-"
+    return "unknown" if latency.gpu.other_programs is None else str(latency.gpu.other_programs)
 
 
 def _percent(accuracy: Accuracy | None, metric: str) -> str:
