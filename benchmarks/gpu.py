@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SANITIZED = ["memcheck", "racecheck"]
 SESSIONS = [
-    f"tests/test_{name}.py" for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session", "deployment")
+    f"tests/test_{name}.py"
+    for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session", "deployment", "gpu_load")
 ]
 NEEDED = ("faster_coco_eval", "hotcoco")  # by the sessions' tests; the rest does without
 Call = Callable[[], Any]

@@ -261,6 +261,9 @@ class TrainConfig:
         return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}
 
 
+_LATER_IN_PROTOCOL = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How latency is measured; stored with every result (benchmark protocol section 3).
@@ -284,6 +287,8 @@ class Protocol:
     fps: float = 0.0  # arrivals per second when paced
     min_time_s: float = 0.0  # timed seconds of every build; if > 0 they alone end a series
     settle_s: float = 0.0  # warm up until this many seconds show no trend; 0: `warmup` runs only
+    spin_ms: float = 0.0  # last part of the buffered wait in which the GPU is kept busy, so that its clock stays up
+    flush_l2: bool = False  # the GPU's L2 cache is overwritten before each sample
 
     def __post_init__(self) -> None:
         if self.mode not in ("buffered", "sustained", "paced") or self.scope not in ("engine", "device", "host"):
@@ -294,7 +299,23 @@ class Protocol:
             raise InputError(f"mode {self.mode} at {self.fps:g} frames per second with {self.builds} builds cannot be measured")
         if not 0 <= self.min_time_s <= self.timeout_s:
             raise InputError(f"{self.min_time_s:g} s of samples do not fit into a limit of {self.timeout_s:g} s")
+        if not 0 <= self.spin_ms <= (self.buffer_ms if self.mode == "buffered" else 0):
+            raise InputError(f"{self.spin_ms:g} ms of spinning do not fit into the wait before a sample", mend="buffered only")
+        if self.flush_l2 and self.mode == "paced":
+            raise InputError("frames that arrive at a fixed rate leave no time to flush the cache", mend="leave --flush-l2 out")
+
+    @property
+    def rhythm(self) -> str:
+        """When a sample begins and what the GPU did before it, e.g. "buffered 200 ms", "paced 30 fps", "sustained, cold L2"."""
+        pace = {"buffered": f" {self.buffer_ms:g} ms", "paced": f" {self.fps:g} fps"}.get(self.mode, "")
+        spin = f", spin {self.spin_ms:g} ms" if self.spin_ms else ""
+        return self.mode + pace + spin + (", cold L2" if self.flush_l2 else "")
+
+    def only_waits(self, buffer_ms: float | None) -> bool:
+        """Whether samples are the paper's: after this wait, the GPU left alone meanwhile."""
+        alone = not self.spin_ms and not self.flush_l2
+        return self.mode == "buffered" and self.buffer_ms == buffer_ms and alone
 
     def settings(self) -> dict[str, Any]:
         """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""
-        return {name: value for name, value in asdict(self).items() if name not in ("fps", "min_time_s", "settle_s") or value}
+        return {name: value for name, value in asdict(self).items() if name not in _LATER_IN_PROTOCOL or value}

@@ -1,7 +1,7 @@
 """The paper's accuracy-latency figures from its printed numbers: named sizes only, nothing read off a picture.
 
 Published points are hollow. A measured point is a filled diamond, and is drawn only if its latency was taken as the published
-ones were (T4, TensorRT FP16, buffered 200 ms): one plot never mixes two backends.
+ones were (T4, TensorRT FP16, buffered 200 ms, their CUDA graph): one plot never mixes two backends.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .errors import InputError
 from .paper import join_key, published_table
 from .plots_style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, end_label, log_latency_axis, origin_line
 from .record import Record
-from .tables_here import GPU
 from .tables_join import COCO_IMAGES, accuracy_of
+from .tables_timing import timed_as_published
 
 FIGURES = {"1": ("fig01", 2, 2, 5.6), "5": ("fig05", 1, 1, 3.6)}  # file, rows, columns, height in inches
 _COLORS = {
@@ -65,21 +65,12 @@ def _comparable(records: Sequence[Record], panel: str, metric: str) -> list[tupl
     found = []
     for record in records:
         value = getattr(accuracy_of(record), metric, None)
-        if value is None or record.latency is None or record.model.task != task or not _as_published(record):
+        if value is None or record.latency is None or record.model.task != task or not timed_as_published(record):
             continue
         whole = data != "coco-val2017" or (record.data is not None and record.data.num_images in (None, COCO_IMAGES))
         if record.data is not None and record.data.name == data and whole:
             found.append((record.latency.median_ms, 100 * value, _FAMILY_COLORS.get(join_key(record)[0], BLACK)))
     return found
-
-
-def _as_published(record: Record) -> bool:
-    protocol, artifact, machine = record.protocol, record.artifact, record.machine
-    if record.source != "protocol" or protocol is None or artifact is None or machine is None:
-        return False
-    engine = artifact.runtime.startswith("tensorrt") and artifact.precision == "fp16"
-    buffered = protocol.mode == "buffered" and protocol.buffer_ms == 200
-    return engine and buffered and GPU in (machine.gpu or "").replace("-", " ").split()
 
 
 def _panel(axes: Axes, name: str, points: list[dict[str, str]], measured: list[tuple[float, float, str]]) -> None:

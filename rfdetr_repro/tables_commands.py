@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .tables_cells import Row, Slot
 from .tables_here import bench_name, data_name, published_only
+from .tables_timing import WITH_GRAPH
 
 _BENCH = "python -m rfdetr_repro.bench"
 _COSTS = "python -m rfdetr_repro.bench.costs"
@@ -27,7 +28,7 @@ def command(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
     if slot.metric == "knob":
         return "python -m rfdetr_repro.reproduce --campaign coco", ()
     if row.table == "11":
-        return f"{_BENCH} --models NAME {_TENSORRT} {_WEIGHTS_AND_COCO}", _rivals(row, slot)
+        return f"{_BENCH} --models NAME {_TENSORRT} --cuda-graph both {_WEIGHTS_AND_COCO}", _rivals(row, slot)
     if model.family == "rfdetr" and row.arch is None:
         return "python -m rfdetr_repro.search --run RUN --data DIR  # once for each of the 100 data sets", ()
     if slot.metric in ("params", "flops"):
@@ -42,17 +43,18 @@ def _measurement(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
     """By the benchmark: a campaign, a model by its name, or a file cut from a supernet."""
     campaign = {"1": "table1", "v2_20": "buffer-sweep"}.get(row.table)
     if campaign and not slot.accuracy:
-        return f"{_BENCH} --campaign {campaign} --backend tensorrt", ()
+        return f"{_BENCH} --campaign {campaign} --backend tensorrt --cuda-graph both", ()
     data = "$RFDETR_COCO" if "coco" in data_name(row) else "DIR"
+    graph = " --cuda-graph" if row.identity.model.family in WITH_GRAPH else ""
     if name := bench_name(row):
         backend = (
             "--backend torch"
             if row.printed.get("latency_backend") == "pytorch"
-            else f"--backend tensorrt --precision {slot.precision or 'fp16'}"
+            else f"--backend tensorrt --precision {slot.precision or 'fp16'}{graph}"
         )
         return f"{_BENCH} --models NAME {backend}" + (f" --checkpoint FILE --data {data}" if slot.accuracy else ""), (name,)
     arch = row.arch.key if row.arch is not None else ""
-    return f"{_EXPORT} && {_BENCH} --onnx FILE.onnx {_TENSORRT}" + (f" --data {data}" if slot.accuracy else ""), (arch,)
+    return f"{_EXPORT} && {_BENCH} --onnx FILE.onnx {_TENSORRT}{graph}" + (f" --data {data}" if slot.accuracy else ""), (arch,)
 
 
 def spelled_out(row: Row, slot: Slot) -> str:

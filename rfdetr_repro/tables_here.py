@@ -14,8 +14,8 @@ from .presets import PRESETS
 from .record import Record
 from .tables_cells import NAIVE, Row, Slot
 from .tables_computed import SIZES, preset_name
+from .tables_timing import GPU
 
-GPU = "T4"  # every published latency was measured on one
 _PACKAGES = {
     "yolov8": "ultralytics", "yolo11": "ultralytics", "dfine": "transformers", "rtdetr": "transformers", "lwdetr": "transformers",
     "groundingdino": "transformers", "llmdet": "transformers",

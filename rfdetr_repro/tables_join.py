@@ -190,8 +190,7 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
     if record.model.variant != slot.variant and NAIVE in (record.model.variant, slot.variant):
         return None
     if slot.metric == "ms" and record.latency is not None and _data_allows(record, row) and _variant_allows(record, row, True):
-        waits = protocol is not None and protocol.mode == "buffered" and protocol.buffer_ms == slot.buffer_ms
-        if slot.buffer_ms is None or waits:
+        if slot.buffer_ms is None or protocol is not None and protocol.only_waits(slot.buffer_ms):
             return _cell(milliseconds(record.latency.median_ms), record.latency.median_ms, record)
     if slot.accuracy and not row.delta and _same_data(record, row) and _variant_allows(record, row, False):
         value = getattr(accuracy_of(record), slot.metric, None)

@@ -5,7 +5,7 @@
 Tolerances: parameters and GFLOPs have to agree to the printed digit. An AP, or a difference of APs, may lie 0.2 points off: two
 builds of one FP16 engine differ by 0.1, and the authors' later measurement of their own files by up to 0.2. A latency may lie
 0.1 ms off (the paper's stated spread) and is compared only if it was measured as printed: on a T4, by TensorRT (or PyTorch where
-starred), in that precision, buffered with the printed wait.
+starred), in that precision, buffered with the printed wait, with a CUDA graph where the authors used one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from .tables_cells import Row, Slot, slots, table_rows
 from .tables_commands import LEGEND, command, spelled_out
 from .tables_computed import computed_gflops
 from .tables_format import Cell, Column, Table
-from .tables_here import GPU, Here, published_only
+from .tables_here import Here, published_only
 from .tables_join import Line, Measured
 from .tables_paper import difference, title
+from .tables_timing import GPU, WAIT_MS, timed_as_published
 
 AP_TOLERANCE, MS_TOLERANCE = 0.2, 0.1  # points of AP, milliseconds
 REPRODUCED, DIFFERENT, NOT_RUN = "reproduced", "different", "not run"
@@ -108,14 +109,9 @@ def within(slot: Slot, printed: str, value: float) -> bool:
 
 def as_printed(row: Row, slot: Slot, record: Record) -> bool:
     """Whether a latency was measured the way the printed one was."""
-    artifact, protocol, machine = record.artifact, record.protocol, record.machine
-    if artifact is None or protocol is None or machine is None or GPU not in (machine.gpu or "").replace("-", " ").split():
-        return False
+    wait_ms = WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
     starred = row.printed.get("latency_backend") == "pytorch"
-    runtime = artifact.runtime.startswith("torch" if starred else "tensorrt")
-    precision = starred or artifact.precision == (slot.precision or "fp16")
-    wait = 200.0 if slot.buffer_ms is None else slot.buffer_ms
-    return runtime and precision and protocol.mode == "buffered" and protocol.buffer_ms == wait
+    return timed_as_published(record, precision=slot.precision or "fp16", wait_ms=wait_ms, in_pytorch=starred)
 
 
 def scoreboard(names: Sequence[str], records: Sequence[Record] | Measured, here: Here | None = None) -> list[Table]:
@@ -139,7 +135,7 @@ def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
     table.notes = [
         "A cell is a number that the camera-ready prints in a table: no label, no note, no '-'.",
         f"reproduced: parameters and GFLOPs to the printed digit, AP within {AP_TOLERANCE} points, ms within {MS_TOLERANCE}.",
-        f"A latency is compared only if it was measured as printed ({GPU}, TensorRT, same precision and wait).",
+        f"A latency is compared only if it was measured as printed ({GPU}, TensorRT, same precision, wait and CUDA graph).",
         *(f"{state}: {text}." for state, text in _MEANING.items() if state != REPRODUCED),
         "measured otherwise: latencies measured on another device, runtime or mode.",
         "computed, equal: GFLOPs not measured, but computed from the architecture and equal to the printed digit.",

@@ -22,7 +22,7 @@ def measured(size: str = "N", ap: float | None = 0.479, ms: float = 2.3456, sha:
         "data": DataId("coco-val2017", "val"),
         "artifact": ArtifactId(sha, sha, "tensorrt", precision, 1),
         "accuracy": None if ap is None else Accuracy(ap, 0.67, artifact_sha256=sha),
-        "latency": Latency(ms, artifact_sha256=sha),
+        "latency": Latency(ms, cuda_graph=True, artifact_sha256=sha),
         "protocol": Protocol(),
         "machine": T4,
     }

@@ -52,7 +52,12 @@ def test_changed_options_and_files_are_noted(tmp_path: Path) -> None:
 
 def test_other_requests_do_not_join(tmp_path: Path) -> None:
     for index, change in enumerate(
-        ({"protocol": Protocol("sustained")}, {"artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp16", 1)})
+        (
+            {"protocol": Protocol("sustained")},
+            {"protocol": Protocol(flush_l2=True)},
+            {"artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp16", 1)},
+            {"latency": replace(fixed_record().latency, cuda_graph=True)},
+        )
     ):
         new = store(tmp_path / str(index), 10.0, **change)
         (pair,) = compare_stores(store(tmp_path / f"old{index}", 10.0), new)

@@ -81,6 +81,15 @@ def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(name: str, fake, 
     assert sorted(path.suffix for path in (tmp_path / "models").iterdir()) == [".json", ".onnx"]
 
 
+def test_another_number_of_candidates_is_another_file(fake, tmp_path: Path) -> None:
+    raw_model(tmp_path / "vendor.onnx", False)
+    fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
+    made = {count: models.model_artifact("yolov8-n", tmp_path / "models", inject=count) for count in (0, 7, None)}
+    told = {count: artifact.manifest.packages["injected_candidates"] for count, artifact in made.items()}
+    assert told == {0: "0", 7: "7", None: str(foreign.INJECTED)} and len({artifact.sha256 for artifact in made.values()}) == 3
+    assert models.model_artifact("yolov8-n", tmp_path / "models", inject=foreign.INJECTED).path == made[None].path
+
+
 def test_the_users_weights_are_copied_and_nothing_is_injected(fake, tmp_path: Path) -> None:
     raw_model(tmp_path / "vendor.onnx", False)
     fake(f"assert open(self.weights).read() == 'theirs'; return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'x.onnx')")

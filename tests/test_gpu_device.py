@@ -130,25 +130,25 @@ THROTTLED = QUIET._replace(throttled="yes: power", throttled_s={"power": 0.25}, 
 
 
 def test_a_record_keeps_clocks_heat_energy_and_the_time_of_dropped_blocks() -> None:
-    state = gpu_state([(QUIET, True, 0.5), (THROTTLED, False, 0.5), (QUIET, True, 0.5)], 100.0, "sustained", 50)
+    state = gpu_state([(QUIET, True, 0.5), (THROTTLED, False, 0.5), (QUIET, True, 0.5)], 100.0, True, 50)
     assert state.throttled_s == {"power": 0.25}  # seen in the block that was dropped
     assert state.sm_mhz == {"1500": 0.25, "1980": 0.75} and state.temperature_c == 60 and state.power_w == 300.0
     assert state.joules_per_image == pytest.approx(2 * 200 * 0.5 / 50)
     assert state.net_joules_per_image == pytest.approx(2 * 200 * 0.5 / 50 - 100 * 1.0 / 50)
-    assert gpu_state([(QUIET, True, 0.5)], None, "buffered", 50).joules_per_image is None
+    assert gpu_state([(QUIET, True, 0.5)], None, False, 50).joules_per_image is None
 
 
 def test_what_was_not_seen_is_absent() -> None:
     blind = Window("unknown: dead", 0, None, None, None, None, None, (), unknown="dead")
-    state = gpu_state([(blind, True, 1.0)], None, "sustained", 10)
+    state = gpu_state([(blind, True, 1.0)], None, True, 10)
     assert state.unknown == "dead"
     assert {state.throttled_s, state.sm_mhz, state.joules_per_image, state.power_w, state.idle_share} == {None}
-    assert gpu_state([], None, "sustained", 10) is None
+    assert gpu_state([], None, True, 10) is None
 
 
 def test_programs_that_came_during_the_series_are_counted() -> None:
     def seen(*windows: Window) -> int | None:
-        return gpu_state([(window, True, 0.5) for window in windows], None, "buffered", 50).other_programs
+        return gpu_state([(window, True, 0.5) for window in windows], None, False, 50).other_programs
 
     came, denied = QUIET._replace(processes=(7, 9)), QUIET._replace(unknown="processes: denied")
     assert seen(QUIET, came, came._replace(processes=(9,))) == 2 and seen(QUIET) == 0

@@ -134,7 +134,9 @@ def test_a_finished_model_drops_out() -> None:
     assert results["steady"].latency.num_samples == 64 and results["noisy"].latency.num_samples == 256
 
 
-@pytest.mark.parametrize("fields", [{"mode": "quick"}, {"min_samples": 9, "max_samples": 8}, {"scope": "all"}])
+@pytest.mark.parametrize("fields", [{"mode": "quick"}, {"min_samples": 9, "max_samples": 8}, {"scope": "all"},
+                                    {"spin_ms": 201.0}, {"mode": "sustained", "spin_ms": 1.0},
+                                    {"mode": "paced", "fps": 30.0, "flush_l2": True}])  # fmt: skip
 def test_impossible_protocols(fields: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Protocol(**fields)  # type: ignore[arg-type]

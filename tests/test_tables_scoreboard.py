@@ -16,7 +16,7 @@ from rfdetr_repro import tables
 from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import run_main
 from rfdetr_repro.paper import CSV_FOLDER, TABLES
-from rfdetr_repro.record import ArtifactId, DataId, Record
+from rfdetr_repro.record import ArtifactId, DataId, Latency, Record
 from rfdetr_repro.store import Store
 from rfdetr_repro.tables_format import FORMATS, render
 from rfdetr_repro.tables_join import Line
@@ -88,6 +88,10 @@ def test_a_latency_counts_only_if_measured_as_printed():
         {"machine": dataclasses.replace(T4, gpu=None)},
         {"protocol": Protocol("sustained", buffer_ms=0.0)},
         {"protocol": Protocol(buffer_ms=0.0)},
+        {"protocol": Protocol(flush_l2=True)},
+        {"protocol": Protocol(spin_ms=20.0)},
+        {"latency": Latency(2.3456, cuda_graph=False, artifact_sha256="5e" * 32)},
+        {"latency": Latency(2.3456, artifact_sha256="5e" * 32)},  # not known whether with a graph
         {"precision": "fp32"},
         {"artifact": ArtifactId("5e" * 32, "5e" * 32, "onnxruntime-cpu", "fp16", 1)},
     ]
@@ -156,8 +160,11 @@ def test_every_open_cell_names_its_command_or_its_reason():
         assert bool(command) != only, row  # that a command can run is checked in test_tables_commands.py
         assert row["why"].text or row["state"].text == NOT_RUN
         assert "NAME" not in command
-    nano = next(row for row in cells.rows if (row["row"].text, row["column"].text) == ("RF-DETR-Seg N nas", "latency_ms"))
-    assert nano["command"].text == "python -m rfdetr_repro.bench --models rfdetr-seg-nano --backend tensorrt --precision fp16"
+    shown = {(row["row"].text, row["column"].text): row["command"].text for row in cells.rows}
+    tensorrt = "--backend tensorrt --precision fp16"
+    seg, dfine = shown["RF-DETR-Seg N nas", "latency_ms"], shown["D-FINE N", "latency_ms"]
+    assert seg == f"python -m rfdetr_repro.bench --models rfdetr-seg-nano {tensorrt} --cuda-graph"
+    assert dfine == f"python -m rfdetr_repro.bench --models dfine-n {tensorrt}"  # the authors use no graph there
 
 
 def test_cells_that_no_command_fills_are_published_only():

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..config import Protocol
 from ..errors import InputError
 from .campaigns import BUFFERS_MS, CAMPAIGNS
+from .gpu_device import uses_gpu
 
 FORMS = ("decoded", "detr", "rows", "yolo", "yolo-seg", "yolo-objectness")  # export/adopt.py explains them
 NORMALISE, RESIZE = ("none", "imagenet", "bytes", "bgr-bytes"), ("stretch", "letterbox")
@@ -19,8 +20,10 @@ MODES = {
     "all": ("buffered", "sustained", "paced"),
 }
 PRECISIONS = ("fp32", "fp16")
+GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 LONG_S, FORMAL_S, SETTLE_S = 60.0, 600.0, 30.0
 PACED_S = 10.0  # least time of a paced series, unless --samples says otherwise
+_GRAPH = "captured before timing, on backends that have it; both: a row with and a row without it"
 _EPILOG = "Exit codes: 0 done, 1 a row failed (the others are stored), 2 bad arguments or bad input."
 
 
@@ -38,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--nms-iou", type=float, default=0.7, help="of these: above it the worse of two boxes goes")
     what.add_argument("--nms-candidates", type=int, default=1000, help="of these: best scores that enter the suppression")
     what.add_argument("--multi-label", action="store_true", help="of these: every class of a box counts, not its best only")
-    what.add_argument("--inject", type=int, help="with --random-weights: scores of so many boxes are set above the threshold")
+    what.add_argument("--inject", type=int, help="random weights, suppression inside: so many scores above its threshold")
     what.add_argument("--random-weights", action="store_true", help="of such files: they are not trained, so latency only")
     what.add_argument("--data", help="COCO-format folder; without it only latency is measured")
     what.add_argument("--split", default="val")
@@ -48,8 +51,10 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--campaign", choices=CAMPAIGNS, help="rows and protocols of one of the paper's tables")
     how.add_argument("--scope", choices=("engine", "device", "host"), default="engine", help="what a sample contains")
     how.add_argument("--backend", default="onnxruntime", help="what runs the files")
-    how.add_argument("--cuda-graph", action="store_true", help="captured before timing, on backends that have it")
+    how.add_argument("--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH)
     how.add_argument("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait before each sample of the buffered mode")
+    how.add_argument("--spin-ms", type=float, default=0.0, help="last part of that wait in which the GPU is kept busy")
+    how.add_argument("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each sample: cold, not hot")
     how.add_argument("--fps", type=float, default=30.0, help="arrivals per second of the paced mode")
     how.add_argument("--seconds", type=float, nargs="?", const=LONG_S, default=0.0, help="of the sustained mode, once it is flat")
     how.add_argument("--formal", action="store_true", help=f"{FORMAL_S:g} s sustained, 200 samples buffered, at least 3 builds")
@@ -69,8 +74,16 @@ def check(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("builds", args.builds, 1), ("samples", args.samples, 1)):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value} must be at least {least}")
-    if min(args.buffer_ms, args.seconds, args.ap_gate) < 0 or args.fps <= 0:
-        raise InputError("--buffer-ms, --seconds and --ap-gate cannot be negative, --fps must be positive")
+    if min(args.buffer_ms, args.seconds, args.ap_gate, args.spin_ms) < 0 or args.fps <= 0:
+        raise InputError("--buffer-ms, --seconds, --spin-ms and --ap-gate cannot be negative, --fps must be positive")
+    if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
+        raise InputError(f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none", mend="leave them out")
+    if args.spin_ms and "buffered" not in MODES[args.protocol]:
+        raise InputError(f"--spin-ms is part of the wait of the buffered mode, {args.protocol} has none", mend="leave it out")
+    if args.inject is not None and args.inject < 0:
+        raise InputError(f"--inject {args.inject} cannot be negative")
+    if args.inject is not None and args.checkpoint is not None:
+        raise InputError("--inject is for random weights, and --checkpoint has others", mend="leave one of them out")
     if unknown := set(precisions(args)) - set(PRECISIONS):
         raise InputError(f"unknown precision {', '.join(sorted(unknown))}", mend=f"choose of {', '.join(PRECISIONS)}")
     if args.checkpoint is not None and len(names(args)) != 1:
@@ -100,6 +113,8 @@ def protocols_of(args: argparse.Namespace) -> list[Protocol]:
         timeout_s=max(Protocol.timeout_s, 3 * wait_s),
         builds=max(args.builds, 3) if args.formal else args.builds,
         threads=args.threads,
+        spin_ms=args.spin_ms,
+        flush_l2=args.flush_l2,
     )
     if args.campaign == "buffer-sweep":
         return [_waiting(base, buffer_ms) for buffer_ms in BUFFERS_MS]
@@ -109,10 +124,13 @@ def protocols_of(args: argparse.Namespace) -> list[Protocol]:
 
 
 def _waiting(base: Protocol, buffer_ms: float) -> Protocol:
-    return replace(base, buffer_ms=buffer_ms, timeout_s=max(Protocol.timeout_s, 3 * base.min_samples * buffer_ms / 1e3))
+    limit_s = max(Protocol.timeout_s, 3 * base.min_samples * buffer_ms / 1e3)
+    return replace(base, buffer_ms=buffer_ms, timeout_s=limit_s, spin_ms=min(base.spin_ms, buffer_ms))
 
 
 def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
+    if mode != "buffered":
+        base = replace(base, spin_ms=0.0)  # there is no wait
     if mode == "sustained":
         seconds = max(args.seconds, FORMAL_S) if args.formal else args.seconds
         limit_s = max(Protocol.timeout_s, 2 * seconds)

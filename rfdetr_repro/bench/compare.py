@@ -2,8 +2,8 @@
 
 python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl [--fail-slower]
 
-Rows are joined by request: model, runtime, precision, protocol. Verdicts come from the raw samples beside
-each store, so both must still have them. Rows of different machines are marked and not compared unless --any-machine is given.
+Rows are joined by request: model, runtime, precision, with or without a CUDA graph, protocol. Verdicts come from the raw samples
+beside each store, so both must still have them. Rows of different machines are marked, and compared only with --any-machine.
 """
 
 from __future__ import annotations
@@ -90,14 +90,15 @@ def _key(record: Record) -> Key:
     model, artifact, protocol = record.model, record.artifact, record.protocol
     assert artifact is not None and protocol is not None
     identity = (model.family, model.name, model.task, model.size, model.variant, model.arch)
-    return (record.source, *identity, artifact.runtime, artifact.precision, protocol)
+    graph = record.latency is not None and record.latency.cuda_graph
+    return (record.source, *identity, artifact.runtime, artifact.precision, bool(graph), protocol)
 
 
 def _name(record: Record) -> str:
     artifact, protocol = record.artifact, record.protocol
     assert artifact is not None and protocol is not None
-    wait = f" {protocol.buffer_ms:g} ms" if protocol.mode == "buffered" else f" {protocol.fps:g} fps" if protocol.fps else ""
-    return f"{record.model.name} {artifact.runtime} {artifact.precision} {protocol.mode}{wait} {protocol.scope}"
+    graph = " CUDA graph" if record.latency is not None and record.latency.cuda_graph else ""
+    return f"{record.model.name} {artifact.runtime} {artifact.precision}{graph} {protocol.rhythm} {protocol.scope}"
 
 
 def _machine_words(machine: Machine | None) -> str:

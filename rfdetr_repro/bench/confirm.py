@@ -20,6 +20,7 @@ from ..export.session import OrtSession, Session
 from ..record import Accuracy, DataId, Latency, Machine, Record
 from ..store import Store
 from .accuracy import Progress, accuracy_of
+from .gpu_load import work_before
 from .machine import environment, this_machine
 from .protocol import Call, Measurement, Watch, measure_interleaved
 from .samples import save_samples
@@ -257,4 +258,5 @@ def _data(split: CocoSplit) -> DataId:
 def call_of(session: Session, protocol: Protocol, split: CocoSplit | None) -> Call:
     """What the protocol times of a session that has run once: its scope's work, and the GPU's own time where events tell it."""
     gpu_ms: Callable[[], float | None] | None = None if session.gpu_ms is None else lambda: session.gpu_ms
-    return Call(timed_call(session, protocol.scope, split), session.artifact_id.sha256, gpu_ms, session.cuda_graph)
+    timed, sha256 = timed_call(session, protocol.scope, split), session.artifact_id.sha256
+    return Call(timed, sha256, gpu_ms, session.cuda_graph, work_before(protocol))

@@ -18,11 +18,12 @@ def verdict_of(verdicts: Sequence[str]) -> str:
 
 
 def gpu_state(
-    windows: Sequence[tuple[Window, bool, float]], idle_power_w: float | None, mode: str, images: int
+    windows: Sequence[tuple[Window, bool, float]], idle_power_w: float | None, closed_loop: bool, images: int
 ) -> GpuState | None:
     """``windows``: each with whether its block was kept and the seconds spent in its calls; None without a watch.
 
-    Energy is that of the kept blocks' calls: a window is a little longer than they, and its energy is cut by the same part.
+    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the kept blocks' calls: a window is a little longer
+    than they, and its energy is cut by the same part.
     """
     if not windows:
         return None
@@ -37,7 +38,7 @@ def gpu_state(
     readings = sum(clocks.values())
     powers = [window.power_w for window, _ in kept if window.power_w is not None]
     idle = [window.idle_share for window, _ in kept if window.idle_share is not None]
-    joules = _joules(kept, images) if mode == "sustained" else None
+    joules = _joules(kept, images) if closed_loop else None
     busy_s = sum(busy_s for _, busy_s in kept)
     return GpuState(
         throttled_s={cause: causes[cause] for cause in sorted(causes)} if known else None,

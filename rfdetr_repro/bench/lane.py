@@ -28,6 +28,7 @@ class Call(NamedTuple):
     sha256: str | None = None  # of the file that runs
     gpu_ms: Callable[[], float | None] | None = None
     cuda_graph: bool | None = None  # whether a captured graph is replayed; None: not on such a GPU
+    before: Run | None = None  # untimed, at the end of the wait before each sample
 
 
 class StopRule(NamedTuple):
@@ -112,7 +113,9 @@ class Lane:
             most = min(most, self.protocol.max_samples - len(self.samples_ms))
         while taken < most:
             if self.protocol.mode == "buffered":
-                self.clock.sleep(self.protocol.buffer_ms / 1e3)
+                self.clock.sleep((self.protocol.buffer_ms - self.protocol.spin_ms) / 1e3)
+            if self.call.before is not None:
+                self.call.before()
             self.samples_ms.append(self.timer.time_ms(self.call.run))
             if self.call.gpu_ms is not None and (event_ms := self.call.gpu_ms()) is not None:
                 self.gpu_ms.append(event_ms)

@@ -75,28 +75,36 @@ def model_artifact(
     checkpoint: str | Path | None = None,
     categories: Categories | None = None,
     to: str = "onnx",
+    inject: int | None = None,
 ) -> Artifact:
     """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not there yet.
 
     ``to``: "onnx", or "torch" for a file that PyTorch runs, which exists of our models only.
 
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
-    ``categories``: ids and names of the data set behind a baseline's weights. Raises :class:`InputError`.
+    ``categories``: ids and names of the data set behind a baseline's weights. ``inject``: candidates of a model with random
+    weights that ends with suppression (default 100; other models have no candidates). Raises :class:`InputError`.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
-    made, starred = _made_by(name, digest, categories), getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
+    foreign = getattr(_catalog() and _catalog().ROWS.get(name), "foreign", None) is not None
+    if foreign and checkpoint is None and inject is None:
+        inject = importlib.import_module("baselines.foreign").INJECTED
+    made = _made_by(name, digest, categories, inject if foreign else None)
+    starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
     ours = name.removeprefix("rfdetr-") in PRESETS
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
     path = writable_folder(folder) / f"{name}-{made}.{suffix}"
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
+    if foreign:
+        return _foreign(name, path, model, checkpoint, categories, inject)
     return (_ours if ours else _theirs)(name, path, model, checkpoint, categories)
 
 
-def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | None) -> str:
+def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | None, inject: int | None) -> str:
     """12 hex digits over all that decides the file's content."""
     versions = {}
     for package in PACKAGES:
@@ -105,6 +113,7 @@ def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | 
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "none"
     made = {"name": name, "weights": checkpoint_sha256 or SEED, "categories": categories, "with": versions, "by": _sources()}
+    made |= {} if inject is None else {"inject": inject}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -148,8 +157,6 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
         from .starred import write_recipe
 
         return write_recipe(row, name, path, model, {"transformers": importlib.metadata.version("transformers")})
-    if row.foreign is not None:
-        return _foreign(row, path, model, checkpoint, categories)
     detector = catalog.module(name, "deployed", checkpoint)
     params = sum(parameter.numel() for parameter in detector.parameters())
     with TemporaryDirectory(dir=path.parent) as scratch:
@@ -162,17 +169,18 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
         return write_artifact(path, adopted.path.read_bytes(), manifest)
 
 
-def _foreign(row: Any, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+def _foreign(
+    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, inject: int | None
+) -> Artifact:
     """Exported by another process, then adopted: suppression and masks go into the file.
 
     Random weights leave suppression nothing to do, so a stated number of candidates is injected.
     """
-    foreign = importlib.import_module("baselines.foreign")
+    foreign, row = importlib.import_module("baselines.foreign"), _catalog().ROWS[name]
     with TemporaryDirectory(dir=path.parent) as scratch:
         work = Path(scratch, "export")
         work.mkdir()
         exported = foreign.export(row.foreign, row.build(0), work, checkpoint)
-        inject = None if checkpoint is not None else foreign.INJECTED
         options: dict[str, Any] = {
             "form": row.form,
             "normalise": row.normalise,

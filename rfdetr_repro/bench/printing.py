@@ -25,14 +25,13 @@ def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
 def _cells(name: str, record: Record) -> tuple[str, ...]:
     latency, protocol, artifact = record.latency, record.protocol, record.artifact
     assert latency is not None and protocol is not None and artifact is not None
-    waits = f" {protocol.buffer_ms:g} ms" if protocol.mode == "buffered" else ""
     return (
         name,
         "-" if record.data is None else f"{record.data.name}/{record.data.split}",
         _percent(record.accuracy, "ap"),
         _percent(record.accuracy, "ap50"),
         _percent(record.mask_accuracy, "ap"),
-        f"{protocol.mode}{waits}" + (f" {protocol.fps:g} fps" if protocol.fps else ""),
+        protocol.rhythm,
         protocol.scope,
         f"{latency.median_ms:.2f} ({latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f})",
         "-" if latency.between_builds_ms is None else f"{latency.between_builds_ms:.2f}",
@@ -79,7 +78,7 @@ def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]
         if len(latencies) < 2 or protocol is None:
             continue
         fastest = min(latencies, key=lambda name: latencies[name].median_ms)
-        told.append(f"{protocol.mode}{f' {protocol.buffer_ms:g} ms' if protocol.mode == 'buffered' else ''}:")
+        told.append(f"{protocol.rhythm}:")
         for name in latencies:
             if name != fastest:
                 told.append("  " + _against(name, fastest, latencies, folder))

@@ -140,7 +140,10 @@ def _measurement(lanes: Sequence[Lane]) -> Measurement:
         warm_up="; ".join(dict.fromkeys(lane.warm_up for lane in lanes if lane.warm_up)) or None,
         paced=summary(traces, protocol.fps) if traces else None,
         gpu=gpu_state(
-            [window for lane in lanes for window in lane.windows], lanes[0].idle_power_w, protocol.mode, len(series.ms)
+            [window for lane in lanes for window in lane.windows],
+            lanes[0].idle_power_w,
+            protocol.mode == "sustained" and not protocol.flush_l2,
+            len(series.ms),
         ),
     )
     return Measurement(latency, series, np.concatenate([lane.warmup_ms for lane in lanes]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, StatedFailure
-from .arguments import names, precisions
+from .arguments import GRAPHS, names, precisions
 from .campaigns import campaign_models
 
 if TYPE_CHECKING:
@@ -68,18 +68,20 @@ def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: ar
     from .confirm import Row
 
     rows: dict[str, Row] = {}
-    stems = [_title(artifact) for artifact in artifacts]
+    stems, graphs = [_title(artifact) for artifact in artifacts], GRAPHS[args.cuda_graph]
     for artifact in artifacts:
         name = _title(artifact)
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
-        if label in rows:
-            raise InputError(
-                f"two models are called {label!r}: {rows[label].artifact.path} and {artifact.path}", mend="rename one"
-            )
         trained = artifact.manifest.model.weights != "random"
         if splits and not trained:
             print(f"{label}: random weights, so latency only")
-        rows[label] = Row(artifact, _opener(artifact, args), tuple(splits) if trained else ())
+        for graph in graphs:
+            row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
+            if row in rows:
+                raise InputError(
+                    f"two models are called {label!r}: {rows[row].artifact.path} and {artifact.path}", mend="rename one"
+                )
+            rows[row] = Row(artifact, _opener(artifact, args, graph), tuple(splits) if trained else ())
     return rows
 
 
@@ -102,7 +104,7 @@ def read_data(args: argparse.Namespace) -> list[CocoSplit]:
     return [split]
 
 
-def _opener(artifact: Artifact, args: argparse.Namespace) -> Callable[[int], Any]:
+def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callable[[int], Any]:
     from ..export.backends import open_session
     from .gpu_device import uses_gpu
 
@@ -114,12 +116,19 @@ def _opener(artifact: Artifact, args: argparse.Namespace) -> Callable[[int], Any
             from .starred import ModuleSession
 
             return ModuleSession(artifact, args.threads)
-        options: dict[str, Any] = {"cuda_graph": True} if args.cuda_graph else {}
+        options: dict[str, Any] = {"cuda_graph": True} if graph else {}
         if build and uses_gpu(args.backend):
             options["build"] = build
-        return open_session(artifact, args.backend, threads=args.threads, **options)
+        return open_session(artifact, backend_of(args, graph), threads=args.threads, **options)
 
     return open_build
+
+
+def backend_of(args: argparse.Namespace, graph: bool) -> str:
+    """``torch`` with and without a CUDA graph are two backends; with ``both``, either name stands for the pair."""
+    if args.cuda_graph == "both" and args.backend in ("torch", "torch-graph"):
+        return "torch-graph" if graph else "torch"
+    return str(args.backend)
 
 
 def _has_manifest(path: str | Path) -> bool:
@@ -166,7 +175,7 @@ def _models() -> Any:
 def _model(args: argparse.Namespace, name: str) -> Artifact:
     folder = Path(args.out).parent / "models"
     to = "torch" if args.backend.startswith("torch") else "onnx"
-    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint, to=to)
+    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint, to=to, inject=args.inject)
     told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
     if told:
         print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
