@@ -128,7 +128,7 @@ def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | Non
     from cases import CASES
 
     from rfdetr_repro.bench.machine import environment, this_machine
-    from rfdetr_repro.config import Protocol
+    from rfdetr_repro.latency_protocol import Protocol
     from rfdetr_repro.record import Latency, ModelId, Record
     from rfdetr_repro.store import Store
 

@@ -26,9 +26,9 @@ from subjects import pico_artifact
 
 from rfdetr_repro.bench.protocol import BLOCK, measure
 from rfdetr_repro.bench.scopes import example_input
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.latency_protocol import Protocol
 
 LIMIT = 0.01
 Samples = np.ndarray[Any, Any]

@@ -25,10 +25,11 @@ from rfdetr_repro.bench.gpu_watch import GpuWatch
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.bench.scopes import timed_call
 from rfdetr_repro.bench.statistics import summarise
-from rfdetr_repro.config import Arch, Protocol
+from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.backends import BACKENDS, open_session
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.presets import PICO
 from rfdetr_repro.record import Latency, Record
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import Protocol, SearchSpace, TrainConfig
+from .config import SearchSpace, TrainConfig
 from .errors import InputError
 from .files import open_input
+from .latency_protocol import Protocol
 from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,

@@ -1,4 +1,4 @@
-"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` behind them, training, protocol.
+"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` behind them, training.
 
 All are frozen dataclasses without behaviour beyond their own arithmetic; no module takes ``args``. No torch here.
 Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.input_hw`.
@@ -259,63 +259,3 @@ class TrainConfig:
     def settings(self) -> dict[str, Any]:
         """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
         return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}
-
-
-_LATER_IN_PROTOCOL = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How latency is measured; stored with every result (benchmark protocol section 3).
-
-    Scopes: "engine", from the bound input to final boxes, scores, labels and masks; "device", with the copies in and out; "host",
-    from an encoded picture to Python objects in pixels.
-    """
-
-    mode: str = "buffered"  # "buffered": wait before every sample; "sustained": closed loop; "paced": arrivals at `fps`
-    scope: str = "engine"
-    buffer_ms: float = 200.0  # wait before each sample when buffered
-    warmup: int = 10  # runs before timing; kept apart
-    min_samples: int = 64  # per build, as is the maximum
-    max_samples: int = 256
-    relative_ci: float = 0.005  # stop when the 95 % interval of the median is narrower than this part of it
-    timeout_s: float = 60.0
-    builds: int = 1
-    threads: int = 2  # intra-op threads of a CPU runtime
-    batch: int = 1
-    clock_policy: str = "free"  # of a GPU: "free", "locked" to its base clock, or "denied": a lock was asked for and refused
-    fps: float = 0.0  # arrivals per second when paced
-    min_time_s: float = 0.0  # timed seconds of every build; if > 0 they alone end a series
-    settle_s: float = 0.0  # warm up until this many seconds show no trend; 0: `warmup` runs only
-    spin_ms: float = 0.0  # last part of the buffered wait in which the GPU is kept busy, so that its clock stays up
-    flush_l2: bool = False  # the GPU's L2 cache is overwritten before each sample
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("buffered", "sustained", "paced") or self.scope not in ("engine", "device", "host"):
-            raise InputError(f"unknown protocol mode {self.mode!r} or scope {self.scope!r}")
-        if not 1 <= self.min_samples <= self.max_samples:
-            raise InputError(f"samples {self.min_samples}..{self.max_samples} are not a range")
-        if (self.mode == "paced") != (self.fps > 0) or self.builds < 1:
-            raise InputError(f"mode {self.mode} at {self.fps:g} frames per second with {self.builds} builds cannot be measured")
-        if not 0 <= self.min_time_s <= self.timeout_s:
-            raise InputError(f"{self.min_time_s:g} s of samples do not fit into a limit of {self.timeout_s:g} s")
-        if not 0 <= self.spin_ms <= (self.buffer_ms if self.mode == "buffered" else 0):
-            raise InputError(f"{self.spin_ms:g} ms of spinning do not fit into the wait before a sample", mend="buffered only")
-        if self.flush_l2 and self.mode == "paced":
-            raise InputError("frames that arrive at a fixed rate leave no time to flush the cache", mend="leave --flush-l2 out")
-
-    @property
-    def rhythm(self) -> str:
-        """When a sample begins and what the GPU did before it, e.g. "buffered 200 ms", "paced 30 fps", "sustained, cold L2"."""
-        pace = {"buffered": f" {self.buffer_ms:g} ms", "paced": f" {self.fps:g} fps"}.get(self.mode, "")
-        spin = f", spin {self.spin_ms:g} ms" if self.spin_ms else ""
-        return self.mode + pace + spin + (", cold L2" if self.flush_l2 else "")
-
-    def only_waits(self, buffer_ms: float | None) -> bool:
-        """Whether samples are the paper's: after this wait, the GPU left alone meanwhile."""
-        alone = not self.spin_ms and not self.flush_l2
-        return self.mode == "buffered" and self.buffer_ms == buffer_ms and alone
-
-    def settings(self) -> dict[str, Any]:
-        """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER_IN_PROTOCOL or value}

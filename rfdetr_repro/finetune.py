@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .config import Arch, Protocol, TrainConfig
+from .config import Arch, TrainConfig
 from .errors import InputError, run_main
+from .latency_protocol import Protocol
 from .presets import PICO, PICO_TUNE, Preset
 from .record import FINE_TUNING, Accuracy, ModelId, Record
 

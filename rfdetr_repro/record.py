@@ -16,12 +16,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import Arch, Protocol
+from .config import Arch
 from .errors import InputError
+from .latency_protocol import Protocol
 
 SCHEMA = 1
-FINE_TUNING = "fine-tuning"  # campaign of Records that compare a found architecture before and after
 NEVER_TRAINED = "patch never trained"  # variant of a model whose patch size no training step drew
+FINE_TUNING, MEAN = "fine-tuning", "mean"  # campaign: a found architecture before and after; source: an average over data sets
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Record:
-    source: str  # "search", "protocol", "training", or "paper:table2:row5"
+    source: str  # "search", "protocol", "training", MEAN or "paper:table2:row5"
     model: ModelId
     data: DataId | None = None
     artifact: ArtifactId | None = None
@@ -189,6 +190,7 @@ class Record:
     seed: int | None = None
     deployment: str | None = None  # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
     env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
+    parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -55,7 +55,8 @@ class Here:
         """Which of "weights", "data", "package" and "GPU" (the paper's) a measurement of this cell is short of."""
         name = data_name(row)
         averaged = row.identity.model.family == "rfdetr" and row.arch is None  # one architecture per data set, found by searches
-        trained = slot.accuracy or slot.metric == "knob" or (averaged and row.table != "11")
+        elsewhere = slot.metric == "ms" and not name.startswith("coco")  # classes, and so the file, are the data set's
+        trained = slot.accuracy or slot.metric == "knob" or elsewhere or (averaged and row.table != "11")
         short = set()
         if trained or row.table == "11":
             short |= {"data"} if name not in self.data else set()
@@ -111,6 +112,10 @@ def published_only(row: Row, slot: Slot) -> str:
         return "trained without weight sharing, which no Record of this suite tells from the supernet's (step 5)"
     if slot.accuracy and family in _RANDOM_ONLY:
         return "this suite builds the model with random weights only, for latency and cost"
+    if slot.metric == "ms" and family in _RANDOM_ONLY and not data_name(row).startswith("coco"):
+        return (
+            "its latency depends on the class names it is asked for, and those of the 100 data sets need their data and weights"
+        )
     return _PUBLISHED_ONLY.get(family, "")
 
 

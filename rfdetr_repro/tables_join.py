@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .paper import METRICS, join_key
-from .record import Accuracy, Record
+from .record import MEAN, Accuracy, Record
 from .tables_cells import NAIVE, Row, Slot, expected_params, slots, table_rows
 from .tables_format import MEASURED, Cell, milliseconds, percent
 
@@ -108,7 +108,7 @@ class Measured:
         self.partial = 0  # Records left out because their AP is of a part of COCO val2017
         self._groups: dict[tuple[str, str], list[tuple[Key, Record]]] = {}
         for record in records:
-            if record.published is not None or record.source not in ("protocol", "cost"):
+            if record.published is not None or record.source not in ("protocol", "cost", MEAN):
                 continue
             if _part_of_coco(record):
                 self.partial += 1
@@ -168,7 +168,7 @@ def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
     """By architecture where the row and the Record have one, else by size. Widths are checked by size or by parameters."""
     arch = record.model.arch
     if row.identity.model.family == "rfdetr" and row.arch is None:
-        return other[1] == key[1] and other[3] == key[3]  # mean over data sets: the Record must be one too
+        return arch is None and other[1] == key[1] and other[3] == key[3]  # mean over data sets: the Record must be one too
     if row.arch is None or arch is None:
         return other[1] == key[1] != ""
     if arch != row.arch:
@@ -185,7 +185,7 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
     if slot.metric in ("params", "flops"):
         return _cost_cell(record, row, slot)
     artifact, protocol = record.artifact, record.protocol
-    if record.source != "protocol" or (slot.precision and (artifact is None or artifact.precision != slot.precision)):
+    if record.source not in ("protocol", MEAN) or (slot.precision and (artifact is None or artifact.precision != slot.precision)):
         return None
     if record.model.variant != slot.variant and NAIVE in (record.model.variant, slot.variant):
         return None
@@ -209,10 +209,11 @@ def counter_of(record: Record) -> str:
 
 def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
     own = row.table in ("7", "8")  # nothing is printed there: the exported file's own count may fill the cell
+    if record.source == MEAN:  # of architectures that these data sets chose
+        own = _same_data(record, row) and _variant_allows(record, row, False)
     if record.cost is None or not (record.source == "cost" or own) or (slot.counter and counter_of(record) != slot.counter):
         return None
-    value = record.cost.params if slot.metric == "params" else record.cost.flops
-    if value is None:
+    if (value := record.cost.params if slot.metric == "params" else record.cost.flops) is None:
         return None
     scaled = value / (1e6 if slot.metric == "params" else 1e9)
     return _cell(f"{scaled:.1f}", scaled, record)

@@ -7,7 +7,7 @@ graphs. The authors' tool replays a graph for RF-DETR, LW-DETR and RT-DETR and l
 from __future__ import annotations
 
 from .paper import join_key
-from .record import Record
+from .record import MEAN, Record
 
 GPU = "T4"
 WAIT_MS = 200.0
@@ -17,7 +17,7 @@ WITH_GRAPH = ("rfdetr", "lwdetr", "rtdetr")  # families as :func:`rfdetr_repro.p
 def timed_as_published(record: Record, *, precision: str = "fp16", wait_ms: float = WAIT_MS, in_pytorch: bool = False) -> bool:
     """Whether GPU, runtime, precision, wait and CUDA graph are those of a published latency. ``in_pytorch``: of a starred row."""
     artifact, protocol, machine, latency = record.artifact, record.protocol, record.machine, record.latency
-    if record.source != "protocol" or artifact is None or protocol is None or machine is None or latency is None:
+    if record.source not in ("protocol", MEAN) or artifact is None or protocol is None or machine is None or latency is None:
         return False
     if GPU not in (machine.gpu or "").replace("-", " ").split() or not protocol.only_waits(wait_ms):
         return False

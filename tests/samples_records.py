@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rfdetr_repro.config import Protocol
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, Machine, ModelId, Record
 from rfdetr_repro.tables_here import Here
 

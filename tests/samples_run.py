@@ -7,7 +7,8 @@ import json
 import math
 from pathlib import Path
 
-from rfdetr_repro.config import Arch, Protocol, SearchSpace
+from rfdetr_repro.config import Arch, SearchSpace
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.pareto import frontier
 from rfdetr_repro.presets import PICO_DEPARTURES
 from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, Machine, ModelId, Record

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +14,11 @@ from samples_bench import FakeSession, fake_artifact
 from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.__main__ import main
-from rfdetr_repro.bench.gpu_device import Watched
 from rfdetr_repro.bench.printing import gate
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.export import backends
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.record import Accuracy, Machine, Record
+from rfdetr_repro.record import Accuracy, Record
 from rfdetr_repro.store import Store
 
 QUICK = ["--samples", "16", "--buffer-ms", "0", "--builds", "2"]
@@ -159,63 +156,15 @@ def test_data_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert code == 2 and "annotations" in err and err.count("\n") == 1
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU that nobody watches."""
-    from rfdetr_repro.bench import gpu_device
-
-    @contextmanager
-    def watching(**_: object) -> Iterator[Watched]:
-        yield Watched(None, Machine("cpu", 2, 8.0, "Linux", gpu="NVIDIA T4"), "free")  # type: ignore[arg-type]
-
-    monkeypatch.setattr(gpu_device, "watching", watching)
-
-
-@pytest.mark.usefixtures("gpu")
-def test_with_and_without_a_cuda_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [str(fake_artifact(tmp_path, name).path) for name in ("a", "broken")]
-    code, out, err = run(capsys, tmp_path, "--onnx", *files, "--backend", "tensorrt", "--cuda-graph", "both")
-    assert code == 1 and "a launches" in out and "a CUDA graph" in out
-    assert "failed: 2 of 4 rows" in err and "broken CUDA graph: the model does not load" in err
+def test_one_latency_and_an_accuracy_on_each_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("val", "test"):
+        data = write_folder(tmp_path / "data", random_document(0), split)
+    file = str(fake_artifact(tmp_path).path)
+    assert run(capsys, tmp_path, "--onnx", file, "--data", str(data), "--split", "val,test")[0] == 0
     records = Store(tmp_path / "out" / "s.jsonl").read()
-    assert sorted(record.latency.cuda_graph for record in records if record.latency) == [False, True]
-    assert len({record.id for record in records}) == 2
-    code, out, _ = run(capsys, tmp_path, "--onnx", files[0], "--backend", "tensorrt", "--cuda-graph")
-    assert code == 0 and "launches" not in out  # one row, and it was measured before
-    assert len(Store(tmp_path / "out" / "s.jsonl").read()) == 2
-
-
-@pytest.mark.usefixtures("gpu")
-def test_both_ways_of_pytorch_are_two_backends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = str(fake_artifact(tmp_path, "a").path)
-    assert run(capsys, tmp_path, "--onnx", file, "--backend", "torch-graph", "--cuda-graph", "both")[0] == 0
-    records = Store(tmp_path / "out" / "s.jsonl").read()
-    assert sorted((r.artifact.runtime, r.latency.cuda_graph) for r in records) == [("torch", False), ("torch-graph", True)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--flush-l2",), "onnxruntime has none"),
-        (("--spin-ms", "20"), "onnxruntime has none"),
-        (("--spin-ms", "20", "--backend", "tensorrt", "--protocol", "sustained"), "sustained has none"),
-        (("--spin-ms", "20", "--backend", "tensorrt"), "20 ms of spinning do not fit"),  # QUICK waits 0 ms
-        (("--flush-l2", "--backend", "tensorrt", "--protocol", "all"), "leave no time to flush"),
-        (("--inject", "-1"), "cannot be negative"),
-        (("--inject", "5", "--checkpoint", "x.pt", "--models", "yolov8-n"), "leave one of them out"),
-    ],
-)
-def test_what_does_not_go_together(arguments: tuple[str, ...], told: str, tmp_path: Path, capsys: Any) -> None:
-    given = [] if "--models" in arguments else ["--onnx", str(fake_artifact(tmp_path).path)]
-    code, _, err = run(capsys, tmp_path, *given, *arguments)
-    assert code == 2 and told in err and err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_candidates_of_models_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    asked = models(monkeypatch, tmp_path)
-    assert run(capsys, tmp_path, "--models", "rfdetr-medium,dfine-m", "--inject", "1000")[0] == 0
-    assert asked == [("rfdetr-medium", "onnx", 1000), ("dfine-m", "onnx", 1000)]
+    assert [record.data.split for record in records] == ["val", "test"] and all(record.accuracy for record in records)
+    assert records[0].latency == records[1].latency
+    assert run(capsys, tmp_path, "--onnx", file, "--data", str(data), "--split", ",")[0] == 2
 
 
 def test_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,11 @@ from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro import reproduce, reproduce_plan
 from rfdetr_repro.campaign import EMBEDDED, Campaign, Pretraining, campaign
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.data.annotations import find_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors
 from rfdetr_repro.reproduce import Reproduction
 from rfdetr_repro.reproduce_train import pretrain, train

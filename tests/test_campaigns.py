@@ -8,7 +8,7 @@ from test_record import SHA, fixed_record
 
 from rfdetr_repro.bench.arguments import check, parser, precisions, protocols_of
 from rfdetr_repro.bench.campaigns import BUFFERS_MS, campaign_models
-from rfdetr_repro.config import Protocol
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.record import ArtifactId, DataId, ModelId, Record
 from rfdetr_repro.tables_paper import Here, paper_table
 

@@ -13,9 +13,9 @@ from samples_coco import random_document, write_folder
 from rfdetr_repro.bench import confirm as module
 from rfdetr_repro.bench.confirm import Context, Row, confirm_all
 from rfdetr_repro.bench.samples import load_samples
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.errors import InputError, StatedFailure
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.record import Accuracy
 from rfdetr_repro.store import Store
 

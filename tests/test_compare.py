@@ -11,8 +11,8 @@ from test_record import SHA, fixed_record
 
 from rfdetr_repro.bench.compare import compare_stores, main
 from rfdetr_repro.bench.samples import Series, save_samples
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.record import ArtifactId, Machine, Record
 from rfdetr_repro.store import Store
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rfdetr_repro.campaign import COCO, EMBEDDED, campaign, from_scratch
-from rfdetr_repro.config import Arch, ModelConfig, Protocol, SearchSpace, parse_shape
+from rfdetr_repro.config import Arch, ModelConfig, SearchSpace, parse_shape
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import load_supernet
 from rfdetr_repro.paper import published_table
 from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_DEPARTURES, PICO_SPACE, PICO_TRAIN, PICO_WEIGHTS, PRESETS, preset

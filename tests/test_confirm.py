@@ -13,12 +13,12 @@ from rfdetr_repro.bench import __main__ as command
 from rfdetr_repro.bench import confirm as module
 from rfdetr_repro.bench.confirm import Context, confirm
 from rfdetr_repro.bench.samples import load_samples
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.files import sha256_file
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.store import Store
 
 QUICK = dict(threads=1, warmup=1, min_samples=5, max_samples=6, buffer_ms=0.1)

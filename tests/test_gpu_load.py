@@ -13,8 +13,8 @@ from samples_bench import VirtualClock
 from rfdetr_repro.bench import gpu_load as module
 from rfdetr_repro.bench.gpu_load import GpuLoad, work_before
 from rfdetr_repro.bench.protocol import Call, measure_interleaved
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 
 L2_BYTES, ADDRESS, CONTEXT, WRITE_US = 50 << 20, 0x7F0000000000, 0x5500000000, 3.0
 

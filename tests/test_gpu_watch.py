@@ -12,8 +12,8 @@ import pytest
 
 from rfdetr_repro.bench.gpu_watch import GpuWatch, NvmlSource, Reading, Window, summed_up
 from rfdetr_repro.bench.protocol import RESTS_S, measure
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 
 QUIET = Reading(0.0, sm_mhz=1980, memory_mhz=2619, temperature_c=41, power_w=310.0, energy_j=1000.0, reasons=0,
                 throttled_ns={"power": 5, "thermal": 7, "board limit": 0, "reliability": 0}, processes=())  # fmt: skip

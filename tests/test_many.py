@@ -18,10 +18,11 @@ from samples_pool import two_machines
 from tiny import TINY
 
 from rfdetr_repro.campaign import EMBEDDED
-from rfdetr_repro.config import Protocol, SearchSpace
+from rfdetr_repro.config import SearchSpace
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import ModelCard, load_supernet, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.record import Record

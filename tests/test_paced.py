@@ -7,8 +7,8 @@ from samples_bench import VirtualClock
 
 from rfdetr_repro.bench.paced import run_paced, summary
 from rfdetr_repro.bench.protocol import measure
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 
 
 def test_a_model_that_keeps_up_waits_for_every_frame() -> None:

@@ -14,8 +14,8 @@ from samples_records import measured
 from samples_run import SPACE, run_records, training_rows, write_run
 
 from rfdetr_repro import plots
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.pareto import confirmed_points
 from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots_detections import Annotations, draw_detections

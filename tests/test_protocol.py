@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rfdetr_repro.bench.protocol import BLOCK, StopRule, measure, measure_interleaved
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 
 STEADY = Protocol(mode="sustained", warmup=3, min_samples=64, max_samples=256, timeout_s=1e6)
 

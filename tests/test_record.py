@@ -9,8 +9,9 @@ import math
 import pytest
 from samples_run import protocol_record, run_records, search_record
 
-from rfdetr_repro.config import Arch, Protocol
+from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.record import Accuracy, ArtifactId, Build, DataId, GpuState, Latency, Machine, ModelId, Paced, Record
 
 ARCH = Arch(128, 16, 1, 2, 25)

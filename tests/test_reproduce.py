@@ -13,9 +13,10 @@ from tiny import TINY, TRAIN
 
 from rfdetr_repro.campaign import EMBEDDED, Campaign
 from rfdetr_repro.coco_eval import CocoEvaluator
-from rfdetr_repro.config import Protocol, SearchSpace
+from rfdetr_repro.config import SearchSpace
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.predict import main as predict
 from rfdetr_repro.reproduce import Reproduction
 from rfdetr_repro.reproduce_train import train

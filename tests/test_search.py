@@ -15,10 +15,11 @@ import torch
 from tiny import SPACE, TINY
 
 from rfdetr_repro.campaign import EMBEDDED
-from rfdetr_repro.config import Arch, Protocol, SearchSpace
+from rfdetr_repro.config import Arch, SearchSpace
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import ModelCard, load_supernet, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.search import __main__ as command
@@ -212,8 +213,13 @@ def test_the_command_races_for_targets(
     arguments = ["--run", str(run), "--data", str(place / "data"), "--strategy", "race", "--engines", "8", "--first", "0.4"]
     assert run_main(command.main, [*arguments, "--targets-ms", "1000"]) == 2
     assert "the nearest is r" in capsys.readouterr().err
-    assert run_main(command.main, [*arguments, "--candidates", "2", "--targets-ms", "1.5", "--tolerance", "0.9"]) == 0
+    assert run_main(command.main, [*arguments, "--confirm-on", "val,elsewhere"]) == 2 and "elsewhere" in capsys.readouterr().err
+    chosen = ["--candidates", "2", "--targets-ms", "1.5", "--tolerance", "0.9", "--confirm-on", "val,train"]
+    assert run_main(command.main, [*arguments, *chosen]) == 0
     out = capsys.readouterr().out
+    protocol = [record for record in Store(run / "records.jsonl").read() if record.source == "protocol"]
+    files = {split: {one.artifact.sha256 for one in protocol if one.data.split == split} for split in ("val", "train")}
+    assert files["val"] == files["train"] != set()
     assert "of the image evaluations" in out and "target 1.5 ms: " in out
     stages = json.loads((run / "race.json").read_text())
     assert stages[-1]["images"] == 9 and stages[0]["entered"] == len(SPACE)

@@ -8,7 +8,8 @@ import pytest
 from samples_records import NOTHING, OTHER_SHA, SHA, T4, counted, measured
 from samples_run import run_records
 
-from rfdetr_repro.config import Arch, Protocol
+from rfdetr_repro.config import Arch
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.paper import TABLES
 from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
 from rfdetr_repro.tables_cells import Row, cells, slots, table_rows

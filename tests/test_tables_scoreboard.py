@@ -13,8 +13,8 @@ import pytest
 from samples_records import EVERYTHING, NOTHING, OTHER_SHA, T4, counted, measured
 
 from rfdetr_repro import tables
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.paper import CSV_FOLDER, TABLES
 from rfdetr_repro.record import ArtifactId, DataId, Latency, Record
 from rfdetr_repro.store import Store
@@ -160,18 +160,20 @@ def test_every_open_cell_names_its_command_or_its_reason():
         assert bool(command) != only, row  # that a command can run is checked in test_tables_commands.py
         assert row["why"].text or row["state"].text == NOT_RUN
         assert "NAME" not in command
-    shown = {(row["row"].text, row["column"].text): row["command"].text for row in cells.rows}
+    key = ("table", "row", "column")
+    shown = {tuple(row[name].text for name in key): row["command"].text for row in cells.rows}
     tensorrt = "--backend tensorrt --precision fp16"
-    seg, dfine = shown["RF-DETR-Seg N nas", "latency_ms"], shown["D-FINE N", "latency_ms"]
+    seg, dfine = shown["3", "RF-DETR-Seg N nas", "latency_ms"], shown["2", "D-FINE N", "latency_ms"]
     assert seg == f"python -m rfdetr_repro.bench --models rfdetr-seg-nano {tensorrt} --cuda-graph"
     assert dfine == f"python -m rfdetr_repro.bench --models dfine-n {tensorrt}"  # the authors use no graph there
 
 
 def test_cells_that_no_command_fills_are_published_only():
-    """Open-vocabulary models have random weights only, so cost and latency but no AP; no Record is of step 3 or 4 alone."""
+    """Open-vocabulary models have random weights only, so cost, and latency with COCO's class names as their prompt, but no AP;
+    no Record is of step 3 or 4 alone."""
     for table, label in (("10", "GroundingDINO T class index names"), ("4", "LLMDet T")):
         states = {column: each.state for column, each in states_of([], table, label).items()}
-        assert states["ap"] == states["ap_l"] == PUBLISHED_ONLY and states["latency_ms"] == states["params_m"] == NOT_RUN
+        assert {states[name] for name in ("ap", "ap_l", "latency_ms")} == {PUBLISHED_ONLY} and states["params_m"] == NOT_RUN
     steps = {
         each.row.identity.model.variant: each.state for each in cell_states(["5"], [], EVERYTHING) if each.slot.metric == "ap"
     }

@@ -14,7 +14,6 @@ from samples_export import ARCH, images, meta, tiny_artifact, tiny_detector
 from samples_tensorrt import A10, T4, DataType, FakeCudaRuntime, FakeDevice, FakeTrt
 
 from rfdetr_repro.bench.confirm import Row, confirm_all
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.export import tensorrt as build_module
 from rfdetr_repro.export import tensorrt_session as module
@@ -25,6 +24,7 @@ from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.export.tensorrt import AHEAD_OF_TIME, build_engine
 from rfdetr_repro.export.tensorrt_session import TrtSession
 from rfdetr_repro.files import sha256_bytes
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.store import Store
 
 

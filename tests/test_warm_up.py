@@ -10,7 +10,7 @@ from rfdetr_repro.bench.gpu_watch import Window
 from rfdetr_repro.bench.protocol import measure
 from rfdetr_repro.bench.timers import WallTimer
 from rfdetr_repro.bench.warm_up import MOST_WINDOWS, Slice, drifts, line_change, settle
-from rfdetr_repro.config import Protocol
+from rfdetr_repro.latency_protocol import Protocol
 
 
 def test_a_line_is_found_in_noise() -> None:

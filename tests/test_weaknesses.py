@@ -27,9 +27,9 @@ from rfdetr_repro.bench.samples import Series
 from rfdetr_repro.bench.scopes import objects
 from rfdetr_repro.bench.statistics import compare, compare_series
 from rfdetr_repro.coco_eval import CocoEvaluator
-from rfdetr_repro.config import Protocol
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.errors import StatedFailure, run_main
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.store import Store
 
 STEADY = Protocol("sustained", buffer_ms=0.0, warmup=3, min_samples=32, max_samples=32, timeout_s=1e6)

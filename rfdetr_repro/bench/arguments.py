@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from ..config import Protocol
 from ..errors import InputError
+from ..latency_protocol import Protocol
 from .campaigns import BUFFERS_MS, CAMPAIGNS
 from .gpu_device import uses_gpu
 
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--inject", type=int, help="random weights, suppression inside: so many scores above its threshold")
     what.add_argument("--random-weights", action="store_true", help="of such files: they are not trained, so latency only")
     what.add_argument("--data", help="COCO-format folder; without it only latency is measured")
-    what.add_argument("--split", default="val")
+    what.add_argument("--split", default="val", help="or several, like val,test: one latency, an accuracy on each")
     what.add_argument("--ap-gate", type=float, default=0.3, help="points of AP that FP16 may lose to FP32 of the same model")
     how = parsed.add_argument_group("how")
     how.add_argument("--protocol", choices=MODES, default="buffered", help="a wait before each sample, closed loop, fixed rate")
@@ -92,6 +92,14 @@ def check(args: argparse.Namespace) -> None:
 
 def names(args: argparse.Namespace) -> list[str]:
     return [name.strip() for name in args.models.split(",") if name.strip()]
+
+
+def split_names(text: str) -> list[str]:
+    """``"val,test"`` -> each once; none at all is an :class:`InputError`."""
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise InputError(f"{text!r} names no split", mend="write val, or val,test")
+    return found
 
 
 def precisions(args: argparse.Namespace) -> list[str]:

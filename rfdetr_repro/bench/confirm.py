@@ -12,11 +12,11 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from ..config import Protocol
 from ..data.coco import CocoSplit
 from ..errors import InputError, StatedFailure
 from ..export.artifact import Artifact
 from ..export.session import OrtSession, Session
+from ..latency_protocol import Protocol
 from ..record import Accuracy, DataId, Latency, Machine, Record
 from ..store import Store
 from .accuracy import Progress, accuracy_of

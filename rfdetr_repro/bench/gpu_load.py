@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ..config import Protocol
 from ..errors import InputError, StatedFailure
+from ..latency_protocol import Protocol
 from .timers import Clock, WallClock
 
 L2_CACHE_SIZE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE

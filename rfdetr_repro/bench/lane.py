@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import Protocol
+from ..latency_protocol import Protocol
 from .gpu_watch import Window
 from .paced import Trace, run_paced
 from .samples import BLOCK, Series

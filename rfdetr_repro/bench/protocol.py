@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Protocol
+from ..latency_protocol import Protocol
 from ..record import Build, Latency
 from .gpu_state import gpu_state, verdict_of
 from .lane import RESTS_S, Call, Lane, Run, StopRule

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, StatedFailure
-from .arguments import GRAPHS, names, precisions
+from .arguments import GRAPHS, names, precisions, split_names
 from .campaigns import campaign_models
 
 if TYPE_CHECKING:
@@ -92,16 +92,17 @@ def _title(artifact: Artifact) -> str:
 
 
 def read_data(args: argparse.Namespace) -> list[CocoSplit]:
-    """The split of --data, or none; one without annotations cannot be scored and is refused."""
+    """The splits of --data, or none; one without annotations cannot be scored and is refused."""
     if args.data is None:
         return []
     from ..data.coco import read_split  # slow to load
 
-    split = read_split(args.data, args.split)
-    if not split.ground_truth()["annotations"]:
-        mend = "give a split with annotations, or leave --data out and measure latency only"
-        raise InputError(f"split {args.split!r} has no annotations", args.data, mend)
-    return [split]
+    found = [read_split(args.data, name) for name in split_names(args.split)]
+    for split in found:
+        if not split.ground_truth()["annotations"]:
+            mend = "give a split with annotations, or leave --data out and measure latency only"
+            raise InputError(f"split {split.split!r} has no annotations", args.data, mend)
+    return found
 
 
 def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callable[[int], Any]:

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--engines", type=int, default=18, help="engines measured for the latency model")
     add("--most-engines", type=int, help="while the model's held-out error is too large (default: twice --engines)")
     add("--candidates", type=int, default=10, help="configurations that get the full protocol")
+    add("--confirm-on", default="val", help="splits on which they are evaluated; with test too, like val,test")
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
     add("--margin", type=float, default=0.003, help="race: AP (a fraction) by which it must be able to beat the faster ones")
     add("--first", type=float, default=0.05, help="race: part of the images in the first stage, at least 30 images")
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("engines", "candidates"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)} is not positive")
+    from ..bench.arguments import split_names
     from ..campaign import EMBEDDED
     from .deployment import Deployment
     from .engines import Fit
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     deployment = Deployment(args.backend, args.precision, args.cuda_graph)
     search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
     search.deployment = deployment
+    splits = [read_searched(search, args.data, name) for name in split_names(args.confirm_on)]
     fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
     if args.plan:
         from .plan import Job, plan
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with search.store.exclusive(), deployment.watched(force=args.force) as search.watched:
             if workers is not None:
                 workers.join(search)
-            _run(args, search, fit, protocols, targets, rules)
+            _run(args, search, splits, fit, protocols, targets, rules)
     finally:
         if workers is not None:
             workers.close()
@@ -93,7 +96,9 @@ def _workers(args: argparse.Namespace) -> Any:
     return Workers(args.run, args.data, args.worker_count, args.address)
 
 
-def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[Any], targets: Any, rules: Any) -> None:
+def _run(
+    args: argparse.Namespace, search: Any, splits: list[Any], fit: Any, protocols: Sequence[Any], targets: Any, rules: Any
+) -> None:
     from .engines import fit_latency
     from .evaluation import goal
     from .search import missing_classes
@@ -113,10 +118,11 @@ def _run(args: argparse.Namespace, search: Any, fit: Any, protocols: Sequence[An
         write_atomic(args.run / "race.json", json.dumps([stage._asdict() for stage in outcome.stages], indent=1))
     confirmed = []
     for arch in _bar(candidates(records, args.candidates, args.metric, targets)):
-        confirmed += search.confirm(arch, [search.split], protocols)
+        confirmed += search.confirm(arch, splits, protocols)
     print(f"{len(records)} configurations; Records in {search.store.path}")
     if targets is not None:
-        print("\n".join(_picked(targets, confirmed, args.metric)))
+        on_val = [record for record in confirmed if record.data and record.data.split == search.split.split]
+        print("\n".join(_picked(targets, on_val, args.metric)))
 
 
 def print_stage(stage: Any) -> None:
@@ -172,6 +178,16 @@ def open_search(run: Path, data: Path, *, masks: bool, command: str, device: str
     detector = to_device(detector, device)
     store, context = Store(run / "records.jsonl"), Context("search", command)
     return Search(detector, card, digest, card.space, split, store, run / "artifacts", context, masks=masks)
+
+
+def read_searched(search: Any, data: Path, name: str) -> Any:
+    """Split ``name`` of the searched data, in the supernet's classes; the one that is searched on is not read twice."""
+    from ..data.annotations import ClassMap
+    from ..data.coco import read_split
+
+    if name == search.split.split:
+        return search.split
+    return read_split(data, name, ClassMap(search.card.category_ids, search.card.class_names))
 
 
 def _bar(items: Iterable) -> Iterable:

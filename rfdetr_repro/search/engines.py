@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..bench.confirm import call_of, example_input
 from ..bench.protocol import measure_interleaved
-from ..config import Arch, Protocol, SearchSpace
+from ..config import Arch, SearchSpace
 from ..errors import InputError, StatedFailure
 from ..export.session import Session
+from ..latency_protocol import Protocol
 from ..pareto import metric
 from ..record import ArtifactId, Latency, Machine, Record
 from ..store import Store

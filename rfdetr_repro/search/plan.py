@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..config import Arch, ModelConfig, Protocol, SearchSpace
+from ..config import Arch, ModelConfig, SearchSpace
 from ..device import named, peak_bytes
 from ..export.artifact import ArtifactMeta
 from ..export.onnx import export_onnx
 from ..flops import total_flops
+from ..latency_protocol import Protocol
 from ..model.detector import Detector
 from ..record import ModelId
 from ..validation import BATCH, device_of

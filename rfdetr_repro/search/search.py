@@ -22,12 +22,13 @@ from ..bench.gpu_device import Watched
 from ..bench.machine import environment, this_machine
 from ..coco_eval import CocoEvaluator
 from ..coco_matches import Matches, Objects, average_precision
-from ..config import Arch, Protocol, SearchSpace
+from ..config import Arch, SearchSpace
 from ..data.coco import CocoSplit
 from ..errors import InputError
 from ..export.artifact import Artifact, ArtifactMeta, load_artifact
 from ..export.onnx import export_onnx
 from ..files import atomic_path
+from ..latency_protocol import Protocol
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
 from ..record import Accuracy, DataId, Machine, ModelId, Record
