@@ -45,6 +45,10 @@ def test_modes() -> None:
     assert [p.builds for p in formal] == [3, 3] and formal[0].min_samples == 200 and formal[1].min_time_s == 600
     short = settings("--onnx", "m", "--protocol", "sustained")[0]
     assert short.min_time_s == short.settle_s == 0 and short.scope == "engine"
+    on_gpu = settings("--onnx", "m", "--protocol", "sustained", "--backend", "tensorrt")[0]
+    assert (on_gpu.min_time_s, on_gpu.settle_s) == (60.0, 30.0)  # clock and temperature take their time
+    assert settings("--onnx", "m", "--protocol", "sustained", "--backend", "tensorrt", "--seconds", "0")[0].min_time_s == 0
+    assert [p.spin_ms for p in settings("--onnx", "m", "--protocol", "both", "--spin-ms", "20")] == [20.0, 0.0]
 
 
 def measured(precision: str, protocol: Protocol, ms: float) -> Record:

@@ -24,6 +24,7 @@ GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 LONG_S, FORMAL_S, SETTLE_S = 60.0, 600.0, 30.0
 PACED_S = 10.0  # least time of a paced series, unless --samples says otherwise
 _GRAPH = "captured before timing, on backends that have it; both: a row with and a row without it"
+_SECONDS = f"of the sustained mode, once it is flat (default: {LONG_S:g} on a GPU, else as long as the stop rule wants)"
 _EPILOG = "Exit codes: 0 done, 1 a row failed (the others are stored), 2 bad arguments or bad input."
 
 
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--spin-ms", type=float, default=0.0, help="last part of that wait in which the GPU is kept busy")
     how.add_argument("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each sample: cold, not hot")
     how.add_argument("--fps", type=float, default=30.0, help="arrivals per second of the paced mode")
-    how.add_argument("--seconds", type=float, nargs="?", const=LONG_S, default=0.0, help="of the sustained mode, once it is flat")
+    how.add_argument("--seconds", type=float, nargs="?", const=LONG_S, help=_SECONDS)
     how.add_argument("--formal", action="store_true", help=f"{FORMAL_S:g} s sustained, 200 samples buffered, at least 3 builds")
     how.add_argument("--builds", type=int, default=3, help="sessions, or engines, of every model")
     how.add_argument("--threads", type=int, default=Protocol.threads, help="intra-op threads of a CPU runtime")
@@ -74,7 +75,7 @@ def check(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("builds", args.builds, 1), ("samples", args.samples, 1)):
         if value is not None and value < least:
             raise InputError(f"--{flag} {value} must be at least {least}")
-    if min(args.buffer_ms, args.seconds, args.ap_gate, args.spin_ms) < 0 or args.fps <= 0:
+    if min(args.buffer_ms, args.seconds or 0.0, args.ap_gate, args.spin_ms) < 0 or args.fps <= 0:
         raise InputError("--buffer-ms, --seconds, --spin-ms and --ap-gate cannot be negative, --fps must be positive")
     if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
         raise InputError(f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none", mend="leave them out")
@@ -140,7 +141,8 @@ def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
     if mode != "buffered":
         base = replace(base, spin_ms=0.0)  # there is no wait
     if mode == "sustained":
-        seconds = max(args.seconds, FORMAL_S) if args.formal else args.seconds
+        wanted = args.seconds if args.seconds is not None else LONG_S if uses_gpu(args.backend) else 0.0
+        seconds = max(wanted, FORMAL_S) if args.formal else wanted
         limit_s = max(Protocol.timeout_s, 2 * seconds)
         return replace(base, mode=mode, buffer_ms=0.0, min_time_s=seconds, settle_s=min(SETTLE_S, seconds / 2), timeout_s=limit_s)
     if mode == "paced":
