@@ -48,7 +48,8 @@ def test_modes() -> None:
     on_gpu = settings("--onnx", "m", "--protocol", "sustained", "--backend", "tensorrt")[0]
     assert (on_gpu.min_time_s, on_gpu.settle_s) == (60.0, 30.0)  # clock and temperature take their time
     assert settings("--onnx", "m", "--protocol", "sustained", "--backend", "tensorrt", "--seconds", "0")[0].min_time_s == 0
-    assert [p.spin_ms for p in settings("--onnx", "m", "--protocol", "both", "--spin-ms", "20")] == [20.0, 0.0]
+    kept_up = settings("--onnx", "m", "--protocol", "both", "--spin-ms", "20", "--backend", "tensorrt")
+    assert [protocol.spin_ms for protocol in kept_up] == [20.0, 0.0]  # only one of them waits
 
 
 def measured(precision: str, protocol: Protocol, ms: float) -> Record:
