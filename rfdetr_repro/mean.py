@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not names:
         mend = "check --mode, --variant and --runtime"
         raise InputError(f"no file was measured that has an AP and a {args.mode} latency", ", ".join(map(str, args.stores)), mend)
+    if not args.name.startswith("embedded") and any(record.data and record.data.synthetic for record in records):
+        raise InputError("composed images are no benchmark of real ones", args.name, "name the mean embedded-...")
     if args.target_ms is None:
         averaged = [part for part in records if _split(part) == args.split]
         complete, short = whole_groups(averaged, expected)

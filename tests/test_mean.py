@@ -157,6 +157,17 @@ def test_a_data_set_that_is_missing(runs: Any, capsys: pytest.CaptureFixture[str
     assert code == 2 and "99 data sets were measured, the benchmark has 100" in err
 
 
+def test_composed_images_keep_their_name(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def records(number: int) -> list[Record]:
+        record = measured(number, "test", 0.5, 3.0, model="yolov8")
+        return [replace(record, data=replace(record.data, name=f"embedded-{number}"))]
+
+    folder = runs(records, count=2)
+    code, _, err = run(capsys, folder, "--name", "own")
+    assert code == 2 and "composed images" in err
+    assert run(capsys, folder, "--name", "embedded-means")[0] == 0 and means(folder)[0].data.synthetic
+
+
 def test_several_files_of_one_model_on_one_data_set(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def records(number: int) -> list[Record]:
         again = replace(measured(number, "test", 0.3, 3.0, model="yolov8"), data=DataId("set-05", "test", "0" * 64, 10))
