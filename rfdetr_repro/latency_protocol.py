@@ -57,10 +57,14 @@ class Protocol:
         spin = f", spin {self.spin_ms:g} ms" if self.spin_ms else ""
         return self.mode + pace + spin + (", cold L2" if self.flush_l2 else "")
 
+    @property
+    def usual(self) -> bool:
+        """Buffered or sustained, and the GPU left alone between samples."""
+        return self.mode != "paced" and not self.spin_ms and not self.flush_l2
+
     def only_waits(self, buffer_ms: float | None) -> bool:
-        """Whether samples are the paper's: after this wait, the GPU left alone meanwhile."""
-        alone = not self.spin_ms and not self.flush_l2
-        return self.mode == "buffered" and self.buffer_ms == buffer_ms and alone
+        """Whether samples are taken as the paper's are, after this wait."""
+        return self.mode == "buffered" and self.buffer_ms == buffer_ms and self.usual
 
     def settings(self) -> dict[str, Any]:
         """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""

@@ -43,7 +43,7 @@ def backend(record: Record) -> str:
         return f"modelled {record.deployment or 'unknown runtime'} on {machine}"
     runtime = record.artifact.runtime if record.artifact else "unknown runtime"
     mode = record.protocol.mode if record.protocol else "unknown mode"
-    return f"{runtime} {mode} on {machine}"
+    return f"{runtime}{' CUDA graph' if record.latency.cuda_graph else ''} {mode} on {machine}"
 
 
 def images(record: Record) -> str:
@@ -149,14 +149,17 @@ class Confirmed:
 def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first.
 
-    Fine-tuned models are no part of what was searched: their Records stay out.
+    With and without a CUDA graph are two points. Left out are Records of fine-tuned models, which are no part of what was
+    searched, and of protocols that are neither the buffered nor the sustained one.
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
-        if record.source == "protocol" and record.artifact is not None and record.campaign != FINE_TUNING:
+        usual = record.protocol is None or record.protocol.usual
+        if record.source == "protocol" and record.artifact is not None and record.campaign != FINE_TUNING and usual:
+            graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
-            parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, machine, name), {})
+            parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, graph, machine, name), {})
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
             parts["sustained" if sustained else ("test" if record.data and record.data.split == "test" else "val")] = record
     points = []

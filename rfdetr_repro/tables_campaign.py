@@ -108,6 +108,7 @@ def _search(records: Sequence[Record]) -> list[Record]:
 def _engine(record: Record) -> str:
     artifact, machine = record.artifact, record.machine
     words = [artifact.runtime, artifact.precision] if artifact else ["unknown runtime"]
+    words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
     return " ".join(words) + (f" on {machine.gpu or machine.cpu}, {machine.cores} cores" if machine else "")
 
 

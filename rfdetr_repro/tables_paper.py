@@ -161,7 +161,9 @@ def _how(record: Record) -> str:
     words = ["measured"]
     if record.artifact is not None:
         words += [record.artifact.runtime, record.artifact.precision]
-    words += [record.protocol.mode] if record.protocol else []
+    words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
+    words += [record.protocol.mode if record.protocol.usual else record.protocol.rhythm] if record.protocol else []
+    words += [f"mean over {len(record.parts)} data sets"] if record.parts else []
     words += ["random weights"] if record.model.weights == "random" else []
     words += [f"on {record.machine.gpu or record.machine.cpu}"] if record.machine else []
     return " ".join(words)

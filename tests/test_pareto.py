@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from samples_run import protocol_record, run_records, search_record
 
 from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError
+from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.paper import published_records
 from rfdetr_repro.pareto import METRICS, best_under, confirmed_points, frontier, frontiers
 from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
@@ -125,3 +127,18 @@ def test_confirmed_points_take_what_is_there():
     (only,) = confirmed_points([search_record(arch), protocol_record(arch, "test")])
     assert only.val is None and only.sustained is None and only.buffered is only.test and only.any is only.test
     assert confirmed_points([search_record(arch)]) == []
+
+
+def test_a_cuda_graph_is_another_point_and_another_front() -> None:
+    plain = protocol_record(Arch(128, 16, 1, 2, 25), "val")
+    graph = replace(plain, latency=replace(plain.latency, cuda_graph=True, median_ms=plain.latency.median_ms / 2))
+    assert [point.val for point in confirmed_points([plain, graph])] == [graph, plain]
+    assert len(frontiers([plain, graph])) == 2
+
+
+def test_records_of_unusual_protocols_are_no_confirmed_points() -> None:
+    usual = protocol_record(Arch(128, 16, 1, 2, 25), "val")
+    others = [Protocol("paced", fps=30.0), Protocol(flush_l2=True), Protocol(spin_ms=10.0)]
+    slow = [replace(usual, protocol=other, latency=replace(usual.latency, median_ms=99.0)) for other in others]
+    (point,) = confirmed_points([usual, *slow])
+    assert point.val == usual

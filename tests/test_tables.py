@@ -49,7 +49,7 @@ def test_a_measured_value_stands_beside_the_published_one():
     assert (row["measured_ap"].text, row["measured_ap"].state, row["measured_ap"].value) == ("47.9", MEASURED, 47.9)
     assert (row["published_latency_ms"].text, row["measured_latency_ms"].text) == ("2.3", "2.35")
     assert row["measured_ap75"].state == MISSING and row["published_ap75"].text == "51.4"
-    assert row["state"].text == "measured tensorrt fp16 buffered on Tesla T4"
+    assert row["state"].text == "measured tensorrt fp16 CUDA graph buffered on Tesla T4"
     assert (row["file"].text, row["record"].text) == ("5e5e5e5e5e5e", measured().id)
     assert (row["measured_ap"].artifact, row["measured_ap"].record) == (SHA, measured().id)
 
