@@ -25,6 +25,7 @@ from typing import NamedTuple
 from .bench.gpu_state import verdict_of
 from .errors import InputError, run_main
 from .files import sha256_bytes
+from .latency_protocol import Protocol
 from .pareto import metric
 from .record import MEAN, Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
 from .store import Store, read_stores
@@ -42,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     add("--name", required=True, help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold")
     add("--split", default="test", help="what is averaged")
     add("--mode", default="buffered", choices=("buffered", "sustained"), help="whose latencies are averaged")
+    add("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait of the buffered mode")
+    add("--cuda-graph", choices=("on", "off"), help="only files that ran with one, or without")
     add("--runtime", help="only files that ran on this one, e.g. tensorrt")
     add("--size", help="with --target-ms: the mean's name, e.g. N")
     add("--variant", help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one")
@@ -60,19 +63,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.target_ms is not None and not (args.target_ms > 0 and 0 < args.tolerance < 1):
         raise InputError(f"--target-ms {args.target_ms:g} to {args.tolerance:g}", mend="positive ms, a tolerance in (0, 1)")
     best = metric(args.metric).value
-    records = [record for record in read_stores(args.stores) if _wanted(record, args)]
-    names = {record.data.name for record in records if record.data}
+    args.name = args.name.lower() if args.name.lower() in COUNTS else args.name
+    if args.name.startswith("coco"):
+        raise InputError(f"{args.name} is one data set, not a benchmark of several", mend="choose another --name")
+    read = {record.id: record for record in read_stores(args.stores)}
+    records = [record for record in read.values() if _wanted(record, args)]
+    names = _names(records)
     expected = COUNTS.get(args.name, len(names))
     if not names:
         mend = "check --mode, --variant and --runtime"
         raise InputError(f"no file was measured that has an AP and a {args.mode} latency", ", ".join(map(str, args.stores)), mend)
     if not args.name.startswith("embedded") and any(record.data and record.data.synthetic for record in records):
         raise InputError("composed images are no benchmark of real ones", args.name, "name the mean embedded-...")
+    if len(names) == 1:
+        raise InputError(f"only {next(iter(names))} was measured", args.name, "give the stores of several data sets")
     if args.target_ms is None:
         averaged = [part for part in records if _split(part) == args.split]
         complete, short = whole_groups(averaged, expected)
         if not complete:
-            raise InputError(f"no model was measured on {expected} data sets of {args.name}", mend="; ".join(short) or "measure")
+            raise InputError(
+                f"no model was measured on {expected} data sets of {args.name}",
+                mend="; ".join(short) or f"measure their {args.split} split",
+            )
     else:
         near = Target(args.target_ms, args.tolerance, args.select, best)
         complete, short = [near.picks(records, args.split, expected)], []
@@ -93,7 +105,22 @@ def _wanted(record: Record, args: argparse.Namespace) -> bool:
         return False
     variant = record.model.variant == args.variant if args.variant not in (None, "nas") else record.model.variant in (None, "nas")
     scored = record.accuracy is not None or record.mask_accuracy is not None
-    return scored and variant and protocol.mode == args.mode and args.runtime in (None, artifact.runtime)
+    waited = args.mode != "buffered" or protocol.buffer_ms == args.buffer_ms
+    graph = args.cuda_graph is None or bool(record.latency.cuda_graph) == (args.cuda_graph == "on")
+    searched = args.target_ms is None or record.model.family == "rfdetr" and record.model.size is None
+    how = protocol.usual and protocol.mode == args.mode and waited and graph and args.runtime in (None, artifact.runtime)
+    return scored and variant and searched and how
+
+
+def _names(records: Iterable[Record]) -> set[str]:
+    """Names of the data sets. Two of one name would pass for one: an :class:`InputError`."""
+    digests: dict[tuple[str, str], str | None] = {}
+    for record in records:
+        assert record.data is not None
+        if digests.setdefault((record.data.name, record.data.split), record.data.sha256) != record.data.sha256:
+            mend = "name their folders, or the info of their annotations, differently and measure again"
+            raise InputError(f"two data sets are called {record.data.name!r}", f"split {record.data.split}", mend)
+    return {name for name, _ in digests}
 
 
 class Target(NamedTuple):
@@ -111,11 +138,12 @@ class Target(NamedTuple):
             by_set.setdefault(_set(record), []).append(record)
         if len(by_set) != expected:
             raise InputError(f"{len(by_set)} data sets were measured, the benchmark has {expected}", mend="give all their stores")
-        picked = [self._pick(name, own, split) for name, own in sorted(by_set.items())]
-        if len(hows := {_how(record) for record in picked}) > 1:
-            told = " and ".join(sorted(" ".join(map(str, how[:3])) for how in hows)[:2])
-            raise InputError(f"the picks were not measured alike: {told}", mend="choose with --runtime, or give other stores")
-        return picked
+        if len(hows := {_how(record) for own in by_set.values() for record in own}) > 1:
+            differing = [sorted(set(map(str, values))) for values in zip(*hows, strict=True) if len(set(values)) > 1]
+            told = "; ".join(" and ".join(values[:2]) for values in differing)
+            mend = "choose with --runtime, --cuda-graph or --buffer-ms, or give other stores"
+            raise InputError(f"the files were not measured alike: {told}", mend=mend)
+        return [self._pick(name, own, split) for name, own in sorted(by_set.items())]
 
     def _pick(self, name: str, records: Sequence[Record], split: str) -> Record:
         def miss(record: Record) -> float:
@@ -180,7 +208,7 @@ def mean_of(parts: Sequence[Record], model: ModelId, name: str, command: str | N
             _digest(f"{part.name} {part.sha256}" for part in data),
             sum(images) if len(images) == len(data) else None,
         ),
-        artifact=ArtifactId(digest, onnx, first.artifact.runtime, first.artifact.precision, size),
+        artifact=ArtifactId(digest, onnx, first.artifact.runtime, first.artifact.precision, size, _options(first)),
         cost=_mean_cost([part.cost for part in parts]),
         accuracy=_mean_accuracy([part.accuracy for part in parts], digest),
         mask_accuracy=_mean_accuracy([part.mask_accuracy for part in parts], digest),
@@ -243,11 +271,21 @@ def _how(record: Record) -> How:
     return (
         artifact.runtime,
         artifact.precision,
+        artifact.options,
+        record.model.task,
         device,
         graph,
         tuple(sorted(most)),
         json.dumps(protocol.settings(), sort_keys=True),
     )
+
+
+def _options(record: Record) -> str:
+    """What tells means of one model apart, and is in no other part of the request."""
+    assert record.artifact is not None and record.latency is not None
+    graph = "" if record.latency.cuda_graph is None else f"mean_cuda_graph={record.latency.cuda_graph}"
+    most = next(accuracy.max_dets for accuracy in (record.accuracy, record.mask_accuracy) if accuracy is not None)
+    return " ".join(filter(None, (record.artifact.options, graph, f"max_dets={most}")))
 
 
 def _file(record: Record) -> tuple[str, str]:

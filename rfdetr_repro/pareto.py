@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .config import Arch
 from .errors import InputError
-from .record import FINE_TUNING, Record
+from .record import FINE_TUNING, TUNED, Record
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,18 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
-        usual = record.protocol is None or record.protocol.usual
-        if record.source == "protocol" and record.artifact is not None and record.campaign != FINE_TUNING and usual:
+        split, tuned = (
+            record.data.split if record.data else "val",
+            record.campaign == FINE_TUNING or record.model.variant == TUNED,
+        )
+        usual = (record.protocol is None or record.protocol.usual) and split in ("val", "test")
+        if record.source == "protocol" and record.artifact is not None and usual and not tuned:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
             parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, graph, machine, name), {})
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
-            parts["sustained" if sustained else ("test" if record.data and record.data.split == "test" else "val")] = record
+            parts["sustained" if sustained else split] = record
     points = []
     for (sha256, *_), parts in groups.items():
         points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))

@@ -21,8 +21,8 @@ from .errors import InputError
 from .latency_protocol import Protocol
 
 SCHEMA = 1
-NEVER_TRAINED = "patch never trained"  # variant of a model whose patch size no training step drew
-FINE_TUNING, MEAN = "fine-tuning", "mean"  # campaign: a found architecture before and after; source: an average over data sets
+MEAN, NEVER_TRAINED = "mean", "patch never trained"  # source: an average over data sets; variant: a size no training step drew
+FINE_TUNING, TUNED = "fine-tuning", "nas+fine-tuning"  # campaign: a found architecture before and after; variant: after
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _averaged(row: Row) -> str:
     if model.variant == _TUNED:
         steps.append("python -m rfdetr_repro.finetune --run RUN --arch ARCH --data DIR --out TUNED")
         measured = "--data DIR --split val,test --out TUNED/records.jsonl"
-        steps.append(f"{_BENCH} --onnx FILE.onnx {_TENSORRT} --cuda-graph {measured}")
-    mean = f"--size {model.size} --target-ms {ms} --variant {model.variant}"
+        steps.append(f"{_BENCH} --onnx TUNED/artifacts/nas-fine-tuning-*.onnx {_TENSORRT} --cuda-graph {measured}")
+    mean = f"--runtime tensorrt --cuda-graph on --size {model.size} --target-ms {ms} --variant {model.variant}"
     return " && ".join([*steps, f"{_MEAN} --name {name} {mean} --out results/{name}.jsonl RUNS"])
 
 

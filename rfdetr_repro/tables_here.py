@@ -116,6 +116,8 @@ def published_only(row: Row, slot: Slot) -> str:
         return (
             "its latency depends on the class names it is asked for, and those of the 100 data sets need their data and weights"
         )
+    if slot.metric == "ms" and (variant or "").startswith("step ") and not data_name(row).startswith("coco"):
+        return "no command measures a step of the ablation on these data sets; its latency on COCO is in Table 5"
     return _PUBLISHED_ONLY.get(family, "")
 
 

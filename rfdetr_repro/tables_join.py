@@ -47,10 +47,16 @@ class Line:
 def _together(a: Record, b: Record) -> bool:
     if "cost" in (a.source, b.source) or a.artifact is None or b.artifact is None:
         return True
-    if (a.machine, a.artifact.runtime) != (b.machine, b.artifact.runtime):
+    if (a.machine, a.artifact.runtime) != (b.machine, b.artifact.runtime) or not _timed_alike(a, b):
         return False
     other_file = a.model.size != b.model.size or a.artifact.precision != b.artifact.precision
     return other_file or a.artifact.sha256 == b.artifact.sha256
+
+
+def _timed_alike(a: Record, b: Record) -> bool:
+    """Both with a CUDA graph or both without; the protocols may differ in their wait."""
+    hows = [(bool(one.latency.cuda_graph), one.protocol is None or one.protocol.usual) for one in (a, b) if one.latency]
+    return len(set(hows)) < 2
 
 
 class _Lines:
@@ -293,5 +299,7 @@ def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell
 
 def _near(record: Record, base: Record) -> bool:
     if record.latency is None or base.latency is None or not _alike(record, base) or record.protocol != base.protocol:
+        return False
+    if not _timed_alike(record, base):
         return False
     return record.latency.median_ms <= SLOWER * base.latency.median_ms

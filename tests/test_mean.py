@@ -140,7 +140,7 @@ def without_test(number: int) -> list[Record]:
         (searched, ("--size", "N", "--target-ms", "2.3", "--mode", "sustained"), "no file was measured"),
         (searched, ("--size", "N", "--target-ms", "2.3", "--variant", "nas+fine-tuning"), "no file was measured"),
         (searched, ("--size", "N", "--target-ms", "2.3", "--select", "train"), "set-00 has no measured file on its train split"),
-        (other_precision, ("--size", "N", "--target-ms", "2.3"), "not measured alike: tensorrt fp16 Tesla T4 and tensorrt fp32"),
+        (other_precision, ("--size", "N", "--target-ms", "2.3"), "the files were not measured alike: fp16 and fp32"),
         (without_test, ("--size", "N", "--target-ms", "2.3"), "of set-42 was not measured on its test split"),
     ],
 )
@@ -168,10 +168,27 @@ def test_composed_images_keep_their_name(runs: Any, capsys: pytest.CaptureFixtur
     assert run(capsys, folder, "--name", "embedded-means")[0] == 0 and means(folder)[0].data.synthetic
 
 
+def test_two_data_sets_of_one_name(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def records(number: int) -> list[Record]:
+        other = replace(measured(number, "test", 0.3, 3.0, model="yolov8"), data=DataId("set-05", "test", "0" * 64, 10))
+        return [measured(number, "test", 0.5, 3.0, model="yolov8")] + [other] * (number == 5)
+
+    code, _, err = run(capsys, runs(records))
+    assert code == 2 and "two data sets are called 'set-05'" in err
+
+
 def test_several_files_of_one_model_on_one_data_set(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def records(number: int) -> list[Record]:
-        again = replace(measured(number, "test", 0.3, 3.0, model="yolov8"), data=DataId("set-05", "test", "0" * 64, 10))
-        return [measured(number, "test", 0.5, 3.0, model="yolov8")] + [again] * (number == 5)
+        first = measured(number, "test", 0.5, 3.0, model="yolov8")
+        digest = "f" * 64
+        other = replace(
+            first,
+            model=replace(first.model, checkpoint_sha256=digest),
+            artifact=replace(first.artifact, sha256=digest),
+            accuracy=replace(first.accuracy, artifact_sha256=digest),
+            latency=replace(first.latency, artifact_sha256=digest),
+        )
+        return [first] + [other] * (number == 5)
 
     code, _, err = run(capsys, runs(records))
     assert code == 2 and "several files on set-05" in err

@@ -213,13 +213,14 @@ def test_the_command_races_for_targets(
     arguments = ["--run", str(run), "--data", str(place / "data"), "--strategy", "race", "--engines", "8", "--first", "0.4"]
     assert run_main(command.main, [*arguments, "--targets-ms", "1000"]) == 2
     assert "the nearest is r" in capsys.readouterr().err
-    assert run_main(command.main, [*arguments, "--confirm-on", "val,elsewhere"]) == 2 and "elsewhere" in capsys.readouterr().err
-    chosen = ["--candidates", "2", "--targets-ms", "1.5", "--tolerance", "0.9", "--confirm-on", "val,train"]
+    for wrong in ("val,elsewhere", "val,train", "test"):
+        assert run_main(command.main, [*arguments, "--confirm-on", wrong]) == 2 and "--confirm-on" in capsys.readouterr().err
+    chosen = ["--candidates", "2", "--targets-ms", "1.5", "--tolerance", "0.9", "--confirm-on", "val,test"]
     assert run_main(command.main, [*arguments, *chosen]) == 0
     out = capsys.readouterr().out
     protocol = [record for record in Store(run / "records.jsonl").read() if record.source == "protocol"]
-    files = {split: {one.artifact.sha256 for one in protocol if one.data.split == split} for split in ("val", "train")}
-    assert files["val"] == files["train"] != set()
+    files = {split: {one.artifact.sha256 for one in protocol if one.data.split == split} for split in ("val", "test")}
+    assert files["val"] == files["test"] != set()
     assert "of the image evaluations" in out and "target 1.5 ms: " in out
     stages = json.loads((run / "race.json").read_text())
     assert stages[-1]["images"] == 9 and stages[0]["entered"] == len(SPACE)

@@ -33,7 +33,7 @@ def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple
         targets[target] = path
         wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
     for name in model_names(args):
-        wanted[name] = lambda name=name: _model(args, name)  # type: ignore[misc]
+        wanted[name] = lambda name=name: _model(args, name, splits)  # type: ignore[misc]
     found: list[Artifact] = []
     failures: Failures = {}
     for name, get in wanted.items():
@@ -114,6 +114,8 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
             if args.backend != "torch":
                 name, star = _title(artifact), artifact.manifest.packages["star"]
                 raise InputError(f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch")
+            if args.cuda_graph != "off":
+                raise InputError(f"{_title(artifact)} runs without a CUDA graph only", mend="leave --cuda-graph out")
             from .starred import ModuleSession
 
             return ModuleSession(artifact, args.threads)
@@ -144,14 +146,13 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
 
     if not path.is_file() or _has_manifest(path):
         return load_artifact(path)
-    from ..export.adopt import Categories, adopt
+    from ..export.adopt import adopt
     from ..export.nms import Nms
 
-    categories = Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
     artifact = adopt(
         path,
         target,
-        categories=categories,
+        categories=_categories(splits),
         form=args.form,
         normalise=args.normalise,
         weights="random" if args.random_weights else "trained",
@@ -173,10 +174,18 @@ def _models() -> Any:
         raise InputError("models by name are not available", mend="give files with --onnx") from error
 
 
-def _model(args: argparse.Namespace, name: str) -> Artifact:
+def _categories(splits: Sequence[CocoSplit]) -> Any:
+    from ..export.adopt import Categories
+
+    return Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
+
+
+def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:
     folder = Path(args.out).parent / "models"
-    to = "torch" if args.backend.startswith("torch") else "onnx"
-    artifact: Artifact = _models().model_artifact(name, folder, checkpoint=args.checkpoint, to=to, inject=args.inject)
+    how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
+    if args.checkpoint is not None:  # somebody's weights know classes by number only
+        how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
+    artifact: Artifact = _models().model_artifact(name, folder, **how)
     told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
     if told:
         print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))

@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     deployment = Deployment(args.backend, args.precision, args.cuda_graph)
     search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
     search.deployment = deployment
-    splits = [read_searched(search, args.data, name) for name in split_names(args.confirm_on)]
+    wanted = split_names(args.confirm_on)
+    if search.split.split not in wanted or set(wanted) - {"val", "test"}:
+        raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
+    splits = [read_searched(search, args.data, name) for name in wanted]
     fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
     if args.plan:
         from .plan import Job, plan
@@ -187,7 +190,10 @@ def read_searched(search: Any, data: Path, name: str) -> Any:
 
     if name == search.split.split:
         return search.split
-    return read_split(data, name, ClassMap(search.card.category_ids, search.card.class_names))
+    split = read_split(data, name, ClassMap(search.card.category_ids, search.card.class_names))
+    if not split.ground_truth()["annotations"]:
+        raise InputError(f"split {name!r} has no annotations", data, "leave it out of --confirm-on")
+    return split
 
 
 def _bar(items: Iterable) -> Iterable:
