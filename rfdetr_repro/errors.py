@@ -6,18 +6,32 @@ Every command's ``main`` is wrapped by :func:`run_main`; library code raises :cl
 from __future__ import annotations
 
 import errno
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of this program
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read the output stopped reading, as ``head`` does
+LONGEST_LINE = 300  # characters of a message; what a user's file or argument adds beyond them is left out
 
 
 class InputError(Exception):
     """Bad arguments or bad input. ``what`` is wrong, ``where`` it is, how to ``mend`` it; prints as one line."""
 
     def __init__(self, what: str, where: object = "", mend: str = "") -> None:
-        parts = [what, f"in {where}" if where else "", mend]
-        super().__init__(" ".join("; ".join(part for part in parts if part).split()))
+        parts = [" ".join(part.split()) for part in (what, f"in {where}" if where else "", mend)]
+        if len("; ".join(filter(None, parts))) > LONGEST_LINE:  # the place by its end, which holds the name of the file
+            parts = [shortened(parts[0], 150), shortened(parts[1], 60, tail=50), shortened(parts[2], 86)]
+        super().__init__("; ".join(filter(None, parts)))
+
+
+def shortened(text: str, longest: int, tail: int = 20) -> str:
+    """``text`` of at most ``longest`` characters: the middle gives way to "...", the last ``tail`` characters stay."""
+    return text if len(text) <= longest else f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
 
 class LibraryNotBuilt(InputError, ImportError):
@@ -36,7 +50,12 @@ class StatedFailure(Exception):
 
 
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through."""
+    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
+
+    Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (its traceback goes to a file),
+    130 interrupted, 141 the output was closed.
+    """
+    _print_anything()
     try:
         return main(argv) or EXIT_OK
     except InputError as error:
@@ -48,9 +67,38 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except OSError as error:
-        if error.errno not in FULL | _NOT_THERE:
-            raise
-        mend = "; free some space and run again" if error.errno in FULL else ""
-        print(f"error: cannot write or read: {error.strerror}; in {error.filename or 'the output folder'}{mend}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains when it flushes at its end
+        return EXIT_CLOSED_PIPE
+    except Exception as error:
+        if not isinstance(error, OSError) or error.errno not in FULL | _NOT_THERE:
+            print(f"internal error: {_described(error)}; please report it with {_traceback_file()}", file=sys.stderr)
+            return EXIT_INTERNAL
+        mend = "free some space and run again" if error.errno in FULL else ""
+        line = InputError(f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend)
+        print(f"error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def _print_anything() -> None:
+    """Characters that the terminal's encoding lacks are printed as escapes instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _described(error: BaseException) -> str:
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 150)
+
+
+def _traceback_file() -> str:
+    """Writes the traceback that is being handled to a new file and returns its path."""
+    started = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    try:
+        handle, path = tempfile.mkstemp(prefix=f"rfdetr_repro-{started}-", suffix=".txt")
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(f"{sys.argv}\n{traceback.format_exc()}")
+    except OSError:
+        traceback.print_exc()
+        return "the traceback above"
+    return path

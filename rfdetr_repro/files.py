@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,38 @@ from typing import Any, TextIO
 from .errors import FULL, InputError
 
 
+UNFINISHED = ".part"  # ending of a file that is being written; no reader looks for it
+_MOST_NAME_BYTES = 150  # of the final name that a temporary name repeats: file systems allow 255 bytes
+
+
+def output_path(path: str | Path) -> Path:
+    """The regular file that a result goes to: links are followed, so that the link stays and its target is written.
+
+    Raises :class:`InputError` for a folder, a device, a FIFO, or a path that no file system can hold.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise InputError("cannot write: these links lead in a circle", path, "choose another name")
+        if target.exists() and not target.is_file():
+            kind = "a folder" if target.is_dir() else "no regular file"
+            raise InputError(f"cannot write: this is {kind}", path, "give the name of a file")
+    except (OSError, ValueError) as error:  # a name that is too long, a loop of links, a NUL character
+        raise InputError(f"cannot write: {getattr(error, 'strerror', None) or error}", path, "choose another name") from error
+    return target
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; renames it over ``path`` if the block succeeds, removes it otherwise."""
-    path = Path(path)
+    """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block succeeds, removes it otherwise.
+
+    The temporary name ends in :data:`UNFINISHED`, so a writer that chooses the format by the name's ending must be told the format.
+    """
+    target = output_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stem = os.fsencode(target.name)[:_MOST_NAME_BYTES].decode(errors="ignore")
+        handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=UNFINISHED, dir=target.parent)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror}", path, "choose a writable folder") from error
     os.close(handle)
@@ -34,7 +61,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -43,14 +70,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: str | Path) -> list[Path]:
+    """Removes what killed writers left in ``folder`` and below, and returns the removed paths.
+
+    Call this function only while no other process writes into the folder (under the lock of the run that owns the folder).
+    """
+    left = [path for path in Path(folder).rglob(f".*{UNFINISHED}") if path.is_file() and not path.is_symlink()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return left
+
+
 def writable_folder(path: str | Path) -> Path:
     """Makes the folder, and finds out before any long work whether a file can be written there."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", folder, "choose a writable folder") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write: {told}", folder, "choose a writable folder") from error
     return folder
 
 
@@ -111,11 +150,18 @@ def sha256_file(path: str | Path) -> str:
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[Any]:
-    """Opens a user's file for reading bytes; a missing or unreadable one is an :class:`InputError`."""
+    """Opens a user's regular file for reading bytes; one that is missing, unreadable or no regular file is an :class:`InputError`.
+
+    FIFOs and devices are refused because they may never end.
+    """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            kind = "a folder" if os.path.isdir(path) else "no regular file"
+            raise InputError(f"cannot read: this is {kind}", path, "give the path of a file")
         stream = open(path, "rb")
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", path, "check the path") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read: {told}", path, "check the path") from error
     with stream:
         yield stream
 
@@ -125,8 +171,35 @@ def read_json(path: str | Path) -> Any:
     with open_input(path) as stream:
         content = stream.read()
     try:
-        return json.loads(content)
+        return parse_json(content)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON ({error.msg})", f"{path}:{error.lineno}:{error.colno}", "write the file again") from error
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
+    except ValueError as error:
+        raise InputError(f"not usable JSON ({error})", path, "write the file again") from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """``json.loads`` for text that somebody else wrote. Raises ValueError for all that cannot be used.
+
+    Beyond syntax errors these are NaN and infinite numbers (also by overflow, as in 1e999), integers of thousands of digits, and
+    nesting deeper than the interpreter's stack.
+    """
+    if isinstance(content, bytes):
+        content = content.decode("utf-8-sig")
+    try:
+        return json.loads(content, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the range of a 64-bit float")
+    return value

@@ -14,7 +14,7 @@ from .data.coco import CocoSplit
 from .data.segmentation import decode_mask
 from .export.artifact import Artifact
 from .export.session import OrtSession
-from .files import atomic_path, write_atomic
+from .files import write_atomic
 from .plots import detections_figure
 from .plots_detections import Annotations
 
@@ -70,9 +70,8 @@ def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) ->
         predictions.append(as_annotations(found, *sample.image.shape[:2]))
         truths.append(Annotations(sample.boxes_xyxy, sample.labels, None, sample.masks))
     names = split.classes.names
-    with atomic_path(path) as temporary:
-        min_score = _threshold(predictions, sum(len(truth.labels) for truth in truths))
-        detections_figure(images, predictions, temporary, truths=truths, class_names=names, min_score=min_score)
+    min_score = _threshold(predictions, sum(len(truth.labels) for truth in truths))
+    detections_figure(images, predictions, path, truths=truths, class_names=names, min_score=min_score)
 
 
 def _threshold(predictions: list[Annotations], objects: int) -> float:

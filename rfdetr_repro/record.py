@@ -18,6 +18,7 @@ from typing import Any
 
 from .config import Arch
 from .errors import InputError
+from .files import parse_json
 from .latency_protocol import Protocol
 
 SCHEMA = 1
@@ -210,6 +211,10 @@ class Record:
                     raise InputError(f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1")
         if self.latency is not None and not 0 < self.latency.median_ms < math.inf:
             raise InputError(f"latency {self.latency.median_ms} ms is not a positive number", self.model.name)
+        if self.latency is not None and None not in (self.latency.ci_low_ms, self.latency.ci_high_ms):
+            if not self.latency.ci_low_ms <= self.latency.ci_high_ms:  # type: ignore[operator]
+                interval = f"[{self.latency.ci_low_ms}, {self.latency.ci_high_ms}]"
+                raise InputError(f"the latency's interval {interval} ms ends before it begins", self.model.name)
 
     @functools.cached_property
     def id(self) -> str:
@@ -237,7 +242,7 @@ class Record:
     def from_json(cls, line: str) -> Record:
         """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record of this schema."""
         try:
-            fields = json.loads(line)
+            fields = parse_json(line)
             stored_id = fields.pop("id", None)
             if fields.get("schema") != SCHEMA:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")

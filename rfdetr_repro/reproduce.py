@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
-from .files import read_json, sha256_file, writable_folder, write_atomic
+from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
 from .pareto import confirmed_points, metric
 from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
@@ -88,6 +88,7 @@ class Reproduction:
     def run(self) -> Path:
         """All stages; returns the report's path. Another run that writes the folder's store: :class:`InputError`."""
         with self.store.exclusive():
+            remove_unfinished(self.folder)
             self.stages = Stages(self.stages.path)  # as the one before left it
             return self._run()
 

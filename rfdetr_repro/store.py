@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import InputError
-from .files import locked
+from .files import locked, open_input, output_path, parse_json
 from .record import Record
 
+_LONGEST_LINE = 1 << 24
 _BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
 
 
@@ -28,11 +29,18 @@ class Store:
         return record
 
     def extend(self, records: Iterable[Record]) -> None:
-        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the batch costs little."""
+        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the batch costs little.
+
+        Any number of processes and threads may append at once: each waits for the file's lock, which is held for one write.
+        A file that holds anything but Records is an :class:`InputError` and stays as it is.
+        """
         lines = "".join(record.to_json() + "\n" for record in records).encode()
+        path = output_path(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab+") as stream:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab+") as stream:
+                _wait_for_lock(stream)
+                _refuse_other_content(stream, self.path)
                 _cut_torn_line(stream)
                 stream.write(lines)
                 stream.flush()
@@ -53,7 +61,8 @@ class Store:
         """All Records, later ones replacing earlier ones of the same id, in order of first appearance."""
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")
+        with open_input(self.path) as stream:
+            lines = stream.read().split(b"\n")
         records: dict[str, Record] = {}
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a torn line
             if line.strip():
@@ -99,6 +108,29 @@ def _files(path: Path) -> list[Path]:
     return sorted(
         file for file in path.rglob("*.jsonl") if file.name == "records.jsonl" or not (file.parent / "records.jsonl").exists()
     )
+
+
+def _wait_for_lock(stream: BinaryIO) -> None:
+    """Locks the file until ``stream`` is closed; an append holds the lock for milliseconds, so another writer waits."""
+    import fcntl  # here, because readers of files on other systems have none
+
+    fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _refuse_other_content(stream: BinaryIO, path: Path) -> None:
+    """Reads the first line: a file of anything but Records must not be cut or added to."""
+    stream.seek(0)
+    first = stream.readline(_LONGEST_LINE)
+    if first.endswith(b"\n"):
+        try:
+            fields = parse_json(first)
+        except ValueError:
+            fields = None
+        store = isinstance(fields, dict) and {"schema", "source", "model"} <= fields.keys()
+    else:  # nothing yet, or the first line of a killed run
+        store = b'{"'.startswith(first[:2])
+    if not store:
+        raise InputError("cannot append: the file holds something other than Records", path, "choose another file for --out")
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:

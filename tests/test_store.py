@@ -69,7 +69,7 @@ def test_a_reader_of_stores_hears_of_a_torn_line(store, capsys):
 @pytest.mark.parametrize("size", [1, store_module._BLOCK - 1, store_module._BLOCK, store_module._BLOCK + 1])
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path, size):
     store = Store(tmp_path / "records.jsonl")
-    store.path.write_bytes(b"x" * size)
+    store.path.write_bytes((b'{"' + b"x" * size)[:size])
     store.append(RECORDS[0])
     assert store.read() == [RECORDS[0]]
 
