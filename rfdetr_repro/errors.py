@@ -52,7 +52,7 @@ class StatedFailure(Exception):
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
 
-    Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (its traceback goes to a file),
+    Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (the traceback is in a file),
     130 interrupted, 141 the output was closed.
     """
     _print_anything()

@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 from .errors import FULL, InputError
 
-
 UNFINISHED = ".part"  # ending of a file that is being written; no reader looks for it
 _MOST_NAME_BYTES = 150  # of the final name that a temporary name repeats: file systems allow 255 bytes
 
@@ -43,7 +42,7 @@ def output_path(path: str | Path) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block succeeds, removes it otherwise.
 
-    The temporary name ends in :data:`UNFINISHED`, so a writer that chooses the format by the name's ending must be told the format.
+    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be told the format.
     """
     target = output_path(path)
     try:
@@ -150,7 +149,7 @@ def sha256_file(path: str | Path) -> str:
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[Any]:
-    """Opens a user's regular file for reading bytes; one that is missing, unreadable or no regular file is an :class:`InputError`.
+    """Opens a user's regular file for reading bytes; any other path is an :class:`InputError`.
 
     FIFOs and devices are refused because they may never end.
     """
