@@ -15,6 +15,7 @@ import hotcoco
 import hotcoco.mask
 import numpy as np
 
+from .data.annotations import ImageKey
 from .data.coco import CocoSplit
 from .data.segmentation import masks_to_rle, rle_of
 from .errors import InputError
@@ -32,7 +33,7 @@ Array = np.ndarray[Any, Any]
 class ImageDetections:
     """Detections of one image, in any order."""
 
-    image_id: int
+    image_id: ImageKey
     boxes_xyxy: np.ndarray  # float32 (k, 4) px of the original image
     scores: np.ndarray  # float32 (k,)
     labels: np.ndarray  # int64 (k,) contiguous
@@ -46,8 +47,7 @@ class CocoEvaluator:
         """``max_dets``: detections per image and class that count (100 in published COCO numbers)."""
         self.split = split
         self.max_dets = max_dets
-        self._category_ids = np.array(split.classes.category_ids, dtype=np.int64)
-        self._image_ids = {info.id for info in split.images}
+        self.places = places_by_id(split)
         self._truths: dict[str, Any] = {}
 
     def accuracy(
@@ -94,9 +94,12 @@ class CocoEvaluator:
         return result["precision"], result["recall"]
 
     def image_matches(self, detections: Sequence[ImageDetections], kind: str) -> list[dict[str, Any]]:
-        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see :mod:`.coco_matches`."""
+        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see :mod:`.coco_matches`.
+
+        Their ``image_id`` is 1 + the image's place by id (``places``), their ``category_id`` is 1 + the label.
+        """
         run = self._run(detections, kind, ["all"], [self.max_dets])
-        run.params.img_ids = [image.image_id for image in detections]
+        run.params.img_ids = [1 + self.places[image.image_id] for image in detections]
         run.evaluate()
         return [entry for entry in run.eval_imgs if entry]
 
@@ -117,14 +120,19 @@ class CocoEvaluator:
         return run
 
     def _truth(self, kind: str) -> Any:
-        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match."""
+        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match.
+
+        The evaluator's numbers are float64, exact up to 2^53 only, and a data set's ids may be larger, or text. So it gets ranks:
+        of images by id and of classes by label, which rank equal scores as the ids do.
+        """
         if kind not in self._truths:
             annotations = self.split.ground_truth()["annotations"]
+            label_of = {number: label for label, number in enumerate(self.split.classes.category_ids)}
             self._truths[kind] = hotcoco.COCO.from_arrays(
-                [{"id": info.id, "width": info.width, "height": info.height} for info in self.split.images],
-                [{"id": number, "name": str(number)} for number in self.split.classes.category_ids],
-                np.array([a["image_id"] for a in annotations], dtype=np.int64),
-                np.array([a["category_id"] for a in annotations], dtype=np.int64),
+                [{"id": 1 + self.places[info.id], "width": info.width, "height": info.height} for info in self.split.images],
+                [{"id": number + 1, "name": str(number)} for number in range(len(self.split.classes))],
+                np.array([1 + self.places[a["image_id"]] for a in annotations], dtype=np.int64),
+                np.array([1 + label_of[a["category_id"]] for a in annotations], dtype=np.int64),
                 np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
                 ids=np.arange(1, len(annotations) + 1),
                 area=np.array([a["area"] for a in annotations], dtype=np.float64),
@@ -146,28 +154,40 @@ class CocoEvaluator:
     def _columns(self, detections: Sequence[ImageDetections], masks: bool) -> tuple[Array, list[dict[str, Any]] | None]:
         """Checked detections as float64 (n, 7): image id, x, y, w, h, score, category id; and their masks."""
         self._check(detections, masks)
-        image_ids = np.repeat([float(image.image_id) for image in detections], [len(image.scores) for image in detections])
+        numbers = [1.0 + self.places[image.image_id] for image in detections]
+        image_ids = np.repeat(numbers, [len(image.scores) for image in detections])
         labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in detections)])
         scores = np.concatenate([np.zeros(0), *(image.scores for image in detections)])  # float64
         boxes = np.concatenate([np.zeros((0, 4)), *(np.reshape(image.boxes_xyxy, (-1, 4)) for image in detections)])
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
             raise InputError("detections are not finite", self.split.split, "the model has diverged")
-        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(self._category_ids):
-            last = len(self._category_ids) - 1
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(self.split.classes):
+            last = len(self.split.classes) - 1
             raise InputError(f"detections have a label outside 0..{last}", self.split.split, "wrong class map")
         boxes[:, 2:] -= boxes[:, :2]
-        rows = np.column_stack([image_ids, boxes, scores, self._category_ids[labels]])
+        rows = np.column_stack([image_ids, boxes, scores, labels + 1])
         return rows, [rle for image in detections for rle in image.masks_rle or ()] if masks else None
 
     def _check(self, detections: Sequence[ImageDetections], masks: bool) -> None:
         for image in detections:
-            if image.image_id not in self._image_ids:
+            if image.image_id not in self.places:
                 raise InputError(f"detections of image id {image.image_id}, which is not in the split", self.split.split)
             lengths = {len(image.scores), len(image.labels), len(image.boxes_xyxy)}
             if masks:
                 lengths.add(-1 if image.masks_rle is None else len(image.masks_rle))
             if len(lengths) > 1:
                 raise InputError(f"detections of image id {image.image_id} lack masks or are of unequal length", self.split.split)
+
+
+def images_by_id(split: CocoSplit) -> list[int]:
+    """Index in the split of its images in order of id, numbers before texts: the order in which COCO ranks equal scores."""
+    ids = [info.id for info in split.images]
+    return sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
+
+
+def places_by_id(split: CocoSplit) -> dict[ImageKey, int]:
+    """Image id -> its place in :func:`images_by_id`, 0..n-1."""
+    return {split.images[index].id: place for place, index in enumerate(images_by_id(split))}
 
 
 def _mean(values: Array) -> float | None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS, CocoEvaluator, ImageDetections
-from .data.coco import CocoSplit
 
 Array = np.ndarray[Any, Any]
 THRESHOLDS = len(IOU_THRESHOLDS)
@@ -57,41 +56,29 @@ class Objects:
     @classmethod
     def of(cls, evaluator: CocoEvaluator) -> Objects:
         split = evaluator.split
-        place, column = _places(split)
+        column = {number: label for label, number in enumerate(split.classes.category_ids)}
         count = np.zeros((len(split), len(column)), dtype=np.int32)
         for annotation in split.ground_truth()["annotations"]:
             if not annotation["iscrowd"]:
-                count[place[annotation["image_id"]], column[annotation["category_id"]]] += 1
+                count[evaluator.places[annotation["image_id"]], column[annotation["category_id"]]] += 1
         return cls(count)
 
 
 def matches(evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox") -> Matches:
     """COCO's matching of ``detections`` (at most one entry per image; other images are not looked at); ``kind``: bbox or segm."""
-    place, column = _places(evaluator.split)
     parts: list[tuple[Array, ...]] = []
     for entry in evaluator.image_matches(detections, kind):
         number = len(entry["dtScores"])
         if number:
             flags = [np.asarray(entry[name], dtype=np.uint16).reshape(THRESHOLDS, number) for name in ("dtMatched", "dtIgnore")]
             packed = [(one * _BITS[:, None]).sum(0).astype(np.uint16) for one in flags]
-            where = np.full(number, place[entry["image_id"]], np.int32), np.full(number, column[entry["category_id"]], np.int16)
+            where = np.full(number, entry["image_id"] - 1, np.int32), np.full(number, entry["category_id"] - 1, np.int16)
             parts.append((*where, np.asarray(entry["dtScores"], dtype=np.float32), *packed))
     kinds = (np.int32, np.int16, np.float32, np.uint16, np.uint16)
     empty = [tuple(np.zeros(0, kind) for kind in kinds)]
     image, label, score, accepted, ignored = (np.concatenate(columns) for columns in zip(*(empty + parts), strict=True))
     order = np.lexsort((label, image))  # stable: falling scores stay so
     return Matches(image[order], label[order], score[order], accepted[order], ignored[order])
-
-
-def images_by_id(split: CocoSplit) -> list[int]:
-    """Index in the split of its images in order of id: what ``Matches.image`` counts."""
-    return sorted(range(len(split)), key=lambda index: split.images[index].id)
-
-
-def _places(split: CocoSplit) -> tuple[dict[int, int], dict[int, int]]:
-    """Image id -> place, category id -> column. By id, because COCO ranks equal scores in that order."""
-    place = {split.images[index].id: rank for rank, index in enumerate(images_by_id(split))}
-    return place, {number: index for index, number in enumerate(split.classes.category_ids)}
 
 
 def average_precision(found: Matches, objects: Objects, images: Array, thresholds: Sequence[int]) -> float | None:

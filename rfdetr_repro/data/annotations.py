@@ -20,6 +20,7 @@ from .segmentation import Segmentations, cut_segmentations, gather_segmentations
 
 # The two empty boxes among the 860,001 of instances_train2017.json, {annotation id: image id}; left out and counted.
 EMPTY_BOXES_OF_COCO = {918: 200365, 2206849: 550395}
+ImageKey = int | str  # a whole number of any size, or text, as the file has it
 BORDER_PX = 1.0  # annotation tools round; up to here a box beyond the border is clipped without being counted
 
 
@@ -36,7 +37,7 @@ class ClassMap:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    id: int
+    id: ImageKey
     path: Path
     width: int  # px, as the JSON says; checked against the file when it is decoded
     height: int

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..coco_eval import CocoEvaluator
-from ..coco_matches import THRESHOLDS, Matches, images_by_id, matches
+from ..coco_eval import CocoEvaluator, images_by_id
+from ..coco_matches import THRESHOLDS, Matches, matches
 from ..config import Arch
 from ..data.annotations import ClassMap
 from ..data.coco import CocoSplit, read_split
