@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,13 +48,30 @@ class ModelCard:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Atomic safetensors file; strings only in the metadata."""
+    """Atomic safetensors file; strings only in the metadata. Equal content gives equal bytes, and so one SHA-256."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
+            _sort_metadata(temporary)
         except SafetensorError as error:  # its own type, a full disk included
             raise InputError(f"cannot write: {error}", path, "free some space; what was there before is kept") from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file into alphabetical order, in place: the library's own order is random.
+
+    The file begins with the length of its header, an unsigned 64-bit integer, and the header, JSON padded with spaces.
+    """
+    with open(path, "r+b") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+        header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        if len(text) != size:
+            raise InputError("the header of the file changed its length when its metadata were sorted", path)
+        stream.seek(8)
+        stream.write(text)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
