@@ -19,9 +19,9 @@ from .data.annotations import ImageKey
 from .data.coco import CocoSplit
 from .data.segmentation import masks_to_rle, rle_of
 from .errors import InputError
-from .record import Accuracy
+from .record import AP_RULE, Accuracy
 
-__all__ = ["CocoEvaluator", "ImageDetections", "masks_to_rle"]
+__all__ = ["CocoEvaluator", "ImageDetections", "boxes_in_pixels", "detections_in_pixels", "masks_to_rle"]
 
 AREAS_PX2 = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
@@ -38,6 +38,35 @@ class ImageDetections:
     scores: np.ndarray  # float32 (k,)
     labels: np.ndarray  # int64 (k,) contiguous
     masks_rle: list[dict[str, Any]] | None = None  # k compressed RLEs of the original image's size
+
+
+def boxes_in_pixels(boxes_xyxy: Array, size_hw: tuple[int, int]) -> Array:
+    """Boxes (k, 4) in parts of an image -> float32 (k, 4) in its pixels, cut at its border: the one place where that is done.
+
+    Training's validation, the search, artifacts, ``RFDETR`` and the predict command all pass here, so that all mean the same
+    boxes (upstream cuts since 1.10; COCO's own rule leaves boxes as they are handed over).
+    """
+    height, width = size_hw
+    return np.asarray(boxes_xyxy, dtype=np.float32).clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
+
+
+def detections_in_pixels(
+    image_id: int, size_hw: tuple[int, int], scores: Array, labels: Array, boxes_xyxy: Array, masks: Any
+) -> ImageDetections:
+    """What a model gives for one image -> what is evaluated: every detection, whatever their number.
+
+    ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) in parts of the image; ``masks`` None or logits
+    (k, h, w), array or tensor. A score of exactly 0 is an empty slot of a model that suppresses boxes, and no detection. COCO's
+    limit per image and class is applied by :class:`CocoEvaluator`. Scores or boxes that are not finite: :class:`InputError`.
+    """
+    if not (np.isfinite(scores).all() and np.isfinite(boxes_xyxy).all()):
+        raise InputError(
+            "scores or boxes are not finite", f"image id {image_id}", "the model has diverged, or overflows in half precision"
+        )
+    height, width = size_hw
+    kept = np.flatnonzero(np.asarray(scores) > 0)
+    rle = None if masks is None else masks_to_rle(masks[kept], height, width)
+    return ImageDetections(image_id, boxes_in_pixels(boxes_xyxy[kept], size_hw), scores[kept], labels[kept], rle)
 
 
 class CocoEvaluator:
@@ -67,7 +96,7 @@ class CocoEvaluator:
         by_area = {name: _mean(precision[..., area, -1]) for area, name in enumerate(areas)}
         small, medium, large = (by_area.get(name) for name in ("small", "medium", "large"))
         at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1]) for threshold in (0.5, 0.75))
-        return Accuracy(by_area["all"], at_50, at_75, small, medium, large, self.max_dets, artifact_sha256)
+        return Accuracy(by_area["all"], at_50, at_75, small, medium, large, self.max_dets, artifact_sha256, AP_RULE)
 
     def twelve(self, detections: Sequence[ImageDetections], kind: str = "bbox") -> dict[str, float | None]:
         """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR, ARs, ARm, ARl.

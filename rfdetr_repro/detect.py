@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .coco_eval import boxes_in_pixels
 from .config import Arch
 from .data.segmentation import masks_to_bitmaps
 from .data.transforms import resize_image, to_input
@@ -97,7 +98,6 @@ def _one(outputs: Outputs, row: int, hw: tuple[int, ...], threshold: float, k: i
     )
     ranked = top_k(Outputs(outputs.logits[row, None], outputs.boxes_cxcywh[row, None], masks), k, threshold=threshold)
     height, width = hw
-    scale = np.array([width, height, width, height], dtype=np.float32)
-    boxes = ranked.boxes_xyxy[0].float().cpu().numpy().clip(0, 1) * scale
+    boxes = boxes_in_pixels(ranked.boxes_xyxy[0].float().cpu().numpy(), (height, width))
     bitmaps = None if ranked.mask_logits is None else masks_to_bitmaps(ranked.mask_logits[0], height, width)
     return Found(boxes, ranked.scores[0].float().cpu().numpy(), ranked.labels[0].cpu().numpy(), bitmaps)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--backend", default="onnxruntime", help="what runs it (default: onnxruntime; see export/backends.py)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--max-dets", type=int, default=100, help="detections per image that count")
+    parser.add_argument("--max-dets", type=int, default=100, help="detections per image and class that count")
     parser.add_argument("--json", help="also write the metrics here, as fractions")
     args = parser.parse_args(argv)
     if args.threads < 1 or args.max_dets < 1:

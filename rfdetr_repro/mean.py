@@ -227,7 +227,8 @@ def _mean_accuracy(found: Sequence[Accuracy | None], digest: str) -> Accuracy | 
         return None
     values = {name: [getattr(accuracy, name) for accuracy in known] for name in METRICS}
     means = {name: None if None in column else fmean(column) for name, column in values.items()}
-    return Accuracy(**means, max_dets=known[0].max_dets, artifact_sha256=digest)  # type: ignore[arg-type]
+    rule = known[0].rule if len({accuracy.rule for accuracy in known}) == 1 else None
+    return Accuracy(**means, max_dets=known[0].max_dets, artifact_sha256=digest, rule=rule)  # type: ignore[arg-type]
 
 
 def _mean_latency(found: Sequence[Latency | None], digest: str) -> Latency:

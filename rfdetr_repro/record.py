@@ -23,6 +23,9 @@ from .latency_protocol import Protocol
 
 SCHEMA = 1
 MEAN, NEVER_TRAINED = "mean", "patch never trained"  # source: an average over data sets; variant: a size no training step drew
+# What an accuracy measured here is of. Until it was stated, an artifact's best 100 per image were handed over, and the search
+# and PyTorch did not cut boxes.
+AP_RULE = "every detection, boxes cut at the border"
 FINE_TUNING, TUNED = "fine-tuning", "nas+fine-tuning"  # campaign: a found architecture before and after; variant: after
 
 
@@ -82,6 +85,7 @@ class Accuracy:
     ap_l: float | None = None
     max_dets: int = 100
     artifact_sha256: str | None = None  # the file the detections came from; None: from the checkpoint in PyTorch
+    rule: str | None = None  # what was handed to the evaluator (AP_RULE); None: an older rule, published, or not known
 
 
 @dataclass(frozen=True)

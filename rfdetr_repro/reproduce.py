@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .ap_gaps import ap_gaps, describe_gaps
 from .campaign import Campaign, campaign, from_scratch
 from .errors import StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
@@ -218,10 +219,9 @@ class Reproduction:
                 images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
                 check_against(search.detector.slice(arch), OrtSession(search.export(arch), protocols[0].threads), images)
             measured += search.confirm(arch, held_out, protocols)
-        return (
-            measured,
-            f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes",
-        )
+        told = f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
+        gaps = describe_gaps(ap_gaps([*records, *measured])).removesuffix(".")
+        return measured, "; ".join(filter(None, (told, gaps)))
 
     def after_search(self, search: Any, splits: dict[str, Any]) -> None:
         """Nothing unless the campaign asks for fine-tuning."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .ap_gaps import ap_gaps, describe_gaps
 from .pareto import Confirmed, backend, confirmed_points, frontiers, measured_front, metric
 from .record import NEVER_TRAINED, Accuracy, Latency, Record
 from .tables_format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
@@ -45,6 +46,9 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
         name = record.data.name if record.data else "unknown data"
         groups.setdefault((name, _engine(record)), []).append(point)
     tables = [_confirmed_table(points, *key) for key, points in groups.items()]
+    for table, points in zip(tables, groups.values(), strict=True):
+        confirmed = [record for point in points for record in (point.val, point.test) if record is not None]
+        table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
     return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
 
 

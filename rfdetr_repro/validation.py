@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from .coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
+from .coco_eval import CocoEvaluator, ImageDetections, detections_in_pixels
 from .config import Arch
 from .data.coco import CocoSplit, ImageInfo
 from .data.loader import evaluation_batches
@@ -25,11 +25,9 @@ def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, mask
     ranked = top_k(outputs, k, masks=masks)
     results = []
     for row, info in enumerate(images):
-        scale = torch.tensor([info.width, info.height, info.width, info.height])
-        rle = None if ranked.mask_logits is None else masks_to_rle(ranked.mask_logits[row].cpu(), info.height, info.width)
-        boxes = (ranked.boxes_xyxy[row].float().cpu() * scale).numpy()
-        scores, labels = ranked.scores[row].cpu().numpy(), ranked.labels[row].cpu().numpy()
-        results.append(ImageDetections(info.id, boxes, scores, labels, rle))
+        logits = None if ranked.mask_logits is None else ranked.mask_logits[row].float().cpu().numpy()
+        columns = (column[row].cpu().numpy() for column in (ranked.scores.float(), ranked.labels, ranked.boxes_xyxy.float()))
+        results.append(detections_in_pixels(info.id, (info.height, info.width), *columns, logits))
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rfdetr_repro.bench.samples import load_samples
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.latency_protocol import Protocol
-from rfdetr_repro.record import Accuracy
+from rfdetr_repro.record import AP_RULE, Accuracy
 from rfdetr_repro.store import Store
 
 QUICK: dict[str, Any] = dict(warmup=1, min_samples=32, max_samples=32, buffer_ms=0.0)
@@ -84,7 +85,7 @@ def test_accuracy_comes_before_any_latency(tmp_path: Path, split: CocoSplit, mon
 
 
 def accuracy(session: FakeSession, ap: float = 0.5) -> Accuracy:
-    return Accuracy(ap, artifact_sha256=session.artifact_id.sha256)
+    return Accuracy(ap, artifact_sha256=session.artifact_id.sha256, rule=AP_RULE)
 
 
 def test_a_finished_cell_is_stored_while_others_run(tmp_path: Path) -> None:
@@ -136,6 +137,17 @@ def test_another_protocol_takes_the_stored_accuracy(tmp_path: Path, split: CocoS
     confirm_all(rows, [PROTOCOL], store)
     monkeypatch.setattr(module, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
     assert confirm_all(rows, [Protocol("sustained", **QUICK)], store).records["m"][0].accuracy.ap == 0.5
+
+
+def test_an_accuracy_of_an_older_rule_is_not_taken(tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a Record says what it said; a new one stands beside it with the AP of today's rule."""
+    older = lambda s, *_, **__: (replace(accuracy(s, 0.4), rule=None), None)  # noqa: E731
+    monkeypatch.setattr(module, "accuracy_of", older)
+    store, rows = Store(tmp_path / "s.jsonl"), {"m": row(tmp_path, "m", splits=(split,))}
+    confirm_all(rows, [PROTOCOL], store)
+    monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
+    assert confirm_all(rows, [PROTOCOL], store).records["m"][0].accuracy.ap == 0.5
+    assert store.read()[-1].accuracy.rule == AP_RULE
 
 
 def test_rows_that_fail_leave_the_others_alone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ FLOORS = {
         "sensitivity",
         "campaign",
         "cost_cells",
+        "ap_gaps",
     ],
     1: ["boxes", "ops", "masks"],
     2: ["model", "device"],

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..coco_eval import CocoEvaluator, ImageDetections, masks_to_rle
+from ..coco_eval import CocoEvaluator, ImageDetections, detections_in_pixels
 from ..data.coco import CocoSplit
 from ..data.letterbox import Letterbox
 from ..data.transforms import resize_image
@@ -74,35 +74,37 @@ def run_on(session: Session, image: Array) -> Detections:
     return found._replace(boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks)
 
 
-def detect_image(session: Session, image: Array, image_id: int, labels: Array, max_dets: int = 100) -> ImageDetections:
-    """Detections of a uint8 (H, W, 3) image in px: the best ``max_dets`` of known classes (``labels``: :func:`label_map`).
+def detect_image(session: Session, image: Array, image_id: int, labels: Array) -> ImageDetections:
+    """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes (``labels``: :func:`label_map`).
 
-    A score of exactly 0 is an empty slot of a model that suppresses boxes, and no detection.
+    COCO's maxDets counts per image and class, so nothing is cut here; see :func:`rfdetr_repro.coco_eval.detections_in_pixels`.
     """
-    height, width = image.shape[:2]
     found = run_on(session, image)
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
         raise InputError(f"the model gives {wrong}", session.manifest.model.name, "name the classes it was trained on")
     mapped = labels[found.labels[0]]
-    kept = np.flatnonzero((mapped >= 0) & (found.scores[0] > 0))[:max_dets]
-    boxes = found.boxes_xyxy[0][kept].clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
-    masks = None if found.masks is None else masks_to_rle(found.masks[0][kept], height, width)
-    return ImageDetections(image_id, boxes, found.scores[0][kept], mapped[kept], masks)
+    kept = np.flatnonzero(mapped >= 0)
+    masks = None if found.masks is None else found.masks[0][kept]
+    size_hw = image.shape[0], image.shape[1]
+    return detections_in_pixels(image_id, size_hw, found.scores[0][kept], mapped[kept], found.boxes_xyxy[0][kept], masks)
 
 
-def detect_split(session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter) -> list[ImageDetections]:
+def detect_split(session: Session, split: CocoSplit, *, progress: Progress = iter) -> list[ImageDetections]:
     """Detections of every image of ``split``, in its order. ``progress`` wraps the sequence of indices (e.g. a progress bar)."""
     labels = label_map(session.manifest, split)
     ids = [info.id for info in split.images]
-    return [detect_image(session, split.load_image(i), ids[i], labels, max_dets) for i in progress(range(len(split)))]
+    return [detect_image(session, split.load_image(i), ids[i], labels) for i in progress(range(len(split)))]
 
 
 def accuracy_of(
     session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter
 ) -> tuple[Accuracy, Accuracy | None]:
-    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions."""
-    detections = detect_split(session, split, max_dets=max_dets, progress=progress)
+    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions.
+
+    ``max_dets``: detections per image and class that count (COCO's maxDets).
+    """
+    detections = detect_split(session, split, progress=progress)
     evaluator, digest = CocoEvaluator(split, max_dets=max_dets), session.artifact_id.sha256
     boxes = evaluator.accuracy(detections, "bbox", artifact_sha256=digest)
     with_masks = split.has_masks and len(session.manifest.outputs) == 4

@@ -17,7 +17,7 @@ from ..errors import InputError, StatedFailure
 from ..export.artifact import Artifact
 from ..export.session import OrtSession, Session
 from ..latency_protocol import Protocol
-from ..record import Accuracy, DataId, Latency, Machine, Record
+from ..record import AP_RULE, Accuracy, DataId, Latency, Machine, Record
 from ..store import Store
 from .accuracy import Progress, accuracy_of
 from .gpu_load import work_before
@@ -167,6 +167,7 @@ class _Cells:
         self.requests = [self._request(part, protocol) for part in data for protocol in protocols]
         identity = self.sessions[0].artifact_id
         self.stored = [record for record in store.read() if record.source == "protocol" and record.artifact == identity]
+        self.stored = [record for record in self.stored if record.accuracy is None or record.accuracy.rule == AP_RULE]
         self.done = {record.id: record for record in self.stored if record.latency is not None}
 
     def _open(self, build: int) -> Session:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..coco_eval import boxes_in_pixels
 from ..data.coco import CocoSplit
 from ..errors import InputError
 from ..export.session import Detections, Session
@@ -79,8 +80,7 @@ def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
 
 def objects(found: Detections, height: int, width: int) -> list[Detection]:
     """The MOST best detections as Python objects, in pixels of an image of (height, width)."""
-    scale = np.array([width, height, width, height], dtype=np.float32)
-    boxes = (found.boxes_xyxy[0, :MOST].clip(0, 1) * scale).tolist()
+    boxes = boxes_in_pixels(found.boxes_xyxy[0, :MOST], (height, width)).tolist()
     masks = [None] * len(boxes) if found.masks is None else list(packed_bits(found.masks[0, :MOST], height, width))
     scores, labels = found.scores[0, :MOST].tolist(), found.labels[0, :MOST].tolist()
     rows = zip(scores, labels, boxes, masks, strict=True)

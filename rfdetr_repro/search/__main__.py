@@ -102,6 +102,7 @@ def _workers(args: argparse.Namespace) -> Any:
 def _run(
     args: argparse.Namespace, search: Any, splits: list[Any], fit: Any, protocols: Sequence[Any], targets: Any, rules: Any
 ) -> None:
+    from ..ap_gaps import ap_gaps, describe_gaps
     from .engines import fit_latency
     from .evaluation import goal
     from .search import missing_classes
@@ -123,6 +124,8 @@ def _run(
     for arch in _bar(candidates(records, args.candidates, args.metric, targets)):
         confirmed += search.confirm(arch, splits, protocols)
     print(f"{len(records)} configurations; Records in {search.store.path}")
+    if gaps := describe_gaps(ap_gaps([*records, *confirmed])):
+        print(gaps)
     if targets is not None:
         on_val = [record for record in confirmed if record.data and record.data.split == search.split.split]
         print("\n".join(_picked(targets, on_val, args.metric)))

@@ -31,7 +31,7 @@ from ..files import atomic_path
 from ..latency_protocol import Protocol
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
-from ..record import Accuracy, DataId, Machine, ModelId, Record
+from ..record import AP_RULE, Accuracy, DataId, Machine, ModelId, Record
 from ..store import Store
 from .deployment import Deployment
 from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
@@ -198,7 +198,8 @@ class Search:
             if record.source != "search" or arch is None or data is None or data.sha256 != self.split.sha256:
                 continue
             kinds = {"bbox": record.accuracy, "segm": record.mask_accuracy}
-            if record.model == self.model_id(arch) and all(kinds[kind] is not None for kind in self.evaluation.kinds):
+            as_now = all((found := kinds[kind]) is not None and found.rule == AP_RULE for kind in self.evaluation.kinds)
+            if record.model == self.model_id(arch) and as_now:
                 known[arch] = {kind: accuracy for kind, accuracy in kinds.items() if accuracy is not None}
         return known
 
@@ -256,7 +257,7 @@ def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
 def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
     places = np.arange(len(objects.count))
     ap, ap50, ap75 = (average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5]))
-    return Accuracy(ap, ap50, ap75)
+    return Accuracy(ap, ap50, ap75, rule=AP_RULE)
 
 
 def missing_classes(split: CocoSplit) -> list[str]:
