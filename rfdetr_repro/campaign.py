@@ -11,7 +11,7 @@ from typing import Any
 from .config import SearchSpace, TrainConfig
 from .errors import InputError
 from .files import open_input
-from .latency_protocol import Protocol
+from .latency_protocol import OF_ONNX, Protocol
 from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,
@@ -25,6 +25,7 @@ from .presets import (
     Preset,
     preset,
 )
+from .ranges import check_ranges, choose, plain_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,6 +69,31 @@ class Campaign:
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)
+
+    def __post_init__(self) -> None:
+        plain_name(self.name, "the campaign's name")
+        choose(self.strategy, ("exhaustive", "race"), "strategy")
+        choose(self.metric, ("ap", "ap50", "mask_ap", "mask_ap50"), "metric")
+        choose(self.precision, ("fp32", "fp16"), "precision")
+        choose(self.backend, OF_ONNX, "backend")
+        check_ranges(self, {"engines": (4, 10**5), "candidates": (1, 10**5), "finetune_steps": (0, 10**9)}, {}, "the campaign")
+        check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
+        if self.most_engines is not None and self.most_engines < self.engines:
+            told = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
+            raise InputError(told, "the campaign", "raise most_engines, or leave it out for twice the engines")
+        for target in self.targets_ms:
+            if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1e6:
+                told = f"target latency {target!r} is no positive number of ms"
+                raise InputError(told, "the campaign", "write targets_ms = [2.3]")
+        if not all(isinstance(text, str) for text in self.departures):
+            raise InputError("departures holds what is no text", "the campaign", 'write departures = ["no augmentation"]')
+        stored = self.preset.model
+        if max(self.space.decoder_layers) > stored.decoder_layers or max(self.space.queries) > stored.queries:
+            told = f"the space asks for {max(self.space.decoder_layers)} decoder layers and {max(self.space.queries)} queries"
+            has = f"the model stores {stored.decoder_layers} layers and {stored.queries} queries"
+            raise InputError(told, "the campaign", has)
+        if self.metric.startswith("mask") and not stored.masks:
+            raise InputError(f"metric {self.metric} of a model without masks", "the campaign", "choose ap, or a size with masks")
 
 
 EMBEDDED = Campaign(
@@ -121,12 +147,16 @@ def from_toml(path: Path) -> Campaign:
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
             raise InputError(f"not TOML ({error})", path) from error
-    base = CAMPAIGNS.get(fields.pop("base", "embedded"))
-    if base is None:
-        raise InputError("unknown base campaign", path, f"choose one of {', '.join(CAMPAIGNS)}")
-    changes: dict[str, Any] = {"name": fields.pop("name", path.stem)}
+    base = CAMPAIGNS[choose(fields.pop("base", "embedded"), CAMPAIGNS, "base campaign", path)]
+    for key in ("space", "train", "buffered", "sustained", "pretraining"):
+        if not isinstance(fields.get(key, {}), dict):
+            raise InputError(f"{key} is no table", path, f"write [{key}] on a line of its own")
+    for key in ("data", "weights", "size"):
+        if key in fields and (not isinstance(fields[key], str) or not fields[key].strip() or "\0" in fields[key]):
+            raise InputError(f"{key} = {fields[key]!r} is no text", path)
+    changes: dict[str, Any] = {"name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)}
     if "train" in fields and base.scratch is not None:  # both recipes change alike
         changes["scratch"] = _changed(base.scratch, dict(fields["train"]), f"{path} [train]")
     for key in ("space", "train", "buffered", "sustained"):
@@ -139,7 +169,10 @@ def from_toml(path: Path) -> Campaign:
     for key in ("data", "weights"):
         if key in fields:
             changes[key] = Path(fields.pop(key))
-    return _changed(replace(base, **changes), fields, path)
+    try:
+        return _changed(replace(base, **changes), fields, path)
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(str(error), path) from error
 
 
 def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:

@@ -13,6 +13,7 @@ from itertools import product
 from typing import Any
 
 from .errors import InputError
+from .ranges import check_ranges, choose
 
 MAX_SIDE = 16384  # px; larger inputs are mistakes
 _ARCH_KEY = re.compile(r"r(\d+)(?:x(\d+))?-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
@@ -124,6 +125,14 @@ class SearchSpace:
     decoder_layers: tuple[int, ...]
     queries: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        for name, values in asdict(self).items():
+            low, high = (0 if name == "decoder_layers" else 1), (MAX_SIDE if name == "resolutions" else 10_000)
+            whole = isinstance(values, tuple) and all(type(value) is int and low <= value <= high for value in values)
+            if not whole or not values or len(set(values)) != len(values):
+                told = f"{name} = {values!r} is no list of different whole numbers from {low} to {high}"
+                raise InputError(told, "the search space", f"write {name} = [{low + 1}, {low + 2}]")
+
     def __iter__(self) -> Iterator[Arch]:
         for res, patch, win in product(self.resolutions, self.patches, self.windows):
             if res >= patch * win:  # otherwise rounding down leaves no image
@@ -207,6 +216,39 @@ def tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
+_MANY = 10**9
+_WHOLE = {
+    "steps": (1, _MANY),
+    "batch_size": (1, 2**16),
+    "accumulate": (1, 2**16),
+    "seed": (0, 2**63 - 1),
+    "warmup_steps": (0, _MANY),
+    "checkpoint_every": (1, _MANY),
+    "evaluate_every": (0, _MANY),
+    "patience": (0, _MANY),
+}
+_SHARE, _WEIGHT = (0, 1), (0, 1e6)
+_REAL = {
+    "lr": _SHARE,
+    "lr_encoder": _SHARE,
+    "layer_decay": (1e-6, 1),
+    "component_decay": (1e-6, 1),
+    "weight_decay": _SHARE,
+    "beta2": (0, 1 - 1e-9),
+    "cooldown_share": _SHARE,
+    "clip_norm": (1e-9, 1e9),
+    "ema_decay": (0, 1 - 1e-12),
+    "ema_tau": (1e-9, 1e9),
+    "class_weight": _WEIGHT,
+    "l1_weight": _WEIGHT,
+    "giou_weight": _WEIGHT,
+    "mask_bce_weight": _WEIGHT,
+    "mask_dice_weight": _WEIGHT,
+    "dense_weight": _WEIGHT,
+    "flip_probability": _SHARE,
+    "crop_probability": _SHARE,
+    "base_share": _SHARE,
+}
 _LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
 
 
@@ -251,8 +293,8 @@ class TrainConfig:
     patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
 
     def __post_init__(self) -> None:
-        if self.sampling not in ("uniform", "sandwich"):
-            raise InputError(f"unknown sampling {self.sampling!r}", mend="choose uniform or sandwich")
+        check_ranges(self, _WHOLE, _REAL, "the training recipe")
+        choose(self.sampling, ("uniform", "sandwich"), "sampling")
         if self.patience and not self.evaluate_every:
             raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")
 

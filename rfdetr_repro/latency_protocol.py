@@ -6,7 +6,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import InputError
+from .ranges import check_ranges, choose
 
+BACKENDS = ("onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-graph", "tensorrt", "tensorrt-rtx")
+WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")  # can replay a CUDA graph
+OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))  # run ONNX files, or engines built from them
+
+_LONGEST_S = 1e7
+_WHOLE = {
+    "warmup": (0, 10**6),
+    "min_samples": (1, 10**9),
+    "max_samples": (1, 10**9),
+    "builds": (1, 1000),
+    "threads": (1, 1024),
+    "batch": (1, 2**16),
+}
+_REAL = {
+    "buffer_ms": (0, 1e6),
+    "relative_ci": (0, 1),
+    "timeout_s": (1e-3, _LONGEST_S),
+    "fps": (0, 1e6),
+    "min_time_s": (0, _LONGEST_S),
+    "settle_s": (0, _LONGEST_S),
+    "spin_ms": (0, 1e6),
+}
 _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
 
 
@@ -37,8 +60,12 @@ class Protocol:
     flush_l2: bool = False  # the GPU's L2 cache is overwritten before each sample
 
     def __post_init__(self) -> None:
-        if self.mode not in ("buffered", "sustained", "paced") or self.scope not in ("engine", "device", "host"):
-            raise InputError(f"unknown protocol mode {self.mode!r} or scope {self.scope!r}")
+        choose(self.mode, ("buffered", "sustained", "paced"), "protocol mode")
+        choose(self.scope, ("engine", "device", "host"), "scope of a latency")
+        choose(self.clock_policy, ("free", "locked", "denied"), "clock policy")
+        check_ranges(self, _WHOLE, _REAL, "the protocol")
+        if self.batch != 1:
+            raise InputError(f"batch = {self.batch}: one image at a time is timed", "the protocol", "leave batch out")
         if not 1 <= self.min_samples <= self.max_samples:
             raise InputError(f"samples {self.min_samples}..{self.max_samples} are not a range")
         if (self.mode == "paced") != (self.fps > 0) or self.builds < 1:

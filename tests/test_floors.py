@@ -16,6 +16,7 @@ PACKAGE = "rfdetr_repro"
 FLOORS = {
     0: [
         "errors",
+        "ranges",
         "files",
         "config",
         "latency_protocol",

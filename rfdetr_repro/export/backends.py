@@ -10,11 +10,10 @@ import importlib
 from typing import Any
 
 from ..errors import InputError
+from ..latency_protocol import BACKENDS, WITH_GRAPH
+from ..ranges import choose
 from .artifact import Artifact
 from .session import OrtSession, Session
-
-BACKENDS = ("onnxruntime", "onnxruntime-cuda", "openvino", "torch", "torch-graph", "tensorrt", "tensorrt-rtx")
-WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")
 
 
 def open_session(
@@ -27,8 +26,7 @@ def open_session(
     and open the same again. Unknown names, a package or device that is not there, a file of another format, and anything else a
     user can mend: :class:`InputError`.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}", mend=f"choose one of {', '.join(BACKENDS)}")
+    choose(backend, BACKENDS, "backend")
     if threads < 1 or build < 0:
         raise InputError(f"{threads} threads, build {build}", backend, "at least 1 thread; builds count from 0")
     if cuda_graph and backend not in WITH_GRAPH:

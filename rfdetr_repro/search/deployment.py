@@ -11,10 +11,10 @@ from ..bench.gpu_device import Watched, uses_gpu, watching
 from ..data.coco import CocoSplit
 from ..errors import InputError
 from ..export.artifact import Artifact, load_artifact, manifest_path
-from ..export.backends import BACKENDS, WITH_GRAPH, open_session
+from ..export.backends import open_session
 from ..export.session import Session
+from ..latency_protocol import OF_ONNX, WITH_GRAPH
 
-OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))
 PRECISIONS = ("fp32", "fp16")
 
 

@@ -1,0 +1,49 @@
+"""Settings are checked whole, before anything is spent: type, range and choice of every field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .errors import InputError
+
+Range = tuple[float, float]  # lowest and highest value, both allowed
+
+
+def check_ranges(settings: object, whole: Mapping[str, Range], real: Mapping[str, Range], what: str = "") -> None:
+    """Checks the fields of ``settings`` named by ``whole`` (integers) and ``real`` (finite numbers).
+
+    Raises :class:`InputError` for the first field of another type or outside its range. A bool is no number.
+    """
+    for names, kinds, noun in ((whole, (int,), "a whole number"), (real, (int, float), "a number")):
+        for name, (low, high) in names.items():
+            value = getattr(settings, name)
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high  # NaN fails
+            if not fits:
+                raise InputError(f"{name} = {value!r} is not {noun} from {low:g} to {high:g}", what)
+
+
+def choose(value: object, options: Collection[str], what: str, where: object = "") -> str:
+    """``value`` if it is one of ``options``; else an :class:`InputError` that names the nearest option."""
+    if isinstance(value, str) and value in options:
+        return value
+    near = difflib.get_close_matches(str(value), options, 1) if isinstance(value, str) else []
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise InputError(f"unknown {what} {value!r}", where, f"{hint}choose one of {', '.join(options)}")
+
+
+def plain_name(value: Any, what: str, where: object = "") -> str:
+    """``value`` if it can be the name of a folder on any system; else an :class:`InputError`."""
+    forbidden = set('/\\:*?"<>|')
+    usable = (
+        isinstance(value, str)
+        and 0 < len(value.encode("utf-8", "surrogatepass")) <= 100
+        and value.strip(". ") == value
+        and value.isprintable()
+        and not forbidden & set(value)
+    )
+    if not usable:
+        mend = "use up to 100 letters, digits, spaces, hyphens and underscores, not at the ends a dot or a space"
+        raise InputError(f"{what} {value!r} cannot be the name of a folder", where, mend)
+    return value
