@@ -1,8 +1,9 @@
-"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy module rfdetr_repro/_masks, with ninja.
+"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy modules _masks and _resampled_ap, with ninja.
 
 ``pip install --no-build-isolation -e .`` or, when only the sources changed, ``python setup.py build_ext --inplace``.
 CUDA kernels are compiled in when nvcc is found (CUDA_HOME, PATH or /usr/local/cuda), with PyTorch built for CUDA or not: the
-library links the CUDA runtime statically and PyTorch's stable ABI only; _masks links neither, but is built for one CPython.
+library links the CUDA runtime statically and PyTorch's stable ABI only; the NumPy modules link neither, but are built for one
+CPython.
 RFDETR_CUDA=0 leaves the CUDA kernels out, RFDETR_CUDA=1 insists on them, RFDETR_CUDA_ARCHS="80 90" picks the architectures.
 PyTorch is located, never imported, so a build with nothing to do is quick.
 """
@@ -25,7 +26,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
 LIBRARY = "librfdetr_ops.so"
-MODULE = "_masks" + sysconfig.get_config_var("EXT_SUFFIX")
+MODULES = ("masks", "resampled_ap")  # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME
+MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 CUDA_SOURCES = ("ms_deform_attn.cpp", "ms_deform_attn.cu", "ms_deform_attn_backward.cu", "masks.cpp", "masks.cu")
 CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks")
 CUDA_ARCHS = "75 80 86 89 90"
@@ -105,9 +107,14 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
         f"rule module\n  command = $cxx {CXX_FLAGS} -isystem '{sysconfig.get_path('include')}' -isystem '{torch / 'include'}' "
         "-MD -MF $out.d -shared -pthread $in -o $out\n  depfile = $out.d\n  deps = gcc\n  description = compile $in",
-        f"build {MODULE}: module {ninja_escape(ROOT / 'csrc/python/masks.cpp')}",
+        *(f"build _{name}{MODULE_SUFFIX}: module {ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')}" for name in MODULES),
     ]
-    return "\n".join([*lines, f"default {LIBRARY} {MODULE}", ""])
+    return "\n".join([*lines, f"default {' '.join(targets())}", ""])
+
+
+def targets() -> list[str]:
+    """Names of what is built."""
+    return [LIBRARY, *(f"_{name}{MODULE_SUFFIX}" for name in MODULES)]
 
 
 def build() -> None:
@@ -136,7 +143,7 @@ def install_library(built: Path, target: Path) -> None:
 
 
 class BuildOps(build_ext):
-    """``build_ext`` for _masks and for the operator library, which is no Python module and has no interpreter tag in its name."""
+    """``build_ext`` for the NumPy modules and the operator library, whose name has no interpreter tag: it is no module."""
 
     def run(self) -> None:
         build()
@@ -144,7 +151,7 @@ class BuildOps(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         *package, name = fullname.split(".")
-        return str(Path(*package, LIBRARY if name == "librfdetr_ops" else MODULE))
+        return str(Path(*package, LIBRARY if name == "librfdetr_ops" else name + MODULE_SUFFIX))
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return []
@@ -154,11 +161,11 @@ class BuildOps(build_ext):
         install_library(BUILD / target.name, target)
 
     def copy_extensions_to_source(self) -> None:
-        for name in (LIBRARY, MODULE):
+        for name in targets():
             install_library(BUILD / name, ROOT / "rfdetr_repro" / name)
 
 
 setup(
-    ext_modules=[Extension(f"rfdetr_repro.{name}", sources=[]) for name in ("librfdetr_ops", "_masks")],
+    ext_modules=[Extension(f"rfdetr_repro.{name}", sources=[]) for name in ("librfdetr_ops", "_masks", "_resampled_ap")],
     cmdclass={"build_ext": BuildOps},
 )

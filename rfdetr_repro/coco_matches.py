@@ -2,18 +2,21 @@
 
 Matching is done image by image and does not change when images are left out, repeated or weighted; only the accumulation over
 images does. A paired bootstrap therefore matches once and accumulates as often as it likes (protocol section 3 asks for
-intervals; :mod:`rfdetr_repro.search.race` decides by them).
+intervals; :mod:`rfdetr_repro.search.race` decides by them): :class:`Resamples`, for all resamples at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from .coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS, CocoEvaluator, ImageDetections
+from .errors import InputError, LibraryNotBuilt
 
 Array = np.ndarray[Any, Any]
 THRESHOLDS = len(IOU_THRESHOLDS)
@@ -102,30 +105,58 @@ def average_precision(found: Matches, objects: Objects, images: Array, threshold
     return float(valid.mean()) if len(valid) else None
 
 
-def resampled_ap(found: Matches, objects: Objects, weights: Array, thresholds: Sequence[int]) -> Array:
-    """AP of each resample: float64 (B,). ``weights``: how often each image of the split was drawn, (B, images).
+@dataclass(frozen=True)
+class Resamples:
+    """Resamples of a split's images, made ready once for the AP of any number of models. Made by :meth:`of`."""
 
-    The area under the precision envelope itself, not its 101 samples; the difference is below 1/101 of a class's AP and much the
-    same for every model, and vanishes in their comparison. Classes without objects in a resample are left out of its mean.
-    """
-    drawn = np.asarray(weights.any(axis=0))[found.image]
-    total = weights @ objects.count  # (B, classes)
-    area, weights = np.zeros((len(weights), total.shape[1])), weights.astype(np.float32)
-    for label in np.flatnonzero(total.any(axis=0)):
-        image, accepted, ignored = _ranked(found, drawn & (found.label == label))
-        if not len(image):
-            continue
-        of_image = weights[:, image]
-        for threshold in thresholds:
-            hit, miss = _flags(accepted, ignored, threshold)
-            gained = of_image * hit
-            true = np.cumsum(gained, axis=1)
-            ratio = true / np.maximum(true + np.cumsum(of_image * miss, axis=1), 1e-9)
-            envelope = np.maximum.accumulate(ratio[:, ::-1], axis=1)[:, ::-1]
-            area[:, label] += (gained * envelope).sum(1)
-    with np.errstate(invalid="ignore"):
-        per_class = area / total / len(thresholds)
-    return np.nan_to_num(np.nanmean(np.where(total > 0, per_class, np.nan), axis=1))
+    weights: Array  # float32 (images, B): how often each image by id was drawn
+    objects: Array  # float32 (classes, B): objects of each class in each resample
+    count: int  # resamples asked for; B is 1 where all of them are equal
+
+    @classmethod
+    def of(cls, objects: Objects, weights: Array) -> Resamples:
+        """``weights``: whole numbers >= 0 (B, images), how often each image of the split by id was drawn; else InputError."""
+        drawn = np.asarray(weights)
+        whole = drawn.ndim == 2 and drawn.shape[1] == len(objects.count) and len(drawn) and np.issubdtype(drawn.dtype, np.integer)
+        if not whole or drawn.min(initial=0) < 0:
+            told = f"resamples of {drawn.dtype} {drawn.shape}"
+            raise InputError(told, mend=f"give whole numbers >= 0 of shape (B, {len(objects.count)})")
+        if (drawn == drawn[0]).all():
+            drawn = drawn[:1]
+        there = drawn.astype(np.float64) @ objects.count.astype(np.float64)  # float64: by BLAS, and exact
+        columns = [np.ascontiguousarray(part.T, dtype=np.float32) for part in (drawn, there)]
+        return cls(columns[0], columns[1], len(weights))
+
+    def average_precision(self, found: Matches, thresholds: Sequence[int]) -> Array:
+        """AP of each resample, float64 (count,), by COCO's definition: 101 recall levels, mean over ``thresholds`` and over the
+        classes that have an object in the resample; 0 where none has. That of a split in which every image stands as often as it
+        was drawn, to 1e-6 (tests), where no two detections of one image and class have equal scores.
+        """
+        rows = np.flatnonzero(self.weights.any(axis=1)[found.image])
+        rows = rows[np.lexsort((-found.score[rows], found.label[rows]))]  # stable: of equals the earlier image first
+        starts = np.searchsorted(found.label[rows], np.arange(len(self.objects) + 1)).astype(np.int64)
+        columns = [np.ascontiguousarray(column[rows]) for column in (found.image, found.accepted, found.ignored)]
+        try:
+            sums = _kernel().level_sums(*columns, starts, self.weights, self.objects, list(thresholds))
+        except OverflowError as error:
+            raise InputError(f"too many detections to resample ({error})", mend="resample fewer images") from error
+        there = self.objects > 0
+        classes = np.maximum(there.sum(axis=0), 1)
+        values = (sums * there).sum(axis=0) / (classes * len(RECALL_THRESHOLDS) * len(thresholds))
+        return np.broadcast_to(values, self.count).copy()
+
+
+def resampled_ap(found: Matches, objects: Objects, weights: Array, thresholds: Sequence[int]) -> Array:
+    """AP of one model on each resample; several models on the same resamples: :class:`Resamples`, once."""
+    return Resamples.of(objects, weights).average_precision(found, thresholds)
+
+
+@cache
+def _kernel() -> Any:
+    try:
+        return import_module("._resampled_ap", __package__)  # csrc/python/resampled_ap.cpp
+    except ImportError as error:
+        raise LibraryNotBuilt(f"the compiled module of resampled AP does not load ({error})") from error
 
 
 def _ranked(found: Matches, chosen: Array) -> tuple[Array, Array, Array]:

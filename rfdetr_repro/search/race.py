@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..coco_matches import Matches, Objects, average_precision, resampled_ap
+from ..coco_matches import Matches, Objects, Resamples, average_precision
 from ..config import Arch
 from ..errors import InputError
 
@@ -111,10 +111,10 @@ def frontier_chances(
     matches: Sequence[Matches], objects: Objects, seen: Sequence[int], thresholds: Sequence[int], rules: Rules
 ) -> list[float]:
     """Chance that each of ``matches``, fastest first, beats all before it by more than the margin on the whole split."""
-    weights = predictive_weights(seen, len(objects.count), rules)
-    best, chances = np.full(len(weights), -np.inf), []
+    resamples = Resamples.of(objects, predictive_weights(seen, len(objects.count), rules))
+    best, chances = np.full(resamples.count, -np.inf), []
     for found in matches:
-        ap = resampled_ap(found, objects, weights, thresholds)
+        ap = resamples.average_precision(found, thresholds)
         chances.append(float((ap > best + rules.margin).mean()))
         best = np.maximum(best, ap)
     return chances
