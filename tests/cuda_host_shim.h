@@ -48,14 +48,19 @@ void atomicAdd(T* to, T x) {
   *to += x;
 }
 
+#if defined(__aarch64__)
+using HostHalf = __fp16;  // GCC 12 knows no _Float16 in C++ there
+#else
+using HostHalf = _Float16;
+#endif
 struct __half {
-  _Float16 bits;
+  HostHalf bits;
 };
 struct __nv_bfloat16 {
   uint16_t bits;
 };
 inline float __half2float(__half x) { return float(x.bits); }
-inline __half __float2half(float x) { return {_Float16(x)}; }
+inline __half __float2half(float x) { return {HostHalf(x)}; }
 inline float __bfloat162float(__nv_bfloat16 x) {
   const uint32_t word = uint32_t(x.bits) << 16;
   float result;

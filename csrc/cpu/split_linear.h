@@ -13,7 +13,8 @@
 #include <memory>
 #include <new>
 
-#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
+// -DRFDETR_NO_AMX compiles on any machine what ARM and older compilers get.
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11) && !defined(RFDETR_NO_AMX)
 #define RFDETR_AMX 1
 #include <cpuid.h>
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own AVX-512 header
@@ -254,7 +255,7 @@ RFDETR_AMX_TARGET void run_rows(const float* x, int64_t rows, int64_t inputs, co
 
 bool amx_ready() { return false; }
 template <int kParts>
-void pack_weight(const float*, int64_t, int64_t, uint16_t*) {}
+void pack_weight(const float*, int64_t, int64_t, uint16_t*, int64_t, int64_t) {}
 template <int kParts, bool kGelu>
 void run_rows(const float*, int64_t, int64_t, const uint16_t*, const float*, int64_t, float*) {}
 
