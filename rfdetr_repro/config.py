@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -117,7 +118,11 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The axes of a search; iterating yields every legal :class:`Arch` in a fixed order."""
+    """The axes of a search; iterating yields every legal architecture once, in a fixed order.
+
+    Resolutions are rounded down to multiples of patch x windows, so two grid points may be one architecture: it is counted, drawn
+    and searched once, under the first of its resolutions. ``len`` counts architectures, :meth:`grid_points` what is written down.
+    """
 
     resolutions: tuple[int, ...]
     patches: tuple[int, ...]
@@ -134,25 +139,55 @@ class SearchSpace:
                 raise InputError(told, "the search space", f"write {name} = [{low + 1}, {low + 2}]")
 
     def __iter__(self) -> Iterator[Arch]:
-        for res, patch, win in product(self.resolutions, self.patches, self.windows):
-            if res >= patch * win:  # otherwise rounding down leaves no image
-                for depth, queries in product(self.decoder_layers, self.queries):
-                    yield Arch(res, patch, win, depth, queries)
+        heads = list(dict.fromkeys(product(self.decoder_layers, self.queries)))
+        for arch in self.training_archs():
+            for depth, queries in heads:
+                yield replace(arch, decoder_layers=depth, queries=queries)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.training_archs()) * len(set(self.decoder_layers)) * len(set(self.queries))
+
+    def grid_points(self) -> int:
+        """Legal combinations of the axes, those that round to the same architecture counted each: 6,468 in the paper's space."""
+        return self._backbone_points() * len(self.decoder_layers) * len(self.queries)
+
+    def _backbone_points(self) -> int:
+        return sum(res >= patch * win for res, patch, win in product(self.resolutions, self.patches, self.windows))
+
+    def counted(self) -> str:
+        """What to print where grid points coincide; empty where all are different."""
+        points, distinct = self._backbone_points(), len(self.training_archs())
+        if points == distinct:
+            return ""
+        told = f"{self.grid_points()} grid points are {len(self)} architectures: of {points} backbones {points - distinct} round"
+        return f"{told} to the size of another, {distinct} are distinct; each is counted once"
 
     def check(self) -> SearchSpace:
         """Returns itself; raises :class:`InputError` if no configuration is legal."""
-        if next(iter(self), None) is None:
+        if len(self) == 0:
             mend = "add a larger resolution or a smaller patch"
             raise InputError("the search space has no legal configuration", asdict(self), mend)
         return self
 
-    def training_archs(self) -> list[Arch]:
-        """One per backbone, with all decoder layers and all queries (v2 Appendix A: both are dropped only at inference)."""
-        depth, queries = max(self.decoder_layers), max(self.queries)
-        return [arch for arch in self if (arch.decoder_layers, arch.queries) == (depth, queries)]
+    def training_archs(self) -> tuple[Arch, ...]:
+        """One per backbone, with all decoder layers and all queries (v2 Appendix A: both are dropped only at inference).
+
+        Made once per space, because every training step draws from them.
+        """
+        return _training_archs(self)
+
+
+@lru_cache(maxsize=64)
+def _training_archs(space: SearchSpace) -> tuple[Arch, ...]:
+    if not space.decoder_layers or not space.queries:
+        return ()
+    depth, queries = max(space.decoder_layers), max(space.queries)
+    distinct: dict[tuple[int, int, int, int], Arch] = {}
+    for resolution, patch, windows in product(space.resolutions, space.patches, space.windows):
+        if resolution >= patch * windows:  # otherwise rounding down leaves no image
+            arch = Arch(resolution, patch, windows, depth, queries)
+            distinct.setdefault(arch.backbone, arch)
+    return tuple(distinct.values())
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_the_papers_recipe_is_one_file() -> None:
     for config in (found.pretraining.train, found.train):
         assert config.batch_size * config.accumulate == 128 and (config.lr, config.lr_encoder) == (1e-4, 1.5e-4)
     assert found.pretraining.train.steps * 128 == pytest.approx(60 * 1.74e6, rel=0.01)  # epochs of Objects365
-    assert len(found.space) == 6468 and not any("no Objects365" in line for line in found.departures)
+    assert found.space.grid_points() == 6468 and not any("no Objects365" in line for line in found.departures)
 
 
 @pytest.mark.parametrize(("text", "message"), [("steps = 5", "data is missing"), ('data = "x"\nstep = 5', "unknown keys")])

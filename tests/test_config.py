@@ -18,8 +18,26 @@ from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_DEPARTURES, PICO_SPACE,
 KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
 
-def test_the_papers_space_has_6468_configurations() -> None:
-    assert len(PAPER_SPACE) == 6468 and len(PAPER_SPACE.training_archs()) == 231
+def test_the_papers_space_has_6468_grid_points_of_which_some_are_one_architecture() -> None:
+    """Counted here by the rounding rule of Tables 7 and 8 alone: 10 of 231 pairs of an image size and a way to cut it coincide."""
+    axes = (PAPER_SPACE.resolutions, PAPER_SPACE.patches, PAPER_SPACE.windows)
+    sizes = [(res // (patch * win), patch, win) for res in axes[0] for patch in axes[1] for win in axes[2] if res >= patch * win]
+    assert (len(sizes), len(set(sizes))) == (231, 221)
+    assert PAPER_SPACE.grid_points() == 6468 == 231 * 7 * 4 and len(PAPER_SPACE) == 6188 == 221 * 7 * 4
+    archs = list(PAPER_SPACE)
+    assert len(archs) == len({(arch.backbone, arch.decoder_layers, arch.queries) for arch in archs}) == 6188
+    assert len(PAPER_SPACE.training_archs()) == len({arch.backbone for arch in archs}) == 221
+    told = "6468 grid points are 6188 architectures: of 231 backbones 10 round to the size of another, 221 are distinct"
+    assert PAPER_SPACE.counted() == f"{told}; each is counted once"
+
+
+def test_a_space_whose_sizes_differ_is_its_grid() -> None:
+    archs = list(PICO_SPACE)
+    assert len(archs) == len(set(archs)) == len(PICO_SPACE) == PICO_SPACE.grid_points() == 162 and not PICO_SPACE.counted()
+    assert archs == sorted(archs) and archs[0].key == "r96-p12-w1-d0-q10"
+    twice = replace(PICO_SPACE, queries=(10, 10, 15), resolutions=(96, 96))
+    assert len(twice) == len(list(twice)) == len(set(twice)) == 3 * 2 * 3 * 2
+    assert not len(SearchSpace((), (), (), (), ())) and not list(SearchSpace((96,), (12,), (1,), (), (10,)))
     assert len(PICO_SPACE) >= 100
     assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in KNOBS)
 

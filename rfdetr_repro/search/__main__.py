@@ -126,6 +126,8 @@ def _run(
     print(f"{len(records)} configurations; Records in {search.store.path}")
     if gaps := describe_gaps(ap_gaps([*records, *confirmed])):
         print(gaps)
+    if counted := search.space.counted():
+        print(counted)
     if targets is not None:
         on_val = [record for record in confirmed if record.data and record.data.split == search.split.split]
         print("\n".join(_picked(targets, on_val, args.metric)))

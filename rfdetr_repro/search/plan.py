@@ -74,9 +74,11 @@ class Plan:
         job, size = self.job, len(self.job.space)
         sizes = job.fit.sizes(size)
         least = 0.0 if job.rules is None else job.rules.first_images(job.images) / job.images
+        counted = job.space.counted()
         race = f"; a race does at least {least:.0%} of it, survivors all" if least else ""
         return [
             f"{size} configurations of {self.groups} backbones; {job.images} images; on {self.device}",
+            *([counted] if counted else []),
             *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),
             f"accuracy: {_hours(self.passes_s)} for all groups{race}",
             f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), {_hours(self.latency_s)} at most",

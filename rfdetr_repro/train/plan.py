@@ -73,8 +73,10 @@ class Plan:
         seen = config.steps * per_step
         epochs = "" if self.images is None else f", {seen / max(1, self.images):.1f} epochs of {self.images}"
         space = "one architecture" if self.recipe.space is None else f"{len(self.recipe.space.training_archs())} architectures"
+        counted = self.recipe.space.counted() if self.recipe.space is not None else ""
         return [
             f"on {self.device}; {space}, sampling {self.recipe.train.sampling}",
+            *([counted] if counted else []),
             f"{config.steps} steps of {per_step} images = {seen} images{epochs}",
             f"micro-batches of {config.batch_size} images:",
             *(_row(one, config.batch_size) for one in self.timed),

@@ -45,7 +45,8 @@ class Recipe:
     def archs_of_step(self, step: int) -> tuple[Arch, ...]:
         """What a step trains, on the same images: one drawn architecture, or with the sandwich rule also the two extremes.
 
-        Drawn is the base architecture with probability ``base_share``, else uniformly one per backbone of the space.
+        Drawn is the base architecture with probability ``base_share``, else uniformly one of the backbones of the space. Two grid
+        points of the space that round to the same size are one backbone, and drawn as often as any other.
         """
         rng = np.random.default_rng((self.train.seed, 1, step))
         if self.space is None:
