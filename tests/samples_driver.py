@@ -18,7 +18,7 @@ def failure(command: list[str]) -> str:
 
 
 def build_driver(folder: Path, compiler: str, flags: str, isa_flags: str = "", link: str = "") -> Path:
-    """The program in ``folder``; ``isa_flags`` are for the CPU kernels of the one instruction set that runs, ``link`` for linking."""
+    """The program in ``folder``; ``isa_flags`` are for the CPU kernels of the instruction set that runs, ``link`` for linking."""
     known = ["-include", str(folder / "kernels.h")]
     header = f'#include "{ROOT}/csrc/cpu/isa.h"\nnamespace rfdetr {{ extern const IsaKernels kernels_tested; }}\n'
     (folder / "kernels.h").write_text(header)

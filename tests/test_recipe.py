@@ -29,11 +29,12 @@ def test_sandwich_trains_both_extremes_and_a_random_architecture() -> None:
 
 
 def test_a_step_makes_no_architecture_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of the paper's space draw from one list: the 6,468 points of its grid are looked at once, not at every micro-batch."""
-    recipe, made = Recipe(PAPER_SUPERNET, replace(TRAIN, base_share=0.0), PAPER_SPACE), []
+    """Steps of the paper's space draw from one list: its grid is looked at once, not at every micro-batch."""
+    recipe = Recipe(PAPER_SUPERNET, replace(TRAIN, base_share=0.0), PAPER_SPACE)
+    made: list[int] = []
     recipe.archs_of_step(0)
     plain = Arch.__post_init__
-    monkeypatch.setattr(Arch, "__post_init__", lambda self: made.append(1) or plain(self))
+    monkeypatch.setattr(Arch, "__post_init__", lambda self: (made.append(1), plain(self)) and None)
     for step in range(50):
         recipe.archs_of_step(step)
     assert not made
