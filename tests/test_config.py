@@ -19,7 +19,7 @@ KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
 
 def test_the_papers_space_has_6468_grid_points_of_which_some_are_one_architecture() -> None:
-    """Counted here by the rounding rule of Tables 7 and 8 alone: 10 of 231 backbones have the size, patch and windows of another."""
+    """Counted here by the rounding rule of Tables 7 and 8 alone: 10 of 231 backbones coincide with another."""
     axes = (PAPER_SPACE.resolutions, PAPER_SPACE.patches, PAPER_SPACE.windows)
     sizes = [(res // (patch * win), patch, win) for res in axes[0] for patch in axes[1] for win in axes[2] if res >= patch * win]
     assert (len(sizes), len(set(sizes))) == (231, 221)
