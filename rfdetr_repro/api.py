@@ -19,13 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from .ap_intervals import with_range
 from .bench.accuracy import label_map
 from .coco_eval import CocoEvaluator, ImageDetections
+from .coco_matches import measured
 from .config import Arch, TrainConfig
 from .data.coco import ClassMap, CocoSplit, has_split, read_split
 from .detect import Found, Picture, detect
 from .device import choose_device
 from .errors import InputError
+from .evaluate import percent
 from .export.artifact import Artifact, ArtifactMeta
 from .export.onnx import export_onnx
 from .labels import Labels
@@ -130,14 +133,17 @@ class RFDETR:
     def evaluate(
         self, dataset_dir: str | Path, split: str = "val", shape: tuple[int, int] | None = None
     ) -> dict[str, Accuracy | None]:
-        """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}."""
+        """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}.
+
+        ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other images of the same kind (from 10 images on).
+        """
         if not self.trained:
             raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
         chosen = read_split(dataset_dir, split)
         arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
         found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks, arch=arch)]
         evaluator = CocoEvaluator(chosen)
-        return {"boxes": evaluator.accuracy(found), "masks": evaluator.accuracy(found, "segm") if masks else None}
+        return {"boxes": measured(evaluator, found), "masks": measured(evaluator, found, "segm") if masks else None}
 
     def export(
         self,
@@ -204,7 +210,7 @@ class RFDETR:
         self.trained = True
         if has_split(dataset_dir, "val"):
             boxes = self.evaluate(dataset_dir, "val")["boxes"]
-            print(f"val AP {100 * (boxes.ap or 0):.1f}, AP50 {100 * (boxes.ap50 or 0):.1f}" if boxes else "")
+            print(f"val box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}" if boxes else "")
         return path
 
     def _start(self, train: CocoSplit, dataset_dir: str | Path) -> Detector:

@@ -7,16 +7,20 @@ intervals; :mod:`rfdetr_repro.search.race` decides by them): :class:`Resamples`,
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from . import ap_intervals
+from .ap_intervals import RESAMPLES, SEED
 from .coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS, CocoEvaluator, ImageDetections
 from .errors import InputError, LibraryNotBuilt
+from .record import Accuracy, Resampled
 
 Array = np.ndarray[Any, Any]
 THRESHOLDS = len(IOU_THRESHOLDS)
@@ -157,6 +161,87 @@ def _kernel() -> Any:
         return import_module("._resampled_ap", __package__)  # csrc/python/resampled_ap.cpp
     except ImportError as error:
         raise LibraryNotBuilt(f"the compiled module of resampled AP does not load ({error})") from error
+
+
+def influences(found: Matches, objects: Objects, thresholds: Sequence[int] = range(THRESHOLDS)) -> Array:
+    """How much each image moves AP: float64 (images,), the derivative of the area's AP by the image's weight, at weight 1.
+
+    An image acts through its own hits, through the precision that its hits and misses give every hit ranked above them up to the
+    envelope's maximum, and through the number of objects. The sum over images is 0: AP does not change if all weigh more.
+    """
+    images = len(objects.count)
+    total = objects.count.sum(0)
+    labels = np.flatnonzero(total)
+    moved = np.zeros(images)
+    for label in labels:
+        image, accepted, ignored = _ranked(found, found.label == label)
+        for threshold in thresholds:
+            hit, miss = _flags(accepted, ignored, threshold)
+            gained, area = _class_influences(image, hit, miss, images)
+            moved += gained / total[label] - area / total[label] ** 2 * objects.count[:, label]
+    return moved / max(1, len(labels) * len(thresholds))
+
+
+def _class_influences(image: Array, hit: Array, miss: Array, images: int) -> tuple[Array, float]:
+    """Derivative of the area (in hits) of one class by each image's weight, and the area; detections by falling score."""
+    if not len(hit):
+        return np.zeros(images), 0.0
+    seen = np.maximum(np.cumsum(hit | miss, dtype=float), 1e-9)
+    precision = np.cumsum(hit, dtype=float) / seen
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    ranks = np.arange(len(hit))
+    peak = np.minimum.accumulate(np.where(precision >= envelope, ranks, len(hit))[::-1])[::-1]  # where the envelope is attained
+    share = np.bincount(peak, weights=hit, minlength=len(hit)) / seen
+    by_hit = np.cumsum(share[::-1])[::-1]  # a further hit at a rank raises the precision at every peak below
+    by_any = np.cumsum((share * precision)[::-1])[::-1]
+    gained = hit * (envelope + by_hit) - (hit | miss) * by_any
+    return np.bincount(image, weights=gained, minlength=images), float((hit * envelope).sum())
+
+
+@lru_cache(maxsize=4)
+def draws(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Array, str]:
+    """How often each of ``images`` is drawn in each resample, uint16 (resamples, images), and 16 digits of their SHA-256.
+
+    The same for every model on as many images, so that their resampled APs are paired.
+    """
+    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype("<u2")
+    return counts, hashlib.sha256(counts.tobytes()).hexdigest()[:16]
+
+
+def with_interval(
+    accuracy: Accuracy,
+    found: Matches,
+    objects: Objects,
+    resamples: int = RESAMPLES,
+    thresholds: Sequence[int] = range(THRESHOLDS),
+) -> Accuracy:
+    """``accuracy`` with the 95 % interval of its AP, and with its resampled APs, by which it is compared with others.
+
+    ``thresholds``: indices of the IoU thresholds that the AP is the mean of. ``resamples`` 0: from the influences of the images
+    alone, about as fast as one AP, and without what a comparison needs. Without an AP, or on fewer than 10 images, the interval
+    stays unknown.
+    """
+    images = len(objects.count)
+    if accuracy.ap is None or images < ap_intervals.FEWEST:
+        return accuracy
+    moved = influences(found, objects, thresholds)
+    freedom = round(ap_intervals.degrees_of_freedom(moved), 1)
+    if not resamples:
+        low, high = ap_intervals.influence_interval(accuracy.ap, moved)
+        return replace(accuracy, ap_low=low, ap_high=high, resampled=Resampled("influence", images, freedom=freedom))
+    weights, digest = draws(images, resamples)
+    resampled = resampled_ap(found, objects, weights, thresholds)
+    low, high = ap_intervals.bootstrap_interval(accuracy.ap, resampled, moved)
+    kept = Resampled("bootstrap", images, resamples, SEED, freedom, digest, ap_intervals.encode(resampled))
+    return replace(accuracy, ap_low=low, ap_high=high, resampled=kept)
+
+
+def measured(
+    evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox", artifact_sha256: str | None = None
+) -> Accuracy:
+    """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images; ``kind``: bbox or segm."""
+    accuracy = evaluator.accuracy(detections, kind, artifact_sha256=artifact_sha256)
+    return with_interval(accuracy, matches(evaluator, detections, kind), Objects.of(evaluator))
 
 
 def _ranked(found: Matches, chosen: Array) -> tuple[Array, Array, Array]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .ap_intervals import FEWEST
 from .errors import InputError, run_main
 from .export.artifact import load_artifact
 from .files import write_atomic
@@ -30,6 +31,8 @@ def evaluate(
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where there is no ground truth.
+
+    ``ap_low`` and ``ap_high`` of boxes and masks: the 95 % interval of AP over other images of the same kind.
 
     Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...}
     or None}. Bad input raises :class:`InputError`.
@@ -83,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in ("boxes", "masks"):
         if metrics[kind] is not None:
             print(f"{kind:6}" + "".join(f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()))
+            print(f"{'':6}  {interval_sentence(metrics[kind])}")
     if args.json:
         write_atomic(args.json, json.dumps(metrics, indent=1) + "\n")
 
@@ -90,6 +94,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def percent(value: float | None) -> str:
     """A fraction as percent with one decimal; "-" where there is no ground truth."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def interval_sentence(metrics: Mapping[str, Any]) -> str:
+    """The 95 % interval of AP of the metrics of boxes or masks, and how it came about."""
+    resampled = metrics["resampled"]
+    if resampled is None:
+        return f"The 95 % interval of AP is unknown: it takes an AP and at least {FEWEST} images."
+    low, high = percent(metrics["ap_low"]), percent(metrics["ap_high"])
+    how = f"{resampled['resamples']} resamples of the {resampled['images']} images, seed {resampled['seed']}"
+    return f"95 % interval of AP over other images of the same kind: {low} to {high} ({how})."
 
 
 if __name__ == "__main__":

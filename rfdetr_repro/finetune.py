@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .ap_intervals import difference
 from .config import Arch, TrainConfig
 from .errors import InputError, run_main
 from .latency_protocol import Protocol
@@ -135,7 +136,7 @@ def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
 def lines(records: Sequence[Record]) -> list[str]:
     """AP before and after by split, boxes and masks, in percent with the difference; latency of both files."""
     before, after = ([record for record in records if record.model.variant == variant] for variant in VARIANTS)
-    rows = [f"{'split':6} {'':6} {'metric':6} {'before':>7} {'after':>7} {'change':>7}"]
+    rows = [f"{'split':6} {'':6} {'metric':6} {'before':>7} {'after':>7} {'change':>7}  95 % interval of the change"]
     for one, two in zip(before, after, strict=True):
         split = one.data.split if one.data else ""
         for kind, pair in (("boxes", (one.accuracy, two.accuracy)), ("masks", (one.mask_accuracy, two.mask_accuracy))):
@@ -153,8 +154,18 @@ def _differences(before: Accuracy | None, after: Accuracy | None) -> list[str]:
     for name, label in (("ap", "AP"), ("ap50", "AP50")):
         old, new = getattr(before, name, None), getattr(after, name, None)
         if old is not None and new is not None:
-            rows.append(f"{label:6} {100 * old:7.1f} {100 * new:7.1f} {100 * (new - old):+7.1f}")
+            interval = f"  {_interval(before, after)}" if name == "ap" else ""
+            rows.append(f"{label:6} {100 * old:7.1f} {100 * new:7.1f} {100 * (new - old):+7.1f}{interval}")
     return rows
+
+
+def _interval(before: Accuracy | None, after: Accuracy | None) -> str:
+    """Of the paired difference of AP, in points; a change whose interval holds 0 is called none."""
+    change = difference(before, after)
+    if change is None:
+        return "unknown"
+    told = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    return told if change.distinguishable else f"{told}: not distinguishable from no change"
 
 
 if __name__ == "__main__":

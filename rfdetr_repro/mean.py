@@ -16,12 +16,13 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from .ap_intervals import mean_interval, with_range
 from .bench.gpu_state import verdict_of
 from .errors import InputError, run_main
 from .files import sha256_bytes
@@ -31,7 +32,7 @@ from .record import MEAN, Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, 
 from .store import Store, read_stores
 
 COUNTS = {"rf100-vl": 100, "rf20-vl": 20}  # data sets that a benchmark of this name has
-METRICS = tuple(field.name for field in fields(Accuracy) if field.name.startswith("ap"))
+METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
 TOLD = 5  # models that are not complete, at most so many lines
 How = tuple[object, ...]
 
@@ -228,7 +229,9 @@ def _mean_accuracy(found: Sequence[Accuracy | None], digest: str) -> Accuracy | 
     values = {name: [getattr(accuracy, name) for accuracy in known] for name in METRICS}
     means = {name: None if None in column else fmean(column) for name, column in values.items()}
     rule = known[0].rule if len({accuracy.rule for accuracy in known}) == 1 else None
-    return Accuracy(**means, max_dets=known[0].max_dets, artifact_sha256=digest, rule=rule)  # type: ignore[arg-type]
+    low, high = mean_interval(known) or (None, None)
+    kept = {"rule": rule, "artifact_sha256": digest, "ap_low": low, "ap_high": high}
+    return Accuracy(**means, max_dets=known[0].max_dets, **kept)  # type: ignore[arg-type]
 
 
 def _mean_latency(found: Sequence[Latency | None], digest: str) -> Latency:
@@ -252,14 +255,17 @@ def _mean_cost(found: Sequence[Cost | None]) -> Cost | None:
 
 
 def line(record: Record) -> str:
-    """What the command prints of a mean; AP in percent."""
-    model, accuracy, latency = record.model, record.mask_accuracy or record.accuracy, record.latency
+    """What the command prints of a mean: AP of boxes and of masks in percent, with the 95 % interval where all parts have one."""
+    model, latency = record.model, record.latency
     title = " ".join(filter(None, (model.name, model.size, model.variant)))
-    ap = "-" if accuracy is None or accuracy.ap is None else f"{100 * accuracy.ap:.1f}"
-    ap50 = "-" if accuracy is None or accuracy.ap50 is None else f"{100 * accuracy.ap50:.1f}"
+    scores = []
+    for kind, accuracy in (("box", record.accuracy), ("mask", record.mask_accuracy)):
+        if accuracy is not None:
+            ap50 = "-" if accuracy.ap50 is None else f"{100 * accuracy.ap50:.1f}"
+            scores.append(f"{kind} AP {with_range(accuracy)}, {kind} AP50 {ap50}")
     assert record.data is not None and latency is not None and record.artifact is not None
     how = f"{latency.median_ms:.2f} ms on {record.artifact.runtime} {record.artifact.precision}"
-    return f"{title}: AP {ap}, AP50 {ap50}, {how}; {record.data.name} {record.data.split}"
+    return f"{title}: {', '.join(scores) or 'no AP'}, {how}; {record.data.name} {record.data.split}"
 
 
 def _how(record: Record) -> How:

@@ -74,8 +74,24 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Resampled:
+    """How the interval of an AP came about: the images were drawn again, with replacement (:mod:`rfdetr_repro.ap_intervals`)."""
+
+    method: str  # "bootstrap", or "influence" where every image's weight was varied instead of drawn
+    images: int
+    resamples: int | None = None
+    seed: int | None = None
+    freedom: float | None = None  # degrees of freedom: how many images carry the AP
+    draws_sha256: str | None = None  # of how often each image was drawn: two APs with the same one are paired
+    aps: str | None = field(default=None, repr=False)  # AP of each resample: base64 of little-endian uint16, 65535 is 1
+
+
+@dataclass(frozen=True)
 class Accuracy:
-    """COCO metrics as fractions; ``None`` where the metric has no ground truth."""
+    """COCO metrics as fractions; ``None`` where the metric has no ground truth.
+
+    ``ap_low`` and ``ap_high``: 95 % interval of ``ap`` over other images of the same kind; ``None``: not known.
+    """
 
     ap: float | None = None
     ap50: float | None = None
@@ -86,6 +102,9 @@ class Accuracy:
     max_dets: int = 100
     artifact_sha256: str | None = None  # the file the detections came from; None: from the checkpoint in PyTorch
     rule: str | None = None  # what was handed to the evaluator (AP_RULE); None: an older rule, published, or not known
+    ap_low: float | None = None
+    ap_high: float | None = None
+    resampled: Resampled | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +228,7 @@ class Record:
         if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
             raise InputError("a model with random weights cannot have an accuracy", self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
-            for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l"):
+            for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
                 value = getattr(accuracy, name, None)
                 if value is not None and not 0.0 <= value <= 1.0:
                     raise InputError(f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1")

@@ -28,6 +28,7 @@ FLOORS = {
         "paper",
         "pareto",
         "sensitivity",
+        "ap_intervals",
         "campaign",
         "cost_cells",
         "ap_gaps",

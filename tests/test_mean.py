@@ -77,7 +77,7 @@ def searched(number: int) -> list[Record]:
 def test_each_data_set_has_its_own_architecture(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = runs(searched)
     code, out, err = run(capsys, folder, "--size", "N", "--target-ms", "2.3")
-    assert code == 0 and err == "" and "RF-DETR N nas: AP 15.0" in out and "mean over 100 data sets" in out
+    assert code == 0 and err == "" and "RF-DETR N nas: box AP 15.0" in out and "mean over 100 data sets" in out
     (mean,) = means(folder)
     assert mean.source == MEAN and mean.model.arch is None and (mean.model.size, mean.model.variant) == ("N", "nas")
     assert mean.accuracy.ap == pytest.approx(0.15) and mean.accuracy.ap50 == pytest.approx(0.35)  # on test

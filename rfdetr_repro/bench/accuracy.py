@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..coco_eval import CocoEvaluator, ImageDetections, detections_in_pixels
+from ..coco_matches import measured
 from ..data.coco import CocoSplit
 from ..data.letterbox import Letterbox
 from ..data.transforms import resize_image
@@ -100,12 +101,12 @@ def detect_split(session: Session, split: CocoSplit, *, progress: Progress = ite
 def accuracy_of(
     session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter
 ) -> tuple[Accuracy, Accuracy | None]:
-    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions.
+    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions, with 95 % intervals of AP.
 
     ``max_dets``: detections per image and class that count (COCO's maxDets).
     """
     detections = detect_split(session, split, progress=progress)
     evaluator, digest = CocoEvaluator(split, max_dets=max_dets), session.artifact_id.sha256
-    boxes = evaluator.accuracy(detections, "bbox", artifact_sha256=digest)
+    boxes = measured(evaluator, detections, "bbox", digest)
     with_masks = split.has_masks and len(session.manifest.outputs) == 4
-    return boxes, evaluator.accuracy(detections, "segm", artifact_sha256=digest) if with_masks else None
+    return boxes, measured(evaluator, detections, "segm", digest) if with_masks else None

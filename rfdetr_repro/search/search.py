@@ -21,7 +21,7 @@ from ..bench.confirm import Context, Row, confirm_all
 from ..bench.gpu_device import Watched
 from ..bench.machine import environment, this_machine
 from ..coco_eval import CocoEvaluator
-from ..coco_matches import Matches, Objects, average_precision
+from ..coco_matches import Matches, Objects, average_precision, with_interval
 from ..config import Arch, SearchSpace
 from ..data.coco import CocoSplit
 from ..errors import InputError
@@ -257,7 +257,7 @@ def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
 def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
     places = np.arange(len(objects.count))
     ap, ap50, ap75 = (average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5]))
-    return Accuracy(ap, ap50, ap75, rule=AP_RULE)
+    return with_interval(Accuracy(ap, ap50, ap75, rule=AP_RULE), matched, objects, resamples=0)
 
 
 def missing_classes(split: CocoSplit) -> list[str]:
