@@ -1,48 +1,79 @@
 """Somebody else's ONNX file as an artifact: ranked detections in the same form, made by nodes added to the file itself.
 
 What a detector's own code does around the graph (normalisation, sigmoid, choice of the best, box form) becomes part of the
-file, so its latency is of the same work as ours and one SHA-256 stands for all of it. These forms of files are taken:
-
-- ``decoded``: ``scores`` (1, K), ``labels`` (1, K), ``boxes`` (1, K, 4) xyxy in 0..1 and maybe ``masks`` (1, K, h, w): ours;
-- ``detr``: boxes (1, Q, 4) cxcywh in 0..1, logits (1, Q, C) and maybe mask logits (1, Q, h, w): RF-DETR upstream, transformers;
-- ``rows``: (1, N, 6) rows of x0, y0, x1, y1 in pixels of the input, score, class: detectors with NMS inside, or without any;
-- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes, suppression and masks are added (:mod:`.adopt_yolo`).
+file, so its latency is of the same work as ours and one SHA-256 stands for all of it. :mod:`.adopt_forms` lists the forms of
+outputs that are taken. What the file does not state is told from its metadata (:mod:`.adopt_file`) and from its numbers on
+pictures (:mod:`.adopt_probe`); what is taken for granted is said in the manifest's ``adoption``; what cannot be told is refused
+with the option that names it.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from ..data.letterbox import Letterbox
+from ..data.transforms import resize_image
 from ..errors import InputError
 from ..files import sha256_bytes
 from ..record import ModelId
-from .adopt_yolo import YOLO_FORMS, adopt_yolo, yolo_form
+from .adopt_boxes import BOXES, Layout, confident, corners_array, duplicates, layout_of
+from .adopt_classes import CLASSES, Categories, ClassMap, join
+from .adopt_file import ImageInput, Told, read, refuse_other_tasks, standard_input
+from .adopt_forms import FEW, FORMS, decoded_of, form_of, pair_of
+from .adopt_probe import Probe, stand_in
+from .adopt_ranked import add_decoded, add_detr, add_rows, add_rt_detr, add_suppressed
+from .adopt_seen import Seen, seen, used_classes
+from .adopt_yolo import YOLO_FORMS, adopt_yolo, flat_and_maps
 from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
-from .fp16_audit import load
 from .nms import MOST, STANDARD, Nms
 from .onnx_flops import multiply_adds
 from .onnx_shapes import with_shapes
 from .surgery import INPUTS, Builder, Shape, change_input, renamed
 
+__all__ = ["BOXES", "CLASSES", "FORMS", "NORMALISE", "RESIZE", "Categories", "Wishes", "adopt"]
+Array = np.ndarray[Any, Any]
 NORMALISE = tuple(INPUTS)
-FORMS = ("decoded", "detr", "rows", *YOLO_FORMS)
 RESIZE = {"stretch": RESIZE_RULE, "letterbox": LETTERBOX_RULE}
 OLDEST_OPSET = 13
+_USUAL = {
+    "decoded": "xyxy-relative",
+    "detr": "cxcywh-relative",
+    "detr-softmax": "cxcywh-relative",
+    "boxes-scores": "xyxy-pixels",
+    "rows": "xyxy-pixels",
+    "rows-seg": "xyxy-pixels",
+    "rtdetr": "cxcywh-relative",
+}
 
 
-class Categories(NamedTuple):
-    """The data set's categories: id and name of each, in order of id."""
+@dataclass(frozen=True)
+class Wishes:
+    """What the user says of the file; None: to be told from the file. Each is checked against the choices named here.
 
-    ids: tuple[int, ...]
-    names: tuple[str, ...]
+    ``form``: of FORMS. ``normalise``: of NORMALISE, what RGB in 0..1 needs before the file's own input. ``resize``: of RESIZE.
+    ``boxes``: of BOXES. ``classes``: of CLASSES. ``shape``: (height, width) of a file that leaves them open.
+    """
+
+    form: str | None = None
+    normalise: str | None = None
+    resize: str | None = None
+    boxes: str | None = None
+    classes: str | None = None
+    shape: tuple[int, int] | None = None
+
+    def check(self, path: str | Path) -> None:
+        choices = {"form": FORMS, "normalise": NORMALISE, "resize": tuple(RESIZE), "boxes": BOXES, "classes": CLASSES}
+        for name, known in choices.items():
+            if (given := getattr(self, name)) not in (None, *known):
+                raise InputError(f"unknown {name} {given!r}", path, f"choose one of {', '.join(known)}")
 
 
 def adopt(
@@ -51,67 +82,307 @@ def adopt(
     *,
     categories: Categories | None = None,
     form: str | None = None,
-    normalise: str = "none",
+    normalise: str | None = None,
     weights: str = "trained",
     resize: str | None = None,
+    boxes: str | None = None,
+    classes: str | None = None,
+    shape: tuple[int, int] | None = None,
     nms: Nms = STANDARD,
+    pictures: Sequence[Callable[[], Array]] = (),
 ) -> Artifact:
     """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
 
-    ``categories``: of the data set the model was trained on; the model's classes are they in order, or the ids themselves where
-    it has more classes than they. ``form``: one of FORMS, found from the outputs if None. ``normalise``: what RGB in 0..1 needs
-    before the file's own input. ``resize``: one of RESIZE, None: letterbox for the YOLO forms, else stretch. ``nms``: suppression
-    of the YOLO forms; its ``inject`` is for random weights only. Raises :class:`InputError` for what is no such detector of batch
-    1 and fixed size.
+    ``categories``: of the data set the model was trained on. ``form`` to ``shape``: see :class:`Wishes`. ``nms``: suppression of
+    forms that need one; its ``inject`` is for random weights only. ``pictures``: makers of uint8 (H, W, 3) RGB pictures of the
+    kind the model was trained on, on which its outputs are looked at; without any a drawn picture stands in. Raises
+    :class:`InputError` for what is no detector of one image, and for what cannot be told and was not said.
     """
-    _check_options(path, form, normalise, resize, weights, nms)
-    model = load(path)
-    image = _image_input(model, path)
-    model = _inferred(model, path)
-    found = form or form_of([_shape(value, path) for value in model.graph.output], path)
-    params, origin = _params(model), {"adopted_from_sha256": sha256_bytes(Path(path).read_bytes())}
-    change_input(model.graph, image.name, normalise)
-    ids, names = _classes(categories, _ranked(model, found, image, nms, path), path)
-    origin |= nms.stated() if found in YOLO_FORMS else {}
-    content, found_out = _described(_inferred(model, path), path, image)
+    wishes = Wishes(form, normalise, resize, boxes, classes, shape)
+    wishes.check(path)
+    if nms.inject is not None and weights != "random":
+        raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
+    model, told, hashes = read(path)
+    refuse_other_tasks(told, path)
+    _check_operators(model, path)
+    params, precision = _params(model), _precision(model)
+    image = standard_input(model, told, wishes.shape, path)
+    model = with_shapes(model, path)
+    _widen_outputs(model)
+    normalised, why_normalised = _normalise(model, image, wishes)
+    change_input(model.graph, image.shape.name, normalised)
+    outputs = [_shape(value, path) for value in model.graph.output]
+    resized, why_resized = _resize(told, wishes)
+    probe = Probe(model, image.shape.name, _inputs(pictures, image, resized), path)
+    known = len(told.names) or (len(categories.ids) if categories and weights != "random" else None)
+    if wishes.form is None:
+        found, last = form_of(outputs, told, probe, known, path)
+    else:
+        found, last = wishes.form, _channels_last(wishes.form, outputs, known)
+    _fits(found, outputs, last, path)
+    looked = seen(found, outputs, probe, last, path)
+    layout = _layout(found, told, looked, image, wishes, path)
+    if wishes.resize is None and found in YOLO_FORMS and not told.rt_detr:
+        resized, why_resized = "letterbox", "" if told.ultralytics else " (usual for its form)"
+    many = found in YOLO_FORMS or found == "boxes-scores" and _needs_suppression(outputs, looked, layout)
+    joined = _join(categories if weights != "random" else None, found, outputs, probe, last, told, looked, wishes, path)
+    halves = found == "decoded" and _masks_in_0_1(outputs, probe)
+    _add_nodes(model, found, image, layout, nms, last, many, halves, path)
+    content, manifest = _described(with_shapes(model, path), path, image)
+    size = f"{image.shape.dims[2]}x{image.shape.dims[3]} RGB"
+    own = f", {image.dtype} {'NHWC' if image.channels_last else 'NCHW'} inside" if image.dtype != "float32" or image.channels_last else ""
+    adoption = {
+        "input": size + own + "".join(f", {part}" for part in image.assumed),
+        "form": f"{found}" + ("" if wishes.form is None else " (as asked)"),
+        "boxes": layout.describe() + (" (as asked)" if wishes.boxes else ""),
+        "resize": resized + why_resized,
+        "normalisation": normalised + why_normalised,
+        "classes": joined.how,
+    }
+    if many:
+        adoption["nms"] = nms.describe()
     manifest = replace(
-        found_out,
-        class_names=names,
-        category_ids=ids,
-        packages={**origin, **found_out.packages},
-        model=replace(found_out.model, weights=weights),
-        normalisation=f"{normalise}, added to the graph; the rest as in the file",
-        resize=RESIZE[resize or ("letterbox" if found in YOLO_FORMS else "stretch")],
+        manifest,
+        class_names=joined.names,
+        category_ids=joined.ids,
+        packages={**hashes, **(nms.stated() if many else {}), **manifest.packages},
+        model=replace(manifest.model, weights=weights),
+        normalisation=f"{normalised}, added to the graph; the rest as in the file",
+        resize=RESIZE[resized],
         params=params,
+        precision=precision,
+        adoption=adoption,
     )
     return write_artifact(out, content, manifest)
 
 
-def _check_options(path: str | Path, form: str | None, normalise: str, resize: str | None, weights: str, nms: Nms) -> None:
-    if normalise not in NORMALISE or form not in (None, *FORMS) or resize not in (None, *RESIZE):
-        raise InputError(f"unknown normalisation {normalise!r}, form {form!r} or resize {resize!r}", path)
-    if nms.inject is not None and weights != "random":
-        raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
+def _check_operators(model: onnx.ModelProto, path: str | Path) -> None:
+    version = _opset(model)
+    if version < OLDEST_OPSET:
+        raise InputError(f"the model is of opset {version}", path, f"export it with opset {OLDEST_OPSET} or later")
+    if custom := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
+        raise InputError(f"the model has operators of {', '.join(custom)}", path, "export it with standard operators only")
 
 
-def _ranked(model: onnx.ModelProto, form: str, image: Shape, nms: Nms, path: str | Path) -> int | None:
-    """Adds what makes ranked detections of the outputs; returns the number of classes where the outputs tell it."""
-    outputs, size = [_shape(value, path) for value in model.graph.output], (image.dims[3], image.dims[2])
-    if form == "decoded":
-        return _decoded(model.graph, outputs, size, path)
+def _opset(model: onnx.ModelProto) -> int:
+    return next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
+
+
+def _widen_outputs(model: onnx.ModelProto) -> None:
+    """Outputs in float16 become float32 under their own names."""
+    for value in model.graph.output:
+        if value.type.tensor_type.elem_type in (TensorProto.FLOAT16, TensorProto.DOUBLE):
+            narrow = f"{value.name}/own_type"
+            for node in model.graph.node:
+                node.input[:] = [narrow if name == value.name else name for name in node.input]
+                node.output[:] = [narrow if name == value.name else name for name in node.output]
+            model.graph.node.append(helper.make_node("Cast", [narrow], [value.name], to=TensorProto.FLOAT))
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _normalise(model: onnx.ModelProto, image: ImageInput, wishes: Wishes) -> tuple[str, str]:
+    """One of NORMALISE, and why."""
+    inputs = [value.name for value in model.graph.input]
+    upstream = {"dets", "labels"} <= {value.name for value in model.graph.output} and "input" in inputs
+    if image.dtype == "uint8":
+        if wishes.normalise not in (None, "none", "bytes", "bgr-bytes", "bgr"):
+            raise InputError(f"a uint8 input cannot take {wishes.normalise} values", mend="leave --normalise out")
+        return ("bgr", "") if wishes.normalise in ("bgr", "bgr-bytes") else ("none", " (bytes, as the input's type says)")
+    if wishes.normalise is not None:
+        return wishes.normalise, " (as asked)"
+    if upstream and not _normalises_itself(model.graph, image.shape.name):
+        return "imagenet", " (the input and outputs are named as upstream RF-DETR exports them, and it normalises outside)"
+    inside = _normalises_itself(model.graph, image.shape.name)
+    return "none", " (the file does so itself)" if inside else " (assumed: RGB in 0..1; --normalise imagenet is the other way)"
+
+
+def _normalises_itself(graph: onnx.GraphProto, image: str) -> bool:
+    """Whether a constant is subtracted from the image, or it is scaled channel by channel, before the first other operation."""
+    constants = {constant.name for constant in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    values = {image}
+    for node in graph.node:
+        if not values & set(node.input):
+            continue
+        others = [name for name in node.input if name not in values]
+        if node.op_type in ("Sub", "Add", "BatchNormalization") and others and all(name in constants for name in others):
+            return True
+        if node.op_type in ("Cast", "Transpose", "Identity", "Reshape", "Resize", "Mul", "Div"):
+            values |= set(node.output)
+    return False
+
+
+def _resize(told: Told, wishes: Wishes) -> tuple[str, str]:
+    """One of RESIZE, and why; of YOLO's forms the form decides later."""
+    if wishes.resize is not None:
+        return wishes.resize, " (as asked)"
+    if told.ultralytics:
+        return ("stretch", " (as its authors do)") if told.rt_detr else ("letterbox", " (as its authors do)")
+    return "stretch", " (assumed; --resize letterbox is the other way)"
+
+
+def _inputs(pictures: Sequence[Callable[[], Array]], image: ImageInput, resize: str) -> list[Callable[[], Array]]:
+    hw = image.shape.dims[2], image.shape.dims[3]
+
+    def network_input(picture: Callable[[], Array]) -> Array:
+        pixels = picture()
+        size = pixels.shape[0], pixels.shape[1]
+        fitted = resize_image(pixels, hw) if resize == "stretch" else Letterbox(size, hw).picture(pixels)
+        return np.ascontiguousarray(fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
+
+    return [lambda picture=picture: network_input(picture) for picture in pictures] or [lambda: stand_in(hw)]
+
+
+def _channels_last(form: str, outputs: Sequence[Shape], known_classes: int | None) -> bool:
+    """Of a form that was asked for: whether a YOLO's numbers of a box are the last axis, by their count or by many boxes."""
+    flat, maps = flat_and_maps(outputs)
+    if form not in ("yolo", "yolo-seg") or flat is None or flat.dims[1] <= flat.dims[2]:
+        return False
+    if known_classes is None:
+        return flat.dims[1] >= MOST
+    return flat.dims[2] == 4 + known_classes + (maps.dims[1] if maps else 0)
+
+
+def _fits(form: str, outputs: Sequence[Shape], channels_last: bool, path: str | Path) -> None:
+    """:class:`InputError` unless the outputs can be read in this form."""
+    flat, maps = flat_and_maps(outputs)
+    wanted = {
+        "decoded": (decoded_of(outputs) is not None, "the outputs are not scores, labels, boxes[, masks]"),
+        "rows": (flat is not None and maps is None and flat.dims[2] == 6, "no output (1, N, 6)"),
+        "rows-seg": (flat is not None and maps is not None and flat.dims[2] == 6 + maps.dims[1], "no rows (1, N, 6 + P)"),
+        "rtdetr": (flat is not None and maps is None and flat.dims[2] > 4, "no output (1, N, 4 + C)"),
+        "yolo-seg": (flat is not None and maps is not None, f"the outputs are not of the form {form}"),
+        "yolo": (flat is not None and maps is None, f"the outputs are not of the form {form}"),
+        "yolo-objectness": (flat is not None and maps is None, f"the outputs are not of the form {form}"),
+    }
+    fits, what = wanted.get(form, (pair_of(outputs) is not None, "no boxes (1, Q, 4) with logits (1, Q, C)"))
+    if not fits:
+        raise InputError(what, path, "choose another form")
+    if flat is not None and form.startswith("yolo"):
+        last = form == "yolo-objectness" or channels_last
+        numbers = flat.dims[2 if last else 1]
+        if numbers <= (5 if form == "yolo-objectness" else 4) + (maps.dims[1] if maps else 0):
+            raise InputError(f"{numbers} numbers per box leave no class", path, "choose another form")
+
+
+def _layout(form: str, told: Told, looked: Sequence[Seen], image: ImageInput, wishes: Wishes, path: str | Path) -> Layout:
+    if wishes.boxes is not None:
+        layout = Layout.parse(wishes.boxes)
+    else:
+        usual = "cxcywh-relative" if told.rt_detr and form == "rows" else _USUAL.get(form, "cxcywh-pixels")
+        layout = layout_of(confident([one.boxes for one in looked], [one.scores for one in looked]), image.size, usual, path)
+    if not layout.proved and form in YOLO_FORMS:  # all anchors have a box, and each tells the unit
+        largest = max(float(np.abs(one.boxes).max(initial=0)) for one in looked)
+        layout = layout._replace(unit="relative" if 0 < largest <= 2 else "pixels")
+    if form in YOLO_FORMS and layout.order not in ("cxcywh", "xyxy"):
+        raise InputError(f"boxes {layout.order} of a YOLO", path, "name what they are with --boxes: cxcywh or xyxy")
+    return layout
+
+
+def _needs_suppression(outputs: Sequence[Shape], looked: Sequence[Seen], layout: Layout) -> bool:
+    """More boxes than any detector of sets gives, or several confident boxes of one object."""
+    pair = pair_of(outputs)
+    many = pair is not None and pair.boxes.dims[1] > FEW
+    return many or any(duplicates(corners_array(one.boxes, layout.order), one.labels, one.scores) for one in looked)
+
+
+def _join(
+    categories: Categories | None,
+    form: str,
+    outputs: Sequence[Shape],
+    probe: Probe,
+    last: bool,
+    told: Told,
+    looked: Sequence[Seen],
+    wishes: Wishes,
+    path: str | Path,
+) -> ClassMap:
+    settled = form not in ("decoded", "rows", "rows-seg")
+    count = max(one.classes for one in looked)
+    names = told.names
+    if not settled and names:
+        settled, count = count <= len(names), max(count, len(names))
+    elif not settled and categories is not None:
+        further = seen(form, outputs, probe, last, path, 16)
+        count = max(one.classes for one in further)
+    return join(
+        categories,
+        count,
+        names,
+        lambda: used_classes(form, outputs, probe, last, path),
+        asked=wishes.classes,
+        settled=settled,
+        path=path,
+    )
+
+
+def _masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
+    roles = decoded_of(outputs)
+    if roles is None or "masks" not in roles:
+        return False
+    values = probe.of(roles["masks"].name)
+    return all(value.size and value.min() >= 0 and value.max() <= 1 for value in values) and any(value.any() for value in values)
+
+
+def _add_nodes(
+    model: onnx.ModelProto,
+    form: str,
+    image: ImageInput,
+    layout: Layout,
+    nms: Nms,
+    last: bool,
+    many: bool,
+    halves: bool,
+    path: str | Path,
+) -> None:
+    outputs, size = [_shape(value, path) for value in model.graph.output], image.size
+    if form == "decoded" and _is_ours(outputs, layout, halves):
+        return
+    build = Builder(model.graph, _opset(model))
     outputs = renamed(model.graph, outputs)
-    if form in YOLO_FORMS:
-        return adopt_yolo(model.graph, form, outputs, size, nms=nms, path=path)
-    return {"detr": _detr, "rows": _rows}[form](model.graph, outputs, size, path)
+    if form == "decoded":
+        add_decoded(build, outputs, size, layout, halves)
+    elif form in YOLO_FORMS:
+        adopt_yolo(build, form, outputs, size, layout, nms=nms, channels_last=last, path=path)
+    elif form in ("rows", "rows-seg"):
+        add_rows(build, outputs, size, layout, path)
+    elif form == "rtdetr":
+        add_rt_detr(build, outputs, size, layout)
+    elif many:
+        add_suppressed(build, outputs, size, layout, nms)
+    else:
+        add_detr(build, form, outputs, size, layout)
+
+
+def _is_ours(outputs: Sequence[Shape], layout: Layout, halves: bool) -> bool:
+    """Whether nothing is left to do: this project's own outputs, in their order and types."""
+    names = ["scores", "labels", "boxes", "masks"][: max(3, len(outputs))]
+    kinds = ["float32", "int64", "float32", "float32"]
+    ranks = [2, 2, 3, 4]
+    same = [(shape.name, shape.dtype, len(shape.dims)) for shape in outputs] == list(zip(names, kinds, ranks))[: len(outputs)]
+    return same and (layout.order, layout.unit) == ("xyxy", "relative") and not halves
 
 
 def _params(model: onnx.ModelProto) -> int:
-    """Numbers in the file's float32 constants."""
-    constants = [numpy_helper.to_array(constant) for constant in model.graph.initializer]
-    return sum(value.size for value in constants if value.dtype == np.float32 and value.ndim)
+    """Numbers in the file's constants of a floating type, or of the integers that stand for them in a quantised file."""
+    kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT8, TensorProto.UINT8}
+    counted = [constant for constant in model.graph.initializer if constant.dims and constant.data_type in kinds]
+    return sum(int(np.prod(constant.dims)) for constant in counted)
 
 
-def _described(model: onnx.ModelProto, path: str | Path, image: Shape) -> tuple[bytes, Manifest]:
+def _precision(model: onnx.ModelProto) -> str:
+    """``fp16`` where most weights are, ``int8`` where they are quantised."""
+    sizes: dict[int, int] = {}
+    for constant in model.graph.initializer:
+        sizes[constant.data_type] = sizes.get(constant.data_type, 0) + int(np.prod(constant.dims))
+    wide, half = sizes.get(TensorProto.FLOAT, 0), sizes.get(TensorProto.FLOAT16, 0)
+    whole = sizes.get(TensorProto.INT8, 0) + sizes.get(TensorProto.UINT8, 0)
+    if any(node.op_type in ("DequantizeLinear", "QLinearConv") for node in model.graph.node) and whole > max(wide, half):
+        return "int8"
+    return "fp16" if half > wide else "fp32"
+
+
+def _described(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> tuple[bytes, Manifest]:
     """The finished file and what can be read off it."""
     content = model.SerializeToString(deterministic=True)
     given = [_shape(value, path) for value in model.graph.output]
@@ -121,38 +392,13 @@ def _described(model: onnx.ModelProto, path: str | Path, image: Shape) -> tuple[
         model=ModelId("onnx", Path(path).stem, "segment" if len(given) == 4 else "detect"),
         class_names=(),
         category_ids=(),
-        inputs=(TensorSpec(image.name, image.dims, image.dtype),),
+        inputs=(TensorSpec(image.shape.name, image.shape.dims, image.shape.dtype),),
         outputs=tuple(TensorSpec(shape.name, shape.dims, shape.dtype) for shape in given),
         params=0,
         flops=2 * multiply_adds(model),
-        opset=next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")),
+        opset=_opset(model),
         packages={"onnx": importlib.metadata.version("onnx")},
     )
-
-
-def form_of(outputs: Sequence[Shape], path: str | Path) -> str:
-    """Which of FORMS the outputs are; raises :class:`InputError` that lists them if none."""
-    names, dims = [shape.name for shape in outputs], [shape.dims for shape in outputs]
-    if names[:3] == ["scores", "labels", "boxes"]:
-        return "decoded"
-    if len(dims) == 1 and len(dims[0]) == 3 and dims[0][2] == 6:
-        return "rows"
-    if _boxes_and_logits(outputs) is not None:
-        return "detr"
-    if (yolo := yolo_form(outputs)) is not None:
-        return yolo
-    listed = ", ".join(f"{shape.name} {list(shape.dims)}" for shape in outputs)
-    mend = "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its form"
-    raise InputError(f"outputs {listed} are of no known form", path, mend)
-
-
-def _inferred(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    version = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
-    if version < OLDEST_OPSET:
-        raise InputError(f"the model is of opset {version}", path, f"export it with opset {OLDEST_OPSET} or later")
-    if custom := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
-        raise InputError(f"the model has operators of {', '.join(custom)}", path, "export it with standard operators only")
-    return with_shapes(model, path)
 
 
 def _shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
@@ -163,93 +409,6 @@ def _shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
     return Shape(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
 
 
-def _image_input(model: onnx.ModelProto, path: str | Path) -> Shape:
-    constants = {constant.name for constant in model.graph.initializer}
-    inputs = [_shape(value, path) for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1 or len(inputs[0].dims) != 4 or inputs[0].dims[:2] != (1, 3) or inputs[0].dtype != "float32":
-        listed = ", ".join(f"{shape.name} {shape.dtype} {list(shape.dims)}" for shape in inputs)
-        raise InputError(f"the model must have one float32 input (1, 3, H, W), not {listed or 'none'}", path, "export it so")
-    return inputs[0]
-
-
-def _boxes_and_logits(outputs: Sequence[Shape]) -> tuple[Shape, Shape, Shape | None] | None:
-    flat = [shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1 and shape.dtype == "float32"]
-    maps = [shape for shape in outputs if len(shape.dims) == 4 and shape.dims[0] == 1]
-    named = [shape for shape in flat if shape.dims[2] == 4 and ("box" in shape.name or shape.name == "dets")]
-    boxes = named or [shape for shape in flat if shape.dims[2] == 4]
-    logits = [shape for shape in flat if shape not in (named or boxes)[:1]]
-    if (
-        len(boxes) < 1
-        or len(logits) != 1
-        or logits[0].dims[1] != boxes[0].dims[1]
-        or len(maps) > 1
-        or len(boxes) > 1
-        and not named
-    ):
-        return None
-    return boxes[0], logits[0], maps[0] if maps else None
-
-
-def _classes(categories: Categories | None, count: int | None, path: str | Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Category id and name of each output label."""
-    if categories is None:
-        ids = tuple(range(count or 0))
-        return ids, tuple(f"class {index}" for index in ids)
-    if count is None or count == len(categories.ids):
-        return categories.ids, categories.names
-    if count > max(categories.ids):
-        known = dict(zip(*categories, strict=True))
-        return tuple(range(count)), tuple(known.get(index, f"class {index}") for index in range(count))
-    mend = "name the categories the model was trained on"
-    raise InputError(
-        f"the model has {count} classes, the data set {len(categories.ids)} up to id {max(categories.ids)}", path, mend
-    )
-
-
-def _decoded(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int], path: str | Path) -> int | None:
-    if [shape.name for shape in outputs] not in (["scores", "labels", "boxes"], ["scores", "labels", "boxes", "masks"]):
-        raise InputError("the outputs are not scores, labels, boxes[, masks]", path, "choose another form")
-    return None
-
-
-def _detr(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int], path: str | Path) -> int:
-    """Sigmoid, the best (query, class) pairs, corners: what :func:`rfdetr_repro.model.postprocess.top_k` does."""
-    parts = _boxes_and_logits(outputs)
-    if parts is None:
-        raise InputError("no boxes (1, Q, 4) with logits (1, Q, C)", path, "choose another form")
-    boxes, logits, masks = parts
-    queries, classes = logits.dims[1:]
-    build = Builder(graph)
-    flat = build.one("Reshape", logits.name, build.constant([1, queries * classes]))
-    best, index = build.add("TopK", [flat, build.constant([min(MOST, queries, queries * classes)])], 2, axis=1)
-    query = build.one("Div", index, build.constant(classes))
-    label = build.one("Sub", index, build.one("Mul", query, build.constant(classes)))
-    rows = build.one("Squeeze", query, build.constant([0]))
-    centre, extent = build.add("Split", [build.one("Gather", boxes.name, rows, axis=1), build.constant([2, 2])], 2, axis=2)
-    half = build.one("Mul", extent, build.constant(0.5, np.float32))
-    corners = build.one("Concat", build.one("Sub", centre, half), build.one("Add", centre, half), axis=2)
-    results = {
-        "scores": (build.one("Sigmoid", best), TensorProto.FLOAT),
-        "labels": (label, TensorProto.INT64),
-        "boxes": (corners, TensorProto.FLOAT),
-    }
-    if masks is not None:
-        results["masks"] = (build.one("Gather", masks.name, rows, axis=1), TensorProto.FLOAT)
-    build.results(**results)
-    return classes
-
-
-def _rows(graph: onnx.GraphProto, outputs: Sequence[Shape], size: tuple[int, int], path: str | Path) -> None:
-    """Rows of a detector with its own choice inside, best first."""
-    if len(outputs) != 1 or len(outputs[0].dims) != 3 or outputs[0].dims[2] != 6:
-        raise InputError("no output (1, N, 6)", path, "choose another form")
-    build = Builder(graph)
-    corners, score, label = build.add("Split", [outputs[0].name, build.constant([4, 1, 1])], 3, axis=2)
-    axis = build.constant([2])
-    kept = build.constant([min(MOST, outputs[0].dims[1])])
-    best, index = build.add("TopK", [build.one("Squeeze", score, axis), kept], 2, axis=1)
-    rows = build.one("Squeeze", index, build.constant([0]))
-    scale = build.constant(np.array([1 / size[0], 1 / size[1]] * 2).reshape(1, 1, 4), np.float32)
-    labels = build.one("Cast", build.one("Squeeze", build.one("Gather", label, rows, axis=1), axis), to=TensorProto.INT64)
-    boxes = build.one("Mul", build.one("Gather", corners, rows, axis=1), scale)
-    build.results(scores=(best, TensorProto.FLOAT), labels=(labels, TensorProto.INT64), boxes=(boxes, TensorProto.FLOAT))
+def described(adoption: dict[str, str]) -> str:
+    """One line of what a manifest's ``adoption`` says."""
+    return "; ".join(f"{key} {value}" for key, value in adoption.items())

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper
+from onnx import TensorProto, helper
 
 from ..errors import InputError
 
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
-AT_A_TIME = 256  # values fetched per run, to bound memory
 
 
 def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
@@ -57,11 +56,9 @@ def _missing(model: onnx.ModelProto) -> list[str]:
 
 
 def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[str, Any]:
-    """Name -> an array of that shape and type, from one image of zeros."""
+    """Name -> (shape, ONNX element type), from one run on an image of zeros that gives the shapes alone."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    there = {value.name for value in exposed.graph.output}
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
     constants = {constant.name for constant in exposed.graph.initializer}
     feed = {
         value.name: np.zeros(
@@ -71,26 +68,27 @@ def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[st
         for value in exposed.graph.input
         if value.name not in constants
     }
+    known = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    del exposed.graph.output[:]
+    asked = [f"rfdetr_repro/shape_{index}" for index in range(len(names))]
+    for name, answer in zip(names, asked, strict=True):
+        exposed.graph.node.append(helper.make_node("Shape", [name], [answer]))
+        exposed.graph.output.append(helper.make_tensor_value_info(answer, TensorProto.INT64, None))
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # keeps every value by its name
-    options.log_severity_level = 3
-    found: dict[str, Any] = {}
+    options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for start in range(0, len(names), AT_A_TIME):
-            part = names[start : start + AT_A_TIME]
-            found |= {name: np.empty(value.shape, value.dtype) for name, value in zip(part, session.run(part, feed), strict=True)}
+        found = session.run(asked, feed)
     except Exception as error:  # ONNX Runtime's own exception types share no public base class
         raise InputError(f"the model does not run on one image ({error})", path, "export it with a batch of 1") from error
-    return found
+    return {name: (tuple(map(int, dims)), known.get(name, 0)) for name, dims in zip(names, found, strict=True)}
 
 
 def _fill(model: onnx.ModelProto, seen: dict[str, Any]) -> None:
     outputs = {value.name: value for value in model.graph.output}
     inner = {value.name: value for value in model.graph.value_info}
-    for name, array in seen.items():
-        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-        told = helper.make_tensor_value_info(name, kind, array.shape)
+    for name, (shape, kind) in seen.items():
+        told = helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, shape)
         for known in (outputs, inner):
             if name in known:
                 known[name].CopyFrom(told)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ INPUTS = {  # what a file's own input is: mean and standard deviation of RGB in 
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False),
     "bytes": ((0.0, 0.0, 0.0), (BYTE, BYTE, BYTE), False),  # RGB in 0..255
     "bgr-bytes": ((0.0, 0.0, 0.0), (BYTE, BYTE, BYTE), True),
+    "bgr": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), True),  # BGR in 0..1
 }
-_PREFIX = "rfdetr_repro/"
+PREFIX = "rfdetr_repro/"
 
 
 class Shape(NamedTuple):
@@ -28,27 +30,43 @@ class Shape(NamedTuple):
 
 
 class Builder:
-    """Appends nodes and constants under names that nothing else has."""
+    """Appends nodes and constants under names that nothing else has. ``opset``: of the model, for operators that changed."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, graph: onnx.GraphProto, opset: int = 17) -> None:
+        self.graph, self.opset = graph, opset
+        self.part = ""  # where new names belong, see scope()
         self.count = len(graph.node) + len(graph.initializer)  # both only grow: names are used once
+
+    @contextmanager
+    def scope(self, part: str) -> Iterator[None]:
+        """Inside, the names of new nodes and constants begin with ``part``, after this project's own prefix."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
 
     def constant(self, value: object, dtype: type = np.int64) -> str:
         self.count += 1
-        name = f"{_PREFIX}constant_{self.count}"
+        name = f"{PREFIX}{self.part}constant_{self.count}"
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
     def add(self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any) -> list[str]:
         self.count += 1
-        base = f"{_PREFIX}{op}_{self.count}"
+        base = f"{PREFIX}{self.part}{op}_{self.count}"
         names = list(outputs) if not isinstance(outputs, int) else [f"{base}_{i}" for i in range(outputs)]
         self.graph.node.append(helper.make_node(op, list(inputs), names, name=base, **attributes))
         return names
 
     def one(self, op: str, *inputs: str, **attributes: Any) -> str:
         return self.add(op, inputs, **attributes)[0]
+
+    def largest(self, value: str, axis: int) -> str:
+        """The maximum along ``axis``, which goes."""
+        if self.opset < 18:  # later, the axes are an input
+            return self.one("ReduceMax", value, axes=[axis], keepdims=0)
+        return self.one("ReduceMax", value, self.constant([axis]), keepdims=0)
 
     def results(self, **results: tuple[str, int]) -> None:
         """Makes these values, of these ONNX types, the outputs of the graph."""
@@ -60,7 +78,7 @@ class Builder:
 
 def renamed(graph: onnx.GraphProto, outputs: Sequence[Shape]) -> list[Shape]:
     """Upstream calls its logits "labels": values that have a name of ours get another one."""
-    other = {name: f"{_PREFIX}source_{name}" for name in ("scores", "labels", "boxes", "masks")}
+    other = {name: f"{PREFIX}source_{name}" for name in ("scores", "labels", "boxes", "masks")}
     for node in graph.node:
         node.input[:] = [other.get(name, name) for name in node.input]
         node.output[:] = [other.get(name, name) for name in node.output]
@@ -75,7 +93,7 @@ def change_input(graph: onnx.GraphProto, image: str, kind: str) -> None:
     if wanted is None:
         return
     mean, std, reverse = wanted
-    inner = f"{_PREFIX}input"
+    inner = f"{PREFIX}input"
     for node in graph.node:
         node.input[:] = [inner if name == image else name for name in node.input]
     before = len(graph.node)

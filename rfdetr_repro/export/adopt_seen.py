@@ -1,0 +1,89 @@
+"""Detections of a raw run, by plain arrays: what a form's numbers mean, to judge boxes and classes before nodes are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .adopt_classes import USED
+from .adopt_forms import decoded_of, pair_of
+from .adopt_probe import PICTURES, Array, Probe, check_finite, check_scores
+from .adopt_yolo import flat_and_maps
+from .surgery import Shape
+
+
+class Seen(NamedTuple):
+    """One picture: boxes (n, 4) as the file writes them, the score of the best class (n,), that class (n,)."""
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    classes: int  # how many the outputs have; of labels, the largest seen and one
+    used: frozenset[int]  # classes of any box with a score above USED
+
+
+def seen(form: str, outputs: Sequence[Shape], probe: Probe, channels_last: bool, path: str | Path, count: int = 2) -> list[Seen]:
+    """The first ``count`` pictures. Scores that are none, and numbers that are not finite, are an :class:`InputError`."""
+    return [_one(form, outputs, values, channels_last, path) for values in probe.outputs(count)]
+
+
+def used_classes(form: str, outputs: Sequence[Shape], probe: Probe, channels_last: bool, path: str | Path) -> set[int]:
+    """Classes seen with confidence on up to PICTURES pictures."""
+    found = seen(form, outputs, probe, channels_last, path, PICTURES)
+    return set().union(*(one.used for one in found))
+
+
+def _one(form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bool, path: str | Path) -> Seen:
+    if form == "decoded":
+        roles = decoded_of(outputs)
+        assert roles is not None
+        boxes, scores, labels = (values[roles[role].name] for role in ("boxes", "scores", "labels"))
+        return _chosen(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1), path)
+    if form in ("rows", "rows-seg"):
+        flat, _ = flat_and_maps(outputs)
+        assert flat is not None
+        rows = values[flat.name][0]
+        return _chosen(rows[:, :4], rows[:, 4], rows[:, 5], path)
+    if form in ("detr", "detr-softmax", "boxes-scores"):
+        pair = pair_of(outputs)
+        assert pair is not None
+        boxes, logits = values[pair.boxes.name][0], values[pair.logits.name][0]
+        check_finite([logits], f"{pair.logits.name}", path)
+        return _of_all(boxes, _scores(form, logits), path)
+    flat = next(shape for shape in outputs if len(shape.dims) == 3)
+    maps = next((shape for shape in outputs if len(shape.dims) == 4), None)
+    table = values[flat.name][0]
+    table = table if last or form in ("rtdetr", "yolo-objectness") else table.T
+    end = table.shape[1] - (maps.dims[1] if maps else 0)
+    if form == "yolo-objectness":
+        check_scores([table[:, 4:5]], "the objectness values", path)
+        return _of_all(table[:, :4], table[:, 5:end] * table[:, 4:5], path)
+    return _of_all(table[:, :4], table[:, 4:end], path)
+
+
+def _scores(form: str, logits: Array) -> Array:
+    if form == "boxes-scores":
+        return logits
+    if form == "detr":
+        return 1 / (1 + np.exp(-logits.clip(-80, 80)))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True))[:, :-1]
+
+
+def _chosen(boxes: Array, scores: Array, labels: Array, path: str | Path) -> Seen:
+    check_scores([scores], "the scores", path)
+    check_finite([boxes[scores > 0], labels[scores > 0].astype(np.float64)], "boxes or labels", path)
+    labels = labels.astype(np.int64)
+    there = labels[scores > 0]
+    count = int(there.max(initial=-1)) + 1
+    return Seen(boxes, scores, labels, count, frozenset(labels[scores >= USED].tolist()))
+
+
+def _of_all(boxes: Array, scores: Array, path: str | Path) -> Seen:
+    check_scores([scores], "the class scores", path)
+    check_finite([boxes], "boxes", path)
+    used = np.flatnonzero((scores >= USED).any(axis=0))
+    return Seen(boxes, scores.max(axis=1), scores.argmax(axis=1), scores.shape[1], frozenset(used.tolist()))
