@@ -19,7 +19,7 @@ from rfdetr_repro.data.letterbox import GREY, Letterbox
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.adopt import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
-from rfdetr_repro.export.nms import MOST, Nms
+from rfdetr_repro.export.nms import KINDS, MOST, Nms
 from rfdetr_repro.export.session import OrtSession
 
 HEIGHT, WIDTH = 32, 64
@@ -76,13 +76,15 @@ def yolo_output(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0.3, 0.7]))
-def test_it_is_greedy_suppression(tmp_path_factory: pytest.TempPathFactory, seed: int, multi_label: bool, iou: float) -> None:
+@given(st.integers(0, 10**6), st.booleans(), st.sampled_from([0.3, 0.7]), st.sampled_from(KINDS))
+def test_it_is_greedy_suppression(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, multi_label: bool, iou: float, kind: str
+) -> None:
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("nms")
     centres = rng.uniform([8, 8], [56, 24], (12, 2))[rng.integers(0, 12, 60)] + rng.normal(0, 2, (60, 2))  # in clusters
     boxes = np.concatenate([centres, rng.uniform(6, 18, (60, 2))], 1).astype(np.float32)
     scores = rng.permutation(180).reshape(60, 3).astype(np.float32) / 200
-    options = Nms(score=0.1, iou=iou, candidates=50, rounds=50, multi_label=multi_label)
+    options = Nms(score=0.1, iou=iou, candidates=50, rounds=50, multi_label=multi_label, kind=kind)
     expected = greedy(boxes, scores, options)
     _, found = found_by(raw_file(folder / "raw.onnx", {"out": yolo_output(boxes, scores)}), folder, nms=options)
     real = found.scores[0] > 0
@@ -103,7 +105,7 @@ def test_a_chain_of_suppressions_needs_a_round_per_link(tmp_path: Path, length: 
     boxes, scores = chain(length)
     path = raw_file(tmp_path / "raw.onnx", {"out": yolo_output(boxes, scores)})
     for rounds in (length - 1, length - 2):
-        options = Nms(iou=0.4, candidates=length, rounds=rounds)
+        options = Nms(iou=0.4, candidates=length, rounds=rounds, kind="static")
         _, found = found_by(path, tmp_path, nms=options, form="yolo")
         exact = int((found.scores > 0).sum()) == len(greedy(boxes, scores, options))
         assert exact is (rounds == length - 1)  # one round fewer: the last box has not heard yet

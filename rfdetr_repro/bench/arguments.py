@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from ..config import parse_shape
 from ..errors import InputError
 from ..latency_protocol import Protocol
 from .campaigns import BUFFERS_MS, CAMPAIGNS
 from .gpu_device import uses_gpu
 
-FORMS = ("decoded", "detr", "rows", "yolo", "yolo-seg", "yolo-objectness")  # export/adopt.py explains them
-NORMALISE, RESIZE = ("none", "imagenet", "bytes", "bgr-bytes"), ("stretch", "letterbox")
+FORMS = (
+    "decoded", "detr", "detr-softmax", "boxes-scores", "rows", "rows-seg", "rtdetr", "yolo", "yolo-seg", "yolo-objectness",
+)  # fmt: skip
+NORMALISE, RESIZE = ("none", "imagenet", "bytes", "bgr-bytes", "bgr"), ("stretch", "letterbox")
+CLASSES = ("order", "ids", "background-first")
+BOXES = tuple(f"{order}-{unit}" for order in ("xyxy", "cxcywh", "xywh", "yxyx") for unit in ("pixels", "relative"))
 MODES = {
     "buffered": ("buffered",),
     "sustained": ("sustained",),
@@ -35,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--models", default="", help="names, separated by commas, of models that can be built here")
     what.add_argument("--checkpoint", help="weights of the one model named by --models; without them they are random")
     what.add_argument("--precision", default="", help="fp32, fp16 or both: converts the files; left out: as they are")
-    what.add_argument("--form", choices=FORMS, help="of files without manifest: their outputs; found from them by default")
-    what.add_argument("--normalise", choices=NORMALISE, default="none", help="of such files: what their input needs after 0..1")
-    what.add_argument("--resize", choices=RESIZE, help="of such files; letterbox for YOLO's raw outputs, else stretch")
+    add_wishes(parsed.add_argument_group("what an ONNX file without a manifest is, where the file does not say so itself"))
     what.add_argument("--nms-score", type=float, default=0.01, help="of YOLO's raw outputs: least confidence")
     what.add_argument("--nms-iou", type=float, default=0.7, help="of these: above it the worse of two boxes goes")
     what.add_argument("--nms-candidates", type=int, default=1000, help="of these: best scores that enter the suppression")
@@ -66,6 +69,16 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--lock-clocks", action="store_true", help="lock the GPU to its base clock while it is measured")
     parsed.add_argument("--out", default="results/bench.jsonl", help="store to append to; what it holds is not measured again")
     return parsed
+
+
+def add_wishes(group: argparse._ArgumentGroup) -> None:
+    """Options for somebody else's file; each one left out is told from the file and from a run on pictures, and printed."""
+    group.add_argument("--form", choices=FORMS, help="what the outputs are, as rfdetr_repro/export/adopt_forms.py lists them")
+    group.add_argument("--boxes", choices=BOXES, help="order of a box's four numbers, and pixels of the input or parts of it")
+    group.add_argument("--classes", choices=CLASSES, help="class k is the k-th category, or category id k, or class 0 is none")
+    group.add_argument("--shape", type=parse_shape, help="height x width of the input, like 384x640, if the file leaves it open")
+    group.add_argument("--normalise", choices=NORMALISE, help="what the model's input needs after RGB in 0..1")
+    group.add_argument("--resize", choices=RESIZE, help="how a picture is made the size of the model's input")
 
 
 def check(args: argparse.Namespace) -> None:

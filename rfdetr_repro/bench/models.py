@@ -76,6 +76,7 @@ def model_artifact(
     categories: Categories | None = None,
     to: str = "onnx",
     inject: int | None = None,
+    suppression: str = "operator",
 ) -> Artifact:
     """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not there yet.
 
@@ -83,7 +84,8 @@ def model_artifact(
 
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
     ``categories``: ids and names of the data set behind a baseline's weights. ``inject``: candidates of a model with random
-    weights that ends with suppression (default 100; other models have no candidates). Raises :class:`InputError`.
+    weights that ends with suppression (default 100; other models have no candidates). ``suppression``: its kind, of
+    ``rfdetr_repro.export.nms.KINDS``. Raises :class:`InputError`.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
@@ -92,7 +94,7 @@ def model_artifact(
     foreign = getattr(_catalog() and _catalog().ROWS.get(name), "foreign", None) is not None
     if foreign and checkpoint is None and inject is None:
         inject = importlib.import_module("baselines.foreign").INJECTED
-    made = _made_by(name, digest, categories, inject if foreign else None)
+    made = _made_by(name, digest, categories, inject if foreign else None, suppression if foreign else None)
     starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
     ours = name.removeprefix("rfdetr-") in PRESETS
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
@@ -100,11 +102,13 @@ def model_artifact(
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     if foreign:
-        return _foreign(name, path, model, checkpoint, categories, inject)
+        return _foreign(name, path, model, checkpoint, categories, Nms(inject=inject, kind=suppression))
     return (_ours if ours else _theirs)(name, path, model, checkpoint, categories)
 
 
-def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | None, inject: int | None) -> str:
+def _made_by(
+    name: str, checkpoint_sha256: str | None, categories: Categories | None, inject: int | None, suppression: str | None
+) -> str:
     """12 hex digits over all that decides the file's content."""
     versions = {}
     for package in PACKAGES:
@@ -114,6 +118,7 @@ def _made_by(name: str, checkpoint_sha256: str | None, categories: Categories | 
             versions[package] = "none"
     made = {"name": name, "weights": checkpoint_sha256 or SEED, "categories": categories, "with": versions, "by": _sources()}
     made |= {} if inject is None else {"inject": inject}
+    made |= {} if suppression is None else {"suppression": suppression}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -162,7 +167,15 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
     with TemporaryDirectory(dir=path.parent) as scratch:
         exported = Path(scratch, f"{name}.onnx")
         catalog.export(detector, exported, row.hw, dynamo=row.dynamo)
-        adopted = adopt(exported, Path(scratch, "adopted.onnx"), categories=categories, form="detr", normalise=row.normalise)
+        adopted = adopt(
+            exported,
+            Path(scratch, "adopted.onnx"),
+            categories=categories,
+            form="detr",
+            boxes="cxcywh-relative",
+            normalise=row.normalise,
+            weights=model.weights,
+        )
         versions = {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
         packages = adopted.manifest.packages | versions
         manifest = replace(adopted.manifest, model=model, params=params, packages=packages)
@@ -170,7 +183,7 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
 
 
 def _foreign(
-    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, inject: int | None
+    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms
 ) -> Artifact:
     """Exported by another process, then adopted: suppression and masks go into the file.
 
@@ -185,7 +198,7 @@ def _foreign(
             "form": row.form,
             "normalise": row.normalise,
             "weights": model.weights,
-            "nms": Nms(inject=inject),
+            "nms": nms,
         }
         adopted = adopt(exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options)
         packages = adopted.manifest.packages | exported.versions

@@ -8,16 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..errors import InputError, StatedFailure
 from .arguments import GRAPHS, names, precisions, split_names
 from .campaigns import campaign_models
 
 if TYPE_CHECKING:
     from ..data.coco import CocoSplit
+    from ..export.adopt import Picture
     from ..export.artifact import Artifact
     from .confirm import Row
 
 Failures = dict[str, Exception]
+LOOKED_AT = 16  # pictures of the data that somebody else's file may be run on before it is adopted
 
 
 def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple[list[Artifact], Failures]:
@@ -146,7 +150,7 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
 
     if not path.is_file() or _has_manifest(path):
         return load_artifact(path)
-    from ..export.adopt import adopt
+    from ..export.adopt import adopt, described
     from ..export.nms import Nms
 
     artifact = adopt(
@@ -157,14 +161,41 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
         normalise=args.normalise,
         weights="random" if args.random_weights else "trained",
         resize=args.resize,
-        nms=Nms(args.nms_score, args.nms_iou, args.nms_candidates, multi_label=args.multi_label, inject=args.inject),
+        boxes=args.boxes,
+        classes=args.classes,
+        shape=args.shape,
+        nms=Nms(
+            args.nms_score,
+            args.nms_iou,
+            args.nms_candidates,
+            multi_label=args.multi_label,
+            inject=args.inject,
+            kind=suppression_of(args.backend),
+        ),
+        pictures=_pictures(splits),
     )
-    height, width = artifact.manifest.input_hw
-    print(f"{path} has no manifest: adopted as {target}, input {height}x{width} RGB 0..1, normalisation {args.normalise}")
-    for key in ("nms", "injected_candidates"):
-        if key in artifact.manifest.packages:
-            print(f"  {key.replace('_', ' ')}: {artifact.manifest.packages[key]}")
+    print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
+    if "injected_candidates" in artifact.manifest.packages:
+        print(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
     return artifact
+
+
+def suppression_of(backend: str) -> str:
+    """The kind of suppression that suits a backend: CPU runtimes have a fast operator, engines want fixed sizes."""
+    return "operator" if backend in ("onnxruntime", "openvino") else "static"
+
+
+def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
+    """Makers of the first pictures of the first split, on which an adopted file is looked at."""
+    from ..export.adopt import Picture
+
+    def picture(index: int) -> Picture:
+        sample = splits[0].sample(index)
+        ids = [splits[0].classes.category_ids[label] for label in sample.labels]
+        return Picture(sample.image, sample.boxes_xyxy, np.array(ids, dtype=np.int64))
+
+    count = min(len(splits[0]), LOOKED_AT) if splits else 0
+    return [lambda index=index: picture(index) for index in range(count)]  # type: ignore[misc]
 
 
 def _models() -> Any:
@@ -182,7 +213,11 @@ def _categories(splits: Sequence[CocoSplit]) -> Any:
 
 def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:
     folder = Path(args.out).parent / "models"
-    how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
+    how = {
+        "to": "torch" if args.backend.startswith("torch") else "onnx",
+        "inject": args.inject,
+        "suppression": suppression_of(args.backend),
+    }
     if args.checkpoint is not None:  # somebody's weights know classes by number only
         how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
     artifact: Artifact = _models().model_artifact(name, folder, **how)

@@ -13,7 +13,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ from .adopt_file import ImageInput, Told, read, refuse_other_tasks, standard_inp
 from .adopt_forms import FEW, FORMS, decoded_of, form_of, pair_of
 from .adopt_probe import Probe, stand_in
 from .adopt_ranked import add_decoded, add_detr, add_rows, add_rt_detr, add_suppressed
-from .adopt_seen import Seen, seen, used_classes
+from .adopt_seen import Evidence, Picture, Seen, Truth, seen
 from .adopt_yolo import YOLO_FORMS, adopt_yolo, flat_and_maps
 from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
 from .nms import MOST, STANDARD, Nms
@@ -38,7 +38,7 @@ from .onnx_flops import multiply_adds
 from .onnx_shapes import with_shapes
 from .surgery import INPUTS, Builder, Shape, change_input, renamed
 
-__all__ = ["BOXES", "CLASSES", "FORMS", "NORMALISE", "RESIZE", "Categories", "Wishes", "adopt"]
+__all__ = ["BOXES", "CLASSES", "FORMS", "NORMALISE", "RESIZE", "Categories", "Picture", "Wishes", "adopt"]
 Array = np.ndarray[Any, Any]
 NORMALISE = tuple(INPUTS)
 RESIZE = {"stretch": RESIZE_RULE, "letterbox": LETTERBOX_RULE}
@@ -76,29 +76,35 @@ class Wishes:
                 raise InputError(f"unknown {name} {given!r}", path, f"choose one of {', '.join(known)}")
 
 
+class _Reading(NamedTuple):
+    """How the outputs are read: one of FORMS; whether a YOLO's numbers of a box are the last axis; how boxes are written; whether
+    suppression is added; whether 0.5 is taken off masks in 0..1."""
+
+    form: str
+    channels_last: bool
+    layout: Layout
+    suppressed: bool
+    halves: bool
+
+
 def adopt(
     path: str | Path,
     out: str | Path,
     *,
     categories: Categories | None = None,
-    form: str | None = None,
-    normalise: str | None = None,
     weights: str = "trained",
-    resize: str | None = None,
-    boxes: str | None = None,
-    classes: str | None = None,
-    shape: tuple[int, int] | None = None,
     nms: Nms = STANDARD,
-    pictures: Sequence[Callable[[], Array]] = (),
+    pictures: Sequence[Callable[[], Picture]] = (),
+    **said: Any,
 ) -> Artifact:
     """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
 
-    ``categories``: of the data set the model was trained on. ``form`` to ``shape``: see :class:`Wishes`. ``nms``: suppression of
-    forms that need one; its ``inject`` is for random weights only. ``pictures``: makers of uint8 (H, W, 3) RGB pictures of the
-    kind the model was trained on, on which its outputs are looked at; without any a drawn picture stands in. Raises
+    ``categories``: of the data set the model was trained on. ``nms``: suppression of forms that need one; its ``inject`` is for
+    random weights only. ``pictures``: makers of pictures of the kind the model was trained on, on which its outputs are looked
+    at; without any a drawn picture stands in. ``said``: what the user says of the file, by the names of :class:`Wishes`. Raises
     :class:`InputError` for what is no detector of one image, and for what cannot be told and was not said.
     """
-    wishes = Wishes(form, normalise, resize, boxes, classes, shape)
+    wishes = Wishes(**said)
     wishes.check(path)
     if nms.inject is not None and weights != "random":
         raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
@@ -109,43 +115,36 @@ def adopt(
     image = standard_input(model, told, wishes.shape, path)
     model = with_shapes(model, path)
     _widen_outputs(model)
-    normalised, why_normalised = _normalise(model, image, wishes)
+    normalised, why_normalised = _normalise(model, image, told, wishes)
     change_input(model.graph, image.shape.name, normalised)
+    trained = categories if weights != "random" else None
     outputs = [_shape(value, path) for value in model.graph.output]
     resized, why_resized = _resize(told, wishes)
     probe = Probe(model, image.shape.name, _inputs(pictures, image, resized), path)
-    known = len(told.names) or (len(categories.ids) if categories and weights != "random" else None)
-    if wishes.form is None:
-        found, last = form_of(outputs, told, probe, known, path)
-    else:
-        found, last = wishes.form, _channels_last(wishes.form, outputs, known)
-    _fits(found, outputs, last, path)
-    looked = seen(found, outputs, probe, last, path)
-    layout = _layout(found, told, looked, image, wishes, path)
-    if wishes.resize is None and found in YOLO_FORMS and not told.rt_detr:
-        resized, why_resized = "letterbox", "" if told.ultralytics else " (usual for its form)"
-    many = found in YOLO_FORMS or found == "boxes-scores" and _needs_suppression(outputs, looked, layout)
-    joined = _join(categories if weights != "random" else None, found, outputs, probe, last, told, looked, wishes, path)
-    halves = found == "decoded" and _masks_in_0_1(outputs, probe)
-    _add_nodes(model, found, image, layout, nms, last, many, halves, path)
+    form, last = _form(outputs, told, probe, trained, wishes, path)
+    looked = seen(form, outputs, probe, last, path)
+    layout = _layout(form, told, looked if weights != "random" else [], image, wishes, path)
+    if wishes.resize is None and form in YOLO_FORMS and not told.ultralytics:
+        resized, why_resized = "letterbox", " (usual for this form; --resize stretch is the other way)"
+    suppressed = form in YOLO_FORMS or form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
+    evidence = Evidence(form, outputs, probe, last, layout, image.size, _truths(pictures, image, resized), path)
+    joined = _join(trained, evidence, told, looked, wishes)
+    reading = _Reading(form, last, layout, suppressed, form == "decoded" and _masks_in_0_1(outputs, probe))
+    _add_nodes(model, reading, image, nms, path)
     content, manifest = _described(with_shapes(model, path), path, image)
-    size = f"{image.shape.dims[2]}x{image.shape.dims[3]} RGB"
-    own = f", {image.dtype} {'NHWC' if image.channels_last else 'NCHW'} inside" if image.dtype != "float32" or image.channels_last else ""
     adoption = {
-        "input": size + own + "".join(f", {part}" for part in image.assumed),
-        "form": f"{found}" + ("" if wishes.form is None else " (as asked)"),
+        "input": image.describe(),
+        "form": form + (" (as asked)" if wishes.form else ""),
         "boxes": layout.describe() + (" (as asked)" if wishes.boxes else ""),
         "resize": resized + why_resized,
         "normalisation": normalised + why_normalised,
         "classes": joined.how,
-    }
-    if many:
-        adoption["nms"] = nms.describe()
+    } | ({"suppression": nms.describe()} if suppressed else {})
     manifest = replace(
         manifest,
         class_names=joined.names,
         category_ids=joined.ids,
-        packages={**hashes, **(nms.stated() if many else {}), **manifest.packages},
+        packages={**hashes, **(nms.stated() if suppressed else {}), **manifest.packages},
         model=replace(manifest.model, weights=weights),
         normalisation=f"{normalised}, added to the graph; the rest as in the file",
         resize=RESIZE[resized],
@@ -154,6 +153,19 @@ def adopt(
         adoption=adoption,
     )
     return write_artifact(out, content, manifest)
+
+
+def _form(
+    outputs: Sequence[Shape], told: Told, probe: Probe, categories: Categories | None, wishes: Wishes, path: str | Path
+) -> tuple[str, bool]:
+    """One of FORMS that the outputs fit, and whether a YOLO's numbers of a box are the last axis."""
+    known = len(told.names) or (len(categories.ids) if categories else None)
+    if wishes.form is None:
+        form, last = form_of(outputs, told, probe, known, path)
+    else:
+        form, last = wishes.form, _channels_last(wishes.form, outputs, known)
+    _fits(form, outputs, last, path)
+    return form, last
 
 
 def _check_operators(model: onnx.ModelProto, path: str | Path) -> None:
@@ -180,7 +192,7 @@ def _widen_outputs(model: onnx.ModelProto) -> None:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _normalise(model: onnx.ModelProto, image: ImageInput, wishes: Wishes) -> tuple[str, str]:
+def _normalise(model: onnx.ModelProto, image: ImageInput, told: Told, wishes: Wishes) -> tuple[str, str]:
     """One of NORMALISE, and why."""
     inputs = [value.name for value in model.graph.input]
     upstream = {"dets", "labels"} <= {value.name for value in model.graph.output} and "input" in inputs
@@ -192,6 +204,8 @@ def _normalise(model: onnx.ModelProto, image: ImageInput, wishes: Wishes) -> tup
         return wishes.normalise, " (as asked)"
     if upstream and not _normalises_itself(model.graph, image.shape.name):
         return "imagenet", " (the input and outputs are named as upstream RF-DETR exports them, and it normalises outside)"
+    if told.ultralytics:
+        return "none", " (as its authors do)"
     inside = _normalises_itself(model.graph, image.shape.name)
     return "none", " (the file does so itself)" if inside else " (assumed: RGB in 0..1; --normalise imagenet is the other way)"
 
@@ -221,16 +235,32 @@ def _resize(told: Told, wishes: Wishes) -> tuple[str, str]:
     return "stretch", " (assumed; --resize letterbox is the other way)"
 
 
-def _inputs(pictures: Sequence[Callable[[], Array]], image: ImageInput, resize: str) -> list[Callable[[], Array]]:
+def _inputs(pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str) -> list[Callable[[], Array]]:
     hw = image.shape.dims[2], image.shape.dims[3]
 
-    def network_input(picture: Callable[[], Array]) -> Array:
-        pixels = picture()
+    def network_input(picture: Callable[[], Picture]) -> Array:
+        pixels = picture().pixels
         size = pixels.shape[0], pixels.shape[1]
         fitted = resize_image(pixels, hw) if resize == "stretch" else Letterbox(size, hw).picture(pixels)
         return np.ascontiguousarray(fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
     return [lambda picture=picture: network_input(picture) for picture in pictures] or [lambda: stand_in(hw)]
+
+
+def _truths(pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str) -> list[Callable[[], Truth]]:
+    """Each picture's objects where the network sees them: boxes xyxy in 0..1 of its input, category ids."""
+    hw = image.shape.dims[2], image.shape.dims[3]
+
+    def truth(picture: Callable[[], Picture]) -> Truth:
+        pixels, boxes, ids = picture()
+        height, width = pixels.shape[:2]
+        if resize == "stretch":
+            return Truth(boxes / [width, height, width, height], ids)
+        letterbox = Letterbox((height, width), hw)
+        (top, left), (input_h, input_w) = letterbox.top_left, hw
+        return Truth((boxes * letterbox.scale + [left, top, left, top]) / [input_w, input_h, input_w, input_h], ids)
+
+    return [lambda picture=picture: truth(picture) for picture in pictures]
 
 
 def _channels_last(form: str, outputs: Sequence[Shape], known_classes: int | None) -> bool:
@@ -272,7 +302,7 @@ def _layout(form: str, told: Told, looked: Sequence[Seen], image: ImageInput, wi
         usual = "cxcywh-relative" if told.rt_detr and form == "rows" else _USUAL.get(form, "cxcywh-pixels")
         layout = layout_of(confident([one.boxes for one in looked], [one.scores for one in looked]), image.size, usual, path)
     if not layout.proved and form in YOLO_FORMS:  # all anchors have a box, and each tells the unit
-        largest = max(float(np.abs(one.boxes).max(initial=0)) for one in looked)
+        largest = max((float(np.abs(one.boxes).max(initial=0)) for one in looked), default=0.0)
         layout = layout._replace(unit="relative" if 0 < largest <= 2 else "pixels")
     if form in YOLO_FORMS and layout.order not in ("cxcywh", "xyxy"):
         raise InputError(f"boxes {layout.order} of a YOLO", path, "name what they are with --boxes: cxcywh or xyxy")
@@ -286,34 +316,14 @@ def _needs_suppression(outputs: Sequence[Shape], looked: Sequence[Seen], layout:
     return many or any(duplicates(corners_array(one.boxes, layout.order), one.labels, one.scores) for one in looked)
 
 
-def _join(
-    categories: Categories | None,
-    form: str,
-    outputs: Sequence[Shape],
-    probe: Probe,
-    last: bool,
-    told: Told,
-    looked: Sequence[Seen],
-    wishes: Wishes,
-    path: str | Path,
-) -> ClassMap:
-    settled = form not in ("decoded", "rows", "rows-seg")
+def _join(categories: Categories | None, evidence: Evidence, told: Told, looked: Sequence[Seen], wishes: Wishes) -> ClassMap:
+    settled = evidence.form not in ("decoded", "rows", "rows-seg")
     count = max(one.classes for one in looked)
-    names = told.names
-    if not settled and names:
-        settled, count = count <= len(names), max(count, len(names))
+    if not settled and told.names:
+        settled, count = count <= len(told.names), max(count, len(told.names))
     elif not settled and categories is not None:
-        further = seen(form, outputs, probe, last, path, 16)
-        count = max(one.classes for one in further)
-    return join(
-        categories,
-        count,
-        names,
-        lambda: used_classes(form, outputs, probe, last, path),
-        asked=wishes.classes,
-        settled=settled,
-        path=path,
-    )
+        count = max(one.classes for one in evidence.seen())
+    return join(categories, count, told.names, evidence, asked=wishes.classes, settled=settled, path=evidence.path)
 
 
 def _masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
@@ -324,42 +334,33 @@ def _masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
     return all(value.size and value.min() >= 0 and value.max() <= 1 for value in values) and any(value.any() for value in values)
 
 
-def _add_nodes(
-    model: onnx.ModelProto,
-    form: str,
-    image: ImageInput,
-    layout: Layout,
-    nms: Nms,
-    last: bool,
-    many: bool,
-    halves: bool,
-    path: str | Path,
-) -> None:
+def _add_nodes(model: onnx.ModelProto, reading: _Reading, image: ImageInput, nms: Nms, path: str | Path) -> None:
     outputs, size = [_shape(value, path) for value in model.graph.output], image.size
-    if form == "decoded" and _is_ours(outputs, layout, halves):
+    form, layout = reading.form, reading.layout
+    if form == "decoded" and _is_ours(outputs, layout, reading.halves):
         return
     build = Builder(model.graph, _opset(model))
-    outputs = renamed(model.graph, outputs)
-    if form == "decoded":
-        add_decoded(build, outputs, size, layout, halves)
+    roles = decoded_of(outputs)  # by the names that the outputs have before they are renamed
+    others = renamed(model.graph, outputs)
+    if form == "decoded" and roles is not None:
+        new = dict(zip((shape.name for shape in outputs), others, strict=True))
+        add_decoded(build, {role: new[shape.name] for role, shape in roles.items()}, size, layout, reading.halves)
     elif form in YOLO_FORMS:
-        adopt_yolo(build, form, outputs, size, layout, nms=nms, channels_last=last, path=path)
+        adopt_yolo(build, form, others, size, layout, nms=nms, channels_last=reading.channels_last, path=path)
     elif form in ("rows", "rows-seg"):
-        add_rows(build, outputs, size, layout, path)
+        add_rows(build, others, size, layout, path)
     elif form == "rtdetr":
-        add_rt_detr(build, outputs, size, layout)
-    elif many:
-        add_suppressed(build, outputs, size, layout, nms)
+        add_rt_detr(build, others, size, layout)
+    elif reading.suppressed:
+        add_suppressed(build, others, size, layout, nms)
     else:
-        add_detr(build, form, outputs, size, layout)
+        add_detr(build, form, others, size, layout)
 
 
 def _is_ours(outputs: Sequence[Shape], layout: Layout, halves: bool) -> bool:
     """Whether nothing is left to do: this project's own outputs, in their order and types."""
-    names = ["scores", "labels", "boxes", "masks"][: max(3, len(outputs))]
-    kinds = ["float32", "int64", "float32", "float32"]
-    ranks = [2, 2, 3, 4]
-    same = [(shape.name, shape.dtype, len(shape.dims)) for shape in outputs] == list(zip(names, kinds, ranks))[: len(outputs)]
+    ours = [("scores", "float32", 2), ("labels", "int64", 2), ("boxes", "float32", 3), ("masks", "float32", 4)]
+    same = [(shape.name, shape.dtype, len(shape.dims)) for shape in outputs] == ours[: len(outputs)]
     return same and (layout.order, layout.unit) == ("xyxy", "relative") and not halves
 
 

@@ -2,19 +2,20 @@
 
 A detector of n categories with ids 1..n may give n classes in order of id, n + 1 classes whose number is the id (class 0 is never
 used), or n + 1 classes of which the last is never used. The shapes are the same; a wrong choice names every object one off. So a
-choice is proved by a class that is used on pictures with confidence, or asked for.
+choice is proved on pictures, by a class that only one of them allows or by the objects that are labelled there, or asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..errors import InputError
 
 CLASSES = ("order", "ids", "background-first")
 COCO_IDS = 91  # classes of a detector whose class number is COCO's category id, 0 to 90
+ENOUGH, CLEAR = 3, 3  # detections on labelled objects that a proof needs, and how many times more than by another map
 USED = 0.2  # score above which a class counts as used
 
 
@@ -23,6 +24,18 @@ class Categories(NamedTuple):
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
+
+
+class Evidence(Protocol):
+    """What a file does on pictures."""
+
+    def used(self) -> set[int]:
+        """Classes seen with confidence."""
+        ...
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """(class of the detection, category id of the object) of confident detections on labelled objects."""
+        ...
 
 
 class ClassMap(NamedTuple):
@@ -37,13 +50,13 @@ def join(
     categories: Categories | None,
     count: int,
     names: Sequence[str],
-    used: Callable[[], set[int]],
+    evidence: Evidence,
     *,
     asked: str | None = None,
     settled: bool = True,
     path: str | Path = "",
 ) -> ClassMap:
-    """``count`` output classes; ``names``: of the file's own metadata, or none; ``used``: classes seen with confidence.
+    """``count`` output classes; ``names``: of the file's own metadata, or none; ``evidence``: what the file does on pictures.
 
     ``asked``: one of CLASSES. ``settled``: False where ``count`` is only the least number of classes that the labels seen allow.
     Raises :class:`InputError` where nothing fits, and where several ways fit that differ.
@@ -64,26 +77,30 @@ def join(
         raise InputError(_counts(count, categories), path, "name the categories the model was trained on")
     if len({_effect(found, categories) for found in fitting.values()}) == 1:
         found = next(iter(fitting.values()))
-        seen = set() if settled else used()
+        seen = set() if settled else evidence.used()
         if seen and not any(_is_category(found, label, categories) for label in seen):
             listed = ", ".join(map(str, sorted(seen)[:8]))
             what = f"{_counts(count, categories)}: none of the classes used on pictures ({listed}) is one of its categories"
             raise InputError(what, path, _mend(fitting))
         return found
-    return _proved(fitting, used(), categories, count, path)
+    return _proved(fitting, evidence, categories, count, path)
 
 
-def _proved(
-    fitting: dict[str, ClassMap], seen: set[int], categories: Categories, count: int, path: str | Path
-) -> ClassMap:
+def _proved(fitting: dict[str, ClassMap], evidence: Evidence, categories: Categories, count: int, path: str | Path) -> ClassMap:
+    seen = evidence.used()
+    shown = ", ".join(map(str, sorted(seen)[:8]))
     known = [found for found in fitting.values() if seen and all(_is_category(found, label, categories) for label in seen)]
-    if len({_effect(found, categories) for found in known}) == 1:
-        found = known[0]
-        shown = ", ".join(map(str, sorted(seen)[:8]))
-        return found._replace(how=f"{found.how}, proved by the classes used on pictures ({shown})")
-    seen_text = f"the classes used on pictures ({', '.join(map(str, sorted(seen)[:8]))})" if seen else "no class was used there"
-    what = f"{_counts(count, categories)}: how they belong together cannot be proved from {seen_text}"
-    raise InputError(what.replace("from no class", "since no class"), path, _mend(fitting))
+    known = list({_effect(found, categories): found for found in reversed(known)}.values())  # one of each effect
+    if len(known) == 1:
+        return known[0]._replace(how=f"{known[0].how}, proved by the classes used on pictures ({shown})")
+    pairs = evidence.pairs() if known else []
+    hits = [sum(label < len(found.ids) and found.ids[label] == number for label, number in pairs) for found in known]
+    if hits and max(hits) >= ENOUGH and sorted(hits)[-2] <= max(hits) / CLEAR:
+        found = known[hits.index(max(hits))]
+        return found._replace(how=f"{found.how}, proved by {max(hits)} of {len(pairs)} detections on labelled objects")
+    used = f"the classes used on pictures ({shown}) do not tell" if seen else "no class is used with confidence on the pictures"
+    what = f"{_counts(count, categories)}: how they belong together cannot be proved, {used}"
+    raise InputError(what, path, _mend(fitting))
 
 
 def _is_category(found: ClassMap, label: int, categories: Categories) -> bool:

@@ -157,6 +157,12 @@ class ImageInput:
         """(width, height)"""
         return self.shape.dims[3], self.shape.dims[2]
 
+    def describe(self) -> str:
+        parts = [f"{self.shape.dims[2]}x{self.shape.dims[3]} RGB 0..1"]
+        if self.dtype != "float32" or self.channels_last:
+            parts.append(f"inside {self.dtype} {'NHWC' if self.channels_last else 'NCHW'}")
+        return ", ".join([*parts, *self.assumed])
+
 
 def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int] | None, path: str | Path) -> ImageInput:
     """Gives the model one image input of fixed size, batch 1, float32 (1, 3, H, W); inputs for sizes become constants.

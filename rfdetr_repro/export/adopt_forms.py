@@ -97,9 +97,7 @@ def pair_of(outputs: Sequence[Shape]) -> Pair | None:
     return Pair(boxes[0], logits, maps[0] if maps else None)
 
 
-def form_of(
-    outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: int | None, path: str | Path
-) -> tuple[str, bool]:
+def form_of(outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> tuple[str, bool]:
     """One of FORMS, and whether a YOLO's numbers of a box are the last axis.
 
     ``known_classes``: of the file's metadata or else of the data set, None if neither is there. Raises :class:`InputError` that
@@ -150,9 +148,7 @@ def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:
     return ("yolo-seg", True) if numbers > 4 + weights and rows > numbers else None
 
 
-def _flat_form(
-    flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path
-) -> tuple[str, bool] | None:
+def _flat_form(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> tuple[str, bool] | None:
     first, last = flat.dims[1:]
     if told.names:  # the file names its classes: most shapes are then of one form only
         count = len(told.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from ..errors import InputError
 from .adopt_boxes import Layout, relative_corners
-from .adopt_forms import FEW, decoded_of, pair_of
+from .adopt_forms import FEW, pair_of
 from .adopt_yolo import flat_and_maps, masks_of
 from .nms import MOST, Nms, Raw, suppress
 from .surgery import Builder, Shape
@@ -18,10 +18,8 @@ from .surgery import Builder, Shape
 FLOAT, INT = int(TensorProto.FLOAT), int(TensorProto.INT64)
 
 
-def add_decoded(build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, halves: bool) -> None:
+def add_decoded(build: Builder, roles: Mapping[str, Shape], size: tuple[int, int], layout: Layout, halves: bool) -> None:
     """Scores, labels and boxes of a detector's own choice, sorted. ``halves``: its masks are in 0..1, so 0.5 is taken off."""
-    roles = decoded_of(outputs)
-    assert roles is not None
     scores = build.one("Reshape", roles["scores"].name, build.constant([1, -1]))
     labels = build.one("Reshape", roles["labels"].name, build.constant([1, -1]))
     boxes = build.one("Reshape", roles["boxes"].name, build.constant([1, -1, 4]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from .adopt_boxes import Layout, corners_array
 from .adopt_classes import USED
 from .adopt_forms import decoded_of, pair_of
 from .adopt_probe import PICTURES, Array, Probe, check_finite, check_scores
@@ -30,10 +32,64 @@ def seen(form: str, outputs: Sequence[Shape], probe: Probe, channels_last: bool,
     return [_one(form, outputs, values, channels_last, path) for values in probe.outputs(count)]
 
 
-def used_classes(form: str, outputs: Sequence[Shape], probe: Probe, channels_last: bool, path: str | Path) -> set[int]:
-    """Classes seen with confidence on up to PICTURES pictures."""
-    found = seen(form, outputs, probe, channels_last, path, PICTURES)
-    return set().union(*(one.used for one in found))
+class Picture(NamedTuple):
+    """uint8 (H, W, 3) RGB, and its objects: boxes float (n, 4) xyxy in px, category ids (n,)."""
+
+    pixels: Array
+    boxes_xyxy: Array
+    category_ids: Array
+
+
+class Truth(NamedTuple):
+    """Objects where the network sees them: boxes (n, 4) xyxy in 0..1 of its input, category ids (n,)."""
+
+    boxes_xyxy: Array
+    category_ids: Array
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a file does on up to PICTURES pictures, looked at only when there is something to prove."""
+
+    form: str
+    outputs: Sequence[Shape]
+    probe: Probe
+    channels_last: bool
+    layout: Layout
+    size: tuple[int, int]  # of the input, (width, height)
+    truths: Sequence[Callable[[], Truth]]
+    path: str | Path
+
+    def seen(self) -> list[Seen]:
+        return seen(self.form, self.outputs, self.probe, self.channels_last, self.path, PICTURES)
+
+    def used(self) -> set[int]:
+        """Classes seen with confidence."""
+        return set().union(*(one.used for one in self.seen()))
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """(class of the detection, category id of the object) of every confident detection that lies on an object."""
+        found: list[tuple[int, int]] = []
+        for one, truth in zip(self.seen(), self.truths, strict=False):
+            boxes, ids = truth()
+            sure = np.flatnonzero(one.scores >= USED)
+            corners = corners_array(one.boxes[sure], self.layout.order)
+            if self.layout.unit == "pixels":
+                corners = corners / np.array(self.size * 2)
+            overlap = overlaps(corners, boxes)
+            for row in np.flatnonzero(overlap.max(axis=1, initial=0) >= 0.5):
+                found.append((int(one.labels[sure[row]]), int(ids[overlap[row].argmax()])))
+        return found
+
+
+def overlaps(one: Array, two: Array) -> Array:
+    """(n, m) intersection over union of boxes xyxy (n, 4) and (m, 4)."""
+    low = np.maximum(one[:, None, :2], two[None, :, :2])
+    high = np.minimum(one[:, None, 2:], two[None, :, 2:])
+    common = (high - low).clip(0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (one, two)]
+    union = areas[0][:, None] + areas[1][None] - common
+    return np.asarray(common / np.maximum(union, 1e-12))
 
 
 def _one(form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bool, path: str | Path) -> Seen:

@@ -236,4 +236,3 @@ def _fixed_point(build: Builder, suppresses: str, count: int, rounds: int) -> st
         hit = build.one("MatMul", keep, suppresses)
         keep = build.one("Cast", build.one("Less", hit, half), to=TensorProto.FLOAT)
     return keep
-
