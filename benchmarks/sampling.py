@@ -31,7 +31,7 @@ from rfdetr_repro.search.evaluation import GroupEvaluation
 from rfdetr_repro.search.shared import by_backbone
 from rfdetr_repro.train.__main__ import main as train
 from rfdetr_repro.train.recipe import extremes
-from rfdetr_repro.train.state import read_log
+from rfdetr_repro.train.run_log import read_log
 
 
 class Variant(NamedTuple):

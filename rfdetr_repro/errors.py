@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -45,6 +46,15 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_THERE = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal asked a command to end: SIGINT (exit code 130) or SIGTERM (143). ``told``: what was kept, and how to go on."""
+
+    def __init__(self, number: int, told: str = "") -> None:
+        self.number, self.exit_code = number, 128 + number
+        name = signal.Signals(number).name
+        super().__init__(f"{name} {told}" if told else name)
+
+
 class StatedFailure(Exception):
     """The request was fine but its result is not acceptable (exit code 1), e.g. an export that disagrees with PyTorch."""
 
@@ -53,7 +63,7 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
 
     Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (the traceback is in a file),
-    130 interrupted, 141 the output was closed.
+    130 interrupted, 143 asked to end (SIGTERM) in a training, 141 the output was closed.
     """
     _print_anything()
     try:
@@ -64,6 +74,9 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     except StatedFailure as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except Interrupted as error:
+        print(f"interrupted by {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -59,5 +59,4 @@ def train(campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: 
     print(f"on {device}")
     setup = {"recipe": chosen, "split": splits["train"], "folder": folder, "initial": initial, "device": device}
     trainer = run_training(setup, evaluate=(lambda model: base_accuracies(model, held_out)) if held_out else None)
-    precision = f"{str(trainer.autocast).removeprefix('torch.')} backbone and projector" if trainer.autocast else "float32"
-    return folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {precision}"
+    return folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {trainer.precision}"

@@ -20,7 +20,7 @@ from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.reproduce import Reproduction
 from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import read_log
+from rfdetr_repro.train.run_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("rfdetr_repro", "baselines", "benchmarks", "reports")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro.config import TrainConfig
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
-from rfdetr_repro.model.checkpoint import load_supernet, read_tensors
+from rfdetr_repro.model.checkpoint import load_supernet, read_tensors, write_tensors
+from rfdetr_repro.train import optim
 from rfdetr_repro.train.engine import MODEL, Trainer
 from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, schedule
+from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import LOG, STATE, read_log
+from rfdetr_repro.train.run_log import LOG, read_log
+from rfdetr_repro.train.state import STATE, save
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
 
@@ -40,15 +47,16 @@ class Killed(Exception):
     pass
 
 
+def kill_at_5(step: int, parts: dict[str, float]) -> None:
+    if step == 5:  # the last checkpoint is at step 3
+        raise Killed
+
+
 def test_resume_equals_the_uninterrupted_run(split: CocoSplit, tmp_path: Path) -> None:
     Trainer(RECIPE, split, tmp_path / "whole").run()
 
-    def kill(step: int, parts: dict[str, float]) -> None:
-        if step == 5:  # the last checkpoint is at step 3
-            raise Killed
-
     with pytest.raises(Killed):
-        Trainer(RECIPE, split, tmp_path / "cut").run(kill)
+        Trainer(RECIPE, split, tmp_path / "cut").run(kill_at_5)
     resumed = Trainer(RECIPE, split, tmp_path / "cut")
     assert resumed.step == 3
     resumed.run()
@@ -143,3 +151,155 @@ def test_ema_follows_its_schedule(split: CocoSplit, tmp_path: Path) -> None:
     assert torch.allclose(ema.state[name], start + (1 - decay))
     total = sum(len(group["params"]) for group in build_optimizer({"": detector}, TrainConfig(), 12).param_groups)
     assert total == len(list(detector.parameters()))
+
+
+def header(path: Path) -> int:
+    """Bytes of a safetensors file's header, which must stay below 100 MB."""
+    return int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_a_state_stays_as_small_as_it_is_however_long_the_log(split: CocoSplit, tmp_path: Path) -> None:
+    """Of 81,600 rows, as 816,000 steps give, not one is in the state; what is saved again is appended, never written anew."""
+    trainer = Trainer(RECIPE, split, tmp_path)
+    save(trainer)
+    small = header(tmp_path / STATE)
+    for step in range(1, 81_601):
+        trainer.log.add({"step": step, "seconds": 0.5 * step, "loss": 1 / step})
+    save(trainer)
+    first, written = (tmp_path / LOG).read_bytes(), (tmp_path / LOG).stat().st_ino
+    assert header(tmp_path / STATE) < small + 100 and len(list(read_log(tmp_path))) == 81_600
+    trainer.log.add({"step": 81_601})
+    save(trainer)
+    assert (tmp_path / LOG).stat().st_ino == written and (tmp_path / LOG).read_bytes() == first + b'{"step": 81601}\n'
+
+
+def test_rows_of_steps_that_are_trained_again_are_cut_off(
+    split: CocoSplit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between log and state; and a file that somebody shortened is said, not filled up."""
+    trainer = Trainer(RECIPE, split, tmp_path)
+    for step in (1, 2):
+        trainer.log.add({"step": step})
+    save(trainer)
+    with open(tmp_path / LOG, "a") as stream:
+        stream.write('{"step": 3}\n{"ste')
+    again = Trainer(RECIPE, split, tmp_path)
+    again.log.add({"step": 4})
+    save(again)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 4] and not capsys.readouterr().err
+    os.truncate(tmp_path / LOG, 15)
+    third = Trainer(RECIPE, split, tmp_path)
+    third.log.add({"step": 5})
+    save(third)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 5]
+    assert "holds 15 of the 36 bytes that the training state knows: rows of it are lost" in capsys.readouterr().err
+    (tmp_path / LOG).unlink()
+    save(Trainer(RECIPE, split, tmp_path))
+    assert not list(read_log(tmp_path)) and "holds 0 of the" in capsys.readouterr().err
+
+
+def test_a_state_that_holds_its_log_itself_goes_on(split: CocoSplit, tmp_path: Path) -> None:
+    """As earlier versions wrote it; their file held the same rows."""
+    Trainer(RECIPE, split, tmp_path / "whole").run()
+    trainer = Trainer(RECIPE, split, tmp_path / "old")
+    with pytest.raises(Killed):
+        trainer.run(kill_at_5)
+    tensors, metadata = read_tensors(tmp_path / "old" / STATE)
+    for later in ("log_bytes", "evaluation_due", "precision"):
+        del metadata[later]
+    write_tensors(tmp_path / "old" / STATE, tensors, {**metadata, "log": json.dumps(['{"step": 3, "loss": 1.0}'])})
+    (tmp_path / "old" / LOG).write_text('{"step": 3, "loss": 1.0}\n')
+    resumed = Trainer(RECIPE, split, tmp_path / "old")
+    assert resumed.step == 3
+    resumed.run()
+    assert [row["step"] for row in read_log(tmp_path / "old")] == [3, 6]
+    whole, old = states(tmp_path / "whole"), states(tmp_path / "old")
+    assert all(torch.equal(whole[name], old[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Error while serializing: header too large", "cannot write: header too large; in PATH; what was there before is kept"),
+        ("I/O error: No space left on device (os error 28)", "No space left on device; in PATH; free some space; what was there"),
+        ("I/O error: Permission denied (os error 13)", "cannot write: Permission denied; in PATH; what was there before is kept"),
+    ],
+)
+def test_a_state_that_cannot_be_written_names_the_real_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    def fails(*arguments: object, **named: object) -> None:
+        raise SafetensorError(said)
+
+    monkeypatch.setattr("rfdetr_repro.model.checkpoint.save_file", fails)
+    path = tmp_path / "x"
+    with pytest.raises(InputError) as caught:
+        write_tensors(path, {"a": torch.zeros(1)}, {})
+    assert told.replace("PATH", str(path)) in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_the_librarys_own_limit_of_a_header_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write: header too large; .*what was there before is kept") as caught:
+        write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"log": "x" * 101_000_000})
+    assert "free some space" not in str(caught.value)
+
+
+def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
+    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(RECIPE, split, tmp_path)
+    trainer.log.add({"step": 1})
+    save(trainer)
+    before = (tmp_path / STATE).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    trainer.log.add({"step": 2})
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="the training log: No space left.*free some space"):
+        patch.setattr(os, "fsync", full)
+        save(trainer)
+    assert (tmp_path / STATE).read_bytes() == before
+    again = Trainer(RECIPE, split, tmp_path)
+    again.log.add({"step": 3})
+    save(again)
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("unit", "limit", "dtype", "why"),
+    [
+        (False, "", None, "no AMX unit: bfloat16 would be slower"),
+        (True, "", torch.bfloat16, "has an AMX unit"),
+        (True, "AVX512_CORE_AMX", torch.bfloat16, "has an AMX unit"),
+        (True, "AVX2", None, "oneDNN is kept from the AMX unit .AVX2."),
+    ],
+)
+def test_bfloat16_takes_a_matrix_unit(
+    unit: bool, limit: str, dtype: torch.dtype | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instructions for vectors of bfloat16 are no reason: autocast with them is slower than float32."""
+    monkeypatch.setattr(optim, "HAS_SPLIT_LINEAR", unit)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    found = optim.precision(torch.device("cpu"), TrainConfig())
+    assert found.dtype == dtype and re.search(why, str(found))
+    off = optim.precision(torch.device("cpu"), replace(TrainConfig(), bfloat16=False, float16=True))
+    assert str(off) == "float16 backbone and projector (bfloat16 is off; float16 is on)"
+
+
+def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
+    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a run goes on upon another machine."""
+    setup = {"recipe": RECIPE, "split": split, "folder": tmp_path}
+    monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (True, "as said here"))
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        patch.setattr("rfdetr_repro.train.progress.StepBar.update", lambda bar, step, parts: kill_at_5(step, parts))
+        run_training(setup, 1)
+    assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().err
+    monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (False, "or there"))
+    run_training(setup, 1)
+    said = capsys.readouterr().err
+    assert "trained in bfloat16 so far: in another precision, equal up to rounding only" in said
+    assert "precision: float32 backbone and projector (or there)" in said

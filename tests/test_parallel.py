@@ -26,7 +26,8 @@ from rfdetr_repro.train.engine import Trainer
 from rfdetr_repro.train.parallel import Ranks, join_torchrun
 from rfdetr_repro.train.processes import default_processes, run_training, shared
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import LOG, STATE, read_log
+from rfdetr_repro.train.run_log import LOG, read_log
+from rfdetr_repro.train.state import STATE
 
 EXACT = replace(TRAIN, bfloat16=False, batch_size=3, accumulate=2, crop_probability=0.5, mask_bce_weight=5.0)
 

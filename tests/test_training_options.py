@@ -22,7 +22,8 @@ from rfdetr_repro.train import __main__ as command
 from rfdetr_repro.train import plan as planning
 from rfdetr_repro.train.engine import BEST, LAST, MODEL, Trainer
 from rfdetr_repro.train.recipe import Recipe
-from rfdetr_repro.train.state import STATE, read_log
+from rfdetr_repro.train.run_log import read_log
+from rfdetr_repro.train.state import STATE
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
 
@@ -97,7 +98,7 @@ def test_float16_scales_the_loss_and_keeps_the_scale(split: CocoSplit, tmp_path:
 
     save(trainer)
     assert Trainer(recipe, split, tmp_path).scaler.get_scale() == 8.0
-    monkeypatch.setattr("rfdetr_repro.train.optim.bfloat16_is_fast", lambda device: False)
+    monkeypatch.setattr("rfdetr_repro.train.optim.bfloat16_is_fast", lambda device: (False, "as said"))
     assert Trainer(with_train(), split, tmp_path / "plain").autocast is None
 
 

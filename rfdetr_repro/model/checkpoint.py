@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import Arch, ModelConfig, SearchSpace, tuples
-from ..errors import InputError
+from ..errors import FULL, InputError
 from ..files import atomic_path, sha256_file
 from .detector import Detector
 
@@ -55,7 +57,16 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
             save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
             _sort_metadata(temporary)
         except SafetensorError as error:  # its own type, a full disk included
-            raise InputError(f"cannot write: {error}", path, "free some space; what was there before is kept") from error
+            raise _unwritable(error, path) from error
+
+
+def _unwritable(error: SafetensorError, path: str | Path) -> InputError:
+    """The real cause: the operating system's own words where the library hands on its error number."""
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else 0
+    cause = os.strerror(number) if number else str(error).removeprefix("Error while serializing: ")
+    kept = "what was there before is kept"
+    return InputError(f"cannot write: {cause}", path, f"free some space; {kept}" if number in FULL else kept)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -6,9 +6,9 @@ bit on CPU with the same number of threads and processes, to one that was never 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
+import signal
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,17 +22,19 @@ from ..config import Arch
 from ..data.coco import CocoSplit
 from ..data.loader import batch_indices, training_batches
 from ..data.transforms import Batch
-from ..errors import InputError, StatedFailure
+from ..errors import InputError, Interrupted, StatedFailure
 from ..files import atomic_path, writable_folder
 from ..model.checkpoint import ModelCard, save_detector
 from ..model.detector import Detector
 from .best import Best
 from .dense import DenseHead
+from .interrupts import Interrupts
 from .losses import detection_losses
 from .mask_points import PointDraws
-from .optim import Ema, autocast_dtype, build_optimizer, schedule
+from .optim import Ema, build_optimizer, precision, schedule
 from .parallel import Ranks
 from .recipe import Recipe
+from .run_log import LOG, RunLog
 from .scalars import Scalars
 from .state import STATE, load, save
 
@@ -59,7 +61,7 @@ class Trainer:
     seconds: float = 0.0  # training time so far, over all sessions
     best: Best = field(default_factory=Best)
     left_out: set[str] = field(default_factory=set)  # architectures for which memory did not suffice
-    log: list[str] = field(default_factory=list)
+    evaluation_due: bool = False  # the evaluation after the saved step was given up half-way
 
     def __post_init__(self) -> None:
         config, preset = self.recipe.check().train, self.recipe.preset
@@ -75,10 +77,15 @@ class Trainer:
             modules["dense."] = self.dense
         self.optimizer = build_optimizer(modules, config, max(model.feature_stages))
         self.ema = Ema(self.detector, config)
-        self.autocast = autocast_dtype(self.device, config)
+        self.precision = precision(self.device, config)
+        self.autocast = self.precision.dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
         self.ranks = Ranks.current()
         self.saved_processes: int | None = None  # that trained what was resumed; as many give the same bits again
+        self.saved_precision: str | None = None  # its dtype, likewise
+        self.log = RunLog(self.folder / LOG)
+        self._interrupts = Interrupts()
+        self._updating = False  # from the first weight that changes until the step is counted
         self.identity = self.recipe.identity(self.split.sha256, self.initial)
         if (self.folder / STATE).exists():
             load(self)
@@ -95,31 +102,64 @@ class Trainer:
         ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the best of the EMA and the raw
         weights by validation AP, and the last EMA weights lie beside it; else the model is the last EMA weights.
         """
-        config, first = self.recipe.train, self.ranks.rank == 0
+        with self._interrupts:
+            try:
+                self._train(progress, evaluate)
+            except KeyboardInterrupt as error:
+                raise self._interrupted(error) from None
+            except RuntimeError as error:  # in processes: the connection to one that ended by the same signal
+                if self._interrupts.asked is None:
+                    raise
+                raise self._interrupted(Interrupted(self._interrupts.asked)) from error
+            return self.export()
+
+    def _train(self, progress: Progress | None, evaluate: Evaluate | None) -> None:
+        """The loop over the steps that are left; what was given up half-way in an evaluation comes first."""
+        first = self.ranks.rank == 0
         stream = self._batches(evaluated=evaluate is not None)
         scalars = Scalars(self.folder, self.step) if self.tensorboard and first else None
-        started = time.perf_counter() - self.seconds
         try:
-            for batches in stream:
+            if self.evaluation_due:
+                self._after_step(evaluate, scalars)
+            while not self.finished:
+                started = time.perf_counter() - self.seconds  # evaluation is not training time
+                with self._interrupts.allowed():
+                    batches = next(stream)
                 parts = self.train_step(batches)
                 self.seconds = time.perf_counter() - started
                 if first:
                     self._note(parts, progress, scalars)
-                if config.evaluate_every and self.step % config.evaluate_every == 0 or self.step == config.steps:
-                    if first and evaluate:
-                        self._evaluate(evaluate, scalars)
-                        started = time.perf_counter() - self.seconds  # evaluation is not training time
-                    if config.patience:  # rank 0 knows; the others learn it here
-                        (self.best.misses,) = map(int, self.ranks.sum([self.best.misses if first else 0], self.device))
-                if first and (self.finished or self.step % config.checkpoint_every == 0):
-                    save(self)
-                if self.finished:
-                    break
+                self._after_step(evaluate, scalars)
         finally:
             stream.close()
             if scalars is not None:
                 scalars.close()
-        return self.export()
+
+    def _after_step(self, evaluate: Evaluate | None, scalars: Scalars | None) -> None:
+        """Evaluates and saves where the step asks for it."""
+        config, first = self.recipe.train, self.ranks.rank == 0
+        if config.evaluate_every and self.step % config.evaluate_every == 0 or self.step == config.steps:
+            if first and evaluate:
+                self.evaluation_due = True
+                self._evaluate(evaluate, scalars)
+            self.evaluation_due = False
+            if config.patience:  # rank 0 knows; the others learn it here
+                (self.best.misses,) = map(int, self.ranks.sum([self.best.misses if first else 0], self.device))
+        if first and (self.finished or self.step % config.checkpoint_every == 0):
+            save(self)
+
+    def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
+        """Saves at the step that is complete, and says so; what was under way of another step is given up."""
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        step = f"at step {self.step} of {self.recipe.train.steps}"
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ranks.rank > 0:
+            return Interrupted(number, f"{step}: process {self.ranks.rank} has ended")
+        if self._updating:  # raised by something else than our handler, which waits
+            return Interrupted(number, f"in the update after step {self.step}: the state saved before it is kept")
+        save(self)
+        evaluation = ", its evaluation still to be done" if self.evaluation_due else ""
+        return Interrupted(number, f"{step}{evaluation}: the state is saved; run the same command again to go on")
 
     def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:
         """Batches of the steps that are left, after a look at what could stop the run."""
@@ -152,10 +192,11 @@ class Trainer:
         self.detector.train()
         updating, parts = False, dict[str, float]()
         try:
-            for index, batch in enumerate(batches):
-                arch = archs[index % len(archs)]
-                if arch.key not in self.left_out:
-                    parts = self._pass(batch, arch, index // len(archs), len(batches))
+            with self._interrupts.allowed():
+                for index, batch in enumerate(batches):
+                    arch = archs[index % len(archs)]
+                    if arch.key not in self.left_out:
+                        parts = self._pass(batch, arch, index // len(archs), len(batches))
             if updating := bool(parts):
                 parts["grad_norm"] = self._update()
         except RuntimeError as error:
@@ -164,6 +205,7 @@ class Trainer:
         if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
             raise StatedFailure(f"out of memory at step {self.step}, and no architecture of the run is left: {LESS_MEMORY}")
         self.step += 1
+        self._updating = False
         return parts
 
     def _pass(self, batch: Batch, arch: Arch, micro: int, passes: int) -> dict[str, float]:
@@ -186,6 +228,7 @@ class Trainer:
         """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.ranks.sum_gradients(parameters)
+        self._updating = True
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
         if not math.isfinite(norm) and not self.scaler.is_enabled():
@@ -205,13 +248,13 @@ class Trainer:
             raise StatedFailure(f"out of memory at step {self.step} {where} {arch.key}: {LESS_MEMORY}") from error
         self.optimizer.zero_grad(set_to_none=True)
         self.left_out.add(arch.key)
-        self.log.append(json.dumps({"step": self.step, "out_of_memory": arch.key}))
+        self.log.add({"step": self.step, "out_of_memory": arch.key})
         print(f"out of memory at step {self.step}: the run goes on without {arch.key}")
 
     def _note(self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None) -> None:
         if self.step % 10 == 0 or self.step == self.recipe.train.steps:
             arch = self.recipe.archs_of_step(self.step - 1)[-1].key
-            self.log.append(json.dumps({"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts}))
+            self.log.add({"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts})
             if scalars is not None:
                 scalars.add(self.step, parts)
         if progress is not None:
@@ -222,10 +265,12 @@ class Trainer:
         models = {"ema": self.ema_detector()}
         if self.recipe.train.patience:
             models["raw"] = self._copy(self.detector.state_dict())
-        rows = {name: evaluate(model) for name, model in models.items()}
+        with self._interrupts.allowed():
+            rows = {name: evaluate(model) for name, model in models.items()}
         for name, found in rows.items():
             label = {} if name == "ema" else {"weights": name}
-            self.log += [json.dumps({"step": self.step, **label, **row}) for row in found]
+            for row in found:
+                self.log.add({"step": self.step, **label, **row})
             if scalars is not None:
                 scalars.add_evaluation(self.step, name, found)
         if self.recipe.train.patience and (chosen := self.best.consider(self.step, rows)):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..model.detector import Detector
+from ..ops import HAS_SPLIT_LINEAR
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
 _NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")  # LayerScale is decayed, as upstream's naming makes it
@@ -39,19 +42,43 @@ def build_optimizer(modules: dict[str, nn.Module], config: TrainConfig, last_sta
     return torch.optim.AdamW(rows, betas=(0.9, config.beta2), eps=1e-8, fused=True)
 
 
-def autocast_dtype(device: torch.device, config: TrainConfig) -> torch.dtype | None:
-    """What backbone and projector compute in: bfloat16 where the device has instructions for it, float16 where it is allowed
-    and they are missing (GPUs before 2020), else None for float32."""
-    if config.bfloat16 and bfloat16_is_fast(device):
-        return torch.bfloat16
-    return torch.float16 if config.float16 else None
+class Precision(NamedTuple):
+    """What backbone and projector compute in (``dtype`` None: float32), and why."""
+
+    dtype: torch.dtype | None
+    why: str
+
+    def __str__(self) -> str:
+        name = "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        return f"{name} backbone and projector ({self.why})"
 
 
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether the device has bfloat16 instructions (elsewhere autocast would be slower than float32)."""
+def precision(device: torch.device, config: TrainConfig) -> Precision:
+    """bfloat16 where that is fast, float16 where it is allowed and bfloat16 is not (GPUs before 2020), else float32."""
+    fast, why = bfloat16_is_fast(device) if config.bfloat16 else (False, "bfloat16 is off")
+    if fast:
+        return Precision(torch.bfloat16, why)
+    return Precision(torch.float16, f"{why}; float16 is on") if config.float16 else Precision(None, why)
+
+
+def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
+    """Whether products in bfloat16 are faster than in float32 on ``device``, and why.
+
+    On a CPU that takes a matrix unit (AMX): vector instructions for bfloat16 alone make autocast slower than float32, on a Xeon
+    with AVX512-BF16 1.5 to 1.7 times. Asked of the processor and not timed: on one machine the answer is always the same, else
+    a run that is resumed could change its arithmetic with the load of the machine.
+    """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return fast, f"this GPU has {'' if fast else 'no '}bfloat16 units"
+    if not HAS_SPLIT_LINEAR:
+        return False, "this processor has no AMX unit: bfloat16 would be slower"
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False, "this PyTorch makes no use of the processor's AMX unit"
+    limit = next((found for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if (found := os.environ.get(name, ""))), "")
+    if limit and "AMX" not in limit.upper() and limit.upper() not in ("DEFAULT", "ALL"):
+        return False, f"oneDNN is kept from the AMX unit ({limit})"
+    return True, "this processor has an AMX unit"
 
 
 def schedule(step: int, config: TrainConfig) -> float:

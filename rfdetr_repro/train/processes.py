@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from ..errors import InputError, StatedFailure
 from ..files import locked
 from ..model.detector import Detector
 from .engine import MODEL, Evaluate, Trainer
+from .interrupts import SIGNALS
 from .parallel import PATIENCE, Ranks
 from .progress import StepBar
 from .state import STATE
@@ -52,6 +54,9 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
         print(
             f"{trainer.saved_processes} processes trained so far: with another number, equal up to rounding only", file=sys.stderr
         )
+    if trainer.saved_precision not in (None, str(trainer.precision.dtype)) and ranks.rank == 0:
+        trained = trainer.saved_precision.removeprefix("torch.").replace("None", "float32")
+        print(f"trained in {trained} so far: in another precision, equal up to rounding only", file=sys.stderr)
     if count > 1 and alone:
         raise InputError(
             f"{count} processes of one machine are for its CPU", mend="start one per GPU by torchrun, and leave it out"
@@ -61,6 +66,8 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
     if trainer.finished and (trainer.folder / MODEL).exists():
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
+    if ranks.rank == 0:
+        print(f"precision: {trainer.precision}", file=sys.stderr)
     threads = torch.get_num_threads()
     with _alone(trainer), shared(count, **setup):
         trainer = Trainer(**setup) if count > 1 else trainer
@@ -189,6 +196,8 @@ def _end_with_parent() -> None:
 
 def main() -> int:
     """A child's whole life: 0 done, 2 bad input (one line on standard output), 1 anything else."""
+    for number in SIGNALS:  # also where they come to all processes of a job: the parent saves, then ends this one
+        signal.signal(number, signal.SIG_IGN)
     work = pickle.load(sys.stdin.buffer)  # from our own parent, never from a file
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(work["threads"])

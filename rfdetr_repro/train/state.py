@@ -1,30 +1,28 @@
-"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best metrics, log.
+"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best metrics.
 
-What is random in a step is a function of (seed, step), so no generator's state is kept.
+What is random in a step is a function of (seed, step), so no generator's state is kept. The log is a file beside it, of which
+the state knows how many bytes are its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import write_atomic
 from ..model.checkpoint import read_tensors, write_tensors
 from .best import Best
 
 if TYPE_CHECKING:
     from .engine import Trainer
 
-STATE, LOG = "training_state.safetensors", "train_log.jsonl"
+STATE = "training_state.safetensors"
 
 
 def save(trainer: Trainer) -> None:
-    """Writes the state, and the log cut to the same step."""
+    """Writes the log up to the step, then the state: killed between the two, a run finds its log too long, and cuts it."""
     tensors = {f"model.{name}": value for name, value in trainer.detector.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in trainer.ema.state.items()}
     if trainer.dense is not None:
@@ -34,7 +32,9 @@ def save(trainer: Trainer) -> None:
     metadata = {
         "step": str(trainer.step),
         "seconds": repr(trainer.seconds),
-        "log": json.dumps(trainer.log),
+        "log_bytes": str(trainer.log.flush()),
+        "evaluation_due": str(int(trainer.evaluation_due)),
+        "precision": str(trainer.precision.dtype),
         "processes": str(trainer.ranks.size),
         "recipe": trainer.identity,
         "best": trainer.best.to_json(),
@@ -42,7 +42,6 @@ def save(trainer: Trainer) -> None:
         "scaler": json.dumps(trainer.scaler.state_dict()),
     }
     write_tensors(trainer.folder / STATE, tensors, metadata)
-    write_atomic(trainer.folder / LOG, "".join(line + "\n" for line in trainer.log))
 
 
 def load(trainer: Trainer) -> None:
@@ -62,18 +61,16 @@ def load(trainer: Trainer) -> None:
     trainer.optimizer.load_state_dict(state)
     trainer.saved_processes = int(metadata.get("processes", "1"))
     trainer.step, trainer.seconds = int(metadata["step"]), float(metadata["seconds"])
-    trainer.log = json.loads(metadata["log"])
+    if "log_bytes" in metadata:
+        trainer.log.resume(int(metadata["log_bytes"]))
+    else:  # states of earlier versions hold the rows themselves
+        trainer.log.resume(0, json.loads(metadata["log"]))
+    trainer.evaluation_due = metadata.get("evaluation_due") == "1"
+    trainer.saved_precision = metadata.get("precision")
     trainer.best = Best.from_json(metadata["best"]) if "best" in metadata else Best()
     trainer.left_out = set(json.loads(metadata.get("left_out", "[]")))
     if scale := json.loads(metadata.get("scaler", "{}")):
         trainer.scaler.load_state_dict(scale)
-
-
-def read_log(folder: Path) -> Iterator[dict]:
-    """Rows of a run's training log."""
-    path = folder / LOG
-    if path.exists():
-        yield from (json.loads(line) for line in path.read_text().splitlines())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

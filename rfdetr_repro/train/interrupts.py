@@ -1,0 +1,58 @@
+"""SIGINT (Ctrl-C) and SIGTERM while a run trains: raised where the training state is whole, kept waiting elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from ..errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Context manager: inside, a signal raises :class:`Interrupted` at once in :meth:`allowed`, else at the next :meth:`allowed`.
+
+    One that came after the last is raised at the end. Handlers can be set in a program's main thread only: in another thread, and
+    for a signal that the process ignores, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None  # the first signal that came
+        self._open = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Interrupts:
+        self.asked = None
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+        if error is None and self.asked is not None:
+            raise Interrupted(self.asked, "when the training was complete: its model is saved")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = self.asked or number
+        if self._open:
+            self._open = False
+            raise Interrupted(self.asked)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Around work that may be given up half-way without a trace in what is saved."""
+        if self.asked is not None:
+            raise Interrupted(self.asked)
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
