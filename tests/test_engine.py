@@ -297,9 +297,9 @@ def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
     with pytest.raises(Killed), monkeypatch.context() as patch:
         patch.setattr("rfdetr_repro.train.progress.StepBar.update", lambda bar, step, parts: kill_at_5(step, parts))
         run_training(setup, 1)
-    assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().err
+    assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().out
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (False, "or there"))
     run_training(setup, 1)
-    said = capsys.readouterr().err
-    assert "trained in bfloat16 so far: in another precision, equal up to rounding only" in said
-    assert "precision: float32 backbone and projector (or there)" in said
+    said = capsys.readouterr()
+    assert "trained in bfloat16 so far: in another precision, equal up to rounding only" in said.err
+    assert "precision: float32 backbone and projector (or there)" in said.out

@@ -67,7 +67,7 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
         print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
         return trainer
     if ranks.rank == 0:
-        print(f"precision: {trainer.precision}", file=sys.stderr)
+        print(f"precision: {trainer.precision}")
     threads = torch.get_num_threads()
     with _alone(trainer), shared(count, **setup):
         trainer = Trainer(**setup) if count > 1 else trainer
