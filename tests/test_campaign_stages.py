@@ -11,7 +11,8 @@ from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro import reproduce, reproduce_plan
 from rfdetr_repro.campaign import EMBEDDED, Campaign, Pretraining, campaign
-from rfdetr_repro.data.annotations import find_split
+from rfdetr_repro.data.layouts import locate
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError, run_main
@@ -70,7 +71,7 @@ def test_data_without_masks_trains_boxes(two_stages: Campaign, data: Path, tmp_p
     bare.mkdir()
     for part in ("train", "val"):
         (bare / part).symlink_to(data / part)
-        document = json.loads(find_split(data, part).annotations.read_text())
+        document = json.loads(locate(DataSource(data), part).path.read_text())
         for annotation in document["annotations"]:
             del annotation["segmentation"]
         (bare / "annotations").mkdir(exist_ok=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rfdetr_repro.data import pseudo_masks as module
-from rfdetr_repro.data.annotations import find_split
+from rfdetr_repro.data.layouts import locate
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.pseudo_masks import Filter, Sam2, box_of, judge, pseudo_label
@@ -132,7 +133,7 @@ def test_no_model_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
-    source = find_split(folder, "train").annotations
+    source = locate(DataSource(folder), "train").path
     before = source.read_bytes()
     with pytest.raises(InputError, match="this is the file that is read"):
         pseudo_label(folder, "train", sam, source)

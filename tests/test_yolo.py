@@ -51,7 +51,7 @@ def test_yolo_boxes_and_polygons(tmp_path: Path) -> None:
         ("inf 0.5 0.5 0.2 0.4", "no number"),
         ("0 nan 0.5 0.2 0.4", "not finite"),
         ("0.5 0.5 0.5 0.2 0.4", "class id 0.5"),
-        ("0 0.5 0.5 0 0.4", "zero or negative size"),
+        ("0 30 20 10 10", "outside 0..1"),
     ],
 )
 def test_broken_yolo_labels_are_named(text: str, reason: str, tmp_path: Path) -> None:

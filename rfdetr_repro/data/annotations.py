@@ -1,27 +1,36 @@
-"""A COCO annotation file as columns: parsed in one pass, checked, sorted by image; no image is opened here.
+"""A COCO annotation file as columns: parsed in one pass, checked, sorted by image; no image is decoded here.
 
 Checks are vectorised (COCO train: 118k images, 860k annotations); only when one fails is the culprit looked for one by one,
-so that the message can name the image id and the annotation id.
+so that the message can name the image id and the annotation id. Rows are of three kinds:
+
+- usable: also where the box crosses the border (clipped), is smaller than a pixel, repeats another row, or where its area is
+  missing (the box's) or its box is (the mask's);
+- without content: a box of zero width or height; left out and counted, as COCO's own train file has two;
+- bad: anything that cannot be meant (not finite, negative, outside the image, of an unknown image or category, malformed).
+  Refused, or with ``drop_bad`` left out and counted by kind.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from .segmentation import Segmentations, cut_segmentations, gather_segmentations
+from .image_files import ImageFinder, header_size, short
+from .segmentation import Segmentations, cut_segmentations, gather_segmentations, rle_bounds
 
-# The two empty boxes among the 860,001 of instances_train2017.json, {annotation id: image id}; left out and counted.
-EMPTY_BOXES_OF_COCO = {918: 200365, 2206849: 550395}
 ImageKey = int | str  # a whole number of any size, or text, as the file has it
 BORDER_PX = 1.0  # annotation tools round; up to here a box beyond the border is clipped without being counted
+LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it means anything
+LARGEST_SIDE = 1_000_000  # px
+MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
+MEND = "mend or remove them, or add --drop-bad to leave them out"
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class ImageInfo:
 class AnnotationTable:
     """Annotations of a split, sorted by image; those of image ``i`` are rows ``first[i]:first[i + 1]``."""
 
-    ids: np.ndarray  # int64 (n,)
+    ids: np.ndarray  # object (n,): as the file has them, None where it has none
     boxes_xywh: np.ndarray  # float64 (n, 4) px, as written in the file
     boxes_xyxy: np.ndarray  # float64 (n, 4) px, clipped to the image
     labels: np.ndarray  # int64 (n,) contiguous
@@ -55,44 +64,23 @@ class AnnotationTable:
     area: np.ndarray  # float64 (n,) px^2
     segmentations: Segmentations
     first: np.ndarray  # int64 (num_images + 1,)
-    clipped_boxes: int
-    dropped_boxes: int
+    clipped_boxes: int  # beyond the border by more than BORDER_PX
+    empty_boxes: int  # of zero width or height: left out
+    boxes_from_masks: int  # the file has no box
+    areas_from_boxes: int  # the file has no area
+    dropped: dict[str, int]  # bad rows that were left out by kind
 
 
 @dataclass(frozen=True)
-class SplitFiles:
-    annotations: Path
-    images: Path  # folder
+class ImageTable:
+    """Images of a split in the file's order, and what was found on the way."""
 
-
-def has_coco_split(data_dir: str | Path, split: str) -> bool:
-    """Whether the folder holds an annotation file of ``split``, sound or broken."""
-    root = Path(data_dir)
-    names = [root / "annotations" / f"instances_{name}.json" for name in (split, f"{split}2017")]
-    names += [root / name / "_annotations.coco.json" for name in _roboflow_names(split)]
-    return any(path.is_file() for path in names)
-
-
-def _roboflow_names(split: str) -> tuple[str, ...]:
-    return ("val", "valid") if split == "val" else (split,)
-
-
-def find_split(data_dir: str | Path, split: str) -> SplitFiles:
-    """Finds ``annotations/instances_NAME.json`` with ``NAME/`` (ours, COCO's) or ``NAME/_annotations.coco.json`` (Roboflow's)."""
-    root = Path(data_dir)
-    if not root.is_dir():
-        raise InputError("no such data folder", root, "give a folder in COCO format")
-    for name in (split, f"{split}2017"):
-        if (path := root / "annotations" / f"instances_{name}.json").is_file():
-            if not (root / name).is_dir():
-                raise InputError(f"the images of split {split!r} are missing", root / name, "put them there")
-            return SplitFiles(path, root / name)
-    for name in _roboflow_names(split):
-        if (path := root / name / "_annotations.coco.json").is_file():
-            return SplitFiles(path, root / name)
-    folder = "valid" if split == "val" else split
-    expected = f"it must hold annotations/instances_{split}.json and {split}/, or {folder}/_annotations.coco.json"
-    raise InputError(f"no COCO split {split!r}", root, f"{expected}, or data.yaml (YOLO)")
+    images: tuple[ImageInfo, ...]
+    sizes_from_files: int = 0  # the file states no width and height
+    repeated_entries: int = 0  # the same id and file once more
+    same_file: int = 0  # entries whose picture another entry names too, under another id
+    dropped: dict[str, int] = field(default_factory=dict)
+    dropped_ids: frozenset[ImageKey] = frozenset()
 
 
 def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarray]:
@@ -101,12 +89,16 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
     try:
         try:
             document = json.loads(slim)
-        except json.JSONDecodeError:
+        except ValueError:
             document, spans = json.loads(content), spans[:0]  # for the right line and column
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON ({error.msg})", f"{path}:{error.lineno}:{error.colno}", "write the file again") from error
+    except RecursionError as error:
+        raise InputError("not a COCO file: it is nested too deeply", path, "export the data in COCO format") from error
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise InputError("not a COCO file: it holds a number of thousands of digits", path, "write the file again") from error
     for key in ("images", "annotations", "categories"):
         entries = document.get(key) if isinstance(document, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -119,146 +111,350 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
 
     Roboflow adds a category that only names the project (supercategory "none", parent of the others, never used): it is no class.
     """
-    try:
-        names = {int(entry["id"]): str(entry["name"]) for entry in document["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError("a category without id or name", path, "export the data in COCO format") from error
-    if len(names) != len(document["categories"]):
-        raise InputError("two categories share one id", path, "give each its own")
+    names: dict[int, str] = {}
+    for entry in document["categories"]:
+        number, name = whole(entry.get("id")), entry.get("name")
+        if number is None or isinstance(name, (dict, list)) or name is None:
+            raise InputError("a category without id or name", path, "a category needs a whole number as id, and a name")
+        if number in names:
+            raise InputError("two categories share one id", path, "give each its own")
+        names[number] = str(name)
     if classes is not None:
         for category_id, name in zip(classes.category_ids, classes.names, strict=True):
             if names.get(category_id, name) != name:
-                what = f"category id {category_id} is {names[category_id]!r} here but {name!r} in the train split"
+                what = f"category id {category_id} is {short(repr(names[category_id]))} here but {name!r} in the train split"
                 raise InputError(what, path, "use the same ids")
         return classes
     parents = {str(entry.get("supercategory")) for entry in document["categories"]}
-    categories = document["categories"]
-    unnamed = [entry for entry in categories if entry.get("supercategory") == "none" and str(entry["name"]) in parents]
-    placeholders = {int(entry["id"]) for entry in unnamed}
-    placeholders -= {entry.get("category_id") for entry in document["annotations"]} if placeholders else set()
+    unnamed = [entry for entry in document["categories"] if entry.get("supercategory") == "none" and str(entry["name"]) in parents]
+    placeholders = {whole(entry["id"]) for entry in unnamed}
+    placeholders -= {whole(entry.get("category_id")) for entry in document["annotations"]} if placeholders else set()
     kept = sorted(set(names) - placeholders)
     if not kept:
         raise InputError("no categories", path, "export the data in COCO format")
     return ClassMap(tuple(kept), tuple(names[category_id] for category_id in kept))
 
 
-def parse_images(document: dict[str, Any], path: Path, folder: Path) -> tuple[ImageInfo, ...]:
-    """All images, in the file's order; each must exist (folders are listed once, files are not opened)."""
-    images, listings = [], {}
-    for number, entry in enumerate(document["images"]):
-        try:
-            info = ImageInfo(int(entry["id"]), folder / entry["file_name"], int(entry["width"]), int(entry["height"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"images[{number}] needs id, file_name, width and height ({error!r})", path, "add them") from error
-        if info.width < 1 or info.height < 1:
-            raise InputError(f"image id {info.id} has size {info.width} x {info.height}", path, "write its real size")
-        parent, name = os.path.split(info.path)
-        if parent not in listings:
-            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if name not in listings[parent]:
-            raise InputError(f"image file missing (image id {info.id})", info.path, "add it or remove it from the JSON")
-        images.append(info)
+def whole(value: object) -> int | None:
+    """A whole number of any size: an int, an integral float, or decimal text; None for anything else (also a bool)."""
+    if type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and len(value) < 100 and value.isascii() and value.strip().removeprefix("-").isdigit():
+        return int(value)
+    return None
+
+
+def image_key(value: object) -> ImageKey | None:
+    """An image id: a whole number (an integral float counts as one), or text that is kept as it is; None for anything else."""
+    if isinstance(value, str):
+        return value or None
+    return whole(value)
+
+
+def parse_images(
+    entries: list[dict[str, Any]], path: Path, folders: Sequence[Path], *, drop_bad: bool = False, turned: bool = False
+) -> ImageTable:
+    """All images, in the file's order; each must exist (folders are listed once).
+
+    Files are opened only where the JSON states no size; ``turned``: such a size is the one that viewers show (EXIF).
+    """
+    finder, reader = ImageFinder(folders), _ImageReader(path, turned)
+    images: dict[ImageKey, ImageInfo] = {}
+    repeated, faults, dropped_ids, paths = 0, [], set(), set()
+    for number, entry in enumerate(entries):
+        fault, info = reader.read(number, entry, finder)
+        if info is None:
+            faults.append(fault)
+            dropped_ids.add(image_key(entry.get("id")))
+        elif info.id not in images:
+            images[info.id] = info
+            paths.add(info.path)
+        elif images[info.id].path == info.path:
+            repeated += 1
+        else:
+            raise InputError(f"image id {short(info.id)} occurs 2 times", path, "ids must be unique")
+    if faults and not drop_bad:
+        kind, what, where, mend = faults[0]
+        others = f"; {len(faults)} of {len(entries)} images are bad" if len(faults) > 1 else ""
+        raise InputError(what, where, f"{mend}, or add --drop-bad to leave the image out{others}")
     if not images:
-        raise InputError("no images", path, "give a split with images")
-    _refuse_duplicates("image", (info.id for info in images), path)
-    return tuple(images)
+        raise InputError("no images", path, "give a split with images" if not faults else f"all {len(faults)} are bad: {faults[0][1]}")
+    counts: dict[str, int] = {}
+    for kind, *_ in faults:
+        counts[kind] = counts.get(kind, 0) + 1
+    found = tuple(images.values())
+    ids = frozenset(key for key in dropped_ids if key is not None and key not in images)
+    return ImageTable(found, reader.sizes_from_files, repeated, len(found) - len(paths), counts, ids)
+
+
+class _ImageReader:
+    """Entries of ``images`` to :class:`ImageInfo`; counts sizes that come from the files."""
+
+    def __init__(self, path: Path, turned: bool) -> None:
+        self.path, self.turned, self.sizes_from_files = path, turned, 0
+
+    def read(self, number: int, entry: dict[str, Any], finder: ImageFinder) -> tuple[Any, ImageInfo | None]:
+        """((kind, what, where, mend), None) for a bad entry, else (None, its ImageInfo)."""
+        key = image_key(entry.get("id"))
+        name = next((entry[word] for word in ("file_name", "coco_url", "path") if isinstance(entry.get(word), str)), None)
+        sides = [entry.get("width"), entry.get("height")]
+        stated = [None if side is None else whole(side) for side in sides]
+        if key is None or not name or any(side is not None and whole(side) is None for side in sides):
+            what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
+            return ("images that are malformed", what, self.path, "add them"), None
+        width, height = stated if None not in stated else (None, None)
+        if width is not None and not (1 <= min(width, height) and max(width, height) <= LARGEST_SIDE and width * height <= MOST_PIXELS):
+            what = f"image id {short(key)} has size {short(width)} x {short(height)}"
+            return ("images of an impossible size", what, self.path, "write its real size"), None
+        found = finder.find(name)
+        if found is None:
+            hint = finder.hint(name)
+            where = f"{finder.folders[0]}/{short(name)}"
+            mend = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
+            return ("images whose file is missing", f"image file missing (image id {short(key)})", where, mend), None
+        if width is None:
+            try:
+                width, height = header_size(found, self.turned)
+            except InputError as error:
+                return ("images that cannot be decoded", str(error), "", "replace the file"), None
+            self.sizes_from_files += 1
+        return None, ImageInfo(key, found, width, height)
+
+
+@dataclass
+class _Rows:
+    """Annotation rows as columns; ``malformed`` rows hold harmless values."""
+
+    ids: np.ndarray  # object (n,)
+    image_ids: list[Any]
+    category_ids: list[Any]
+    crowd: np.ndarray  # bool (n,)
+    boxes: np.ndarray  # float64 (n, 4)
+    area: np.ndarray  # float64 (n,), -1 where absent
+    malformed: np.ndarray  # bool (n,)
+    boxes_from_masks: int = 0
 
 
 def parse_annotations(
     annotations: list[dict[str, Any]],
     path: Path,
-    images: tuple[ImageInfo, ...],
+    images: ImageTable | tuple[ImageInfo, ...],
     classes: ClassMap,
     text: tuple[bytes, np.ndarray],
+    *,
+    drop_bad: bool = False,
 ) -> AnnotationTable:
     """Checks all annotations and sorts them by image. Raises :class:`InputError` naming image id and annotation id.
 
     ``text``: the file's bytes and the spans of its segmentations, from :func:`parse_document`.
     """
-    entries, dropped = _without_known_empty(annotations)
-    ids, image_ids, category_ids, crowd, boxes, area = _columns(entries, path)
-    _refuse_duplicates("annotation", ids.tolist(), path)
-    image_index = _positions(image_ids, [info.id for info in images])
-    labels = _positions(category_ids, classes.category_ids)
-    xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    sizes = np.array([(info.width, info.height) for info in images], dtype=np.float64)[image_index]  # (n, 2)
+    table = images if isinstance(images, ImageTable) else ImageTable(images)
+    segmentations = gather_segmentations(*text, annotations)
+    rows = _columns(annotations, segmentations)
+    image_index = _positions(rows.image_ids, [info.id for info in table.images])
+    labels = _positions(rows.category_ids, classes.category_ids, whole)
+    boxes = rows.boxes
+    finite = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1)
+    safe = np.where(finite[:, None], boxes, 0.0)
+    xyxy = np.concatenate([safe[:, :2], safe[:, :2] + safe[:, 2:]], axis=1)
+    sizes = np.array([(info.width, info.height) for info in table.images], dtype=np.float64)[image_index]  # (n, 2)
     clipped = np.clip(xyxy, 0.0, np.tile(sizes, 2))
+    empty = finite & ((safe[:, 2:] == 0).any(axis=1) & (safe[:, 2:] >= 0).all(axis=1))
+    outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+    inside = (xyxy[:, 2:] > 0).all(axis=1) & (xyxy[:, :2] < sizes).all(axis=1)
+    empty |= finite & outside & inside & (safe[:, 2:] > 0).all(axis=1)  # so thin that nothing of it is left in float64
+    of_dropped = np.array([image_key(key) in table.dropped_ids for key in rows.image_ids], dtype=bool) & (image_index < 0)
     faults = {
+        "is malformed": rows.malformed,
+        "belongs to an image that is left out": of_dropped,
         "belongs to an image that is not listed": image_index < 0,
         "has a category id that is unknown": labels < 0,
-        "has a box that is not finite": ~np.isfinite(boxes).all(axis=1),
-        "has a box of zero or negative size": (boxes[:, 2:] <= 0).any(axis=1),
-        "has a box outside the image": (clipped[:, 2:] <= clipped[:, :2]).any(axis=1),
+        "has a box that is not finite": ~finite,
+        "has a box of negative size": (safe[:, 2:] < 0).any(axis=1),
+        "has a box outside the image": outside & ~empty,
+        "has an id that an earlier one has": _repeats(rows.ids),
     }
-    _refuse_faults(faults, (ids, image_ids, category_ids, boxes), path)
-    order = np.argsort(image_index, kind="stable")
+    bad, dropped = _sort_out(faults, rows, annotations, path, drop_bad)
+    _refuse_normalised(xyxy[~bad & ~empty], sizes[~bad & ~empty], path)
+    kept = np.flatnonzero(~bad & ~empty)
+    order = kept[np.argsort(image_index[kept], kind="stable")]
+    beyond = np.abs(clipped - xyxy).max(axis=1, initial=0.0) > BORDER_PX
+    no_area = rows.area < 0
     return AnnotationTable(
-        ids=ids[order],
+        ids=rows.ids[order],
         boxes_xywh=boxes[order],
         boxes_xyxy=clipped[order],
         labels=labels[order],
-        crowd=crowd[order],
-        area=np.where(area < 0, boxes[:, 2] * boxes[:, 3], area)[order],
-        segmentations=gather_segmentations(*text, [entries[row] for row in order.tolist()]),
-        first=np.searchsorted(image_index[order], np.arange(len(images) + 1)),
-        clipped_boxes=int((np.abs(clipped - xyxy).max(axis=1, initial=0.0) > BORDER_PX).sum()),
-        dropped_boxes=dropped,
+        crowd=rows.crowd[order],
+        area=np.where(no_area, safe[:, 2] * safe[:, 3], rows.area)[order],
+        segmentations=segmentations.pick(order),
+        first=np.searchsorted(image_index[order], np.arange(len(table.images) + 1)),
+        clipped_boxes=int(beyond[order].sum()),
+        empty_boxes=int((empty & ~bad).sum()),
+        boxes_from_masks=rows.boxes_from_masks,
+        areas_from_boxes=int(no_area[order].sum()),
+        dropped=dropped,
     )
 
 
-def _refuse_faults(faults: dict[str, np.ndarray], columns: tuple[np.ndarray, ...], path: Path) -> None:
-    """Raises for the first fault that any row has; ``columns``: ids, image ids, category ids, boxes."""
-    ids, image_ids, category_ids, boxes = columns
+def _sort_out(
+    faults: dict[str, np.ndarray], rows: _Rows, entries: list[dict[str, Any]], path: Path, drop_bad: bool
+) -> tuple[np.ndarray, dict[str, int]]:
+    """(bad rows bool (n,), how many of each kind); raises for the first fault that any row has unless bad rows are dropped."""
+    bad, counts = np.zeros(len(entries), dtype=bool), {}
     for fault, where in faults.items():
-        if where.any():
-            row = int(np.argmax(where))
-            what = f"annotation id {ids[row]} of image id {image_ids[row]} {fault}"
-            detail = f"category id {category_ids[row]}, box {boxes[row].tolist()}"
-            raise InputError(f"{what} ({detail})", path, f"{where.sum()} such; mend or remove")
+        new = where & ~bad
+        bad |= where
+        if not new.any():
+            continue
+        if not drop_bad:
+            row = int(np.argmax(new))
+            key, image = short(entries[row].get("id")), short(entries[row].get("image_id"))
+            what = f"annotation id {key} of image id {image} {fault}"
+            detail = f"category id {short(entries[row].get('category_id'))}, box {short(entries[row].get('bbox'))}"
+            if fault == "is malformed":
+                what = f"annotations[{row}] (id {key}, image id {image}) is malformed"
+                detail += "; it needs image_id, category_id, bbox [x, y, width, height] and numbers in them"
+            raise InputError(f"{what} ({detail})", path, f"{int(new.sum())} such; {MEND}")
+        counts[f"annotation that {fault}"] = int(new.sum())
+    return bad, counts
 
 
-def _without_known_empty(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    known = EMPTY_BOXES_OF_COCO.items()
-    kept = [entry for entry in entries if entry.get("area") != 0 or (entry.get("id"), entry.get("image_id")) not in known]
-    return kept, len(entries) - len(kept)
+def _refuse_normalised(xyxy: np.ndarray, sizes: np.ndarray, path: Path) -> None:
+    """Boxes that all lie within 0..1 are parts of the image: nobody labels only its first pixel."""
+    if len(xyxy) and xyxy.max() <= 1.0 + 1e-6 and sizes.min() > 2:
+        what = f"all {len(xyxy)} boxes lie within 0..1: they are parts of the image, not pixels"
+        raise InputError(what, path, "COCO's boxes are [x, y, width, height] in pixels: multiply them by the image's size")
 
 
-def _columns(entries: list[dict[str, Any]], path: Path) -> tuple[np.ndarray, ...]:
-    """ids, image ids, category ids int64 (n,); crowd bool (n,); boxes_xywh float64 (n, 4); area float64 (n,), -1 where absent."""
+def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Rows:
     count = len(entries)
+    rows = _Rows(
+        ids=np.empty(count, dtype=object),
+        image_ids=[entry.get("image_id") for entry in entries],
+        category_ids=[entry.get("category_id") for entry in entries],
+        crowd=np.zeros(count, dtype=bool),
+        boxes=np.zeros((count, 4)),
+        area=np.full(count, -1.0),
+        malformed=np.zeros(count, dtype=bool),
+    )
+    rows.malformed |= np.fromiter((not _is_key(key, image_key) for key in rows.image_ids), bool, count)
+    rows.malformed |= np.fromiter((not _is_key(key, whole) for key in rows.category_ids), bool, count)
+    ids = [entry.get("id") for entry in entries]
+    rows.ids[:] = [key if type(key) is int or isinstance(key, str) else whole(key) for key in ids]
+    crowd = np.fromiter((_flag(entry.get("iscrowd")) for entry in entries), np.int8, count)
+    rows.crowd[:] = crowd > 0
+    area = np.fromiter((_area(entry.get("area")) for entry in entries), np.float64, count)
+    rows.area[:] = np.where(np.isnan(area), -1.0, area)
+    rows.malformed |= (crowd < 0) | np.isnan(area)
+    boxes = _plain_boxes(entries)
+    if boxes is not None:
+        rows.boxes[:] = boxes
+        return rows
+    for row, entry in enumerate(entries):
+        box = _box(entry.get("bbox"))
+        if box is None and entry.get("bbox") in (None, []):
+            box = _box_of_mask(segmentations, row)
+            rows.boxes_from_masks += box is not None
+        if box is None:
+            rows.malformed[row] = True
+            box = (0.0, 0.0, 1.0, 1.0)
+        rows.boxes[row] = box
+    return rows
+
+
+def _is_key(value: object, read: Callable[[object], Any]) -> bool:
+    return type(value) is int or read(value) is not None
+
+
+def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
+    """float64 (n, 4), or None if any box is anything but four numbers."""
     try:
-        ids, image_ids, category_ids = (
-            np.fromiter((entry[key] for entry in entries), np.int64, count) for key in ("id", "image_id", "category_id")
-        )
-        crowd = np.fromiter((bool(entry.get("iscrowd", 0)) for entry in entries), bool, count)
-        area = np.fromiter((entry.get("area", -1.0) for entry in entries), np.float64, count)
-        boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-        if len(boxes) == count and np.isfinite(area).all():
-            return ids, image_ids, category_ids, crowd, boxes, area
-    except (KeyError, TypeError, ValueError, OverflowError):
-        pass
-    for number, entry in enumerate(entries):  # something is wrong: find it
-        try:
-            int(entry["id"]), int(entry["image_id"]), int(entry["category_id"])
-            well_formed = len([float(side) for side in entry["bbox"]]) == 4 and np.isfinite(float(entry.get("area", 0)))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            well_formed = False
-        if not well_formed:
-            what = f"annotations[{number}] (id {entry.get('id')}, image id {entry.get('image_id')}) is malformed"
-            raise InputError(what, path, "it needs integer id, image_id, category_id and bbox [x, y, width, height]")
-    raise InputError("annotations that cannot be read as numbers", path, "export the data in COCO format")
+        boxes = np.array([entry["bbox"] for entry in entries])
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    if not entries:
+        return np.zeros((0, 4))
+    return boxes.astype(np.float64) if boxes.shape == (len(entries), 4) and boxes.dtype.kind in "iuf" else None
 
 
-def _positions(values: np.ndarray, keys: Iterable[int]) -> np.ndarray:
+def _number(value: object) -> float | None:
+    """A real number as float, infinite where it is too large for one; None for anything else."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+
+
+def _box(value: object) -> tuple[float, ...] | None:
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    sides = [_number(side) for side in value]
+    return None if None in sides else tuple(side for side in sides if side is not None)
+
+
+def _box_of_mask(segmentations: Segmentations, row: int) -> tuple[float, ...] | None:
+    """x, y, width, height of a segmentation, or None where it has none."""
+    try:
+        value = segmentations[row]
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, list):
+        polygons = [polygon for polygon in value if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0]
+        numbers = [_number(part) for polygon in polygons for part in polygon]
+        if not numbers or None in numbers:
+            return None
+        points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
+        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        return left, top, right - left, bottom - top
+    return rle_bounds(value)
+
+
+def _flag(value: object) -> int:
+    """1 or 0 for what may stand for true or false (also missing), -1 for anything else."""
+    if value is None or value is False or value is True:
+        return int(bool(value))
+    number = _number(value)
+    return -1 if number is None or not math.isfinite(number) else int(number != 0)
+
+
+def _area(value: object) -> float:
+    """px^2; -1 where missing or negative, NaN for what is no finite number."""
+    if value is None:
+        return -1.0
+    number = _number(value)
+    if number is None or not math.isfinite(number):
+        return math.nan
+    return number if number >= 0 else -1.0
+
+
+def _positions(values: Iterable[Any], keys: Iterable[Any], read: Callable[[object], Any] = image_key) -> np.ndarray:
     """Index of each value in ``keys``, -1 where it is absent; int64 (n,)."""
-    key_array = np.asarray(list(keys), dtype=np.int64)
-    order = np.argsort(key_array)
-    place = np.searchsorted(key_array, values, sorter=order).clip(max=len(key_array) - 1)
-    index = order[place]
-    return np.where(key_array[index] == values, index, -1)
+    place = {key: index for index, key in enumerate(keys)}
+    return np.fromiter(_looked_up(values, place, read), np.int64)
 
 
-def _refuse_duplicates(kind: str, ids: Iterable[int], path: Path) -> None:
-    values, counts = np.unique(np.fromiter(ids, np.int64), return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"{kind} id {values[np.argmax(counts > 1)]} occurs {counts.max()} times", path, "ids must be unique")
+def _looked_up(values: Iterable[Any], place: dict[Any, int], read: Callable[[object], Any]) -> Iterator[int]:
+    for value in values:
+        if type(value) is int:
+            yield place.get(value, -1)
+        else:
+            key = read(value)
+            yield -1 if key is None else place.get(key, -1)
+
+
+def _repeats(ids: np.ndarray) -> np.ndarray:
+    """bool (n,): rows whose id an earlier row has; a missing id repeats nothing."""
+    values = ids.tolist()
+    if len(set(values)) == len(values):
+        return np.zeros(len(values), dtype=bool)
+    seen: set[Any] = set()
+    repeated = []
+    for value in values:
+        repeated.append(value is not None and value in seen)
+        seen.add(value)
+    return np.array(repeated, dtype=bool)

@@ -1,7 +1,9 @@
-"""A split of a COCO-format data set: images decoded and masks rasterised on demand, everything else checked when it is read.
+"""A split of a data set: images decoded and masks rasterised on demand, everything else checked when it is read.
 
     train = read_split(folder, "train")
     val = read_split(folder, "val", train.classes)
+
+COCO's form is the inner one; :mod:`.layouts` finds the others and converts them.
 
 Category ids may have holes; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept for evaluation and are no
 training targets. EXIF rotation is ignored, as COCO does. A box that crosses the border is clipped for training (beyond 1 px it is
@@ -12,7 +14,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,16 +30,17 @@ from .annotations import (
     AnnotationTable,
     ClassMap,
     ImageInfo,
-    SplitFiles,
-    find_split,
-    has_coco_split,
+    ImageKey,
+    ImageTable,
     parse_annotations,
     parse_classes,
     parse_document,
     parse_images,
 )
-from .segmentation import decode_mask
-from .yolo import find_yaml, names_split, yolo_as_coco
+from .image_files import short
+from .layouts import Content, Found, is_there, load, locate
+from .segmentation import NO_MASK, decode_mask
+from .source import DataSource
 
 __all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_image", "decode_mask", "has_split", "read_split"]
 
@@ -48,7 +53,16 @@ class Sample:
     boxes_xyxy: np.ndarray  # float32 (n, 4) px
     labels: np.ndarray  # int64 (n,) contiguous
     masks: np.ndarray | None  # bool (n, H, W)
-    image_id: int
+    image_id: ImageKey
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a split was read from, and what its reader counted."""
+
+    found: Found
+    images: ImageTable
+    content: Content
 
 
 class CocoSplit:
@@ -69,7 +83,8 @@ class CocoSplit:
         self.images = images
         self.classes = classes
         self.clipped_boxes = table.clipped_boxes
-        self.dropped_boxes = table.dropped_boxes
+        self.empty_boxes = table.empty_boxes
+        self.origin: Origin | None = None  # where it was read from; None: made by a program
         self._table = table
         self._annotation_digest: Any = None  # hashlib object over the annotation file
         self._decoded: dict[int, np.ndarray] | None = None
@@ -96,10 +111,53 @@ class CocoSplit:
         of_image = np.repeat(np.arange(len(self.images)), np.diff(self._table.first))
         return int(np.bincount(of_image[~self._table.crowd], minlength=1).max())
 
+    def objects_per_class(self) -> np.ndarray:
+        """Training targets of each class: int64 (classes,)."""
+        return np.bincount(self._table.labels[~self._table.crowd], minlength=len(self.classes))
+
+    @property
+    def table(self) -> AnnotationTable:
+        """All annotations as columns, sorted by image."""
+        return self._table
+
+    @cached_property
+    def dropped(self) -> dict[str, int]:
+        """How many bad rows and images were left out, by kind; empty unless that was asked for."""
+        parts = (self.origin.images.dropped, self.origin.content.dropped) if self.origin else ()
+        return {kind: count for part in (*parts, self._table.dropped) for kind, count in part.items()}
+
+    @cached_property
+    def mask_faults(self) -> dict[int, str]:
+        """Row of the table -> why it gives no mask, for all training targets without one. Parses all segmentations once."""
+        table, faults = self._table, {}
+        of_image = np.repeat(np.arange(len(self.images)), np.diff(table.first))
+        for row in np.flatnonzero(~table.crowd).tolist():
+            info = self.images[of_image[row]]
+            if fault := table.segmentations.fault(row, info.height, info.width):
+                faults[row] = fault
+        return faults
+
+    @property
+    def unusable_masks(self) -> dict[int, str]:
+        """Of these, the rows whose segmentation is there but gives no mask."""
+        return {row: fault for row, fault in self.mask_faults.items() if fault != NO_MASK}
+
     @cached_property
     def has_masks(self) -> bool:
-        """Whether every training target has a segmentation."""
-        return bool(self._table.segmentations.filled()[~self._table.crowd].all())
+        """Whether every training target has a usable segmentation."""
+        return not self.mask_faults
+
+    def why_no_masks(self) -> str:
+        """One line on the targets without a mask: how many of how many, and the first of them. Empty where all have one."""
+        if not self.mask_faults:
+            return ""
+        row, fault = next(iter(self.mask_faults.items()))
+        targets = int((~self._table.crowd).sum())
+        if len(self.mask_faults) == targets and not self.unusable_masks:
+            return "no masks in this data set"
+        image = self.images[int(np.searchsorted(self._table.first, row, side="right")) - 1]
+        which = f"annotation id {short(self._table.ids[row])} of image id {short(image.id)}: {fault}"
+        return f"{len(self.mask_faults)} of {targets} annotations have no usable mask (first: {which})"
 
     def cache_images(self, max_bytes: int = 1 << 30) -> bool:
         """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns whether it does."""
@@ -135,12 +193,13 @@ class CocoSplit:
 
     def ground_truth(self) -> dict[str, Any]:
         """COCO JSON object for evaluation: original category ids, boxes as written, crowd included."""
-        table, classes, category_ids = self._table, self.classes, np.array(self.classes.category_ids)
-        image_ids = np.repeat([info.id for info in self.images], np.diff(table.first))
-        columns = (table.ids, image_ids, category_ids[table.labels], table.boxes_xywh, table.area, table.crowd.astype(int))
+        table, classes, category_ids = self._table, self.classes, np.array(self.classes.category_ids, dtype=object)
+        counts = np.diff(table.first).tolist()
+        image_ids = [info.id for info, count in zip(self.images, counts, strict=True) for _ in range(count)]
+        columns = (category_ids[table.labels], table.boxes_xywh, table.area, table.crowd.astype(int))
         keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
         segmentations = (table.segmentations[row] for row in range(len(table.ids)))
-        rows = zip(*(column.tolist() for column in columns), segmentations, strict=True)
+        rows = zip(table.ids.tolist(), image_ids, *(column.tolist() for column in columns), segmentations, strict=True)
         return {
             "info": {"description": self.description},
             "images": [{"id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height} for i in self.images],
@@ -167,43 +226,42 @@ def decode_image(path: str | Path) -> np.ndarray:
             raise InputError(f"cannot decode the image: {reason}", path, "replace the file") from error
 
 
-def has_split(data_dir: str | Path, split: str) -> bool:
-    """Whether the folder has this split, sound or broken, in any of the forms that :func:`read_split` reads."""
-    described = find_yaml(Path(data_dir))
-    return has_coco_split(data_dir, split) or (described is not None and names_split(described, split))
+def has_split(data: str | os.PathLike[str], split: str) -> bool:
+    """Whether the data set has this split, sound or broken, in any of the forms that :func:`read_split` reads."""
+    return is_there(DataSource.of(data), split)
 
 
-def _annotations(root: Path, split: str) -> tuple[SplitFiles, bytes]:
-    """Where a split's annotations and images are, and its COCO JSON, made from YOLO's files where these are all there is."""
-    described = None if has_coco_split(root, split) else find_yaml(root)
-    if described is not None:
-        content, images = yolo_as_coco(described, split)
-        return SplitFiles(described, images), content
-    files = find_split(root, split)
-    with open_input(files.annotations) as stream:
-        return files, stream.read()
+def read_split(
+    data: str | os.PathLike[str], split: str, classes: ClassMap | None = None, *, drop_bad: bool | None = None
+) -> CocoSplit:
+    """Reads and checks one split ("train", "val" or "test") of a data set in any of the forms of :mod:`.layouts`.
 
-
-def read_split(data_dir: str | Path, split: str, classes: ClassMap | None = None) -> CocoSplit:
-    """Reads and checks one split ("train", "val" or "test") of a folder in COCO's, Roboflow's or YOLO's form.
-
-    ``classes`` comes from the train split and is passed for the others; without it the file's own categories are used. Raises
-    :class:`InputError` for a wrong folder, a file that is not COCO, a missing image, an unknown category, a duplicate id, an
-    annotation of an unknown image, and a box that is empty, not finite or wholly outside its image.
+    ``data``: a folder, a YOLO data file, or a :class:`DataSource`. ``classes`` comes from the train split and is passed for the
+    others; without it the file's own categories are used. ``drop_bad`` (default: the source's own, else False): rows and images
+    that cannot be used are left out and counted. Without it they raise :class:`InputError`: a missing image, an unknown category,
+    an id that occurs twice, an annotation of an unknown image, and a box that is negative, not finite or outside its image. So do
+    a wrong folder, a file in none of the forms, and boxes that all lie within 0..1.
     """
-    files, content = _annotations(Path(data_dir), split)
+    source = DataSource.of(data)
+    drop = source.drop_bad if drop_bad is None else drop_bad
+    found = locate(source, split)
+    content = load(found, split, drop)
     was_enabled = gc.isenabled()
     gc.disable()  # it would walk millions of new objects again and again
     try:
-        document, spans = parse_document(content, files.annotations)
-        classes = parse_classes(document, files.annotations, classes)
-        images = parse_images(document, files.annotations, files.images)
-        table = parse_annotations(document["annotations"], files.annotations, images, classes, (content, spans))
+        document, spans = parse_document(content.text, found.path)
+        classes = parse_classes(document, found.path, classes)
+        images = parse_images(document["images"], found.path, content.folders, drop_bad=drop, turned=content.turned)
+        text = (content.text, spans)
+        table = parse_annotations(document["annotations"], found.path, images, classes, text, drop_bad=drop)
     finally:
         if was_enabled:
             gc.enable()
     info = document["info"] if isinstance(document.get("info"), dict) else {}
-    name, description = info.get("name") or Path(data_dir).resolve().name, info.get("description", "")
-    result = CocoSplit(str(name), split, str(description), images, classes, table)
-    result._annotation_digest = hashlib.sha256(content)
+    name, description = info.get("name") or source.name, info.get("description") or ""
+    result = CocoSplit(short(name), split, str(description), images.images, classes, table)
+    result.origin = Origin(found, images, replace(content, text=b""))
+    result._annotation_digest = hashlib.sha256(content.text)
+    if dropped := result.dropped:
+        result._annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())  # not the same data as all of it
     return result

@@ -22,9 +22,11 @@ from PIL import Image
 
 from ..errors import InputError, run_main
 from ..files import read_json, sha256_bytes, sha256_file, write_atomic
-from .annotations import find_split
+from .annotations import ImageKey
 from .coco import CocoSplit, read_split
+from .layouts import locate
 from .segmentation import rle_of_bitmap
+from .source import DataSource
 
 SMALLEST_IOU = 0.5  # predicted by the model
 SMALLEST_BOX_IOU = 0.5  # of the mask's own box with the prompt
@@ -122,13 +124,16 @@ def pseudo_label(
     ".partial" until the end.
     """
     out, limits = Path(out), limits or Filter()
-    split, source = read_split(data_dir, split_name), find_split(Path(data_dir), split_name).annotations
+    split = read_split(data_dir, split_name)
+    source = locate(DataSource.of(data_dir), split_name).path
     if out.resolve() == source.resolve():
         raise InputError("this is the file that is read", out, "write to another one; your boxes stay as they are")
-    document = read_json(source)
-    by_image: dict[int, list[dict[str, Any]]] = {}
+    document = read_json(source) if source.suffix == ".json" else None
+    if not isinstance(document, dict) or "annotations" not in document:
+        raise InputError("masks can be added to a COCO JSON file only", source, "convert the data set to COCO's form first")
+    by_image: dict[ImageKey, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
-        if not annotation.get("segmentation") and not annotation.get("iscrowd"):
+        if not annotation.get("segmentation") and not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
     done = _label_all(split, by_image, sam, limits, out.with_name(out.name + ".partial"), sha256_file(source))
     verdicts: dict[str, int] = {}
@@ -144,8 +149,8 @@ def pseudo_label(
 
 
 def _label_all(
-    split: CocoSplit, by_image: dict[int, list[dict[str, Any]]], sam: Sam2, limits: Filter, partial: Path, source_sha256: str
-) -> dict[int, list[dict[str, Any]]]:
+    split: CocoSplit, by_image: dict[ImageKey, list[dict[str, Any]]], sam: Sam2, limits: Filter, partial: Path, source_sha256: str
+) -> dict[ImageKey, list[dict[str, Any]]]:
     """Image id -> results in order of its annotations; what ``partial`` holds is not done again."""
     key = sha256_bytes(f"{source_sha256} {limits} {sam.model.config.to_json_string()}".encode())
     done = _read_partial(partial, key)
@@ -163,7 +168,7 @@ def _label_all(
     return done
 
 
-def _read_partial(partial: Path, key: str) -> dict[int, list[dict[str, Any]]]:
+def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]]]:
     """Images done by a run that was stopped; a torn last line is cut off, another run's file refused."""
     if not partial.exists():
         return {}

@@ -17,6 +17,7 @@ from faster_coco_eval.core import mask as rle_code
 from .. import masks
 
 SPAN_KEY = "@span"  # stands in an annotation where its "segmentation" was cut out
+NO_MASK = "it has none"
 _KEY = b'"segmentation"'
 _COLON = re.compile(rb"\s*:\s*([\[{])")
 
@@ -39,11 +40,23 @@ class Segmentations:
             return self.inline.get(row)
         return json.loads(self.content[self.starts[row] : self.ends[row]])
 
-    def filled(self) -> np.ndarray:
-        """bool (n,): which rows have something beyond ``[]``, without parsing any."""
-        filled = (self.ends - self.starts) > len("[[]]")
-        filled[[row for row, value in self.inline.items() if value]] = True
-        return filled
+    def pick(self, rows: np.ndarray) -> Segmentations:
+        """Those of ``rows`` (int64), in that order."""
+        inline = {new: self.inline[old] for new, old in enumerate(rows.tolist()) if old in self.inline}
+        return Segmentations(self.content, self.starts[rows], self.ends[rows], inline)
+
+    def fault(self, row: int, height: int, width: int) -> str:
+        """Why this row gives no mask of this size (:data:`NO_MASK` where it has no segmentation); empty where it gives one."""
+        try:
+            value = self[row]
+            if not value or value == [[]]:
+                return NO_MASK
+            check_segmentation(value, height, width)
+        except RecursionError:
+            return "it is nested too deeply"
+        except ValueError as error:
+            return str(error)
+        return ""
 
 
 def cut_segmentations(content: bytes) -> tuple[bytes, np.ndarray]:
@@ -85,6 +98,27 @@ def gather_segmentations(content: bytes, spans: np.ndarray, entries: list[dict[s
     return Segmentations(content, padded[:, 0], padded[:, 1], inline)
 
 
+def rle_bounds(segmentation: Any) -> tuple[float, ...] | None:
+    """(x, y, width, height) in px of what a run-length object covers; None where it covers nothing or is malformed."""
+    if not isinstance(segmentation, dict) or not isinstance(size := segmentation.get("size"), list) or len(size) != 2:
+        return None
+    if any(type(side) is not int or not 0 < side <= 1_000_000 for side in size):
+        return None
+    try:
+        lengths = _counts(segmentation.get("counts"), size[0] * size[1])
+    except ValueError:
+        return None
+    ends = np.cumsum(lengths)
+    starts, ends = (ends - lengths)[1::2][lengths[1::2] > 0], ends[1::2][lengths[1::2] > 0] - 1
+    if not len(starts):
+        return None
+    (first, top), (last, bottom) = np.divmod(starts, size[0]), np.divmod(ends, size[0])
+    if (first != last).any():  # a run that goes on in the next column spans the whole height
+        top, bottom = np.append(top, 0), np.append(bottom, size[0] - 1)
+    left, upper = int(first.min()), int(top.min())
+    return float(left), float(upper), float(last.max() + 1 - left), float(bottom.max() + 1 - upper)
+
+
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Rasterises a COCO segmentation (polygons, uncompressed or compressed RLE) to bool (height, width).
 
@@ -104,25 +138,81 @@ def rle_of(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Checked run lengths, int64 (runs,)."""
+    check_segmentation(segmentation, height, width)
+    if isinstance(segmentation, list):
+        shapes = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in segmentation if len(polygon)]
+        rle = rle_code.merge(rle_code.frPyObjects(shapes, height, width))
+        return np.asarray(rle_code._mask.toUncompressedRLE([rle])[0]["counts"], dtype=np.int64)
+    return _counts(segmentation["counts"], height * width)
+
+
+def check_segmentation(segmentation: Any, height: int, width: int) -> None:
+    """Raises ``ValueError`` that says why a segmentation gives no mask; nothing is rasterised."""
     if not segmentation:
         raise ValueError("it is empty")
-    rle = _merge_polygons(segmentation, height, width) if isinstance(segmentation, list) else segmentation
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"its size is {rle['size']}, the image's is {[height, width]}")
-    counts = rle["counts"] if isinstance(rle["counts"], list) else rle_code._mask.toUncompressedRLE([rle])[0]["counts"]
-    lengths = np.asarray(counts, dtype=np.int64)
-    if lengths.min(initial=0) < 0 or lengths.sum() != height * width:  # the library's decoder does not check
+    if isinstance(segmentation, list):
+        _check_polygons(segmentation, height, width)
+        return
+    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("size"), list) or "counts" not in segmentation:
+        raise ValueError("it is neither a list of polygons nor an object with size and counts")
+    if segmentation["size"] != [height, width]:
+        raise ValueError(f"its size is {str(segmentation['size'])[:40]}, the image's is {[height, width]}")
+    _counts(segmentation["counts"], height * width)
+
+
+def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
+    usable = 0
+    for polygon in polygons:
+        if not isinstance(polygon, list) or any(type(value) not in (int, float) for value in polygon):
+            raise ValueError("a polygon is no list of numbers")
+        if not polygon:
+            continue  # some exporters write [[]] or an empty part beside others
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("a polygon has fewer than three points or an odd number of values")
+        largest = 4 * max(height, width)  # the rasteriser walks every pixel of the outline
+        if not all(-largest <= value <= largest for value in polygon):
+            raise ValueError("a polygon lies far outside the image or is not finite")
+        usable += 1
+    if not usable:
+        raise ValueError("it is empty")
+
+
+def _counts(counts: Any, pixels: int) -> np.ndarray:
+    """Run lengths int64 (runs,) of RLE counts, listed or as COCO's compressed text; they must add up to ``pixels``."""
+    if isinstance(counts, list):
+        if any(type(value) is not int and not (type(value) is float and value.is_integer()) for value in counts):
+            raise ValueError("its counts are no whole numbers")
+        if any(not 0 <= value <= pixels for value in counts):
+            raise ValueError("its runs do not add up to the image")
+        lengths = np.asarray(counts, dtype=np.int64)
+    elif isinstance(counts, (str, bytes)):
+        lengths = _decoded_counts(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+    else:
+        raise ValueError("its counts are neither a list nor text")
+    if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
         raise ValueError("its runs do not add up to the image")
     return lengths
 
 
-def _merge_polygons(polygons: list[Any], height: int, width: int) -> dict[str, Any]:
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
-        raise ValueError("a polygon has fewer than three points or an odd number of values")
-    values = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
-    if not (np.abs(np.concatenate(values)) <= 4 * max(height, width)).all():  # the rasteriser walks every pixel of the outline
-        raise ValueError("a polygon lies far outside the image or is not finite")
-    return rle_code.merge(rle_code.frPyObjects([polygon.tolist() for polygon in values], height, width))
+def _decoded_counts(text: bytes) -> np.ndarray:
+    """COCO's compressed counts as int64: digits of 5 bits and a continuation bit, from 48 on; from the fourth run on differences
+    to the run before the last. Library decoders wrap at 32 bits and read past the end; this one raises ``ValueError``."""
+    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if not len(digits):
+        return digits
+    last = (digits & 32) == 0
+    if digits.min() < 0 or digits.max() > 63 or not last[-1]:
+        raise ValueError("its counts are no compressed run lengths")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() > 8:  # 45 bits
+        raise ValueError("its runs do not add up to the image")
+    shift = 5 * (np.arange(len(digits)) - np.repeat(starts, ends - starts + 1))
+    values = np.add.reduceat((digits & 31) << shift, starts)
+    values -= np.where(digits[ends] & 16, 1 << (5 * (ends - starts + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
 
 
 def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, Any]]:

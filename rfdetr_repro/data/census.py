@@ -1,0 +1,175 @@
+"""What a data set holds: the lines that every command prints before it spends anything, and their JSON form.
+
+Counts are of what is used after reading: rows that were left out are listed by kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .coco import CocoSplit
+from .image_files import short
+
+MOST_CLASSES = 12  # named in the printed line
+MANY_CLIPPED = 0.5  # of the boxes: then they may be [x1, y1, x2, y2]
+
+
+@dataclass(frozen=True)
+class Census:
+    """Counts of one split; objects are training targets, so crowd regions are counted apart."""
+
+    data: str
+    split: str
+    layout: str  # coco, yolo, labels, voc, cvat, or made (by a program)
+    images: int
+    objects: int
+    objects_per_class: dict[str, int]  # "name" of each class, in order of label; "name (id 7)" where two share a name
+    crowds: int
+    without_mask: int  # objects
+    masks_unusable: int  # of these: a segmentation is there but gives no mask
+    clipped: int  # boxes beyond the border by more than a pixel
+    repeated: int  # objects with the box and class of an earlier one of the same image
+    below_one_pixel: int  # boxes with a side shorter than a pixel
+    images_without_objects: int
+    most_objects: int  # of an image
+    median_objects: float  # of an image, over all images
+    left_out_empty: int  # boxes of zero width or height
+    boxes_from_masks: int
+    areas_from_boxes: int
+    sizes_from_files: int
+    repeated_entries: int  # images listed more than once, used once
+    pictures_listed_twice: int  # under two ids
+    without_label_file: int  # YOLO
+    undivided: bool  # the data set names no splits
+    exif_turned: int | None = None  # pictures with a rotation in their EXIF; None: not counted
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, texts and objects of such."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What is there, then one line for each thing to know about it."""
+        per_image = f"at most {self.most_objects} in an image, median {self.median_objects:g}"
+        head = f"{self.data} {self.split}: {self.images} images, {self.objects} objects of {len(self.objects_per_class)} classes"
+        counts = [
+            (self.crowds, "crowd regions"),
+            (self.images_without_objects, "images without objects"),
+            (self.without_mask if self.without_mask < self.objects else 0, "objects without a usable mask"),
+            (self.exif_turned or 0, "pictures turned by EXIF"),
+        ]
+        parts = [head, f"({per_image})", *(f"{count} {what}" for count, what in counts if count)]
+        masks = "no masks" if self.without_mask == self.objects else "masks" if not self.without_mask else ""
+        return [", ".join([f"{parts[0]} {parts[1]}", *parts[2:], *([masks] if masks else [])]), f"  classes: {self._classes()}", *self.notes()]
+
+    def notes(self) -> list[str]:
+        """One line for each thing that is unusual, most of them silent losses of AP elsewhere."""
+        told = [
+            (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
+            (self.repeated, f"{self.repeated} annotations repeat another one exactly (AP cannot reach 100 with them)"),
+            (self.masks_unusable, f"{self.masks_unusable} segmentations give no mask"),
+            (self.clipped, f"{self.clipped} boxes cross the border by more than a pixel: clipped to the image{self._order()}"),
+            (self.below_one_pixel, f"{self.below_one_pixel} boxes have a side shorter than a pixel"),
+            (self.left_out_empty, f"{self.left_out_empty} boxes of zero width or height left out"),
+            (self.boxes_from_masks, f"{self.boxes_from_masks} boxes are missing in the file: taken from the masks"),
+            (self.areas_from_boxes, f"{self.areas_from_boxes} areas are missing in the file: taken from the boxes"),
+            (self.sizes_from_files, f"{self.sizes_from_files} image sizes are missing in the file: taken from the pictures"),
+            (self.repeated_entries, f"{self.repeated_entries} image entries repeat another one exactly: used once"),
+            (self.pictures_listed_twice, f"{self.pictures_listed_twice} pictures are listed again under another id"),
+            (self.without_label_file, f"{self.without_label_file} images have no label file: taken to be without objects"),
+        ]
+        notes = [f"  {text}" for count, text in told if count]
+        return notes + [f"  dropped (--drop-bad): {count} x {kind}" for kind, count in self.dropped.items()]
+
+    def _order(self) -> str:
+        doubt = self.clipped > MANY_CLIPPED * max(self.objects, 1)
+        return "; if boxes are [x1, y1, x2, y2], write [x, y, width, height]" if doubt else ""
+
+    def _classes(self) -> str:
+        ranked = sorted(self.objects_per_class.items(), key=lambda item: -item[1])
+        shown = [f"{short(name)} {count}" for name, count in ranked[:MOST_CLASSES]]
+        if rest := ranked[MOST_CLASSES:]:
+            shown.append(f"{len(rest)} more with {sum(count for _, count in rest)}")
+        empty = sum(not count for _, count in ranked)
+        return ", ".join(shown) + (f"; {empty} without objects" if empty else "")
+
+
+def take_census(split: CocoSplit, exif_turned: int | None = None) -> Census:
+    """Counts a split. ``exif_turned``: pictures with a rotation, where somebody has looked at their headers."""
+    table, origin = split.table, split.origin
+    targets = ~table.crowd
+    of_image = np.repeat(np.arange(len(split)), np.diff(table.first))
+    per_image = np.bincount(of_image[targets], minlength=len(split))
+    sides = table.boxes_xyxy[:, 2:] - table.boxes_xyxy[:, :2]
+    rows = np.column_stack([of_image, table.labels, table.boxes_xywh])[targets]
+    images = origin.images if origin else None
+    return Census(
+        data=split.name,
+        split=split.split,
+        layout=origin.found.kind if origin else "made",
+        images=len(split),
+        objects=int(targets.sum()),
+        objects_per_class=dict(zip(_unique_names(split), split.objects_per_class().tolist(), strict=True)),
+        crowds=int(table.crowd.sum()),
+        without_mask=len(split.mask_faults),
+        masks_unusable=len(split.unusable_masks),
+        clipped=table.clipped_boxes,
+        repeated=len(rows) - len(np.unique(rows, axis=0)) if len(rows) else 0,
+        below_one_pixel=int((sides.min(axis=1, initial=np.inf) < 1)[targets].sum()),
+        images_without_objects=int((per_image == 0).sum()),
+        most_objects=int(per_image.max()),
+        median_objects=float(np.median(per_image)),
+        left_out_empty=table.empty_boxes,
+        boxes_from_masks=table.boxes_from_masks,
+        areas_from_boxes=table.areas_from_boxes,
+        sizes_from_files=images.sizes_from_files if images else 0,
+        repeated_entries=images.repeated_entries if images else 0,
+        pictures_listed_twice=images.same_file if images else 0,
+        without_label_file=origin.content.without_label_file if origin else 0,
+        undivided=bool(origin and origin.found.undivided),
+        exif_turned=exif_turned,
+        dropped=split.dropped,
+    )
+
+
+def _unique_names(split: CocoSplit) -> list[str]:
+    names = split.classes.names
+    pairs = zip(split.classes.category_ids, names, strict=True)
+    return [name if names.count(name) == 1 else f"{name} (id {number})" for number, name in pairs]
+
+
+def check_usable(splits: Sequence[CocoSplit]) -> None:
+    """Refuses splits that nothing can be learnt or measured on, and two splits that are the same files."""
+    seen: dict[Any, str] = {}
+    for split in splits:
+        where = split.origin.found.path if split.origin else split.name
+        if not split.objects_per_class().sum():
+            left = sum(split.dropped.values()) + split.empty_boxes
+            what = f"no usable object in the {split.split} split of {len(split)} images" + (f" ({left} left out)" if left else "")
+            raise InputError(what, where, "label it, or leave the split out")
+        if split.origin is not None and split.origin.found.undivided:
+            if where in seen:
+                what = f"the data set names no splits, and {seen[where]} and {split.split} would be the same images"
+                raise InputError(what, where, "divide it, or name both with --annotations and --annotations-val")
+            seen[where] = split.split
+
+
+def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
+    """Checks that the splits are usable, prints what they hold, and returns it."""
+    listed = list(splits)
+    check_usable(listed)
+    found = [take_census(split) for split in listed]
+    for census in found:
+        print("\n".join(census.lines()), flush=True)
+    return found
+
+
+def census_json(found: Sequence[Census]) -> str:
+    """A JSON list, one object per split."""
+    return json.dumps([census.as_json() for census in found], indent=1)

@@ -1,0 +1,120 @@
+"""Finds the picture that an annotation file names, and reads a picture's size from its header.
+
+Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names), and a name may be an address, have
+Windows' separators, or begin with folders that are not here (as in LVIS, Objects365, Label Studio, CVAT). A name that differs in
+case is not taken for the same: it is named in the message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from PIL import Image
+
+from ..errors import InputError
+from ..files import open_input
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+_ORIENTATION = 0x0112  # EXIF tag
+_SHOWN = 120  # characters of a name in a message
+
+
+class ImageFinder:
+    """Looks names up in ``folders``, each of whose sub-folders is listed once; no file is opened.
+
+    Names without a path inside the folders are also looked for by their last parts: ``images/v1/patch8/a.jpg`` is found as
+    ``patch8/a.jpg`` or ``a.jpg``.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._listings: dict[str, dict[str, str]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """The file, or None. Only regular files count: no folder, pipe or device."""
+        for folder in self.folders:  # first as written
+            if (found := self._lookup(folder, name)) is not None:
+                return found
+        for tail in _tails(name):
+            for folder in self.folders:
+                if (found := self._lookup(folder, tail)) is not None:
+                    return found
+        return None
+
+    def hint(self, name: str) -> str:
+        """What there is in place of a missing ``name``: the name in another case, or the nearest one; may be empty."""
+        last = _tails(name)[-1] if _tails(name) else name
+        known = {entry for folder in self.folders for entry in self._listing(str((folder / name).parent)).values()}
+        known |= {entry for folder in self.folders for entry in self._listing(str(folder)).values()}
+        if same := sorted(entry for entry in known if entry.casefold() == last.casefold()):
+            return f"there is {same[0]} (case differs)"
+        if near := difflib.get_close_matches(last[:200], sorted(known)[:5000], 1, 0.7):
+            return f"the nearest name there is {near[0]}"
+        return ""
+
+    def _lookup(self, folder: Path, name: str) -> Path | None:
+        parent, last = os.path.split(os.path.join(folder, name))
+        actual = self._listing(parent).get(_normal(last))
+        return None if actual is None else Path(parent, actual)
+
+    def _listing(self, parent: str) -> dict[str, str]:
+        """Normalised name -> name of the regular files of a folder; empty where there is none."""
+        if parent not in self._listings:
+            try:
+                with os.scandir(parent) as entries:
+                    found = {_normal(entry.name): entry.name for entry in entries if entry.is_file()}
+            except (OSError, ValueError):
+                found = self._of_normal_folder(parent)
+            self._listings[parent] = found
+        return self._listings[parent]
+
+    def _of_normal_folder(self, parent: str) -> dict[str, str]:
+        """Listing of a folder whose own name is written in another Unicode form; not looked for in deeper levels."""
+        above, last = os.path.split(parent)
+        try:
+            same = [entry.path for entry in os.scandir(above) if entry.is_dir() and _normal(entry.name) == _normal(last)]
+            listed = [(entry.name, entry.is_file()) for entry in os.scandir(same[0])] if same else []
+        except (OSError, ValueError):
+            return {}
+        return {_normal(name): os.path.join("..", os.path.basename(same[0]), name) for name, is_file in listed if is_file}
+
+
+def _normal(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _tails(name: str) -> list[str]:
+    """The name without its first folder, without its first two, ..., down to the last part; of an address, those of its path."""
+    text = name
+    if "://" in text or text.startswith("/data/local-files/"):
+        address = urlsplit(text)
+        inner = parse_qs(address.query).get("d", [""])[0]  # Label Studio's address of a local file
+        text = inner or unquote(address.path)
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def short(text: object) -> str:
+    """A name or value for a message, cut where it is long."""
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}...{shown[-_SHOWN // 4 :]}"
+
+
+def header_size(path: Path, turned: bool = False) -> tuple[int, int]:
+    """(width, height) in px from the header; ``turned``: as viewers show the picture, by its EXIF orientation.
+
+    A file that is no picture is an :class:`InputError`.
+    """
+    with open_input(path) as stream:
+        try:
+            with Image.open(stream) as picture:
+                width, height = picture.size
+                orientation = picture.getexif().get(_ORIENTATION, 1) if turned else 1
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"cannot decode the image: {short(error)}", short(path), "replace the file") from error
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
