@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from .bench.accuracy import label_map
 from .coco_eval import CocoEvaluator, ImageDetections
 from .coco_matches import measured
 from .config import Arch, TrainConfig
+from .data.census import check_usable, print_census
 from .data.coco import ClassMap, CocoSplit, has_split, read_split
+from .data.source import DataSource
 from .detect import Found, Picture, detect
 from .device import choose_device
 from .errors import InputError
@@ -131,15 +134,21 @@ class RFDETR:
         return own.with_input(height, width)
 
     def evaluate(
-        self, dataset_dir: str | Path, split: str = "val", shape: tuple[int, int] | None = None
+        self,
+        dataset_dir: str | os.PathLike[str],
+        split: str = "val",
+        shape: tuple[int, int] | None = None,
+        drop_bad: bool = False,
     ) -> dict[str, Accuracy | None]:
         """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}.
 
         ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other images of the same kind (from 10 images on).
+        ``dataset_dir``: a data set in any form of docs/data.md. ``drop_bad``: leave rows that cannot be used out.
         """
         if not self.trained:
             raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
-        chosen = read_split(dataset_dir, split)
+        chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
+        check_usable([chosen])
         arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
         found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks, arch=arch)]
         evaluator = CocoEvaluator(chosen)
@@ -177,7 +186,7 @@ class RFDETR:
 
     def train(
         self,
-        dataset_dir: str | Path,
+        dataset_dir: str | os.PathLike[str],
         epochs: int = 100,
         batch_size: int = 4,
         grad_accum_steps: int = 4,
@@ -187,20 +196,21 @@ class RFDETR:
         shape: tuple[int, int] | None = None,
         **changes: Any,
     ) -> Path:
-        """Fine-tunes all weights on the train split of a COCO, Roboflow or YOLO folder; returns the file of the EMA weights.
+        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md; returns the file of the EMA weights.
 
         An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
         folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. Other fields of ``TrainConfig``
         may be given by name, e.g. ``lr_encoder``, ``seed``. ``processes=N`` of them share each batch on the CPU
-        (default: by its cores).
+        (default: by its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says how many.
         """
         from .train.processes import run_training
         from .train.recipe import Recipe
 
         processes = changes.pop("processes", None)
-        folder, train = _run_folder(output_dir, resume), read_split(dataset_dir, "train")
+        folder, source = _run_folder(output_dir, resume), DataSource.of(dataset_dir).dropping(changes.pop("drop_bad", False))
+        train = read_split(source, "train")
         recipe = _recipe(len(train), epochs, batch_size, grad_accum_steps, {"lr": lr, "lr_encoder": 1.5 * lr, **changes})
-        start = self._start(train, dataset_dir)
+        start = self._start(train, source)
         initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
         whole = Recipe(Preset(start.config, self._arch(shape)), recipe)
         setup = {"recipe": whole, "split": train, "folder": folder, "initial": initial, "device": self.device}
@@ -208,19 +218,21 @@ class RFDETR:
         self.detector, self.card, self.sha256 = load_pretrained(path)
         self.detector.to(self.device)
         self.trained = True
-        if has_split(dataset_dir, "val"):
-            boxes = self.evaluate(dataset_dir, "val")["boxes"]
+        if has_split(source, "val"):
+            boxes = self.evaluate(source, "val")["boxes"]
             print(f"val box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}" if boxes else "")
         return path
 
-    def _start(self, train: CocoSplit, dataset_dir: str | Path) -> Detector:
+    def _start(self, train: CocoSplit, dataset_dir: str | os.PathLike[str]) -> Detector:
         """The detector to start from, with a head for the classes of ``train``; says what the data are."""
         start = self._for_classes(train.classes)
         if start.config.masks and not train.has_masks:
+            why = train.why_no_masks()
             raise InputError(
-                "this size predicts masks, but not every object of the train split has one", dataset_dir, "use a box size"
+                f"this size predicts masks, but not every object of the train split has one: {why}", dataset_dir, "use a box size"
             )
         self._warn_of_crowds(train)
+        print_census([train])
         print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
         return start
 

@@ -66,6 +66,7 @@ class Campaign:
     backend: str = "onnxruntime"  # what the found models will run on
     precision: str = "fp32"  # of their files
     cuda_graph: bool = False
+    drop_bad: bool = False  # leave rows of the data that cannot be used out, and say how many, instead of refusing them
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .ap_intervals import FEWEST
+from .data.source import add_data_arguments, source_of
 from .errors import InputError, run_main
 from .export.artifact import load_artifact
 from .files import write_atomic
@@ -22,7 +24,7 @@ METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP m
 
 def evaluate(
     artifact_path: str | Path,
-    data_dir: str | Path,
+    data_dir: str | os.PathLike[str],
     split: str = "val",
     *,
     backend: str = "onnxruntime",
@@ -41,10 +43,12 @@ def evaluate(
     if artifact.manifest.model.weights == "random":
         raise InputError("a model with random weights has no accuracy", artifact_path, "train it first")
     from .bench.accuracy import accuracy_of  # loads slowly; the file is checked first
+    from .data.census import check_usable, print_census
     from .data.coco import read_split
     from .export.backends import open_session
 
     chosen = read_split(data_dir, split)
+    check_usable([chosen]) if quiet else print_census([chosen])
     progress: Any = iter if quiet else _progress_bar
     session = open_session(artifact, backend, threads=threads)
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
@@ -70,7 +74,7 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
     parser.add_argument("--artifact", required=True, help="artifact with its manifest beside it")
-    parser.add_argument("--data", required=True, help="COCO-format folder")
+    add_data_arguments(parser, "the --split is evaluated", ("evaluated",))
     parser.add_argument("--split", default="val")
     parser.add_argument("--backend", default="onnxruntime", help="what runs it (default: onnxruntime; see export/backends.py)")
     parser.add_argument("--threads", type=int, default=2)
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.threads < 1 or args.max_dets < 1:
         raise InputError(f"--threads {args.threads} and --max-dets {args.max_dets} must be at least 1")
+    args.data = source_of(args, (args.split,))
     settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
     metrics = evaluate(args.artifact, args.data, args.split, **settings, quiet=False)
     where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Arch, SearchSpace
+from .data.source import add_data_arguments, source_of
 from .errors import InputError, run_main
 from .record import NEVER_TRAINED, Record
 from .tables_family import family_table
@@ -66,14 +67,17 @@ def _numbers(text: str) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("rfdetr_repro.family", description="Patch sizes that training never drew.")
     parser.add_argument("--run", required=True, type=Path, help="run folder of a supernet that was searched")
-    parser.add_argument("--data", required=True, type=Path, help="COCO-format folder; the val split is evaluated")
+    add_data_arguments(parser, "the val split is evaluated", ("val",))
     parser.add_argument("--patches", type=_numbers, help="default: even sizes around the trained ones")
     parser.add_argument("--resolutions", type=_numbers, default=[], help="default: those of the space")
     args = parser.parse_args(argv)
+    args.data = source_of(args, ("val",))
+    from .data.census import print_census
     from .search.__main__ import open_search
 
     words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
     search = open_search(args.run, args.data, masks=False, command=words)
+    print_census([search.split])
     with search.store.exclusive():
         records = evaluate(search, never_trained(search.space, args.patches or between(search.space), args.resolutions))
     trained = [record for record in search.store.read() if record.source == "search" and record.model.variant is None]

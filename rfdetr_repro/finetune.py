@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from .ap_intervals import difference
 from .config import Arch, TrainConfig
+from .data.source import add_data_arguments, source_of
 from .errors import InputError, run_main
 from .latency_protocol import Protocol
 from .presets import PICO, PICO_TUNE, Preset
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add = arguments.add_argument
     add("--run", required=True, help="run folder of the supernet, or its model file")
     add("--arch", required=True, help="like r384-p16-w2-d2-q300")
-    add("--data", required=True, help="COCO-format folder; its val split (and test) is measured before and after")
+    add_data_arguments(arguments, "its val split (and test) is measured before and after")
     add("--out", required=True, help="run folder to write; an existing run is resumed")
     add("--steps", type=int, default=1000, help="optimizer steps")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    args.data = source_of(args)
+    from .data.census import print_census
     from .data.coco import has_split, read_split
     from .train.engine import MODEL
 
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--steps {args.steps} is not positive")
     train = read_split(args.data, "train")
     held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
+    print_census([train, *held_out.values()])
     source = Path(args.run) / MODEL if Path(args.run).is_dir() else Path(args.run)
     tuning = FineTuning(source, Arch.parse(args.arch), Path(args.out), args.device, args.processes)
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from .ap_gaps import ap_gaps, describe_gaps
 from .campaign import Campaign, campaign, from_scratch
+from .data.source import DataSource, add_data_arguments, source_of
 from .errors import StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
 from .pareto import confirmed_points, metric
@@ -125,6 +126,7 @@ class Reproduction:
         return path, "report.pdf and report.html"
 
     def data(self) -> tuple[dict[str, Any], str]:
+        from .data.census import print_census
         from .data.coco import has_split, read_split
         from .data.embedded import EmbeddedConfig, write_embedded
 
@@ -132,12 +134,14 @@ class Reproduction:
         if folder is None:
             progress = bar("composing", "x32 images")
             folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress)
-        train = read_split(folder, "train")
-        splits = {"train": train, "val": read_split(folder, "val", train.classes)}
-        if has_split(folder, "test"):  # optional, but a broken one is refused
-            splits["test"] = read_split(folder, "test", train.classes)
+        source = DataSource.of(folder).dropping(self.campaign.drop_bad)
+        train = read_split(source, "train")
+        splits = {"train": train, "val": read_split(source, "val", train.classes)}
+        if has_split(source, "test"):  # optional, but a broken one is refused
+            splits["test"] = read_split(source, "test", train.classes)
         else:
             print(f"no test split in {folder}: only val is reported")
+        print_census(splits.values())
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def weights(self) -> Path | None:
@@ -252,7 +256,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = arguments.add_argument
     add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
-    add("--data", type=Path, help="COCO-format folder to use instead of the campaign's own data")
+    add_data_arguments(arguments, "used instead of the campaign's own data")
     add("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
     add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
     add("--plan", action="store_true", help="do nothing: time a few passes of each stage here and say what it would take")
@@ -264,8 +268,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = campaign(args.campaign)
     if args.from_scratch:
         chosen = from_scratch(chosen)
-    if args.data is not None:
-        chosen = replace(chosen, data=args.data, name=args.data.name, title=f"Weight-sharing search on {args.data.name}")
+    if (source := source_of(args, needed=False)) is not None:
+        chosen = replace(chosen, data=source, name=source.name, title=f"Weight-sharing search on {source.name}")
+    if args.drop_bad:
+        chosen = replace(chosen, drop_bad=True)
     chosen.space.check()
     if args.plan:
         for line in plan(chosen):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from .campaign import Campaign
+from .data.source import DataSource
 from .reproduce_after import finetuning
 from .reproduce_train import recipe
 
@@ -29,7 +30,7 @@ def plan(campaign: Campaign) -> Iterator[str]:
     from .device import choose_device
     from .train.plan import plan as plan_training
 
-    device, sizes = choose_device(), data_sizes(campaign.data)
+    device, sizes = choose_device(), data_sizes(campaign.data, campaign.drop_bad)
     masks, hours = campaign.preset.model.masks and sizes.masks, []
     if campaign.weights is not None and not campaign.weights.exists():
         yield f"weights {campaign.weights}: not here yet"
@@ -41,7 +42,7 @@ def plan(campaign: Campaign) -> Iterator[str]:
         yield from found.lines()
 
     if (before := campaign.pretraining) is not None:
-        others = data_sizes(before.data)
+        others = data_sizes(before.data, campaign.drop_bad)
         yield from training("pretraining", recipe(campaign, before.train, masks=others.masks), others)
     own = recipe(campaign, campaign.train, masks=masks)
     yield from training("train", own, sizes)
@@ -55,7 +56,7 @@ def plan(campaign: Campaign) -> Iterator[str]:
     yield f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the report not counted"
 
 
-def data_sizes(folder: Path | None) -> Sizes:
+def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes:
     """None: the embedded set, not composed yet."""
     from .data.coco import has_split, read_split
     from .data.embedded import EmbeddedConfig
@@ -64,11 +65,12 @@ def data_sizes(folder: Path | None) -> Sizes:
         config = EmbeddedConfig()
         told = f"embedded set: {config.train_images} images to train on, {config.val_images} to search on"
         return Sizes(told, config.train_images, config.val_images)
-    if not folder.exists():
-        return Sizes(f"{folder} is not here: number of images unknown")
-    train = read_split(folder, "train")
-    val = len(read_split(folder, "val", train.classes)) if has_split(folder, "val") else None
-    told = f"{folder}: {len(train)} images to train on" + (f", {val} to validate on" if val else "")
+    source = DataSource.of(folder).dropping(drop_bad)
+    if not source.exists():
+        return Sizes(f"{source} is not here: number of images unknown")
+    train = read_split(source, "train")
+    val = len(read_split(source, "val", train.classes)) if has_split(source, "val") else None
+    told = f"{source}: {len(train)} images to train on" + (f", {val} to validate on" if val else "")
     return Sizes(told, len(train), val, len(train.classes.names), train.has_masks)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .campaign import Campaign
 from .config import TrainConfig
+from .data.source import DataSource
 from .errors import InputError
 
 
@@ -25,13 +26,15 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
 
     Where its data has masks they are trained, whatever the campaign asks for: the paper's one stage serves both tasks.
     """
+    from .data.census import print_census
     from .data.coco import has_split, read_split
 
     assert campaign.pretraining is not None
-    data = campaign.pretraining.data
+    data = DataSource.of(campaign.pretraining.data).dropping(campaign.drop_bad)
     splits = {"train": read_split(data, "train")}
     if has_split(data, "val"):
         splits["val"] = read_split(data, "val", splits["train"].classes)
+    print_census(splits.values())
     if campaign.preset.model.masks and not splits["train"].has_masks:
         raise InputError("no masks to train the mask head with", data, "make them: python -m rfdetr_repro.data.pseudo_masks")
     stage = replace(campaign, train=campaign.pretraining.train)

@@ -11,10 +11,10 @@ from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro import reproduce, reproduce_plan
 from rfdetr_repro.campaign import EMBEDDED, Campaign, Pretraining, campaign
-from rfdetr_repro.data.layouts import locate
-from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.layouts import locate
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import load_supernet, read_tensors

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rfdetr_repro.data import pseudo_masks as module
-from rfdetr_repro.data.layouts import locate
-from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.layouts import locate
 from rfdetr_repro.data.pseudo_masks import Filter, Sam2, box_of, judge, pseudo_label
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.errors import InputError, run_main
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

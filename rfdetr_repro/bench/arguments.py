@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 
 from ..config import parse_shape
+from ..data.source import add_data_arguments
 from ..errors import InputError
 from ..latency_protocol import Protocol
 from .campaigns import BUFFERS_MS, CAMPAIGNS
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--multi-label", action="store_true", help="of these: every class of a box counts, not its best only")
     what.add_argument("--inject", type=int, help="random weights, suppression inside: so many scores above its threshold")
     what.add_argument("--random-weights", action="store_true", help="of such files: they are not trained, so latency only")
-    what.add_argument("--data", help="COCO-format folder; without it only latency is measured")
+    add_data_arguments(what, "without data only latency is measured", ("val", "test"))
     what.add_argument("--split", default="val", help="or several, like val,test: one latency, an accuracy on each")
     what.add_argument("--ap-gate", type=float, default=0.3, help="points of AP that FP16 may lose to FP32 of the same model")
     how = parsed.add_argument_group("how")

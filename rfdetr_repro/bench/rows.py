@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.source import source_of
 from ..errors import InputError, StatedFailure
 from .arguments import GRAPHS, names, precisions, split_names
 from .campaigns import campaign_models
@@ -96,16 +97,20 @@ def _title(artifact: Artifact) -> str:
 
 
 def read_data(args: argparse.Namespace) -> list[CocoSplit]:
-    """The splits of --data, or none; one without annotations cannot be scored and is refused."""
+    """The splits of the data, or none; prints what they hold. One without annotations cannot be scored and is refused."""
+    names = split_names(args.split)
+    args.data = source_of(args, tuple(names), needed=False)
     if args.data is None:
         return []
+    from ..data.census import print_census
     from ..data.coco import read_split  # slow to load
 
-    found = [read_split(args.data, name) for name in split_names(args.split)]
+    found = [read_split(args.data, name) for name in names]
     for split in found:
         if not split.ground_truth()["annotations"]:
             mend = "give a split with annotations, or leave --data out and measure latency only"
             raise InputError(f"split {split.split!r} has no annotations", args.data, mend)
+    print_census(found)
     return found
 
 

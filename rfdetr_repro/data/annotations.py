@@ -126,7 +126,9 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
                 raise InputError(what, path, "use the same ids")
         return classes
     parents = {str(entry.get("supercategory")) for entry in document["categories"]}
-    unnamed = [entry for entry in document["categories"] if entry.get("supercategory") == "none" and str(entry["name"]) in parents]
+    unnamed = [
+        entry for entry in document["categories"] if entry.get("supercategory") == "none" and str(entry["name"]) in parents
+    ]
     placeholders = {whole(entry["id"]) for entry in unnamed}
     placeholders -= {whole(entry.get("category_id")) for entry in document["annotations"]} if placeholders else set()
     kept = sorted(set(names) - placeholders)
@@ -180,7 +182,9 @@ def parse_images(
         others = f"; {len(faults)} of {len(entries)} images are bad" if len(faults) > 1 else ""
         raise InputError(what, where, f"{mend}, or add --drop-bad to leave the image out{others}")
     if not images:
-        raise InputError("no images", path, "give a split with images" if not faults else f"all {len(faults)} are bad: {faults[0][1]}")
+        raise InputError(
+            "no images", path, "give a split with images" if not faults else f"all {len(faults)} are bad: {faults[0][1]}"
+        )
     counts: dict[str, int] = {}
     for kind, *_ in faults:
         counts[kind] = counts.get(kind, 0) + 1
@@ -205,7 +209,9 @@ class _ImageReader:
             what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
             return ("images that are malformed", what, self.path, "add them"), None
         width, height = stated if None not in stated else (None, None)
-        if width is not None and not (1 <= min(width, height) and max(width, height) <= LARGEST_SIDE and width * height <= MOST_PIXELS):
+        if width is not None and not (
+            1 <= min(width, height) and max(width, height) <= LARGEST_SIDE and width * height <= MOST_PIXELS
+        ):
             what = f"image id {short(key)} has size {short(width)} x {short(height)}"
             return ("images of an impossible size", what, self.path, "write its real size"), None
         found = finder.find(name)

@@ -66,13 +66,17 @@ class Census:
         ]
         parts = [head, f"({per_image})", *(f"{count} {what}" for count, what in counts if count)]
         masks = "no masks" if self.without_mask == self.objects else "masks" if not self.without_mask else ""
-        return [", ".join([f"{parts[0]} {parts[1]}", *parts[2:], *([masks] if masks else [])]), f"  classes: {self._classes()}", *self.notes()]
+        return [
+            ", ".join([f"{parts[0]} {parts[1]}", *parts[2:], *([masks] if masks else [])]),
+            f"  classes: {self._classes()}",
+            *self.notes(),
+        ]
 
     def notes(self) -> list[str]:
         """One line for each thing that is unusual, most of them silent losses of AP elsewhere."""
         told = [
             (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
-            (self.repeated, f"{self.repeated} annotations repeat another one exactly (AP cannot reach 100 with them)"),
+            (self.repeated, f"{self.repeated} annotations are exact duplicates of another one (AP cannot reach 100 with them)"),
             (self.masks_unusable, f"{self.masks_unusable} segmentations give no mask"),
             (self.clipped, f"{self.clipped} boxes cross the border by more than a pixel: clipped to the image{self._order()}"),
             (self.below_one_pixel, f"{self.below_one_pixel} boxes have a side shorter than a pixel"),

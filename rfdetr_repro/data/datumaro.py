@@ -66,7 +66,11 @@ def _row(entry: Any) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or entry.get("type") not in _READ:
         return None
     attributes = entry.get("attributes") if isinstance(entry.get("attributes"), dict) else {}
-    row: dict[str, Any] = {"category_id": entry.get("label_id"), "iscrowd": attributes.get("is_crowd", 0), "area": entry.get("area")}
+    row: dict[str, Any] = {
+        "category_id": entry.get("label_id"),
+        "iscrowd": attributes.get("is_crowd", 0),
+        "area": entry.get("area"),
+    }
     if entry["type"] == "polygon":
         return {**row, "bbox": None, "segmentation": [entry.get("points")]}
     if entry["type"] == "mask":

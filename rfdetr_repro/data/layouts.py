@@ -50,6 +50,7 @@ class Found:
     folders: tuple[Path, ...]  # of the images
     undivided: bool = False
     listed: Path | None = None  # VOC: the list of the split's images
+    others: tuple[Path, ...] = ()  # VOC: the same place of other splits
     missing: Path | None = None  # a folder of images that should be there and is not
 
 
@@ -116,7 +117,7 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
         read = documents_of(images, names, found.path.parent, 0, drop_bad)
         return Content(read.content, (read.folder,), True, read.dropped, read.without_label_file)
     if found.kind == "voc":
-        text, dropped = voc_as_coco(VocFolders(found.path, found.folders, found.listed), drop_bad)
+        text, dropped = voc_as_coco(VocFolders(found.path, found.folders, found.listed, found.others), drop_bad)
         return Content(text, found.folders, True, dropped)
     if found.kind == "cvat":
         text, dropped = cvat_as_coco(found.path, None if found.undivided else split, drop_bad)
@@ -194,7 +195,8 @@ def _single(folder: Path, undivided: bool) -> Iterator[Found]:
     for place in ("Annotations", "annotations", "."):
         if _is_dir(folder / place) and any((folder / place).glob("*.xml")) and not (folder / "annotations.xml").is_file():
             images = _existing(folder / "JPEGImages", folder / "images", folder)
-            yield Found("voc", folder / place, images, undivided)
+            siblings = [folder.parent / name / place for split in SPLITS for name in _names(split) if name != folder.name]
+            yield Found("voc", folder / place, images, undivided, others=() if undivided else _existing(*siblings))
     if _is_cvat(folder / "annotations.xml"):
         yield Found("cvat", folder / "annotations.xml", _existing(folder / "images", folder), True)
 
@@ -241,7 +243,9 @@ def _explicit(named: ExplicitSplit) -> Found:
     if _is_dir(path):
         if not any(path.glob("*.xml")):
             raise InputError("a folder without XML files", path, "name an annotation file, or a folder of Pascal VOC files")
-        return Found("voc", path, (images,) if images else _existing(path.parent / "JPEGImages", path.parent / "images", path), True)
+        return Found(
+            "voc", path, (images,) if images else _existing(path.parent / "JPEGImages", path.parent / "images", path), True
+        )
     if not _is_file(path):
         raise InputError("no such annotation file", short(path), "check the path")
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -261,4 +265,3 @@ def _class_list(path: Path) -> dict[int, str]:
     if not names:
         raise InputError("no class names", path, "write one name a line")
     return names
-

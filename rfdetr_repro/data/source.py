@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -50,12 +50,20 @@ class DataSource(os.PathLike[str]):
         if self.explicit:
             return self.root.stem
         root = self.root.resolve()
-        return root.parent.name if self.root.is_file() and root.stem in ("data", "dataset") else root.stem if root.is_file() else root.name
+        if root.is_file():
+            return root.parent.name if root.stem in ("data", "dataset") else root.stem
+        return root.name
 
     def resolve(self) -> DataSource:
         """The same with absolute paths, for other processes."""
-        named = ((name, ExplicitSplit(one.annotations.resolve(), one.images and one.images.resolve())) for name, one in self.explicit)
+        named = (
+            (name, ExplicitSplit(one.annotations.resolve(), one.images and one.images.resolve())) for name, one in self.explicit
+        )
         return DataSource(self.root.resolve(), tuple(named), self.drop_bad)
+
+    def dropping(self, also: bool) -> DataSource:
+        """The same, leaving bad rows out if it did so before or ``also``."""
+        return replace(self, drop_bad=self.drop_bad or also)
 
     def exists(self) -> bool:
         return self.root.exists()
@@ -78,11 +86,13 @@ def add_data_arguments(parser: argparse._ActionsContainer, use: str, splits: tup
     add("--images", type=Path, metavar="DIR", help="folder of the images that --annotations names (default: beside the file)")
     for name in splits[1:]:
         add(f"--annotations-{name}", type=Path, metavar="FILE", help=f"annotation file of the {name} split; with --annotations")
-        add(f"--images-{name}", type=Path, metavar="DIR", help=f"folder of its images (default: that of --images)")
+        add(f"--images-{name}", type=Path, metavar="DIR", help="folder of its images (default: that of --images)")
     add("--drop-bad", action="store_true", help="leave out rows and images that cannot be used, and say how many of which kind")
 
 
-def source_of(args: argparse.Namespace, splits: tuple[str, ...] = ("train", "val", "test"), needed: bool = True) -> DataSource | None:
+def source_of(
+    args: argparse.Namespace, splits: tuple[str, ...] = ("train", "val", "test"), needed: bool = True
+) -> DataSource | None:
     """The data that the arguments name; None where they name none and none is ``needed``.
 
     ``splits``: as given to :func:`add_data_arguments`. Raises :class:`InputError` for arguments that do not go together.

@@ -2,8 +2,8 @@
 
 Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, the last one included, so a box goes from
 ``xmin - 1`` to ``xmax``. Roboflow and supervision write both ends one larger than the box, which their files say in
-``source/database``; there it goes from ``xmin - 1`` to ``xmax - 1``. Class names are sorted and numbered from 1, over all files of
-the folder, not only those of the split.
+``source/database``; there it goes from ``xmin - 1`` to ``xmax - 1``. Class names are sorted and numbered from 1, over all files
+of the data set, not only those of the split.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class VocFolders:
     annotations: Path
     images: tuple[Path, ...]
     listed: Path | None = None
+    named_in: tuple[Path, ...] = ()  # folders of the other splits, whose class names count too
 
 
 def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dict[str, int]]:
@@ -43,7 +44,8 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
         raise InputError(what, folders.annotations, "add the file, or take the name off the list")
     finder, dropped = ImageFinder(folders.images), dict[str, int]()
     read = {stem: read_xml(path, "annotation") for stem, path in known.items()}
-    names = sorted({_text(entry, "name") for root in read.values() for entry in root.iter("object")} - {""})
+    others = (read_xml(path, "annotation") for folder in folders.named_in for path in sorted(folder.glob("*.xml")))
+    names = sorted({_text(entry, "name") for root in (*read.values(), *others) for entry in root.findall("object")} - {""})
     if not names:
         raise InputError("no XML file has an object with a name", folders.annotations, "label the images")
     number = {name: index for index, name in enumerate(names, 1)}

@@ -1,7 +1,7 @@
 """YAML as it is written: every scalar stays text, so that a class called ``no``, ``010`` or ``null`` keeps its name.
 
-YAML's own rules would make them False, 8 and None. A key that occurs twice, a reference (``&``, ``*``; nested ones blow up), and a
-file that is large or nested beyond reason are refused.
+YAML's own rules would make them False, 8 and None. A key that occurs twice, a reference (``&``, ``*``; nested ones blow up),
+and a file that is large or nested beyond reason are refused.
 """
 
 from __future__ import annotations

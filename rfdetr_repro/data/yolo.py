@@ -1,8 +1,8 @@
 """A split in YOLO form (``data.yaml`` and one text file of labels per image) as a COCO document, which then is read as any other.
 
 A line is ``class cx cy w h`` (a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), in parts of the image as viewers show it
-(EXIF rotation applied). With ``kpt_shape`` in the file it is a box followed by key points, of which the box is read. Class ids are
-kept as category ids. Polygons stay polygons: masks are rasterised one sample at a time.
+(EXIF rotation applied). With ``kpt_shape`` in the file it is a box followed by key points, of which the box is read. Class ids
+are kept as category ids. Polygons stay polygons: masks are rasterised one sample at a time.
 
 The entries of a split are folders or text files of image paths. A path is looked for below ``path:`` (relative to the file,
 or absolute), beside the file, and, in a list, beside the list. Without entries the usual folders are looked for (supervision
@@ -53,7 +53,9 @@ class YoloSplit:
 def yolo_as_coco(path: Path, split: str, drop_bad: bool = False) -> YoloSplit:
     """One split of the data file at ``path``. Raises :class:`InputError` naming file and line."""
     described = read_text_yaml(path)
-    return documents_of(_images(described, path, split), _names(described, path), path.parent, _key_points(described, path), drop_bad)
+    return documents_of(
+        _images(described, path, split), _names(described, path), path.parent, _key_points(described, path), drop_bad
+    )
 
 
 def documents_of(images: list[Path], names: dict[int, str], root: Path, key_points: int, drop_bad: bool) -> YoloSplit:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.source import add_data_arguments, source_of
 from ..errors import InputError, run_main
 from ..files import write_atomic
 
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
     add = arguments.add_argument
     add("--run", required=True, type=Path, help="run folder with supernet.safetensors")
-    add("--data", required=True, type=Path, help="COCO-format folder; the val split is searched on")
+    add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
     add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
     add("--metric", default="ap", help="ap, ap50, mask_ap or mask_ap50")
     add("--targets-ms", help="sustained latencies like 2.3,3.5,4.4: the best configuration near each, not the frontier")
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    args.data = source_of(args, ("val", "test"))
     from ..validation import device_of
     from .evaluation import goal  # torch loads slowly; the cheap checks of the arguments come first
 
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"--{name} {getattr(args, name)} is not positive")
     from ..bench.arguments import split_names
     from ..campaign import EMBEDDED
+    from ..data.census import print_census
     from .deployment import Deployment
     from .engines import Fit
 
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if search.split.split not in wanted or set(wanted) - {"val", "test"}:
         raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
     splits = [read_searched(search, args.data, name) for name in wanted]
+    print_census(splits)
     fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
     if args.plan:
         from .plan import Job, plan

@@ -13,6 +13,7 @@ from ..coco_matches import THRESHOLDS, Matches, Objects, matches, with_interval
 from ..config import Arch
 from ..data.annotations import ClassMap
 from ..data.coco import CocoSplit, read_split
+from ..data.source import DataSource
 from ..device import to_device
 from ..errors import InputError
 from ..model.checkpoint import ModelCard, load_supernet
@@ -100,7 +101,7 @@ class EvaluationSource:
 
     checkpoint: Path
     checkpoint_sha256: str
-    data: Path
+    data: DataSource
     split_sha256: str
     masks: bool
     threads: int = 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..data.source import DataSource
 from ..validation import device_of
 from .engines import Engines, EngineSource
 from .evaluation import EvaluationSource
@@ -18,8 +20,8 @@ from .search import Search
 class Workers:
     """Workers of one search; :meth:`join` gives them to it. ``count`` None: as many as the cluster has room for."""
 
-    def __init__(self, run: Path, data: Path, count: int | None, address: str | None) -> None:
-        self.run, self.data, self.count, self.address = run.resolve(), data.resolve(), count, address
+    def __init__(self, run: Path, data: os.PathLike[str], count: int | None, address: str | None) -> None:
+        self.run, self.data, self.count, self.address = run.resolve(), DataSource.of(data).resolve(), count, address
         self._pool: RayPool | None = None
         self._source: EvaluationSource | None = None
 

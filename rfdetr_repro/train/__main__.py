@@ -1,9 +1,9 @@
-"""Train a supernet (or one fixed size) on a COCO-format folder:
+"""Train a supernet (or one fixed size) on a data set:
 
 python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N] [--weights FILE]
     [--fixed [--shape HxW]] [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] [--device cpu|cuda] [--plan]
 
-DIR/annotations/instances_{train,val}.json with images in DIR/{train,val}/, or Roboflow's train/valid folders.
+DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md.
 Run it again to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train ...
 """
 
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config import SearchSpace, TrainConfig, parse_shape
+from ..data.source import add_data_arguments, source_of
 from ..errors import InputError, run_main
 from ..files import writable_folder
 from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
@@ -24,7 +25,7 @@ from .settings import with_settings
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
     add = arguments.add_argument
-    add("--data", help="COCO-format folder; --plan can do without")
+    add_data_arguments(arguments, "--plan can do without", ("train", "val"))
     add("--out", help="run folder; an existing run is resumed")
     add("--size", default="pico", help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)")
     add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    args.data = source_of(args, ("train", "val"), needed=False)
     row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
     if args.shape is not None:
         if space is not None:
@@ -82,6 +84,7 @@ def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, trai
 
 
 def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+    from ..data.census import check_usable, print_census
     from ..data.coco import has_split, read_split  # torch loads slowly; arguments are checked first
     from ..validation import base_accuracies
     from .engine import MODEL
@@ -94,9 +97,13 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
     split = read_split(args.data, "train")
     held_out = {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
     lines, initial = [], None
+    if ranks.rank == 0:
+        print_census([split, *held_out.values()])
+    else:
+        check_usable([split, *held_out.values()])
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
-        lines.append("no masks in this data set: training boxes only")
+        lines.append(f"{split.why_no_masks()}: training boxes only")
     if args.weights is not None:
         row, initial, told = start_from(args.weights, row, split.classes)
         lines.append(told)
