@@ -228,14 +228,12 @@ def test_train_refuses_what_cannot_work(small_world: None, tmp_path: Path, capsy
         RFDETR("tiny").train(write_folder(tmp_path / "boxes", document, "train"), output_dir=tmp_path / "run")
 
 
-@pytest.mark.parametrize("kind", ["one class", "no objects", "two thousand objects"])
+@pytest.mark.parametrize("kind", ["one class", "two thousand objects"])
 def test_unusual_data_sets_train(kind: str, small_world: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = random_document(1, images=4)
     if kind == "one class":
         document["categories"] = document["categories"][:1]
         document["annotations"] = [entry for entry in document["annotations"] if entry["category_id"] == CATEGORIES[0][0]]
-    elif kind == "no objects":
-        document["annotations"] = []
     else:
         first = document["annotations"][0]
         rng = np.random.default_rng(0)
@@ -248,6 +246,13 @@ def test_unusual_data_sets_train(kind: str, small_world: None, tmp_path: Path, c
     printed = capsys.readouterr().out
     assert ("an image has 2000 objects" in printed) == (kind == "two thousand objects")
     assert model.detector.config.num_classes == len(document["categories"])
+
+
+def test_a_train_split_without_objects_is_refused(small_world: None, tmp_path: Path) -> None:
+    document = {**random_document(1, images=4), "annotations": []}
+    with pytest.raises(InputError, match="no usable object in the train split of 4 images"):
+        RFDETR("tiny-boxes").train(write_folder(tmp_path / "data", document, "train"), epochs=1, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # -- the command -------------------------------------------------------------------------------------------------------------

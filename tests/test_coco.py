@@ -165,7 +165,7 @@ def test_the_two_empty_boxes_of_coco_train_are_left_out(tmp_path: Path) -> None:
     document["annotations"].append(empty)
     split = read_split(write_folder(tmp_path, document), "train")
     assert split.empty_boxes == 1 and len(split.ground_truth()["annotations"]) == count
-    assert "1 boxes of zero width or height left out" in "\n".join(take_census(split).lines())
+    assert "1 box of zero width or height left out" in "\n".join(take_census(split).lines())
 
 
 def change(key: str, **fields: Any) -> Callable[[dict[str, Any]], None]:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.census import take_census
+from rfdetr_repro.data.coco import has_split, read_split
 from rfdetr_repro.errors import InputError
 
 
@@ -70,3 +71,117 @@ def test_broken_yolo_files(tmp_path: Path) -> None:
     (folder / "data.yaml").write_text("names: [cat\n")
     with pytest.raises(InputError, match="not YAML"):
         read_split(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("[yes, no, off]", ("yes", "no", "off")),
+        ("[010, 1.10, null, 1e3, 2020-99-99]", ("010", "1.10", "null", "1e3", "2020-99-99")),
+        ("{'0': cat, '1': dog}", ("cat", "dog")),
+        ("{1: dog, 0: cat}", ("cat", "dog")),
+        ("{0: ~, 1: !!float x}", ("~", "x")),
+    ],
+)
+def test_names_are_as_they_are_written(names: str, expected: tuple[str, ...], tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"})
+    (folder / "data.yaml").write_text(f"names: {names}\ntrain: train/images\n")
+    assert read_split(folder, "train").classes.names == expected
+
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(24))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (BOMB + "names: *y\ntrain: train/images\n", "references"),
+        ("names: " + "[" * 5000 + "\n", "nested too deeply|not YAML"),
+        ("names: [[a], b]\ntrain: train/images\n", "a class name that is no text"),
+        ("names: {0: a, 0: b}\ntrain: train/images\n", "key '0' occurs twice"),
+        ("names: [a]\nnames: [b]\ntrain: train/images\n", r"key 'names' occurs twice.*data\.yaml:2"),
+        ("names: {0: a, 00: b}\ntrain: train/images\n", "two class names share one id"),
+        ("names: {x: a}\ntrain: train/images\n", "no class names"),
+        ("names: [a, b]\nnc: 3\ntrain: train/images\n", "nc says 3 classes, but there are 2 names"),
+        ("names: [a, b]\nnc: two\ntrain: train/images\n", "nc: two is no number"),
+        ("names: [a]\ntrain: {a: b}\n", "is no path"),
+        (f"names: [a]\ntrain: {'x' * 5000}\n", "does not exist"),
+        (f"names: [a]\npath: {'x' * 5000}\ntrain: gone\n", "does not exist"),
+        ('names: [a]\ntrain: "a\\0b"\n', "does not exist"),
+        ("names: [a]\ntrain: /proc\n", "no data set"),
+        ("names: [a]\ntrain: /dev/null\n", "neither a folder nor a file"),
+        ("names: [a]\ntrain: train/images\nkpt_shape: 17\n", "kpt_shape"),
+        ("names: [a]\ntrain: train/images\nkpt_shape: [17, 5]\n", "kpt_shape"),
+    ],
+)
+def test_data_files_that_are_refused_in_one_short_line(text: str, reason: str, tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"})
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(InputError, match=reason) as error:
+        read_split(folder, "train")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700
+
+
+def test_key_points_follow_a_box(tmp_path: Path) -> None:
+    box, points = "0 0.5 0.5 0.2 0.4", " 0.1 0.2 2 0.3 0.4 0 0.5 0.6 1"
+    split = read_split(yolo_folder(tmp_path / "a", {"a": f"{box}{points}\n{box}"}, kpt_shape=[3, 3]), "train")
+    assert np.allclose(split.sample(0).boxes_xyxy, [[40, 15, 60, 35]] * 2) and not split.has_masks
+    with pytest.raises(InputError, match="kpt_shape asks for 5 numbers.*and 9 of key points"):
+        read_split(yolo_folder(tmp_path / "b", {"a": f"{box} 0.1 0.2"}, kpt_shape=[3, 3]), "train")
+
+
+@pytest.mark.parametrize(
+    ("place", "lines"),
+    [
+        ("train.txt", "./train/images/a.jpg\n./train/images/b.jpg\n"),
+        ("lists/train.txt", "../train/images/a.jpg\n../train/images/b.jpg\n"),
+        ("train/images/list.txt", "./a.jpg\n./b.jpg\n"),
+        ("train.txt", "train\\images\\a.jpg\r\ntrain\\images\\b.jpg\r\n"),
+        ("train.txt", "\ufefftrain/images/a.jpg\n\n# a remark\ntrain/images/b.jpg"),
+        ("train.txt", "train/images/a.jpg\ntrain/images/b.jpg\ntrain/images/a.jpg\n./train/images/b.jpg\n"),
+        ("train.txt", "data/train/images/a.jpg\ndata/train/images/b.jpg\n"),  # CVAT
+    ],
+)
+def test_lists_of_images(place: str, lines: str, tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4", "b": "1 0.5 0.5 0.2 0.4", "c": ""}, train=place)
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).write_bytes(lines.encode())
+    split = read_split(folder, "train")
+    assert [info.path.name for info in split.images] == ["a.jpg", "b.jpg"] and len(split.ground_truth()["annotations"]) == 2
+    (folder / place).write_text("train/images/A.jpg\n")
+    with pytest.raises(InputError, match=r"train/images/A.jpg does not exist.*txt:1.*there is a.jpg"):
+        read_split(folder, "train")
+
+
+def test_missing_label_files(tmp_path: Path) -> None:
+    """None at all is a mistake; some are images without objects, and counted; a broken link is a mistake."""
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4", "b": ""})
+    label = folder / "train" / "labels" / "b.txt"
+    label.unlink()
+    assert take_census(read_split(folder, "train")).without_label_file == 1
+    label.symlink_to("gone.txt")
+    with pytest.raises(InputError, match="link that leads nowhere"):
+        read_split(folder, "train")
+    (folder / "train" / "labels").rename(folder / "train" / "label")
+    with pytest.raises(InputError, match=r"no label file found for any of 2 images.*train/labels/a\.txt"):
+        read_split(folder, "train")
+
+
+def test_bad_lines_are_dropped_on_request(tmp_path: Path) -> None:
+    lines = "0 0.5 0.5 0.2 0.4\n9 0.5 0.5 0.2 0.4\n0 nan 0.5 0.2 0.4\n0 30 20 5 5\n0 0.5\nx 1 1 1 1\n"
+    folder = yolo_folder(tmp_path, {"a": lines})
+    with pytest.raises(InputError, match=r"class id 9 has no name.*a\.txt:2.*--drop-bad"):
+        read_split(folder, "train")
+    split = read_split(folder, "train", drop_bad=True)
+    assert len(split.sample(0).labels) == 1 and sum(split.dropped.values()) == 5 and len(split.dropped) == 5
+    assert not has_split(folder, "test")
+
+
+def test_a_label_belongs_to_the_picture_as_it_is_shown(tmp_path: Path) -> None:
+    """A phone's picture: 50 x 100 when turned as its EXIF asks; labels are parts of that."""
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.25 0.4 0.1"})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (100, 50)).save(folder / "train" / "images" / "a.jpg", exif=exif)
+    info = read_split(folder, "train").images[0]
+    assert (info.width, info.height) == (50, 100)

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -378,7 +379,10 @@ def _is_key(value: object, read: Callable[[object], Any]) -> bool:
 def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
     """float64 (n, 4), or None if any box is anything but four numbers."""
     try:
-        boxes = np.array([entry["bbox"] for entry in entries])
+        listed = [entry["bbox"] for entry in entries]
+        if not set(map(type, chain.from_iterable(listed))) <= {int, float}:
+            return None
+        boxes = np.array(listed)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     if not entries:

@@ -57,36 +57,39 @@ class Census:
     def lines(self) -> list[str]:
         """What is there, then one line for each thing to know about it."""
         per_image = f"at most {self.most_objects} in an image, median {self.median_objects:g}"
-        head = f"{self.data} {self.split}: {self.images} images, {self.objects} objects of {len(self.objects_per_class)} classes"
-        counts = [
-            (self.crowds, "crowd regions"),
-            (self.images_without_objects, "images without objects"),
-            (self.without_mask if self.without_mask < self.objects else 0, "objects without a usable mask"),
-            (self.exif_turned or 0, "pictures turned by EXIF"),
-        ]
-        parts = [head, f"({per_image})", *(f"{count} {what}" for count, what in counts if count)]
-        masks = "no masks" if self.without_mask == self.objects else "masks" if not self.without_mask else ""
-        return [
-            ", ".join([f"{parts[0]} {parts[1]}", *parts[2:], *([masks] if masks else [])]),
-            f"  classes: {self._classes()}",
-            *self.notes(),
-        ]
+        what = f"{many(self.images, 'image')}, {many(self.objects, 'object')} of {many(len(self.objects_per_class), 'class')}"
+        parts = [f"{self.data} {self.split}: {what} ({per_image})"]
+        if self.crowds:
+            parts.append(many(self.crowds, "crowd region"))
+        if self.images_without_objects:
+            parts.append(f"{many(self.images_without_objects, 'image')} without objects")
+        if self.exif_turned:
+            parts.append(f"{many(self.exif_turned, 'picture')} turned by EXIF")
+        if self.without_mask == self.objects:
+            parts.append("no masks")
+        else:
+            parts.append(f"{many(self.without_mask, 'object')} without a usable mask" if self.without_mask else "all with masks")
+        return [", ".join(parts), f"  classes: {self._classes()}", *self.notes()]
 
     def notes(self) -> list[str]:
         """One line for each thing that is unusual, most of them silent losses of AP elsewhere."""
+        areas = self.areas_from_boxes if self.layout == "coco" else 0  # the other forms know no areas
+        thin = f"{many(self.below_one_pixel, 'box')} with a side shorter than a pixel"
+        clipped = f"{many(self.clipped, 'box')} across the border by more than a pixel: clipped to the image{self._order()}"
+        same = "(an exact duplicate of another one; AP cannot reach 100 with them)"
         told = [
             (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
-            (self.repeated, f"{self.repeated} annotations are exact duplicates of another one (AP cannot reach 100 with them)"),
-            (self.masks_unusable, f"{self.masks_unusable} segmentations give no mask"),
-            (self.clipped, f"{self.clipped} boxes cross the border by more than a pixel: clipped to the image{self._order()}"),
-            (self.below_one_pixel, f"{self.below_one_pixel} boxes have a side shorter than a pixel"),
-            (self.left_out_empty, f"{self.left_out_empty} boxes of zero width or height left out"),
-            (self.boxes_from_masks, f"{self.boxes_from_masks} boxes are missing in the file: taken from the masks"),
-            (self.areas_from_boxes, f"{self.areas_from_boxes} areas are missing in the file: taken from the boxes"),
-            (self.sizes_from_files, f"{self.sizes_from_files} image sizes are missing in the file: taken from the pictures"),
-            (self.repeated_entries, f"{self.repeated_entries} image entries repeat another one exactly: used once"),
-            (self.pictures_listed_twice, f"{self.pictures_listed_twice} pictures are listed again under another id"),
-            (self.without_label_file, f"{self.without_label_file} images have no label file: taken to be without objects"),
+            (self.repeated, f"{many(self.repeated, 'annotation')} written twice {same}"),
+            (self.masks_unusable, f"{many(self.masks_unusable, 'segmentation')} without a usable shape: counted as no mask"),
+            (self.clipped, clipped),
+            (self.below_one_pixel, thin),
+            (self.left_out_empty, f"{many(self.left_out_empty, 'box')} of zero width or height left out"),
+            (self.boxes_from_masks, f"{many(self.boxes_from_masks, 'box')} missing in the file: taken from the mask"),
+            (areas, f"{many(areas, 'area')} missing in the file: taken from the box"),
+            (self.sizes_from_files, f"{many(self.sizes_from_files, 'image size')} missing in the file: taken from the picture"),
+            (self.repeated_entries, f"{many(self.repeated_entries, 'image entry')} written twice: used once"),
+            (self.pictures_listed_twice, f"{many(self.pictures_listed_twice, 'picture')} listed again under another id"),
+            (self.without_label_file, f"{many(self.without_label_file, 'image')} without a label file: read as without objects"),
         ]
         notes = [f"  {text}" for count, text in told if count]
         return notes + [f"  dropped (--drop-bad): {count} x {kind}" for kind, count in self.dropped.items()]
@@ -102,6 +105,15 @@ class Census:
             shown.append(f"{len(rest)} more with {sum(count for _, count in rest)}")
         empty = sum(not count for _, count in ranked)
         return ", ".join(shown) + (f"; {empty} without objects" if empty else "")
+
+
+def many(count: int, noun: str) -> str:
+    """``1 box``, ``2 boxes``, ``2 images``."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith(('x', 's')) else 's'}"
 
 
 def take_census(split: CocoSplit, exif_turned: int | None = None) -> Census:
@@ -155,7 +167,8 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
         where = split.origin.found.path if split.origin else split.name
         if not split.objects_per_class().sum():
             left = sum(split.dropped.values()) + split.empty_boxes
-            what = f"no usable object in the {split.split} split of {len(split)} images" + (f" ({left} left out)" if left else "")
+            what = f"no usable object in the {split.split} split of {many(len(split), 'image')}"
+            what += f" ({left} left out)" if left else ""
             raise InputError(what, where, "label it, or leave the split out")
         if split.origin is not None and split.origin.found.undivided:
             if where in seen:

@@ -51,7 +51,7 @@ class ImageFinder:
         last = _tails(name)[-1] if _tails(name) else name
         known = {entry for folder in self.folders for entry in self._listing(str((folder / name).parent)).values()}
         known |= {entry for folder in self.folders for entry in self._listing(str(folder)).values()}
-        if same := sorted(entry for entry in known if entry.casefold() == last.casefold()):
+        if same := sorted(entry for entry in known if _normal(entry).casefold() == _normal(last).casefold()):
             return f"there is {same[0]} (case differs)"
         if near := difflib.get_close_matches(last[:200], sorted(known)[:5000], 1, 0.7):
             return f"the nearest name there is {near[0]}"

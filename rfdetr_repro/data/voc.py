@@ -1,9 +1,8 @@
 """Pascal VOC XML (one file per image) as a COCO document.
 
 Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, the last one included, so a box goes from
-``xmin - 1`` to ``xmax``. Roboflow and supervision write both ends one larger than the box, which their files say in
-``source/database``; there it goes from ``xmin - 1`` to ``xmax - 1``. Class names are sorted and numbered from 1, over all files
-of the data set, not only those of the split.
+``xmin - 1`` to ``xmax``. Objects marked as difficult count as any other. Class names are sorted and numbered from 1, over all
+files of the data set, not only those of the split.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
         for place, entry in enumerate(read[stem].findall("object"), 1):
             try:
                 category_id = number[_name(entry, known[stem], place)]
-                row = {"category_id": category_id, "bbox": _box(entry, read[stem], known[stem], place)}
+                row = {"category_id": category_id, **_shape(entry, known[stem], place)}
             except InputError:
                 if not drop_bad:
                     raise
@@ -95,10 +94,13 @@ def _image(root: Element, path: Path, finder: ImageFinder) -> dict[str, Any]:
     return entry
 
 
-def _box(entry: Element, root: Element, path: Path, place: int) -> list[float]:
-    """[x, y, width, height] in px, from 0."""
+def _shape(entry: Element, path: Path, place: int) -> dict[str, Any]:
+    """[x, y, width, height] in px from 0, and the polygon where there is one (x1, y1, x2, y2, ...; Roboflow, supervision)."""
     if (box := entry.find("bndbox")) is None:
         raise InputError(f"object {place} has no bndbox", path, MEND)
     left, top, right, bottom = numbers_of([_text(box, side) for side in _SIDES], path, f"object {place}")
-    excess = 1.0 if _text(root, "source/database").lower().startswith("roboflow") else 0.0
-    return [left - 1, top - 1, right - excess - left + 1, bottom - excess - top + 1]
+    row: dict[str, Any] = {"bbox": [left - 1, top - 1, right - left + 1, bottom - top + 1]}
+    if (polygon := entry.find("polygon")) is not None:
+        texts = [polygon.findtext(f"{axis}{number}") for number in range(1, len(polygon) // 2 + 1) for axis in ("x", "y")]
+        row["segmentation"] = [[value - 1 for value in numbers_of(texts, path, f"object {place}")]]
+    return row
