@@ -202,7 +202,7 @@ def test_train_then_predict_then_resume(small_world: None, tmp_path: Path, capsy
         model.evaluate(folder)
     path = model.train(folder, epochs=2, batch_size=2, grad_accum_steps=2, lr=1e-3, output_dir=tmp_path / "run", **SETTINGS)
     printed = capsys.readouterr().out
-    assert "0 = car (id 3), 1 = cat (id 17), 2 = toothbrush (id 90)" in printed and "val AP" in printed
+    assert "0 = car (id 3), 1 = cat (id 17), 2 = toothbrush (id 90)" in printed and "val box AP" in printed
     assert model.class_names == dict(CATEGORIES) and model.card.steps == 4
     again = RFDETR(tmp_path / "run")
     assert torch.equal(again.detector.class_embed.weight, model.detector.class_embed.weight) and path.parent == tmp_path / "run"
