@@ -12,7 +12,7 @@ from typing import Any
 from rfdetr_repro.files import sha256_file
 from rfdetr_repro.paper import TABLES
 from rfdetr_repro.plots import HEIGHTS_IN
-from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto
+from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto, pareto_height_in
 from rfdetr_repro.plots_sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots_training import draw_training
 from rfdetr_repro.record import Record
@@ -66,7 +66,7 @@ def _front(run: Run) -> list[Block]:
     facts = [("command", str(run.summary.get("command", ""))), ("machine", _machine(run))]
     blocks.append(Facts([pair for pair in facts if pair[1]]))
     if campaign_tables(run.records):
-        return [*blocks, Drawing(partial(draw_pareto, records=run.records), HEIGHTS_IN["pareto"], "AP against latency")]
+        return [*blocks, Drawing(partial(draw_pareto, records=run.records), pareto_height_in(run.records), "AP against latency")]
     return [*blocks, _absent("A Pareto plot")]
 
 

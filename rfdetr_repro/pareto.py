@@ -46,6 +46,11 @@ def backend(record: Record) -> str:
     return f"{runtime}{' CUDA graph' if record.latency.cuda_graph else ''} {mode} on {machine}"
 
 
+def modelled_mode(record: Record) -> str:
+    """The mode that a modelled latency stands for. Where a Record names none, its model was fitted on sustained times."""
+    return "buffered" if "buffered" in (record.deployment or "").split() else "sustained"
+
+
 def images(record: Record) -> str:
     """The images an AP refers to, e.g. ``embedded val``."""
     return f"{record.data.name} {record.data.split}" if record.data else "unknown data"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError, run_main
 from .files import open_input
-from .plots_campaign import draw_decoder, draw_knobs, draw_pareto
+from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
 from .plots_detections import Annotations, detections_height_in, draw_detections
 from .plots_pictures import draw_pictures, pictures_height_in, run_pictures
 from .plots_published import FIGURES, draw_published
@@ -34,7 +34,7 @@ from .record import Record
 from .sensitivity import comparable_searches, sensitivity
 from .store import read_stores
 
-HEIGHTS_IN = {"pareto": 3.7, "knobs": 6.4, "4": 5.4, "training": 2.7}
+HEIGHTS_IN = {"knobs": 6.4, "4": 5.4, "training": 2.7}
 _ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}  # the camera-ready's numbers
 DEFAULT_RECORDS = Path("results")
 
@@ -53,7 +53,7 @@ def pictures_figure(run: str | Path, path: str | Path) -> Path:
 
 def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
     """Search points and confirmed frontier of a campaign; see :func:`plots_campaign.draw_pareto`."""
-    return save(partial(draw_pareto, records=records), path, HEIGHTS_IN["pareto"])
+    return save(partial(draw_pareto, records=records), path, pareto_height_in(records))
 
 
 def knob_plot(records: Sequence[Record], path: str | Path) -> Path:

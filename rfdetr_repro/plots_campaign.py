@@ -1,24 +1,27 @@
 """Figures of a campaign from its Records alone: Pareto plot, effect of each knob, decoder depth by queries.
 
-Modelled and measured latencies, and different runtimes, never share a front or a panel's line.
+Latencies of two modes, runtimes or machines never share an axis; modelled ones are drawn apart from measured ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from itertools import pairwise
 from statistics import fmean, quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
+from .ap_intervals import paired
 from .config import Arch
 from .errors import InputError
-from .pareto import Confirmed, backend, confirmed_points, measured_front
-from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, end_label, log_latency_axis, origin_line
+from .pareto import Confirmed, backend, confirmed_points, modelled_mode
+from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, drawable, end_label, log_latency_axis, origin_line, shortened
 from .record import Record
-from .sensitivity import searched
+from .sensitivity import comparable_searches
 
 PUBLISHED_FIGURE_4 = (
     "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
@@ -30,77 +33,182 @@ KNOBS = {
     "decoder_layers": "decoder layers",
     "queries": "queries",
 }
+MOST_PANELS = 6  # of one figure, which is to fit a page
 assert [*KNOBS, "width"] == [field.name for field in fields(Arch)]  # search spaces are square
 
 
-def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals,
-    and their sustained medians hollow.
+@dataclass(frozen=True)
+class Panel:
+    """What may share one pair of axes: one data set, one runtime and machine, one way of taking latencies, one supernet."""
 
-    One panel per data set and measured backend. The line joins the points that are on the val frontier by measurement.
-    """
-    search = searched(records)
-    groups: dict[tuple[str, str], list[Confirmed]] = {}
+    title: str  # two lines: data set and supernet, then runtime and machine
+    mode: str  # "buffered" or "sustained"
+    search: Sequence[Record]  # latency modelled for this mode
+    points: Sequence[tuple[Confirmed, Record]]  # and the Record of each that holds its latency in this mode
+
+    @property
+    def example(self) -> Record:
+        return self.search[0] if self.search else self.points[0][1]
+
+
+def pareto_panels(records: Sequence[Record]) -> list[Panel]:
+    """Panels of :func:`draw_pareto`, those with modelled points first. None mixes two modes, runtimes, machines or data sets."""
+    measured: dict[tuple[object, ...], list[tuple[Confirmed, Record]]] = {}
     for point in confirmed_points(records):
-        if point.buffered is not None:
-            groups.setdefault((_data_name(point.any), backend(point.buffered)), []).append(point)
-    for record in search:
-        if not any(name == _data_name(record) for name, _ in groups):
-            groups[_data_name(record), ""] = []
-    if not groups:
-        raise InputError("no search or protocol Records to plot", mend="give the Records of a campaign")
-    grid = figure.subplots(1, len(groups), sharey=True, squeeze=False)
-    figure.subplots_adjust(left=0.085, right=0.97, bottom=0.145, top=0.79, wspace=0.12)
-    for axes, ((name, measured), points) in zip(grid[0], groups.items(), strict=True):
-        known = [record for record in search if _data_name(record) == name]
-        _pareto_panel(axes, known, points)
-        title = (
-            f"measured: {measured}; whiskers: 95 % interval of the median" if measured else "latency modelled, nothing confirmed"
-        )
-        axes.set_title(title, fontweight="normal", fontsize=7.5, color=GREY)
-        first = (known or [point.any for point in points])[0]
-        axes.set_ylabel(_ap_label(first) if axes is grid[0][0] else "")
-    figure.text(0.085, 0.925, f"Accuracy against latency{_kind_of_data(first)}", fontsize=9.5, fontweight="bold")
+        for record in (point.buffered, point.sustained):
+            if record is not None and record.latency is not None and any(map(_has_ap, _scored(point))):
+                supernet = record.model.checkpoint_sha256 if point.arch is not None else None
+                measured.setdefault((_data_name(record), backend(record), supernet), []).append((point, record))
+    panels = []
+    for group in comparable_searches(records):
+        key = next((key for key, points in measured.items() if _modelled_for(group[0], points[0][1])), None)
+        points = measured.pop(key) if key else ()
+        panels.append(Panel(_panel_title(points[0][1] if points else group[0]), modelled_mode(group[0]), group, points))
+    panels += [Panel(_panel_title(points[0][1]), _mode(points[0][1]), (), points) for points in measured.values()]
+    if not panels:
+        raise InputError("no search or protocol Records with AP and latency to plot", mend="give the Records of a campaign")
+    supernets = list(dict.fromkeys(panel.example.model.checkpoint_sha256 for panel in panels))
+    return sorted(panels, key=lambda panel: (supernets.index(panel.example.model.checkpoint_sha256), not panel.search))
 
 
-def _pareto_panel(axes: Axes, search: Sequence[Record], points: Sequence[Confirmed]) -> None:
-    xs, ys = [_ms(record) for record in search], [_ap(record) for record in search]
+def pareto_height_in(records: Sequence[Record]) -> float:
+    """Height in inches of :func:`draw_pareto`: two panels to a row."""
+    return 0.85 + 3.1 * -(-min(MOST_PANELS, len(pareto_panels(records))) // 2)
+
+
+def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
+    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals.
+
+    Each panel has one mode: latencies modelled for the sustained mode are never beside buffered ones. The line joins the points
+    that are on the val frontier by measurement; it is dotted between two whose order in AP is not established or not known.
+    """
+    every = pareto_panels(records)
+    panels = every[:MOST_PANELS]
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    height = pareto_height_in(records)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=0.085, right=0.97, bottom=0.76 / height, top=1 - 0.72 / height, wspace=0.2, hspace=1.06 * rows / height
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _pareto_panel(axes, panel)
+        axes.set_title(panel.title, fontweight="normal", fontsize=7.0, color=GREY)
+        axes.set_ylabel(_ap_label(panel.example))
+    kind = _kind_of_data(panels[0].example) if len({_data_name(panel.example) for panel in panels}) == 1 else ""
+    figure.text(0.085, 1 - 0.22 / height, f"Accuracy against latency{kind}", fontsize=9.5, fontweight="bold")
+    left_out = f"; {len(every) - len(panels)} more panels are left out" if len(every) > len(panels) else ""
+    origin_line(figure, _explained(panels) + left_out)
+
+
+def _pareto_panel(axes: Axes, panel: Panel) -> None:
+    xs, ys = [_ms(record) for record in panel.search], [_ap(record) for record in panel.search]
     axes.scatter(xs, ys, s=9, color=GREY, alpha=0.3, linewidths=0, rasterized=len(xs) > 2000, zorder=2)
-    front = measured_front(points)
+    front = _panel_front(panel)
     for split, color, marker in (("val", BLUE, "o"), ("test", VERMILION, "s")):
-        shown = [point for point in points if (holder := getattr(point, split)) and _has_ap(holder) and point.buffered]
+        shown = [(timed, holder) for point, timed in panel.points if (holder := getattr(point, split)) and _has_ap(holder)]
         if not shown:
             continue
-        x = {point.sha256: _ms(point.buffered) for point in shown if point.buffered}
-        y = {point.sha256: _ap(getattr(point, split)) for point in shown}
-        line = [name for name in x if name in front]
-        axes.plot([x[name] for name in line], [y[name] for name in line], color=color, linewidth=1.1, zorder=3)
-        whiskers = _whiskers(point.buffered for point in shown if point.buffered) if split == "val" else None
+        x, y = [_ms(timed) for timed, _ in shown], [_ap(holder) for _, holder in shown]
+        _join_front(axes, [(timed, holder) for timed, holder in shown if _file(timed) in front], color)
         axes.errorbar(
-            list(x.values()), list(y.values()), xerr=whiskers, color=color, marker=marker, markersize=3.6, linestyle="none",
-            elinewidth=0.8, capsize=1.6, zorder=4,
-        )  # fmt: skip
-        top = max(x, key=lambda name: x[name])
-        end_label(axes, (x[top], y[top]), f"{split}, measured", color, (0, 9), align="right")
-        xs, ys = [*xs, *x.values()], [*ys, *y.values()]
-    xs = [*xs, *_draw_sustained(axes, points)]
-    if search:
-        label = f"{len(search)} configurations on val, latency modelled"
-        axes.text(0.985, 0.03, label, transform=axes.transAxes, color=GREY, ha="right", va="bottom", fontsize=7.5)
+            x,
+            y,
+            label=f"{split}, measured",
+            xerr=_whiskers(timed for timed, _ in shown),
+            yerr=_ap_whiskers(holder for _, holder in shown),
+            color=color,
+            marker=marker,
+            markersize=3.6,
+            linestyle="none",
+            elinewidth=0.8,
+            capsize=1.6,
+            zorder=4,
+        )
+        xs, ys = [*xs, *x], [*ys, *map(_ap_high, (holder for _, holder in shown))]
+    if panel.search:
+        label = f"{len(panel.search)} configurations on val,\nlatency modelled"
+        axes.text(0.02, 0.98, label, transform=axes.transAxes, color=GREY, ha="left", va="top", fontsize=7.0)
     log_latency_axis(axes, 0.85 * min(xs), 1.12 * max(xs))
-    axes.set_ylim(0, max(1.12 * max(ys), axes.get_ylim()[1]))  # panels share the axis: never shrink it
+    axes.set_xlabel(f"{panel.mode} latency, ms (log scale)")
+    axes.set_ylim(0, max(1.22 * max(ys), 1.0))  # room for the words above the points
+    if panel.points:
+        axes.legend(loc="upper right", frameon=False, fontsize=7.0, handlelength=1.2, borderaxespad=0.1, labelspacing=0.2)
 
 
-def _draw_sustained(axes: Axes, points: Sequence[Confirmed]) -> list[float]:
-    """The same files without pauses between images, hollow, on val: untouched by a host that is slow to wake up. Their ms."""
-    both = [(point.sustained, point.val) for point in points if point.sustained and point.val]
-    shown = [(_ms(sustained), _ap(val)) for sustained, val in both if _has_ap(val)]
-    if not shown:
-        return []
-    x, y = zip(*shown, strict=True)
-    axes.plot(x, y, "o", markerfacecolor="none", markeredgecolor=BLUE, markersize=4.4, linestyle="none", zorder=4)
-    end_label(axes, min(shown), "val, sustained", BLUE, (0, -13), align="left")  # at the end where the other labels are not
-    return list(x)
+def _panel_front(panel: Panel) -> set[str]:
+    """Files of the panel's val frontier by its own latencies; of equals the faster."""
+    on_val = [(_ms(timed), -_ap(point.val), _file(timed)) for point, timed in panel.points if point.val and _has_ap(point.val)]
+    front: set[str] = set()
+    best = 0.0
+    for _, negative_ap, file in sorted(on_val):
+        if negative_ap < best or not front:
+            front.add(file)
+            best = negative_ap
+    return front
+
+
+def _join_front(axes: Axes, shown: Sequence[tuple[Record, Record]], color: str) -> None:
+    """A line through the front; dotted where it is not established, or not known, that the slower neighbour has another AP."""
+    ordered = sorted(shown, key=lambda pair: _ms(pair[0]))
+    for (timed, holder), (next_timed, next_holder) in pairwise(ordered):
+        change = paired(holder, next_holder)
+        established = change is not None and change.distinguishable
+        x, y = (_ms(timed), _ms(next_timed)), (_ap(holder), _ap(next_holder))
+        axes.plot(x, y, color=color, linewidth=1.1, linestyle="-" if established else (0, (1, 1.4)), zorder=3)
+
+
+def _explained(panels: Sequence[Panel]) -> str:
+    """What whiskers and lines mean here."""
+    holders = [holder for panel in panels for point, _ in panel.points for holder in _scored(point) if _has_ap(holder)]
+    if not holders:
+        return "Nothing here was confirmed by measurement: every latency is modelled."
+    known = sum(holder.accuracy is not None and holder.accuracy.ap_low is not None for holder in holders)
+    whiskers = "whiskers: 95 % intervals of the median latency and of AP over other images"
+    if not known:
+        whiskers = "whiskers: 95 % interval of the median latency; how sure the APs are is not known"
+    elif known < len(holders):
+        whiskers += " (not known for every point)"
+    return f"{whiskers}\ndotted: which of two neighbours has the higher AP is not established"
+
+
+def _modelled_for(search: Record, timed: Record) -> bool:
+    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet, runtime, machine and mode."""
+    artifact, machine = timed.artifact, timed.machine
+    if artifact is None or _data_name(search) != _data_name(timed) or modelled_mode(search) != _mode(timed):
+        return False
+    if search.model.checkpoint_sha256 != timed.model.checkpoint_sha256 or timed.model.arch is None:
+        return False
+    if search.machine is not None and machine is not None:
+        if (search.machine.cpu, search.machine.gpu) != (machine.cpu, machine.gpu):
+            return False
+    if search.deployment is None:
+        return True
+    runtime, precision = search.deployment.split()[:2]
+    graph = timed.latency is not None and bool(timed.latency.cuda_graph)
+    named = artifact.runtime in (runtime, f"{runtime}-cpu")
+    return named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
+
+
+def _panel_title(record: Record) -> str:
+    """Data set and supernet; below them runtime and machine, each shortened to a panel's width."""
+    supernet = record.model.checkpoint_sha256 if record.model.arch is not None else None
+    named = [shortened(_data_name(record), 26) or "unknown data", *([f"supernet {supernet[:8]}"] if supernet else [])]
+    return "\n".join([drawable(", ".join(named)), drawable(shortened(backend(record), 50))])
+
+
+def _mode(record: Record) -> str:
+    return record.protocol.mode if record.protocol else "buffered"
+
+
+def _scored(point: Confirmed) -> list[Record]:
+    return [holder for holder in (point.val, point.test) if holder is not None]
+
+
+def _file(record: Record) -> str:
+    return record.artifact.sha256 if record.artifact else ""
 
 
 def _whiskers(records: Iterable[Record]) -> list[list[float]]:
@@ -114,25 +222,53 @@ def _whiskers(records: Iterable[Record]) -> list[list[float]]:
     return [[max(0.0, value) for value in low], [max(0.0, value) for value in high]]
 
 
+def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
+    """Distances from AP to both ends of its 95 % interval, in points; not a number, and so not drawn, where that is unknown."""
+    low, high = [], []
+    for record in records:
+        accuracy = record.accuracy
+        known = accuracy is not None and accuracy.ap_low is not None and accuracy.ap_high is not None
+        low.append(_ap(record) - 100 * accuracy.ap_low if known else math.nan)  # type: ignore[union-attr,operator]
+        high.append(100 * accuracy.ap_high - _ap(record) if known else math.nan)  # type: ignore[union-attr,operator]
+    return [low, high]
+
+
+def _ap_high(record: Record) -> float:
+    """Upper end of the interval of AP in percent; AP itself where that is unknown."""
+    return _ap(record) if record.accuracy is None or record.accuracy.ap_high is None else 100 * record.accuracy.ap_high
+
+
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
     """Effect of each of the five knobs over all searched configurations, then decoder depth by queries."""
-    search = searched(records)
-    if not search:
-        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+    search, left_out = _largest_search(records)
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
     figure.subplots_adjust(left=0.085, right=0.96, bottom=0.075, top=0.88)
     figure.text(
         0.085,
         0.955,
-        f"Effect of each knob over {len(search)} configurations{_kind_of_data(search[0])}",
+        drawable(f"Effect of each knob over {len(search)} configurations{_kind_of_data(search[0])}"),
         fontsize=9.5,
         fontweight="bold",
     )
-    figure.text(0.085, 0.925, "line: mean over all other knobs; band: 10th to 90th percentile", color=GREY, fontsize=7.5)
-    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = ((_ap, "AP, %", BLUE), (_ms, "latency, ms (modelled)", GREEN))
+    explained = f"line: mean over all other knobs; band: 10th to 90th percentile{left_out}"
+    figure.text(0.085, 0.925, explained, color=GREY, fontsize=7.5)
+    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = ((_ap, "AP, %", BLUE), (_ms, _modelled_label(search), GREEN))
     for holder, (value, label, color) in zip(grid[:2], rows, strict=True):
         _knob_row(holder, search, value, label, color)
     _decoder_panels(grid[2], search)
+
+
+def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
+    """The largest group of searched Records that may share an axis, and words on how many others are left out."""
+    groups = comparable_searches(records)
+    if not groups:
+        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+    others = sum(map(len, groups[1:]))
+    return groups[0], f"; {others} Records of other searches are left out" if others else ""
+
+
+def _modelled_label(search: Sequence[Record]) -> str:
+    return f"latency, ms (modelled, {modelled_mode(search[0])})"
 
 
 def _split(holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False) -> list[Axes]:
@@ -169,15 +305,14 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
     """AP and latency by decoder layers, a line per number of queries; AP over latency of one backbone (Figure 4)."""
-    search = searched(records)
-    if not search:
-        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+    search, left_out = _largest_search(records)
     over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
     figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
-    figure.text(0.085, 0.955, f"Dropping decoder layers and queries{_kind_of_data(search[0])}", fontsize=9.5, fontweight="bold")
+    title = drawable(f"Dropping decoder layers and queries{_kind_of_data(search[0])}")
+    figure.text(0.085, 0.955, title, fontsize=9.5, fontweight="bold")
     _decoder_panels(over_all, search).set_title("mean over all backbones", fontweight="normal")
     _one_backbone(one, search)
-    origin_line(figure, f"Measured here: {_last_layer(search)}\n{PUBLISHED_FIGURE_4}")
+    origin_line(figure, f"Measured here: {_last_layer(search)}{left_out}\n{PUBLISHED_FIGURE_4}")
 
 
 def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
@@ -197,7 +332,7 @@ def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
     name = f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} window{'' if arch.windows == 1 else 's'} per side"
     axes.set_title(f"one backbone, that of the best AP: {name}; numbers at points: queries", fontweight="normal")
     axes.margins(x=0.03, y=0.16)
-    axes.set_xlabel("latency, ms (modelled)")
+    axes.set_xlabel(_modelled_label(search))
     axes.set_ylabel("AP, %")
 
 
@@ -220,7 +355,7 @@ def _last_layer(search: Sequence[Record]) -> str:
 def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
     """Returns the left panel."""
     left, right = _split(holder, 2, 0.62, margin=0.26)
-    for axes, value, label in ((left, _ap, "AP, %"), (right, _ms, "latency, ms (modelled)")):
+    for axes, value, label in ((left, _ap, "AP, %"), (right, _ms, _modelled_label(search))):
         by_queries: dict[int, list[Record]] = {}
         for record in search:
             by_queries.setdefault(_arch(record).queries, []).append(record)
@@ -288,7 +423,7 @@ def _data_name(record: Record) -> str:
 def _kind_of_data(record: Record) -> str:
     if record.data is None:
         return ""
-    return " (synthetic data: not COCO AP)" if record.data.synthetic else f" ({record.data.name})"
+    return " (synthetic data: not COCO AP)" if record.data.synthetic else drawable(f" ({shortened(record.data.name, 40)})")
 
 
 def _ap_label(record: Record) -> str:

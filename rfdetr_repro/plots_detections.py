@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .plots_style import GREY, PALETTE
+from .plots_style import GREY, PALETTE, drawable, shortened
 
 
 @dataclass(frozen=True)
@@ -125,4 +125,4 @@ def _color(label: int) -> str:
 
 
 def _name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+    return drawable(shortened(class_names[label])) if 0 <= label < len(class_names) else f"class {label}"

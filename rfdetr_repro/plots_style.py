@@ -5,13 +5,16 @@ Drawing functions take a ``Figure`` or ``SubFigure`` so that the report can plac
 
 from __future__ import annotations
 
+import functools
 import io
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
@@ -29,8 +32,15 @@ WIDTH_IN = 6.7  # text width of the report, so that a figure is the same size on
 # The same drawing gives the same bytes: no dates, no version.
 _METADATA: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
+# Asked for letters that DejaVu Sans lacks, where they are installed as TrueType, which a PDF can embed.
+_FALLBACKS = (
+    "Droid Sans Fallback", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "Arial Unicode MS", "WenQuanYi Micro Hei", "Noto Sans",
+    "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Emoji", "Symbola", "Unifont",
+)  # fmt: skip
+LONGEST_NAME = 48  # letters of a name from outside on a figure
+
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
     "axes.titlesize": 8.5,
     "axes.titleweight": "bold",
@@ -63,8 +73,46 @@ STYLE: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """The style as a context; nothing outside it changes."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, "font.family": list(families())}):
         yield
+
+
+@functools.cache
+def families() -> tuple[str, ...]:
+    """DejaVu Sans, which comes with matplotlib, and the installed fonts that stand in for what it lacks."""
+    installed = {font.name for font in font_manager.fontManager.ttflist if font.fname.lower().endswith(".ttf")}
+    return ("DejaVu Sans", *(name for name in _FALLBACKS if name in installed))
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """Code points that one of :func:`families` draws."""
+    found: set[int] = set()
+    for name in families():
+        found.update(font_manager.get_font(font_manager.findfont(name)).get_charmap())
+    return frozenset(found)
+
+
+def drawable(text: str) -> str:
+    """``text`` in one line of letters that the fonts here have; any other is written by its number, like ``<U+72AC>``.
+
+    Names of classes, models and data sets are free text: an empty box would make two of them look alike.
+    """
+    shown = []
+    for letter in text:
+        if letter.isspace() or unicodedata.category(letter) in ("Cc", "Cf", "Cs"):
+            shown.append(" " if letter.isspace() else "")
+        else:
+            shown.append(letter if ord(letter) in _letters() else f"<U+{ord(letter):04X}>")
+    return "".join(shown)
+
+
+def shortened(text: str, most: int = LONGEST_NAME) -> str:
+    """At most ``most`` letters: a longer text keeps its beginning and its end, between which names differ."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def save(draw: Callable[[FigureBase], None], path: str | Path, height_in: float, dpi: int = 180) -> Path:

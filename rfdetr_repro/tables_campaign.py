@@ -11,6 +11,7 @@ from .ap_gaps import ap_gaps, describe_gaps
 from .pareto import Confirmed, backend, confirmed_points, frontiers, measured_front, metric
 from .record import NEVER_TRAINED, Accuracy, Latency, Record
 from .tables_format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
+from .tables_intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
 
 SYNTHETIC = "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be compared with COCO AP."
 
@@ -18,11 +19,16 @@ _COLUMNS = [
     Column("front", "front", right=False),
     Column("arch", "architecture", right=False),
     Column("val_ap", "AP", "val"),
+    Column("val_ci", "95% CI", "val"),
+    Column("gain", "gain", "val"),
     Column("val_ap50", "AP50", "val"),
     Column("val_mask_ap", "mask AP", "val"),
+    Column("val_mask_ci", "95% CI", "val"),
     Column("test_ap", "AP", "test"),
+    Column("test_ci", "95% CI", "test"),
     Column("test_ap50", "AP50", "test"),
     Column("test_mask_ap", "mask AP", "test"),
+    Column("test_mask_ci", "95% CI", "test"),
     Column("buffered_ms", "buffered ms", "latency"),
     Column("buffered_ci", "95% CI", "latency"),
     Column("sustained_ms", "sustained ms", "latency"),
@@ -88,6 +94,8 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
     columns = [Column("arch", "architecture", right=False), Column("split", "split", right=False)]
     for group in ("searched", "fine-tuned", "change"):
         columns += [Column(f"{group}_{key}", label, group) for key, label in keys.items()]
+    columns[-2:-2] = [Column("change_ci", "95% CI of AP", "change")]
+    columns[-1:] = [columns[-1], Column("change_mask_ci", "95% CI of mask AP", "change")]
     columns.append(Column("files", "files", right=False))
     table = Table("fine-tuning", _title("What fine-tuning adds", pairs[0][1], name, engine), columns)
     for start, after in pairs:
@@ -99,9 +107,15 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
             row[f"searched_{key}"], row[f"fine-tuned_{key}"] = _ap_cell(low), _ap_cell(high)
             if low is not None and high is not None:
                 row[f"change_{key}"] = Cell(f"{100 * (high - low):+.1f}", MEASURED, round(100 * (high - low), 4))
+        row["change_ci"] = change_interval_cell(start, after)
+        row["change_mask_ci"] = change_interval_cell(start, after, masks=True)
         if row not in table.rows:  # buffered and sustained Records of one file hold one AP
             table.add(row)
     table.notes = [SYNTHETIC] if pairs[0][1].data and pairs[0][1].data.synthetic else []
+    table.notes.append(
+        "95% CI: of the paired difference over other images of the same kind. ≈: the interval holds 0, so no change is "
+        "established; unknown: the Records keep nothing per image."
+    )
     return table
 
 
@@ -124,12 +138,16 @@ def _title(kind: str, record: Record, name: str, engine: str) -> str:
 def _confirmed_table(points: list[Confirmed], name: str, engine: str) -> Table:
     table = Table("frontier", _title("Confirmed frontier", points[0].any, name, engine), list(_COLUMNS))
     front = measured_front(points)
+    last: Record | None = None  # the slowest so far that is on the front
     for point in points:
-        table.add(_point_cells(point, point.sha256 in front))
+        cells = _point_cells(point, point.sha256 in front)
+        table.add({**cells, "gain": gain_cell(last, point.val)})
+        last = point.val if point.sha256 in front else last
     synthetic = [SYNTHETIC] if points[0].any.data and points[0].any.data.synthetic else []
     table.notes = [
         *synthetic,
         "AP in percent. front: on the val frontier by measurement too. Accuracy and latency of a row come from its file.",
+        *interval_notes([record.accuracy for point in points for record in (point.val, point.test) if record is not None]),
     ]
     return table
 
@@ -141,7 +159,9 @@ def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
         boxes: Accuracy | None = holder.accuracy if holder else None
         masks: Accuracy | None = holder.mask_accuracy if holder else None
         cells[f"{split}_ap"] = _ap_cell(boxes.ap if boxes else None)
+        cells[f"{split}_ci"] = interval_cell(boxes)
         cells[f"{split}_ap50"] = _ap_cell(boxes.ap50 if boxes else None)
+        cells[f"{split}_mask_ci"] = interval_cell(masks)
         cells[f"{split}_mask_ap"] = _ap_cell(masks.ap if masks else None)
     buffered: Latency | None = point.buffered.latency if point.buffered else None
     sustained: Latency | None = point.sustained.latency if point.sustained else None
@@ -167,19 +187,23 @@ def _ms_cell(latency: Latency | None) -> Cell:
 
 
 def _modelled_table(front: list[Record], how: str, images: str) -> Table:
-    columns = [Column("arch", "architecture", right=False), Column("ap", "AP", images), Column("ap50", "AP50", images)]
+    columns = [Column("arch", "architecture", right=False), Column("ap", "AP", images), Column("ci", "95% CI", images)]
+    columns += [Column("gain", "gain", images), Column("ap50", "AP50", images)]
     columns += [Column("mask_ap", "mask AP", images), Column("ms", "ms", backend(front[0]))]
     table = Table(
         "frontier", _title("Search frontier, NOT CONFIRMED by measurement,", front[0], images, f"latency {how}"), columns
     )
-    for record in front:
+    for before, record in zip([None, *front], front, strict=False):
         cells = {key: _ap_cell(metric(key).value(record)) for key in ("ap", "ap50", "mask_ap")}
         table.add(
             {
                 "arch": Cell(record.model.arch.key if record.model.arch else record.model.name),
                 **cells,
+                "ci": interval_cell(record.accuracy),
+                "gain": gain_cell(before, record),
                 "ms": _ms_cell(record.latency),
             }
         )
     table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
+    table.notes += interval_notes([record.accuracy for record in front])
     return table

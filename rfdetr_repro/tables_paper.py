@@ -15,7 +15,8 @@ from .tables_cells import Row, slots, table_rows
 from .tables_computed import CONVENTION, WITHOUT_ATTENTION, computed_gflops, without_attention
 from .tables_format import COMPUTED, MARKS, MEASURED, MISSING, PUBLISHED, UNAVAILABLE, Cell, Column, Table
 from .tables_here import Here, published_only
-from .tables_join import Line, Measured, counter_of
+from .tables_intervals import interval_cell
+from .tables_join import Line, Measured, accuracy_of, counter_of
 
 HERE = "measured here"
 _ALWAYS = ("ms", "ap", "ap50", "flops")  # measured columns that are shown even when nothing was measured
@@ -82,6 +83,8 @@ def _columns(name: str) -> list[Column]:
         columns += [Column(f"published_{slot.column}", slot.label, prefix + PUBLISHED) for slot in own]
         for slot in own if group != "reported" else ():
             columns.append(Column(f"measured_{slot.column}", slot.label, prefix + HERE))
+            if slot.metric == "ap":
+                columns.append(Column(f"interval_{slot.column}", "95% CI", prefix + HERE))
             if slot.metric in _COUNTED:
                 columns.append(Column(f"difference_{slot.column}", "Δ", prefix + HERE))
     columns += [Column("computed_gflops", "GFLOPs", COMPUTED), Column("difference_computed_gflops", "Δ", COMPUTED)]
@@ -134,6 +137,8 @@ def _measured_cells(row: Row, line: Line) -> dict[str, Cell]:
         text, cell = row.text(slot), line.cells.get(slot.column)
         if text and cell is None and slot.metric != "reported" and not published_only(row, slot):
             cells[f"measured_{slot.column}"] = Cell(state=MISSING)
+        if text and cell is not None and slot.metric == "ap" and not row.delta:
+            cells[f"interval_{slot.column}"] = interval_cell(accuracy_of(line.origins[slot.column]))
         if text and cell is not None and slot.metric in _COUNTED:
             cells[f"difference_{slot.column}"] = Cell(difference(text, float(cell.value or 0)), MEASURED)
     cells["state"] = Cell("; ".join(dict.fromkeys(_how(record) for record in line.records)))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from samples_records import measured
 from samples_run import SPACE, run_records, training_rows, write_run
 
 from rfdetr_repro import plots
+from rfdetr_repro.ap_intervals import encode, paired
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.pareto import confirmed_points
@@ -21,8 +26,9 @@ from rfdetr_repro.plots_campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots_detections import Annotations, draw_detections
 from rfdetr_repro.plots_pictures import draw_pictures, run_pictures
 from rfdetr_repro.plots_published import draw_published
-from rfdetr_repro.plots_style import style
+from rfdetr_repro.plots_style import BLUE, drawable, shortened, style
 from rfdetr_repro.plots_training import draw_training
+from rfdetr_repro.record import DataId, Resampled
 
 RECORDS = run_records()
 
@@ -45,14 +51,16 @@ def words(figure: Figure) -> str:
     return " | ".join([*(text.get_text() for text in figure.texts), *axes_texts])
 
 
+def bars(axes) -> list[ErrorbarContainer]:
+    return [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
+
+
 def test_the_pareto_plot_shows_search_val_and_test():
     figure = drawn(draw_pareto, RECORDS)
-    (axes,) = figure.axes
-    cloud = axes.collections[0].get_offsets()
-    assert len(cloud) == len(SPACE)
+    sustained, buffered = figure.axes
+    assert len(sustained.collections[0].get_offsets()) == len(SPACE)  # modelled for the sustained mode
     points = confirmed_points(RECORDS)
-    bars = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
-    val, test = bars
+    val, test = bars(buffered)
     assert val[0].get_xdata() == pytest.approx([point.val.latency.median_ms for point in points])
     assert val[0].get_ydata() == pytest.approx([100 * point.val.accuracy.ap for point in points])
     assert test[0].get_ydata() == pytest.approx([100 * point.test.accuracy.ap for point in points])
@@ -62,31 +70,142 @@ def test_the_pareto_plot_shows_search_val_and_test():
     assert "synthetic data: not COCO AP" in text and "latency modelled" in text and "onnxruntime-cpu buffered" in text
 
 
+def cloud_of(axes) -> int:
+    """Modelled points of a panel."""
+    return sum(len(one.get_offsets()) for one in axes.collections if isinstance(one, PathCollection))
+
+
+@pytest.mark.parametrize(("deployment", "mode"), [(None, "sustained"), ("onnxruntime fp32 buffered", "buffered")])
+def test_no_axis_of_the_pareto_plot_mixes_two_modes(deployment, mode):
+    """Latencies differ by mode in the samples: 1.02 times the modelled one buffered, 0.9 times sustained."""
+    records = [replace(record, deployment=deployment) if record.source == "search" else record for record in RECORDS]
+    figure = drawn(draw_pareto, records)
+    by_mode = {axes.get_xlabel().split()[0]: axes for axes in figure.axes}
+    assert set(by_mode) == {"sustained", "buffered"}
+    for name, axes in by_mode.items():
+        timed = {r.latency.median_ms for r in records if r.source == "protocol" and r.protocol.mode == name}
+        drawn_ms = {float(x) for container in bars(axes) for x in container[0].get_xdata()}
+        assert drawn_ms == timed
+        assert cloud_of(axes) == (len(SPACE) if name == mode else 0)
+
+
+def test_a_search_of_another_supernet_machine_or_runtime_has_a_panel_of_its_own():
+    search, measured_here = ([record for record in RECORDS if (record.source == "search") is flag] for flag in (True, False))
+    for change in (
+        {"machine": replace(search[0].machine, cpu="Another CPU")},
+        {"deployment": "openvino fp32"},
+        {"deployment": "onnxruntime fp16 sustained"},
+        {"deployment": "onnxruntime fp32 CUDA graph sustained"},
+        {"model": "another supernet"},
+        {"data": DataId("another set", "val", "e" * 64)},
+    ):
+        changed = []
+        for record in search:
+            model = replace(record.model, checkpoint_sha256="f" * 64)
+            changed.append(replace(record, **({"model": model} if "model" in change else change)))
+        figure = drawn(draw_pareto, [*changed, *measured_here])
+        clouds = [axes for axes in figure.axes if cloud_of(axes)]
+        assert len(figure.axes) >= 3 and len(clouds) == 1 and not bars(clouds[0]), change
+
+
+def with_intervals() -> list:
+    """The confirmed Records with intervals of AP: neighbours' draws differ by noise, the first and the last by more."""
+    rng, found = np.random.default_rng(0), []
+    for record in RECORDS:
+        if record.source == "protocol":
+            ap = record.accuracy.ap
+            resampled = Resampled("bootstrap", 150, 200, 0, 60.0, "same draws", encode(ap + 0.02 * rng.normal(size=200)))
+            accuracy = replace(record.accuracy, ap_low=max(0.0, ap - 0.04), ap_high=ap + 0.05, resampled=resampled)
+            record = replace(record, accuracy=accuracy)
+        found.append(record)
+    return found
+
+
+def test_intervals_of_ap_are_whiskers_and_an_order_that_is_not_established_is_dotted():
+    records = with_intervals()
+    point = confirmed_points(records)[0]
+    axes = drawn(draw_pareto, records).axes[1]
+    horizontal, vertical = bars(axes)[0][2]
+    ends = vertical.get_segments()[0][:, 1]
+    assert ends == pytest.approx([100 * point.val.accuracy.ap_low, 100 * point.val.accuracy.ap_high])
+    assert len(horizontal.get_segments()) == len(confirmed_points(records))
+    joined = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_color() == BLUE]
+    styles = [line.get_linestyle() == "-" for line in joined]
+    front = [one.val for one in confirmed_points(records)]
+    told = [paired(one, other).distinguishable for one, other in itertools.pairwise(front)]
+    assert styles == told and not all(told)
+    assert "intervals of the median latency and of AP" in words(drawn(draw_pareto, records))
+    plain = drawn(draw_pareto, RECORDS)
+    assert "how sure the APs are is not known" in words(plain)
+    lines = [line for line in plain.axes[1].lines if len(line.get_xdata()) == 2 and line.get_color() == BLUE]
+    assert lines and all(line.get_linestyle() != "-" for line in lines)
+
+
 def test_the_line_of_the_pareto_plot_skips_points_that_lost():
     points = confirmed_points(RECORDS)
     loser = points[1].val
-    worse = dataclasses.replace(
-        loser, latency=dataclasses.replace(loser.latency, median_ms=30.0, ci_low_ms=29.0, ci_high_ms=31.0)
-    )
+    worse = replace(loser, latency=replace(loser.latency, median_ms=30.0, ci_low_ms=29.0, ci_high_ms=31.0))
     records = [worse if record is loser else record for record in RECORDS]
-    (axes,) = drawn(draw_pareto, records).axes
-    fronts = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 2]
-    assert fronts and all(30.0 not in list(front) for front in fronts)
+    axes = next(axes for axes in drawn(draw_pareto, records).axes if axes.get_xlabel().startswith("buffered"))
+    joined = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert joined and all(30.0 not in list(ends) for ends in joined)
 
 
 def test_measured_backends_get_their_own_panels():
     other = [
-        dataclasses.replace(record, artifact=dataclasses.replace(record.artifact, runtime="openvino"))
+        replace(record, artifact=replace(record.artifact, runtime="openvino"))
         for record in RECORDS
         if record.source == "protocol"
     ]
     figure = drawn(draw_pareto, [*RECORDS, *other])
-    assert len(figure.axes) == 2 and {"onnxruntime-cpu", "openvino"} <= set(words(figure).replace(": ", " ").split())
+    assert len(figure.axes) == 4 and {"onnxruntime-cpu", "openvino"} <= set(words(figure).split())
+    assert len([line for axes in figure.axes for line in axes.lines]) > 0
+
+
+def test_more_panels_than_a_page_holds_are_counted():
+    many = [replace(record, data=replace(record.data, name=f"set {n}")) for record in RECORDS[-3:] for n in range(9)]
+    figure = drawn(draw_pareto, many)
+    assert len(figure.axes) == 6 and "12 more panels are left out" in words(figure)
 
 
 def test_a_search_without_confirmation_is_labelled_as_modelled():
     figure = drawn(draw_pareto, [record for record in RECORDS if record.source == "search"])
-    assert "nothing confirmed" in words(figure) and not figure.axes[0].containers
+    assert "Nothing here was confirmed" in words(figure) and not figure.axes[0].containers
+
+
+def test_searches_that_may_not_share_an_axis_are_not_averaged():
+    search = [record for record in RECORDS if record.source == "search"]
+    other = [replace(record, deployment="onnxruntime fp32 buffered") for record in search[:20]]
+    figure = drawn(draw_knobs, [*search, *other])
+    assert "162 configurations" in words(figure) and "20 Records of other searches are left out" in words(figure)
+    assert "modelled, sustained" in words(figure) and "modelled, buffered" not in words(figure)
+    assert "20 Records of other searches are left out" in words(drawn(draw_decoder, [*search, *other]))
+
+
+ODD_NAMES = [
+    "US$ 5 / CA$ 7 \\frac{1}{2}", "a_b^c & 5 % <b>bold</b> #1 ~ {x}", "犬と猫", "😀 emoji", "שלום עולם", "قطة", "two\nlines\ttab",
+    "x" * 400, "\u200b\u202ename", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_free_text_in_names_is_drawn_without_markup(name, tmp_path):
+    records = [replace(r, data=replace(r.data, name=name)) for r in RECORDS[:40]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a letter that no font has is a warning
+        for suffix in ("png", "pdf"):
+            assert plots.pareto_plot(records, tmp_path / f"p.{suffix}").stat().st_size > 1000
+        plots.knob_plot(records, tmp_path / "k.png")
+        found = Annotations(np.array([[2.0, 2, 30, 30]]), np.array([0]), np.array([0.9]))
+        picture = np.zeros((40, 60, 3), np.uint8)
+        plots.detections_figure([picture], [found], tmp_path / "d.png", class_names=[name])
+
+
+def test_letters_without_a_font_are_named_and_long_names_keep_both_ends():
+    missing = chr(0x10FFFD)  # private use: no font has it
+    assert drawable(f"a{missing}b") == "a<U+10FFFD>b" and drawable("US$ é") == "US$ é" and drawable("a\nb\u202e") == "a b"
+    text = shortened("first " + "x" * 100 + " last", 20)
+    assert len(text) == 20 and text.startswith("first") and text.endswith("last") and shortened("short") == "short"
 
 
 def test_knob_means_are_means():
