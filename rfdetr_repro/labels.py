@@ -6,7 +6,8 @@ checkpoint is stated wherever it is read. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ COCO_NAMES = dict(
     )
 )
 UNUSED = "(unused)"
+CONVENTIONS = ("from-0", "from-1", "coco")  # what a caller may say where a file leaves its labels open
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,89 @@ def coco_labels() -> Labels:
     return Labels(names, tuple(range(91)), "COCO category ids")
 
 
-def labels_of_checkpoint(said: Mapping[str, Any], num_classes: int) -> Labels:
-    """The label map of a foreign checkpoint with ``num_classes`` logits, from what it says about itself."""
-    names = said.get("class_names") or ()
-    if isinstance(names, Mapping):
-        names = [names[key] for key in sorted(names, key=int)]
-    names = tuple(str(name) for name in names)
+def labels_of_checkpoint(said: Mapping[str, Any], num_classes: int, convention: str | Sequence[str] | None = None) -> Labels:
+    """The label map of a foreign checkpoint with ``num_classes`` logits, from what it says about itself.
+
+    ``convention``: how the caller settles what the file leaves open: "from-0" (label i is the i-th name), "from-1" (label 0 is
+    unused), "coco" (91 logits, label = COCO's category id), or the names of all labels in order. Without it, a file whose
+    convention cannot be proved is an :class:`InputError` that names the choices.
+    """
+    names = _names_of(said)
+    if convention is not None and not isinstance(convention, str):
+        return _padded(tuple(str(name) for name in convention), num_classes, 0, "names as given")
+    if convention not in (None, *CONVENTIONS):
+        raise InputError(f"unknown labels {convention!r}", mend=f"choose {', '.join(CONVENTIONS)}, or give the names")
+    if convention == "coco":
+        if num_classes != len(coco_labels().names):
+            raise InputError(f"COCO's category ids need 91 logits, the file has {num_classes}", mend="choose from-0 or from-1")
+        return coco_labels()
+    if convention is not None:
+        if not names:
+            raise InputError("the file names no classes", mend="give the names of all labels in order")
+        return _padded(names, num_classes, CONVENTIONS.index(convention), f"names in the file, labels {convention} as asked")
+    return _stated(said, names, num_classes)
+
+
+def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -> Labels:
+    """The label map that the file itself proves."""
     if not names:
         if num_classes == 91:
             return coco_labels()
         return Labels(tuple(f"class {i}" for i in range(num_classes)), tuple(range(num_classes)), "the file names no classes")
+    if num_classes == 91 and len(names) == len(COCO_NAMES) and set(names) == set(COCO_NAMES.values()):
+        return coco_labels()
+    if not said.get("class_names"):  # each label has its number in id2label
+        return _padded(names, num_classes, 0, "id2label of config.json")
     if len(names) == num_classes:
         ids = tuple(int(id_) for id_ in said.get("category_ids") or range(num_classes))
         return Labels(names, ids, "names in the file")
-    if len(names) == num_classes - 1:
-        if _version(said) >= (1, 6):
-            return Labels((*names, UNUSED), tuple(range(num_classes)), "names in the file, labels from 0 as upstream >= 1.6")
-        return Labels((UNUSED, *names), tuple(range(num_classes)), "names in the file, labels from 1 as upstream < 1.6")
-    if num_classes == 91 and set(names) <= set(COCO_NAMES.values()):
-        return coco_labels()
-    raise InputError(f"{len(names)} class names for {num_classes} logits", mend="name the classes yourself")
+    if len(names) > num_classes:
+        raise InputError(f"{len(names)} class names for {num_classes} logits", mend="give the names of all labels in order")
+    age = _age(said)
+    if age is not None and (age >= _FILTERED or (age >= _CONTIGUOUS and len(names) == num_classes - 1)):
+        return _padded(names, num_classes, 0, "names in the file, labels from 0 as upstream >= 1.6")
+    if age is not None and age < _REMAPPED and len(names) == num_classes - 1:
+        return _padded(names, num_classes, 1, "names in the file, labels from 1 as upstream < 1.5")
+    raise InputError(
+        f"{len(names)} class names for {num_classes} logits, and the file does not say whether labels count from 0 or from 1",
+        mend="say which: labels from-0 (upstream since 1.6), from-1 (before), or the names of all labels in order",
+    )
 
 
-def _version(said: Mapping[str, Any]) -> tuple[int, ...]:
-    parts = str(said.get("rfdetr_version") or "0").split(".")[:2]
-    return tuple(int(part) if part.isdigit() else 0 for part in parts)
+def _names_of(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names in the order of labels: upstream's ``class_names``, or ``id2label`` of a transformers configuration."""
+    names = said.get("class_names") or ()
+    if not names and isinstance(said.get("id2label"), Mapping):
+        found = {int(label): str(name) for label, name in said["id2label"].items()}
+        return tuple(found.get(label, UNUSED) for label in range(max(found, default=-1) + 1))
+    if isinstance(names, str):
+        names = [names]
+    if isinstance(names, Mapping):
+        names = [names[key] for key in sorted(names, key=int)]
+    return tuple(str(name) for name in names)
+
+
+def _padded(names: tuple[str, ...], num_classes: int, first: int, note: str) -> Labels:
+    """``names`` from label ``first`` on, the labels before and after them unused."""
+    after = num_classes - first - len(names)
+    if after < 0:
+        raise InputError(f"{len(names)} class names from label {first} on do not fit {num_classes} logits")
+    return Labels((UNUSED,) * first + names + (UNUSED,) * after, tuple(range(num_classes)), note)
+
+
+# Upstream's versions by what a label means: before 1.5 the category id itself; then contiguous labels, at first with a label for
+# Roboflow's grouping category; since 1.6 upstream's program names label i by the i-th name; since 1.9.4 no label is lost.
+_REMAPPED, _CONTIGUOUS, _FILTERED = (1, 5), (1, 6), (1, 9, 4)
+# Settings that came with a version, for files that do not tell theirs (upstream writes it since 1.7). Newest first.
+_CAME_WITH = (
+    (_CONTIGUOUS, ("eval_interval", "accelerator", "train_log_on_step", "log_per_class_metrics", "model_name", "amp_dtype")),
+    (_REMAPPED, ("aug_config", "progress_bar", "mlflow", "clearml")),
+    ((1, 0), ("cutoff_epoch", "set_cost_class", "do_benchmark", "drop_mode", "force_no_pretrain")),
+)
+
+
+def _age(said: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Upstream's version that wrote a file, or the oldest that can have; None where nothing tells."""
+    if match := re.match(r"\d+(\.\d+)*", str(said.get("rfdetr_version") or "")):
+        return tuple(int(part) for part in match[0].split("."))
+    return next((version for version, names in _CAME_WITH if any(name in said for name in names)), None)

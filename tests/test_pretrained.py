@@ -251,7 +251,7 @@ def test_label_conventions() -> None:
     coco = labels_of_checkpoint({}, 91)
     assert coco == coco_labels() and coco.names[18] == "dog" and coco.names[0] == coco.names[12] == UNUSED
     names = ["cat", "dog"]
-    assert labels_of_checkpoint({"class_names": names}, 3).names == (UNUSED, "cat", "dog")  # before 1.6
+    assert labels_of_checkpoint({"class_names": names, "cutoff_epoch": 0}, 3).names == (UNUSED, "cat", "dog")  # up to 1.4
     assert labels_of_checkpoint({"class_names": names, "rfdetr_version": "1.8.2"}, 3).names == ("cat", "dog", UNUSED)
     assert labels_of_checkpoint({"class_names": {"1": "dog", "0": "cat"}}, 2).names == ("cat", "dog")
     assert labels_of_checkpoint({}, 4).names[3] == "class 3"

@@ -6,9 +6,9 @@ file's own arguments, else from the one preset with these shapes, else from the 
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,50 +19,72 @@ from torch import Tensor
 from ..config import Arch, ModelConfig, tuples
 from ..errors import InputError
 from ..files import atomic_path, sha256_file
-from ..labels import Labels, labels_of_checkpoint
+from ..labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
 from ..presets import PRESETS, Preset, preset
 from .checkpoint import FORMAT, ModelCard, load_supernet
-from .container import arguments, model_state, read_container
+from .container import arguments, chosen_weights, read_container
 from .detector import Detector
 from .layouts import ENCODER, from_dinov2, from_transformers, layout_of
 from .released import from_released, to_released
+from .upstream import check_settings, departures, described
 from .vit import resample_patch_kernel, resample_positions
 
+UNNAMED = "unnamed"  # labels whose meaning does not matter
+NEVER = -30.0  # logit of a class that never wins: its score is 1e-13, and a few thousand steps of training can still raise it
 _KERNEL, _POSITIONS = f"{ENCODER}embeddings.patch_embeddings.projection.weight", f"{ENCODER}embeddings.position_embeddings"
 
 
-def load_pretrained(path: str | Path, size: str | Preset | None = None) -> tuple[Detector, ModelCard, str]:
+def load_pretrained(
+    path: str | Path, size: str | Preset | None = None, labels: str | Sequence[str] | None = None
+) -> tuple[Detector, ModelCard, str]:
     """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read, ours included.
 
     ``size``: a preset or its name; needed for a DINOv2 encoder (the rest is initialised at random) and where the file does not
-    say enough about itself; a file of another size is an :class:`InputError`.
+    say enough about itself; a file of another size is an :class:`InputError`. ``labels``: what the labels of a foreign file
+    mean, where the file does not prove it (see :func:`labels_of_checkpoint`); :data:`UNNAMED` leaves that open, for training
+    that replaces the heads.
     """
     content, row = read_container(path), preset(size) if isinstance(size, str) else size
     if content.get("metadata", {}).get("format") == FORMAT:
+        if labels not in (None, UNNAMED):
+            raise InputError("the file states its own labels", path, "leave the labels out")
         loaded = load_supernet(path)
         if row is not None:
             _refuse_other_size(row.model, asdict(loaded[1].config), size, path)
         return loaded
-    state, said = model_state(content, path), arguments(content)
+    (state, taken), said = chosen_weights(content, path), arguments(content)
     layout = layout_of(state)
     try:
         if layout in ("dinov2", "dinov2-meta"):
             if row is None:
                 raise InputError("a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}")
-            detector, labels = _with_encoder(row, from_dinov2(state, layout)), None
+            detector, found_labels = (
+                _with_encoder(row, from_dinov2(state, layout)),
+                labels_of_checkpoint({}, row.model.num_classes),
+            )
         else:
-            released = from_transformers(state) if layout == "transformers" else state
-            found = infer_preset(released, said, row)
+            released = from_transformers(state) if layout == "transformers" else without_added_logits(state, said)
+            configuration = content.get("model_config")
+            found = infer_preset(released, said, row, configuration if isinstance(configuration, dict) else {})
             detector = Detector(found.model, found.arch)
             detector.load_state_dict(from_released(released, detector.state_dict(), found.model.groups))
-            labels = labels_of_checkpoint(said, found.model.num_classes)
+            found_labels = _labels(said, found.model.num_classes, labels)
     except InputError as error:
         raise InputError(str(error), path) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"the file describes itself with values that cannot be used ({error})", path, "name the size") from error
-    labels = labels or labels_of_checkpoint({}, detector.config.num_classes)
-    card = ModelCard(detector.config, detector.arch, labels.names, labels.category_ids, notes=labels.note)
+    notes = "; ".join(note for note in (found_labels.note, taken) if note)
+    card = ModelCard(detector.config, detector.arch, found_labels.names, found_labels.category_ids, notes=notes)
     return detector.eval(), card, sha256_file(path)
+
+
+def _labels(said: dict[str, Any], num_classes: int, labels: str | Sequence[str] | None) -> Labels:
+    if labels != UNNAMED:
+        return labels_of_checkpoint(said, num_classes, labels)
+    try:
+        return labels_of_checkpoint(said, num_classes)
+    except InputError:
+        return labels_of_checkpoint({}, num_classes)
 
 
 def model_masks(path: str | Path) -> bool:
@@ -87,18 +109,25 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
     return detector
 
 
-def infer_preset(released: dict[str, Tensor], said: dict[str, Any], size: str | Preset | None = None) -> Preset:
+def infer_preset(
+    released: dict[str, Tensor],
+    said: dict[str, Any],
+    size: str | Preset | None = None,
+    model_config: dict[str, Any] | None = None,
+) -> Preset:
     """Configuration and native architecture of a state dict in released names; see the module's description."""
     shapes = _shapes(released)
+    check_settings(said, model_config or {}, shapes)
     row = preset(size) if isinstance(size, str) else size or _matching_preset(shapes)
     if row is None:
         if "out_feature_indexes" not in said or "num_windows" not in said:
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
             raise InputError(f"no size has these shapes ({known}) and the file does not describe itself", mend="name the size")
-        row, shapes["vit_heads"] = PRESETS["nano"], max(1, shapes["vit_dim"] // 64)  # DINOv2 heads are 64 wide
+        dim, nano = shapes["vit_dim"], PRESETS["nano"]
+        row = replace(nano, model=replace(nano.model, vit_dim=dim, vit_heads=max(1, dim // 64)))  # DINOv2 heads are 64 wide
     else:
         _refuse_other_size(row.model, shapes, size)
-    model = replace(row.model, **{**shapes, **_said_about_model(said, shapes["vit_depth"])})
+    model = replace(row.model, **{**_said_about_model(said, shapes["vit_depth"]), **shapes})
     resolution = row.arch.resolution
     samples = model.cross_heads * len(model.levels) * model.points
     if (rows := len(released["transformer.decoder.layers.0.cross_attn.attention_weights.bias"])) != samples:
@@ -185,39 +214,54 @@ def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
 
 
 def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
-    """Writes the released layout (a ``.pth`` that upstream's program loads); returns its SHA-256.
+    """Writes the released layout, a ``.pth`` that upstream's program loads and names rightly; returns its SHA-256.
 
-    Labels are contiguous from 0 (upstream >= 1.6); ``args.label_convention`` says so.
+    Upstream expects n + 1 logits for n classes, labels from 0, the last logit unused: a logit that never wins is added where
+    the model has none that is unused, and taken off again by :func:`load_pretrained`. The 91 logits of COCO stay as they are.
+    What upstream's program cannot build is printed.
     """
     model, arch = card.config, card.arch
     if isinstance(model.pos_grid, tuple):
         raise InputError("the released layout has square position tables only", path, "save the model it was sliced from")
-    described = argparse.Namespace(
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()},
-        resolution=arch.input_hw[0],
-        input_hw=list(arch.input_hw),
-        patch_size=model.patch,
-        num_windows=arch.windows,
-        positional_encoding_size=model.pos_grid,
-        hidden_dim=model.hidden,
-        dec_layers=model.decoder_layers,
-        num_queries=model.queries,
-        num_select=model.queries,
-        group_detr=model.groups,
-        sa_nheads=model.self_heads,
-        ca_nheads=model.cross_heads,
-        dec_n_points=model.points,
-        out_feature_indexes=list(model.feature_stages),
-        projector_scale=list(model.levels),
-        segmentation_head=model.masks,
-        class_names=list(card.class_names),
-        category_ids=list(card.category_ids),
-        label_convention="contiguous",
-    )
+    if reasons := departures(model, arch):
+        print(f"upstream's program will not run this model: it knows {'; '.join(reasons)}. This project reads the file")
     released = {name: tensor.cpu().contiguous() for name, tensor in to_released(detector.state_dict(), model.groups).items()}
+    is_coco = (card.class_names, card.category_ids) == (coco_labels().names, coco_labels().category_ids)
+    used = [label for label, name in enumerate(card.class_names) if name != UNUSED]
+    content = described(model, arch, [card.class_names[i] for i in used], [card.category_ids[i] for i in used])
+    if is_coco:
+        content["model_config"]["num_classes"] = content["args"].num_classes = len(card.class_names) - 1
+        content["args"].label_convention = "coco"
+    else:
+        unused = next((label for label, name in enumerate(card.class_names) if name == UNUSED), None)
+        released = _with_last_logit_unused(released, used, unused)
+        content["args"].added_logits = int(unused is None)
     with atomic_path(path) as temporary:
-        torch.save({"model": released, "args": described}, temporary)
+        torch.save({"model": released, **content}, temporary)
     return sha256_file(path)
+
+
+def _is_class_head(name: str) -> bool:
+    return name.startswith(("class_embed.", "transformer.enc_out_class_embed."))
+
+
+def _with_last_logit_unused(released: dict[str, Tensor], used: list[int], unused: int | None) -> dict[str, Tensor]:
+    """Class heads with the rows ``used`` in order and one row after them: ``unused``, or a new one that never wins."""
+    heads = {}
+    for name, tensor in released.items():
+        if _is_class_head(name):
+            never = torch.zeros_like(tensor[:1]) if name.endswith("weight") else torch.full_like(tensor[:1], NEVER)
+            heads[name] = torch.cat([tensor[used], never if unused is None else tensor[unused, None]])
+    return {**released, **heads}
+
+
+def without_added_logits(released: dict[str, Tensor], said: dict[str, Any]) -> dict[str, Tensor]:
+    """Class heads without the logit that :func:`save_released` added."""
+    rows, names = released.get("class_embed.bias", torch.empty(0)).shape[0], said.get("class_names") or ()
+    count = int(said.get("added_logits") or 0)
+    if count < 1 or rows != len(names) + count:
+        return released
+    return {name: tensor[:-count] if _is_class_head(name) else tensor for name, tensor in released.items()}
 
 
 @torch.no_grad()

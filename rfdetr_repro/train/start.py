@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.coco import ClassMap
 from ..labels import Labels
-from ..model.pretrained import load_pretrained, model_masks, with_classes, without_masks
+from ..model.pretrained import UNNAMED, load_pretrained, model_masks, with_classes, without_masks
 from ..presets import Preset
 
 
@@ -22,7 +22,7 @@ def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset
     """
     has_masks = replace(row, model=replace(row.model, masks=True))
     boxes_only = not row.model.masks and model_masks(path)
-    detector, card, digest = load_pretrained(path, has_masks if boxes_only else row)
+    detector, card, digest = load_pretrained(path, has_masks if boxes_only else row, UNNAMED)
     if boxes_only:
         detector = without_masks(detector)
     same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
