@@ -117,6 +117,24 @@ class Build:
 
 
 @dataclass(frozen=True)
+class Itself:
+    """A/A: the same file measured twice, interleaved as if it were two models. What differs is the instrument's own error."""
+
+    median_ms: float  # the second time
+    difference: float  # second / first - 1
+    verdict: str  # "SAME", "UNDECIDED", or falsely "FASTER" or "SLOWER"
+    low: float | None = None  # 95 % interval of the difference
+    high: float | None = None
+    samples_sha256: str | None = None  # of the second time
+
+    @property
+    def told(self) -> str:
+        """E.g. "+0.12 % (-0.30 % to +0.55 %), SAME"."""
+        interval = "no interval" if self.low is None or self.high is None else f"{self.low:+.2%} to {self.high:+.2%}"
+        return f"{self.difference:+.2%} ({interval}), {self.verdict}"
+
+
+@dataclass(frozen=True)
 class Paced:
     """Open-loop arrivals at ``fps``: the deadline of a frame is the arrival of the next one."""
 
@@ -133,7 +151,7 @@ class Paced:
 class GpuState:
     """What the GPU did while it was timed. Shares are of the readings; an item the driver denies is in ``unknown``."""
 
-    throttled_s: dict[str, float] | None = None  # cause -> seconds by the driver's counters, dropped blocks included
+    throttled_s: dict[str, float] | None = None  # cause -> seconds by the driver's counters, blocks set aside included
     sm_mhz: dict[str, float] | None = None  # clock -> share
     temperature_c: int | None = None  # highest
     power_w: float | None = None  # mean
@@ -143,6 +161,8 @@ class GpuState:
     net_joules_per_image: float | None = None  # without what the idle GPU draws
     unknown: str | None = None
     other_programs: int | None = None  # seen on the GPU at any time of the series; 0: none
+    throttled_share: dict[str, float] | None = None  # cause -> part of the watched time, by counters or polled reasons
+    rested_s: float | None = None  # rests after blocks in which the clock fell
 
 
 @dataclass(frozen=True)
@@ -156,13 +176,13 @@ class Latency:
     p95_ms: float | None = None
     p99_ms: float | None = None  # None below 662 samples
     num_samples: int | None = None
-    num_dropped: int | None = None
+    num_dropped: int | None = None  # samples that were taken and are not part of the median
     stop_reason: str | None = None
     images_per_s: float | None = None
     cuda_graph: bool | None = None
     throttled: str = "unknown"  # "no", "yes: CAUSE", "unknown"
     artifact_sha256: str | None = None
-    samples_sha256: str | None = None  # names the raw .npy beside the store
+    samples_sha256: str | None = None  # names the raw samples beside the store
     heldout_error: float | None = None  # modelled only: median relative error on engines left out of the fit
     p999_ms: float | None = None  # None below 6636 samples
     gpu_median_ms: float | None = None  # between two events on the GPU's stream, where the backend takes them
@@ -171,6 +191,12 @@ class Latency:
     warm_up: str | None = None  # how a warm-up by trend ended
     paced: Paced | None = None
     gpu: GpuState | None = None
+    interval: str | None = None  # what the interval rests on, or why there is none
+    num_blocks: int | None = None  # of neighbouring samples, over all builds
+    effective_blocks: float | None = None  # independent blocks that would say as much
+    num_marked: int | None = None  # samples taken while the GPU throttled: kept, and marked in the samples' file
+    session: str | None = None  # rows of one session were measured in turns; intervals speak of their session
+    itself: Itself | None = None
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,29 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     for table, points in zip(tables, groups.values(), strict=True):
         confirmed = [record for point in points for record in (point.val, point.test) if record is not None]
         table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
+        table.notes += interval_notes(points)
     return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
+
+
+def interval_notes(points: Sequence[Confirmed]) -> list[str]:
+    """What the intervals of the latencies speak of, and what the instrument says of a file that it measured twice."""
+    found = [one for point in points for one in (point.buffered, point.sustained) if one is not None and one.latency is not None]
+    latencies = [record.latency for record in found if record.latency is not None]
+    notes = []
+    if any(latency.ci_low_ms is not None for latency in latencies):
+        notes.append("Intervals are of the session in which the file was measured; another session may give another median.")
+    if any(latency.ci_low_ms is not None and latency.interval is None for latency in latencies):
+        notes.append("Intervals by an older version took neighbouring samples for independent ones: they are too narrow.")
+    twice = [record for record in found if record.latency is not None and record.latency.itself is not None]
+    for record in twice:
+        rhythm = record.protocol.rhythm if record.protocol else "unknown protocol"
+        told = record.latency.itself.told if record.latency is not None and record.latency.itself is not None else ""
+        notes.append(f"A/A, the instrument's own error: {_arch_key(record)} measured twice in turns, {rhythm}: {told}.")
+    return notes
+
+
+def _arch_key(record: Record) -> str:
+    return record.model.arch.key if record.model.arch is not None else record.model.name
 
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:

@@ -52,8 +52,14 @@ def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert code == 0 and err == ""
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c"] and "between builds" in lines[0]
-    assert lines[4] == "buffered 0 ms:" and sum(word in out for word in ("SAME", "SLOWER", "UNDECIDED")) >= 1
-    assert len(lines) == 8 and len(Store(tmp_path / "out" / "s.jsonl").read()) == 3
+    assert lines[4].startswith("A/A, a twice, buffered 0 ms: ") and " % to " in lines[4].replace("%", " %")
+    assert lines[5] == "buffered 0 ms:" and sum(word in out for word in ("SAME", "SLOWER", "UNDECIDED")) >= 1
+    stored = Store(tmp_path / "out" / "s.jsonl").read()
+    assert len(lines) == 9 and len(stored) == 3 and [record.latency.itself is not None for record in stored].count(True) == 1
+    code, out, _ = run(capsys, tmp_path / "once", "--onnx", *files, "--no-twice")
+    assert code == 0 and "A/A" not in out
+    code, out, _ = run(capsys, tmp_path / "alone", "--onnx", files[0], "--twice")
+    assert code == 0 and "A/A, a twice" in out
 
 
 def test_a_failing_row_is_one_line_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from samples_bench import FakeSession, fake_artifact
 from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench import confirm as module
 from rfdetr_repro.bench.confirm import Context, Row, confirm_all
-from rfdetr_repro.bench.samples import load_samples
+from rfdetr_repro.bench.samples import BLOCK, load_samples
+from rfdetr_repro.bench.twin import stored_twin
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.errors import InputError, StatedFailure
 from rfdetr_repro.latency_protocol import Protocol
@@ -50,7 +52,7 @@ def test_builds_are_fresh_sessions_interleaved_and_pooled(tmp_path: Path) -> Non
     assert len(opened) == 3 and latency.num_samples == 96 and [b.num_samples for b in latency.builds] == [32] * 3
     medians = [build.median_ms for build in latency.builds]
     assert latency.between_builds_ms == max(medians) - min(medians)
-    assert load_samples(tmp_path, latency.samples_sha256).layout == tuple((b, r) for b in range(3) for r in range(2))
+    assert load_samples(tmp_path, latency.samples_sha256).layout == tuple((b, r) for b in range(3) for r in range(32 // BLOCK))
     assert store.read() == [record]
 
 
@@ -209,3 +211,61 @@ def test_a_failure_is_raised_for_a_single_artifact(tmp_path: Path) -> None:
     artifact = fake_artifact(tmp_path)
     with pytest.raises(StatedFailure, match="one file"):
         module.confirm(artifact, [], [PROTOCOL], Store(tmp_path / "s.jsonl"), session=FakeSession(fake_artifact(tmp_path, "x")))
+
+
+def test_a_row_is_measured_twice_by_sessions_of_its_own(tmp_path: Path) -> None:
+    opened: list[FakeSession] = []
+    rows = {"a": row(tmp_path, "a", opened), "b": row(tmp_path, "b")}
+    store = Store(tmp_path / "s.jsonl")
+    records = confirm_all(rows, [Protocol(builds=2, **QUICK)], store, twin="always").records
+    first, other = records["a"][0].latency, records["b"][0].latency
+    assert len(opened) == 4 and other.itself is None and first.itself is not None and len(store.read()) == 2
+    assert first.session == other.session is not None
+    twice = load_samples(tmp_path, first.itself.samples_sha256)
+    assert len(twice.ms) == 64 and first.itself.median_ms == np.median(twice.ms)
+    assert stored_twin(tmp_path, first) == first.itself
+    assert (
+        first.itself.verdict in ("SAME", "FASTER", "SLOWER", "UNDECIDED")
+        and f"{first.itself.difference:+.2%}" in first.itself.told
+    )
+
+
+def test_once_in_a_store_and_campaign(tmp_path: Path) -> None:
+    store, context = Store(tmp_path / "s.jsonl"), Context("c")
+    for name in "abc":
+        confirm_all({name: row(tmp_path, name)}, [PROTOCOL], store, context=context, twin="once")
+    assert [record.latency.itself is not None for record in store.read()] == [True, False, False]
+    sustained = Protocol("sustained", **QUICK)
+    (record,) = confirm_all({"d": row(tmp_path, "d")}, [sustained], store, context=context, twin="once").records["d"]
+    assert record.latency.itself is not None  # of another protocol
+    paced = Protocol("paced", fps=500.0, **QUICK)
+    (record,) = confirm_all({"e": row(tmp_path, "e")}, [paced], store, twin="always").records["e"]
+    assert record.latency.itself is None
+
+
+def test_a_second_time_that_fails_is_told_and_the_row_is_kept(tmp_path: Path) -> None:
+    artifact = fake_artifact(tmp_path)
+
+    class Broken(FakeSession):
+        def launch(self) -> None:
+            if len(self.log) > 6:
+                raise RuntimeError("gone")
+            super().launch()
+
+    rows = {"m": Row(artifact, lambda build: Broken(artifact) if build else FakeSession(artifact))}
+    outcome = confirm_all(rows, [PROTOCOL], Store(tmp_path / "s.jsonl"), twin="always")
+    (record,) = outcome.records["m"]
+    assert record.latency.itself is None and record.latency.num_samples == 32
+    assert "RuntimeError: gone" in str(outcome.failures["m, second time"])
+
+
+def test_an_interrupt_keeps_the_row_that_waits_for_its_second_time() -> None:
+    session = module._Session({}, PROTOCOL, module.Outcome())
+    session.add_twin("m")
+    finished: list[tuple[Any, ...]] = []
+    session._finish = lambda *found: finished.append(found)  # type: ignore[method-assign]
+    session.done("m", "what was measured")  # type: ignore[arg-type]
+    assert finished == []
+    session.end()
+    session.end()
+    assert finished == [("m", "what was measured", None)]

@@ -61,7 +61,7 @@ def test_a_record_for_every_split_and_protocol(artifact: Artifact, splits: list[
 
 def test_raw_samples_lie_beside_the_store(artifact: Artifact, tmp_path: Path) -> None:
     (record,) = confirm(artifact, [], PROTOCOLS[:1], Store(tmp_path / "records.jsonl"))
-    path = tmp_path / "samples" / f"{record.latency.samples_sha256}.npy"
+    path = tmp_path / "samples" / f"{record.latency.samples_sha256}.npz"
     samples = load_samples(tmp_path, record.latency.samples_sha256).ms
     assert sha256_file(path) == record.latency.samples_sha256
     assert np.median(samples) == record.latency.median_ms and len(samples) == record.latency.num_samples

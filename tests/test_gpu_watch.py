@@ -8,10 +8,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rfdetr_repro.bench.gpu_watch import GpuWatch, NvmlSource, Reading, Window, summed_up
-from rfdetr_repro.bench.protocol import RESTS_S, measure
+from rfdetr_repro.bench.lane import REST_BUDGET_S
+from rfdetr_repro.bench.protocol import BLOCK, RESTS_S, measure_interleaved
+from rfdetr_repro.bench.samples import SET_ASIDE
+from rfdetr_repro.bench.samples import THROTTLED as MARKED
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import Protocol
 
@@ -37,7 +41,7 @@ def test_a_quiet_recording_is_proved_quiet() -> None:
 
 THROTTLED = {
     "power cap, seen in the reasons": (recording(reasons=[0, 4, 4, 0, 0]), "yes: power"),
-    "power cap, between two polls": (recording(throttled_ns=counters([5, 5, 905, 905, 905], [7] * 5)), "yes: power"),
+    "power cap, between two polls": (recording(throttled_ns=counters([5, 5, 900_005, 900_005, 900_005], [7] * 5)), "yes: power"),
     "heat": (recording(reasons=[0, 0, 0x20, 0, 0], temperature_c=[60, 70, 91, 90, 88]), "yes: thermal"),
     "heat and power": (recording(reasons=[0, 0x40, 0, 0x80, 0]), "yes: power, thermal"),
     "hardware": (recording(reasons=[0, 0, 8, 0, 0]), "yes: hardware"),
@@ -48,6 +52,27 @@ THROTTLED = {
 def test_throttling_is_named_by_its_cause(case: str) -> None:
     readings, verdict = THROTTLED[case]
     assert summed_up(readings).throttled == verdict and summed_up(readings).invalid
+
+
+@pytest.mark.parametrize("spent_ns", [1, 900, 700_000])
+def test_microseconds_at_the_power_limit_are_boost_at_work(spent_ns: int) -> None:
+    """Up to a hundredth of the window (80 ms here); how long it was stays in the window."""
+    window = summed_up(recording(throttled_ns=counters([5, 5, 5 + spent_ns, 5 + spent_ns, 5 + spent_ns], [7] * 5)))
+    assert window.throttled == "no" and not window.invalid
+    assert window.throttled_s["power"] == pytest.approx(spent_ns / 1e9)
+    assert window.shares == {"power": pytest.approx(spent_ns / 80e6)}
+
+
+def test_the_share_is_what_the_counters_or_the_polled_reasons_say() -> None:
+    both = summed_up(recording(reasons=[0, 4, 0, 0, 0], throttled_ns=counters([5, 5, 40_000_005] + [40_000_005] * 2, [7] * 5)))
+    assert both.shares == {"power": pytest.approx(0.5)}
+    assert summed_up(recording(reasons=[0, 4, 0, 0x20, 4])).shares == {"power": pytest.approx(0.4), "thermal": pytest.approx(0.2)}
+    assert summed_up(recording()).shares == {} and summed_up([]).shares is None
+
+
+def test_the_clock_under_load_leaves_idle_readings_out() -> None:
+    window = summed_up(recording(reasons=[1, 1, 0, 0, 1], sm_mhz=[345, 345, 1980, 1970, 345]))
+    assert window.busy_mhz == 1975 and summed_up(recording(sm_mhz=[None] * 5)).busy_mhz is None
 
 
 def test_idle_clocks_are_told_and_do_not_invalidate() -> None:
@@ -144,7 +169,7 @@ class Clock:
 
 
 class Verdicts:
-    """A watch that says one verdict after the other, the last for ever."""
+    """A watch that says one verdict after the other, the last for ever: "no", or with a clock in MHz "yes: power @ 1500"."""
 
     def __init__(self, *verdicts: str) -> None:
         self.verdicts = list(verdicts)
@@ -154,33 +179,67 @@ class Verdicts:
 
     def since(self, mark: int) -> Window:
         verdict = self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
-        return Window(verdict, 9, None, None, None, None, None, ())
+        verdict, _, mhz = verdict.partition(" @ ")
+        shares = {"power": 0.4} if verdict.startswith("yes") else {}
+        return Window(verdict, 9, None, None, None, None, None, (), 1.0, shares=shares, busy_mhz=float(mhz) if mhz else None)
 
 
 PROTOCOL = Protocol("sustained", warmup=0, min_samples=32, max_samples=32)
 
 
-def measured(*verdicts: str) -> tuple[Any, Clock, list[int]]:
+FULL, LOW, LITTLE = "no @ 1980", "yes: power @ 1500", "yes: power @ 1950"
+BLOCKS = PROTOCOL.max_samples // BLOCK
+
+
+def measured(*verdicts: str, models: int = 1) -> tuple[Any, Clock, list[int]]:
     clock, calls = Clock(), []
 
     def run() -> None:
         calls.append(len(calls))
-        clock.ns += 1_000_000 * (1 + len(calls) // 17)  # later blocks are slower: which were kept can be told
+        clock.ns += 1_000_000 * (1 + len(calls) // (BLOCK + 1))  # later blocks are slower: which count can be told
 
-    return measure(run, PROTOCOL, clock=clock, watch=Verdicts(*verdicts)), clock, calls
-
-
-def test_a_throttled_block_is_dropped_repeated_and_counted() -> None:
-    found, clock, calls = measured("yes: power", "no", "yes: thermal", "no")
-    assert found.latency.throttled == "no" and found.latency.num_dropped == 32 and len(calls) == 64
-    assert clock.slept == [RESTS_S[0], RESTS_S[1]] and found.latency.num_samples == 32
+    runs = {f"{index}": run for index in range(models)}
+    found = measure_interleaved(runs, PROTOCOL, clock=clock, watch=Verdicts(*verdicts))
+    return found["0"], clock, calls
 
 
-def test_a_gpu_that_always_throttles_is_measured_and_said_to_throttle() -> None:
-    found, clock, calls = measured("yes: power")
-    assert found.latency.throttled == "yes: power" and clock.slept == list(RESTS_S)
-    assert found.latency.num_samples == 16 and found.latency.num_dropped == 16 * len(RESTS_S)
-    assert "throttled after" in found.latency.stop_reason and len(calls) == 16 * (len(RESTS_S) + 1)
+def test_a_block_with_a_lower_clock_is_set_aside_and_taken_again() -> None:
+    found, clock, calls = measured(FULL, LOW, FULL, "yes: thermal @ 1500", FULL)
+    latency = found.latency
+    assert latency.throttled == "no" and latency.num_dropped == latency.num_marked == 2 * BLOCK
+    assert clock.slept == [RESTS_S[0], RESTS_S[1]] and latency.num_samples == PROTOCOL.max_samples
+    assert len(calls) == PROTOCOL.max_samples + 2 * BLOCK == len(found.series.ms)  # all are kept
+    marks = [SET_ASIDE if block in (1, 3) else 0 for block in range(BLOCKS + 2) for _ in range(BLOCK)]
+    assert found.series.mark.tolist() == marks
+    assert latency.median_ms == np.median(found.series.ms[found.series.mark == 0])
+    assert latency.gpu.rested_s == RESTS_S[0] + RESTS_S[1] and latency.gpu.throttled_share["power"] > 0
+
+
+@pytest.mark.parametrize(
+    "verdicts", [("yes: power",), (LITTLE,), (LOW,), (FULL, LITTLE), ("no", "yes: power @ 1500"), (LOW, FULL, LITTLE)]
+)
+def test_without_a_real_drop_of_the_clock_a_throttled_block_is_kept_and_marked(verdicts: tuple[str, ...]) -> None:
+    """A card at its power limit in normal work: nothing to rest for. Nor where the clock, or what it should be, is not known."""
+    found, clock, calls = measured(*verdicts)
+    latency = found.latency
+    assert latency.throttled == "yes: power" and clock.slept == [] and latency.num_dropped == 0
+    assert latency.num_samples == len(calls) == PROTOCOL.max_samples and "maximum" in latency.stop_reason
+    throttled = found.series.mark == MARKED
+    assert throttled.sum() == latency.num_marked > 0 and latency.gpu.rested_s == 0
+
+
+def test_a_gpu_that_stays_slow_is_rested_within_the_budget_then_measured_as_it_is() -> None:
+    found, clock, calls = measured(FULL, LOW)
+    latency = found.latency
+    assert latency.throttled == "yes: power" and sum(clock.slept) <= REST_BUDGET_S and clock.slept == list(RESTS_S)
+    assert latency.num_samples == PROTOCOL.max_samples and latency.num_dropped == BLOCK * len(RESTS_S)
+    assert latency.num_marked == latency.num_dropped + PROTOCOL.max_samples - BLOCK
+    assert "maximum of" in latency.stop_reason and len(calls) == PROTOCOL.max_samples + latency.num_dropped
+
+
+def test_models_that_are_measured_together_share_the_budget() -> None:
+    *_, clock, _ = measured(FULL, FULL, FULL, LOW, models=3)
+    assert 0 < sum(clock.slept) <= REST_BUDGET_S
 
 
 def test_one_unknown_block_makes_the_series_unknown() -> None:

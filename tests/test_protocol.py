@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from rfdetr_repro.bench.protocol import BLOCK, StopRule, measure, measure_interleaved
+from rfdetr_repro.bench.protocol import BLOCK, Call, StopRule, measure, measure_interleaved
+from rfdetr_repro.bench.samples import Series
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import Protocol
 
@@ -94,13 +95,33 @@ def test_time_limit_ends_a_series_within_its_block() -> None:
 
 
 def test_stop_rule_states_its_reason() -> None:
-    rule = StopRule(4, 8, 0.01, 10.0)
-    assert rule.reason([1.0] * 3, 0.0) is None
-    assert rule.reason([], 99.0) is None
-    assert "0.00% wide" in rule.reason([1.0] * 4, 0.0)
-    assert rule.reason([1.0, 2.0, 3.0, 4.0], 0.0) is None
-    assert rule.reason([1.0, 2.0] * 4, 0.0) == "maximum of 8 samples"
-    assert rule.reason([1.0], 10.0) == "timeout of 10 s"
+    rule = StopRule(32, 64, 0.01, 10.0)
+    assert rule.exhausted(0, 99.0) is None and rule.exhausted(63, 9.9) is None
+    assert rule.exhausted(64, 0.0) == "maximum of 64 samples"
+    assert rule.exhausted(1, 10.0) == "timeout of 10 s"
+    steady, few = Series.of(np.full(32, 1.0)), Series.of(np.full(31, 1.0))
+    assert rule.settled([few]) is None and rule.settled([steady, few]) is None
+    assert "0.00% wide" in rule.settled([steady])
+    assert rule.settled([steady, Series.of(np.full(32, 1.1))]) is None  # builds differ: their samples cannot settle that
+    assert rule._replace(min_time_s=1.0).settled([steady]) is None
+
+
+def test_stop_rule_is_not_fooled_by_neighbours() -> None:
+    """Sixteen levels of the machine, eight steady samples on each: one by one they look like 128 witnesses."""
+    levels = 10 * np.exp(np.random.default_rng(0).normal(0, 0.003, 16))
+    samples = np.repeat(levels, BLOCK) * np.exp(np.random.default_rng(1).normal(0, 1e-4, 16 * BLOCK))
+    rule = StopRule(64, 256, 0.0025, 10.0)
+    assert rule.settled([Series.of(samples)]) is None
+    assert rule.settled([Series.of(np.random.default_rng(2).permutation(samples))]) is not None
+
+
+def test_all_builds_of_a_model_end_together() -> None:
+    bench = Bench()
+    calls = {"m": [Call(bench.model(f"{build}", drifting(build, 0.01))) for build in range(4)]}
+    found = measure_interleaved(calls, STEADY, clock=bench)["m"]
+    assert len({build.num_samples for build in found.latency.builds}) == 1
+    width = (found.latency.ci_high_ms - found.latency.ci_low_ms) / found.latency.median_ms
+    assert width < STEADY.relative_ci and "interval of the median" in found.latency.stop_reason
 
 
 def test_models_take_turns_in_changing_order() -> None:
@@ -109,8 +130,8 @@ def test_models_take_turns_in_changing_order() -> None:
     protocol = Protocol(mode="sustained", warmup=1, min_samples=64, max_samples=128, relative_ci=1e-9, timeout_s=1e6)
     results = measure_interleaved(models, protocol, clock=bench, hashes={"a": "hash of a"})
     assert bench.log[:3] == ["a", "b", "c"]  # warm-up
-    turns = [bench.log[3 + block * (BLOCK + 1)] for block in range(3 * 8)]
-    rounds = [turns[index : index + 3] for index in range(0, 24, 3)]
+    turns = [bench.log[3 + block * (BLOCK + 1)] for block in range(3 * 128 // BLOCK)]
+    rounds = [turns[index : index + 3] for index in range(0, len(turns), 3)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds) and len({tuple(turn) for turn in rounds}) > 1
     assert {name: result.latency.num_samples for name, result in results.items()} == {"a": 128, "b": 128, "c": 128}
     assert results["a"].latency.artifact_sha256 == "hash of a" and results["b"].latency.artifact_sha256 is None

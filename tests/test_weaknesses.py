@@ -85,7 +85,8 @@ def test_weakness_3_no_event_no_check_and_a_thread_that_stays() -> None:
     old.join(0.2)
     assert old.is_alive()
     event.set()
-    dip = recording(throttled_ns=[{"power": at, "thermal": 0} for at in (5, 5, 905, 905, 905)])  # between polls, without event
+    counted = (5, 5, 900_005, 900_005, 900_005)  # nanoseconds; between polls, without event
+    dip = recording(throttled_ns=[{"power": at, "thermal": 0} for at in counted])
     assert summed_up(dip).throttled == "yes: power"
     watch = GpuWatch(Playing([QUIET]), poll_s=0.001).start()
     watch.stop()
@@ -141,8 +142,8 @@ def test_weakness_8_one_build_stands_for_all() -> None:
     assert all(one.ci_low_ms == one.ci_high_ms for one in old) and len({one.median_ms for one in old}) == 3
     calls = {"m": [Call(clock.taking(ms), sha256=str(ms)) for ms in builds_ms]}
     found = measure_interleaved(calls, protocol, clock=clock)["m"].latency
-    assert found.between_builds_ms == pytest.approx(0.1) and found.median_ms == 5.05
-    assert found.ci_low_ms == 5.0 and found.ci_high_ms == pytest.approx(5.1)
+    assert found.between_builds_ms == pytest.approx(0.1) and found.median_ms == pytest.approx(5.05)
+    assert found.ci_low_ms < 5.0 and found.ci_high_ms > 5.1
 
 
 def test_weakness_9_one_model_after_the_other_on_a_machine_that_drifts() -> None:
@@ -153,7 +154,8 @@ def test_weakness_9_one_model_after_the_other_on_a_machine_that_drifts() -> None
 
     protocol = Protocol("sustained", buffer_ms=0.0, warmup=0, min_samples=256, max_samples=256, timeout_s=1e6)
     old = [measure(run, protocol, clock=clock).samples_ms for _ in range(2)]
-    assert compare(old[0], old[1]).word == "FASTER"  # the same model, twice
+    assert np.median(old[1]) > 1.05 * np.median(old[0])  # the same model, twice
+    assert compare(old[0], old[1]).word == "UNDECIDED"
     clock.ns = 0
     found = measure_interleaved({"a": run, "b": run}, protocol, clock=clock)
     verdict = compare_series(found["a"].series, found["b"].series, margin=0.02)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import StatedFailure, run_main
 from ..store import Store
 from .arguments import FORMS, NORMALISE, check, parser, protocols_of
-from .printing import gate, lines, verdicts
+from .printing import gate, instrument_lines, lines, verdicts
 from .rows import artifacts_of, read_data, rows_of
 
 if TYPE_CHECKING:
@@ -41,14 +41,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if watched is not None:
             context = replace(context, machine=watched.machine)
             protocols = [replace(protocol, clock_policy=watched.clock_policy) for protocol in protocols]
-        outcome = confirm_all(rows, protocols, store, context=context, watch=watched and watched.watch)
+        twin = "always" if (len(rows) > 1 if args.twice is None else args.twice) else "never"
+        outcome = confirm_all(rows, protocols, store, context=context, watch=watched and watched.watch, twin=twin)
     failures.update(outcome.failures)
     wanted = len(rows.keys() | failures.keys())
     if wanted == 1 and failures:
         raise next(iter(failures.values()))
     told, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
-        print("\n".join([*lines(outcome.records), *verdicts(outcome.records, store.path.parent), *told]))
+        found = outcome.records
+        print("\n".join([*lines(found), *instrument_lines(found), *verdicts(found, store.path.parent), *told]))
         print(f"records in {Path(args.out)}")
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)

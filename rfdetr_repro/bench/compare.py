@@ -1,9 +1,13 @@
-"""Two stores of Records side by side: is what was measured later faster?
+"""Stores of Records side by side: is what was measured later faster?
 
-python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl [--fail-slower]
+python -m rfdetr_repro.bench.compare --old OLD1.jsonl OLD2.jsonl --new NEW1.jsonl NEW2.jsonl [--fail-slower]
+python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl --between-sessions 0.02
 
-Rows are joined by request: model, runtime, precision, with or without a CUDA graph, protocol. Verdicts come from the raw samples
-beside each store, so both must still have them. Rows of different machines are marked, and compared only with --any-machine.
+A file of a model that is measured again some minutes later differs by more than the samples of each time tell. So a verdict needs
+several stores of a side, each measured in a session of its own, or --between-sessions, the standard deviation between sessions
+that is known of the machine; else every row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or without
+a CUDA graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them. Rows of different
+machines are marked, and compared only with --any-machine.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from ..errors import InputError, StatedFailure, run_main
 from ..record import Machine, Record
 from ..store import Store
 from .printing import verdict_line
-from .samples import load_samples
-from .statistics import Verdict, compare_series
+from .samples import Series, load_samples
+from .statistics import Verdict, compare_sessions
 
 Key = tuple[object, ...]
 
@@ -33,16 +37,13 @@ class Pair(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of two stores.")
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    parser.add_argument("--fail-slower", action="store_true", help="exit code 1 if a row is SLOWER, or none can be compared")
-    parser.add_argument("--any-machine", action="store_true", help="compare rows of different machines too; they stay marked")
-    parser.add_argument("--margin", type=float, default=0.01, help="part of the median within which two rows are the SAME")
-    args = parser.parse_args(argv)
-    if args.margin < 0:
-        raise InputError(f"--margin {args.margin} is negative")
-    pairs = compare_stores(args.old, args.new, any_machine=args.any_machine, margin=args.margin)
+    args = _parser().parse_args(argv)
+    if args.margin < 0 or (args.between_sessions or 0.0) < 0:
+        raise InputError("--margin and --between-sessions cannot be negative")
+    olds, news = [*([args.first] if args.first else []), *args.old], [*([args.second] if args.second else []), *args.new]
+    if not olds or not news:
+        raise InputError("nothing to compare", mend="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each")
+    pairs = compare_stores(olds, news, any_machine=args.any_machine, margin=args.margin, between=args.between_sessions)
     for pair in pairs:
         told = f"{pair.name}: not compared: {pair.reason}"
         if pair.verdict is not None:
@@ -52,30 +53,83 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{len(words)} of {len(pairs)} rows compared: " + ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
     )
-    if args.fail_slower and (not words or "SLOWER" in words):
-        raise StatedFailure(f"{words.count('SLOWER')} rows are slower" if words else "no row could be compared")
+    if args.fail_slower and "SLOWER" in words:
+        raise StatedFailure(f"{words.count('SLOWER')} rows are slower")
+    if args.fail_slower and not set(words) - {"UNDECIDED"}:
+        raise StatedFailure("no row could be decided" if words else "no row could be compared")
 
 
-def compare_stores(old: Path, new: Path, *, any_machine: bool = False, margin: float = 0.01) -> list[Pair]:
-    """Every request of the new store, in its order. A store that is not there is an :class:`InputError`."""
-    befores, afters = _measured(old), _measured(new)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records.")
+    parser.add_argument("first", type=Path, nargs="?", metavar="OLD.jsonl", help="a store that was measured before")
+    parser.add_argument("second", type=Path, nargs="?", metavar="NEW.jsonl", help="a store that was measured after the change")
+    stores = "stores of the same models, each measured in a session of its own; beside OLD.jsonl or NEW.jsonl if that is given"
+    parser.add_argument("--old", type=Path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}")
+    parser.add_argument("--new", type=Path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}")
+    told = "known standard deviation of a median between sessions, as a part of it, like 0.02; default: seen from several stores"
+    parser.add_argument("--between-sessions", type=float, metavar="PART", help=told)
+    parser.add_argument(
+        "--fail-slower", action="store_true", help="exit code 1 if a row is SLOWER, or if no row could be decided"
+    )
+    parser.add_argument("--any-machine", action="store_true", help="compare rows of different machines too; they stay marked")
+    parser.add_argument("--margin", type=float, default=0.01, help="part of the median within which two rows are the SAME")
+    return parser
+
+
+def compare_stores(
+    old: Path | Sequence[Path],
+    new: Path | Sequence[Path],
+    *,
+    any_machine: bool = False,
+    margin: float = 0.01,
+    between: float | None = None,
+) -> list[Pair]:
+    """Every request of the new stores, in order. Each store is a session; one that is not there is an :class:`InputError`.
+
+    ``between``: known standard deviation of a median between sessions, as a part of it.
+    """
+    befores, afters = _sessions(old), _sessions(new)
     pairs = []
     for key, after in afters.items():
+        record = after[-1][1]
         if (before := befores.get(key)) is None:
-            pairs.append(Pair(_name(after), None, "not in the old store"))
+            pairs.append(Pair(_name(record), None, "not in the old store"))
             continue
-        moved = _machine_words(before.machine) != _machine_words(after.machine)
-        note = f"{_machine_words(before.machine)} -> {_machine_words(after.machine)}" if moved else _changes(before, after)
+        moved = sorted({_machine_words(one.machine) for _, one in [*before, *after]} - {_machine_words(before[-1][1].machine)})
+        note = _changes(before[-1][1], record)
+        if moved:
+            note = f"{_machine_words(before[-1][1].machine)} -> {', '.join(moved)}"
         if moved and not any_machine:
-            pairs.append(Pair(_name(after), None, "measured on another machine", note))
+            pairs.append(Pair(_name(record), None, "measured on another machine", note))
             continue
         try:
-            series = [load_samples(path.parent, _samples(record)) for path, record in ((new, after), (old, before))]
+            sides = [[_series(path, one) for path, one in side] for side in (after, before)]
         except InputError as error:
-            pairs.append(Pair(_name(after), None, str(error), note))
+            pairs.append(Pair(_name(record), None, str(error), note))
             continue
-        pairs.append(Pair(_name(after), compare_series(*series, margin=margin), note=note))
+        pairs.append(Pair(_name(record), compare_sessions(*sides, margin=margin, between=between), note=note))
     return pairs
+
+
+def _sessions(stores: Path | Sequence[Path]) -> dict[Key, list[tuple[Path, Record]]]:
+    """Request -> its Record in each store that has it; samples that stand in two stores are one session."""
+    found: dict[Key, list[tuple[Path, Record]]] = {}
+    for path in [stores] if isinstance(stores, Path) else stores:
+        for key, record in _measured(path).items():
+            known = {_samples_of(one) for _, one in found.get(key, [])}
+            if _samples_of(record) is None or _samples_of(record) not in known:
+                found.setdefault(key, []).append((path, record))
+    return found
+
+
+def _samples_of(record: Record) -> str | None:
+    return None if record.latency is None else record.latency.samples_sha256
+
+
+def _series(path: Path, record: Record) -> Series:
+    if (sha256 := _samples_of(record)) is None:
+        raise InputError("the Record names no raw samples", record.id)
+    return load_samples(path.parent, sha256).counted
 
 
 def _measured(path: Path) -> dict[Key, Record]:
@@ -114,12 +168,6 @@ def _changes(before: Record, after: Record) -> str:
     if before.artifact.onnx_sha256 != after.artifact.onnx_sha256:
         told.append(f"file {before.artifact.onnx_sha256[:8]} -> {after.artifact.onnx_sha256[:8]}")
     return "; ".join(told)
-
-
-def _samples(record: Record) -> str:
-    if record.latency is None or record.latency.samples_sha256 is None:
-        raise InputError("the Record names no raw samples", record.id)
-    return record.latency.samples_sha256
 
 
 if __name__ == "__main__":

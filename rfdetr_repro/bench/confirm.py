@@ -1,11 +1,15 @@
 """Artifacts under the protocol: accuracy on each split, then latency of all of them interleaved, and a Record for every cell.
 
 A cell is (artifact, split, protocol). What is stored already for this file, data, protocol and machine is not measured again; a
-cell is stored as soon as it is finished. Raw latency samples lie beside the store, as ``samples/SHA256.npy``.
+cell is stored as soon as it is finished. Raw latency samples lie beside the store, as ``samples/SHA256.npz``.
+
+A row may be measured twice, by sessions of its own and interleaved as if the second time were another model (A/A): what differs
+between the two is the instrument's own error, and stands in the row's Record.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -25,6 +29,7 @@ from .machine import environment, this_machine
 from .protocol import Call, Measurement, Watch, measure_interleaved
 from .samples import save_samples
 from .scopes import example_input, timed_call
+from .twin import itself
 
 __all__ = ["Context", "Outcome", "Row", "call_of", "confirm", "confirm_all", "example_input"]
 
@@ -89,9 +94,14 @@ def confirm_all(
     *,
     context: Context | None = None,
     watch: Watch | None = None,
+    twin: str = "never",
     progress: Progress = iter,
 ) -> Outcome:
-    """Measures all rows by all protocols. A row that fails does not stop the others."""
+    """Measures all rows by all protocols. A row that fails does not stop the others.
+
+    ``twin``: whether the first row of a protocol is measured a second time (A/A): "never", "always", or "once" in a store and
+    campaign. Frames at a fixed rate are never measured twice.
+    """
     if not protocols or len({protocol.threads for protocol in protocols}) > 1:
         raise InputError("the protocols of one confirmation must name one number of threads", ", ".join(rows))
     outcome, cells, env = Outcome(), {}, environment()
@@ -103,7 +113,8 @@ def confirm_all(
             with _failing(name, outcome):
                 cell.find_accuracies(progress)
         for protocol in protocols:
-            _measure(cells, protocol, outcome, watch)
+            again = twin == "always" or twin == "once" and not _has_twin(store, protocol, context)
+            _measure(cells, protocol, outcome, watch, twin=again and protocol.mode != "paced")
     except BaseException:
         for cell in cells.values():
             cell.keep_accuracies()
@@ -136,22 +147,68 @@ def stated(error: Exception) -> Exception:
     return failure
 
 
-def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, watch: Watch | None) -> None:
+def _has_twin(store: Store, protocol: Protocol, context: Context | None) -> bool:
+    campaign = context and context.campaign
+    same = (record for record in store.read() if record.protocol == protocol and record.campaign == campaign)
+    return any(record.latency is not None and record.latency.itself is not None for record in same)
+
+
+def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, watch: Watch | None, *, twin: bool) -> None:
     """Latency of every row that lacks it, interleaved; each is stored when it is finished."""
     calls = {}
     for name, cell in cells.items():
         if name not in outcome.failures and cell.lacks(protocol):
             with _failing(name, outcome):
                 calls[name] = cell.calls(protocol)
-    if calls:
+    if not calls:
+        return
+    session = _Session(cells, protocol, outcome)
+    if twin:
+        first = next(iter(calls))
+        with _failing(f"{first}, second time", outcome):
+            calls[session.add_twin(first)] = cells[first].calls(protocol, again=True)
+    try:
+        measure_interleaved(calls, protocol, watch=watch, done=session.done)
+    finally:
+        session.end()
 
-        def done(name: str, found: Measurement | Exception) -> None:
-            if isinstance(found, Exception):
-                outcome.failures[name] = stated(found)
-            else:
-                cells[name].finish(protocol, found)
 
-        measure_interleaved(calls, protocol, watch=watch, done=done)
+class _Session:
+    """Rows that are measured in turns, and what becomes of each. A row waits for its second time, if it has one."""
+
+    def __init__(self, cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome) -> None:
+        self.cells, self.protocol, self.outcome = cells, protocol, outcome
+        self.name = f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {secrets.token_hex(4)}"
+        self.row = self.twin = ""
+        self.found: dict[str, Measurement] = {}
+
+    def add_twin(self, row: str) -> str:
+        self.row, self.twin = row, f"{row}, second time"
+        return self.twin
+
+    def done(self, name: str, found: Measurement | Exception) -> None:
+        if isinstance(found, Exception):
+            self.outcome.failures[name] = stated(found)
+            if name == self.twin:
+                self.end()
+        elif name in (self.row, self.twin):
+            self.found[name] = found
+            if {self.row, self.twin} == self.found.keys() or self.twin in self.outcome.failures:
+                self.end()
+        else:
+            self._finish(name, found)
+
+    def end(self) -> None:
+        """Stores the row that was waiting, with its second time if that is there."""
+        again, row = self.found.pop(self.twin, None), self.found.pop(self.row, None)
+        if row is not None:
+            self._finish(self.row, row, again)
+
+    def _finish(self, name: str, found: Measurement, again: Measurement | None = None) -> None:
+        cell, latency = self.cells[name], replace(found.latency, session=self.name)
+        if again is not None:
+            latency = replace(latency, itself=itself(found.series, again.series, cell.save(again)))
+        cell.finish(self.protocol, replace(found, latency=latency))
 
 
 class _Cells:
@@ -203,16 +260,19 @@ class _Cells:
     def lacks(self, protocol: Protocol) -> bool:
         return any(request.id not in self.done for request in self.requests if request.protocol == protocol)
 
-    def calls(self, protocol: Protocol) -> list[Call]:
-        """One call per build, bound and ready."""
-        while len(self.sessions) < protocol.builds:
+    def calls(self, protocol: Protocol, *, again: bool = False) -> list[Call]:
+        """One call per build, bound and ready; ``again``: of builds beyond those of the first time."""
+        wanted = range(protocol.builds, 2 * protocol.builds) if again else range(protocol.builds)
+        while len(self.sessions) < wanted.stop:
             self.sessions.append(self._open(len(self.sessions)))
         split = self.row.splits[0] if self.row.splits else None
-        return [call_of(session, protocol, split) for session in self.sessions[: protocol.builds]]
+        return [call_of(self.sessions[build], protocol, split) for build in wanted]
+
+    def save(self, found: Measurement) -> str:
+        return save_samples(self.store.path.parent, found.series)
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
-        samples_sha256 = save_samples(self.store.path.parent, found.series)
-        self._append(protocol, replace(found.latency, samples_sha256=samples_sha256))
+        self._append(protocol, replace(found.latency, samples_sha256=self.save(found)))
 
     def keep_accuracies(self) -> None:
         """What an interrupted run has found is stored without latency; the finished cell replaces it later."""

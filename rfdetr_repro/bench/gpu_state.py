@@ -18,12 +18,17 @@ def verdict_of(verdicts: Sequence[str]) -> str:
 
 
 def gpu_state(
-    windows: Sequence[tuple[Window, bool, float]], idle_power_w: float | None, closed_loop: bool, images: int
+    windows: Sequence[tuple[Window, bool, float]],
+    idle_power_w: float | None,
+    closed_loop: bool,
+    images: int,
+    *,
+    rested_s: float = 0.0,
 ) -> GpuState | None:
-    """``windows``: each with whether its block was kept and the seconds spent in its calls; None without a watch.
+    """``windows``: each with whether its block counts and the seconds spent in its calls; None without a watch.
 
-    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the kept blocks' calls: a window is a little longer
-    than they, and its energy is cut by the same part.
+    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the counted blocks' calls: a window is a little
+    longer than they, and its energy is cut by the same part.
     """
     if not windows:
         return None
@@ -50,8 +55,20 @@ def gpu_state(
         joules_per_image=joules,
         net_joules_per_image=None if joules is None or idle_power_w is None else joules - idle_power_w * busy_s / images,
         unknown="; ".join(sorted({window.unknown for window, _, _ in windows if window.unknown})) or None,
+        throttled_share=_throttled_share([window for window, _, _ in windows]),
+        rested_s=rested_s,
         other_programs=_other_programs([window for window, _, _ in windows]),
     )
+
+
+def _throttled_share(windows: Sequence[Window]) -> dict[str, float] | None:
+    """Cause -> part of the time of all windows; None where none is known."""
+    known = [(window.shares, window.seconds) for window in windows if window.shares is not None]
+    total = sum(seconds for _, seconds in known)
+    if not total:
+        return None
+    causes = sorted({cause for shares, _ in known for cause in shares})
+    return {cause: sum(shares.get(cause, 0.0) * seconds for shares, seconds in known) / total for cause in causes}
 
 
 def _other_programs(windows: Sequence[Window]) -> int | None:

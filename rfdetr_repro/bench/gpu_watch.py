@@ -1,7 +1,8 @@
 """Watches a GPU while it is measured: did it throttle, why, at what clocks, power and temperature, and was it alone?
 
 "Not throttled" has to be proved by the driver's cumulative counters and the polled reasons; what cannot be seen is "unknown" and
-says why (benchmark protocol section 4). The source of readings is NVML, or a recording.
+says why (benchmark protocol section 4). Boost clocks touch the power limit for microseconds in normal work, so a window throttled
+if a cause held for more than SHARE of its time. The source of readings is NVML, or a recording.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import InputError
 
 POLL_S = 0.02
+SHARE = 0.01  # of a window's time, by the driver's counters, or of its readings, by the polled reasons
 HUNG_S = 2.0  # a driver that does not answer for so long is not watched any more
 
 # Reasons for a lower clock that invalidate a sample (NVML's clock event bits); idle or application clocks, for one, do not.
@@ -66,6 +68,8 @@ class Window(NamedTuple):
     clocks: dict[int, int] | None = None  # SM clock in MHz -> readings
     throttled_s: dict[str, float] | None = None  # cause -> time by the driver's counters; a cause it does not count is absent
     unknown: str = ""  # items that could not be read, with the driver's reasons
+    shares: dict[str, float] | None = None  # cause -> part of the window's time; None: not known
+    busy_mhz: float | None = None  # mean SM clock of the readings in which the GPU was not idle
 
     @property
     def mean_sm_mhz(self) -> float | None:
@@ -206,6 +210,8 @@ def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
         seconds=readings[-1].time_s - readings[0].time_s if readings else 0.0,
         clocks=dict(Counter(clocks)) or None,
         throttled_s=_throttled_s(readings) or None,
+        shares=_shares(readings),
+        busy_mhz=_busy_mhz(readings),
         unknown="; ".join(sorted(denied) + [failure] * bool(failure)),
     )
 
@@ -219,12 +225,30 @@ def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
     return spent
 
 
+def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
+    """The larger of what the counters and the polled reasons say; causes that held at no time are left out."""
+    if not readings:
+        return None
+    shares: dict[str, float] = {}
+    seconds = readings[-1].time_s - readings[0].time_s
+    for cause, spent_s in _throttled_s(readings).items():
+        if spent_s > 0:
+            shares[cause] = min(1.0, spent_s / seconds) if seconds > 0 else 1.0
+    for cause, bits in REASONS.items():
+        seen = sum(bool((reading.reasons or 0) & bits) for reading in readings) / len(readings)
+        if seen > shares.get(cause, 0.0):
+            shares[cause] = seen
+    return shares
+
+
+def _busy_mhz(readings: Sequence[Reading]) -> float | None:
+    busy = [reading.sm_mhz for reading in readings if reading.sm_mhz is not None and not (reading.reasons or 0) & IDLE]
+    return statistics.fmean(busy) if busy else None
+
+
 def _verdict(readings: Sequence[Reading], failure: str) -> str:
-    causes = [cause for cause, bits in REASONS.items() if any((reading.reasons or 0) & bits for reading in readings)]
-    for cause in POLICIES:
-        spent = [reading.throttled_ns[cause] for reading in readings if cause in reading.throttled_ns]
-        if len(spent) > 1 and spent[-1] > spent[0] and cause not in causes:
-            causes.append(cause)  # the counter sees dips between two polls
+    shares = _shares(readings) or {}
+    causes = [cause for cause in dict.fromkeys([*REASONS, *POLICIES]) if shares.get(cause, 0.0) > SHARE]
     if causes:
         return f"yes: {', '.join(causes)}"
     if failure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,15 +10,17 @@ import numpy as np
 from ..latency_protocol import Protocol
 from .gpu_watch import Window
 from .paced import Trace, run_paced
-from .samples import BLOCK, Series
-from .statistics import median_interval
+from .samples import BLOCK, SET_ASIDE, THROTTLED, Series, as_stored
+from .statistics import median_of
 from .timers import Clock, Timer
 from .warm_up import Watch, settle
 
 Run = Callable[[], object]
 LONG_BLOCK_S = 2.0  # of a series that is ended by time: a closed loop is not to be interrupted often
 IDLE_S = 1.0  # an idle GPU is looked at for so long, to know what it draws
-RESTS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # after a block that throttled, longer each time; then the series ends
+RESTS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # after a block that throttled, longer each time
+REST_BUDGET_S = 30.0  # of all builds and models that are measured together; then blocks are taken as they come
+CLOCK_DROP = 0.05  # below the highest clock of the series' unthrottled blocks: then a throttled block is worth a rest
 
 
 class Call(NamedTuple):
@@ -44,34 +46,60 @@ class StopRule(NamedTuple):
     def of(cls, protocol: Protocol) -> StopRule:
         return cls(protocol.min_samples, protocol.max_samples, protocol.relative_ci, protocol.timeout_s, protocol.min_time_s)
 
-    def reason(self, samples_ms: list[float], elapsed_s: float) -> str | None:
-        """Why to stop now, or None. The time limit outranks the least number of samples: the count tells what was reached."""
-        n = len(samples_ms)
-        if n and 0 < self.min_time_s <= elapsed_s:
+    def exhausted(self, count: int, elapsed_s: float) -> str | None:
+        """Why a build with ``count`` samples is to stop now, or None.
+
+        The time limit outranks the least number of samples: the count tells what was reached.
+        """
+        if count and 0 < self.min_time_s <= elapsed_s:
             return f"{self.min_time_s:g} s measured"
-        if n and elapsed_s >= self.timeout_s:
+        if count and elapsed_s >= self.timeout_s:
             return f"timeout of {self.timeout_s:g} s"
-        if n < self.min_samples or self.min_time_s > 0:
+        if self.min_time_s > 0:
             return None
-        interval = median_interval(np.asarray(samples_ms), resamples=500)
-        width = (interval.high - interval.low) / float(np.median(samples_ms))
-        if width < self.relative_ci:
-            return f"interval of the median {width:.2%} wide, below {self.relative_ci:.2%}"
-        return f"maximum of {n} samples" if n >= self.max_samples else None
+        return f"maximum of {count} samples" if count >= self.max_samples else None
+
+    def settled(self, builds: Sequence[Series]) -> str | None:
+        """Why a model with these samples needs no more, or None: its interval, over all builds, is narrow enough."""
+        if self.min_time_s > 0 or min(len(build.ms) for build in builds) < self.min_samples:
+            return None
+        width = median_of(Series.pooled(builds)).relative_width
+        return f"interval of the median {width:.2%} wide, below {self.relative_ci:.2%}" if width < self.relative_ci else None
+
+
+class Rests:
+    """Seconds of rest that are left to everything that is measured together."""
+
+    def __init__(self, budget_s: float = REST_BUDGET_S) -> None:
+        self.left_s, self.taken_s = budget_s, 0.0
+
+    def take(self, wanted_s: float, clock: Clock) -> bool:
+        """Sleeps, or says that the budget is spent."""
+        if wanted_s > self.left_s:
+            return False
+        clock.sleep(wanted_s)
+        self.left_s -= wanted_s
+        self.taken_s += wanted_s
+        return True
 
 
 class Lane:
-    """The samples of one build. ``windows``: what the watch saw during each block, and whether the block was kept."""
+    """The samples of one build, all that were taken. ``windows``: what the watch saw during each block."""
 
-    def __init__(self, call: Call, protocol: Protocol, clock: Clock, timer: Timer, watch: Watch | None) -> None:
+    def __init__(
+        self, call: Call, protocol: Protocol, clock: Clock, timer: Timer, watch: Watch | None, rests: Rests | None = None
+    ) -> None:
         self.call, self.protocol, self.clock, self.timer, self.watch = call, protocol, clock, timer, watch
-        self.dropped, self.rests, self.throttled = 0, 0, "unknown" if watch is None else "no"
+        self.rests, self.rests_taken, self.rested_s = rests or Rests(), 0, 0.0
         self.rule = StopRule.of(protocol)
         self.samples_ms: list[float] = []
         self.gpu_ms: list[float] = []
         self.blocks: list[int] = []
+        self.marks: list[int] = []
+        self.throttled = "unknown" if watch is None else "no"
+        self.expected_mhz: float | None = None  # highest clock under load of the unthrottled blocks
         self.trace: Trace | None = None
-        self.windows: list[tuple[Window, bool, float]] = []  # with the seconds spent in the calls of the block
+        self.windows: list[tuple[Window, bool, float]] = []  # whether it counts, and the seconds spent in its calls
         self.idle_power_w: float | None = None
         self.elapsed_s = 0.0
         self.reason: str | None = None
@@ -84,12 +112,20 @@ class Lane:
 
     @property
     def series(self) -> Series:
-        return Series(np.asarray(self.samples_ms), np.zeros(len(self.blocks), np.int64), np.asarray(self.blocks, dtype=np.int64))
+        """All samples, those set aside too."""
+        blocks, marks = (np.asarray(numbers, dtype=np.int64) for numbers in (self.blocks, self.marks))
+        return Series(as_stored(np.asarray(self.samples_ms)), np.zeros(len(blocks), np.int64), blocks, marks)
+
+    @property
+    def count(self) -> int:
+        """Samples that were not set aside."""
+        return len(self.marks) - self.marks.count(SET_ASIDE)
 
     def take_block(self, number: int, *, settle: bool) -> None:
         """One block of samples; ``settle`` runs once untimed first, because another model has used the caches.
 
-        A block in which the GPU throttled is dropped and counted, and a rest follows that grows from time to time.
+        A block in which the GPU throttled is kept and marked. If its clock really fell, a rest follows, longer from time to time
+        and within the budget; then the block is set aside, and taken again.
         """
         start, before, mark = self.clock.now_ns(), len(self.samples_ms), self.watch.mark() if self.watch else 0
         if settle:
@@ -99,18 +135,19 @@ class Lane:
         else:
             self._take_samples(start)
         self.elapsed_s += (self.clock.now_ns() - start) / 1e9
-        self.blocks += [number] * (len(self.samples_ms) - before)
-        if self.watch:
-            self._judge(self.watch.since(mark), before)
+        taken = len(self.samples_ms) - before
+        self.blocks += [number] * taken
+        found = self._judge(self.watch.since(mark), before) if self.watch else 0
+        self.marks += [found] * taken
         if self.protocol.mode == "paced" and self.samples_ms:
             self.reason = self.reason or f"{len(self.samples_ms)} frames"
-        self.reason = self.reason or self.rule.reason(self.samples_ms, self.elapsed_s)
+        self.reason = self.reason or self.rule.exhausted(self.count, self.elapsed_s)
 
     def _take_samples(self, start_ns: int) -> None:
         by_time, taken = self.protocol.min_time_s > 0, 0
         most = BLOCK if not by_time else 1 << 30
         if not by_time:
-            most = min(most, self.protocol.max_samples - len(self.samples_ms))
+            most = min(most, self.protocol.max_samples - self.count)
         while taken < most:
             if self.protocol.mode == "buffered":
                 self.clock.sleep((self.protocol.buffer_ms - self.protocol.spin_ms) / 1e3)
@@ -132,15 +169,27 @@ class Lane:
         self.trace = run_paced(self.call.run, self.protocol.fps, self.protocol.min_samples, self.clock, self.rule.timeout_s)
         self.samples_ms += self.trace.response_ms.tolist()
 
-    def _judge(self, window: Window, before: int) -> None:
-        drop = window.invalid and self.rests < len(RESTS_S)
-        self.windows.append((window, not drop, sum(self.samples_ms[before:]) / 1e3))
-        if drop:
-            self.dropped += len(self.samples_ms) - before
-            del self.samples_ms[before:], self.blocks[before:], self.gpu_ms[before:]
-            self.clock.sleep(RESTS_S[self.rests])
-            self.rests += 1
-        elif window.invalid:  # it throttles whenever it works: then that is what it does, and the result says so
-            self.throttled, self.reason = window.throttled, f"throttled after {len(RESTS_S)} rests"
-        elif self.throttled == "no":
+    def _judge(self, window: Window, before: int) -> int:
+        """The mark of the block's samples; rests where that may help."""
+        mark = 0
+        if window.invalid:
+            mark = SET_ASIDE if self._slowed(window) and self._rested() else THROTTLED
+        elif window.busy_mhz is not None:
+            self.expected_mhz = max(self.expected_mhz or 0.0, window.busy_mhz)
+        self.windows.append((window, mark != SET_ASIDE, sum(self.samples_ms[before:]) / 1e3))
+        if mark == THROTTLED and not self.throttled.startswith("yes") or self.throttled == "no" and mark != SET_ASIDE:
             self.throttled = window.throttled
+        return mark
+
+    def _rested(self) -> bool:
+        if self.rests_taken == len(RESTS_S) or not self.rests.take(RESTS_S[self.rests_taken], self.clock):
+            return False
+        self.rested_s += RESTS_S[self.rests_taken]
+        self.rests_taken += 1
+        return True
+
+    def _slowed(self, window: Window) -> bool:
+        """Whether the clock fell below what the series has shown. Without a clock, or a block to go by, that is not known."""
+        if window.busy_mhz is None or self.expected_mhz is None:
+            return False
+        return window.busy_mhz < (1 - CLOCK_DROP) * self.expected_mhz

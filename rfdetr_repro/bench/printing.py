@@ -10,8 +10,8 @@ from ..record import Accuracy, Latency, Record
 from .samples import load_samples
 from .statistics import Verdict, compare_series
 
-HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI)", "between builds", "p90 ms",
-          "p99 ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
+HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI in this session)", "between builds",
+          "p90 ms", "p99 ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
 
 
 def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -33,7 +33,7 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         _percent(record.mask_accuracy, "ap"),
         protocol.rhythm,
         protocol.scope,
-        f"{latency.median_ms:.2f} ({latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f})",
+        f"{latency.median_ms:.2f} ({_interval(latency)})",
         "-" if latency.between_builds_ms is None else f"{latency.between_builds_ms:.2f}",
         "n/a" if latency.p90_ms is None else f"{latency.p90_ms:.2f}",
         "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
@@ -44,6 +44,12 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         str(latency.num_samples),
         artifact.sha256[:8],
     )
+
+
+def _interval(latency: Latency) -> str:
+    if latency.ci_low_ms is None or latency.ci_high_ms is None:
+        return "n/a"
+    return f"{latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f}"
 
 
 def _throttled(latency: Latency) -> str:
@@ -64,9 +70,22 @@ def _percent(accuracy: Accuracy | None, metric: str) -> str:
 
 
 def verdict_line(first: str, second: str, verdict: Verdict) -> str:
-    low, high = verdict.interval_ms
     joint = {"SAME": "as", "UNDECIDED": "against"}.get(verdict.word, "than")
-    return f"{first}: {verdict.word} {joint} {second}, {verdict.difference_ms:+.3f} ms ({low:+.3f} to {high:+.3f})"
+    interval = "no interval"
+    if verdict.interval_ms is not None:
+        interval = f"{verdict.interval_ms.low:+.3f} to {verdict.interval_ms.high:+.3f}"
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    return f"{first}: {verdict.word} {joint} {second}, {verdict.difference_ms:+.3f} ms ({interval}){reason}"
+
+
+def instrument_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What the instrument says of files that were measured twice: its own error."""
+    told = []
+    for name, found in records.items():
+        for record in found:
+            if record.latency is not None and record.latency.itself is not None and record.protocol is not None:
+                told.append(f"A/A, {name} twice, {record.protocol.rhythm}: {record.latency.itself.told}")
+    return list(dict.fromkeys(told))
 
 
 def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]:
@@ -94,7 +113,12 @@ def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Pa
         pair = [load_samples(folder, latencies[key].samples_sha256 or "") for key in (name, other)]
     except InputError as error:
         return f"{name}: not compared with {other} ({error})"
-    return verdict_line(name, other, compare_series(*pair))
+    sessions = [latencies[key].session for key in (name, other)]
+    verdict = compare_series(*(series.counted for series in pair))
+    if None in sessions or sessions[0] != sessions[1]:
+        told = "not measured in one session, and sessions differ by more than their samples tell"
+        verdict = Verdict("UNDECIDED", latencies[name].median_ms - latencies[other].median_ms, None, told)
+    return verdict_line(name, other, verdict)
 
 
 def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 *Buffered* waits before every sample, outside the timed region, as the paper does (200 ms); *sustained* is a closed loop; *paced*
 has arrivals at a fixed rate. Models and their builds are measured interleaved, block by block in random order, so that drift of
-the machine falls on all of them.
+the machine falls on all of them. All builds of a model end together, when the interval over all of them is narrow enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from ..latency_protocol import Protocol
 from ..record import Build, Latency
 from .gpu_state import gpu_state, verdict_of
-from .lane import RESTS_S, Call, Lane, Run, StopRule
+from .lane import RESTS_S, Call, Lane, Rests, Run, StopRule
 from .paced import summary
 from .samples import BLOCK, Series
 from .statistics import summarise
@@ -33,7 +33,7 @@ Samples = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Summary and raw data; ``warmup_ms`` is not part of the summary."""
+    """Summary and raw data; ``warmup_ms``, and samples that were set aside, are not part of the summary."""
 
     latency: Latency
     series: Series
@@ -72,18 +72,19 @@ def measure_interleaved(
 ) -> dict[str, Measurement]:
     """Latency of several models, each one call or a call per build; rounds of one block each, in a new random order per round.
 
-    ``hashes``: name -> SHA-256 of the artifact of a single call. A build whose stop rule is met drops out; the others go on.
+    ``hashes``: name -> SHA-256 of the artifact of a single call. A model whose stop rule is met drops out; the others go on.
     ``watch``: of the GPU that works; without one the throttle state is "unknown". ``done`` gets each model as it is finished, or
     what its call raised, and the others go on; without it the error ends the measurement.
     """
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
     lanes: dict[str, list[Lane]] = {}
+    rests = Rests()
     for name, given in runs.items():
         calls = [Call(given, (hashes or {}).get(name))] if callable(given) else given
         lanes[name] = []
         with _dropping(name, lanes, done):
-            lanes[name] = [Lane(call, protocol, clock, timer, watch) for call in calls]
+            lanes[name] = [Lane(call, protocol, clock, timer, watch, rests) for call in calls]
     order = [(name, lane) for name, builds in lanes.items() for lane in builds]
     alone, rng, number, results = len(order) == 1, random.Random(seed), 0, {}
     while order:
@@ -92,6 +93,8 @@ def measure_interleaved(
             with _dropping(name, lanes, done):
                 lane.take_block(number, settle=not alone)
         number += 1
+        for builds in lanes.values():
+            _end_together(builds)
         order = [(name, lane) for name, lane in order if lane.reason is None and name in lanes]
         for name in [name for name in lanes if name not in results and all(lane.reason for lane in lanes[name])]:
             results[name] = _measurement(lanes[name])
@@ -114,36 +117,51 @@ def _dropping(
             done(name, error)
 
 
+def _end_together(lanes: Sequence[Lane]) -> None:
+    """Ends all builds of a model whose interval is narrow enough; a build may have ended before, by time."""
+    if lanes and all(lane.reason for lane in lanes):
+        return
+    if reason := lanes[0].rule.settled([lane.series.counted for lane in lanes]):
+        for lane in lanes:
+            lane.reason = lane.reason or reason
+
+
 def _measurement(lanes: Sequence[Lane]) -> Measurement:
     protocol, series = lanes[0].protocol, Series.pooled([lane.series for lane in lanes])
-    several = series if len(lanes) > 1 else None
+    counted = series.counted
     latency = summarise(
-        series.ms,
+        counted.ms,
         stop_reason="; ".join(dict.fromkeys(lane.reason or "" for lane in lanes)),
         sustained=protocol.mode == "sustained",
         artifact_sha256=lanes[0].call.sha256,
-        series=several,
+        series=counted,
     )
-    builds = tuple(
-        Build(lane.call.sha256 or "unknown", float(np.median(lane.samples_ms)), len(lane.samples_ms)) for lane in lanes
-    )
-    medians, events = [build.median_ms for build in builds], [event for lane in lanes for event in lane.gpu_ms]
+    builds = tuple(_build(lane) for lane in lanes) if len(lanes) > 1 else None
+    medians, events = [build.median_ms for build in builds or ()], [event for lane in lanes for event in lane.gpu_ms]
     traces = [lane.trace for lane in lanes if lane.trace is not None]
+    state = gpu_state(
+        [window for lane in lanes for window in lane.windows],
+        lanes[0].idle_power_w,
+        protocol.mode == "sustained" and not protocol.flush_l2,
+        len(counted.ms),
+        rested_s=sum(lane.rested_s for lane in lanes),
+    )
     latency = dataclasses.replace(
         latency,
         throttled=verdict_of([lane.throttled for lane in lanes]),
-        num_dropped=sum(lane.dropped for lane in lanes),
+        num_dropped=len(series.ms) - len(counted.ms),
+        num_marked=series.num_marked if state is not None else None,
         cuda_graph=lanes[0].call.cuda_graph,
         gpu_median_ms=float(np.median(events)) if events else None,
-        builds=builds if several else None,
-        between_builds_ms=max(medians) - min(medians) if several else None,
+        builds=builds,
+        between_builds_ms=max(medians) - min(medians) if medians else None,
         warm_up="; ".join(dict.fromkeys(lane.warm_up for lane in lanes if lane.warm_up)) or None,
         paced=summary(traces, protocol.fps) if traces else None,
-        gpu=gpu_state(
-            [window for lane in lanes for window in lane.windows],
-            lanes[0].idle_power_w,
-            protocol.mode == "sustained" and not protocol.flush_l2,
-            len(series.ms),
-        ),
+        gpu=state,
     )
     return Measurement(latency, series, np.concatenate([lane.warmup_ms for lane in lanes]))
+
+
+def _build(lane: Lane) -> Build:
+    samples_ms = lane.series.counted.ms
+    return Build(lane.call.sha256 or "unknown", float(np.median(samples_ms)), len(samples_ms))

@@ -1,11 +1,14 @@
-"""From latency samples to statements (benchmark protocol section 3): median, bootstrap interval, tails, and who is faster.
+"""From latency samples to statements (benchmark protocol section 3): median, interval, tails, and who is faster.
 
-Samples of one build are resampled one by one; those of several builds, and of two models that are compared, by build and then by
-block, because neighbours in time share the state of the machine. All resampling is seeded: equal samples give equal numbers.
+What an interval rests on is in ``uncertainty.py``: blocks, builds and rounds, never single samples. An interval speaks of the
+session in which its samples were taken; what another session would give, only several sessions can tell
+(:func:`compare_sessions`). Equal samples give equal numbers.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,13 +16,11 @@ import numpy as np
 
 from ..record import Latency
 from .samples import Series
+from .uncertainty import Spread, paired, runs_of, spread_of, together, too_few
 
 Samples = np.ndarray[Any, Any]  # float64 (n,) milliseconds
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-FEW_BLOCKS = 8  # of fewer, a resample of blocks says little: then every sample is its own block
-_CELLS = 1 << 22  # resamples x samples at a time
+WIDEST = math.log(2)  # an interval that reaches beyond half or twice the median says nothing
 
 
 class Interval(NamedTuple):
@@ -28,78 +29,53 @@ class Interval(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """``word`` about the first of two sample sets; ``difference_ms`` of medians (first - second) with its interval."""
+    """``word`` about the first of two sample sets; ``difference_ms`` (first - second) with its interval.
+
+    Without an interval the word is UNDECIDED and ``reason`` says what is missing.
+    """
 
     word: str  # "FASTER", "SLOWER", "SAME", "UNDECIDED"
     difference_ms: float
-    interval_ms: Interval
+    interval_ms: Interval | None
+    reason: str = ""
 
 
-def _bootstrap_medians(samples: Samples, rng: np.random.Generator, resamples: int) -> Samples:
-    """Medians of resamples, without resampling: the k-th of n numbers drawn from a set is its sorted element at n times the k-th
-    of n uniform numbers, which is beta-distributed. Exact, and costs one sort.
-    """
-    ordered, n = np.sort(samples), len(samples)
-    low_rank, high_rank = (n + 1) // 2, n // 2 + 1
-    low = rng.beta(low_rank, n - low_rank + 1, resamples)
-    high = low if low_rank == high_rank else low + (1 - low) * rng.beta(1, n - low_rank, resamples)
-    low_index, high_index = (np.minimum((part * n).astype(np.int64), n - 1) for part in (low, high))
-    return (ordered[low_index] + ordered[high_index]) / 2
+class Median(NamedTuple):
+    """A median in ms; its 95 % interval within the session, or None and in ``told`` why."""
+
+    ms: float
+    interval: Interval | None
+    spread: Spread | None
+    told: str
+
+    @property
+    def relative_width(self) -> float:
+        """Of the interval, as a part of the median; infinite without one."""
+        return math.inf if self.interval is None else (self.interval.high - self.interval.low) / self.ms
 
 
-def _block_weights(series: Series, rng: np.random.Generator, resamples: int) -> tuple[Samples, Samples]:
-    """How often each block is drawn: int64 (resamples, blocks); and the block of each sample, int64 (n,).
-
-    A resample draws as many builds as there are, then of each as many blocks as it has.
-    """
-    builds, build_of = np.unique(series.build, return_inverse=True)
-    keys, block_of = np.unique(np.stack([build_of, series.block]), axis=1, return_inverse=True)
-    block_of = block_of.reshape(-1)
-    if keys.shape[1] < FEW_BLOCKS:
-        keys, block_of = np.stack([build_of, np.arange(len(build_of))]), np.arange(len(build_of))
-    weights = np.zeros((resamples, keys.shape[1]), dtype=np.int64)
-    rows = np.arange(resamples)[:, None]
-    for _ in builds:
-        drawn = rng.integers(0, len(builds), resamples)
-        for build in range(len(builds)):
-            members = np.flatnonzero(keys[0] == build)
-            chosen = members[rng.integers(0, len(members), (resamples, len(members)))]
-            np.add.at(weights, (rows, chosen), (drawn == build)[:, None].astype(np.int64))
-    return weights, block_of
+def median_of(series: Series) -> Median:
+    """Median of all samples, and how sure it is."""
+    ms, runs = float(np.median(series.ms)), runs_of(series)
+    if reason := too_few(runs):
+        return Median(ms, None, None, f"no interval: {reason}")
+    spread = spread_of(runs, of_median=True)
+    builds = f"{spread.builds} builds" if spread.builds > 1 else "one build"
+    seen = f"one session, {builds}, {spread.blocks} blocks, worth {spread.effective_blocks:.1f} independent ones"
+    if not spread.half_width < WIDEST:
+        return Median(ms, None, spread, f"no interval, it would reach beyond half or twice the median: {seen}")
+    factor = math.exp(spread.half_width)
+    return Median(ms, Interval(ms / factor, ms * factor), spread, seen)
 
 
-def _weighted_medians(values: Samples, weights: Samples, block_of: Samples) -> Samples:
-    """Median of ``values`` repeated ``weights[r, block_of]`` times, for every resample r."""
-    order = np.argsort(values, kind="stable")
-    ordered, blocks, step = values[order], block_of[order], max(1, _CELLS // len(values))
-    medians = []
-    for start in range(0, len(weights), step):
-        counted = np.cumsum(weights[start : start + step][:, blocks], axis=1)
-        total = counted[:, -1:]
-        low, high = (np.argmax(counted >= rank, axis=1) for rank in ((total + 1) // 2, total // 2 + 1))
-        medians.append((ordered[low] + ordered[high]) / 2)
-    return np.concatenate(medians)
+def median_interval(samples: Samples) -> Interval | None:
+    """95 % interval of the median of neighbouring samples of one build, in order of time; None if they are too few."""
+    return pooled_interval(Series.of(samples))
 
 
-def _resamples_for(n: int) -> int:
-    return int(min(RESAMPLES, max(200, 2e8 // n)))  # a series of ten minutes has 10^5 samples and more
-
-
-def _interval(values: Samples) -> Interval:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, (tail, 1 - tail))
-    return Interval(float(low), float(high))
-
-
-def median_interval(samples: Samples, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """95 % percentile-bootstrap interval of the median."""
-    return _interval(_bootstrap_medians(np.asarray(samples, dtype=float), np.random.default_rng(seed), resamples))
-
-
-def pooled_interval(series: Series, *, seed: int = 0) -> Interval:
-    """95 % interval of the median over builds: by the bootstrap over (build, block)."""
-    weights, block_of = _block_weights(series, np.random.default_rng(seed), _resamples_for(len(series.ms)))
-    return _interval(_weighted_medians(series.ms, weights, block_of))
+def pooled_interval(series: Series) -> Interval | None:
+    """95 % interval of the median over builds and blocks; None if they are too few."""
+    return median_of(series).interval
 
 
 @lru_cache
@@ -127,13 +103,13 @@ def summarise(
 ) -> Latency:
     """Samples in ms -> ``Latency``. Images per second only for a closed loop, where it means something.
 
-    ``series``: the same samples with their builds and blocks, where there are several builds.
+    ``series``: the same samples with their builds and blocks; without, they are one build's, in blocks of BLOCK.
     """
-    interval = median_interval(samples) if series is None else pooled_interval(series)
+    found = median_of(Series.of(samples) if series is None else series)
     return Latency(
-        median_ms=float(np.median(samples)),
-        ci_low_ms=interval.low,
-        ci_high_ms=interval.high,
+        median_ms=found.ms,
+        ci_low_ms=found.interval and found.interval.low,
+        ci_high_ms=found.interval and found.interval.high,
         p05_ms=tail(samples, 0.05),
         p90_ms=tail(samples, 0.90),
         p95_ms=tail(samples, 0.95),
@@ -145,41 +121,83 @@ def summarise(
         images_per_s=1e3 / float(np.mean(samples)) if sustained else None,
         throttled="unknown",  # CPU clocks are not watched
         artifact_sha256=artifact_sha256,
+        interval=found.told,
+        num_blocks=found.spread and found.spread.blocks,
+        effective_blocks=found.spread and round(found.spread.effective_blocks, 2),
     )
 
 
-def compare(first: Samples, second: Samples, *, margin: float = 0.01, seed: int = 0) -> Verdict:
-    """Is ``first`` faster than ``second``? By the bootstrap interval of the difference of medians; samples are independent.
+def compare(first: Samples, second: Samples, *, margin: float = 0.01) -> Verdict:
+    """:func:`compare_series` of two builds that were measured apart, each in order of time."""
+    return compare_series(Series.of(first), Series.of(second), margin=margin, in_turns=False)
+
+
+def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_turns: bool = True) -> Verdict:
+    """Is ``first`` faster than ``second``? By the 95 % interval of the ratio of their medians, within one session.
 
     SAME if the whole interval lies within ``margin`` of the second median, FASTER or SLOWER if it lies on one side of zero,
-    else UNDECIDED.
+    else UNDECIDED. Series ``in_turns`` were measured interleaved: their blocks are compared round by round, so that what the
+    machine did in a round cancels. Series without rounds in common, and those measured apart, are compared as wholes.
     """
-    rng = np.random.default_rng(seed)
-    resampled = [_bootstrap_medians(np.asarray(samples, dtype=float), rng, RESAMPLES) for samples in (first, second)]
-    return _verdict(resampled[0] - resampled[1], float(np.median(first)), float(np.median(second)), margin)
+    if in_turns and (runs := paired(first, second)):
+        spread = spread_of(runs, of_median=False)
+        return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)
+    sides = [runs_of(series) for series in (first, second)]
+    medians = [float(np.median(series.ms)) for series in (first, second)]
+    if reason := too_few(sides[0]) or too_few(sides[1]):
+        return Verdict("UNDECIDED", medians[0] - medians[1], None, reason)
+    spread = together(*(spread_of(side, of_median=True) for side in sides))
+    return _verdict(_log_ratio(*medians), spread, medians[1], margin)
 
 
-def compare_series(first: Series, second: Series, *, margin: float = 0.01, seed: int = 0) -> Verdict:
-    """:func:`compare` by the bootstrap over (build, block) pairs.
+def compare_sessions(
+    first: Sequence[Series], second: Sequence[Series], *, margin: float = 0.01, between: float | None = None
+) -> Verdict:
+    """:func:`compare_series` of what was measured in sessions of their own, one series each.
 
-    Series with the same builds and blocks were measured in turns: a pair is drawn for both at once, so that what the machine did
-    in that round cancels. Other series are resampled apart.
+    Sessions of one file differ by more than the samples inside them tell. How much, is seen from several sessions of a side, or
+    is given as ``between``, the standard deviation of a session's median as a part of it. With neither the word is UNDECIDED.
     """
-    count = min(_resamples_for(len(first.ms)), _resamples_for(len(second.ms)))
-    # equal seeds draw equal pairs as long as the layouts are equal
-    rngs = [np.random.default_rng(seed if first.layout == second.layout else (seed, side)) for side in (0, 1)]
-    medians = [
-        _weighted_medians(series.ms, *_block_weights(series, rng, count))
-        for series, rng in zip((first, second), rngs, strict=True)
-    ]
-    return _verdict(medians[0] - medians[1], float(np.median(first.ms)), float(np.median(second.ms)), margin)
+    logs = [np.log([float(np.median(series.ms)) for series in side]) for side in (first, second)]
+    medians = [float(np.exp(side.mean())) for side in logs]
+    count, parts = 1 / len(first) + 1 / len(second), []
+    for side in (first, second):
+        runs = [runs_of(series) for series in side]
+        if reason := next(filter(None, map(too_few, runs)), ""):
+            return Verdict("UNDECIDED", medians[0] - medians[1], None, reason)
+        parts += [(spread_of(run, of_median=True), len(side)) for run in runs]
+    inside = math.hypot(*(part.error / size for part, size in parts))
+    degrees = min(part.degrees for part, _ in parts)
+    free = len(first) + len(second) - 2
+    if between is not None:
+        error = math.hypot(inside, between * math.sqrt(count))
+    elif free:
+        error = max(inside, math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / free * count))
+        degrees = float(free)
+    else:
+        told = "one session of each, and sessions differ by more than their samples tell; give more stores, or --between-sessions"
+        return Verdict("UNDECIDED", medians[0] - medians[1], None, told)
+    spread = Spread(error, degrees, len(parts), 1, float(len(parts)))
+    return _verdict(_log_ratio(*medians), spread, medians[1], margin)
 
 
-def _verdict(differences: Samples, first_ms: float, second_ms: float, margin: float) -> Verdict:
-    interval, difference = _interval(differences), first_ms - second_ms
-    limit = margin * second_ms
-    if -limit <= interval.low and interval.high <= limit:
+def _mean(runs: Sequence[Any]) -> float:
+    """Of the blocks' differences, each build counting alike."""
+    return float(np.mean([run.medians.mean() for run in runs]))
+
+
+def _log_ratio(first_ms: float, second_ms: float) -> float:
+    return math.log(max(first_ms, 1e-6) / max(second_ms, 1e-6))
+
+
+def _verdict(log_ratio: float, spread: Spread, second_ms: float, margin: float) -> Verdict:
+    difference = second_ms * math.expm1(log_ratio)
+    if not spread.half_width < 2 * WIDEST:
+        return Verdict("UNDECIDED", difference, None, f"too unsteady: {spread.blocks} blocks say nothing about a ratio")
+    low, high = (math.expm1(log_ratio + side * spread.half_width) for side in (-1, 1))
+    interval = Interval(second_ms * low, second_ms * high)
+    if -margin <= low and high <= margin:
         return Verdict("SAME", difference, interval)
-    if interval.high < 0:
+    if high < 0:
         return Verdict("FASTER", difference, interval)
-    return Verdict("SLOWER" if interval.low > 0 else "UNDECIDED", difference, interval)
+    return Verdict("SLOWER" if low > 0 else "UNDECIDED", difference, interval)

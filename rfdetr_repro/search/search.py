@@ -94,7 +94,7 @@ class Search:
         context, watch = self.context, self.watched and self.watched.watch
         if self.watched is not None:
             context = replace(context, machine=self.watched.machine)
-        outcome = confirm_all({arch.key: row}, protocols, self.store, context=context, watch=watch)
+        outcome = confirm_all({arch.key: row}, protocols, self.store, context=context, watch=watch, twin="once")
         for failure in outcome.failures.values():
             raise failure
         return outcome.records[arch.key]

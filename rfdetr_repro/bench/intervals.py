@@ -1,0 +1,95 @@
+"""Medians and intervals of a store once more, from its raw samples: is what the Records say what the samples give?
+
+python -m rfdetr_repro.bench.intervals results/embedded.jsonl
+
+One line per latency: what is stored and what is computed, "equal" or "different". Exit code 1 if one is different, or its samples
+are lost or altered. Latencies of older versions name no method of their interval: theirs was another one, and both are shown.
+Published and modelled latencies, and those that were measured without keeping samples, are counted and not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError, StatedFailure, run_main
+from ..record import Latency, Record
+from ..store import Store
+from .samples import load_samples
+from .statistics import median_of
+from .twin import stored_twin
+
+TOLERANCE = 1e-9  # of a stored number: logarithms and exponentials of other libraries differ in the last digits
+
+
+class Line(NamedTuple):
+    """``word``: "equal", "different", "older method", "lost" or "no samples"."""
+
+    word: str
+    name: str
+    told: str = ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples.")
+    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE.jsonl", help="Records; their samples lie beside")
+    parser.add_argument("--quiet", action="store_true", help="print only what is not equal, and the counts")
+    args = parser.parse_args(argv)
+    lines = [line for store in args.stores for line in recompute(store)]
+    for line in lines:
+        if line.word != "no samples" and not (args.quiet and line.word == "equal"):
+            print(f"{line.word}: {line.name}: {line.told}")
+    words = [line.word for line in lines]
+    print(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies")
+    if bad := words.count("different") + words.count("lost"):
+        raise StatedFailure(f"{bad} of {len(words)} latencies are not what their samples give")
+
+
+def recompute(path: Path) -> list[Line]:
+    """A line for every latency of the store. A store that is not there is an :class:`InputError`."""
+    if not path.is_file():
+        raise InputError("no such store", path, "give a .jsonl file of Records")
+    return [_line(path.parent, record, record.latency) for record in Store(path).read() if record.latency is not None]
+
+
+def _line(folder: Path, record: Record, latency: Latency) -> Line:
+    split = f" {record.data.split}" if record.data else ""
+    name = f"{record.model.name} {record.protocol.rhythm if record.protocol else ''}{split}"
+    if latency.samples_sha256 is None:
+        return Line("no samples", name)
+    try:
+        series = load_samples(folder, latency.samples_sha256).counted
+        twin = stored_twin(folder, latency)
+    except InputError as error:
+        return Line("lost", name, str(error))
+    found = median_of(series)
+    computed = (found.ms, *(found.interval or (None, None)))
+    stored = (latency.median_ms, latency.ci_low_ms, latency.ci_high_ms)
+    told = f"{_shown(stored)} stored, {_shown(computed)} from {len(series.ms)} samples"
+    equal = all(map(_close, stored, computed)) and latency.num_samples == len(series.ms)
+    if latency.itself is not None and twin is not None:
+        told += f"; A/A {latency.itself.told} stored, {twin.told} computed"
+        equal = equal and twin.verdict == latency.itself.verdict and _close(twin.difference, latency.itself.difference)
+        equal = equal and _close(twin.low, latency.itself.low) and _close(twin.high, latency.itself.high)
+    if latency.interval is None and _close(stored[0], computed[0]):
+        return Line("older method", name, told)
+    return Line("equal" if equal else "different", name, told)
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-12)
+
+
+def _shown(numbers: tuple[float | None, ...]) -> str:
+    median, low, high = numbers
+    interval = "no interval" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+    return f"{median:.4f} ms ({interval})"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

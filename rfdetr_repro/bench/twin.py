@@ -1,0 +1,30 @@
+"""A/A: a file that was measured twice, interleaved as if it were two models. What differs is the instrument's own error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..record import Itself, Latency
+from .samples import Series, load_samples
+from .statistics import compare_series
+
+
+def itself(first: Series, second: Series, samples_sha256: str | None = None) -> Itself:
+    """What the instrument says of the second time against the first. ``samples_sha256``: of the second time."""
+    one, two = first.counted, second.counted
+    verdict, median_ms = compare_series(two, one), float(np.median(one.ms))
+    low, high = (bound / median_ms for bound in verdict.interval_ms) if verdict.interval_ms else (None, None)
+    return Itself(float(np.median(two.ms)), verdict.difference_ms / median_ms, verdict.word, low, high, samples_sha256)
+
+
+def stored_twin(folder: Path, latency: Latency) -> Itself | None:
+    """The same, from the samples beside a store; None where the file was measured once."""
+    if latency.itself is None:
+        return None
+    first, second = latency.samples_sha256, latency.itself.samples_sha256
+    if first is None or second is None:
+        raise InputError("a file that was measured twice names one set of raw samples", folder)
+    return itself(load_samples(folder, first), load_samples(folder, second), second)
