@@ -55,11 +55,11 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     for table, points in zip(tables, groups.values(), strict=True):
         confirmed = [record for point in points for record in (point.val, point.test) if record is not None]
         table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
-        table.notes += interval_notes(points)
+        table.notes += latency_notes(points)
     return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
 
 
-def interval_notes(points: Sequence[Confirmed]) -> list[str]:
+def latency_notes(points: Sequence[Confirmed]) -> list[str]:
     """What the intervals of the latencies speak of, and what the instrument says of a file that it measured twice."""
     found = [one for point in points for one in (point.buffered, point.sustained) if one is not None and one.latency is not None]
     latencies = [record.latency for record in found if record.latency is not None]

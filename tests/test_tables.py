@@ -15,7 +15,7 @@ from rfdetr_repro import tables
 from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.paper import TABLES
-from rfdetr_repro.record import ArtifactId, Cost, ModelId, Record
+from rfdetr_repro.record import ArtifactId, Cost, Itself, ModelId, Record
 from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables
 from rfdetr_repro.tables_cells import cells
 from rfdetr_repro.tables_format import (
@@ -291,3 +291,18 @@ def test_a_corrupt_store_is_one_line(damage, arguments, tmp_path, capsys):
     assert run_main(tables.main, [*arguments, "--records", str(path)]) == 2
     captured = capsys.readouterr()
     assert f"{path}:2" in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_the_frontier_table_says_what_its_intervals_speak_of():
+    arch = Arch(128, 16, 1, 2, 25)
+    old = protocol_record(arch)
+    (table,) = campaign_tables([old])
+    assert any("of the session in which" in note for note in table.notes)
+    assert any("too narrow" in note for note in table.notes)  # its Record names no method
+    itself = Itself(5.1, 0.0012, "SAME", -0.003, 0.0055)
+    (table,) = campaign_tables(
+        [dataclasses.replace(old, latency=dataclasses.replace(old.latency, interval="one session", itself=itself))]
+    )
+    assert not any("too narrow" in note for note in table.notes)
+    told = f"{arch.key} measured twice in turns, buffered 200 ms: +0.12% (-0.30% to +0.55%), SAME."
+    assert [note for note in table.notes if "A/A" in note and told in note]
