@@ -197,6 +197,7 @@ class Latency:
     num_marked: int | None = None  # samples taken while the GPU throttled: kept, and marked in the samples' file
     session: str | None = None  # rows of one session were measured in turns; intervals speak of their session
     itself: Itself | None = None
+    suppression_ms: float | None = None  # part of a run that is the suppression added to somebody else's file
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ class Record:
     deployment: str | None = None  # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
     env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
+    adoption: dict[str, str] | None = None  # somebody else's file: form, boxes, resize, normalisation, classes as taken
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -12,15 +12,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from samples_coco import random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, NAMES, images, meta, tiny_detector
+from samples_onnx import detector
 
 from rfdetr_repro.bench.__main__ import FORMS, NORMALISE, main
+from rfdetr_repro.bench.suppression import suppression_ms
 from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.export import adopt as module
+from rfdetr_repro.export.__main__ import main as export_main
 from rfdetr_repro.export.adopt import Categories, adopt
 from rfdetr_repro.export.artifact import load_artifact
+from rfdetr_repro.export.nms import Nms
 from rfdetr_repro.export.onnx import export_onnx
 from rfdetr_repro.export.onnx_flops import multiply_adds
 from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.store import Store
 
 OURS = Categories(CATEGORY_IDS, NAMES)
 
@@ -201,3 +206,50 @@ def test_shapes_that_inference_cannot_follow_are_seen_by_running(tmp_path: Path)
 def test_sizes_that_depend_on_the_pixels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="results of NonZero have no fixed size"):
         adopt(reshaped(tmp_path / "m.onnx", "pixels"), tmp_path / "out.onnx")
+
+
+def test_the_record_says_what_was_taken_and_a_hint_follows_an_ap_of_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / "data", random_document(0), "val")
+    rows = ROWS.copy()
+    rows[0, :, :4] = [1, 1, 3, 3]  # no object is there
+    arguments = ["--onnx", str(rows_file(tmp_path / "rows.onnx", rows)), "--data", str(data), "--split", "val", "--samples", "5",
+                 "--threads", "1", "--protocol", "sustained", "--out", str(tmp_path / "store.jsonl")]  # fmt: skip
+    assert run_main(main, arguments) == 0
+    told = capsys.readouterr().out
+    assert "hint: rows: AP 0.0. The file was taken as: input 32x64" in told and "--boxes" in told
+    (record,) = Store(tmp_path / "store.jsonl").read()
+    assert record.adoption is not None and set(record.adoption) == {
+        "input", "form", "boxes", "resize", "normalisation", "classes",
+    }  # fmt: skip
+    assert record.latency is not None and record.latency.suppression_ms is None
+
+
+@pytest.mark.parametrize("kind", ["operator", "static"])
+def test_the_suppressions_own_time_is_in_the_record(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """More candidates cost more, by the profile's own count of nodes; the kind is part of what ran."""
+    raw = np.zeros((1, 6, 3000), np.float32)
+    raw[0, :4] = np.random.default_rng(0).uniform(4, 20, (4, 3000))
+    raw[0, 4] = np.linspace(0.9, 0.1, 3000)
+    path = detector(tmp_path / "yolo.onnx", {"output0": raw}, image=(1, 3, 32, 64))
+    artifact = adopt(path, tmp_path / "a.onnx", nms=Nms(kind=kind))
+    spent = suppression_ms(artifact, np.zeros((1, 3, 32, 64), np.float32), threads=1)
+    assert spent is not None and spent > 0
+    assert f"nms={kind}" in OrtSession(artifact, 1).artifact_id.options
+    if kind == "static":
+        return
+    arguments = ["--onnx", str(path), "--samples", "5", "--threads", "1", "--builds", "1", "--protocol", "sustained"]
+    assert run_main(main, [*arguments, "--out", str(tmp_path / "store.jsonl")]) == 0
+    assert "suppression ms" in capsys.readouterr().out
+    (record,) = Store(tmp_path / "store.jsonl").read()
+    assert record.latency is not None and 0 < (record.latency.suppression_ms or 0) < record.latency.median_ms * 3
+    assert record.adoption is not None and "operator NonMaxSuppression" in record.adoption["suppression"]
+
+
+def test_a_files_name_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out, to, told in (("x.engine", "onnx", "--to tensorrt"), ("x.onnx", "torch", "x.safetensors"), ("x", "onnx", "x.onnx")):
+        assert run_main(export_main, ["--checkpoint", "none.safetensors", "--out", str(tmp_path / out), "--to", to]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import StatedFailure, run_main
 from ..store import Store
 from .arguments import FORMS, NORMALISE, check, parser, protocols_of
-from .printing import gate, instrument_lines, lines, verdicts
+from .printing import gate, hints, instrument_lines, lines, verdicts
 from .rows import artifacts_of, read_data, rows_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     told, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
         found = outcome.records
-        print("\n".join([*lines(found), *instrument_lines(found), *verdicts(found, store.path.parent), *told]))
+        print("\n".join([*lines(found), *instrument_lines(found), *verdicts(found, store.path.parent), *told, *hints(found)]))
         print(f"records in {Path(args.out)}")
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)

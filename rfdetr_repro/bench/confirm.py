@@ -29,6 +29,7 @@ from .machine import environment, this_machine
 from .protocol import Call, Measurement, Watch, measure_interleaved
 from .samples import save_samples
 from .scopes import example_input, timed_call
+from .suppression import suppression_ms
 from .twin import itself
 
 __all__ = ["Context", "Outcome", "Row", "call_of", "confirm", "confirm_all", "example_input"]
@@ -219,6 +220,7 @@ class _Cells:
             raise InputError("a model with random weights has no accuracy", row.artifact.path, "measure its latency without data")
         self.row, self.store, self.context, self.env = row, store, context, env
         self.sessions = [self._open(0)]
+        self.suppression_ms: float | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
         data: list[DataId | None] = [_data(split) for split in row.splits] or [None]
         self.requests = [self._request(part, protocol) for part in data for protocol in protocols]
@@ -266,13 +268,17 @@ class _Cells:
         while len(self.sessions) < wanted.stop:
             self.sessions.append(self._open(len(self.sessions)))
         split = self.row.splits[0] if self.row.splits else None
+        first = self.sessions[0]
+        if type(first) is OrtSession and self.suppression_ms is None:
+            self.suppression_ms = suppression_ms(self.row.artifact, example_input(first, split), protocol.threads)
         return [call_of(self.sessions[build], protocol, split) for build in wanted]
 
     def save(self, found: Measurement) -> str:
         return save_samples(self.store.path.parent, found.series)
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
-        self._append(protocol, replace(found.latency, samples_sha256=self.save(found)))
+        latency = replace(found.latency, samples_sha256=self.save(found), suppression_ms=self.suppression_ms)
+        self._append(protocol, latency)
 
     def keep_accuracies(self) -> None:
         """What an interrupted run has found is stored without latency; the finished cell replaces it later."""
@@ -309,6 +315,7 @@ class _Cells:
             campaign=context.campaign,
             command=context.command,
             seed=context.seed,
+            adoption=manifest.adoption or None,
         )
 
 

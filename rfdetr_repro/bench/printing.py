@@ -11,7 +11,9 @@ from .samples import load_samples
 from .statistics import Verdict, compare_series
 
 HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI in this session)", "between builds",
-          "p90 ms", "p99 ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
+          "p90 ms", "p99 ms", "suppression ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
+
+NOTHING = 0.005  # AP below which something about the file or the data must be wrong
 
 
 def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -37,6 +39,7 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         "-" if latency.between_builds_ms is None else f"{latency.between_builds_ms:.2f}",
         "n/a" if latency.p90_ms is None else f"{latency.p90_ms:.2f}",
         "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
+        "-" if latency.suppression_ms is None else f"{latency.suppression_ms:.2f}",
         "-" if latency.images_per_s is None else f"{latency.images_per_s:.1f}",
         "-" if latency.paced is None else f"{latency.paced.missed_share:.1%}",
         _throttled(latency),
@@ -139,3 +142,17 @@ def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[
             told.append(f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}")
             failed += told[-1:] if drop > limit_points else []
     return told, failed
+
+
+def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
+    """What to try for somebody else's file whose AP is next to nothing: what was taken of it may be wrong."""
+    told = []
+    for name, found in records.items():
+        for record in found:
+            ap = record.accuracy.ap if record.accuracy else None
+            if ap is not None and ap < NOTHING and record.adoption:
+                taken = "; ".join(f"{key} {value}" for key, value in record.adoption.items())
+                line = f"hint: {name}: AP {100 * ap:.1f}. The file was taken as: {taken}. If one of these is wrong, give --form, "
+                line += "--boxes, --classes, --resize or --normalise; are these the data the model was trained on?"
+                told.append(line)
+    return list(dict.fromkeys(told))

@@ -218,11 +218,9 @@ def _categories(splits: Sequence[CocoSplit]) -> Any:
 
 def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:
     folder = Path(args.out).parent / "models"
-    how = {
-        "to": "torch" if args.backend.startswith("torch") else "onnx",
-        "inject": args.inject,
-        "suppression": suppression_of(args.backend),
-    }
+    how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
+    if suppression_of(args.backend) == "static":
+        how["suppression"] = "static"
     if args.checkpoint is not None:  # somebody's weights know classes by number only
         how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
     artifact: Artifact = _models().model_artifact(name, folder, **how)

@@ -16,6 +16,9 @@ from ..presets import preset
 from ..record import ModelId
 from . import tensorrt
 
+SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
+_OUT = "file to write: .onnx, or .safetensors with --to torch; its manifest, and an engine of --to tensorrt, go beside the file"
+
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
@@ -23,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, help="model file (.safetensors)")
     add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
     add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)")
-    add("--out", required=True, help="file to write (.onnx, or .safetensors for torch); its manifest goes beside it")
+    add("--out", required=True, help=_OUT)
     add("--precision", default="fp32", choices=("fp32", "fp16"))
     add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
     add("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.precision == "fp32" and (args.audit_images or args.islands):
         raise InputError("--audit-images and --islands belong to --precision fp16")
+    _check_suffix(Path(args.out), args.to)
     if args.to == "torch" and args.precision == "fp16":
         raise InputError("a PyTorch artifact is float32", mend="use --to onnx for fp16")
     if args.to.startswith("tensorrt"):
@@ -66,6 +70,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"sha256 {artifact.sha256}")
     if args.to.startswith("tensorrt"):
         print(tensorrt.summary(tensorrt.build_engine(artifact, args.to, artifact.path.parent)))
+
+
+def _check_suffix(out: Path, to: str) -> None:
+    """A file's name must say what is in it: ONNX bytes called .engine would be handed to TensorRT."""
+    wanted = SUFFIXES[to]
+    if out.suffix.lower() == wanted:
+        return
+    what = f"--to {to} writes a {wanted} file, and --out says {out.suffix or 'no ending'}"
+    mend = f"name the file {out.with_suffix(wanted).name}"
+    if out.suffix.lower() in (".engine", ".plan", ".trt") and not to.startswith("tensorrt"):
+        mend += "; for an engine add --to tensorrt, which builds the engine beside the ONNX file"
+    if out.suffix.lower() == ".safetensors" and to == "onnx":
+        mend += ", or add --to torch"
+    raise InputError(what, out, mend)
 
 
 def parse_arch(name: str) -> Arch:

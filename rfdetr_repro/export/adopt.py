@@ -30,7 +30,7 @@ from .adopt_file import ImageInput, Told, read, refuse_other_tasks, standard_inp
 from .adopt_forms import FEW, FORMS, decoded_of, form_of, pair_of
 from .adopt_probe import Probe, stand_in
 from .adopt_ranked import add_decoded, add_detr, add_rows, add_rt_detr, add_suppressed
-from .adopt_seen import Evidence, Picture, Seen, Truth, seen
+from .adopt_seen import Evidence, Picture, Seen, Truth, agreed, seen
 from .adopt_yolo import YOLO_FORMS, adopt_yolo, flat_and_maps
 from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
 from .nms import MOST, STANDARD, Nms
@@ -123,11 +123,15 @@ def adopt(
     probe = Probe(model, image.shape.name, _inputs(pictures, image, resized), path)
     form, last = _form(outputs, told, probe, trained, wishes, path)
     looked = seen(form, outputs, probe, last, path)
-    layout = _layout(form, told, looked if weights != "random" else [], image, wishes, path)
+    truths = _truths(pictures, image, resized)
+    layout = _layout(form, outputs, told, looked if weights != "random" else [], image, wishes)
+    if wishes.boxes is None:
+        layout = agreed(layout, looked, truths, image.size)
     if wishes.resize is None and form in YOLO_FORMS and not told.ultralytics:
         resized, why_resized = "letterbox", " (usual for this form; --resize stretch is the other way)"
+    truths = _truths(pictures, image, resized)
     suppressed = form in YOLO_FORMS or form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
-    evidence = Evidence(form, outputs, probe, last, layout, image.size, _truths(pictures, image, resized), path)
+    evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
     joined = _join(trained, evidence, told, looked, wishes)
     reading = _Reading(form, last, layout, suppressed, form == "decoded" and _masks_in_0_1(outputs, probe))
     _add_nodes(model, reading, image, nms, path)
@@ -295,17 +299,27 @@ def _fits(form: str, outputs: Sequence[Shape], channels_last: bool, path: str | 
             raise InputError(f"{numbers} numbers per box leave no class", path, "choose another form")
 
 
-def _layout(form: str, told: Told, looked: Sequence[Seen], image: ImageInput, wishes: Wishes, path: str | Path) -> Layout:
+def _usual_boxes(form: str, outputs: Sequence[Shape], told: Told) -> str:
+    """How boxes of this form are written as long as their values do not say otherwise: one of BOXES."""
+    if told.rt_detr and form == "rows":
+        return "cxcywh-relative"
+    if form == "decoded" and any("detection_boxes" in shape.name for shape in outputs):
+        return "yxyx-relative"  # TensorFlow's object detection
+    return _USUAL.get(form, "cxcywh-pixels")
+
+
+def _layout(form: str, outputs: Sequence[Shape], told: Told, looked: Sequence[Seen], image: ImageInput, wishes: Wishes) -> Layout:
     if wishes.boxes is not None:
         layout = Layout.parse(wishes.boxes)
     else:
-        usual = "cxcywh-relative" if told.rt_detr and form == "rows" else _USUAL.get(form, "cxcywh-pixels")
-        layout = layout_of(confident([one.boxes for one in looked], [one.scores for one in looked]), image.size, usual, path)
+        usual = _usual_boxes(form, outputs, told)
+        boxes = confident([one.boxes for one in looked], [one.scores for one in looked])
+        layout = layout_of(boxes, image.size, usual, image.path)
     if not layout.proved and form in YOLO_FORMS:  # all anchors have a box, and each tells the unit
         largest = max((float(np.abs(one.boxes).max(initial=0)) for one in looked), default=0.0)
         layout = layout._replace(unit="relative" if 0 < largest <= 2 else "pixels")
     if form in YOLO_FORMS and layout.order not in ("cxcywh", "xyxy"):
-        raise InputError(f"boxes {layout.order} of a YOLO", path, "name what they are with --boxes: cxcywh or xyxy")
+        raise InputError(f"boxes {layout.order} of a YOLO", image.path, "name what they are with --boxes: cxcywh or xyxy")
     return layout
 
 

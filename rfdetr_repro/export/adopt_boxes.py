@@ -61,8 +61,8 @@ def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path)
         return Layout(others[0], unit)
     largest = " ".join(f"{value:.4g}" for value in boxes[np.abs(boxes).max(axis=1).argmax()])
     fitting = " or ".join(others) if others else "no known order"
-    what = f"boxes such as {largest} in an input of {size[0]}x{size[1]} px (width x height) fit {fitting}"
-    raise InputError(what, path, f"name what they are with --boxes, one of {', '.join(BOXES)}, or the outputs with --form")
+    what = f"boxes such as {largest} in an input of {size[0]}x{size[1]} px fit {fitting}"
+    raise InputError(what, path, "name what they are with --boxes (such as xyxy-pixels), or the outputs with --form")
 
 
 def _odd(boxes: Array, order: str) -> float:

@@ -116,7 +116,8 @@ def _effect(found: ClassMap, categories: Categories) -> tuple[int, ...]:
 
 
 def _mend(fitting: dict[str, ClassMap]) -> str:
-    ways = [f"--classes {kind} ({found.how})" for kind, found in fitting.items()]
+    """Short: --help says what each choice means."""
+    ways = [f"--classes {kind}" for kind in fitting]
     return f"choose {' or '.join(ways)}" if ways else "name the categories the model was trained on"
 
 
@@ -172,6 +173,6 @@ def _by_name(categories: Categories, count: int, names: Sequence[str], path: str
         shown = tuple(known.get(number, name) for number, name in zip(ids, _padded(names, count), strict=True))
         return ClassMap(ids, shown, "by the names in the file's metadata")
     listed = ", ".join(missing[:3])
-    what = f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}, ...), without {len(missing)} of the data set"
-    mend = "give the model's own data set, or say how classes and categories belong together with --classes"
+    what = f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}), without {len(missing)} of the data set"
+    mend = "give the model's own data set, or join them with --classes"
     raise InputError(f"{what} ({listed})", path, mend)

@@ -65,6 +65,8 @@ def read(path: str | Path) -> tuple[onnx.ModelProto, Told, dict[str, str]]:
             external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
         except Exception as error:  # onnx raises its own checker's and the system's errors
             raise InputError(f"its external data cannot be read ({error})", path, "export the model again") from error
+        for tensor in _tensors(model.graph):
+            tensor.ClearField("data_location")
         digest = hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
         hashes |= {"external_data_sha256": digest, "external_data": ", ".join(file.name for file in files)}
     return model, _told(model), hashes
@@ -150,6 +152,7 @@ class ImageInput:
     shape: Shape
     dtype: str  # of the file's own input
     channels_last: bool
+    path: str | Path  # of the file, for errors
     assumed: tuple[str, ...] = ()  # what was set in the file
 
     @property
@@ -195,7 +198,7 @@ def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int
     shape = Shape(value.name, "float32", (1, 3, height, width))
     if last or dtype != "float32":
         _convert(model, value, shape, dtype, last)
-    return ImageInput(shape, dtype, last, (*assumed, *side))
+    return ImageInput(shape, dtype, last, path, (*assumed, *side))
 
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:

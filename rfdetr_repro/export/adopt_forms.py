@@ -155,7 +155,8 @@ def _flat_form(flat: Shape, told: Told, probe: Probe, known_classes: int | None,
         if first == 4 + count and not (told.end2end or told.nms):
             return "yolo", False
     if last == 6:
-        return _six(flat, told, probe, known_classes, path), False
+        found = _six(flat, told, probe, known_classes, path)
+        return found, found == "yolo"
     if told.rt_detr and last > 4:
         return "rtdetr", False
     if first > 4 and last > first:
@@ -166,7 +167,7 @@ def _flat_form(flat: Shape, told: Told, probe: Probe, known_classes: int | None,
 
 
 def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> str:
-    """Of (1, N, 6): finished rows, a one-class YOLO with objectness, or Ultralytics' older RT-DETR of two classes."""
+    """Of (1, N, 6): finished rows, a YOLO of one class with objectness or of two without, or RT-DETR of two classes."""
     if told.end2end or told.nms:
         return "rows"
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
@@ -177,10 +178,10 @@ def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path:
             return "rows"
         mend = "name it with --form: rows, or yolo-objectness"
         raise InputError(f"{flat.name} {list(flat.dims)} is empty on a picture and may be of two forms", path, mend)
-    relative = np.abs(values[:, :4]).max() <= 2
-    if told.rt_detr or (known_classes == 2 or known_classes is None) and relative and flat.dims[1] <= FEW:
+    few = flat.dims[1] <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
+    if told.rt_detr or known_classes in (2, None) and few:
         return "rtdetr"
-    return "yolo-objectness"
+    return "yolo" if known_classes == 2 else "yolo-objectness"
 
 
 def _boxes_last(flat: Shape, probe: Probe, known_classes: int | None) -> tuple[str, bool]:

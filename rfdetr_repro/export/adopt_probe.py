@@ -77,7 +77,7 @@ def check_scores(values: Sequence[Array], what: str, path: str | Path) -> None:
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if low < -1e-3 or high > 1 + 1e-3:
             seen = f"{what} from {low:.4g} to {high:.4g} on a picture are no scores in 0..1"
-            mend = "name the form of the outputs with --form; a model of keypoints or oriented boxes is no detector here"
+            mend = "name the form with --form; a model of keypoints or oriented boxes is not taken"
             raise InputError(seen, path, mend)
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .adopt_boxes import Layout, corners_array
-from .adopt_classes import USED
+from .adopt_boxes import ORDERS, Layout, corners_array
+from .adopt_classes import ENOUGH, USED
 from .adopt_forms import decoded_of, pair_of
 from .adopt_probe import PICTURES, Array, Probe, check_finite, check_scores
 from .adopt_yolo import flat_and_maps
@@ -80,6 +80,26 @@ class Evidence:
             for row in np.flatnonzero(overlap.max(axis=1, initial=0) >= 0.5):
                 found.append((int(one.labels[sure[row]]), int(ids[overlap[row].argmax()])))
         return found
+
+
+def agreed(layout: Layout, looked: Sequence[Seen], truths: Sequence[Callable[[], Truth]], size: tuple[int, int]) -> Layout:
+    """``layout``, or another order of the four numbers if no confident box lies on a labelled object in the one, but several in
+    the other: boxes of two orders may both be possible boxes."""
+
+    def hits(order: str) -> int:
+        scale = np.array(size * 2) if layout.unit == "pixels" else np.ones(4)
+        scale = scale[[1, 0, 3, 2]] if order == "yxyx" else scale
+        count = 0
+        for one, truth in zip(looked, truths, strict=False):
+            corners = corners_array(one.boxes[one.scores >= USED] / scale, order)
+            count += int((overlaps(corners, truth().boxes_xyxy).max(axis=0, initial=0) >= 0.5).sum())
+        return count
+
+    found = {order: hits(order) for order in ORDERS}
+    best = max(found, key=lambda order: found[order])
+    if found[layout.order] == 0 and found[best] >= ENOUGH:
+        return layout._replace(order=best, proved=True)
+    return layout
 
 
 def overlaps(one: Array, two: Array) -> Array:

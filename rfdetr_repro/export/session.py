@@ -122,6 +122,8 @@ class OrtSession(Session):
 def identity_of(artifact: Artifact, runtime: str, options: str) -> ArtifactId:
     """Identity of an ONNX file that a runtime takes as it is."""
     manifest = artifact.manifest
+    if kind := manifest.packages.get("nms_kind"):
+        options = " ".join(filter(None, (options, f"nms={kind}")))
     if injected := manifest.packages.get("injected_candidates"):  # the time of suppression follows it, so the row says it
         options = " ".join(filter(None, (options, f"injected_candidates={injected}")))
     return ArtifactId(manifest.sha256, manifest.sha256, runtime, manifest.precision, manifest.size_bytes, options)

@@ -1,0 +1,49 @@
+"""How much of a run is the suppression that was added to somebody else's detector, by ONNX Runtime's own profile on the CPU."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..export.artifact import Artifact
+from ..export.nms import SCOPE
+from ..export.surgery import PREFIX
+
+RUNS, WARM_UP = 20, 3
+
+
+def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: int) -> float | None:
+    """Median time in ms that the nodes of the added suppression take in one run; None where none was added.
+
+    ``images``: float32 (1, 3, H, W) in 0..1, as the artifact takes them. The kernels' own times are added up, which leaves out
+    what lies between two nodes; a profiled run is slower as a whole, so its total is not the latency.
+    """
+    if "nms" not in artifact.manifest.packages or artifact.manifest.format != "onnx":
+        return None
+    spec = artifact.manifest.inputs[0]
+    with TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+        for _ in range(WARM_UP + RUNS):
+            session.run(None, {spec.name: images.astype(spec.dtype)})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _per_run(events)
+
+
+def _per_run(events: list[dict[str, Any]]) -> float:
+    """Of a profile's events: the median over the runs, warm-up left out, of the time in the suppression's kernels, in ms."""
+    runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
+    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    ours = [(event["ts"], event["dur"]) for event in kernels if event["name"].startswith(PREFIX + SCOPE)]
+    totals = [sum(duration for start, duration in ours if first <= start <= last) for first, last in runs[WARM_UP:]]
+    return statistics.median(totals) / 1e3
