@@ -150,133 +150,164 @@ def many_names(count: int = 80) -> list[str]:
     return ["dog", *(f"thing {index}" for index in range(count - 2)), "cat"]
 
 
-def kinds() -> dict[str, Case]:
-    px, box01 = OBJECTS, relative(OBJECTS, "cxcywh")
-    letter = letterboxed(OBJECTS)
-    letter_c = ordered(letter, "cxcywh")
-    letter01 = relative(letter, "cxcywh", (64, 64))
-    one = Categories((1,), ("cat",))
-    dets = ("dets", "labels")
-    transformers = ("logits", "pred_boxes")
-    half = {key: value.astype(np.float16) for key, value in pair(dets, queries(box01, 3, used=(0, 1))).items()}
-    many = anchors(letter_c, 80, slots=(79, 0))
+CENTRES = relative(OBJECTS, "cxcywh")
+LETTERED = letterboxed(OBJECTS)
+LETTERED_CENTRES = ordered(LETTERED, "cxcywh")
+LETTERED_IN_1 = relative(LETTERED, "cxcywh", (64, 64))
+ONE = Categories((1,), ("cat",))
+DETS, PRED = ("dets", "labels"), ("pred_boxes", "logits")
+HALVES = {key: value.astype(np.float16) for key, value in pair(DETS, queries(CENTRES, 3)).items()}
+MANY = anchors(LETTERED_CENTRES, 80, slots=(79, 0))
+
+
+def yolo_kinds() -> dict[str, Case]:
     return {
-        "YOLOv8 raw": case(anchors(letter_c, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
-        "YOLOv8 raw, no metadata": case(anchors(letter_c, 2).T[None], "yolo", image=SQUARE),
-        "YOLO11 raw, boxes in 0..1": case(anchors(letter01, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
-        "YOLO11 raw, as many anchors as numbers": case(
-            anchors(letter_c, 80, slots=(79, 0), count=84).T[None], "yolo", image=SQUARE, metadata=ultralytics(names=many_names())
+        "YOLOv8 raw": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
+        "YOLOv8 raw, no metadata": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE),
+        "YOLO11 raw, boxes in 0..1": case(anchors(LETTERED_IN_1, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
+        "YOLO11 raw, as MANY anchors as numbers": case(
+            anchors(LETTERED_CENTRES, 80, slots=(79, 0), count=84).T[None],
+            "yolo",
+            image=SQUARE,
+            metadata=ultralytics(names=many_names()),
         ),
-        "YOLO raw with boxes last": case(anchors(letter_c, 2)[None], "yolo", image=SQUARE),
-        "YOLO26 end to end": case(padded_rows(letter), "rows", image=SQUARE, metadata=ultralytics(end2end="True")),
+        "YOLO raw with boxes last": case(anchors(LETTERED_CENTRES, 2)[None], "yolo", image=SQUARE),
+        "YOLO26 end to end": case(padded_rows(LETTERED), "rows", image=SQUARE, metadata=ultralytics(end2end="True")),
         "YOLO26 end to end, boxes in 0..1": case(
-            padded_rows(letter / 64), "rows", image=SQUARE, metadata=ultralytics(end2end="True")
+            padded_rows(LETTERED / 64), "rows", image=SQUARE, metadata=ultralytics(end2end="True")
         ),
         "NMS inside, names in another order": case(
-            padded_rows(letter, labels=(1, 0)), "rows", image=SQUARE, metadata=ultralytics(names=("Dog", "cat"))
+            padded_rows(LETTERED, labels=(1, 0)), "rows", image=SQUARE, metadata=ultralytics(names=("Dog", "cat"))
         ),
-        "rows without metadata": case(padded_rows(px), "rows"),
-        "rows of the category ids": case(
-            padded_rows(px, labels=(17, 90)), "rows", categories=COCO_LIKE, ids=(17, 90)
-        ),
-        "YOLOv5 of many classes": case(
-            anchors(letter_c, 80, slots=(79, 0), objectness=True)[None],
+        "rows without metadata": case(padded_rows(OBJECTS), "rows"),
+        "rows of the category ids": case(padded_rows(OBJECTS, labels=(17, 90)), "rows", categories=COCO_LIKE, ids=(17, 90)),
+        "YOLOv5 of MANY classes": case(
+            anchors(LETTERED_CENTRES, 80, slots=(79, 0), objectness=True)[None],
             "yolo-objectness",
             image=SQUARE,
             metadata={"stride": "32", "names": str(dict(enumerate(many_names())))},
         ),
-        "YOLOv5 of two classes, no metadata": case(anchors(letter_c, 2, objectness=True)[None], "yolo-objectness", image=SQUARE),
-        "YOLOv5 of one class": case(
-            anchors(letter_c, 1, slots=(0, 0), objectness=True)[None], "yolo-objectness", image=SQUARE, categories=one, ids=(1, 1)
+        "YOLOv5 of two classes, no metadata": case(
+            anchors(LETTERED_CENTRES, 2, objectness=True)[None], "yolo-objectness", image=SQUARE
         ),
-        "Ultralytics RT-DETR, rows": case(padded_rows(box01), "rows", metadata=ultralytics(head="RTDETRDecoder")),
+        "YOLOv5 of one class": case(
+            anchors(LETTERED_CENTRES, 1, slots=(0, 0), objectness=True)[None],
+            "yolo-objectness",
+            image=SQUARE,
+            categories=ONE,
+            ids=(1, 1),
+        ),
+    }
+
+
+def query_kinds() -> dict[str, Case]:
+    return {
+        "Ultralytics RT-DETR, rows": case(padded_rows(CENTRES), "rows", metadata=ultralytics(head="RTDETRDecoder")),
         "Ultralytics RT-DETR, older": case(
-            anchors(box01, 80, slots=(79, 0), count=300, copies=1)[None],
+            anchors(CENTRES, 80, slots=(79, 0), count=300, copies=1)[None],
             "rtdetr",
             metadata=ultralytics(head="", names=many_names(), description="Ultralytics rtdetr-l model"),
         ),
-        "RT-DETR of two classes, older": case(anchors(box01, 2, count=300, copies=1)[None], "rtdetr"),
+        "RT-DETR of two classes, older": case(anchors(CENTRES, 2, count=300, copies=1)[None], "rtdetr"),
         "RT-DETR of three classes, older": case(
-            anchors(box01, 3, slots=(1, 2), count=300, copies=1)[None], "rtdetr", categories=COCO_LIKE, ids=(17, 90)
+            anchors(CENTRES, 3, slots=(1, 2), count=300, copies=1)[None], "rtdetr", categories=COCO_LIKE, ids=(17, 90)
         ),
-        "DETR, ids and no object": case(pair(transformers[::-1], softmax_queries(4, (1, 2))), "detr-softmax"),
-        "DETR, categories and no object": case(pair(transformers[::-1], softmax_queries(3, (0, 1))), "detr-softmax"),
-        "DETR of COCO": case(
-            pair(transformers[::-1], softmax_queries(92, (17, 90))), "detr-softmax", categories=COCO_LIKE, ids=(17, 90)
-        ),
+        "DETR, ids and no object": case(pair(PRED, softmax_queries(4, (1, 2))), "detr-softmax"),
+        "DETR, categories and no object": case(pair(PRED, softmax_queries(3, (0, 1))), "detr-softmax"),
+        "DETR of COCO": case(pair(PRED, softmax_queries(92, (17, 90))), "detr-softmax", categories=COCO_LIKE, ids=(17, 90)),
         "DETR with a mask of pixels": case(
-            pair(transformers[::-1], softmax_queries(3, (0, 1))),
+            pair(PRED, softmax_queries(3, (0, 1))),
             "detr-softmax",
             name="pixel_values",
             more_inputs={"pixel_mask": ("int64", ["batch", 48, 64])},
             image=["batch", 3, 48, 64],
         ),
-        "upstream, class number is the id": case(pair(dets, queries(box01, 3, used=(1, 2))), "detr", name="input"),
-        "upstream, last slot empty": case(pair(dets, queries(box01, 3, used=(0, 1))), "detr", name="input"),
-        "upstream, exact classes": case(pair(dets, queries(box01, 2, used=(0, 1))), "detr", name="input"),
+        "upstream, class number is the id": case(pair(DETS, queries(CENTRES, 3, used=(1, 2))), "detr", name="input"),
+        "upstream, last slot empty": case(pair(DETS, queries(CENTRES, 3, used=(0, 1))), "detr", name="input"),
+        "upstream, exact classes": case(pair(DETS, queries(CENTRES, 2, used=(0, 1))), "detr", name="input"),
         "upstream, four logits, labels first": case(
-            dict(reversed(pair(dets, queries(box01, 4, used=(1, 2))).items())),
+            dict(reversed(pair(DETS, queries(CENTRES, 4, used=(1, 2))).items())),
             "detr",
             categories=Categories((1, 2, 3), ("cat", "dog", "cow")),
         ),
         "upstream of COCO": case(
-            pair(dets, queries(box01, 91, used=(17, 90))), "detr", categories=COCO_LIKE, ids=(17, 90), name="input"
+            pair(DETS, queries(CENTRES, 91, used=(17, 90))), "detr", categories=COCO_LIKE, ids=(17, 90), name="input"
         ),
         "upstream, batch open": case(
-            pair(dets, queries(box01, 3, used=(1, 2))), "detr", name="input", image=["batch", 3, 48, 64], open_outputs=True
+            pair(DETS, queries(CENTRES, 3, used=(1, 2))), "detr", name="input", image=["batch", 3, 48, 64], open_outputs=True
         ),
-        "logits with corners": case(pair(dets, queries(relative(px), 2, used=(0, 1))), "detr"),
+        "logits with corners": case(pair(DETS, queries(relative(OBJECTS), 2, used=(0, 1))), "detr"),
+    }
+
+
+def other_kinds() -> dict[str, Case]:
+    return {
         "D-FINE official": case(
-            chosen(relative(px)), "decoded", scaled_by="orig_target_sizes", more_inputs={"orig_target_sizes": ("int64", [1, 2])}
+            chosen(relative(OBJECTS)),
+            "decoded",
+            scaled_by="orig_target_sizes",
+            more_inputs={"orig_target_sizes": ("int64", [1, 2])},
         ),
         "RT-DETR official, batch open, other order": case(
-            dict(sorted(chosen(relative(px)).items())),
+            dict(sorted(chosen(relative(OBJECTS)).items())),
             "decoded",
             image=["N", 3, 48, 64],
             scaled_by="orig_target_sizes",
             more_inputs={"orig_target_sizes": ("int64", ["N", 2])},
         ),
         "DEIM official, float size, ids as labels": case(
-            chosen(relative(px), labels=(1, 2), kind="int32"),
+            chosen(relative(OBJECTS), labels=(1, 2), kind="int32"),
             "decoded",
             scaled_by="orig_target_sizes",
             more_inputs={"orig_target_sizes": ("float32", [1, 2])},
         ),
-        "decoded in pixels": case(chosen(px), "decoded"),
-        "decoded as x, y, width, height": case(chosen(ordered(px, "xywh")), "decoded", said={"boxes": "xywh-pixels"}),
+        "decoded in pixels": case(chosen(OBJECTS), "decoded"),
+        "decoded as x, y, width, height": case(chosen(ordered(OBJECTS, "xywh")), "decoded", said={"boxes": "xywh-pixels"}),
         "decoded, other names, floats as labels": case(
-            {"det_boxes": chosen(px)["boxes"], "det_classes": chosen(px, kind="float32")["labels"],
-             "det_scores": chosen(px)["scores"], "num_dets": np.array([[2]], np.int32)},
+            {
+                "det_boxes": chosen(OBJECTS)["boxes"],
+                "det_classes": chosen(OBJECTS, kind="float32")["labels"],
+                "det_scores": chosen(OBJECTS)["scores"],
+                "num_dets": np.array([[2]], np.int32),
+            },
             "decoded",
         ),
         "TensorFlow's object detection": case(
-            {"detection_boxes": chosen(relative(px, "yxyx"))["boxes"], "num_detections": np.float32([2]),
-             "detection_classes": chosen(px, kind="float32", labels=(1, 2))["labels"],
-             "detection_scores": chosen(px)["scores"]},
+            {
+                "detection_boxes": chosen(relative(OBJECTS, "yxyx"))["boxes"],
+                "num_detections": np.float32([2]),
+                "detection_classes": chosen(OBJECTS, kind="float32", labels=(1, 2))["labels"],
+                "detection_scores": chosen(OBJECTS)["scores"],
+            },
             "decoded",
             dtype="uint8",
             image=[1, 48, 64, 3],
         ),
         "boxes and scores": case(
-            {"boxes": anchors(px, 2)[None, :, :4], "scores": anchors(px, 2)[None, :, 4:]}, "boxes-scores"
+            {"boxes": anchors(OBJECTS, 2)[None, :, :4], "scores": anchors(OBJECTS, 2)[None, :, 4:]}, "boxes-scores"
         ),
         "boxes and scores, a chosen few": case(
-            pair(("pred_boxes", "pred_scores"), probable(*queries(px, 2))), "boxes-scores"
+            pair(("pred_boxes", "pred_scores"), probable(*queries(OBJECTS, 2))), "boxes-scores"
         ),
-        "float16 in and out": case(half, "detr", dtype="float16"),
-        "uint8, channels last": case(padded_rows(px), "rows", dtype="uint8", image=[1, 48, 64, 3]),
-        "float32, channels last": case(padded_rows(px), "rows", image=[1, 48, 64, 3]),
+        "float16 in and out": case(HALVES, "detr", dtype="float16"),
+        "uint8, channels last": case(padded_rows(OBJECTS), "rows", dtype="uint8", image=[1, 48, 64, 3]),
+        "float32, channels last": case(padded_rows(OBJECTS), "rows", image=[1, 48, 64, 3]),
         "float16, size open": case(
-            many.T[None],
+            MANY.T[None],
             "yolo",
             dtype="float16",
             image=["batch", 3, "height", "width"],
             open_outputs=True,
             metadata=ultralytics(names=many_names()),
         ),
-        "size open, named": case(padded_rows(px), "rows", image=["b", 3, "h", "w"], said={"shape": (48, 64)}, open_outputs=True),
-        "opset 20": case(anchors(letter_c, 2).T[None], "yolo", image=SQUARE, opset=20),
-    }  # fmt: skip
+        "size open, named": case(
+            padded_rows(OBJECTS), "rows", image=["b", 3, "h", "w"], said={"shape": (48, 64)}, open_outputs=True
+        ),
+        "opset 20": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE, opset=20),
+    }
+
+
+KINDS = {**yolo_kinds(), **query_kinds(), **other_kinds()}
 
 
 def found_on(path: Path, tmp_path: Path, of: Case, **more: Any) -> tuple[Any, np.ndarray, list[int]]:
@@ -290,9 +321,9 @@ def found_on(path: Path, tmp_path: Path, of: Case, **more: Any) -> tuple[Any, np
     return artifact, found.boxes_xyxy[0][sure] * [WIDTH, HEIGHT, WIDTH, HEIGHT], ids
 
 
-@pytest.mark.parametrize("name", kinds())
+@pytest.mark.parametrize("name", KINDS)
 def test_the_two_objects_come_back(name: str, tmp_path: Path) -> None:
-    of = kinds()[name]
+    of = KINDS[name]
     path = detector(tmp_path / "m.onnx", of.outputs, **of.file)
     artifact, boxes, ids = found_on(path, tmp_path, of)
     assert artifact.manifest.adoption["form"] == of.form
