@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .config import Arch, TrainConfig
 from .data.census import check_usable, print_census
 from .data.coco import ClassMap, CocoSplit, has_split, read_split
 from .data.source import DataSource
-from .detect import Found, Picture, detect
+from .detect import Found, Picture, as_pictures, detect
 from .device import choose_device
 from .errors import InputError
 from .evaluate import percent
@@ -40,6 +40,7 @@ from .model.detector import Detector
 from .model.pretrained import load_pretrained, save_released, with_classes
 from .presets import PRESETS, Preset, preset
 from .record import Accuracy, ModelId
+from .resize_rules import describe, with_antialias
 from .validation import single_detections
 
 CHECKPOINT = "supernet.safetensors"
@@ -50,7 +51,9 @@ class RFDETR:
 
     ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours); without it a preset starts from
     random numbers, and says so. ``arch``: another architecture of a supernet's space, e.g. a frontier point of its search.
-    ``device``: "cpu", "cuda" or "cuda:N"; without it a GPU if there is one, and the choice is printed.
+    ``device``: "cpu", "cuda" or "cuda:N"; without it a GPU if there is one, and the choice is printed. ``antialias``: whether
+    pictures are resized with antialiasing in :meth:`predict`, :meth:`evaluate` and exported files; without it as the weights'
+    origin has it (:mod:`.resize_rules`), which is printed.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class RFDETR:
         *,
         arch: str | None = None,
         device: str | None = None,
+        antialias: bool | None = None,
     ) -> None:
         self.device = choose_device(device)
         source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
@@ -77,8 +81,10 @@ class RFDETR:
         if arch is not None:
             self.detector = self.detector.slice(Arch.parse(arch))
             self.card = replace(self.card, config=self.detector.config, arch=self.detector.arch, space=None)
+        if antialias is not None:
+            self.card = replace(self.card, resize=with_antialias(self.card.resize_rule, antialias))
         self.detector.to(self.device)
-        print(f"{self.labels.describe()}; on {self.device}")
+        print(f"{self.labels.describe()}; {describe(self.card.resize_rule)}; on {self.device}")
         if not self.trained:
             print("random weights: train the model, or give weights")
 
@@ -93,9 +99,12 @@ class RFDETR:
 
     # -- use ----------------------------------------------------------------------------------------------------------
 
-    def predict(self, images: Picture | Sequence[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> Any:
-        """``supervision.Detections`` of one picture, or a list of them for a list, tuple or batch tensor (B, 3, H, W).
+    def predict(self, images: Picture | Iterable[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> Any:
+        """``supervision.Detections`` of one picture, or a list of them for a list, tuple, generator or batch.
 
+        A picture is a path, the bytes of a file, an open file, a Pillow image, an array uint8 or float in 0..1 of shape (H, W),
+        (H, W, 1), (H, W, 3) RGB or (H, W, 4), or a tensor uint8 or float in 0..1 of shape (3, H, W); a batch is an array
+        (B, H, W, channels) or a tensor (B, 3, H, W). Files and Pillow images are turned by their EXIF.
         ``class_id`` is the category id, ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
         ``shape``: (height, width) in px that the model takes instead of its own, both divisible by patch x windows.
         """
@@ -104,8 +113,8 @@ class RFDETR:
         except ImportError as error:
             raise InputError("supervision is not installed", mend="pip install supervision, or use .detect()") from error
 
-        many = isinstance(images, (list, tuple)) or (isinstance(images, torch.Tensor) and images.dim() == 4)
-        found = self.detect(images if many else [images], threshold, shape)
+        pictures, many = as_pictures(images)
+        found = self.detect(pictures, threshold, shape)
         names, ids = np.array(self.card.class_names, dtype=object), np.array(self.card.category_ids)
         detections = [
             Detections(
@@ -119,9 +128,9 @@ class RFDETR:
         ]
         return detections if many else detections[0]
 
-    def detect(self, images: Sequence[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> list[Found]:
-        """The same without supervision; labels are contiguous."""
-        return detect(self.detector, list(images), threshold, arch=self._arch(shape))
+    def detect(self, images: Iterable[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> list[Found]:
+        """The same of several pictures, without supervision; labels are contiguous."""
+        return detect(self.detector, list(images), threshold, arch=self._arch(shape), resize=self.card.resize_rule)
 
     def _arch(self, shape: tuple[int, int] | None) -> Arch:
         own = self.detector.arch
@@ -140,8 +149,9 @@ class RFDETR:
         shape: tuple[int, int] | None = None,
         drop_bad: bool = False,
     ) -> dict[str, Accuracy | None]:
-        """COCO metrics in PyTorch, all detections counted (no score threshold): {"boxes": ..., "masks": ... or None}.
+        """COCO metrics in PyTorch: {"boxes": ..., "masks": ... or None}.
 
+        Every detection is handed to the evaluator (no score threshold), which counts 100 per image and class, as COCO does.
         ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other images of the same kind (from 10 images on).
         ``dataset_dir``: a data set in any form of docs/data.md. ``drop_bad``: leave rows that cannot be used out.
         """
@@ -150,7 +160,10 @@ class RFDETR:
         chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
         check_usable([chosen])
         arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
-        found = [_relabelled(one, labels) for one in single_detections(self.detector, chosen, masks=masks, arch=arch)]
+        if turned := chosen.rotations_line():
+            print(turned)
+        given = single_detections(self.detector, chosen, masks=masks, arch=arch, resize=self.card.resize_rule)
+        found = [_relabelled(one, labels) for one in given]
         evaluator = CocoEvaluator(chosen)
         return {"boxes": measured(evaluator, found), "masks": measured(evaluator, found, "segm") if masks else None}
 
@@ -169,7 +182,7 @@ class RFDETR:
         arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
         model = ModelId("rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256)
-        meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids)
+        meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids, self.card.resize_rule)
         on_cpu = self.detector if self.device.type == "cpu" else copy.deepcopy(self.detector).cpu()
         return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract)
 

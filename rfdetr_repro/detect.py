@@ -1,31 +1,33 @@
 """Pictures in, detections out: what the predict command and the Python interface share.
 
-Accepts paths, Pillow images, arrays and tensors; EXIF rotation is applied (boxes fit the picture as viewers show it), 16-bit and
-CMYK pictures become 8-bit RGB. Masks are enlarged only for what passes the threshold, a strip at a time.
+Accepts paths, bytes, open files, Pillow images, arrays and tensors. Files are decoded as in training and evaluation
+(:mod:`.data.decoding`) and always turned by their EXIF: boxes fit the picture as viewers show it. Masks are enlarged only for
+what passes the threshold, a strip at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .coco_eval import boxes_in_pixels
 from .config import Arch
+from .data.decoding import Decoded, decode, decode_array, decode_reduced
+from .data.resizing import resized
 from .data.segmentation import masks_to_bitmaps
-from .data.transforms import resize_image, to_input
+from .data.transforms import to_input
 from .errors import InputError
-from .files import open_input
 from .model.detector import Detector, Outputs
 from .model.postprocess import top_k
+from .resize_rules import ANTIALIASED
 
-Picture = Any  # str | Path | PIL.Image.Image | np.ndarray | torch.Tensor
-SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
+Picture = Any  # str | PathLike | bytes | binary file | PIL.Image.Image | np.ndarray | torch.Tensor | Decoded
 
 
 @dataclass(frozen=True)
@@ -37,60 +39,84 @@ class Found:
     labels: np.ndarray  # int64 (k,) contiguous
     masks: np.ndarray | None  # bool (k, H, W)
 
+    def on(self, drawn_hw: tuple[int, int], size_hw: tuple[int, int]) -> Found:
+        """The same on a smaller form (h, w) of the picture of ``size_hw``, for drawing; itself where that is the picture."""
+        if drawn_hw == size_hw:
+            return self
+        scale = np.array([drawn_hw[1] / size_hw[1], drawn_hw[0] / size_hw[0]] * 2, dtype=np.float32)
+        rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(drawn_hw, size_hw, strict=True))
+        masks = None if self.masks is None else self.masks[:, rows.astype(int)[:, None], columns.astype(int)]
+        return Found(self.boxes_xyxy * scale, self.scores, self.labels, masks)
+
 
 def load_picture(picture: Picture) -> np.ndarray:
-    """uint8 (H, W, 3) RGB. Arrays must be uint8 (H, W, 3) RGB; tensors uint8 or float in 0..1, (3, H, W)."""
-    if isinstance(picture, (str, Path)):
-        with open_input(picture) as stream:
-            try:
-                with Image.open(stream) as opened:
-                    return _rgb(opened)
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                reason = "the format is unknown" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-                raise InputError(f"cannot decode the image: {reason}", picture, "replace the file") from error
-    if isinstance(picture, Image.Image):
-        return _rgb(picture)
-    if isinstance(picture, torch.Tensor):
-        values = picture.detach().cpu()
-        if values.is_floating_point():
-            if not bool(torch.isfinite(values).all()) or float(values.min()) < 0 or float(values.max()) > 1:
-                raise InputError("a float image tensor must hold values in 0..1", mend="divide by 255, do not normalise")
-            values = (values.float() * 255).round().to(torch.uint8)
-        picture = values.numpy().transpose(1, 2, 0) if values.dim() == 3 and values.shape[0] == 3 else values.numpy()
-    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
-        if min(picture.shape) == 0:
-            raise InputError(f"an empty image of shape {picture.shape}")
-        return np.ascontiguousarray(picture)
-    what = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, np.ndarray) else type(picture).__name__
-    raise InputError(f"not an image: {what}", mend="give a path, a Pillow image, a uint8 (H, W, 3) array or a (3, H, W) tensor")
+    """uint8 (H, W, 3) RGB of a path, the bytes of a file, a binary file, a Pillow image, an array or a tensor.
+
+    Files and Pillow images: :mod:`.data.decoding`, turned by EXIF. Arrays: uint8, or float in 0..1; (H, W), (H, W, 1), (H, W, 3)
+    or (H, W, 4). Tensors: uint8, or float in 0..1; (3, H, W). Anything else is an :class:`InputError`.
+    """
+    return decode_array(_array(picture)) if isinstance(picture, (np.ndarray, torch.Tensor)) else decode(picture)
 
 
-def _rgb(picture: Image.Image) -> np.ndarray:
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in SIXTEEN_BIT:
-        wide = np.asarray(turned).astype(np.float64)
-        narrow = np.rint(wide.clip(0, 65535) / 257).astype(np.uint8)
-        return np.repeat(narrow[..., None], 3, axis=2)
-    return np.asarray(turned.convert("RGB"))
+def _loaded(picture: Picture, reduce: bool) -> Decoded:
+    """The picture's pixels and its size; ``reduce``: of a very large file fewer pixels than its size."""
+    if reduce and not isinstance(picture, (np.ndarray, torch.Tensor, Decoded)):
+        return decode_reduced(picture)
+    if isinstance(picture, Decoded):
+        return picture
+    pixels = load_picture(picture)
+    return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
+
+
+def _array(picture: np.ndarray | torch.Tensor) -> np.ndarray:
+    """An array (H, W[, channels]) of an array itself or a tensor (3, H, W)."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    given = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
+    if picture.dim() != 3 or picture.shape[0] != 3:
+        raise InputError(f"not an image: a tensor {given}", mend="give (3, H, W); an array may be (H, W, 3)")
+    if not (picture.is_floating_point() or picture.dtype == torch.uint8):
+        raise InputError(f"an image tensor must be uint8, or float in 0..1, not {given}", mend="convert it")
+    values = picture.detach().cpu()
+    return (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
+
+
+def as_pictures(images: Any) -> tuple[list[Picture], bool]:
+    """(pictures, whether several were given): a list, tuple, generator, array (B, H, W, C) or tensor (B, 3, H, W) is several."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return (list(images), True) if images.ndim == 4 else ([images], False)
+    one = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Decoded)) or hasattr(images, "read")
+    if one or not isinstance(images, Iterable):
+        return [images], False
+    return list(images), True
 
 
 @torch.inference_mode()
 def detect(
-    detector: Detector, pictures: Sequence[Picture], threshold: float = 0.5, *, arch: Arch | None = None, batch_size: int = 8
+    detector: Detector,
+    pictures: Sequence[Picture],
+    threshold: float = 0.5,
+    *,
+    arch: Arch | None = None,
+    batch_size: int = 8,
+    resize: str = ANTIALIASED,
 ) -> list[Found]:
-    """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own."""
+    """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own.
+
+    ``resize``: the model's rule, from its card (:mod:`.resize_rules`).
+    """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")
     device, arch, found = next(detector.parameters()).device, arch or detector.arch, []
     for start in range(0, len(pictures), batch_size):
-        images = [load_picture(picture) for picture in pictures[start : start + batch_size]]
-        batch = torch.from_numpy(to_input([resize_image(image, arch.input_hw) for image in images]))
+        images = [_loaded(picture, resize == ANTIALIASED) for picture in pictures[start : start + batch_size]]
+        batch = torch.from_numpy(to_input([resized(image.pixels, arch.input_hw, resize) for image in images]))
         outputs = detector(batch.to(device), arch)
-        found += [_one(outputs, row, image.shape[:2], threshold, arch.queries) for row, image in enumerate(images)]
+        found += [_one(outputs, row, image.size_hw, threshold, arch.queries) for row, image in enumerate(images)]
     return found
 
 
-def _one(outputs: Outputs, row: int, hw: tuple[int, ...], threshold: float, k: int) -> Found:
+def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: int) -> Found:
     masks = (
         None
         if outputs.masks is None

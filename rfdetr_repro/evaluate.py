@@ -18,6 +18,7 @@ from .data.source import add_data_arguments, source_of
 from .errors import InputError, run_main
 from .export.artifact import load_artifact
 from .files import write_atomic
+from .resize_rules import describe
 
 METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP medium": "ap_m", "AP large": "ap_l"}
 
@@ -50,6 +51,8 @@ def evaluate(
     chosen = read_split(data_dir, split)
     check_usable([chosen]) if quiet else print_census([chosen])
     progress: Any = iter if quiet else _progress_bar
+    if not quiet:
+        print(describe(artifact.manifest.resize))
     session = open_session(artifact, backend, threads=threads)
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
     return {

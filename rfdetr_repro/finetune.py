@@ -101,13 +101,13 @@ class FineTuning:
         evaluate = {"val": held_out["val"]} if "val" in held_out else held_out
         setup["device"] = choose_device(self.device)
         run_training(setup, self.processes, lambda model: base_accuracies(model, evaluate))
-        tuned, _, tuned_digest = load_supernet(self.folder / MODEL)
-        models = {VARIANTS[0]: (supernet, digest), VARIANTS[1]: (tuned, tuned_digest)}
+        tuned, tuned_card, tuned_digest = load_supernet(self.folder / MODEL)
+        models = {VARIANTS[0]: (supernet, card, digest), VARIANTS[1]: (tuned, tuned_card, tuned_digest)}
         found = list(held_out.values())
         return [
             record
-            for variant, (model, sha256) in models.items()
-            for record in self._measure(model, self._identity(variant, sha256), found, card, command)
+            for variant, (model, its_card, sha256) in models.items()
+            for record in self._measure(model, self._identity(variant, sha256), found, its_card, command)
         ]
 
     def _identity(self, variant: str, sha256: str) -> ModelId:
@@ -122,7 +122,7 @@ class FineTuning:
         from .store import Store
 
         variant, sha256 = identity.variant or "", identity.checkpoint_sha256 or ""
-        meta = ArtifactMeta(identity, card.class_names, card.category_ids)
+        meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
         file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
         artifact = export_onnx(model.slice(self.arch), file, meta=meta)
         store = Store(self.store or self.folder / "records.jsonl")

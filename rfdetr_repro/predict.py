@@ -1,36 +1,49 @@
 """Boxes and masks drawn on images, and JSON:
 
-python -m rfdetr_repro.predict IMAGE... --checkpoint FILE [--size NAME] [--arch KEY] [--shape HxW] [--threshold 0.3] [--out DIR]
+python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] [--arch KEY] [--shape HxW] [--threshold 0.3]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .config import Arch, parse_shape
 from .errors import InputError, run_main
 from .files import write_atomic
+from .resize_rules import ANTIALIASED, describe, with_antialias
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}  # of pictures in a folder
+
+DRAWN_PIXELS = 1 << 22  # at most, of the picture below the boxes
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
+    add = arguments.add_argument
+    add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
+    add("--checkpoint", required=True, help="model file: ours, released, transformers")
+    add("--size", help="name of the size, where the file does not tell it")
+    add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
+    add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
+    add("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
+    add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
+    add("--out", type=Path, default=Path("predictions"), help="folder of predictions.json and the drawn pictures")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
-    parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--checkpoint", required=True, help="model file: ours, released, transformers")
-    parser.add_argument("--size", help="name of the size, where the file does not tell it")
-    parser.add_argument("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
-    parser.add_argument("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
-    parser.add_argument("--out", type=Path, default=Path("predictions"))
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if not 0 <= args.threshold <= 1:
         raise InputError(f"threshold {args.threshold} is not in 0..1")
-    names = [path.stem for path in args.images]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two images are called {twice[0]}", args.out, "their pictures would overwrite each other")
+    pictures = find_pictures(args.images)
+    drawn = [args.out / name for name in drawn_names(pictures)]
     from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size)
@@ -38,22 +51,76 @@ def main(argv: Sequence[str] | None = None) -> None:
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
         print(arch.rounding)
+    card = replace(card, resize=with_antialias(card.resize_rule, args.antialias))
+    print(describe(card.resize_rule))
     subnet = detector.slice(arch)
-    results = [_predict(subnet, card, path, args) for path in args.images]
+    results = [_predict(subnet, card, path, to, args.threshold) for path, to in zip(pictures, drawn, strict=True)]
+    for result, to in zip(results, drawn, strict=True):
+        result["drawn"] = to.relative_to(args.out).as_posix()
     write_atomic(args.out / "predictions.json", json.dumps(results, indent=1))
 
 
-def _predict(subnet: Any, card: Any, path: Path, args: argparse.Namespace) -> dict[str, Any]:
+def find_pictures(given: Sequence[str]) -> list[Path]:
+    """The files that are named, and the pictures in folders that are named, each once, in this order.
+
+    What does not exist, is on the web, or is a folder without pictures is an :class:`InputError`.
+    """
+    found: list[Path] = []
+    for item in given:
+        if item.startswith(("http://", "https://")):
+            raise InputError("a picture on the web is not fetched", item, "download it first")
+        path = Path(item)
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise InputError("no pictures in the folder", path, f"give one with {', '.join(sorted(SUFFIXES))}")
+            found += inside
+        elif not path.exists():
+            raise InputError("no such picture", path, "check the path")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def drawn_names(pictures: Sequence[Path]) -> list[Path]:
+    """Name of each drawn picture inside the output folder: ``NAME.png``.
+
+    Pictures of one name keep their folders below the nearest common one, and their suffix: ``cam1/0001.jpg.png``.
+    """
+    stems = Counter(path.stem.casefold() for path in pictures)
+    names: list[Path] = []
+    taken: set[str] = set()
+    shared = [Path(os.path.abspath(path)).parent for path in pictures if stems[path.stem.casefold()] > 1]
+    common = Path(os.path.commonpath(shared)) if shared else Path()
+    for path in pictures:
+        name = Path(f"{path.stem}.png")
+        if stems[path.stem.casefold()] > 1:
+            name = Path(os.path.abspath(path)).parent.relative_to(common) / f"{path.name}.png"
+        number = 2
+        while str(name).casefold() in taken:
+            name = name.with_name(f"{path.name}-{number}.png")
+            number += 1
+        taken.add(str(name).casefold())
+        names.append(name)
+    return names
+
+
+def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
     """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
+    from .data.decoding import decode_reduced, reduced
     from .data.segmentation import rle_of_bitmap
-    from .detect import detect, load_picture
+    from .detect import detect
     from .pictures import best_of_each_box
     from .plots import detections_figure
 
-    image = load_picture(path)
-    (found,) = detect(subnet, [image], args.threshold)
-    drawn = args.out / f"{path.stem}.png"
-    detections_figure([image], [best_of_each_box(found)], drawn, class_names=card.class_names, min_score=0.0, columns=1)
+    image = decode_reduced(path)
+    exact = card.resize_rule == ANTIALIASED or image.is_whole  # the plain rule looks at single pixels
+    (found,) = detect(subnet, [image if exact else path], threshold, resize=card.resize_rule)
+    canvas = reduced(image.pixels, DRAWN_PIXELS)
+    shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
+    # The float32 score nearest to the threshold may lie just below it, and belongs to what is shown.
+    least = min([threshold, *map(float, shown.scores)])
+    detections_figure([canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1)
     objects = [
         {
             "category_id": card.category_ids[int(label)],
@@ -65,7 +132,8 @@ def _predict(subnet: Any, card: Any, path: Path, args: argparse.Namespace) -> di
         for row, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True))
     ]
     print(f"{path}: {len(objects)} objects -> {drawn}")
-    return {"image": path.name, "objects": objects}
+    height, width = image.size_hw
+    return {"image": path.name, "path": str(path), "width": width, "height": height, "objects": objects}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from .data.coco import CocoSplit, ImageInfo
 from .data.loader import evaluation_batches
 from .model.detector import Detector, Outputs
 from .model.postprocess import top_k
+from .resize_rules import ANTIALIASED
 
 BATCH = 8
 
@@ -32,11 +33,13 @@ def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, mask
 
 
 @torch.inference_mode()
-def single_detections(subnet: Detector, split: CocoSplit, *, masks: bool, arch: Arch | None = None) -> list[ImageDetections]:
-    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own."""
+def single_detections(
+    subnet: Detector, split: CocoSplit, *, masks: bool, arch: Arch | None = None, resize: str = ANTIALIASED
+) -> list[ImageDetections]:
+    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own. ``resize``: the model's rule."""
     arch, device = arch or subnet.arch, device_of(subnet)
     found: list[ImageDetections] = []
-    for batch in evaluation_batches(split, arch.input_hw, BATCH):
+    for batch in evaluation_batches(split, arch.input_hw, BATCH, resize=resize):
         infos = split.images[len(found) : len(found) + len(batch.images)]
         found += detections_of(subnet(batch.to(device).images, arch, masks=masks), infos, arch.queries, masks=masks)
     return found

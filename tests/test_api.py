@@ -258,11 +258,6 @@ def test_a_train_split_without_objects_is_refused(small_world: None, tmp_path: P
 # -- the command -------------------------------------------------------------------------------------------------------------
 
 
-def test_predict_command_does_not_overwrite_its_own_pictures(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two images are called a"):
-        predict_command.main(["x/a.png", "y/a.png", "--checkpoint", str(tmp_path / "none.pth")])
-
-
 def test_predict_command_writes_pictures_and_masks(model: RFDETR, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict_command.main(_command(tmp_path, tmp_path / "tiny.safetensors"))
     (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())

@@ -63,7 +63,7 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     for name in ("empty.jpg", "cut.jpg", "absent.jpg"):
         with pytest.raises(InputError, match=name):
             load_picture(tmp_path / name)
-    for wrong in (picture().astype(float), picture()[..., 0], torch.zeros(4, 5, 6), 3, np.zeros((0, 5, 3), np.uint8)):
+    for wrong in (picture().astype(float), picture()[None], torch.zeros(4, 5, 6), 3, np.zeros((0, 5, 3), np.uint8)):
         with pytest.raises(InputError, match="image"):
             load_picture(wrong)
     with pytest.raises(InputError, match="0..1"):

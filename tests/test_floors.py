@@ -32,6 +32,7 @@ FLOORS = {
         "campaign",
         "cost_cells",
         "ap_gaps",
+        "resize_rules",
     ],
     1: ["boxes", "ops", "masks"],
     2: ["model", "device"],

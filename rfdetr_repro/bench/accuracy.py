@@ -11,11 +11,12 @@ from ..coco_eval import CocoEvaluator, ImageDetections, detections_in_pixels
 from ..coco_matches import measured
 from ..data.coco import CocoSplit
 from ..data.letterbox import Letterbox
-from ..data.transforms import resize_image
+from ..data.resizing import model_input
 from ..errors import InputError
-from ..export.artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact
+from ..export.artifact import Artifact
 from ..export.session import Detections, Session
 from ..record import Accuracy
+from ..resize_rules import LETTERBOX, PLAIN_LETTERBOX
 
 Array = np.ndarray[Any, Any]
 
@@ -31,15 +32,6 @@ class HasClasses(Protocol):
 
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
-
-
-def model_input(image: Array, input_hw: tuple[int, int], rule: str = RESIZE_RULE) -> Array:
-    """uint8 (H, W, 3) RGB -> float32 (1, 3, h, w) in 0..1, by the manifest's resize rule."""
-    if rule not in (RESIZE_RULE, LETTERBOX_RULE):
-        raise InputError(f"unknown resize rule {rule!r}", mend="export the model again")
-    size = (image.shape[0], image.shape[1])
-    resized = resize_image(image, input_hw) if rule == RESIZE_RULE else Letterbox(size, input_hw).picture(image)
-    return np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
 
 def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[dict[str, Array]]:
@@ -68,7 +60,7 @@ def run_on(session: Session, image: Array) -> Detections:
     """Detections of a uint8 (H, W, 3) image, by the manifest's resize rule; boxes and maps relative to the image itself."""
     rule, input_hw = session.manifest.resize, session.manifest.input_hw
     found = session.run(model_input(image, input_hw, rule))
-    if rule != LETTERBOX_RULE:
+    if rule not in (LETTERBOX, PLAIN_LETTERBOX):
         return found
     letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
     masks = None if found.masks is None else letterbox.masks_of_picture(found.masks[0])[None]

@@ -26,6 +26,7 @@ from ..files import sha256_file, writable_folder
 from ..labels import Labels, coco_labels
 from ..presets import PRESETS
 from ..record import ModelId
+from ..resize_rules import ANTIALIASED
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
@@ -144,12 +145,12 @@ def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Ca
     if checkpoint is None:
         torch.manual_seed(SEED)
         detector, arch = Detector(replace(row.model, groups=1), row.arch).eval(), row.arch
-        labels = coco_labels()
+        labels, rule = coco_labels(), ANTIALIASED
     else:
         detector, card, _ = load_pretrained(checkpoint, size)
-        arch, labels = card.arch, Labels(card.class_names, card.category_ids)
+        arch, labels, rule = card.arch, Labels(card.class_names, card.category_ids), card.resize_rule
     export = export_onnx if path.suffix == ".onnx" else export_torch
-    return export(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids))
+    return export(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids, rule))
 
 
 def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..coco_eval import boxes_in_pixels
 from ..data.coco import CocoSplit
-from ..errors import InputError
+from ..data.decoding import decode
 from ..export.session import Detections, Session
 from ..files import open_input
 from ..masks import packed_bits
@@ -71,10 +71,7 @@ def picture_bytes(split: CocoSplit | None) -> bytes:
 
 def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
     """An encoded picture -> detections in its pixels, best first."""
-    try:
-        image = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot decode the image: {error}", mend="replace the file") from error
+    image = decode(encoded)
     return objects(run_on(session, image), *image.shape[:2])
 
 

@@ -6,7 +6,7 @@ Counts are of what is used after reading: rows that were left out are listed by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,7 +47,8 @@ class Census:
     pictures_listed_twice: int  # under two ids
     without_label_file: int  # YOLO
     undivided: bool  # the data set names no splits
-    exif_turned: int | None = None  # pictures with a rotation in their EXIF; None: not counted
+    exif_turned: int | None = None  # pictures turned by their EXIF; None: headers were not read
+    exif_ignored: int | None = None  # with an EXIF rotation that is not followed: the stated size is the stored one
     dropped: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -77,7 +78,10 @@ class Census:
         thin = f"{many(self.below_one_pixel, 'box')} with a side shorter than a pixel"
         clipped = f"{many(self.clipped, 'box')} across the border by more than a pixel: clipped to the image{self._order()}"
         same = "(an exact duplicate of another one; AP cannot reach 100 with them)"
+        ignored = f"{many(self.exif_ignored or 0, 'picture')} with an EXIF rotation that is ignored: "
+        ignored += "the stated size is the stored one"
         told = [
+            (self.exif_ignored, ignored),
             (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
             (self.repeated, f"{many(self.repeated, 'annotation')} written twice {same}"),
             (self.masks_unusable, f"{many(self.masks_unusable, 'segmentation')} without a usable shape: counted as no mask"),
@@ -116,8 +120,8 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}{'es' if noun.endswith(('x', 's')) else 's'}"
 
 
-def take_census(split: CocoSplit, exif_turned: int | None = None) -> Census:
-    """Counts a split. ``exif_turned``: pictures with a rotation, where somebody has looked at their headers."""
+def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) -> Census:
+    """Counts a split. ``rotations``: of :meth:`CocoSplit.rotations`, where the headers have been read."""
     table, origin = split.table, split.origin
     targets = ~table.crowd
     of_image = np.repeat(np.arange(len(split)), np.diff(table.first))
@@ -149,7 +153,8 @@ def take_census(split: CocoSplit, exif_turned: int | None = None) -> Census:
         pictures_listed_twice=images.same_file if images else 0,
         without_label_file=origin.content.without_label_file if origin else 0,
         undivided=bool(origin and origin.found.undivided),
-        exif_turned=exif_turned,
+        exif_turned=None if rotations is None else rotations["turned"],
+        exif_ignored=None if rotations is None else rotations["ignored"],
         dropped=split.dropped,
     )
 
@@ -181,7 +186,7 @@ def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
     """Checks that the splits are usable, prints what they hold, and returns it."""
     listed = list(splits)
     check_usable(listed)
-    found = [take_census(split) for split in listed]
+    found = [take_census(split, split.rotations()) for split in listed]
     for census in found:
         print("\n".join(census.lines()), flush=True)
     return found

@@ -6,8 +6,9 @@
 COCO's form is the inner one; :mod:`.layouts` finds the others and converts them.
 
 Category ids may have holes; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept for evaluation and are no
-training targets. EXIF rotation is ignored, as COCO does. A box that crosses the border is clipped for training (beyond 1 px it is
-counted in ``clipped_boxes``), while evaluation sees the boxes as they are written.
+training targets. A picture is turned by its EXIF where the JSON's size is the turned one, and always with YOLO labels, which
+state no size (:mod:`.decoding`); :meth:`CocoSplit.rotations` counts. A box that crosses the border is clipped for training
+(beyond 1 px it is counted in ``clipped_boxes``), while evaluation sees the boxes as they are written.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ import json
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import InputError
 from ..files import open_input
@@ -37,12 +36,13 @@ from .annotations import (
     parse_document,
     parse_images,
 )
+from .decoding import Header, decode, read_header
 from .image_files import short
 from .layouts import Content, Found, is_there, load, locate
 from .segmentation import NO_MASK, decode_mask
 from .source import DataSource
 
-__all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_image", "decode_mask", "has_split", "read_split"]
+__all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_mask", "has_split", "read_split"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Origin:
 
 class CocoSplit:
     """Made by :func:`read_split`. Safe to read from several threads."""
+
+    always_turned = False  # whether labels are in the frame that viewers show, whatever the sizes say: YOLO's are
 
     def __init__(
         self,
@@ -170,13 +172,33 @@ class CocoSplit:
         if self._decoded is not None and index in self._decoded:
             return self._decoded[index]
         info = self.images[index]
-        image = decode_image(info.path)
+        image = decode(info.path, None if self.always_turned else (info.width, info.height))
         if image.shape[:2] != (info.height, info.width):
             what = f"the image is {image.shape[1]} x {image.shape[0]} but the JSON says {info.width} x {info.height}"
             raise InputError(what, info.path, "write its real size")
+        image.flags.writeable = False
         if self._decoded is not None:
             self._decoded[index] = image
         return image
+
+    def rotations(self) -> dict[str, int]:
+        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all headers."""
+        counts = {"turned": 0, "ignored": 0}
+        for info in self.images:
+            header: Header = read_header(info.path)
+            if header.orientation != 1:
+                turned = self.always_turned or header.is_turned((info.width, info.height))
+                counts["turned" if turned else "ignored"] += 1
+        return counts
+
+    def rotations_line(self) -> str:
+        """One sentence about :meth:`rotations`; empty where no picture has one."""
+        counts, total = self.rotations(), len(self)
+        parts = {
+            "turned": "of {total} pictures {count} are turned by their EXIF",
+            "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: their stated size is the stored one",
+        }
+        return "; ".join(parts[kind].format(total=total, count=count) for kind, count in counts.items() if count)
 
     def sample(self, index: int, masks: bool = False) -> Sample:
         """Image and targets; masks are rasterised only if asked for, and then every target must have one."""
@@ -215,17 +237,6 @@ class CocoSplit:
             raise InputError(f"no usable segmentation: {error}", where, "mend it, or train without masks") from error
 
 
-def decode_image(path: str | Path) -> np.ndarray:
-    """Decodes an image file to uint8 (H, W, 3) RGB; a missing, truncated or foreign file is an :class:`InputError`."""
-    with open_input(path) as stream:
-        try:
-            with Image.open(stream) as picture:
-                return np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "the format is unknown" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-            raise InputError(f"cannot decode the image: {reason}", path, "replace the file") from error
-
-
 def has_split(data: str | os.PathLike[str], split: str) -> bool:
     """Whether the data set has this split, sound or broken, in any of the forms that :func:`read_split` reads."""
     return is_there(DataSource.of(data), split)
@@ -261,6 +272,7 @@ def read_split(
     name, description = info.get("name") or source.name, info.get("description") or ""
     result = CocoSplit(short(name), split, str(description), images.images, classes, table)
     result.origin = Origin(found, images, replace(content, text=b""))
+    result.always_turned = found.kind in ("yolo", "labels")
     result._annotation_digest = hashlib.sha256(content.text)
     if dropped := result.dropped:
         result._annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())  # not the same data as all of it

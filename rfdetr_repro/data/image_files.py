@@ -14,13 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from PIL import Image
-
-from ..errors import InputError
-from ..files import open_input
+from .decoding import read_header
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-_ORIENTATION = 0x0112  # EXIF tag
 _SHOWN = 120  # characters of a name in a message
 
 
@@ -110,11 +106,5 @@ def header_size(path: Path, turned: bool = False) -> tuple[int, int]:
 
     A file that is no picture is an :class:`InputError`.
     """
-    with open_input(path) as stream:
-        try:
-            with Image.open(stream) as picture:
-                width, height = picture.size
-                orientation = picture.getexif().get(_ORIENTATION, 1) if turned else 1
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"cannot decode the image: {short(error)}", short(path), "replace the file") from error
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    header = read_header(path)
+    return header.shown_wh if turned else header.stored_wh

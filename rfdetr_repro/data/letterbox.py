@@ -5,6 +5,7 @@ Scale and borders are rounded as the vendors do: the scaled picture to whole pix
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from .transforms import resize_image
 
 GREY = 114
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Letterbox:
         top, left = (round((size - side) / 2 - 0.1) for size, side in zip(self.input_hw, self.scaled_hw, strict=True))
         return top, left
 
-    def picture(self, image: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3) -> uint8 (*input_hw, 3)."""
-        canvas = np.full((*self.input_hw, 3), GREY, dtype=np.uint8)
+    def picture(self, image: np.ndarray, resize: Resize = resize_image) -> np.ndarray:
+        """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` gives."""
+        fitted = resize(image, self.scaled_hw)
+        canvas = np.full((*self.input_hw, 3), GREY, dtype=fitted.dtype)
         (top, left), (height, width) = self.top_left, self.scaled_hw
-        canvas[top : top + height, left : left + width] = resize_image(image, self.scaled_hw)
+        canvas[top : top + height, left : left + width] = fitted
         return canvas
 
     def boxes_of_picture(self, boxes_xyxy: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..errors import InputError
+from ..resize_rules import ANTIALIASED
 from .coco import CocoSplit
 from .transforms import Batch, make_batch
 
@@ -84,13 +85,16 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: CocoSplit, size_hw: tuple[int, int], batch_size: int, indices: Sequence[int] | None = None
+    split: CocoSplit, size_hw: tuple[int, int], batch_size: int, indices: Sequence[int] | None = None, resize: str = ANTIALIASED
 ) -> Generator[Batch, None, None]:
-    """All images in order, or those at ``indices``; not augmented, without masks; the last batch may be smaller."""
+    """All images in order, or those at ``indices``; not augmented, without masks; the last batch may be smaller.
+
+    ``resize``: the model's rule, see :mod:`rfdetr_repro.resize_rules`.
+    """
     chosen = range(len(split)) if indices is None else indices
 
     def batch(start: int) -> Batch:
-        return make_batch([split.sample(index) for index in chosen[start : start + batch_size]], size_hw)
+        return make_batch([split.sample(index) for index in chosen[start : start + batch_size]], size_hw, resize=resize)
 
     return _ahead(batch, ((start,) for start in range(0, len(chosen), batch_size)), STEPS_AHEAD)
 

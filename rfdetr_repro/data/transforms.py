@@ -1,8 +1,9 @@
 """Images to network input: the one resize, normalisation, and the three training augmentations (flip, crop, resize).
 
-Every path (training, evaluation, prediction, artifacts) resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring the
-aspect ratio; upstream mixed several filters (architecture facts section 11). Upstream's crop is replaced by a window of 0.5..1 of
-each side, which needs no absolute sizes and so fits any resolution (section 9). Only batches need torch.
+Training resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring the aspect ratio; evaluation, prediction and
+artifacts do so too, unless the model's own rule is another one (:mod:`.resizing`; upstream mixed several filters, architecture
+facts section 11). Upstream's crop is replaced by a window of 0.5..1 of each side, which needs no absolute sizes and so fits any
+resolution (section 9). Only batches need torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
+from ..resize_rules import ANTIALIASED
 from .coco import Sample
 
 if TYPE_CHECKING:
@@ -87,20 +89,27 @@ def make_batch(
     flip_probability: float = 0.0,
     crop_probability: float = 0.0,
     skip: int = 0,
+    resize: str = ANTIALIASED,
 ) -> Batch:
     """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no augmentation.
+
+    ``resize``: the model's rule; training knows the antialiased one only.
 
     The same number of random draws is made for every sample, so one sample's luck does not depend on another's; ``skip`` samples
     of the same batch come before these and are made elsewhere.
     """
     import torch
 
+    from .resizing import resized  # which builds on this module
+
+    if rng is not None and resize != ANTIALIASED:
+        raise ValueError(f"training resizes with antialiasing, not {resize!r}")
     if rng is not None:
         rng.random(skip * _DRAWS)
     images, targets = [], []
     for sample in samples:
         flip, window = _draw(rng, sample.image.shape[:2], flip_probability, crop_probability)
-        image = resize_image(sample.image, size_hw, window)
+        image = resize_image(sample.image, size_hw, window) if resize == ANTIALIASED else resized(sample.image, size_hw, resize)
         images.append(image[:, ::-1] if flip else image)
         boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, flip, window)
         masks = None

@@ -14,6 +14,7 @@ from ..config import Arch, parse_shape
 from ..errors import InputError, run_main
 from ..presets import preset
 from ..record import ModelId
+from ..resize_rules import describe, with_antialias
 from . import tensorrt
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
     add("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
     add("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
+    add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
     add("--name", help="printed name (default: rfdetr-ARCH)")
     return arguments
 
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arch.rounding:
         print(arch.rounding)
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
-    meta = ArtifactMeta(model, card.class_names, card.category_ids)
+    resize = with_antialias(card.resize_rule, args.antialias)
+    meta = ArtifactMeta(model, card.class_names, card.category_ids, resize)
     if args.precision == "fp32":
         export = export_torch if args.to == "torch" else export_onnx
         artifact = export(supernet.slice(arch), args.out, meta=meta)
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(summary(artifact))
     made = artifact.manifest
     print(f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  {made.flops / 1e9:.2f} GFLOP")
-    print(f"sha256 {artifact.sha256}")
+    print(f"sha256 {artifact.sha256}; {describe(made.resize)}")
     if args.to.startswith("tensorrt"):
         print(tensorrt.summary(tensorrt.build_engine(artifact, args.to, artifact.path.parent)))
 

@@ -16,10 +16,10 @@ from ..config import Arch
 from ..errors import InputError
 from ..files import read_json, sha256_file, write_atomic
 from ..record import Cost, ModelId
+from ..resize_rules import ANTIALIASED, LETTERBOX
 
 SCHEMA = 1
-RESIZE_RULE = "pillow bilinear, antialiased, aspect ratio not kept"
-LETTERBOX_RULE = "pillow bilinear, antialiased, aspect ratio kept, centred on grey 114"
+RESIZE_RULE, LETTERBOX_RULE = ANTIALIASED, LETTERBOX
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
@@ -30,6 +30,7 @@ class ArtifactMeta:
     model: ModelId  # its arch is filled in by the exporter
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    resize: str = RESIZE_RULE  # of pictures, as the weights know them: the model card's rule
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnxruntime
-from PIL import Image
 
+from ..data.decoding import decode
+from ..data.resizing import model_input
 from ..errors import EXIT_FAILED, EXIT_OK, InputError, run_main
 from ..files import open_input
 
@@ -170,12 +171,7 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
     if not files:
         raise InputError("no pictures", images, "give a folder with .jpg or .png files")
     for file in files[:count]:
-        with open_input(file) as stream:
-            try:
-                picture = Image.open(stream).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-            except OSError as error:
-                raise InputError(f"not a picture ({error})", file, "remove it") from error
-        yield {name: (np.asarray(picture, dtype=np.float32) / 255).transpose(2, 0, 1)[None]}
+        yield {name: model_input(decode(file), (height, width))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -127,6 +127,7 @@ def describe(
         outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
         params=subnet.num_params(),
         flops=flops,
+        resize=meta.resize,
         packages={name: importlib.metadata.version(name) for name in ("torch", "onnx")},
     )
 

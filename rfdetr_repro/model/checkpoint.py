@@ -18,6 +18,7 @@ from torch import Tensor
 from ..config import Arch, ModelConfig, SearchSpace, tuples
 from ..errors import FULL, InputError
 from ..files import atomic_path, sha256_file
+from ..resize_rules import ANTIALIASED
 from .detector import Detector
 
 FORMAT = "rfdetr_repro/1"
@@ -35,9 +36,17 @@ class ModelCard:
     train_data_sha256: str | None = None
     steps: int | None = None
     notes: str = ""
+    resize: str | None = None  # of pictures, a rule of resize_rules; None: antialiased, as in our training
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = asdict(self)
+        if self.resize is None:
+            del fields["resize"]
+        return json.dumps(fields, sort_keys=True)
+
+    @property
+    def resize_rule(self) -> str:
+        return self.resize or ANTIALIASED
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:

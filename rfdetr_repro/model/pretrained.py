@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..files import atomic_path, sha256_file
 from ..labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
 from ..presets import PRESETS, Preset, preset
+from ..resize_rules import ANTIALIASED, rule_of_upstream
 from .checkpoint import FORMAT, ModelCard, load_supernet
 from .container import arguments, chosen_weights, read_container
 from .detector import Detector
@@ -74,7 +75,10 @@ def load_pretrained(
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"the file describes itself with values that cannot be used ({error})", path, "name the size") from error
     notes = "; ".join(note for note in (found_labels.note, taken) if note)
-    card = ModelCard(detector.config, detector.arch, found_labels.names, found_labels.category_ids, notes=notes)
+    rule = rule_of_upstream(said)
+    names, ids = found_labels.names, found_labels.category_ids
+    resize = None if rule == ANTIALIASED else rule
+    card = ModelCard(detector.config, detector.arch, names, ids, notes=notes, resize=resize)
     return detector.eval(), card, sha256_file(path)
 
 
@@ -236,6 +240,7 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
         unused = next((label for label, name in enumerate(card.class_names) if name == UNUSED), None)
         released = _with_last_logit_unused(released, used, unused)
         content["args"].added_logits = int(unused is None)
+    content["args"].resize_rule = card.resize_rule
     with atomic_path(path) as temporary:
         torch.save({"model": released, **content}, temporary)
     return sha256_file(path)

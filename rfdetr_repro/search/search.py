@@ -80,7 +80,7 @@ class Search:
         path = self.folder / f"{arch.key}-{self.checkpoint_sha256[:8]}.onnx"
         if path.exists() and path.with_suffix(".json").exists():
             return load_artifact(path)
-        meta = ArtifactMeta(self.model_id(arch), self.card.class_names, self.card.category_ids)
+        meta = ArtifactMeta(self.model_id(arch), self.card.class_names, self.card.category_ids, self.card.resize_rule)
         return export_onnx(self.detector.slice(arch), path, meta=meta)
 
     def artifact(self, arch: Arch) -> Artifact:

@@ -1,0 +1,315 @@
+"""The one decoder of pictures: training, evaluation, prediction, the benchmark's host scope and the float16 audit see the same.
+
+Every picture becomes uint8 (H, W, 3) RGB, whatever its file holds:
+
+- grey and black-and-white: one value in all channels; palettes: their colours; CMYK, YCbCr and HSV: as Pillow converts them;
+- alpha is dropped, the colours below it stay as they are stored (as OpenCV and upstream do);
+- 16-bit grey (and whole numbers of 32 bit): divided by 257, so that 65,535 is white, whatever the picture's own range;
+- floats: values within 0..1 are parts of white; else within 0..255 they are taken as they are; else within 0..65,535 divided by
+  257; anything else, and what is not finite, is refused;
+- animations and files of several pages: the first picture.
+
+EXIF orientation: :func:`decode` turns a picture as viewers show it; with a stated size it does so only where that size is the
+turned one, which is how a COCO file says in which frame its boxes are. Pillow's limit of pixels is raised to LARGEST when this
+module is loaded, unless the program has set another than Pillow's default. No torch here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from ..files import open_input
+
+LARGEST = 1 << 29  # px of one picture: 1.5 GiB as RGB
+REDUCED_ABOVE = 1 << 26  # px: above, prediction decodes a part of each side only
+_BAND = 1 << 24  # px converted at a time
+_PILLOW_DEFAULT = 89_478_485
+if Image.MAX_IMAGE_PIXELS == _PILLOW_DEFAULT:  # a limit that the user's program has set stays
+    Image.MAX_IMAGE_PIXELS = LARGEST
+
+_ORIENTATION = 0x0112
+_QUARTERS = (5, 6, 7, 8)  # orientations that swap width and height
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation -> what viewers do to the stored picture
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a.transpose(1, 0, 2)[::-1],
+}
+_INVERSE = {6: 8, 8: 6}  # the others are their own
+_BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+Encoded = Any  # str | os.PathLike | bytes | bytearray | memoryview | a binary file | PIL.Image.Image
+
+
+class _Unscalable(Exception):
+    """Numbers of which it is not known what is white."""
+
+
+class Header(NamedTuple):
+    """What a file says without being decoded. Sizes are (width, height) in px."""
+
+    stored_wh: tuple[int, int]
+    orientation: int  # EXIF, 1..8; 1 where it is absent or no such number
+
+    @property
+    def shown_wh(self) -> tuple[int, int]:
+        """As viewers show the picture."""
+        return (self.stored_wh[1], self.stored_wh[0]) if self.orientation in _QUARTERS else self.stored_wh
+
+    def is_turned(self, stated_wh: tuple[int, int]) -> bool:
+        """Whether a picture whose annotation states this size is turned: where it is the turned size, and not the stored one."""
+        return stated_wh != self.stored_wh and stated_wh == self.shown_wh
+
+
+class Decoded(NamedTuple):
+    """``pixels`` uint8 (h, w, 3) RGB; ``size_hw`` of the whole picture in the same frame: larger than (h, w) where reduced."""
+
+    pixels: np.ndarray
+    size_hw: tuple[int, int]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out."""
+        return self.pixels.shape[:2] == self.size_hw
+
+
+def read_header(source: Encoded) -> Header:
+    """Size and orientation of a picture, from its header. What is no picture is an :class:`InputError`."""
+    with _opened(source) as (picture, _):
+        return _header(picture)
+
+
+def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
+    """A picture as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
+
+    ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``: (width, height) that an annotation
+    states; the picture is then turned only where that is its turned size. A missing, truncated or foreign file, one above
+    LARGEST pixels, and values that cannot be scaled are an :class:`InputError`.
+    """
+    with _opened(source) as (picture, where):
+        header = _header(picture)
+        turn = stated_wh is None or header.is_turned(stated_wh)
+        _refuse_too_large(header, where)
+        return _turned(_rgb(picture, 1), header, turn, picture)
+
+
+def decode_reduced(source: Encoded, above: int = REDUCED_ABOVE) -> Decoded:
+    """As :func:`decode`; of a picture above so many pixels each side is divided by the least whole number that suffices.
+
+    Means of whole blocks (of a JPEG, as far as possible its own coarser scales): what an antialiased resize to a model's input
+    sees hardly differs, and memory stays bounded.
+    """
+    with _opened(source) as (picture, where):
+        header = _header(picture)
+        _refuse_too_large(header, where)
+        width, height = header.shown_wh
+        if width * height <= above:
+            return Decoded(_turned(_rgb(picture, 1), header, True, picture), (height, width))
+        first = _divisor(picture.size, above)
+        if not isinstance(source, Image.Image):  # the caller's own object stays as it is
+            picture.draft(None, (picture.size[0] // first, picture.size[1] // first))  # of a JPEG; others know no coarser scale
+        pixels = _rgb(picture, _divisor(picture.size, above))
+        return Decoded(_turned(pixels, header, True, picture), (height, width))
+
+
+def reduced(pixels: np.ndarray, most: int) -> np.ndarray:
+    """uint8 (H, W, 3) of at most ``most`` pixels: itself, or means of whole blocks of it."""
+    factor = _divisor((pixels.shape[1], pixels.shape[0]), most)
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
+
+
+def _divisor(size: tuple[int, int], above: int) -> int:
+    """The least divisor of each side after which at most ``above`` pixels are left."""
+    factor = 1
+    while -(-size[0] // factor) * -(-size[1] // factor) > above:
+        factor += 1
+    return factor
+
+
+def decode_array(values: np.ndarray) -> np.ndarray:
+    """An array as uint8 (H, W, 3) RGB: uint8, or floats in 0..1; grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4).
+
+    Anything else, and floats that are not finite or outside 0..1, is an :class:`InputError`.
+    """
+    given = f"{values.dtype} {tuple(values.shape)}"
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+        raise InputError(f"not an image: an array {given}", mend="give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+    if 0 in values.shape:
+        raise InputError(f"an empty image: an array {given}")
+    if values.ndim == 2:
+        values = values[..., None]
+    values = values[..., :3]
+    if np.issubdtype(values.dtype, np.floating):
+        values = _of_parts(values, f"an image array {given}")
+    elif values.dtype != np.uint8:
+        mend = {"uint16": "divide by 65535 (float, 0..1)", "bool": "give 255 * mask as uint8"}.get(str(values.dtype), "")
+        raise InputError(f"an image array must be uint8, or float in 0..1, not {given}", mend=mend or "convert it to uint8")
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
+def _of_parts(values: np.ndarray, what: str) -> np.ndarray:
+    """Floats in 0..1 -> uint8."""
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{what} has values that are not finite", mend="give values in 0..1")
+    if low < 0 or high > 1:
+        raise InputError(f"{what} has values from {low:g} to {high:g}, not in 0..1", mend="divide by 255, do not normalise")
+    return np.rint(values.astype(np.float32) * np.float32(255)).astype(np.uint8)
+
+
+@contextmanager
+def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
+    """A Pillow image that is not decoded yet, and what to call it; what Pillow raises becomes an :class:`InputError`."""
+    if isinstance(source, Image.Image):
+        with _reading("the Pillow image"):
+            yield source, "the Pillow image"
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        where: object = f"{len(source)} bytes"
+        with _reading(where), Image.open(io.BytesIO(source)) as picture:
+            yield picture, where
+    elif hasattr(source, "read"):
+        where = f"the open file {getattr(source, 'name', '')}".strip()
+        with _reading(where), Image.open(source) as picture:
+            yield picture, where
+    elif isinstance(source, (str, os.PathLike)):
+        if str(source).startswith(("http:/", "https:/")):
+            raise InputError("a picture on the web is not fetched", source, "download it first")
+        if Path(source).is_dir():
+            raise InputError("a folder where a picture is expected", source, "name the pictures in it")
+        with open_input(source) as stream, _reading(source), Image.open(stream) as picture:
+            yield picture, source
+    else:
+        raise InputError(f"not an image: {type(source).__name__}", mend="give a path, the bytes of a file, or a Pillow image")
+
+
+@contextmanager
+def _reading(where: object) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except _Unscalable as error:
+        raise InputError(f"the image has {error}", where, "save it with 8 or 16 bit, or as floats in 0..1") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS") from error
+    except Image.UnidentifiedImageError as error:
+        mend = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
+        raise InputError("cannot decode the image: the format is unknown", where, mend) from error
+    except MemoryError as error:
+        raise InputError("cannot decode the image: it does not fit into memory", where, "cut it into tiles") from error
+    except Exception as error:  # Pillow's readers raise what they like for a broken file
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"cannot decode the image: {reason}", where, "replace the file") from error
+
+
+def _has_content(where: object) -> bool:
+    return not (isinstance(where, (str, os.PathLike)) and os.path.isfile(where)) or os.path.getsize(where) > 0
+
+
+def _header(picture: Image.Image) -> Header:
+    """Before the picture is decoded. Pillow states a TIFF's size as turned, and turns it when it decodes it."""
+    orientation: Any = 1
+    try:
+        if picture.format != "PNG" or "exif" in picture.info:  # else Pillow would decode it to look behind the pixels
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - damaged EXIF says nothing of the pixels
+        pass
+    orientation = orientation if orientation in _TURNS else 1
+    width, height = picture.size
+    swapped = picture.format == "TIFF" and orientation in _QUARTERS
+    return Header((height, width) if swapped else (width, height), int(orientation))
+
+
+def _turned(pixels: np.ndarray, header: Header, turn: bool, picture: Image.Image) -> np.ndarray:
+    """The pixels as shown where ``turn``, else as stored."""
+    if header.orientation == 1:
+        return pixels
+    by_pillow = picture.format == "TIFF"
+    if turn == by_pillow:
+        return pixels
+    orientation = header.orientation if turn else _INVERSE.get(header.orientation, header.orientation)
+    return np.ascontiguousarray(_TURNS[orientation](pixels))
+
+
+def _refuse_too_large(header: Header, where: object) -> None:
+    width, height = header.stored_wh
+    if width * height > LARGEST:
+        what = f"the image has {width} x {height} pixels, more than {LARGEST}"
+        raise InputError(what, where, "cut it into tiles")
+    if width < 1 or height < 1:
+        raise InputError(f"an empty image of {width} x {height} pixels", where)
+
+
+def _rgb(picture: Image.Image, factor: int) -> np.ndarray:
+    """uint8 (ceil(H / factor), ceil(W / factor), 3): blocks averaged; a large picture is converted a band at a time."""
+    picture.load()
+    convert = _converter(picture)
+    width, height = picture.size
+    rows = max(_BAND // width // factor, 1) * factor
+    if factor == 1 and rows >= height:
+        return convert(picture)
+    result = np.empty((-(-height // factor), -(-width // factor), 3), dtype=np.uint8)
+    for top in range(0, height, rows):
+        band = convert(picture.crop((0, top, width, min(top + rows, height))))
+        part = band if factor == 1 else np.asarray(Image.fromarray(band).reduce(factor))
+        result[top // factor : top // factor + len(part)] = part
+    return result
+
+
+def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
+    """What makes uint8 (h, w, 3) of a part of ``picture``; the scale of numbers is that of the whole."""
+    mode = picture.mode
+    if mode in _BITS_16:
+        low, high = _extrema(picture)
+        if low < 0 or high > 65535:
+            raise _Unscalable(f"whole numbers from {low:g} to {high:g}, not 16 bit")
+        return lambda part: _grey(np.asarray(part).astype(np.float64) / 257)
+    if mode == "F":
+        scale = _float_scale(picture)
+        return lambda part: _grey(np.asarray(part).astype(np.float64) * scale)
+    steps = {"La": ("LA", "RGB"), "RGBa": ("RGBA", "RGB"), "PA": ("RGBA", "RGB"), "RGB": ()}.get(mode, ("RGB",))
+    if mode == "P" and "transparency" in picture.info:
+        steps = ("RGBA", "RGB")  # Pillow's own advice
+
+    def convert(part: Image.Image) -> np.ndarray:
+        for step in steps:
+            part = part.convert(step)
+        return np.asarray(part)
+
+    return convert
+
+
+def _extrema(picture: Image.Image) -> tuple[float, float]:
+    """Least and largest value of a picture of one channel."""
+    width, height = picture.size
+    rows, found = max(_BAND // width, 1), []
+    for top in range(0, height, rows):
+        band = np.asarray(picture.crop((0, top, width, min(top + rows, height))))
+        found += [float(band.min()), float(band.max())]  # NaN stays NaN
+    return float(np.min(found)), float(np.max(found))
+
+
+def _float_scale(picture: Image.Image) -> float:
+    low, high = _extrema(picture)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise _Unscalable("values that are not finite")
+    if low < 0 or high > 65535:
+        raise _Unscalable(f"values from {low:g} to {high:g}")
+    return 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    narrow = np.rint(values).astype(np.uint8)
+    return np.repeat(narrow[..., None], 3, axis=2)
