@@ -14,4 +14,8 @@ def __getattr__(name: str) -> Any:
         from .api import RFDETR
 
         return RFDETR
+    if name.startswith("RFDETR"):
+        from .upstream_classes import upstream_class
+
+        return upstream_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,18 @@ from .device import choose_device
 from .errors import InputError
 from .evaluate import percent
 from .export.artifact import Artifact, ArtifactMeta
-from .export.onnx import export_onnx
+from .export.onnx import OPSET, export_onnx
+from .files import writable_folder
 from .labels import Labels
 from .model.checkpoint import ModelCard, save_detector
 from .model.detector import Detector
 from .model.pretrained import load_pretrained, save_released, with_classes
+from .model.upstream import described, export_words
 from .presets import PRESETS, Preset, preset
 from .record import Accuracy, ModelId
 from .resize_rules import describe, with_antialias
-from .validation import single_detections
+from .train.upstream_words import Asked, from_upstream
+from .validation import base_accuracies, single_detections
 
 CHECKPOINT = "supernet.safetensors"
 
@@ -53,7 +56,9 @@ class RFDETR:
     random numbers, and says so. ``arch``: another architecture of a supernet's space, e.g. a frontier point of its search.
     ``device``: "cpu", "cuda" or "cuda:N"; without it a GPU if there is one, and the choice is printed. ``antialias``: whether
     pictures are resized with antialiasing in :meth:`predict`, :meth:`evaluate` and exported files; without it as the weights'
-    origin has it (:mod:`.resize_rules`), which is printed.
+    origin has it (:mod:`.resize_rules`), which is printed. ``labels``: what
+    the labels of a foreign file mean, where the file does not prove it: "from-0" (upstream since 1.6), "from-1" (before),
+    "coco", or the names of all labels in order.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class RFDETR:
         arch: str | None = None,
         device: str | None = None,
         antialias: bool | None = None,
+        labels: str | Sequence[str] | None = None,
     ) -> None:
         self.device = choose_device(device)
         source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
@@ -72,9 +78,9 @@ class RFDETR:
             if weights is None:
                 self.detector, self.card, self.sha256 = _random(row)
             else:
-                self.detector, self.card, self.sha256 = load_pretrained(weights, str(size))
+                self.detector, self.card, self.sha256 = load_pretrained(weights, str(size), labels)
         elif source.is_file() and weights is None:
-            self.detector, self.card, self.sha256 = load_pretrained(source)
+            self.detector, self.card, self.sha256 = load_pretrained(source, labels=labels)
         else:
             raise InputError(f"{str(size)!r} is no size, file or run", mend=f"sizes: {', '.join(PRESETS)}")
         self.trained = weights is not None or str(size) not in PRESETS
@@ -169,22 +175,32 @@ class RFDETR:
 
     def export(
         self,
-        path: str | Path,
-        contract: str = "decoded",
+        path: str | Path | None = None,
+        contract: str | None = None,
         name: str | None = None,
         shape: tuple[int, int] | None = None,
+        **words: Any,
     ) -> Artifact:
         """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in; "upstream": as upstream exports
         (``input`` normalised -> ``dets``, ``labels``, ``masks``), for deployments that expect that.
 
-        ``shape``: as in :meth:`predict`.
+        ``shape``: as in :meth:`predict`. Without a path upstream's form is meant: ``output_dir`` ("output") gets
+        ``inference_model.onnx`` with upstream's contract. Upstream's other keywords are taken where the file is as they ask, else
+        refused with what to use instead.
         """
+        folder = export_words(words, OPSET)
+        if path is not None and folder is not None:
+            raise InputError("both a path and output_dir", mend="give one of them")
+        if path is None:
+            path = writable_folder(folder or "output") / "inference_model.onnx"
+            contract = contract or "upstream"
+            print(f"{path}, contract {contract!r}")
         arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
         model = ModelId("rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256)
         meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids, self.card.resize_rule)
         on_cpu = self.detector if self.device.type == "cpu" else copy.deepcopy(self.detector).cpu()
-        return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract)
+        return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract or "decoded")
 
     def save(self, path: str | Path) -> str:
         """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its SHA-256."""
@@ -195,6 +211,42 @@ class RFDETR:
             return save_released(path, self.detector, self.card)
         return save_detector(path, self.detector.state_dict(), self.card)
 
+    # -- upstream's other names -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **settings: Any) -> RFDETR:
+        """The model of a file; ``settings``: those of the constructor but the size, which the file tells."""
+        settings.pop("trust_checkpoint", None)  # no file is trusted: none runs anything here
+        return RFDETR(path, **settings)
+
+    def optimize_for_inference(self, *_: Any, **settings: Any) -> None:
+        """Nothing to prepare here; says which command makes the fast file. A number format other than float32 is refused."""
+        if settings.get("dtype") not in (None, torch.float32, "float32"):
+            raise InputError(
+                "PyTorch inference here is in float32", mend="use .export() and --precision fp16 of the export command"
+            )
+        print("nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an inference runtime")
+
+    inference = optimize_for_inference
+
+    def remove_optimized_model(self) -> None:
+        """Upstream's counterpart of :meth:`optimize_for_inference`; nothing to remove here."""
+
+    def get_model_config(self) -> dict[str, Any]:
+        """Upstream's configuration of this model, under upstream's names."""
+        names, ids = list(self.card.class_names), list(self.card.category_ids)
+        return described(self.card.config, self.card.arch, names, ids)["model_config"]
+
+    def val(self, dataset_dir: str | os.PathLike[str], **settings: Any) -> dict[str, Accuracy | None]:
+        """:meth:`evaluate` on the val split."""
+        return self.evaluate(dataset_dir, **{"split": "val", **settings})
+
+    def deploy_to_roboflow(self, *_: Any, **__: Any) -> None:
+        """Refused: this project sends nothing anywhere."""
+        raise InputError("models are not uploaded from here", mend='use .save("weights.pth"), which upstream\'s program uploads')
+
+    export_for_roboflow = deploy_to_roboflow
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def train(
@@ -202,39 +254,74 @@ class RFDETR:
         dataset_dir: str | os.PathLike[str],
         epochs: int = 100,
         batch_size: int = 4,
-        grad_accum_steps: int = 4,
+        grad_accum_steps: int | None = None,
         lr: float = 1e-4,
         output_dir: str | Path = "output",
-        resume: bool | str | Path = True,
-        shape: tuple[int, int] | None = None,
+        resume: bool | str | Path | None = True,
         **changes: Any,
     ) -> Path:
-        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md; returns the file of the EMA weights.
+        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md; returns the file of the model.
+
+        Upstream's keywords with upstream's defaults: one random size per step (``multi_scale``), at least five steps an epoch,
+        an evaluation after each, and of average and raw weights the best on the val split. What differs is printed before the
+        start; an unknown keyword, or a value that cannot be followed, is an :class:`InputError` that names what to use. Fields of
+        ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``. ``grad_accum_steps`` None: 4.
 
         An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
-        folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. Other fields of ``TrainConfig``
-        may be given by name, e.g. ``lr_encoder``, ``seed``. ``processes=N`` of them share each batch on the CPU
-        (default: by its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says how many.
+        folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. ``processes=N`` of them share
+        each batch on the CPU (default: by its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says
+        how many.
         """
         from .train.processes import run_training
         from .train.recipe import Recipe
 
-        processes = changes.pop("processes", None)
-        folder, source = _run_folder(output_dir, resume), DataSource.of(dataset_dir).dropping(changes.pop("drop_bad", False))
+        processes, shape, drop_bad = changes.pop("processes", None), changes.pop("shape", None), changes.pop("drop_bad", False)
+        folder, source = _run_folder(output_dir, resume), DataSource.of(dataset_dir).dropping(drop_bad)
         train = read_split(source, "train")
-        recipe = _recipe(len(train), epochs, batch_size, grad_accum_steps, {"lr": lr, "lr_encoder": 1.5 * lr, **changes})
+        val = read_split(source, "val", train.classes) if has_split(source, "val") else None
+        base = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "grad_accum_steps": 4 if grad_accum_steps is None else grad_accum_steps,
+        }
+        said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
+        asked = from_upstream(len(train), base, {"lr": lr, **changes}, val is not None, said)
+        shape = self._checked(asked, train, shape)
         start = self._start(train, source)
+        print("\n".join(asked.lines))
         initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
-        whole = Recipe(Preset(start.config, self._arch(shape)), recipe)
+        whole = Recipe(Preset(start.config, self._arch(shape)), asked.train)
         setup = {"recipe": whole, "split": train, "folder": folder, "initial": initial, "device": self.device}
-        path = run_training(setup, processes).folder / CHECKPOINT
+        evaluate = None if val is None else (lambda model: base_accuracies(model, {"val": val}))
+        trainer = run_training({**setup, "tensorboard": asked.tensorboard}, processes, evaluate)
+        if trainer.best.step:
+            print(trainer.best.describe())
+        path = trainer.folder / CHECKPOINT
         self.detector, self.card, self.sha256 = load_pretrained(path)
         self.detector.to(self.device)
         self.trained = True
-        if has_split(source, "val"):
-            boxes = self.evaluate(source, "val")["boxes"]
-            print(f"val box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}" if boxes else "")
+        for split in ("val", "test") if asked.run_test else ("val",):
+            if has_split(source, split):
+                boxes = self.evaluate(source, split)["boxes"]
+                print(f"{split} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}" if boxes else "")
         return path
+
+    def _checked(self, asked: Asked, train: CocoSplit, shape: tuple[int, int] | None) -> tuple[int, int] | None:
+        """The input shape that was asked for, after a look at what else must agree with this model and the data."""
+        if asked.device is not None and torch.device(asked.device).type != self.device.type:
+            raise InputError(f"this model is on {self.device}, not on {asked.device}", mend="give device to RFDETR(...)")
+        if asked.groups not in (None, self.card.config.groups):
+            raise InputError(
+                f"this model has {self.card.config.groups} query groups, not {asked.groups}", mend="leave group_detr out"
+            )
+        if asked.class_names is not None and asked.class_names != train.classes.names:
+            listed = ", ".join(train.classes.names[:5])
+            raise InputError(f"class_names are not those of the data ({listed})", train.name, "leave class_names out")
+        if asked.resolution is None:
+            return shape
+        if shape is not None:
+            raise InputError("both shape and resolution", mend="give one of them")
+        return asked.resolution, asked.resolution
 
     def _start(self, train: CocoSplit, dataset_dir: str | os.PathLike[str]) -> Detector:
         """The detector to start from, with a head for the classes of ``train``; says what the data are."""
@@ -261,10 +348,11 @@ class RFDETR:
             print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
 
 
-def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:
+def _run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
     """Where the run lives, after a check that what is there is what ``resume`` expects."""
     from .train.state import STATE
 
+    resume = True if resume in (None, "") else resume  # upstream's word for no file
     if not isinstance(resume, bool):
         folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
         if not (folder / STATE).exists():
@@ -276,13 +364,8 @@ def _run_folder(output_dir: str | Path, resume: bool | str | Path) -> Path:
 
 
 def _recipe(images: int, epochs: int, batch_size: int, accumulate: int, changes: dict[str, Any]) -> TrainConfig:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("grad_accum_steps", accumulate)):
-        if value < 1:
-            raise InputError(f"{name} {value} is not positive")
-    if unknown := sorted(set(changes) - set(TrainConfig.__dataclass_fields__)):
-        raise InputError(f"unknown setting {unknown[0]}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
-    steps = epochs * max(1, images // (batch_size * accumulate))
-    return replace(TrainConfig(steps=steps, batch_size=batch_size, accumulate=accumulate), **changes)
+    base = {"epochs": epochs, "batch_size": batch_size, "grad_accum_steps": accumulate}
+    return from_upstream(images, base, changes).train
 
 
 def _random(row: Preset) -> tuple[Detector, ModelCard, str]:

@@ -31,6 +31,18 @@ COCO_NAMES = dict(
 UNUSED = "(unused)"
 CONVENTIONS = ("from-0", "from-1", "coco")  # what a caller may say where a file leaves its labels open
 
+LABELS_HELP = (
+    "what the labels of a foreign file mean, where it does not say: from-0 (upstream since 1.6), from-1 (before), "
+    "coco (COCO's category ids), or the names of all labels in order, separated by commas"
+)
+
+
+def labels_given(text: str | None) -> str | list[str] | None:
+    """The value of ``--labels``: one of :data:`CONVENTIONS`, or the names of all labels, separated by commas."""
+    if text is None or text in CONVENTIONS:
+        return text
+    return [name.strip() for name in text.split(",")]
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -63,6 +75,9 @@ def labels_of_checkpoint(said: Mapping[str, Any], num_classes: int, convention: 
     """
     names = _names_of(said)
     if convention is not None and not isinstance(convention, str):
+        if len(convention) != num_classes:
+            told = f"{len(convention)} names for {num_classes} labels"
+            raise InputError(told, mend=f"name each label in order; {UNUSED!r} for one that means nothing")
         return _padded(tuple(str(name) for name in convention), num_classes, 0, "names as given")
     if convention not in (None, *CONVENTIONS):
         raise InputError(f"unknown labels {convention!r}", mend=f"choose {', '.join(CONVENTIONS)}, or give the names")

@@ -17,6 +17,7 @@ from typing import Any
 from .config import Arch, parse_shape
 from .errors import InputError, run_main
 from .files import write_atomic
+from .labels import LABELS_HELP, labels_given
 from .resize_rules import ANTIALIASED, describe, with_antialias
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}  # of pictures in a folder
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
     add("--checkpoint", required=True, help="model file: ours, released, transformers")
     add("--size", help="name of the size, where the file does not tell it")
+    add("--labels", help=LABELS_HELP)
     add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
     add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
     add("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     drawn = [args.out / name for name in drawn_names(pictures)]
     from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
-    detector, card, _ = load_pretrained(args.checkpoint, args.size)
+    detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
     arch = Arch.parse(args.arch) if args.arch else card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:

@@ -41,7 +41,7 @@ FLOORS = {
     5: ["bench"],
     6: ["search"],
     7: ["tables", "plots"],
-    8: ["reproduce", "pictures", "evaluate", "predict", "cli", "api", "detect", "finetune", "family", "mean"],
+    8: ["reproduce", "pictures", "evaluate", "predict", "cli", "api", "detect", "finetune", "family", "mean", "upstream_classes"],
 }
 FLOOR_OF = {unit: floor for floor, units in FLOORS.items() for unit in units}
 SIDEWAYS = {0, 3, 7, 8}  # train/ and export/, on floor 4, are strangers to each other

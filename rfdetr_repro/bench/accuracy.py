@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from ..data.resizing import model_input
 from ..errors import InputError
 from ..export.artifact import Artifact
 from ..export.session import Detections, Session
+from ..labels import UNUSED
 from ..record import Accuracy
 from ..resize_rules import LETTERBOX, PLAIN_LETTERBOX
 
@@ -44,16 +46,35 @@ def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[di
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
     """int64 (classes of the model,): the split's label of each output label, -1 where the split has no such category.
 
-    A category of the split that the model lacks, or knows by another name, is an :class:`InputError`.
+    Categories are joined by id and name. Where ids differ (many model files number their classes themselves) names decide, if
+    each name of the split is that of exactly one category and of exactly one class of the model. A category of the split that
+    the model lacks is an :class:`InputError`.
     """
     known = dict(zip(manifest.category_ids, manifest.class_names, strict=True))
     wanted = dict(zip(split.classes.category_ids, split.classes.names, strict=True))
-    if wrong := [f"{number} {name!r}" for number, name in wanted.items() if known.get(number) != name]:
-        listed = ", ".join(wrong[:3])
-        where = f"split {split.split} of {split.name}"
-        raise InputError(f"the model does not know {len(wrong)} categories ({listed})", where, "evaluate it on its own data set")
-    position = {number: label for label, number in enumerate(split.classes.category_ids)}
-    return np.array([position.get(number, -1) for number in manifest.category_ids], dtype=np.int64)
+    wrong = [f"{number} {name!r}" for number, name in wanted.items() if known.get(number) != name]
+    if not wrong:
+        position = {number: label for label, number in enumerate(split.classes.category_ids)}
+        return np.array([position.get(number, -1) for number in manifest.category_ids], dtype=np.int64)
+    by_name = {name: label for label, name in enumerate(split.classes.names)}
+    once = [name for name in manifest.class_names if name in by_name]
+    if len(by_name) == len(wanted) == len(once) == len(set(once)):
+        return np.array([by_name.get(name, -1) for name in manifest.class_names], dtype=np.int64)
+    where, listed = f"split {split.split} of {split.name}", ", ".join(wrong[:3])
+    raise InputError(f"the model does not know {len(wrong)} categories ({listed})", where, _which_classes(manifest, wanted))
+
+
+def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
+    """How to mend classes that do not fit: near names, the model's own, or how to say what its labels mean."""
+    named = [name for name in manifest.class_names if name != UNUSED]
+    folded = {name.strip().casefold(): name for name in named}
+    near = [(name, folded[key]) for name in wanted.values() if (key := name.strip().casefold()) in folded]
+    if near and near[0][0] != near[0][1]:
+        return f"the model writes {near[0][1]!r}: name the classes alike"
+    if all(re.fullmatch(r"class \d+", name) for name in named):
+        return "the model's file names no classes: give labels (the names of all labels in order)"
+    own = ", ".join(named[:3])
+    return f"evaluate it on its own data set (it knows {own}{', ...' if len(named) > 3 else ''}), or say what its labels mean"
 
 
 def run_on(session: Session, image: Array) -> Detections:

@@ -59,10 +59,8 @@ def load_pretrained(
         if layout in ("dinov2", "dinov2-meta"):
             if row is None:
                 raise InputError("a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}")
-            detector, found_labels = (
-                _with_encoder(row, from_dinov2(state, layout)),
-                labels_of_checkpoint({}, row.model.num_classes),
-            )
+            detector = _with_encoder(row, from_dinov2(state, layout))
+            found_labels = labels_of_checkpoint({}, row.model.num_classes)
         else:
             released = from_transformers(state) if layout == "transformers" else without_added_logits(state, said)
             configuration = content.get("model_config")

@@ -7,6 +7,7 @@ name. The rest of upstream's settings concern training only, or are told by the 
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -42,13 +43,44 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
 }
 # Settings of upstream's ``ModelConfig`` that shapes tell, that are read elsewhere, or that concern training or loading only.
 _HARMLESS = {
-    "out_feature_indexes", "dec_layers", "projector_scale", "hidden_dim", "patch_size", "num_windows", "sa_nheads", "ca_nheads",
-    "dec_n_points", "num_queries", "num_select", "postprocess_trace_alpha", "amp", "num_classes", "pretrain_weights", "device",
-    "resolution", "group_detr", "gradient_checkpointing", "compile", "cuda_graphs", "fused_optimizer",
-    "positional_encoding_size", "ia_bce_loss", "cls_loss_coef", "segmentation_head", "keypoint_cross_attn",
-    "grouppose_keypoint_dim_downscale", "num_keypoints_per_class", "backbone_lora", "freeze_encoder", "license", "model_name",
-    "window_block_indexes", "dim_feedforward", "class_names", "trust_checkpoint",
-}  # fmt: skip
+    "out_feature_indexes",
+    "dec_layers",
+    "projector_scale",
+    "hidden_dim",
+    "patch_size",
+    "num_windows",
+    "sa_nheads",
+    "ca_nheads",
+    "dec_n_points",
+    "num_queries",
+    "num_select",
+    "postprocess_trace_alpha",
+    "amp",
+    "num_classes",
+    "pretrain_weights",
+    "device",
+    "resolution",
+    "group_detr",
+    "gradient_checkpointing",
+    "compile",
+    "cuda_graphs",
+    "fused_optimizer",
+    "positional_encoding_size",
+    "ia_bce_loss",
+    "cls_loss_coef",
+    "segmentation_head",
+    "keypoint_cross_attn",
+    "grouppose_keypoint_dim_downscale",
+    "num_keypoints_per_class",
+    "backbone_lora",
+    "freeze_encoder",
+    "license",
+    "model_name",
+    "window_block_indexes",
+    "dim_feedforward",
+    "class_names",
+    "trust_checkpoint",
+}
 _REFUSED = "this setting changes what the weights mean and is not implemented here: use upstream's program for this file"
 
 
@@ -88,6 +120,35 @@ def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     derived = set(range(shapes["vit_depth"])) - {int(stage) for stage in stages}
     if {int(index) for index in listed} - set(range(max(map(int, stages)) + 1)) or {int(i) for i in listed} - derived:
         raise InputError(f"window_block_indexes={list(listed)!r} with out_feature_indexes={list(stages)!r}", mend=_REFUSED)
+
+
+# Keyword of upstream's ``export`` -> (values that describe our file, what to use instead of another value).
+_EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "format": (("onnx",), "use python -m rfdetr_repro.export --to torch|tensorrt|tensorrt-rtx"),
+    "dynamic_batch": ((False,), "the batch of an exported file is 1"),
+    "batch_size": ((1,), "the batch of an exported file is 1"),
+    "backbone_only": ((False,), "whole detectors are exported only"),
+    "quantization": ((None, "fp32"), "use python -m rfdetr_repro.export --precision fp16"),
+    "fp16": ((False,), "use python -m rfdetr_repro.export --precision fp16"),
+    "tensorrt": ((False,), "use python -m rfdetr_repro.export --to tensorrt"),
+    "simplify": ((False, True), ""),  # the graph is built without what a simplifier takes out
+    "verbose": ((False, True), ""),
+    "force": ((False, True), ""),
+}
+
+
+def export_words(words: Mapping[str, Any], opset: int) -> str | None:
+    """``output_dir`` of upstream's ``export`` keywords; one that asks for another file is an :class:`InputError`."""
+    allowed = {**_EXPORT_WORDS, "opset_version": ((opset,), f"the operator set is {opset}")}
+    for name, value in words.items():
+        if name in ("output_dir", "infer_dir"):
+            continue
+        if name not in allowed:
+            near = difflib.get_close_matches(name, [*allowed, "output_dir", "path", "contract", "name", "shape"], 1)
+            raise InputError(f"unknown setting {name} of an export", mend=f"did you mean {near[0]}?" if near else "")
+        if value not in allowed[name][0]:
+            raise InputError(f"{name}={value!r} is not followed here", mend=allowed[name][1])
+    return words.get("output_dir")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------------
