@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"threshold {args.threshold} is not in 0..1")
     pictures = find_pictures(args.images)
     drawn = [args.out / name for name in drawn_names(pictures)]
+    from .data.decoding import check_header
+
+    for path in pictures:
+        check_header(path)
     from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))

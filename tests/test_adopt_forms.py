@@ -20,6 +20,7 @@ from rfdetr_repro.bench.accuracy import run_on
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.adopt import BOXES, CLASSES, FORMS, Categories, Picture, adopt
 from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
 
 WIDTH, HEIGHT = 64, 48
 OBJECTS = np.array([[8.0, 8, 32, 24], [40, 20, 56, 40]])  # xyxy px
@@ -406,6 +407,28 @@ def test_the_resize_is_the_exporters(metadata: dict[str, str], resize: str, tmp_
     assert adopted.manifest.adoption["resize"].startswith(resize)
     assert ("assumed" in adopted.manifest.adoption["resize"]) is (not metadata)
     assert ("aspect ratio kept" in adopted.manifest.resize) is (resize == "letterbox")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said", "expected"),
+    [
+        (ultralytics(), {}, PLAIN_LETTERBOX),
+        (ultralytics(head="RTDETRDecoder"), {}, PLAIN),
+        (ultralytics(), {"antialias": True}, LETTERBOX),
+        ({"rfdetr_notes": "mine"}, {}, PLAIN),
+        ({}, {}, ANTIALIASED),
+        ({}, {"antialias": False}, PLAIN),
+        ({}, {"antialias": False, "resize": "letterbox"}, PLAIN_LETTERBOX),
+    ],
+)
+def test_antialiasing_is_the_exporters_or_as_asked(
+    metadata: dict[str, str], said: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    """Ultralytics' letterbox is OpenCV's bilinear, which does not average; what is taken is in the manifest and printed."""
+    path = detector(tmp_path / "m.onnx", {"output0": padded_rows(OBJECTS)}, metadata=metadata)
+    manifest = adopt(path, tmp_path / "out.onnx", **said).manifest
+    assert manifest.resize == expected
+    assert f"{'without' if 'not antialiased' in expected else 'with'} antialiasing" in manifest.adoption["resize"]
 
 
 @pytest.mark.parametrize("inside", [True, False])

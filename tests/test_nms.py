@@ -21,6 +21,7 @@ from rfdetr_repro.export.adopt import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.nms import KINDS, MOST, Nms
 from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.resize_rules import PLAIN_LETTERBOX
 
 HEIGHT, WIDTH = 32, 64
 FORBIDDEN = {"NonMaxSuppression", "NonZero", "Loop", "If", "Scan"}
@@ -123,7 +124,7 @@ def test_objectness_multiplies_the_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.scores[0], [0.81, 0.4], atol=1e-6)
     assert found.labels[0].tolist() == [1, 0]
     np.testing.assert_allclose(found.boxes_xyxy[0, 0], [38 / 64, 14 / 32, 42 / 64, 18 / 32], atol=1e-6)
-    assert artifact.manifest.resize == LETTERBOX_RULE and "IoU 0.7" in artifact.manifest.packages["nms"]
+    assert artifact.manifest.resize == PLAIN_LETTERBOX and "IoU 0.7" in artifact.manifest.packages["nms"]
 
 
 def test_masks_are_weighed_prototypes_inside_their_boxes(tmp_path: Path) -> None:

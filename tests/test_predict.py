@@ -93,6 +93,14 @@ def test_what_is_no_picture_is_said_before_a_model_is_loaded(what: str, message:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_is_no_picture_is_found_before_anything_is_drawn(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"cannot decode the image: the format is unknown; in .*b\.png"):
+        predict.main([str(tmp_path / "in"), "--checkpoint", str(tmp_path / "none.pth"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_caption_names_the_threshold(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[float] = []
     monkeypatch.setattr("rfdetr_repro.plots.detections_figure", lambda *_, min_score, **__: drawn.append(min_score))

@@ -83,6 +83,7 @@ def add_wishes(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--shape", type=parse_shape, help="height x width of the input, like 384x640, if the file leaves it open")
     group.add_argument("--normalise", choices=NORMALISE, help="what the model's input needs after RGB in 0..1")
     group.add_argument("--resize", choices=RESIZE, help="how a picture is made the size of the model's input")
+    group.add_argument("--antialias", action=argparse.BooleanOptionalAction, help="whether that resize averages over pixels")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -166,6 +166,7 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
         normalise=args.normalise,
         weights="random" if args.random_weights else "trained",
         resize=args.resize,
+        antialias=args.antialias,
         boxes=args.boxes,
         classes=args.classes,
         shape=args.shape,

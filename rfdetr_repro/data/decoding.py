@@ -91,6 +91,12 @@ def read_header(source: Encoded) -> Header:
         return _header(picture)
 
 
+def check_header(source: Encoded) -> None:
+    """Refuses what can be told to be no picture, or too large a one, without decoding: an :class:`InputError`."""
+    with _opened(source) as (picture, where):
+        _refuse_too_large(_header(picture), where)
+
+
 def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
 

@@ -24,6 +24,7 @@ from ..data.transforms import resize_image
 from ..errors import InputError
 from ..files import sha256_bytes
 from ..record import ModelId
+from ..resize_rules import with_antialias
 from .adopt_boxes import BOXES, Layout, confident, corners_array, duplicates, layout_of
 from .adopt_classes import CLASSES, Categories, ClassMap, join
 from .adopt_file import ImageInput, Told, read, refuse_other_tasks, standard_input
@@ -58,13 +59,15 @@ _USUAL = {
 class Wishes:
     """What the user says of the file; None: to be told from the file. Each is checked against the choices named here.
 
-    ``form``: of FORMS. ``normalise``: of NORMALISE, what RGB in 0..1 needs before the file's own input. ``resize``: of RESIZE.
-    ``boxes``: of BOXES. ``classes``: of CLASSES. ``shape``: (height, width) of a file that leaves them open.
+    ``form``: of FORMS. ``normalise``: of NORMALISE, what RGB in 0..1 needs before the file's own input. ``resize``: of RESIZE;
+    ``antialias``: whether that averages. ``boxes``: of BOXES. ``classes``: of CLASSES. ``shape``: (height, width) of a file that
+    leaves them open.
     """
 
     form: str | None = None
     normalise: str | None = None
     resize: str | None = None
+    antialias: bool | None = None
     boxes: str | None = None
     classes: str | None = None
     shape: tuple[int, int] | None = None
@@ -129,6 +132,7 @@ def adopt(
         layout = agreed(layout, looked, truths, image.size)
     if wishes.resize is None and form in YOLO_FORMS and not told.ultralytics:
         resized, why_resized = "letterbox", " (usual for this form; --resize stretch is the other way)"
+    rule, why_rule = _filter(RESIZE[resized], told, form, wishes)
     truths = _truths(pictures, image, resized)
     suppressed = form in YOLO_FORMS or form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
     evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
@@ -140,7 +144,7 @@ def adopt(
         "input": image.describe(),
         "form": form + (" (as asked)" if wishes.form else ""),
         "boxes": layout.describe() + (" (as asked)" if wishes.boxes else ""),
-        "resize": resized + why_resized,
+        "resize": f"{resized}{why_resized}, {why_rule}",
         "normalisation": normalised + why_normalised,
         "classes": joined.how,
     } | ({"suppression": nms.describe()} if suppressed else {})
@@ -151,7 +155,7 @@ def adopt(
         packages={**hashes, **(nms.stated() if suppressed else {}), **manifest.packages},
         model=replace(manifest.model, weights=weights),
         normalisation=f"{normalised}, added to the graph; the rest as in the file",
-        resize=RESIZE[resized],
+        resize=rule,
         params=params,
         precision=precision,
         adoption=adoption,
@@ -237,6 +241,23 @@ def _resize(told: Told, wishes: Wishes) -> tuple[str, str]:
     if told.ultralytics:
         return ("stretch", " (as its authors do)") if told.rt_detr else ("letterbox", " (as its authors do)")
     return "stretch", " (assumed; --resize letterbox is the other way)"
+
+
+def _filter(rule: str, told: Told, form: str, wishes: Wishes) -> tuple[str, str]:
+    """The resize rule with or without antialiasing, and what is said of that.
+
+    Ultralytics resizes with OpenCV, which does not average (and YOLO's other authors do so too); the rest resizes with Pillow or
+    torchvision, which do.
+    """
+    if wishes.antialias is not None:
+        return with_antialias(rule, wishes.antialias), f"{'with' if wishes.antialias else 'without'} antialiasing (as asked)"
+    if told.ultralytics:
+        return with_antialias(rule, False), "without antialiasing (as its authors do)"
+    if "rfdetr_notes" in told.entries:
+        return with_antialias(rule, False), "without antialiasing (the file is of upstream RF-DETR >= 1.8)"
+    if form in YOLO_FORMS:
+        return with_antialias(rule, False), "without antialiasing (usual for this form; --antialias is the other way)"
+    return with_antialias(rule, True), "with antialiasing (assumed; --no-antialias is the other way)"
 
 
 def _inputs(pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str) -> list[Callable[[], Array]]:
