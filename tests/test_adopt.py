@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from samples_coco import random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, NAMES, images, meta, tiny_detector
-from samples_onnx import detector
+from samples_exported import detector
 
 from rfdetr_repro.bench.__main__ import FORMS, NORMALISE, main
 from rfdetr_repro.bench.suppression import suppression_ms

@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from samples_onnx import detector, ultralytics
+from samples_exported import detector, ultralytics
 
 from rfdetr_repro.bench.accuracy import run_on
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.adopt import BOXES, CLASSES, FORMS, Categories, Picture, adopt
+from rfdetr_repro.export.half import half_artifact
 from rfdetr_repro.export.session import OrtSession
 from rfdetr_repro.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
 
@@ -531,3 +532,32 @@ def test_the_command_lists_the_same_choices() -> None:
     from rfdetr_repro.bench import arguments
 
     assert (arguments.FORMS, arguments.BOXES, arguments.CLASSES) == (FORMS, BOXES, CLASSES)
+
+
+@pytest.mark.parametrize("order", [("scores", "labels", "boxes"), ("boxes", "labels", "scores")])
+def test_detections_come_out_best_first_and_empty_places_have_a_label(order: tuple[str, ...], tmp_path: Path) -> None:
+    values = chosen(relative(OBJECTS))
+    values["scores"][0, :2] = 0.6, 0.9
+    values["labels"][0, 2:] = -1
+    found = OrtSession(adopt(detector(tmp_path / "m.onnx", {key: values[key] for key in order}), tmp_path / "out.onnx"), 1)
+    seen = found.run(np.zeros((1, 3, HEIGHT, WIDTH), np.float32))
+    np.testing.assert_allclose(seen.scores[0, :3], [0.9, 0.6, 0], atol=1e-6)
+    assert seen.labels[0, :2].tolist() == [1, 0] and seen.labels.min() == 0
+
+
+def test_keypoints_are_refused_by_the_outputs_name(tmp_path: Path) -> None:
+    values = pair(("dets", "labels"), queries(relative(OBJECTS), 2)) | {"keypoints": np.zeros((1, 100, 17, 3), np.float32)}
+    with pytest.raises(InputError, match="keypoints holds keypoints"):
+        adopt(detector(tmp_path / "m.onnx", values, name="input"), tmp_path / "out.onnx")
+
+
+def test_suppression_survives_half_precision(tmp_path: Path) -> None:
+    """The operator is float32 by ONNX's own definition: casts stand around it, and the same boxes are kept."""
+    of = KINDS["YOLOv8 raw"]
+    wide, boxes, ids = found_on(detector(tmp_path / "m.onnx", of.outputs, **of.file), tmp_path, of)
+    half = half_artifact(wide, tmp_path / "half.onnx")
+    found = run_on(OrtSession(half, threads=1), scene()[0]().pixels)
+    sure = found.scores[0] > 0.5
+    assert [half.manifest.category_ids[label] for label in found.labels[0][sure]] == ids
+    np.testing.assert_allclose(found.boxes_xyxy[0][sure] * [WIDTH, HEIGHT, WIDTH, HEIGHT], boxes, atol=0.2)
+    assert half.manifest.adoption == wide.manifest.adoption

@@ -68,7 +68,7 @@ def test_a_failing_row_is_one_line_and_counts(tmp_path: Path, capsys: pytest.Cap
     assert code == 1 and "good" in out
     lines = err.splitlines()
     assert len(lines) == 3 and lines[-1] == "failed: 2 of 3 rows"
-    assert any("no such artifact" in line for line in lines) and any("broken: the model does not load" in line for line in lines)
+    assert any("no such file" in line for line in lines) and any("broken: the model does not load" in line for line in lines)
     assert [record.model.name for record in Store(tmp_path / "out" / "s.jsonl").read()] == ["good"]
 
 

@@ -153,7 +153,9 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
     """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
     from ..export.artifact import load_artifact
 
-    if not path.is_file() or _has_manifest(path):
+    if not path.is_file():
+        raise InputError("no such file", path, "give anybody's ONNX file, or one made by python -m rfdetr_repro.export")
+    if _has_manifest(path):
         return load_artifact(path)
     from ..export.adopt import adopt, described
     from ..export.nms import Nms

@@ -81,13 +81,14 @@ class Wishes:
 
 class _Reading(NamedTuple):
     """How the outputs are read: one of FORMS; whether a YOLO's numbers of a box are the last axis; how boxes are written; whether
-    suppression is added; whether 0.5 is taken off masks in 0..1."""
+    suppression is added; whether 0.5 is taken off masks in 0..1; whether the best came first on every picture."""
 
     form: str
     channels_last: bool
     layout: Layout
     suppressed: bool
     halves: bool
+    ranked: bool
 
 
 def adopt(
@@ -112,7 +113,7 @@ def adopt(
     if nms.inject is not None and weights != "random":
         raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
     model, told, hashes = read(path)
-    refuse_other_tasks(told, path)
+    refuse_other_tasks(model, told, path)
     _check_operators(model, path)
     params, precision = _params(model), _precision(model)
     image = standard_input(model, told, wishes.shape, path)
@@ -137,7 +138,8 @@ def adopt(
     suppressed = form in YOLO_FORMS or form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
     evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
     joined = _join(trained, evidence, told, looked, wishes)
-    reading = _Reading(form, last, layout, suppressed, form == "decoded" and _masks_in_0_1(outputs, probe))
+    ranked = all((np.diff(one.scores) <= 0).all() for one in looked)
+    reading = _Reading(form, last, layout, suppressed, form == "decoded" and _masks_in_0_1(outputs, probe), ranked)
     _add_nodes(model, reading, image, nms, path)
     content, manifest = _described(with_shapes(model, path), path, image)
     adoption = {
@@ -372,7 +374,7 @@ def _masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
 def _add_nodes(model: onnx.ModelProto, reading: _Reading, image: ImageInput, nms: Nms, path: str | Path) -> None:
     outputs, size = [_shape(value, path) for value in model.graph.output], image.size
     form, layout = reading.form, reading.layout
-    if form == "decoded" and _is_ours(outputs, layout, reading.halves):
+    if form == "decoded" and reading.ranked and _is_ours(outputs, layout, reading.halves):
         return
     build = Builder(model.graph, _opset(model))
     roles = decoded_of(outputs)  # by the names that the outputs have before they are renamed

@@ -15,7 +15,7 @@ from ..errors import InputError
 
 CLASSES = ("order", "ids", "background-first")
 COCO_IDS = 91  # classes of a detector whose class number is COCO's category id, 0 to 90
-ENOUGH, CLEAR = 3, 3  # detections on labelled objects that a proof needs, and how many times more than by another map
+ENOUGH, CLEAR = 2, 3  # detections on labelled objects that a proof needs, and how many times more than by another map
 USED = 0.2  # score above which a class counts as used
 
 

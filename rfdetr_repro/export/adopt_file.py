@@ -28,7 +28,7 @@ REFUSED_TASKS = {
     "depth": "a depth map",
 }
 SIZES = ("orig_target_sizes", "orig_target_size", "orig_sizes", "orig_size", "target_sizes")
-IMAGE_TYPES = ("float32", "float16", "uint8")
+IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Told:
 
     @property
     def ultralytics(self) -> bool:
-        """Ultralytics' and YOLOv5's exporters write ``stride`` and ``names``; nobody else's does."""
-        return "ultralytics" in self.author.lower() or {"stride", "names"} <= self.entries.keys()
+        """Ultralytics' and YOLOv5's exporters write ``stride`` and ``names``, or ``end2end``; nobody else's does."""
+        written = self.entries.keys()
+        return "ultralytics" in self.author.lower() or {"stride", "names"} <= written or "end2end" in written
 
     @property
     def rt_detr(self) -> bool:
@@ -72,8 +73,11 @@ def read(path: str | Path) -> tuple[onnx.ModelProto, Told, dict[str, str]]:
     return model, _told(model), hashes
 
 
-def refuse_other_tasks(told: Told, path: str | Path) -> None:
-    """:class:`InputError` for a model that its own metadata says to be no detector of upright boxes."""
+def refuse_other_tasks(model: onnx.ModelProto, told: Told, path: str | Path) -> None:
+    """:class:`InputError` for a model that its metadata or the names of its outputs say to be no detector of upright boxes."""
+    for value in model.graph.output:
+        if any(word in value.name.lower() for word in ("keypoint", "kpt")):
+            raise InputError(f"the output {value.name} holds keypoints", path, "adopt a detector or a model of instance masks")
     if told.task in REFUSED_TASKS:
         what = f"the file's metadata says task={told.task}: the model gives {REFUSED_TASKS[told.task]}, not detections"
         raise InputError(what, path, "adopt a detector or a model of instance masks")

@@ -28,6 +28,7 @@ from .adopt_yolo import YOLO_FORMS, flat_and_maps
 from .surgery import Shape
 
 FORMS = ("decoded", "detr", "detr-softmax", "boxes-scores", "rows", "rows-seg", "rtdetr", *YOLO_FORMS)
+LIKELY = -1.0  # a logit that by a sigmoid is a score of 0.27
 FEW = 1000  # boxes that a detector without suppression gives at most
 _NAMES = {
     "boxes": {"boxes", "bboxes", "det_boxes", "detection_boxes", "pred_boxes", "box", "dets"},
@@ -48,7 +49,8 @@ def decoded_of(outputs: Sequence[Shape]) -> dict[str, Shape] | None:
     """Role -> output of ``decoded``: told by the names, or where these say nothing by type and shape. None: another form."""
     roles: dict[str, Shape] = {}
     for shape in outputs:
-        names = [role for role, known in _NAMES.items() if shape.name.lower().rsplit("/", 1)[-1] in known]
+        plain = shape.name.lower().rsplit("/", 1)[-1].removesuffix(":0")  # TensorFlow counts a node's outputs
+        names = [role for role, known in _NAMES.items() if plain in known]
         role = names[0] if names else _role_by_shape(shape)
         if role is None or role in roles:
             return None
@@ -126,15 +128,15 @@ def _pair_form(pair: Pair, probe: Probe) -> str:
 
 
 def is_softmax(logits: Array) -> bool:
-    """Whether the last class of logits (n, C) is DETR's "no object": it wins most queries, with more than even odds.
+    """Whether the last class of logits (n, C) is DETR's "no object": it wins most queries, and is not small there.
 
-    A class with a sigmoid of its own wins a query with more than even odds only where there is an object, and few queries have
-    one; and a slot that upstream RF-DETR never uses has the lowest logit of all.
+    A class with a sigmoid of its own has a logit above LIKELY only where there is an object, and few queries have one; and a
+    slot that upstream RF-DETR never uses has the lowest logit of all.
     """
     if logits.shape[1] < 2 or not len(logits):
         return False
     last = logits[:, -1]
-    return bool(((logits[:, :-1].max(axis=1) < last) & (last > 0)).mean() > 0.5)
+    return bool(((logits[:, :-1].max(axis=1) < last) & (last > LIKELY)).mean() > 0.5)
 
 
 def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:

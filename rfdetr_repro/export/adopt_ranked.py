@@ -34,7 +34,7 @@ def add_decoded(build: Builder, roles: Mapping[str, Shape], size: tuple[int, int
     rows = build.one("Squeeze", index, build.constant([0]))
     results = {
         "scores": (best, FLOAT),
-        "labels": (build.one("Gather", labels, rows, axis=1), INT),
+        "labels": (_labels(build, build.one("Gather", labels, rows, axis=1), best), INT),
         "boxes": (relative_corners(build, build.one("Gather", boxes, rows, axis=1), size, layout), FLOAT),
     }
     if "masks" in roles:
@@ -108,8 +108,15 @@ def add_rows(build: Builder, outputs: Sequence[Shape], size: tuple[int, int], la
     best, index = build.add("TopK", [build.one("Squeeze", parts[1], axis), kept], 2, axis=1)
     rows = build.one("Squeeze", index, build.constant([0]))
     labels = build.one("Cast", build.one("Squeeze", build.one("Gather", parts[2], rows, axis=1), axis), to=INT)
+    labels = _labels(build, labels, best)
     boxes = relative_corners(build, build.one("Gather", parts[0], rows, axis=1), size, layout)
     results = {"scores": (best, FLOAT), "labels": (labels, INT), "boxes": (boxes, FLOAT)}
     if protos is not None:
         results["masks"] = (masks_of(build, build.one("Gather", parts[3], rows, axis=1), protos, boxes), FLOAT)
     build.results(**results)
+
+
+def _labels(build: Builder, labels: str, scores: str) -> str:
+    """Labels (1, K), 0 where the score is 0: some programs fill empty places with -1."""
+    there = build.one("Greater", scores, build.constant(0.0, np.float32))
+    return build.one("Where", there, labels, build.constant(0))
