@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -119,10 +120,10 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
             raise InputError("a category without id or name", path, "a category needs a whole number as id, and a name")
         if number in names:
             raise InputError("two categories share one id", path, "give each its own")
-        names[number] = str(name)
+        names[number] = unicodedata.normalize("NFC", str(name))
     if classes is not None:
         for category_id, name in zip(classes.category_ids, classes.names, strict=True):
-            if names.get(category_id, name) != name:
+            if names.get(category_id, name) not in (name, unicodedata.normalize("NFC", name)):
                 what = f"category id {category_id} is {short(repr(names[category_id]))} here but {name!r} in the train split"
                 raise InputError(what, path, "use the same ids")
         return classes
@@ -272,7 +273,9 @@ def parse_annotations(
     outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     inside = (xyxy[:, 2:] > 0).all(axis=1) & (xyxy[:, :2] < sizes).all(axis=1)
     empty |= finite & outside & inside & (safe[:, 2:] > 0).all(axis=1)  # so thin that nothing of it is left in float64
-    of_dropped = np.array([image_key(key) in table.dropped_ids for key in rows.image_ids], dtype=bool) & (image_index < 0)
+    of_dropped = np.zeros(len(annotations), dtype=bool)
+    if table.dropped_ids:
+        of_dropped |= np.array([image_key(key) in table.dropped_ids for key in rows.image_ids], dtype=bool) & (image_index < 0)
     faults = {
         "is malformed": rows.malformed,
         "belongs to an image that is left out": of_dropped,
@@ -347,14 +350,18 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
         area=np.full(count, -1.0),
         malformed=np.zeros(count, dtype=bool),
     )
-    rows.malformed |= np.fromiter((not _is_key(key, image_key) for key in rows.image_ids), bool, count)
-    rows.malformed |= np.fromiter((not _is_key(key, whole) for key in rows.category_ids), bool, count)
+    rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(rows.category_ids, whole)
     ids = [entry.get("id") for entry in entries]
     rows.ids[:] = [key if type(key) is int or isinstance(key, str) else whole(key) for key in ids]
-    crowd = np.fromiter((_flag(entry.get("iscrowd")) for entry in entries), np.int8, count)
+    flags = [entry.get("iscrowd", 0) for entry in entries]
+    plain = set(map(type, flags)) <= {int}
+    crowd = np.fromiter((value != 0 if plain else _flag(value) for value in flags), np.int8, count)
     rows.crowd[:] = crowd > 0
-    area = np.fromiter((_area(entry.get("area")) for entry in entries), np.float64, count)
-    rows.area[:] = np.where(np.isnan(area), -1.0, area)
+    areas = [entry.get("area") for entry in entries]
+    plain = set(map(type, areas)) <= {float}
+    area = np.array(areas, dtype=np.float64) if plain else np.fromiter(map(_area, areas), np.float64, count)
+    area = np.where(np.isfinite(area), np.maximum(area, -1.0), np.nan)
+    rows.area[:] = np.where(np.isnan(area) | (area < 0), -1.0, area)
     rows.malformed |= (crowd < 0) | np.isnan(area)
     boxes = _plain_boxes(entries)
     if boxes is not None:
@@ -372,8 +379,11 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
     return rows
 
 
-def _is_key(value: object, read: Callable[[object], Any]) -> bool:
-    return type(value) is int or read(value) is not None
+def _not_keys(values: list[Any], read: Callable[[object], Any]) -> np.ndarray:
+    """bool (n,): which values are no ids."""
+    if set(map(type, values)) <= {int}:
+        return np.zeros(len(values), dtype=bool)
+    return np.array([type(value) is not int and read(value) is None for value in values], dtype=bool)
 
 
 def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
@@ -445,7 +455,10 @@ def _area(value: object) -> float:
 def _positions(values: Iterable[Any], keys: Iterable[Any], read: Callable[[object], Any] = image_key) -> np.ndarray:
     """Index of each value in ``keys``, -1 where it is absent; int64 (n,)."""
     place = {key: index for index, key in enumerate(keys)}
-    return np.fromiter(_looked_up(values, place, read), np.int64)
+    listed = list(values)
+    if set(map(type, listed)) <= {int}:
+        return np.fromiter((place.get(value, -1) for value in listed), np.int64, len(listed))
+    return np.fromiter(_looked_up(listed, place, read), np.int64, len(listed))
 
 
 def _looked_up(values: Iterable[Any], place: dict[Any, int], read: Callable[[object], Any]) -> Iterator[int]:

@@ -6,6 +6,7 @@ Counts are of what is used after reading: rows that were left out are listed by 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Census:
     repeated_entries: int  # images listed more than once, used once
     pictures_listed_twice: int  # under two ids
     without_label_file: int  # YOLO
+    within_100: bool  # every box lies within 0..100 on both axes of images that are far larger
     undivided: bool  # the data set names no splits
     exif_turned: int | None = None  # pictures turned by their EXIF; None: headers were not read
     exif_ignored: int | None = None  # with an EXIF rotation that is not followed: the stated size is the stored one
@@ -86,6 +88,7 @@ class Census:
             (self.repeated, f"{many(self.repeated, 'annotation')} written twice {same}"),
             (self.masks_unusable, f"{many(self.masks_unusable, 'segmentation')} without a usable shape: counted as no mask"),
             (self.clipped, clipped),
+            (self.within_100, "all boxes lie within 0..100 although the images are larger: are they percent, not pixels?"),
             (self.below_one_pixel, thin),
             (self.left_out_empty, f"{many(self.left_out_empty, 'box')} of zero width or height left out"),
             (self.boxes_from_masks, f"{many(self.boxes_from_masks, 'box')} missing in the file: taken from the mask"),
@@ -152,11 +155,19 @@ def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) ->
         repeated_entries=images.repeated_entries if images else 0,
         pictures_listed_twice=images.same_file if images else 0,
         without_label_file=origin.content.without_label_file if origin else 0,
+        within_100=_within_100(split),
         undivided=bool(origin and origin.found.undivided),
         exif_turned=None if rotations is None else rotations["turned"],
         exif_ignored=None if rotations is None else rotations["ignored"],
         dropped=split.dropped,
     )
+
+
+def _within_100(split: CocoSplit) -> bool:
+    """Whether boxes look like percent: many, none beyond 100, some near 100, on images of at least 200 px each way."""
+    boxes = split.table.boxes_xyxy
+    shortest = min(min(info.width, info.height) for info in split.images)
+    return len(boxes) >= 10 and shortest >= 200 and 80 < float(boxes.max()) <= 100.001
 
 
 def _unique_names(split: CocoSplit) -> list[str]:
@@ -189,7 +200,21 @@ def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
     found = [take_census(split, split.rotations()) for split in listed]
     for census in found:
         print("\n".join(census.lines()), flush=True)
+    for line in shared_pictures(listed):
+        print(line, flush=True)
     return found
+
+
+def shared_pictures(splits: Sequence[CocoSplit]) -> list[str]:
+    """A line for each pair of splits that have files in common: what is learnt on one is then measured on the other."""
+    files = [{os.path.normpath(info.path) for info in split.images} for split in splits]
+    told = []
+    for later in range(1, len(splits)):
+        for earlier in range(later):
+            if common := len(files[earlier] & files[later]):
+                names = splits[earlier].split, splits[later].split
+                told.append(f"  {many(common, 'picture')} of {names[1]} in {names[0]} too: accuracy on {names[1]} is too high")
+    return told
 
 
 def census_json(found: Sequence[Census]) -> str:

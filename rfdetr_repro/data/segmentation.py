@@ -7,6 +7,7 @@ faster and keeps hundreds of megabytes of text instead of gigabytes of Python nu
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Segmentations:
         """Polygons, RLE object, or None where absent. Raises ``ValueError`` for text that is not JSON."""
         if self.starts[row] < 0:
             return self.inline.get(row)
-        return json.loads(self.content[self.starts[row] : self.ends[row]])
+        return json.loads(self.content[self.starts[row] : self.ends[row]].decode("utf-8"))
 
     def pick(self, rows: np.ndarray) -> Segmentations:
         """Those of ``rows`` (int64), in that order."""
@@ -161,16 +162,15 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
 
 
 def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
-    usable = 0
+    usable, largest = 0, 4 * max(height, width)  # the rasteriser walks every pixel of the outline
     for polygon in polygons:
-        if not isinstance(polygon, list) or any(type(value) not in (int, float) for value in polygon):
+        if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
             raise ValueError("a polygon is no list of numbers")
         if not polygon:
             continue  # some exporters write [[]] or an empty part beside others
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon has fewer than three points or an odd number of values")
-        largest = 4 * max(height, width)  # the rasteriser walks every pixel of the outline
-        if not all(-largest <= value <= largest for value in polygon):
+        if not (min(polygon) >= -largest and max(polygon) <= largest and math.isfinite(sum(polygon))):
             raise ValueError("a polygon lies far outside the image or is not finite")
         usable += 1
     if not usable:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,11 @@ def _label_places(image: Path) -> list[Path]:
 
 def _label_file(image: Path) -> Path | None:
     """The label file of an image, or None; a link that leads nowhere, or anything but a file, is an :class:`InputError`."""
-    for place in _label_places(image):
+    places = _label_places(image)
+    if not image.name.isascii():
+        forms = [unicodedata.normalize(form, place.name) for place in places for form in ("NFC", "NFD")]
+        places += [place.with_name(form) for place in _label_places(image) for form in forms]
+    for place in places:
         if place.is_file():
             return place
         if os.path.lexists(place):
