@@ -186,9 +186,9 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
             what = f"no usable object in the {split.split} split of {many(len(split), 'image')}"
             what += f" ({left} left out)" if left else ""
             raise InputError(what, where, "label it, or leave the split out")
-        if split.origin is not None and split.origin.found.undivided:
-            if where in seen:
-                what = f"the data set names no splits, and {seen[where]} and {split.split} would be the same images"
+        if split.origin is not None and split.origin.found.kind != "yolo" and split.origin.found.listed is None:
+            if where in seen and split.origin.found.kind != "cvat" or where in seen and split.origin.found.undivided:
+                what = f"the data set names no splits: {seen[where]} and {split.split} would be the same images"
                 raise InputError(what, where, "divide it, or name both with --annotations and --annotations-val")
             seen[where] = split.split
 

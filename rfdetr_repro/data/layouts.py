@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -70,7 +70,7 @@ def locate(source: DataSource, split: str) -> Found:
     if source.explicit:
         if (named := source.split(split)) is None:
             raise InputError(f"no annotation file of the {split} split", source.root, f"name it: --annotations-{split} FILE")
-        return _explicit(named)
+        return replace(_explicit(named), undivided=False)
     root = source.root
     if _is_file(root):
         return _file(root)

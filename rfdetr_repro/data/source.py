@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..errors import InputError
 
+# Of files that every data set has: the folder says more.
+_GENERAL_STEMS = {"data", "dataset", "labels", "result", "annotations", "_annotations.coco", "instances", "instances_default"}
 SPLITS = ("train", "val", "test")
 LAYOUTS = (
     "a folder in COCO, Roboflow, YOLO, Pascal VOC, CVAT, Label Studio, Datumaro or FiftyOne form, or a YOLO data.yaml "
@@ -46,12 +48,10 @@ class DataSource(os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """Of the folder; of the folder that a data.yaml lies in; of an annotation file without its suffix."""
-        if self.explicit:
-            return self.root.stem
+        """Of the folder; of an annotation file without its suffix, or of its folder where all such files are called alike."""
         root = self.root.resolve()
         if root.is_file():
-            return root.parent.name if root.stem in ("data", "dataset") else root.stem
+            return root.parent.name if root.stem in _GENERAL_STEMS else root.stem
         return root.name
 
     def resolve(self) -> DataSource:
