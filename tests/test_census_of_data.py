@@ -333,3 +333,26 @@ def test_a_picture_that_the_file_gives_no_size_must_open(tmp_path: Path) -> None
         read_split(folder, "train")
     Image.new("RGB", (80, 60)).save(folder / "train" / "a.jpg")
     assert len(read_split(folder, "train")) == 2
+
+
+def test_broken_pictures_are_found_by_the_census_and_dropped_on_request(tmp_path: Path) -> None:
+    """A picture that does not open, and one of another size than stated, before anything is spent."""
+    folder = written(tmp_path)
+    (folder / "train" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="cannot decode the image"):
+        print_census([read_split(folder, "train")])
+    found = read_split(folder, "train", drop_bad=True)
+    assert len(found) == 1 and found.dropped["images that cannot be decoded"] == 1
+    Image.new("RGB", (70, 60)).save(folder / "train" / "a.jpg")
+    with pytest.raises(InputError, match="70 x 60 but the JSON says 80 x 60"):
+        print_census([read_split(folder, "train")])
+    found = read_split(folder, "train", drop_bad=True)
+    assert len(found) == 1 and found.dropped["images of another size than stated"] == 1
+
+
+def test_splits_that_share_pictures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "images")
+    for split in ("train", "val"):
+        write_json(tmp_path / "annotations" / f"instances_{split}.json", coco())
+    print_census([read_split(tmp_path, split) for split in ("train", "val")])
+    assert "2 pictures of val in train too" in capsys.readouterr().out

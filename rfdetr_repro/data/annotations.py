@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .image_files import ImageFinder, header_size, short
+from .decoding import read_header
+from .image_files import ImageFinder, short
 from .segmentation import Segmentations, cut_segmentations, gather_segmentations, rle_bounds
 
 ImageKey = int | str  # a whole number of any size, or text, as the file has it
@@ -162,9 +163,10 @@ def parse_images(
 ) -> ImageTable:
     """All images, in the file's order; each must exist (folders are listed once).
 
-    Files are opened only where the JSON states no size; ``turned``: such a size is the one that viewers show (EXIF).
+    Headers are read only where the JSON states no size, and with ``drop_bad``; ``turned``: such a size is the one that viewers
+    show (EXIF).
     """
-    finder, reader = ImageFinder(folders), _ImageReader(path, turned)
+    finder, reader = ImageFinder(folders), _ImageReader(path, turned, open_all=drop_bad)
     images: dict[ImageKey, ImageInfo] = {}
     repeated, faults, dropped_ids, paths = 0, [], set(), set()
     for number, entry in enumerate(entries):
@@ -198,8 +200,11 @@ def parse_images(
 class _ImageReader:
     """Entries of ``images`` to :class:`ImageInfo`; counts sizes that come from the files."""
 
-    def __init__(self, path: Path, turned: bool) -> None:
-        self.path, self.turned, self.sizes_from_files = path, turned, 0
+    def __init__(self, path: Path, turned: bool, open_all: bool) -> None:
+        self.path = path
+        self.turned = turned
+        self.open_all = open_all  # so that pictures that cannot be decoded are found and left out
+        self.sizes_from_files = 0
 
     def read(self, number: int, entry: dict[str, Any], finder: ImageFinder) -> tuple[Any, ImageInfo | None]:
         """((kind, what, where, mend), None) for a bad entry, else (None, its ImageInfo)."""
@@ -222,12 +227,17 @@ class _ImageReader:
             where = f"{finder.folders[0]}/{short(name)}"
             mend = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
             return ("images whose file is missing", f"image file missing (image id {short(key)})", where, mend), None
-        if width is None:
+        if width is None or self.open_all:
             try:
-                width, height = header_size(found, self.turned)
+                header = read_header(found)
             except InputError as error:
                 return ("images that cannot be decoded", str(error), "", "replace the file"), None
-            self.sizes_from_files += 1
+            if width is None:
+                width, height = header.shown_wh if self.turned else header.stored_wh
+                self.sizes_from_files += 1
+            elif (width, height) not in (header.stored_wh, header.shown_wh):
+                what = f"image id {short(key)} is not {width} x {height} as stated"
+                return ("images of another size than stated", what, found, "write its real size"), None
         return None, ImageInfo(key, found, width, height)
 
 

@@ -186,6 +186,10 @@ class CocoSplit:
         counts = {"turned": 0, "ignored": 0}
         for info in self.images:
             header: Header = read_header(info.path)
+            if (info.width, info.height) not in (header.stored_wh, header.shown_wh):
+                width, height = header.stored_wh
+                what = f"the image is {width} x {height} but the JSON says {info.width} x {info.height}"
+                raise InputError(what, info.path, "write its real size, or add --drop-bad to leave the image out")
             if header.orientation != 1:
                 turned = self.always_turned or header.is_turned((info.width, info.height))
                 counts["turned" if turned else "ignored"] += 1

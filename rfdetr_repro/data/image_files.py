@@ -1,4 +1,4 @@
-"""Finds the picture that an annotation file names, and reads a picture's size from its header.
+"""Finds the picture that an annotation file names, without opening any.
 
 Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names), and a name may be an address, have
 Windows' separators, or begin with folders that are not here (as in LVIS, Objects365, Label Studio, CVAT). A name that differs in
@@ -13,8 +13,6 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
-
-from .decoding import read_header
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _SHOWN = 120  # characters of a name in a message
@@ -99,12 +97,3 @@ def short(text: object) -> str:
     """A name or value for a message, cut where it is long."""
     shown = str(text)
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}...{shown[-_SHOWN // 4 :]}"
-
-
-def header_size(path: Path, turned: bool = False) -> tuple[int, int]:
-    """(width, height) in px from the header; ``turned``: as viewers show the picture, by its EXIF orientation.
-
-    A file that is no picture is an :class:`InputError`.
-    """
-    header = read_header(path)
-    return header.shown_wh if turned else header.stored_wh

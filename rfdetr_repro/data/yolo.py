@@ -25,7 +25,8 @@ import numpy as np
 from ..errors import InputError
 from ..files import open_input
 from .annotations import MEND
-from .image_files import SUFFIXES, ImageFinder, header_size, short
+from .decoding import read_header
+from .image_files import SUFFIXES, ImageFinder, short
 from .yaml_file import given, read_text_yaml
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -67,7 +68,7 @@ def documents_of(images: list[Path], names: dict[int, str], root: Path, key_poin
     absent = 0
     for image_id, image in enumerate(images):
         try:
-            width, height = header_size(image, turned=True)
+            width, height = read_header(image).shown_wh
         except InputError:
             if not drop_bad:
                 raise
