@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 class Verdict(NamedTuple):
     """``word`` about the first of two sample sets; ``difference_ms`` (first - second) with its interval.
 
-    Without an interval the word is UNDECIDED and ``reason`` says what is missing.
+    Without an interval the word is UNDECIDED. ``reason`` says what is missing, or what the word leaves out.
     """
 
     word: str  # "FASTER", "SLOWER", "SAME", "UNDECIDED"
@@ -141,13 +141,13 @@ def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_tu
     """
     if in_turns and (runs := paired(first, second)):
         spread = spread_of(runs, of_median=False)
-        return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)
+        return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)._replace(reason=_one_build(runs))
     sides = [runs_of(series) for series in (first, second)]
     medians = [float(np.median(series.ms)) for series in (first, second)]
     if reason := too_few(sides[0]) or too_few(sides[1]):
         return Verdict("UNDECIDED", medians[0] - medians[1], None, reason)
     spread = together(*(spread_of(side, of_median=True) for side in sides))
-    return _verdict(_log_ratio(*medians), spread, medians[1], margin)
+    return _verdict(_log_ratio(*medians), spread, medians[1], margin)._replace(reason=_one_build(*sides))
 
 
 def compare_sessions(
@@ -179,6 +179,10 @@ def compare_sessions(
         return Verdict("UNDECIDED", medians[0] - medians[1], None, told)
     spread = Spread(error, degrees, len(parts), 1, float(len(parts)))
     return _verdict(_log_ratio(*medians), spread, medians[1], margin)
+
+
+def _one_build(*sides: Sequence[Any]) -> str:
+    return "" if min(map(len, sides)) > 1 else "of one build, another one may differ"
 
 
 def _mean(runs: Sequence[Any]) -> float:
