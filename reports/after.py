@@ -18,23 +18,29 @@ FAMILY = "python -m rfdetr_repro.family --run RUN --data DIR"
 
 
 def after_search(run: Run) -> list[Block]:
-    """Both halves; an absent one names the command that makes it."""
-    blocks: list[Block] = [Heading("After the search")]
+    """Both halves; after a search an absent one names the command that makes it."""
     tables = finetuning_tables(run.records)
-    blocks += [block for table in tables for block in (Grid(table), Paragraph(_beside_published(table)))]
+    fresh = [record for record in run.records if record.model.variant == NEVER_TRAINED and record.accuracy is not None]
+    if not (tables or fresh or any(record.source == "search" for record in run.records)):
+        return [Heading("After the search"), Paragraph("A search, and what comes after it: not in this run.", quiet=True)]
+    blocks: list[Block] = [Heading("After the search")]
+    for table in tables:
+        blocks += [Grid(table), *_beside_published(table)]
     if not tables:
-        blocks.append(Paragraph(f"Fine-tuning of a found architecture was left out. {FINETUNE}", quiet=True))
-    return [*blocks, *_family(run.records)]
+        blocks.append(Paragraph(f"No fine-tuning of a found architecture is stored here. {FINETUNE}", quiet=True))
+    return [*blocks, *_family(fresh, run.records)]
 
 
-def _beside_published(table: Table) -> str:
-    """Whether the changes of AP lie among those that the paper prints."""
+def _beside_published(table: Table) -> list[Block]:
+    """Whether the changes of AP lie among those that the paper prints; nothing where no change is known."""
     low, high = published_changes()
     found = _values(table, "change_ap")
+    if not found:
+        return []
     inside = all(low <= round(value, 1) <= high for value in found)
     words = f"The paper's Tables 15 and 16 print changes of AP from {low:+.1f} to {high:+.1f} (COCO, published)."
     verdict = "lie within that range" if inside else "do not all lie within that range"
-    return f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, {verdict}."
+    return [Paragraph(f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, {verdict}.")]
 
 
 def published_changes() -> tuple[float, float]:
@@ -44,10 +50,9 @@ def published_changes() -> tuple[float, float]:
     return min(changes), max(changes)
 
 
-def _family(records: Sequence[Record]) -> list[Block]:
-    fresh = [record for record in records if record.model.variant == NEVER_TRAINED and record.accuracy is not None]
+def _family(fresh: Sequence[Record], records: Sequence[Record]) -> list[Block]:
     if not fresh:
-        return [Paragraph(f"Patch sizes that training never drew were left out. {FAMILY}", quiet=True)]
+        return [Paragraph(f"No patch sizes that training never drew are stored here. {FAMILY}", quiet=True)]
     table = family_table(fresh, [record for record in records if record.source == "search" and record.model.variant is None])
     gaps = [abs(value) for value in _values(table, "gap")]
     blocks: list[Block] = [Grid(table)]

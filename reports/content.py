@@ -5,27 +5,29 @@ Nothing is computed here that was not measured: only selections, units and words
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from rfdetr_repro.files import sha256_file
 from rfdetr_repro.paper import TABLES
 from rfdetr_repro.plots import HEIGHTS_IN
-from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto, pareto_height_in
+from rfdetr_repro.plots_campaign import draw_knobs, draw_pareto, drawable_points, pareto_height_in
 from rfdetr_repro.plots_sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots_training import draw_training
-from rfdetr_repro.record import Record
 from rfdetr_repro.sensitivity import comparable_searches, searched, sensitivity
-from rfdetr_repro.tables_campaign import SYNTHETIC, campaign_tables, frontier_tables
-from rfdetr_repro.tables_format import Cell, Column, Table, milliseconds, percent
+from rfdetr_repro.tables_campaign import SYNTHETIC, frontier_tables
+from rfdetr_repro.tables_format import Cell, Column, Table
+from rfdetr_repro.tables_modelled import modelled_tables
 from rfdetr_repro.tables_paper import paper_table, shown_columns
 from rfdetr_repro.tables_scoreboard import narrow, scoreboard
 from rfdetr_repro.tables_sensitivity import sensitivity_tables
 
 from .after import after_search
 from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
+from .headline import headline
 from .run import Run
+from .statements import about, footer, scored
 
 MAX_PICTURES = 6
 
@@ -33,16 +35,10 @@ MAX_PICTURES = 6
 def report(run: Run) -> Document:
     """The whole report of a run."""
     title = str(run.summary.get("title") or f"Run {run.folder.name}")
-    footer = SYNTHETIC if run.synthetic else _footer(run.records)
-    document = Document(title, footer)
+    document = Document(title, footer(run.records))
     for section in (_front, _what_ran, _frontier, after_search, _training, _knobs, _economy, _predictions, _paper, _environment):
         document.blocks += section(run)
     return document
-
-
-def _footer(records: Sequence[Record]) -> str:
-    names = sorted({record.data.name for record in records if record.data and record.published is None})
-    return f"AP was measured on {', '.join(names)}." if names else "This run holds no measured accuracy."
 
 
 def _absent(what: str) -> Paragraph:
@@ -53,51 +49,15 @@ def _front(run: Run) -> list[Block]:
     subtitle = "  ·  ".join(
         filter(None, (f"campaign {run.summary['campaign']}" if run.summary.get("campaign") else "", _when(run)))
     )
-    about = (
-        "This report was written by the program from its stored measurements. A weight-sharing RF-DETR supernet was trained, "
-        "every configuration of its search space was evaluated with the shared weights, and the best were exported to files. "
-        "Accuracy and latency of a frontier point come from the same file, named by its SHA-256. Published numbers of the paper "
-        "stand beside and are marked as published."
-    )
-    blocks: list[Block] = [Title(str(run.summary.get("title") or f"Run {run.folder.name}"), subtitle), Paragraph(about)]
-    if run.synthetic:
+    blocks: list[Block] = [Title(str(run.summary.get("title") or f"Run {run.folder.name}"), subtitle), Paragraph(about(run))]
+    if run.synthetic and any(map(scored, run.records)):
         blocks.append(Paragraph(SYNTHETIC, strong=True))
-    blocks += [Heading("Headline"), *_headline(run)]
+    blocks += [Heading("Headline"), *headline(run)]
     facts = [("command", str(run.summary.get("command", ""))), ("machine", _machine(run))]
     blocks.append(Facts([pair for pair in facts if pair[1]]))
-    if campaign_tables(run.records):
+    if drawable_points(run.records):
         return [*blocks, Drawing(partial(draw_pareto, records=run.records), pareto_height_in(run.records), "AP against latency")]
     return [*blocks, _absent("A Pareto plot")]
-
-
-def _headline(run: Run) -> list[Block]:
-    rated = [point for point in run.points if point.val and point.val.accuracy and point.val.accuracy.ap is not None]
-    if not rated:
-        return [_absent("A configuration with accuracy and latency measured from one file")]
-    best = max(rated, key=lambda point: point.val.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
-    pairs = [("best configuration on val", best.arch.key if best.arch else best.any.model.name)]
-    for split, record in (("val", best.val), ("test", best.test)):
-        pairs.append((f"{split} AP50 / AP", _ap_words(record)))
-    buffered, sustained = best.buffered, best.sustained
-    if buffered and buffered.latency:
-        latency = buffered.latency
-        interval = ""
-        if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
-            interval = f" [{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]"
-        count = f", {latency.num_samples} samples" if latency.num_samples else ""
-        pairs.append(("latency, buffered median", f"{milliseconds(latency.median_ms)} ms{interval}{count}"))
-    if sustained and sustained.latency:
-        pairs.append(("latency, sustained median", f"{milliseconds(sustained.latency.median_ms)} ms"))
-    return [Facts([*pairs, ("file", f"SHA-256 {best.sha256[:16]}")])]
-
-
-def _ap_words(record: Record | None) -> str:
-    if record is None or record.accuracy is None:
-        return "not measured"
-    kind = " (synthetic)" if record.data and record.data.synthetic else ""
-    masks = record.mask_accuracy
-    mask_words = f"; masks {percent(masks.ap50)} / {percent(masks.ap)}" if masks and masks.ap is not None else ""
-    return f"{percent(record.accuracy.ap50) or 'n/a'} / {percent(record.accuracy.ap) or 'n/a'}{kind}{mask_words}"
 
 
 def _when(run: Run) -> str:
@@ -106,16 +66,21 @@ def _when(run: Run) -> str:
 
 
 def _machine(run: Run) -> str:
-    machine: Mapping[str, Any] = run.part("machine")
-    if not machine:
-        found = next((record.machine for record in run.records if record.machine), None)
-        machine = vars(found) if found else {}
+    """Machines that Records were measured on; of a run without such Records the one that the summary names."""
+    measured = dict.fromkeys(
+        record.machine for record in run.records if record.machine and record.latency and not record.published
+    )
+    if measured:
+        return "; ".join(_machine_words(vars(machine)) for machine in measured)
+    named = run.part("machine")
+    return _machine_words(named) if named else ""
+
+
+def _machine_words(machine: Mapping[str, Any]) -> str:
     words = [str(machine.get("cpu") or "")]
     words += [f"{machine['cores']} cores"] if machine.get("cores") else []
     words += [f"{machine['memory_gib']:.1f} GiB"] if isinstance(machine.get("memory_gib"), (int, float)) else []
-    return ", ".join(
-        filter(None, [*words, str(machine.get("os") or ""), str(machine.get("gpu") or "no GPU used" if machine else "")])
-    )
+    return ", ".join(filter(None, [*words, str(machine.get("os") or ""), str(machine.get("gpu") or "")]))
 
 
 def _what_ran(run: Run) -> list[Block]:
@@ -188,6 +153,7 @@ def _frontier(run: Run) -> list[Block]:
     blocks: list[Block] = [Heading("Frontier")]
     tables = frontier_tables(run.records)
     blocks += [Grid(table) for table in tables] or [_absent("Search or protocol Records")]
+    blocks += [Grid(table) for table in modelled_tables(run.records)]
     return blocks
 
 
@@ -249,7 +215,7 @@ def _economy(run: Run) -> list[Block]:
 def _paper(run: Run) -> list[Block]:
     text = (
         "Published values (camera-ready) left, values measured in this run right; the last GFLOPs are computed from the "
-        "architecture. A measured Record joins a row only if family, size, task and data set agree, so nothing measured on "
+        "architecture. A measured Record joins a row only if family, size, task and data set agree, so no AP measured on "
         "composed images appears here."
     )
     blocks: list[Block] = [Heading("Beside the paper: Table 2", new_page=True), Paragraph(text)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import unicodedata
 from collections.abc import Callable
-from html import escape
+from html import escape as escape_markup
 from itertools import groupby
 from pathlib import Path
 
@@ -31,6 +32,12 @@ footer{color:#6f6f6f;font-size:.8rem;text-align:center}
 """
 
 
+def escape(text: str) -> str:
+    """Text as HTML shows it: no markup, no control characters, which no page may hold."""
+    kept = (letter for letter in text if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cs"))
+    return escape_markup("".join(kept))
+
+
 def _png(content: bytes, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
@@ -49,14 +56,14 @@ def _table(table: Table) -> str:
             body += f'<tr><td class="s" colspan="{len(classes)}">{escape(section)}</td></tr>'
         before = section
         cells = zip(classes, table.line(row), strict=True)
-        body += "<tr>" + "".join(f'<td class="{c}">{escape(text)}</td>' for c, text in cells) + "</tr>\n"
+        body += "<tr>" + "".join(f'<td class="{c}" dir="auto">{escape(text)}</td>' for c, text in cells) + "</tr>\n"
     notes = "".join(f"<div>{escape(note)}</div>" for note in table.notes)
     inner = f"<caption>{escape(table.title)}</caption><thead>{head}</thead><tbody>\n{body}</tbody>"
     return f'<div class="table"><table>{inner}</table></div><div class="notes">{notes}</div>'
 
 
 def _title(block: Title) -> str:
-    return f'<h1>{escape(block.text)}</h1><div class="subtitle">{escape(block.subtitle)}</div><hr class="rule">'
+    return f'<h1 dir="auto">{escape(block.text)}</h1><div class="subtitle">{escape(block.subtitle)}</div><hr class="rule">'
 
 
 def _paragraph(block: Paragraph) -> str:
@@ -70,15 +77,20 @@ def _drawing(block: Drawing) -> str:
 
 def _picture(block: Picture) -> str:
     image = _png(block.path.read_bytes(), block.caption or block.path.stem)
-    return f"<figure>{image}<figcaption>{escape(block.caption)}</figcaption></figure>"
+    return f'<figure>{image}<figcaption dir="auto">{escape(block.caption)}</figcaption></figure>'
+
+
+def _facts(block: Facts) -> str:
+    pairs = (f'<dt dir="auto">{escape(name)}</dt><dd dir="auto">{escape(value)}</dd>' for name, value in block.pairs)
+    return f"<dl>{''.join(pairs)}</dl>"
 
 
 _WRITERS: dict[type, Callable[..., str]] = {
     Title: _title,
     Heading: lambda block: f"<h2>{escape(block.text)}</h2>",
     Paragraph: _paragraph,
-    Bullets: lambda block: "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block.items) + "</ul>",
-    Facts: lambda block: "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in block.pairs) + "</dl>",
+    Bullets: lambda block: "<ul>" + "".join(f'<li dir="auto">{escape(item)}</li>' for item in block.items) + "</ul>",
+    Facts: _facts,
     Grid: lambda block: _table(block.table),
     Drawing: _drawing,
     Picture: _picture,

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from matplotlib.lines import Line2D
 
 from rfdetr_repro.files import atomic_path
-from rfdetr_repro.plots_style import BLACK, BLUE, GREY, LIGHT, style
+from rfdetr_repro.plots_style import BLACK, BLUE, GREY, LIGHT, drawable, families, style
 
 from .blocks import Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
 from .pdf_table import draw_table
@@ -32,20 +32,20 @@ BOTTOM_PT = 64.0  # footer below
 def _advance(letter: str, weight: str) -> float:
     """Width of one letter in parts of the type size, measured large, where hinting does not round."""
     width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(
-        letter * 10, FontProperties(size=100, weight=weight), ismath=False
+        letter * 10, FontProperties(family=list(families()), size=100, weight=weight), ismath=False
     )
     return width / 1000
 
 
 def text_width_pt(text: str, size: float, weight: str = "normal") -> float:
     """Width in points of one line of text, without kerning (never too narrow)."""
-    return size * sum(_advance(letter, weight) for letter in text)
+    return size * sum(_advance(letter, weight) for letter in drawable(text))
 
 
 def wrap(text: str, width_pt: float, size: float, weight: str = "normal") -> list[str]:
     """Lines of at most ``width_pt``; a word that is longer than a line is broken."""
     lines, line = [], ""
-    for word in text.split():
+    for word in drawable(text).split():
         if line and text_width_pt(f"{line} {word}", size, weight) > width_pt:
             lines.append(line)
             line = ""
@@ -88,7 +88,7 @@ class Pages:
     def text(self, x_pt: float, text: str, size: float, weight: str = "normal", color: str = BLACK, align: str = "left") -> None:
         """One line with its baseline ``size`` below the cursor; the cursor stays."""
         x, y = (MARGIN_PT + x_pt) / (PAGE_IN[0] * 72), 1 - (self.y_pt + size) / (PAGE_IN[1] * 72)
-        self.figures[-1].text(x, y, text, fontsize=size, fontweight=weight, color=color, ha=align, va="baseline")
+        self.figures[-1].text(x, y, drawable(text), fontsize=size, fontweight=weight, color=color, ha=align, va="baseline")
 
     def rule(self, x_pt: float, width_pt: float, color: str = GREY, thickness: float = 0.6) -> None:
         """A horizontal line at the cursor."""
@@ -126,7 +126,7 @@ def _heading(pages: Pages, block: Heading) -> None:
         pages.new_page()
     pages.need(90)  # never a heading alone at the foot of a page
     pages.y_pt += 0 if pages.fresh else 12
-    pages.lines([block.text], 12.5, weight="bold", color=BLUE)
+    pages.lines(wrap(block.text, WIDTH_PT, 12.5, "bold"), 12.5, weight="bold", color=BLUE)
     pages.y_pt += 4
 
 
@@ -221,5 +221,11 @@ def _footers(pages: Pages, footer: str) -> None:
         y = 38 / page_pt[1]
         xs = [MARGIN_PT / page_pt[0], 1 - MARGIN_PT / page_pt[0]]
         figure.add_artist(Line2D(xs, [y + 13 / page_pt[1]] * 2, color=LIGHT, linewidth=0.8))
-        figure.text(xs[0], y, footer, fontsize=6.8, color=GREY)
+        figure.text(xs[0], y, _first_line(footer), fontsize=6.8, color=GREY)
         figure.text(xs[1], y, f"{number} / {len(pages.figures)}", fontsize=6.8, color=GREY, ha="right")
+
+
+def _first_line(footer: str) -> str:
+    """What of the footer fits beside the page number."""
+    first, *rest = wrap(footer, WIDTH_PT - 40, 6.8)
+    return f"{first} …" if rest else first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.plots_style import BLACK, GREY, LIGHT
@@ -18,7 +19,15 @@ SIZES = (8.0, 7.5, 7.0, 6.5, 6.0, 5.6)
 
 
 def draw_table(pages: Pages, table: Table, width_pt: float, measure: Width, wrap: Wrap) -> None:
-    """Title, head, rows and notes at the cursor. Columns that still do not fit at the smallest size are wrapped."""
+    """Title, head, rows and notes at the cursor.
+
+    A table that does not fit at the smallest size is cut between groups of columns; what then still does not fit is wrapped.
+    """
+    pieces = parts(table, width_pt, measure)
+    if len(pieces) > 1:
+        for piece in pieces:
+            draw_table(pages, piece, width_pt, measure, wrap)
+        return
     size, widths = fit(table, width_pt, measure)
     sheet = _Sheet(pages, table, size, widths, measure, wrap)
     pages.need(110)
@@ -36,6 +45,31 @@ def draw_table(pages: Pages, table: Table, width_pt: float, measure: Width, wrap
     for note in table.notes:
         pages.lines(wrap(note, width_pt, 7.0), 7.0, color=GREY)
     pages.y_pt += 8
+
+
+def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
+    """The table itself where it fits; else tables of as many of its column groups as fit, each with the leading columns."""
+    widths = [_natural(table, index, SIZES[-1], measure) for index in range(len(table.columns))]
+    if sum(widths) <= width_pt:
+        return [table]
+    runs = [[index for index, _ in run] for _, run in groupby(enumerate(table.columns), key=lambda item: item[1].group)]
+    lead = runs[0] if runs and not table.columns[runs[0][0]].group else []
+    rest = runs[1:] if lead else runs
+    chosen: list[list[int]] = []
+    for run in rest:
+        if chosen and sum(widths[index] for index in [*lead, *chosen[-1], *run]) <= width_pt:
+            chosen[-1] = [*chosen[-1], *run]
+        else:
+            chosen.append(list(run))
+    if len(chosen) < 2:
+        return [table]
+    pieces = []
+    for number, own in enumerate(chosen):
+        title = table.title if number == 0 else f"{table.title}, continued"
+        notes = table.notes if number == len(chosen) - 1 else []
+        columns = [table.columns[index] for index in [*lead, *own]]
+        pieces.append(Table(table.name, title, columns, table.rows, table.sections, notes))
+    return pieces
 
 
 def fit(table: Table, width_pt: float, measure: Width) -> tuple[float, list[float]]:

@@ -16,11 +16,9 @@ from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,
     PICO,
-    PICO_DEPARTURES,
     PICO_SPACE,
     PICO_TRAIN,
     PICO_TUNE,
-    PICO_TUNE_DEPARTURES,
     PICO_WEIGHTS,
     Preset,
     preset,
@@ -55,7 +53,7 @@ class Campaign:
     pretraining: Pretraining | None = None
     scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`
     data_seed: int = 0
-    departures: tuple[str, ...] = ()  # from the paper's recipe; printed in the report
+    departures: tuple[str, ...] = ()  # from the paper, beyond those that settings tell (departures.py); printed in the report
     engines: int = 18  # exported and measured to fit and to test the latency model
     most_engines: int | None = None  # more, up to so many, while the model's held-out error is too large; None: twice engines
     candidates: int = 10  # frontier points that get the full protocol
@@ -105,7 +103,6 @@ EMBEDDED = Campaign(
     PICO_TUNE,
     weights=PICO_WEIGHTS,
     scratch=PICO_TRAIN,
-    departures=PICO_TUNE_DEPARTURES,
     finetune_steps=300,
 )
 COCO = Campaign(
@@ -115,7 +112,7 @@ COCO = Campaign(
     PAPER_SPACE,
     TrainConfig(steps=92_400, batch_size=16, accumulate=8),  # 100 epochs of 118k images at batch 128; the paper states no number
     data=Path("data/coco"),
-    departures=("epochs on COCO are not published: 100 are assumed", "no Objects365 pre-training"),
+    departures=("epochs on COCO are not published: 100 are assumed",),
     engines=120,
     most_engines=600,
     strategy="race",
@@ -138,7 +135,7 @@ def from_scratch(chosen: Campaign) -> Campaign:
     """The same campaign from random weights, with the recipe for that."""
     if chosen.scratch is None:
         return replace(chosen, weights=None)
-    return replace(chosen, weights=None, train=chosen.scratch, departures=PICO_DEPARTURES)
+    return replace(chosen, weights=None, train=chosen.scratch)
 
 
 def from_toml(path: Path) -> Campaign:
@@ -157,6 +154,7 @@ def from_toml(path: Path) -> Campaign:
     for key in ("data", "weights", "size"):
         if key in fields and (not isinstance(fields[key], str) or not fields[key].strip() or "\0" in fields[key]):
             raise InputError(f"{key} = {fields[key]!r} is no text", path)
+    described = {"data", "train", "size", "pretraining"} & set(fields)  # what the base's own words are about
     changes: dict[str, Any] = {"name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)}
     if "train" in fields and base.scratch is not None:  # both recipes change alike
         changes["scratch"] = _changed(base.scratch, dict(fields["train"]), f"{path} [train]")
@@ -170,6 +168,10 @@ def from_toml(path: Path) -> Campaign:
     for key in ("data", "weights"):
         if key in fields:
             changes[key] = Path(fields.pop(key))
+    if described and "departures" not in fields:
+        changes["departures"] = ()
+    if "data" in changes and "title" not in fields:
+        changes["title"] = f"Weight-sharing search on {changes['data'].name}"
     try:
         return _changed(replace(base, **changes), fields, path)
     except InputError as error:

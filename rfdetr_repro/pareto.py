@@ -51,6 +51,25 @@ def modelled_mode(record: Record) -> str:
     return "buffered" if "buffered" in (record.deployment or "").split() else "sustained"
 
 
+def modelled_for(search: Record, timed: Record) -> bool:
+    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet, runtime, machine and mode."""
+    artifact, machine, name = timed.artifact, timed.machine, search.data and search.data.name
+    mode = timed.protocol.mode if timed.protocol else "buffered"
+    if artifact is None or name != (timed.data and timed.data.name) or modelled_mode(search) != mode:
+        return False
+    if search.model.checkpoint_sha256 != timed.model.checkpoint_sha256 or timed.model.arch is None:
+        return False
+    if search.machine is not None and machine is not None:
+        if (search.machine.cpu, search.machine.gpu) != (machine.cpu, machine.gpu):
+            return False
+    if search.deployment is None:
+        return True
+    runtime, precision = search.deployment.split()[:2]
+    graph = timed.latency is not None and bool(timed.latency.cuda_graph)
+    named = artifact.runtime in (runtime, f"{runtime}-cpu")
+    return named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
+
+
 def images(record: Record) -> str:
     """The images an AP refers to, e.g. ``embedded val``."""
     return f"{record.data.name} {record.data.split}" if record.data else "unknown data"

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from .ap_intervals import paired
 from .config import Arch
 from .errors import InputError
-from .pareto import Confirmed, backend, confirmed_points, modelled_mode
+from .pareto import Confirmed, backend, confirmed_points, modelled_for, modelled_mode
 from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, drawable, end_label, log_latency_axis, origin_line, shortened
 from .record import Record
 from .sensitivity import comparable_searches
@@ -61,7 +61,7 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
                 measured.setdefault((_data_name(record), backend(record), supernet), []).append((point, record))
     panels = []
     for group in comparable_searches(records):
-        key = next((key for key, points in measured.items() if _modelled_for(group[0], points[0][1])), None)
+        key = next((key for key, points in measured.items() if modelled_for(group[0], points[0][1])), None)
         points = measured.pop(key) if key else ()
         panels.append(Panel(_panel_title(points[0][1] if points else group[0]), modelled_mode(group[0]), group, points))
     panels += [Panel(_panel_title(points[0][1]), _mode(points[0][1]), (), points) for points in measured.values()]
@@ -69,6 +69,14 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
         raise InputError("no search or protocol Records with AP and latency to plot", mend="give the Records of a campaign")
     supernets = list(dict.fromkeys(panel.example.model.checkpoint_sha256 for panel in panels))
     return sorted(panels, key=lambda panel: (supernets.index(panel.example.model.checkpoint_sha256), not panel.search))
+
+
+def drawable_points(records: Sequence[Record]) -> bool:
+    """Whether :func:`draw_pareto` has anything to draw."""
+    try:
+        return bool(pareto_panels(records))
+    except InputError:
+        return False
 
 
 def pareto_height_in(records: Sequence[Record]) -> float:
@@ -174,24 +182,6 @@ def _explained(panels: Sequence[Panel]) -> str:
     return f"{whiskers}\ndotted: which of two neighbours has the higher AP is not established"
 
 
-def _modelled_for(search: Record, timed: Record) -> bool:
-    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet, runtime, machine and mode."""
-    artifact, machine = timed.artifact, timed.machine
-    if artifact is None or _data_name(search) != _data_name(timed) or modelled_mode(search) != _mode(timed):
-        return False
-    if search.model.checkpoint_sha256 != timed.model.checkpoint_sha256 or timed.model.arch is None:
-        return False
-    if search.machine is not None and machine is not None:
-        if (search.machine.cpu, search.machine.gpu) != (machine.cpu, machine.gpu):
-            return False
-    if search.deployment is None:
-        return True
-    runtime, precision = search.deployment.split()[:2]
-    graph = timed.latency is not None and bool(timed.latency.cuda_graph)
-    named = artifact.runtime in (runtime, f"{runtime}-cpu")
-    return named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
-
-
 def _panel_title(record: Record) -> str:
     """Data set and supernet; below them runtime and machine, each shortened to a panel's width."""
     supernet = record.model.checkpoint_sha256 if record.model.arch is not None else None
@@ -268,7 +258,7 @@ def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
 
 
 def _modelled_label(search: Sequence[Record]) -> str:
-    return f"latency, ms (modelled, {modelled_mode(search[0])})"
+    return f"modelled {modelled_mode(search[0])} ms"
 
 
 def _split(holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False) -> list[Axes]:

@@ -132,25 +132,6 @@ PICO_TRAIN = TrainConfig(
 PICO_TUNE = replace(PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200)
 PICO_WEIGHTS = Path(__file__).with_name("weights") / "pico.safetensors"
 
-# Where PICO and PICO_TRAIN depart from the paper's recipe; the report prints this list.
-PICO_DEPARTURES = (
-    "random initial weights (the paper starts from DINOv2 and Objects365)",
-    "widths 192/128, 4 ViT blocks, 2 decoder layers, 25 queries, 4 query groups (paper: 384/256, 12, 6, 300, 13); no LayerScale",
-    "one learning rate 7e-4, beta2 0.99, 50 warm-up steps, linear fall to 0 over the last quarter, EMA 0.997 "
-    "(paper: 1e-4 with layer-wise decay, constant, EMA 0.993)",
-    "half of the steps draw the base configuration (paper: all uniform)",
-    "a dense per-token auxiliary loss during training (paper: none)",
-    "mask maps at an eighth of the image side (paper: a quarter)",
-    "mask losses and mask matching costs of weight 1, no crops (upstream: 5, half of the images)",
-    "first-stage proposals of side 0.2 (paper: 0.05), because the objects are large",
-)
-PICO_TUNE_DEPARTURES = (
-    "initial weights that come with the package, trained on scenes of the same objects (paper: DINOv2 and Objects365)",
-    PICO_DEPARTURES[1],
-    "one learning rate 2e-4 falling linearly to 0, beta2 0.99, EMA 0.997 (paper: 1e-4, decaying by layer, constant, EMA 0.993)",
-    *PICO_DEPARTURES[3:],
-)
-
 
 def preset(name: str) -> Preset:
     """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there is."""

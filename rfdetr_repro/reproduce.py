@@ -111,7 +111,9 @@ class Reproduction:
     def find(self, search: Any, splits: dict[str, Any]) -> Any:
         """Engines, passes, confirmation; returns the latency model's error on engines left out."""
         latency = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
-        records = self.stages.run("search", "accuracy of every configuration", lambda: self.evaluate(search, *latency))
+        whole = "accuracy of every configuration"
+        title = "a race of the configurations for the frontier" if self.campaign.strategy == "race" else whole
+        records = self.stages.run("search", title, lambda: self.evaluate(search, *latency))
         self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
         return latency[1]
 
@@ -269,7 +271,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.from_scratch:
         chosen = from_scratch(chosen)
     if (source := source_of(args, needed=False)) is not None:
-        chosen = replace(chosen, data=source, name=source.name, title=f"Weight-sharing search on {source.name}")
+        title = f"Weight-sharing search on {source.name}"
+        chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
     if args.drop_bad:
         chosen = replace(chosen, drop_bad=True)
     chosen.space.check()

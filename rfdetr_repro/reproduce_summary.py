@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from .departures import departures
 from .files import write_atomic
 
 
@@ -32,7 +33,7 @@ def write_summary(run: Any, splits: dict[str, Any], *, started_at: str, search: 
             "splits": {name: {"images": len(split), "sha256": split.sha256} for name, split in splits.items()},
         },
         "recipe": {**asdict(run.campaign.train), "model": asdict(search.card.config)},
-        "departures": list(run.campaign.departures),
+        "departures": departures(run.campaign),
         "checks": [
             f"box AP of {costs['configurations']} configurations is equal in the shared pass and one by one",
             f"exports: {run.stages.rows['confirm']['detail']}",

@@ -158,8 +158,10 @@ def _title(kind: str, record: Record, name: str, engine: str) -> str:
 
 
 def _confirmed_table(points: list[Confirmed], name: str, engine: str) -> Table:
-    table = Table("frontier", _title("Confirmed frontier", points[0].any, name, engine), list(_COLUMNS))
     front = measured_front(points)
+    searched = any(point.arch is not None for point in points)
+    kind = ("Confirmed frontier" if searched else "Frontier of measured files") if front else "Measured files, no frontier,"
+    table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
     last: Record | None = None  # the slowest so far that is on the front
     for point in points:
         cells = _point_cells(point, point.sha256 in front)
@@ -176,7 +178,9 @@ def _confirmed_table(points: list[Confirmed], name: str, engine: str) -> Table:
 
 def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
     record = point.any
-    cells = {"front": Cell("yes" if front else "no"), "arch": Cell(point.arch.key if point.arch else record.model.name)}
+    rated = point.val is not None and point.val.accuracy is not None and point.val.accuracy.ap is not None
+    name = point.arch.key if point.arch else record.model.name
+    cells = {"front": Cell("yes" if front else "no" if rated else ""), "arch": Cell(name)}
     for split, holder in (("val", point.val), ("test", point.test)):
         boxes: Accuracy | None = holder.accuracy if holder else None
         masks: Accuracy | None = holder.mask_accuracy if holder else None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -30,7 +32,7 @@ class Cell:
 
     @property
     def shown(self) -> str:
-        return self.text or MARKS.get(self.state, "")
+        return one_line(self.text) or MARKS.get(self.state, "")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,21 @@ class Table:
         return Table(self.name, self.title, kept, self.rows, self.sections, self.notes)
 
 
+def one_line(text: str) -> str:
+    """Free text of a name without line breaks and other control characters, which would break a table."""
+    if text.isprintable():
+        return text
+    return "".join(
+        " " if letter.isspace() else letter for letter in text if letter.isspace() or unicodedata.category(letter) != "Cc"
+    )
+
+
+def width_of(text: str) -> int:
+    """Columns of a terminal that the text takes: two for each wide letter of East Asia and emoji, none for combining marks."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
+
+
 def percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f}"
 
@@ -87,8 +104,17 @@ def render(tables: Sequence[Table], form: str) -> str:
     """All tables in one of :data:`FORMATS`, ending with a newline."""
     if form == "json":
         return json.dumps({"tables": [_json(table) for table in tables]}, indent=1, ensure_ascii=False) + "\n"
-    one = {"text": _text, "markdown": _markdown, "csv": _csv, "latex": _latex}[form]
-    return "\n".join(one(table) for table in tables)
+    if form == "csv":
+        return "\n".join(map(_csv, tables))
+    one = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
+    return "\n".join(one(_in_lines(table)) for table in tables)
+
+
+def _in_lines(table: Table) -> Table:
+    """The table with all its words in one line each; cells see to themselves."""
+    columns = [Column(column.key, one_line(column.label), one_line(column.group), column.right) for column in table.columns]
+    sections, notes = [one_line(text) for text in table.sections], [one_line(text) for text in table.notes]
+    return Table(table.name, one_line(table.title), columns, table.rows, sections, notes)
 
 
 def _json(table: Table) -> dict[str, Any]:
@@ -137,14 +163,14 @@ def _group_spans(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
 def _text(table: Table) -> str:
     head = [column.label for column in table.columns]
     body = [table.line(row) for row in table.rows]
-    widths = [max(len(line[index]) for line in [head, *body]) for index in range(len(head))]
+    widths = [max(width_of(line[index]) for line in [head, *body]) for index in range(len(head))]
     spans = _group_spans(table.columns)
     for group, indices in spans:  # a group name wider than its columns widens the last of them
         widths[indices[-1]] += max(0, len(group) - sum(widths[index] for index in indices) - 2 * (len(indices) - 1))
 
     def joined(texts: Sequence[str]) -> str:
         cells = [
-            text.rjust(width) if column.right else text.ljust(width)
+            " " * (width - width_of(text)) + text if column.right else text + " " * (width - width_of(text))
             for text, width, column in zip(texts, widths, table.columns, strict=True)
         ]
         return " | ".join("  ".join(cells[index] for index in indices) for _, indices in spans).rstrip()
@@ -171,10 +197,10 @@ def _section_starts(table: Table) -> Iterator[tuple[str, bool]]:
 
 def _markdown(table: Table) -> str:
     def escaped(text: str) -> str:
-        return text.replace("|", "\\|")
+        return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
     head = [f"{column.label} ({column.group})" if column.group else column.label for column in table.columns]
-    lines = [f"### {table.title}", "", "| " + " | ".join(map(escaped, head)) + " |"]
+    lines = [f"### {escaped(table.title)}", "", "| " + " | ".join(map(escaped, head)) + " |"]
     lines.append("|" + "|".join("---:" if column.right else "---" for column in table.columns) + "|")
     for (section, starts), texts in zip(_section_starts(table), _typed(table, "**{}**", "*{}*", escaped), strict=True):
         if starts:
@@ -196,15 +222,24 @@ def _latex(table: Table) -> str:
         "\\toprule",
     ]
     lines += [f"{groups} \\\\"] if any(group for group, _ in spans) else []
-    lines += [" & ".join(_tex(column.label) for column in table.columns) + " \\\\", "\\midrule"]
+    lines += [_tex_row([_tex(column.label) for column in table.columns]), "\\midrule"]
     typed = _typed(table, "\\textbf{{{}}}", "\\emph{{{}}}", _tex)
     for (section, starts), texts in zip(_section_starts(table), typed, strict=True):
         if starts:
             lines.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(section)}}}}} \\\\")
-        lines.append(" & ".join(texts) + " \\\\")
+        lines.append(_tex_row(texts))
     lines += ["\\bottomrule", "\\end{tabular}", *(f"\\par {_tex(note)}" for note in table.notes), "\\end{table}", ""]
     return "\n".join(lines)
 
+
+def _tex_row(cells: Sequence[str]) -> str:
+    """Cells as one row; a first one like "[1]" is kept from being an option of the row before."""
+    guard = "{}" if cells and cells[0][:1] in ("[", "*") else ""
+    return f"{guard}{' & '.join(cells)} \\\\"
+
+
+# Letters that Markdown may take for markup, as GitHub renders it, and the bracket of a link.
+_MARKDOWN = re.compile(r"[\\|*_`$<&~]|(?<=\])\(")
 
 _TEX = {
     "\\": "\\textbackslash{}",
@@ -217,9 +252,12 @@ _TEX = {
     "±": "$\\pm$",
     "<": "$<$",
     ">": "$>$",
+    "|": "\\textbar{}",
+    "≈": "$\\approx$",
+    "→": "$\\rightarrow$",
 }
 _TEX.update({mark: f"\\{mark}" for mark in "&%$#_{}"})
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)
+    return "".join(_TEX.get(letter, letter) for letter in one_line(text))

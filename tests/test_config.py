@@ -13,7 +13,7 @@ from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.model.checkpoint import load_supernet
 from rfdetr_repro.paper import published_table
-from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_DEPARTURES, PICO_SPACE, PICO_TRAIN, PICO_WEIGHTS, PRESETS, preset
+from rfdetr_repro.presets import PAPER_SPACE, PICO, PICO_SPACE, PICO_TRAIN, PICO_WEIGHTS, PRESETS, preset
 
 KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
@@ -160,7 +160,7 @@ def test_from_scratch_takes_the_recipe_for_it(tmp_path: Path) -> None:
     """The embedded campaign starts from the package's weights; a file's [train] changes both of its recipes."""
     assert EMBEDDED.weights == PICO_WEIGHTS and EMBEDDED.train.steps < PICO_TRAIN.steps
     plain = from_scratch(EMBEDDED)
-    assert plain.weights is None and plain.train == PICO_TRAIN and plain.departures == PICO_DEPARTURES
+    assert plain.weights is None and plain.train == PICO_TRAIN
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nbatch_size = 4\n")
     mine = campaign(str(file))

@@ -29,6 +29,7 @@ FLOORS = {
         "pareto",
         "sensitivity",
         "ap_intervals",
+        "departures",
         "campaign",
         "cost_cells",
         "ap_gaps",

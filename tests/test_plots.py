@@ -178,7 +178,7 @@ def test_searches_that_may_not_share_an_axis_are_not_averaged():
     other = [replace(record, deployment="onnxruntime fp32 buffered") for record in search[:20]]
     figure = drawn(draw_knobs, [*search, *other])
     assert "162 configurations" in words(figure) and "20 Records of other searches are left out" in words(figure)
-    assert "modelled, sustained" in words(figure) and "modelled, buffered" not in words(figure)
+    assert "modelled sustained ms" in words(figure) and "modelled buffered" not in words(figure)
     assert "20 Records of other searches are left out" in words(drawn(draw_decoder, [*search, *other]))
 
 

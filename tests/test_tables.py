@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import re
 
 import pytest
 from samples_records import EVERYTHING, NOTHING, SHA, measured
@@ -30,6 +32,7 @@ from rfdetr_repro.tables_format import (
     Table,
     milliseconds,
     render,
+    width_of,
 )
 from rfdetr_repro.tables_here import Here
 from rfdetr_repro.tables_join import Measured
@@ -164,9 +167,58 @@ def test_measured_and_computed_are_set_in_other_type_than_published():
 
 def test_special_letters_survive():
     table = Table("t", "50 % & more", [Column("a", "a_b | c", right=False)], [{"a": Cell("x|y_{1}")}], [""])
-    assert "x\\|y_{1}" in render([table], "markdown")
+    assert "x\\|y\\_{1}" in render([table], "markdown")
     latex = render([table], "latex")
-    assert "50 \\% \\& more" in latex and "x|y\\_\\{1\\}" in latex
+    assert "50 \\% \\& more" in latex and "x\\textbar{}y\\_\\{1\\}" in latex
+
+
+ODD_NAMES = [
+    "US$ 5 and CA$ 7", "a_b_c *d* `e` ~~f~~", "<b>bold</b> & &lt; 5 %", "[link](http://x) \\frac{1}{2} #1 ^2", "犬|猫", "😀 x",
+    "שלום", "two\nlines\ttab\x07", "[1, 2]", "x" * 300, "é ≈ −1",
+]  # fmt: skip
+
+
+def odd_table(name: str) -> Table:
+    rows = [{"a": Cell(name), "b": Cell("1.0", MEASURED, 1.0)}, {"a": Cell("plain"), "b": Cell("22.0", MEASURED, 22.0)}]
+    columns = [Column("a", name, name, right=False), Column("b", "b")]
+    return Table("t", name, columns, rows, [name, name], [name])
+
+
+def shown(name: str) -> str:
+    """What a reader is to see: the name in one line."""
+    return name.replace("\n", " ").replace("\t", " ").replace("\x07", "")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_free_text_in_names_is_text_in_every_format(name):
+    table = odd_table(name)
+    assert json.loads(render([table], "json"))["tables"][0]["rows"][0]["a"] == name
+    assert list(csv.reader(io.StringIO(render([table], "csv"))))[1][1:] == [name, "1.0"]
+    lines = render([table], "text").splitlines()
+    assert shown(name) in lines[0] and len(lines) == 10
+    rows = [line for line in render([table], "latex").splitlines() if line.endswith("\\\\")]
+    assert len(rows) == 5 and not any(line.startswith(("[", "*")) for line in rows)
+    first = re.split(r"(?<!\\)& ", next(line for line in rows if "1.0" in line))[0]
+    plain = re.sub(r"\\text\w+\{\}|\$\\\w+\$|\$[<>-]\$|\\[&%$#_{}]|^\{\}", "", first)
+    assert not set(plain) & set("&%$#_{}~^\\<>|")  # what TeX would act upon
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_markdown_reader_shows_the_name_as_written(name):
+    """markdown-it-py, a CommonMark parser with GitHub's tables and strikethrough, is the oracle."""
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = parser.parse(render([odd_table(name)], "markdown"))
+    cells = [token for before, token in itertools.pairwise(tokens) if before.type in ("td_open", "th_open", "heading_open")]
+    texts = ["".join(child.content for child in token.children if child.type == "text") for token in cells]
+    assert {child.type for token in cells for child in token.children} <= {"text", "em_open", "em_close"}
+    assert texts[0] == shown(name).strip() and any(text == shown(name).strip() for text in texts[3:])
+
+
+def test_wide_letters_line_up():
+    lines = render([odd_table("犬と猫")], "text").splitlines()
+    places = [width_of(line.partition(" | ")[0]) for line in lines if " | " in line]
+    assert len(places) == 3 and len(set(places)) == 1
 
 
 def test_the_frontier_table_by_hand():
