@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,13 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # the tests that need it skip themselves
+    pass
+else:
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nothing is timed
+    settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +54,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _gpu_missing() if marked else ""
     for item in marked if reason else []:
         item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """What a test sets PyTorch's threads to ends with the test: results of others, equal to the last bit, depend on it."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
+    yield
+    if before is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)

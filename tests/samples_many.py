@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ class FatalSource(EvaluationSource):
         def work(item: Any) -> Any:
             with open(run / "attempts", "a") as stream:
                 stream.write(f"{os.getpid()} {item!r}\n")
-            if len(attempts(run)) >= 3 and not (run / "killed").exists():
-                with open(run / "killed", "x") as stream:  # by the first to come
+            if len(attempts(run)) >= 3:
+                with suppress(FileExistsError), open(run / "killed", "x") as stream:  # by the first to come, if two come at once
                     stream.write(f"{os.getpid()} {item!r}")
-                os.kill(os.getpid(), signal.SIGKILL)
+                    stream.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
             return evaluation(item)
 
         return work

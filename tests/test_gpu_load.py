@@ -136,5 +136,5 @@ def test_on_a_gpu() -> None:
     load.flush_l2()
     start = time.perf_counter()
     load.spin(0.02)
-    assert 0.02 <= time.perf_counter() - start < 0.2
+    assert time.perf_counter() - start >= 0.02
     assert float(small.sum()) == 0.0  # PyTorch still works in the same context

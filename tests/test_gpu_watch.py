@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -119,7 +118,7 @@ class Playing:
 
 def test_the_thread_sees_what_happens_between_mark_and_since() -> None:
     source = Playing([QUIET])
-    watch = GpuWatch(source, poll_s=0.001).start()
+    watch = GpuWatch(source, poll_s=0.001, hung_s=600).start()
     mark = watch.mark()
     assert watch.since(mark).throttled == "no"
     mark = watch.mark()
@@ -136,23 +135,22 @@ def test_a_dead_driver_is_unknown_from_then_on() -> None:
     def dies() -> Reading:
         raise OSError("GPU is lost")
 
-    watch = GpuWatch(Playing([QUIET, QUIET, QUIET, dies]), poll_s=0.001).start()
-    time.sleep(0.05)
-    assert "GPU is lost" in watch.since(0).throttled
+    watch = GpuWatch(Playing([QUIET, QUIET, QUIET, dies]), poll_s=0.001, hung_s=600).start()
+    seen = [watch.since(0).throttled for _ in range(3)]  # each waits for two more readings, or for the failure
+    assert "GPU is lost" in seen[-1]
 
 
 def test_a_hung_call_does_not_hang_the_measurement() -> None:
     released = threading.Event()
 
     def hangs() -> Reading:
-        released.wait(30)
+        released.wait()
         return QUIET
 
     watch = GpuWatch(Playing([QUIET, hangs]), poll_s=0.001, hung_s=0.1).start()
-    started = time.monotonic()
     assert "did not answer for 0.1 s" in watch.since(watch.mark()).throttled
     watch.stop()
-    assert time.monotonic() - started < 5
+    assert [thread for thread in threading.enumerate() if thread.name == "gpu-watch"]  # it hangs still
     released.set()
 
 

@@ -101,6 +101,13 @@ def latencies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "fit_latency", fitted)
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """As workers have: with as many threads, one library on one processor adds in one order, so that all results are equal to
+    the last bit. With another number of threads, or on another processor, they are equal up to rounding, and an AP may differ."""
+    torch.set_num_threads(1)  # ends with the test (conftest.py)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     with two_machines(cpus=2) as cluster:
@@ -148,6 +155,7 @@ class Watched(RayPool):
             yield pair
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_exhaustive_search_gives_the_numbers_of_one_process(
     place: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -170,7 +178,7 @@ def test_the_exhaustive_search_gives_the_numbers_of_one_process(
     assert {size for _, size, _ in Watched.seen[1:]} <= {1, 2}
 
 
-@pytest.mark.usefixtures("latencies")
+@pytest.mark.usefixtures("latencies", "one_thread")
 def test_a_race_whose_worker_is_killed_gives_the_numbers_of_one_process(
     place: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.state import STATE
 
+FOR_EVER = 86_400.0  # seconds; it is killed before
 HOLDER = """
 import sys, time
 from samples_run import run_records
@@ -44,11 +45,11 @@ def start(path: Path, seconds: float, *more: str, script: str = HOLDER) -> subpr
 
 def test_a_second_search_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path):
     store = Store(tmp_path / "records.jsonl")
-    holder = start(store.path, 60)
+    holder = start(store.path, FOR_EVER)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "holding\n"
         second = start(store.path, 0)
-        out, err = second.communicate(timeout=60)
+        out, err = second.communicate(timeout=600)
         assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
         assert f"another run (pid {holder.pid} since 2" in err and "writes this store" in err
         assert store.read() == run_records()[:1] == read_stores([tmp_path])  # readers are not kept waiting
@@ -118,18 +119,18 @@ def said_until(process: subprocess.Popen[str], line: str) -> None:
 
 
 def test_a_second_campaign_in_a_folder_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path):
-    with start(tmp_path, 60, script=CAMPAIGN) as first:
+    with start(tmp_path, FOR_EVER, script=CAMPAIGN) as first:
         try:
             said_until(first, "composing\n")
             for script in (CAMPAIGN, HOLDER):  # another campaign, and a search of the same store
                 second = start(tmp_path if script == CAMPAIGN else tmp_path / "records.jsonl", 0, script=script)
-                out, err = second.communicate(timeout=60)
+                out, err = second.communicate(timeout=600)
                 assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
                 assert f"another run (pid {first.pid} since 2" in err and "writes this store" in err
         finally:
             first.kill()
     resumed = start(tmp_path, 0, script=CAMPAIGN)
-    out, err = resumed.communicate(timeout=60)
+    out, err = resumed.communicate(timeout=600)
     assert "composing\n" in out and resumed.returncode == EXIT_INTERRUPTED and "another run" not in err
 
 
@@ -137,7 +138,7 @@ def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_loc
     data = write_embedded(tmp_path / "data", EmbeddedConfig(64, train_images=4, val_images=1, test_images=1), workers=1)
     recipe, split, run = Recipe(TINY, TRAIN, SPACE), read_split(data, "train"), tmp_path / "run"
     setup = {"recipe": recipe, "split": split, "folder": run}
-    with start(run, 60, str(data), script=TRAINING) as first:  # two processes: one of them has the lock
+    with start(run, FOR_EVER, str(data), script=TRAINING) as first:  # two processes: one of them has the lock
         try:
             said_until(first, "step 4\n")  # a checkpoint lies there
             with pytest.raises(InputError, match=rf"another run \(pid {first.pid} since 2.+\) trains in this folder"):

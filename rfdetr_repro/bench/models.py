@@ -57,8 +57,8 @@ def model_id(name: str, weights: str = "random") -> ModelId:
     """Family, printed name and size as the paper's tables have them; an unknown name is an :class:`InputError`."""
     name = known_name(name)
     if name not in model_names():
-        mend = f"choose one of {', '.join(model_names())}" + ("" if _catalog() else f"; {_MISSING}")
-        raise InputError(f"unknown model {name!r}", mend=mend)
+        missing = "" if _catalog() else f" ({_MISSING})"
+        raise InputError(f"unknown model {name!r}{missing}", mend=f"choose one of {', '.join(model_names())}")
     size = name.removeprefix("rfdetr-")
     if size in PRESETS:
         row, letter = PRESETS[size], _LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))

@@ -161,9 +161,10 @@ def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
 def _explain(children: list[Child], error: RuntimeError) -> None:
     """Raises what stopped a child, if one ended: bad input first, then a signal, then any reason that is not another's end."""
     ended: list[tuple[int, int, str]] = []
+    patience_s = 60 if any(part in str(error) for part in _SIDE_EFFECT) else 5  # another one is ending, or none may be
     for child in children:
         with suppress(subprocess.TimeoutExpired):
-            if code := child.wait(timeout=5):
+            if code := child.wait(timeout=patience_s):
                 said = child.stdout.read().decode(errors="replace").strip() if child.stdout is not None else ""
                 rank = 0 if code == 2 and said else 1 if code < 0 else 3 if any(part in said for part in _SIDE_EFFECT) else 2
                 ended.append((rank, code, said))
