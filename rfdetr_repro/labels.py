@@ -104,17 +104,23 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
         return _padded(names, num_classes, 0, "id2label of config.json")
     if len(names) == num_classes:
         ids = tuple(int(id_) for id_ in said.get("category_ids") or range(num_classes))
+        if len(ids) != num_classes or len(set(ids)) != num_classes:
+            raise InputError(f"{len(set(ids))} category ids for {num_classes} class names", mend="save the model again")
         return Labels(names, ids, "names in the file")
     if len(names) > num_classes:
         raise InputError(f"{len(names)} class names for {num_classes} logits", mend="give the names of all labels in order")
     age = _age(said)
     if age is not None and (age >= _FILTERED or (age >= _CONTIGUOUS and len(names) == num_classes - 1)):
-        return _padded(names, num_classes, 0, "names in the file, labels from 0 as upstream >= 1.6")
+        doubt = (
+            "" if age >= _FILTERED else "; from-1 if its data had Roboflow's grouping category and num_classes was set by hand"
+        )
+        return _padded(names, num_classes, 0, f"names in the file, labels from 0 as upstream >= 1.6{doubt}")
     if age is not None and age < _REMAPPED and len(names) == num_classes - 1:
         return _padded(names, num_classes, 1, "names in the file, labels from 1 as upstream < 1.5")
     raise InputError(
         f"{len(names)} class names for {num_classes} logits, and the file does not say whether labels count from 0 or from 1",
-        mend="say which: labels from-0 (upstream since 1.6), from-1 (before), or the names of all labels in order",
+        mend="say which: labels from-0 (upstream since 1.6), from-1 (before, and up to 1.9.3 with Roboflow's grouping category), "
+        "or the names of all labels in order; RFDETR(size, weights=FILE, labels=...).save(...) writes a file that says so",
     )
 
 

@@ -123,6 +123,27 @@ def test_upstreams_chosen_best_weights_win_over_its_callbacks(saved: dict[str, A
     assert torch.equal(again.decoder.query_feat, saved["detector"].decoder.query_feat)
 
 
+def test_two_sets_of_weights_of_equal_standing_are_refused(saved: dict[str, Any], tmp_path: Path) -> None:
+    state = saved["content"]["model"]
+    content = {"teacher": state, "student": dict(state), "args": saved["content"]["args"]}
+    with pytest.raises(InputError, match=r"several sets of weights \((student, teacher|teacher, student)\)"):
+        load_pretrained(written(tmp_path, content))
+
+
+def test_weights_that_are_not_finite_are_refused(saved: dict[str, Any], tmp_path: Path) -> None:
+    state = {**saved["content"]["model"]}
+    state["bbox_embed.layers.2.bias"] = torch.full_like(state["bbox_embed.layers.2.bias"], float("nan"))
+    with pytest.raises(InputError, match=r"not finite.*bbox_embed"):
+        load_pretrained(written(tmp_path, {"model": state, "args": saved["content"]["args"]}))
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [1] * 18])
+def test_category_ids_that_do_not_fit_the_names_are_refused(ids: list[int], saved: dict[str, Any], tmp_path: Path) -> None:
+    said = argparse.Namespace(**{**vars(saved["content"]["args"]), "category_ids": ids})
+    with pytest.raises(InputError, match="category ids"):
+        load_pretrained(written(tmp_path, {"model": saved["content"]["model"], "args": said}))
+
+
 def test_lightning_files_bring_their_names(saved: dict[str, Any], tmp_path: Path) -> None:
     count = saved["detector"].config.num_classes
     names = [f"part {index}" for index in range(count - 1)]

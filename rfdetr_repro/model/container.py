@@ -87,13 +87,20 @@ def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str,
         found = _anything(content)
     if not found:
         raise InputError("no weights", path, f"found only {', '.join(map(str, list(content)[:6]))}")
-    where, tensors = min(found, key=lambda one: _rank(one[0], content))
+    found.sort(key=lambda one: _rank(one[0], content))
+    where, tensors = found[0]
+    if alike := ["/".join(place) for place, _ in found if _rank(place, content) == _rank(where, content)][1:]:
+        listed = ", ".join(["/".join(where), *alike])
+        raise InputError(
+            f"several sets of weights ({listed}), none called the model", path, 'save the one you mean as {"model": ...}'
+        )
     if any("lora_" in name or ".base_model." in name for name in tensors):
         raise InputError("LoRA weights that are not merged", path, "merge them into the model, then save it again")
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_NO_WEIGHTS)}
     kind = "the EMA weights" if _EMA.search(".".join(where)) else "the weights"
     others = sorted({"/".join(place) for place, _ in found if place != where})
-    note = f"{kind} under {'/'.join(where)!r}; not {', '.join(map(repr, others))}" if others else ""
+    averaged = any(_EMA.search(".".join(place)) for place, _ in found)
+    note = f"{kind} under {'/'.join(where)!r}; not {', '.join(map(repr, others))}" if others and averaged else ""
     return tensors, note
 
 
@@ -108,7 +115,7 @@ def _rank(where: tuple[str, ...], content: dict[str, Any]) -> tuple[Any, ...]:
         average = False
     order = ("model", "state_dict", "model_state_dict")
     first = where[0] if where else ""
-    return not average, first == "callbacks", order.index(first) if first in order else len(order), len(where), where
+    return not average, first == "callbacks", order.index(first) if first in order else len(order), len(where)
 
 
 def _candidates(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:

@@ -72,6 +72,8 @@ def load_pretrained(
         raise InputError(str(error), path) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"the file describes itself with values that cannot be used ({error})", path, "name the size") from error
+    if odd := next((name for name, value in detector.state_dict().items() if not bool(torch.isfinite(value).all())), None):
+        raise InputError(f"the weights hold values that are not finite, e.g. in {odd}", path, "take an earlier checkpoint")
     notes = "; ".join(note for note in (found_labels.note, taken) if note)
     rule = rule_of_upstream(said)
     names, ids = found_labels.names, found_labels.category_ids
