@@ -11,7 +11,7 @@ from typing import Any
 from .config import SearchSpace, TrainConfig
 from .errors import InputError
 from .files import open_input
-from .latency_protocol import OF_ONNX, Protocol
+from .latency_protocol import MODES, OF_ONNX, Protocol
 from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,
@@ -65,6 +65,7 @@ class Campaign:
     precision: str = "fp32"  # of their files
     cuda_graph: bool = False
     drop_bad: bool = False  # leave rows of the data that cannot be used out, and say how many, instead of refusing them
+    latency_mode: str = "buffered"  # "buffered" or "sustained": engines, choices, targets and fronts are all of this one
     search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)
@@ -74,6 +75,10 @@ class Campaign:
         choose(self.strategy, ("exhaustive", "race"), "strategy")
         choose(self.metric, ("ap", "ap50", "mask_ap", "mask_ap50"), "metric")
         choose(self.precision, ("fp32", "fp16"), "precision")
+        choose(self.latency_mode, MODES, "latency_mode")
+        for mode in MODES:
+            if (found := getattr(self, mode)).mode != mode or not found.usual:
+                raise InputError(f"[{mode}] asks for {found.rhythm}", "the campaign", f"leave its mode at {mode}")
         choose(self.backend, OF_ONNX, "backend")
         check_ranges(self, {"engines": (4, 10**5), "candidates": (1, 10**5), "finetune_steps": (0, 10**9)}, {}, "the campaign")
         check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
@@ -93,6 +98,16 @@ class Campaign:
             raise InputError(told, "the campaign", has)
         if self.metric.startswith("mask") and not stored.masks:
             raise InputError(f"metric {self.metric} of a model without masks", "the campaign", "choose ap, or a size with masks")
+
+    @property
+    def decision(self) -> Protocol:
+        """The protocol by whose latencies everything is decided; the other one is measured beside it and decides nothing."""
+        return self.buffered if self.latency_mode == "buffered" else self.sustained
+
+    @property
+    def protocols(self) -> tuple[Protocol, Protocol]:
+        """Of a confirmed file, the deciding one first."""
+        return (self.buffered, self.sustained) if self.latency_mode == "buffered" else (self.sustained, self.buffered)
 
 
 EMBEDDED = Campaign(
@@ -140,8 +155,8 @@ def from_scratch(chosen: Campaign) -> Campaign:
 
 def from_toml(path: Path) -> Campaign:
     """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``weights``, ``size``, ``engines``,
-    ``candidates`` and the tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and unknown keys
-    are refused. The table [pretraining] is one of ``data`` and of what [train] takes."""
+    ``candidates`` and every other field by its name, and the tables [space], [train], [buffered], [sustained]; what is absent
+    comes from the base, and unknown keys are refused. The table [pretraining] is one of ``data`` and of what [train] takes."""
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)

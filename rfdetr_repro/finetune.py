@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from .ap_intervals import difference
 from .config import Arch, TrainConfig
 from .data.source import add_data_arguments, source_of
 from .errors import InputError, run_main
-from .latency_protocol import Protocol
+from .latency_protocol import DECISION, Protocol
 from .presets import PICO, PICO_TUNE, Preset
 from .record import FINE_TUNING, Accuracy, ModelId, Record
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .model.detector import Detector
 
 VARIANTS = ("nas", "nas+fine-tuning")
-SUSTAINED = Protocol(mode="sustained", buffer_ms=0.0, min_samples=64, max_samples=400, timeout_s=20.0, threads=1)
+MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that searches decide by
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,6 +76,7 @@ class FineTuning:
     device: str | None = None
     processes: int | None = None
     store: Path | None = None
+    protocol: Protocol = field(default_factory=lambda: MEASURED)  # of both files
 
     def run(self, splits: Mapping[str, CocoSplit], settings: Callable[[ModelCard], TrainConfig], command: str) -> list[Record]:
         """Trains, exports and measures; Records of each split before and after, in turn. ``splits``: train and val or test."""
@@ -126,7 +127,7 @@ class FineTuning:
         file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
         artifact = export_onnx(model.slice(self.arch), file, meta=meta)
         store = Store(self.store or self.folder / "records.jsonl")
-        return confirm(artifact, splits, [SUSTAINED], store, context=Context(FINE_TUNING, command))
+        return confirm(artifact, splits, [self.protocol], store, context=Context(FINE_TUNING, command))
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:

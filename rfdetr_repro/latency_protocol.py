@@ -30,6 +30,7 @@ _REAL = {
     "settle_s": (0, _LONGEST_S),
     "spin_ms": (0, 1e6),
 }
+PAPER_WAIT_MS = 200.0
 _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
 
 
@@ -43,7 +44,7 @@ class Protocol:
 
     mode: str = "buffered"  # "buffered": wait before every sample; "sustained": closed loop; "paced": arrivals at `fps`
     scope: str = "engine"
-    buffer_ms: float = 200.0  # wait before each sample when buffered
+    buffer_ms: float = PAPER_WAIT_MS  # wait before each sample when buffered
     warmup: int = 10  # runs before timing; kept apart
     min_samples: int = 64  # per build, as is the maximum
     max_samples: int = 256
@@ -85,6 +86,11 @@ class Protocol:
         return self.mode + pace + spin + (", cold L2" if self.flush_l2 else "")
 
     @property
+    def short(self) -> str:
+        """:attr:`rhythm` without the wait where that is the paper's 200 ms."""
+        return self.rhythm.replace(f"buffered {PAPER_WAIT_MS:g} ms", "buffered")
+
+    @property
     def usual(self) -> bool:
         """Buffered or sustained, and the GPU left alone between samples."""
         return self.mode != "paced" and not self.spin_ms and not self.flush_l2
@@ -96,3 +102,7 @@ class Protocol:
     def settings(self) -> dict[str, Any]:
         """Field -> value, later fields only where they are set: what is hashed, so that older Records keep their ids."""
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
+
+
+MODES = ("buffered", "sustained")  # of the protocols that a campaign measures
+DECISION = Protocol(threads=1)  # what is decided by unless a campaign says otherwise: buffered, as the paper's columns are

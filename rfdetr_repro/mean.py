@@ -26,7 +26,7 @@ from .ap_intervals import mean_interval, with_range
 from .bench.gpu_state import verdict_of
 from .errors import InputError, run_main
 from .files import sha256_bytes
-from .latency_protocol import Protocol
+from .latency_protocol import DECISION, MODES, Protocol
 from .pareto import metric
 from .record import MEAN, Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
 from .store import Store, read_stores
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("stores", nargs="+", type=Path, help="run folders, .jsonl files or folders of them")
     add("--name", required=True, help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold")
     add("--split", default="test", help="what is averaged")
-    add("--mode", default="buffered", choices=("buffered", "sustained"), help="whose latencies are averaged")
+    add("--mode", default=DECISION.mode, choices=MODES, help="whose latencies are averaged, and by which targets are met")
     add("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait of the buffered mode")
     add("--cuda-graph", choices=("on", "off"), help="only files that ran with one, or without")
     add("--runtime", help="only files that ran on this one, e.g. tensorrt")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .config import Arch
 from .errors import InputError
+from .latency_protocol import MODES
 from .record import FINE_TUNING, TUNED, Record
 
 
@@ -32,8 +33,8 @@ class Metric:
 
 
 def backend(record: Record) -> str:
-    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 on CPU``, ``published tensorrt-fp16``,
-    ``onnxruntime-cpu buffered on CPU``."""
+    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 buffered on CPU``, ``published tensorrt-fp16``,
+    ``onnxruntime-cpu buffered on CPU``. A wait other than the paper's 200 ms is told with the mode."""
     if record.latency is None:
         return "no latency"
     if record.published is not None:
@@ -42,7 +43,7 @@ def backend(record: Record) -> str:
     if record.latency.method == "modelled":
         return f"modelled {record.deployment or 'unknown runtime'} on {machine}"
     runtime = record.artifact.runtime if record.artifact else "unknown runtime"
-    mode = record.protocol.mode if record.protocol else "unknown mode"
+    mode = record.protocol.short if record.protocol else "unknown mode"
     return f"{runtime}{' CUDA graph' if record.latency.cuda_graph else ''} {mode} on {machine}"
 
 
@@ -68,6 +69,20 @@ def modelled_for(search: Record, timed: Record) -> bool:
     graph = timed.latency is not None and bool(timed.latency.cuda_graph)
     named = artifact.runtime in (runtime, f"{runtime}-cpu")
     return named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
+
+
+def latency_mode(record: Record) -> str | None:
+    """The mode that a latency is of, measured or modelled, e.g. "buffered", "sustained", "buffered 100 ms"; None: not known.
+
+    No axis and no decision mixes two of them. Models of Records without a mode in their deployment were fitted to sustained ones.
+    """
+    if record.latency is None or record.published is not None:
+        return None
+    if record.latency.method != "modelled":
+        return record.protocol.short if record.protocol else None
+    words = (record.deployment or "").split()
+    start = next((place for place, word in enumerate(words) if word in MODES), None)
+    return "sustained" if start is None else " ".join(words[start:])
 
 
 def images(record: Record) -> str:
@@ -156,7 +171,8 @@ class Confirmed:
     sha256: str
     val: Record | None = None  # buffered latency and AP on val
     test: Record | None = None  # the same file on test
-    sustained: Record | None = None
+    sustained: Record | None = None  # on val, or on test alone
+    sustained_test: Record | None = None
 
     @property
     def any(self) -> Record:
@@ -169,6 +185,19 @@ class Confirmed:
         """The Record that holds the buffered latency."""
         return next((record for record in (self.val, self.test) if record is not None and record.latency is not None), None)
 
+    def on(self, split: str) -> Record | None:
+        """The Record that holds the AP on ``split``, val or test; a file has one AP, whatever mode was timed beside it."""
+        found = [self.val, self.sustained] if split == "val" else [self.test, self.sustained_test]
+        here = [record for record in found if record is not None and _split(record) == split]
+        scored = [record for record in here if record.accuracy is not None or record.mask_accuracy is not None]
+        return next(iter(scored or here), None)
+
+    @property
+    def predicted(self) -> Record | None:
+        """The Record whose latency the latency model had predicted, if any: of the mode that the search decided by."""
+        found = (self.val, self.test, self.sustained, self.sustained_test)
+        return next((one for one in found if one is not None and one.latency and one.latency.predicted_ms is not None), None)
+
 
 def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first.
@@ -178,10 +207,8 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
-        split, tuned = (
-            record.data.split if record.data else "val",
-            record.campaign == FINE_TUNING or record.model.variant == TUNED,
-        )
+        split = _split(record)
+        tuned = record.campaign == FINE_TUNING or record.model.variant == TUNED
         usual = (record.protocol is None or record.protocol.usual) and split in ("val", "test")
         if record.source == "protocol" and record.artifact is not None and usual and not tuned:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
@@ -189,19 +216,37 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
             name = record.data.name if record.data else None
             parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, graph, machine, name), {})
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
-            parts["sustained" if sustained else split] = record
+            parts[{"val": "sustained", "test": "sustained_test"}[split] if sustained else split] = record
     points = []
     for (sha256, *_), parts in groups.items():
+        if "sustained_test" in parts:
+            parts.setdefault("sustained", parts["sustained_test"])
         points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))
-    return sorted(points, key=_buffered_ms)
+    return sorted(points, key=_fastest_first)
 
 
-def _buffered_ms(point: Confirmed) -> float:
-    buffered = point.buffered
-    return buffered.latency.median_ms if buffered and buffered.latency else float("inf")
+def _split(record: Record) -> str:
+    return record.data.split if record.data else "val"
+
+
+def _fastest_first(point: Confirmed) -> tuple[float, float]:
+    """By the buffered latency; files without one come last, by the sustained latency."""
+    ms = [one.latency.median_ms if one and one.latency else float("inf") for one in (point.buffered, point.sustained)]
+    return ms[0], ms[1]
+
+
+def decision_mode(points: Sequence[Confirmed]) -> str:
+    """The mode that the points are compared by: the one that was predicted, else buffered where anything was measured so."""
+    for point in points:
+        if point.predicted is not None:
+            return point.predicted.protocol.mode if point.predicted.protocol else "buffered"
+    return "buffered" if any(point.buffered for point in points) else "sustained"
 
 
 def measured_front(points: Sequence[Confirmed]) -> set[str]:
-    """SHA-256s of the points still on the frontier by what was measured on val; raises if the points are not comparable."""
-    front = frontier(point.val for point in points if point.val is not None)
+    """SHA-256s of the points still on the frontier by what was measured on val, in the mode of :func:`decision_mode`; raises if
+    the points are not comparable."""
+    mode = decision_mode(points)
+    found = [point.val if mode == "buffered" else point.sustained for point in points]
+    front = frontier(record for record in found if record is not None and _split(record) == "val")
     return {record.artifact.sha256 for record in front if record.artifact}

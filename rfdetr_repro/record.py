@@ -183,7 +183,7 @@ class Latency:
     throttled: str = "unknown"  # "no", "yes: CAUSE", "unknown"
     artifact_sha256: str | None = None
     samples_sha256: str | None = None  # names the raw samples beside the store
-    heldout_error: float | None = None  # modelled only: median relative error on engines left out of the fit
+    heldout_error: float | None = None  # of the latency model behind it: median relative error on engines left out of the fit
     p999_ms: float | None = None  # None below 6636 samples
     gpu_median_ms: float | None = None  # between two events on the GPU's stream, where the backend takes them
     builds: tuple[Build, ...] | None = None  # where there are several; `artifact_sha256` is the first one's
@@ -198,6 +198,10 @@ class Latency:
     session: str | None = None  # rows of one session were measured in turns; intervals speak of their session
     itself: Itself | None = None
     suppression_ms: float | None = None  # part of a run that is the suppression added to somebody else's file
+    heldout_p95: float | None = None  # beside heldout_error: what 95 % of the errors stay below
+    predicted_ms: float | None = None  # measured only: what the latency model said before, with the heldout_error it stated
+    confirmed_error: float | None = None  # of a model fitted to confirmed files too: median error on them of the one before
+    confirmed_worst: float | None = None  # and the largest
 
 
 @dataclass(frozen=True)

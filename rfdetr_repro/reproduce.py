@@ -22,6 +22,7 @@ from .campaign import Campaign, campaign, from_scratch
 from .data.source import DataSource, add_data_arguments, source_of
 from .errors import StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
+from .model_check import model_checks
 from .pareto import confirmed_points, metric
 from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
@@ -110,11 +111,17 @@ class Reproduction:
 
     def find(self, search: Any, splits: dict[str, Any]) -> Any:
         """Engines, passes, confirmation; returns the latency model's error on engines left out."""
-        latency = self.stages.run("latency", "measuring engines for the latency model", lambda: self.latency(search))
+        title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
+        latency = self.stages.run("latency", title, lambda: self.latency(search))
         whole = "accuracy of every configuration"
         title = "a race of the configurations for the frontier" if self.campaign.strategy == "race" else whole
         records = self.stages.run("search", title, lambda: self.evaluate(search, *latency))
-        self.stages.run("confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records))
+        confirmed = self.stages.run(
+            "confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records, *latency)
+        )
+        self.stages.run(
+            "model", "latency model beside the confirmed files", lambda: self.judge(search, records, confirmed, latency)
+        )
         return latency[1]
 
     def report(self) -> tuple[Path, str]:
@@ -169,15 +176,38 @@ class Reproduction:
         return Search(
             to_device(detector, None), card, digest, asked.space, splits["val"], self.store, self.folder / "artifacts",
             Context(asked.name, self.command, asked.train.seed), masks=masks, deployment=deployment,
+            decision=asked.decision,
         )  # fmt: skip
 
     def latency(self, search: Any) -> tuple[Any, str]:
-        from .search.engines import Fit, fit_latency
+        from .search.engines import fit_latency
 
-        fit = Fit(self.campaign.engines, self.campaign.most_engines)
+        fit, targets = self.fit(), self.targets()
         model, heldout, count = fit_latency(search, fit, bar("exporting engines", "engine"), print)
+        if targets is not None:
+            fit.check(heldout)
+            targets.check({arch: model.predict(arch) for arch in search.space})
         self.engines = count
         return (model, heldout), f"{count} engines; {heldout.describe()}"
+
+    def fit(self) -> Any:
+        from .search.engines import Fit
+
+        fit, targets = Fit(self.campaign.engines, self.campaign.most_engines), self.targets()
+        return fit if targets is None else fit.within(targets.tolerance)
+
+    def targets(self) -> Any:
+        from .search.targets import Targets
+
+        return Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
+
+    def judge(self, search: Any, records: Any, confirmed: Any, before: tuple[Any, Any]) -> tuple[Any, str]:
+        """Fits the model to the confirmed files too; what it had said of them is compared first."""
+        from .search.__main__ import refitted
+
+        after, error, seen = refitted(search, self.fit(), confirmed, records, before)
+        told = f"{seen.describe('on the confirmed files:')}; fitted to them too, {error.describe()}"
+        return after, "; ".join([told, *(check.describe() for check in model_checks(confirmed) if not check.within_bound)])
 
     def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
         from .search.__main__ import print_stage
@@ -187,7 +217,7 @@ class Reproduction:
         whole, spent = len(search.space) * len(search.split), ""
         if self.campaign.strategy == "race":
             records, outcome = search.race(model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage)
-            spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations"
+            spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations ({outcome.took()})"
         else:
             records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
         best = max(records, key=lambda record: record.accuracy.ap50 or 0.0)
@@ -208,23 +238,23 @@ class Reproduction:
             raise StatedFailure(f"shared and one-by-one accuracy differ by {gap} AP")
         return {**total, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
-    def confirm(self, search: Any, splits: dict[str, Any], records: Any) -> tuple[list, str]:
+    def confirm(self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any) -> tuple[list, str]:
         import numpy as np
 
         from .bench.accuracy import model_input
         from .export.agreement import check_against
         from .export.session import OrtSession
-        from .search.targets import Targets, candidates
+        from .search.engines import forecasts
+        from .search.targets import candidates
 
-        targets = Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
-        chosen = candidates(records, self.campaign.candidates, self.campaign.metric, targets)
-        protocols = (self.campaign.buffered, self.campaign.sustained)
+        chosen = candidates(records, self.campaign.candidates, self.campaign.metric, self.targets())
+        protocols, said = self.campaign.protocols, forecasts(search, model, heldout, chosen)
         measured, held_out = [], [split for name, split in splits.items() if name != "train"]
         for arch in bar("confirming", "model")(chosen):
             if "confirm" not in self.stages.rows:
                 images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
                 check_against(search.detector.slice(arch), OrtSession(search.export(arch), protocols[0].threads), images)
-            measured += search.confirm(arch, held_out, protocols)
+            measured += search.confirm(arch, held_out, protocols, said[arch])
         told = f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
         gaps = describe_gaps(ap_gaps([*records, *measured])).removesuffix(".")
         return measured, "; ".join(filter(None, (told, gaps)))
@@ -237,7 +267,7 @@ class Reproduction:
             return
         self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
         recipe, arch = finetuning(self.campaign), self.best().model.arch
-        self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self.folder, arch, splits, recipe, self.command))
+        self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self, arch, splits, recipe))
 
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
         from .pictures import draw_examples
@@ -248,7 +278,8 @@ class Reproduction:
 
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
-        confirmed = [point.val for point in confirmed_points(self.store.read()) if point.val is not None and point.val.accuracy]
+        on_val = [point.on("val") for point in confirmed_points(self.store.read())]
+        confirmed = [record for record in on_val if record is not None and record.accuracy]
         return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
 
 

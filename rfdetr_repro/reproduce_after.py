@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .campaign import Campaign
@@ -26,12 +25,13 @@ def finetuning(campaign: Campaign) -> TrainConfig:
     return replace(campaign.train, steps=campaign.finetune_steps, base_share=0.0, evaluate_every=0, sampling="uniform")
 
 
-def fine_tune(folder: Path, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig, command: str) -> tuple[list[Record], str]:
-    """Trains ``arch`` on from the run's supernet in ``folder``/finetuned; Records go to the run's store."""
+def fine_tune(run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig) -> tuple[list[Record], str]:
+    """Trains ``arch`` on from the run's supernet in its folder's ``finetuned``; Records go to the run's store."""
     from .train.engine import MODEL
 
-    tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl")
-    records = tuning.run(splits, lambda card: recipe, command)
+    folder, protocol = run.folder, run.campaign.decision
+    tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl", protocol=protocol)
+    records = tuning.run(splits, lambda card: recipe, run.command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)
     return records, f"{arch.key}, {recipe.steps} steps: val AP {100 * before:.1f} -> {100 * after:.1f}"
 

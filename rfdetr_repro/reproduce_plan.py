@@ -89,7 +89,7 @@ def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
     from .search.plan import plan as plan_passes
     from .search.race import Rules
 
-    fit, protocols = Fit(campaign.engines, campaign.most_engines), (campaign.buffered, campaign.sustained)
+    fit, protocols = Fit(campaign.engines, campaign.most_engines), campaign.protocols
     rules = Rules() if campaign.strategy == "race" else None
     job = Job(campaign.space, images, fit, campaign.candidates, protocols, rules)
     return plan_passes(Detector(own.preset.model, own.preset.arch).to(device).eval(), job)

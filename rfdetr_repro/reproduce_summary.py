@@ -9,6 +9,7 @@ from typing import Any
 
 from .departures import departures
 from .files import write_atomic
+from .model_check import model_checks
 
 
 def now() -> str:
@@ -63,5 +64,21 @@ def _economy(run: Any, search: Any, heldout: Any, costs: dict[str, Any]) -> dict
             "heldout_median_error": heldout.median,
             "heldout_p95_error": heldout.p95,
             "heldout_max_error": heldout.maximum,
+            "mode": run.campaign.latency_mode,
+            **_confirmed(run),
         },
+    }
+
+
+def _confirmed(run: Any) -> dict[str, Any]:
+    """The model's error on the confirmed files, of what it had said before."""
+    checks = [check for check in model_checks(run.store.read()) if check.predicted_ms]
+    if not checks:
+        return {}
+    check = checks[-1]
+    return {
+        "confirmed": len(check.errors),
+        "confirmed_median_error": check.median,
+        "confirmed_max_error": check.worst,
+        "within_bound": check.within_bound,
     }

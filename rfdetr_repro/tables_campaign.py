@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .ap_gaps import ap_gaps, describe_gaps
-from .pareto import Confirmed, backend, confirmed_points, frontiers, measured_front, metric
+from .model_check import ModelCheck, bound_text, model_checks, too_coarse
+from .pareto import Confirmed, backend, confirmed_points, decision_mode, frontiers, measured_front, metric
 from .record import NEVER_TRAINED, Accuracy, Latency, Record
 from .tables_format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
 from .tables_intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
@@ -31,6 +32,7 @@ _COLUMNS = [
     Column("test_mask_ci", "95% CI", "test"),
     Column("buffered_ms", "buffered ms", "latency"),
     Column("buffered_ci", "95% CI", "latency"),
+    Column("modelled_ms", "modelled ms", "latency"),
     Column("sustained_ms", "sustained ms", "latency"),
     Column("images_per_s", "images/s", "latency"),
     Column("params", "Params M", "file"),
@@ -46,17 +48,50 @@ def campaign_tables(records: Sequence[Record]) -> list[Table]:
 
 def frontier_tables(records: Sequence[Record]) -> list[Table]:
     """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such."""
-    groups: dict[tuple[str, str], list[Confirmed]] = {}
+    groups: dict[tuple[str, str, str | None], list[Confirmed]] = {}
     for point in confirmed_points(records):
         record = point.any
         name = record.data.name if record.data else "unknown data"
-        groups.setdefault((name, _engine(record)), []).append(point)
-    tables = [_confirmed_table(points, *key) for key, points in groups.items()]
-    for table, points in zip(tables, groups.values(), strict=True):
-        confirmed = [record for point in points for record in (point.val, point.test) if record is not None]
+        groups.setdefault((name, _engine(record), _checkpoint(record)), []).append(point)
+    groups, checks = _joined(groups), model_checks(records)
+    several = [key[:2] for key in groups]
+    tables = []
+    for (name, engine, checkpoint), points in groups.items():
+        told = f"checkpoint {checkpoint[:8]}, " if checkpoint and several.count((name, engine)) > 1 else ""
+        table = _confirmed_table(points, name, told + engine, checks)
+        confirmed = [record for point in points for record in (point.on("val"), point.on("test")) if record is not None]
         table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
         table.notes += latency_notes(points)
-    return tables or [_modelled_table(front, *key) for key, front in frontiers(_search(records)).items()]
+        tables.append(table)
+    return tables or _modelled_tables(records)
+
+
+def _modelled_tables(records: Sequence[Record]) -> list[Table]:
+    """Of each checkpoint apart: two searches are not one front."""
+    found: dict[str | None, list[Record]] = {}
+    for record in _search(records):
+        found.setdefault(_checkpoint(record), []).append(record)
+    tables = []
+    for checkpoint, own in found.items():
+        told = f"checkpoint {checkpoint[:8]}, " if checkpoint and len(found) > 1 else ""
+        for (how, images), front in frontiers(own).items():
+            tables.append(_modelled_table(front, told + how, images))
+    return tables
+
+
+def _checkpoint(record: Record) -> str | None:
+    """The supernet of a searched model; None for any other model."""
+    return record.model.checkpoint_sha256 if record.model.arch is not None else None
+
+
+def _joined(groups: dict[tuple[str, str, str | None], list[Confirmed]]) -> dict[tuple[str, str, str | None], list[Confirmed]]:
+    """Other people's models beside those of the one supernet there is; with several they have a table of their own."""
+    joined = dict(groups)
+    for name, engine, checkpoint in groups:
+        others = [key for key in groups if key[:2] == (name, engine) and key[2] is not None]
+        if checkpoint is None and len(others) == 1:
+            joined[others[0]] = joined[others[0]] + joined.pop((name, engine, None))
+    return joined
 
 
 def latency_notes(points: Sequence[Confirmed]) -> list[str]:
@@ -157,31 +192,40 @@ def _title(kind: str, record: Record, name: str, engine: str) -> str:
     return f"{title} (SYNTHETIC data: not COCO AP)" if record.data and record.data.synthetic else title
 
 
-def _confirmed_table(points: list[Confirmed], name: str, engine: str) -> Table:
-    front = measured_front(points)
+def _confirmed_table(points: list[Confirmed], name: str, engine: str, checks: Sequence[ModelCheck]) -> Table:
+    front, mode = measured_front(points), decision_mode(points)
     searched = any(point.arch is not None for point in points)
     kind = ("Confirmed frontier" if searched else "Frontier of measured files") if front else "Measured files, no frontier,"
     table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
     last: Record | None = None  # the slowest so far that is on the front
     for point in points:
-        cells = _point_cells(point, point.sha256 in front)
-        table.add({**cells, "gain": gain_cell(last, point.val)})
-        last = point.val if point.sha256 in front else last
+        timed = point.val if mode == "buffered" else point.sustained
+        rated = timed is not None and timed.accuracy is not None and timed.accuracy.ap is not None
+        cells = _point_cells(point, (point.sha256 in front) if rated else None)
+        table.add({**cells, "gain": gain_cell(last, point.on("val"))})
+        last = point.on("val") if point.sha256 in front else last
     synthetic = [SYNTHETIC] if points[0].any.data and points[0].any.data.synthetic else []
+    predicted = {backend(point.predicted) for point in points if point.predicted is not None}
+    own = {point.predicted.latency.predicted_ms for point in points if point.predicted and point.predicted.latency}
+    found = [check for check in checks if check.backend in predicted and own & {*check.predicted_ms}]
     table.notes = [
         *synthetic,
-        "AP in percent. front: on the val frontier by measurement too. Accuracy and latency of a row come from its file.",
-        *interval_notes([record.accuracy for point in points for record in (point.val, point.test) if record is not None]),
+        f"AP in percent. front: on the val frontier by {mode} measurement too. Accuracy and latency of a row come from its file.",
+        *([f"modelled ms: {mode}, said before the file was measured, with its error."] if found else []),
+        *(check.describe() for check in found),
+        *interval_notes(
+            [record.accuracy for point in points for record in (point.on("val"), point.on("test")) if record is not None]
+        ),
     ]
     return table
 
 
-def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
+def _point_cells(point: Confirmed, front: bool | None) -> dict[str, Cell]:
     record = point.any
-    rated = point.val is not None and point.val.accuracy is not None and point.val.accuracy.ap is not None
-    name = point.arch.key if point.arch else record.model.name
-    cells = {"front": Cell("yes" if front else "no" if rated else ""), "arch": Cell(name)}
-    for split, holder in (("val", point.val), ("test", point.test)):
+    cells = {"front": Cell("" if front is None else "yes" if front else "no")}
+    cells["arch"] = Cell(point.arch.key if point.arch else record.model.name)
+    for split in ("val", "test"):
+        holder = point.on(split)
         boxes: Accuracy | None = holder.accuracy if holder else None
         masks: Accuracy | None = holder.mask_accuracy if holder else None
         cells[f"{split}_ap"] = _ap_cell(boxes.ap if boxes else None)
@@ -194,6 +238,7 @@ def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
     cells["buffered_ms"] = _ms_cell(buffered)
     if buffered and buffered.ci_low_ms is not None and buffered.ci_high_ms is not None:
         cells["buffered_ci"] = Cell(f"[{milliseconds(buffered.ci_low_ms)}, {milliseconds(buffered.ci_high_ms)}]", MEASURED)
+    cells["modelled_ms"] = _predicted_cell(point.predicted)
     cells["sustained_ms"] = _ms_cell(sustained)
     if sustained and sustained.images_per_s is not None:
         cells["images_per_s"] = Cell(f"{sustained.images_per_s:.1f}", MEASURED, sustained.images_per_s)
@@ -206,6 +251,14 @@ def _point_cells(point: Confirmed, front: bool) -> dict[str, Cell]:
 
 def _ap_cell(value: float | None) -> Cell:
     return Cell(state=MISSING) if value is None else Cell(percent(value), MEASURED, round(100 * value, 4))
+
+
+def _predicted_cell(record: Record | None) -> Cell:
+    """What the latency model had said, and by how much that is too high or too low."""
+    if record is None or record.latency is None or record.latency.predicted_ms is None:
+        return Cell(state=MISSING)
+    said = record.latency.predicted_ms
+    return Cell(f"{milliseconds(said)} ({100 * (said / record.latency.median_ms - 1):+.0f} %)", value=said)
 
 
 def _ms_cell(latency: Latency | None) -> Cell:
@@ -232,4 +285,7 @@ def _modelled_table(front: list[Record], how: str, images: str) -> Table:
         )
     table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
     table.notes += interval_notes([record.accuracy for record in front])
+    if any(too_coarse(record) for record in front):
+        told = f"The latency model's error on engines left out of the fit exceeds its bound ({bound_text()})"
+        table.notes.append(f"{told}: this order is not to be trusted.")
     return table

@@ -40,8 +40,8 @@ def arguments(run: Path, data: Path, out: Path, arch: str) -> list[str]:
 def test_before_and_after_are_two_files_of_one_architecture(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = replace(module.SUSTAINED, min_samples=2, max_samples=2, warmup=1)
-    monkeypatch.setattr(module, "SUSTAINED", short)
+    short = replace(module.MEASURED, min_samples=2, max_samples=2, warmup=1, buffer_ms=0.0)
+    monkeypatch.setattr(module, "MEASURED", short)
     out = tmp_path / "tuned"
     given = [*arguments(run, data, out, "r64-p16-w1-d1-q7"), "--set", "batch_size=2"]
     assert run_main(module.main, given) == 0

@@ -27,6 +27,7 @@ FLOORS = {
         "store",
         "paper",
         "pareto",
+        "model_check",
         "sensitivity",
         "ap_intervals",
         "departures",

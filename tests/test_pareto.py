@@ -12,8 +12,9 @@ from rfdetr_repro.config import Arch
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.paper import published_records
-from rfdetr_repro.pareto import METRICS, best_under, confirmed_points, frontier, frontiers
+from rfdetr_repro.pareto import METRICS, best_under, confirmed_points, frontier, frontiers, measured_front
 from rfdetr_repro.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
+from rfdetr_repro.tables_campaign import frontier_tables
 
 
 def point(ms: float | None, ap: float | None, name: str = "x", **changes: object) -> Record:
@@ -142,3 +143,55 @@ def test_records_of_unusual_protocols_are_no_confirmed_points() -> None:
     slow = [replace(usual, protocol=other, latency=replace(usual.latency, median_ms=99.0)) for other in others]
     (point,) = confirmed_points([usual, *slow])
     assert point.val == usual
+
+
+def test_a_file_that_was_timed_in_one_mode_only_keeps_its_accuracy() -> None:
+    arch = Arch(128, 16, 1, 2, 25)
+    on_val, on_test = protocol_record(arch, mode="sustained"), protocol_record(arch, "test", mode="sustained")
+    (point,) = confirmed_points([on_val, on_test])
+    assert point.on("val") == on_val and point.on("test") == on_test and point.sustained == on_val and point.buffered is None
+    (table,) = frontier_tables([on_val, on_test])
+    (row,) = table.rows
+    assert row["val_ap"].value == pytest.approx(100 * on_val.accuracy.ap, abs=1e-3)
+    assert row["test_ap"].value == pytest.approx(100 * on_test.accuracy.ap, abs=1e-3)
+    assert row["front"].text == "yes" and "by sustained measurement" in " ".join(table.notes)
+    (alone,) = confirmed_points([on_test])
+    assert alone.on("val") is None and alone.on("test") == on_test and alone.any == on_test
+    assert measured_front([alone]) == set()
+
+
+def test_two_searches_are_two_tables() -> None:
+    """Their supernets differ: one's frontier says nothing of the other's, confirmed or modelled."""
+    archs = [Arch(128, 16, 1, 2, queries) for queries in (10, 25)]
+    for make in (search_record, protocol_record):
+        own = [make(arch) for arch in archs]
+        others = [replace(one, model=replace(one.model, checkpoint_sha256="e" * 64)) for one in own]
+        if make is protocol_record:  # other weights are another file
+            sha = "d" * 64
+            others = [
+                replace(
+                    one,
+                    artifact=replace(one.artifact, sha256=sha[:-1] + str(number)),
+                    accuracy=replace(one.accuracy, artifact_sha256=sha[:-1] + str(number)),
+                    mask_accuracy=None,
+                    latency=replace(one.latency, artifact_sha256=sha[:-1] + str(number)),
+                )
+                for number, one in enumerate(others)
+            ]
+        tables = frontier_tables([*own, *others])
+        assert len(tables) == 2 and {"checkpoint" in table.title for table in tables} == {True}
+        assert [len(table.rows) for table in tables] == [len(table.rows) for table in frontier_tables(own)] * 2
+        assert "checkpoint" not in frontier_tables(own)[0].title
+
+
+def test_other_peoples_models_stand_beside_those_of_one_search() -> None:
+    own, foreign = protocol_record(Arch(128, 16, 1, 2, 25)), protocol_record(Arch(128, 16, 1, 2, 10))
+    foreign = replace(foreign, model=ModelId("yolov8", "YOLOv8 n"))
+    (table,) = frontier_tables([own, foreign])
+    assert len(table.rows) == 2
+
+
+def test_waits_are_told_apart() -> None:
+    record = protocol_record(Arch(128, 16, 1, 2, 25))
+    short = replace(record, protocol=Protocol(buffer_ms=50.0))
+    assert len(frontiers([record, short])) == 2

@@ -18,6 +18,7 @@ from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
 from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.predict import main as predict
+from rfdetr_repro.record import FINE_TUNING
 from rfdetr_repro.reproduce import Reproduction
 from rfdetr_repro.reproduce_train import train
 from rfdetr_repro.search.shared import shared_detections
@@ -103,7 +104,7 @@ def _append_then_die(count: int):  # type: ignore[no-untyped-def]
     return append
 
 
-def test_every_configuration_and_the_confirmed_ones_have_records(finished: Reproduction) -> None:
+def test_every_configuration_and_the_confirmed_ones_have_records(finished: Reproduction, tiny_campaign: Campaign) -> None:
     records = finished.store.read()
     searched = [record for record in records if record.source == "search" and record.model.variant is None]
     assert {record.model.arch for record in searched} == set(SPACE)
@@ -113,8 +114,17 @@ def test_every_configuration_and_the_confirmed_ones_have_records(finished: Repro
     assert {record.protocol.mode for record in confirmed} == {"buffered", "sustained"}
     for record in confirmed:
         assert record.accuracy.artifact_sha256 == record.latency.artifact_sha256 == record.artifact.sha256
-    lines = (finished.folder / "records.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["id"] for line in lines}) == len(lines)  # killed four times, nothing measured twice
+    lines = [json.loads(line) for line in (finished.folder / "records.jsonl").read_text().splitlines()]
+    results = {(line["id"], json.dumps([line.get("accuracy"), line.get("mask_accuracy")]), _samples(line)) for line in lines}
+    assert len(results) == len({line["id"] for line in lines})  # killed four times, nothing measured twice
+    for record in confirmed:
+        decided = record.protocol.mode == tiny_campaign.latency_mode and record.campaign != FINE_TUNING
+        assert (record.latency.predicted_ms is not None) == decided
+    assert {record.latency.confirmed_error is not None for record in searched} == {True}
+
+
+def _samples(line: dict) -> str | None:
+    return (line.get("latency") or {}).get("samples_sha256")
 
 
 def test_the_report_and_the_summary_are_whole(finished: Reproduction) -> None:

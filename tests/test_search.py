@@ -184,10 +184,11 @@ def test_a_target_is_judged_by_the_latency_that_the_model_speaks_of(run: Path, p
     arch = next(iter(SPACE))
     confirmed = search.confirm(arch, [search.split], [replace(QUICK, mode=mode) for mode in ("buffered", "sustained")])
     slow, fast = (replace(one, latency=replace(one.latency, median_ms=ms)) for one, ms in zip(confirmed, (7.0, 5.0), strict=True))
-    (line,) = command._picked(Targets((5.1,), 0.1), [slow, fast], "ap")
-    assert arch.key in line and "5 ms sustained" in line
-    (line,) = command._picked(Targets((7.0,), 0.1), [slow, fast], "ap")
-    assert "no confirmed configuration lies within 10%" in line
+    for mode, near, far in (("sustained", 5.1, 7.0), ("buffered", 7.1, 5.0)):
+        (line,) = command._picked(Targets((near,), 0.1), [slow, fast], "ap", mode)
+        assert arch.key in line and f" ms {mode}" in line
+        (line,) = command._picked(Targets((far,), 0.1), [slow, fast], "ap", mode)
+        assert "no confirmed configuration lies within 10%" in line
 
 
 def test_a_plan_adds_up_and_writes_nothing(run: Path, place: Path) -> None:
@@ -195,12 +196,16 @@ def test_a_plan_adds_up_and_writes_nothing(run: Path, place: Path) -> None:
     before = sorted(path.name for path in run.rglob("*"))
     job = Job(SPACE, 100, Fit(6, 12), candidates=2, protocols=(QUICK,), rules=RULES)
     found = plan(search.detector, job)
-    assert found.total_s == pytest.approx(found.latency_s + found.passes_s + 2 * (found.engine_s + found.confirm_s))
+    spent = found.latency_s + found.passes_s + found.decisions_s + 2 * (found.engine_s + found.confirm_s)
+    assert found.total_s == pytest.approx(spent) and found.decisions_s > 0
     assert found.groups == len({arch.backbone for arch in SPACE}) and found.latency_s == 12 * (found.engine_s + found.measure_s)
     low, high = min(found.timed.values()), max(found.timed.values())
     assert 100 * found.groups * low <= found.passes_s * 1.0001 and found.passes_s <= 100 * found.groups * high * 1.0001
     lines = "\n".join(found.lines())
     assert f"{len(SPACE)} configurations of {found.groups} backbones; 100 images" in lines and "at least 30%" in lines
+    assert "decisions of the race: " in lines and "decisions" not in "\n".join(
+        replace(found, job=replace(job, rules=None)).lines()
+    )
     assert sorted(path.name for path in run.rglob("*")) == before
 
 
@@ -211,7 +216,9 @@ def test_the_command_races_for_targets(
         "rfdetr_repro.campaign.EMBEDDED", replace(EMBEDDED, buffered=QUICK, sustained=replace(QUICK, mode="sustained"))
     )
     arguments = ["--run", str(run), "--data", str(place / "data"), "--strategy", "race", "--engines", "8", "--first", "0.4"]
-    assert run_main(command.main, [*arguments, "--targets-ms", "1000"]) == 2
+    assert run_main(command.main, [*arguments, "--targets-ms", "1000"]) == 1
+    assert "too coarse for these targets" in capsys.readouterr().err  # 20 % of noise, and a tolerance of 10 %
+    assert run_main(command.main, [*arguments, "--targets-ms", "1000", "--tolerance", "0.9"]) == 2
     assert "the nearest is r" in capsys.readouterr().err
     for wrong in ("val,elsewhere", "val,train", "test"):
         assert run_main(command.main, [*arguments, "--confirm-on", wrong]) == 2 and "--confirm-on" in capsys.readouterr().err
@@ -221,7 +228,10 @@ def test_the_command_races_for_targets(
     protocol = [record for record in Store(run / "records.jsonl").read() if record.source == "protocol"]
     files = {split: {one.artifact.sha256 for one in protocol if one.data.split == split} for split in ("val", "test")}
     assert files["val"] == files["test"] != set()
-    assert "of the image evaluations" in out and "target 1.5 ms: " in out
+    assert "of the image evaluations" in out and "target 1.5 ms: " in out and " ms buffered" in out
+    assert "decisions " in out and "latency model on the confirmed files: median" in out
+    predicted = {one.protocol.mode: one.latency.predicted_ms for one in protocol}
+    assert predicted["buffered"] is not None and predicted["sustained"] is None
     stages = json.loads((run / "race.json").read_text())
     assert stages[-1]["images"] == 9 and stages[0]["entered"] == len(SPACE)
     with Store(run / "records.jsonl").exclusive():

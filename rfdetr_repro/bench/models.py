@@ -183,9 +183,7 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
         return write_artifact(path, adopted.path.read_bytes(), manifest)
 
 
-def _foreign(
-    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms
-) -> Artifact:
+def _foreign(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms) -> Artifact:
     """Exported by another process, then adopted: suppression and masks go into the file.
 
     Random weights leave suppression nothing to do, so a stated number of candidates is injected.

@@ -1,8 +1,8 @@
 """Frontier of the search space of a trained run:
 
 python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--strategy exhaustive|race] [--metric ap|mask_ap|...]
-    [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] [--workers ray]
-    [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
+    [--mode buffered|sustained] [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan]
+    [--workers ray] [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
 
 Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
 """
@@ -13,12 +13,15 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.source import add_data_arguments, source_of
 from ..errors import InputError, run_main
 from ..files import write_atomic
+from ..latency_protocol import DECISION, MODES
+from ..model_check import model_checks
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
     add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
     add("--metric", default="ap", help="ap, ap50, mask_ap or mask_ap50")
-    add("--targets-ms", help="sustained latencies like 2.3,3.5,4.4: the best configuration near each, not the frontier")
+    add("--mode", default=DECISION.mode, choices=MODES, help="latencies that everything is decided by; the paper's are buffered")
+    add("--targets-ms", help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the frontier")
     add("--tolerance", type=float, default=0.1, help="part of a target by which a pick may miss it")
     add("--engines", type=int, default=18, help="engines measured for the latency model")
     add("--most-engines", type=int, help="while the model's held-out error is too large (default: twice --engines)")
@@ -69,19 +73,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     deployment = Deployment(args.backend, args.precision, args.cuda_graph)
     search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
     search.deployment = deployment
+    settings = replace(EMBEDDED, latency_mode=args.mode)
+    search.decision, protocols = settings.decision, settings.protocols
     wanted = split_names(args.confirm_on)
     if search.split.split not in wanted or set(wanted) - {"val", "test"}:
         raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
     splits = [read_searched(search, args.data, name) for name in wanted]
     print_census(splits)
-    fit, protocols = Fit(args.engines, args.most_engines), (EMBEDDED.buffered, EMBEDDED.sustained)
+    fit = Fit(args.engines, args.most_engines)
     if args.plan:
         from .plan import Job, plan
 
         job = Job(search.space, len(search.split), fit, args.candidates, protocols, rules)
         print("\n".join(plan(search.detector, job).lines()))
         return
-    print(f"passes on {device_of(search.detector)}, latencies on {deployment}")
+    print(f"passes on {device_of(search.detector)}, latencies on {search.deployment_text}")
     workers = _workers(args)
     try:
         with search.store.exclusive(), deployment.watched(force=args.force) as search.watched:
@@ -107,26 +113,36 @@ def _run(
     args: argparse.Namespace, search: Any, splits: list[Any], fit: Any, protocols: Sequence[Any], targets: Any, rules: Any
 ) -> None:
     from ..ap_gaps import ap_gaps, describe_gaps
-    from .engines import fit_latency
+    from .engines import fit_latency, forecasts
     from .evaluation import goal
     from .search import missing_classes
     from .targets import candidates
 
     if absent := missing_classes(search.split):
         print(f"no object of {', '.join(absent)} in {search.split.split}: AP says nothing about that")
+    if targets is not None:
+        fit = fit.within(targets.tolerance)
     model, heldout, _ = fit_latency(search, fit, _bar, print)
     if targets is not None:
+        fit.check(heldout)
         targets.check({arch: model.predict(arch) for arch in search.space})
     if rules is None:
         records = search.evaluate_all(model, heldout, _bar)
     else:
         records, outcome = search.race(model, heldout, goal=goal(args.metric), rules=rules, progress=print_stage)
         whole = len(search.space) * len(search.split)
-        print(f"race: {outcome.evaluations() / whole:.1%} of the image evaluations, {len(records)} configurations left")
+        told = f"{outcome.evaluations() / whole:.1%} of the image evaluations, {len(records)} configurations left"
+        print(f"race: {told}; {outcome.took()}")
         write_atomic(args.run / "race.json", json.dumps([stage._asdict() for stage in outcome.stages], indent=1))
-    confirmed = []
-    for arch in _bar(candidates(records, args.candidates, args.metric, targets)):
-        confirmed += search.confirm(arch, splits, protocols)
+    confirmed, chosen = [], candidates(records, args.candidates, args.metric, targets)
+    said = forecasts(search, model, heldout, chosen)
+    for arch in _bar(chosen):
+        confirmed += search.confirm(arch, splits, protocols, said[arch])
+    records, error, seen = refitted(search, fit, confirmed, records, (model, heldout))
+    print(seen.describe("latency model on the confirmed files:"))
+    print(f"fitted to them too: {error.describe()}")
+    for check in model_checks(confirmed):
+        print(check.describe())
     print(f"{len(records)} configurations; Records in {search.store.path}")
     if gaps := describe_gaps(ap_gaps([*records, *confirmed])):
         print(gaps)
@@ -134,7 +150,17 @@ def _run(
         print(counted)
     if targets is not None:
         on_val = [record for record in confirmed if record.data and record.data.split == search.split.split]
-        print("\n".join(_picked(targets, on_val, args.metric)))
+        print("\n".join(_picked(targets, on_val, args.metric, args.mode)))
+
+
+def refitted(
+    search: Any, fit: Any, confirmed: Sequence[Any], records: Sequence[Any], before: tuple[Any, Any]
+) -> tuple[list[Any], Any, Any]:
+    """(Records with latencies of the model fitted to the confirmed files too, its error, the former model's on these files)."""
+    from .engines import refit_latency
+
+    model, error, seen = refit_latency(search, fit, confirmed, *before)
+    return search.refit(records, model, error, seen), error, seen
 
 
 def print_stage(stage: Any) -> None:
@@ -142,18 +168,18 @@ def print_stage(stage: Any) -> None:
     print(f"race: after {stage.images} images {kept} of {stage.entered} configurations may be on the frontier", flush=True)
 
 
-def _picked(targets: Any, confirmed: Sequence[Any], metric: str) -> list[str]:
-    """One line per target, by the sustained latency of the confirmed file: the latency model speaks of that one."""
+def _picked(targets: Any, confirmed: Sequence[Any], metric: str, mode: str) -> list[str]:
+    """One line per target, by the latency of the confirmed file in the mode that was decided by."""
     from ..pareto import metric as metric_of
 
-    lines, sustained = [], [one for one in confirmed if one.protocol and one.protocol.mode == "sustained" and one.latency]
-    for target, picks in targets.picks(sustained, 1, metric).items():
+    lines, decided = [], [one for one in confirmed if one.protocol and one.protocol.mode == mode and one.latency]
+    for target, picks in targets.picks(decided, 1, metric).items():
         if picks:
             value = metric_of(metric).value(picks[0]) or 0.0
-            told = f"{metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms sustained"
+            told = f"{metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms {mode}"
             found = f"{picks[0].model.arch.key}, {told}"
         else:
-            found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured latency"
+            found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured {mode} latency"
         lines.append(f"target {target:g} ms: {found}")
     return lines
 

@@ -1,30 +1,34 @@
-"""Latency of a whole space from few engines: export, measure interleaved, fit, look at the error, measure more if need be."""
+"""Latency of a whole space from few engines: export, measure in rounds, fit, look at the error, measure more if need be.
+
+Everything is of one protocol, the search's ``decision``: engines are measured in its mode, the model predicts it, candidates are
+chosen by it, and the confirmed files' latencies of that mode are what the predictions are judged by and fitted to again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import geometric_mean
 
 from ..bench.confirm import call_of, example_input
-from ..bench.protocol import measure_interleaved
 from ..config import Arch, SearchSpace
 from ..errors import InputError, StatedFailure
 from ..export.session import Session
 from ..latency_protocol import Protocol
+from ..model_check import MEDIAN_BOUND, P95_BOUND
 from ..pareto import metric
 from ..record import ArtifactId, Latency, Machine, Record
 from ..store import Store
 from .deployment import Deployment
 from .evaluation import EvaluationSource
 from .latency_model import LatencyModel, RelativeError, engine_order, heldout_error
+from .rounds import measure_rounds, short_form
 from .search import Search
 
 Progress = Callable[[Iterable], Iterable]
-SHORT = Protocol(
-    "sustained", buffer_ms=0.0, warmup=5, min_samples=64, max_samples=200, relative_ci=0.01, timeout_s=10.0, threads=1
-)
 FEWEST = 6
+REFERENCES = 3  # engines that are measured again beside new ones, so that all belong to one state of the machine
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,13 @@ class Fit:
 
     engines: int = 30
     most: int | None = None
-    median: float = 0.03
-    p95: float = 0.10
-    protocol: Protocol = SHORT
+    median: float = MEDIAN_BOUND
+    p95: float = P95_BOUND
     seed: int = 0
+
+    def within(self, tolerance: float) -> Fit:
+        """For targets that a pick may miss by ``tolerance``: the error may be as large as that, and no larger."""
+        return replace(self, median=tolerance * MEDIAN_BOUND / P95_BOUND, p95=tolerance)
 
     def sizes(self, space: int) -> list[int]:
         """Numbers of engines after each round."""
@@ -52,24 +59,70 @@ class Fit:
     def accepts(self, error: RelativeError) -> bool:
         return error.median <= self.median and error.p95 <= self.p95
 
+    @property
+    def bound(self) -> str:
+        return f"median {self.median:.0%}, 95 % {self.p95:.0%}"
+
+    def check(self, error: RelativeError) -> None:
+        """Raises :class:`StatedFailure` where the model is too coarse to choose by."""
+        if not self.accepts(error):
+            told = f"the latency model is too coarse for these targets: {error.describe()}, allowed are {self.bound}"
+            raise StatedFailure(f"{told}; quiet the machine, raise --engines and --most-engines, or allow a larger tolerance")
+
 
 def fit_latency(
     search: Search, fit: Fit | None = None, progress: Progress = iter, tell: Callable[[str], None] = lambda line: None
 ) -> tuple[LatencyModel, RelativeError, int]:
     """The additive model fitted on all measured engines, its error on engines left out in turn, and how many were measured."""
-    fit = fit or Fit()
+    fit, protocol = fit or Fit(), short_form(search.decision)
     order = engine_order(search.space, fit.seed)
     for count in fit.sizes(len(order)):
         archs = order[:count]
-        ms = measure_engines(search, archs, fit.protocol, progress)
+        ms = measure_engines(search, archs, protocol, progress)
         latencies = [ms[arch] for arch in archs]
         error = heldout_error(archs, latencies, search.card.config, seed=fit.seed)
         tell(f"{count} engines ({count / len(order):.1%} of {len(order)}): {error.describe()}")
         if fit.accepts(error):
             break
     else:
-        tell(f"the error exceeds its bound (median {fit.median:.0%}, 95 % {fit.p95:.0%}); no more engines were asked for")
+        tell(f"the error exceeds its bound ({fit.bound}); no more engines were asked for")
     return LatencyModel.fit(archs, latencies, search.card.config), error, count
+
+
+def forecasts(search: Search, model: LatencyModel, heldout: RelativeError, archs: Sequence[Arch]) -> dict[Arch, Latency]:
+    """What the model says of ``archs`` before they are confirmed: of one whose engine was measured, a model that was not fitted
+    to that engine."""
+    known = _known(search, short_form(search.decision))
+    engines = {arch: metric("latency").cost(record) for arch, record in known.items()}
+    said = {}
+    for arch in archs:
+        others, own = {one: ms for one, ms in engines.items() if one != arch}, model
+        if arch in engines and len(others) >= FEWEST:
+            own = LatencyModel.fit(list(others), list(others.values()), search.card.config)
+        said[arch] = own.latency(arch, heldout)
+    return said
+
+
+def refit_latency(
+    search: Search, fit: Fit, confirmed: Sequence[Record], model: LatencyModel, heldout: RelativeError
+) -> tuple[LatencyModel, RelativeError, RelativeError]:
+    """(model fitted to the confirmed files too, its error on what is left out of the fit, error of ``model`` on these files).
+
+    ``confirmed``: Records of the search's decision protocol with what was predicted of them (:meth:`Search.confirm`). Engines
+    come from the store, where :func:`fit_latency` has put them; of fewer than FEWEST the model stays.
+    """
+    judged = {record.model.arch: record.latency for record in confirmed if record.latency and record.latency.predicted_ms}
+    if not judged:
+        raise InputError("no confirmed file has a prediction to compare with", mend="confirm candidates of this search first")
+    seen = RelativeError.of([one.predicted_ms for one in judged.values()], [one.median_ms for one in judged.values()])
+    known = _known(search, short_form(search.decision))
+    latencies = {arch: metric("latency").cost(record) for arch, record in known.items()}
+    latencies |= {arch: latency.median_ms for arch, latency in judged.items()}
+    if len(latencies) < FEWEST:
+        return model, heldout, seen
+    archs, ms = list(latencies), list(latencies.values())
+    after = LatencyModel.fit(archs, ms, search.card.config)
+    return after, heldout_error(archs, ms, search.card.config, seed=fit.seed), seen
 
 
 @dataclass(frozen=True)
@@ -85,6 +138,9 @@ class Measured:
     artifact: ArtifactId
     latency: Latency
     machine: Machine
+
+
+Measurements = Mapping[Arch, Measured]
 
 
 @dataclass(frozen=True)
@@ -108,20 +164,26 @@ class EngineSource:
         return measure
 
 
-def measure_engines(
-    search: Search, archs: Sequence[Arch], protocol: Protocol = SHORT, progress: Progress = iter
-) -> dict[Arch, float]:
-    """Median latency in ms of each exported ``arch``, measured interleaved; stored as Records of source "engine".
+def measure_engines(search: Search, archs: Sequence[Arch], protocol: Protocol, progress: Progress = iter) -> dict[Arch, float]:
+    """Latency in ms of each exported ``arch``, measured in rounds (:mod:`.rounds`); stored as Records of source "engine".
 
     Where the search has workers, one that owns its machine alone measures, and the Records name that machine. All latencies are
-    of the search's deployment and of one machine: what another one measured before is measured again.
+    of the search's deployment, of one machine and of one state of it: REFERENCES of those stored are measured again beside new
+    ones, which are scaled by them. What another machine measured before is measured again.
     """
     known = _known(search, protocol)
-    item = Engines(tuple(arch for arch in archs if arch not in known), protocol)
-    if item.archs:
-        found = _measure(search, item, progress)
-        if elsewhere := [arch for arch in archs if arch in known and not _same(known[arch].machine, _machine(found))]:
-            found |= _measure(search, Engines(tuple(elsewhere), protocol), progress)
+    if new := [arch for arch in archs if arch not in known]:
+        again = [arch for arch in archs if arch in known][:REFERENCES]
+        found = _measure(search, Engines((*new, *again), protocol), progress)
+        if again and not all(_same(known[arch].machine, _machine(found)) for arch in archs if arch in known):
+            left = [arch for arch in archs if arch not in found]
+            if left:
+                references = list(found)[:REFERENCES]
+                later = _measure(search, Engines((*left, *references), protocol), progress)
+                found |= {arch: _scaled(later[arch], found, later, references) for arch in left}
+        elif again:
+            stored = {arch: _measured(known[arch]) for arch in again}
+            found = {arch: _scaled(found[arch], stored, found, again) for arch in new}
         for arch, one in found.items():
             row = replace(search.record("engine", arch), artifact=one.artifact, protocol=protocol, machine=one.machine)
             known[arch] = search.store.append(replace(row, latency=one.latency))
@@ -132,6 +194,18 @@ def measure_engines(
     return {arch: metric("latency").cost(known[arch]) for arch in archs}
 
 
+def _measured(record: Record) -> Measured:
+    assert record.artifact is not None and record.latency is not None and record.machine is not None
+    return Measured(record.artifact, record.latency, record.machine)
+
+
+def _scaled(one: Measured, before: Measurements, after: Measurements, references: Sequence[Arch]) -> Measured:
+    """``one`` of ``after`` as it would have been in the state of the machine of ``before``, by what both measured."""
+    factor = geometric_mean(before[arch].latency.median_ms / after[arch].latency.median_ms for arch in references)
+    ends = {name: getattr(one.latency, name) for name in ("median_ms", "ci_low_ms", "ci_high_ms")}
+    return replace(one, latency=replace(one.latency, **{name: ms and factor * ms for name, ms in ends.items()}))
+
+
 def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
     """Stored engines of this checkpoint, protocol and deployment; in this process only those of this machine."""
     known: dict[Arch, Record] = {}
@@ -139,7 +213,7 @@ def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
         engine = record.source == "engine" and record.protocol is not None and record.model.arch is not None
         if not engine or record.model.checkpoint_sha256 != search.checkpoint_sha256:
             continue
-        asked = record.deployment == str(search.deployment) and record.protocol == protocol
+        asked = record.deployment == search.deployment_text and record.protocol == protocol
         if asked and (search.measure is not None or _same(record.machine, search.machine)):
             known[record.model.arch] = record  # type: ignore[index]
     return known
@@ -159,11 +233,11 @@ def _same(one: Machine | None, other: Machine | None) -> bool:
 
 
 def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:
-    """Exports and measures in this process."""
+    """Exports and measures in this process; ``item.protocol`` as :func:`~.rounds.short_form` makes it."""
     sessions: dict[Arch, Session] = {}
     for arch in progress(item.archs):
         sessions[arch] = search.deployment.open(search.artifact(arch), item.protocol.threads)
         sessions[arch].run(example_input(sessions[arch], search.split))
-    calls = {arch.key: [call_of(session, item.protocol, search.split)] for arch, session in sessions.items()}
-    measured = measure_interleaved(calls, item.protocol, watch=search.watched and search.watched.watch)
-    return {arch: Measured(one.artifact_id, measured[arch.key].latency, search.machine) for arch, one in sessions.items()}
+    calls = {arch.key: call_of(session, item.protocol, search.split) for arch, session in sessions.items()}
+    measured = measure_rounds(calls, item.protocol, watch=search.watched and search.watched.watch)
+    return {arch: Measured(one.artifact_id, measured[arch.key], search.machine) for arch, one in sessions.items()}

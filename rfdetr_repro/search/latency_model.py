@@ -38,8 +38,8 @@ class RelativeError(NamedTuple):
         errors = np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
         return cls(float(np.median(errors)), float(np.percentile(errors, 95)), float(errors.max()))
 
-    def describe(self) -> str:
-        return f"held-out error median {self.median:.1%}, 95 % {self.p95:.1%}, worst {self.maximum:.1%}"
+    def describe(self, of: str = "held-out error") -> str:
+        return f"{of} median {self.median:.1%}, 95 % {self.p95:.1%}, worst {self.maximum:.1%}"
 
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
@@ -108,7 +108,7 @@ class LatencyModel:
 
     def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
         """The prediction as it goes into a Record, marked as modelled and with its error."""
-        return Latency(self.predict(arch), method="modelled", heldout_error=heldout.median)
+        return Latency(self.predict(arch), method="modelled", heldout_error=heldout.median, heldout_p95=heldout.p95)
 
     def to_json(self) -> str:
         return json.dumps({"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)}, indent=1)

@@ -1,7 +1,8 @@
 """What a search would take, from a few passes timed here, before anything is spent.
 
 Three backbone groups (cheapest, middle, dearest by operations) are timed on a few images, one engine is exported; the time of the
-other groups is read off a line through the three over their operations. No AP is computed and nothing is written.
+other groups is read off a line through the three over their operations. The only AP that is computed is of made-up matches, for
+the time that a race's decisions take. Nothing is written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..coco_matches import THRESHOLDS, Matches, Objects, Resamples
 from ..config import Arch, ModelConfig, SearchSpace
 from ..device import named, peak_bytes
 from ..export.artifact import ArtifactMeta
@@ -26,10 +28,12 @@ from ..model.detector import Detector
 from ..record import ModelId
 from ..validation import BATCH, device_of
 from .engines import Fit
-from .race import Rules
+from .race import Rules, predictive_weights, stage_ends
+from .rounds import short_form
 from .shared import by_backbone
 
 REPEATS = 3
+TIMED_IMAGES = 400  # of a resampled AP that is timed
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Job:
     images: int
     fit: Fit
     candidates: int
-    protocols: tuple[Protocol, ...]
+    protocols: tuple[Protocol, ...]  # of a confirmed file; the first decides, engines are measured in its mode
     rules: Rules | None = None  # of a race; None: exhaustive
 
 
@@ -57,6 +61,7 @@ class Plan:
     measure_s: float  # longest measurement of one engine by the short protocol
     confirm_s: float  # protocols of one candidate
     memory_bytes: int  # of this process, or of PyTorch on the GPU, at its peak so far
+    decisions_s: float = 0.0  # of a race: resampled AP of every configuration at every stage
 
     @property
     def latency_s(self) -> float:
@@ -68,7 +73,7 @@ class Plan:
 
     @property
     def total_s(self) -> float:
-        return self.latency_s + self.passes_s + self.candidates_s
+        return self.latency_s + self.passes_s + self.decisions_s + self.candidates_s
 
     def lines(self) -> list[str]:
         job, size = self.job, len(self.job.space)
@@ -81,6 +86,7 @@ class Plan:
             *([counted] if counted else []),
             *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),
             f"accuracy: {_hours(self.passes_s)} for all groups{race}",
+            *([f"decisions of the race: {_hours(self.decisions_s)} at most, if nobody leaves"] if job.rules else []),
             f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), {_hours(self.latency_s)} at most",
             f"confirmation: {job.candidates} candidates, {_hours(self.candidates_s)} at most, AP not counted",
             f"whole search: {_hours(self.total_s)} at most; memory so far {self.memory_bytes / 2**30:.1f} GiB at its peak",
@@ -104,10 +110,47 @@ def plan(detector: Detector, job: Job) -> Plan:
         timed={groups[index][0].key: seconds[index] for index in chosen},
         passes_s=float(per_image.sum()) * job.images,
         engine_s=_time_export(detector, middle),
-        measure_s=job.fit.protocol.timeout_s,
+        measure_s=_rounds_s(short_form(job.protocols[0])),
         confirm_s=sum(one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3) for one in job.protocols),
         memory_bytes=peak_bytes(device_of(detector)),
+        decisions_s=0.0 if job.rules is None else decisions_s(job, detector.config.num_classes),
     )
+
+
+def _rounds_s(engines: Protocol) -> float:
+    """Longest measurement of one engine: its waits in all rounds and as much again for its runs, or its time limit."""
+    waits = engines.max_samples * engines.buffer_ms / 1e3 if engines.mode == "buffered" else engines.timeout_s
+    return min(engines.timeout_s, 2 * waits)
+
+
+def decisions_s(job: Job, classes: int) -> float:
+    """Seconds of a race's decisions, if no configuration leaves: resampled AP timed here on made-up matches, at every stage.
+
+    CPU time, since one thread does the work.
+    """
+    assert job.rules is not None
+    images, queries = min(job.images, TIMED_IMAGES), max(job.space.queries)
+    found, objects = made_up_matches(images, queries, classes)
+    resamples = Resamples.of(objects, predictive_weights(range(images // 2 or 1), images, job.rules))
+    started = time.process_time()
+    resamples.average_precision(found, range(THRESHOLDS))
+    per_image = (time.process_time() - started) / (images // 2 or 1)
+    *stages, last = stage_ends(job.images, job.rules)
+    whole = last / job.rules.resamples  # after the last stage all resamples are equal, and one of them is computed
+    return len(list(job.space)) * per_image * (sum(stages) + whole)
+
+
+def made_up_matches(images: int, queries: int, classes: int) -> tuple[Matches, Objects]:
+    """``queries`` detections an image at random, and seven objects, as COCO has; the cost does not depend on the rest."""
+    rng, count = np.random.default_rng(0), np.zeros((images, classes), dtype=np.int32)
+    np.add.at(count, (np.repeat(np.arange(images), 7), rng.integers(0, classes, 7 * images)), 1)
+    image = np.repeat(np.arange(images, dtype=np.int32), queries)
+    label, score = rng.integers(0, classes, len(image)).astype(np.int16), rng.random(len(image)).astype(np.float32)
+    hit = rng.random(len(image)) < min(1.0, 6 / queries)
+    accepted = np.where(hit, (1 << rng.integers(1, THRESHOLDS + 1, len(image))) - 1, 0).astype(np.uint16)
+    order = np.lexsort((-score, label, image))
+    columns = [column[order] for column in (image, label, score, accepted, np.zeros_like(accepted))]
+    return Matches(*columns), Objects(count)
 
 
 def group_flops(config: ModelConfig, group: Sequence[Arch]) -> float:

@@ -9,6 +9,7 @@ wide after a few images, exact after all. Survivors have been evaluated on every
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -64,12 +65,20 @@ class Outcome:
     accuracy: dict[Arch, float]
     matches: dict[Arch, Matches]
     stages: list[Stage] = field(default_factory=list)
+    evaluation_s: float = 0.0  # wall time of the evaluations
+    decision_s: float = 0.0  # and of deciding who leaves, resampling included
 
     def evaluations(self) -> int:
         return sum(stage.evaluations for stage in self.stages)
 
     def backbone_passes(self) -> int:
         return sum(stage.backbone_passes for stage in self.stages)
+
+    def took(self) -> str:
+        """Wall time, as the commands print it."""
+        whole = self.evaluation_s + self.decision_s
+        share = f" ({self.decision_s / whole:.0%} of the race)" if whole else ""
+        return f"evaluations took {self.evaluation_s:.1f} s, decisions {self.decision_s:.1f} s{share}"
 
 
 def race(
@@ -89,14 +98,17 @@ def race(
     alive, outcome = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch)), Outcome({}, {})
     seen = 0
     for stop in stage_ends(len(order), rules):
-        new = sorted(order[seen:stop])
+        new, started = sorted(order[seen:stop]), time.perf_counter()
         found = evaluate(alive, new)
+        evaluated = time.perf_counter()
         outcome.matches = {arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch] for arch in alive}
         chances = frontier_chances([outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules)
         left = {arch: chance for arch, chance in zip(alive, chances, strict=True) if chance <= 1 - rules.confidence}
         passes = len({arch.backbone for arch in alive}) * len(new)
         told = {arch.key: round(chance, 4) for arch, chance in left.items()}
         outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, told))
+        outcome.evaluation_s += evaluated - started
+        outcome.decision_s += time.perf_counter() - evaluated
         progress(outcome.stages[-1])
         if stop < len(order):
             alive, seen = [arch for arch in alive if arch not in left], stop

@@ -28,10 +28,10 @@ from ..errors import InputError
 from ..export.artifact import Artifact, ArtifactMeta, load_artifact
 from ..export.onnx import export_onnx
 from ..files import atomic_path
-from ..latency_protocol import Protocol
+from ..latency_protocol import DECISION, Protocol
 from ..model.checkpoint import ModelCard
 from ..model.detector import Detector
-from ..record import AP_RULE, Accuracy, DataId, Machine, ModelId, Record
+from ..record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
 from ..store import Store
 from .deployment import Deployment
 from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
@@ -57,6 +57,7 @@ class Search:
     context: Context = field(default_factory=Context)
     masks: bool = True
     deployment: Deployment = Deployment()  # frozen; what latencies are taken on
+    decision: Protocol = DECISION  # by whose latencies engines are fitted, candidates chosen and targets met
     watched: Watched | None = None  # of the GPU that the deployment uses, while engines are measured
     measured_on: Machine | None = None  # where the engines of the latency model ran; None: not measured yet
     run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
@@ -87,8 +88,22 @@ class Search:
         """What the deployment runs: the export, or its float16 form."""
         return self.deployment.form(self.export(arch), self.split)
 
-    def confirm(self, arch: Arch, splits: Sequence[CocoSplit], protocols: Sequence[Protocol]) -> list[Record]:
-        """Full protocol of one architecture on the deployment: accuracy and latency from the same file."""
+    @property
+    def deployment_text(self) -> str:
+        """What a modelled latency stands for: runtime, precision, and the mode it is of."""
+        return f"{self.deployment} {self.decision.short}"
+
+    def confirm(
+        self,
+        arch: Arch,
+        splits: Sequence[CocoSplit],
+        protocols: Sequence[Protocol],
+        predicted: Latency | None = None,
+    ) -> list[Record]:
+        """Full protocol of one architecture on the deployment: accuracy and latency from the same file.
+
+        ``predicted``: what the latency model said of it before; goes into the Records of the decision's mode that have none yet.
+        """
         artifact, threads = self.artifact(arch), protocols[0].threads
         row = Row(artifact, lambda build: self.deployment.open(artifact, threads, build), tuple(splits))
         context, watch = self.context, self.watched and self.watched.watch
@@ -97,7 +112,18 @@ class Search:
         outcome = confirm_all({arch.key: row}, protocols, self.store, context=context, watch=watch, twin="once")
         for failure in outcome.failures.values():
             raise failure
-        return outcome.records[arch.key]
+        return [self._with_prediction(record, predicted) for record in outcome.records[arch.key]]
+
+    def _with_prediction(self, record: Record, predicted: Latency | None) -> Record:
+        decided = record.protocol is not None and record.protocol.short == self.decision.short
+        if predicted is None or not decided or record.latency is None or record.latency.predicted_ms is not None:
+            return record
+        said = {
+            "predicted_ms": predicted.median_ms,
+            "heldout_error": predicted.heldout_error,
+            "heldout_p95": predicted.heldout_p95,
+        }
+        return self.store.append(replace(record, latency=replace(record.latency, **said)))
 
     @property
     def machine(self) -> Machine:
@@ -115,7 +141,7 @@ class Search:
             started_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=self.context.command,
             seed=self.context.seed,
-            deployment=str(self.deployment),
+            deployment=self.deployment_text,
             env=environment(),
         )
 
@@ -182,13 +208,37 @@ class Search:
         heldout: RelativeError,
         stored: Mapping[str, Record],
     ) -> Record:
-        """The Record of ``arch``, from the store where it says the same; the latency model may have been fitted anew since."""
+        """The Record of ``arch``, from the store where it says the same; the latency model may have been fitted anew since.
+
+        A latency in the store that was fitted to confirmed files too stays there: candidates are chosen by ``model`` all the
+        same, so that a run that goes on chooses as it did, and :meth:`refit` writes the better one.
+        """
         record = replace(self.record("search", arch), accuracy=accuracy["bbox"], latency=model.latency(arch, heldout))
         before = stored.get(record.id)
         record = replace(record, mask_accuracy=accuracy.get("segm") or (before.mask_accuracy if before else None))
         if before is not None and _results(before) == _results(record):
             return before
+        refitted = before is not None and before.latency is not None and before.latency.confirmed_error is not None
+        if before is not None and refitted and _results(before)[:2] == _results(record)[:2]:
+            return record
         return self.store.append(record)
+
+    def refit(self, records: Sequence[Record], model: LatencyModel, heldout: RelativeError, seen: RelativeError) -> list[Record]:
+        """The search's Records with the latencies of a model that was fitted to confirmed files too; stored where they differ.
+
+        ``seen``: error of the model before on these files.
+        """
+        stored, after, changed = {record.id: record for record in self.store.read()}, [], []
+        for record in records:
+            assert record.model.arch is not None
+            latency = replace(
+                model.latency(record.model.arch, heldout), confirmed_error=seen.median, confirmed_worst=seen.maximum
+            )
+            after.append(replace(record, latency=latency))
+            if (before := stored.get(record.id)) is None or _results(before) != _results(after[-1]):
+                changed.append(after[-1])
+        self.store.extend(changed)
+        return after
 
     def _known_accuracy(self, records: Iterable[Record]) -> dict[Arch, dict[str, Accuracy]]:
         """Of this checkpoint on these images, where the store has every kind that is wanted."""

@@ -1,0 +1,110 @@
+"""The latency model beside what was measured afterwards: was its stated error true? Read from Records alone; no torch here.
+
+A confirmed file's Record holds what the model said of it before (``latency.predicted_ms``) and the error that was stated then, on
+engines left out of the fit; both are of the mode that the Record's protocol measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from .pareto import backend
+from .record import FINE_TUNING, Record
+
+MEDIAN_BOUND, P95_BOUND = 0.03, 0.10  # of the model's relative error; a coarser model ranks nothing and meets no target
+SURE = 0.05  # a deviation from what was stated that chance explains less often is one
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """Predictions of one latency model beside measured medians, both in ms, file by file; ``stated``: median and 95 % of its
+    relative error as it was said before, None where the Records do not tell."""
+
+    backend: str
+    predicted_ms: tuple[float, ...]
+    measured_ms: tuple[float, ...]
+    stated_median: float | None
+    stated_p95: float | None
+
+    @property
+    def errors(self) -> list[float]:
+        """|predicted - measured| / measured, a fraction, file by file."""
+        pairs = zip(self.predicted_ms, self.measured_ms, strict=True)
+        return [abs(predicted / measured - 1) for predicted, measured in pairs]
+
+    @property
+    def median(self) -> float:
+        return median(self.errors)
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors)
+
+    @property
+    def held(self) -> bool | None:
+        """Whether no more files lie beyond the stated 95 % than chance explains; None where nothing was stated."""
+        if self.stated_p95 is None:
+            return None
+        beyond, count = sum(error > self.stated_p95 for error in self.errors), len(self.errors)
+        rarer = sum(math.comb(count, k) * 0.05**k * 0.95 ** (count - k) for k in range(beyond, count + 1))
+        return rarer >= SURE
+
+    @property
+    def within_bound(self) -> bool:
+        """Whether the model may rank: its error, as stated and on the confirmed files, stays within the bounds."""
+        stated = (self.stated_median or 0.0) <= MEDIAN_BOUND and (self.stated_p95 or 0.0) <= P95_BOUND
+        return stated and self.median <= MEDIAN_BOUND and self.worst <= max(P95_BOUND, self.stated_p95 or 0.0)
+
+    def describe(self) -> str:
+        """For table and report: the error stated before, the error seen, and what follows from them."""
+        stated = "stated error unknown"
+        if self.stated_median is not None and self.stated_p95 is not None:
+            stated = f"stated error median {self.stated_median:.1%}, 95 % {self.stated_p95:.1%}"
+        count = len(self.errors)
+        files = "the confirmed file" if count == 1 else f"the {count} confirmed files"
+        text = f"Latency model, {self.backend}: {stated}; on {files} median {self.median:.1%}, worst {self.worst:.1%}."
+        if self.held is False:
+            text += " That is more than was stated."
+        if not self.within_bound:
+            text += f" It exceeds the bound ({bound_text()}): modelled latencies rank nothing here, measured ones do."
+        return text
+
+
+def bound_text() -> str:
+    return f"median {MEDIAN_BOUND:.0%}, 95 % {P95_BOUND:.0%}"
+
+
+def model_checks(records: Iterable[Record]) -> list[ModelCheck]:
+    """One for each checkpoint and backend that has confirmed files with a prediction; a file counts once."""
+    groups: dict[tuple[object, str], dict[str, Record]] = {}
+    for record in records:
+        latency, artifact = record.latency, record.artifact
+        measured = record.source == "protocol" and artifact is not None and record.campaign != FINE_TUNING
+        if measured and latency is not None and latency.predicted_ms is not None:
+            own = groups.setdefault((record.model.checkpoint_sha256, backend(record)), {})
+            own[artifact.sha256] = record  # type: ignore[union-attr]
+    return [_check(how, list(files.values())) for (_, how), files in groups.items()]
+
+
+def _check(how: str, records: list[Record]) -> ModelCheck:
+    latencies = [record.latency for record in records if record.latency is not None]
+    medians = [latency.heldout_error for latency in latencies if latency.heldout_error is not None]
+    tails = [latency.heldout_p95 for latency in latencies if latency.heldout_p95 is not None]
+    return ModelCheck(
+        how,
+        tuple(latency.predicted_ms or 0.0 for latency in latencies),
+        tuple(latency.median_ms for latency in latencies),
+        max(medians, default=None),
+        max(tails, default=None),
+    )
+
+
+def too_coarse(record: Record) -> bool:
+    """Whether a modelled latency comes from a model whose stated error exceeds the bound."""
+    latency = record.latency
+    if latency is None or latency.method != "modelled":
+        return False
+    return (latency.heldout_error or 0.0) > MEDIAN_BOUND or (latency.heldout_p95 or 0.0) > P95_BOUND

@@ -1,0 +1,137 @@
+"""Latencies of many engines beside each other, on a machine that need not be quiet: taken in rounds, fitted as two factors.
+
+In a round every engine is visited once, in a new random order, and a visit takes its sample as the protocol does: buffered after
+its whole wait, sustained in a closed loop. What a sample shows is the engine's latency times the state of the machine in that
+round times noise. Both factors are fitted by medians (Tukey's median polish of the logarithms), so every engine is a reference
+for every other: drift and bursts of load that cover a round fall out of the ratios, and single disturbed samples are outvoted.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from ..bench.gpu_state import verdict_of
+from ..bench.lane import Call
+from ..bench.timers import Clock, Timer, WallClock, WallTimer
+from ..bench.warm_up import Watch
+from ..errors import InputError
+from ..latency_protocol import Protocol
+from ..record import Latency
+
+Array = np.ndarray[Any, Any]
+LOOP = 8  # sustained samples of a visit; their median is the visit's
+FEW = 4  # engines; among fewer the state of a round cannot be told from an engine
+POLISHES = 20
+_NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+_OF_MEDIAN = 1.2533  # standard error of a median over that of a mean
+
+
+class Levels(NamedTuple):
+    """``ms``: latency of each engine in the round of middling load, float64 (engines,); ``reach``: by which part of itself its
+    95 % interval goes to either side, infinite after a single round."""
+
+    ms: Array
+    reach: Array
+
+    @property
+    def width(self) -> float:
+        """Middling width of the intervals, as a part of the latency."""
+        return float(2 * np.median(self.reach))
+
+
+def levels(samples_ms: Array) -> Levels:
+    """Of positive samples, float64 (engines, rounds)."""
+    logs = np.log(np.asarray(samples_ms, dtype=float))
+    engine, rounds = np.median(logs, axis=1), np.zeros(logs.shape[1])
+    if len(logs) >= FEW:
+        for _ in range(POLISHES):
+            rounds = np.median(logs - engine[:, None], axis=0)
+            rounds -= np.median(rounds)
+            engine = np.median(logs - rounds, axis=1)
+    if (count := logs.shape[1]) < 2:
+        return Levels(np.exp(engine), np.full(len(logs), np.inf))
+    spread = _NORMAL * np.median(np.abs(logs - engine[:, None] - rounds), axis=1)
+    free = (1 - 1 / count) * (1 - 1 / len(logs) if len(logs) >= FEW else 1)  # what is left of the scatter by fitting it
+    error = _OF_MEDIAN * spread / np.sqrt(count * free)
+    return Levels(np.exp(engine), error * student.ppf(0.975, count - 1))
+
+
+def short_form(decision: Protocol) -> Protocol:
+    """How engines are measured where decisions are made by ``decision``: its mode, wait and threads, in rounds.
+
+    ``min_samples`` and ``max_samples`` count rounds, ``relative_ci`` is the width at which they end (:attr:`Levels.width`), and
+    ``timeout_s`` is the time of all rounds over the number of engines. The wait is whole: a shorter one would be another mode.
+    """
+    if not decision.usual:
+        raise InputError(f"a search by {decision.rhythm} latencies is not possible", mend="choose buffered or sustained")
+    rounds = {"warmup": 2, "min_samples": 6, "max_samples": 24, "relative_ci": 0.08, "timeout_s": 10.0}
+    return Protocol(decision.mode, buffer_ms=decision.buffer_ms, threads=decision.threads, **rounds)  # type: ignore[arg-type]
+
+
+def measure_rounds(
+    calls: Mapping[str, Call],
+    protocol: Protocol,
+    *,
+    seed: int = 0,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+    watch: Watch | None = None,
+) -> dict[str, Latency]:
+    """Latency of each call by :func:`levels`; ``protocol`` as :func:`short_form` makes it."""
+    clock = clock or WallClock()
+    timer = timer or WallTimer(clock)
+    rng, names, verdicts = random.Random(seed), list(calls), {name: ["no"] for name in calls}
+    for call in calls.values():
+        for _ in range(protocol.warmup):
+            call.run()
+    start, rounds, reason = clock.now_ns(), [], ""
+    while not reason:
+        column = {}
+        for name in rng.sample(names, len(names)):
+            mark = watch.mark() if watch else 0.0
+            column[name] = _visit(calls[name], protocol, clock, timer)
+            if watch:
+                verdicts[name].append(watch.since(mark).throttled)
+        rounds.append([column[name] for name in names])
+        found = levels(np.array(rounds).T)
+        reason = _reason(found, len(rounds), (clock.now_ns() - start) / 1e9, protocol)
+    return {
+        name: Latency(
+            float(ms),
+            ci_low_ms=float(ms * np.exp(-reach)) if len(rounds) > 1 else None,
+            ci_high_ms=float(ms * np.exp(reach)) if len(rounds) > 1 else None,
+            num_samples=len(rounds),
+            stop_reason=reason,
+            cuda_graph=calls[name].cuda_graph,
+            throttled=verdict_of(verdicts[name]) if watch else "unknown",
+            artifact_sha256=calls[name].sha256,
+        )
+        for name, ms, reach in zip(names, *found, strict=True)
+    }
+
+
+def _visit(call: Call, protocol: Protocol, clock: Clock, timer: Timer) -> float:
+    """One sample in ms; a run before it is not timed, because another engine has used the caches."""
+    call.run()
+    if protocol.mode == "sustained":
+        return float(np.median([timer.time_ms(call.run) for _ in range(LOOP)]))
+    clock.sleep(protocol.buffer_ms / 1e3)
+    if call.before is not None:
+        call.before()
+    return timer.time_ms(call.run)
+
+
+def _reason(found: Levels, rounds: int, elapsed_s: float, protocol: Protocol) -> str:
+    """Why to stop, or nothing."""
+    if rounds >= protocol.min_samples and found.width < protocol.relative_ci:
+        return f"interval {found.width:.1%} wide after {rounds} rounds, below {protocol.relative_ci:.1%}"
+    if rounds >= protocol.max_samples:
+        return f"maximum of {rounds} rounds, interval {found.width:.1%} wide"
+    if elapsed_s >= protocol.timeout_s * len(found.ms):
+        return f"timeout after {rounds} rounds, interval {found.width:.1%} wide"
+    return ""
