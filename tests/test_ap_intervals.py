@@ -205,3 +205,24 @@ def matches_of_nothing():
     from rfdetr_repro.coco_matches import Matches
 
     return Matches(*(np.zeros(0, kind) for kind in (np.int32, np.int16, np.float32, np.uint16, np.uint16)))
+
+
+def test_evaluate_and_fine_tuning_print_the_interval(tmp_path):
+    """An improvement that every resample shows is told as one; a change within the noise is not."""
+    from samples_run import protocol_record
+    from test_tables_intervals import noise, sure, tuned
+
+    from rfdetr_repro.config import Arch
+    from rfdetr_repro.evaluate import interval_sentence
+    from rfdetr_repro.finetune import lines
+
+    start = sure(protocol_record(Arch(96, 16, 1, 0, 10)), 0.40, 0.34, 0.46)
+    told = interval_sentence(dataclasses.asdict(start.accuracy))
+    assert "34.0 to 46.0" in told and "400 resamples of the 150 images, seed 0" in told
+    assert "unknown" in interval_sentence(dataclasses.asdict(Accuracy(0.4)))
+    for ap, size, wanted in ((0.42, 0.002, True), (0.405, 0.02, False)):
+        after = tuned(sure(start, ap, 0.3, 0.5, noise(size)), "nas+fine-tuning", "cd")
+        rows = lines([tuned(start, "nas", "ab"), after])
+        (row,) = [row for row in rows if " boxes " in row and " AP " in row]
+        assert ("not distinguishable" not in row) is wanted and "[" in row
+        assert any(" masks " in row and "unknown" in row for row in rows)
