@@ -123,7 +123,7 @@ def test_one_bad_row_is_refused_with_the_way_out_or_dropped(fault: str, tmp_path
     assert found.dropped == {f"annotation that {fault.strip()}": 1} and int(found.objects_per_class().sum()) == 3
     clean = read_split(written(tmp_path / "clean"), "train")
     assert found.sha256 != clean.sha256  # less than the file is other data
-    assert f"dropped (--drop-bad): 1 x annotation that {fault.strip()}" in "\n".join(take_census(found).lines())
+    assert f"left out: 1 x annotation that {fault.strip()}" in "\n".join(take_census(found).lines())
 
 
 BAD_IMAGES: dict[str, Change] = {

@@ -109,6 +109,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)
         (f"names: [a]\npath: {'x' * 5000}\ntrain: gone\n", "does not exist"),
         ('names: [a]\ntrain: "a\\0b"\n', "does not exist"),
         ("names: [a]\ntrain: /proc\n", "no data set"),
+        ("names: [a]\ntrain: /\n", "a whole disk is no data set"),
         ("names: [a]\ntrain: /dev/null\n", "neither a folder nor a file"),
         ("names: [a]\ntrain: train/images\nkpt_shape: 17\n", "kpt_shape"),
         ("names: [a]\ntrain: train/images\nkpt_shape: [17, 5]\n", "kpt_shape"),
@@ -165,6 +166,14 @@ def test_missing_label_files(tmp_path: Path) -> None:
     (folder / "train" / "labels").rename(folder / "train" / "label")
     with pytest.raises(InputError, match=r"no label file found for any of 2 images.*train/labels/a\.txt"):
         read_split(folder, "train")
+
+
+def test_what_archives_of_a_mac_hold_beside_the_pictures_is_no_picture(tmp_path: Path) -> None:
+    folder = yolo_folder(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"})
+    (folder / "train" / "images" / "._a.jpg").write_bytes(b"Mac OS X")
+    (folder / "train" / "images" / "__MACOSX").mkdir()
+    (folder / "train" / "images" / "__MACOSX" / "b.jpg").write_bytes(b"Mac OS X")
+    assert [info.path.name for info in read_split(folder, "train").images] == ["a.jpg"]
 
 
 def test_bad_lines_are_dropped_on_request(tmp_path: Path) -> None:

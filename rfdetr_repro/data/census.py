@@ -99,7 +99,7 @@ class Census:
             (self.without_label_file, f"{many(self.without_label_file, 'image')} without a label file: read as without objects"),
         ]
         notes = [f"  {text}" for count, text in told if count]
-        return notes + [f"  dropped (--drop-bad): {count} x {kind}" for kind, count in self.dropped.items()]
+        return notes + [f"  left out: {count} x {kind}" for kind, count in self.dropped.items()]
 
     def _order(self) -> str:
         doubt = self.clipped > MANY_CLIPPED * max(self.objects, 1)

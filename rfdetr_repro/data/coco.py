@@ -182,7 +182,10 @@ class CocoSplit:
         return image
 
     def rotations(self) -> dict[str, int]:
-        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all headers."""
+        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all headers.
+
+        A picture that does not open, or has another size than stated, is an :class:`InputError`.
+        """
         counts = {"turned": 0, "ignored": 0}
         for info in self.images:
             header: Header = read_header(info.path)

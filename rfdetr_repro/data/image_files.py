@@ -93,6 +93,11 @@ def _tails(name: str) -> list[str]:
     return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture; ``._a.jpg``, which archives made on a Mac hold beside ``a.jpg``, is none."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
+
+
 def short(text: object) -> str:
     """A name or value for a message, cut where it is long."""
     shown = str(text)

@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..files import open_input
 from .cvat import cvat_as_coco
 from .datumaro import datumaro_as_coco, is_datumaro
-from .image_files import SUFFIXES, short
+from .image_files import short
 from .source import SPLITS, DataSource, ExplicitSplit
 from .voc import VocFolders, voc_as_coco
-from .yolo import documents_of, find_yaml, names_of_file, names_split, yolo_as_coco
+from .yolo import documents_of, find_yaml, names_of_file, names_split, pictures_below, yolo_as_coco
 
 # Names under annotations/ (or in the folder itself), S being the split: COCO's and CVAT's, LVIS's, Objects365's, plain ones.
 _IN_ANNOTATIONS = ("instances_{}", "instances_{}2017", "lvis_v1_{}", "lvis_v0.5_{}", "zhiyuan_objv2_{}", "objects365_{}", "{}")
@@ -111,7 +111,7 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
         return Content(read.content, (read.folder,), True, read.dropped, read.without_label_file)
     if found.kind == "labels":
         names = _class_list(found.path)
-        images = sorted(path for folder in found.folders for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        images = sorted(path for folder in found.folders for path in pictures_below(folder))
         if not images:
             raise InputError("no images", found.folders[0], "put them there")
         read = documents_of(images, names, found.path.parent, 0, drop_bad)

@@ -35,7 +35,7 @@ class VocFolders:
 
 def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dict[str, int]]:
     """(COCO JSON as UTF-8, rows left out by kind). File names start from the first folder of images."""
-    files = sorted(folders.annotations.glob("*.xml"))
+    files = _xml_files(folders.annotations)
     wanted = _listed(folders.listed) if folders.listed else {path.stem: None for path in files}
     known = {path.stem: path for path in files}
     if absent := sorted(set(wanted) - set(known)):
@@ -43,7 +43,7 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
         raise InputError(what, folders.annotations, "add the file, or take the name off the list")
     finder, dropped = ImageFinder(folders.images), dict[str, int]()
     read = {stem: read_xml(path, "annotation") for stem, path in known.items()}
-    others = (read_xml(path, "annotation") for folder in folders.named_in for path in sorted(folder.glob("*.xml")))
+    others = (read_xml(path, "annotation") for folder in folders.named_in for path in _xml_files(folder))
     names = sorted({_text(entry, "name") for root in (*read.values(), *others) for entry in root.findall("object")} - {""})
     if not names:
         raise InputError("no XML file has an object with a name", folders.annotations, "label the images")
@@ -63,6 +63,10 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
                 continue
             document["annotations"].append({"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row})
     return json.dumps(document).encode(), dropped
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.xml") if not path.name.startswith("._"))
 
 
 def _listed(path: Path) -> dict[str, None]:

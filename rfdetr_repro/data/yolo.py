@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..files import open_input
 from .annotations import MEND
 from .decoding import read_header
-from .image_files import SUFFIXES, ImageFinder, short
+from .image_files import ImageFinder, is_picture, short
 from .yaml_file import given, read_text_yaml
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -151,7 +151,7 @@ def _images(described: dict[str, Any], path: Path, split: str) -> list[Path]:
         if not isinstance(item, str):
             raise InputError(f"an entry of split {split!r} is no path: {short(item)}", path, "write a folder or a file")
         where = _resolve(item, described, path)
-        images.update(_pictures_below(where) if where.is_dir() else _listed(where, described, path))
+        images.update(pictures_below(where) if where.is_dir() else _listed(where, described, path))
     if not images:
         raise InputError(f"no images in split {split!r}", path, "check its path")
     return sorted(images)
@@ -166,14 +166,16 @@ def _usual_folders(described: dict[str, Any], path: Path, split: str) -> list[st
     return [place for place in places if (path.parent / place).is_dir()][:1]
 
 
-def _pictures_below(folder: Path) -> Iterator[Path]:
+def pictures_below(folder: Path) -> Iterator[Path]:
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise InputError("a whole disk is no data set", folder, "name the folder of the images")
     seen = 0
     for parent, _, names in os.walk(folder):
         seen += len(names)
         if seen > MOST_FILES or parent.startswith(("/proc/", "/sys/", "/dev/")):
             raise InputError("this folder is no data set", folder, "name the folder of the images")
         for name in names:
-            if os.path.splitext(name)[1].lower() in SUFFIXES:
+            if is_picture(name) and "__MACOSX" not in parent:
                 yield Path(parent, name)
 
 
