@@ -190,6 +190,20 @@ def test_label_studio_yolo(tmp_path: Path) -> None:
     assert not has_split(tmp_path, "val")
 
 
+def test_cvat_yolo_1_1(tmp_path: Path) -> None:
+    """Darknet's files; the paths start with data/, which is not in the archive."""
+    pictures(tmp_path / "obj_train_data")
+    yolo_labels(tmp_path / "obj_train_data")
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
+    (tmp_path / "train.txt").write_text("".join(f"data/obj_train_data/{stem}.jpg\n" for stem in BOXES))
+    check(tmp_path)
+    assert not has_split(tmp_path, "val")
+    (tmp_path / "obj.names").unlink()
+    with pytest.raises(InputError, match="class names is missing"):
+        read_split(tmp_path, "train")
+
+
 def test_datumaro_json(tmp_path: Path) -> None:
     pictures(tmp_path / "images" / "train")
     items = []

@@ -29,7 +29,7 @@ from .decoding import read_header
 from .image_files import ImageFinder, is_picture, short
 from .yaml_file import given, read_text_yaml
 
-YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
 MOST_FILES = 20_000_000  # a folder with more entries is no data set (a whole disk)
 MOST_LABEL_BYTES = 64 << 20  # of one image
 _BEYOND = 0.01  # part of the image by which a coordinate may lie outside; annotation tools round
@@ -38,7 +38,7 @@ _BEYOND = 0.01  # part of the image by which a coordinate may lie outside; annot
 def find_yaml(root: Path) -> Path | None:
     """The YOLO data file of a folder, or the file itself, or None."""
     if root.is_file():
-        return root if root.suffix.lower() in (".yaml", ".yml") else None
+        return root if root.suffix.lower() in (".yaml", ".yml", ".data") else None
     return next((path for name in YAML_NAMES if (path := root / name).is_file()), None)
 
 
@@ -54,7 +54,7 @@ class YoloSplit:
 
 def yolo_as_coco(path: Path, split: str, drop_bad: bool = False) -> YoloSplit:
     """One split of the data file at ``path``. Raises :class:`InputError` naming file and line."""
-    described = read_text_yaml(path)
+    described = _read(path)
     return documents_of(
         _images(described, path, split), _names(described, path), path.parent, _key_points(described, path), drop_bad
     )
@@ -90,13 +90,30 @@ def documents_of(images: list[Path], names: dict[int, str], root: Path, key_poin
 
 def names_split(path: Path, split: str) -> bool:
     """Whether ``data.yaml`` has an entry for the split, or one of the usual folders is there."""
-    described = read_text_yaml(path)
+    described = _read(path)
     return _entry(described, split) is not None or bool(_usual_folders(described, path, split))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The data file as a mapping: YAML, or darknet's ``key = value`` lines (obj.data; CVAT's "YOLO 1.1") with a file of names."""
+    if path.suffix.lower() != ".data":
+        return read_text_yaml(path)
+    with open_input(path) as stream:
+        lines = stream.read(1 << 20).decode("utf-8-sig", "replace").splitlines()
+    pairs = [line.split("=", 1) for line in lines if "=" in line]
+    described: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
+    named = ImageFinder([path.parent]).find(described.get("names", "obj.names"))
+    if named is None:
+        raise InputError("the file of class names is missing", path, "names = obj.names must name it")
+    with open_input(named) as stream:
+        names = stream.read(MOST_LABEL_BYTES).decode("utf-8-sig", "replace").splitlines()
+    listed = {key: described[key] for key in ("train", "val", "valid", "test") if described.get(key)}
+    return {**listed, "names": [name.strip() for name in names if name.strip()]}
 
 
 def names_of_file(path: Path) -> dict[int, str]:
     """Class names by id of a data file."""
-    return _names(read_text_yaml(path), path)
+    return _names(_read(path), path)
 
 
 def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
@@ -208,6 +225,8 @@ def _bases(described: dict[str, Any], path: Path) -> list[Path]:
 def _resolve(item: str, described: dict[str, Any], path: Path) -> Path:
     """An entry of the file as a path; Roboflow's exports begin with ``../`` although the folder lies beside the file."""
     text = item.replace("\\", "/")
+    if path.suffix.lower() == ".data" and (found := ImageFinder([path.parent]).find(text)) is not None:
+        return found  # darknet's paths start from a folder that is not here
     candidates = [base / text for base in _bases(described, path)] + [path.parent / text.removeprefix("../")]
     for candidate in candidates:
         try:
