@@ -38,6 +38,12 @@ def rule_of_upstream(said: Mapping[str, Any]) -> str:
     return PLAIN if version and tuple(map(int, version.groups())) >= _PLAIN_SINCE else ANTIALIASED
 
 
+def option_of(rule: str) -> str:
+    """What a Record's options say of the rule: one ONNX file may be evaluated by several. Nothing of the usual one."""
+    short = {LETTERBOX: "letterbox", PLAIN: "plain", PLAIN_LETTERBOX: "plain-letterbox"}.get(rule)
+    return "" if short is None else f"resize={short}"
+
+
 def describe(rule: str) -> str:
     """For one printed line."""
     return f"pictures are resized {'with' if rule in (ANTIALIASED, LETTERBOX) else 'without'} antialiasing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.data.resizing import model_input, resize_plain, resized
 from rfdetr_repro.data.transforms import make_batch, normalise
 from rfdetr_repro.errors import InputError
-from rfdetr_repro.export.artifact import load_artifact
-from rfdetr_repro.export.session import OrtSession
+from rfdetr_repro.export.artifact import Artifact, load_artifact
+from rfdetr_repro.export.session import OrtSession, identity_of
 from rfdetr_repro.model.checkpoint import ModelCard, save_detector
 from rfdetr_repro.model.pretrained import load_pretrained, save_released
 from rfdetr_repro.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX, rule_of_upstream, with_antialias
@@ -152,3 +153,14 @@ def test_evaluation_batches_follow_the_rule(tmp_path: Path) -> None:
         (batch, *_) = evaluation_batches(split, (32, 32), 2, resize=rule)
         expected = normalise(model_input(split.load_image(0), (32, 32), rule))[0]
         np.testing.assert_allclose(batch.images[0].numpy(), expected, atol=1e-6)
+
+
+def test_one_file_under_two_rules_is_two_rows(tmp_path: Path) -> None:
+    """The bytes and their SHA-256 are the same, AP is not: a Record says by its options which rule it is of."""
+    usual = tiny_artifact(tmp_path)
+    told = {}
+    for rule in resize_rules.RULES:
+        artifact = Artifact(usual.path, replace(usual.manifest, resize=rule))
+        told[rule] = identity_of(artifact, "onnxruntime-cpu", "threads=1").options
+    assert told[ANTIALIASED] == "threads=1" and told[PLAIN] == "threads=1 resize=plain"
+    assert len(set(told.values())) == len(resize_rules.RULES)

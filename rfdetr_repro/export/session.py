@@ -14,6 +14,7 @@ import onnxruntime
 
 from ..errors import InputError
 from ..record import ArtifactId
+from ..resize_rules import option_of
 from .artifact import Artifact, Manifest, TensorSpec
 from .contract import UNKNOWN, check_images, check_input, check_outputs, content_of, exact
 
@@ -126,6 +127,7 @@ def identity_of(artifact: Artifact, runtime: str, options: str) -> ArtifactId:
         options = " ".join(filter(None, (options, f"nms={kind}")))
     if injected := manifest.packages.get("injected_candidates"):  # the time of suppression follows it, so the row says it
         options = " ".join(filter(None, (options, f"injected_candidates={injected}")))
+    options = " ".join(filter(None, (options, option_of(manifest.resize))))
     return ArtifactId(manifest.sha256, manifest.sha256, runtime, manifest.precision, manifest.size_bytes, options)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import InputError, StatedFailure
 from ..files import open_input, sha256_bytes
 from ..record import ArtifactId
+from ..resize_rules import option_of
 from .artifact import Artifact
 from .contract import check_images, check_input, check_outputs
 from .cuda_device import Buffer, CapturedGraph, Device, open_device
@@ -66,7 +67,8 @@ class TrtSession(Session):
         options = {name: told.build.get(name, "unknown") for name in ("optimization_level", "tf32", "build", "version")}
         if injected := told.packages.get("injected_candidates"):  # as in session.identity_of
             options["injected_candidates"] = injected
-        settings = " ".join([f"cuda_graph={graph}", *(f"{name}={value}" for name, value in options.items())])
+        named = [f"cuda_graph={graph}", *(f"{name}={value}" for name, value in options.items()), option_of(told.resize)]
+        settings = " ".join(filter(None, named))
         onnx_sha256 = told.onnx_sha256 or "unknown"
         self.artifact_id = ArtifactId(artifact.sha256, onnx_sha256, backend, told.precision, told.size_bytes, settings)
 
