@@ -5,8 +5,11 @@ Weights are made here (fill rule), so nothing is downloaded. Every size at full 
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tiny import TINY
 from baselines.transformers_rf_detr import build
 from rfdetr_repro.config import ModelConfig, TrainConfig
 from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.errors import InputError
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.layouts import from_transformers, transformers_name
 from rfdetr_repro.model.pretrained import infer_preset, load_pretrained
@@ -159,6 +163,26 @@ def test_their_state_dict_loads_from_a_file(masks: bool, tmp_path: Any) -> None:
     loaded, card, _ = load_pretrained(tmp_path / "theirs.pth")
     assert loaded.config == replace(model, vit_heads=1) and card.arch.input_hw[0] == 128  # 32 / 64 heads: DINOv2's rule
     assert torch.equal(loaded.decoder.query_feat, ours.decoder.query_feat.float())
+
+
+def test_a_folder_of_theirs_is_read_with_its_names_and_geometry(tmp_path: Path) -> None:
+    """What ``save_pretrained`` writes: tensors, and beside them the configuration; nothing has to be named."""
+    model = _small(False)
+    theirs = their_model(model, 1)
+    theirs.config.id2label = {index: f"part {index}" for index in range(model.num_classes)}
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded, card, _ = load_pretrained(tmp_path / "theirs")
+    assert loaded.config == model and card.arch.input_hw == (128, 128)
+    assert card.class_names == tuple(f"part {index}" for index in range(model.num_classes))
+    compare(theirs, loaded, images(2, 128, 128), 1e-4)
+    path = tmp_path / "theirs" / "config.json"
+    for change in ({"activation_function": "relu"}, {"mask_downsample_ratio": 2}):
+        said = {**json.loads(path.read_text()), **change}
+        (other := tmp_path / "other").mkdir(exist_ok=True)
+        (other / "config.json").write_text(json.dumps(said))
+        shutil.copy(tmp_path / "theirs" / "model.safetensors", other)
+        with pytest.raises(InputError, match=next(iter(change))):
+            load_pretrained(other)
 
 
 def test_training_loss_and_every_gradient_equal_theirs() -> None:

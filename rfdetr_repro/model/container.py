@@ -24,10 +24,10 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 # One parameter that each layout has; what stands before it is a wrapper's prefix.
 _ANCHORS = ("transformer.decoder.norm.weight", "decoder.layernorm.weight", "embeddings.position_embeddings", "pos_embed")
 _NESTED = 4  # levels of dictionaries that are searched for weights
-_NOT_WEIGHTS = re.compile(r"optim|sched|loops|hyper_parameters|args|grad", re.IGNORECASE)
-_EMA = re.compile(r"ema|average", re.IGNORECASE)
+_NOT_WEIGHTS = re.compile(r"optim|lr_sched|loops|hyper_param|args|model_config")
+_EMA = re.compile(r"(?<![a-zA-Z])ema(?![a-z])|EMA|Ema(?![a-z])|averag", re.ASCII)
 _NO_WEIGHTS = ("_kp_active_mask", "n_averaged")  # an empty buffer of upstream's, the counter of torch's AveragedModel
-_CONFIG_JSON = "config.json"
+CONFIG_JSON = "config.json"
 
 
 def read_container(path: str | Path) -> dict[str, Any]:
@@ -47,6 +47,12 @@ def read_container(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def weights_file(path: str | Path) -> Path:
+    """The file itself, or the ``model.safetensors`` of a folder that transformers wrote."""
+    inside = Path(path) / "model.safetensors"
+    return inside if inside.is_file() else Path(path)
+
+
 def _read_safetensors(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(str(path), framework="pt") as stream:
@@ -54,9 +60,9 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
             content: dict[str, Any] = {"model": tensors, "metadata": stream.metadata() or {}}
     except (SafetensorError, OSError) as error:
         raise InputError(f"corrupt checkpoint: {error}", path, "copy or download it again") from error
-    beside = Path(path).with_name(_CONFIG_JSON)
+    beside = Path(path).with_name(CONFIG_JSON)
     if beside.is_file():
-        content[_CONFIG_JSON] = _read_json(beside)
+        content[CONFIG_JSON] = _read_json(beside)
     return content
 
 
@@ -64,7 +70,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"unreadable {_CONFIG_JSON} beside the weights: {error}", path, "copy it again, or remove it") from error
+        raise InputError(f"unreadable {CONFIG_JSON} beside the weights: {error}", path, "copy it again, or remove it") from error
     return found if isinstance(found, dict) else {}
 
 
@@ -130,7 +136,7 @@ def _candidates(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iter
         yield (*where, named) if named and named != "model" else where, cut
     if len(where) < _NESTED:
         for name, value in content.items():
-            if isinstance(value, Mapping) and not _NOT_WEIGHTS.search(str(name)):
+            if isinstance(value, Mapping) and not _NOT_WEIGHTS.match(str(name)):
                 yield from _candidates(value, (*where, str(name)))
 
 
@@ -178,8 +184,9 @@ def arguments(content: dict[str, Any]) -> dict[str, Any]:
     for key in ("rfdetr_version", "model_name", "class_names"):
         if content.get(key) is not None:
             values[key] = content[key]
-    if names := _fields(content.get(_CONFIG_JSON)).get("id2label"):
-        values["id2label"] = names
+    names = _fields(content.get(CONFIG_JSON)).get("id2label")
+    if isinstance(names, Mapping) and not all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
+        values["id2label"] = names  # transformers' own stand-ins name nothing
     return values
 
 

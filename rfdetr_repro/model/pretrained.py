@@ -23,11 +23,11 @@ from ..labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
 from ..presets import PRESETS, Preset, preset
 from ..resize_rules import ANTIALIASED, rule_of_upstream
 from .checkpoint import FORMAT, ModelCard, load_supernet
-from .container import arguments, chosen_weights, read_container
+from .container import CONFIG_JSON, arguments, chosen_weights, read_container, weights_file
 from .detector import Detector
 from .layouts import ENCODER, from_dinov2, from_transformers, layout_of
 from .released import from_released, to_released
-from .upstream import check_settings, departures, described
+from .upstream import check_settings, departures, described, transformers_settings
 from .vit import resample_patch_kernel, resample_positions
 
 UNNAMED = "unnamed"  # labels whose meaning does not matter
@@ -45,6 +45,7 @@ def load_pretrained(
     mean, where the file does not prove it (see :func:`labels_of_checkpoint`); :data:`UNNAMED` leaves that open, for training
     that replaces the heads.
     """
+    path = weights_file(path)
     content, row = read_container(path), preset(size) if isinstance(size, str) else size
     if content.get("metadata", {}).get("format") == FORMAT:
         if labels not in (None, UNNAMED):
@@ -63,6 +64,8 @@ def load_pretrained(
             found_labels = labels_of_checkpoint({}, row.model.num_classes)
         else:
             released = from_transformers(state) if layout == "transformers" else without_added_logits(state, said)
+            if str(content.get(CONFIG_JSON, {}).get("model_type", "")).startswith("rf_detr"):  # with names of either layout
+                said = {**transformers_settings(content[CONFIG_JSON]), **said}
             configuration = content.get("model_config")
             found = infer_preset(released, said, row, configuration if isinstance(configuration, dict) else {})
             detector = Detector(found.model, found.arch)
@@ -208,7 +211,7 @@ def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
     """Fields of :class:`ModelConfig` that only the file's own arguments tell."""
     if "proposal_side" in said:  # written by save_released
         return {name: value for name, value in tuples(said).items() if name in ModelConfig.__dataclass_fields__}
-    names = {"sa_nheads": "self_heads", "ca_nheads": "cross_heads", "dec_n_points": "points"}
+    names = {"sa_nheads": "self_heads", "ca_nheads": "cross_heads", "dec_n_points": "points", "vit_heads": "vit_heads"}
     fields: dict[str, Any] = {ours: int(said[theirs]) for theirs, ours in names.items() if said.get(theirs) is not None}
     if said.get("out_feature_indexes"):
         stages = tuple(int(stage) for stage in said["out_feature_indexes"])

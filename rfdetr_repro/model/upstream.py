@@ -122,6 +122,50 @@ def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
         raise InputError(f"window_block_indexes={list(listed)!r} with out_feature_indexes={list(stages)!r}", mend=_REFUSED)
 
 
+# The same for the configuration of RF-DETR in Hugging Face transformers: of the detector, and of its backbone.
+_TRANSFORMERS: dict[str, Any] = {
+    "activation_function": "silu",
+    "decoder_activation_function": "relu",
+    "segmentation_head_activation_function": "gelu",
+    "hidden_expansion": 0.5,
+    "attention_bias": True,
+    "mask_downsample_ratio": 4,
+}
+_TRANSFORMERS_BACKBONE: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "use_swiglu_ffn": False,
+    "apply_layernorm": True,
+    "qkv_bias": True,
+    "num_channels": 3,
+    "mlp_ratio": 4,
+}
+
+
+def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``config.json`` of transformers says, in upstream's words; a setting that is not implemented is refused by name."""
+    backbone = config.get("backbone_config")
+    backbone = backbone if isinstance(backbone, Mapping) else {}
+    for part, table in ((config, _TRANSFORMERS), (backbone, _TRANSFORMERS_BACKBONE)):
+        for name, value in table.items():
+            if part.get(name, value) != value:
+                raise InputError(f"{name}={part[name]!r} in config.json (implemented: {value!r})", mend=_REFUSED)
+    side = backbone.get("image_size")
+    sides = set(side) if isinstance(side, list) else {side}
+    found = {
+        "sa_nheads": config.get("decoder_self_attention_heads"),
+        "ca_nheads": config.get("decoder_cross_attention_heads"),
+        "dec_n_points": config.get("decoder_n_points"),
+        "num_queries": config.get("num_queries"),
+        "dim_feedforward": config.get("decoder_ffn_dim"),
+        "vit_heads": backbone.get("num_attention_heads"),
+        "num_windows": backbone.get("num_windows"),
+        "out_feature_indexes": backbone.get("out_indices"),
+        "window_block_indexes": backbone.get("window_block_indexes"),
+        "resolution": side if not isinstance(side, list) else side[0] if len(sides) == 1 else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 # Keyword of upstream's ``export`` -> (values that describe our file, what to use instead of another value).
 _EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "format": (("onnx",), "use python -m rfdetr_repro.export --to torch|tensorrt|tensorrt-rtx"),
