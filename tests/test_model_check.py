@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from samples_run import protocol_record, search_record
 from test_latency_model import CONFIG, additive_ms
 from test_rounds import Machine, bursts
 
+from rfdetr_repro import campaign as campaigns
+from rfdetr_repro import finetune, mean
 from rfdetr_repro.config import Arch
+from rfdetr_repro.errors import InputError
 from rfdetr_repro.latency_protocol import DECISION, Protocol
 from rfdetr_repro.model_check import MEDIAN_BOUND, P95_BOUND, ModelCheck, model_checks, too_coarse
 from rfdetr_repro.pareto import latency_mode
 from rfdetr_repro.presets import PICO_SPACE
 from rfdetr_repro.record import Latency, Record
+from rfdetr_repro.search import __main__ as search_command
 from rfdetr_repro.search.engines import Fit
 from rfdetr_repro.search.latency_model import LatencyModel, RelativeError, engine_order, heldout_error
 from rfdetr_repro.search.rounds import measure_rounds, short_form
@@ -157,3 +162,20 @@ def test_fields_of_a_prediction_survive_the_store() -> None:
     assert record.id == protocol_record(ARCHS[0]).id  # what the model said is no part of the request
     refitted = replace(search_record(ARCHS[0]), latency=Latency(2.0, "modelled", confirmed_error=0.02, confirmed_worst=0.05))
     assert Record.from_json(refitted.to_json()) == refitted
+
+
+def test_every_command_decides_by_the_same_mode() -> None:
+    """A search's picks and the mean that is made of them; the campaign's file says which, and no other program does."""
+    defaults = {campaigns.EMBEDDED.decision.mode, search_command.parser().get_default("mode"), mean.parser().get_default("mode")}
+    assert defaults == {DECISION.mode} == {"buffered"} and finetune.MEASURED.mode == "buffered"
+    turned = replace(campaigns.EMBEDDED, latency_mode="sustained")
+    assert [one.mode for one in turned.protocols] == ["sustained", "buffered"] and turned.decision == turned.sustained
+
+
+@pytest.mark.parametrize(
+    "text", ['latency_mode = "paced"', '[buffered]\nmode = "sustained"\nbuffer_ms = 0.0', "[buffered]\nflush_l2 = true"]
+)
+def test_a_campaign_that_decides_by_no_mode_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text + "\n")
+    with pytest.raises(InputError):
+        campaigns.campaign(str(tmp_path / "mine.toml"))

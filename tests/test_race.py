@@ -93,6 +93,7 @@ def test_each_image_is_evaluated_once() -> None:
     assert all(len(places) == len(set(places)) for places in seen.values())
     assert all(sorted(seen[arch]) == list(range(IMAGES)) for arch in outcome.accuracy)
     assert sum(map(len, seen.values())) == outcome.evaluations()
+    assert outcome.decision_s > 0 and outcome.evaluation_s > 0 and "decisions" in outcome.took()
 
 
 def test_the_chance_is_certain_once_all_images_are_seen() -> None:

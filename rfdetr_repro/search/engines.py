@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, median
 
 from ..bench.confirm import call_of, example_input
 from ..config import Arch, SearchSpace
@@ -109,14 +109,17 @@ def refit_latency(
     """(model fitted to the confirmed files too, its error on what is left out of the fit, error of ``model`` on these files).
 
     ``confirmed``: Records of the search's decision protocol with what was predicted of them (:meth:`Search.confirm`). Engines
-    come from the store, where :func:`fit_latency` has put them; of fewer than FEWEST the model stays.
+    come from the store, where :func:`fit_latency` has put them, brought to the state of the machine in which the files were
+    measured by the middle one of their ratios to what was predicted. Of fewer than FEWEST in all the model stays.
     """
     judged = {record.model.arch: record.latency for record in confirmed if record.latency and record.latency.predicted_ms}
     if not judged:
         raise InputError("no confirmed file has a prediction to compare with", mend="confirm candidates of this search first")
     seen = RelativeError.of([one.predicted_ms for one in judged.values()], [one.median_ms for one in judged.values()])
     known = _known(search, short_form(search.decision))
-    latencies = {arch: metric("latency").cost(record) for arch, record in known.items()}
+    ratios = [one.median_ms / one.predicted_ms for one in judged.values() if one.predicted_ms]
+    state = median(ratios) if len(ratios) >= REFERENCES else 1.0
+    latencies = {arch: state * metric("latency").cost(record) for arch, record in known.items()}
     latencies |= {arch: latency.median_ms for arch, latency in judged.items()}
     if len(latencies) < FEWEST:
         return model, heldout, seen
