@@ -148,6 +148,11 @@ def probable(boxes: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndar
     return boxes, 1 / (1 + np.exp(-logits))
 
 
+def softmaxed(boxes: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    powers = np.exp(logits - logits.max(2, keepdims=True))
+    return boxes, powers / powers.sum(2, keepdims=True)
+
+
 def many_names(count: int = 80) -> list[str]:
     return ["dog", *(f"thing {index}" for index in range(count - 2)), "cat"]
 
@@ -216,6 +221,7 @@ def query_kinds() -> dict[str, Case]:
         ),
         "DETR, ids and no object": case(pair(PRED, softmax_queries(4, (1, 2))), "detr-softmax"),
         "DETR, categories and no object": case(pair(PRED, softmax_queries(3, (0, 1))), "detr-softmax"),
+        "DETR, softmax inside": case(pair(PRED, softmaxed(*softmax_queries(3, (0, 1)))), "detr-softmax"),
         "DETR of COCO": case(pair(PRED, softmax_queries(92, (17, 90))), "detr-softmax", categories=COCO_LIKE, ids=(17, 90)),
         "DETR with a mask of pixels": case(
             pair(PRED, softmax_queries(3, (0, 1))),

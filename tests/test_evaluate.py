@@ -106,7 +106,7 @@ def test_evaluate_bad_input(
     [
         ({"--islands": "Add"}, "belong to --precision fp16"),
         ({"--precision": "fp16", "--to": "torch"}, "a PyTorch artifact is float32"),
-        ({"--to": "torch"}, "cannot be called .onnx"),
+        ({"--to": "torch"}, "writes a .safetensors file, and --out says .onnx"),
         ({"--arch": "r32-p8"}, "not an architecture"),
         ({"--arch": "huge"}, "unknown size"),
         ({"--arch": "r32-p8-w1-d9-q5"}, "stores 2 layers"),

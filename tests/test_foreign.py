@@ -76,7 +76,7 @@ def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(name: str, fake, 
     assert manifest.model.weights == "random" and manifest.params == 6 * 7 + 7
     assert manifest.packages["ultralytics"] == "0.fake" and manifest.packages["injected_candidates"] == "20"
     options = identity_of(artifact, "onnxruntime-cpu", "a").options.split()
-    assert options[0] == "a" and {"injected_candidates=20", "resize=plain-letterbox"} <= set(options)
+    assert options[0] == "a" and {"nms=operator", "injected_candidates=20", "resize=plain-letterbox"} <= set(options)
     found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, SIDE, SIDE), np.float32))
     assert 0 < (found.scores[0] > 0.4).sum() <= 20 and (found.masks is None) == (name == "yolov8-n")
     assert sorted(path.suffix for path in (tmp_path / "models").iterdir()) == [".json", ".onnx"]

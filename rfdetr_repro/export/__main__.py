@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if args.precision == "fp32" and (args.audit_images or args.islands):
         raise InputError("--audit-images and --islands belong to --precision fp16")
-    _check_suffix(Path(args.out), args.to)
     if args.to == "torch" and args.precision == "fp16":
         raise InputError("a PyTorch artifact is float32", mend="use --to onnx for fp16")
+    _check_suffix(Path(args.out), args.to)
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)  # fails before the work, not after it
     from ..model.checkpoint import load_supernet  # torch loads slowly; arguments are checked first

@@ -28,7 +28,7 @@ from ..resize_rules import with_antialias
 from .adopt_boxes import BOXES, Layout, confident, corners_array, duplicates, layout_of
 from .adopt_classes import CLASSES, Categories, ClassMap, join
 from .adopt_file import ImageInput, Told, read, refuse_other_tasks, standard_input
-from .adopt_forms import FEW, FORMS, decoded_of, form_of, pair_of
+from .adopt_forms import FEW, FORMS, are_odds, decoded_of, form_of, pair_of
 from .adopt_probe import Probe, stand_in
 from .adopt_ranked import add_decoded, add_detr, add_rows, add_rt_detr, add_suppressed
 from .adopt_seen import Evidence, Picture, Seen, Truth, agreed, seen
@@ -81,7 +81,8 @@ class Wishes:
 
 class _Reading(NamedTuple):
     """How the outputs are read: one of FORMS; whether a YOLO's numbers of a box are the last axis; how boxes are written; whether
-    suppression is added; whether 0.5 is taken off masks in 0..1; whether the best came first on every picture."""
+    suppression is added; whether 0.5 is taken off masks in 0..1; whether the best came first on every picture; whether logits are
+    a softmax already."""
 
     form: str
     channels_last: bool
@@ -89,6 +90,7 @@ class _Reading(NamedTuple):
     suppressed: bool
     halves: bool
     ranked: bool
+    odds: bool
 
 
 def adopt(
@@ -139,7 +141,8 @@ def adopt(
     evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
     joined = _join(trained, evidence, told, looked, wishes)
     ranked = all((np.diff(one.scores) <= 0).all() for one in looked)
-    reading = _Reading(form, last, layout, suppressed, form == "decoded" and _masks_in_0_1(outputs, probe), ranked)
+    halves = form == "decoded" and _masks_in_0_1(outputs, probe)
+    reading = _Reading(form, last, layout, suppressed, halves, ranked, form == "detr-softmax" and _odds(outputs, probe))
     _add_nodes(model, reading, image, nms, path)
     content, manifest = _described(with_shapes(model, path), path, image)
     adoption = {
@@ -363,6 +366,11 @@ def _join(categories: Categories | None, evidence: Evidence, told: Told, looked:
     return join(categories, count, told.names, evidence, asked=wishes.classes, settled=settled, path=evidence.path)
 
 
+def _odds(outputs: Sequence[Shape], probe: Probe) -> bool:
+    pair = pair_of(outputs)
+    return pair is not None and all(are_odds(value[0]) for value in probe.of(pair.logits.name))
+
+
 def _masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
     roles = decoded_of(outputs)
     if roles is None or "masks" not in roles:
@@ -391,7 +399,7 @@ def _add_nodes(model: onnx.ModelProto, reading: _Reading, image: ImageInput, nms
     elif reading.suppressed:
         add_suppressed(build, others, size, layout, nms)
     else:
-        add_detr(build, form, others, size, layout)
+        add_detr(build, form, others, size, layout, reading.odds)
 
 
 def _is_ours(outputs: Sequence[Shape], layout: Layout, halves: bool) -> bool:

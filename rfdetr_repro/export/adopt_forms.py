@@ -5,7 +5,8 @@ The forms, each with one image per run:
 - ``decoded``: scores (1, K), labels (1, K), boxes (1, K, 4) in any order, and maybe masks (1, K, h, w): this project's own files,
   the official exports of D-FINE, RT-DETR and DEIM, and what ends in a suppression with separate outputs;
 - ``detr``: boxes (1, Q, 4), logits (1, Q, C), maybe mask logits (1, Q, h, w): each class has its own sigmoid (RF-DETR upstream);
-- ``detr-softmax``: the same, but the last class is "no object" and the scores are a softmax over all (DETR and its kin);
+- ``detr-softmax``: the same, but the last class is "no object" and the scores are a softmax over all (DETR and its kin),
+  inside the file or not;
 - ``boxes-scores``: boxes (1, N, 4), scores (1, N, C) in 0..1;
 - ``rows``: (1, N, 6), a box, a score and a class number: detectors with their own choice inside;
 - ``rows-seg``: (1, N, 6 + P) and prototypes (1, P, h, w): the same with masks;
@@ -122,9 +123,18 @@ def form_of(outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: i
 def _pair_form(pair: Pair, probe: Probe) -> str:
     logits = np.concatenate([value[0] for value in probe.of(pair.logits.name)])  # (n, C)
     finite = logits[np.isfinite(logits).all(axis=1)]
+    if are_odds(finite):
+        return "detr-softmax"
     if finite.size and finite.min() >= 0 and finite.max() <= 1:
         return "boxes-scores"
     return "detr-softmax" if is_softmax(finite) else "detr"
+
+
+def are_odds(values: Array) -> bool:
+    """Whether rows (n, C) are a softmax already: within 0..1, with a sum of 1 each, over more than one class."""
+    if not values.size or values.shape[1] < 2 or values.min() < 0 or values.max() > 1:
+        return False
+    return bool(np.abs(values.sum(axis=1) - 1).max() < 1e-2)
 
 
 def is_softmax(logits: Array) -> bool:

@@ -43,14 +43,16 @@ def add_decoded(build: Builder, roles: Mapping[str, Shape], size: tuple[int, int
     build.results(**results)
 
 
-def add_detr(build: Builder, form: str, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout) -> None:
-    """``detr``, ``detr-softmax`` and ``boxes-scores`` without suppression."""
+def add_detr(
+    build: Builder, form: str, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, odds_given: bool
+) -> None:
+    """``detr``, ``detr-softmax`` and ``boxes-scores`` without suppression. ``odds_given``: the softmax is in the file already."""
     pair = pair_of(outputs)
     assert pair is not None
     boxes, logits, masks = pair
     queries, classes = logits.dims[1:]
     if form == "detr-softmax":
-        odds = build.one("Softmax", logits.name, axis=2)
+        odds = logits.name if odds_given else build.one("Softmax", logits.name, axis=2)
         real, _ = build.add("Split", [odds, build.constant([classes - 1, 1])], 2, axis=2)
         value, which = build.add("TopK", [real, build.constant([1])], 2, axis=2)  # a query has one class, as its authors choose
         last = build.constant([2])

@@ -11,7 +11,7 @@ import numpy as np
 
 from .adopt_boxes import ORDERS, Layout, corners_array
 from .adopt_classes import ENOUGH, USED
-from .adopt_forms import decoded_of, pair_of
+from .adopt_forms import are_odds, decoded_of, pair_of
 from .adopt_probe import PICTURES, Array, Probe, check_finite, check_scores
 from .adopt_yolo import flat_and_maps
 from .surgery import Shape
@@ -145,6 +145,8 @@ def _scores(form: str, logits: Array) -> Array:
         return logits
     if form == "detr":
         return 1 / (1 + np.exp(-logits.clip(-80, 80)))
+    if are_odds(logits):
+        return logits[:, :-1]
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True))[:, :-1]
 
