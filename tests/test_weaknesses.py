@@ -64,9 +64,9 @@ def test_weakness_2_a_dead_watcher_certifies_the_run() -> None:
 
     thread = threading.Thread(target=old_watch)
     thread.start()
-    thread.join(5)
+    thread.join(600)
     assert not thread.is_alive() and not throttled  # "did not throttle"
-    watch = GpuWatch(Playing([QUIET, QUIET, dying]), poll_s=0.001).start()
+    watch = GpuWatch(Playing([QUIET, QUIET, dying]), poll_s=0.001, hung_s=600).start()
     verdict = watch.since(0).throttled
     watch.stop()
     assert verdict.startswith("unknown: ") and "GPU is lost" in verdict
@@ -88,7 +88,7 @@ def test_weakness_3_no_event_no_check_and_a_thread_that_stays() -> None:
     counted = (5, 5, 900_005, 900_005, 900_005)  # nanoseconds; between polls, without event
     dip = recording(throttled_ns=[{"power": at, "thermal": 0} for at in counted])
     assert summed_up(dip).throttled == "yes: power"
-    watch = GpuWatch(Playing([QUIET]), poll_s=0.001).start()
+    watch = GpuWatch(Playing([QUIET]), poll_s=0.001, hung_s=600).start()
     watch.stop()
     assert not [thread for thread in threading.enumerate() if thread.name == "gpu-watch"]
 
