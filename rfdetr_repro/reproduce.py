@@ -30,6 +30,8 @@ from .reproduce_train import pretrain, train
 from .store import Store
 
 T = TypeVar("T")
+# How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied detections then do to an AP.
+AP_GAP, SCORE_GAP = 0.005, 1e-4
 
 
 @dataclass
@@ -234,9 +236,11 @@ class Reproduction:
         groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
         rows = [compare_costs(search, groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
         total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
-        if (gap := max(row["largest_ap_gap"] for row in rows)) > 0:
-            raise StatedFailure(f"shared and one-by-one accuracy differ by {gap} AP")
-        return {**total, "speedup": total["single_seconds"] / total["shared_seconds"]}
+        gaps = {name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")}
+        if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
+            told = f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
+            raise StatedFailure(f"shared and one-by-one accuracy differ {told}: more than rounding explains")
+        return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
     def confirm(self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any) -> tuple[list, str]:
         import numpy as np

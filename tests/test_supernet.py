@@ -50,7 +50,8 @@ def test_shared_decoding_equals_each_subnet() -> None:
 def test_query_dropping_keeps_the_most_confident() -> None:
     supernet, images = tiny_detector(), images_for(Arch(64, 8, 1, 0, 10))
     few, many = (supernet(images, Arch(64, 8, 1, 0, queries)).logits.amax(-1) for queries in (3, 10))
-    assert torch.equal(few, many[:, :3]) and (many[:, :-1] >= many[:, 1:]).all()
+    assert torch.allclose(few, many[:, :3], atol=1e-6)  # products of 3 and of 10 rows may add in another order
+    assert (many[:, :-1] >= many[:, 1:] - 1e-6).all()
 
 
 @torch.no_grad()
