@@ -6,16 +6,18 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from samples_coco import random_document, write_folder
+from samples_coco import random_detections, random_document, write_folder
 from test_layouts import check, coco, pictures, write_json
 
 from rfdetr_repro import evaluate
+from rfdetr_repro.coco_eval import CocoEvaluator
 from rfdetr_repro.data.census import check_usable, print_census, take_census
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.segmentation import check_segmentation, decode_mask
@@ -159,6 +161,27 @@ def test_ids_of_any_size_and_kind(ids: list[Any], tmp_path: Path) -> None:
     found = check(written(tmp_path, change))
     assert [info.id for info in found.images] == ids
     assert [entry["image_id"] for entry in found.ground_truth()["annotations"]] == [ids[0], ids[0], ids[1]]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize(
+    "renamed", [lambda id_: 2**60 + id_, lambda id_: 2**130 + id_, lambda id_: f"{id_:06d}", lambda id_: id_ - 10**6]
+)
+def test_accuracy_does_not_depend_on_what_ids_are_called(kind: str, renamed: Callable[[int], Any], tmp_path: Path) -> None:
+    """Ids in the same order, categories too: all twelve numbers to the last bit, equal scores included."""
+    document = random_document(5, images=8)
+    plain = read_split(write_folder(tmp_path / "plain", document), "train")
+    found = random_detections(plain, 6)
+    for image in document["images"]:
+        image["id"] = renamed(image["id"])
+    for entry in document["annotations"]:
+        entry.update(image_id=renamed(entry["image_id"]), category_id=entry["category_id"] + 2**80)
+    for category in document["categories"]:
+        category["id"] += 2**80
+    other = read_split(write_folder(tmp_path / "other", document), "train")
+    moved = [replace(one, image_id=renamed(one.image_id)) for one in found]
+    assert CocoEvaluator(other).twelve(moved, kind) == CocoEvaluator(plain).twelve(found, kind)
+    assert CocoEvaluator(plain).twelve(found, kind)["AP"] > 0.01
 
 
 def test_category_ids_beyond_64_bits(tmp_path: Path) -> None:

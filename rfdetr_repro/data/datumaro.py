@@ -27,7 +27,8 @@ def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         image = item.get("image") if isinstance(item.get("image"), dict) else {}
         key = item.get("id") if isinstance(item.get("id"), str) and item.get("id") else number
         size = image.get("size") if isinstance(image.get("size"), list) and len(image.get("size", [])) == 2 else [None, None]
-        name = image.get("path") or (f"{key}.jpg" if isinstance(key, str) else None)
+        media = item.get("media") if isinstance(item.get("media"), dict) else {}
+        name = image.get("path") or media.get("path") or (f"{key}.jpg" if isinstance(key, str) else None)
         result["images"].append({"id": key, "file_name": name, "height": size[0], "width": size[1]})
         annotations = item.get("annotations")
         for row in _objects(annotations if isinstance(annotations, list) else [], left_out):
