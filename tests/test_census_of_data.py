@@ -150,6 +150,21 @@ def test_a_bad_image_is_refused_or_dropped_with_its_objects(fault: str, tmp_path
     assert len(found) == 1 and sum(found.dropped.values()) == 1 + 2  # the image and its two objects
 
 
+def test_two_images_of_one_id_are_both_dropped_with_their_objects(tmp_path: Path) -> None:
+    """Nobody knows to which of them the annotations belong."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["images"].append({**document["images"][0], "file_name": "c.jpg"})
+
+    folder = written(tmp_path, change)
+    Image.new("RGB", (80, 60)).save(folder / "train" / "c.jpg")
+    with pytest.raises(InputError, match="image id 1 occurs 2 times.*--drop-bad"):
+        read_split(folder, "train")
+    found = read_split(folder, "train", drop_bad=True)
+    assert [info.id for info in found.images] == [2] and found.dropped["images whose id another image has"] == 2
+    assert found.dropped["annotation that belongs to an image that is left out"] == 2
+
+
 @pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2], [2**63 + 5, 2**64], [2**120, 2**121], ["a", "b"], [-1, 7], [1.0, 2.0]])
 def test_ids_of_any_size_and_kind(ids: list[Any], tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:

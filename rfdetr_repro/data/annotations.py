@@ -33,6 +33,7 @@ BORDER_PX = 1.0  # annotation tools round; up to here a box beyond the border is
 LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it means anything
 LARGEST_SIDE = 1_000_000  # px
 MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
+_SAME_ID = "images whose id another image has"
 MEND = "mend or remove them, or add --drop-bad to leave them out"
 
 
@@ -168,7 +169,8 @@ def parse_images(
     """
     finder, reader = ImageFinder(folders), _ImageReader(path, turned, open_all=drop_bad)
     images: dict[ImageKey, ImageInfo] = {}
-    repeated, faults, dropped_ids, paths = 0, [], set(), set()
+    repeated, faults, dropped_ids = 0, [], set()
+    ambiguous: set[ImageKey] = set()  # whose annotations may belong to either image: both are bad
     for number, entry in enumerate(entries):
         fault, info = reader.read(number, entry, finder)
         if info is None:
@@ -176,25 +178,30 @@ def parse_images(
             dropped_ids.add(image_key(entry.get("id")))
         elif info.id not in images:
             images[info.id] = info
-            paths.add(info.path)
         elif images[info.id].path == info.path:
             repeated += 1
         else:
-            raise InputError(f"image id {short(info.id)} occurs 2 times", path, "ids must be unique")
+            what = f"image id {short(info.id)} occurs 2 times"
+            faults.append((_SAME_ID, what, path, "ids must be unique: give each image its own"))
+            ambiguous.add(info.id)
     if faults and not drop_bad:
         kind, what, where, mend = faults[0]
         others = f"; {len(faults)} of {len(entries)} images are bad" if len(faults) > 1 else ""
         raise InputError(what, where, f"{mend}, or add --drop-bad to leave the image out{others}")
+    for key in ambiguous:
+        del images[key]
+        faults.append((_SAME_ID, "", path, ""))
+        dropped_ids.add(key)
     if not images:
-        raise InputError(
-            "no images", path, "give a split with images" if not faults else f"all {len(faults)} are bad: {faults[0][1]}"
-        )
+        mend = f"all {len(faults)} are bad: {faults[0][1]}" if faults else "give a split with images"
+        raise InputError("no images", path, mend)
     counts: dict[str, int] = {}
     for kind, *_ in faults:
         counts[kind] = counts.get(kind, 0) + 1
     found = tuple(images.values())
     ids = frozenset(key for key in dropped_ids if key is not None and key not in images)
-    return ImageTable(found, reader.sizes_from_files, repeated, len(found) - len(paths), counts, ids)
+    same_file = len(found) - len({info.path for info in found})
+    return ImageTable(found, reader.sizes_from_files, repeated, same_file, counts, ids)
 
 
 class _ImageReader:
