@@ -113,7 +113,9 @@ def test_without_a_val_split_the_last_average_is_the_model_and_that_is_said() ->
 def test_differences_are_said() -> None:
     lines = "\n".join(recipe(40, num_workers=4, eval_max_dets=500).lines)
     assert "10 epochs of 5 steps of 4 x 4 images; 40 images are fewer than 5 steps" in lines
-    assert "crop" in lines and "of no effect here: eval_max_dets" in lines
+    assert "crop" in lines and "of no effect here: eval_max_dets" in lines and "tensorboard=True" in lines
+    assert "tensorboard" not in "\n".join(recipe(tensorboard=True, crop_probability=0.0).lines)
+    assert "crop" not in "\n".join(recipe(crop_probability=0.0).lines)
 
 
 def test_what_the_run_must_agree_with(small_sizes: None, tmp_path: Path) -> None:

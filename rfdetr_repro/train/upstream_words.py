@@ -256,6 +256,8 @@ def _differences(train: TrainConfig, images: int, epochs: int, per_epoch: int, w
         lines.append("differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so 16 images a step")
     if words.get("early_stopping") and words.get("early_stopping_min_delta") != 0:
         lines.append("differs from upstream: early stopping counts any rise of AP (there 0.001 at least)")
+    if "tensorboard" not in words:
+        lines.append("differs from upstream: TensorBoard's curves are written with tensorboard=True only")
     if train.evaluate_every == 0:
         lines.append("differs from upstream: no val split, so the model is the last average, not the best")
     if aside := sorted(set(words) & _ASIDE - {"dataset_file", "num_workers"}):
