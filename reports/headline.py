@@ -65,7 +65,12 @@ def _established(best: Confirmed, points: Sequence[Confirmed]) -> str:
             f"Whether it is better than {len(unknown)} of {len(others)} other files is not known: nothing is stored per image."
         )
     if not sentences:
-        sentences.append(f"Better than each of the {len(others)} other files: no 95 % interval of a paired difference holds 0.")
+        if len(others) == 1:
+            sentences.append("Better than the other file: the 95 % interval of the paired difference of AP lies above 0.")
+        else:
+            sentences.append(
+                f"Better than each of the {len(others)} other files: no 95 % interval of a paired difference holds 0."
+            )
     text = " ".join(sentences)
     return f"{text[0].upper()}{text[1:]} It was chosen by this AP, which makes its AP on val a little too high."
 

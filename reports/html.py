@@ -17,6 +17,7 @@ from .blocks import Block, Bullets, Document, Drawing, Facts, Grid, Heading, Par
 
 _STYLE = """
 body{font:15px/1.5 "DejaVu Sans",Verdana,sans-serif;color:#222;max-width:60rem;margin:2rem auto;padding:0 1rem 4rem}
+body{word-wrap:break-word;overflow-wrap:anywhere}
 h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.15rem;color:#0072B2;margin:2.2rem 0 .6rem}
 .subtitle,.quiet,.notes,figcaption{color:#6f6f6f;font-size:.85rem}.rule{border:0;border-top:3px solid #0072B2}
 .table{overflow-x:auto}table{border-collapse:collapse;font-size:.78rem;white-space:nowrap}

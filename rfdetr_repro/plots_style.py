@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,8 +74,14 @@ STYLE: dict[Any, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """The style as a context; nothing outside it changes."""
-    with matplotlib.rc_context({**STYLE, "font.family": list(families())}):
-        yield
+    fonts = logging.getLogger("matplotlib.font_manager")
+    before = fonts.level
+    fonts.setLevel(logging.ERROR)  # a font that stands in for rare letters may have no bold: its regular weight is meant
+    try:
+        with matplotlib.rc_context({**STYLE, "font.family": list(families())}):
+            yield
+    finally:
+        fonts.setLevel(before)
 
 
 @functools.cache

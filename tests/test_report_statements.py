@@ -154,7 +154,7 @@ def test_the_best_is_claimed_only_where_it_is_established(tmp_path):
     assert "Not told apart from r128-p16-w1-d1-q15" in words and "Better than" not in words
     (tmp_path / "b").mkdir()
     clear = [*three()[:1], sure(protocol_record(Arch(160, 16, 1, 2, 25)), 0.6, 0.55, 0.65)]
-    assert "Better than each of the 1 other files" in told(written(tmp_path / "b", clear))
+    assert "Better than the other file: the 95 % interval" in told(written(tmp_path / "b", clear))
     (tmp_path / "c").mkdir()
     old = [protocol_record(arch) for arch in (ARCH, Arch(96, 16, 1, 1, 10))]
     words = told(written(tmp_path / "c", old))
