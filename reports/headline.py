@@ -20,26 +20,20 @@ def headline(run: Run) -> list[Block]:
     """Facts of every data set with a rated file; which others are not told apart from it is part of them."""
     by_data: dict[str, list[Confirmed]] = {}
     for point in run.points:
-        if _rated(point):
-            assert point.val is not None
-            by_data.setdefault(point.val.data.name if point.val.data else "unnamed images", []).append(point)
+        if (rated := point.on("val")) is not None and rated.accuracy is not None and rated.accuracy.ap is not None:
+            by_data.setdefault(rated.data.name if rated.data else "unnamed images", []).append(point)
     if not by_data:
         return [Paragraph("A file with AP measured on a val split: not in this run.", quiet=True)]
     return [Facts(_facts(name, points, len(by_data) > 1)) for name, points in by_data.items()]
 
 
-def _rated(point: Confirmed) -> bool:
-    return point.val is not None and point.val.accuracy is not None and point.val.accuracy.ap is not None
-
-
 def _facts(data: str, points: Sequence[Confirmed], several: bool) -> list[tuple[str, str]]:
-    best = max(points, key=lambda point: point.val.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
-    assert best.val is not None
+    best = max(points, key=lambda point: point.on("val").accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
     pairs = [("data set", data)] if several else []
     pairs.append(("highest AP on val", _name(best)))
     if said := _established(best, points):
         pairs.append(("how sure", said))
-    for split, record in (("val", best.val), ("test", best.test)):
+    for split, record in ((split, best.on(split)) for split in ("val", "test")):
         pairs.append((f"{split} AP50 / AP", ap_words(record)))
     for mode, record in (("buffered", best.buffered), ("sustained", best.sustained)):
         if record is not None and record.latency is not None:
@@ -52,9 +46,10 @@ def _established(best: Confirmed, points: Sequence[Confirmed]) -> str:
     others = {point.sha256: point for point in points if point.sha256 != best.sha256}
     if not others:
         return ""
-    assert best.val is not None
-    records = {point.sha256: point.val for point in others.values() if point.val is not None}
-    same, unknown = not_told_apart(best.val, list(records.values()))
+    chosen = best.on("val")
+    assert chosen is not None
+    records = {point.sha256: record for point in others.values() if (record := point.on("val")) is not None}
+    same, unknown = not_told_apart(chosen, list(records.values()))
     by_id = {id(record): others[sha256] for sha256, record in records.items()}
     sentences = []
     if same:

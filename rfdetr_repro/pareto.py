@@ -47,16 +47,10 @@ def backend(record: Record) -> str:
     return f"{runtime}{' CUDA graph' if record.latency.cuda_graph else ''} {mode} on {machine}"
 
 
-def modelled_mode(record: Record) -> str:
-    """The mode that a modelled latency stands for. Where a Record names none, its model was fitted on sustained times."""
-    return "buffered" if "buffered" in (record.deployment or "").split() else "sustained"
-
-
 def modelled_for(search: Record, timed: Record) -> bool:
     """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet, runtime, machine and mode."""
     artifact, machine, name = timed.artifact, timed.machine, search.data and search.data.name
-    mode = timed.protocol.mode if timed.protocol else "buffered"
-    if artifact is None or name != (timed.data and timed.data.name) or modelled_mode(search) != mode:
+    if artifact is None or name != (timed.data and timed.data.name) or latency_mode(search) != latency_mode(timed):
         return False
     if search.model.checkpoint_sha256 != timed.model.checkpoint_sha256 or timed.model.arch is None:
         return False

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from .ap_intervals import paired
 from .config import Arch
 from .errors import InputError
-from .pareto import Confirmed, backend, confirmed_points, modelled_for, modelled_mode
+from .pareto import Confirmed, backend, confirmed_points, latency_mode, modelled_for
 from .plots_style import BLUE, GREEN, GREY, PALETTE, VERMILION, drawable, end_label, log_latency_axis, origin_line, shortened
 from .record import Record
 from .sensitivity import comparable_searches
@@ -63,7 +63,7 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
     for group in comparable_searches(records):
         key = next((key for key, points in measured.items() if modelled_for(group[0], points[0][1])), None)
         points = measured.pop(key) if key else ()
-        panels.append(Panel(_panel_title(points[0][1] if points else group[0]), modelled_mode(group[0]), group, points))
+        panels.append(Panel(_panel_title(points[0][1] if points else group[0]), _mode(group[0]), group, points))
     panels += [Panel(_panel_title(points[0][1]), _mode(points[0][1]), (), points) for points in measured.values()]
     if not panels:
         raise InputError("no search or protocol Records with AP and latency to plot", mend="give the Records of a campaign")
@@ -116,7 +116,7 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
     axes.scatter(xs, ys, s=9, color=GREY, alpha=0.3, linewidths=0, rasterized=len(xs) > 2000, zorder=2)
     front = _panel_front(panel)
     for split, color, marker in (("val", BLUE, "o"), ("test", VERMILION, "s")):
-        shown = [(timed, holder) for point, timed in panel.points if (holder := getattr(point, split)) and _has_ap(holder)]
+        shown = [(timed, holder) for point, timed in panel.points if (holder := point.on(split)) and _has_ap(holder)]
         if not shown:
             continue
         x, y = [_ms(timed) for timed, _ in shown], [_ap(holder) for _, holder in shown]
@@ -148,7 +148,11 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
 
 def _panel_front(panel: Panel) -> set[str]:
     """Files of the panel's val frontier by its own latencies; of equals the faster."""
-    on_val = [(_ms(timed), -_ap(point.val), _file(timed)) for point, timed in panel.points if point.val and _has_ap(point.val)]
+    on_val = []
+    for point, timed in panel.points:
+        holder = point.on("val")
+        if holder is not None and _has_ap(holder):
+            on_val.append((_ms(timed), -_ap(holder), _file(timed)))
     front: set[str] = set()
     best = 0.0
     for _, negative_ap, file in sorted(on_val):
@@ -190,11 +194,11 @@ def _panel_title(record: Record) -> str:
 
 
 def _mode(record: Record) -> str:
-    return record.protocol.mode if record.protocol else "buffered"
+    return latency_mode(record) or "unknown mode"
 
 
 def _scored(point: Confirmed) -> list[Record]:
-    return [holder for holder in (point.val, point.test) if holder is not None]
+    return [holder for holder in (point.on("val"), point.on("test")) if holder is not None]
 
 
 def _file(record: Record) -> str:
@@ -258,7 +262,7 @@ def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
 
 
 def _modelled_label(search: Sequence[Record]) -> str:
-    return f"modelled {modelled_mode(search[0])} ms"
+    return f"modelled {_mode(search[0])} ms"
 
 
 def _split(holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False) -> list[Axes]:

@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import median
 from typing import NamedTuple
 
-from .pareto import confirmed_points, modelled_for
+from .pareto import confirmed_points, latency_mode, modelled_for
 from .record import Record
 from .tables_format import MEASURED, Cell, Column, Table, milliseconds
 
@@ -49,12 +49,11 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
 def _row(timed: Record, search: Sequence[Record]) -> Row | None:
     """As noted when the file was measured; else of the search, unless its model was fitted to confirmed files since."""
     assert timed.latency is not None
-    noted: float | None = getattr(timed.latency, "predicted_ms", None)
-    if noted is not None:
-        return Row(timed, noted, timed.latency.heldout_error)
+    if timed.latency.predicted_ms is not None:
+        return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
     for record in search:
         assert record.latency is not None
-        refitted = getattr(record.latency, "confirmed_error", None) is not None
+        refitted = record.latency.confirmed_error is not None
         if record.model.arch == timed.model.arch and not refitted and modelled_for(record, timed):
             return Row(timed, record.latency.median_ms, record.latency.heldout_error)
     return None
@@ -104,4 +103,4 @@ def _stated(rows: Sequence[Row]) -> list[str]:
 
 
 def _mode(record: Record) -> str:
-    return record.protocol.mode if record.protocol else "buffered"
+    return latency_mode(record) or "unknown mode"

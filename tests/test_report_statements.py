@@ -25,6 +25,7 @@ from rfdetr_repro.config import Arch
 from rfdetr_repro.departures import departures
 from rfdetr_repro.latency_protocol import Protocol
 from rfdetr_repro.paper import published_records
+from rfdetr_repro.plots_campaign import pareto_panels
 from rfdetr_repro.record import MEAN, Cost, DataId, Latency, ModelId, Record
 from rfdetr_repro.tables_campaign import frontier_tables
 from rfdetr_repro.tables_modelled import modelled_tables
@@ -161,6 +162,14 @@ def test_the_best_is_claimed_only_where_it_is_established(tmp_path):
     assert "is not known: nothing is stored per image" in words and "interval unknown" in words
     (tmp_path / "d").mkdir()
     assert "how sure" not in told(written(tmp_path / "d", old[:1]))
+
+
+def test_a_file_that_only_the_sustained_mode_timed_is_rated_and_drawn(tmp_path):
+    run = written(tmp_path, [protocol_record(ARCH, mode="sustained"), protocol_record(ARCH, "test", mode="sustained")])
+    words = told(run)
+    assert f"highest AP on val: {ARCH.key}" in words and "latency, sustained median" in words and "buffered median" not in words
+    (panel,) = pareto_panels(run.records)
+    assert (panel.mode, len(panel.points)) == ("sustained", 1) and "A Pareto plot" not in words
 
 
 def test_two_data_sets_have_a_headline_each(tmp_path):
