@@ -567,3 +567,20 @@ def test_suppression_survives_half_precision(tmp_path: Path) -> None:
     assert [half.manifest.category_ids[label] for label in found.labels[0][sure]] == ids
     np.testing.assert_allclose(found.boxes_xyxy[0][sure] * [WIDTH, HEIGHT, WIDTH, HEIGHT], boxes, atol=0.2)
     assert half.manifest.adoption == wide.manifest.adoption
+
+
+def test_what_is_no_tensor_is_one_line(tmp_path: Path) -> None:
+    def written(inputs: list[Any], outputs: list[Any]) -> Path:
+        nodes = [helper.make_node("SequenceConstruct", ["images"], ["list"]), helper.make_node("Identity", ["images"], ["plain"])]
+        graph = helper.make_graph(nodes, "g", inputs, outputs)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+        return tmp_path / "m.onnx"
+
+    image = helper.make_tensor_value_info("images", 1, [1, 3, 48, 64])
+    text = helper.make_tensor_value_info("images", 8, [1])
+    listed = helper.make_tensor_sequence_value_info("list", 1, None)
+    bare = onnx.ValueInfoProto(name="images")
+    for inputs, outputs in (([image], [listed]), ([text], [text]), ([bare], [listed]), ([], [listed])):
+        with pytest.raises(InputError):
+            adopt(written(inputs, outputs), tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

@@ -450,7 +450,7 @@ def _described(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> t
 def _shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_value for dim in tensor.shape.dim)
-    if not tensor.HasField("shape") or 0 in dims:
+    if not tensor.HasField("shape") or 0 in dims or not tensor.elem_type:
         raise InputError(f"{value.name} has no fixed shape", path, "export it with a fixed size and a batch of 1")
     return Shape(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
 

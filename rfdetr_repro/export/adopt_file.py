@@ -193,7 +193,7 @@ def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int
         raise InputError(f"the model takes a batch of {batch}: {_listed(value)}", path, "export it with a batch of 1")
     height, width = _size(value, (height, width), told, wanted_hw, path)
     assumed = ("batch 1",) * (batch == 0) + ((f"size {height}x{width}",) if 0 in dims[1:] else ())
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name
+    dtype = _kind(value)
     inner = (1, height, width, 3) if last else (1, 3, height, width)
     if 0 in dims:
         _forget_shapes(model.graph)
@@ -207,8 +207,7 @@ def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int
 
 def _is_image(value: onnx.ValueInfoProto) -> bool:
     dims = _dims(value)
-    kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name
-    return len(dims) == 4 and kind in IMAGE_TYPES and (dims[1] in (0, 3) or dims[3] == 3)
+    return len(dims) == 4 and _kind(value) in IMAGE_TYPES and (dims[1] in (0, 3) or dims[3] == 3)
 
 
 def _is_side_input(value: onnx.ValueInfoProto) -> bool:
@@ -293,6 +292,13 @@ def _set_dims(value: onnx.ValueInfoProto, dims: tuple[int, ...]) -> None:
 
 
 def _listed(value: onnx.ValueInfoProto) -> str:
-    kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name
     dims = [dim.dim_value or dim.dim_param or "?" for dim in value.type.tensor_type.shape.dim]
-    return f"{value.name} {kind} [{', '.join(map(str, dims))}]"
+    return f"{value.name} {_kind(value)} [{', '.join(map(str, dims))}]"
+
+
+def _kind(value: onnx.ValueInfoProto) -> str:
+    """numpy's name of a tensor's type; what is no tensor of a known type has none."""
+    number = value.type.tensor_type.elem_type
+    if not value.type.HasField("tensor_type") or number == TensorProto.UNDEFINED:
+        return "no tensor"
+    return np.dtype(helper.tensor_dtype_to_np_dtype(number)).name
