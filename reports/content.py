@@ -208,6 +208,9 @@ def _economy(run: Run) -> list[Block]:
         "engines held out": model.get("heldout"),
         "median relative error on held-out engines": _share(model.get("heldout_median_error")),
         "largest relative error on held-out engines": _share(model.get("heldout_max_error")),
+        "latency mode that decides": model.get("mode"),
+        "median relative error on the confirmed files": _share(model.get("confirmed_median_error")),
+        "largest relative error on the confirmed files": _share(model.get("confirmed_max_error")),
     }
     return [Heading("What the search cost"), Facts([(name, str(value)) for name, value in numbers.items() if value is not None])]
 
