@@ -7,12 +7,11 @@ Everything printed comes from the files of the run folder; an absent part is nam
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.errors import ArgumentParser, InputError, run_main
 
 from .content import report
 from .html import write_html
@@ -44,7 +43,7 @@ def newest_run(folder: Path = RUNS) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="reports.build", description="Report of a run as PDF and HTML.")
+    parser = ArgumentParser(prog="reports.build", description="Report of a run as PDF and HTML.")
     parser.add_argument("--run", type=Path, help="run folder; default the newest under runs/")
     parser.add_argument("--records", type=Path, help="Records to use instead of the run's records.jsonl")
     parser.add_argument("--out", type=Path, help="PDF to write; default report.pdf in the run folder")

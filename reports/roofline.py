@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from rfdetr_repro.errors import InputError, run_main
+from rfdetr_repro.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.plots_style import BLUE, GREY, ORANGE, VERMILION, save
 
 SERIES = {"ours": ("this operator", BLUE, "o"), "torch_ms_deform_attn": ("torch-ms-deform-attn", VERMILION, "s"),
@@ -66,7 +66,7 @@ def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmarks", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("--out", type=Path, default=Path("roofline.png"), help="PNG, PDF or SVG")
     args = parser.parse_args(argv)

@@ -5,6 +5,7 @@ Every command's ``main`` is wrapped by :func:`run_main`; library code raises :cl
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import NoReturn
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of this program
@@ -59,6 +61,14 @@ class StatedFailure(Exception):
     """The request was fine but its result is not acceptable (exit code 1), e.g. an export that disagrees with PyTorch."""
 
 
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most LONGEST_LINE characters."""
+
+    def error(self, message: str) -> NoReturn:
+        command = f"python -m {self.prog}" if self.prog.startswith(("rfdetr_repro.", "reports.")) else "the same command with"
+        raise InputError(message, mend=f"{command} --help lists the arguments")
+
+
 def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
 
@@ -69,9 +79,11 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     try:
         return main(argv) or EXIT_OK
     except InputError as error:
+        _end_progress_bars()
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except StatedFailure as error:
+        _end_progress_bars()
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Interrupted as error:
@@ -84,6 +96,7 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains when it flushes at its end
         return EXIT_CLOSED_PIPE
     except Exception as error:
+        _end_progress_bars()
         if not isinstance(error, OSError) or error.errno not in FULL | _NOT_THERE:
             print(f"internal error: {_described(error)}; please report it with {_traceback_file()}", file=sys.stderr)
             return EXIT_INTERNAL
@@ -91,6 +104,13 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         line = InputError(f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend)
         print(f"error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def _end_progress_bars() -> None:
+    """A bar that an error broke off would share its line with the message."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def _print_anything() -> None:

@@ -5,7 +5,6 @@ python -m rfdetr_repro.evaluate --artifact model.onnx --data DIR --split val --j
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 from .ap_intervals import FEWEST
 from .data.source import add_data_arguments, source_of
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .export.artifact import load_artifact
 from .files import write_atomic
 from .resize_rules import describe
@@ -71,11 +70,11 @@ def evaluate(
 def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
     from tqdm import tqdm
 
-    return tqdm(indices, desc="evaluate", unit="image")
+    return tqdm(indices, desc="evaluate", unit="image", disable=None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
+    parser = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
     parser.add_argument("--artifact", required=True, help="artifact with its manifest beside it")
     add_data_arguments(parser, "the --split is evaluated", ("evaluated",))
     parser.add_argument("--split", default="val")

@@ -9,7 +9,6 @@ the space's largest decoder.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any
 
 from .config import Arch, SearchSpace
 from .data.source import add_data_arguments, source_of
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .record import NEVER_TRAINED, Record
 from .tables_family import family_table
 from .tables_format import render
@@ -65,7 +64,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.family", description="Patch sizes that training never drew.")
+    parser = ArgumentParser("rfdetr_repro.family", description="Patch sizes that training never drew.")
     parser.add_argument("--run", required=True, type=Path, help="run folder of a supernet that was searched")
     add_data_arguments(parser, "the val split is evaluated", ("val",))
     parser.add_argument("--patches", type=_numbers, help="default: even sizes around the trained ones")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from .ap_intervals import difference
 from .config import Arch, TrainConfig
 from .data.source import add_data_arguments, source_of
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .latency_protocol import DECISION, Protocol
 from .presets import PICO, PICO_TUNE, Preset
 from .record import FINE_TUNING, Accuracy, ModelId, Record
@@ -33,7 +33,7 @@ MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
+    arguments = ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
     add = arguments.add_argument
     add("--run", required=True, help="run folder of the supernet, or its model file")
     add("--arch", required=True, help="like r384-p16-w2-d2-q300")

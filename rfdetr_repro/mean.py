@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from .ap_intervals import mean_interval, with_range
 from .bench.gpu_state import verdict_of
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .files import sha256_bytes
 from .latency_protocol import DECISION, MODES, Protocol
 from .pareto import metric
@@ -38,7 +38,7 @@ How = tuple[object, ...]
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.mean", description="Mean over the data sets of a benchmark.")
+    arguments = ArgumentParser("rfdetr_repro.mean", description="Mean over the data sets of a benchmark.")
     add = arguments.add_argument
     add("stores", nargs="+", type=Path, help="run folders, .jsonl files or folders of them")
     add("--name", required=True, help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold")

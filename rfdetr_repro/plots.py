@@ -10,7 +10,6 @@ means over all configurations, and "sensitivity", over pairs that differ in one 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .files import open_input
 from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
 from .plots_detections import Annotations, detections_height_in, draw_detections
@@ -138,7 +137,7 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     figures = [*FIGURES, *CAMPAIGN, "training", "6"]
-    parser = argparse.ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
+    parser = ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
     parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
     parser.add_argument(
         "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"

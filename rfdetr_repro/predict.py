@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Arch, parse_shape
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .files import write_atomic
 from .labels import LABELS_HELP, labels_given
 from .resize_rules import ANTIALIASED, describe, with_antialias
@@ -26,7 +26,7 @@ DRAWN_PIXELS = 1 << 22  # at most, of the picture below the boxes
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
+    arguments = ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
     add = arguments.add_argument
     add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
     add("--checkpoint", required=True, help="model file: ours, released, transformers")

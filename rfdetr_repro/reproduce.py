@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from .ap_gaps import ap_gaps, describe_gaps
 from .campaign import Campaign, campaign, from_scratch
 from .data.source import DataSource, add_data_arguments, source_of
-from .errors import StatedFailure, run_main
+from .errors import ArgumentParser, StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
 from .model_check import model_checks
 from .pareto import confirmed_points, metric
@@ -75,7 +75,7 @@ def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
     """A progress bar with an estimate, to wrap a sequence."""
     from tqdm import tqdm
 
-    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True)
+    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True, disable=None)
 
 
 @dataclass
@@ -288,7 +288,7 @@ class Reproduction:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+    arguments = ArgumentParser(
         "rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table."
     )
     add = arguments.add_argument

@@ -8,12 +8,11 @@ camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20 mean the ca
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import InputError, run_main
+from .errors import ArgumentParser, InputError, run_main
 from .paper import TABLES
 from .record import Record
 from .store import read_stores
@@ -78,7 +77,7 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
+    parser = ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
     parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
     parser.add_argument("--format", choices=FORMATS, default="text")
     parser.add_argument(

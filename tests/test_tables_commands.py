@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="the programs of the commands need torch")
 from rfdetr_repro.bench import arguments, models
 from rfdetr_repro.campaign import campaign
 from rfdetr_repro.config import Arch
+from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.__main__ import parse_arch
 from rfdetr_repro.export.backends import BACKENDS
 from rfdetr_repro.mean import COUNTS
@@ -40,7 +41,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
         module = importlib.import_module(words[2])
     try:
         return module.parser().parse_args(words[3:])
-    except SystemExit:
+    except (SystemExit, InputError):
         pytest.fail(f"{words[2]} refuses {shlex.join(words[3:])}")
 
 

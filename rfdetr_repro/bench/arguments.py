@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..config import parse_shape
 from ..data.source import add_data_arguments
-from ..errors import InputError
+from ..errors import ArgumentParser, InputError
 from ..latency_protocol import Protocol
 from .campaigns import BUFFERS_MS, CAMPAIGNS
 from .gpu_device import uses_gpu
@@ -37,7 +37,7 @@ _EPILOG = "Exit codes: 0 done, 1 a row failed (the others are stored), 2 bad arg
 
 
 def parser() -> argparse.ArgumentParser:
-    parsed = argparse.ArgumentParser("rfdetr_repro.bench", description="Accuracy and latency as Records.", epilog=_EPILOG)
+    parsed = ArgumentParser("rfdetr_repro.bench", description="Accuracy and latency as Records.", epilog=_EPILOG)
     what = parsed.add_argument_group("what is measured")
     what.add_argument("--onnx", nargs="+", action="extend", default=[], help="artifacts with their manifests, or any ONNX files")
     what.add_argument("--models", default="", help="names, separated by commas, of models that can be built here")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import InputError, StatedFailure, run_main
+from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Machine, Record
 from ..store import Store
 from .printing import verdict_line
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records.")
+    parser = ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records.")
     parser.add_argument("first", type=Path, nargs="?", metavar="OLD.jsonl", help="a store that was measured before")
     parser.add_argument("second", type=Path, nargs="?", metavar="NEW.jsonl", help="a store that was measured after the change")
     stores = "stores of the same models, each measured in a session of its own; beside OLD.jsonl or NEW.jsonl if that is given"

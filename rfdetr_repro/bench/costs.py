@@ -23,7 +23,7 @@ import torch
 
 from ..config import Arch, ModelConfig
 from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import write_atomic
 from ..flops import flops_by_part, total_flops
 from ..model.detector import Detector
@@ -40,7 +40,7 @@ FORMS = ("evaluated", "deployed")
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
+    arguments = ArgumentParser(
         "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
     )
     add = arguments.add_argument

@@ -9,13 +9,12 @@ Published and modelled latencies, and those that were measured without keeping s
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import InputError, StatedFailure, run_main
+from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Latency, Record
 from ..store import Store
 from .samples import load_samples
@@ -34,7 +33,7 @@ class Line(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples.")
+    parser = ArgumentParser("rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples.")
     parser.add_argument("stores", type=Path, nargs="+", metavar="STORE.jsonl", help="Records; their samples lie beside")
     parser.add_argument("--quiet", action="store_true", help="print only what is not equal, and the counts")
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ Rules and numbers: ``embedded_pack/README.md``; object sizes: the "pico mix", la
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -25,7 +24,7 @@ import numpy as np
 from faster_coco_eval.core import mask as mask_codec
 from PIL import Image
 
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import read_json, write_atomic
 from .compose import Scene, compose_scene, load_assets
 
@@ -133,7 +132,7 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Pro
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
+    parser = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--train-images", type=int, default=EmbeddedConfig.train_images)
     parser.add_argument("--side", type=int, default=EmbeddedConfig.image_side, help="image side in pixels")

@@ -10,7 +10,6 @@ The published recipe names SAM 2 and nothing more (architecture facts section 9)
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import read_json, sha256_bytes, sha256_file, write_atomic
 from .annotations import ImageKey
 from .coco import CocoSplit, read_split
@@ -187,7 +186,7 @@ def _xyxy(box_xywh: Sequence[float]) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         "rfdetr_repro.data.pseudo_masks", description="Masks for boxes, by the user's copy of SAM 2."
     )
     parser.add_argument("--data", required=True, help="COCO-format folder")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import Arch, parse_shape
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..presets import preset
 from ..record import ModelId
 from ..resize_rules import describe, with_antialias
@@ -22,7 +22,7 @@ _OUT = "file to write: .onnx, or .safetensors with --to torch; its manifest, and
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
+    arguments = ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
     add = arguments.add_argument
     add("--checkpoint", required=True, help="model file (.safetensors)")
     add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")

@@ -22,7 +22,7 @@ import onnxruntime
 
 from ..data.decoding import decode
 from ..data.resizing import model_input
-from ..errors import EXIT_FAILED, EXIT_OK, InputError, run_main
+from ..errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
 from ..files import open_input
 
 Array = np.ndarray[Any, Any]
@@ -176,7 +176,7 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when everything fits float16, 1 when islands are needed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="float32 ONNX file")
     parser.add_argument("--images", type=Path, help="folder of pictures; without it the model sees noise, which proves less")
     parser.add_argument("--count", type=int, default=8, help="how many inputs")

@@ -10,7 +10,6 @@ at the borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import sha256_bytes
 from .artifact import Artifact, Manifest, load_artifact, write_artifact
 from .fp16_audit import Array, audit, feeds_of, load
@@ -199,7 +198,7 @@ class _Rewriter:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact.")
+    parser = ArgumentParser("rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact.")
     parser.add_argument("model", type=Path, help="float32 ONNX file with its manifest")
     parser.add_argument("--out", required=True, type=Path, help="file to write (.onnx)")
     parser.add_argument("--audit-images", type=Path, help="folder of pictures for the range audit (default: noise)")

@@ -10,7 +10,6 @@ so ``build`` counts them and each has a timing cache of its own.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -21,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, StatedFailure, run_main
+from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..files import open_input, sha256_bytes, writable_folder, write_atomic
 from .artifact import Artifact, load_artifact, manifest_path, write_artifact
 from .census import engine_census, network_census, precision_of
@@ -177,7 +176,7 @@ def _refused(parser: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest.")
+    parser = ArgumentParser("rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest.")
     parser.add_argument("model", type=Path, help="ONNX file with its manifest")
     parser.add_argument("--backend", default="tensorrt", choices=tuple(MODULES))
     parser.add_argument("--out", type=Path, help="folder for engines (default: beside the model)")

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.source import add_data_arguments, source_of
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import write_atomic
 from ..latency_protocol import DECISION, MODES
 from ..model_check import model_checks
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
+    arguments = ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
     add = arguments.add_argument
     add("--run", required=True, type=Path, help="run folder with supernet.safetensors")
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
@@ -234,7 +234,7 @@ def read_searched(search: Any, data: Path, name: str) -> Any:
 def _bar(items: Iterable) -> Iterable:
     from tqdm import tqdm
 
-    return tqdm(items, dynamic_ncols=True)
+    return tqdm(items, dynamic_ncols=True, disable=None)
 
 
 if __name__ == "__main__":

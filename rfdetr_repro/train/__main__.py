@@ -16,14 +16,14 @@ from pathlib import Path
 
 from ..config import SearchSpace, TrainConfig, parse_shape
 from ..data.source import add_data_arguments, source_of
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..files import writable_folder
 from ..presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
 from .settings import with_settings
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
+    arguments = ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
     add = arguments.add_argument
     add_data_arguments(arguments, "--plan can do without", ("train", "val"))
     add("--out", help="run folder; an existing run is resumed")

@@ -1,7 +1,8 @@
-"""A progress bar over optimizer steps with a running loss and an estimate of the time left."""
+"""Progress over optimizer steps with a running loss: a bar with an estimate on a terminal, else a line every tenth of the run."""
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 
 from tqdm import tqdm
@@ -11,7 +12,11 @@ class StepBar:
     """Context manager; pass :meth:`update` to ``Trainer.run``."""
 
     def __init__(self, done: int, total: int, label: str = "training", quiet: bool = False) -> None:
-        self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, mininterval=2.0, disable=quiet)
+        on_terminal = sys.stderr.isatty()
+        hidden = quiet or not on_terminal
+        self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, mininterval=2.0, disable=hidden)
+        self._prints = not quiet and not on_terminal
+        self._label, self._total, self._step = label, total, done
         self._loss: float | None = None
 
     def __enter__(self) -> StepBar:
@@ -24,4 +29,8 @@ class StepBar:
         if (loss := parts.get("loss")) is not None:
             self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
             self._bar.set_postfix_str(f"loss {self._loss:.2f}", refresh=False)
-        self._bar.update(step - self._bar.n)
+        self._bar.update(step - self._step)
+        if self._prints and 10 * step // self._total > 10 * self._step // self._total:
+            loss = "" if self._loss is None else f", loss {self._loss:.2f}"
+            print(f"{self._label}: step {step} of {self._total}{loss}", flush=True)
+        self._step = step

@@ -7,14 +7,13 @@ Readers load it as float32; a weight changes by at most half a unit in the last 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ..errors import InputError, run_main
+from ..errors import ArgumentParser, InputError, run_main
 from ..model.checkpoint import load_supernet, save_detector
 
 
@@ -31,7 +30,7 @@ def slim(source: str | Path, target: str | Path, note: str = "") -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("rfdetr_repro.train.slim", description="Weights of a model as float16.")
+    parser = ArgumentParser("rfdetr_repro.train.slim", description="Weights of a model as float16.")
     parser.add_argument("source", help="model file of a run (.safetensors)")
     parser.add_argument("target", help="file to write (.safetensors)")
     parser.add_argument("--note", default="", help="kept in the file")
