@@ -190,6 +190,25 @@ def _training_archs(space: SearchSpace) -> tuple[Arch, ...]:
     return tuple(distinct.values())
 
 
+_SIZES: dict[str, tuple[float, float]] = {
+    "vit_dim": (1, 2**14),
+    "vit_heads": (1, 1024),
+    "vit_depth": (1, 256),
+    "hidden": (1, 2**14),
+    "projector_blocks": (0, 64),
+    "self_heads": (1, 1024),
+    "cross_heads": (1, 1024),
+    "points": (1, 64),
+    "ffn": (1, 2**17),
+    "decoder_layers": (0, 64),
+    "queries": (1, 10**5),
+    "groups": (1, 256),
+    "num_classes": (1, 10**6),
+    "mask_stride": (1, 1024),
+    "patch": (1, 1024),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with the same weights.
@@ -222,6 +241,14 @@ class ModelConfig:
     encoder_masks_projected: bool = True  # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
 
     def __post_init__(self) -> None:
+        check_ranges(self, _SIZES, {"proposal_side": (1e-6, 1)}, "the model")
+        sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
+        listed = {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks, "pos_grid": sides}
+        for name, values in listed.items():
+            if not all(type(value) is int and 0 <= value <= 4096 for value in values):
+                raise InputError(f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model")
+        if not self.feature_stages:
+            raise InputError("a model without feature stages", "the model")
         if self.vit_dim % self.vit_heads or self.hidden % self.self_heads or self.hidden % self.cross_heads:
             raise InputError("a width is not divisible by its number of heads", asdict(self))
         if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:

@@ -11,11 +11,9 @@ import functools
 import hashlib
 import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any
 
+from .codec import decode, without_absent
 from .config import Arch
 from .errors import InputError
 from .files import parse_json
@@ -291,7 +289,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON, without absent fields."""
-        return json.dumps({"id": self.id, **_prune(dataclasses.asdict(self))}, sort_keys=True, allow_nan=False)
+        return json.dumps({"id": self.id, **without_absent(dataclasses.asdict(self))}, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -301,7 +299,7 @@ class Record:
             stored_id = fields.pop("id", None)
             if fields.get("schema") != SCHEMA:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
-            record = _build(cls, fields)
+            record = decode(cls, fields)
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -309,52 +307,3 @@ class Record:
         if stored_id is not None and stored_id != record.id:
             raise InputError(f"Record {stored_id} does not hash to its id ({record.id})", mend="the line was altered; remove it")
         return record
-
-
-def _prune(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _prune(item) for key, item in value.items() if item is not None}
-    return [_prune(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """Resolved field types; resolving them anew for every stored line would dominate reading a store."""
-    return typing.get_type_hints(kind)
-
-
-@functools.cache
-def _plain_types(kind: type) -> dict[str, frozenset[type]]:
-    """Field -> the types whose values need no look: most values of a store are of these."""
-    allowed = {str, int, float, bool}
-    return {name: frozenset(typing.get_args(hint) or (hint,)) & allowed for name, hint in _hints(kind).items()}
-
-
-def _build(kind: type, fields: dict[str, Any]) -> Any:
-    """Rebuilds a (nested) dataclass from plain JSON values, refusing unknown fields and wrong types."""
-    if not isinstance(fields, dict):
-        raise TypeError(f"{kind.__name__} must be an object")
-    hints, plain = _hints(kind), _plain_types(kind)
-    if unknown := sorted(fields.keys() - hints.keys()):
-        raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
-    return kind(**{
-        name: value if type(value) in plain[name] else _value(hints[name], value, f"{kind.__name__}.{name}")
-        for name, value in fields.items()
-    })  # fmt: skip
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    kind = next(option for option in options if option is not type(None))
-    if dataclasses.is_dataclass(kind):
-        return _build(typing.cast(type, kind), value)
-    plain = typing.get_origin(kind) or kind
-    if plain is tuple and isinstance(value, list):
-        return tuple(_value(typing.get_args(kind)[0], item, name) for item in value)
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
-        raise ValueError(f"{name} = {value!r} is not {plain.__name__}")
-    return {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()} if plain is dict else value

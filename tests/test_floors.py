@@ -17,6 +17,7 @@ FLOORS = {
     0: [
         "errors",
         "ranges",
+        "codec",
         "files",
         "config",
         "latency_protocol",

@@ -1,4 +1,4 @@
-"""Tables, plots and report work in a clean interpreter in which torch and ONNX Runtime cannot be imported (SciPy may: intervals need it)."""
+"""Tables, plots and report work in an interpreter without torch and ONNX Runtime; SciPy may be there, intervals need it."""
 
 from __future__ import annotations
 

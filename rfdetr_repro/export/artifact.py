@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..codec import decode
 from ..config import Arch
 from ..errors import InputError
 from ..files import read_json, sha256_file, write_atomic
@@ -89,17 +91,36 @@ class Manifest:
     def from_json(cls, fields: Any, path: str | Path) -> Manifest:
         """Rebuilds a manifest from parsed JSON; anything else is an :class:`InputError` that names ``path``."""
         try:
-            if fields["schema"] != SCHEMA:
-                raise ValueError(f"schema {fields['schema']!r}, expected {SCHEMA}")
-            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-            model = dict(fields.pop("model"))
-            model["arch"] = model.get("arch") and Arch.parse(model["arch"])
-            fields["islands"] = {reason: tuple(names) for reason, names in fields.get("islands", {}).items()}
-            for name in ("inputs", "outputs"):
-                fields[name] = tuple(TensorSpec(item["name"], tuple(item["shape"]), item["dtype"]) for item in fields[name])
-            return cls(model=ModelId(**model), **fields)
-        except (InputError, TypeError, KeyError, ValueError, AttributeError) as error:
+            if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            model = fields["model"]
+            if model["arch"] is not None:
+                model = {**model, "arch": dataclasses.asdict(Arch.parse(model["arch"]))}
+            manifest = decode(cls, {**fields, "model": model})
+            _check(manifest)
+            return manifest
+        except (InputError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"not an artifact manifest ({error})", path, "export the model again") from error
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError where fields of the right types do not fit together."""
+    if len(manifest.class_names) != len(manifest.category_ids):
+        raise ValueError(f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids")
+    for digest in (manifest.sha256, manifest.onnx_sha256):
+        if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{digest[:70]!r} is no SHA-256")
+    if not manifest.inputs or not manifest.outputs:
+        raise ValueError("a model without inputs or outputs")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if not all(0 < side < 2**31 for side in spec.shape):
+            raise ValueError(f"{spec.name} has the shape {spec.shape}")
+    if len(manifest.inputs[0].shape) != 4:
+        raise ValueError(f"its input {manifest.inputs[0].shape} is no batch of images")
+    if manifest.model.weights not in ("trained", "random", "published"):
+        raise ValueError(f"weights {manifest.model.weights!r} are not trained, random or published")
+    if not 0 <= manifest.params < 2**63 or not 0 <= manifest.flops < 2**63 or not 0 <= manifest.size_bytes < 2**63:
+        raise ValueError("a number of parameters, operations or bytes is out of range")
 
 
 @dataclass(frozen=True)

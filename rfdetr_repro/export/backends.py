@@ -27,8 +27,8 @@ def open_session(
     user can mend: :class:`InputError`.
     """
     choose(backend, BACKENDS, "backend")
-    if threads < 1 or build < 0:
-        raise InputError(f"{threads} threads, build {build}", backend, "at least 1 thread; builds count from 0")
+    if not 1 <= threads <= 1024 or build < 0:
+        raise InputError(f"{threads} threads, build {build}", backend, "1 to 1024 threads; builds count from 0")
     if cuda_graph and backend not in WITH_GRAPH:
         raise InputError(f"{backend} has no CUDA graph", mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out")
     if backend == "onnxruntime":

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import Arch, ModelConfig, SearchSpace, tuples
+from ..codec import decode
+from ..config import Arch, ModelConfig, SearchSpace
 from ..errors import FULL, InputError
-from ..files import atomic_path, sha256_file
+from ..files import atomic_path, parse_json, sha256_file
 from ..resize_rules import ANTIALIASED
 from .detector import Detector
 
@@ -50,12 +51,10 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
-        fields = json.loads(text)
-        fields["config"] = ModelConfig.from_json(fields["config"])
-        fields["arch"] = Arch(**fields["arch"])
-        if fields.get("space") is not None:
-            fields["space"] = SearchSpace(**{axis: tuple(values) for axis, values in fields["space"].items()})
-        return cls(**tuples(fields))
+        card = decode(cls, parse_json(text))
+        if len(card.class_names) != len(card.category_ids):
+            raise ValueError(f"{len(card.class_names)} class names and {len(card.category_ids)} category ids")
+        return card
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -122,11 +121,25 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
         raise InputError("this file holds a training state, not a model", path, "use RUN/supernet.safetensors")
     try:
         card = ModelCard.from_json(metadata["card"])
+        _compare_shapes(tensors, card)
         detector = Detector(card.config, card.arch)
         detector.load_state_dict(tensors)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"checkpoint does not fit its own description: {str(error)[:200]}", path, "train it again") from error
     return detector.eval(), card, sha256_file(path)
+
+
+def _compare_shapes(tensors: dict[str, Tensor], card: ModelCard) -> None:
+    """Raises ValueError unless the file holds the tensors of the model that its card describes; allocates nothing."""
+    with torch.device("meta"):
+        described = Detector(card.config, card.arch).state_dict()
+    if missing := sorted(described.keys() - tensors.keys()):
+        raise ValueError(f"{missing[0]} is missing")
+    for name, tensor in described.items():
+        if tensors[name].shape != tensor.shape:
+            raise ValueError(f"{name} is {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}")
+        if tensors[name].is_floating_point() != tensor.is_floating_point() or tensors[name].is_complex():
+            raise ValueError(f"{name} is {tensors[name].dtype} instead of {tensor.dtype}")
 
 
 def sha256_tensors(tensors: dict[str, Tensor]) -> str:

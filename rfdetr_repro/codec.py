@@ -1,0 +1,80 @@
+"""Dataclasses from JSON and back: the one decoder, which refuses unknown fields and wrong types. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def without_absent(value: Any) -> Any:
+    """``value`` without the entries of dictionaries that are None, at every depth."""
+    if isinstance(value, dict):
+        return {key: without_absent(item) for key, item in value.items() if item is not None}
+    return [without_absent(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Resolved field types; resolving them anew for every stored line would dominate reading a store."""
+    return typing.get_type_hints(kind)
+
+
+@functools.cache
+def _plain_types(kind: type) -> dict[str, frozenset[type]]:
+    """Field -> the types whose values need no look: most values of a store are of these."""
+    allowed = {str, int, float, bool}
+    return {name: frozenset(typing.get_args(hint) or (hint,)) & allowed for name, hint in _hints(kind).items()}
+
+
+def decode(kind: type[T], fields: Any) -> T:
+    """A (nested) dataclass from plain JSON values. Raises TypeError or ValueError for unknown fields and wrong types."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"{kind.__name__} must be an object")
+    hints, plain = _hints(kind), _plain_types(kind)
+    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):  # type: ignore[arg-type]
+        raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
+    values = {
+        name: value if type(value) in plain[name] else _value(hints[name], value, f"{kind.__name__}.{name}")
+        for name, value in fields.items()
+    }
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    kinds = [option for option in options if option is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return _value_of(kind, value, name)
+        except (TypeError, ValueError):
+            continue
+    return _value_of(kinds[-1], value, name)
+
+
+def _value_of(kind: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return decode(typing.cast(type, kind), value)
+    plain = typing.get_origin(kind) or kind
+    if plain is tuple and isinstance(value, (list, tuple)):
+        return _tuple(typing.get_args(kind), value, name)
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
+        raise ValueError(f"{name} = {repr(value)[:60]} is not {plain.__name__}")
+    return {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()} if plain is dict else value
+
+
+def _tuple(kinds: tuple[Any, ...], values: Any, name: str) -> tuple[Any, ...]:
+    """``kinds``: (X, ...) for any number of X, else one type for each value."""
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_value(kinds[0], item, name) for item in values)
+    if len(kinds) != len(values):
+        raise ValueError(f"{name} holds {len(values)} values instead of {len(kinds)}")
+    return tuple(_value(kind, item, name) for kind, item in zip(kinds, values, strict=True))
