@@ -10,7 +10,6 @@ means over all configurations, and "sensitivity", over pairs that differ in one 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArgumentParser, InputError, run_main
-from .files import open_input
+from .files import open_input, parse_json
 from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
 from .plots_detections import Annotations, detections_height_in, draw_detections
 from .plots_pictures import draw_pictures, pictures_height_in, run_pictures
@@ -102,15 +101,19 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is an :class:`InputError`."""
     with open_input(path) as stream:
         lines = stream.read().split(b"\n")
+    if lines[-1] and not lines[-1].startswith(b"{"):
+        raise InputError("not a row of a training log", f"{path}:{len(lines)}", "remove the line")
     rows = []
     for number, line in enumerate(lines[:-1], 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise InputError(f"not JSON ({error})", f"{path}:{number}", "remove the line") from error
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
                 raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
+            if not all(isinstance(value, (int, float, str)) or value is None for value in row.values()):
+                raise InputError("a row holds more than numbers and names", f"{path}:{number}", "remove the line")
             rows.append(row)
     return rows
 
