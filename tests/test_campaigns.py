@@ -30,7 +30,7 @@ def settings(*arguments: str) -> list[Protocol]:
 def test_protocols_of_the_campaigns() -> None:
     assert [(p.mode, p.buffer_ms) for p in settings("--campaign", "buffer-sweep")] == [("buffered", ms) for ms in BUFFERS_MS]
     (protocol,) = settings("--campaign", "table1")
-    assert (protocol.mode, protocol.buffer_ms, protocol.builds) == ("buffered", 200.0, 3)
+    assert (protocol.mode, protocol.buffer_ms, protocol.builds) == ("buffered", 200.0, 4)
     assert precisions(parser().parse_args(["--campaign", "table1"])) == ["fp32", "fp16"]
     assert precisions(parser().parse_args(["--campaign", "buffer-sweep"])) == []
     assert all(protocol.timeout_s > protocol.min_samples * protocol.buffer_ms / 1e3 for protocol in settings(
@@ -42,7 +42,7 @@ def test_modes() -> None:
     assert (buffered.buffer_ms, sustained.buffer_ms, paced.buffer_ms) == (200.0, 0.0, 0.0)
     assert (sustained.min_time_s, sustained.settle_s, paced.fps, paced.min_samples) == (60.0, 30.0, 60.0, 600)
     formal = settings("--onnx", "m", "--protocol", "both", "--formal", "--builds", "1")
-    assert [p.builds for p in formal] == [3, 3] and formal[0].min_samples == 200 and formal[1].min_time_s == 600
+    assert [p.builds for p in formal] == [4, 4] and formal[0].min_samples == 200 and formal[1].min_time_s == 600
     short = settings("--onnx", "m", "--protocol", "sustained")[0]
     assert short.min_time_s == short.settle_s == 0 and short.scope == "engine"
     on_gpu = settings("--onnx", "m", "--protocol", "sustained", "--backend", "tensorrt")[0]

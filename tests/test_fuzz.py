@@ -41,7 +41,7 @@ def wrong(kind):
         if kind == "not one clear line": print("warning", file=sys.stderr); raise InputError("bad")
         if kind == "files left": pathlib.Path("half").write_text(""); raise InputError("bad")
         if kind == "exit code": raise SystemExit(9)
-        if kind == "memory": numpy.ones(2**29, numpy.uint8)
+        if kind == "memory": numpy.ones(int((runner.MOST_MEMORY_GIB + 0.2) * 2**30), numpy.uint8)
         if kind == "right": raise InputError("bad")
     return main
 for kind in runner.KINDS:

@@ -194,11 +194,11 @@ def test_a_race_whose_worker_is_killed_gives_the_numbers_of_one_process(
     assert [killed, fatal] in tried and tried[-1][0] != killed
     assert Counter(item for _, item in tried) == Counter({item: 2 if item == fatal else 1 for _, item in tried})
     ours, theirs = (Store(folder / "records.jsonl").read() for folder in (run, alone))
-    assert len((run / "records.jsonl").read_text().splitlines()) == len(ours)
+    lines, undisturbed = ((folder / "records.jsonl").read_text().splitlines() for folder in (run, alone))
+    assert len(lines) == len(undisturbed)  # nothing twice: beyond one line a Record are those that the confirmed files refitted
     assert accuracies(ours, "search", "protocol") == accuracies(theirs, "search", "protocol")
-    assert {one.id: one.latency for one in ours if one.source == "search"} == {
-        one.id: one.latency for one in theirs if one.source == "search"
-    }
+    # their modelled latencies are not compared: the fit takes the confirmed files in, and those were really timed
+    assert {one.id for one in ours} == {one.id for one in theirs}
     assert json.loads((run / "race.json").read_text()) == json.loads((alone / "race.json").read_text())
     here, there = stages(run), stages(alone)
     assert here.keys() == there.keys() and len(here) == len({item for _, item in tried}) > GROUPS

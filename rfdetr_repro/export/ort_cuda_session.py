@@ -51,7 +51,7 @@ class OrtCudaSession(OrtSession):
             try:
                 self._open(artifact, threads, providers, {} if self.device == "cpu" else {"session.disable_cpu_ep_fallback": "1"})
             except InputError as error:
-                if "fallback to CPU" not in str(error):
+                if "fallback to CPU" not in str(error.__cause__ or error):  # a long message is shortened
                     raise
                 self._open(artifact, threads, providers, {})
                 self._check_provider(artifact, complaint)
