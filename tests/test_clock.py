@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import sys
 import time
 from itertools import count
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_training_and_stages_take_no_negative_time(
     data = write_embedded(tmp_path / "data", EmbeddedConfig(64, train_images=4, val_images=1, test_images=1), workers=1)
     monkeypatch.setattr(time, "time", earlier)
     monkeypatch.setattr("tqdm.std.time", earlier)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # the bar is drawn on terminals only
     run = Reproduction(EMBEDDED, tmp_path / "run", "test")
     setup = {"recipe": Recipe(TINY, TRAIN, TINY_SPACE), "split": read_split(data, "train"), "folder": run.folder}
     trainer = run.stages.run("train", "training", lambda: (run_training(setup, processes=1), "done"))
