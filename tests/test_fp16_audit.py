@@ -77,11 +77,12 @@ def broken(folder: Path, case: str) -> list[str]:
     pictures.mkdir()
     if case == "broken picture":
         (pictures / "a.png").write_bytes(b"no")
-    more = {"no pictures": ["--images", str(pictures)], "broken picture": ["--images", str(pictures)], "none": ["--count", "0"]}
+    more = {"no pictures": ["--images", str(pictures)], "broken picture": ["--images", str(pictures)]}
+    more |= {"none": ["--count", "0"], "endless": ["--count", "9" * 20]}
     return [str(model), *more.get(case, [])]
 
 
-@pytest.mark.parametrize("case", ["missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none"])
+@pytest.mark.parametrize("case", ["missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none", "endless"])
 def test_bad_input_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(main, broken(tmp_path, case)) == 2
     error = capsys.readouterr().err

@@ -31,6 +31,7 @@ SUBNORMAL = 2.0**-14
 RISKY_INPUT = 512.0  # ahead of an operator whose kernel squares, sums or exponentiates in the type of its input
 SUMMING = {"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "ReduceSumSquare", "ReduceLogSumExp"}
 LOST = 0.5  # part of a value's non-zero numbers that may be subnormal
+MOST_INPUTS = 100_000
 AT_A_TIME = 48  # intermediate values fetched per run, to bound memory
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -179,10 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="float32 ONNX file")
     parser.add_argument("--images", type=Path, help="folder of pictures; without it the model sees noise, which proves less")
-    parser.add_argument("--count", type=int, default=8, help="how many inputs")
+    parser.add_argument("--count", type=int, default=8, help=f"number of inputs, 1 to {MOST_INPUTS}")
     args = parser.parse_args(argv)
-    if args.count < 1:
-        raise InputError(f"--count {args.count} must be at least 1")
+    if not 1 <= args.count <= MOST_INPUTS:
+        raise InputError(f"--count {args.count} is not from 1 to {MOST_INPUTS}")
     found = audit(args.model, feeds_of(args.model, args.images, args.count))
     for risk in found.risks:
         print(f"{risk.kind:<16} {risk.op:<20} {risk.node}: {risk.value} up to {risk.largest:.4g}")
