@@ -82,7 +82,10 @@ def broken(folder: Path, case: str) -> list[str]:
     return [str(model), *more.get(case, [])]
 
 
-@pytest.mark.parametrize("case", ["missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none", "endless"])
+BROKEN = ("missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none", "endless")
+
+
+@pytest.mark.parametrize("case", BROKEN)
 def test_bad_input_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(main, broken(tmp_path, case)) == 2
     error = capsys.readouterr().err

@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from cases import OF_FILE, Case, cases  # noqa: E402
-from runner import KINDS, RIGHT, Verdict, load_commands, run_case  # noqa: E402
+from runner import KINDS, RIGHT, TIMEOUT_S, Verdict, load_commands, run_case  # noqa: E402
 from seeds import write_seeds  # noqa: E402
 
 
@@ -31,25 +31,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order and of the random mutations")
     parser.add_argument("--reader", default="", help=f"only cases whose reader begins so: {', '.join(OF_FILE)}, arguments")
     parser.add_argument("--case", default="", help="only cases whose name contains this text")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds after which a case is a hang (default 60)")
     parser.add_argument("--csv", type=Path, help="write every wrong case here")
     args = parser.parse_args()
     load_commands()
     with tempfile.TemporaryDirectory(prefix="fuzz_seeds_") as folder:
         seeds = write_seeds(Path(folder))
         chosen = [case for case in cases(seeds, args.seed) if case.reader.startswith(args.reader) and args.case in case.name]
-        results = _run(chosen[: args.most], seeds, time.monotonic() + args.seconds)
+        results = _run(chosen[: args.most], seeds, time.monotonic() + args.seconds, args.timeout)
     _print(results, len(chosen))
     if args.csv:
         _write(args.csv, results)
     return int(any(verdict.kind != RIGHT for _, verdict in results))
 
 
-def _run(chosen: list[Case], seeds: Path, until: float) -> list[tuple[Case, Verdict]]:
+def _run(chosen: list[Case], seeds: Path, until: float, timeout_s: float) -> list[tuple[Case, Verdict]]:
     results = []
     for case in chosen:
         if time.monotonic() > until:
             break
-        verdict = run_case(case, seeds)
+        verdict = run_case(case, seeds, timeout_s)
         results.append((case, verdict))
         if verdict.kind != RIGHT:
             print(f"{verdict.kind}: {case.name[:150]}: {verdict.said[:200]}", flush=True)
