@@ -1,7 +1,8 @@
 """The one thing that flows: a ``Record`` says what ran, on which data, from which file, how, where, and what came out.
 
 Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds. ``Record.id`` hashes the *request*,
-so a campaign resumes by skipping ids that are stored. Published numbers are Records too (``rfdetr_repro.paper``). No torch here.
+so a campaign resumes by skipping ids that are stored. A stored line also holds digests of the results, which every reader checks
+(``rfdetr_repro.digests``). Published numbers are Records too (``rfdetr_repro.paper``). No torch here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 
 from .codec import decode, without_absent
 from .config import Arch
+from .digests import altered, digests_of
 from .errors import InputError
 from .files import parse_json
 from .latency_protocol import Protocol
@@ -246,6 +248,7 @@ class Record:
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
     adoption: dict[str, str] | None = None  # somebody else's file: form, boxes, resize, normalisation, classes as taken
     schema: int = SCHEMA
+    unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)  # read from a line without digests; not stored
 
     def __post_init__(self) -> None:
         hashes = {part.artifact_sha256 for part in (self.accuracy, self.mask_accuracy, self.latency) if part is not None}
@@ -288,22 +291,32 @@ class Record:
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """One line of JSON, without absent fields."""
-        return json.dumps({"id": self.id, **without_absent(dataclasses.asdict(self))}, sort_keys=True, allow_nan=False)
+        """One line of JSON, without absent fields, with digests of what it says (none where the Record is ``unverified``)."""
+        fields = without_absent(dataclasses.asdict(self))
+        sealed = {} if fields.pop("unverified") else {"digest": digests_of(fields, self.id)}
+        return json.dumps({"id": self.id, **sealed, **fields}, sort_keys=True, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Record:
-        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record of this schema."""
+    def from_json(cls, line: str | bytes) -> Record:
+        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record of this schema, or was altered.
+
+        A line without digests, as older versions wrote them, gives a Record that is ``unverified``.
+        """
         try:
             fields = parse_json(line)
-            stored_id = fields.pop("id", None)
+            stored_id, digest = fields.pop("id", None), fields.pop("digest", None)
             if fields.get("schema") != SCHEMA:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
-            record = decode(cls, fields)
+            if "unverified" in fields:
+                raise ValueError("unknown fields ['unverified'] of Record")
+            record = dataclasses.replace(decode(cls, fields), unverified=digest is None)
+            wrong = "" if digest is None else altered(fields, record.id, digest)
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"not a Record: {error}") from error
         if stored_id is not None and stored_id != record.id:
             raise InputError(f"Record {stored_id} does not hash to its id ({record.id})", mend="the line was altered; remove it")
+        if wrong:
+            raise InputError(f"{wrong} of Record {record.id} was altered: the digest differs", mend="remove the line, measure again")
         return record

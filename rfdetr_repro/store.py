@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -67,7 +67,7 @@ class Store:
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a torn line
             if line.strip():
                 try:
-                    record = Record.from_json(line.decode(errors="replace"))
+                    record = Record.from_json(line)
                 except InputError as error:
                     raise InputError(
                         f"corrupt record: {error}", f"{self.path}:{number}", "remove the line and run again"
@@ -97,7 +97,18 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
             records += Store(file).read()
             if Store(file).torn():
                 print(f"{file}: its last line is unfinished and left out; a run was cut off there, or goes on", file=sys.stderr)
+    if told := unverified_words(records):
+        print(told, file=sys.stderr)
     return records
+
+
+def unverified_words(records: Sequence[Record]) -> str:
+    """How many of the Records came from lines without digests, in one line; an empty text if none did."""
+    count = sum(record.unverified for record in records)
+    if not count:
+        return ""
+    told = "of older versions: whether they were altered since is not known (python -m rfdetr_repro.seal tells which)"
+    return f"unverified: {count} of {len(records)} Records hold no digest, as those {told}"
 
 
 def _files(path: Path) -> list[Path]:

@@ -13,13 +13,14 @@ machines are marked, and compared only with --any-machine.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Machine, Record
-from ..store import Store
+from ..store import Store, unverified_words
 from .printing import verdict_line
 from .samples import Series, load_samples
 from .statistics import Verdict, compare_sessions
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if pair.verdict is not None:
             told = verdict_line(f"{pair.name}, new", "old", pair.verdict)
         print(told + (f" [{pair.note}]" if pair.note else ""))
+    if told := unverified_words([record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]):
+        print(told, file=sys.stderr)
     words = [pair.verdict.word for pair in pairs if pair.verdict is not None]
     print(
         f"{len(words)} of {len(pairs)} rows compared: " + ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))

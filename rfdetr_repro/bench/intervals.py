@@ -10,13 +10,14 @@ Published and modelled latencies, and those that were measured without keeping s
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Latency, Record
-from ..store import Store
+from ..store import Store, unverified_words
 from .samples import load_samples
 from .statistics import median_of
 from .twin import stored_twin
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{line.word}: {line.name}: {line.told}")
     words = [line.word for line in lines]
     print(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies")
+    if told := unverified_words([record for store in args.stores for record in Store(store).read()]):
+        print(told, file=sys.stderr)
     if bad := words.count("different") + words.count("lost"):
         raise StatedFailure(f"{bad} of {len(words)} latencies are not what their samples give")
 
