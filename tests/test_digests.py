@@ -171,3 +171,9 @@ def test_a_line_that_is_no_utf8_is_no_record(tmp_path):
     path.write_bytes(without_digest(changed(LINE, "command", "caf")).encode().replace(b"caf", b"caf\xe9") + b"\n")
     with pytest.raises(InputError, match="s.jsonl:1"):
         Store(path).read()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[1] / "results").glob("*.jsonl")), ids=lambda path: path.name)
+def test_the_stores_of_the_repository_are_unaltered(path):
+    counts = seal.states(path)
+    assert counts and not counts[seal.WITHOUT]
