@@ -6,8 +6,8 @@ that part. ``all`` is over every field but ``id`` and ``digest``; the parts serv
 
 Canonical form: what is hashed is the JSON array ``[id, part, value]`` with ``value`` as parsed from the line, written by
 ``json.dumps`` with sorted keys, without spaces, non-ASCII characters as ``\\uXXXX``, numbers as Python's ``repr`` gives them
-(the shortest text that reads back as the same float64). So the order of keys and white space do not matter, any number does. The id
-stands inside so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the SHA-256.
+(the shortest text that reads back as the same float64). So the order of keys and white space do not matter, any number does. The
+id stands inside so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the SHA-256.
 
 Digests find accidents and careless edits. They are no signature: whoever alters a line on purpose can compute them anew.
 """

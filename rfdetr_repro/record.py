@@ -248,7 +248,8 @@ class Record:
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
     adoption: dict[str, str] | None = None  # somebody else's file: form, boxes, resize, normalisation, classes as taken
     schema: int = SCHEMA
-    unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)  # read from a line without digests; not stored
+    # read from a line without digests; never stored itself
+    unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
         hashes = {part.artifact_sha256 for part in (self.accuracy, self.mask_accuracy, self.latency) if part is not None}
@@ -318,5 +319,6 @@ class Record:
         if stored_id is not None and stored_id != record.id:
             raise InputError(f"Record {stored_id} does not hash to its id ({record.id})", mend="the line was altered; remove it")
         if wrong:
-            raise InputError(f"{wrong} of Record {record.id} was altered: the digest differs", mend="remove the line, measure again")
+            told = f"{wrong} of Record {record.id} was altered: the digest differs"
+            raise InputError(told, mend="remove the line, measure again")
         return record

@@ -39,6 +39,8 @@ def without_digest(line: str) -> str:
 
 ARCHS = list(SPACE)
 LINE = protocol_record(ARCHS[0]).to_json()
+SHA256 = json.loads(LINE)["artifact"]["sha256"]
+STORES = sorted((Path(__file__).resolve().parents[1] / "results").glob("*.jsonl"))
 
 
 def test_the_digest_is_the_documented_one():
@@ -59,7 +61,7 @@ def test_the_digest_is_the_documented_one():
         ("accuracy", None, "accuracy of"),
         ("latency.median_ms", 1.0, "latency of"),
         ("latency.throttled", "no", "latency of"),
-        ("mask_accuracy", {"ap": 0.9, "max_dets": 100, "artifact_sha256": json.loads(LINE)["artifact"]["sha256"]}, "mask_accuracy of"),
+        ("mask_accuracy", {"ap": 0.9, "max_dets": 100, "artifact_sha256": SHA256}, "mask_accuracy of"),
         ("env", {"torch": "9"}, "a field besides the results"),
         ("command", "another", "a field besides the results"),
         ("machine.memory_gib", 1.5, "a field besides the results"),
@@ -173,7 +175,7 @@ def test_a_line_that_is_no_utf8_is_no_record(tmp_path):
         Store(path).read()
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[1] / "results").glob("*.jsonl")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", STORES, ids=lambda path: path.name)
 def test_the_stores_of_the_repository_are_unaltered(path):
     counts = seal.states(path)
     assert counts and not counts[seal.WITHOUT]
