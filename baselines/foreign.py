@@ -13,10 +13,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rfdetr_repro.errors import InputError, StatedFailure
+from rfdetr_repro.unfinished import temporary_folder
 
 ABSENT = 64  # exit code of a script without its package
 LIMIT_S = 1800.0  # the largest models export in minutes
@@ -69,7 +69,7 @@ def export(package: Package, model: str, folder: Path, checkpoint: str | Path | 
 
 def counts(package: Package, model: str) -> dict[tuple[str, str], tuple[int, float]]:
     """(counter, form) -> parameters and operations of one image, by the package's own counter and those it can import."""
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         card = Path(folder, "counted.json")
         _run(package, package.count, [model, folder], card)
         read = json.loads(card.read_text(encoding="utf-8"))

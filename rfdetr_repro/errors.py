@@ -11,10 +11,16 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from types import FrameType
 from typing import NoReturn
+
+from .unfinished import remove_abandoned_folders
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of this program
@@ -44,12 +50,18 @@ class LibraryNotBuilt(InputError, ImportError):
         super().__init__(what, where, "build it from the repository with: pip install --no-build-isolation -e .")
 
 
+_KEPT = "what is finished is kept; run the same command again to go on"
+_ONE_SIGNAL_S = 10.0
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_THERE = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked a command to end: SIGINT (exit code 130) or SIGTERM (143). ``told``: what was kept, and how to go on."""
+    """A signal asked a command to end: SIGINT (exit code 130), SIGTERM (143) or SIGHUP (129).
+
+    ``told``: what was kept, and how to go on.
+    """
 
     def __init__(self, number: int, told: str = "") -> None:
         self.number, self.exit_code = number, 128 + number
@@ -73,11 +85,13 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
 
     Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (the traceback is in a file),
-    130 interrupted, 143 asked to end (SIGTERM) in a training, 141 the output was closed.
+    130 interrupted, 143 asked to end (SIGTERM), 129 the terminal was closed (SIGHUP), 141 the output was closed.
     """
     _print_anything()
+    remove_abandoned_folders()
     try:
-        return main(argv) or EXIT_OK
+        with _signals_end_the_command():
+            return main(argv) or EXIT_OK
     except InputError as error:
         _end_progress_bars()
         print(f"error: {error}", file=sys.stderr)
@@ -87,10 +101,12 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Interrupted as error:
+        _end_progress_bars()
         print(f"interrupted by {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; run the same command again to go on", file=sys.stderr)
+        _end_progress_bars()
+        print(f"interrupted: {_KEPT}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains when it flushes at its end
@@ -104,6 +120,33 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         line = InputError(f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend)
         print(f"error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+@contextmanager
+def _signals_end_the_command() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that all ends as after Ctrl-C.
+
+    Signals that the process ignores, or that somebody else handles, are left alone. Those that follow within seconds are one with
+    the first (``timeout`` sends SIGTERM to the process and to its group): they must not break what is being put in order.
+    """
+    came_at: list[float] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if came_at and time.monotonic() - came_at[-1] < _ONE_SIGNAL_S:
+            return
+        came_at.append(time.monotonic())
+        raise Interrupted(number, f"and ended: {_KEPT}")
+
+    mine = []
+    if threading.current_thread() is threading.main_thread():
+        mine = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in mine:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _end_progress_bars() -> None:

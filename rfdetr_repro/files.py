@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import FULL, InputError
+from .unfinished import (
+    UNFINISHED,
+    claimed_file,
+    remove_abandoned_files,
+    remove_abandoned_folders,
+    remove_abandoned_writes,
+)
 
-UNFINISHED = ".part"  # ending of a file that is being written; no reader looks for it
 _MOST_NAME_BYTES = 150  # of the final name that a temporary name repeats: file systems allow 255 bytes
 
 
@@ -42,17 +48,17 @@ def output_path(path: str | Path) -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block succeeds, removes it otherwise.
 
-    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be told the format.
+    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be told the format. What a killed
+    writer of the same ``path`` left is removed first.
     """
     target = output_path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         stem = os.fsencode(target.name)[:_MOST_NAME_BYTES].decode(errors="ignore")
-        handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=UNFINISHED, dir=target.parent)
+        remove_abandoned_writes(target.parent, stem)
+        handle, temporary = claimed_file(target.parent, stem)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror}", path, "choose a writable folder") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -67,17 +73,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write: {error.strerror}", path, "free some space; what was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def remove_unfinished(folder: str | Path) -> list[Path]:
-    """Removes what killed writers left in ``folder`` and below, and returns the removed paths.
-
-    Call this function only while no other process writes into the folder (under the lock of the run that owns the folder).
-    """
-    left = [path for path in Path(folder).rglob(f".*{UNFINISHED}") if path.is_file() and not path.is_symlink()]
-    for path in left:
-        path.unlink(missing_ok=True)
-    return left
+    """Removes what killed writers left in ``folder`` and below, and returns the removed paths; files being written stay."""
+    left = remove_abandoned_files(Path(folder).rglob(f".*{UNFINISHED}"))
+    inside = {folder for folder in Path(folder).rglob(f".*{UNFINISHED}") if folder.is_dir()}
+    return left + [path for parent in sorted({one.parent for one in inside}) for path in remove_abandoned_folders(parent)]
 
 
 def writable_folder(path: str | Path) -> Path:

@@ -19,6 +19,7 @@ FLOORS = {
         "ranges",
         "codec",
         "files",
+        "unfinished",
         "config",
         "latency_protocol",
         "presets",

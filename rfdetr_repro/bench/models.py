@@ -15,7 +15,6 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import InputError
@@ -27,6 +26,7 @@ from ..labels import Labels, coco_labels
 from ..presets import PRESETS
 from ..record import ModelId
 from ..resize_rules import ANTIALIASED
+from ..unfinished import remove_abandoned_folders, temporary_folder
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
@@ -100,6 +100,7 @@ def model_artifact(
     ours = name.removeprefix("rfdetr-") in PRESETS
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
     path = writable_folder(folder) / f"{name}-{made}.{suffix}"
+    remove_abandoned_folders(folder)
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     if foreign:
@@ -165,7 +166,7 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
         return write_recipe(row, name, path, model, {"transformers": importlib.metadata.version("transformers")})
     detector = catalog.module(name, "deployed", checkpoint)
     params = sum(parameter.numel() for parameter in detector.parameters())
-    with TemporaryDirectory(dir=path.parent) as scratch:
+    with temporary_folder(path.parent) as scratch:
         exported = Path(scratch, f"{name}.onnx")
         catalog.export(detector, exported, row.hw, dynamo=row.dynamo)
         adopted = adopt(
@@ -189,7 +190,7 @@ def _foreign(name: str, path: Path, model: ModelId, checkpoint: Any, categories:
     Random weights leave suppression nothing to do, so a stated number of candidates is injected.
     """
     foreign, row = importlib.import_module("baselines.foreign"), _catalog().ROWS[name]
-    with TemporaryDirectory(dir=path.parent) as scratch:
+    with temporary_folder(path.parent) as scratch:
         work = Path(scratch, "export")
         work.mkdir()
         exported = foreign.export(row.foreign, row.build(0), work, checkpoint)

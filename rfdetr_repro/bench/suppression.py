@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import onnxruntime
 from ..export.artifact import Artifact
 from ..export.nms import SCOPE
 from ..export.surgery import PREFIX
+from ..unfinished import temporary_folder
 
 RUNS, WARM_UP = 20, 3
 
@@ -27,7 +27,7 @@ def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: in
     if "nms" not in artifact.manifest.packages or artifact.manifest.format != "onnx":
         return None
     spec = artifact.manifest.inputs[0]
-    with TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4

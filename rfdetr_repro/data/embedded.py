@@ -12,11 +12,13 @@ import io
 import json
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +106,13 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Pro
     for leftover in (final, partial_folder):
         shutil.rmtree(leftover, ignore_errors=True)
     partial_folder.mkdir(parents=True)
-    work = partial(_write_images, config=config, split=split, folder=str(partial_folder))
     indices = range(config.count(split))
-    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
-    if workers > 1 and len(chunks) > 4:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(work, chunk) for chunk in chunks]
-            per_image = [rows for future in progress(waiting) for rows in future.result()]
-    else:
-        per_image = [rows for chunk in progress(chunks) for rows in work(chunk)]
+    work = partial(_write_images, config=config, split=split, folder=str(partial_folder))
+    try:
+        per_image = _work_through(work, indices, progress, workers)
+    except BaseException:  # a signal too
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise
     annotations = [{"id": number, **row} for number, row in enumerate((row for rows in per_image for row in rows), 1)]
     document = {
         "info": {
@@ -129,6 +129,34 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Pro
     }
     os.replace(partial_folder, final)
     write_atomic(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
+
+
+def _work_through(work: Callable[[Sequence[int]], list[Any]], indices: range, progress: Progress, workers: int) -> list[Any]:
+    """``work`` on all ``indices``, in chunks and in order; in processes of its own where that pays."""
+    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+    if workers < 2 or len(chunks) <= 4:
+        return [rows for chunk in progress(chunks) for rows in work(chunk)]
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_live_with_parent)
+    try:
+        waiting = [pool.submit(work, chunk) for chunk in chunks]
+        return [rows for future in progress(waiting) for rows in future.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or a signal: without the chunks that nobody has begun
+
+
+def _live_with_parent() -> None:
+    """In a worker: signals that end a whole job are left to the parent, and a parent that was killed takes its workers along."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Without it a worker would wait for ever for work, or write on into a folder that the next run makes anew."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

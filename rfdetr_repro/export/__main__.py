@@ -6,7 +6,6 @@ python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors --
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..errors import ArgumentParser, InputError, run_main
 from ..presets import preset
 from ..record import ModelId
 from ..resize_rules import describe, with_antialias
+from ..unfinished import temporary_folder
 from . import tensorrt
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         export = export_torch if args.to == "torch" else export_onnx
         artifact = export(supernet.slice(arch), args.out, meta=meta)
     else:
-        with tempfile.TemporaryDirectory() as folder:  # the audit looks at the float32 graph
+        with temporary_folder() as folder:  # the audit looks at the float32 graph
             wide = export_onnx(supernet.slice(arch), Path(folder, "fp32.onnx"), meta=meta)
             artifact = audited_half(wide, args.out, pictures=args.audit_images, islands=args.islands)
         print(summary(artifact))

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..data.source import add_data_arguments, source_of
 from ..errors import ArgumentParser, InputError, run_main
-from ..files import write_atomic
+from ..files import remove_unfinished, write_atomic
 from ..latency_protocol import DECISION, MODES
 from ..model_check import model_checks
 
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = _workers(args)
     try:
         with search.store.exclusive(), deployment.watched(force=args.force) as search.watched:
+            remove_unfinished(args.run)
             if workers is not None:
                 workers.join(search)
             _run(args, search, splits, fit, protocols, targets, rules)

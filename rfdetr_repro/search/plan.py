@@ -8,7 +8,6 @@ the time that a race's decisions take. Nothing is written.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..flops import total_flops
 from ..latency_protocol import Protocol
 from ..model.detector import Detector
 from ..record import ModelId
+from ..unfinished import temporary_folder
 from ..validation import BATCH, device_of
 from .engines import Fit
 from .race import Rules, predictive_weights, stage_ends
@@ -184,7 +184,7 @@ def _time_group(detector: Detector, group: list[Arch]) -> float:
 def _time_export(detector: Detector, arch: Arch) -> float:
     started, config = time.perf_counter(), detector.config
     names = tuple(f"class {index}" for index in range(config.num_classes))
-    with tempfile.TemporaryDirectory(prefix="rfdetr_repro_") as folder:
+    with temporary_folder() as folder:
         meta = ArtifactMeta(ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names))))
         export_onnx(detector.slice(arch), Path(folder, "plan.onnx"), meta=meta)
     return time.perf_counter() - started

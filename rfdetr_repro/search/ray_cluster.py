@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..unfinished import TemporaryFolder
 
-_LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths the kernel limits to 107
+_LONGEST_FOLDER = 31  # characters: Ray puts sockets below it, whose paths the kernel limits to 107
 _CONNECT_S = 10.0
 _OBJECT_STORE_BYTES = 512 << 20  # results are small and are fetched at once
 
@@ -57,7 +59,7 @@ class Cluster:
         self.ray = load_ray()
         self.address = address
         self.local = address is None
-        self._folder: str | None = None
+        self._folder: TemporaryFolder | None = None
         self._open = False
         if self.ray.is_initialized():
             raise InputError("this process uses Ray already", mend="close the other pool first")
@@ -67,12 +69,13 @@ class Cluster:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         try:
             if self.local:
-                self._folder = _short_folder()
-                options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": self._folder}
-                with _path_for_children():
+                self._folder = TemporaryFolder(_short_place())
+                options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._folder.path)}
+                with _path_for_children(), _own_signals():
                     self.ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
             else:
-                self.ray.init(address=address, **options)
+                with _own_signals():
+                    self.ray.init(address=address, **options)
         except BaseException as error:
             self.close()
             if not isinstance(error, (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError)):
@@ -97,7 +100,7 @@ class Cluster:
             self._open = False
             self.ray.shutdown()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)  # a process that is just ending may still write its log
+            self._folder.remove()
             self._folder = None
 
 
@@ -125,9 +128,20 @@ def _path_for_children() -> Iterator[None]:
             os.environ["PYTHONPATH"] = before
 
 
-def _short_folder() -> str:
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Afterwards SIGTERM does what it did before: Ray's own handler would leave by another exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _short_place() -> str:
     place = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="ray_", dir=place if len(place) <= _LONGEST_FOLDER else "/tmp")
+    return place if len(place) <= _LONGEST_FOLDER else "/tmp"
 
 
 def first_line(error: BaseException) -> str:

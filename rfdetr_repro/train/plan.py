@@ -7,11 +7,9 @@ said.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from ..data.transforms import Batch, Target
 from ..device import named, peak_bytes
 from ..errors import InputError
 from ..flops import total_flops
+from ..unfinished import temporary_folder
 from .engine import Trainer
 from .recipe import Recipe
 
@@ -100,8 +99,8 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
     classes = recipe.preset.model.num_classes
     made_up = Imagined(ClassMap(tuple(range(1, classes + 1)), tuple(f"class {index}" for index in range(classes))))
     single = replace(recipe, train=replace(recipe.train, patience=0))
-    with tempfile.TemporaryDirectory(prefix="rfdetr_repro_") as folder:
-        trainer = Trainer(single, made_up, Path(folder), device=device)  # type: ignore[arg-type]
+    with temporary_folder() as folder:
+        trainer = Trainer(single, made_up, folder, device=device)  # type: ignore[arg-type]
         drawn = [recipe.archs_of_step(step) for step in range(min(DRAWS, recipe.train.steps))]
         costs = {arch: total_flops(recipe.preset.model, arch, "eager") / 1e9 for archs in drawn for arch in archs}
         if device.type == "cuda":

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -27,6 +26,7 @@ import torch.distributed as dist
 from ..errors import InputError, StatedFailure
 from ..files import locked
 from ..model.detector import Detector
+from ..unfinished import temporary_folder
 from .engine import MODEL, Evaluate, Trainer
 from .interrupts import SIGNALS
 from .parallel import PATIENCE, Ranks
@@ -110,7 +110,7 @@ def shared(count: int, **trainer: Any) -> Iterator[None]:
     share = max(1, threads // count)
     children: list[Child] = []
     with ExitStack() as stack:
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="rfdetr_repro_"))
+        place = str(stack.enter_context(temporary_folder()))
         stack.callback(_stop, children)
         for rank in range(1, count):
             children.append(_start())

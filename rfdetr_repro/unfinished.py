@@ -1,0 +1,142 @@
+"""What a killed process leaves behind, told apart from what another process is writing at this moment.
+
+Whoever makes a temporary file or folder holds a lock on it. A lock ends with its process, however that ends; so what can be
+locked is abandoned and may be removed, at any time and beside any number of running programs. Where the disk cannot lock, nothing
+is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".part"  # ending of what is being written; no reader looks for it
+_FOLDER = re.compile(r"\.rfdetr-[a-z0-9_]{8}\.part")
+_PATIENCE_S = 5.0  # for processes that are just ending and still write into a folder
+
+
+def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
+    """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``; returns its open descriptor, which holds the lock, and path."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=UNFINISHED, dir=folder)
+        if _claim(handle, name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+class TemporaryFolder:
+    """A new folder in ``place`` (default: the system's temporary folder), which :meth:`remove` removes, or the next run."""
+
+    def __init__(self, place: str | Path | None = None) -> None:
+        place = tempfile.gettempdir() if place is None else place
+        remove_abandoned_folders(place)
+        while True:
+            self.path = Path(tempfile.mkdtemp(prefix=".rfdetr-", suffix=UNFINISHED, dir=place))
+            try:
+                self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # removed before it was locked
+                continue
+            if _claim(self._handle, self.path):
+                return
+            os.close(self._handle)
+
+    def remove(self) -> None:
+        """Waits a little for processes that are just ending and still write into the folder."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists() or time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        os.close(self._handle)
+
+
+@contextmanager
+def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
+    """Yields a new folder that is removed at the end; if the process is killed inside, by the next run."""
+    folder = TemporaryFolder(place)
+    try:
+        yield folder.path
+    finally:
+        folder.remove()
+
+
+def remove_abandoned_folders(place: str | Path | None = None) -> list[Path]:
+    """Removes the temporary folders of killed runs of this user in ``place`` and returns their paths.
+
+    The default is the system's temporary folders, the one that the environment names and /tmp.
+    """
+    places = {tempfile.gettempdir(), "/tmp"} if place is None else {str(place)}
+    found = [Path(entry) for folder in sorted(places) for entry in _entries(folder) if _FOLDER.fullmatch(entry.name)]
+    return [path for path in found if _removed(path, folder=True)]
+
+
+def remove_abandoned_files(paths: Iterable[Path]) -> list[Path]:
+    """Removes those of the regular files ``paths`` that no process is writing; returns the removed ones."""
+    return [path for path in paths if _removed(path, folder=False)]
+
+
+def remove_abandoned_writes(folder: Path, stem: str) -> list[Path]:
+    """Removes what killed writers of the one file ``stem`` left in ``folder``; see :func:`claimed_file`."""
+    name = re.compile(re.escape(f".{stem}.") + r"[a-z0-9_]{8}" + re.escape(UNFINISHED))
+    return remove_abandoned_files([Path(entry) for entry in _entries(folder) if name.fullmatch(entry.name)])
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Of a folder that can be read; nothing else."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # a folder that cannot be read holds nothing that this user's runs left
+        return []
+
+
+def _removed(path: Path, *, folder: bool) -> bool:
+    """Locks and removes a regular file or a folder of this user that nobody holds; whether it is gone by that."""
+    is_kind, mode = (stat.S_ISDIR, os.O_RDONLY | os.O_DIRECTORY) if folder else (stat.S_ISREG, os.O_RDWR)
+    try:
+        about = os.lstat(path)
+        if not is_kind(about.st_mode) or about.st_uid != os.getuid():
+            return False
+        handle = os.open(path, mode | os.O_NOFOLLOW)
+    except OSError:  # gone, or not ours to open: then not ours to remove
+        return False
+    try:
+        if not _claim(handle, path, unless_locked=True):
+            return False
+        if folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        return not path.exists()
+    finally:
+        os.close(handle)
+
+
+def _claim(handle: int, path: str | Path, *, unless_locked: bool = False) -> bool:
+    """Locks the open file and says whether it still lies at ``path``.
+
+    A disk that cannot lock: True for whoever made the file, False (``unless_locked``) for whoever would remove it.
+    """
+    try:
+        import fcntl  # here, because other systems have none
+    except ImportError:
+        return not unless_locked
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return not unless_locked
+    try:
+        there, here = os.lstat(path), os.fstat(handle)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
