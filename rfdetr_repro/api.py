@@ -25,7 +25,7 @@ from .bench.accuracy import label_map
 from .coco_eval import CocoEvaluator, ImageDetections
 from .coco_matches import measured
 from .config import Arch, TrainConfig
-from .data.census import check_usable, print_census
+from .data.census import check_usable, mask_lines, print_census
 from .data.coco import ClassMap, CocoSplit, has_split, read_split
 from .data.source import DataSource
 from .detect import Found, Picture, as_pictures, detect
@@ -165,7 +165,10 @@ class RFDETR:
             raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
         chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
         check_usable([chosen])
-        arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks and chosen.has_masks
+        arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks
+        if masks and (why := chosen.why_no_mask_ap()):
+            print(f"masks not measured: {why}")
+            masks = False
         if turned := chosen.rotations_line():
             print(turned)
         given = single_detections(self.detector, chosen, masks=masks, arch=arch, resize=self.card.resize_rule)
@@ -287,7 +290,8 @@ class RFDETR:
         said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
         asked = from_upstream(len(train), base, {"lr": lr, **changes}, val is not None, said)
         shape = self._checked(asked, train, shape)
-        start = self._start(train, source)
+        test = [read_split(source, "test", train.classes)] if asked.run_test and has_split(source, "test") else []
+        start = self._start(train, [split for split in (val, *test) if split is not None], source)
         print("\n".join(asked.lines))
         initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
         whole = Recipe(Preset(start.config, self._arch(shape)), asked.train)
@@ -323,7 +327,7 @@ class RFDETR:
             raise InputError("both shape and resolution", mend="give one of them")
         return asked.resolution, asked.resolution
 
-    def _start(self, train: CocoSplit, dataset_dir: str | os.PathLike[str]) -> Detector:
+    def _start(self, train: CocoSplit, held_out: Sequence[CocoSplit], dataset_dir: str | os.PathLike[str]) -> Detector:
         """The detector to start from, with a head for the classes of ``train``; says what the data are."""
         start = self._for_classes(train.classes)
         if start.config.masks and not train.has_masks:
@@ -332,7 +336,9 @@ class RFDETR:
                 f"this size predicts masks, but not every object of the train split has one: {why}", dataset_dir, "use a box size"
             )
         self._warn_of_crowds(train)
-        print_census([train])
+        print_census([train, *held_out])
+        if start.config.masks:
+            print("".join(f"{line}\n" for line in mask_lines(held_out)), end="")
         print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
         return start
 

@@ -155,7 +155,7 @@ class CocoEvaluator:
         of images by id and of classes by label, which rank equal scores as the ids do.
         """
         if kind not in self._truths:
-            annotations = self.split.ground_truth()["annotations"]
+            annotations = self.split.ground_truth(segmentations=kind == "segm")["annotations"]
             label_of = {number: label for label, number in enumerate(self.split.classes.category_ids)}
             self._truths[kind] = hotcoco.COCO.from_arrays(
                 [{"id": 1 + self.places[info.id], "width": info.width, "height": info.height} for info in self.split.images],

@@ -65,7 +65,7 @@ class Objects:
         split = evaluator.split
         column = {number: label for label, number in enumerate(split.classes.category_ids)}
         count = np.zeros((len(split), len(column)), dtype=np.int32)
-        for annotation in split.ground_truth()["annotations"]:
+        for annotation in split.ground_truth(segmentations=False)["annotations"]:
             if not annotation["iscrowd"]:
                 count[evaluator.places[annotation["image_id"]], column[annotation["category_id"]]] += 1
         return cls(count)

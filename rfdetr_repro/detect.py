@@ -20,7 +20,7 @@ from .coco_eval import boxes_in_pixels
 from .config import Arch
 from .data.decoding import Decoded, decode, decode_array, decode_reduced
 from .data.resizing import resized
-from .data.segmentation import masks_to_bitmaps
+from .data.segmentation import MaskMaps, masks_to_bitmaps
 from .data.transforms import to_input
 from .errors import InputError
 from .model.detector import Detector, Outputs
@@ -37,7 +37,7 @@ class Found:
     boxes_xyxy: np.ndarray  # float32 (k, 4) px, inside the picture
     scores: np.ndarray  # float32 (k,) in 0..1
     labels: np.ndarray  # int64 (k,) contiguous
-    masks: np.ndarray | None  # bool (k, H, W)
+    masks: Any  # bool (k, H, W), or MaskMaps of that size where asked for, or None
 
     def on(self, drawn_hw: tuple[int, int], size_hw: tuple[int, int]) -> Found:
         """The same on a smaller form (h, w) of the picture of ``size_hw``, for drawing; itself where that is the picture."""
@@ -45,6 +45,8 @@ class Found:
             return self
         scale = np.array([drawn_hw[1] / size_hw[1], drawn_hw[0] / size_hw[0]] * 2, dtype=np.float32)
         rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(drawn_hw, size_hw, strict=True))
+        if isinstance(self.masks, MaskMaps):
+            return Found(self.boxes_xyxy * scale, self.scores, self.labels, self.masks.at(drawn_hw))
         masks = None if self.masks is None else self.masks[:, rows.astype(int)[:, None], columns.astype(int)]
         return Found(self.boxes_xyxy * scale, self.scores, self.labels, masks)
 
@@ -100,10 +102,11 @@ def detect(
     arch: Arch | None = None,
     batch_size: int = 8,
     resize: str = ANTIALIASED,
+    small_masks: bool = False,
 ) -> list[Found]:
     """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own.
 
-    ``resize``: the model's rule, from its card (:mod:`.resize_rules`).
+    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay as :class:`MaskMaps`.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")
@@ -112,11 +115,11 @@ def detect(
         images = [_loaded(picture, resize == ANTIALIASED) for picture in pictures[start : start + batch_size]]
         batch = torch.from_numpy(to_input([resized(image.pixels, arch.input_hw, resize) for image in images]))
         outputs = detector(batch.to(device), arch)
-        found += [_one(outputs, row, image.size_hw, threshold, arch.queries) for row, image in enumerate(images)]
+        found += [_one(outputs, row, image.size_hw, threshold, arch.queries, small_masks) for row, image in enumerate(images)]
     return found
 
 
-def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: int) -> Found:
+def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: int, small_masks: bool) -> Found:
     masks = (
         None
         if outputs.masks is None
@@ -125,5 +128,9 @@ def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: i
     ranked = top_k(Outputs(outputs.logits[row, None], outputs.boxes_cxcywh[row, None], masks), k, threshold=threshold)
     height, width = hw
     boxes = boxes_in_pixels(ranked.boxes_xyxy[0].float().cpu().numpy(), (height, width))
-    bitmaps = None if ranked.mask_logits is None else masks_to_bitmaps(ranked.mask_logits[0], height, width)
+    bitmaps: Any = None
+    if ranked.mask_logits is not None and small_masks:
+        bitmaps = MaskMaps(ranked.mask_logits[0], (height, width))
+    elif ranked.mask_logits is not None:
+        bitmaps = masks_to_bitmaps(ranked.mask_logits[0], height, width)
     return Found(boxes, ranked.scores[0].float().cpu().numpy(), ranked.labels[0].cpu().numpy(), bitmaps)

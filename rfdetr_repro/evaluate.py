@@ -37,7 +37,8 @@ def evaluate(
     ``ap_low`` and ``ap_high`` of boxes and masks: the 95 % interval of AP over other images of the same kind.
 
     Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...}
-    or None}. Bad input raises :class:`InputError`.
+    or None, "why_no_masks"}; the last is a sentence where the model has masks that cannot be measured on this split, else "".
+    Bad input raises :class:`InputError`.
     """
     artifact = load_artifact(artifact_path)
     if artifact.manifest.model.weights == "random":
@@ -64,6 +65,7 @@ def evaluate(
         "data_sha256": chosen.sha256,
         "boxes": dataclasses.asdict(boxes),
         "masks": None if masks is None else dataclasses.asdict(masks),
+        "why_no_masks": chosen.why_no_mask_ap() if artifact.manifest.model.task == "segment" else "",
     }
 
 
@@ -94,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if metrics[kind] is not None:
             print(f"{kind:6}" + "".join(f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()))
             print(f"{'':6}  {interval_sentence(metrics[kind])}")
+    if metrics["why_no_masks"]:
+        print(f"masks   not measured: {metrics['why_no_masks']}")
     if args.json:
         write_atomic(args.json, json.dumps(metrics, indent=1) + "\n")
 

@@ -23,13 +23,13 @@ class Annotations:
     """Objects of one image.
 
     ``boxes_xyxy`` (N, 4) in pixels, ``labels`` (N,) class indices, ``scores`` (N,) in 0..1 or None for ground truth, ``masks``
-    (N, H, W) bool or None.
+    (N, H, W) bool or None; a sequence that makes each mask when asked for, and that an array of rows picks from, also serves.
     """
 
     boxes_xyxy: NDArray[Any]
     labels: NDArray[Any]
     scores: NDArray[Any] | None = None
-    masks: NDArray[Any] | None = None
+    masks: Any = None
 
     def __post_init__(self) -> None:
         counts = {len(part) for part in (self.boxes_xyxy, self.labels, self.scores, self.masks) if part is not None}
@@ -79,14 +79,14 @@ def detections_height_in(count: int, paired: bool, columns: int = 2, width_in: f
 def _above(objects: Annotations, min_score: float) -> tuple[Annotations, str]:
     if objects.scores is None:
         return objects, "prediction"
-    keep = np.asarray(objects.scores) >= min_score
+    keep = np.flatnonzero(np.asarray(objects.scores) >= min_score)
     kept = Annotations(
         np.asarray(objects.boxes_xyxy)[keep],
         np.asarray(objects.labels)[keep],
         np.asarray(objects.scores)[keep],
-        None if objects.masks is None else np.asarray(objects.masks)[keep],
+        None if objects.masks is None else objects.masks[keep],
     )
-    return kept, f"prediction, score ≥ {min_score:g}: {int(keep.sum())}"
+    return kept, f"prediction, score ≥ {min_score:g}: {len(keep)}"
 
 
 def _draw_panel(axes: Axes, image: NDArray[np.uint8], objects: Annotations, class_names: Sequence[str]) -> None:

@@ -114,26 +114,26 @@ def drawn_names(pictures: Sequence[Path]) -> list[Path]:
 def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
     """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
     from .data.decoding import decode_reduced, reduced
-    from .data.segmentation import rle_of_bitmap
     from .detect import detect
     from .pictures import best_of_each_box
     from .plots import detections_figure
 
     image = decode_reduced(path)
     exact = card.resize_rule == ANTIALIASED or image.is_whole  # the plain rule looks at single pixels
-    (found,) = detect(subnet, [image if exact else path], threshold, resize=card.resize_rule)
+    (found,) = detect(subnet, [image if exact else path], threshold, resize=card.resize_rule, small_masks=True)
     canvas = reduced(image.pixels, DRAWN_PIXELS)
     shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
     # The float32 score nearest to the threshold may lie just below it, and belongs to what is shown.
     least = min([threshold, *map(float, shown.scores)])
     detections_figure([canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1)
+    masks = [] if found.masks is None else found.masks.rles()
     objects = [
         {
             "category_id": card.category_ids[int(label)],
             "class": card.class_names[int(label)],
             "score": round(float(score), 4),
             "box_xyxy": [round(float(value), 1) for value in box],
-            **({} if found.masks is None else {"mask_rle": rle_of_bitmap(found.masks[row])}),
+            **({} if found.masks is None else {"mask_rle": masks[row]}),
         }
         for row, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True))
     ]

@@ -26,7 +26,7 @@ from .model_check import model_checks
 from .pareto import confirmed_points, metric
 from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
-from .reproduce_train import pretrain, train
+from .reproduce_train import check_masks, pretrain, train
 from .store import Store
 
 T = TypeVar("T")
@@ -153,6 +153,7 @@ class Reproduction:
         else:
             print(f"no test split in {folder}: only val is reported")
         print_census(splits.values())
+        check_masks(self.campaign, splits)
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def weights(self) -> Path | None:

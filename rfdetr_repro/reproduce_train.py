@@ -21,6 +21,22 @@ def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
     return Recipe(row, config, campaign.space)
 
 
+def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
+    """Before training: refuses a campaign that needs masks which the data lack; says what else goes without masks."""
+    from .data.census import mask_lines
+
+    if not campaign.preset.model.masks:
+        return
+    needed = campaign.search_masks or campaign.metric.startswith("mask")
+    lines = mask_lines([split for name, split in splits.items() if name != "train"])
+    if why := splits["train"].why_no_masks():
+        lines.insert(0, f"{why}: training boxes only")
+    if needed and lines and (why or splits["val"].why_no_mask_ap()):
+        mend = "mend the masks, or search for ap with search_masks = false"
+        raise InputError(f"the campaign searches with masks, but {lines[0]}", splits["train"].name, mend)
+    print("".join(f"{line}\n" for line in lines), end="", flush=True)
+
+
 def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
     """The stage before the campaign's own, from the campaign's weights; (its model, a line for the report).
 

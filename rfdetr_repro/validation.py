@@ -53,7 +53,7 @@ def base_accuracies(detector: Detector, splits: Mapping[str, CocoSplit]) -> list
     """Accuracy of the detector's own architecture on each split, as rows of a training log."""
     rows = []
     for name, split in splits.items():
-        masks, evaluator = detector.mask_head is not None and split.has_masks, CocoEvaluator(split)
+        masks, evaluator = detector.mask_head is not None and not split.why_no_mask_ap(), CocoEvaluator(split)
         found = single_detections(detector, split, masks=masks)
         boxes = evaluator.accuracy(found, "bbox", all_areas_only=True)
         mask_ap = evaluator.accuracy(found, "segm", all_areas_only=True).ap if masks else None

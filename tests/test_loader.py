@@ -81,7 +81,7 @@ def test_threads_and_cache_change_nothing(split: CocoSplit, monkeypatch: pytest.
 
 
 def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_threads(split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(index: int, masks: bool) -> None:
+    def fail(index: int, masks: bool, masks_later: bool) -> None:
         raise InputError("cannot decode", index)
 
     monkeypatch.setattr(split, "sample", fail)

@@ -118,8 +118,8 @@ def accuracy_of(
 
     ``max_dets``: detections per image and class that count (COCO's maxDets).
     """
+    with_masks = len(session.manifest.outputs) == 4 and not split.why_no_mask_ap()
     detections = detect_split(session, split, progress=progress)
     evaluator, digest = CocoEvaluator(split, max_dets=max_dets), session.artifact_id.sha256
     boxes = measured(evaluator, detections, "bbox", digest)
-    with_masks = split.has_masks and len(session.manifest.outputs) == 4
     return boxes, measured(evaluator, detections, "segm", digest) if with_masks else None

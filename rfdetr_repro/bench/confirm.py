@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
+from ..data.census import mask_lines
 from ..data.coco import CocoSplit
 from ..errors import InputError, StatedFailure
 from ..export.artifact import Artifact
@@ -256,6 +257,8 @@ class _Cells:
                 if record.data == data and record.accuracy and record.accuracy.max_dets == self.context.max_dets:
                     self.accuracies[data] = record.accuracy, record.mask_accuracy
             if data not in self.accuracies:
+                if len(self.sessions[0].manifest.outputs) == 4:
+                    print("".join(f"{line}\n" for line in mask_lines([split])), end="", flush=True)
                 found = accuracy_of(self.sessions[0], split, max_dets=self.context.max_dets, progress=progress)
                 self.accuracies[data] = found
 

@@ -110,6 +110,28 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
     return document, spans
 
 
+def refuse_endless_numbers(document: dict[str, Any], path: Path) -> None:
+    """Refuses NaN and infinite numbers, which JSON has not, outside images and annotations (whose rows are checked by value)."""
+    for key, part in document.items():
+        if key not in ("images", "annotations") and not _finite_numbers(part):
+            what = f"not JSON: {short(repr(key))} holds NaN or a number without end"
+            raise InputError(what, path, "write null where a value is unknown")
+
+
+def _finite_numbers(value: Any) -> bool:
+    """Whether parsed JSON holds no NaN and no infinite number, neither of which JSON has."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            return False
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return True
+
+
 def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None) -> ClassMap:
     """The file's own categories in order of id, or ``classes`` after a check that the file agrees with it.
 
@@ -370,6 +392,7 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
     rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(rows.category_ids, whole)
     ids = [entry.get("id") for entry in entries]
     rows.ids[:] = [key if type(key) is int or isinstance(key, str) else whole(key) for key in ids]
+    rows.malformed |= np.array([key is None and given is not None for key, given in zip(rows.ids, ids, strict=True)], dtype=bool)
     flags = [entry.get("iscrowd", 0) for entry in entries]
     plain = set(map(type, flags)) <= {int}
     crowd = np.fromiter((value != 0 if plain else _flag(value) for value in flags), np.int8, count)

@@ -205,6 +205,12 @@ def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
     return found
 
 
+def mask_lines(splits: Iterable[CocoSplit]) -> list[str]:
+    """For a model with masks: a line for each split on which its mask AP cannot be measured."""
+    told = ((split.split, split.why_no_mask_ap()) for split in splits)
+    return [f"mask AP on {name} is not measured: {why}" for name, why in told if why]
+
+
 def shared_pictures(splits: Sequence[CocoSplit]) -> list[str]:
     """A line for each pair of splits that have files in common: what is learnt on one is then measured on the other."""
     files = [{os.path.normpath(info.path) for info in split.images} for split in splits]

@@ -17,6 +17,7 @@ import gc
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -35,11 +36,12 @@ from .annotations import (
     parse_classes,
     parse_document,
     parse_images,
+    refuse_endless_numbers,
 )
 from .decoding import Header, decode, read_header
 from .image_files import short
 from .layouts import Content, Found, is_there, load, locate
-from .segmentation import NO_MASK, decode_mask
+from .segmentation import NO_MASK, decode_mask, sample_mask
 from .source import DataSource
 
 __all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_mask", "has_split", "read_split"]
@@ -52,8 +54,29 @@ class Sample:
     image: np.ndarray  # uint8 (H, W, 3) RGB
     boxes_xyxy: np.ndarray  # float32 (n, 4) px
     labels: np.ndarray  # int64 (n,) contiguous
-    masks: np.ndarray | None  # bool (n, H, W)
+    masks: np.ndarray | MasksLater | None  # bool (n, H, W)
     image_id: ImageKey
+
+
+@dataclass(frozen=True)
+class MasksLater:
+    """Masks of the training targets of one image, rasterised one at a time when they are sampled: thousands of whole bitmaps of
+    a photo take gigabytes."""
+
+    split: CocoSplit
+    info: ImageInfo
+    rows: np.ndarray  # int64 (n,) of the split's table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sampled(self, kept: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """bool (kept, rows, columns): the masks that bool ``kept`` (n,) picks, at these pixels (int64 indices)."""
+        chosen = self.rows[kept].tolist()
+        result = np.zeros((len(chosen), len(rows), len(columns)), dtype=bool)
+        for bitmap, row in zip(result, chosen, strict=True):
+            bitmap[:] = self.split.mask_at(row, self.info, rows, columns)
+        return result
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,8 @@ class CocoSplit:
         digest = self._annotation_digest.copy()
         for info in self.images:
             with open_input(info.path) as stream:
-                digest.update(stream.read())
+                while block := stream.read(1 << 20):
+                    digest.update(block)
         return digest.hexdigest()
 
     def most_objects(self) -> int:
@@ -161,6 +185,21 @@ class CocoSplit:
         which = f"annotation id {short(self._table.ids[row])} of image id {short(image.id)}: {fault}"
         return f"{len(self.mask_faults)} of {targets} annotations have no usable mask (first: {which})"
 
+    def why_no_mask_ap(self) -> str:
+        """Why mask AP cannot be measured here, as one line; empty where it can.
+
+        Mask AP needs a usable segmentation of every object and of every crowd region: leaving out the others would measure AP on
+        other objects than the box AP beside it.
+        """
+        if why := self.why_no_masks():
+            return why
+        table = self._table
+        for row in np.flatnonzero(table.crowd).tolist():
+            image = self.images[int(np.searchsorted(table.first, row, side="right")) - 1]
+            if fault := table.segmentations.fault(row, image.height, image.width):
+                return f"crowd region id {short(table.ids[row])} of image id {short(image.id)} has no usable mask: {fault}"
+        return ""
+
     def cache_images(self, max_bytes: int = 1 << 30) -> bool:
         """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns whether it does."""
         if fits := 3 * sum(info.width * info.height for info in self.images) <= max_bytes:
@@ -207,28 +246,36 @@ class CocoSplit:
         }
         return "; ".join(parts[kind].format(total=total, count=count) for kind, count in counts.items() if count)
 
-    def sample(self, index: int, masks: bool = False) -> Sample:
-        """Image and targets; masks are rasterised only if asked for, and then every target must have one."""
+    def sample(self, index: int, masks: bool = False, masks_later: bool = False) -> Sample:
+        """Image and targets; masks are rasterised only if asked for, and then every target must have one.
+
+        ``masks_later``: they are rasterised when a batch is made of them.
+        """
         table, info = self._table, self.images[index]
         rows = np.arange(table.first[index], table.first[index + 1])
         rows = rows[~table.crowd[rows]]
-        bitmaps = None
-        if masks:
+        bitmaps: np.ndarray | MasksLater | None = None
+        if masks and masks_later:
+            bitmaps = MasksLater(self, info, rows)
+        elif masks:
             bitmaps = np.zeros((len(rows), info.height, info.width), dtype=bool)
             for bitmap, row in zip(bitmaps, rows.tolist(), strict=True):
                 bitmap[:] = self._mask(row, info)
         boxes = table.boxes_xyxy[rows].astype(np.float32)
         return Sample(self.load_image(index), boxes, table.labels[rows], bitmaps, info.id)
 
-    def ground_truth(self) -> dict[str, Any]:
-        """COCO JSON object for evaluation: original category ids, boxes as written, crowd included."""
+    def ground_truth(self, segmentations: bool = True) -> dict[str, Any]:
+        """COCO JSON object for evaluation: original category ids, boxes as written, crowd included.
+
+        ``segmentations``: whether they are parsed; without them, and where one is no JSON, the entry is None.
+        """
         table, classes, category_ids = self._table, self.classes, np.array(self.classes.category_ids, dtype=object)
         counts = np.diff(table.first).tolist()
         image_ids = [info.id for info, count in zip(self.images, counts, strict=True) for _ in range(count)]
         columns = (category_ids[table.labels], table.boxes_xywh, table.area, table.crowd.astype(int))
         keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
-        segmentations = (table.segmentations[row] for row in range(len(table.ids)))
-        rows = zip(table.ids.tolist(), image_ids, *(column.tolist() for column in columns), segmentations, strict=True)
+        shapes = (table.segmentations.readable(row) if segmentations else None for row in range(len(table.ids)))
+        rows = zip(table.ids.tolist(), image_ids, *(column.tolist() for column in columns), shapes, strict=True)
         return {
             "info": {"description": self.description},
             "images": [{"id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height} for i in self.images],
@@ -236,9 +283,15 @@ class CocoSplit:
             "annotations": [dict(zip(keys, row, strict=True)) for row in rows],
         }
 
-    def _mask(self, row: int, info: ImageInfo) -> np.ndarray:
+    def mask_at(self, row: int, info: ImageInfo, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Mask of a row of the table at these pixels (int64 indices of rows and columns): bool (rows, columns)."""
+        return self._mask(row, info, lambda value: sample_mask(value, info.height, info.width, rows, columns))
+
+    def _mask(self, row: int, info: ImageInfo, raster: Callable[[Any], np.ndarray] | None = None) -> np.ndarray:
+        """bool (H, W), or what ``raster`` makes of the segmentation."""
         try:
-            return decode_mask(self._table.segmentations[row], info.height, info.width)
+            value = self._table.segmentations[row]
+            return decode_mask(value, info.height, info.width) if raster is None else raster(value)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
             where = f"annotation id {self._table.ids[row]} of image id {info.id} ({self.split} split)"
             raise InputError(f"no usable segmentation: {error}", where, "mend it, or train without masks") from error
@@ -269,6 +322,7 @@ def read_split(
     try:
         document, spans = parse_document(content.text, found.path)
         classes = parse_classes(document, found.path, classes)
+        refuse_endless_numbers(document, found.path)
         images = parse_images(document["images"], found.path, content.folders, drop_bad=drop, turned=content.turned)
         text = (content.text, spans)
         table = parse_annotations(document["annotations"], found.path, images, classes, text, drop_bad=drop)

@@ -70,7 +70,7 @@ def training_batches(
     def micro_batch(step: int, micro: int, size_hw: tuple[int, int]) -> Batch:
         chosen = batch_indices(len(split), config.batch_size, step, config.seed, micro, config.accumulate)
         mine = part(len(chosen))
-        samples = [split.sample(index, masks) for index in chosen[mine].tolist()]
+        samples = [split.sample(index, masks, masks_later=True) for index in chosen[mine].tolist()]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
         return make_batch(samples, size_hw, rng, config.flip_probability, config.crop_probability, mine.start or 0)
 

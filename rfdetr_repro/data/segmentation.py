@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,13 @@ class Segmentations:
         if self.starts[row] < 0:
             return self.inline.get(row)
         return json.loads(self.content[self.starts[row] : self.ends[row]].decode("utf-8"))
+
+    def readable(self, row: int) -> Any:
+        """As ``self[row]``; None also for text that is no JSON, which :meth:`fault` tells apart from an absent segmentation."""
+        try:
+            return self[row]
+        except (ValueError, RecursionError):
+            return None
 
     def pick(self, rows: np.ndarray) -> Segmentations:
         """Those of ``rows`` (int64), in that order."""
@@ -129,6 +137,30 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     inside = np.zeros(len(lengths), dtype=bool)
     inside[1::2] = True  # runs alternate, starting outside, down the columns
     return np.repeat(inside, lengths).reshape(width, height).T
+
+
+def sample_mask(segmentation: Any, height: int, width: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """``decode_mask(...)[rows[:, None], columns]`` as bool (rows, columns); only the columns that the mask covers are rasterised.
+
+    ``rows`` and ``columns``: int64 indices of pixels. Raises as :func:`decode_mask`.
+    """
+    lengths = _run_lengths(segmentation, height, width)
+    result = np.zeros((len(rows), len(columns)), dtype=bool)
+    after = int(lengths[-1]) if len(lengths) % 2 else 0  # pixels outside behind the last run inside
+    first, last = int(lengths[0]), height * width - after
+    if last <= first:
+        return result
+    left, right = first // height, -(-last // height)
+    runs = lengths.copy()
+    runs[0] -= left * height
+    inside = np.zeros(len(runs), dtype=bool)
+    inside[1::2] = True
+    if after:
+        runs[-1] -= (width - right) * height
+    part = np.repeat(inside, runs).reshape(right - left, height)  # one row per column of the picture
+    covered = np.flatnonzero((columns >= left) & (columns < right))
+    result[:, covered] = part[columns[covered] - left][:, rows].T
+    return result
 
 
 def rle_of(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -232,6 +264,39 @@ def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
 def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
     """Predicted masks at image size as bool (k, height, width), by the rule of :func:`masks_to_rle`; nothing large beside it."""
     return masks.bitmaps(_as_array(mask_logits), height, width)
+
+
+class MaskMaps:
+    """Masks of one picture, kept as the model's small maps and enlarged one at a time: a hundred masks of a photo as bitmaps
+    take gigabytes.
+
+    ``logits`` float32 (k, h, w); ``size_hw`` of the masks in px. ``maps[row]`` is bool (height, width); rows as a list or an
+    array of numbers pick those masks.
+    """
+
+    def __init__(self, logits: Any, size_hw: tuple[int, int]) -> None:
+        self.logits = _as_array(logits)
+        self.size_hw = size_hw
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, (int, np.integer)):
+            return masks.bitmaps(self.logits[rows][None], *self.size_hw)[0]
+        return MaskMaps(self.logits[np.asarray(rows, dtype=np.int64)], self.size_hw)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[row] for row in range(len(self)))
+
+    def at(self, size_hw: tuple[int, int]) -> MaskMaps:
+        """The same masks at another size of the picture."""
+        return MaskMaps(self.logits, size_hw)
+
+    def rles(self) -> list[dict[str, Any]]:
+        """COCO's compressed RLE of each mask, ``counts`` as text; no bitmap is made."""
+        found = masks.rles(self.logits, *self.size_hw)
+        return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in found]
 
 
 def _as_array(logits: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..resize_rules import ANTIALIASED
-from .coco import Sample
+from .coco import MasksLater, Sample
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ def make_batch(
         boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, flip, window)
         masks = None
         if sample.masks is not None:
-            masks = torch.from_numpy(_transform_masks(sample.masks[kept], size_hw, flip, window))
+            masks = torch.from_numpy(_transform_masks(sample.masks, kept, size_hw, flip, window))
         boxes = torch.from_numpy(boxes_cxcywh[kept])
         targets.append(Target(boxes, torch.from_numpy(sample.labels[kept].astype(np.int64)), masks, sample.image_id))
     return Batch(torch.from_numpy(to_input(images)), targets)
@@ -147,11 +147,20 @@ def _transform_boxes(boxes_xyxy: np.ndarray, flip: bool, window: tuple[int, int,
     return np.concatenate([centre, extent], axis=1).astype(np.float32), (extent > 0).all(axis=1)
 
 
-def _transform_masks(masks: np.ndarray, size_hw: tuple[int, int], flip: bool, window: tuple[int, int, int, int]) -> np.ndarray:
-    """bool (n, H, W) -> bool (n, *size_hw): the window, nearest pixel."""
+def _transform_masks(
+    masks: np.ndarray | MasksLater,
+    kept: np.ndarray,
+    size_hw: tuple[int, int],
+    flip: bool,
+    window: tuple[int, int, int, int],
+) -> np.ndarray:
+    """bool (n, H, W), of which bool ``kept`` (n,) picks -> bool (kept, *size_hw): the window, nearest pixel."""
     left, top, right, bottom = window
     rows, columns = (
         low + ((np.arange(size) + 0.5) * (high - low) / size).astype(np.int64)
         for size, low, high in zip(size_hw, (top, left), (bottom, right), strict=True)
     )
-    return np.ascontiguousarray(masks[:, rows[:, None], columns[::-1] if flip else columns])
+    columns = columns[::-1] if flip else columns
+    if isinstance(masks, MasksLater):
+        return masks.sampled(kept, rows, columns)
+    return np.ascontiguousarray(masks[kept][:, rows[:, None], columns])

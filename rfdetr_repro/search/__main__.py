@@ -213,6 +213,8 @@ def open_search(run: Path, data: Path, *, masks: bool, command: str, device: str
     if masks and not card.config.masks:
         raise InputError("this model has no masks to search by", run, "choose ap or ap50")
     split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
+    if masks and (why := split.why_no_mask_ap()):
+        raise InputError(f"mask AP on val cannot be measured: {why}", data, "mend the masks, or choose ap or ap50")
     split.cache_images()
     detector = to_device(detector, device)
     store, context = Store(run / "records.jsonl"), Context("search", command)
@@ -227,7 +229,7 @@ def read_searched(search: Any, data: Path, name: str) -> Any:
     if name == search.split.split:
         return search.split
     split = read_split(data, name, ClassMap(search.card.category_ids, search.card.class_names))
-    if not split.ground_truth()["annotations"]:
+    if not len(split.table.ids):
         raise InputError(f"split {name!r} has no annotations", data, "leave it out of --confirm-on")
     return split
 

@@ -84,7 +84,7 @@ def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, trai
 
 
 def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
-    from ..data.census import check_usable, print_census
+    from ..data.census import check_usable, mask_lines, print_census
     from ..data.coco import has_split, read_split  # torch loads slowly; arguments are checked first
     from ..validation import base_accuracies
     from .engine import MODEL
@@ -104,6 +104,8 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
     if row.model.masks and not split.has_masks:
         row = replace(row, model=replace(row.model, masks=False))
         lines.append(f"{split.why_no_masks()}: training boxes only")
+    if row.model.masks:
+        lines += mask_lines(held_out.values())
     if args.weights is not None:
         row, initial, told = start_from(args.weights, row, split.classes)
         lines.append(told)
