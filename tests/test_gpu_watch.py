@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rfdetr_repro.bench.gpu_state import gpu_state
 from rfdetr_repro.bench.gpu_watch import GpuWatch, NvmlSource, Reading, Window, summed_up
 from rfdetr_repro.bench.lane import REST_BUDGET_S
 from rfdetr_repro.bench.protocol import BLOCK, RESTS_S, measure_interleaved
@@ -72,6 +73,15 @@ def test_the_share_is_what_the_counters_or_the_polled_reasons_say() -> None:
 def test_the_clock_under_load_leaves_idle_readings_out() -> None:
     window = summed_up(recording(reasons=[1, 1, 0, 0, 1], sm_mhz=[345, 345, 1980, 1970, 345]))
     assert window.busy_mhz == 1975 and summed_up(recording(sm_mhz=[None] * 5)).busy_mhz is None
+
+
+def test_reasons_that_cannot_be_read_are_neither_throttling_nor_none() -> None:
+    blind = [replace(row, throttled_ns={}) for row in recording(reasons=[None] * 5)]
+    assert summed_up(blind).shares is None and summed_up(blind).busy_mhz is None
+    some = [replace(row, throttled_ns={}) for row in recording(reasons=[None, 4, None, 0, None])]
+    assert summed_up(some).shares == {"power": pytest.approx(0.5)}
+    state = gpu_state([(summed_up(recording()), True, 0.1), (summed_up(blind), True, 0.1)], None, True, 2)
+    assert state is not None and state.throttled_s is None
 
 
 def test_idle_clocks_are_told_and_do_not_invalidate() -> None:

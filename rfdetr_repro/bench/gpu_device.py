@@ -9,7 +9,6 @@ import ctypes
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -18,7 +17,6 @@ from .gpu_watch import GpuWatch, NvmlSource, Reading, Source
 from .machine import machine_with_gpu
 
 GPU_WORDS = ("cuda", "tensorrt", "torch-graph")
-DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class Watched(NamedTuple):
@@ -38,8 +36,15 @@ class Denied:
 
 
 def uses_gpu(backend: str) -> bool:
-    """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where there is one."""
-    return any(word in backend for word in GPU_WORDS) or backend == "torch" and DRIVER.exists()
+    """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where PyTorch takes one here."""
+    return any(word in backend for word in GPU_WORDS) or backend == "torch" and _torch_takes_a_gpu()
+
+
+def _torch_takes_a_gpu() -> bool:
+    """Asked of what the session itself asks: the driver's files may be absent where there is a GPU, and there without one."""
+    from ..device import choose_device  # PyTorch loads slowly
+
+    return choose_device().type == "cuda"
 
 
 def cuda_uuid(library: Any = None) -> str:

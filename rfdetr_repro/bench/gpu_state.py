@@ -33,10 +33,7 @@ def gpu_state(
     if not windows:
         return None
     kept = [(window, busy_s) for window, is_kept, busy_s in windows if is_kept]
-    causes: Counter[str] = Counter()
-    for window, _, _ in windows:
-        causes.update(window.throttled_s or {})
-    known = any(window.throttled_s for window, _, _ in windows)
+    spent_s = _throttled_s([window for window, _, _ in windows])
     clocks: Counter[int] = Counter()
     for window, _ in kept:
         clocks.update(window.clocks or {})
@@ -46,7 +43,7 @@ def gpu_state(
     joules = _joules(kept, images) if closed_loop else None
     busy_s = sum(busy_s for _, busy_s in kept)
     return GpuState(
-        throttled_s={cause: causes[cause] for cause in sorted(causes)} if known else None,
+        throttled_s=spent_s or None,
         sm_mhz={str(mhz): clocks[mhz] / readings for mhz in sorted(clocks)} if readings else None,
         temperature_c=max((window.temperature_c for window, _ in kept if window.temperature_c is not None), default=None),
         power_w=sum(powers) / len(powers) if powers else None,
@@ -59,6 +56,13 @@ def gpu_state(
         rested_s=rested_s,
         other_programs=_other_programs([window for window, _, _ in windows]),
     )
+
+
+def _throttled_s(windows: Sequence[Window]) -> dict[str, float]:
+    """Cause -> seconds over all windows; only of causes that the driver counted in each of the windows."""
+    counted = [window.throttled_s or {} for window in windows]
+    causes = sorted(set.intersection(*map(set, counted)))
+    return {cause: sum(spent[cause] for spent in counted) for cause in causes}
 
 
 def _throttled_share(windows: Sequence[Window]) -> dict[str, float] | None:

@@ -226,23 +226,29 @@ def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
 
 
 def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
-    """The larger of what the counters and the polled reasons say; causes that held at no time are left out."""
-    if not readings:
+    """The larger of what the counters and the polled reasons say; causes that held at no time are left out.
+
+    None where neither can be read: then whether a cause held is not known.
+    """
+    counted, polled = _throttled_s(readings), [reading.reasons for reading in readings if reading.reasons is not None]
+    if not counted and not polled:
         return None
     shares: dict[str, float] = {}
     seconds = readings[-1].time_s - readings[0].time_s
-    for cause, spent_s in _throttled_s(readings).items():
+    for cause, spent_s in counted.items():
         if spent_s > 0:
             shares[cause] = min(1.0, spent_s / seconds) if seconds > 0 else 1.0
     for cause, bits in REASONS.items():
-        seen = sum(bool((reading.reasons or 0) & bits) for reading in readings) / len(readings)
+        seen = sum(bool(reasons & bits) for reasons in polled) / len(polled) if polled else 0.0
         if seen > shares.get(cause, 0.0):
             shares[cause] = seen
     return shares
 
 
 def _busy_mhz(readings: Sequence[Reading]) -> float | None:
-    busy = [reading.sm_mhz for reading in readings if reading.sm_mhz is not None and not (reading.reasons or 0) & IDLE]
+    """None where no clock is known of a reading in which the GPU is known not to have been idle."""
+    known = [reading for reading in readings if reading.sm_mhz is not None and reading.reasons is not None]
+    busy = [reading.sm_mhz for reading in known if not reading.reasons & IDLE]
     return statistics.fmean(busy) if busy else None
 
 

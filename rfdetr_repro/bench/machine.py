@@ -1,4 +1,7 @@
-"""What a measurement ran on: processor, memory, driver, package versions, commit. What cannot be read is left out."""
+"""What a measurement ran on: processor, memory, driver, package versions, commit.
+
+What is not there is left out. What is there and cannot be read is "unknown": a question that fails is never taken for a no.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ from pathlib import Path
 
 from ..record import Machine
 
+UNKNOWN = "unknown"
+# Any of these is there where an NVIDIA driver is loaded: on Linux, in containers, and in Windows' subsystem for Linux.
+DRIVER_SIGNS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1")
+NO_DEVICES = 6  # exit code of nvidia-smi where the driver has no GPU to show
 PACKAGES = (
     *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-bindings", "transformers"),
     *("numpy", "scipy", "faster-coco-eval", "hotcoco", "pillow", "nvidia-ml-py"),
@@ -22,7 +29,10 @@ PACKAGES = (
 
 @lru_cache
 def this_machine() -> Machine:
-    """The machine this process runs on; cores and memory as far as this process may use them (affinity, container limits)."""
+    """The machine this process runs on; cores and memory as far as this process may use them (affinity, container limits).
+
+    ``gpu``: the first NVIDIA GPU's name; None where no NVIDIA driver is loaded; "unknown" where one is that does not answer.
+    """
     gpu, driver = _nvidia()
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return Machine(cpu_model(), usable_cores(), round(usable_memory_bytes() / 2**30, 1), system, gpu, driver)
@@ -57,7 +67,7 @@ def usable_memory_bytes(cgroup: str | Path = "/sys/fs/cgroup") -> int:
 
 
 def environment() -> dict[str, str]:
-    """Package -> version, "python", and "git" -> commit (with "-dirty" if files differ from it) where there is a repository."""
+    """Package -> version, "python", and where there is a repository "git" -> what :func:`git_commit` says of it."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -69,36 +79,60 @@ def environment() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the work tree whose top is ``folder``; None where there is none."""
+    """Commit of the work tree whose top is ``folder``; None where there is no work tree.
+
+    "COMMIT-dirty" if tracked files differ from the commit; "COMMIT-unknown" if git does not tell whether they do; "unknown" if
+    git is missing, fails, or there is no commit yet.
+    """
     if not (folder / ".git").exists():
         return None
-    commit = _output(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    commit = _output(["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"])
+    if not commit:
+        return UNKNOWN
     changed = _output(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
-    return commit and commit + ("-dirty" if changed else "")
+    if changed is None:
+        return f"{commit}-{UNKNOWN}"
+    return f"{commit}-dirty" if changed else commit
 
 
 def machine_with_gpu(uuid: str) -> Machine:
     """This machine, with the one of its GPUs that is measured; its name is "unknown" if the driver does not tell."""
     gpu, driver = _nvidia(f"--id={uuid}")
-    return replace(this_machine(), gpu=gpu or "unknown", driver=driver, gpu_uuid=uuid)
+    return replace(this_machine(), gpu=gpu or UNKNOWN, driver=driver or UNKNOWN, gpu_uuid=uuid)
 
 
-def _nvidia(*which: str) -> tuple[str | None, str | None]:
-    found = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", *which])
-    if not found or "," not in found:
+def has_nvidia_driver(signs: Sequence[str] = DRIVER_SIGNS) -> bool:
+    """Whether an NVIDIA driver is loaded, whether or not its GPUs can be asked."""
+    return any(Path(sign).exists() for sign in signs)
+
+
+def _nvidia(*which: str, signs: Sequence[str] = DRIVER_SIGNS) -> tuple[str | None, str | None]:
+    """(name, driver) of the first GPU; None and None without a driver or a GPU; "unknown" where the driver does not tell."""
+    unknown = (UNKNOWN, UNKNOWN) if has_nvidia_driver(signs) else (None, None)
+    code, found = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", *which])
+    if code == NO_DEVICES:
         return None, None
+    if code != 0 or "," not in found:
+        return unknown
     name, driver = found.splitlines()[0].rsplit(",", 1)
-    return name.strip(), driver.strip()
+    return name.strip() or UNKNOWN, driver.strip() or UNKNOWN
 
 
 def _output(command: Sequence[str]) -> str | None:
     """What a command prints, or None if it is not there, fails or hangs."""
+    code, found = _run(command)
+    return found if code == 0 else None
+
+
+def _run(command: Sequence[str]) -> tuple[int | None, str]:
+    """Exit code and output of a command; no code for one that is not there, cannot be started or hangs."""
     if shutil.which(command[0]) is None:
-        return None
+        return None, ""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
     except (subprocess.SubprocessError, OSError):
-        return None
+        return None, ""
+    return done.returncode, done.stdout.strip()
 
 
 def _read(path: Path) -> str:

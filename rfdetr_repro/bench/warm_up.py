@@ -34,7 +34,7 @@ class Slice(NamedTuple):
 
 
 def settle(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None = None) -> str:
-    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"."""
+    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"; and of a watched GPU what was not seen."""
     slices: list[Slice] = []
     start = clock.now_ns()
     while True:
@@ -44,9 +44,15 @@ def settle(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer
             continue
         drifting = drifts(slices[-SLICES:])
         if not drifting:
-            return f"flat after {elapsed_s:.0f} s"
+            return f"flat after {elapsed_s:.0f} s{_unseen(slices[-SLICES:]) if watch else ''}"
         if elapsed_s >= MOST_WINDOWS * seconds:
             return f"not flat after {elapsed_s:.0f} s: {', '.join(drifting)}"
+
+
+def _unseen(slices: Sequence[Slice]) -> str:
+    """Quantities of a watched GPU on which "flat" does not rest, because a slice lacks them."""
+    names = [name for name in ("sm_mhz", "temperature_c") if any(getattr(part, name) is None for part in slices)]
+    return f", {' and '.join(names)} not known" if names else ""
 
 
 def drifts(slices: Sequence[Slice]) -> list[str]:
