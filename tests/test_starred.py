@@ -51,6 +51,23 @@ def test_the_recipe_runs_and_says_what_it_is(starred: str, tmp_path: Path) -> No
     assert (np.diff(first.scores[0]) <= 0).all() and session.artifact_id.runtime.startswith("torch-")
 
 
+def test_the_threads_of_others_stay_as_they_were(starred: str, tmp_path: Path) -> None:
+    """Also where the model fails."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        session, seen = ModuleSession(models.model_artifact(starred, tmp_path), threads=2), []
+        session._module.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+        session.run(np.zeros((1, 3, SIDE, SIDE), np.float32))
+        assert set(seen) == {2} and torch.get_num_threads() == 3
+        session._module.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            session.run(np.zeros((1, 3, SIDE, SIDE), np.float32))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_it_is_measured_by_name_on_torch_only(starred: str, tmp_path: Path) -> None:
     arguments = ["--models", starred, "--samples", "2", "--builds", "1", "--buffer-ms", "0", "--out", str(tmp_path / "b.jsonl")]
     with pytest.raises(InputError, match="GroundingDINO T runs in PyTorch only.*--backend torch"):

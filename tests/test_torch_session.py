@@ -95,9 +95,12 @@ def test_threads_are_set(both: Both) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
-            session = TorchSession(both.torch, threads)
+            session, seen = TorchSession(both.torch, threads), []
+            session._subnet.register_forward_hook(lambda *_, seen=seen: seen.append(torch.get_num_threads()))
+            torch.set_num_threads(3)
             session.run(images(1))
-            assert torch.get_num_threads() == threads and f"threads={threads} " in session.artifact_id.options
+            assert set(seen) == {threads} and torch.get_num_threads() == 3  # what others use is left as it was
+            assert f"threads={threads} " in session.artifact_id.options
     finally:
         torch.set_num_threads(before)
 
@@ -172,7 +175,7 @@ def test_our_models_by_name_run_in_pytorch(
 
     classes = len(by_name.coco_labels().names)
     monkeypatch.setitem(by_name.PRESETS, "nano", replace(TINY, model=replace(TINY.model, num_classes=classes)))
-    monkeypatch.setattr("rfdetr_repro.bench.gpu_device.DRIVER", tmp_path / "none")  # on the CPU wherever this runs
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # on the CPU wherever this runs
     out = tmp_path / "out.jsonl"
     few = ["--samples", "3", "--buffer-ms", "0", "--builds", "1", "--out", str(out)]
     for backend in ("onnxruntime", "torch"):

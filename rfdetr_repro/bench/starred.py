@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..device import choose_device
+from ..device import choose_device, torch_threads
 from ..export.artifact import Artifact, Manifest, TensorSpec, write_artifact
 from ..export.contract import Array, check_images, content_of
 from ..export.nms import MOST
@@ -54,14 +54,13 @@ def write_recipe(row: Any, name: str, path: Path, model: ModelId, packages: dict
 
 
 class ModuleSession(Session):
-    """The library's own program, eager, on the GPU if there is one; ``threads`` hold for the whole process."""
+    """The library's own program, eager, on the GPU if there is one, with ``threads`` threads during :meth:`launch`."""
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
         recipe = json.loads(content_of(artifact, FORMAT))
         device = choose_device()
-        torch.set_num_threads(threads)
         module = importlib.import_module("baselines.catalog").module(recipe["model"], recipe["form"])
-        self.manifest, self._module = artifact.manifest, module.to(device)
+        self.manifest, self._module, self._threads = artifact.manifest, module.to(device), threads
         self._mean, self._std = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD))
         self._images = torch.zeros(artifact.manifest.inputs[0].shape, device=device)
         self._ranked: Ranked | None = None
@@ -74,8 +73,9 @@ class ModuleSession(Session):
     @torch.inference_mode()
     def launch(self) -> None:
         """Normalisation, the model, and the choice of its best (query, class) pairs; a class is a token of the prompt."""
-        boxes, logits = self._module((self._images - self._mean) / self._std)
-        self._ranked = top_k(Outputs(logits, boxes, None), MOST)
+        with torch_threads(self._threads):
+            boxes, logits = self._module((self._images - self._mean) / self._std)
+            self._ranked = top_k(Outputs(logits, boxes, None), MOST)
         if self._images.is_cuda:
             torch.cuda.synchronize()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..device import choose_device
+from ..device import choose_device, torch_threads
 from ..errors import InputError, StatedFailure
 from ..model.linear import float32_parts
 from ..model.postprocess import Ranked, top_k
@@ -23,7 +23,8 @@ WARMUP = 3  # runs before a capture: kernels are chosen and workspaces allocated
 
 
 class TorchSession(Session):
-    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` and TF32 hold for the whole process."""
+    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` hold during :meth:`launch`, the ban on TF32
+    for the whole process."""
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, graph: bool = False) -> None:
         device = graph_device() if graph else choose_device()
@@ -72,8 +73,10 @@ class TorchSession(Session):
     @torch.inference_mode()
     def launch(self) -> None:
         """One pass, or one replay of the graph; on a GPU also the wait for it."""
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        with torch_threads(self._threads):
+            self._launch()
+
+    def _launch(self) -> None:
         if self._events is None:
             self._ranked = self._forward()
             return
