@@ -11,10 +11,12 @@ from test_record import SHA, fixed_record
 
 from rfdetr_repro.bench.compare import compare_stores, main
 from rfdetr_repro.bench.samples import SET_ASIDE, Series, load_samples, save_samples
-from rfdetr_repro.errors import run_main
+from rfdetr_repro.errors import InputError, run_main
 from rfdetr_repro.latency_protocol import Protocol
-from rfdetr_repro.record import ArtifactId, Machine, Record
+from rfdetr_repro.record import ArtifactId, DataId, Machine, Record
 from rfdetr_repro.store import Store
+
+SILENT = Machine("A", 2, 8.0, "Linux", "unknown", gpu_uuid="GPU-1")  # a GPU whose driver did not tell its name
 
 
 def store(folder: Path, ms: float, *, seed: int = 0, spread: float = 0.005, **changes: object) -> Path:
@@ -96,8 +98,61 @@ def test_other_requests_do_not_join(tmp_path: Path) -> None:
         )
     ):
         new = store(tmp_path / str(index), 10.0, **change)
-        (pair,) = compare_stores(store(tmp_path / f"old{index}", 10.0), new)
-        assert pair.verdict is None and pair.reason == "not in the old store"
+        pair, lost = compare_stores(store(tmp_path / f"old{index}", 10.0), new)
+        assert pair.verdict is None and lost.verdict is None and lost.reason == "not in the new store"
+        assert pair.reason == "not in the old store, which has the model by onnxruntime-cpu fp32 buffered 200 ms engine"
+
+
+def test_other_models_are_told_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(fixed_record().model, name="other")
+    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 10.0, model=other)
+    assert [pair.reason for pair in compare_stores(old, new)] == ["not in the old store", "not in the new store"]
+    assert run_main(main, [str(old), str(new)]) == 0
+    assert capsys.readouterr().out.endswith("0 of 2 rows compared\n")
+    assert run_main(main, [str(old), str(new), "--fail-slower"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (DataId("coco", "val", "ef" * 32, 300), "embedded -> coco"),
+        (DataId("embedded", "val", "00" * 32, 300), "embedded -> embedded, of other content"),
+        (None, "embedded -> no data set"),
+    ],
+)
+def test_other_pictures_get_no_verdict(data: DataId | None, told: str, tmp_path: Path) -> None:
+    new = store(tmp_path / "b", 20.0, data=data, accuracy=None)
+    for any_machine in (False, True):
+        (pair,) = compare_stores(store(tmp_path / "a", 10.0), new, between=0.01, any_machine=any_machine)
+        assert pair.verdict is None and told in pair.reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "compared"),
+    [
+        (None, None, False),
+        (Machine("unknown", 2, 8.0, "Linux"), Machine("unknown", 2, 8.0, "Linux"), False),
+        (Machine("A", 2, 8.0, "Linux", "T4"), Machine("B", 2, 8.0, "Linux", "T4"), False),  # the CPU runs too
+        (Machine("A", 2, 8.0, "Linux", "T4"), Machine("A", 2, 8.0, "Linux", "T4"), True),
+        (SILENT, replace(SILENT, gpu_uuid="GPU-2"), False),
+        (SILENT, SILENT, True),
+    ],
+)
+def test_machines_that_are_not_known_are_not_the_same(
+    old: Machine | None, new: Machine | None, compared: bool, tmp_path: Path
+) -> None:
+    stores = store(tmp_path / "a", 10.0, machine=old), store(tmp_path / "b", 12.0, machine=new)
+    (pair,) = compare_stores(*stores, between=0.01)
+    assert (pair.verdict is not None) is compared and compared is ("machine" not in pair.reason)
+    (pair,) = compare_stores(*stores, between=0.01, any_machine=True)
+    assert pair.verdict is not None
+
+
+def test_a_store_without_measured_latencies_is_refused(tmp_path: Path) -> None:
+    old = store(tmp_path / "a", 10.0)
+    Store(tmp_path / "b.jsonl").append(fixed_record(latency=None))
+    with pytest.raises(InputError, match="no measured latencies"):
+        compare_stores(old, tmp_path / "b.jsonl")
 
 
 def test_lost_samples_leave_a_row_uncompared(tmp_path: Path) -> None:

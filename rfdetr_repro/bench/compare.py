@@ -7,14 +7,14 @@ A file of a model that is measured again some minutes later differs by more than
 several stores of a side, each measured in a session of its own, or --between-sessions, the standard deviation between sessions
 that is known of the machine; else every row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or without
 a CUDA graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them. Rows of different
-machines are marked, and compared only with --any-machine.
+machines, or of a machine that is not known, are marked, and compared only with --any-machine; rows of different data are never.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if told := unverified_words([record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]):
         print(told, file=sys.stderr)
     words = [pair.verdict.word for pair in pairs if pair.verdict is not None]
-    print(
-        f"{len(words)} of {len(pairs)} rows compared: " + ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
-    )
+    counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
+    print(f"{len(words)} of {len(pairs)} rows compared" + (f": {counts}" if counts else ""))
     if args.fail_slower and "SLOWER" in words:
         raise StatedFailure(f"{words.count('SLOWER')} rows are slower")
     if args.fail_slower and not set(words) - {"UNDECIDED"}:
@@ -96,14 +95,18 @@ def compare_stores(
     for key, after in afters.items():
         record = after[-1][1]
         if (before := befores.get(key)) is None:
-            pairs.append(Pair(_name(record), None, "not in the old store"))
+            pairs.append(Pair(_name(record), None, _why_not_there(record, befores)))
             continue
-        moved = sorted({_machine_words(one.machine) for _, one in [*before, *after]} - {_machine_words(before[-1][1].machine)})
-        note = _changes(before[-1][1], record)
-        if moved:
-            note = f"{_machine_words(before[-1][1].machine)} -> {', '.join(moved)}"
-        if moved and not any_machine:
-            pairs.append(Pair(_name(record), None, "measured on another machine", note))
+        old, both = before[-1][1], [one for _, one in (*before, *after)]
+        if data := _other_data([one for _, one in before], [one for _, one in after]):
+            pairs.append(Pair(_name(record), None, data))
+            continue
+        moved = sorted({_machine_words(one.machine) for one in both} - {_machine_words(old.machine)})
+        note = f"{_machine_words(old.machine)} -> {', '.join(moved)}" if moved else _changes(old, record)
+        known = all(one.machine is not None and one.machine.cpu != "unknown" for one in both)
+        if not any_machine and (moved or not known):
+            reason = "measured on another machine" if moved else "not known to be measured on one machine"
+            pairs.append(Pair(_name(record), None, reason, note))
             continue
         try:
             sides = [[_series(path, one) for path, one in side] for side in (after, before)]
@@ -111,7 +114,27 @@ def compare_stores(
             pairs.append(Pair(_name(record), None, str(error), note))
             continue
         pairs.append(Pair(_name(record), compare_sessions(*sides, margin=margin, between=between), note=note))
+    pairs += [Pair(_name(found[-1][1]), None, "not in the new store") for key, found in befores.items() if key not in afters]
     return pairs
+
+
+def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Record]]]) -> str:
+    """What the old store has of the model instead."""
+    assert record.artifact is not None and record.protocol is not None
+    others = [one for found in befores.values() for _, one in found if _model(one) == _model(record)]
+    if not others:
+        return "not in the old store"
+    names = dict.fromkeys(_how(one) for one in others)
+    return f"not in the old store, which has the model by {' and by '.join(names)}"
+
+
+def _other_data(olds: Sequence[Record], news: Sequence[Record]) -> str:
+    """Why latencies of different pictures are not compared; an empty text where they are of the same."""
+    before, after = ({one.data and (one.data.name, one.data.sha256) for one in side} for side in (olds, news))
+    if before & after:
+        return ""
+    names = [" and ".join(sorted(one[0] if one else "no data set" for one in side)) for side in (before, after)]
+    return f"measured on other data ({names[0]} -> {names[1]}{', of other content' if names[0] == names[1] else ''})"
 
 
 def _sessions(stores: Path | Sequence[Path]) -> dict[Key, list[tuple[Path, Record]]]:
@@ -140,26 +163,40 @@ def _measured(path: Path) -> dict[Key, Record]:
     if not path.is_file():
         raise InputError("no such store", path, "give a .jsonl file of Records")
     records = [r for r in Store(path).read() if r.latency and r.latency.method == "measured" and r.artifact and r.protocol]
+    if not records:
+        raise InputError("no measured latencies in the store", path, "give the Records of a benchmark or a campaign")
     return {_key(record): record for record in records}
 
 
 def _key(record: Record) -> Key:
-    model, artifact, protocol = record.model, record.artifact, record.protocol
+    artifact, protocol = record.artifact, record.protocol
     assert artifact is not None and protocol is not None
-    identity = (model.family, model.name, model.task, model.size, model.variant, model.arch)
     graph = record.latency is not None and record.latency.cuda_graph
-    return (record.source, *identity, artifact.runtime, artifact.precision, bool(graph), protocol)
+    return (record.source, *_model(record), artifact.runtime, artifact.precision, bool(graph), protocol)
+
+
+def _model(record: Record) -> tuple[object, ...]:
+    model = record.model
+    return model.family, model.name, model.task, model.size, model.variant, model.arch
 
 
 def _name(record: Record) -> str:
+    return f"{record.model.name} {_how(record)}"
+
+
+def _how(record: Record) -> str:
     artifact, protocol = record.artifact, record.protocol
     assert artifact is not None and protocol is not None
     graph = " CUDA graph" if record.latency is not None and record.latency.cuda_graph else ""
-    return f"{record.model.name} {artifact.runtime} {artifact.precision}{graph} {protocol.rhythm} {protocol.scope}"
+    return f"{artifact.runtime} {artifact.precision}{graph} {protocol.rhythm} {protocol.scope}"
 
 
 def _machine_words(machine: Machine | None) -> str:
-    return (machine.gpu or machine.cpu) if machine else "unknown machine"
+    """What must be the same: the processor, which every run uses, and the GPU where there is one."""
+    if machine is None:
+        return "unknown machine"
+    gpu = machine.gpu_uuid if machine.gpu == "unknown" else machine.gpu
+    return f"{machine.cpu} with {gpu}" if gpu else machine.cpu
 
 
 def _changes(before: Record, after: Record) -> str:
