@@ -92,7 +92,7 @@ def test_samples_set_aside_are_no_part_of_it(store: Store) -> None:
     series = Series.of(ms)._replace(mark=np.repeat([SET_ASIDE, 0], 64))
     digest = save_samples(store.path.parent, series)
     latency = replace(
-        record.latency, median_ms=4.0, ci_low_ms=4.0, ci_high_ms=4.0, num_samples=64, samples_sha256=digest, itself=None
+        record.latency, median_ms=4.0, ci_low_ms=None, ci_high_ms=None, num_samples=64, samples_sha256=digest, itself=None
     )
     store.append(replace(record, latency=latency))
     assert {line.word for line in recompute(store.path)} == {"equal"}

@@ -18,6 +18,7 @@ from rfdetr_repro.bench.statistics import (
     tail,
 )
 from rfdetr_repro.bench.uncertainty import LEAST_BLOCKS
+from rfdetr_repro.errors import InputError
 
 
 def noisy(median: float, count: int, seed: int, spread: float = 0.02) -> np.ndarray:
@@ -81,10 +82,40 @@ def test_what_says_nothing_gives_no_interval_instead_of_an_endless_one() -> None
     assert compare_series(Series.of(wild), Series.of(wild[::-1])).word == "UNDECIDED"
 
 
-def test_constant_samples_are_certain() -> None:
-    assert pooled_interval(Series.of(np.full(64, 4.0))) == (4.0, 4.0)
-    assert compare(np.full(64, 4.0), np.full(64, 5.0)).word == "FASTER"
-    assert compare_series(Series.of(np.full(64, 4.0)), Series.of(np.full(64, 4.0))).word == "SAME"
+@pytest.mark.parametrize("ms", [4.0, 0.1, 20.375981999999997])
+def test_equal_samples_are_a_coarse_clock_and_no_certainty(ms: float) -> None:
+    """A clock of 1 ms that reads 4 ms 64 times says 3 to 5 ms: the interval [4, 4] would be false."""
+    found = median_of(Series.of(np.full(64, ms)))
+    assert found.ms == ms and found.interval is None and "all samples are equal" in found.told
+    for other in (ms, 1.25 * ms):
+        sides = np.full(64, ms), np.full(64, other)
+        for verdict in (compare(*sides), compare_series(*map(Series.of, sides))):
+            assert verdict.word == "UNDECIDED" and verdict.interval_ms is None and "equal" in verdict.reason
+            assert verdict.difference_ms == pytest.approx(ms - other)
+    two = Series.pooled([Series.of(np.full(64, ms)), Series.of(np.full(64, 1.25 * ms))])  # builds differ: that is seen
+    assert median_of(two).interval is None or median_of(two).relative_width > 0.2
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, np.inf])
+def test_what_is_no_time_is_refused(wrong: float) -> None:
+    samples = noisy(10.0, 64, 1)
+    for spoiled in (np.where(np.arange(64) == 7, wrong, samples), np.full(64, wrong), np.zeros(0)):
+        told = "not positive times" if len(spoiled) else "no samples"
+        with pytest.raises(InputError, match=told):
+            median_of(Series.of(spoiled))
+        with pytest.raises(InputError, match=told):
+            summarise(spoiled, stop_reason="x", sustained=True)
+        for pair in ((samples, spoiled), (spoiled, samples)):
+            with pytest.raises(InputError, match=told):
+                compare(*pair)
+            with pytest.raises(InputError, match=told):
+                compare_sessions(*([Series.of(side)] for side in pair), between=0.1)
+
+
+def test_one_sample_has_a_median_and_nothing_else() -> None:
+    latency = summarise(np.array([3.0]), stop_reason="x", sustained=False)
+    assert latency.median_ms == 3.0 and latency.ci_low_ms is None and latency.p90_ms is None
+    assert latency.interval.startswith("no interval: 1 blocks") and latency.num_samples == 1
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,9 @@ def _line(folder: Path, record: Record, latency: Latency) -> Line:
         return Line("no samples", name)
     try:
         series = load_samples(folder, latency.samples_sha256).counted
-        twin = stored_twin(folder, latency)
+        found, twin = median_of(series), stored_twin(folder, latency)
     except InputError as error:
         return Line("lost", name, str(error))
-    found = median_of(series)
     computed = (found.ms, *(found.interval or (None, None)))
     stored = (latency.median_ms, latency.ci_low_ms, latency.ci_high_ms)
     told = f"{_shown(stored)} stored, {_shown(computed)} from {len(series.ms)} samples"

@@ -11,7 +11,7 @@ from ..latency_protocol import Protocol
 from .gpu_watch import Window
 from .paced import Trace, run_paced
 from .samples import BLOCK, SET_ASIDE, THROTTLED, Series, as_stored
-from .statistics import median_of
+from .statistics import all_equal, median_of
 from .timers import Clock, Timer
 from .warm_up import Watch, settle
 
@@ -63,7 +63,10 @@ class StopRule(NamedTuple):
         """Why a model with these samples needs no more, or None: its interval, over all builds, is narrow enough."""
         if self.min_time_s > 0 or min(len(build.ms) for build in builds) < self.min_samples:
             return None
-        width = median_of(Series.pooled(builds)).relative_width
+        pooled = Series.pooled(builds)
+        if all_equal(pooled):
+            return f"all {len(pooled.ms)} samples are equal"
+        width = median_of(pooled).relative_width
         return f"interval of the median {width:.2%} wide, below {self.relative_ci:.2%}" if width < self.relative_ci else None
 
 

@@ -93,12 +93,14 @@ def measure_interleaved(
             with _dropping(name, lanes, done):
                 lane.take_block(number, settle=not alone)
         number += 1
-        for builds in lanes.values():
-            _end_together(builds)
+        for name, builds in list(lanes.items()):
+            with _dropping(name, lanes, done):
+                _end_together(builds)
         order = [(name, lane) for name, lane in order if lane.reason is None and name in lanes]
         for name in [name for name in lanes if name not in results and all(lane.reason for lane in lanes[name])]:
-            results[name] = _measurement(lanes[name])
-            if done is not None:
+            with _dropping(name, lanes, done):
+                results[name] = _measurement(lanes[name])
+            if done is not None and name in results:
                 done(name, results[name])
     return {name: results[name] for name in lanes}
 

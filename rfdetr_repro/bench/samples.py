@@ -111,13 +111,20 @@ def _new(arrays: dict[str, Array], path: Path) -> Series:
     if missing or wrong or len({len(array) for array in arrays.values()}) > 1 or not len(arrays["ms"]):
         told = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
         raise InputError(f"samples of {told}", path, "measure again")
+    _refuse_what_is_no_time(arrays["ms"], path)
     numbers = [arrays.get(name, _UNMARKED).astype(np.int64) for name in ("build", "block", "mark")]
     return Series(arrays["ms"].astype(np.float64), *numbers)
+
+
+def _refuse_what_is_no_time(ms: Array, path: Path) -> None:
+    if not (np.isfinite(ms).all() and (ms >= 0).all()):
+        raise InputError("samples that are no times", path, "measure again")
 
 
 def _old(values: Array, path: Path) -> Series:
     if values.dtype != np.float64 or not len(values) or values.ndim > 2 or values.ndim == 2 and values.shape[1] != 3:
         raise InputError(f"samples of {values.dtype} {values.shape}", path, "measure again")
+    _refuse_what_is_no_time(values if values.ndim == 1 else values[:, 0], path)
     if values.ndim == 1:
         return Series.of(values)
     return Series(values[:, 0], *values[:, 1:].T.astype(np.int64))

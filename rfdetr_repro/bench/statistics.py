@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import InputError
 from ..record import Latency
 from .samples import Series
 from .uncertainty import Spread, paired, runs_of, spread_of, together, too_few
@@ -21,6 +22,7 @@ from .uncertainty import Spread, paired, runs_of, spread_of, together, too_few
 Samples = np.ndarray[Any, Any]  # float64 (n,) milliseconds
 
 WIDEST = math.log(2)  # an interval that reaches beyond half or twice the median says nothing
+EQUAL = "all samples are equal: the clock does not resolve how they differ"
 
 
 class Interval(NamedTuple):
@@ -54,12 +56,31 @@ class Median(NamedTuple):
         return math.inf if self.interval is None else (self.interval.high - self.interval.low) / self.ms
 
 
+def check_times(samples: Samples) -> None:
+    """Raises :class:`InputError` unless there are samples and all of them are finite and positive: a clock that did not move
+    between the start and the end of a call has measured nothing."""
+    if not len(samples):
+        raise InputError("there are no samples", mend="measure again")
+    wrong = ~(np.isfinite(samples) & (samples > 0))
+    if wrong.any():
+        told = f"{int(wrong.sum())} of {len(samples)} samples are not positive times, such as {samples[wrong][0]:g} ms"
+        raise InputError(told, mend="measure again, with a clock of higher resolution")
+
+
+def all_equal(*several: Series) -> bool:
+    """Whether each series consists of equal samples: then nothing is known of how far its median may be off."""
+    return all(len(series.ms) > 1 and float(np.ptp(series.ms)) == 0 for series in several)
+
+
 def median_of(series: Series) -> Median:
-    """Median of all samples, and how sure it is."""
+    """Median of all samples, and how sure it is. No sample, and samples that are no times: :class:`InputError`."""
+    check_times(series.ms)
     ms, runs = float(np.median(series.ms)), runs_of(series)
     if reason := too_few(runs):
         return Median(ms, None, None, f"no interval: {reason}")
     spread = spread_of(runs, of_median=True)
+    if all_equal(series):
+        return Median(ms, None, spread, f"no interval: {EQUAL}")
     builds = f"{spread.builds} builds" if spread.builds > 1 else "one build"
     seen = f"one session, {builds}, {spread.blocks} blocks, worth {spread.effective_blocks:.1f} independent ones"
     if not spread.half_width < WIDEST:
@@ -139,6 +160,10 @@ def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_tu
     else UNDECIDED. Series ``in_turns`` were measured interleaved: their blocks are compared round by round, so that what the
     machine did in a round cancels. Series without rounds in common, and those measured apart, are compared as wholes.
     """
+    for series in (first, second):
+        check_times(series.ms)
+    if all_equal(first, second):
+        return Verdict("UNDECIDED", float(first.ms[0] - second.ms[0]), None, EQUAL)
     if in_turns and (runs := paired(first, second)):
         spread = spread_of(runs, of_median=False)
         return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)._replace(reason=_one_build(runs))
@@ -158,6 +183,8 @@ def compare_sessions(
     Sessions of one file differ by more than the samples inside them tell. How much, is seen from several sessions of a side, or
     is given as ``between``, the standard deviation of a session's median as a part of it. With neither the word is UNDECIDED.
     """
+    for series in (*first, *second):
+        check_times(series.ms)
     logs = [np.log([float(np.median(series.ms)) for series in side]) for side in (first, second)]
     medians = [float(np.exp(side.mean())) for side in logs]
     count, parts = 1 / len(first) + 1 / len(second), []
