@@ -55,7 +55,7 @@ class Campaign:
     data_seed: int = 0
     departures: tuple[str, ...] = ()  # from the paper, beyond those that settings tell (departures.py); printed in the report
     engines: int = 18  # exported and measured to fit and to test the latency model
-    most_engines: int | None = None  # more, up to so many, while the model's held-out error is too large; None: twice engines
+    most_engines: int | None = None  # more, while the model's cross-validation error is too large; None: twice engines
     candidates: int = 10  # frontier points that get the full protocol
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50

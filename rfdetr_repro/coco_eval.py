@@ -57,15 +57,18 @@ def detections_in_pixels(
 
     ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) in parts of the image; ``masks`` None or logits
     (k, h, w), array or tensor. A score of exactly 0 is an empty slot of a model that suppresses boxes, and no detection. COCO's
-    limit per image and class is applied by :class:`CocoEvaluator`. Scores or boxes that are not finite: :class:`InputError`.
+    limit per image and class is applied by :class:`CocoEvaluator`. Scores or boxes that are not finite, and mask logits that are
+    NaN: :class:`InputError`.
     """
+    diverged = "the model has diverged, or overflows in half precision"
     if not (np.isfinite(scores).all() and np.isfinite(boxes_xyxy).all()):
-        raise InputError(
-            "scores or boxes are not finite", f"image id {image_id}", "the model has diverged, or overflows in half precision"
-        )
+        raise InputError("scores or boxes are not finite", f"image id {image_id}", diverged)
     height, width = size_hw
     kept = np.flatnonzero(np.asarray(scores) > 0)
-    rle = None if masks is None else masks_to_rle(masks[kept], height, width)
+    masks = None if masks is None else masks[kept]
+    if masks is not None and bool((masks != masks).any()):  # infinite logits are sure of a pixel; NaN would pass for background
+        raise InputError("logits of masks are NaN", f"image id {image_id}", diverged)
+    rle = None if masks is None else masks_to_rle(masks, height, width)
     return ImageDetections(image_id, boxes_in_pixels(boxes_xyxy[kept], size_hw), scores[kept], labels[kept], rle)
 
 

@@ -106,7 +106,8 @@ def detect(
 ) -> list[Found]:
     """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own.
 
-    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay as :class:`MaskMaps`.
+    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay as :class:`MaskMaps`. A model
+    whose output is not finite: :class:`InputError`.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")
@@ -115,6 +116,9 @@ def detect(
         images = [_loaded(picture, resize == ANTIALIASED) for picture in pictures[start : start + batch_size]]
         batch = torch.from_numpy(to_input([resized(image.pixels, arch.input_hw, resize) for image in images]))
         outputs = detector(batch.to(device), arch)
+        if not (torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()):
+            told = "the model gives scores or boxes that are not finite"  # no score is then above any threshold
+            raise InputError(told, arch.key, "its weights have diverged, or overflow; use others")
         found += [_one(outputs, row, image.size_hw, threshold, arch.queries, small_masks) for row, image in enumerate(images)]
     return found
 
@@ -128,6 +132,8 @@ def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: i
     ranked = top_k(Outputs(outputs.logits[row, None], outputs.boxes_cxcywh[row, None], masks), k, threshold=threshold)
     height, width = hw
     boxes = boxes_in_pixels(ranked.boxes_xyxy[0].float().cpu().numpy(), (height, width))
+    if ranked.mask_logits is not None and bool(torch.isnan(ranked.mask_logits).any()):
+        raise InputError("the model gives masks that are NaN", mend="its weights have diverged, or overflow; use others")
     bitmaps: Any = None
     if ranked.mask_logits is not None and small_masks:
         bitmaps = MaskMaps(ranked.mask_logits[0], (height, width))

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add("--targets-ms", help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the frontier")
     add("--tolerance", type=float, default=0.1, help="part of a target by which a pick may miss it")
     add("--engines", type=int, default=18, help="engines measured for the latency model")
-    add("--most-engines", type=int, help="while the model's held-out error is too large (default: twice --engines)")
+    add("--most-engines", type=int, help="while the model's error in a cross-validation is too large (default: twice --engines)")
     add("--candidates", type=int, default=10, help="configurations that get the full protocol")
     add("--confirm-on", default="val", help="splits on which they are evaluated; with test too, like val,test")
     add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")

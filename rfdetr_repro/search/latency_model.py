@@ -3,7 +3,7 @@
     latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
 
 Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from non-negative least squares on relative
-errors, so none can make more work cheaper. What the sum misses shows in the held-out error, stored with every prediction.
+errors, so none can make more work cheaper. What the sum misses shows in the cross-validation error, stored with every prediction.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy.optimize import nnls
 
 from ..config import Arch, ModelConfig, SearchSpace
 from ..errors import InputError
+from ..files import parse_json
 from ..record import Latency
 
 Backbone = tuple[int, int, int, int]  # Arch.backbone
@@ -38,7 +39,7 @@ class RelativeError(NamedTuple):
         errors = np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
         return cls(float(np.median(errors)), float(np.percentile(errors, 95)), float(errors.max()))
 
-    def describe(self, of: str = "held-out error") -> str:
+    def describe(self, of: str = "cross-validation error") -> str:
         return f"{of} median {self.median:.1%}, 95 % {self.p95:.1%}, worst {self.maximum:.1%}"
 
 
@@ -117,7 +118,7 @@ class LatencyModel:
     def from_json(cls, text: str) -> LatencyModel:
         """Inverse of :meth:`to_json`; anything else is an :class:`InputError`."""
         try:
-            fields: Any = json.loads(text)
+            fields: Any = parse_json(text)
             config = ModelConfig.from_json(fields["config"])
             coefficients = {name: float(value) for name, value in fields["coefficients_ms"].items()}
             if set(coefficients) != set(features(Arch(64, 16, 1, 1, 1), config)):
