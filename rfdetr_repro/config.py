@@ -17,6 +17,7 @@ from .errors import InputError
 from .ranges import check_ranges, choose
 
 MAX_SIDE = 16384  # px; larger inputs are mistakes
+MAX_TOKENS = 2**14  # patches of an image, as of 2048 x 2048 px in patches of 16; attention grows with their square
 _ARCH_KEY = re.compile(r"r(\d+)(?:x(\d+))?-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
 
 
@@ -44,6 +45,9 @@ class Arch:
         if min(self.input_hw) == 0:
             told = f"resolution {self._requested} is smaller than patch x windows = {self.patch * self.windows}"
             raise InputError(told, self.key, "raise the resolution or lower patch or windows")
+        if self.tokens > MAX_TOKENS:
+            told = f"architecture {self.key} cuts an image into {self.tokens} patches, more than {MAX_TOKENS}"
+            raise InputError(told, mend="lower the resolution or raise the patch")
 
     @property
     def _requested(self) -> str:
@@ -209,6 +213,9 @@ _SIZES: dict[str, tuple[float, float]] = {
 }
 
 
+_MOST_LEVELS = 8
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with the same weights.
@@ -247,8 +254,11 @@ class ModelConfig:
         for name, values in listed.items():
             if not all(type(value) is int and 0 <= value <= 4096 for value in values):
                 raise InputError(f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model")
-        if not self.feature_stages:
-            raise InputError("a model without feature stages", "the model")
+        for name, values in {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks}.items():
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} = {values!r} names a block twice", "the model")
+        if not self.feature_stages or min(self.feature_stages) < 1:
+            raise InputError(f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later", "the model")
         if self.vit_dim % self.vit_heads or self.hidden % self.self_heads or self.hidden % self.cross_heads:
             raise InputError("a width is not divisible by its number of heads", asdict(self))
         if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
@@ -257,8 +267,8 @@ class ModelConfig:
             raise InputError(f"position table {self.pos_grid} is no side and no (height, width)")
         if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
             object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
-        if not self.levels or set(self.levels) - {"P3", "P4", "P5"}:
-            raise InputError(f"projector levels {self.levels} are not of P3, P4, P5")
+        if not 1 <= len(self.levels) <= _MOST_LEVELS or set(self.levels) - {"P3", "P4", "P5"}:
+            raise InputError(f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5")
 
     @property
     def pos_grid_hw(self) -> tuple[int, int]:

@@ -47,13 +47,14 @@ def evaluate(
     from .data.census import check_usable, print_census
     from .data.coco import read_split
     from .export.backends import open_session
+    from .export.trial import tried
 
     chosen = read_split(data_dir, split)
     check_usable([chosen]) if quiet else print_census([chosen])
     progress: Any = iter if quiet else _progress_bar
     if not quiet:
         print(describe(artifact.manifest.resize))
-    session = open_session(artifact, backend, threads=threads)
+    session = open_session(tried(artifact), backend, threads=threads)
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
     return {
         "artifact": artifact.sha256,

@@ -94,6 +94,9 @@ def detect_image(session: Session, image: Array, image_id: int, labels: Array) -
     COCO's maxDets counts per image and class, so nothing is cut here; see :func:`rfdetr_repro.coco_eval.detections_in_pixels`.
     """
     found = run_on(session, image)
+    if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
+        mend = "an overflow in half precision, or broken weights? export it again"
+        raise InputError(f"the model gives numbers that are not finite on image {image_id}", session.manifest.model.name, mend)
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
         raise InputError(f"the model gives {wrong}", session.manifest.model.name, "name the classes it was trained on")

@@ -6,6 +6,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,16 +152,31 @@ def _has_manifest(path: str | Path) -> bool:
 
 def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
     """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
-    from ..export.artifact import load_artifact
+    from ..export.artifact import load_artifact, write_artifact
+    from ..export.trial import tried
 
     if not path.is_file():
         raise InputError("no such file", path, "give anybody's ONNX file, or one made by python -m rfdetr_repro.export")
     if _has_manifest(path):
-        return load_artifact(path)
-    from ..export.adopt import adopt, described
-    from ..export.nms import Nms
+        return tried(load_artifact(path))
+    with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:  # nothing is kept of a file that does not run
+        made = _adopted(args, path, Path(scratch, target.name), splits)
+        artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
+    from ..export.adopt import described
 
-    artifact = adopt(
+    print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
+    if "injected_candidates" in artifact.manifest.packages:
+        print(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
+    return artifact
+
+
+def _adopted(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of the file that is kept."""
+    from ..export.adopt import adopt
+    from ..export.nms import Nms
+    from ..export.trial import tried
+
+    made = adopt(
         path,
         target,
         categories=_categories(splits),
@@ -182,10 +198,12 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
         ),
         pictures=_pictures(splits),
     )
-    print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
-    if "injected_candidates" in artifact.manifest.packages:
-        print(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
-    return artifact
+    tried(made)
+    if not args.backend.startswith("tensorrt"):
+        height, width = made.manifest.input_hw
+        graph = GRAPHS[args.cuda_graph][0]
+        _opener(made, args, graph)(0).run(np.zeros((1, 3, height, width), dtype=np.float32))
+    return made
 
 
 def suppression_of(backend: str) -> str:

@@ -35,15 +35,16 @@ from .adopt_seen import Evidence, Picture, Seen, Truth, agreed, seen
 from .adopt_yolo import YOLO_FORMS, adopt_yolo, flat_and_maps
 from .artifact import LETTERBOX_RULE, RESIZE_RULE, Artifact, Manifest, TensorSpec, write_artifact
 from .nms import MOST, STANDARD, Nms
+from .onnx_file import check_operators, opset_of
 from .onnx_flops import multiply_adds
-from .onnx_shapes import with_shapes
+from .onnx_shapes import inferred_shapes, with_shapes
 from .surgery import INPUTS, Builder, Shape, change_input, renamed
+from .trial import run_once
 
 __all__ = ["BOXES", "CLASSES", "FORMS", "NORMALISE", "RESIZE", "Categories", "Picture", "Wishes", "adopt"]
 Array = np.ndarray[Any, Any]
 NORMALISE = tuple(INPUTS)
 RESIZE = {"stretch": RESIZE_RULE, "letterbox": LETTERBOX_RULE}
-OLDEST_OPSET = 13
 _USUAL = {
     "decoded": "xyxy-relative",
     "detr": "cxcywh-relative",
@@ -116,9 +117,10 @@ def adopt(
         raise InputError("scores are set in a model that is said to be trained", path, "say that its weights are random")
     model, told, hashes = read(path)
     refuse_other_tasks(model, told, path)
-    _check_operators(model, path)
+    check_operators(model, path)
     params, precision = _params(model), _precision(model)
     image = standard_input(model, told, wishes.shape, path)
+    _try(model, path)
     model = with_shapes(model, path)
     _widen_outputs(model)
     normalised, why_normalised = _normalise(model, image, told, wishes)
@@ -168,6 +170,15 @@ def adopt(
     return write_artifact(out, content, manifest)
 
 
+def _try(model: onnx.ModelProto, path: str | Path) -> None:
+    """Runs the file once, in another process: what comes later runs it in this one."""
+    try:
+        run_once(model.SerializeToString(), path)
+    except InputError:
+        inferred_shapes(model, path)  # where shapes are the cause, the error names them
+        raise
+
+
 def _form(
     outputs: Sequence[Shape], told: Told, probe: Probe, categories: Categories | None, wishes: Wishes, path: str | Path
 ) -> tuple[str, bool]:
@@ -179,18 +190,6 @@ def _form(
         form, last = wishes.form, _channels_last(wishes.form, outputs, known)
     _fits(form, outputs, last, path)
     return form, last
-
-
-def _check_operators(model: onnx.ModelProto, path: str | Path) -> None:
-    version = _opset(model)
-    if version < OLDEST_OPSET:
-        raise InputError(f"the model is of opset {version}", path, f"export it with opset {OLDEST_OPSET} or later")
-    if custom := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
-        raise InputError(f"the model has operators of {', '.join(custom)}", path, "export it with standard operators only")
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
 
 
 def _widen_outputs(model: onnx.ModelProto) -> None:
@@ -384,7 +383,7 @@ def _add_nodes(model: onnx.ModelProto, reading: _Reading, image: ImageInput, nms
     form, layout = reading.form, reading.layout
     if form == "decoded" and reading.ranked and _is_ours(outputs, layout, reading.halves):
         return
-    build = Builder(model.graph, _opset(model))
+    build = Builder(model.graph, opset_of(model))
     roles = decoded_of(outputs)  # by the names that the outputs have before they are renamed
     others = renamed(model.graph, outputs)
     if form == "decoded" and roles is not None:
@@ -442,7 +441,7 @@ def _described(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> t
         outputs=tuple(TensorSpec(shape.name, shape.dims, shape.dtype) for shape in given),
         params=0,
         flops=2 * multiply_adds(model),
-        opset=_opset(model),
+        opset=opset_of(model),
         packages={"onnx": importlib.metadata.version("onnx")},
     )
 
@@ -450,9 +449,12 @@ def _described(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> t
 def _shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_value for dim in tensor.shape.dim)
-    if not tensor.HasField("shape") or 0 in dims or not tensor.elem_type:
+    if not tensor.HasField("shape") or min(dims, default=1) < 1 or not tensor.elem_type:
         raise InputError(f"{value.name} has no fixed shape", path, "export it with a fixed size and a batch of 1")
-    return Shape(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
+    try:
+        return Shape(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name, dims)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{value.name} is of the unknown ONNX type {tensor.elem_type}", path, "export it again") from error
 
 
 def described(adoption: dict[str, str]) -> str:

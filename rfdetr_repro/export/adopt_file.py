@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import InputError
 from ..files import sha256_file
-from .fp16_audit import load
+from .onnx_file import load_whole
 from .surgery import PREFIX, Builder, Shape
+from .trial import check_size
 
-LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 REFUSED_TASKS = {
     "pose": "keypoints",
     "obb": "oriented boxes",
@@ -58,18 +56,8 @@ class Told:
 
 def read(path: str | Path) -> tuple[onnx.ModelProto, Told, dict[str, str]]:
     """The model with all its weights inside, what its metadata says, and hashes of the files it was read from."""
-    model = load(path)
-    hashes = {"adopted_from_sha256": sha256_file(Path(path))}
-    files = _external_files(model, Path(path))
-    if files:
-        try:
-            external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
-        except Exception as error:  # onnx raises its own checker's and the system's errors
-            raise InputError(f"its external data cannot be read ({error})", path, "export the model again") from error
-        for tensor in _tensors(model.graph):
-            tensor.ClearField("data_location")
-        digest = hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
-        hashes |= {"external_data_sha256": digest, "external_data": ", ".join(file.name for file in files)}
+    model, beside = load_whole(path)
+    hashes = {"adopted_from_sha256": sha256_file(Path(path)), **beside}
     return model, _told(model), hashes
 
 
@@ -81,39 +69,6 @@ def refuse_other_tasks(model: onnx.ModelProto, told: Told, path: str | Path) -> 
     if told.task in REFUSED_TASKS:
         what = f"the file's metadata says task={told.task}: the model gives {REFUSED_TASKS[told.task]}, not detections"
         raise InputError(what, path, "adopt a detector or a model of instance masks")
-
-
-def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside ``path`` that hold the model's weights; one that is missing is an :class:`InputError`."""
-    names = {
-        entry.value
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    folder = path.parent.resolve()
-    files = [folder / name for name in sorted(names)]
-    for file in files:
-        if not file.resolve().is_relative_to(folder):
-            raise InputError(f"its external data {file.name} lies outside the model's folder", path, "keep the files together")
-        if not file.is_file():
-            raise InputError(f"its weights are in {file.name}, which is not there", path, f"put {file.name} beside the model")
-    if path.stat().st_size + sum(file.stat().st_size for file in files) > LARGEST_BYTES:
-        raise InputError("with its external data the model has more than 2 GB", path, "export it in float16")
-    return files
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every constant of the graph and of the graphs inside its nodes."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
 
 
 def _told(model: onnx.ModelProto) -> Told:
@@ -192,6 +147,7 @@ def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int
     if batch not in (0, 1):
         raise InputError(f"the model takes a batch of {batch}: {_listed(value)}", path, "export it with a batch of 1")
     height, width = _size(value, (height, width), told, wanted_hw, path)
+    check_size(height, width, path)
     assumed = ("batch 1",) * (batch == 0) + ((f"size {height}x{width}",) if 0 in dims[1:] else ())
     dtype = _kind(value)
     inner = (1, height, width, 3) if last else (1, 3, height, width)
@@ -301,4 +257,7 @@ def _kind(value: onnx.ValueInfoProto) -> str:
     number = value.type.tensor_type.elem_type
     if not value.type.HasField("tensor_type") or number == TensorProto.UNDEFINED:
         return "no tensor"
-    return np.dtype(helper.tensor_dtype_to_np_dtype(number)).name
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(number)).name
+    except (KeyError, TypeError, ValueError):
+        return f"ONNX type {number}"

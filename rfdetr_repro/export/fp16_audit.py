@@ -4,15 +4,16 @@
 
 A float16 graph on a CPU does not show the collapse (its nodes run in float32), and a collapsed LayerNorm is a wrong finite
 number, not NaN. So every intermediate value of the float32 model is looked at: above 65,504 it overflows; a square, sum or
-exponential of large inputs overflows inside its kernel; far below 1 it loses all digits. The nodes named are the islands to keep
-in float32.
+exponential of large inputs overflows inside its kernel; far below 1 it loses all digits; NaN and plus infinity are no numbers.
+The nodes named are the islands to keep in float32.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ import onnxruntime
 from ..data.decoding import decode
 from ..data.resizing import model_input
 from ..errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
-from ..files import open_input
+from .onnx_file import check_operators, load, load_whole
+from .trial import check_size, run_once
 
 Array = np.ndarray[Any, Any]
 LARGEST = 65504.0
@@ -32,15 +34,18 @@ RISKY_INPUT = 512.0  # ahead of an operator whose kernel squares, sums or expone
 SUMMING = {"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "ReduceSumSquare", "ReduceLogSumExp"}
 LOST = 0.5  # part of a value's non-zero numbers that may be subnormal
 MOST_INPUTS = 100_000
-AT_A_TIME = 48  # intermediate values fetched per run, to bound memory
+MOST_BYTES = 2**26  # of intermediate values fetched per run, to bound memory
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Range(NamedTuple):
-    """What was seen of one float value: largest magnitude, and the part of its non-zero numbers that float16 cannot hold well."""
+    """What was seen of one float value: largest finite magnitude, and the part of its non-zero numbers that float16 cannot hold
+    well; ``odd``: "NaN" or "infinite" where the float32 model itself has no number. Minus infinity, which masks write, is none of
+    these: float16 has it too."""
 
     largest: float
     subnormal: float
+    odd: str = ""
 
 
 class Risk(NamedTuple):
@@ -49,7 +54,7 @@ class Risk(NamedTuple):
     node: str
     op: str
     value: str
-    kind: str  # "overflow", "overflow inside", "subnormal"
+    kind: str  # "NaN", "infinite", "overflow", "overflow inside", "subnormal"
     largest: float
 
 
@@ -69,30 +74,38 @@ class Audit(NamedTuple):
 def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
     """Runs the float32 model at ``path`` on every feed (input name -> array) and judges what its nodes read and write.
 
-    Raises :class:`InputError` for a file that is no ONNX model, one that does not run, and without any feed.
+    Raises :class:`InputError` for a file that is no ONNX model, one that does not run, one whose outputs are not finite, and
+    without any feed.
     """
-    model = load(path)
+    model, _ = load_whole(path)
+    check_operators(model, path)
+    results = {value.name: _dims(value) for value in model.graph.output}
     names = _exposed(model)
+    feeds = iter(feeds)
+    first = next(feeds, None)
+    if first is None:
+        raise InputError("nothing to run the model on", path, "give at least one image")
+    shapes = {name: value.shape for name, value in first.items()}
+    tried = run_once(model.SerializeToString(), path, optimised=False, shapes=shapes)
     session = _session(model, path)
     floats = {output.name for output in session.get_outputs() if output.type == "tensor(float)"}
     wanted = [name for name in names if name in floats]
+    parts = list(_parts(wanted, {output.name: output.nbytes for output in tried}))
     ranges: dict[str, Range] = {}
     runs = 0
-    for feed in feeds:
+    for feed in itertools.chain([first], feeds):
         runs += 1
         for name, value in feed.items():
             if value.dtype == np.float32:
                 ranges[name] = _wider(ranges.get(name), value)
-        for start in range(0, len(wanted), AT_A_TIME):
-            part = wanted[start : start + AT_A_TIME]
+        for part in parts:
             try:
                 values = session.run(part, feed)
             except Exception as error:  # ONNX Runtime's own exception types share no public base class
                 raise InputError(f"the model does not run ({error})", path, "check its inputs") from error
             for name, value in zip(part, values, strict=True):
+                _check_result(name, value, results, path)
                 ranges[name] = _wider(ranges.get(name), value)
-    if not runs:
-        raise InputError("nothing to run the model on", path, "give at least one image")
     for constant in model.graph.initializer:
         value = onnx.numpy_helper.to_array(constant)
         if value.dtype == np.float32 and value.size:
@@ -100,17 +113,39 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
     return Audit(ranges, list(_risks(model, ranges)), runs)
 
 
-def load(path: str | Path) -> onnx.ModelProto:
-    """The ONNX model at ``path``; raises :class:`InputError` when there is none, or a broken one."""
-    with open_input(Path(path)) as stream:
-        content = stream.read()
-    try:
-        model = onnx.load_model_from_string(content)
-        if not model.graph.node:
-            raise ValueError("it has no nodes")
-    except Exception as error:  # protobuf's DecodeError has no stable home
-        raise InputError(f"not an ONNX model ({error})", path, "export it again") from error
-    return model
+def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """The shape that the file states of an output, 0 where it leaves a side open; None where it states none."""
+    tensor = value.type.tensor_type
+    return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
+
+
+def _check_result(name: str, value: Array, results: dict[str, tuple[int, ...] | None], path: str | Path) -> None:
+    """:class:`InputError` for an output of the model that is not finite, or not of the shape that the file states."""
+    if name not in results:
+        return
+    if np.isnan(value).any() or np.isposinf(value).any():
+        what = f"the float32 model itself gives values that are not finite, in {name}"
+        raise InputError(what, path, "audit a model that works in float32")
+    stated = results[name]
+    if stated is None:
+        return
+    if len(stated) != value.ndim or any(side not in (0, found) for side, found in zip(stated, value.shape, strict=True)):
+        what = f"{name} is {value.shape}, and the file states {stated}"
+        raise InputError(what, path, "export it again")
+
+
+def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """``names`` in order, cut into parts of at most MOST_BYTES, or of one name; ``sizes`` in bytes."""
+    part: list[str] = []
+    size = 0
+    for name in names:
+        if part and size + sizes[name] > MOST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += sizes[name]
+    if part:
+        yield part
 
 
 def _exposed(model: onnx.ModelProto) -> list[str]:
@@ -124,7 +159,7 @@ def _exposed(model: onnx.ModelProto) -> list[str]:
 def _session(model: onnx.ModelProto, path: str | Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # keeps every value by its name
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is an exception
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -132,21 +167,27 @@ def _session(model: onnx.ModelProto, path: str | Path) -> Any:
 
 
 def _wider(known: Range | None, value: Array) -> Range:
-    magnitude = np.abs(value[np.isfinite(value)])  # float16 has infinities, too
+    odd = "NaN" if np.isnan(value).any() else "infinite" if np.isposinf(value).any() else ""
+    magnitude = np.abs(value[np.isfinite(value)])
     largest = float(magnitude.max(initial=0.0))
     there = magnitude[magnitude > 0]
     subnormal = float((there < SUBNORMAL).mean()) if there.size else 0.0
-    return Range(largest, subnormal) if known is None else Range(max(known.largest, largest), max(known.subnormal, subnormal))
+    if known is None:
+        return Range(largest, subnormal, odd)
+    return Range(max(known.largest, largest), max(known.subnormal, subnormal), known.odd or odd)
 
 
 def _risks(model: onnx.ModelProto, ranges: dict[str, Range]) -> Iterator[Risk]:
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}_{index}"
         seen = [(value, ranges[value]) for value in (*node.input, *node.output) if value in ranges]
+        odd = [(value, found) for value, found in seen if found.odd]
         over = [(value, found) for value, found in seen if found.largest > LARGEST]
         reads = [(value, ranges[value]) for value in node.input if value in ranges and ranges[value].largest > RISKY_INPUT]
         writes = [(value, ranges[value]) for value in node.output if value in ranges and ranges[value].subnormal > LOST]
-        if over:
+        if odd:
+            yield Risk(name, node.op_type, odd[0][0], odd[0][1].odd, odd[0][1].largest)
+        elif over:
             yield Risk(name, node.op_type, over[0][0], "overflow", over[0][1].largest)
         elif node.op_type in SUMMING and reads:
             yield Risk(name, node.op_type, reads[0][0], "overflow inside", reads[0][1].largest)
@@ -160,9 +201,12 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
     constants = {constant.name for constant in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
-    if len(sizes) != 4 or sizes[:2] != [1, 3] or 0 in sizes:
-        raise InputError(f"the model must have one input (1, 3, H, W) of fixed size, not {sizes or len(inputs)}", path)
+    kind = inputs[0].type.tensor_type.elem_type if len(inputs) == 1 else 0
+    if len(sizes) != 4 or sizes[:2] != [1, 3] or min(sizes) < 1 or kind != onnx.TensorProto.FLOAT:
+        what = f"the model must have one float32 input (1, 3, H, W) of fixed size, not {sizes or len(inputs)} of ONNX type {kind}"
+        raise InputError(what, path, "export it so")
     name, (height, width) = inputs[0].name, sizes[2:]
+    check_size(height, width, path)
     if images is None:
         random = np.random.default_rng(0)
         for _ in range(count):

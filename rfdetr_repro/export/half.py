@@ -23,8 +23,9 @@ from onnx import TensorProto, helper, numpy_helper
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import sha256_bytes
 from .artifact import Artifact, Manifest, load_artifact, write_artifact
-from .fp16_audit import Array, audit, feeds_of, load
+from .fp16_audit import Array, audit, feeds_of
 from .islands import Wiring, find_islands
+from .onnx_file import load
 
 HALF, FLOAT = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
 _SUFFIX = {HALF: "/float16", FLOAT: "/float32"}

@@ -22,16 +22,27 @@ DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If",
 
 def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
     """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names it in errors."""
+    inferred, missing = inferred_shapes(model, path)
+    if missing:
+        _fill(inferred, _seen(inferred, missing, path))
+    return inferred
+
+
+def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
+    """``model`` with the shapes that inference finds, and the values whose shape it does not find; runs nothing.
+
+    :class:`InputError` for shapes that do not fit, and where an operator is there whose results have no fixed size.
+    """
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx's InferenceError has no stable home
         raise InputError(f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again") from error
-    if missing := _missing(inferred):
-        if unfit := sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS):
-            mend = "export it with outputs of fixed size"
-            raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, mend)
-        _fill(inferred, _seen(inferred, missing, path))
-    return inferred
+    missing = _missing(inferred)
+    unfit = sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS)
+    if missing and unfit:
+        mend = "export it with outputs of fixed size"
+        raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, mend)
+    return inferred, missing
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

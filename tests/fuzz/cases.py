@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mutations import Mutation, of_bytes, of_json, of_place, of_text
+from mutations_onnx import of_onnx
 
 
 class Case(NamedTuple):
@@ -176,6 +177,8 @@ def _structured(file: str, content: bytes) -> Iterator[Mutation]:
         yield from of_text(content.decode())
     elif file.endswith(".safetensors"):
         yield from _of_header(content)
+    elif file == "foreign.onnx":
+        yield from of_onnx(content)
 
 
 def _of_header(content: bytes) -> Iterator[Mutation]:
