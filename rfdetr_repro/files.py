@@ -78,9 +78,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: str | Path) -> list[Path]:
     """Removes what killed writers left in ``folder`` and below, and returns the removed paths; files being written stay."""
-    left = remove_abandoned_files(Path(folder).rglob(f".*{UNFINISHED}"))
-    inside = {folder for folder in Path(folder).rglob(f".*{UNFINISHED}") if folder.is_dir()}
-    return left + [path for parent in sorted({one.parent for one in inside}) for path in remove_abandoned_folders(parent)]
+    removed = []
+    for place, _, names in os.walk(folder):  # which passes over what others remove meanwhile
+        removed += remove_abandoned_folders(place)
+        removed += remove_abandoned_files(Path(place, name) for name in names if name[0] == "." and name.endswith(UNFINISHED))
+    return removed
 
 
 def writable_folder(path: str | Path) -> Path:
