@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -123,6 +124,29 @@ def locked(path: str | Path, does: str) -> Iterator[None]:
         stream.write(f"pid {os.getpid()} since {started} on {socket.gethostname()}")
         stream.flush()
         yield
+
+
+@contextmanager
+def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
+    """As :func:`locked`, without a file that stays: the folder is made and locked, where its disk can lock folders."""
+    import fcntl  # here, because readers of files on other systems have none
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", folder, "choose a writable folder") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another run {does}", folder, "wait for it") from error
+        except OSError as error:
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def _lock(stream: TextIO, path: Path, does: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples_bench import fake_artifact
 from samples_run import run_records
 from tiny import SPACE, TINY, TRAIN
 
@@ -148,3 +149,58 @@ def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_loc
     assert run_training(setup, 1).step == TRAIN.steps
     with locked(run / STATE, "trains in this folder"):  # a finished run trains nothing, and waits for nobody
         assert run_training(setup, 1).finished
+
+
+BENCH = """
+import sys
+from samples_bench import FakeSession
+from rfdetr_repro.bench.__main__ import main
+from rfdetr_repro.errors import run_main
+from rfdetr_repro.export import backends
+backends.open_session = lambda artifact, backend="onnxruntime", **options: FakeSession(artifact, runtime=backend)
+raise SystemExit(run_main(main, sys.argv[3:]))
+"""
+
+
+def test_two_benches_of_one_store_lose_nothing(tmp_path):
+    names = [[f"{who}{number}" for number in range(4)] for who in "ab"]
+    files = [[str(fake_artifact(tmp_path, name).path) for name in some] for some in names]
+    quick = ["--samples", "16", "--buffer-ms", "5", "--builds", "2", "--no-twice", "--out", str(tmp_path / "s.jsonl")]
+    both = [start(tmp_path, 0, "--onnx", *some, *quick, script=BENCH) for some in files]
+    for process in both:
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    assert {record.model.name for record in Store(tmp_path / "s.jsonl").read()} == {name for some in names for name in some}
+
+
+COMPOSE = """
+import sys, time
+from pathlib import Path
+from rfdetr_repro.data import embedded
+from rfdetr_repro.errors import run_main
+write = embedded._write_image
+def slow(index, *rest):
+    print("image", index, flush=True)
+    time.sleep(float(sys.argv[2]))
+    return write(index, *rest)
+embedded._write_image = slow
+config = embedded.EmbeddedConfig(64, train_images=1, val_images=1, test_images=1)
+raise SystemExit(run_main(lambda argv: embedded.write_embedded(Path(sys.argv[1]), config, workers=1) and None))
+"""
+
+
+def test_a_second_process_that_composes_the_same_data_set_is_refused(tmp_path):
+    with start(tmp_path, FOR_EVER, script=COMPOSE) as first:
+        try:
+            said_until(first, "image 0\n")
+            second = start(tmp_path, 0, script=COMPOSE)
+            out, err = second.communicate(timeout=600)
+            assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
+            assert "another run composes this data set" in err
+        finally:
+            first.kill()
+    for _ in range(2):  # a killed one leaves no lock, and a finished set needs none
+        again = start(tmp_path, 0, script=COMPOSE)
+        out, err = again.communicate(timeout=600)
+        assert again.returncode == 0 and err == ""
+    assert out == "" and len(list(tmp_path.glob("*/*.jpg"))) == 3

@@ -27,7 +27,7 @@ from faster_coco_eval.core import mask as mask_codec
 from PIL import Image
 
 from ..errors import ArgumentParser, InputError, run_main
-from ..files import read_json, write_atomic
+from ..files import locked_folder, read_json, write_atomic
 from .compose import Scene, compose_scene, load_assets
 
 CHUNK = 32  # images per work item
@@ -90,14 +90,23 @@ def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) ->
 def write_embedded(folder: str | Path, config: EmbeddedConfig | None = None, progress: Progress = iter, workers: int = 2) -> Path:
     """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg). A finished split of the same config is kept."""
     folder, config = Path(folder), config or EmbeddedConfig()
+    if _missing(folder, config):
+        with locked_folder(folder, "composes this data set"):
+            for split in _missing(folder, config):
+                _write_split(folder, config, split, progress, workers)
+    return folder
+
+
+def _missing(folder: Path, config: EmbeddedConfig) -> list[str]:
+    """Splits that are not finished; finished ones of another config are an :class:`InputError`."""
+    missing = []
     for split in SPLITS:
         path = folder / "annotations" / f"instances_{split}.json"
-        if path.exists():
-            if read_json(path).get("info", {}).get("config") != asdict(config):
-                raise InputError("another embedded data set is here", folder, "choose another folder, or remove this one")
-            continue
-        _write_split(folder, config, split, progress, workers)
-    return folder
+        if not path.exists():
+            missing.append(split)
+        elif read_json(path).get("info", {}).get("config") != asdict(config):
+            raise InputError("another embedded data set is here", folder, "choose another folder, or remove this one")
+    return missing
 
 
 def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Progress, workers: int) -> None:

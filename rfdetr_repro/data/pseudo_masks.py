@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ArgumentParser, InputError, run_main
-from ..files import read_json, sha256_bytes, sha256_file, write_atomic
+from ..files import locked, read_json, sha256_bytes, sha256_file, write_atomic
 from .annotations import ImageKey
 from .coco import CocoSplit, read_split
 from .layouts import locate
@@ -134,7 +134,21 @@ def pseudo_label(
     for annotation in document["annotations"]:
         if not annotation.get("segmentation") and not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
-    done = _label_all(split, by_image, sam, limits, out.with_name(out.name + ".partial"), sha256_file(source))
+    with locked(out, "writes this file"):
+        return _write_labelled(document, split, by_image, sam, out, limits, sha256_file(source))
+
+
+def _write_labelled(
+    document: dict[str, Any],
+    split: CocoSplit,
+    by_image: dict[ImageKey, list[dict[str, Any]]],
+    sam: Sam2,
+    out: Path,
+    limits: Filter,
+    source_sha256: str,
+) -> dict[str, int]:
+    """What :func:`pseudo_label` does once it has read everything."""
+    done = _label_all(split, by_image, sam, limits, out.with_name(out.name + ".partial"), source_sha256)
     verdicts: dict[str, int] = {}
     for image_id, objects in by_image.items():
         for annotation, row in zip(objects, done[image_id], strict=True):

@@ -84,8 +84,8 @@ class Run:
         return outcome(self.folder) if not any("exit code" in line for line in self.wrong) else {}
 
     def _start(self, command: Command) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "2"}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
+        environment |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes train; none spins while it waits
         log = open(self.place / f"{command.name}.log", "ab")
         with log:
             return subprocess.Popen(

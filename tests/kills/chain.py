@@ -24,22 +24,22 @@ engines = 6
 most_engines = 6
 candidates = 4
 strategy = "race"
-finetune_steps = 6
+finetune_steps = 4
 search_masks = true
 
 [space]
-resolutions = [64, 160]
+resolutions = [64, 128]
 patches = [16]
 windows = [1]
 decoder_layers = [0, 1, 2]
 queries = [25]
 
 [train]
-steps = 12
+steps = 8
 batch_size = 4
-evaluate_every = 6
+evaluate_every = 4
 checkpoint_every = 3
-warmup_steps = 2
+warmup_steps = 1
 
 [buffered]
 buffer_ms = 5.0
@@ -84,7 +84,7 @@ def commands(folder: Path, sam: Path, ray: bool) -> list[Command]:
     if ray:
         searched = folder / "searched"
         words = ("rfdetr_repro.search", "--run", str(searched), "--data", str(data), "--strategy", "race", "--workers", "ray")
-        few = ("--worker-count", "2", "--engines", "6", "--most-engines", "6", "--candidates", "1")
+        few = ("--worker-count", "2", "--engines", "6", "--most-engines", "6", "--candidates", "1", "--mode", "sustained")
         made.append(Command("search", words + few, 3, ("workers", "store"), lambda: _supernet_of(run, searched)))
     return made
 
@@ -96,14 +96,21 @@ def write_sam(folder: Path) -> Path:
 
     torch.manual_seed(0)
     backbone = transformers.Sam2HieraDetConfig(
-        hidden_size=8, image_size=[64, 64], blocks_per_stage=[1, 1, 1, 1], embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 1, 1], window_size_per_stage=[4, 4, 4, 4], global_attention_blocks=[],
+        hidden_size=8,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 1, 1],
+        window_size_per_stage=[4, 4, 4, 4],
+        global_attention_blocks=[],
         window_positional_embedding_background_size=[4, 4],
-    )  # fmt: skip
+    )
     vision = transformers.Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+        backbone_config=backbone,
+        backbone_channel_list=[64, 32, 16, 8],
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
         fpn_hidden_size=32,
-    )  # fmt: skip
+    )
     prompts = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
     decoder = transformers.Sam2MaskDecoderConfig(
         hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
