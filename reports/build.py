@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfdetr_repro.arguments import input_folder, input_path, output_file
 from rfdetr_repro.errors import ArgumentParser, InputError, run_main
 
 from .content import report
@@ -44,9 +45,9 @@ def newest_run(folder: Path = RUNS) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="reports.build", description="Report of a run as PDF and HTML.")
-    parser.add_argument("--run", type=Path, help="run folder; default the newest under runs/")
-    parser.add_argument("--records", type=Path, help="Records to use instead of the run's records.jsonl")
-    parser.add_argument("--out", type=Path, help="PDF to write; default report.pdf in the run folder")
+    parser.add_argument("--run", type=input_folder, help="run folder; default the newest under runs/")
+    parser.add_argument("--records", type=input_path, help="Records to use instead of the run's records.jsonl")
+    parser.add_argument("--out", type=output_file, help="PDF to write; default report.pdf in the run folder")
     options = parser.parse_args(argv)
     path = build_report(options.run or newest_run(), options.out, options.records)
     print(path)

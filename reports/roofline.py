@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from rfdetr_repro.arguments import input_file, output_file
 from rfdetr_repro.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.plots_style import BLUE, GREY, ORANGE, VERMILION, save
 
@@ -67,8 +68,8 @@ def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", type=Path, help="JSON of pytest-benchmark")
-    parser.add_argument("--out", type=Path, default=Path("roofline.png"), help="PNG, PDF or SVG")
+    parser.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
+    parser.add_argument("--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG")
     args = parser.parse_args(argv)
     rows = rows_of(args.benchmarks)
     save(lambda figure: draw(figure, rows), args.out, height_in=3.2)

@@ -30,6 +30,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+METRICS = ("ap", "ap50", "mask_ap", "mask_ap50")  # what a search may maximise
+ENGINES, CANDIDATES = (6, 10**5), (1, 10**5)  # lowest and highest number; fewer than 6 engines do not fit the latency model
+
 
 @dataclass(frozen=True)
 class Pretraining:
@@ -73,14 +76,14 @@ class Campaign:
     def __post_init__(self) -> None:
         plain_name(self.name, "the campaign's name")
         choose(self.strategy, ("exhaustive", "race"), "strategy")
-        choose(self.metric, ("ap", "ap50", "mask_ap", "mask_ap50"), "metric")
+        choose(self.metric, METRICS, "metric")
         choose(self.precision, ("fp32", "fp16"), "precision")
         choose(self.latency_mode, MODES, "latency_mode")
         for mode in MODES:
             if (found := getattr(self, mode)).mode != mode or not found.usual:
                 raise InputError(f"[{mode}] asks for {found.rhythm}", "the campaign", f"leave its mode at {mode}")
         choose(self.backend, OF_ONNX, "backend")
-        check_ranges(self, {"engines": (4, 10**5), "candidates": (1, 10**5), "finetune_steps": (0, 10**9)}, {}, "the campaign")
+        check_ranges(self, {"engines": ENGINES, "candidates": CANDIDATES, "finetune_steps": (0, 10**9)}, {}, "the campaign")
         check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
         if self.most_engines is not None and self.most_engines < self.engines:
             told = f"most_engines = {self.most_engines} is less than engines = {self.engines}"

@@ -289,7 +289,7 @@ def tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 _MANY = 10**9
-_WHOLE = {
+TRAIN_WHOLE = {  # field of a TrainConfig -> lowest and highest value
     "steps": (1, _MANY),
     "batch_size": (1, 2**16),
     "accumulate": (1, 2**16),
@@ -300,7 +300,7 @@ _WHOLE = {
     "patience": (0, _MANY),
 }
 _SHARE, _WEIGHT = (0, 1), (0, 1e6)
-_REAL = {
+TRAIN_REAL = {
     "lr": _SHARE,
     "lr_encoder": _SHARE,
     "layer_decay": (1e-6, 1),
@@ -365,7 +365,7 @@ class TrainConfig:
     patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
 
     def __post_init__(self) -> None:
-        check_ranges(self, _WHOLE, _REAL, "the training recipe")
+        check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         if self.patience and not self.evaluate_every:
             raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")

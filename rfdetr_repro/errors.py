@@ -6,6 +6,7 @@ Every command's ``main`` is wrapped by :func:`run_main`; library code raises :cl
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
 import signal
@@ -14,11 +15,11 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .unfinished import remove_abandoned_folders
 
@@ -36,6 +37,11 @@ class InputError(Exception):
         if len("; ".join(filter(None, parts))) > LONGEST_LINE:  # the place by its end, which holds the name of the file
             parts = [shortened(parts[0], 150), shortened(parts[1], 60, tail=50), shortened(parts[2], 86)]
         super().__init__("; ".join(filter(None, parts)))
+
+
+def nearest(text: str, options: Collection[str]) -> str | None:
+    """The option that ``text`` is most like; None where it is like none."""
+    return next(iter(difflib.get_close_matches(text, options, 1)), None)
 
 
 def shortened(text: str, longest: int, tail: int = 20) -> str:
@@ -74,7 +80,27 @@ class StatedFailure(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most LONGEST_LINE characters."""
+    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most LONGEST_LINE characters.
+
+    An unknown flag or choice names the nearest one that is known.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = nearest(unknown[0].partition("=")[0], flags)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near}?" if near else ""))
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        options = [str(option) for option in action.choices]
+        near = nearest(str(value), options)
+        hint = f"did you mean {near}? " if near else ""
+        told = shortened(repr(value), 60)
+        raise argparse.ArgumentError(action, f"invalid choice: {told}; {hint}choose one of {', '.join(options)}")
 
     def error(self, message: str) -> NoReturn:
         command = f"python -m {self.prog}" if self.prog.startswith(("rfdetr_repro.", "reports.")) else "the same command with"

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .ap_intervals import FEWEST
+from .arguments import MOST_THREADS, folder_name, input_path, output_file, whole
 from .data.source import add_data_arguments, source_of
 from .errors import ArgumentParser, InputError, run_main
 from .export.artifact import load_artifact
 from .files import write_atomic
+from .latency_protocol import BACKENDS
 from .resize_rules import describe
 
+MOST_DETECTIONS = 10**6  # per image and class
 METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP medium": "ap_m", "AP large": "ap_l"}
 
 
@@ -78,17 +81,22 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
-    parser.add_argument("--artifact", required=True, help="artifact with its manifest beside it")
+    parser.add_argument("--artifact", required=True, type=input_path, help="artifact with its manifest beside it")
     add_data_arguments(parser, "the --split is evaluated", ("evaluated",))
-    parser.add_argument("--split", default="val")
-    parser.add_argument("--backend", default="onnxruntime", help="what runs it (default: onnxruntime; see export/backends.py)")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--max-dets", type=int, default=100, help="detections per image and class that count")
-    parser.add_argument("--json", help="also write the metrics here, as fractions")
+    parser.add_argument("--split", default="val", type=folder_name, help="which split of the data (default: val)")
+    parser.add_argument(
+        "--backend", default="onnxruntime", choices=BACKENDS, help="what runs the artifact (default: onnxruntime)"
+    )
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=2, help="of the runtime (default: 2)")
+    parser.add_argument(
+        "--max-dets", type=whole(1, MOST_DETECTIONS), default=100, help="detections per image and class that count"
+    )
+    parser.add_argument("--json", type=output_file, help="also write the metrics here, as fractions")
     args = parser.parse_args(argv)
-    if args.threads < 1 or args.max_dets < 1:
-        raise InputError(f"--threads {args.threads} and --max-dets {args.max_dets} must be at least 1")
     args.data = source_of(args, (args.split,))
+    from .export.backends import check_backend  # loads slowly; the arguments are checked first
+
+    check_backend(args.backend)
     settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
     metrics = evaluate(args.artifact, args.data, args.split, **settings, quiet=False)
     where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"

@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from .config import Arch, SearchSpace
+from .arguments import input_folder, wholes
+from .config import MAX_SIDE, Arch, SearchSpace
 from .data.source import add_data_arguments, source_of
 from .errors import ArgumentParser, InputError, run_main
 from .record import NEVER_TRAINED, Record
@@ -56,19 +56,16 @@ def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
     return records
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise InputError(f"{text!r} is no list of whole numbers", mend="write them like 10,14,18") from error
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.family", description="Patch sizes that training never drew.")
-    parser.add_argument("--run", required=True, type=Path, help="run folder of a supernet that was searched")
+    parser.add_argument("--run", required=True, type=input_folder, help="run folder of a supernet that was searched")
     add_data_arguments(parser, "the val split is evaluated", ("val",))
-    parser.add_argument("--patches", type=_numbers, help="default: even sizes around the trained ones")
-    parser.add_argument("--resolutions", type=_numbers, default=[], help="default: those of the space")
+    parser.add_argument(
+        "--patches", type=wholes(1, 10_000), help="patch sides in px, like 10,14,18; default: even sizes around the trained ones"
+    )
+    parser.add_argument(
+        "--resolutions", type=wholes(1, MAX_SIDE), default=[], help="image sides in px; default: those of the space"
+    )
     args = parser.parse_args(argv)
     args.data = source_of(args, ("val",))
     from .data.census import print_census

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .ap_intervals import difference
-from .config import Arch, TrainConfig
+from .arguments import MOST_PROCESSES, input_path, output_folder, whole
+from .config import TRAIN_WHOLE, Arch, TrainConfig
 from .data.source import add_data_arguments, source_of
 from .errors import ArgumentParser, InputError, run_main
 from .latency_protocol import DECISION, Protocol
 from .presets import PICO, PICO_TUNE, Preset
 from .record import FINE_TUNING, Accuracy, ModelId, Record
+from .train.settings import with_settings
 
 if TYPE_CHECKING:
     from .data.coco import CocoSplit
@@ -35,35 +37,35 @@ MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
     add = arguments.add_argument
-    add("--run", required=True, help="run folder of the supernet, or its model file")
-    add("--arch", required=True, help="like r384-p16-w2-d2-q300")
+    add("--run", required=True, type=input_path, help="run folder of the supernet, or its model file")
+    add("--arch", required=True, help="the architecture, like r384-p16-w2-d2-q300")
     add_data_arguments(arguments, "its val split (and test) is measured before and after")
-    add("--out", required=True, help="run folder to write; an existing run is resumed")
-    add("--steps", type=int, default=1000, help="optimizer steps")
+    add("--out", required=True, type=output_folder, help="run folder to write; an existing run is resumed")
+    add("--steps", type=whole(*TRAIN_WHOLE["steps"]), default=1000, help="optimizer steps")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    add("--processes", type=int, help="of this machine that share each batch on the CPU")
+    add("--processes", type=whole(1, MOST_PROCESSES), help="of this machine that share each batch on the CPU")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
+    arch = Arch.parse(args.arch)
     args.data = source_of(args)
+    with_settings(TrainConfig(steps=args.steps), args.set)  # checked before the data is read; the model chooses what they change
     from .data.census import print_census
     from .data.coco import has_split, read_split
     from .train.engine import MODEL
 
-    if args.steps < 1:
-        raise InputError(f"--steps {args.steps} is not positive")
     train = read_split(args.data, "train")
     held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
     print_census([train, *held_out.values()])
-    source = Path(args.run) / MODEL if Path(args.run).is_dir() else Path(args.run)
-    tuning = FineTuning(source, Arch.parse(args.arch), Path(args.out), args.device, args.processes)
+    source = args.run / MODEL if args.run.is_dir() else args.run
+    tuning = FineTuning(source, arch, args.out, args.device, args.processes)
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
     records = tuning.run({"train": train, **held_out}, lambda card: _settings(args, card), command)
     print("\n".join(lines(records)))
-    print(f"records in {Path(args.out) / 'records.jsonl'}")
+    print(f"records in {args.out / 'records.jsonl'}")
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,6 @@ class FineTuning:
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
     """The pico recipe for a model of its width, else upstream's."""
-    from .train.settings import with_settings
-
     base = PICO_TUNE if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
     return with_settings(replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set)
 

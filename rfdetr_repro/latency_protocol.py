@@ -13,7 +13,7 @@ WITH_GRAPH = ("onnxruntime-cuda", "torch-graph", "tensorrt", "tensorrt-rtx")  # 
 OF_ONNX = tuple(name for name in BACKENDS if not name.startswith("torch"))  # run ONNX files, or engines built from them
 
 _LONGEST_S = 1e7
-_WHOLE = {
+WHOLE = {  # field -> lowest and highest value, both allowed
     "warmup": (0, 10**6),
     "min_samples": (1, 10**9),
     "max_samples": (1, 10**9),
@@ -21,7 +21,7 @@ _WHOLE = {
     "threads": (1, 1024),
     "batch": (1, 2**16),
 }
-_REAL = {
+REAL = {
     "buffer_ms": (0, 1e6),
     "relative_ci": (0, 1),
     "timeout_s": (1e-3, _LONGEST_S),
@@ -64,7 +64,7 @@ class Protocol:
         choose(self.mode, ("buffered", "sustained", "paced"), "protocol mode")
         choose(self.scope, ("engine", "device", "host"), "scope of a latency")
         choose(self.clock_policy, ("free", "locked", "denied"), "clock policy")
-        check_ranges(self, _WHOLE, _REAL, "the protocol")
+        check_ranges(self, WHOLE, REAL, "the protocol")
         if self.batch != 1:
             raise InputError(f"batch = {self.batch}: one image at a time is timed", "the protocol", "leave batch out")
         if not 1 <= self.min_samples <= self.max_samples:

@@ -18,15 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from .ap_intervals import mean_interval, with_range
+from .arguments import folder_name, input_path, label, number, output_file
 from .bench.gpu_state import verdict_of
 from .errors import ArgumentParser, InputError, run_main
 from .files import sha256_bytes
-from .latency_protocol import DECISION, MODES, Protocol
+from .latency_protocol import DECISION, MODES, REAL, Protocol
 from .pareto import metric
 from .record import MEAN, Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
 from .store import Store, read_stores
@@ -40,20 +40,25 @@ How = tuple[object, ...]
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.mean", description="Mean over the data sets of a benchmark.")
     add = arguments.add_argument
-    add("stores", nargs="+", type=Path, help="run folders, .jsonl files or folders of them")
-    add("--name", required=True, help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold")
-    add("--split", default="test", help="what is averaged")
+    add("stores", nargs="+", type=input_path, help="run folders, .jsonl files or folders of them")
+    add(
+        "--name",
+        required=True,
+        type=folder_name,
+        help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold",
+    )
+    add("--split", default="test", type=folder_name, help="the split whose results are averaged (default: test)")
     add("--mode", default=DECISION.mode, choices=MODES, help="whose latencies are averaged, and by which targets are met")
-    add("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait of the buffered mode")
+    add("--buffer-ms", type=number(*REAL["buffer_ms"]), default=Protocol.buffer_ms, help="wait of the buffered mode")
     add("--cuda-graph", choices=("on", "off"), help="only files that ran with one, or without")
-    add("--runtime", help="only files that ran on this one, e.g. tensorrt")
-    add("--size", help="with --target-ms: the mean's name, e.g. N")
-    add("--variant", help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one")
-    add("--target-ms", type=float, help="each data set has its own architecture, near this latency")
-    add("--tolerance", type=float, default=0.1, help="part of the target by which a file may miss it")
-    add("--select", default="val", help="split on which the best is chosen")
+    add("--runtime", type=label, help="only files that ran on this one, e.g. tensorrt")
+    add("--size", type=label, help="with --target-ms: the mean's name, e.g. N")
+    add("--variant", type=label, help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one")
+    add("--target-ms", type=number(0, 1e6, "()"), help="each data set has its own architecture, near this latency")
+    add("--tolerance", type=number(0, 1, "()"), default=0.1, help="part of the target by which a file may miss it")
+    add("--select", default="val", type=folder_name, help="split on which the best is chosen")
     add("--metric", default="ap", choices=("ap", "ap50", "mask_ap", "mask_ap50"), help="by which it is the best")
-    add("--out", required=True, type=Path, help="store to append the means to")
+    add("--out", required=True, type=output_file, help="store to append the means to")
     return arguments
 
 
@@ -61,8 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if (args.target_ms is None) != (args.size is None):
         raise InputError("--size and --target-ms belong together", mend="give both, or neither for models measured everywhere")
-    if args.target_ms is not None and not (args.target_ms > 0 and 0 < args.tolerance < 1):
-        raise InputError(f"--target-ms {args.target_ms:g} to {args.tolerance:g}", mend="positive ms, a tolerance in (0, 1)")
     best = metric(args.metric).value
     args.name = args.name.lower() if args.name.lower() in COUNTS else args.name
     if args.name.startswith("coco"):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import input_folder, input_path, output_folder
 from .errors import ArgumentParser, InputError, run_main
 from .files import open_input, parse_json
 from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
@@ -143,10 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
     parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
     parser.add_argument(
-        "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
+        "--records", type=input_path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
     )
-    parser.add_argument("--run", type=Path, help="a run folder: its Records and training log")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the pictures; default figures/")
+    parser.add_argument("--run", type=input_folder, help="a run folder: its Records and training log")
+    parser.add_argument("--out", type=output_folder, default=Path("figures"), help="folder for the pictures; default figures/")
     options = parser.parse_args(argv)
     source = options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
     records = read_stores([source]) if source else []

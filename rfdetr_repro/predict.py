@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .arguments import number, output_folder, path
 from .config import Arch, parse_shape
 from .errors import ArgumentParser, InputError, run_main
 from .files import write_atomic
@@ -29,21 +30,19 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
     add = arguments.add_argument
     add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
-    add("--checkpoint", required=True, help="model file: ours, released, transformers")
+    add("--checkpoint", required=True, type=path, help="model file: ours, released, transformers")
     add("--size", help="name of the size, where the file does not tell it")
     add("--labels", help=LABELS_HELP)
     add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
     add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
-    add("--threshold", type=float, default=0.3, help="lowest score drawn and written, 0..1")
+    add("--threshold", type=number(0, 1), default=0.3, help="lowest score drawn and written, 0..1")
     add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
-    add("--out", type=Path, default=Path("predictions"), help="folder of predictions.json and the drawn pictures")
+    add("--out", type=output_folder, default=Path("predictions"), help="folder of predictions.json and the drawn pictures")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
-    if not 0 <= args.threshold <= 1:
-        raise InputError(f"threshold {args.threshold} is not in 0..1")
     pictures = find_pictures(args.images)
     drawn = [args.out / name for name in drawn_names(pictures)]
     from .data.decoding import check_header

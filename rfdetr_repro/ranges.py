@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, nearest
 
 Range = tuple[float, float]  # lowest and highest value, both allowed
 
@@ -28,8 +27,8 @@ def choose(value: object, options: Collection[str], what: str, where: object = "
     """``value`` if it is one of ``options``; else an :class:`InputError` that names the nearest option."""
     if isinstance(value, str) and value in options:
         return value
-    near = difflib.get_close_matches(str(value), options, 1) if isinstance(value, str) else []
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(value, options) if isinstance(value, str) else None
+    hint = f"did you mean {near}? " if near else ""
     raise InputError(f"unknown {what} {value!r}", where, f"{hint}choose one of {', '.join(options)}")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .ap_gaps import ap_gaps, describe_gaps
+from .arguments import output_folder
 from .campaign import Campaign, campaign, from_scratch
 from .data.source import DataSource, add_data_arguments, source_of
 from .errors import ArgumentParser, StatedFailure, run_main
@@ -289,13 +290,11 @@ class Reproduction:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser(
-        "rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table."
-    )
+    arguments = ArgumentParser("rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table.")
     add = arguments.add_argument
     add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     add_data_arguments(arguments, "used instead of the campaign's own data")
-    add("--out", type=Path, help="run folder (default runs/CAMPAIGN)")
+    add("--out", type=output_folder, help="run folder (default runs/CAMPAIGN)")
     add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
     add("--plan", action="store_true", help="do nothing: time a few passes of each stage here and say what it would take")
     return arguments

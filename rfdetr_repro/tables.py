@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .arguments import input_path
 from .errors import ArgumentParser, InputError, run_main
 from .paper import TABLES
 from .record import Record
@@ -79,9 +80,9 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
     parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
-    parser.add_argument("--format", choices=FORMATS, default="text")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of the printed tables (default: text)")
     parser.add_argument(
-        "--records", type=Path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
+        "--records", type=input_path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
     )
     parser.add_argument("--scoreboard", action="store_true", help="the state of every cell instead of its value")
     options = parser.parse_args(argv)

@@ -99,7 +99,7 @@ def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "not positive" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--steps", "0"])
+    assert "from 1 to" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--steps", "0"])
     assert "unknown size" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--size", "giant"])
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
     assert "threshold" in refused(capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"])

@@ -20,6 +20,7 @@ FLOORS = {
         "codec",
         "files",
         "unfinished",
+        "arguments",
         "config",
         "latency_protocol",
         "presets",

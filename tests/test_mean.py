@@ -136,7 +136,7 @@ def without_test(number: int) -> list[Record]:
     [
         (searched, ("--size", "N", "--target-ms", "9"), "set-00 has no file within 10% of 9 ms; the nearest takes 3.5 ms"),
         (searched, ("--size", "N"), "--size and --target-ms belong together"),
-        (searched, ("--size", "N", "--target-ms", "-1"), "positive ms"),
+        (searched, ("--size", "N", "--target-ms", "-1"), "above 0"),
         (searched, ("--size", "N", "--target-ms", "2.3", "--mode", "sustained"), "no file was measured"),
         (searched, ("--size", "N", "--target-ms", "2.3", "--variant", "nas+fine-tuning"), "no file was measured"),
         (searched, ("--size", "N", "--target-ms", "2.3", "--select", "train"), "set-00 has no measured file on its train split"),

@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,16 @@ from rfdetr_repro.paper import TABLES
 from rfdetr_repro.tables_cells import Row, Slot, cells, table_rows
 from rfdetr_repro.tables_commands import LEGEND, command, spelled_out
 from rfdetr_repro.tables_here import bench_name, published_only
+
+
+@pytest.fixture(autouse=True)
+def stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the commands call FILE, DIR, RUN and so on is there, for the programs refuse paths that are not."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DIR", "RUN", "RUNS", "TUNED", "$RFDETR_COCO"):
+        Path(name).mkdir()
+    for name in ("FILE", "FILE.onnx", "RUN/supernet.safetensors", "RUN/records.jsonl", "TUNED/records.jsonl"):
+        Path(name).touch()
 
 
 @cache

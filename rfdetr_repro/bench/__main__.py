@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     check(args)
     protocols = protocols_of(args)
+    from ..export.backends import check_backend  # loads slowly; the arguments are checked first
+
+    check_backend(args.backend)
     splits = read_data(args)
     artifacts, failures = artifacts_of(args, splits)
     rows = rows_of(artifacts, splits, args)

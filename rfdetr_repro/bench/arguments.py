@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from ..arguments import folder_names, input_path, number, output_file, whole
 from ..config import parse_shape
 from ..data.source import add_data_arguments
 from ..errors import ArgumentParser, InputError
-from ..latency_protocol import Protocol
+from ..latency_protocol import BACKENDS, REAL, WHOLE, WITH_GRAPH, Protocol
+from ..ranges import choose
 from .campaigns import BUFFERS_MS, CAMPAIGNS
 from .gpu_device import uses_gpu
 
@@ -29,6 +31,7 @@ PRECISIONS = ("fp32", "fp16")
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 LONG_S, FORMAL_S, SETTLE_S = 60.0, 600.0, 30.0
 BUILDS = 4  # with fewer, a difference of 2 % between models is often not found (benchmarks/interval_coverage.py)
+LONGEST_S, MOST_SAMPLES, FPS = 86_400.0, 10**6, (0.01, 10_000.0)  # of a series; a day, and one frame in 100 s, are the most
 PACED_S = 10.0  # least time of a paced series, unless --samples says otherwise
 _GRAPH = "captured before timing, on backends that have it; both: a row with and a row without it"
 _SECONDS = f"of the sustained mode, once it is flat (default: {LONG_S:g} on a GPU, else as long as the stop rule wants)"
@@ -41,37 +44,62 @@ def parser() -> argparse.ArgumentParser:
     what = parsed.add_argument_group("what is measured")
     what.add_argument("--onnx", nargs="+", action="extend", default=[], help="artifacts with their manifests, or any ONNX files")
     what.add_argument("--models", default="", help="names, separated by commas, of models that can be built here")
-    what.add_argument("--checkpoint", help="weights of the one model named by --models; without them they are random")
+    what.add_argument(
+        "--checkpoint", type=input_path, help="weights of the one model named by --models; without them they are random"
+    )
     what.add_argument("--precision", default="", help="fp32, fp16 or both: converts the files; left out: as they are")
     add_wishes(parsed.add_argument_group("what an ONNX file without a manifest is, where the file does not say so itself"))
-    what.add_argument("--nms-score", type=float, default=0.01, help="of YOLO's raw outputs: least confidence")
-    what.add_argument("--nms-iou", type=float, default=0.7, help="of these: above it the worse of two boxes goes")
-    what.add_argument("--nms-candidates", type=int, default=1000, help="of these: best scores that enter the suppression")
+    what.add_argument("--nms-score", type=number(0, 1, "[)"), default=0.01, help="of YOLO's raw outputs: least confidence")
+    what.add_argument("--nms-iou", type=number(0, 1, "(]"), default=0.7, help="of these: above it the worse of two boxes goes")
+    what.add_argument(
+        "--nms-candidates", type=whole(1, 10**6), default=1000, help="of these: best scores that enter the suppression"
+    )
     what.add_argument("--multi-label", action="store_true", help="of these: every class of a box counts, not its best only")
-    what.add_argument("--inject", type=int, help="random weights, suppression inside: so many scores above its threshold")
+    what.add_argument(
+        "--inject", type=whole(0, 10**6), help="random weights, suppression inside: so many scores above its threshold"
+    )
     what.add_argument("--random-weights", action="store_true", help="of such files: they are not trained, so latency only")
     add_data_arguments(what, "without data only latency is measured", ("val", "test"))
-    what.add_argument("--split", default="val", help="or several, like val,test: one latency, an accuracy on each")
-    what.add_argument("--ap-gate", type=float, default=0.3, help="points of AP that FP16 may lose to FP32 of the same model")
+    what.add_argument(
+        "--split", default="val", type=folder_names, help="or several, like val,test: one latency, an accuracy on each"
+    )
+    what.add_argument(
+        "--ap-gate", type=number(0, 100), default=0.3, help="points of AP that FP16 may lose to FP32 of the same model"
+    )
     how = parsed.add_argument_group("how")
     how.add_argument("--protocol", choices=MODES, default="buffered", help="a wait before each sample, closed loop, fixed rate")
     how.add_argument("--campaign", choices=CAMPAIGNS, help="rows and protocols of one of the paper's tables")
     how.add_argument("--scope", choices=("engine", "device", "host"), default="engine", help="what a sample contains")
-    how.add_argument("--backend", default="onnxruntime", help="what runs the files")
+    how.add_argument("--backend", default="onnxruntime", choices=BACKENDS, help="what runs the files")
     how.add_argument("--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH)
-    how.add_argument("--buffer-ms", type=float, default=Protocol.buffer_ms, help="wait before each sample of the buffered mode")
-    how.add_argument("--spin-ms", type=float, default=0.0, help="last part of that wait in which the GPU is kept busy")
+    how.add_argument(
+        "--buffer-ms",
+        type=number(*REAL["buffer_ms"]),
+        default=Protocol.buffer_ms,
+        help="wait before each sample of the buffered mode",
+    )
+    how.add_argument(
+        "--spin-ms", type=number(*REAL["spin_ms"]), default=0.0, help="last part of that wait in which the GPU is kept busy"
+    )
     how.add_argument("--flush-l2", action="store_true", help="overwrite the GPU's L2 cache before each sample: cold, not hot")
-    how.add_argument("--fps", type=float, default=30.0, help="arrivals per second of the paced mode")
-    how.add_argument("--seconds", type=float, nargs="?", const=LONG_S, help=_SECONDS)
+    how.add_argument("--fps", type=number(*FPS), default=30.0, help="arrivals per second of the paced mode")
+    how.add_argument("--seconds", type=number(0, LONGEST_S), nargs="?", const=LONG_S, help=_SECONDS)
     how.add_argument("--formal", action="store_true", help=f"{FORMAL_S:g} s sustained, 200 samples buffered, at least 4 builds")
-    how.add_argument("--builds", type=int, default=BUILDS, help="sessions, or engines, of every model; 4 tell 2 %% apart")
+    how.add_argument(
+        "--builds", type=whole(*WHOLE["builds"]), default=BUILDS, help="sessions, or engines, of every model; 4 tell 2 %% apart"
+    )
     how.add_argument("--twice", action=argparse.BooleanOptionalAction, default=None, help=_TWICE)
-    how.add_argument("--threads", type=int, default=Protocol.threads, help="intra-op threads of a CPU runtime")
-    how.add_argument("--samples", type=int, help=f"least number of samples of a build (default {Protocol.min_samples})")
+    how.add_argument(
+        "--threads", type=whole(*WHOLE["threads"]), default=Protocol.threads, help="intra-op threads of a CPU runtime"
+    )
+    how.add_argument(
+        "--samples", type=whole(1, MOST_SAMPLES), help=f"least number of samples of a build (default {Protocol.min_samples})"
+    )
     how.add_argument("--force", action="store_true", help="measure although other processes use the GPU")
     how.add_argument("--lock-clocks", action="store_true", help="lock the GPU to its base clock while it is measured")
-    parsed.add_argument("--out", default="results/bench.jsonl", help="store to append to; what it holds is not measured again")
+    parsed.add_argument(
+        "--out", default="results/bench.jsonl", type=output_file, help="store to append to; what it holds is not measured again"
+    )
     return parsed
 
 
@@ -90,21 +118,16 @@ def check(args: argparse.Namespace) -> None:
     """Refuses what cannot be run, before anything is loaded."""
     if not args.onnx and not names(args) and args.campaign is None:
         raise InputError("nothing to measure", mend="give --onnx FILE..., --models NAME,... or --campaign NAME")
-    for flag, value, least in (("threads", args.threads, 1), ("builds", args.builds, 1), ("samples", args.samples, 1)):
-        if value is not None and value < least:
-            raise InputError(f"--{flag} {value} must be at least {least}")
-    if min(args.buffer_ms, args.seconds or 0.0, args.ap_gate, args.spin_ms) < 0 or args.fps <= 0:
-        raise InputError("--buffer-ms, --seconds, --spin-ms and --ap-gate cannot be negative, --fps must be positive")
     if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
         raise InputError(f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none", mend="leave them out")
     if args.spin_ms and "buffered" not in MODES[args.protocol]:
         raise InputError(f"--spin-ms is part of the wait of the buffered mode, {args.protocol} has none", mend="leave it out")
-    if args.inject is not None and args.inject < 0:
-        raise InputError(f"--inject {args.inject} cannot be negative")
     if args.inject is not None and args.checkpoint is not None:
         raise InputError("--inject is for random weights, and --checkpoint has others", mend="leave one of them out")
-    if unknown := set(precisions(args)) - set(PRECISIONS):
-        raise InputError(f"unknown precision {', '.join(sorted(unknown))}", mend=f"choose of {', '.join(PRECISIONS)}")
+    for precision in precisions(args):
+        choose(precision, PRECISIONS, "precision")
+    if args.cuda_graph != "off" and args.backend not in (*WITH_GRAPH, "torch"):
+        raise InputError(f"{args.backend} has no CUDA graph", mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out")
     if args.checkpoint is not None and len(names(args)) != 1:
         raise InputError("--checkpoint belongs to one model", mend="name one with --models")
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..arguments import input_path, number
 from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Machine, Record
 from ..store import Store, unverified_words
@@ -39,8 +40,6 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    if args.margin < 0 or (args.between_sessions or 0.0) < 0:
-        raise InputError("--margin and --between-sessions cannot be negative")
     olds, news = [*([args.first] if args.first else []), *args.old], [*([args.second] if args.second else []), *args.new]
     if not olds or not news:
         raise InputError("nothing to compare", mend="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each")
@@ -63,18 +62,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records.")
-    parser.add_argument("first", type=Path, nargs="?", metavar="OLD.jsonl", help="a store that was measured before")
-    parser.add_argument("second", type=Path, nargs="?", metavar="NEW.jsonl", help="a store that was measured after the change")
+    parser.add_argument("first", type=input_path, nargs="?", metavar="OLD.jsonl", help="a store that was measured before")
+    parser.add_argument(
+        "second", type=input_path, nargs="?", metavar="NEW.jsonl", help="a store that was measured after the change"
+    )
     stores = "stores of the same models, each measured in a session of its own; beside OLD.jsonl or NEW.jsonl if that is given"
-    parser.add_argument("--old", type=Path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}")
-    parser.add_argument("--new", type=Path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}")
+    parser.add_argument("--old", type=input_path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}")
+    parser.add_argument("--new", type=input_path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}")
     told = "known standard deviation of a median between sessions, as a part of it, like 0.02; default: seen from several stores"
-    parser.add_argument("--between-sessions", type=float, metavar="PART", help=told)
+    parser.add_argument("--between-sessions", type=number(0, 1), metavar="PART", help=told)
     parser.add_argument(
         "--fail-slower", action="store_true", help="exit code 1 if a row is SLOWER, or if no row could be decided"
     )
     parser.add_argument("--any-machine", action="store_true", help="compare rows of different machines too; they stay marked")
-    parser.add_argument("--margin", type=float, default=0.01, help="part of the median within which two rows are the SAME")
+    parser.add_argument("--margin", type=number(0, 1), default=0.01, help="part of the median within which two rows are the SAME")
     return parser
 
 

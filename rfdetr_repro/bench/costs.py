@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ..arguments import output_file, output_folder
 from ..config import Arch, ModelConfig
 from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
 from ..errors import ArgumentParser, InputError, run_main
@@ -28,6 +29,7 @@ from ..files import write_atomic
 from ..flops import flops_by_part, total_flops
 from ..model.detector import Detector
 from ..presets import ABLATION, PRESETS
+from ..ranges import choose
 from ..record import Cost, ModelId, Record
 from ..store import Store
 from .counters import COUNTERS
@@ -40,23 +42,21 @@ FORMS = ("evaluated", "deployed")
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser(
-        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
-    )
+    arguments = ArgumentParser("rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records.")
     add = arguments.add_argument
     add("--models", default="paper", help="names, comma-separated; default: those of the paper's tables")
     add("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
-    add("--artifacts", default="results/artifacts", help="folder for the ONNX files of the counter onnx")
-    add("--out", default="results/costs.jsonl", help="store to append to; what it holds is not counted again")
-    add("--page", help="Markdown file of every printed cell, e.g. docs/costs.md")
+    add("--artifacts", default="results/artifacts", type=output_folder, help="folder for the ONNX files of the counter onnx")
+    add("--out", default="results/costs.jsonl", type=output_file, help="store to append to; what it holds is not counted again")
+    add("--page", type=output_file, help="Markdown file of every printed cell, e.g. docs/costs.md")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     counters = args.counters.split(",") if args.counters else _default_counters()
-    if unknown := sorted(set(counters) - set(EVERY)):
-        raise InputError(f"unknown counter {unknown[0]!r}", mend=f"choose of {', '.join(EVERY)}")
+    for counter in counters:
+        choose(counter, EVERY, "counter")
     names = paper_models() if args.models == "paper" else args.models.split(",")
     for name in names:
         model_id(name)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..arguments import input_path
 from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..record import Latency, Record
 from ..store import Store, unverified_words
@@ -35,7 +36,7 @@ class Line(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples.")
-    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE.jsonl", help="Records; their samples lie beside")
+    parser.add_argument("stores", type=input_path, nargs="+", metavar="STORE.jsonl", help="Records; their samples lie beside")
     parser.add_argument("--quiet", action="store_true", help="print only what is not equal, and the counts")
     args = parser.parse_args(argv)
     lines = [line for store in args.stores for line in recompute(store)]

@@ -26,6 +26,7 @@ import numpy as np
 from faster_coco_eval.core import mask as mask_codec
 from PIL import Image
 
+from ..arguments import LARGEST_SEED, output_folder, whole
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import locked_folder, read_json, write_atomic
 from .compose import Scene, compose_scene, load_assets
@@ -170,13 +171,13 @@ def _end_with_parent() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--train-images", type=int, default=EmbeddedConfig.train_images)
-    parser.add_argument("--side", type=int, default=EmbeddedConfig.image_side, help="image side in pixels")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, type=output_folder, help="folder to write")
+    parser.add_argument(
+        "--train-images", type=whole(1, 10**6), default=EmbeddedConfig.train_images, help="how many (default: %(default)s)"
+    )
+    parser.add_argument("--side", type=whole(64, 4096), default=EmbeddedConfig.image_side, help="image side in pixels")
+    parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the compositions")
     args = parser.parse_args(argv)
-    if args.train_images < 1 or args.side < 64:
-        raise InputError("at least 1 image of at least 64 pixels")
     config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
     print(f"{write_embedded(args.out, config)}: {NOTE}")
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..arguments import folder_name, input_folder, input_path, number, output_file
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import locked, read_json, sha256_bytes, sha256_file, write_atomic
 from .annotations import ImageKey
@@ -200,20 +201,17 @@ def _xyxy(box_xywh: Sequence[float]) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "rfdetr_repro.data.pseudo_masks", description="Masks for boxes, by the user's copy of SAM 2."
+    parser = ArgumentParser("rfdetr_repro.data.pseudo_masks", description="Masks for boxes, by the user's copy of SAM 2.")
+    parser.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
+    parser.add_argument("--split", default="train", type=folder_name, help="which split of the data (default: train)")
+    parser.add_argument("--model", required=True, type=input_folder, help="folder of a SAM 2 model in transformers' form")
+    parser.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
+    parser.add_argument("--smallest-iou", type=number(0, 1), default=SMALLEST_IOU, help="that the model predicts for its mask")
+    parser.add_argument(
+        "--smallest-box-iou", type=number(0, 1), default=SMALLEST_BOX_IOU, help="of the mask's box with the object's"
     )
-    parser.add_argument("--data", required=True, help="COCO-format folder")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--model", required=True, help="folder of a SAM 2 model in transformers' form")
-    parser.add_argument("--out", required=True, help="COCO JSON to write")
-    parser.add_argument("--smallest-iou", type=float, default=SMALLEST_IOU, help="that the model predicts for its mask")
-    parser.add_argument("--smallest-box-iou", type=float, default=SMALLEST_BOX_IOU, help="of the mask's box with the object's")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     args = parser.parse_args(argv)
-    for value in (args.smallest_iou, args.smallest_box_iou):
-        if not 0 <= value <= 1:
-            raise InputError(f"limit {value} is not in 0..1")
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
     verdicts = pseudo_label(args.data, args.split, Sam2(args.model, args.device), args.out, limits)
     print(f"{args.out}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}")

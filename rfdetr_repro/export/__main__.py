@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..arguments import input_folder, input_path, label, output_file
 from ..config import Arch, parse_shape
 from ..errors import ArgumentParser, InputError, run_main
 from ..presets import preset
@@ -24,16 +25,16 @@ _OUT = "file to write: .onnx, or .safetensors with --to torch; its manifest, and
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
     add = arguments.add_argument
-    add("--checkpoint", required=True, help="model file (.safetensors)")
+    add("--checkpoint", required=True, type=input_path, help="model file (.safetensors)")
     add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
     add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)")
-    add("--out", required=True, help=_OUT)
+    add("--out", required=True, type=output_file, help=_OUT)
     add("--precision", default="fp32", choices=("fp32", "fp16"))
     add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
-    add("--audit-images", type=Path, help="fp16: folder of pictures for the range audit (default: noise)")
+    add("--audit-images", type=input_folder, help="fp16: folder of pictures for the range audit (default: noise)")
     add("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
     add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
-    add("--name", help="printed name (default: rfdetr-ARCH)")
+    add("--name", type=label, help="printed name (default: rfdetr-ARCH)")
     return arguments
 
 
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--audit-images and --islands belong to --precision fp16")
     if args.to == "torch" and args.precision == "fp16":
         raise InputError("a PyTorch artifact is float32", mend="use --to onnx for fp16")
-    _check_suffix(Path(args.out), args.to)
+    _check_suffix(args.out, args.to)
+    asked = None if args.arch is None else parse_arch(args.arch)
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)  # fails before the work, not after it
     from ..model.checkpoint import load_supernet  # torch loads slowly; arguments are checked first
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .torch import export_torch
 
     supernet, card, digest = load_supernet(args.checkpoint)
-    arch = card.arch if args.arch is None else parse_arch(args.arch)
+    arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
         print(arch.rounding)

@@ -16,6 +16,21 @@ from .artifact import Artifact
 from .session import OrtSession, Session
 
 
+def check_backend(backend: str) -> None:
+    """Finds out, before any work, whether ``backend`` can run here: its package and its device. If not: :class:`InputError`."""
+    choose(backend, BACKENDS, "backend")
+    if backend == "onnxruntime-cuda":
+        _class("ort_cuda_session", "check_provider")()
+    elif backend == "openvino":
+        _class("openvino_session", "OpenVinoSession")
+    elif backend == "torch-graph":
+        _class("torch_session", "graph_device")()
+    elif backend in ("tensorrt", "tensorrt-rtx"):
+        _class("tensorrt_session", "TrtSession")
+        _class("cuda_device", "open_device")()
+        _class("tensorrt", "load_backend")(backend)
+
+
 def open_session(
     artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, cuda_graph: bool = False, build: int = 0
 ) -> Session:

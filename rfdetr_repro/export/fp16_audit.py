@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from ..arguments import input_folder, input_path, whole
 from ..data.decoding import decode
 from ..data.resizing import model_input
 from ..errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
@@ -222,12 +223,12 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when everything fits float16, 1 when islands are needed."""
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="float32 ONNX file")
-    parser.add_argument("--images", type=Path, help="folder of pictures; without it the model sees noise, which proves less")
-    parser.add_argument("--count", type=int, default=8, help=f"number of inputs, 1 to {MOST_INPUTS}")
+    parser.add_argument("model", type=input_path, help="float32 ONNX file")
+    parser.add_argument(
+        "--images", type=input_folder, help="folder of pictures; without it the model sees noise, which proves less"
+    )
+    parser.add_argument("--count", type=whole(1, MOST_INPUTS), default=8, help=f"number of inputs, 1 to {MOST_INPUTS}")
     args = parser.parse_args(argv)
-    if not 1 <= args.count <= MOST_INPUTS:
-        raise InputError(f"--count {args.count} is not from 1 to {MOST_INPUTS}")
     found = audit(args.model, feeds_of(args.model, args.images, args.count))
     for risk in found.risks:
         print(f"{risk.kind:<16} {risk.op:<20} {risk.node}: {risk.value} up to {risk.largest:.4g}")

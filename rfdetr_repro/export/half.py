@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ..arguments import input_folder, input_path, output_file
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import sha256_bytes
 from .artifact import Artifact, Manifest, load_artifact, write_artifact
@@ -200,9 +201,9 @@ class _Rewriter:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact.")
-    parser.add_argument("model", type=Path, help="float32 ONNX file with its manifest")
-    parser.add_argument("--out", required=True, type=Path, help="file to write (.onnx)")
-    parser.add_argument("--audit-images", type=Path, help="folder of pictures for the range audit (default: noise)")
+    parser.add_argument("model", type=input_path, help="float32 ONNX file with its manifest")
+    parser.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
+    parser.add_argument("--audit-images", type=input_folder, help="folder of pictures for the range audit (default: noise)")
     parser.add_argument("--islands", nargs="*", default=(), help="further nodes or operators to keep in float32")
     args = parser.parse_args(argv)
     made = audited_half(load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands)

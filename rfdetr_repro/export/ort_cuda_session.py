@@ -30,9 +30,7 @@ class OrtCudaSession(OrtSession):
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, cuda_graph: bool = False) -> None:
         """``threads``: of the host side. ``cuda_graph``: ONNX Runtime captures one here and replays it in ``launch``."""
-        if self.provider not in onnxruntime.get_available_providers():
-            mend = "install onnxruntime-gpu in place of onnxruntime, or choose another backend"
-            raise InputError(f"this onnxruntime has no {self.provider}", mend=mend)
+        check_provider(self.provider)
         self._captured = cuda_graph
         options = {**self.provider_options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
         self._load(artifact, threads, options)
@@ -100,6 +98,13 @@ class OrtCudaSession(OrtSession):
     def outputs(self) -> Detections:
         """Copies to host memory."""
         return Detections.of([np.array(buffer.numpy()) for buffer in self._output_buffers])
+
+
+def check_provider(name: str = OrtCudaSession.provider) -> None:
+    """Raises :class:`InputError` if the installed onnxruntime was built without this provider."""
+    if name not in onnxruntime.get_available_providers():
+        mend = "install onnxruntime-gpu in place of onnxruntime, or choose another backend"
+        raise InputError(f"this onnxruntime has no {name}", mend=mend)
 
 
 def _preload() -> str:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..arguments import input_path, output_folder, whole
 from ..errors import ArgumentParser, InputError, StatedFailure, run_main
 from ..files import open_input, sha256_bytes, writable_folder, write_atomic
 from .artifact import Artifact, load_artifact, manifest_path, write_artifact
@@ -177,11 +178,15 @@ def _refused(parser: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest.")
-    parser.add_argument("model", type=Path, help="ONNX file with its manifest")
-    parser.add_argument("--backend", default="tensorrt", choices=tuple(MODULES))
-    parser.add_argument("--out", type=Path, help="folder for engines (default: beside the model)")
-    parser.add_argument("--level", type=int, default=3, help="builder optimization level, 0 to 5")
-    parser.add_argument("--builds", type=int, default=1, help="how many engines of the same file (a measurement wants 3)")
+    parser.add_argument("model", type=input_path, help="ONNX file with its manifest")
+    parser.add_argument(
+        "--backend", default="tensorrt", choices=tuple(MODULES), help="what the engine is for (default: tensorrt)"
+    )
+    parser.add_argument("--out", type=output_folder, help="folder for engines (default: beside the model)")
+    parser.add_argument("--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5")
+    parser.add_argument(
+        "--builds", type=whole(1, 1000), default=1, help="how many engines of the same file (a measurement wants 3)"
+    )
     args = parser.parse_args(argv)
     artifact = load_artifact(args.model)
     for build in range(args.builds):

@@ -17,38 +17,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..arguments import MOST_PROCESSES, folder_names, input_folder, number, whole
+from ..campaign import CANDIDATES, EMBEDDED, ENGINES, METRICS
 from ..data.source import add_data_arguments, source_of
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import remove_unfinished, write_atomic
-from ..latency_protocol import DECISION, MODES
+from ..latency_protocol import DECISION, MODES, OF_ONNX
 from ..model_check import model_checks
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
     add = arguments.add_argument
-    add("--run", required=True, type=Path, help="run folder with supernet.safetensors")
+    add("--run", required=True, type=input_folder, help="run folder with supernet.safetensors")
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
     add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
-    add("--metric", default="ap", help="ap, ap50, mask_ap or mask_ap50")
+    add("--metric", default="ap", choices=METRICS, help="what the search maximises")
     add("--mode", default=DECISION.mode, choices=MODES, help="latencies that everything is decided by; the paper's are buffered")
     add("--targets-ms", help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the frontier")
-    add("--tolerance", type=float, default=0.1, help="part of a target by which a pick may miss it")
-    add("--engines", type=int, default=18, help="engines measured for the latency model")
-    add("--most-engines", type=int, help="while the model's error in a cross-validation is too large (default: twice --engines)")
-    add("--candidates", type=int, default=10, help="configurations that get the full protocol")
-    add("--confirm-on", default="val", help="splits on which they are evaluated; with test too, like val,test")
-    add("--confidence", type=float, default=0.95, help="race: one leaves when its chance to be on the frontier is 1 - this")
-    add("--margin", type=float, default=0.003, help="race: AP (a fraction) by which it must be able to beat the faster ones")
-    add("--first", type=float, default=0.05, help="race: part of the images in the first stage, at least 30 images")
-    add("--backend", default="onnxruntime", help="what the found models will run on: latencies are taken there")
+    add("--tolerance", type=number(0, 1, "()"), default=0.1, help="part of a target by which a pick may miss it")
+    add("--engines", type=whole(*ENGINES), default=18, help="engines measured for the latency model")
+    add("--most-engines", type=whole(*ENGINES), help="while the model's error in a cross-validation is too large (default: twice --engines)")
+    add("--candidates", type=whole(*CANDIDATES), default=10, help="configurations that get the full protocol")
+    add("--confirm-on", default="val", type=folder_names, help="splits on which they are evaluated; with test too, like val,test")
+    add(
+        "--confidence",
+        type=number(0, 1, "()"),
+        default=0.95,
+        help="race: one leaves when its chance to be on the frontier is 1 - this",
+    )
+    add(
+        "--margin",
+        type=number(0, 1),
+        default=0.003,
+        help="race: AP (a fraction) by which it must be able to beat the faster ones",
+    )
+    add("--first", type=number(0, 1, "(]"), default=0.05, help="race: part of the images in the first stage, at least 30 images")
+    add("--backend", default="onnxruntime", choices=OF_ONNX, help="what the found models will run on: latencies are taken there")
     add("--precision", default="fp32", choices=("fp32", "fp16"), help="of the found models' files")
     add("--cuda-graph", action="store_true", help="replay a captured CUDA graph")
     add("--force", action="store_true", help="measure even while other programs use the GPU")
     add("--device", choices=("cpu", "cuda"), help="of the passes over the images (default: a GPU if there is one)")
     add("--workers", choices=("ray",), help="many machines, or cores, through Ray (docs/many_machines.md); default: this process")
     add("--address", help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone")
-    add("--worker-count", type=int, help="at most so many workers")
+    add("--worker-count", type=whole(1, MOST_PROCESSES), help="at most so many workers")
     add("--plan", action="store_true", help="search nothing: time a few passes here and say what it would take")
     return arguments
 
@@ -60,24 +72,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .evaluation import goal  # torch loads slowly; the cheap checks of the arguments come first
 
     chosen, targets, rules = goal(args.metric), _targets(args), _rules(args)
-    for name in ("engines", "candidates"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)} is not positive")
+    if args.most_engines is not None and args.most_engines < args.engines:
+        raise InputError(
+            f"--most-engines {args.most_engines} is less than --engines {args.engines}", mend="raise it, or leave it out"
+        )
     from ..bench.arguments import split_names
-    from ..campaign import EMBEDDED
     from ..data.census import print_census
+    from ..export.backends import check_backend
     from .deployment import Deployment
     from .engines import Fit
 
     words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
     deployment = Deployment(args.backend, args.precision, args.cuda_graph)
+    wanted = split_names(args.confirm_on)
+    if "val" not in wanted or set(wanted) - {"val", "test"}:
+        raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
+    check_backend(args.backend)
     search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
     search.deployment = deployment
     settings = replace(EMBEDDED, latency_mode=args.mode)
     search.decision, protocols = settings.decision, settings.protocols
-    wanted = split_names(args.confirm_on)
-    if search.split.split not in wanted or set(wanted) - {"val", "test"}:
-        raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
     splits = [read_searched(search, args.data, name) for name in wanted]
     print_census(splits)
     fit = Fit(args.engines, args.most_engines)

@@ -40,7 +40,7 @@ class Rules:
     def __post_init__(self) -> None:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1
         shares = shares and self.fewest >= 1
-        if not (shares and self.growth > 1 and self.margin >= 0 and self.resamples >= 20):
+        if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
             raise InputError(f"race rules {self} make no race", mend="first, confidence in (0, 1); fewest >= 1 < growth")
 
     def first_images(self, images: int) -> int:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from ..config import SearchSpace, TrainConfig, parse_shape
+from ..arguments import LARGEST_SEED, MOST_PROCESSES, input_path, output_folder, whole
+from ..config import TRAIN_WHOLE, SearchSpace, TrainConfig, parse_shape
 from ..data.source import add_data_arguments, source_of
 from ..errors import ArgumentParser, InputError, run_main
 from ..files import writable_folder
@@ -26,22 +26,34 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
     add = arguments.add_argument
     add_data_arguments(arguments, "--plan can do without", ("train", "val"))
-    add("--out", help="run folder; an existing run is resumed")
+    add("--out", type=output_folder, help="run folder; an existing run is resumed")
     add("--size", default="pico", help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)")
     add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
     add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
-    add("--weights", help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model")
-    add("--steps", type=int, help="optimizer steps (default: the size's recipe)")
-    add("--batch-size", type=int, help="images per micro-batch, over all processes")
-    add("--accumulate", type=int, help="micro-batches per optimizer step")
-    add("--seed", type=int, default=0)
+    add(
+        "--weights",
+        type=input_path,
+        help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model",
+    )
+    add("--steps", type=whole(*TRAIN_WHOLE["steps"]), help="optimizer steps (default: the size's recipe)")
+    add("--batch-size", type=whole(*TRAIN_WHOLE["batch_size"]), help="images per micro-batch, over all processes")
+    add("--accumulate", type=whole(*TRAIN_WHOLE["accumulate"]), help="micro-batches per optimizer step")
+    add("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the weights, the order of the images and the draws")
     add("--sampling", choices=("uniform", "sandwich"), help="architectures of a step: one drawn, or also the two extremes")
-    add("--evaluate-every", type=int, help="steps between evaluations on the val split")
-    add("--patience", type=int, help="stop after so many evaluations without a better AP; the best weights are the model")
+    add("--evaluate-every", type=whole(1, TRAIN_WHOLE["evaluate_every"][1]), help="steps between evaluations on the val split")
+    add(
+        "--patience",
+        type=whole(1, TRAIN_WHOLE["patience"][1]),
+        help="stop after so many evaluations without a better AP; the best weights are the model",
+    )
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, e.g. lr=2e-4")
     add("--tensorboard", action="store_true", help="also write TensorBoard curves")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    add("--processes", type=int, help="of this machine that share each batch on the CPU (default: by its cores)")
+    add(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        help="of this machine that share each batch on the CPU (default: by its cores)",
+    )
     add("--plan", action="store_true", help="train nothing: time a few steps here and say what the run would take")
     return arguments
 
@@ -56,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = replace(row, arch=row.arch.with_input(*args.shape))
     names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    for name, value in {**given, "processes": args.processes}.items():
-        if isinstance(value, int) and value < 1:
-            raise InputError(f"{name.replace('_', '-')} {value} is not positive")
     train = with_settings(replace(train, seed=args.seed, **given), args.set)
     if args.plan:
         _plan(args, row, space, train)
@@ -116,13 +125,13 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
         print("\n".join([*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]))
     writable_folder(args.out)  # before the progress bar appears
     recipe = Recipe(row, train, space)
-    setup = {"recipe": recipe, "split": split, "folder": Path(args.out), "initial": initial, "device": device}
+    setup = {"recipe": recipe, "split": split, "folder": args.out, "initial": initial, "device": device}
     evaluate = (lambda model: base_accuracies(model, held_out)) if held_out and train.evaluate_every else None
     trainer = run_training({**setup, "tensorboard": args.tensorboard}, args.processes, evaluate)
     if ranks.rank == 0:
         if trainer.best.step:
             print(trainer.best.describe())
-        print(f"model: {Path(args.out) / MODEL}")
+        print(f"model: {args.out / MODEL}")
 
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..errors import InputError
+from ..ranges import choose
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
@@ -17,8 +18,9 @@ def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
     changes: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        if not equals or name not in TrainConfig.__dataclass_fields__:
-            raise InputError(f"unknown setting {text!r}", mend=f"known: {', '.join(TrainConfig.__dataclass_fields__)}")
+        if not equals:
+            raise InputError(f"{text!r} is no setting", mend="write NAME=VALUE, like lr=2e-4")
+        choose(name, TrainConfig.__dataclass_fields__, "setting")
         changes[name] = _parsed(value, type(getattr(config, name)), text)
     return replace(config, **changes)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..arguments import input_file, label, output_file
 from ..errors import ArgumentParser, InputError, run_main
 from ..model.checkpoint import load_supernet, save_detector
 
@@ -31,15 +32,15 @@ def slim(source: str | Path, target: str | Path, note: str = "") -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.train.slim", description="Weights of a model as float16.")
-    parser.add_argument("source", help="model file of a run (.safetensors)")
-    parser.add_argument("target", help="file to write (.safetensors)")
-    parser.add_argument("--note", default="", help="kept in the file")
+    parser.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
+    parser.add_argument("target", type=output_file, help="file to write (.safetensors)")
+    parser.add_argument("--note", default="", type=label, help="a note that is kept in the file")
     args = parser.parse_args(argv)
-    if Path(args.target).suffix != ".safetensors":
+    if args.target.suffix != ".safetensors":
         raise InputError("the target is no .safetensors file", args.target)
     torch.set_num_threads(1)
     digest = slim(args.source, args.target, args.note)
-    print(f"{args.target}  {Path(args.target).stat().st_size / 1e6:.1f} MB  sha256 {digest}")
+    print(f"{args.target}  {args.target.stat().st_size / 1e6:.1f} MB  sha256 {digest}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+"""What an argument of a command may be: argparse types that check range, path and name while the command line is read.
+
+Each function here is a ``type=`` of ``add_argument``, or makes one. What it refuses becomes one line that names the argument, and
+exit code 2, before any file is read or written. No torch here.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import tempfile
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import InputError
+from .files import output_path
+from .ranges import plain_name
+
+MOST_THREADS, MOST_PROCESSES, LARGEST_SEED = 1024, 1024, 2**63 - 1
+_LONGEST_LABEL = 200
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of whole numbers from ``low`` to ``high``, both allowed."""
+
+    def parse(text: str) -> int:
+        digits = text.strip()
+        if re.fullmatch(r"[+-]?[0-9]{1,20}", digits) and low <= int(digits) <= high:
+            return int(digits)
+        raise ArgumentTypeError(f"{_shown(text)} is not a whole number from {low} to {high}")
+
+    return parse
+
+
+def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
+    """The type of finite numbers from ``low`` to ``high``; a round bracket in ``ends`` leaves that end out, as in "(]"."""
+    above, below = ends[0] == "(", ends[1] == ")"
+    bounds = f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = math.nan if "_" in text else float(text)
+        except ValueError:
+            value = math.nan
+        if (value > low if above else value >= low) and (value < high if below else value <= high):  # NaN fails
+            return value
+        raise ArgumentTypeError(f"{_shown(text)} is not a number {bounds}")
+
+    return parse
+
+
+def wholes(low: int, high: int) -> Callable[[str], list[int]]:
+    """The type of lists like "10,14,18", of different whole numbers from ``low`` to ``high``."""
+    one = whole(low, high)
+
+    def parse(text: str) -> list[int]:
+        values = [one(part) for part in text.split(",")]
+        if len(set(values)) != len(values):
+            raise ArgumentTypeError(f"{_shown(text)} names a number twice")
+        return values
+
+    return parse
+
+
+def label(text: str) -> str:
+    """A name that is printed and stored, not one of a file."""
+    if not text.strip() or not text.isprintable() or len(text) > _LONGEST_LABEL:
+        raise ArgumentTypeError(f"{_shown(text)} is no name: write 1 to {_LONGEST_LABEL} printable characters")
+    return text
+
+
+def folder_name(text: str) -> str:
+    """A name that files and folders are found by: it holds no path."""
+    try:
+        return plain_name(text, "the name")
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
+def folder_names(text: str) -> str:
+    """Names like "val,test", each a :func:`folder_name`; returned as they are written."""
+    for part in text.split(","):
+        folder_name(part.strip())
+    return text
+
+
+def path(text: str) -> Path:
+    """A path that need not exist."""
+    if not text.strip() or "\0" in text:
+        raise ArgumentTypeError(f"{_shown(text)} is no path")
+    return Path(text)
+
+
+def input_path(text: str) -> Path:
+    """A file or folder that exists."""
+    found = path(text)
+    _mode(found)
+    return found
+
+
+def input_folder(text: str) -> Path:
+    """A folder that exists."""
+    found = input_path(text)
+    if not found.is_dir():
+        raise ArgumentTypeError(f"{_shown(text)} is no folder")
+    return found
+
+
+def input_file(text: str) -> Path:
+    """A regular file that exists."""
+    found = input_path(text)
+    if not found.is_file():
+        raise ArgumentTypeError(
+            f"{_shown(text)} is {'a folder' if found.is_dir() else 'no regular file'}, where a file is needed"
+        )
+    return found
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written: a regular file, or a name in a folder that is writable or can be made. Nothing is made yet."""
+    target = path(text)
+    try:
+        final = output_path(target)
+    except InputError as error:
+        raise ArgumentTypeError(str(error)) from error
+    _check_writable(final, final.parent)
+    return target
+
+
+def output_folder(text: str) -> Path:
+    """A folder that can be written: one that is writable, or can be made. Nothing is made yet."""
+    target = path(text)
+    if os.path.lexists(target) and not target.is_dir():
+        raise ArgumentTypeError(f"cannot write: {_shown(text)} is no folder")
+    _check_writable(target, Path(os.path.abspath(target)))
+    return target
+
+
+def _check_writable(target: Path, folder: Path) -> None:
+    """Tries a nameless file in the nearest folder that exists: permissions alone do not tell (read-only disks, root)."""
+    try:
+        os.stat(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # a name that is too long, links that lead in a circle
+            raise ArgumentTypeError(f"cannot write {_shown(str(target))}: {error.strerror}") from error
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ArgumentTypeError(f"cannot write to {_shown(str(folder))}: {error.strerror}") from error
+
+
+def _mode(found: Path) -> None:
+    try:
+        os.stat(found)
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise ArgumentTypeError(f"cannot read {_shown(str(found))}: {told}") from error
+
+
+def _shown(text: str) -> str:
+    """The text as Python writes it; of a long one the beginning and the end, which holds a file's name."""
+    shown = repr(text)
+    return shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-45:]}"
