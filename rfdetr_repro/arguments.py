@@ -87,7 +87,7 @@ def folder_names(text: str) -> str:
     return text
 
 
-def path(text: str) -> Path:
+def any_path(text: str) -> Path:
     """A path that need not exist."""
     if not text.strip() or "\0" in text:
         raise ArgumentTypeError(f"{_shown(text)} is no path")
@@ -96,7 +96,7 @@ def path(text: str) -> Path:
 
 def input_path(text: str) -> Path:
     """A file or folder that exists."""
-    found = path(text)
+    found = any_path(text)
     _mode(found)
     return found
 
@@ -121,7 +121,7 @@ def input_file(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     """A file that can be written: a regular file, or a name in a folder that is writable or can be made. Nothing is made yet."""
-    target = path(text)
+    target = any_path(text)
     try:
         final = output_path(target)
     except InputError as error:
@@ -132,7 +132,7 @@ def output_file(text: str) -> Path:
 
 def output_folder(text: str) -> Path:
     """A folder that can be written: one that is writable, or can be made. Nothing is made yet."""
-    target = path(text)
+    target = any_path(text)
     if os.path.lexists(target) and not target.is_dir():
         raise ArgumentTypeError(f"cannot write: {_shown(text)} is no folder")
     _check_writable(target, Path(os.path.abspath(target)))

@@ -7,12 +7,11 @@ attention out. ``CONVENTIONS`` says so per family, and a cell is compared with a
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
+from .csv_text import to_csv as as_csv
 from .paper import join_key, published_records, published_table
 from .record import Record
 
@@ -82,11 +81,7 @@ def cost_cells(records: Iterable[Record]) -> list[CostCell]:
 
 
 def to_csv(cells: Iterable[CostCell]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(CostCell._fields)
-    writer.writerows(["" if value is None else value for value in cell] for cell in cells)
-    return stream.getvalue()
+    return as_csv([CostCell._fields, *cells])
 
 
 def to_markdown(cells: Sequence[CostCell]) -> str:

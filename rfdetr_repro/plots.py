@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import input_folder, input_path, output_folder
-from .errors import ArgumentParser, InputError, run_main
+from .errors import ArgumentParser, InputError, run_main, shortened
 from .files import open_input, parse_json
 from .plots_campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
 from .plots_detections import Annotations, detections_height_in, draw_detections
@@ -98,6 +98,9 @@ def detections_figure(
     return save(draw, path, detections_height_in(len(images), truths is not None, columns))
 
 
+_LOGGED = {"step": (0, 1e12), "loss": (-1e30, 1e30), "ap50": (0, 1), "val_ap50": (0, 1), "test_ap50": (0, 1)}  # what is drawn
+
+
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is an :class:`InputError`."""
     with open_input(path) as stream:
@@ -115,6 +118,11 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
                 raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
             if not all(isinstance(value, (int, float, str)) or value is None for value in row.values()):
                 raise InputError("a row holds more than numbers and names", f"{path}:{number}", "remove the line")
+            for name, (low, high) in _LOGGED.items():
+                value = row.get(name)
+                if value is not None and (isinstance(value, (bool, str)) or not low <= value <= high):
+                    told = f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to {high:g}"
+                    raise InputError(told, f"{path}:{number}", "remove the line")
             rows.append(row)
     return rows
 

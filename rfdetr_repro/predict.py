@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .arguments import number, output_folder, path
+from .arguments import any_path, number, output_folder
 from .config import Arch, parse_shape
 from .errors import ArgumentParser, InputError, run_main
 from .files import write_atomic
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
     add = arguments.add_argument
     add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
-    add("--checkpoint", required=True, type=path, help="model file: ours, released, transformers")
+    add("--checkpoint", required=True, type=any_path, help="model file: ours, released, transformers")
     add("--size", help="name of the size, where the file does not tell it")
     add("--labels", help=LABELS_HELP)
     add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")

@@ -21,7 +21,7 @@ from .ap_gaps import ap_gaps, describe_gaps
 from .arguments import output_folder
 from .campaign import Campaign, campaign, from_scratch
 from .data.source import DataSource, add_data_arguments, source_of
-from .errors import ArgumentParser, StatedFailure, run_main
+from .errors import ArgumentParser, InputError, StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
 from .model_check import model_checks
 from .pareto import confirmed_points, metric
@@ -300,6 +300,17 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def check_inputs(chosen: Campaign) -> None:
+    """Raises :class:`InputError` if a file that the campaign names is not there, or its backend cannot run here."""
+    before = None if chosen.pretraining is None else chosen.pretraining.data
+    for what, path in (("data", chosen.data), ("weights", chosen.weights), ("data of the pretraining", before)):
+        if path is not None and not DataSource.of(path).exists():
+            raise InputError(f"the campaign's {what} are not there", path, "check the path")
+    from .export.backends import check_backend
+
+    check_backend(chosen.backend)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     chosen = campaign(args.campaign)
@@ -315,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for line in plan(chosen):
             print(line, flush=True)
         return
+    check_inputs(chosen)
     folder = writable_folder(args.out or Path("runs") / chosen.name)
     command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
     report = Reproduction(chosen, folder, command.strip()).run()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .arguments import input_file, output_file
 from .digests import SEALED, digests_of
 from .errors import ArgumentParser, InputError, run_main
 from .files import open_input, output_path, parse_json, write_atomic
@@ -30,9 +31,9 @@ VERIFIED, LATER, WITHOUT = "verified", "verified since a later time", "without d
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser("rfdetr_repro.seal", description="Which Records of stores are unaltered since they were written.")
-    parser.add_argument("stores", type=Path, nargs="+", metavar="STORE.jsonl", help="files of Records")
+    parser.add_argument("stores", type=input_file, nargs="+", metavar="STORE.jsonl", help="files of Records")
     told = "write a copy of the one store in which Records without digests have them, with the time; the file must not exist"
-    parser.add_argument("--out", type=Path, metavar="NEW.jsonl", help=told)
+    parser.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=told)
     args = parser.parse_args(argv)
     if args.out is not None and len(args.stores) > 1:
         raise InputError(f"--out {args.out} is for one store, {len(args.stores)} are given", mend="seal one store at a time")

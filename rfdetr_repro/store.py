@@ -14,6 +14,8 @@ from .files import locked, open_input, output_path, parse_json
 from .record import Record
 
 _LONGEST_LINE = 1 << 24
+_TRAINING_LOG = "train_log.jsonl"  # of a run folder that has no Records yet
+_MOST_FILES = 200_000  # below a folder that is searched for stores
 _BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
 
 
@@ -64,7 +66,12 @@ class Store:
         with open_input(self.path) as stream:
             lines = stream.read().split(b"\n")
         records: dict[str, Record] = {}
-        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is a torn line
+        whole, torn = lines[:-1], lines[-1]  # what follows the last newline is a torn line
+        foreign = not torn.startswith(b'{"'[: len(torn)]) and (torn.strip(b"\0") or not whole)  # a crash may leave zeros
+        if foreign or (whole and _content_of(whole[0])):
+            told = _content_of(torn if foreign else whole[0]) or "its last line begins like none"
+            raise InputError(f"not a store of Records: {told}", self.path, "give a records.jsonl, or the folder of a run")
+        for number, line in enumerate(whole, 1):
             if line.strip():
                 try:
                     record = Record.from_json(line)
@@ -112,13 +119,41 @@ def unverified_words(records: Sequence[Record]) -> str:
 
 
 def _files(path: Path) -> list[Path]:
+    """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON Lines but training logs."""
     if not path.is_dir():
         return [path]
     if (path / "records.jsonl").exists():  # training logs lie beside it
         return [path / "records.jsonl"]
-    return sorted(
-        file for file in path.rglob("*.jsonl") if file.name == "records.jsonl" or not (file.parent / "records.jsonl").exists()
-    )
+    found, looked_at = [], 0
+    try:
+        for folder, folders, names in os.walk(path, onerror=_raise):
+            looked_at += len(folders) + len(names)
+            if looked_at > _MOST_FILES:
+                raise InputError(f"more than {_MOST_FILES} files are below this folder", path, "give the folder of the runs")
+            lines = [name for name in names if name.endswith(".jsonl") and name != _TRAINING_LOG]
+            found += [Path(folder, name) for name in lines if name == "records.jsonl" or "records.jsonl" not in lines]
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", error.filename or path, "give the folder of the runs") from error
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _content_of(line: bytes) -> str:
+    """What a file is whose first line is this; empty if it may be a Record."""
+    if not line.strip(b"\0 \r\t"):
+        return "it holds no text" if line.strip() else ""
+    try:
+        fields = parse_json(line)
+    except ValueError:
+        return "" if line.startswith(b'{"') else "its first line is no JSON object"
+    if not isinstance(fields, dict):
+        return "its first line is no JSON object"
+    if "step" in fields and "schema" not in fields:
+        return "this is the log of a training run"
+    return ""
 
 
 def _wait_for_lock(stream: BinaryIO) -> None:

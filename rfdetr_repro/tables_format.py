@@ -6,8 +6,6 @@ column everywhere, by its state in JSON, and by bold (measured) and italic (comp
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import unicodedata
@@ -15,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
+
+from .csv_text import to_csv
 
 PUBLISHED, MEASURED, MISSING, UNAVAILABLE = "published", "measured", "not measured", "not measurable here"
 COMPUTED = "computed"  # arithmetic on an architecture: nothing ran
@@ -144,15 +144,13 @@ def _typed(table: Table, strong: str, soft: str, escaped: Callable[[str], str]) 
 
 
 def _csv(table: Table) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     sections = any(table.sections)
-    writer.writerow((["section"] if sections else []) + [column.key for column in table.columns])
+    rows = [(["section"] if sections else []) + [column.key for column in table.columns]]
     for row, section in zip(table.rows, table.sections, strict=True):
         cells = [row.get(column.key, Cell()) for column in table.columns]
         texts = [cell.text or (cell.state if cell.state in MARKS else "") for cell in cells]
-        writer.writerow(([section] if sections else []) + texts)
-    return stream.getvalue()
+        rows.append(([section] if sections else []) + texts)
+    return to_csv(rows)
 
 
 def _group_spans(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:

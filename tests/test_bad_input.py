@@ -99,15 +99,17 @@ def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, file = ["--run", str(tmp_path), "--data", "y"], tmp_path / "x"
+    file.touch()
     assert "from 1 to" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--steps", "0"])
     assert "unknown size" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--size", "giant"])
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
     assert "threshold" in refused(capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"])
-    assert "unknown metric" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--metric", "speed"])
-    assert "no list of latencies" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--targets-ms", "fast"])
-    assert "make no race" in refused(capsys, search.main, ["--run", "x", "--data", "y", "--strategy", "race", "--first", "0"])
+    assert "invalid choice: 'speed'" in refused(capsys, search.main, [*run, "--metric", "speed"])
+    assert "no list of latencies" in refused(capsys, search.main, [*run, "--targets-ms", "fast"])
+    assert "above 0 and at most 1" in refused(capsys, search.main, [*run, "--strategy", "race", "--first", "0"])
     assert "belong to --precision fp16" in refused(
-        capsys, export.main, ["--checkpoint", "x", "--out", "y.onnx", "--islands", "Exp"]
+        capsys, export.main, ["--checkpoint", str(file), "--out", "y.onnx", "--islands", "Exp"]
     )
     assert "unknown table" in refused(capsys, tables.main, ["--table", "99"]).lower()
 

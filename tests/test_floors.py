@@ -21,6 +21,7 @@ FLOORS = {
         "files",
         "unfinished",
         "arguments",
+        "csv_text",
         "config",
         "latency_protocol",
         "presets",

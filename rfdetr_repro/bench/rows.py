@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +148,7 @@ def backend_of(args: argparse.Namespace, graph: bool) -> str:
 def _has_manifest(path: str | Path) -> bool:
     from ..export.artifact import manifest_path
 
-    return manifest_path(path).is_file()
+    return os.path.lexists(manifest_path(path))  # a broken link is a manifest that is lost, not a file without
 
 
 def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:

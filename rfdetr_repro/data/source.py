@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..arguments import path
+from ..arguments import any_path
 from ..errors import InputError
 
 # Of files that every data set has: the folder says more.
@@ -82,12 +82,17 @@ def add_data_arguments(parser: argparse._ActionsContainer, use: str, splits: tup
     ``splits``: those that the command can read; ``--annotations`` stands for the first.
     """
     add = parser.add_argument
-    add("--data", type=path, help=f"{LAYOUTS}; {use}")
-    add("--annotations", type=path, metavar="FILE", help=f"annotation file of the {splits[0]} split, in place of --data")
-    add("--images", type=path, metavar="DIR", help="folder of the images that --annotations names (default: beside the file)")
+    add("--data", type=any_path, help=f"{LAYOUTS}; {use}")
+    add("--annotations", type=any_path, metavar="FILE", help=f"annotation file of the {splits[0]} split, in place of --data")
+    add("--images", type=any_path, metavar="DIR", help="folder of the images that --annotations names (default: beside the file)")
     for name in splits[1:]:
-        add(f"--annotations-{name}", type=path, metavar="FILE", help=f"annotation file of the {name} split; with --annotations")
-        add(f"--images-{name}", type=path, metavar="DIR", help="folder of its images (default: that of --images)")
+        add(
+            f"--annotations-{name}",
+            type=any_path,
+            metavar="FILE",
+            help=f"annotation file of the {name} split; with --annotations",
+        )
+        add(f"--images-{name}", type=any_path, metavar="DIR", help="folder of its images (default: that of --images)")
     add("--drop-bad", action="store_true", help="leave out rows and images that cannot be used, and say how many of which kind")
 
 
