@@ -18,7 +18,8 @@ from .ranges import check_ranges, choose
 
 MAX_SIDE = 16384  # px; larger inputs are mistakes
 MAX_TOKENS = 2**14  # patches of an image, as of 2048 x 2048 px in patches of 16; attention grows with their square
-_ARCH_KEY = re.compile(r"r(\d+)(?:x(\d+))?-p(\d+)-w(\d+)-d(\d+)-q(\d+)")
+_DIGITS = "([0-9]{1,9})"
+_ARCH_KEY = re.compile(f"r{_DIGITS}(?:x{_DIGITS})?-p{_DIGITS}-w{_DIGITS}-d{_DIGITS}-q{_DIGITS}")
 
 
 @dataclass(frozen=True, order=True)
@@ -114,7 +115,7 @@ class Arch:
 
 def parse_shape(text: str) -> tuple[int, int]:
     """``"384x640"`` -> (384, 640): height and width in px."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    match = re.fullmatch(f"{_DIGITS}x{_DIGITS}", text.strip())
     if match is None:
         raise InputError(f"{text!r} is not a shape", mend="write height x width in px, like 384x640")
     return int(match[1]), int(match[2])

@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterable
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_FORMULA = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?")
 
 
@@ -27,6 +27,8 @@ def csv_cell(value: object) -> object:
     """``value``, with an apostrophe in front if it is a text that a spreadsheet would run. A sign alone is no formula."""
     if value is None:
         return ""
+    if isinstance(value, str):
+        value = value.replace("\r\n", "\n").replace("\r", "\n")  # the module csv would leave a lone "\r" without quotes
     if not isinstance(value, str) or not value.startswith(_FORMULA) or value in ("+", "-") or _NUMBER.fullmatch(value):
         return value
     return f"'{value}"

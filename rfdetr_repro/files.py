@@ -25,6 +25,7 @@ from .unfinished import (
     remove_abandoned_writes,
 )
 
+MOST_FILES = 200_000  # that are looked through below a folder
 _MOST_NAME_BYTES = 150  # of the final name that a temporary name repeats: file systems allow 255 bytes
 
 
@@ -84,6 +85,26 @@ def remove_unfinished(folder: str | Path) -> list[Path]:
         removed += remove_abandoned_folders(place)
         removed += remove_abandoned_files(Path(place, name) for name in names if name[0] == "." and name.endswith(UNFINISHED))
     return removed
+
+
+def files_below(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder from ``folder`` down, and the names of its files; links to folders are not followed.
+
+    Raises :class:`InputError` for a folder that cannot be read, and for more than :data:`MOST_FILES` files and folders.
+    """
+    seen = 0
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            seen += len(folders) + len(names)
+            if seen > MOST_FILES:
+                raise InputError(f"more than {MOST_FILES} files lie below this folder", folder, "give the folder that is meant")
+            yield Path(parent), names
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", error.filename or folder, "give the folder that is meant") from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def writable_folder(path: str | Path) -> Path:

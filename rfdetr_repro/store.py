@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import InputError
-from .files import locked, open_input, output_path, parse_json
+from .files import files_below, locked, open_input, output_path, parse_json
 from .record import Record
 
 _LONGEST_LINE = 1 << 24
 _TRAINING_LOG = "train_log.jsonl"  # of a run folder that has no Records yet
-_MOST_FILES = 200_000  # below a folder that is searched for stores
 _BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
 
 
@@ -124,21 +123,11 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if (path / "records.jsonl").exists():  # training logs lie beside it
         return [path / "records.jsonl"]
-    found, looked_at = [], 0
-    try:
-        for folder, folders, names in os.walk(path, onerror=_raise):
-            looked_at += len(folders) + len(names)
-            if looked_at > _MOST_FILES:
-                raise InputError(f"more than {_MOST_FILES} files are below this folder", path, "give the folder of the runs")
-            lines = [name for name in names if name.endswith(".jsonl") and name != _TRAINING_LOG]
-            found += [Path(folder, name) for name in lines if name == "records.jsonl" or "records.jsonl" not in lines]
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", error.filename or path, "give the folder of the runs") from error
+    found: list[Path] = []
+    for folder, names in files_below(path):
+        stores = [name for name in names if name.endswith(".jsonl") and name != _TRAINING_LOG]
+        found += [folder / name for name in stores if name == "records.jsonl" or "records.jsonl" not in stores]
     return sorted(found)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _content_of(line: bytes) -> str:

@@ -25,6 +25,7 @@ from ..arguments import input_folder, input_path, whole
 from ..data.decoding import decode
 from ..data.resizing import model_input
 from ..errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
+from ..files import files_below
 from .onnx_file import check_operators, load, load_whole
 from .trial import check_size, run_once
 
@@ -213,7 +214,8 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
         for _ in range(count):
             yield {name: random.random((1, 3, height, width), dtype=np.float32)}
         return
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES) if images.is_dir() else []
+    below = ((folder / name) for folder, names in files_below(images) for name in names)
+    files = sorted(file for file in below if file.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError("no pictures", images, "give a folder with .jpg or .png files")
     for file in files[:count]:

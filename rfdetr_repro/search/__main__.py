@@ -37,7 +37,11 @@ def parser() -> argparse.ArgumentParser:
     add("--targets-ms", help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the frontier")
     add("--tolerance", type=number(0, 1, "()"), default=0.1, help="part of a target by which a pick may miss it")
     add("--engines", type=whole(*ENGINES), default=18, help="engines measured for the latency model")
-    add("--most-engines", type=whole(*ENGINES), help="while the model's error in a cross-validation is too large (default: twice --engines)")
+    add(
+        "--most-engines",
+        type=whole(*ENGINES),
+        help="while the model's error in a cross-validation is too large (default: twice --engines)",
+    )
     add("--candidates", type=whole(*CANDIDATES), default=10, help="configurations that get the full protocol")
     add("--confirm-on", default="val", type=folder_names, help="splits on which they are evaluated; with test too, like val,test")
     add(

@@ -56,6 +56,7 @@ OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "run/summary.json": [("report", ("--run", "run", "--out", "out.pdf"))],
     "run/train_log.jsonl": [("report", ("--run", "run", "--out", "out.pdf"))],
     "campaign.toml": [("reproduce", ("--campaign", "campaign.toml"))],
+    "space.toml": [("reproduce", ("--campaign", "space.toml"))],
 }
 # command -> (arguments that are right, flags that take a value)
 ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -79,6 +80,14 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--data",
             "--split",
             "--ap-gate",
+            "--checkpoint",
+            "--inject",
+            "--boxes",
+            "--classes",
+            "--cuda-graph",
+            "--seconds",
+            "--builds",
+            "--shape",
             "--protocol",
             "--campaign",
             "--scope",
@@ -94,15 +103,84 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tables": (("--table", "2"), ("--table", "--format", "--records")),
     "mean": (
         ("--name", "own", "run", "--out", "out.jsonl"),
-        ("--name", "--split", "--mode", "--buffer-ms", "--target-ms", "--out"),
+        (
+            "--name",
+            "--split",
+            "--mode",
+            "--buffer-ms",
+            "--target-ms",
+            "--tolerance",
+            "--runtime",
+            "--variant",
+            "--select",
+            "--out",
+        ),
     ),
-    "compare": (("run/records.jsonl", "run/records.jsonl"), ("--margin",)),
+    "compare": (("run/records.jsonl", "run/records.jsonl"), ("--margin", "--between-sessions", "--old", "--new")),
     "export": (
         ("--checkpoint", "model.safetensors", "--out", "out.onnx"),
         ("--checkpoint", "--arch", "--shape", "--out", "--precision", "--to", "--name"),
     ),
     "fp16_audit": (("foreign.onnx", "--count", "1"), ("--images", "--count")),
     "reproduce": (("--campaign", "campaign.toml"), ("--campaign", "--data", "--out")),
+    "train": (
+        ("--data", "coco", "--out", "out", "--steps", "1"),
+        (
+            "--data",
+            "--out",
+            "--size",
+            "--shape",
+            "--weights",
+            "--steps",
+            "--batch-size",
+            "--accumulate",
+            "--seed",
+            "--sampling",
+            "--evaluate-every",
+            "--patience",
+            "--set",
+            "--device",
+            "--processes",
+            *(f"--set={name}" for name in ("lr", "steps", "bfloat16", "sampling", "seed", "ema_decay", "nothing")),
+        ),
+    ),
+    "search": (
+        ("--run", "run", "--data", "coco"),
+        (
+            "--run",
+            "--data",
+            "--strategy",
+            "--metric",
+            "--mode",
+            "--targets-ms",
+            "--tolerance",
+            "--engines",
+            "--most-engines",
+            "--candidates",
+            "--confirm-on",
+            "--confidence",
+            "--margin",
+            "--first",
+            "--backend",
+            "--precision",
+            "--device",
+            "--workers",
+            "--worker-count",
+        ),
+    ),
+    "finetune": (
+        ("--run", "model.safetensors", "--arch", "r32-p8-w1-d1-q5", "--data", "coco", "--out", "out"),
+        ("--run", "--arch", "--data", "--out", "--steps", "--set", "--device", "--processes"),
+    ),
+    "family": (("--run", "run", "--data", "coco"), ("--run", "--data", "--patches", "--resolutions")),
+    "plots": (("--figure", "pareto", "--records", "run", "--out", "out"), ("--figure", "--records", "--run", "--out")),
+    "report": (("--run", "run", "--out", "out.pdf"), ("--run", "--records", "--out")),
+    "intervals": (("run/records.jsonl",), ("--quiet",)),
+    "costs": (("--models", "rfdetr-nano", "--out", "out.jsonl"), ("--models", "--counters", "--artifacts", "--out", "--page")),
+    "seal": (("run/records.jsonl", "--out", "out.jsonl"), ("--out",)),
+    "half": (("model.onnx", "--out", "out.onnx"), ("--out", "--audit-images", "--islands")),
+    "slim": (("model.safetensors", "out.safetensors"), ("--note",)),
+    "embedded": (("--out", "out"), ("--out", "--train-images", "--side", "--seed")),
 }
 WORDS = (
     "",
@@ -127,6 +205,11 @@ WORDS = (
     "coco",
     "é\udc80",
     "a\nb",
+    "=1+1",
+    "1e-9",
+    "1_0",
+    "-0.5",
+    "9" * 5000,
     "{}",
     "1,2",
     "x" * 200 + "/" + "y" * 200,
@@ -162,7 +245,14 @@ def _may_lack(file: str, mutation: Mutation) -> bool:
         return mutation.name == "missing"  # then the file is somebody else's
     if mutation.name.startswith("annotations.0.segmentation"):  # then boxes are read alone, and a line says so
         return True
-    of_text_kind = file in ("campaign.toml", "yolo/labels/val/0.txt", "run/train_log.jsonl", "yolo/data.yaml", "run/summary.json")
+    of_text_kind = file in (
+        "campaign.toml",
+        "space.toml",
+        "yolo/labels/val/0.txt",
+        "run/train_log.jsonl",
+        "yolo/data.yaml",
+        "run/summary.json",
+    )
     return of_text_kind and mutation.name.split(" ")[0] in ("empty", "cut", "missing", "nul")
 
 
@@ -237,6 +327,9 @@ def _of_arguments() -> Iterator[Case]:
 
 def _with_flag(arguments: Sequence[str], flag: str, word: str) -> tuple[str, ...]:
     """``flag=word`` in place of the value that ``arguments`` gives to ``flag``."""
+    joint = "=" if flag.startswith("--set=") else ""
+    if joint:
+        return (*arguments, f"{flag}{joint}{word}")
     kept = list(arguments)
     if flag in kept:
         place = kept.index(flag)

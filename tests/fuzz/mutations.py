@@ -123,6 +123,13 @@ def of_text(text: str) -> Iterator[Mutation]:
             ("map", "{a: 1}"),
             ("text", '"x"'),
             ("date", "2020-99-99"),
+            ("day", "2020-02-29"),
+            ("time", "2020-02-29T12:00:00Z"),
+            ("table", "{ a = 1 }"),
+            ("deep", "[" * 3000),
+            ("deep table", "{ a = " * 3000),
+            ("sign", "+"),
+            ("triple quote", '"""'),
             ("tag", "!!python/object:os.system x"),
             ("bool", "true"),
             ("long", "n" * 5000),
@@ -133,6 +140,11 @@ def of_text(text: str) -> Iterator[Mutation]:
             changed = text[: match.start()] + token + text[match.end() :]
             where = f"{text.count(chr(10), 0, match.start()) + 1}:{match.group()[:20]}"
             yield Mutation(f"{where} = {name}", lambda path, changed=changed: _write(path, changed.encode()))
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        for name, kept in (("left out", []), ("twice", [line, line])):
+            changed = "".join([*lines[:number], *kept, *lines[number + 1 :]])
+            yield Mutation(f"line {number + 1} {name}", lambda path, changed=changed: _write(path, changed.encode()))
 
 
 def _writer(document: Any, dump: Callable[[Any], str]) -> Callable[[Path], None]:

@@ -259,8 +259,10 @@ def _expensive() -> Iterator[Change]:
     for limit in (10**9, 2**62):
 
         def numbers(model: ModelProto, limit: int = limit) -> None:
-            ends = [helper.make_node("Constant", [], [name], value_float=float(value)) for name, value in
-                    (("start", 0), ("limit", limit), ("step", 1))]
+            ends = [
+                helper.make_node("Constant", [], [name], value_float=float(value))
+                for name, value in (("start", 0), ("limit", limit), ("step", 1))
+            ]
             _first(model, *ends, helper.make_node("Range", ["start", "limit", "step"], ["big"]))
 
         yield f"Range to {limit}", numbers, True
@@ -365,6 +367,3 @@ def _external() -> Iterator[tuple[str, dict[str, str], Callable[[Path], None]]]:
     for key in ("offset", "length"):
         for value in ("x", "-1", "", "1e3", "9" * 30, "100000"):
             yield f"{key} {value!r}", {**inside, key: value}, data(128)
-
-
-

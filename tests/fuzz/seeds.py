@@ -39,6 +39,20 @@ buffer_ms = 50
 """
 
 
+SPACE = """[space]
+resolutions = [128]
+queries = [25]
+[sustained]
+timeout_s = 5.0
+[pretraining]
+data = "coco"
+lr = 0.001
+ema_decay = 0.99
+sampling = "uniform"
+bfloat16 = true
+"""
+
+
 def write_seeds(folder: Path) -> Path:
     """Writes coco/, yolo/, picture.png, model.safetensors, model.onnx (+ model.json), foreign.onnx, run/ and campaign.toml."""
     _coco(folder / "coco")
@@ -56,6 +70,7 @@ def write_seeds(folder: Path) -> Path:
     Store(store).extend([replace(record, campaign="embedded") for record in few])
     shutil.rmtree(folder / "run" / "predictions")
     (folder / "campaign.toml").write_text(CAMPAIGN)
+    (folder / "space.toml").write_text(SPACE)
     return folder
 
 
