@@ -116,6 +116,9 @@ def detect(
         images = [_loaded(picture, resize == ANTIALIASED) for picture in pictures[start : start + batch_size]]
         batch = torch.from_numpy(to_input([resized(image.pixels, arch.input_hw, resize) for image in images]))
         outputs = detector(batch.to(device), arch)
+        if not (bool(torch.isfinite(outputs.logits).all()) and bool(torch.isfinite(outputs.boxes_cxcywh).all())):
+            what = "the model gives numbers that are not finite"
+            raise InputError(what, mend="its weights are broken or too large: take an earlier checkpoint")
         if not (torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()):
             told = "the model gives scores or boxes that are not finite"  # no score is then above any threshold
             raise InputError(told, arch.key, "its weights have diverged, or overflow; use others")

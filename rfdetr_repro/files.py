@@ -215,6 +215,15 @@ def open_input(path: str | Path) -> Iterator[Any]:
         yield stream
 
 
+def refuse_stand_in(head: bytes, path: str | Path) -> None:
+    """:class:`InputError` where a file's first bytes are those of what is often saved in its place: a web page, a pointer."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError("this is a Git LFS pointer, not the file itself", path, "fetch it with: git lfs pull")
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise InputError("this is a web page, not the file itself", path, "download the file again, from its direct address")
+
+
 def read_json(path: str | Path) -> Any:
     """Parses a UTF-8 JSON file; anything else is an :class:`InputError` that names line and column."""
     with open_input(path) as stream:

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from ..errors import InputError
-from ..files import open_input, sha256_file
+from ..files import open_input, refuse_stand_in, sha256_file
 
 LARGEST_BYTES = 2**31 - 1  # of one protobuf message
 OLDEST_OPSET = 13
@@ -25,6 +25,7 @@ def load(path: str | Path) -> onnx.ModelProto:
     """The ONNX model at ``path``, without what lies beside it; a missing or broken one is an :class:`InputError`."""
     with open_input(Path(path)) as stream:
         content = stream.read(LARGEST_BYTES + 1)
+    refuse_stand_in(content[:256], path)
     if len(content) > LARGEST_BYTES:
         raise InputError("the model has more than 2 GB", path, "export it with external data, or in float16")
     try:

@@ -18,11 +18,12 @@ from torch import Tensor
 from ..codec import decode
 from ..config import Arch, ModelConfig, SearchSpace
 from ..errors import FULL, InputError
-from ..files import atomic_path, parse_json, sha256_file
+from ..files import atomic_path, open_input, parse_json, refuse_stand_in, sha256_file
 from ..resize_rules import ANTIALIASED
 from .detector import Detector
 
 FORMAT = "rfdetr_repro/1"
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # types of weights
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ def _sort_metadata(path: Path) -> None:
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of one of our files; anything else is an :class:`InputError` that names the file."""
-    if not Path(path).is_file():
+    if not os.path.lexists(path):
         raise InputError("no such checkpoint", path, "check the path, or train one first")
+    with open_input(path) as stream:
+        refuse_stand_in(stream.read(256), path)
     try:
         with safe_open(str(path), framework="pt") as stream:
             metadata = stream.metadata() or {}
@@ -124,6 +127,8 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
         _compare_shapes(tensors, card)
         detector = Detector(card.config, card.arch)
         detector.load_state_dict(tensors)
+    except InputError as error:
+        raise InputError(str(error), path) from error
     except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"checkpoint does not fit its own description: {str(error)[:200]}", path, "train it again") from error
     return detector.eval(), card, sha256_file(path)
@@ -138,8 +143,23 @@ def _compare_shapes(tensors: dict[str, Tensor], card: ModelCard) -> None:
     for name, tensor in described.items():
         if tensors[name].shape != tensor.shape:
             raise ValueError(f"{name} is {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}")
-        if tensors[name].is_floating_point() != tensor.is_floating_point() or tensors[name].is_complex():
-            raise ValueError(f"{name} is {tensors[name].dtype} instead of {tensor.dtype}")
+    check_numbers({name: tensors[name] for name in described}, described)
+
+
+def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """:class:`InputError` unless each tensor is of a type that becomes the expected one without loss of meaning, and finite.
+
+    Weights are of a floating type of 16 bits or more: integers, booleans, complex numbers and floats of 8 bits need scales or a
+    reading that no file states.
+    """
+    for name, like in expected.items():
+        tensor = tensors[name]
+        if tensor.dtype not in FLOATS if like.is_floating_point() else tensor.dtype != like.dtype:
+            raise InputError(f"{name} is {tensor.dtype} instead of {like.dtype}", mend="save the model in float32 or float16")
+        if like.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"the weights hold values that are not finite, e.g. in {name}", mend="take an earlier checkpoint")
+        if like.dtype == torch.float32 and tensor.dtype == torch.float64 and not bool(torch.isfinite(tensor.float()).all()):
+            raise InputError(f"{name} holds values beyond the range of float32", mend="take an earlier checkpoint")
 
 
 def sha256_tensors(tensors: dict[str, Tensor]) -> str:

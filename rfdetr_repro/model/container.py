@@ -6,7 +6,6 @@ Hugging Face transformers.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import open_input
+from ..files import open_input, parse_json, refuse_stand_in
 from .unpickle import RESAVE, Fields, read_pickle
 
 # Components that wrappers put into parameter names, in any order and at any depth; no model here has such a part.
@@ -36,9 +35,10 @@ def read_container(path: str | Path) -> dict[str, Any]:
     Missing, empty, truncated and foreign files, and pickles with a foreign global, raise :class:`InputError`.
     """
     with open_input(path) as stream:
-        head = stream.read(16)
+        head = stream.read(256)
     if not head:
         raise InputError("the checkpoint is empty", path, "copy or download it again")
+    refuse_stand_in(head, path)
     if head[8:9] == b"{":  # safetensors: 8 bytes of header length, then JSON
         return _read_safetensors(path)
     content = read_pickle(path)
@@ -68,7 +68,8 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with open_input(path) as stream:
+            found = parse_json(stream.read())
     except (OSError, ValueError) as error:
         raise InputError(f"unreadable {CONFIG_JSON} beside the weights: {error}", path, "copy it again, or remove it") from error
     return found if isinstance(found, dict) else {}

@@ -22,7 +22,7 @@ from ..files import atomic_path, sha256_file
 from ..labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
 from ..presets import PRESETS, Preset, preset
 from ..resize_rules import ANTIALIASED, rule_of_upstream
-from .checkpoint import FORMAT, ModelCard, load_supernet
+from .checkpoint import FORMAT, ModelCard, check_numbers, load_supernet
 from .container import CONFIG_JSON, arguments, chosen_weights, read_container, weights_file
 from .detector import Detector
 from .layouts import ENCODER, from_dinov2, from_transformers, layout_of
@@ -68,15 +68,21 @@ def load_pretrained(
                 said = {**transformers_settings(content[CONFIG_JSON]), **said}
             configuration = content.get("model_config")
             found = infer_preset(released, said, row, configuration if isinstance(configuration, dict) else {})
+            with torch.device("meta"):  # nothing is allocated before the file is known to hold what it describes
+                described = Detector(found.model, found.arch).state_dict()
+            most = Path(path).stat().st_size
+            if sum(tensor.numel() for tensor in described.values()) > most:
+                raise InputError(f"a file of {most} bytes does not hold the model that it describes", mend="is it complete?")
+            ours = from_released(released, described, found.model.groups)
+            check_numbers(ours, described)
             detector = Detector(found.model, found.arch)
-            detector.load_state_dict(from_released(released, detector.state_dict(), found.model.groups))
+            detector.load_state_dict(ours)
             found_labels = _labels(said, found.model.num_classes, labels)
     except InputError as error:
         raise InputError(str(error), path) from error
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"the file describes itself with values that cannot be used ({error})", path, "name the size") from error
-    if odd := next((name for name, value in detector.state_dict().items() if not bool(torch.isfinite(value).all())), None):
-        raise InputError(f"the weights hold values that are not finite, e.g. in {odd}", path, "take an earlier checkpoint")
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+        told = str(error).strip() or type(error).__name__
+        raise InputError(f"the file describes itself with values that cannot be used ({told})", path, "name the size") from error
     notes = "; ".join(note for note in (found_labels.note, taken) if note)
     rule = rule_of_upstream(said)
     names, ids = found_labels.names, found_labels.category_ids
@@ -112,7 +118,9 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
     side = math.isqrt(encoder[_POSITIONS].shape[1] - 1)
     encoder[_POSITIONS] = resample_positions(encoder[_POSITIONS], (side, side), row.model.pos_grid_hw)
     expected = {name: value for name, value in detector.state_dict().items() if name.startswith("backbone.")}
-    detector.load_state_dict(from_released(encoder, expected, row.model.groups), strict=False)
+    ours = from_released(encoder, expected, row.model.groups)
+    check_numbers(ours, expected)
+    detector.load_state_dict(ours, strict=False)
     return detector
 
 
@@ -187,8 +195,10 @@ def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(names: dict[str, Tensor], pattern: str) -> int:
-    found = [int(match[1]) for match in map(re.compile(pattern).fullmatch, names) if match]
-    return max(found, default=-1) + 1
+    found = {int(match[1]) for match in map(re.compile(pattern).fullmatch, names) if match}
+    if found != set(range(len(found))):
+        raise InputError(f"parts of the model are missing: it has {len(found)} of {max(found) + 1} that match {pattern}")
+    return len(found)
 
 
 def _levels(released: dict[str, Tensor]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .checkpoint import FLOATS
 
 _ENCODER = "backbone.0.encoder.encoder."
 
@@ -94,6 +95,9 @@ def from_released(released: dict[str, Tensor], expected: dict[str, Tensor], grou
         if missing := [key for key in names if key not in left]:
             raise InputError(f"the checkpoint lacks {missing[0]} (and {len(missing) - 1} more)", mend="is it this size?")
         parts = [left.pop(key) for key in names]
+        if like.is_floating_point() and (odd := {part.dtype for part in parts} - FLOATS):
+            what = f"{names[0]} is {odd.pop()}, which is no type of weights"
+            raise InputError(what, mend="save the model in float32 or float16")
         tensor = torch.stack(parts) if name.startswith("selection.") else torch.cat(parts) if len(parts) > 1 else parts[0]
         if tensor.shape != like.shape:
             raise InputError(

@@ -11,10 +11,13 @@ from __future__ import annotations
 import collections
 import datetime
 import io
+import math
 import pathlib
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -43,6 +46,9 @@ _STORAGES = {
 }
 _DTYPES = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)}
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[biufc]\d{1,2}|[SU]\d{1,6}|[mM]8(?:\[\w+\])?|\?)")
+MOST_PICKLE_BYTES = 2**26  # of the description of tensors and values, which holds no weights
+MOST_WRITTEN = 2**22  # values, where each counts as often as it is part of another
+MOST_COPIED = 2**25  # bytes and elements that calls in a pickle may copy, all together
 _PLAIN_BUILTINS: tuple[type, ...] = (list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, bool, complex, slice)
 # Python 2's names of modules, which pickle protocols below 3 use, and where NumPy and pathlib moved.
 _MOVED = {
@@ -68,6 +74,10 @@ _DAMAGED = (
     AttributeError,
     OverflowError,
     MemoryError,
+    LookupError,
+    AssertionError,
+    struct.error,
+    zlib.error,
 )
 
 
@@ -183,6 +193,8 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     if not isinstance(storage, Tensor):
         raise ValueError("a tensor without a storage")
     sides, steps = [int(side) for side in size], [int(step) for step in stride]
+    if math.prod(sides) > storage.numel():  # weights share no numbers among themselves
+        raise ValueError("a tensor is larger than its storage")
     last = int(offset) + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
     if min([int(offset), *sides, *steps]) < 0 or (0 not in sides and last >= storage.numel()):
         raise ValueError("a tensor lies outside its storage")
@@ -261,9 +273,15 @@ def _tensor_of_type(make: Any, arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _builtin(kind: type, *parts: Any) -> Any:
-    """A value of a plain builtin type; a number of bytes to reserve is not a value."""
+    """A value of a plain builtin type; a number of bytes to reserve is not a value, and text is not made of other values."""
     if kind in (bytes, bytearray) and parts and isinstance(parts[0], int):
         raise Foreign(f"builtins.{kind.__name__} of a size")
+    if kind is str and parts and not isinstance(parts[0], (str, bytes)):
+        raise Foreign(f"builtins.str of {type(parts[0]).__name__}")
+    if kind in (set, frozenset, dict) and parts:
+        members = list(parts[0])
+        _check_keys(members if kind is not dict or isinstance(parts[0], dict) else [key for key, _ in members])
+        return kind(members if not isinstance(parts[0], dict) else parts[0])
     return kind(*parts)
 
 
@@ -274,12 +292,19 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
     return array.value
 
 
-class InertUnpickler(pickle.Unpickler):
-    """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id names."""
+class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+    """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id names.
+
+    The standard library's unpickler in Python, because the one in C can neither bound what a pickle makes of itself (a table of
+    memory as large as any number it names, a list copied a million times, keys that take for ever to hash) nor refuse a change
+    of a tensor.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
     def __init__(self, stream: BinaryIO, load_storage: Callable[[str, torch.dtype, int], Tensor]) -> None:
         super().__init__(stream)
-        self.names, self.load_storage = inert_names(), load_storage
+        self.names, self.load_storage, self.copied = inert_names(), load_storage, 0
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name; any other name raises :class:`Foreign`."""
@@ -298,6 +323,87 @@ class InertUnpickler(pickle.Unpickler):
         return self.load_storage(str(key), kind.dtype, numel)
 
 
+    def load_reduce(self) -> None:
+        """A call: what it may copy is counted, and values that would be keys are looked at."""
+        function, arguments = self.stack[-2:]
+        if not isinstance(function, (_Call, type)) or not isinstance(arguments, tuple):
+            raise Foreign(f"a call of {type(function).__name__}")
+        self._count(arguments)
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        self._count(self.stack[-1])
+        super().load_newobj()
+
+    def load_newobj_ex(self) -> None:
+        self._count([*self.stack[-2], *self.stack[-1].values()])
+        super().load_newobj_ex()
+
+    def load_obj(self) -> None:
+        raise Foreign("an object of pickle protocol 1")
+
+    load_inst = load_obj
+
+    def load_build(self) -> None:
+        """A state for an object: only those of :func:`inert_names` have one."""
+        if not isinstance(self.stack[-2], (Fields, _Array, _Dtype, _Call, dict)):
+            raise Foreign(f"a change of {type(self.stack[-2]).__name__}")
+        if isinstance(self.stack[-2], dict):  # attributes of a dictionary, which nothing here reads
+            self.stack.pop()
+            return
+        state = self.stack[-1]
+        self._count(state if isinstance(state, (tuple, list)) else [state])
+        super().load_build()
+
+    def load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _check_keys(self.stack[0::2])  # what stands since the mark
+        super().load_setitems()
+
+    def load_additems(self) -> None:
+        _check_keys(self.stack)
+        super().load_additems()
+
+    def load_dict(self) -> None:
+        _check_keys(self.stack[0::2])
+        super().load_dict()
+
+    def load_frozenset(self) -> None:
+        _check_keys(self.stack)
+        super().load_frozenset()
+
+    def _count(self, parts: Any) -> None:
+        """Bounds what calls copy: each may copy all of its arguments, and the same long value may be given to many."""
+        self.copied += sum(len(part) for part in parts if hasattr(part, "__len__") and not isinstance(part, Tensor))
+        if self.copied > MOST_COPIED:
+            raise ValueError("its values copy each other without end")
+
+    dispatch |= {
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
+        pickle.OBJ[0]: load_obj,
+        pickle.INST[0]: load_inst,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.DICT[0]: load_dict,
+        pickle.FROZENSET[0]: load_frozenset,
+    }
+
+
+def _check_keys(keys: Any) -> None:
+    """Keys and members of sets: values that hash at once. A tuple of tuples of tuples may take for ever."""
+    for key in keys:
+        for part in key if isinstance(key, tuple) else (key,):
+            if isinstance(part, (tuple, frozenset)):
+                raise Foreign("a key that is nested")
+
+
 def read_pickle(path: str | Path) -> Any:
     """What a PyTorch file holds, a zip archive or the sequence of pickles that came before (until PyTorch 1.5).
 
@@ -306,11 +412,11 @@ def read_pickle(path: str | Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                return plain(_read_archive(archive, path))
+                return _finished(_read_archive(archive, path))
         with Path(path).open("rb") as stream:
             if stream.peek(2)[:2] == b"PK":
                 raise ValueError("a zip archive without its end")
-            return plain(_read_sequence(stream, Path(path).stat().st_size))
+            return _finished(_read_sequence(stream, Path(path).stat().st_size))
     except Foreign as error:
         raise InputError(f"the file wants to load {error.name}, which is refused", path, RESAVE) from None
     except _NotOurs as error:
@@ -323,19 +429,41 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
+class _Bounded:
+    """A file of which one pickle is read: at most MOST_PICKLE_BYTES."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.left = stream, MOST_PICKLE_BYTES
+
+    def _taken(self, found: bytes) -> bytes:
+        self.left -= len(found)
+        if self.left < 0:
+            raise ValueError("the description of its tensors is too long")
+        return found
+
+    def read(self, count: int) -> bytes:
+        return self._taken(self.stream.read(min(count, self.left + 1)))
+
+    def readline(self) -> bytes:
+        return self._taken(self.stream.readline(self.left + 1))
+
+
 def _read_sequence(stream: BinaryIO, size: int) -> Any:
     """Magic number, protocol, machine, content, keys of storages: five pickles, then the storages."""
     storages: dict[str, tuple[Tensor, int]] = {}
+    left = size
 
     def load_storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
-        if numel * dtype.itemsize > size:
-            raise ValueError("a storage is larger than the file")
+        nonlocal left
         if key not in storages:
+            left -= numel * dtype.itemsize
+            if left < 0:
+                raise ValueError("its storages are larger than the file")
             storages[key] = torch.zeros(numel * dtype.itemsize, dtype=torch.uint8), dtype.itemsize
         return storages[key][0].view(dtype) if numel else torch.empty(0, dtype=dtype)
 
     def load() -> Any:
-        return InertUnpickler(stream, load_storage).load()
+        return InertUnpickler(_Bounded(stream), load_storage).load()
 
     try:
         magic = load()
@@ -362,19 +490,35 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
     if len(roots) != 1:
         raise _NotOurs
     root = roots[0]
-    if (order := members.get(f"{root}byteorder")) is not None and archive.read(order).strip() != b"little":
+    if (order := members.get(f"{root}byteorder")) is not None and _small(archive, order).strip() != b"little":
         raise InputError("the file was written on a big-endian machine", path, RESAVE)
     storages: dict[str, Tensor] = {}
+    left = Path(path).stat().st_size
 
     def load_storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        nonlocal left
         if key not in storages:
             member = members[f"{root}data/{key}"]
+            left -= member.file_size
+            if left < 0:
+                raise ValueError("its storages are larger than the file")
             if member.compress_type != zipfile.ZIP_STORED or member.file_size < numel * dtype.itemsize:
                 raise ValueError(f"storage {key} is compressed or cut short")
             storages[key] = _bytes_of(path, member)
         return storages[key][: numel * dtype.itemsize].view(dtype) if numel else torch.empty(0, dtype=dtype)
 
-    return InertUnpickler(io.BytesIO(archive.read(members[f"{root}data.pkl"])), load_storage).load()
+    return InertUnpickler(io.BytesIO(_small(archive, members[f"{root}data.pkl"])), load_storage).load()
+
+
+def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """Content of a member that holds no weights; one that is long once it is inflated is refused before that."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename} is compressed in an unusual way")
+    with archive.open(member) as stream:
+        content = stream.read(MOST_PICKLE_BYTES + 1)
+    if len(content) > MOST_PICKLE_BYTES:
+        raise ValueError("the description of its tensors is too long")
+    return content
 
 
 def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
@@ -389,20 +533,59 @@ def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
     return torch.from_numpy(buffer)
 
 
-def plain(value: Any) -> Any:
-    """``value`` with finished NumPy arrays and dtypes in place of those in the making, at every depth of plain containers."""
-    if isinstance(value, _Array):
-        return plain(value.value) if isinstance(value.value, list) else value.value
+def _finished(value: Any) -> Any:
+    """:func:`plain` of a value that is not larger written out than MOST_WRITTEN, and not part of itself."""
+    _written(value, {})
+    return plain(value)
+
+
+def _written(value: Any, sizes: dict[int, int]) -> int:
+    """Number of values in ``value`` written out: what is part of many others counts in each. ``sizes``: by identity.
+
+    A few hundred bytes of pickle may hold a list of two lists of two lists, and so on: nobody could print or search that.
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        return 1 + len(value) // 16
+    if isinstance(value, Mapping):
+        parts: Any = [*value.keys(), *value.values()]
+    elif isinstance(value, Fields):
+        parts = list(value.__dict__.values())
+    elif isinstance(value, _Array):
+        parts = [value.value]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    else:
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = MOST_WRITTEN + 1  # until the size is known: of a value that is part of itself
+        sizes[id(value)] = 1 + sum(_written(part, sizes) for part in parts)
+    if sizes[id(value)] > MOST_WRITTEN:
+        raise ValueError("its values contain each other without end")
+    return sizes[id(value)]
+
+
+def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """``value`` with finished NumPy arrays and dtypes in place of those in the making, at every depth of plain containers.
+
+    ``known``: by identity what was visited already, for a value may be part of many others, and of itself.
+    """
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)][1]
     if isinstance(value, _Dtype):
         return value.value
-    if isinstance(value, Mapping):
+    if isinstance(value, _Array) and not isinstance(value.value, list):
+        return value.value
+    known[id(value)] = value, value  # the value itself is kept, so that its identity is not given to another one
+    if isinstance(value, _Array):
+        known[id(value)] = value, plain(value.value, known)
+    elif isinstance(value, Mapping):
         for key in list(value):
-            value[key] = plain(value[key])  # type: ignore[index]
-        return value
-    if isinstance(value, Fields):
-        value.__dict__.update({name: plain(one) for name, one in value.__dict__.items()})
-        return value
-    if isinstance(value, list):
-        value[:] = [plain(one) for one in value]
-        return value
-    return type(value)(plain(one) for one in value) if type(value) in (tuple, set, frozenset) else value
+            value[key] = plain(value[key], known)  # type: ignore[index]
+    elif isinstance(value, Fields):
+        value.__dict__.update({name: plain(one, known) for name, one in list(value.__dict__.items())})
+    elif isinstance(value, list):
+        value[:] = [plain(one, known) for one in value]
+    elif type(value) in (tuple, set, frozenset):
+        known[id(value)] = value, type(value)(plain(one, known) for one in value)
+    return known[id(value)][1]

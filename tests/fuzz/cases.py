@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mutations import Mutation, of_bytes, of_json, of_place, of_text
 from mutations_onnx import of_onnx
+from mutations_pth import of_pth
 
 
 class Case(NamedTuple):
@@ -41,6 +42,7 @@ OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("predict", ("picture.png", "--checkpoint", "model.safetensors", "--out", "out")),
         ("export", ("--checkpoint", "model.safetensors", "--out", "out.onnx")),
     ],
+    "model.pth": [("predict", ("picture.png", "--checkpoint", "model.pth", "--out", "out"))],
     "model.onnx": [EVALUATE],
     "model.json": [EVALUATE, ("bench", ("--onnx", "model.onnx", *BENCH))],
     "foreign.onnx": [
@@ -267,6 +269,8 @@ def _structured(file: str, content: bytes) -> Iterator[Mutation]:
         yield from of_text(content.decode())
     elif file.endswith(".safetensors"):
         yield from _of_header(content)
+    elif file.endswith(".pth"):
+        yield from of_pth(content)
     elif file == "foreign.onnx":
         yield from of_onnx(content)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from samples_run import run_records, write_run
 
 from rfdetr_repro.export.onnx import export_onnx
 from rfdetr_repro.model.checkpoint import ModelCard, save_detector
+from rfdetr_repro.model.pretrained import save_released
 from rfdetr_repro.store import Store
 
 CAMPAIGN = """base = "embedded"
@@ -54,13 +56,15 @@ bfloat16 = true
 
 
 def write_seeds(folder: Path) -> Path:
-    """Writes coco/, yolo/, picture.png, model.safetensors, model.onnx (+ model.json), foreign.onnx, run/ and campaign.toml."""
+    """Writes data, picture.png, model.safetensors, model.pth, model.onnx (+ model.json), foreign.onnx, run/, campaign.toml."""
     _coco(folder / "coco")
     _yolo(folder / "yolo")
     _picture(1).save(folder / "picture.png")
     detector = tiny_detector()
     card = ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS)
     save_detector(folder / "model.safetensors", detector.state_dict(), card)
+    with redirect_stdout(None):  # what upstream's program cannot run
+        save_released(folder / "model.pth", detector, card)
     export_onnx(detector.slice(ARCH), folder / "model.onnx", meta=meta())
     _foreign(folder / "foreign.onnx")
     write_run(folder / "run")
