@@ -57,7 +57,7 @@ class LibraryNotBuilt(InputError, ImportError):
 
 
 _KEPT = "what is finished is kept; run the same command again to go on"
-_ONE_SIGNAL_S = 10.0
+_ONE_SIGNAL_S, _LONGEST_IMPORT_S, _AGAIN_S = 10.0, 60.0, 0.05
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_THERE = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
@@ -153,26 +153,46 @@ def _signals_end_the_command() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that all ends as after Ctrl-C.
 
     Signals that the process ignores, or that somebody else handles, are left alone. Those that follow within seconds are one with
-    the first (``timeout`` sends SIGTERM to the process and to its group): they must not break what is being put in order.
+    the first (``timeout`` sends SIGTERM to the process and to its group): they must not break what is being put in order. While a
+    library is imported a signal waits, Ctrl-C too: compiled parts of PyTorch abort the process where their import breaks off.
     """
     came_at: list[float] = []
+    waited: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if came_at and time.monotonic() - came_at[-1] < _ONE_SIGNAL_S:
+        if number != signal.SIGINT and came_at and time.monotonic() - came_at[-1] < _ONE_SIGNAL_S:
             return
+        if _imports(frame) and len(waited) < _LONGEST_IMPORT_S / _AGAIN_S:
+            waited.append(number)
+            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         came_at.append(time.monotonic())
         raise Interrupted(number, f"and ended: {_KEPT}")
 
-    mine = []
-    if threading.current_thread() is threading.main_thread():
-        mine = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    if threading.current_thread() is not threading.main_thread():
+        usual = {}
+    mine = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
     try:
         for number in mine:
             signal.signal(number, handle)
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in mine.items():
+            signal.signal(number, handler)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether ``frame`` runs inside an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_progress_bars() -> None:

@@ -165,6 +165,32 @@ def test_a_signal_ends_a_command_in_order_and_a_second_one_does_not_disturb_it(t
     assert not list(temporary.iterdir()) and [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
+IMPORTS = """
+    import sys
+    from rfdetr_repro.errors import run_main
+    def main(argv):
+        import slow_to_import
+        print("imported", flush=True)
+        while True:
+            slow_to_import.sleep(0.01)
+    raise SystemExit(run_main(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_import_is_finished_before_a_signal_ends_the_command(tmp_path: Path, number: int) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import sys\nfrom time import sleep\nprint('importing', flush=True)\nsys.stdin.readline()\nsleep(0.2)\n"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    with start(IMPORTS, env=environment, stdin=subprocess.PIPE) as process:
+        said(process, "importing")
+        process.send_signal(number)
+        out, told = process.communicate("\n", timeout=PATIENCE_S)
+    assert process.returncode == 128 + number and out in ("imported\n", "") and told.count("\n") == 1, told
+    assert told.startswith("interrupted")
+
+
 def test_signals_that_somebody_else_handles_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))

@@ -30,7 +30,7 @@ from outcome import differences, modelled_ms, outcome  # noqa: E402
 from watch import MARK, Moments, kill, processes, wait_for_none  # noqa: E402
 
 SURVIVE_S = 60.0  # processes may take so long to notice that their parent is gone
-OF_LIBRARIES = {".ses"}  # ONNX Runtime keeps this file in the temporary folder, killed or not
+OF_LIBRARIES = (".ses", "torchinductor_")  # what ONNX Runtime and PyTorch keep in the temporary folder, killed or not
 LONGEST_S = 1800.0  # a command that takes longer hangs
 
 
@@ -79,8 +79,8 @@ class Run:
         waited, left = wait_for_none(self.mark, SURVIVE_S)
         if left:
             self.wrong.append(f"{len(left)} processes are left {waited:.0f} s after the end: {left}")
-        if names := {path.relative_to(self.temporary).as_posix() for path in self.temporary.rglob("*")} - OF_LIBRARIES:
-            self.wrong.append(f"left in the temporary folder: {sorted(names)[:5]}")
+        if names := sorted(path.name for path in self.temporary.iterdir() if not path.name.startswith(OF_LIBRARIES)):
+            self.wrong.append(f"left in the temporary folder: {names[:5]}")
         return outcome(self.folder) if not any("exit code" in line for line in self.wrong) else {}
 
     def _start(self, command: Command) -> subprocess.Popen[bytes]:
