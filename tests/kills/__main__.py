@@ -150,12 +150,12 @@ def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kil
     rng.shuffle(moments)
     rows: list[list[Kill]] = [[] for _ in range(runs)]
     for number in range(kills):
-        if number % 2:
+        if (number + number // runs) % 2:  # so that every run has both
             name, moment = moments[number // 2 % len(moments)]
         else:
             (name,), moment = rng.choices([one.name for one in chosen], [one.weight for one in chosen]), ""
         late = rng.randrange(3) if moment in ("part", "checkpoint", "race", "store") else 0
-        rows[number % runs].append(Kill(name, moment, bool(number // runs % 2) ^ bool(number % 2), rng.random() < 0.5, late))
+        rows[number % runs].append(Kill(name, moment, rng.random() < 0.5, rng.random() < 0.5, late))
     return rows
 
 

@@ -24,15 +24,18 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Of the campaign in ``folder``, as text that can be compared."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in files]
-    found: dict[str, Any] = {"files": [name for name in names if not name.endswith(".log")]}
+    found: dict[str, Any] = {"files": [name for name in names if "/samples/" not in name]}
     for path, name in zip(files, names, strict=True):
-        if path.suffix in BYTES and path.name not in TIMED or path.parent.name == "annotations":
+        if path.parent.name == "samples":  # raw latencies, named by their hash: as many, and each one that a Record names
+            key = f"samples in {path.parent.relative_to(folder).as_posix()}"
+            found[key] = found.get(key, 0) + 1
+        elif path.suffix in BYTES and path.name not in TIMED or path.parent.name == "annotations":
             found[f"sha256 of {name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "train_log.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
         elif path.name == "records.jsonl":
-            found |= _records(name, Store(path).read())
+            found |= _records(name, path, Store(path).read())
         elif path.name == "stages.json":
             found[f"stages of {name}"] = list(json.loads(path.read_text()))
     pdf, html = folder / "run" / "report.pdf", folder / "run" / "report.html"
@@ -41,10 +44,13 @@ def outcome(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _records(name: str, records: list[Record]) -> dict[str, Any]:
+def _records(name: str, path: Path, records: list[Record]) -> dict[str, Any]:
     searched = [record for record in records if record.source == "search" and record.model.variant is None]
     trained = [record for record in searched if record.latency is not None]
+    samples = {record.latency.samples_sha256 for record in records if record.latency is not None} - {None}
+    folder = path.parent / "samples"
     return {
+        f"samples missing of {name}": sum(not (folder / f"{digest}.npz").exists() for digest in samples),
         f"records of {name}": sorted(map(_without_latency, records)),
         f"frontier of {name}": [record.model.name for record in frontier(trained, "latency", "ap")],
     }
