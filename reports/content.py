@@ -97,7 +97,8 @@ def _what_ran(run: Run) -> list[Block]:
                 {"name": Cell(str(stage.get("name", ""))), "time": Cell(time), "detail": Cell(str(stage.get("detail", "")))}
             )
         times = [stage["seconds"] for stage in stages if isinstance(stage.get("seconds"), (int, float))]
-        table.add({"name": Cell("all"), "time": Cell(duration(sum(times)))})
+        whole = "all" if len(times) == len(stages) else f"{len(times)} of {len(stages)} stages, the others without a time"
+        table.add({"name": Cell(whole), "time": Cell(duration(sum(times)) if times else "")})
         blocks.append(Grid(table))
     blocks += [] if stages else [_absent("Stages and their durations")]
     return [*blocks, *_data(run), *_recipe(run)]

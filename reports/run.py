@@ -13,6 +13,8 @@ from rfdetr_repro.plots import read_log
 from rfdetr_repro.record import Record
 from rfdetr_repro.store import read_stores
 
+MEND = "write it again by running the campaign"
+
 
 @dataclass
 class Run:
@@ -35,12 +37,11 @@ class Run:
 
     def part(self, name: str) -> dict[str, Any]:
         """A part of the summary that is an object; empty if it is absent."""
-        value = self.summary.get(name)
-        return value if isinstance(value, dict) else {}
+        return self.summary.get(name) or {}
 
     def items(self, name: str) -> list[Any]:
-        value = self.summary.get(name)
-        return list(value) if isinstance(value, (list, tuple)) else []
+        """A part of the summary that is a list; empty if it is absent."""
+        return list(self.summary.get(name) or [])
 
 
 def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
@@ -55,7 +56,8 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     if (folder / "summary.json").exists():
         run.summary = read_json(folder / "summary.json")
         if not isinstance(run.summary, dict):
-            raise InputError("not a JSON object", folder / "summary.json", "write it again by running the campaign")
+            raise InputError("not a JSON object", folder / "summary.json", MEND)
+        _check_summary(run.summary, folder / "summary.json")
     if (folder / "train_log.jsonl").exists():
         run.log = read_log(folder / "train_log.jsonl")
     captions = _captions(folder / "predictions.json")
@@ -63,11 +65,26 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     return run
 
 
+def _check_summary(summary: dict[str, Any], path: Path) -> None:
+    """Refuses a part of another kind: what is broken must not be reported as not in this run. A part may be absent, or null."""
+    kinds = {
+        dict: ("machine", "env", "data", "data.splits", "recipe", "search", "search.one_by_one", "search.latency_model"),
+        list: ("stages", "departures", "checks"),
+    }
+    for kind, places in kinds.items():
+        for place in places:
+            value: Any = summary
+            for name in place.split("."):
+                value = value.get(name) if value is not None else None
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{place!r} is no {'object' if kind is dict else 'list'}", path, MEND)
+    if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
+        raise InputError("a stage is no object", path, MEND)
+
+
 def _captions(path: Path) -> dict[str, str]:
-    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else gives no captions."""
+    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else is an :class:`InputError`."""
     rows = read_json(path) if path.exists() else []
-    found = {}
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and isinstance(row.get("file"), str):
-            found[Path(row["file"]).name] = str(row.get("caption", ""))
-    return found
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
+        raise InputError("not a list of pictures with their captions", path, "remove the file, or draw the pictures again")
+    return {Path(row["file"]).name: str(row.get("caption", "")) for row in rows}

@@ -65,6 +65,8 @@ class Protocol:
         choose(self.scope, ("engine", "device", "host"), "scope of a latency")
         choose(self.clock_policy, ("free", "locked", "denied"), "clock policy")
         check_ranges(self, WHOLE, REAL, "the protocol")
+        if not isinstance(self.flush_l2, bool):
+            raise InputError(f"flush_l2 = {self.flush_l2!r} is neither true nor false", "the protocol")
         if self.batch != 1:
             raise InputError(f"batch = {self.batch}: one image at a time is timed", "the protocol", "leave batch out")
         if not 1 <= self.min_samples <= self.max_samples:

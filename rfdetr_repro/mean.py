@@ -162,7 +162,7 @@ class Target(NamedTuple):
             closest = min(chosen_on, key=miss)
             what = f"{name} has no file within {self.tolerance:.0%} of {self.ms:g} ms"
             raise InputError(what, mend=f"the nearest takes {closest.latency.median_ms:.3g} ms")  # type: ignore[union-attr]
-        best = max(near, key=lambda record: (self.value(record) or 0.0, record.id))
+        best = max(near, key=lambda record: (self.value(record), record.id))
         for record in records:
             if _split(record) == split and _file(record) == _file(best):
                 return record

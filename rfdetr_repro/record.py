@@ -20,6 +20,7 @@ from .digests import altered, digests_of
 from .errors import InputError
 from .files import parse_json
 from .latency_protocol import Protocol
+from .ranges import choose
 
 SCHEMA = 1
 MEAN, NEVER_TRAINED = "mean", "patch never trained"  # source: an average over data sets; variant: a size no training step drew
@@ -226,6 +227,33 @@ class Published:
     citation: str = ""
 
 
+@functools.cache
+def _numbers_of(kind: type) -> tuple[str, ...]:
+    """Names of the fields that hold one number."""
+    types = ("int", "float", "int | None", "float | None")
+    return tuple(field.name for field in dataclasses.fields(kind) if field.type in types)
+
+
+def _check_numbers(part: object, where: str) -> None:
+    """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or negative."""
+    for name in _numbers_of(type(part)) if part is not None else ():
+        value = getattr(part, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{name} = {value!r} is no number", where)
+        if not 0 <= value < math.inf and not name.startswith("ap"):  # an AP has its own message
+            what = "latency" if name == "median_ms" else name
+            raise InputError(f"{what} {value} is not a finite positive number or zero", where, "leave out what is not known")
+
+
+def _check_inside(what: str, value: float | None, low: float | None, high: float | None, where: str) -> None:
+    assert value is not None and low is not None and high is not None
+    slack = 1e-9 * abs(value)
+    if not low - slack <= value <= high + slack:
+        raise InputError(f"the {what} {value:g} lies outside its own interval [{low:g}, {high:g}]", where)
+
+
 @dataclass(frozen=True)
 class Record:
     source: str  # "search", "protocol", "training", MEAN or "paper:table2:row5"
@@ -261,6 +289,14 @@ class Record:
             )
         if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
             raise InputError("a model with random weights cannot have an accuracy", self.model.name)
+        choose(self.model.task, ("detect", "segment"), "task", self.model.name)
+        choose(self.model.weights, ("trained", "random", "published"), "kind of weights", self.model.name)
+        if self.latency is not None:
+            choose(self.latency.method, ("measured", "modelled", "published"), "origin of a latency", self.model.name)
+            if not str(self.latency.throttled).startswith(("no", "yes", "unknown")):
+                raise InputError(f"throttled = {self.latency.throttled!r} says neither no, yes nor unknown", self.model.name)
+        for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):
+            _check_numbers(part, self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
             for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
                 value = getattr(accuracy, name, None)
@@ -272,6 +308,9 @@ class Record:
             if not self.latency.ci_low_ms <= self.latency.ci_high_ms:  # type: ignore[operator]
                 interval = f"[{self.latency.ci_low_ms}, {self.latency.ci_high_ms}]"
                 raise InputError(f"the latency's interval {interval} ms ends before it begins", self.model.name)
+        for accuracy in (self.accuracy, self.mask_accuracy):
+            if accuracy is not None and None not in (accuracy.ap, accuracy.ap_low, accuracy.ap_high):
+                _check_inside("AP", accuracy.ap, accuracy.ap_low, accuracy.ap_high, self.model.name)
 
     @functools.cached_property
     def id(self) -> str:

@@ -24,7 +24,7 @@ from .data.source import DataSource, add_data_arguments, source_of
 from .errors import ArgumentParser, InputError, StatedFailure, run_main
 from .files import read_json, remove_unfinished, sha256_file, writable_folder, write_atomic
 from .model_check import model_checks
-from .pareto import confirmed_points, metric
+from .pareto import confirmed_points
 from .reproduce_plan import plan
 from .reproduce_summary import now, write_summary
 from .reproduce_train import check_masks, pretrain, train
@@ -224,11 +224,10 @@ class Reproduction:
             spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations ({outcome.took()})"
         else:
             records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
-        best = max(records, key=lambda record: record.accuracy.ap50 or 0.0)
-        return (
-            records,
-            f"{len(records)} configurations{spent}; best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})",
-        )
+        scored = [record for record in records if record.accuracy.ap50 is not None]
+        best = max(scored, key=lambda record: record.accuracy.ap50, default=None)
+        told = "val has no object, so no AP" if best is None else f"best val AP50 {100 * best.accuracy.ap50:.1f}"
+        return records, f"{len(records)} configurations{spent}; {told}" + (f" ({best.model.arch.key})" if best else "")
 
     def costs(self, search: Any) -> dict[str, Any]:
         """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
@@ -285,8 +284,10 @@ class Reproduction:
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
         on_val = [point.on("val") for point in confirmed_points(self.store.read())]
-        confirmed = [record for record in on_val if record is not None and record.accuracy]
-        return max(confirmed, key=lambda record: metric("ap").value(record) or 0.0)
+        scored = [record for record in on_val if record is not None and record.accuracy and record.accuracy.ap is not None]
+        if not scored:
+            raise StatedFailure("no confirmed file has an AP on val, so none is the best: does val hold objects of the classes?")
+        return max(scored, key=lambda record: record.accuracy.ap)
 
 
 def parser() -> argparse.ArgumentParser:

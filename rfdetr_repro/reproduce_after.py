@@ -33,9 +33,11 @@ def fine_tune(run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConf
     tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl", protocol=protocol)
     records = tuning.run(splits, lambda card: recipe, run.command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)
-    return records, f"{arch.key}, {recipe.steps} steps: val AP {100 * before:.1f} -> {100 * after:.1f}"
+    return records, f"{arch.key}, {recipe.steps} steps: val AP {before} -> {after}"
 
 
-def _val_ap(records: list[Record], variant: str) -> float:
+def _val_ap(records: list[Record], variant: str) -> str:
+    """In percent, "unknown" where val has no objects."""
     of_variant = [record for record in records if record.model.variant == variant and record.data and record.data.split == "val"]
-    return metric("ap").value(of_variant[0]) or 0.0
+    value = metric("ap").value(of_variant[0]) if of_variant else None
+    return "unknown" if value is None else f"{100 * value:.1f}"

@@ -131,22 +131,45 @@ def test_any_part_may_be_missing(missing, tmp_path):
 @pytest.mark.parametrize(
     "broken",
     [
-        {
-            "stages": "none",
-            "data": [],
-            "recipe": 3,
-            "departures": "x",
-            "search": None,
-            "checks": {},
-            "env": [],
-            "machine": "here",
-        },
-        {"stages": [1, {"name": "train"}], "data": {"splits": {"val": None}}, "search": {"one_by_one": 3, "latency_model": []}},
+        {"stages": "none"},
+        {"stages": [1, {"name": "train"}]},
+        {"data": [1]},
+        {"data": {"splits": ["val"]}},
+        {"recipe": 3},
+        {"departures": "x"},
+        {"checks": {"a": 1}},
+        {"env": ["torch"]},
+        {"machine": "here"},
+        {"search": {"one_by_one": 3}},
+        {"search": {"latency_model": ["a"]}},
     ],
 )
-def test_a_summary_of_another_shape_does_not_stop_the_report(broken, tmp_path):
+def test_a_broken_part_of_the_summary_is_not_reported_as_absent(broken, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(broken))
-    assert report(read_run(tmp_path)).blocks
+    with pytest.raises(InputError, match="summary.json.*campaign"):
+        read_run(tmp_path)
+
+
+def test_parts_of_the_summary_may_be_absent_or_null(tmp_path):
+    names = ("stages", "data", "recipe", "departures", "search", "checks", "env", "machine")
+    for content in ({}, dict.fromkeys(names), {"data": {"splits": {"val": None}}, "search": {"one_by_one": None}}):
+        (tmp_path / "summary.json").write_text(json.dumps(content))
+        assert report(read_run(tmp_path)).blocks
+
+
+@pytest.mark.parametrize("broken", ["{}", '"x"', "[1]", '[{"caption": "no file"}]', '[{"file": 3}]'])
+def test_broken_captions_are_not_missing_ones(broken, tmp_path):
+    (tmp_path / "predictions.json").write_text(broken)
+    with pytest.raises(InputError, match="predictions.json"):
+        read_run(tmp_path)
+
+
+def test_a_stage_without_a_time_is_not_counted_as_none(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"stages": [{"name": "train", "seconds": 60.0}, {"name": "search"}]}))
+    grids = [block.table for block in report(read_run(tmp_path)).blocks if isinstance(block, Grid)]
+    (stages,) = (table for table in grids if table.name == "stages")
+    words = [row["name"].text for row in stages.rows]
+    assert words[-1].startswith("1 of 2 stages")
 
 
 @pytest.mark.parametrize(

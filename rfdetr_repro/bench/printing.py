@@ -129,8 +129,9 @@ def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[
     scored: dict[tuple[object, ...], dict[str, float]] = {}
     for found in records.values():
         for record in found:
-            accuracy = record.mask_accuracy or record.accuracy
-            if accuracy and accuracy.ap is not None and record.artifact and record.data:
+            kinds = (record.mask_accuracy, record.accuracy)  # masks where their AP is known: a split may hold none
+            accuracy = next((one for one in kinds if one is not None and one.ap is not None), None)
+            if accuracy is not None and accuracy.ap is not None and record.artifact and record.data:
                 shown = " ".join(filter(None, (record.model.name, record.model.size)))  # one name stands for several sizes
                 key = (shown, record.data.name, record.data.split)
                 scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap

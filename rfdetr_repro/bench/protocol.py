@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..latency_protocol import Protocol
 from ..record import Build, Latency
 from .gpu_state import gpu_state, verdict_of
@@ -76,6 +77,8 @@ def measure_interleaved(
     ``watch``: of the GPU that works; without one the throttle state is "unknown". ``done`` gets each model as it is finished, or
     what its call raised, and the others go on; without it the error ends the measurement.
     """
+    if not isinstance(protocol, Protocol):
+        raise InputError(f"{protocol!r} is no protocol", mend="give rfdetr_repro.latency_protocol.Protocol(mode=...)")
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
     lanes: dict[str, list[Lane]] = {}

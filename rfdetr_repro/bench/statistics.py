@@ -160,6 +160,7 @@ def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_tu
     else UNDECIDED. Series ``in_turns`` were measured interleaved: their blocks are compared round by round, so that what the
     machine did in a round cancels. Series without rounds in common, and those measured apart, are compared as wholes.
     """
+    _check_margin(margin)
     for series in (first, second):
         check_times(series.ms)
     if all_equal(first, second):
@@ -183,6 +184,7 @@ def compare_sessions(
     Sessions of one file differ by more than the samples inside them tell. How much, is seen from several sessions of a side, or
     is given as ``between``, the standard deviation of a session's median as a part of it. With neither the word is UNDECIDED.
     """
+    _check_margin(margin, between)
     for series in (*first, *second):
         check_times(series.ms)
     logs = [np.log([float(np.median(series.ms)) for series in side]) for side in (first, second)]
@@ -206,6 +208,12 @@ def compare_sessions(
         return Verdict("UNDECIDED", medians[0] - medians[1], None, told)
     spread = Spread(error, degrees, len(parts), 1, float(len(parts)))
     return _verdict(_log_ratio(*medians), spread, medians[1], margin)
+
+
+def _check_margin(margin: float, between: float | None = None) -> None:
+    for name, part in (("margin", margin), ("spread between sessions", 0.0 if between is None else between)):
+        if not 0 <= part < math.inf:
+            raise InputError(f"the {name} {part} is no part of a latency", mend="give a number from 0 on, such as 0.01")
 
 
 def _one_build(*sides: Sequence[Any]) -> str:

@@ -19,7 +19,8 @@ RUNS, WARM_UP = 20, 3
 
 
 def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: int) -> float | None:
-    """Median time in ms that the nodes of the added suppression take in one run; None where none was added.
+    """Median time in ms that the nodes of the added suppression take in one run; None where none was added,
+    or where the profile does not tell.
 
     ``images``: float32 (1, 3, H, W) in 0..1, as the artifact takes them. The kernels' own times are added up, which leaves out
     what lies between two nodes; a profiled run is slower as a whole, so its total is not the latency.
@@ -40,10 +41,15 @@ def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: in
     return _per_run(events)
 
 
-def _per_run(events: list[dict[str, Any]]) -> float:
-    """Of a profile's events: the median over the runs, warm-up left out, of the time in the suppression's kernels, in ms."""
+def _per_run(events: list[dict[str, Any]]) -> float | None:
+    """Of a profile's events: the median over the runs, warm-up left out, of the time in the suppression's kernels, in ms.
+
+    None where the profile names no run or none of these kernels: their time is then not known.
+    """
     runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
     kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     ours = [(event["ts"], event["dur"]) for event in kernels if event["name"].startswith(PREFIX + SCOPE)]
+    if not ours or len(runs) <= WARM_UP:
+        return None
     totals = [sum(duration for start, duration in ours if first <= start <= last) for first, last in runs[WARM_UP:]]
     return statistics.median(totals) / 1e3

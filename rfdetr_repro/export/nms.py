@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from onnx import TensorProto
 
+from ..ranges import check_ranges, choose
 from .surgery import Builder
 
 MOST = 300  # detections kept
@@ -41,6 +42,11 @@ class Nms:
     multi_label: bool = False
     inject: int | None = None
     kind: str = "operator"
+
+    def __post_init__(self) -> None:
+        choose(self.kind, KINDS, "kind of suppression")
+        whole = {"candidates": (1, 10**6), "rounds": (0, 10**4)} | ({} if self.inject is None else {"inject": (0, 10**6)})
+        check_ranges(self, whole, {"score": (0, 1), "iou": (0, 1)}, "the suppression")
 
     def describe(self) -> str:
         labels = "all classes" if self.multi_label else "best class"

@@ -194,8 +194,9 @@ def _picked(targets: Any, confirmed: Sequence[Any], metric: str, mode: str) -> l
     lines, decided = [], [one for one in confirmed if one.protocol and one.protocol.mode == mode and one.latency]
     for target, picks in targets.picks(decided, 1, metric).items():
         if picks:
-            value = metric_of(metric).value(picks[0]) or 0.0
-            told = f"{metric_of(metric).name} {100 * value:.1f}, {picks[0].latency.median_ms:.3g} ms {mode}"
+            value = metric_of(metric).value(picks[0])
+            score = "unknown" if value is None else f"{100 * value:.1f}"
+            told = f"{metric_of(metric).name} {score}, {picks[0].latency.median_ms:.3g} ms {mode}"
             found = f"{picks[0].model.arch.key}, {told}"
         else:
             found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured {mode} latency"

@@ -11,6 +11,7 @@ import numpy as np
 from ..coco_eval import CocoEvaluator, ImageDetections
 from ..config import Arch
 from ..data.loader import evaluation_batches
+from ..errors import InputError
 from ..validation import single_detections
 from .search import Search
 from .shared import shared_detections
@@ -50,7 +51,10 @@ def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:
 def _ap(evaluator: CocoEvaluator, found: list[ImageDetections], masks: bool) -> float:
     if masks:
         evaluator.accuracy(found, "segm", all_areas_only=True)
-    return evaluator.accuracy(found, "bbox", all_areas_only=True).ap or 0.0
+    ap = evaluator.accuracy(found, "bbox", all_areas_only=True).ap
+    if ap is None:  # two that are unknown are not equal
+        raise InputError("the split has no object to compare accuracies by", evaluator.split.split, "give annotations")
+    return ap
 
 
 def _difference(one: ImageDetections, other: ImageDetections) -> float:

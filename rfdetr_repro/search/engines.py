@@ -18,6 +18,7 @@ from ..export.session import Session
 from ..latency_protocol import Protocol
 from ..model_check import MEDIAN_BOUND, P95_BOUND
 from ..pareto import metric
+from ..ranges import check_ranges
 from ..record import ArtifactId, Latency, Machine, Record
 from ..store import Store
 from .deployment import Deployment
@@ -41,6 +42,11 @@ class Fit:
     median: float = MEDIAN_BOUND
     p95: float = P95_BOUND
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"engines": (1, 10**6)}, {"median": (0, 100), "p95": (0, 100)}, "the fit of the latency model")
+        if self.most is not None:
+            check_ranges(self, {"most": (self.engines, 10**6)}, {}, "the fit of the latency model, beside its first engines")
 
     def within(self, tolerance: float) -> Fit:
         """For targets that a pick may miss by ``tolerance``: the error may be as large as that, and no larger."""
@@ -232,7 +238,9 @@ def _machine(found: dict[Arch, Measured]) -> Machine:
 
 def _same(one: Machine | None, other: Machine | None) -> bool:
     """Whether two machines are one to a Record's id: by processor and GPU."""
-    return one is not None and other is not None and (one.cpu, one.gpu) == (other.cpu, other.gpu)
+    if one is None or other is None or (one.cpu, one.gpu) != (other.cpu, other.gpu):
+        return False
+    return one.gpu != "unknown" or one.gpu_uuid == other.gpu_uuid
 
 
 def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:

@@ -19,7 +19,8 @@ class Targets:
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.latencies_ms or not all(0 < ms < 1e6 for ms in self.latencies_ms) or not 0 < self.tolerance < 1:
+        numbers = all(isinstance(ms, (int, float)) and 0 < ms < 1e6 for ms in self.latencies_ms)  # NaN fails
+        if not self.latencies_ms or not numbers or not 0 < self.tolerance < 1:
             raise InputError(
                 f"target latencies {self.latencies_ms} to {self.tolerance:g}", mend="positive ms, a tolerance in (0, 1)"
             )
