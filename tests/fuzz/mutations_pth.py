@@ -85,9 +85,9 @@ def _pickles() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "a buffer of 2^40 bytes", lambda: b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"}" + END
     yield "a number of 2^31 bytes", lambda: b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"1" + END
     yield "digits", lambda: b"I" + b"9" * 200_000 + b"\n."
-    yield "deep lists", lambda: b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + END
-    yield "deep tuples", lambda: b"\x80\x02)" + b"\x85" * 200_000 + END
-    yield "marks", lambda: b"\x80\x02" + b"(" * 1_000_000 + END
+    yield "deep lists", lambda: b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + END
+    yield "deep tuples", lambda: b"\x80\x02)" + b"\x85" * 50_000 + END
+    yield "marks", lambda: b"\x80\x02" + b"(" * 300_000 + END
     yield "memory of a long chain", lambda: b"\x80\x02}" + b"".join(b"r" + struct.pack("<I", n) for n in range(100_000)) + END
     yield "lists of two lists", lambda: b"\x80\x02}" + pickle.dumps("args", 2)[2:-3] + _doubled(60, b"](", b"e") + b"s."
     yield "text of lists of two lists", lambda: b"\x80\x02cbuiltins\nstr\n" + _doubled(40, b"](", b"e") + b"\x85R."
@@ -131,9 +131,9 @@ def _pickles() -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 
 def _archives() -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
-    bomb = b"\x80\x02X" + struct.pack("<I", 2**29) + bytes(2**29)
+    bomb = b"\x80\x02X" + struct.pack("<I", 2**27) + bytes(2**27)
     for method, name in ((zipfile.ZIP_DEFLATED, "deflate"), (zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")):
-        yield f"a pickle of 512 MiB in {name}", lambda _, method=method: _archive(bomb, method)
+        yield f"a pickle of 128 MiB in {name}", lambda _, method=method: _archive(bomb, method)
 
     def compressed(content: bytes) -> bytes:
         return _repacked(content, lambda name, data: (name, data, zipfile.ZIP_DEFLATED))
