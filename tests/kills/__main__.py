@@ -147,6 +147,7 @@ def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kil
     """For each run its kills in order: half of them at random times, half at the moments of the commands in turn."""
     chosen = commands(Path("none"), Path("none"), ray)
     moments = [(command.name, moment) for command in chosen for moment in command.moments]
+    in_order = list(moments)  # as they come in a run: a moment that has passed does not come again
     rng.shuffle(moments)
     rows: list[list[Kill]] = [[] for _ in range(runs)]
     for number in range(kills):
@@ -156,7 +157,8 @@ def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kil
             (name,), moment = rng.choices([one.name for one in chosen], [one.weight for one in chosen]), ""
         late = rng.randrange(3) if moment in ("part", "checkpoint", "race", "store") else 0
         rows[number % runs].append(Kill(name, moment, rng.random() < 0.5, rng.random() < 0.5, late))
-    return rows
+    order = {pair: place for place, pair in enumerate(in_order)}
+    return [sorted(row, key=lambda one: order.get((one.command, one.moment), -1)) for row in rows]
 
 
 def main() -> int:

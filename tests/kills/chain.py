@@ -77,7 +77,7 @@ def commands(folder: Path, sam: Path, ray: bool) -> list[Command]:
             "reproduce",
             ("rfdetr_repro.reproduce", "--campaign", str(folder / "kills.toml"), "--out", str(run)),
             6,
-            ("part", "checkpoint", "race", "store", "finetune", "pictures", "report", "process"),
+            ("part", "process", "checkpoint", "race", "store", "finetune", "pictures", "report"),
             lambda: _with_masks(folder, boxes, data),
         ),
     ]
