@@ -11,7 +11,7 @@ from typing import Any
 from .config import SearchSpace, TrainConfig
 from .errors import InputError
 from .files import open_input
-from .latency_protocol import MODES, OF_ONNX, Protocol
+from .latency_protocol import MODES, OF_ONNX, WITH_GRAPH, Protocol
 from .presets import (
     PAPER_SPACE,
     PAPER_SUPERNET,
@@ -85,6 +85,12 @@ class Campaign:
         choose(self.backend, OF_ONNX, "backend")
         check_ranges(self, {"engines": ENGINES, "candidates": CANDIDATES, "finetune_steps": (0, 10**9)}, {}, "the campaign")
         check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
+        if self.most_engines is not None:
+            check_ranges(self, {"most_engines": ENGINES}, {}, "the campaign")
+        if self.cuda_graph and self.backend not in WITH_GRAPH:
+            raise InputError(
+                f"{self.backend} has no CUDA graph", "the campaign", f"choose {', '.join(WITH_GRAPH)}, or leave it out"
+            )
         if self.most_engines is not None and self.most_engines < self.engines:
             told = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
             raise InputError(told, "the campaign", "raise most_engines, or leave it out for twice the engines")

@@ -116,6 +116,17 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
     _print_anything()
     remove_abandoned_folders()
     try:
+        code = _run(main, argv)
+    except SystemExit:  # of argparse: --help
+        if lost := _output_lost():
+            return lost
+        raise
+    return _output_lost() or code
+
+
+def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
+    """The exit code of ``main(argv)``; an error is printed as one line."""
+    try:
         with _signals_end_the_command():
             return main(argv) or EXIT_OK
     except InputError as error:
@@ -135,7 +146,7 @@ def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         print(f"interrupted: {_KEPT}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else the interpreter complains when it flushes at its end
+        _discard_output()
         return EXIT_CLOSED_PIPE
     except Exception as error:
         _end_progress_bars()
@@ -195,6 +206,25 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
+def _output_lost() -> int:
+    """Writes out what was printed, before the interpreter does at its end; the exit code to end with if that fails, else 0."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return EXIT_CLOSED_PIPE
+    except OSError as error:
+        _discard_output()
+        told = InputError(f"cannot write the output: {error.strerror}", mend="free some space, or send the output elsewhere")
+        print(f"error: {told}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return EXIT_OK
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _end_progress_bars() -> None:
     """A bar that an error broke off would share its line with the message."""
     if "tqdm" in sys.modules:
@@ -203,7 +233,10 @@ def _end_progress_bars() -> None:
 
 
 def _print_anything() -> None:
-    """Characters that the terminal's encoding lacks are printed as escapes instead of ending the program."""
+    """Characters that the terminal's encoding lacks are printed as escapes; what goes to a closed output (``>&-``) is lost."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

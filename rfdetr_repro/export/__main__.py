@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import input_folder, input_path, label, output_file
+from ..arguments import any_path, input_folder, label, output_file
 from ..config import Arch, parse_shape
 from ..errors import ArgumentParser, InputError, run_main
 from ..presets import preset
@@ -25,7 +25,7 @@ _OUT = "file to write: .onnx, or .safetensors with --to torch; its manifest, and
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
     add = arguments.add_argument
-    add("--checkpoint", required=True, type=input_path, help="model file (.safetensors)")
+    add("--checkpoint", required=True, type=any_path, help="model file (.safetensors)")
     add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
     add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)")
     add("--out", required=True, type=output_file, help=_OUT)

@@ -107,6 +107,9 @@ def _check(manifest: Manifest) -> None:
     """Raises ValueError where fields of the right types do not fit together."""
     if len(manifest.class_names) != len(manifest.category_ids):
         raise ValueError(f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids")
+    known = [number for number in manifest.category_ids if number >= 0]  # below 0: classes that the data set lacks
+    if len(set(known)) != len(known):
+        raise ValueError("two classes have one category id")
     for digest in (manifest.sha256, manifest.onnx_sha256):
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{digest[:70]!r} is no SHA-256")

@@ -61,6 +61,10 @@ def check_outputs(found: Sequence[TensorSpec], artifact: Artifact) -> None:
         decoded = artifact.manifest.contract == "decoded"
         mend = "export it again" if decoded else "measure an export of the decoded contract"
         raise InputError(f"outputs {names} are not ranked detections", artifact.path, mend)
+    stated = [spec.name for spec in artifact.manifest.outputs]
+    if sorted(stated) != sorted(names):
+        told = f"the manifest tells of the outputs {', '.join(stated)}, the file has {', '.join(names)}"
+        raise InputError(told, artifact.path, "export the model again")
     for spec in found:
         dtype, shape = _OUTPUTS[spec.name]
         if dtype not in (spec.dtype, _WIDENED.get(spec.dtype)):
