@@ -66,9 +66,9 @@ class Store:
             lines = stream.read().split(b"\n")
         records: dict[str, Record] = {}
         whole, torn = lines[:-1], lines[-1]  # what follows the last newline is a torn line
-        foreign = not torn.startswith(b'{"'[: len(torn)]) and (torn.strip(b"\0") or not whole)  # a crash may leave zeros
+        foreign = not whole and not torn.startswith(b'{"'[: len(torn)])
         if foreign or (whole and _content_of(whole[0])):
-            told = _content_of(torn if foreign else whole[0]) or "its last line begins like none"
+            told = _content_of(torn if foreign else whole[0]) or "its first line is no JSON object"
             raise InputError(f"not a store of Records: {told}", self.path, "give a records.jsonl, or the folder of a run")
         for number, line in enumerate(whole, 1):
             if line.strip():

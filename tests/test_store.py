@@ -170,3 +170,38 @@ def test_the_committed_records_are_read() -> None:
     """An id that changes would make every stored Record look altered."""
     committed = sorted((Path(__file__).resolve().parents[1] / "results").glob("*.jsonl"))
     assert committed and all(Store(path).read() for path in committed)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"step": 10, "loss": 1.5}\n', "the log of a training run"),
+        (b"<!DOCTYPE html>\n<html>\n", "no JSON object"),
+        (b"[1, 2]\n", "no JSON object"),
+        (b"shopping list", "no JSON object"),
+        (bytes(4096), "no text"),
+    ],
+)
+def test_a_file_of_something_else_is_called_so(content: bytes, told: str, tmp_path) -> None:
+    file = tmp_path / "file.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"not a store of Records: .*{told}"):
+        read_stores([file])
+
+
+def test_a_folder_of_runs_is_read_by_its_stores(tmp_path) -> None:
+    """A run that has been searched, one that has been trained only, and a store of another name."""
+    for name in ("searched", "trained"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train_log.jsonl").write_text('{"step": 10, "loss": 1.5}\n')
+    Store(tmp_path / "searched" / "records.jsonl").extend(RECORDS[:2])
+    Store(tmp_path / "other.jsonl").extend(RECORDS[2:3])
+    assert sorted(record.id for record in read_stores([tmp_path])) == sorted(record.id for record in RECORDS[:3])
+
+
+def test_a_folder_of_too_many_files(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("rfdetr_repro.files.MOST_FILES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(InputError, match="more than 3 files"):
+        read_stores([tmp_path])
