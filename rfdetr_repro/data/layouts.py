@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import open_input
+from ..files import open_input, parse_json
 from .cvat import cvat_as_coco
 from .datumaro import datumaro_as_coco, is_datumaro
 from .image_files import short
@@ -134,6 +134,10 @@ def _from_datumaro(text: bytes, found: Found) -> Content:
         return Content(text, found.folders, False)  # the reader of COCO says what is wrong
     if not is_datumaro(document):
         return Content(text, found.folders, False)
+    try:
+        parse_json(text)
+    except ValueError as error:
+        raise InputError(f"not usable JSON ({error})", found.path, "export the data again") from error
     converted, dropped = datumaro_as_coco(document)
     return Content(json.dumps(converted).encode(), found.folders, False, dropped)
 

@@ -21,8 +21,9 @@ from PIL import Image
 
 from ..arguments import folder_name, input_folder, input_path, number, output_file
 from ..errors import ArgumentParser, InputError, run_main
-from ..files import locked, read_json, sha256_bytes, sha256_file, write_atomic
-from .annotations import ImageKey
+from ..files import locked, open_input, output_path, parse_json, read_json, sha256_bytes, sha256_file, write_atomic
+from .annotations import ImageKey, image_key
+from .census import print_census
 from .coco import CocoSplit, read_split
 from .layouts import locate
 from .segmentation import rle_of_bitmap
@@ -115,41 +116,59 @@ def label_image(sam: Sam2, image: np.ndarray, boxes_xyxy: np.ndarray, limits: Fi
     return rows
 
 
-def pseudo_label(
-    data_dir: str | Path, split_name: str, sam: Sam2, out: str | Path, limits: Filter | None = None
-) -> dict[str, int]:
-    """Writes the split with a segmentation for every object as COCO JSON ``out``; returns how often each verdict was given.
+@dataclass(frozen=True)
+class Job:
+    """What is to be labelled, checked whole before a model is loaded. ``document``: the COCO JSON of the split; ``by_image``: the
+    entries of its annotations that lack a mask, by image id as the split has it."""
 
-    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work done lies in ``out`` +
-    ".partial" until the end.
-    """
-    out, limits = Path(out), limits or Filter()
+    split: CocoSplit
+    source: Path
+    document: dict[str, Any]
+    by_image: dict[ImageKey, list[dict[str, Any]]]
+    out: Path
+
+
+def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
+    """Reads the split as every command does. Raises :class:`InputError` for data or an ``out`` that cannot be used."""
+    out = Path(out)
     split = read_split(data_dir, split_name)
+    print_census([split])
     source = locate(DataSource.of(data_dir), split_name).path
     if out.resolve() == source.resolve():
         raise InputError("this is the file that is read", out, "write to another one; your boxes stay as they are")
+    output_path(out)
     document = read_json(source) if source.suffix == ".json" else None
     if not isinstance(document, dict) or "annotations" not in document:
         raise InputError("masks can be added to a COCO JSON file only", source, "convert the data set to COCO's form first")
     by_image: dict[ImageKey, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
-        if not annotation.get("segmentation") and not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
-            by_image.setdefault(annotation["image_id"], []).append(annotation)
-    with locked(out, "writes this file"):
-        return _write_labelled(document, split, by_image, sam, out, limits, sha256_file(source))
+        box, key = annotation.get("bbox"), image_key(annotation["image_id"])
+        if box and not annotation.get("segmentation") and not annotation.get("iscrowd") and min(box[2:]) > 0 and key is not None:
+            by_image.setdefault(key, []).append(annotation)
+    return Job(split, source, document, by_image, out)
 
 
-def _write_labelled(
-    document: dict[str, Any],
-    split: CocoSplit,
-    by_image: dict[ImageKey, list[dict[str, Any]]],
-    sam: Sam2,
-    out: Path,
-    limits: Filter,
-    source_sha256: str,
+def pseudo_label(
+    data_dir: str | Path, split_name: str, sam: Sam2, out: str | Path, limits: Filter | None = None
 ) -> dict[str, int]:
-    """What :func:`pseudo_label` does once it has read everything."""
-    done = _label_all(split, by_image, sam, limits, out.with_name(out.name + ".partial"), source_sha256)
+    """:func:`label` of :func:`read_job`."""
+    return label(read_job(data_dir, split_name, out), sam, limits)
+
+
+def label(job: Job, sam: Sam2, limits: Filter | None = None) -> dict[str, int]:
+    """Writes the split with a segmentation for every object as COCO JSON; returns how often each verdict was given.
+
+    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work done lies in ``out`` +
+    ".partial" until the end.
+    """
+    with locked(job.out, "writes this file"):
+        return _write_labelled(job, sam, limits or Filter())
+
+
+def _write_labelled(job: Job, sam: Sam2, limits: Filter) -> dict[str, int]:
+    """What :func:`label` does once nobody else does."""
+    out, document, by_image = job.out, job.document, job.by_image
+    done = _label_all(job.split, by_image, sam, limits, out.with_name(out.name + ".partial"), sha256_file(job.source))
     verdicts: dict[str, int] = {}
     for image_id, objects in by_image.items():
         for annotation, row in zip(objects, done[image_id], strict=True):
@@ -186,13 +205,18 @@ def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]
     """Images done by a run that was stopped; a torn last line is cut off, another run's file refused."""
     if not partial.exists():
         return {}
-    whole = partial.read_text(encoding="utf-8").rpartition("\n")[0]
+    with open_input(partial) as stream:
+        whole = stream.read().rpartition(b"\n")[0]
     lines = whole.splitlines()
-    if lines and json.loads(lines[0]).get("key") != key:
+    try:
+        first, *rest = [parse_json(line) for line in lines] or [{"key": key}]
+        found, done = first["key"], {row["image"]: list(row["rows"]) for row in rest}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError("this is no unfinished work of this command", partial, "remove it") from error
+    if found != key:
         raise InputError("unfinished work of other data, model or limits is here", partial, "remove it, or use the same again")
-    write_atomic(partial, whole + "\n" if whole else "")
-    rows = (json.loads(line) for line in lines[1:])
-    return {row["image"]: row["rows"] for row in rows}
+    write_atomic(partial, whole + b"\n" if whole else b"")
+    return done
 
 
 def _xyxy(box_xywh: Sequence[float]) -> list[float]:
@@ -213,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     args = parser.parse_args(argv)
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
-    verdicts = pseudo_label(args.data, args.split, Sam2(args.model, args.device), args.out, limits)
+    job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
+    verdicts = label(job, Sam2(args.model, args.device), limits)
     print(f"{args.out}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}")
 
 

@@ -189,7 +189,8 @@ def pictures_below(folder: Path) -> Iterator[Path]:
     seen = 0
     for parent, _, names in os.walk(folder):
         seen += len(names)
-        if seen > MOST_FILES or parent.startswith(("/proc/", "/sys/", "/dev/")):
+        of_system = parent.startswith(("/proc/", "/sys/", "/dev/")) and not parent.startswith("/dev/shm/")  # a disk in memory
+        if seen > MOST_FILES or of_system:
             raise InputError("this folder is no data set", folder, "name the folder of the images")
         for name in names:
             if is_picture(name) and "__MACOSX" not in parent:

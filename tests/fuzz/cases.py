@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_files import DATA, PICTURES, TEXTS, arguments_of, spoiled
 from mutations import Mutation, of_bytes, of_json, of_place, of_text
 from mutations_onnx import of_onnx
 from mutations_pth import of_pth
@@ -59,6 +60,8 @@ OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "run/train_log.jsonl": [("report", ("--run", "run", "--out", "out.pdf"))],
     "campaign.toml": [("reproduce", ("--campaign", "campaign.toml"))],
     "space.toml": [("reproduce", ("--campaign", "space.toml"))],
+    **{file: [("evaluate", arguments_of(file))] for file in DATA},
+    **{name: [("predict", (name, "--checkpoint", "model.safetensors", "--out", "out"))] for name in PICTURES},
 }
 # command -> (arguments that are right, flags that take a value)
 ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -234,7 +237,7 @@ def _of_files(seeds: Path, rng: random.Random) -> Iterator[Case]:
     for file, commands in OF_FILE.items():
         content = (seeds / file).read_bytes()
         for command, arguments in commands:
-            for mutation in [*of_bytes(content, rng), *of_place(), *_structured(file, content)]:
+            for mutation in [*of_bytes(content, rng), *of_place(), *_structured(file, content), *spoiled(file, content, rng)]:
                 refuse = mutation.refuse and not _may_lack(file, mutation)
                 yield Case(file, command, arguments, file, mutation, refuse)
 
@@ -255,6 +258,7 @@ def _may_lack(file: str, mutation: Mutation) -> bool:
         "yolo/data.yaml",
         "run/summary.json",
     )
+    of_text_kind |= file.endswith((".txt", ".data"))
     return of_text_kind and mutation.name.split(" ")[0] in ("empty", "cut", "missing", "nul")
 
 
@@ -265,7 +269,7 @@ def _structured(file: str, content: bytes) -> Iterator[Mutation]:
         lines = content.decode().splitlines()
         rest = "\n".join(lines[1:]) + "\n"
         yield from of_json(json.loads(lines[0]), lambda document: json.dumps(document) + "\n" + rest)
-    elif file.endswith((".toml", ".yaml", ".txt")):
+    elif file.endswith((".toml", ".yaml", ".txt", *TEXTS)):
         yield from of_text(content.decode())
     elif file.endswith(".safetensors"):
         yield from _of_header(content)

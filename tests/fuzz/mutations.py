@@ -84,6 +84,8 @@ VALUES: tuple[tuple[str, Any], ...] = (
     ("10^30", 10**30),
     ("empty list", []),
     ("empty object", {}),
+    ("path up", "../../../etc/passwd"),
+    ("path of a device", "/dev/zero"),
     ("nested list", [[1, [2]]]),
     ("object", {"a": 1}),
     ("long list", list(range(2000))),

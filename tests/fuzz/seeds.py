@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from data_files import write_data
 from PIL import Image
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, meta, tiny_detector
 from samples_run import run_records, write_run
@@ -59,6 +60,7 @@ def write_seeds(folder: Path) -> Path:
     """Writes data, picture.png, model.safetensors, model.pth, model.onnx (+ model.json), foreign.onnx, run/, campaign.toml."""
     _coco(folder / "coco")
     _yolo(folder / "yolo")
+    write_data(folder, NAMES, CATEGORY_IDS)
     _picture(1).save(folder / "picture.png")
     detector = tiny_detector()
     card = ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS)
