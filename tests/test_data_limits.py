@@ -145,13 +145,87 @@ print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
-def test_a_photo_of_81_megapixels_is_drawn_with_masks_in_bounded_memory(tmp_path: Path) -> None:
-    """The masks of its 8 objects alone are 0.6 GiB as bitmaps; pixels and masks together stay below that."""
-    Image.new("RGB", (9000, 9000), (90, 120, 30)).save(tmp_path / "big.jpg")
+def test_a_large_photo_is_drawn_with_masks_in_bounded_memory(tmp_path: Path) -> None:
+    """Its pixels and the decoder take 170 MiB; the masks of its 8 objects would be 190 MiB more as bitmaps, and twice that."""
+    Image.new("RGB", (5000, 5000), (90, 120, 30)).save(tmp_path / "big.jpg")
     Image.new("RGB", (90, 90)).save(tmp_path / "small.png")
     code = BIG.format(paths=[str(Path(__file__).parents[1]), str(Path(__file__).parent)])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "8 objects" in done.stdout and int(done.stdout.split("KiB")[1]) < 550 << 10
+    assert "8 objects" in done.stdout and int(done.stdout.split("KiB")[1]) < 260 << 10
     (entry,) = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
-    assert entry["objects"][0]["mask_rle"]["size"] == [9000, 9000]
+    assert entry["objects"][0]["mask_rle"]["size"] == [5000, 5000]
+
+
+@pytest.mark.parametrize("raw", ['"3"', "true", "62.9", "1e300", "null", "[3]", "1" + "0" * 400])
+@pytest.mark.parametrize("place", ["annotation", "category"])
+def test_a_category_id_is_a_whole_number(tmp_path: Path, place: str, raw: str) -> None:
+    def change(document: dict[str, Any]) -> None:
+        row, key = (document["annotations"][0], "category_id") if place == "annotation" else (document["categories"][0], "id")
+        row[key] = "@raw"
+
+    with pytest.raises(InputError, match="malformed|category id that is unknown|a category without id or name"):
+        read_split(written(tmp_path, change, raw), "train")
+
+
+@pytest.mark.parametrize(
+    ("key", "raw"), [("iscrowd", "62.9"), ("iscrowd", "2"), ("iscrowd", '"1"'), ("area", "1e300"), ("area", "1e11")]
+)
+def test_flags_and_areas_that_cannot_be_meant_are_malformed(tmp_path: Path, key: str, raw: str) -> None:
+    """COCO's AP looks at objects of at most 1e10 px^2: a larger one would vanish from it."""
+    with pytest.raises(InputError, match=r"annotations\[0\] .*is malformed"):
+        read_split(written(tmp_path, lambda document: document["annotations"][0].update({key: "@raw"}), raw), "train")
+
+
+@pytest.mark.parametrize("raw", ["true", "62.9", "null", "[]"])
+def test_a_category_name_is_text(tmp_path: Path, raw: str) -> None:
+    with pytest.raises(InputError, match="a category without id or name"):
+        read_split(written(tmp_path, lambda document: document["categories"][0].update(name="@raw"), raw), "train")
+
+
+def test_a_file_of_zeros_is_refused_whatever_its_size(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    with open(folder / "annotations" / "instances_train.json", "wb") as stream:
+        stream.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(InputError, match="not JSON"):
+        read_split(folder, "train")
+
+
+@pytest.mark.parametrize("line", ["1_0 0.5 0.5 0.1 0.1", "\u0660 0.5 0.5 0.1 0.1", "True 0.5 0.5 0.1 0.1", '"0" 0.5 0.5 0.1 0.1'])
+def test_numbers_of_labels_are_plain_digits(tmp_path: Path, line: str) -> None:
+    for part in ("images", "labels"):
+        (tmp_path / part / "val").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "val" / "0.png")
+    (tmp_path / "labels" / "val" / "0.txt").write_text(line)
+    (tmp_path / "data.yaml").write_text("val: images/val\nnames: [a]\n")
+    with pytest.raises(InputError, match="no number"):
+        read_split(tmp_path, "val")
+
+
+def test_a_picture_that_pillow_warns_of_prints_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    place = content.find(b"\x01\x01\x04\x00\x01")  # the height: a count of values that the file does not have
+    content[place + 4 : place + 8] = b"\xff\xff\x00\x00"
+    (tmp_path / "a.tif").write_bytes(content)
+    code = f"import sys; sys.path[:0] = [{str(Path(__file__).parents[1])!r}]\n"
+    code += "from rfdetr_repro.data.decoding import read_header\nfrom rfdetr_repro.errors import InputError\n"
+    code += "try: read_header('a.tif')\nexcept InputError as error: print('refused', error)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == "" and place > 0, done.stderr
+
+
+def test_nan_in_datumaro_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "default").mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "default" / "a.png")
+    row = {"type": "bbox", "label_id": 0, "bbox": [1, 1, 5, 5], "attributes": {"x": "@"}}
+    item = {"id": "a", "annotations": [row], "image": {"path": "a.png", "size": [20, 20]}}
+    text = json.dumps({"categories": {"label": {"labels": [{"name": "cat"}]}}, "items": [item]}).replace('"@"', "@")
+    path = tmp_path / "annotations" / "default.json"
+    path.write_text(text.replace("@", "1"))
+    assert len(read_split(tmp_path, "train").table.ids) == 1
+    for raw in ("NaN", "1e999"):
+        path.write_text(text.replace("@", raw))
+        with pytest.raises(InputError, match="not usable JSON"):
+            read_split(tmp_path, "train")

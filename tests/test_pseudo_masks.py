@@ -138,3 +138,30 @@ def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
     with pytest.raises(InputError, match="this is the file that is read"):
         pseudo_label(folder, "train", sam, source)
     assert source.read_bytes() == before
+
+
+def test_data_are_checked_before_the_model_is_looked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "annotations/instances_train.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0]["bbox"] = [1, 1, -5, 5]
+    path.write_text(json.dumps(document))
+    arguments = ["--data", str(folder), "--model", str(folder / "nowhere"), "--out", str(folder / "out.json")]
+    assert run_main(module.main, arguments) == 2
+    assert "box of negative size" in capsys.readouterr().err and not (folder / "out.json").exists()
+
+
+def test_ids_as_text_and_floats_are_those_of_the_split(folder: Path, sam: Sam2) -> None:
+    path = folder / "annotations/instances_train.json"
+    document = json.loads(path.read_text())
+    for entry in document["annotations"]:
+        entry["image_id"] = float(entry["image_id"])
+    path.write_text(json.dumps(document))
+    assert sum(pseudo_label(folder, "train", sam, folder / "out.json").values()) == len(document["annotations"]) - 2
+
+
+@pytest.mark.parametrize("content", [b"[]\n", b'{"key": 1}\n[1]\n', b"\xff\n", b"[" * 5000 + b"\n"])
+def test_a_foreign_file_beside_the_result_is_refused(folder: Path, sam: Sam2, content: bytes) -> None:
+    (folder / "out.json.partial").write_bytes(content)
+    with pytest.raises(InputError, match="no unfinished work"):
+        pseudo_label(folder, "train", sam, folder / "out.json")
+    assert (folder / "out.json.partial").read_bytes() == content

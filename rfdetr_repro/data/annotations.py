@@ -139,9 +139,10 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
     """
     names: dict[int, str] = {}
     for entry in document["categories"]:
-        number, name = whole(entry.get("id")), entry.get("name")
-        if number is None or isinstance(name, (dict, list)) or name is None:
-            raise InputError("a category without id or name", path, "a category needs a whole number as id, and a name")
+        number, name = category_key(entry.get("id")), entry.get("name")
+        if number is None or isinstance(name, bool) or not isinstance(name, (str, int)):
+            mend = 'a category needs a whole number as id (3, not "3"), and a name'
+            raise InputError("a category without id or name", path, mend)
         if number in names:
             raise InputError("two categories share one id", path, "give each its own")
         names[number] = unicodedata.normalize("NFC", str(name))
@@ -172,6 +173,11 @@ def whole(value: object) -> int | None:
     if isinstance(value, str) and len(value) < 100 and value.isascii() and value.strip().removeprefix("-").isdigit():
         return int(value)
     return None
+
+
+def category_key(value: object) -> int | None:
+    """A category id: a whole number (an integral float counts as such); None for anything else, also text."""
+    return None if isinstance(value, str) else whole(value)
 
 
 def image_key(value: object) -> ImageKey | None:
@@ -301,7 +307,7 @@ def parse_annotations(
     segmentations = gather_segmentations(*text, annotations)
     rows = _columns(annotations, segmentations)
     image_index = _positions(rows.image_ids, [info.id for info in table.images])
-    labels = _positions(rows.category_ids, classes.category_ids, whole)
+    labels = _positions(rows.category_ids, classes.category_ids, category_key)
     boxes = rows.boxes
     finite = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1)
     safe = np.where(finite[:, None], boxes, 0.0)
@@ -389,18 +395,17 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
         area=np.full(count, -1.0),
         malformed=np.zeros(count, dtype=bool),
     )
-    rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(rows.category_ids, whole)
+    rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(rows.category_ids, category_key)
     ids = [entry.get("id") for entry in entries]
     rows.ids[:] = [key if type(key) is int or isinstance(key, str) else whole(key) for key in ids]
     rows.malformed |= np.array([key is None and given is not None for key, given in zip(rows.ids, ids, strict=True)], dtype=bool)
     flags = [entry.get("iscrowd", 0) for entry in entries]
-    plain = set(map(type, flags)) <= {int}
-    crowd = np.fromiter((value != 0 if plain else _flag(value) for value in flags), np.int8, count)
+    crowd = np.fromiter(map(_flag, flags), np.int8, count)
     rows.crowd[:] = crowd > 0
     areas = [entry.get("area") for entry in entries]
     plain = set(map(type, areas)) <= {float}
     area = np.array(areas, dtype=np.float64) if plain else np.fromiter(map(_area, areas), np.float64, count)
-    area = np.where(np.isfinite(area), np.maximum(area, -1.0), np.nan)
+    area = np.where(np.abs(area) <= MOST_PIXELS, np.maximum(area, -1.0), np.nan)
     rows.area[:] = np.where(np.isnan(area) | (area < 0), -1.0, area)
     rows.malformed |= (crowd < 0) | np.isnan(area)
     boxes = _plain_boxes(entries)
@@ -475,11 +480,10 @@ def _box_of_mask(segmentations: Segmentations, row: int) -> tuple[float, ...] | 
 
 
 def _flag(value: object) -> int:
-    """1 or 0 for what may stand for true or false (also missing), -1 for anything else."""
-    if value is None or value is False or value is True:
-        return int(bool(value))
-    number = _number(value)
-    return -1 if number is None or not math.isfinite(number) else int(number != 0)
+    """1 or 0 for 1, 0, true, false and null (0), -1 for anything else."""
+    if value is None:
+        return 0
+    return int(bool(value)) if isinstance(value, (int, float)) and value in (0, 1) else -1
 
 
 def _area(value: object) -> float:

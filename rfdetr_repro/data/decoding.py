@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ _BAND = 1 << 24  # px converted at a time
 _PILLOW_DEFAULT = 89_478_485
 if Image.MAX_IMAGE_PIXELS == _PILLOW_DEFAULT:  # a limit that the user's program has set stays
     Image.MAX_IMAGE_PIXELS = LARGEST
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a file that cannot be used is said so by one error, not by lines before it
 
 _ORIENTATION = 0x0112
 _QUARTERS = (5, 6, 7, 8)  # orientations that swap width and height

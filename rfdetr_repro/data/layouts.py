@@ -122,9 +122,21 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
     if found.kind == "cvat":
         text, dropped = cvat_as_coco(found.path, None if found.undivided else split, drop_bad)
         return Content(text, found.folders, True, dropped)
-    with open_input(found.path) as stream:
-        text = stream.read()
+    text = _json_text(found.path)
     return _from_datumaro(text, found) if b'"items"' in text else Content(text, found.folders, False)
+
+
+def _json_text(path: Path) -> bytes:
+    """The bytes of a JSON file; of a file that begins like no JSON, which may be of any size, only its beginning."""
+    with open_input(path) as stream:
+        head = stream.read(1 << 16)
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
+            return head
+        stream.seek(0)
+        try:
+            return stream.read()
+        except MemoryError as error:
+            raise InputError("the annotation file does not fit into memory", path, "divide the data set") from error
 
 
 def _from_datumaro(text: bytes, found: Found) -> Content:

@@ -33,7 +33,7 @@ def read_xml(path: Path, root: str) -> Element:
 def numbers_of(texts: list[str | None], path: Path, where: str) -> list[float]:
     """Finite numbers; anything else is an :class:`InputError` that names ``where`` in the file."""
     try:
-        values = [float(text or "") for text in texts]
+        values = [float(text if text and text.isascii() and "_" not in text else "none") for text in texts]
     except ValueError as error:
         raise InputError(f"{where} has a coordinate that is no number", path, "mend the file") from error
     if not all(math.isfinite(value) for value in values):

@@ -298,6 +298,8 @@ class _LabelReader:
         """((what, how to mend, kind), None) for a bad line, else its annotation."""
         nothing = ("", "", "")
         try:
+            if "_" in line or not line.isascii():  # Python reads 1_0 and the digits of other scripts as numbers
+                raise ValueError
             values = [float(word) for word in line.split()]
             class_id = int(values[0])
         except (ValueError, OverflowError):
