@@ -145,7 +145,8 @@ def test_data_are_checked_before_the_model_is_looked_for(folder: Path, capsys: p
     document = json.loads(path.read_text())
     document["annotations"][0]["bbox"] = [1, 1, -5, 5]
     path.write_text(json.dumps(document))
-    arguments = ["--data", str(folder), "--model", str(folder / "nowhere"), "--out", str(folder / "out.json")]
+    (folder / "empty").mkdir()
+    arguments = ["--data", str(folder), "--model", str(folder / "empty"), "--out", str(folder / "out.json")]
     assert run_main(module.main, arguments) == 2
     assert "box of negative size" in capsys.readouterr().err and not (folder / "out.json").exists()
 
