@@ -67,7 +67,7 @@ MODEL = ModelId("rfdetr", "x")
         lambda: Deployment("odd"),
         lambda: Fit(0),
         lambda: Fit(-1),
-        lambda: Fit(10, 5),
+        lambda: Fit(10, -5),
         lambda: Fit(10, 20).within(NAN),
         lambda: Nms(score=NAN),
         lambda: Nms(iou=2.0),

@@ -123,6 +123,13 @@ def test_who_uses_a_gpu(name: str, gpu: bool) -> None:
     assert uses_gpu(name) is gpu
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_eager_torch_uses_what_pytorch_takes(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's files may be absent in a container that has a GPU; PyTorch itself is asked."""
+    monkeypatch.setattr("rfdetr_repro.device.choose_device", lambda: SimpleNamespace(type=device))
+    assert uses_gpu("torch") is (device == "cuda")
+
+
 QUIET = Window(
     "no", 9, (1500, 1980), 300.0, 200.0, 60, 0.0, (), seconds=1.0, clocks={1500: 1, 1980: 3}, throttled_s={"power": 0.0}
 )

@@ -80,7 +80,20 @@ class Heating:
 def test_heat_keeps_the_warm_up_going_though_times_are_flat() -> None:
     clock = VirtualClock()
     told = settle(clock.taking(50.0), 24.0, clock, WallTimer(clock), Heating(clock))
-    assert told.startswith("flat after") and clock.ns / 1e9 > 100
+    assert told.startswith("flat after") and clock.ns / 1e9 > 100 and "not known" not in told
+
+
+class Blind(Heating):
+    """A watch whose driver tells neither clock nor temperature."""
+
+    def since(self, mark: int) -> Window:
+        return super().since(mark)._replace(temperature_c=None, clocks=None)
+
+
+def test_a_flat_run_says_what_of_the_gpu_was_not_seen() -> None:
+    clock = VirtualClock()
+    told = settle(clock.taking(50.0), 24.0, clock, WallTimer(clock), Blind(clock))
+    assert told.startswith("flat after") and told.endswith("sm_mhz and temperature_c not known")
 
 
 def test_the_protocol_warms_apart_and_measures_for_a_time() -> None:
