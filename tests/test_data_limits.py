@@ -229,3 +229,11 @@ def test_nan_in_datumaro_json_is_refused(tmp_path: Path) -> None:
         path.write_text(text.replace("@", raw))
         with pytest.raises(InputError, match="not usable JSON"):
             read_split(tmp_path, "train")
+
+
+def test_a_list_of_voc_images_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    """Else all pictures would be read as this split."""
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "val.txt").symlink_to("nowhere")
+    with pytest.raises(InputError, match="leads nowhere"):
+        read_split(tmp_path, "val")

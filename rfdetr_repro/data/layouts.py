@@ -7,6 +7,7 @@ read as whichever split is asked for, and counts as having a train split only, s
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,6 +228,8 @@ def _voc(root: Path, name: str) -> Iterator[Found]:
     """The devkit's folders, here or in VOCdevkit/VOC2007 and the like, with a list of the split's images."""
     for folder in (root, *sorted(root.glob("VOC[0-9]*")), *sorted(root.glob("VOCdevkit/VOC[0-9]*"))):
         listed = folder / "ImageSets" / "Main" / f"{name}.txt"
+        if os.path.lexists(listed) and not _is_file(listed):
+            raise InputError("the list of images is a link that leads nowhere, or no file", listed, "mend or remove it")
         if listed.is_file() and (folder / "Annotations").is_dir():
             yield Found("voc", folder / "Annotations", _existing(folder / "JPEGImages", folder / "images", folder), listed=listed)
 
