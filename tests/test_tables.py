@@ -309,7 +309,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         (["--table", "frontier"], "no campaign Records"),
         (["--table", "sensitivity"], "no campaign Records"),
         (["--table", "sensitivity", "--scoreboard"], "choose a numbered table"),
-        (["--table", "2", "--records", "absent.jsonl"], "no such records"),
+        (["--table", "2", "--records", "absent.jsonl"], "No such file"),
         (["--table", "frontier", "--scoreboard", "--records", "run"], "choose a numbered table"),
     ],
 )
