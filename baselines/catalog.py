@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rfdetr_repro.errors import InputError
-from rfdetr_repro.model.container import read_container
-from rfdetr_repro.presets import PRESETS
+from rfdetr_repro.model.checkpoints.container import read_container
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.presets import PRESETS
 
 from . import d_fine, lw_detr, open_vocabulary, rt_detr, transformers_rf_detr, yolo_libre, yolo_ultralytics
 from .foreign import Package
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     dynamo: bool = False  # which of PyTorch's two exporters works
     masks: bool = False
     foreign: Package | None = None  # what exports it in a process of its own; then ``build`` gives the name it has there
-    form: str = "detr"  # of its raw file, see rfdetr_repro.export.adopt
+    form: str = "detr"  # of its raw file, see rfdetr_repro.export.adopt.adopt
     star: str = ""  # why the model runs in PyTorch only, where no artifact can be made of it
 
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from rfdetr_repro.errors import InputError, StatedFailure
-from rfdetr_repro.unfinished import temporary_folder
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 ABSENT = 64  # exit code of a script without its package
 LIMIT_S = 1800.0  # the largest models export in minutes

@@ -89,7 +89,11 @@ def works(case: str, device: str, dtype: torch.dtype) -> dict[str, dict[str, Cal
     """Work -> who -> call."""
     from cases import forward, forward_backward, inputs, peers
 
-    from rfdetr_repro.ops import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_fused_reference
+    from rfdetr_repro.ops import (
+        ms_deform_attn,
+        ms_deform_attn_fused,
+        ms_deform_attn_fused_reference,
+    )
 
     levels, tensors = inputs(case, device)
     tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
@@ -128,9 +132,9 @@ def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | Non
     from cases import CASES
 
     from rfdetr_repro.bench.machine import environment, this_machine
-    from rfdetr_repro.latency_protocol import Protocol
-    from rfdetr_repro.record import Latency, ModelId, Record
-    from rfdetr_repro.store import Store
+    from rfdetr_repro.records.record import Latency, ModelId, Record
+    from rfdetr_repro.records.store import Store
+    from rfdetr_repro.spec.protocol import Protocol
 
     store, machine, env = Store(store_path), this_machine(), environment()
     if device == "cuda":
@@ -188,7 +192,7 @@ def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
         str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_ops*.py")) if "properties" not in path.name
     ]
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    few = [*pytest_command, "tests/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
+    few = [*pytest_command, "tests/ops/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
     found: dict[str, tuple[list[str], float]] = {}
     if "build" not in args.skip:
         found["build"] = [sys.executable, "setup.py", "build_ext", "--inplace"], 300

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfdetr_repro.config import Arch
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
-from rfdetr_repro.export.onnx import export_onnx
+from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.torch import export_torch
+from rfdetr_repro.model.checkpoints.layouts import from_transformers
+from rfdetr_repro.model.checkpoints.released import from_released
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.model.layouts import from_transformers
-from rfdetr_repro.model.released import from_released
-from rfdetr_repro.presets import PICO, Preset
-from rfdetr_repro.record import ModelId
+from rfdetr_repro.records.record import ModelId
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.presets import PICO, Preset
 
 
 def random_meta(name: str, classes: int) -> ArtifactMeta:

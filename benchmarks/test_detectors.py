@@ -19,19 +19,19 @@ import numpy as np
 import pytest
 from subjects import pico_artifact
 
-from rfdetr_repro.bench.gpu_device import uses_gpu, watching
-from rfdetr_repro.bench.gpu_state import gpu_state
-from rfdetr_repro.bench.gpu_watch import GpuWatch
+from rfdetr_repro.bench.gpu.device import uses_gpu, watching
+from rfdetr_repro.bench.gpu.state import gpu_state
+from rfdetr_repro.bench.gpu.watch import GpuWatch
 from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.bench.scopes import timed_call
-from rfdetr_repro.bench.statistics import summarise
-from rfdetr_repro.config import Arch
-from rfdetr_repro.errors import InputError
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.export.backends import BACKENDS, open_session
-from rfdetr_repro.latency_protocol import Protocol
-from rfdetr_repro.presets import PICO
-from rfdetr_repro.record import Latency, Record
+from rfdetr_repro.records.record import Latency, Record
+from rfdetr_repro.records.statistics import summarise
+from rfdetr_repro.runtime.backends import BACKENDS, open_session
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.presets import PICO
+from rfdetr_repro.spec.protocol import Protocol
 
 ARCHS = [Arch(96, 16, 1, 0, 10), PICO.arch, Arch(160, 12, 2, 2, 25)]  # a small one, the base, a large one
 PROTOCOLS = {

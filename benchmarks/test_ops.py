@@ -21,7 +21,7 @@ from conftest import interleaved_ms
 from gather_limit import gather_ms
 from torch import Tensor
 
-from rfdetr_repro import masks
+from rfdetr_repro.data import mask_logits as masks
 from rfdetr_repro.ops import (
     HAS_SPLIT_LINEAR,
     build_info,

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
-from rfdetr_repro.presets import PICO, PICO_SPACE, PICO_TRAIN
-from rfdetr_repro.train.engine import Trainer
+from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+from rfdetr_repro.spec.presets import PICO, PICO_SPACE, PICO_TRAIN
 from rfdetr_repro.train.processes import shared
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.trainer import Trainer
 
 STEPS, ROUNDS, WARM_UP = int(os.environ.get("RFDETR_BENCH_STEPS", "24")), 3, 4
 

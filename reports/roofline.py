@@ -1,81 +1,11 @@
-"""How near the attention operators come to what the processor can do: a figure from the numbers of a benchmark run.
-
-    pytest benchmarks/test_ops.py --benchmark-only --benchmark-json operators.json
-    python -m reports.roofline operators.json [--out roofline.png]
-
-The work is a gather of 64-byte lines with two floating-point operations per four bytes, so the roof is the measured rate of such
-reads, and the axis across is what they are read from: the bytes of the value maps. Needs no torch.
-"""
+"""``python -m reports.roofline``: the roofline figure of a benchmark run; see :mod:`rfdetr_repro.report.roofline`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import FigureBase
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-from rfdetr_repro.arguments import input_file, output_file
-from rfdetr_repro.errors import ArgumentParser, InputError, run_main
-from rfdetr_repro.plots_style import BLUE, GREY, ORANGE, VERMILION, save
-
-SERIES = {"ours": ("this operator", BLUE, "o"), "torch_ms_deform_attn": ("torch-ms-deform-attn", VERMILION, "s"),
-          "grid_sample": ("grid_sample", ORANGE, "^")}  # fmt: skip
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """``extra_info`` of the forward benchmarks on one thread, by size of their maps. Raises :class:`InputError` where none is."""
-    try:
-        benchmarks = json.loads(path.read_text())["benchmarks"]
-        rows = [entry["extra_info"] for entry in benchmarks]
-        found = [row for row in rows if row.get("limit_ms") and row.get("gathered_bytes") and row.get("value_bytes")]
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", path, "run pytest with --benchmark-json first") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"not a file of pytest-benchmark ({error})", path) from error
-    if not found:
-        raise InputError(
-            "no forward benchmark with its limit", path, "run benchmarks/test_ops.py, on a machine with a C compiler"
-        )
-    return sorted(found, key=lambda row: row["value_bytes"])
-
-
-def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
-    """Gathered GB/s over the bytes of the maps, both logarithmic, with the measured roof above."""
-    axes = figure.subplots(gridspec_kw={"left": 0.08, "right": 0.72, "bottom": 0.16, "top": 0.9})
-    across = [row["value_bytes"] / 2**20 for row in rows]
-
-    def speeds(name: str) -> list[float]:
-        return [row["gathered_bytes"] / row[f"{name}_ms"] / 1e6 if f"{name}_ms" in row else math.nan for row in rows]
-
-    axes.plot(across, speeds("limit"), color=GREY, marker="_", linestyle="--", label="measured limit:\nrandom 64-byte reads")
-    for name, (label, colour, marker) in SERIES.items():
-        if any(f"{name}_ms" in row for row in rows):  # no lines: the cases differ in more than their maps
-            axes.plot(across, speeds(name), color=colour, marker=marker, linestyle="", label=label)
-    axes.set(xscale="log", yscale="log", xlabel="value maps, MiB", ylabel="gathered, GB/s")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
-    axes.set_title("Deformable attention, forward, float32, one thread")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
-    parser.add_argument("--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG")
-    args = parser.parse_args(argv)
-    rows = rows_of(args.benchmarks)
-    save(lambda figure: draw(figure, rows), args.out, height_in=3.2)
-    print(f"{args.out}: {len(rows)} cases")
-    return 0
-
+from rfdetr_repro.report.roofline import main
+from rfdetr_repro.spec.errors import run_main
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -20,31 +20,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from .ap_intervals import with_range
-from .bench.accuracy import label_map
-from .coco_eval import CocoEvaluator, ImageDetections
-from .coco_matches import measured
-from .config import Arch, TrainConfig
-from .data.census import check_usable, mask_lines, print_census
-from .data.coco import ClassMap, CocoSplit, has_split, read_split
-from .data.source import DataSource
-from .detect import Found, Picture, as_pictures, detect
-from .device import choose_device
-from .errors import InputError
+from rfdetr_repro.bench.accuracy import label_map
+from rfdetr_repro.data.census import check_usable, mask_lines, print_census
+from rfdetr_repro.data.coco import ClassMap, CocoSplit, has_split, read_split
+from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
+from rfdetr_repro.evaluation.matches import measured
+from rfdetr_repro.evaluation.predict_images import Found, Picture, as_pictures, detect
+from rfdetr_repro.evaluation.predict_split import base_accuracies, single_detections
+from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
+from rfdetr_repro.export.onnx.exporter import OPSET, export_onnx
+from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
+from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released, with_classes
+from rfdetr_repro.model.checkpoints.upstream import described, export_words
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.ops.device import choose_device
+from rfdetr_repro.records.ap_intervals import with_range
+from rfdetr_repro.records.record import Accuracy, ModelId
+from rfdetr_repro.spec.config import Arch, TrainConfig
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import writable_folder
+from rfdetr_repro.spec.labels import Labels
+from rfdetr_repro.spec.presets import PRESETS, Preset, preset
+from rfdetr_repro.spec.resize_rules import describe, with_antialias
+from rfdetr_repro.train.upstream_words import Asked, from_upstream
+
 from .evaluate import percent
-from .export.artifact import Artifact, ArtifactMeta
-from .export.onnx import OPSET, export_onnx
-from .files import writable_folder
-from .labels import Labels
-from .model.checkpoint import ModelCard, save_detector
-from .model.detector import Detector
-from .model.pretrained import load_pretrained, save_released, with_classes
-from .model.upstream import described, export_words
-from .presets import PRESETS, Preset, preset
-from .record import Accuracy, ModelId
-from .resize_rules import describe, with_antialias
-from .train.upstream_words import Asked, from_upstream
-from .validation import base_accuracies, single_detections
 
 CHECKPOINT = "supernet.safetensors"
 
@@ -275,8 +276,8 @@ class RFDETR:
         each batch on the CPU (default: by its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says
         how many.
         """
-        from .train.processes import run_training
-        from .train.recipe import Recipe
+        from rfdetr_repro.train.processes import run_training
+        from rfdetr_repro.train.recipe import Recipe
 
         processes, shape, drop_bad = changes.pop("processes", None), changes.pop("shape", None), changes.pop("drop_bad", False)
         folder, source = _run_folder(output_dir, resume), DataSource.of(dataset_dir).dropping(drop_bad)
@@ -356,7 +357,7 @@ class RFDETR:
 
 def _run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
     """Where the run lives, after a check that what is there is what ``resume`` expects."""
-    from .train.state import STATE
+    from rfdetr_repro.train.state import STATE
 
     resume = True if resume in (None, "") else resume  # upstream's word for no file
     if not isinstance(resume, bool):

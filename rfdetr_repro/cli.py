@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .errors import EXIT_BAD_INPUT, EXIT_OK, run_main
+from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 
 VERBS = {
     "reproduce": "the whole flow: data, supernet, search, artifacts, measured records, report",

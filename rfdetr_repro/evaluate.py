@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .ap_intervals import FEWEST
-from .arguments import MOST_THREADS, folder_name, input_path, output_file, whole
-from .data.source import add_data_arguments, source_of
-from .errors import ArgumentParser, InputError, run_main
-from .export.artifact import load_artifact
-from .files import write_atomic
-from .latency_protocol import BACKENDS
-from .resize_rules import describe
+from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.export.artifact import load_artifact
+from rfdetr_repro.records.ap_intervals import FEWEST
+from rfdetr_repro.spec.arguments import MOST_THREADS, folder_name, input_path, output_file, whole
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.protocol import BACKENDS
+from rfdetr_repro.spec.resize_rules import describe
 
 MOST_DETECTIONS = 10**6  # per image and class
 METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP medium": "ap_m", "AP large": "ap_l"}
@@ -46,11 +46,11 @@ def evaluate(
     artifact = load_artifact(artifact_path)
     if artifact.manifest.model.weights == "random":
         raise InputError("a model with random weights has no accuracy", artifact_path, "train it first")
-    from .bench.accuracy import accuracy_of  # loads slowly; the file is checked first
-    from .data.census import check_usable, print_census
-    from .data.coco import read_split
-    from .export.backends import open_session
-    from .export.trial import tried
+    from rfdetr_repro.bench.accuracy import accuracy_of  # loads slowly; the file is checked first
+    from rfdetr_repro.data.census import check_usable, print_census
+    from rfdetr_repro.data.coco import read_split
+    from rfdetr_repro.export.onnx.trial import tried
+    from rfdetr_repro.runtime.backends import open_session
 
     chosen = read_split(data_dir, split)
     check_usable([chosen]) if quiet else print_census([chosen])
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=output_file, help="also write the metrics here, as fractions")
     args = parser.parse_args(argv)
     args.data = source_of(args, (args.split,))
-    from .export.backends import check_backend  # loads slowly; the arguments are checked first
+    from rfdetr_repro.runtime.backends import check_backend  # loads slowly; the arguments are checked first
 
     check_backend(args.backend)
     settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)

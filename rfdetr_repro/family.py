@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .arguments import input_folder, wholes
-from .config import MAX_SIDE, Arch, SearchSpace
-from .data.source import add_data_arguments, source_of
-from .errors import ArgumentParser, InputError, run_main
-from .record import NEVER_TRAINED, Record
-from .tables_family import family_table
-from .tables_format import render
+from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.records.record import NEVER_TRAINED, Record
+from rfdetr_repro.spec.arguments import input_folder, wholes
+from rfdetr_repro.spec.config import MAX_SIDE, Arch, SearchSpace
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.tables.family import family_table
+from rfdetr_repro.tables.format import render
 
 
 def never_trained(space: SearchSpace, patches: Sequence[int], resolutions: Sequence[int] = ()) -> list[Arch]:
@@ -41,7 +41,7 @@ def between(space: SearchSpace) -> list[int]:
 
 def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
     """A Record of each, accuracy by the shared pass, without a latency; what the store has is not computed again."""
-    from .search.evaluation import Whole
+    from rfdetr_repro.search.evaluation import Whole
 
     done = {record.id: record for record in search.store.read()}
     records = []
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     args.data = source_of(args, ("val",))
-    from .data.census import print_census
-    from .search.__main__ import open_search
+    from rfdetr_repro.data.census import print_census
+    from rfdetr_repro.search.command import open_search
 
     words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
     search = open_search(args.run, args.data, masks=False, command=words)

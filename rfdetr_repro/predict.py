@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .arguments import any_path, number, output_folder
-from .config import Arch, parse_shape
-from .errors import ArgumentParser, InputError, run_main
-from .files import write_atomic
-from .labels import LABELS_HELP, labels_given
-from .resize_rules import ANTIALIASED, describe, with_antialias
+from rfdetr_repro.spec.arguments import any_path, number, output_folder
+from rfdetr_repro.spec.config import Arch, parse_shape
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}  # of pictures in a folder
 
@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     pictures = find_pictures(args.images)
     drawn = [args.out / name for name in drawn_names(pictures)]
-    from .data.decoding import check_header
+    from rfdetr_repro.data.decoding import check_header
 
     for path in pictures:
         check_header(path)
-    from .model.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
     arch = Arch.parse(args.arch) if args.arch else card.arch
@@ -112,10 +112,10 @@ def drawn_names(pictures: Sequence[Path]) -> list[Path]:
 
 def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
     """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
-    from .data.decoding import decode_reduced, reduced
-    from .detect import detect
-    from .pictures import best_of_each_box
-    from .plots import detections_figure
+    from rfdetr_repro.data.decoding import decode_reduced, reduced
+    from rfdetr_repro.evaluation.predict_images import detect
+    from rfdetr_repro.plots.figures import detections_figure
+    from rfdetr_repro.reproduce.pictures import best_of_each_box
 
     image = decode_reduced(path)
     exact = card.resize_rule == ANTIALIASED or image.is_whole  # the plain rule looks at single pixels

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rfdetr_repro.model.checkpoints.pretrained import with_classes
+from rfdetr_repro.model.checkpoints.upstream import UPSTREAM_CLASSES
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.labels import Labels
+
 from .api import RFDETR
-from .errors import InputError
-from .labels import Labels
-from .model.pretrained import with_classes
-from .model.upstream import UPSTREAM_CLASSES
 
 _TAKEN = ("pretrain_weights", "device", "resolution", "num_classes", "labels", "arch")
 

@@ -26,7 +26,7 @@ else:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A composed data set of 8 train, 2 val and 2 test images of 64 px, new for each module."""
-    from rfdetr_repro.data.embedded import EmbeddedConfig, write_embedded
+    from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 
     config = EmbeddedConfig(64, train_images=8, val_images=2, test_images=2)
     return write_embedded(tmp_path_factory.mktemp("data"), config, workers=1)

@@ -1,4 +1,4 @@
-// COCO's average precision of many resamples of the images at once; see rfdetr_repro/coco_matches.py.
+// COCO's average precision of many resamples of the images at once; see rfdetr_repro/evaluation/matches.py.
 //
 // Only detections that match an object raise recall, and precision falls between two of them. So one pass over all detections
 // counts what was seen, and everything else happens at the matches alone, for all resamples side by side.

@@ -2,7 +2,7 @@
 //
 // One thread per 16 bytes of output channels of one (batch, query, head); neighbouring threads read neighbouring channels of the
 // same pixel. Locations from boxes and the softmax are computed where they are needed.
-// tests/test_cuda_compile.py also compiles this text for the host, where a launch is a plain loop.
+// tests/ops/test_cuda_compile.py also compiles this text for the host, where a launch is a plain loop.
 #include "device.cuh"
 
 namespace rfdetr {

@@ -1,5 +1,5 @@
 // Python module _masks: masks from logits on NumPy arrays, for machines without PyTorch. Arguments are checked in
-// rfdetr_repro/masks.py; the work is csrc/cpu/masks.h, without Python's lock and on several threads if asked for.
+// rfdetr_repro/data/mask_logits.py; the work is csrc/cpu/masks.h, without Python's lock and on several threads if asked for.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -88,7 +88,7 @@ py::list counts(const Floats& logits, int64_t height, int64_t width, const Float
 }  // namespace
 
 PYBIND11_MODULE(_masks, module) {
-  module.doc() = "See rfdetr_repro.masks.";
+  module.doc() = "See rfdetr_repro.data.mask_logits.";
   module.def("bitmaps", &bitmaps);
   module.def("bits", &bits);
   module.def("counts", &counts);

@@ -1,5 +1,5 @@
 // Python module _resampled_ap: average precision of many resamples on NumPy arrays. Arguments are checked in
-// rfdetr_repro/coco_matches.py; the work is csrc/cpu/resampled_ap.h, without Python's lock.
+// rfdetr_repro/evaluation/matches.py; the work is csrc/cpu/resampled_ap.h, without Python's lock.
 #include "../cpu/resampled_ap.h"
 
 #include <pybind11/numpy.h>
@@ -39,6 +39,6 @@ py::array_t<double> level_sums(const Dense<int32_t>& image, const Dense<uint16_t
 }  // namespace
 
 PYBIND11_MODULE(_resampled_ap, module) {
-  module.doc() = "See rfdetr_repro.coco_matches.";
+  module.doc() = "See rfdetr_repro.evaluation.matches.";
   module.def("level_sums", &level_sums);
 }

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..coco_eval import CocoEvaluator, ImageDetections, detections_in_pixels
-from ..coco_matches import measured
-from ..data.coco import CocoSplit
-from ..data.letterbox import Letterbox
-from ..data.resizing import model_input
-from ..errors import InputError
-from ..export.artifact import Artifact
-from ..export.session import Detections, Session
-from ..labels import UNUSED
-from ..record import Accuracy
-from ..resize_rules import LETTERBOX, PLAIN_LETTERBOX
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.letterbox import Letterbox
+from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
+from rfdetr_repro.evaluation.matches import measured
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.records.record import Accuracy
+from rfdetr_repro.runtime.session import Detections, Session
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.labels import UNUSED
+from rfdetr_repro.spec.resize_rules import LETTERBOX, PLAIN_LETTERBOX
 
 Array = np.ndarray[Any, Any]
 
@@ -91,7 +91,7 @@ def run_on(session: Session, image: Array) -> Detections:
 def detect_image(session: Session, image: Array, image_id: int, labels: Array) -> ImageDetections:
     """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes (``labels``: :func:`label_map`).
 
-    COCO's maxDets counts per image and class, so nothing is cut here; see :func:`rfdetr_repro.coco_eval.detections_in_pixels`.
+    COCO's maxDets counts per image and class, so nothing is cut here; see :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`.
     """
     found = run_on(session, image)
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):

@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..arguments import input_path, number
-from ..errors import ArgumentParser, InputError, StatedFailure, run_main
-from ..record import Machine, Record
-from ..store import Store, unverified_words
-from .printing import verdict_line
-from .samples import Series, load_samples
-from .statistics import Verdict, compare_sessions
+from rfdetr_repro.bench.command.printing import verdict_line
+from rfdetr_repro.records.record import Machine, Record
+from rfdetr_repro.records.samples import Series, load_samples
+from rfdetr_repro.records.statistics import Verdict, compare_sessions
+from rfdetr_repro.records.store import Store, unverified_words
+from rfdetr_repro.spec.arguments import input_path, number
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
 
 Key = tuple[object, ...]
 

@@ -16,19 +16,20 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from ..data.census import mask_lines
-from ..data.coco import CocoSplit
-from ..errors import InputError, StatedFailure
-from ..export.artifact import Artifact
-from ..export.session import OrtSession, Session
-from ..latency_protocol import Protocol
-from ..record import AP_RULE, Accuracy, DataId, Latency, Machine, Record
-from ..store import Store
+from rfdetr_repro.bench.gpu.load import work_before
+from rfdetr_repro.data.census import mask_lines
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, Record
+from rfdetr_repro.records.samples import save_samples
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.runtime.session import OrtSession, Session
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.protocol import Protocol
+
 from .accuracy import Progress, accuracy_of
-from .gpu_load import work_before
+from .interleaved import Call, Measurement, Watch, measure_interleaved
 from .machine import environment, this_machine
-from .protocol import Call, Measurement, Watch, measure_interleaved
-from .samples import save_samples
 from .scopes import example_input, timed_call
 from .suppression import suppression_ms
 from .twin import itself

@@ -21,17 +21,18 @@ from typing import Any
 
 import torch
 
-from ..arguments import output_file, output_folder
-from ..config import Arch, ModelConfig
-from ..cost_cells import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
-from ..errors import ArgumentParser, InputError, run_main
-from ..files import write_atomic
-from ..flops import flops_by_part, total_flops
-from ..model.detector import Detector
-from ..presets import ABLATION, PRESETS
-from ..ranges import choose
-from ..record import Cost, ModelId, Record
-from ..store import Store
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.paper.costs import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
+from rfdetr_repro.records.record import Cost, ModelId, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.arguments import output_file, output_folder
+from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.flops import flops_by_part, total_flops
+from rfdetr_repro.spec.presets import ABLATION, PRESETS
+from rfdetr_repro.spec.ranges import choose
+
 from .counters import COUNTERS
 from .machine import environment
 from .models import _catalog, known_name, model_artifact, model_id, model_names

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import InputError
+from rfdetr_repro.spec.errors import InputError
 
 
 class Count(NamedTuple):

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..arguments import input_path
-from ..errors import ArgumentParser, InputError, StatedFailure, run_main
-from ..record import Latency, Record
-from ..store import Store, unverified_words
-from .samples import load_samples
-from .statistics import median_of
+from rfdetr_repro.records.record import Latency, Record
+from rfdetr_repro.records.samples import load_samples
+from rfdetr_repro.records.statistics import median_of
+from rfdetr_repro.records.store import Store, unverified_words
+from rfdetr_repro.spec.arguments import input_path
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
+
 from .twin import stored_twin
 
 TOLERANCE = 1e-9  # of a stored number: logarithms and exponentials of other libraries differ in the last digits

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from ..record import Machine
+from rfdetr_repro.records.record import Machine
 
 UNKNOWN = "unknown"
 # Any of these is there where an NVIDIA driver is loaded: on Linux, in containers, and in Windows' subsystem for Linux.

@@ -17,16 +17,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..export.adopt import Categories, adopt
-from ..export.artifact import Artifact, ArtifactMeta, load_artifact, manifest_path, write_artifact
-from ..export.nms import Nms
-from ..files import sha256_file, writable_folder
-from ..labels import Labels, coco_labels
-from ..presets import PRESETS
-from ..record import ModelId
-from ..resize_rules import ANTIALIASED
-from ..unfinished import remove_abandoned_folders, temporary_folder
+from rfdetr_repro.export.adopt.adopt import Categories, adopt
+from rfdetr_repro.export.artifact import (
+    Artifact,
+    ArtifactMeta,
+    load_artifact,
+    manifest_path,
+    write_artifact,
+)
+from rfdetr_repro.export.onnx.nms import Nms
+from rfdetr_repro.records.record import ModelId
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import sha256_file, writable_folder
+from rfdetr_repro.spec.labels import Labels, coco_labels
+from rfdetr_repro.spec.presets import PRESETS
+from rfdetr_repro.spec.resize_rules import ANTIALIASED
+from rfdetr_repro.spec.unfinished import remove_abandoned_folders, temporary_folder
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
@@ -86,7 +92,7 @@ def model_artifact(
     ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
     ``categories``: ids and names of the data set behind a baseline's weights. ``inject``: candidates of a model with random
     weights that ends with suppression (default 100; other models have no candidates). ``suppression``: its kind, of
-    ``rfdetr_repro.export.nms.KINDS``. Raises :class:`InputError`.
+    ``rfdetr_repro.export.onnx.nms.KINDS``. Raises :class:`InputError`.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
@@ -136,10 +142,10 @@ def _sources() -> str:
 def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
     import torch
 
-    from ..export.onnx import export_onnx
-    from ..export.torch import export_torch
-    from ..model.detector import Detector
-    from ..model.pretrained import load_pretrained
+    from rfdetr_repro.export.onnx.exporter import export_onnx
+    from rfdetr_repro.export.torch import export_torch
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
+    from rfdetr_repro.model.detector import Detector
 
     size = name.removeprefix("rfdetr-")
     row = PRESETS[size]

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..record import Paced
-from .statistics import tail
+from rfdetr_repro.records.record import Paced
+from rfdetr_repro.records.statistics import tail
+
 from .timers import Clock
 
 Array = np.ndarray[Any, Any]

@@ -16,12 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..coco_eval import boxes_in_pixels
-from ..data.coco import CocoSplit
-from ..data.decoding import decode
-from ..export.session import Detections, Session
-from ..files import open_input
-from ..masks import packed_bits
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.decoding import decode
+from rfdetr_repro.data.mask_logits import packed_bits
+from rfdetr_repro.evaluation.coco import boxes_in_pixels
+from rfdetr_repro.runtime.session import Detections, Session
+from rfdetr_repro.spec.files import open_input
+
 from .accuracy import Array, model_input, run_on
 
 MOST = 100

@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from ..device import choose_device, torch_threads
-from ..export.artifact import Artifact, Manifest, TensorSpec, write_artifact
-from ..export.contract import Array, check_images, content_of
-from ..export.nms import MOST
-from ..export.session import Detections, Session, identity_of
-from ..files import sha256_bytes
-from ..model.detector import Outputs
-from ..model.postprocess import Ranked, top_k
-from ..record import ModelId
+from rfdetr_repro.export.artifact import Artifact, Manifest, TensorSpec, write_artifact
+from rfdetr_repro.export.contract import Array, check_images, content_of
+from rfdetr_repro.export.onnx.nms import MOST
+from rfdetr_repro.model.detector import Outputs
+from rfdetr_repro.model.postprocess import Ranked, top_k
+from rfdetr_repro.ops.device import choose_device, torch_threads
+from rfdetr_repro.records.record import ModelId
+from rfdetr_repro.runtime.session import Detections, Session, identity_of
+from rfdetr_repro.spec.files import sha256_bytes
+
 from .counters import flopcountermode
 
 FORMAT = "module"

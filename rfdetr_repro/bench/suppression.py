@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..export.artifact import Artifact
-from ..export.nms import SCOPE
-from ..export.surgery import PREFIX
-from ..unfinished import temporary_folder
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.export.onnx.nms import SCOPE
+from rfdetr_repro.export.onnx.surgery import PREFIX
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 RUNS, WARM_UP = 20, 3
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from ..record import Itself, Latency
-from .samples import Series, load_samples
-from .statistics import compare_series
+from rfdetr_repro.records.record import Itself, Latency
+from rfdetr_repro.records.samples import Series, load_samples
+from rfdetr_repro.records.statistics import compare_series
+from rfdetr_repro.spec.errors import InputError
 
 
 def itself(first: Series, second: Series, samples_sha256: str | None = None) -> Itself:

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .gpu_watch import Window
+from rfdetr_repro.bench.gpu.watch import Window
+
 from .timers import Clock, Timer
 
 SLICES = 8
@@ -20,7 +21,7 @@ RUN_LIMIT, CLOCK_LIMIT, TEMPERATURE_LIMIT_C = 0.02, 0.01, 1.0  # change over the
 
 
 class Watch(Protocol):
-    """What :class:`rfdetr_repro.bench.gpu_watch.GpuWatch` does."""
+    """What :class:`rfdetr_repro.bench.gpu.watch.GpuWatch` does."""
 
     def mark(self) -> int: ...
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from rfdetr_repro.spec.errors import InputError
+
 from .decoding import read_header
 from .image_files import ImageFinder, short
 from .segmentation import Segmentations, cut_segmentations, gather_segmentations, rle_bounds

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from rfdetr_repro.spec.errors import InputError
+
 from .coco import CocoSplit
 from .image_files import short
 

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import open_input
+from rfdetr_repro.data.formats.layouts import Content, Found, is_there, load, locate
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import open_input
+
 from .annotations import (
     AnnotationTable,
     ClassMap,
@@ -40,7 +42,6 @@ from .annotations import (
 )
 from .decoding import Header, decode, read_header
 from .image_files import short
-from .layouts import Content, Found, is_there, load, locate
 from .segmentation import NO_MASK, decode_mask, sample_mask
 from .source import DataSource
 

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
-from ..files import open_input
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import open_input
 
 LARGEST = 1 << 29  # px of one picture: 1.5 GiB as RGB
 REDUCED_ABOVE = 1 << 26  # px: above, prediction decodes a part of each side only

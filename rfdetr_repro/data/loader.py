@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..config import TrainConfig
-from ..errors import InputError
-from ..resize_rules import ANTIALIASED
+from rfdetr_repro.spec.config import TrainConfig
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.resize_rules import ANTIALIASED
+
 from .coco import CocoSplit
 from .transforms import Batch, make_batch
 
@@ -89,7 +90,7 @@ def evaluation_batches(
 ) -> Generator[Batch, None, None]:
     """All images in order, or those at ``indices``; not augmented, without masks; the last batch may be smaller.
 
-    ``resize``: the model's rule, see :mod:`rfdetr_repro.resize_rules`.
+    ``resize``: the model's rule, see :mod:`rfdetr_repro.spec.resize_rules`.
     """
     chosen = range(len(split)) if indices is None else indices
 

@@ -19,13 +19,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..arguments import folder_name, input_folder, input_path, number, output_file
-from ..errors import ArgumentParser, InputError, run_main
-from ..files import locked, open_input, output_path, parse_json, read_json, sha256_bytes, sha256_file, write_atomic
+from rfdetr_repro.data.formats.layouts import locate
+from rfdetr_repro.spec.arguments import folder_name, input_folder, input_path, number, output_file
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import (
+    locked,
+    open_input,
+    output_path,
+    parse_json,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
+
 from .annotations import ImageKey, image_key
 from .census import print_census
 from .coco import CocoSplit, read_split
-from .layouts import locate
 from .segmentation import rle_of_bitmap
 from .source import DataSource
 

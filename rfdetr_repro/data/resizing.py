@@ -1,11 +1,12 @@
-"""A picture as a model's input, by any of the rules of :mod:`rfdetr_repro.resize_rules`. No torch here."""
+"""A picture as a model's input, by any of the rules of :mod:`rfdetr_repro.spec.resize_rules`. No torch here."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
-from ..resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
+
 from .letterbox import Letterbox
 from .transforms import resize_image
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core import mask as rle_code
 
-from .. import masks
+from . import mask_logits as masks
 
 SPAN_KEY = "@span"  # stands in an annotation where its "segmentation" was cut out
 NO_MASK = "it has none"

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..arguments import any_path
-from ..errors import InputError
+from rfdetr_repro.spec.arguments import any_path
+from rfdetr_repro.spec.errors import InputError
 
 # Of files that every data set has: the folder says more.
 _GENERAL_STEMS = {"data", "dataset", "labels", "result", "annotations", "_annotations.coco", "instances", "instances_default"}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
-from ..resize_rules import ANTIALIASED
+from rfdetr_repro.spec.resize_rules import ANTIALIASED
+
 from .coco import MasksLater, Sample
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..codec import decode
-from ..config import Arch
-from ..errors import InputError
-from ..files import read_json, sha256_file, write_atomic
-from ..record import Cost, ModelId
-from ..resize_rules import ANTIALIASED, LETTERBOX
+from rfdetr_repro.records.record import Cost, ModelId
+from rfdetr_repro.spec.codec import decode
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 
 SCHEMA = 1
 RESIZE_RULE, LETTERBOX_RULE = ANTIALIASED, LETTERBOX
@@ -58,18 +58,18 @@ class Manifest:
     params: int  # of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
     precision: str = "fp32"  # "fp16"; of an engine that is not mostly half where it should be: "not fp16"
-    format: str = "onnx"  # or "torch" (export/torch.py), or an engine's backend (export/tensorrt.py)
+    format: str = "onnx"  # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
     opset: int | None = None
     input_range: tuple[float, float] = (0.0, 1.0)  # RGB
     normalisation: str = NORMALISATION
-    contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx.py
+    contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx/exporter.py
     resize: str = RESIZE_RULE
     packages: dict[str, str] = field(default_factory=dict)  # what made the file
     onnx_sha256: str | None = None  # of an engine: the ONNX file it was built from
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fp16: reason -> nodes kept in float32
     census: dict[str, int] = field(default_factory=dict)  # of an engine: precision -> layers that work in it
-    adoption: dict[str, str] = field(default_factory=dict)  # of somebody else's file: what was taken of it, see export/adopt.py
+    adoption: dict[str, str] = field(default_factory=dict)  # of somebody else's file: what was taken of it, see export/adopt/adopt.py
     schema: int = SCHEMA
 
     @property

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import open_input, sha256_bytes
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import open_input, sha256_bytes
+
 from .artifact import Artifact, Manifest, TensorSpec
 
 Array = np.ndarray[Any, Any]

@@ -21,13 +21,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ..arguments import input_folder, input_path, whole
-from ..data.decoding import decode
-from ..data.resizing import model_input
-from ..errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
-from ..files import files_below
-from .onnx_file import check_operators, load, load_whole
-from .trial import check_size, run_once
+from rfdetr_repro.data.decoding import decode
+from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.export.onnx.file import check_operators, load, load_whole
+from rfdetr_repro.export.onnx.trial import check_size, run_once
+from rfdetr_repro.spec.arguments import input_folder, input_path, whole
+from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import files_below
 
 Array = np.ndarray[Any, Any]
 LARGEST = 65504.0

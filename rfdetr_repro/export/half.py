@@ -20,13 +20,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..arguments import input_folder, input_path, output_file
-from ..errors import ArgumentParser, InputError, run_main
-from ..files import sha256_bytes
+from rfdetr_repro.export.onnx.file import load
+from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import sha256_bytes
+
 from .artifact import Artifact, Manifest, load_artifact, write_artifact
+from .float32_regions import Wiring, find_islands
 from .fp16_audit import Array, audit, feeds_of
-from .islands import Wiring, find_islands
-from .onnx_file import load
 
 HALF, FLOAT = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
 _SUFFIX = {HALF: "/float16", FLOAT: "/float32"}

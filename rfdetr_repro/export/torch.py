@@ -1,6 +1,6 @@
 """Subnet -> one safetensors file that PyTorch runs: weights with ImageNet normalisation folded in, and their architecture.
 
-The counterpart of ``export/onnx.py`` with the same manifest: input ``images`` in 0..1, outputs ranked detections. It is not a
+The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1, outputs ranked detections. It is not a
 checkpoint (its input is scaled otherwise), and says so by a format of its own. Loading executes nothing from the file. Equal
 weights give equal bytes.
 """
@@ -15,11 +15,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ..errors import InputError
-from ..model.checkpoint import ModelCard
-from ..model.detector import Detector
+from rfdetr_repro.export.onnx.exporter import (
+    CONTRACTS,
+    check_classes,
+    describe,
+    example_images,
+    fold_normalisation,
+    record,
+)
+from rfdetr_repro.model.checkpoints.native import ModelCard
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.errors import InputError
+
 from .artifact import Artifact, ArtifactMeta, write_artifact
-from .onnx import CONTRACTS, check_classes, describe, example_images, fold_normalisation, record
 
 FORMAT = "rfdetr_repro/subnet/1"
 

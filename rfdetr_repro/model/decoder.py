@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ModelConfig
-from ..ops import ms_deform_attn_fused
+from rfdetr_repro.ops import ms_deform_attn_fused
+from rfdetr_repro.spec.config import ModelConfig
+
 from .feed_forward import feed_forward
 from .linear import Linear, PackedLinear
 from .vit import attention

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import Arch, ModelConfig
-from ..errors import InputError
+from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.errors import InputError
+
 from .decoder import MLP, Decoder, Source
 from .linear import Linear
 from .mask_head import MaskFeatures, MaskHead

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from ..ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
+from rfdetr_repro.ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 
 ALIGNMENT = 32  # inputs must be a multiple of it
 FEWEST_ROWS, FEWEST_OUTPUTS = 16, 32  # below these padding to tiles costs more than the tiles save

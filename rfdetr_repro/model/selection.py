@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from rfdetr_repro.spec.config import ModelConfig
+
 from .linear import PackedLinear
 
 PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config import ModelConfig
+from rfdetr_repro.spec.config import ModelConfig
+
 from .linear import Linear
 
 UNFUSED_TOKENS = 800  # attention() on a CPU; measured between 785 and 1024 tokens

@@ -5,12 +5,18 @@ fails: there is no silent fallback. :data:`DECOMPOSITIONS` turns the attention o
 ``exported.run_decompositions(DECOMPOSITIONS)``.
 """
 
-from ..errors import LibraryNotBuilt
+from rfdetr_repro.spec.errors import LibraryNotBuilt
+
 from .deform_attn import DECOMPOSITIONS, ms_deform_attn, ms_deform_attn_fused
 from .library import LIBRARY, build_info
 from .linear import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 from .masks import mask_logits, mask_runs, masks_from_logits
-from .reference import accumulate_dtype, box_relative_locations, ms_deform_attn_fused_reference, ms_deform_attn_reference
+from .reference import (
+    accumulate_dtype,
+    box_relative_locations,
+    ms_deform_attn_fused_reference,
+    ms_deform_attn_reference,
+)
 
 __all__ = [
     "DECOMPOSITIONS",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import LibraryNotBuilt
+from rfdetr_repro.spec.errors import LibraryNotBuilt
 
 LIBRARY = Path(__file__).resolve().parents[1] / "librfdetr_ops.so"
 

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..bench.accuracy import audit_feeds
-from ..bench.gpu_device import Watched, uses_gpu, watching
-from ..data.coco import CocoSplit
-from ..errors import InputError
-from ..export.artifact import Artifact, load_artifact, manifest_path
-from ..export.backends import open_session
-from ..export.session import Session
-from ..latency_protocol import OF_ONNX, WITH_GRAPH
+from rfdetr_repro.bench.accuracy import audit_feeds
+from rfdetr_repro.bench.gpu.device import Watched, uses_gpu, watching
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.export.artifact import Artifact, load_artifact, manifest_path
+from rfdetr_repro.runtime.backends import open_session
+from rfdetr_repro.runtime.session import Session
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import OF_ONNX, WITH_GRAPH
 
 PRECISIONS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A backend of ``export/backends.py`` that takes ONNX files, their precision, and whether a CUDA graph is replayed."""
+    """A backend of ``runtime/backends.py`` that takes ONNX files, their precision, and whether a CUDA graph is replayed."""
 
     backend: str = "onnxruntime"
     precision: str = "fp32"
@@ -47,7 +47,7 @@ class Deployment:
         path = artifact.path.parent / self.precision / artifact.path.name
         if path.is_file() and manifest_path(path).is_file():
             return load_artifact(path)
-        from ..export.half import audited_half
+        from rfdetr_repro.export.half import audited_half
 
         return audited_half(artifact, path, feeds=audit_feeds(artifact, split))
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..coco_eval import CocoEvaluator, ImageDetections
-from ..config import Arch
-from ..data.loader import evaluation_batches
-from ..errors import InputError
-from ..validation import single_detections
+from rfdetr_repro.data.loader import evaluation_batches
+from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
+from rfdetr_repro.evaluation.predict_split import single_detections
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+
 from .search import Search
 from .shared import shared_detections
 

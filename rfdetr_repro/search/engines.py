@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean, median
 
-from ..bench.confirm import call_of, example_input
-from ..config import Arch, SearchSpace
-from ..errors import InputError, StatedFailure
-from ..export.session import Session
-from ..latency_protocol import Protocol
-from ..model_check import MEDIAN_BOUND, P95_BOUND
-from ..pareto import metric
-from ..ranges import check_ranges
-from ..record import ArtifactId, Latency, Machine, Record
-from ..store import Store
+from rfdetr_repro.bench.confirm import call_of, example_input
+from rfdetr_repro.records.model_check import MEDIAN_BOUND, P95_BOUND
+from rfdetr_repro.records.pareto import metric
+from rfdetr_repro.records.record import ArtifactId, Latency, Machine, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.runtime.session import Session
+from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.ranges import check_ranges
+
 from .deployment import Deployment
 from .evaluation import EvaluationSource
 from .latency_model import LatencyModel, RelativeError, engine_order, heldout_error

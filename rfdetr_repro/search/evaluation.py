@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 
-from ..coco_eval import CocoEvaluator, ImageDetections, images_by_id
-from ..coco_matches import THRESHOLDS, Matches, Objects, matches, with_interval
-from ..config import Arch
-from ..data.annotations import ClassMap
-from ..data.coco import CocoSplit, read_split
-from ..data.source import DataSource
-from ..device import to_device
-from ..errors import InputError
-from ..model.checkpoint import ModelCard, load_supernet
-from ..model.detector import Detector
-from ..record import Accuracy
+from rfdetr_repro.data.annotations import ClassMap
+from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, images_by_id
+from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, matches, with_interval
+from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.ops.device import to_device
+from rfdetr_repro.records.record import Accuracy
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+
 from .shared import shared_detections
 
 Accuracies = dict[Arch, dict[str, Accuracy]]  # of each configuration, by kind

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import nnls
 
-from ..config import Arch, ModelConfig, SearchSpace
-from ..errors import InputError
-from ..files import parse_json
-from ..record import Latency
+from rfdetr_repro.records.record import Latency
+from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import parse_json
 
 Backbone = tuple[int, int, int, int]  # Arch.backbone
 

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..coco_matches import THRESHOLDS, Matches, Objects, Resamples
-from ..config import Arch, ModelConfig, SearchSpace
-from ..device import named, peak_bytes
-from ..export.artifact import ArtifactMeta
-from ..export.onnx import export_onnx
-from ..flops import total_flops
-from ..latency_protocol import Protocol
-from ..model.detector import Detector
-from ..record import ModelId
-from ..unfinished import temporary_folder
-from ..validation import BATCH, device_of
+from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, Resamples
+from rfdetr_repro.evaluation.predict_split import BATCH, device_of
+from rfdetr_repro.export.artifact import ArtifactMeta
+from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.ops.device import named, peak_bytes
+from rfdetr_repro.records.record import ModelId
+from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace
+from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.unfinished import temporary_folder
+
 from .engines import Fit
 from .race import Rules, predictive_weights, stage_ends
 from .rounds import short_form

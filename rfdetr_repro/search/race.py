@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..coco_matches import Matches, Objects, Resamples, average_precision
-from ..config import Arch
-from ..errors import InputError
+from rfdetr_repro.evaluation.matches import Matches, Objects, Resamples, average_precision
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
 
 Array = np.ndarray[Any, Any]
 Evaluate = Callable[[Sequence[Arch], Sequence[int]], Mapping[Arch, Matches]]  # configurations, places of images -> their matches

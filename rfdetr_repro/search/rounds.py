@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from ..bench.gpu_state import verdict_of
-from ..bench.lane import Call
-from ..bench.timers import Clock, Timer, WallClock, WallTimer
-from ..bench.warm_up import Watch
-from ..errors import InputError
-from ..latency_protocol import Protocol
-from ..record import Latency
+from rfdetr_repro.bench.gpu.state import verdict_of
+from rfdetr_repro.bench.loop import Call
+from rfdetr_repro.bench.timers import Clock, Timer, WallClock, WallTimer
+from rfdetr_repro.bench.warm_up import Watch
+from rfdetr_repro.records.record import Latency
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import Protocol
 
 Array = np.ndarray[Any, Any]
 LOOP = 8  # sustained samples of a visit; their median is the visit's

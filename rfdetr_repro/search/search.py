@@ -17,22 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from ..bench.confirm import Context, Row, confirm_all
-from ..bench.gpu_device import Watched
-from ..bench.machine import environment, this_machine
-from ..coco_eval import CocoEvaluator
-from ..coco_matches import Matches, Objects, average_precision, with_interval
-from ..config import Arch, SearchSpace
-from ..data.coco import CocoSplit
-from ..errors import InputError
-from ..export.artifact import Artifact, ArtifactMeta, load_artifact
-from ..export.onnx import export_onnx
-from ..files import atomic_path
-from ..latency_protocol import DECISION, Protocol
-from ..model.checkpoint import ModelCard
-from ..model.detector import Detector
-from ..record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
-from ..store import Store
+from rfdetr_repro.bench.confirm import Context, Row, confirm_all
+from rfdetr_repro.bench.gpu.device import Watched
+from rfdetr_repro.bench.machine import environment, this_machine
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.evaluation.coco import CocoEvaluator
+from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision, with_interval
+from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, load_artifact
+from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.model.checkpoints.native import ModelCard
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import atomic_path
+from rfdetr_repro.spec.protocol import DECISION, Protocol
+
 from .deployment import Deployment
 from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
 from .latency_model import LatencyModel, RelativeError

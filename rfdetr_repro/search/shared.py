@@ -11,12 +11,12 @@ from itertools import islice
 
 import torch
 
-from ..coco_eval import ImageDetections
-from ..config import Arch
-from ..data.coco import CocoSplit
-from ..data.loader import evaluation_batches
-from ..model.detector import Detector
-from ..validation import BATCH, detections_of, device_of
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.loader import evaluation_batches
+from rfdetr_repro.evaluation.coco import ImageDetections
+from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.config import Arch
 
 
 @torch.inference_mode()

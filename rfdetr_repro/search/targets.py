@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..config import Arch
-from ..errors import InputError
-from ..pareto import frontier, metric
-from ..record import Record
+from rfdetr_repro.records.pareto import frontier, metric
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
 
 
 @dataclass(frozen=True)

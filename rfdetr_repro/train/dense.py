@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..boxes import cxcywh_to_xyxy, paired_giou
-from ..config import ModelConfig
-from ..data.transforms import Target
-from ..model.selection import PRIOR_LOGIT, apply_deltas
+from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.model.selection import PRIOR_LOGIT, apply_deltas
+from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
+from rfdetr_repro.spec.config import ModelConfig
 
 FOCUS = 1.5  # exponent on |p - target|
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..errors import Interrupted
+from rfdetr_repro.spec.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.mask_head import MaskFeatures
+from rfdetr_repro.model.mask_head import MaskFeatures
 
 OVERSAMPLE, UNCERTAIN_SHARE = 3, 0.75
 

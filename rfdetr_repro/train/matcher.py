@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..boxes import cxcywh_to_xyxy, paired_giou
-from ..config import TrainConfig
-from ..data.transforms import Target
-from ..model.detector import Outputs
+from rfdetr_repro.data.transforms import Target
+from rfdetr_repro.model.detector import Outputs
+from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
+from rfdetr_repro.spec.config import TrainConfig
+
 from .mask_points import PointDraws, mask_costs
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0

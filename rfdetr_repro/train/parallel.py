@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..device import choose_device
-from ..errors import InputError
+from rfdetr_repro.ops.device import choose_device
+from rfdetr_repro.spec.errors import InputError
 
 PATIENCE = timedelta(days=1)  # the others wait while rank 0 evaluates; NCCL's own 10 minutes would end them
 

@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..config import Arch
-from ..data.coco import ClassMap
-from ..data.transforms import Batch, Target
-from ..device import named, peak_bytes
-from ..errors import InputError
-from ..flops import total_flops
-from ..unfinished import temporary_folder
-from .engine import Trainer
+from rfdetr_repro.data.coco import ClassMap
+from rfdetr_repro.data.transforms import Batch, Target
+from rfdetr_repro.ops.device import named, peak_bytes
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.unfinished import temporary_folder
+
 from .recipe import Recipe
+from .trainer import Trainer
 
 DRAWS = 2000  # steps looked at for the mix of architectures
 REPEATS = 2

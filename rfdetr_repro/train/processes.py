@@ -23,15 +23,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError, StatedFailure
-from ..files import locked
-from ..model.detector import Detector
-from ..unfinished import temporary_folder
-from .engine import MODEL, Evaluate, Trainer
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.files import locked
+from rfdetr_repro.spec.unfinished import temporary_folder
+
 from .interrupts import SIGNALS
 from .parallel import PATIENCE, Ranks
 from .progress import StepBar
 from .state import STATE
+from .trainer import MODEL, Evaluate, Trainer
 
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"

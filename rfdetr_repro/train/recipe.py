@@ -9,11 +9,11 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from ..config import Arch, ModelConfig, SearchSpace, TrainConfig
-from ..errors import InputError
-from ..flops import total_flops
-from ..model.checkpoint import sha256_tensors
-from ..presets import Preset
+from rfdetr_repro.model.checkpoints.native import sha256_tensors
+from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace, TrainConfig
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.presets import Preset
 
 MOST_UNITS = 5  # of patch x windows, that a multi-scale side departs from the architecture's own (architecture facts section 9)
 

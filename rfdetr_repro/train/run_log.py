@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import FULL, InputError
+from rfdetr_repro.spec.errors import FULL, InputError
 
 LOG = "train_log.jsonl"
 

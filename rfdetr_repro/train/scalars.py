@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from rfdetr_repro.spec.errors import InputError
 
 
 class Scalars:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from ..arguments import input_file, label, output_file
-from ..errors import ArgumentParser, InputError, run_main
-from ..model.checkpoint import load_supernet, save_detector
+from rfdetr_repro.model.checkpoints.native import load_supernet, save_detector
+from rfdetr_repro.spec.arguments import input_file, label, output_file
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 
 
 def slim(source: str | Path, target: str | Path, note: str = "") -> str:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data.coco import ClassMap
-from ..labels import Labels
-from ..model.pretrained import UNNAMED, load_pretrained, model_masks, with_classes, without_masks
-from ..presets import Preset
+from rfdetr_repro.data.coco import ClassMap
+from rfdetr_repro.model.checkpoints.pretrained import (
+    UNNAMED,
+    load_pretrained,
+    model_masks,
+    with_classes,
+    without_masks,
+)
+from rfdetr_repro.spec.labels import Labels
+from rfdetr_repro.spec.presets import Preset
 
 
 def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset, dict[str, Tensor], str]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..errors import InputError
-from ..model.checkpoint import read_tensors, write_tensors
+from rfdetr_repro.model.checkpoints.native import read_tensors, write_tensors
+from rfdetr_repro.spec.errors import InputError
+
 from .best import Best
 
 if TYPE_CHECKING:
-    from .engine import Trainer
+    from .trainer import Trainer
 
 STATE = "training_state.safetensors"
 

@@ -19,24 +19,31 @@ from typing import NamedTuple
 
 from cases import Case
 
-from rfdetr_repro.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERNAL, EXIT_OK, LONGEST_LINE, run_main
+from rfdetr_repro.spec.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_INTERNAL,
+    EXIT_OK,
+    LONGEST_LINE,
+    run_main,
+)
 
 RIGHT = "right"
 KINDS = (RIGHT, "silently accepted", "traceback", "not one clear line", "crash", "hang", "memory", "files left", "exit code")
 TIMEOUT_S, MOST_MEMORY_GIB = 60.0, 2.0
 MODULES = {
-    "evaluate": "rfdetr_repro.evaluate", "predict": "rfdetr_repro.predict", "bench": "rfdetr_repro.bench.__main__",
-    "fp16_audit": "rfdetr_repro.export.fp16_audit", "tables": "rfdetr_repro.tables", "mean": "rfdetr_repro.mean",
-    "compare": "rfdetr_repro.bench.compare", "report": "reports.build", "reproduce": "rfdetr_repro.reproduce",
-    "export": "rfdetr_repro.export.__main__", "train": "rfdetr_repro.train.__main__", "search": "rfdetr_repro.search.__main__",
-    "finetune": "rfdetr_repro.finetune", "family": "rfdetr_repro.family", "plots": "rfdetr_repro.plots",
-    "intervals": "rfdetr_repro.bench.intervals", "costs": "rfdetr_repro.bench.costs", "seal": "rfdetr_repro.seal",
-    "half": "rfdetr_repro.export.half", "slim": "rfdetr_repro.train.slim", "embedded": "rfdetr_repro.data.embedded",
+    "evaluate": "rfdetr_repro.evaluate", "predict": "rfdetr_repro.predict", "bench": "rfdetr_repro.bench.command.run",
+    "fp16_audit": "rfdetr_repro.export.fp16_audit", "tables": "rfdetr_repro.tables.command", "mean": "rfdetr_repro.records.aggregate",
+    "compare": "rfdetr_repro.bench.compare", "report": "rfdetr_repro.report.build", "reproduce": "rfdetr_repro.reproduce.run",
+    "export": "rfdetr_repro.export.command", "train": "rfdetr_repro.train.command", "search": "rfdetr_repro.search.command",
+    "finetune": "rfdetr_repro.search.finetune", "family": "rfdetr_repro.family", "plots": "rfdetr_repro.plots.figures",
+    "intervals": "rfdetr_repro.bench.intervals", "costs": "rfdetr_repro.bench.costs", "seal": "rfdetr_repro.records.seal",
+    "half": "rfdetr_repro.export.half", "slim": "rfdetr_repro.train.slim", "embedded": "rfdetr_repro.data.embedded.dataset",
 }  # fmt: skip
 LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}  # command -> what its arguments are for
 _LOADED_BY_THEM = (
-    "torch", "onnx", "onnxruntime", "matplotlib.figure", "rfdetr_repro.model.pretrained", "rfdetr_repro.bench.confirm",
-    "rfdetr_repro.bench.accuracy", "rfdetr_repro.data.coco", "rfdetr_repro.export.onnx", "rfdetr_repro.plots",
+    "torch", "onnx", "onnxruntime", "matplotlib.figure", "rfdetr_repro.model.checkpoints.pretrained", "rfdetr_repro.bench.confirm",
+    "rfdetr_repro.bench.accuracy", "rfdetr_repro.data.coco", "rfdetr_repro.export.onnx.exporter", "rfdetr_repro.plots.figures",
 )  # fmt: skip
 
 
@@ -52,12 +59,12 @@ def load_commands() -> None:
     """Imports what the commands import, once, in the parent."""
     for name in (*_LOADED_BY_THEM, *MODULES.values()):
         importlib.import_module(name)
-    reproduce = importlib.import_module("rfdetr_repro.reproduce")
+    reproduce = importlib.import_module("rfdetr_repro.reproduce.run")
     reproduce.Reproduction.run = _accepted  # what is accepted and would work for long is not run
-    importlib.import_module("rfdetr_repro.finetune").FineTuning.run = _accepted
+    importlib.import_module("rfdetr_repro.search.finetune").FineTuning.run = _accepted
     for name, works in LONG_WORK.items():
         setattr(sys.modules[MODULES[name]], works, _accepted)
-    sys.modules["rfdetr_repro.search.__main__"].open_search = _accepted
+    sys.modules["rfdetr_repro.search.command"].open_search = _accepted
     sys.modules["rfdetr_repro.bench.models"].model_artifact = _accepted
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, meta, tiny_detector
 from samples_run import run_records, write_run
 
-from rfdetr_repro.export.onnx import export_onnx
-from rfdetr_repro.model.checkpoint import ModelCard, save_detector
-from rfdetr_repro.model.pretrained import save_released
-from rfdetr_repro.store import Store
+from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
+from rfdetr_repro.model.checkpoints.pretrained import save_released
+from rfdetr_repro.records.store import Store
 
 CAMPAIGN = """base = "embedded"
 name = "mine"

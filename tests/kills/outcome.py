@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.pareto import frontier
-from rfdetr_repro.record import Record
-from rfdetr_repro.store import Store
+from rfdetr_repro.records.pareto import frontier
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.store import Store
 
 BYTES = {".safetensors", ".onnx", ".npz", ".png", ".jpg"}
 TIMED = {"training_state.safetensors"}  # holds the training's seconds

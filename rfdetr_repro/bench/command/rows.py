@@ -1,0 +1,274 @@
+"""From the command's files and names to rows: artifacts, adopted or built where needed, under names that differ."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rfdetr_repro.data.source import source_of
+from rfdetr_repro.paper.campaigns import campaign_models
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+
+from .arguments import GRAPHS, names, precisions, split_names
+
+if TYPE_CHECKING:
+    from rfdetr_repro.bench.confirm import Row
+    from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.export.adopt.adopt import Picture
+    from rfdetr_repro.export.artifact import Artifact
+
+Failures = dict[str, Exception]
+LOOKED_AT = 16  # pictures of the data that somebody else's file may be run on before it is adopted
+
+
+def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple[list[Artifact], Failures]:
+    """Every artifact that was asked for, in each wanted precision, and what could not be had. What fails alone is raised."""
+    wanted: dict[str, Callable[[], Artifact]] = {}
+    targets: dict[Path, str] = {}
+    for path in args.onnx:
+        target = Path(args.out).parent / "adopted" / Path(path).name
+        if path in wanted or target in targets and not _has_manifest(path):
+            raise InputError(
+                f"two models are called {Path(path).stem!r}: {targets[target]} and {path}", mend="rename one of the files"
+            )
+        targets[target] = path
+        wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
+    for name in model_names(args):
+        wanted[name] = lambda name=name: _model(args, name, splits)  # type: ignore[misc]
+    found: list[Artifact] = []
+    failures: Failures = {}
+    for name, get in wanted.items():
+        try:
+            artifact = get()
+        except (InputError, StatedFailure) as error:
+            if len(wanted) == 1:
+                raise
+            failures[name] = error
+            continue
+        for precision in precisions(args) or [artifact.manifest.precision]:
+            try:
+                found.append(_in_precision(artifact, precision, Path(args.out).parent / precision, splits))
+            except (InputError, StatedFailure) as error:
+                failures[f"{artifact.manifest.model.name} {precision}"] = error
+    return found, failures
+
+
+def model_names(args: argparse.Namespace) -> list[str]:
+    """Names of --models; for a campaign without files or names, those of its table that can be built here."""
+    given = names(args)
+    if args.campaign is None or given or args.onnx:
+        return given
+    found, missing = campaign_models(args.campaign, _models().MODELS)
+    if missing:
+        print(f"not built here: {', '.join(missing)}; give their files with --onnx")
+    return found
+
+
+def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace) -> dict[str, Row]:
+    """Rows under printed names; two files of one name and precision are refused, for their Records would replace each other."""
+    from rfdetr_repro.bench.confirm import Row
+
+    rows: dict[str, Row] = {}
+    stems, graphs = [_title(artifact) for artifact in artifacts], GRAPHS[args.cuda_graph]
+    for artifact in artifacts:
+        name = _title(artifact)
+        label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
+        trained = artifact.manifest.model.weights != "random"
+        if splits and not trained:
+            print(f"{label}: random weights, so latency only")
+        for graph in graphs:
+            row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
+            if row in rows:
+                raise InputError(
+                    f"two models are called {label!r}: {rows[row].artifact.path} and {artifact.path}", mend="rename one"
+                )
+            rows[row] = Row(artifact, _opener(artifact, args, graph), tuple(splits) if trained else ())
+    return rows
+
+
+def _title(artifact: Artifact) -> str:
+    """Name with size: the paper's families print one name in every size."""
+    model = artifact.manifest.model
+    return " ".join(filter(None, (model.name, model.size)))
+
+
+def read_data(args: argparse.Namespace) -> list[CocoSplit]:
+    """The splits of the data, or none; prints what they hold. One without annotations cannot be scored and is refused."""
+    names = split_names(args.split)
+    args.data = source_of(args, tuple(names), needed=False)
+    if args.data is None:
+        return []
+    from rfdetr_repro.data.census import print_census
+    from rfdetr_repro.data.coco import read_split  # slow to load
+
+    found = [read_split(args.data, name) for name in names]
+    for split in found:
+        if not len(split.table.ids):
+            mend = "give a split with annotations, or leave --data out and measure latency only"
+            raise InputError(f"split {split.split!r} has no annotations", args.data, mend)
+    print_census(found)
+    return found
+
+
+def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callable[[int], Any]:
+    from rfdetr_repro.bench.gpu.device import uses_gpu
+    from rfdetr_repro.runtime.backends import open_session
+
+    def open_build(build: int) -> Any:
+        if artifact.manifest.format == "module":
+            if args.backend != "torch":
+                name, star = _title(artifact), artifact.manifest.packages["star"]
+                raise InputError(f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch")
+            if args.cuda_graph != "off":
+                raise InputError(f"{_title(artifact)} runs without a CUDA graph only", mend="leave --cuda-graph out")
+            from rfdetr_repro.bench.starred import ModuleSession
+
+            return ModuleSession(artifact, args.threads)
+        options: dict[str, Any] = {"cuda_graph": True} if graph else {}
+        if build and uses_gpu(args.backend):
+            options["build"] = build
+        return open_session(artifact, backend_of(args, graph), threads=args.threads, **options)
+
+    return open_build
+
+
+def backend_of(args: argparse.Namespace, graph: bool) -> str:
+    """``torch`` with and without a CUDA graph are two backends; with ``both``, either name stands for the pair."""
+    if args.cuda_graph == "both" and args.backend in ("torch", "torch-graph"):
+        return "torch-graph" if graph else "torch"
+    return str(args.backend)
+
+
+def _has_manifest(path: str | Path) -> bool:
+    from rfdetr_repro.export.artifact import manifest_path
+
+    return os.path.lexists(manifest_path(path))  # a broken link is a manifest that is lost, not a file without
+
+
+def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
+    from rfdetr_repro.export.artifact import load_artifact, write_artifact
+    from rfdetr_repro.export.onnx.trial import tried
+
+    if not path.is_file():
+        raise InputError("no such file", path, "give anybody's ONNX file, or one made by python -m rfdetr_repro.export")
+    if _has_manifest(path):
+        return tried(load_artifact(path))
+    with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:  # nothing is kept of a file that does not run
+        made = _adopted(args, path, Path(scratch, target.name), splits)
+        artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
+    from rfdetr_repro.export.adopt.adopt import described
+
+    print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
+    if "injected_candidates" in artifact.manifest.packages:
+        print(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
+    return artifact
+
+
+def _adopted(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of the file that is kept."""
+    from rfdetr_repro.export.adopt.adopt import adopt
+    from rfdetr_repro.export.onnx.nms import Nms
+    from rfdetr_repro.export.onnx.trial import tried
+
+    made = adopt(
+        path,
+        target,
+        categories=_categories(splits),
+        form=args.form,
+        normalise=args.normalise,
+        weights="random" if args.random_weights else "trained",
+        resize=args.resize,
+        antialias=args.antialias,
+        boxes=args.boxes,
+        classes=args.classes,
+        shape=args.shape,
+        nms=Nms(
+            args.nms_score,
+            args.nms_iou,
+            args.nms_candidates,
+            multi_label=args.multi_label,
+            inject=args.inject,
+            kind=suppression_of(args.backend),
+        ),
+        pictures=_pictures(splits),
+    )
+    tried(made)
+    if not args.backend.startswith("tensorrt"):
+        height, width = made.manifest.input_hw
+        graph = GRAPHS[args.cuda_graph][0]
+        _opener(made, args, graph)(0).run(np.zeros((1, 3, height, width), dtype=np.float32))
+    return made
+
+
+def suppression_of(backend: str) -> str:
+    """The kind of suppression that suits a backend: CPU runtimes have a fast operator, engines want fixed sizes."""
+    return "operator" if backend in ("onnxruntime", "openvino") else "static"
+
+
+def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
+    """Makers of the first pictures of the first split, on which an adopted file is looked at."""
+    from rfdetr_repro.export.adopt.adopt import Picture
+
+    def picture(index: int) -> Picture:
+        sample = splits[0].sample(index)
+        ids = [splits[0].classes.category_ids[label] for label in sample.labels]
+        return Picture(sample.image, sample.boxes_xyxy, np.array(ids, dtype=np.int64))
+
+    count = min(len(splits[0]), LOOKED_AT) if splits else 0
+    return [lambda index=index: picture(index) for index in range(count)]  # type: ignore[misc]
+
+
+def _models() -> Any:
+    try:
+        return importlib.import_module(".models", __package__)
+    except ImportError as error:
+        raise InputError("models by name are not available", mend="give files with --onnx") from error
+
+
+def _categories(splits: Sequence[CocoSplit]) -> Any:
+    from rfdetr_repro.export.adopt.adopt import Categories
+
+    return Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
+
+
+def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:
+    folder = Path(args.out).parent / "models"
+    how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
+    if suppression_of(args.backend) == "static":
+        how["suppression"] = "static"
+    if args.checkpoint is not None:  # somebody's weights know classes by number only
+        how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
+    artifact: Artifact = _models().model_artifact(name, folder, **how)
+    told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
+    if told:
+        print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
+    return artifact
+
+
+def _in_precision(artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]) -> Artifact:
+    """The artifact itself, or its float16 form in ``folder``, made once: islands by a range audit on the data, or on noise."""
+    if artifact.manifest.precision == precision:
+        return artifact
+    if precision != "fp16":
+        raise InputError(f"{artifact.manifest.precision} cannot be made {precision} again", artifact.path, "give the FP32 file")
+    from rfdetr_repro.export.artifact import load_artifact
+
+    names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
+    path = folder / f"{'-'.join(names)}.onnx"
+    if path.is_file() and _has_manifest(path):
+        return load_artifact(path)
+    try:
+        half = importlib.import_module("..export.half", __package__)
+    except ImportError as error:
+        raise InputError("float16 is not available", artifact.path, "export the model in float16") from error
+    from rfdetr_repro.bench.accuracy import audit_feeds
+
+    return half.audited_half(artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)])

@@ -1,0 +1,1 @@
+"""The embedded data set, composed from a few drawn objects and a seed."""

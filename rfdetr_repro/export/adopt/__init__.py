@@ -1,0 +1,1 @@
+"""ONNX files of other programs, made artifacts with ranked detections."""

@@ -1,0 +1,1 @@
+"""PyTorch program to ONNX graph, and operations on ONNX graphs."""

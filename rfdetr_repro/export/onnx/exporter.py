@@ -1,0 +1,179 @@
+"""Subnet -> ONNX file: opset 17, batch 1, static shapes, ranking and box decoding inside (architecture facts section 11).
+
+Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch embedding. Outputs, best first:
+``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous, ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head
+also ``masks`` (1, K, h, w) logits. K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from rfdetr_repro.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_repro.export.artifact import (
+    NORMALISATION,
+    Artifact,
+    ArtifactMeta,
+    Manifest,
+    TensorSpec,
+    write_artifact,
+)
+from rfdetr_repro.export.half import write_half
+from rfdetr_repro.model.detector import Detector, Outputs
+from rfdetr_repro.model.postprocess import top_k
+from rfdetr_repro.ops import DECOMPOSITIONS
+from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import sha256_bytes
+
+from .aten import translate
+from .graph import OPSET, Graph
+from .trace import TraceError, trace
+
+
+class Contract(NamedTuple):
+    """Names of input and outputs, and what makes the outputs from the model's, given k."""
+
+    input: str
+    outputs: tuple[str, ...]
+    run: Callable[[Outputs, int], tuple[Tensor | None, ...]]
+
+
+def _ranked(outputs: Outputs, k: int) -> tuple[Tensor | None, ...]:
+    ranked = top_k(outputs, k, recording=True)
+    return ranked.scores, ranked.labels, ranked.boxes_xyxy, ranked.mask_logits
+
+
+def _raw(outputs: Outputs, k: int) -> tuple[Tensor | None, ...]:
+    return outputs.boxes_cxcywh, outputs.logits, outputs.mask_logits
+
+
+CONTRACTS = {
+    "decoded": Contract("images", ("scores", "labels", "boxes", "masks"), _ranked),
+    "upstream": Contract("input", ("dets", "labels", "masks"), _raw),
+}
+_FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}  # data-dependent: no CUDA-graph capture, no static engine
+PRECISIONS = ("fp32", "fp16")
+
+
+def export_onnx(
+    subnet: Detector,
+    path: str | Path,
+    *,
+    meta: ArtifactMeta,
+    contract: str = "decoded",
+    precision: str = "fp32",
+    islands: Sequence[str] = (),
+) -> Artifact:
+    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
+
+    ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input ``input``, already normalised, ->
+    ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits, ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see
+    :mod:`.half`; ``islands`` names further nodes to keep in float32. Raises
+    :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
+    """
+    check_classes(subnet.config, meta)
+    for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
+        if given not in known:
+            raise InputError(f"unknown contract or precision {given!r}", mend=f"choose {' or '.join(known)}")
+    decoded = contract == "decoded"
+    module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
+    model, flops, outputs = record(module, CONTRACTS[contract])
+    content = model.SerializeToString(deterministic=True)
+    inputs = {CONTRACTS[contract].input: example_images(subnet.arch)}
+    manifest = describe(subnet, content, meta, inputs=inputs, outputs=outputs, flops=flops)
+    normalisation = NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
+    manifest = replace(manifest, opset=OPSET, contract=contract, normalisation=normalisation)
+    return write_artifact(path, content, manifest) if precision == "fp32" else write_half(path, model, manifest, islands, "no")
+
+
+def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
+    """Every class of the head must have a name and a category id, else :class:`InputError`."""
+    if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
+        given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
+        raise InputError(f"{given} for {config.num_classes} classes", meta.model.name, "name every class of the head")
+
+
+def example_images(arch: Arch) -> Tensor:
+    """float32 (1, 3, H, W) in 0..1: what is recorded does not depend on the values."""
+    shape = (1, 3, *arch.input_hw)
+    return torch.linspace(0, 1, math.prod(shape)).reshape(shape)
+
+
+def record(module: Detector, contract: Contract) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+    """One pass of a subnet that already takes ``contract``'s input: ONNX model, FLOPs, outputs by name."""
+    return build_model(module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS)
+
+
+def describe(
+    subnet: Detector,
+    content: bytes,
+    meta: ArtifactMeta,
+    *,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    flops: int,
+) -> Manifest:
+    """The manifest of a file of ``subnet`` in float32."""
+    return Manifest(
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        model=replace(meta.model, arch=subnet.arch, task="segment" if subnet.config.masks else "detect"),
+        class_names=tuple(meta.class_names),
+        category_ids=tuple(meta.category_ids),
+        inputs=tuple(_spec(name, tensor) for name, tensor in inputs.items()),
+        outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
+        params=subnet.num_params(),
+        flops=flops,
+        resize=meta.resize,
+        packages={name: importlib.metadata.version(name) for name in ("torch", "onnx")},
+    )
+
+
+def build_model(
+    module: nn.Module, images: Tensor, contract: Contract, k: int, decompositions: Mapping[Any, Any]
+) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+    """Records one pass of ``module(images)``; returns the checked model, its FLOPs and the recorded outputs."""
+    recorded = trace(module, images, lambda source: contract.run(module(source), k), decompositions)
+    named = zip(contract.outputs, recorded.outputs, strict=True)
+    outputs = {name: tensor for name, tensor in named if tensor is not None}
+    graph = Graph(recorded, contract.input)
+    for call in recorded.calls:
+        translate(graph, call)
+    model, flops = graph.model(outputs, "rfdetr_repro")
+    _check(model)
+    return model, flops, outputs
+
+
+def _check(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {node.op_type for node in model.graph.node}
+    if kinds & _FORBIDDEN or any(node.domain for node in model.graph.node):
+        raise TraceError(f"the graph is not static standard ONNX: {sorted(kinds & _FORBIDDEN) or 'custom domain'}")
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+
+
+def fold_normalisation(subnet: Detector) -> Detector:
+    """A float32 CPU copy of ``subnet`` that takes RGB in 0..1: (x - mean) / std is merged into the patch embedding's weights."""
+    projection = getattr(getattr(subnet, "backbone", None), "patch_embed", None)
+    if not isinstance(projection, nn.Conv2d) or projection.in_channels != 3 or any(projection.padding) or projection.bias is None:
+        raise TraceError("no patch embedding (backbone.patch_embed: an unpadded convolution of 3 channels) to fold into")
+    module = copy.deepcopy(subnet).to("cpu", torch.float32).eval().requires_grad_(False)
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    weight = projection.weight.detach().to("cpu", torch.float64) / std  # (D, 3, p, p)
+    bias = projection.bias.detach().to("cpu", torch.float64) - (weight * mean).sum((1, 2, 3))
+    module.load_state_dict({"backbone.patch_embed.weight": weight, "backbone.patch_embed.bias": bias}, strict=False)
+    return module

@@ -1,0 +1,107 @@
+"""Static shapes of an ONNX graph: inferred, and where inference gives up, seen by running it once.
+
+Exporters leave chains of Shape, Gather and Reshape whose results inference cannot know, though with an image of fixed size they
+are always the same. A graph with an operator whose result size depends on the pixels is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from rfdetr_repro.spec.errors import InputError
+
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
+
+
+def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
+    """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names it in errors."""
+    inferred, missing = inferred_shapes(model, path)
+    if missing:
+        _fill(inferred, _seen(inferred, missing, path))
+    return inferred
+
+
+def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
+    """``model`` with the shapes that inference finds, and the values whose shape it does not find; runs nothing.
+
+    :class:`InputError` for shapes that do not fit, and where an operator is there whose results have no fixed size.
+    """
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as error:  # onnx's InferenceError has no stable home
+        raise InputError(f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again") from error
+    missing = _missing(inferred)
+    unfit = sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS)
+    if missing and unfit:
+        mend = "export it with outputs of fixed size"
+        raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, mend)
+    return inferred, missing
+
+
+def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Name -> dimensions of every value whose shape the file states in numbers."""
+    shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            shapes[node.output[0]] = tuple(node.attribute[0].t.dims)
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        dims = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.HasField("shape") and 0 not in dims:
+            shapes.setdefault(value.name, dims)
+    return shapes
+
+
+def _missing(model: onnx.ModelProto) -> list[str]:
+    known = known_shapes(model)
+    products = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    wanted = [name for node in products for name in (*node.input[:2], node.output[0])]
+    wanted += [value.name for value in model.graph.output]
+    return [name for name in dict.fromkeys(wanted) if name not in known]
+
+
+def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[str, Any]:
+    """Name -> (shape, ONNX element type), from one run on an image of zeros that gives the shapes alone."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    constants = {constant.name for constant in exposed.graph.initializer}
+    feed = {
+        value.name: np.zeros(
+            [dim.dim_value for dim in value.type.tensor_type.shape.dim],
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+        )
+        for value in exposed.graph.input
+        if value.name not in constants
+    }
+    known = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    del exposed.graph.output[:]
+    asked = [f"rfdetr_repro/shape_{index}" for index in range(len(names))]
+    for name, answer in zip(names, asked, strict=True):
+        exposed.graph.node.append(helper.make_node("Shape", [name], [answer]))
+        exposed.graph.output.append(helper.make_tensor_value_info(answer, TensorProto.INT64, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = session.run(asked, feed)
+    except Exception as error:  # ONNX Runtime's own exception types share no public base class
+        raise InputError(f"the model does not run on one image ({error})", path, "export it with a batch of 1") from error
+    return {name: (tuple(map(int, dims)), known.get(name, 0)) for name, dims in zip(names, found, strict=True)}
+
+
+def _fill(model: onnx.ModelProto, seen: dict[str, Any]) -> None:
+    outputs = {value.name: value for value in model.graph.output}
+    inner = {value.name: value for value in model.graph.value_info}
+    for name, (shape, kind) in seen.items():
+        told = helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, shape)
+        for known in (outputs, inner):
+            if name in known:
+                known[name].CopyFrom(told)
+        if name not in outputs and name not in inner:
+            model.graph.value_info.append(told)

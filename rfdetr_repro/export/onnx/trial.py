@@ -1,0 +1,244 @@
+"""The first run of somebody else's ONNX file: in a process of its own, with bounds on memory and time.
+
+A few hundred bytes of ONNX can ask for terabytes, loop without end, or end the process that runs them. So a file is run once on
+noise where all of this ends a helper process alone. The helper (:func:`serve`) loads the libraries once and forks for each file.
+No torch here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.export.contract import content_of
+from rfdetr_repro.spec.errors import InputError
+
+LARGEST_PIXELS = 2048 * 2048  # of an image input
+BASE_BYTES = 3 * 2**29  # of memory that every file may take; larger files and images may take more
+BYTES_PER_FILE_BYTE, BYTES_PER_INPUT_BYTE = 10, 100
+BASE_SECONDS = 15  # of processor time
+SECONDS_PER_MB = 0.3  # of the file
+PATIENCE = 20  # times the processor time, until a helper that does nothing is given up
+AT_A_TIME, MOST_AT_A_TIME = 48, 4096  # values fetched per run; more where those before were small
+SMALL_BYTES = 2**24
+
+_BYTES = {"float16": 2, "int16": 2, "uint16": 2, "float32": 4, "int32": 4, "uint32": 4, "float64": 8, "int64": 8, "uint64": 8}
+
+_helper: tuple[int, subprocess.Popen[bytes]] | None = None  # (the process that started the helper, the helper)
+
+
+class Output(NamedTuple):
+    """One output of the run: numpy dtype name, shape, and whether each of its numbers is finite."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    finite: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Of its content; of text at least the number of its strings."""
+        return math.prod(self.shape) * _BYTES.get(self.dtype, 1)
+
+
+def check_size(height: int, width: int, path: str | Path) -> None:
+    """:class:`InputError` for an image input of more than LARGEST_PIXELS pixels."""
+    if height * width > LARGEST_PIXELS:
+        what = f"the model takes images of {height}x{width}, more than {LARGEST_PIXELS} pixels"
+        raise InputError(what, path, "export it for a smaller size")
+
+
+def run_once(
+    content: bytes, path: str | Path, *, optimised: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[Output]:
+    """Loads the ONNX model ``content`` in ONNX Runtime on the CPU and runs it on noise in 0..1, in another process.
+
+    ``optimised``: with all graph optimisations, else with none. ``shapes``: of inputs whose shape the file leaves open. ``path``
+    names the file in errors. A model that does not load or run, that takes more memory or time than a file of its size may, or
+    that ends the process: :class:`InputError`.
+    """
+    fixed = {name: list(shape) for name, shape in (shapes or {}).items()}
+    seconds = math.ceil(BASE_SECONDS + SECONDS_PER_MB * len(content) / 1e6)
+    request = {"bytes": len(content), "seconds": seconds, "optimised": optimised, "shapes": fixed}
+    answer = _ask(request, content, seconds * PATIENCE, path)
+    if "outputs" in answer:
+        return [Output(name, dtype, tuple(shape), finite) for name, dtype, shape, finite in answer["outputs"]]
+    raise InputError(str(answer["error"]), path, str(answer.get("mend", "export it again")))
+
+
+def tried(artifact: Artifact) -> Artifact:
+    """``artifact`` itself, after :func:`run_once` if it is an ONNX file; outputs that are no numbers are refused too."""
+    if artifact.manifest.format != "onnx":
+        return artifact
+    check_size(*artifact.manifest.input_hw, artifact.path)
+    found = run_once(content_of(artifact, "onnx"), artifact.path)
+    if odd := [output.name for output in found if output.name in ("scores", "boxes") and not output.finite]:
+        mend = "an overflow in half precision, or broken weights? export it again"
+        raise InputError(f"the model gives {' and '.join(odd)} that are not finite", artifact.path, mend)
+    return artifact
+
+
+def _ask(request: dict[str, Any], content: bytes, patience_s: float, path: str | Path) -> dict[str, Any]:
+    """Sends one file to the helper and waits for the answer; a helper that does not answer is ended."""
+    helper = _started()
+    assert helper.stdin is not None and helper.stdout is not None
+    try:
+        helper.stdin.write(json.dumps(request).encode() + b"\n")
+        helper.stdin.write(content)
+        helper.stdin.flush()
+        ready, _, _ = select.select([helper.stdout], [], [], patience_s)
+        line = helper.stdout.readline() if ready else b""
+    except BaseException as error:
+        _stop()
+        if isinstance(error, OSError):
+            raise InputError(f"the process that tries the model ended ({error})", path, "run again") from error
+        raise
+    if not line:
+        _stop()
+        raise InputError("the model does not load and run in time", path, "export it again")
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def _started() -> subprocess.Popen[bytes]:
+    global _helper
+    if _helper is not None and _helper[0] == os.getpid() and _helper[1].poll() is None:
+        return _helper[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)}
+    command = [sys.executable, "-c", "from rfdetr_repro.export.onnx.trial import serve; serve()"]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+    _helper = os.getpid(), child
+    atexit.register(_stop)
+    return child
+
+
+def _stop() -> None:
+    """Ends the helper that this process started, and the file that it tries."""
+    global _helper
+    if _helper is None or _helper[0] != os.getpid():
+        return
+    _, child = _helper
+    _helper = None
+    with suppress(OSError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for stream in (child.stdin, child.stdout):
+        with suppress(OSError):
+            assert stream is not None
+            stream.close()
+    child.wait()
+
+
+# -- in the helper ----------------------------------------------------------------------------------------------------------
+
+
+class _NotLoaded(Exception):
+    """ONNX Runtime makes no session of the file."""
+
+
+def serve() -> None:
+    """Reads requests, a line of JSON and the file, and answers each with a line of JSON, until the input ends."""
+    import numpy  # noqa: F401 (loaded once, for all forks)
+    import onnxruntime  # noqa: F401
+
+    requests = sys.stdin.buffer
+    while line := requests.readline():
+        request = json.loads(line)
+        content = requests.read(request["bytes"])
+        child = os.fork()
+        if child == 0:
+            _answer(content, request)  # does not return
+        del content
+        _, status = os.waitpid(child, 0)
+        if status:
+            _say(_of_end(os.waitstatus_to_exitcode(status)))
+
+
+def _say(answer: dict[str, Any]) -> None:
+    os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def _of_end(code: int) -> dict[str, str]:
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"error": "the model does not load and run on one image in time, or takes too much memory"}
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return {"error": f"the model ends the process that runs it ({name})"}
+
+
+def _answer(content: bytes, request: dict[str, Any]) -> None:
+    answer: dict[str, Any]
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 5))
+        _bound_memory(BASE_BYTES + BYTES_PER_FILE_BYTE * len(content))
+        answer = {"outputs": list(_run(content, request["optimised"], request["shapes"]))}
+    except _NotLoaded as error:
+        answer = {"error": f"ONNX Runtime cannot load the model ({' '.join(str(error).split())})"}
+    except MemoryError:
+        answer = {"error": "the model takes too much memory for a file of its size"}
+    except Exception as error:  # ONNX Runtime's own exception types share no public base class
+        told = " ".join(str(error).split())
+        small = any(word in told for word in ("bad_alloc", "Failed to allocate", "overflow"))
+        what = "takes too much memory" if small else "does not run on one image"
+        answer = {"error": f"the model {what} ({told})"}
+    _say(answer)
+    os._exit(0)
+
+
+def _bound_memory(most: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+def _run(content: bytes, optimised: bool, shapes: dict[str, list[int]]) -> Iterator[tuple[str, str, list[int], bool]]:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads, options.inter_op_num_threads = 2, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _NotLoaded(str(error)) from error
+    feed = {value.name: _noise(value, shapes.get(value.name, value.shape)) for value in session.get_inputs()}
+    most = sum(array.nbytes for array in feed.values())
+    _bound_memory(BASE_BYTES + BYTES_PER_FILE_BYTE * len(content) + BYTES_PER_INPUT_BYTE * most)
+    names = [value.name for value in session.get_outputs()]
+    start, count = 0, AT_A_TIME
+    while start < len(names):
+        part = names[start : start + count]
+        arrays = [np.asarray(array) for array in session.run(part, feed)]
+        for name, array in zip(part, arrays, strict=True):
+            finite = array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
+            yield name, array.dtype.name, list(array.shape), finite
+        start += count
+        count = min(2 * count, MOST_AT_A_TIME) if sum(array.nbytes for array in arrays) < SMALL_BYTES else AT_A_TIME
+
+
+def _noise(value: Any, shape: Sequence[Any]) -> Any:
+    """Noise in 0..1 for an input of numbers, else zeros."""
+    import numpy as np
+
+    types = {"float": "float32", "double": "float64"}
+    name = value.type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype(types.get(name, name))
+    if not all(isinstance(side, int) and side >= 0 for side in shape) or math.prod(shape) > 3 * LARGEST_PIXELS:
+        raise ValueError(f"its input {value.name} has the shape {list(shape)}")
+    return np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype)

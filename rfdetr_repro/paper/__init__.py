@@ -1,0 +1,1 @@
+"""The published numbers and which cell of which table each belongs to. No torch here."""

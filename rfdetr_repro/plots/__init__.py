@@ -1,0 +1,1 @@
+"""The paper's figures and a campaign's own, drawn from stored numbers. No torch here."""

@@ -1,0 +1,74 @@
+"""The counterpart of the paper's Figure 6: predictions of a run on held-out images, as the run drew them, with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+
+import numpy as np
+from matplotlib.figure import FigureBase
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import read_json
+
+from .style import BLACK, WIDTH_IN, origin_line
+
+_HEAD_IN, _CAPTION_IN, _FOOT_IN, _MARGIN = 0.4, 0.34, 0.24, 0.02
+ORIGIN = "Measured here, from the run's exported file. The paper's Figure 6 (arXiv 2511.09554) exists as an image only."
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture (H, W, 3 or 4), float in 0..1, and what it shows."""
+
+    pixels: NDArray[np.float32]
+    caption: str
+
+    @property
+    def height_in(self) -> float:
+        height, width = self.pixels.shape[:2]
+        return (1 - 2 * _MARGIN) * WIDTH_IN * height / width
+
+
+def run_pictures(run: str | Path) -> list[Picture]:
+    """Pictures of ``run/predictions`` with the captions of ``run/predictions.json``."""
+    folder, captions = Path(run) / "predictions", {}
+    listed = Path(run) / "predictions.json"
+    rows = read_json(listed) if listed.exists() else []
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict):
+            captions[str(row.get("file", ""))] = str(row.get("caption", ""))
+    pictures = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            pixels = np.asarray(imread(path), dtype=np.float32)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"not a picture ({error})", path, "remove it and draw it again") from error
+        pictures.append(Picture(pixels, captions.get(path.name, path.stem)))
+    if not pictures:
+        raise InputError("no predictions to show", folder, "a run of python -m rfdetr_repro.reproduce draws them")
+    return pictures
+
+
+def pictures_height_in(pictures: Sequence[Picture]) -> float:
+    """Height of a figure that shows ``pictures`` one below the other at the report's width."""
+    return _HEAD_IN + _FOOT_IN + sum(picture.height_in + _CAPTION_IN for picture in pictures)
+
+
+def draw_pictures(figure: FigureBase, pictures: Sequence[Picture]) -> None:
+    """Every picture at full width under its caption."""
+    total = pictures_height_in(pictures)
+    figure.text(_MARGIN, 1 - 0.28 / total, "Predictions on held-out images", fontsize=9.5, fontweight="bold")
+    top = total - _HEAD_IN
+    for picture in pictures:
+        caption = "\n".join(wrap(picture.caption, 125)[:2])
+        figure.text(_MARGIN, (top - 0.06) / total, caption, fontsize=7.0, color=BLACK, va="top")
+        top -= _CAPTION_IN + picture.height_in
+        axes = figure.add_axes((_MARGIN, top / total, 1 - 2 * _MARGIN, picture.height_in / total))
+        axes.imshow(picture.pixels, aspect="auto", interpolation="antialiased")
+        axes.set_axis_off()
+    origin_line(figure, ORIGIN, _MARGIN)

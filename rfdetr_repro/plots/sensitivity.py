@@ -1,0 +1,83 @@
+"""The paired effect of each knob as dots with intervals, one row per step: the counterpart of the camera-ready's Figure 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+
+from rfdetr_repro.records.pareto import backend
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.sensitivity import Change, Step, comparable_searches, sensitivity
+from rfdetr_repro.spec.errors import InputError
+
+from .style import BLUE, GREEN, GREY, LIGHT, origin_line
+
+_NAMES = {"resolution": "resolution", "patch": "patch", "windows": "windows per side", "decoder_layers": "decoder layers",
+          "queries": "queries"}  # fmt: skip
+_UNITS = {"resolution": " px", "patch": " px"}
+_HEAD_IN, _FOOT_IN, _ROW_IN = 0.66, 0.52, 0.2
+
+
+def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
+    """The largest comparable search, its steps, and how many further searches there are."""
+    groups = [(group, steps) for group in comparable_searches(records) if (steps := sensitivity(group))]
+    if not groups:
+        raise InputError("no pair of search Records to plot that differ in one knob", mend="give the Records of a campaign")
+    return *groups[0], len(groups) - 1
+
+
+def sensitivity_height_in(records: Sequence[Record]) -> float:
+    """Inches that the rows need. Raises :class:`InputError` if there is nothing to draw."""
+    _, steps, _ = _shown(records)
+    return _HEAD_IN + _FOOT_IN + _ROW_IN * len(_rows(steps))
+
+
+def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
+    """Mean change of AP (left) and modelled latency (right) by one step of one knob, with 95 % intervals over backbones.
+
+    Of several comparable searches the largest is drawn, and the foot says that there are others.
+    """
+    group, steps, others = _shown(records)
+    rows = _rows(steps)
+    height = _HEAD_IN + _FOOT_IN + _ROW_IN * len(rows)
+    left, right = figure.subplots(1, 2, sharey=True)
+    figure.subplots_adjust(left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=_FOOT_IN / height, wspace=0.1)
+    data = group[0].data
+    kind = "" if data is None else " (synthetic data: not COCO AP)" if data.synthetic else f" ({data.name})"
+    figure.text(0.085, 1 - 0.26 / height, f"One step of one knob, all else equal{kind}", fontsize=9.5, fontweight="bold")
+    _panel(left, rows, [step.ap_points for step in steps], BLUE)
+    _panel(right, rows, [step.latency_percent for step in steps], GREEN)
+    left.set_title("change of AP, points", fontweight="normal")
+    right.set_title("change of latency, %", fontweight="normal")
+    places = [place for place, step in enumerate(rows) if step]
+    left.set_yticks(places, [_label(step) for step in rows if step])
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    text = f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; {backend(group[0])}."
+    origin_line(figure, text + (f" {others} other searches in these Records are not drawn." if others else ""))
+
+
+def _rows(steps: Sequence[Step]) -> list[Step | None]:
+    """The steps with a gap (``None``) between two knobs."""
+    rows: list[Step | None] = []
+    for step in steps:
+        before = rows[-1] if rows else None
+        rows += [None, step] if before is not None and before.knob != step.knob else [step]
+    return rows
+
+
+def _label(step: Step) -> str:
+    return f"{_NAMES[step.knob]} {step.low} → {step.high}{_UNITS.get(step.knob, '')}"
+
+
+def _panel(axes: Axes, rows: Sequence[Step | None], changes: Sequence[Change], color: str) -> None:
+    places = [place for place, step in enumerate(rows) if step]
+    axes.axvline(0, color=GREY, linewidth=0.8, zorder=1)
+    axes.grid(axis="x", color=LIGHT)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0, labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+    for place, change in zip(places, changes, strict=True):
+        if change.low is not None and change.high is not None:
+            axes.plot([change.low, change.high], [place, place], color=color, linewidth=1.6, alpha=0.55, zorder=2)
+    axes.plot([change.mean for change in changes], places, "o", color=color, markersize=4, zorder=3)

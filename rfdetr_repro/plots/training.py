@@ -1,0 +1,61 @@
+"""Loss and accuracy over the steps of a training run, from its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import FigureBase
+
+from rfdetr_repro.spec.errors import InputError
+
+from .style import BLUE, GREY, VERMILION, end_label
+
+
+def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Loss over optimizer steps (faint: logged, line: running mean) and AP50 on val and test where it was evaluated.
+
+    ``rows``: dicts with ``step`` and ``loss``; evaluations as ``val_ap50``/``test_ap50`` or ``split`` and ``ap50`` (fractions).
+    """
+    losses = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    curves = {split: _evaluations(rows, split) for split in ("val", "test")}
+    curves = {split: curve for split, curve in curves.items() if curve}
+    if not losses and not curves:
+        raise InputError("the training log holds neither a loss nor an evaluation", mend="give the train_log.jsonl of a run")
+    panels = figure.subplots(1, bool(losses) + bool(curves), squeeze=False)[0].tolist()
+    figure.subplots_adjust(left=0.085, right=0.93, bottom=0.17, top=0.8, wspace=0.28)
+    figure.text(0.085, 0.925, "Loss and accuracy during training", fontsize=9.5, fontweight="bold")
+    if losses:
+        axes = panels.pop(0)
+        steps, values = zip(*losses, strict=True)
+        axes.plot(steps, values, color=GREY, alpha=0.35, linewidth=0.7)
+        axes.plot(steps, _running_mean(values), color=BLUE)
+        axes.set(xlabel="optimizer step", ylim=(0, 1.05 * max(values[len(values) // 50 :])))
+        axes.set_title("training loss")
+    for split, curve in curves.items():
+        color = {"val": BLUE, "test": VERMILION}[split]
+        steps, values = zip(*curve, strict=True)
+        panels[0].plot(steps, [100 * value for value in values], color=color, marker="o", markersize=3.2)
+        end_label(panels[0], (steps[-1], 100 * values[-1]), split, color)
+        panels[0].set(xlabel="optimizer step")
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_title("AP50 of the averaged weights, %")
+
+
+def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[int, float]]:
+    found: dict[int, float] = {}
+    for row in rows:
+        value = row.get("ap50") if row.get("split") == split else row.get(f"{split}_ap50")
+        if value is not None and row.get("weights", "ema") == "ema":  # a run with patience logs the raw weights too
+            found[row["step"]] = value
+    return sorted(found.items())
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Exponential running mean over about a thirtieth of the run, without the bias of its start."""
+    keep = 1 - 1 / max(2.0, len(values) / 30)
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return means

@@ -1,0 +1,166 @@
+"""How sure an AP is: its 95 % interval over other images of the same kind, and whether two APs can be told apart at all.
+
+An AP on 150 images is a sample. Images are drawn again with replacement (bootstrap); what one AP and another do on the same draws
+is paired, and their difference is far surer than either. Everything here is arithmetic on numbers that a Record keeps, so a
+table can say which rows are distinguishable without the images; :mod:`rfdetr_repro.evaluation.matches` makes the numbers.
+
+Single APs: bias-corrected and accelerated quantiles (BCa; Efron 1987, https://doi.org/10.2307/2289144), since an AP of few images
+is a little too high: its precision envelope takes a maximum at every recall. Quantiles are Student's for as many images as carry
+the AP, since the plain ones cover too rarely where few images hold a class. Means over data sets combine their parts' intervals
+(MOVER; Zou and Donner 2008, https://doi.org/10.1002/sim.3095). Coverage by simulation: docs/ap_intervals.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, ndtri, stdtrit
+
+from .record import Accuracy, Record
+
+Array = np.ndarray[Any, Any]
+CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
+FEWEST = 10  # images; of fewer no interval is given
+_LEAST_FREEDOM = 4.0
+_STEPS = 65535  # of the stored APs: 0.0015 points apart
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``mean``: of the second AP minus the first, as fractions, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def student_levels(freedom: float) -> Array:
+    """Where the two ends of the interval lie on a standard normal axis, float64 (2,): Student's quantiles."""
+    tail = (1 - CONFIDENCE) / 2
+    return np.array([stdtrit(freedom, tail), stdtrit(freedom, 1 - tail)])
+
+
+def degrees_of_freedom(influences: Array) -> float:
+    """How many images carry the estimate with these influences, float64 (images,): (sum of squares)^2 / sum of fourth powers.
+
+    All of them where all matter alike, a third of normally distributed ones, few where a class lies on few; at least 4.
+    """
+    squares = influences**2
+    total = float((squares**2).sum())
+    return max(_LEAST_FREEDOM, float(squares.sum()) ** 2 / total) if total > 0 else _LEAST_FREEDOM
+
+
+def acceleration(influences: Array) -> float:
+    """BCa's: how fast the standard error changes with the AP."""
+    spread = float((influences**2).sum())
+    return float((influences**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+
+
+def bootstrap_interval(ap: float, resampled: Array, influences: Array) -> tuple[float, float]:
+    """95 % interval of ``ap`` from the APs of its resamples, float64 (B,), and the influence of every image, float64 (images,).
+
+    Where every resample has the same AP (nothing found anywhere, or all without an error), see :func:`of_equal_images`.
+    """
+    if np.ptp(resampled) == 0:
+        return of_equal_images(ap, len(influences))
+    below = float((resampled < ap).mean() + 0.5 * (resampled == ap).mean())
+    margin = 0.5 / len(resampled)
+    bias = float(ndtri(min(max(below, margin), 1 - margin)))
+    shifted = bias + student_levels(degrees_of_freedom(influences))
+    levels = ndtr(bias + shifted / np.maximum(1 - acceleration(influences) * shifted, 0.1))
+    low, high = np.quantile(resampled, levels)
+    return around(ap, float(low), float(high))
+
+
+def influence_interval(ap: float, influences: Array) -> tuple[float, float]:
+    """The same without draws: the standard error from every image's influence, symmetric in the log-odds of the AP."""
+    images = len(influences)
+    if not 0 < ap < 1:
+        return of_equal_images(ap, images)
+    error = math.sqrt(float((influences**2).sum()) * images / (images - 1)) / (ap * (1 - ap))
+    odds = math.log(ap / (1 - ap))
+    low, high = 1 / (1 + np.exp(-(odds + error * student_levels(degrees_of_freedom(influences)))))
+    return around(ap, float(low), float(high))
+
+
+def of_equal_images(ap: float, images: int) -> tuple[float, float]:
+    """Interval of an AP that every image agrees on: as many others may still be of another kind (Clopper and Pearson).
+
+    At 0 none of ``images`` held a find, at 1 none held an error; the share of images that do is bounded, and the AP with it.
+    """
+    share = 1 - ((1 - CONFIDENCE) / 2) ** (1 / images)
+    return around(ap, ap - share, ap + share)
+
+
+def around(ap: float, low: float, high: float) -> tuple[float, float]:
+    """The interval within 0..1, with the AP itself inside."""
+    return max(0.0, min(low, ap)), min(1.0, max(high, ap))
+
+
+def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | None:
+    """What ``other`` gains over ``one``; ``None`` where an AP is absent or both were not resampled alike on the same images."""
+    if one is None or other is None or one.ap is None or other.ap is None:
+        return None
+    first, second = one.resampled, other.resampled
+    if first is None or second is None or first.aps is None or second.aps is None:
+        return None
+    if first.draws_sha256 is None or first.draws_sha256 != second.draws_sha256:
+        return None
+    gained = decode(second.aps) - decode(first.aps)
+    freedom = min(first.freedom or _LEAST_FREEDOM, second.freedom or _LEAST_FREEDOM)
+    low, high = np.quantile(gained, ndtr(student_levels(freedom)))
+    mean = other.ap - one.ap
+    return Difference(mean, min(float(low), mean), max(float(high), mean))
+
+
+def paired(one: Record, other: Record, masks: bool = False) -> Difference | None:
+    """:func:`difference` of two Records on the same images, of boxes or of masks."""
+    if one.data is None or other.data is None or one.data.sha256 is None or one.data.sha256 != other.data.sha256:
+        return None
+    if (one.data.name, one.data.split) != (other.data.name, other.data.split):
+        return None
+    return difference(one.mask_accuracy, other.mask_accuracy) if masks else difference(one.accuracy, other.accuracy)
+
+
+def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
+    """Interval of the mean AP over independent data sets from theirs (MOVER); ``None`` if one is not known."""
+    aps, lows, highs = [], [], []
+    for part in parts:
+        if part.ap is None or part.ap_low is None or part.ap_high is None:
+            return None
+        aps.append(part.ap)
+        lows.append(part.ap - part.ap_low)
+        highs.append(part.ap_high - part.ap)
+    if not aps:
+        return None
+    mean = sum(aps) / len(aps)
+    return around(mean, mean - math.hypot(*lows) / len(aps), mean + math.hypot(*highs) / len(aps))
+
+
+def with_range(accuracy: Accuracy) -> str:
+    """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``; an interval that is not known is left out; "-": no AP."""
+    if accuracy.ap is None:
+        return "-"
+    if accuracy.ap_low is None or accuracy.ap_high is None:
+        return f"{100 * accuracy.ap:.1f}"
+    return f"{100 * accuracy.ap:.1f} [{100 * accuracy.ap_low:.1f}, {100 * accuracy.ap_high:.1f}]"
+
+
+def encode(aps: Array) -> str:
+    """APs of resamples, float64 (B,) in 0..1, as a Record keeps them."""
+    return base64.b64encode(np.rint(np.clip(aps, 0, 1) * _STEPS).astype("<u2").tobytes()).decode("ascii")
+
+
+def decode(text: str) -> Array:
+    """Inverse of :func:`encode`, float64 (B,)."""
+    return np.frombuffer(base64.b64decode(text), dtype="<u2").astype(np.float64) / _STEPS

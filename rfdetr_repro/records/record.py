@@ -1,0 +1,364 @@
+"""The one thing that flows: a ``Record`` says what ran, on which data, from which file, how, where, and what came out.
+
+Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds. ``Record.id`` hashes the *request*,
+so a campaign resumes by skipping ids that are stored. A stored line also holds digests of the results, which every reader checks
+(``rfdetr_repro.records.digests``). Published numbers are Records too (``rfdetr_repro.paper.published``). No torch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+
+from rfdetr_repro.spec.codec import decode, without_absent
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import parse_json
+from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.ranges import choose
+
+from .digests import altered, digests_of
+
+SCHEMA = 1
+MEAN, NEVER_TRAINED = "mean", "patch never trained"  # source: an average over data sets; variant: a size no training step drew
+# What an accuracy measured here is of. Until it was stated, an artifact's best 100 per image were handed over, and the search
+# and PyTorch did not cut boxes.
+AP_RULE = "every detection, boxes cut at the border"
+FINE_TUNING, TUNED = "fine-tuning", "nas+fine-tuning"  # campaign: a found architecture before and after; variant: after
+
+
+@dataclass(frozen=True)
+class ModelId:
+    family: str  # "rfdetr", "yolov8", ...
+    name: str  # printed name
+    task: str = "detect"  # "detect" or "segment"
+    size: str | None = None  # N, S, M, ...
+    variant: str | None = None  # e.g. "nas", "nas+fine-tuning"
+    arch: Arch | None = None
+    checkpoint_sha256: str | None = None
+    weights: str = "trained"  # "trained", "random" (never with an accuracy), "published"
+
+
+@dataclass(frozen=True)
+class DataId:
+    name: str
+    split: str
+    sha256: str | None = None
+    num_images: int | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images are composed by this project: their AP says nothing about COCO."""
+        return self.name.startswith("embedded")
+
+
+@dataclass(frozen=True)
+class ArtifactId:
+    sha256: str  # of the file that ran (engine or ONNX)
+    onnx_sha256: str
+    runtime: str  # "onnxruntime-cpu", "tensorrt", ...
+    precision: str  # "fp32", "fp16"
+    size_bytes: int
+    options: str = ""  # build and session options that change what runs
+
+
+@dataclass(frozen=True)
+class Cost:
+    params: int | None = None
+    flops: float | None = None  # 2 per multiply-add; what else counts depends on the counter
+    macs: float | None = None  # multiply-adds
+    counter: str | None = None  # "flopcountermode", "calflops", "onnx", "shapes" (bench/counters.py)
+    form: str | None = None  # what was counted: "evaluated" (the authors' evaluation forward) or "deployed"
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """How the interval of an AP came about: the images were drawn again, with replacement (:mod:`rfdetr_repro.records.ap_intervals`)."""
+
+    method: str  # "bootstrap", or "influence" where every image's weight was varied instead of drawn
+    images: int
+    resamples: int | None = None
+    seed: int | None = None
+    freedom: float | None = None  # degrees of freedom: how many images carry the AP
+    draws_sha256: str | None = None  # of how often each image was drawn: two APs with the same one are paired
+    aps: str | None = field(default=None, repr=False)  # AP of each resample: base64 of little-endian uint16, 65535 is 1
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """COCO metrics as fractions; ``None`` where the metric has no ground truth.
+
+    ``ap_low`` and ``ap_high``: 95 % interval of ``ap`` over other images of the same kind; ``None``: not known.
+    """
+
+    ap: float | None = None
+    ap50: float | None = None
+    ap75: float | None = None
+    ap_s: float | None = None
+    ap_m: float | None = None
+    ap_l: float | None = None
+    max_dets: int = 100
+    artifact_sha256: str | None = None  # the file the detections came from; None: from the checkpoint in PyTorch
+    rule: str | None = None  # what was handed to the evaluator (AP_RULE); None: an older rule, published, or not known
+    ap_low: float | None = None
+    ap_high: float | None = None
+    resampled: Resampled | None = None
+
+
+@dataclass(frozen=True)
+class Build:
+    """One of several builds behind a Latency: another session, or another engine of the same ONNX file."""
+
+    sha256: str  # of the file that ran
+    median_ms: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Itself:
+    """A/A: the same file measured twice, interleaved as if it were two models. What differs is the instrument's own error."""
+
+    median_ms: float  # the second time
+    difference: float  # second / first - 1
+    verdict: str  # "SAME", "UNDECIDED", or falsely "FASTER" or "SLOWER"
+    low: float | None = None  # 95 % interval of the difference
+    high: float | None = None
+    samples_sha256: str | None = None  # of the second time
+
+    @property
+    def told(self) -> str:
+        """E.g. "+0.12 % (-0.30 % to +0.55 %), SAME"."""
+        interval = "no interval" if self.low is None or self.high is None else f"{self.low:+.2%} to {self.high:+.2%}"
+        return f"{self.difference:+.2%} ({interval}), {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Paced:
+    """Open-loop arrivals at ``fps``: the deadline of a frame is the arrival of the next one."""
+
+    fps: float
+    missed_share: float  # of the frames, 0..1
+    lateness_p50_ms: float  # beyond the deadline; 0 for a frame in time
+    lateness_max_ms: float
+    queue_mean: float  # frames that wait when one is taken up
+    queue_max: int
+    lateness_p99_ms: float | None = None  # None below 662 frames
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What the GPU did while it was timed. Shares are of the readings; an item the driver denies is in ``unknown``."""
+
+    throttled_s: dict[str, float] | None = None  # cause -> seconds by the driver's counters, blocks set aside included
+    sm_mhz: dict[str, float] | None = None  # clock -> share
+    temperature_c: int | None = None  # highest
+    power_w: float | None = None  # mean
+    idle_power_w: float | None = None  # before the series
+    idle_share: float | None = None  # clocks dropped for want of work
+    joules_per_image: float | None = None  # sustained mode only
+    net_joules_per_image: float | None = None  # without what the idle GPU draws
+    unknown: str | None = None
+    other_programs: int | None = None  # seen on the GPU at any time of the series; 0: none
+    throttled_share: dict[str, float] | None = None  # cause -> part of the watched time, by counters or polled reasons
+    rested_s: float | None = None  # rests after blocks in which the clock fell
+
+
+@dataclass(frozen=True)
+class Latency:
+    median_ms: float  # from arrival to result when paced
+    method: str = "measured"  # "measured" or "modelled" (additive latency model) or "published"
+    ci_low_ms: float | None = None
+    ci_high_ms: float | None = None
+    p05_ms: float | None = None
+    p90_ms: float | None = None  # None below 64 samples
+    p95_ms: float | None = None
+    p99_ms: float | None = None  # None below 662 samples
+    num_samples: int | None = None
+    num_dropped: int | None = None  # samples that were taken and are not part of the median
+    stop_reason: str | None = None
+    images_per_s: float | None = None
+    cuda_graph: bool | None = None
+    throttled: str = "unknown"  # "no", "yes: CAUSE", "unknown"
+    artifact_sha256: str | None = None
+    samples_sha256: str | None = None  # names the raw samples beside the store
+    heldout_error: float | None = None  # of the latency model behind it: median relative error on engines left out of the fit
+    p999_ms: float | None = None  # None below 6636 samples
+    gpu_median_ms: float | None = None  # between two events on the GPU's stream, where the backend takes them
+    builds: tuple[Build, ...] | None = None  # where there are several; `artifact_sha256` is the first one's
+    between_builds_ms: float | None = None  # largest median of a build - smallest
+    warm_up: str | None = None  # how a warm-up by trend ended
+    paced: Paced | None = None
+    gpu: GpuState | None = None
+    interval: str | None = None  # what the interval rests on, or why there is none
+    num_blocks: int | None = None  # of neighbouring samples, over all builds
+    effective_blocks: float | None = None  # independent blocks that would say as much
+    num_marked: int | None = None  # samples taken while the GPU throttled: kept, and marked in the samples' file
+    session: str | None = None  # rows of one session were measured in turns; intervals speak of their session
+    itself: Itself | None = None
+    suppression_ms: float | None = None  # part of a run that is the suppression added to somebody else's file
+    heldout_p95: float | None = None  # beside heldout_error: what 95 % of the errors stay below
+    predicted_ms: float | None = None  # measured only: what the latency model said before, with the heldout_error it stated
+    confirmed_error: float | None = None  # of a model fitted to confirmed files too: median error on them of the one before
+    confirmed_worst: float | None = None  # and the largest
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpu: str
+    cores: int
+    memory_gib: float
+    os: str
+    gpu: str | None = None
+    driver: str | None = None
+    gpu_uuid: str | None = None  # of the GPU that was measured
+
+
+@dataclass(frozen=True)
+class Published:
+    table: str  # "2", "v2_17", ...
+    row: int  # 0-based line of the CSV
+    version: str  # "v1", "v2", "v1+v2"
+    section: str = ""
+    latency_backend: str = ""
+    note: str = ""
+    citation: str = ""
+
+
+@functools.cache
+def _numbers_of(kind: type) -> tuple[str, ...]:
+    """Names of the fields that hold one number."""
+    types = ("int", "float", "int | None", "float | None")
+    return tuple(field.name for field in dataclasses.fields(kind) if field.type in types)
+
+
+def _check_numbers(part: object, where: str) -> None:
+    """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or negative."""
+    for name in _numbers_of(type(part)) if part is not None else ():
+        value = getattr(part, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{name} = {value!r} is no number", where)
+        if not 0 <= value < math.inf and not name.startswith("ap"):  # an AP has its own message
+            what = "latency" if name == "median_ms" else name
+            raise InputError(f"{what} {value} is not a finite positive number or zero", where, "leave out what is not known")
+
+
+def _check_inside(what: str, value: float | None, low: float | None, high: float | None, where: str) -> None:
+    assert value is not None and low is not None and high is not None
+    slack = 1e-9 * abs(value)
+    if not low - slack <= value <= high + slack:
+        raise InputError(f"the {what} {value:g} lies outside its own interval [{low:g}, {high:g}]", where)
+
+
+@dataclass(frozen=True)
+class Record:
+    source: str  # "search", "protocol", "training", MEAN or "paper:table2:row5"
+    model: ModelId
+    data: DataId | None = None
+    artifact: ArtifactId | None = None
+    cost: Cost | None = None
+    accuracy: Accuracy | None = None  # boxes
+    mask_accuracy: Accuracy | None = None
+    latency: Latency | None = None
+    protocol: Protocol | None = None
+    machine: Machine | None = None
+    published: Published | None = None
+    campaign: str | None = None
+    started_at: str | None = None  # UTC, ISO 8601
+    command: str | None = None
+    seed: int | None = None
+    deployment: str | None = None  # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
+    env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
+    parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
+    adoption: dict[str, str] | None = None  # somebody else's file: form, boxes, resize, normalisation, classes as taken
+    schema: int = SCHEMA
+    # read from a line without digests; never stored itself
+    unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        hashes = {part.artifact_sha256 for part in (self.accuracy, self.mask_accuracy, self.latency) if part is not None}
+        if self.source == "protocol" and (self.artifact is None or hashes - {self.artifact.sha256}):
+            raise InputError(
+                "accuracy and latency do not come from the record's own artifact",
+                self.model.name,
+                "measure both from the same file",
+            )
+        if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
+            raise InputError("a model with random weights cannot have an accuracy", self.model.name)
+        choose(self.model.task, ("detect", "segment"), "task", self.model.name)
+        choose(self.model.weights, ("trained", "random", "published"), "kind of weights", self.model.name)
+        if self.latency is not None:
+            choose(self.latency.method, ("measured", "modelled", "published"), "origin of a latency", self.model.name)
+            if not str(self.latency.throttled).startswith(("no", "yes", "unknown")):
+                raise InputError(f"throttled = {self.latency.throttled!r} says neither no, yes nor unknown", self.model.name)
+        for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):
+            _check_numbers(part, self.model.name)
+        for accuracy in (self.accuracy, self.mask_accuracy):
+            for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
+                value = getattr(accuracy, name, None)
+                if value is not None and not 0.0 <= value <= 1.0:
+                    raise InputError(f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1")
+        if self.latency is not None and not 0 < self.latency.median_ms < math.inf:
+            raise InputError(f"latency {self.latency.median_ms} ms is not a positive number", self.model.name)
+        if self.latency is not None and None not in (self.latency.ci_low_ms, self.latency.ci_high_ms):
+            if not self.latency.ci_low_ms <= self.latency.ci_high_ms:  # type: ignore[operator]
+                interval = f"[{self.latency.ci_low_ms}, {self.latency.ci_high_ms}]"
+                raise InputError(f"the latency's interval {interval} ms ends before it begins", self.model.name)
+        for accuracy in (self.accuracy, self.mask_accuracy):
+            if accuracy is not None and None not in (accuracy.ap, accuracy.ap_low, accuracy.ap_high):
+                _check_inside("AP", accuracy.ap, accuracy.ap_low, accuracy.ap_high, self.model.name)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not over any result)."""
+        model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
+        request = {
+            "source": self.source,
+            "model": model,
+            "data": self.data and (self.data.name, self.data.split, self.data.sha256),
+            "runtime": self.artifact and (self.artifact.runtime, self.artifact.precision, self.artifact.options),
+            "protocol": self.protocol and self.protocol.settings(),
+            "machine": self.machine and (self.machine.cpu, self.machine.gpu),
+        }
+        if self.cost is not None and self.cost.counter is not None:  # absent from the hash of Records that count nothing
+            request["counted"] = (self.cost.counter, self.cost.form)
+        if self.deployment is not None:
+            request["deployment"] = self.deployment
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """One line of JSON, without absent fields, with digests of what it says (none where the Record is ``unverified``)."""
+        fields = without_absent(dataclasses.asdict(self))
+        sealed = {} if fields.pop("unverified") else {"digest": digests_of(fields, self.id)}
+        return json.dumps({"id": self.id, **sealed, **fields}, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Record:
+        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record of this schema, or was altered.
+
+        A line without digests, as older versions wrote them, gives a Record that is ``unverified``.
+        """
+        try:
+            fields = parse_json(line)
+            stored_id, digest = fields.pop("id", None), fields.pop("digest", None)
+            if fields.get("schema") != SCHEMA:
+                raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
+            if "unverified" in fields:
+                raise ValueError("unknown fields ['unverified'] of Record")
+            record = dataclasses.replace(decode(cls, fields), unverified=digest is None)
+            wrong = "" if digest is None else altered(fields, record.id, digest)
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"not a Record: {error}") from error
+        if stored_id is not None and stored_id != record.id:
+            raise InputError(f"Record {stored_id} does not hash to its id ({record.id})", mend="the line was altered; remove it")
+        if wrong:
+            told = f"{wrong} of Record {record.id} was altered: the digest differs"
+            raise InputError(told, mend="remove the line, measure again")
+        return record

@@ -1,0 +1,185 @@
+"""Append-only JSON Lines of Records: one file per campaign; of two lines with one id a reader takes the later."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import files_below, locked, open_input, output_path, parse_json
+
+from .record import Record
+
+_LONGEST_LINE = 1 << 24
+_TRAINING_LOG = "train_log.jsonl"  # of a run folder that has no Records yet
+_BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
+
+
+class Store:
+    """``results/NAME.jsonl``. A killed run loses at most its last, unfinished line."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def append(self, record: Record) -> Record:
+        """Writes one line and forces it to disk; a torn last line left by a killed run is cut off first."""
+        self.extend([record])
+        return record
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the batch costs little.
+
+        Any number of processes and threads may append at once: each waits for the file's lock, which is held for one write.
+        A file that holds anything but Records is an :class:`InputError` and stays as it is.
+        """
+        lines = "".join(record.to_json() + "\n" for record in records).encode()
+        path = output_path(self.path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab+") as stream:
+                _wait_for_lock(stream)
+                _refuse_other_content(stream, self.path)
+                _cut_torn_line(stream)
+                stream.write(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise InputError(f"cannot write: {error.strerror}", self.path, "choose a writable folder") from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Inside, no other search or campaign writes this store; one that does already: :class:`InputError`.
+
+        Readers, and appends outside of such a block, are not kept waiting.
+        """
+        with locked(self.path, "writes this store"):
+            yield
+
+    def read(self) -> list[Record]:
+        """All Records, later ones replacing earlier ones of the same id, in order of first appearance."""
+        if not self.path.exists():
+            return []
+        with open_input(self.path) as stream:
+            lines = stream.read().split(b"\n")
+        records: dict[str, Record] = {}
+        whole, torn = lines[:-1], lines[-1]  # what follows the last newline is a torn line
+        foreign = not whole and not torn.startswith(b'{"'[: len(torn)])
+        if foreign or (whole and _content_of(whole[0])):
+            told = _content_of(torn if foreign else whole[0]) or "its first line is no JSON object"
+            raise InputError(f"not a store of Records: {told}", self.path, "give a records.jsonl, or the folder of a run")
+        for number, line in enumerate(whole, 1):
+            if line.strip():
+                try:
+                    record = Record.from_json(line)
+                except InputError as error:
+                    raise InputError(
+                        f"corrupt record: {error}", f"{self.path}:{number}", "remove the line and run again"
+                    ) from error
+                records[record.id] = record
+        return list(records.values())
+
+    def torn(self) -> bool:
+        """Whether the last line is unfinished: of a run that was killed, or is writing."""
+        if not self.path.exists() or not self.path.stat().st_size:
+            return False
+        with open(self.path, "rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() != b"\n"
+
+    def ids(self) -> set[str]:
+        return {record.id for record in self.read()}
+
+
+def read_stores(paths: Iterable[str | Path]) -> list[Record]:
+    """Records of several files or folders; a run folder is read by its ``records.jsonl`` alone, any other by its ``*.jsonl``."""
+    records: list[Record] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError("no such records", path, "give a .jsonl file or a folder of them")
+        for file in _files(path):
+            records += Store(file).read()
+            if Store(file).torn():
+                print(f"{file}: its last line is unfinished and left out; a run was cut off there, or goes on", file=sys.stderr)
+    if told := unverified_words(records):
+        print(told, file=sys.stderr)
+    return records
+
+
+def unverified_words(records: Sequence[Record]) -> str:
+    """How many of the Records came from lines without digests, in one line; an empty text if none did."""
+    count = sum(record.unverified for record in records)
+    if not count:
+        return ""
+    told = "of older versions: whether they were altered since is not known (python -m rfdetr_repro.seal tells which)"
+    return f"unverified: {count} of {len(records)} Records hold no digest, as those {told}"
+
+
+def _files(path: Path) -> list[Path]:
+    """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON Lines but training logs."""
+    if not path.is_dir():
+        return [path]
+    if (path / "records.jsonl").exists():  # training logs lie beside it
+        return [path / "records.jsonl"]
+    found: list[Path] = []
+    for folder, names in files_below(path):
+        stores = [name for name in names if name.endswith(".jsonl") and name != _TRAINING_LOG]
+        found += [folder / name for name in stores if name == "records.jsonl" or "records.jsonl" not in stores]
+    return sorted(found)
+
+
+def _content_of(line: bytes) -> str:
+    """What a file is whose first line is this; empty if it may be a Record."""
+    if not line.strip(b"\0 \r\t"):
+        return "it holds no text" if line.strip() else ""
+    try:
+        fields = parse_json(line)
+    except ValueError:
+        return "" if line.startswith(b'{"') else "its first line is no JSON object"
+    if not isinstance(fields, dict):
+        return "its first line is no JSON object"
+    if "step" in fields and "schema" not in fields:
+        return "this is the log of a training run"
+    return ""
+
+
+def _wait_for_lock(stream: BinaryIO) -> None:
+    """Locks the file until ``stream`` is closed; an append holds the lock for milliseconds, so another writer waits."""
+    import fcntl  # here, because readers of files on other systems have none
+
+    fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _refuse_other_content(stream: BinaryIO, path: Path) -> None:
+    """Reads the first line: a file of anything but Records must not be cut or added to."""
+    stream.seek(0)
+    first = stream.readline(_LONGEST_LINE)
+    if first.endswith(b"\n"):
+        try:
+            fields = parse_json(first)
+        except ValueError:
+            fields = None
+        store = isinstance(fields, dict) and {"schema", "source", "model"} <= fields.keys()
+    else:  # nothing yet, or the first line of a killed run
+        store = b'{"'.startswith(first[:2])
+    if not store:
+        raise InputError("cannot append: the file holds something other than Records", path, "choose another file for --out")
+
+
+def _cut_torn_line(stream: BinaryIO) -> None:
+    """Truncates after the last newline, reading backwards in blocks: the cost does not grow with the file."""
+    end = position = stream.seek(0, os.SEEK_END)
+    while position:
+        start = max(0, position - _BLOCK)
+        stream.seek(start)
+        newline = stream.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    if position < end:
+        stream.truncate(position)
+    stream.seek(0, os.SEEK_END)

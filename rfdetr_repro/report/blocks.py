@@ -1,0 +1,76 @@
+"""What a report consists of: a list of blocks that the PDF and the HTML writer both understand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import FigureBase
+
+from rfdetr_repro.tables.format import Table
+
+
+@dataclass(frozen=True)
+class Title:
+    text: str
+    subtitle: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    new_page: bool = False
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    quiet: bool = False  # small and grey: remarks, "not in this run"
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Name and value pairs in two columns."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; its notes are printed below it."""
+
+    table: Table
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure drawn by a function, as vectors in the PDF and as a picture in the HTML page."""
+
+    draw: Callable[[FigureBase], None]
+    height_in: float
+    alt: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    path: Path
+    caption: str = ""
+
+
+Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture
+
+
+@dataclass
+class Document:
+    """``footer`` stands on every page; ``subject`` goes into the file's metadata."""
+
+    title: str
+    footer: str
+    blocks: list[Block] = field(default_factory=list)

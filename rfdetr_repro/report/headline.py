@@ -1,0 +1,99 @@
+"""The report's headline: of each data set the file with the highest AP on val, and how far that is established."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rfdetr_repro.records.ap_intervals import with_range
+from rfdetr_repro.records.pareto import Confirmed
+from rfdetr_repro.records.record import Latency, Record
+from rfdetr_repro.tables.format import milliseconds, percent
+from rfdetr_repro.tables.intervals import not_told_apart
+
+from .blocks import Block, Facts, Paragraph
+from .run import Run
+
+NAMED = 4  # names in one list
+
+
+def headline(run: Run) -> list[Block]:
+    """Facts of every data set with a rated file; which others are not told apart from it is part of them."""
+    by_data: dict[str, list[Confirmed]] = {}
+    for point in run.points:
+        if (rated := point.on("val")) is not None and rated.accuracy is not None and rated.accuracy.ap is not None:
+            by_data.setdefault(rated.data.name if rated.data else "unnamed images", []).append(point)
+    if not by_data:
+        return [Paragraph("A file with AP measured on a val split: not in this run.", quiet=True)]
+    return [Facts(_facts(name, points, len(by_data) > 1)) for name, points in by_data.items()]
+
+
+def _facts(data: str, points: Sequence[Confirmed], several: bool) -> list[tuple[str, str]]:
+    best = max(points, key=lambda point: point.on("val").accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
+    pairs = [("data set", data)] if several else []
+    pairs.append(("highest AP on val", _name(best)))
+    if said := _established(best, points):
+        pairs.append(("how sure", said))
+    for split, record in ((split, best.on(split)) for split in ("val", "test")):
+        pairs.append((f"{split} AP50 / AP", ap_words(record)))
+    for mode, record in (("buffered", best.buffered), ("sustained", best.sustained)):
+        if record is not None and record.latency is not None:
+            pairs.append((f"latency, {mode} median", _latency_words(record.latency)))
+    return [*pairs, ("file", f"SHA-256 {best.sha256[:16]}")]
+
+
+def _established(best: Confirmed, points: Sequence[Confirmed]) -> str:
+    """Which other files are not told apart from the best; empty for the only file."""
+    others = {point.sha256: point for point in points if point.sha256 != best.sha256}
+    if not others:
+        return ""
+    chosen = best.on("val")
+    assert chosen is not None
+    records = {point.sha256: record for point in others.values() if (record := point.on("val")) is not None}
+    same, unknown = not_told_apart(chosen, list(records.values()))
+    by_id = {id(record): others[sha256] for sha256, record in records.items()}
+    sentences = []
+    if same:
+        names = [_name(by_id[id(record)]) for record in same]
+        sentences.append(f"not told apart from {_listed(names)}: the 95 % interval of the paired difference of AP holds 0.")
+    if unknown:
+        sentences.append(
+            f"Whether it is better than {len(unknown)} of {len(others)} other files is not known: nothing is stored per image."
+        )
+    if not sentences:
+        if len(others) == 1:
+            sentences.append("Better than the other file: the 95 % interval of the paired difference of AP lies above 0.")
+        else:
+            sentences.append(
+                f"Better than each of the {len(others)} other files: no 95 % interval of a paired difference holds 0."
+            )
+    text = " ".join(sentences)
+    return f"{text[0].upper()}{text[1:]} It was chosen by this AP, which makes its AP on val a little too high."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
+
+
+def _name(point: Confirmed) -> str:
+    return point.arch.key if point.arch else point.any.model.name
+
+
+def _latency_words(latency: Latency) -> str:
+    interval = ""
+    if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
+        interval = f" [{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]"
+    count = f", {latency.num_samples} samples" if latency.num_samples else ""
+    return f"{milliseconds(latency.median_ms)} ms{interval}{count}"
+
+
+def ap_words(record: Record | None) -> str:
+    """AP50 and AP of boxes with its interval, then of masks, as printed; "not measured" without."""
+    if record is None or record.accuracy is None:
+        return "not measured"
+    kind = " (synthetic)" if record.data and record.data.synthetic else ""
+    known = record.accuracy.ap_low is not None
+    sure = "" if known or record.accuracy.ap is None else ", interval unknown"
+    masks = record.mask_accuracy
+    mask_words = f"; masks {percent(masks.ap50)} / {with_range(masks)}" if masks and masks.ap is not None else ""
+    return f"{percent(record.accuracy.ap50) or 'n/a'} / {with_range(record.accuracy)}{kind}{sure}{mask_words}"

@@ -1,0 +1,90 @@
+"""A run folder in memory. Every file of it and every field of its summary is optional; a broken one is an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rfdetr_repro.plots.figures import read_log
+from rfdetr_repro.records.pareto import Confirmed, confirmed_points
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.store import read_stores
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import read_json
+
+MEND = "write it again by running the campaign"
+
+
+@dataclass
+class Run:
+    """A run folder in memory; ``summary`` is ``summary.json`` or empty."""
+
+    folder: Path
+    records: list[Record] = field(default_factory=list)
+    records_path: Path | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def points(self) -> list[Confirmed]:
+        return confirmed_points(self.records)
+
+    @property
+    def synthetic(self) -> bool:
+        return any(record.data is not None and record.data.synthetic for record in self.records)
+
+    def part(self, name: str) -> dict[str, Any]:
+        """A part of the summary that is an object; empty if it is absent."""
+        return self.summary.get(name) or {}
+
+    def items(self, name: str) -> list[Any]:
+        """A part of the summary that is a list; empty if it is absent."""
+        return list(self.summary.get(name) or [])
+
+
+def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
+    """Reads what is there. Raises :class:`InputError` for a missing folder or a broken file."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such run folder", folder, "give the folder that the reproduce command wrote")
+    run = Run(folder)
+    run.records_path = Path(records) if records is not None else folder / "records.jsonl"
+    if records is not None or run.records_path.exists():
+        run.records = read_stores([run.records_path])
+    if (folder / "summary.json").exists():
+        run.summary = read_json(folder / "summary.json")
+        if not isinstance(run.summary, dict):
+            raise InputError("not a JSON object", folder / "summary.json", MEND)
+        _check_summary(run.summary, folder / "summary.json")
+    if (folder / "train_log.jsonl").exists():
+        run.log = read_log(folder / "train_log.jsonl")
+    captions = _captions(folder / "predictions.json")
+    run.pictures = [(path, captions.get(path.name, "")) for path in sorted((folder / "predictions").glob("*.png"))]
+    return run
+
+
+def _check_summary(summary: dict[str, Any], path: Path) -> None:
+    """Refuses a part of another kind: what is broken must not be reported as not in this run. A part may be absent, or null."""
+    kinds = {
+        dict: ("machine", "env", "data", "data.splits", "recipe", "search", "search.one_by_one", "search.latency_model"),
+        list: ("stages", "departures", "checks"),
+    }
+    for kind, places in kinds.items():
+        for place in places:
+            value: Any = summary
+            for name in place.split("."):
+                value = value.get(name) if value is not None else None
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{place!r} is no {'object' if kind is dict else 'list'}", path, MEND)
+    if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
+        raise InputError("a stage is no object", path, MEND)
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else is an :class:`InputError`."""
+    rows = read_json(path) if path.exists() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
+        raise InputError("not a list of pictures with their captions", path, "remove the file, or draw the pictures again")
+    return {Path(row["file"]).name: str(row.get("caption", "")) for row in rows}

@@ -1,0 +1,1 @@
+"""The whole flow: data, training, search, artifacts, measurement, report."""

@@ -1,0 +1,80 @@
+"""Example predictions of an artifact, drawn beside the ground truth, for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rfdetr_repro.bench.accuracy import detect_image, label_map
+from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.segmentation import decode_mask
+from rfdetr_repro.evaluation.coco import ImageDetections
+from rfdetr_repro.export.artifact import Artifact
+from rfdetr_repro.plots.detections import Annotations
+from rfdetr_repro.plots.figures import detections_figure
+from rfdetr_repro.runtime.session import OrtSession
+from rfdetr_repro.spec.files import write_atomic
+
+PER_PICTURE, HIGHEST_THRESHOLD = 4, 0.3
+
+
+def as_annotations(found: ImageDetections, height: int, width: int) -> Annotations:
+    """Detections of one image for drawing."""
+    masks = None
+    if found.masks_rle is not None:
+        masks = np.array([decode_mask(rle, height, width) for rle in found.masks_rle], dtype=bool).reshape(-1, height, width)
+    return best_of_each_box(Annotations(found.boxes_xyxy, found.labels, found.scores, masks))
+
+
+def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
+    """Of several labels on nearly the same box only the best; ``found`` has boxes_xyxy, labels, scores (falling) and masks."""
+    kept: list[int] = []
+    for row in range(len(found.scores)):
+        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
+            kept.append(row)
+    masks = None if found.masks is None else found.masks[kept]
+    return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    inner = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(inner / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner, 1e-9))
+
+
+def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
+    """One picture per held-out split, of its first images with objects; captions go to ``predictions.json`` beside ``folder``."""
+    session = OrtSession(artifact)
+    paths, captions = [], []
+    for name, split in splits.items():
+        if name == "train":
+            continue
+        rows = [row for row in range(len(split)) if len(split.sample(row).labels)][:PER_PICTURE]
+        path = folder / f"{name}.png"
+        captions.append({"file": path.name, "caption": f"{name}: {split.description.rstrip('.')}. Model {artifact.sha256[:12]}."})
+        paths.append(path)
+        if not path.exists():
+            _draw(session, split, rows, path)
+    write_atomic(folder.parent / "predictions.json", json.dumps(captions, indent=1))
+    return paths
+
+
+def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) -> None:
+    labels, images, predictions, truths = label_map(session.manifest, split), [], [], []
+    for row in rows:
+        sample: Any = split.sample(row, masks=split.has_masks)
+        images.append(np.array(sample.image))
+        found = detect_image(session, sample.image, sample.image_id, labels)
+        predictions.append(as_annotations(found, *sample.image.shape[:2]))
+        truths.append(Annotations(sample.boxes_xyxy, sample.labels, None, sample.masks))
+    names = split.classes.names
+    min_score = _threshold(predictions, sum(len(truth.labels) for truth in truths))
+    detections_figure(images, predictions, path, truths=truths, class_names=names, min_score=min_score)
+
+
+def _threshold(predictions: list[Annotations], objects: int) -> float:
+    """The score at which as many predictions are drawn as there are objects, at most 0.3: a young model is never sure."""
+    scores = np.sort(np.concatenate([[0.0], *(found.scores for found in predictions if found.scores is not None)]))[::-1]
+    return min(HIGHEST_THRESHOLD, float(np.floor(100 * scores[min(max(objects, 1), len(scores)) - 1]) / 100))

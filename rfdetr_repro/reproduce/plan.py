@@ -1,0 +1,96 @@
+"""What a campaign would take on this machine, stage by stage, from passes timed here; nothing is trained and nothing written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.spec.campaign import Campaign
+
+from .after import finetuning
+from .training import recipe
+
+VAL_IMAGES = 5000  # COCO's, where the data set is not here
+
+
+class Sizes(NamedTuple):
+    """Of a data set: None where it is not here."""
+
+    told: str
+    train: int | None = None
+    val: int | None = None
+    classes: int | None = None
+    masks: bool = True
+
+
+def plan(campaign: Campaign) -> Iterator[str]:
+    """Lines, each as soon as it is known: steps, memory and hours of every stage, then all hours together."""
+    from rfdetr_repro.ops.device import choose_device
+    from rfdetr_repro.train.plan import plan as plan_training
+
+    device, sizes = choose_device(), data_sizes(campaign.data, campaign.drop_bad)
+    masks, hours = campaign.preset.model.masks and sizes.masks, []
+    if campaign.weights is not None and not campaign.weights.exists():
+        yield f"weights {campaign.weights}: not here yet"
+
+    def training(title: str, stage: Any, data: Sizes) -> Iterator[str]:
+        yield f"[{title}] {data.told}"
+        found = plan_training(sized(stage, data), device, data.train)
+        hours.append(found.hours)
+        yield from found.lines()
+
+    if (before := campaign.pretraining) is not None:
+        others = data_sizes(before.data, campaign.drop_bad)
+        yield from training("pretraining", recipe(campaign, before.train, masks=others.masks), others)
+    own = recipe(campaign, campaign.train, masks=masks)
+    yield from training("train", own, sizes)
+    search = plan_search(campaign, sized(own, sizes), sizes.val or VAL_IMAGES, device)
+    hours.append(search.total_s / 3600)
+    yield f"[search] {sizes.told}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
+    yield from search.lines()
+    if campaign.finetune_steps:
+        yield from training("finetune", replace(own, space=None, train=finetuning(campaign)), sizes)
+        yield f"(of {own.preset.arch.key}: what the search will find is not known yet)"
+    yield f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the report not counted"
+
+
+def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes:
+    """None: the embedded set, not composed yet."""
+    from rfdetr_repro.data.coco import has_split, read_split
+    from rfdetr_repro.data.embedded.dataset import EmbeddedConfig
+
+    if folder is None:
+        config = EmbeddedConfig()
+        told = f"embedded set: {config.train_images} images to train on, {config.val_images} to search on"
+        return Sizes(told, config.train_images, config.val_images)
+    source = DataSource.of(folder).dropping(drop_bad)
+    if not source.exists():
+        return Sizes(f"{source} is not here: number of images unknown")
+    train = read_split(source, "train")
+    val = len(read_split(source, "val", train.classes)) if has_split(source, "val") else None
+    told = f"{source}: {len(train)} images to train on" + (f", {val} to validate on" if val else "")
+    return Sizes(told, len(train), val, len(train.classes.names), train.has_masks)
+
+
+def sized(chosen: Any, data: Sizes) -> Any:
+    """The recipe with as many classes as the data."""
+    if data.classes is None:
+        return chosen
+    model = replace(chosen.preset.model, num_classes=data.classes)
+    return replace(chosen, preset=replace(chosen.preset, model=model))
+
+
+def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
+    from rfdetr_repro.model.detector import Detector
+    from rfdetr_repro.search.engines import Fit
+    from rfdetr_repro.search.plan import Job
+    from rfdetr_repro.search.plan import plan as plan_passes
+    from rfdetr_repro.search.race import Rules
+
+    fit, protocols = Fit(campaign.engines, campaign.most_engines), campaign.protocols
+    rules = Rules() if campaign.strategy == "race" else None
+    job = Job(campaign.space, images, fit, campaign.candidates, protocols, rules)
+    return plan_passes(Detector(own.preset.model, own.preset.arch).to(device).eval(), job)

@@ -1,0 +1,348 @@
+"""The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at every stage.
+
+    python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] [--data DIR] [--out runs/NAME]
+
+Run it again and what is finished is read, not computed. Every stage leaves files that are whole or absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
+from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
+from rfdetr_repro.records.model_check import model_checks
+from rfdetr_repro.records.pareto import confirmed_points
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.arguments import output_folder
+from rfdetr_repro.spec.campaign import Campaign, campaign, from_scratch
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
+from rfdetr_repro.spec.files import (
+    read_json,
+    remove_unfinished,
+    sha256_file,
+    writable_folder,
+    write_atomic,
+)
+
+from .plan import plan
+from .summary import now, write_summary
+from .training import check_masks, pretrain, train
+
+T = TypeVar("T")
+# How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied detections then do to an AP.
+AP_GAP, SCORE_GAP = 0.005, 1e-4
+
+
+@dataclass
+class Stages:
+    """What is done and how long it took: ``RUN/stages.json``. A stage that runs again with nothing to do keeps its first time."""
+
+    path: Path
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self.rows = read_json(self.path)
+
+    def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
+        """Runs ``work() -> (result, one line for the report)`` and notes its time the first time it completes."""
+        again = name in self.rows
+        print(f"[{name}] {title}" + (" (done before; reading)" if again else ""), flush=True)
+        started = time.perf_counter()
+        result, detail = work()
+        if not again:
+            self.note(name, {"name": name, "seconds": round(time.perf_counter() - started, 1), "detail": detail})
+        print(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True)
+        return result
+
+    def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A small measured result that is computed once per run."""
+        key = f"{name}.result"
+        if key not in self.rows:
+            self.note(key, compute())
+        return self.rows[key]
+
+    def note(self, key: str, row: dict[str, Any]) -> None:
+        self.rows[key] = row
+        write_atomic(self.path, json.dumps(self.rows, indent=1))
+
+    def timed(self) -> list[dict[str, Any]]:
+        return [row for name, row in self.rows.items() if not name.endswith(".result")]
+
+
+def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
+    """A progress bar with an estimate, to wrap a sequence."""
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True, disable=None)
+
+
+@dataclass
+class Reproduction:
+    """One campaign in one folder."""
+
+    campaign: Campaign
+    folder: Path
+    command: str
+
+    def __post_init__(self) -> None:
+        self.stages = Stages(self.folder / "stages.json")
+        self.store = Store(self.folder / "records.jsonl")
+
+    def run(self) -> Path:
+        """All stages; returns the report's path. Another run that writes the folder's store: :class:`InputError`."""
+        with self.store.exclusive():
+            remove_unfinished(self.folder)
+            self.stages = Stages(self.stages.path)  # as the one before left it
+            return self._run()
+
+    def _run(self) -> Path:
+        started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
+        splits = self.stages.run("data", "composing or reading the data set", self.data)
+        weights = self.weights()
+        self.stages.run("train", "training the supernet", lambda: train(self.campaign, splits, self.folder, weights))
+        search = self.search(splits)
+        with search.deployment.watched() as search.watched:  # the GPU that the found models will run on, if it is one
+            heldout = self.find(search, splits)
+        costs = self.stages.keep("costs", lambda: self.costs(search))
+        self.after_search(search, splits)
+        self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
+        write_summary(self, splits, started_at=started_at, search=search, heldout=heldout, costs=costs)
+        return self.stages.run("report", "tables, plots, report", self.report)
+
+    def find(self, search: Any, splits: dict[str, Any]) -> Any:
+        """Engines, passes, confirmation; returns the latency model's error on engines left out."""
+        title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
+        latency = self.stages.run("latency", title, lambda: self.latency(search))
+        whole = "accuracy of every configuration"
+        title = "a race of the configurations for the frontier" if self.campaign.strategy == "race" else whole
+        records = self.stages.run("search", title, lambda: self.evaluate(search, *latency))
+        confirmed = self.stages.run(
+            "confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records, *latency)
+        )
+        self.stages.run(
+            "model", "latency model beside the confirmed files", lambda: self.judge(search, records, confirmed, latency)
+        )
+        return latency[1]
+
+    def report(self) -> tuple[Path, str]:
+        """The PDF, built again only for other Records; their content says so, not a file's time: a clock may be set back."""
+        from rfdetr_repro.report.build import build_report
+
+        path, shown = self.folder / "report.pdf", {"records_sha256": sha256_file(self.store.path)}
+        if not path.exists() or self.stages.rows.get("report.result") != shown:
+            build_report(self.folder)
+            self.stages.note("report.result", shown)
+        return path, "report.pdf and report.html"
+
+    def data(self) -> tuple[dict[str, Any], str]:
+        from rfdetr_repro.data.census import print_census
+        from rfdetr_repro.data.coco import has_split, read_split
+        from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+
+        folder = self.campaign.data
+        if folder is None:
+            progress = bar("composing", "x32 images")
+            folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress)
+        source = DataSource.of(folder).dropping(self.campaign.drop_bad)
+        train = read_split(source, "train")
+        splits = {"train": train, "val": read_split(source, "val", train.classes)}
+        if has_split(source, "test"):  # optional, but a broken one is refused
+            splits["test"] = read_split(source, "test", train.classes)
+        else:
+            print(f"no test split in {folder}: only val is reported")
+        print_census(splits.values())
+        check_masks(self.campaign, splits)
+        return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
+
+    def weights(self) -> Path | None:
+        """What the supernet's training starts from: the campaign's file, or a stage before, which starts from that."""
+        if (before := self.campaign.pretraining) is None:
+            return self.campaign.weights
+        work = partial(pretrain, self.campaign, self.folder / "pretraining")
+        return self.stages.run("pretraining", f"training on {before.data.name}", work)
+
+    def search(self, splits: dict[str, Any]) -> Any:
+        from rfdetr_repro.bench.confirm import Context
+        from rfdetr_repro.model.checkpoints.native import load_supernet
+        from rfdetr_repro.ops.device import to_device
+        from rfdetr_repro.search.deployment import Deployment
+        from rfdetr_repro.search.search import Search
+        from rfdetr_repro.train.trainer import MODEL
+
+        asked = self.campaign
+        deployment = Deployment(asked.backend, asked.precision, asked.cuda_graph)
+        detector, card, digest = load_supernet(self.folder / MODEL)
+        masks = card.config.masks and (asked.search_masks or asked.metric.startswith("mask"))
+        splits["val"].cache_images()
+        return Search(
+            to_device(detector, None), card, digest, asked.space, splits["val"], self.store, self.folder / "artifacts",
+            Context(asked.name, self.command, asked.train.seed), masks=masks, deployment=deployment,
+            decision=asked.decision,
+        )  # fmt: skip
+
+    def latency(self, search: Any) -> tuple[Any, str]:
+        from rfdetr_repro.search.engines import fit_latency
+
+        fit, targets = self.fit(), self.targets()
+        model, heldout, count = fit_latency(search, fit, bar("exporting engines", "engine"), print)
+        if targets is not None:
+            fit.check(heldout)
+            targets.check({arch: model.predict(arch) for arch in search.space})
+        self.engines = count
+        return (model, heldout), f"{count} engines; {heldout.describe()}"
+
+    def fit(self) -> Any:
+        from rfdetr_repro.search.engines import Fit
+
+        fit, targets = Fit(self.campaign.engines, self.campaign.most_engines), self.targets()
+        return fit if targets is None else fit.within(targets.tolerance)
+
+    def targets(self) -> Any:
+        from rfdetr_repro.search.targets import Targets
+
+        return Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
+
+    def judge(self, search: Any, records: Any, confirmed: Any, before: tuple[Any, Any]) -> tuple[Any, str]:
+        """Fits the model to the confirmed files too; what it had said of them is compared first."""
+        from rfdetr_repro.search.command import refitted
+
+        after, error, seen = refitted(search, self.fit(), confirmed, records, before)
+        told = f"{seen.describe('on the confirmed files:')}; fitted to them too, {error.describe()}"
+        return after, "; ".join([told, *(check.describe() for check in model_checks(confirmed) if not check.within_bound)])
+
+    def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
+        from rfdetr_repro.search.command import print_stage
+        from rfdetr_repro.search.evaluation import goal
+        from rfdetr_repro.search.race import Rules
+
+        whole, spent = len(search.space) * len(search.split), ""
+        if self.campaign.strategy == "race":
+            records, outcome = search.race(model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage)
+            spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations ({outcome.took()})"
+        else:
+            records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
+        scored = [record for record in records if record.accuracy.ap50 is not None]
+        best = max(scored, key=lambda record: record.accuracy.ap50, default=None)
+        told = "val has no object, so no AP" if best is None else f"best val AP50 {100 * best.accuracy.ap50:.1f}"
+        return records, f"{len(records)} configurations{spent}; {told}" + (f" ({best.model.arch.key})" if best else "")
+
+    def costs(self, search: Any) -> dict[str, Any]:
+        """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
+        from rfdetr_repro.search.economy import compare_costs
+        from rfdetr_repro.search.shared import by_backbone
+
+        groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
+        rows = [compare_costs(search, groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
+        total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
+        gaps = {name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")}
+        if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
+            told = f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
+            raise StatedFailure(f"shared and one-by-one accuracy differ {told}: more than rounding explains")
+        return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
+
+    def confirm(self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any) -> tuple[list, str]:
+        import numpy as np
+
+        from rfdetr_repro.bench.accuracy import model_input
+        from rfdetr_repro.runtime.agreement import check_against
+        from rfdetr_repro.runtime.session import OrtSession
+        from rfdetr_repro.search.engines import forecasts
+        from rfdetr_repro.search.targets import candidates
+
+        chosen = candidates(records, self.campaign.candidates, self.campaign.metric, self.targets())
+        protocols, said = self.campaign.protocols, forecasts(search, model, heldout, chosen)
+        measured, held_out = [], [split for name, split in splits.items() if name != "train"]
+        for arch in bar("confirming", "model")(chosen):
+            if "confirm" not in self.stages.rows:
+                images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
+                check_against(search.detector.slice(arch), OrtSession(search.export(arch), protocols[0].threads), images)
+            measured += search.confirm(arch, held_out, protocols, said[arch])
+        told = f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
+        gaps = describe_gaps(ap_gaps([*records, *measured])).removesuffix(".")
+        return measured, "; ".join(filter(None, (told, gaps)))
+
+    def after_search(self, search: Any, splits: dict[str, Any]) -> None:
+        """Nothing unless the campaign asks for fine-tuning."""
+        from .after import family, fine_tune, finetuning
+
+        if not self.campaign.finetune_steps:
+            return
+        self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
+        recipe, arch = finetuning(self.campaign), self.best().model.arch
+        self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self, arch, splits, recipe))
+
+    def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
+        from .pictures import draw_examples
+
+        best = self.best()
+        paths = draw_examples(search.export(best.model.arch), splits, self.folder / "predictions")
+        return paths, f"{len(paths)} pictures with {best.model.arch.key}"
+
+    def best(self) -> Any:
+        """The confirmed Record with the highest AP on val."""
+        on_val = [point.on("val") for point in confirmed_points(self.store.read())]
+        scored = [record for record in on_val if record is not None and record.accuracy and record.accuracy.ap is not None]
+        if not scored:
+            raise StatedFailure("no confirmed file has an AP on val, so none is the best: does val hold objects of the classes?")
+        return max(scored, key=lambda record: record.accuracy.ap)
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser("rfdetr_repro.reproduce.run", description="The whole flow; resumable; ends with the frontier table.")
+    add = arguments.add_argument
+    add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
+    add_data_arguments(arguments, "used instead of the campaign's own data")
+    add("--out", type=output_folder, help="run folder (default runs/CAMPAIGN)")
+    add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
+    add("--plan", action="store_true", help="do nothing: time a few passes of each stage here and say what it would take")
+    return arguments
+
+
+def check_inputs(chosen: Campaign) -> None:
+    """Raises :class:`InputError` if a file that the campaign names is not there, or its backend cannot run here."""
+    before = None if chosen.pretraining is None else chosen.pretraining.data
+    for what, path in (("data", chosen.data), ("weights", chosen.weights), ("data of the pretraining", before)):
+        if path is not None and not DataSource.of(path).exists():
+            raise InputError(f"the campaign's {what} are not there", path, "check the path")
+    from rfdetr_repro.runtime.backends import check_backend
+
+    check_backend(chosen.backend)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    chosen = campaign(args.campaign)
+    if args.from_scratch:
+        chosen = from_scratch(chosen)
+    if (source := source_of(args, needed=False)) is not None:
+        title = f"Weight-sharing search on {source.name}"
+        chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
+    if args.drop_bad:
+        chosen = replace(chosen, drop_bad=True)
+    chosen.space.check()
+    if args.plan:
+        for line in plan(chosen):
+            print(line, flush=True)
+        return
+    check_inputs(chosen)
+    folder = writable_folder(args.out or Path("runs") / chosen.name)
+    command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
+    report = Reproduction(chosen, folder, command.strip()).run()
+    from rfdetr_repro.tables.command import main as tables
+
+    tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
+    print(f"\nreport: {report}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

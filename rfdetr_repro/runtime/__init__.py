@@ -1,0 +1,1 @@
+"""Sessions that run an artifact: ONNX Runtime, OpenVINO, TensorRT, PyTorch."""

@@ -1,0 +1,112 @@
+"""PyTorch runs an artifact: eager on CPU or GPU, or as one CUDA graph captured when the session is opened.
+
+The file is what ``--to torch`` writes. Matrix products are float32 as written (no TF32); on a CPU with AMX the linear layers are
+the split products of ``model/linear.py``, as exact as float32. A capture that fails raises; nothing goes on without it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rfdetr_repro.export.artifact import Artifact, TensorSpec
+from rfdetr_repro.export.contract import Array, check_images, check_input, content_of
+from rfdetr_repro.export.torch import read_subnet
+from rfdetr_repro.model.linear import float32_parts
+from rfdetr_repro.model.postprocess import Ranked, top_k
+from rfdetr_repro.ops import HAS_SPLIT_LINEAR
+from rfdetr_repro.ops.device import choose_device, torch_threads
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+
+from .session import Detections, Session, identity_of
+
+WARMUP = 3  # runs before a capture: kernels are chosen and workspaces allocated
+
+
+class TorchSession(Session):
+    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` hold during :meth:`launch`, the ban on TF32
+    for the whole process."""
+
+    def __init__(self, artifact: Artifact, threads: int = 2, *, graph: bool = False) -> None:
+        device = graph_device() if graph else choose_device()
+        self.manifest, self._threads = artifact.manifest, threads
+        subnet = read_subnet(content_of(artifact, "torch"), artifact.path)
+        shape = (1, 3, *subnet.arch.input_hw)
+        check_input([TensorSpec("images", shape, "float32")], artifact)
+        self._subnet, self._images = subnet.to(device), torch.zeros(shape, device=device)
+        self._ranked: Ranked | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        settings = f"threads={threads} torch={torch.__version__} "
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            settings += "tf32=no"
+        else:
+            settings += f"linear=split{float32_parts()}" if HAS_SPLIT_LINEAR else "linear=plain"
+        if graph:
+            self._graph = self._capture()
+        self.artifact_id = identity_of(artifact, f"torch-{device.type}-{'graph' if graph else 'eager'}", settings)
+
+    @torch.inference_mode()
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Warms up on a side stream, as capturing asks for, then records one pass over fixed buffers."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARMUP):
+                    self._forward()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                self._ranked = self._forward()
+        except RuntimeError as error:
+            raise StatedFailure(f"the CUDA graph of {self.manifest.model.name} was not captured: {error}") from error
+        return graph
+
+    def _forward(self) -> Ranked:
+        return top_k(self._subnet(self._images), self._subnet.arch.queries)
+
+    def bind(self, images: Array) -> None:
+        """Copies to the device."""
+        self._images.copy_(torch.from_numpy(check_images(images, self.manifest)))
+
+    @torch.inference_mode()
+    def launch(self) -> None:
+        """One pass, or one replay of the graph; on a GPU also the wait for it."""
+        with torch_threads(self._threads):
+            self._launch()
+
+    def _launch(self) -> None:
+        if self._events is None:
+            self._ranked = self._forward()
+            return
+        start, end = self._events
+        start.record()
+        if self._graph is None:
+            self._ranked = self._forward()
+        else:
+            self._graph.replay()
+        end.record()
+        end.synchronize()
+
+    @property
+    def gpu_ms(self) -> float | None:
+        return None if self._events is None else float(self._events[0].elapsed_time(self._events[1]))
+
+    @property
+    def cuda_graph(self) -> bool | None:
+        return None if self._events is None else self._graph is not None
+
+    def outputs(self) -> Detections:
+        """Copies to host memory."""
+        assert self._ranked is not None, "launch first"
+        values: list[Tensor] = [value for value in self._ranked if value is not None]
+        return Detections.of([value.cpu().numpy() for value in values])
+
+
+def graph_device() -> torch.device:
+    """The GPU that a CUDA graph needs; without one :class:`InputError`."""
+    if not torch.cuda.is_available():
+        raise InputError("torch-graph needs a CUDA device, and there is none", mend="choose the backend torch")
+    return choose_device("cuda")

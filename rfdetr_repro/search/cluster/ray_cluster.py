@@ -1,0 +1,150 @@
+"""The connection to a Ray cluster: a private one on this machine, or one that runs already. Loads Ray when it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.unfinished import TemporaryFolder
+
+_LONGEST_FOLDER = 31  # characters: Ray puts sockets below it, whose paths the kernel limits to 107
+_CONNECT_S = 10.0
+_OBJECT_STORE_BYTES = 512 << 20  # results are small and are fetched at once
+
+
+class Node(NamedTuple):
+    """One machine of the cluster, with the CPUs and GPUs it lends to Ray."""
+
+    id: str
+    name: str
+    cpus: float
+    gpus: float
+
+    def slots(self, threads: int, gpus: float, exclusive: bool) -> int:
+        """Workers of ``threads`` CPUs and ``gpus`` GPUs that fit; at most one if it shall have the machine alone."""
+        fit = int(self.cpus // threads)
+        if gpus > 0:
+            fit = min(fit, int(self.gpus / gpus + 1e-9))
+        return min(fit, 1) if exclusive else fit
+
+
+def load_ray() -> ModuleType:
+    """The Ray package; absent: :class:`InputError`."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report home
+    try:
+        import ray
+        import ray.exceptions
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        mend = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
+        raise InputError(f"many machines need Ray ({error})", mend=mend) from error
+    ray._private.worker._worker_logs_enabled = False  # it would print each death on stdout; the pool says it in one line
+    return ray
+
+
+class Cluster:
+    """``address`` None: a cluster of ``cpus`` CPUs of this machine, that ends with :meth:`close`; else "auto" or HOST:PORT."""
+
+    def __init__(self, address: str | None, cpus: int) -> None:
+        self.ray = load_ray()
+        self.address = address
+        self.local = address is None
+        self._folder: TemporaryFolder | None = None
+        self._open = False
+        if self.ray.is_initialized():
+            raise InputError("this process uses Ray already", mend="close the other pool first")
+        if address not in (None, "auto"):
+            _check_reachable(address)
+        self._open = True
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        try:
+            if self.local:
+                self._folder = TemporaryFolder(_short_place())
+                options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._folder.path)}
+                with _path_for_children(), _own_signals():
+                    self.ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
+            else:
+                with _own_signals():
+                    self.ray.init(address=address, **options)
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError)):
+                raise  # Ctrl-C, above all
+            raise InputError(
+                f"no Ray cluster ({first_line(error)})",
+                "a local start" if self.local else f"--address {address}",
+                "start one with ray start --head, run the search on a machine of it, with its token (docs/many_machines.md)",
+            ) from error
+
+    def nodes(self) -> list[Node]:
+        """The machines that are alive now."""
+        rows = [row for row in self.ray.nodes() if row["Alive"]]
+        return [
+            Node(row["NodeID"], row["NodeManagerHostname"], row["Resources"].get("CPU", 0), row["Resources"].get("GPU", 0))
+            for row in rows
+        ]
+
+    def close(self) -> None:
+        """Disconnects; ends a local cluster and removes its folder."""
+        if self._open:  # only its own connection: closed twice, it could be another pool's
+            self._open = False
+            self.ray.shutdown()
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        raise InputError(f"not a cluster address: {address}", mend="give auto or HOST:PORT, as ray start --head prints it")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster ({error})", f"--address {address}", "start one with: ray start --head") from error
+
+
+@contextmanager
+def _path_for_children() -> Iterator[None]:
+    """Inside, processes that are started import from where this one does."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Afterwards SIGTERM does what it did before: Ray's own handler would leave by another exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _short_place() -> str:
+    place = tempfile.gettempdir()
+    return place if len(place) <= _LONGEST_FOLDER else "/tmp"
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an exception says; Ray's go on with tracebacks and advice."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

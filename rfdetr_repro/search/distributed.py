@@ -1,0 +1,58 @@
+"""A search whose work others do: evaluation on all workers of a Ray cluster, engines on one that has its machine alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.evaluation.predict_split import device_of
+from rfdetr_repro.search.cluster.ray_pool import RayPool
+
+from .engines import Engines, EngineSource
+from .evaluation import EvaluationSource
+from .search import Search
+
+
+class Workers:
+    """Workers of one search; :meth:`join` gives them to it. ``count`` None: as many as the cluster has room for."""
+
+    def __init__(self, run: Path, data: os.PathLike[str], count: int | None, address: str | None) -> None:
+        self.run, self.data, self.count, self.address = run.resolve(), DataSource.of(data).resolve(), count, address
+        self._pool: RayPool | None = None
+        self._source: EvaluationSource | None = None
+
+    def join(self, search: Search) -> None:
+        digests = search.checkpoint_sha256, search.split.sha256
+        checkpoint = self.run / "supernet.safetensors"
+        device = device_of(search.detector).type
+        self._source = EvaluationSource(checkpoint, digests[0], self.data, digests[1], search.masks, device=device)
+        self._folder, self._deployment = search.folder.resolve(), search.deployment
+        search.run_items, search.measure = self.run_items, self.measure
+
+    def run_items(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        assert self._source is not None
+        if items and self._pool is None:
+            gpus = 0.0 if self._source.device == "cpu" else 1.0
+            self._pool = RayPool(self._source, workers=self.count, address=self.address, gpus=gpus)
+        if self._pool is not None:
+            yield from self._pool.run(items)
+
+    def measure(self, item: Engines) -> Any:
+        """One machine of the cluster, and no other work of this search meanwhile."""
+        assert self._source is not None
+        self.close()
+        make = EngineSource(replace(self._source, device="cpu"), self._folder, self._deployment)
+        threads, gpus = item.protocol.threads, float(self._deployment.on_gpu)
+        with closing(RayPool(make, 1, self.address, exclusive=True, threads=threads, gpus=gpus)) as pool:
+            ((_, found),) = pool.run([item])
+        return found
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None

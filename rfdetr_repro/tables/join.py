@@ -1,0 +1,306 @@
+"""Which measured Records stand beside a printed row, and in which of its cells: each cell keeps the Record it came from.
+
+Two Records that would fill one cell become two lines. Cells of one line come from one machine and runtime, and those of one
+precision from one file. Counts of parameters and operations (source "cost") belong to the model and may stand on any line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rfdetr_repro.paper.cells import NAIVE, Row, Slot, expected_params, slots, table_rows
+from rfdetr_repro.paper.published import METRICS, join_key
+from rfdetr_repro.records.record import MEAN, Accuracy, Record
+
+from .format import MEASURED, Cell, milliseconds, percent
+
+COCO_IMAGES = 5000  # val2017; AP on a part of it is another number
+SAME_MODEL = 0.25  # a Record without a size is this size if its parameters differ by less: widths are not in an Arch
+RELEASED = ("N", "S", "M", "L", "XL", "2XL", "MAX")  # sizes of the paper; from XL on the backbone is DINOv2-B
+SLOWER = 1.05  # Table 11 compares at similar latency
+Key = tuple[str, str, str, str]
+
+
+@dataclass
+class Line:
+    """One printed line of measurements: CSV column -> cell, and the Records behind it."""
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    origins: dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[Record]:
+        return list({record.id: record for record in self.origins.values()}.values())
+
+    def takes(self, record: Record, cells: dict[str, Cell]) -> bool:
+        """Whether ``record`` may stand here too."""
+        if any(column in self.cells and _measurement(self.cells[column]) != _measurement(cell) for column, cell in cells.items()):
+            return False
+        return all(_together(record, other) for other in self.records)
+
+    def put(self, record: Record, cells: dict[str, Cell]) -> None:
+        for column, cell in cells.items():
+            self.cells.setdefault(column, cell)
+            self.origins.setdefault(column, record)
+
+
+def _together(a: Record, b: Record) -> bool:
+    if "cost" in (a.source, b.source) or a.artifact is None or b.artifact is None:
+        return True
+    if (a.machine, a.artifact.runtime) != (b.machine, b.artifact.runtime) or not _timed_alike(a, b):
+        return False
+    other_file = a.model.size != b.model.size or a.artifact.precision != b.artifact.precision
+    return other_file or a.artifact.sha256 == b.artifact.sha256
+
+
+def _timed_alike(a: Record, b: Record) -> bool:
+    """Both with a CUDA graph or both without; the protocols may differ in their wait."""
+    hows = [(bool(one.latency.cuda_graph), one.protocol is None or one.protocol.usual) for one in (a, b) if one.latency]
+    return len(set(hows)) < 2
+
+
+class _Lines:
+    """The lines of one printed row, found by what stands in them: a row may have thousands."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self._filled: dict[frozenset[str], list[int]] = {}  # columns -> lines that had exactly these filled, at some time
+        self._found: dict[tuple[frozenset[str], tuple[str, ...]], _Found] = {}
+
+    def put(self, record: Record, cells: dict[str, Cell]) -> None:
+        """Into the first line that takes it, else into a new one."""
+        wanted = sorted({index for columns in self._filled for index in self._agreeing(columns, cells)})
+        index = next((index for index in wanted if self.lines[index].takes(record, cells)), len(self.lines))
+        if index == len(self.lines):
+            self.lines.append(Line())
+        before = frozenset(self.lines[index].cells)
+        self.lines[index].put(record, cells)
+        after = frozenset(self.lines[index].cells)
+        if after != before:
+            self._filled.setdefault(after, []).append(index)
+
+    def _agreeing(self, columns: frozenset[str], cells: dict[str, Cell]) -> list[int]:
+        """Lines with exactly ``columns`` filled that hold, where ``cells`` has something too, the same."""
+        shared = tuple(sorted(columns & cells.keys()))
+        found = self._found.setdefault((columns, shared), _Found())
+        for index in self._filled[columns][found.seen :]:
+            found.lines.setdefault(_measurements(self.lines[index].cells, shared), []).append(index)
+        found.seen = len(self._filled[columns])
+        agreeing = found.lines.get(_measurements(cells, shared), ())
+        return [index for index in agreeing if self.lines[index].cells.keys() == columns]
+
+
+@dataclass
+class _Found:
+    """Lines of one set of columns by what stands in some of these; of the first ``seen`` of them."""
+
+    lines: dict[tuple[object, ...], list[int]] = field(default_factory=dict)
+    seen: int = 0
+
+
+def _measurements(cells: dict[str, Cell], columns: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(_measurement(cells[column]) for column in columns)
+
+
+def _measurement(cell: Cell) -> tuple[object, str]:
+    """Equal for two cells that repeat one measurement: an AP that stands in several Records of one file."""
+    return cell.value, cell.artifact
+
+
+class Measured:
+    """Measured Records by model family and task, ready to be joined to printed rows."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.partial = 0  # Records left out because their AP is of a part of COCO val2017
+        self._groups: dict[tuple[str, str], list[tuple[Key, Record]]] = {}
+        for record in records:
+            if record.published is not None or record.source not in ("protocol", "cost", MEAN):
+                continue
+            if _part_of_coco(record):
+                self.partial += 1
+                continue
+            key = join_key(record)
+            self._groups.setdefault((key[0], key[2]), []).append((key, record))
+
+    @classmethod
+    def of(cls, records: Measured | Sequence[Record]) -> Measured:
+        return records if isinstance(records, Measured) else cls(records)
+
+    def of_row(self, row: Row) -> Iterator[Record]:
+        """Records of the row's model, whatever they measure."""
+        key = join_key(row.identity)
+        for other, record in self._groups.get((key[0], key[2]), ()):
+            if _same_model(row, key, other, record):
+                yield record
+
+    def of_size(self, family: str, size: str) -> list[Record]:
+        """Protocol Records on COCO detection with an AP, of one family and size (Table 11)."""
+        group = self._groups.get((family, "detect"), ())
+        return [
+            record
+            for key, record in group
+            if key[1] == size and _on(record, "coco-val2017") and record.accuracy and record.accuracy.ap is not None
+        ]
+
+    def lines(self, row: Row) -> list[Line]:
+        """The measurements that stand beside ``row``, one line for each that cannot share one."""
+        found = _Lines()
+        for record, cells in self._candidates(row):
+            found.put(record, cells)
+        return found.lines
+
+    def _candidates(self, row: Row) -> Iterator[tuple[Record, dict[str, Cell]]]:
+        if row.table == "11":
+            yield from _gaps(self, row)
+            return
+        own = list(self.of_row(row))
+        for record in own:
+            cells = {slot.column: cell for slot in slots(row.table) if (cell := _fill(record, row, slot)) is not None}
+            if cells:
+                yield record, cells
+        if row.delta:
+            yield from _gains(self, row, own)
+
+
+def _part_of_coco(record: Record) -> bool:
+    return _on(record, "coco-val2017") and record.data is not None and record.data.num_images not in (None, COCO_IMAGES)
+
+
+def _on(record: Record, name: str) -> bool:
+    return record.source == "protocol" and record.data is not None and record.data.name == name
+
+
+def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
+    """By architecture where the row and the Record have one, else by size. Widths are checked by size or by parameters."""
+    arch = record.model.arch
+    if row.identity.model.family == "rfdetr" and row.arch is None:
+        return arch is None and other[1] == key[1] and other[3] == key[3]  # mean over data sets: the Record must be one too
+    if row.arch is None or arch is None:
+        return other[1] == key[1] != ""
+    if arch != row.arch:
+        return False
+    if other[1]:
+        return other[1] == key[1] or (not key[1] and other[1] in RELEASED)
+    expected = expected_params(row)
+    params = record.cost.params if record.cost else None
+    return expected is not None and params is not None and abs(params - expected) <= SAME_MODEL * expected
+
+
+def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
+    """What ``record`` puts into a cell of ``row``; ``None`` if it measured something else."""
+    if slot.metric in ("params", "flops"):
+        return _cost_cell(record, row, slot)
+    artifact, protocol = record.artifact, record.protocol
+    if record.source not in ("protocol", MEAN) or (slot.precision and (artifact is None or artifact.precision != slot.precision)):
+        return None
+    if record.model.variant != slot.variant and NAIVE in (record.model.variant, slot.variant):
+        return None
+    if slot.metric == "ms" and record.latency is not None and _data_allows(record, row) and _variant_allows(record, row, True):
+        if slot.buffer_ms is None or protocol is not None and protocol.only_waits(slot.buffer_ms):
+            return _cell(milliseconds(record.latency.median_ms), record.latency.median_ms, record)
+    if slot.accuracy and not row.delta and _same_data(record, row) and _variant_allows(record, row, False):
+        value = getattr(accuracy_of(record), slot.metric, None)
+        return None if value is None else _cell(percent(value), round(100 * value, 4), record)
+    return None
+
+
+def _cell(text: str, value: float, record: Record) -> Cell:
+    return Cell(text, MEASURED, value, record.id, record.artifact.sha256 if record.artifact else "")
+
+
+def counter_of(record: Record) -> str:
+    """Name of the FLOPs counter, lower case; "" if the Record does not say."""
+    return (getattr(record.cost, "counter", None) or "").lower()
+
+
+def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
+    own = row.table in ("7", "8")  # nothing is printed there: the exported file's own count may fill the cell
+    if record.source == MEAN:  # of architectures that these data sets chose
+        own = _same_data(record, row) and _variant_allows(record, row, False)
+    if record.cost is None or not (record.source == "cost" or own) or (slot.counter and counter_of(record) != slot.counter):
+        return None
+    if (value := record.cost.params if slot.metric == "params" else record.cost.flops) is None:
+        return None
+    scaled = value / (1e6 if slot.metric == "params" else 1e9)
+    return _cell(f"{scaled:.1f}", scaled, record)
+
+
+def _same_data(record: Record, row: Row) -> bool:
+    return record.data is not None and row.identity.data is not None and record.data.name == row.identity.data.name
+
+
+def _data_allows(record: Record, row: Row) -> bool:
+    """A latency measured without a data set stands beside COCO rows."""
+    return _same_data(record, row) or (record.data is None and row.identity.data is not None and "coco" in row.identity.data.name)
+
+
+def _variant_allows(record: Record, row: Row, latency: bool) -> bool:
+    """Without a variant a Record stands beside every variant of its model; the steps of Table 5 differ by training only."""
+    own, printed = record.model.variant, row.identity.model.variant or ""
+    if printed.startswith("step "):
+        step = int(printed.removeprefix("step "))  # 1 is LW-DETR as it is; from 5 on the weights are the supernet's
+        return latency or own == printed or (step in (1, *range(5, 11)) and own in (None, "nas"))
+    return own in (None, printed or "nas", NAIVE)
+
+
+def accuracy_of(record: Record) -> Accuracy | None:
+    """Of masks for a segmentation model, else of boxes."""
+    return record.mask_accuracy if record.model.task == "segment" else record.accuracy
+
+
+def _gains(measured: Measured, row: Row, after: Sequence[Record]) -> Iterator[tuple[Record, dict[str, Cell]]]:
+    """Tables 15 and 16: fine-tuned minus searched, both measured on the same data by the same runtime, machine and precision."""
+    searched = next(other for other in table_rows(row.table) if _is_start(other, row))
+    before = [record for record in measured.of_row(searched) if record.model.variant == "nas" and _same_data(record, row)]
+    for tuned in after:
+        if tuned.model.variant != "nas+fine-tuning" or not _same_data(tuned, row):
+            continue
+        for start in before:
+            if _alike(tuned, start) and (cells := _difference(tuned, start)):
+                yield tuned, cells
+
+
+def _is_start(other: Row, row: Row) -> bool:
+    return not other.delta and other.identity.model.size == row.identity.model.size
+
+
+def _alike(a: Record, b: Record) -> bool:
+    how = [(record.artifact and (record.artifact.runtime, record.artifact.precision), record.machine) for record in (a, b)]
+    return how[0] == how[1]
+
+
+def _difference(a: Record, b: Record) -> dict[str, Cell]:
+    """Percentage points by which ``a`` is better, per metric that both have."""
+    cells = {}
+    for metric in METRICS:
+        high, low = getattr(accuracy_of(a), metric, None), getattr(accuracy_of(b), metric, None)
+        if high is not None and low is not None:
+            points = round(100 * (high - low), 4)
+            files = " - ".join(record.artifact.sha256 if record.artifact else "" for record in (a, b))
+            cells[metric] = Cell(f"{points:+.1f}", MEASURED, points, f"{a.id} - {b.id}", files)
+    return cells
+
+
+def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell]]]:
+    """Table 11: D-FINE's AP, or the gap of the best RF-DETR with the row's backbone that is at most 5 % slower."""
+    wide = "DINOv2-B" in row.identity.model.name
+    sizes = RELEASED[4:] if wide else RELEASED[:4]
+    for slot in slots("11"):
+        for base in measured.of_size("dfine", slot.size):
+            if not row.printed["kind"].startswith("delta"):
+                ap = 100 * base.accuracy.ap  # type: ignore[union-attr,operator]
+                yield base, {slot.column: _cell(f"{ap:.1f}", round(ap, 4), base)}
+                continue
+            rivals = [record for size in sizes for record in measured.of_size("rfdetr", size) if _near(record, base)]
+            if rivals:
+                best = max(rivals, key=lambda record: record.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
+                yield best, {slot.column: _difference(best, base)["ap"]}
+
+
+def _near(record: Record, base: Record) -> bool:
+    if record.latency is None or base.latency is None or not _alike(record, base) or record.protocol != base.protocol:
+        return False
+    if not _timed_alike(record, base):
+        return False
+    return record.latency.median_ms <= SLOWER * base.latency.median_ms

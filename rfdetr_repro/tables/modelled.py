@@ -1,0 +1,107 @@
+"""What the latency model said of the confirmed files before they were measured, beside what was measured, in one mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import median
+from typing import NamedTuple
+
+from rfdetr_repro.records.pareto import confirmed_points, latency_mode, modelled_for
+from rfdetr_repro.records.record import Record
+
+from .format import MEASURED, Cell, Column, Table, milliseconds
+
+
+class Row(NamedTuple):
+    """A measured Record and what the latency model had said: ms, and its median error on engines left out of its fit."""
+
+    record: Record
+    modelled_ms: float
+    stated_error: float | None
+
+    @property
+    def measured_ms(self) -> float:
+        assert self.record.latency is not None
+        return self.record.latency.median_ms
+
+    @property
+    def error(self) -> float:
+        """Of the model, as a part of what was measured."""
+        return self.modelled_ms / self.measured_ms - 1
+
+
+def modelled_tables(records: Sequence[Record]) -> list[Table]:
+    """One table per data set, supernet, machine and mode of which confirmed files have a modelled latency too."""
+    search = [record for record in records if record.source == "search" and record.latency is not None]
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for point in confirmed_points(records):
+        for timed in (point.buffered, point.sustained):
+            if timed is None or timed.latency is None:
+                continue
+            row = _row(timed, search)
+            if row is not None:
+                name = timed.data.name if timed.data else "unknown data"
+                key = (name, timed.model.checkpoint_sha256, timed.machine, _mode(timed), bool(timed.latency.cuda_graph))
+                groups.setdefault(key, []).append(row)
+    return [_table(rows) for rows in groups.values()]
+
+
+def _row(timed: Record, search: Sequence[Record]) -> Row | None:
+    """As noted when the file was measured; else of the search, unless its model was fitted to confirmed files since."""
+    assert timed.latency is not None
+    if timed.latency.predicted_ms is not None:
+        return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
+    for record in search:
+        assert record.latency is not None
+        refitted = record.latency.confirmed_error is not None
+        if record.model.arch == timed.model.arch and not refitted and modelled_for(record, timed):
+            return Row(timed, record.latency.median_ms, record.latency.heldout_error)
+    return None
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    first = rows[0].record
+    mode = _mode(first)
+    columns = [
+        Column("arch", "architecture", right=False),
+        Column("modelled_ms", "modelled ms", mode),
+        Column("measured_ms", "measured ms", mode),
+        Column("ci", "95% CI", mode),
+        Column("error", "error %", mode),
+    ]
+    name = f" on {first.data.name}" if first.data else ""
+    table = Table("modelled", f"Modelled against confirmed latency{name}, {mode}", columns)
+    for row in sorted(rows, key=lambda row: row.measured_ms):
+        record, latency = row.record, row.record.latency
+        assert latency is not None
+        cells = {
+            "arch": Cell(record.model.arch.key if record.model.arch else record.model.name),
+            "modelled_ms": Cell(milliseconds(row.modelled_ms), value=row.modelled_ms),
+            "measured_ms": Cell(milliseconds(row.measured_ms), MEASURED, row.measured_ms),
+            "error": Cell(f"{100 * row.error:+.1f}", value=round(100 * row.error, 4)),
+        }
+        if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
+            cells["ci"] = Cell(f"[{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]", MEASURED)
+        table.add(cells)
+    table.notes = [_summary(rows), *_stated(rows)]
+    return table
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    errors = [abs(row.error) for row in rows]
+    if len(rows) == 1:
+        return f"Error of the model on this file: {errors[0]:.1%}."
+    pairs = list(combinations(rows, 2))
+    swapped = sum((a.modelled_ms - b.modelled_ms) * (a.measured_ms - b.measured_ms) < 0 for a, b in pairs)
+    told = f"Error of the model on these {len(rows)} files: median {median(errors):.1%}, largest {max(errors):.1%}."
+    return f"{told} It orders {swapped} of {len(pairs)} pairs of files by latency otherwise than the measurement."
+
+
+def _stated(rows: Sequence[Row]) -> list[str]:
+    stated = sorted({row.stated_error for row in rows if row.stated_error is not None})
+    return [f"The model had stated {error:.1%}, its median error on engines left out of its fit." for error in stated]
+
+
+def _mode(record: Record) -> str:
+    return latency_mode(record) or "unknown mode"

@@ -1,0 +1,155 @@
+"""Train a supernet (or one fixed size) on a data set:
+
+python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N] [--weights FILE]
+    [--fixed [--shape HxW]] [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] [--device cpu|cuda] [--plan]
+
+DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md.
+Run it again to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.spec.arguments import (
+    LARGEST_SEED,
+    MOST_PROCESSES,
+    input_path,
+    output_folder,
+    whole,
+)
+from rfdetr_repro.spec.config import TRAIN_WHOLE, SearchSpace, TrainConfig, parse_shape
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.files import writable_folder
+from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
+
+from .settings import with_settings
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
+    add = arguments.add_argument
+    add_data_arguments(arguments, "--plan can do without", ("train", "val"))
+    add("--out", type=output_folder, help="run folder; an existing run is resumed")
+    add("--size", default="pico", help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)")
+    add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
+    add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
+    add(
+        "--weights",
+        type=input_path,
+        help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model",
+    )
+    add("--steps", type=whole(*TRAIN_WHOLE["steps"]), help="optimizer steps (default: the size's recipe)")
+    add("--batch-size", type=whole(*TRAIN_WHOLE["batch_size"]), help="images per micro-batch, over all processes")
+    add("--accumulate", type=whole(*TRAIN_WHOLE["accumulate"]), help="micro-batches per optimizer step")
+    add("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the weights, the order of the images and the draws")
+    add("--sampling", choices=("uniform", "sandwich"), help="architectures of a step: one drawn, or also the two extremes")
+    add("--evaluate-every", type=whole(1, TRAIN_WHOLE["evaluate_every"][1]), help="steps between evaluations on the val split")
+    add(
+        "--patience",
+        type=whole(1, TRAIN_WHOLE["patience"][1]),
+        help="stop after so many evaluations without a better AP; the best weights are the model",
+    )
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, e.g. lr=2e-4")
+    add("--tensorboard", action="store_true", help="also write TensorBoard curves")
+    add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    add(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        help="of this machine that share each batch on the CPU (default: by its cores)",
+    )
+    add("--plan", action="store_true", help="train nothing: time a few steps here and say what the run would take")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    args.data = source_of(args, ("train", "val"), needed=False)
+    row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
+    if args.shape is not None:
+        if space is not None:
+            raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
+        row = replace(row, arch=row.arch.with_input(*args.shape))
+    names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    train = with_settings(replace(train, seed=args.seed, **given), args.set)
+    if args.plan:
+        _plan(args, row, space, train)
+        return
+    for name in ("data", "out"):
+        if getattr(args, name) is None:
+            raise InputError(f"--{name} is missing", mend="it names a folder; only --plan can do without")
+    _train(args, row, space, train)
+
+
+def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+    from rfdetr_repro.ops.device import choose_device
+
+    from .plan import plan
+    from .recipe import Recipe
+
+    images = None
+    if args.data is not None:
+        from rfdetr_repro.data.coco import read_split
+
+        split = read_split(args.data, "train")
+        row, images = replace(row, model=replace(row.model, num_classes=len(split.classes.names))), len(split)
+    print("\n".join(plan(Recipe(row, train, space), choose_device(args.device), images).lines()))
+
+
+def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+    from rfdetr_repro.data.census import check_usable, mask_lines, print_census
+    from rfdetr_repro.data.coco import has_split, read_split  # torch loads slowly; arguments are checked first
+    from rfdetr_repro.evaluation.predict_split import base_accuracies
+
+    from .parallel import join_torchrun
+    from .processes import run_training
+    from .recipe import Recipe
+    from .start import start_from
+    from .trainer import MODEL
+
+    device, ranks = join_torchrun(args.device)
+    split = read_split(args.data, "train")
+    held_out = {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
+    lines, initial = [], None
+    if ranks.rank == 0:
+        print_census([split, *held_out.values()])
+    else:
+        check_usable([split, *held_out.values()])
+    if row.model.masks and not split.has_masks:
+        row = replace(row, model=replace(row.model, masks=False))
+        lines.append(f"{split.why_no_masks()}: training boxes only")
+    if row.model.masks:
+        lines += mask_lines(held_out.values())
+    if args.weights is not None:
+        row, initial, told = start_from(args.weights, row, split.classes)
+        lines.append(told)
+    classes = zip(split.classes.names, split.classes.category_ids, strict=True)
+    listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
+    lines.append(f"{len(split)} images; class index=name(category id): {listed}")
+    if ranks.rank == 0:
+        print("\n".join([*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]))
+    writable_folder(args.out)  # before the progress bar appears
+    recipe = Recipe(row, train, space)
+    setup = {"recipe": recipe, "split": split, "folder": args.out, "initial": initial, "device": device}
+    evaluate = (lambda model: base_accuracies(model, held_out)) if held_out and train.evaluate_every else None
+    trainer = run_training({**setup, "tensorboard": args.tensorboard}, args.processes, evaluate)
+    if ranks.rank == 0:
+        if trainer.best.step:
+            print(trainer.best.describe())
+        print(f"model: {args.out / MODEL}")
+
+
+def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
+    if size == "pico":
+        return (None if fixed else PICO_SPACE), PICO_TRAIN
+    if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
+        raise InputError(f"size {size} stores too few layers for a supernet", mend="use --size paper-supernet, or add --fixed")
+    return (None if fixed else PAPER_SPACE), TrainConfig()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_main(main))

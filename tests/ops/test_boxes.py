@@ -1,0 +1,84 @@
+"""Box formats and overlaps against hand-computed cases and properties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfdetr_repro.ops import boxes
+
+CASES = [  # two boxes xyxy, IoU, GIoU
+    ((0, 0, 2, 2), (0, 0, 2, 2), 1.0, 1.0),
+    ((0, 0, 2, 2), (1, 1, 3, 3), 1 / 7, 1 / 7 - 2 / 9),
+    ((0, 0, 1, 1), (2, 0, 3, 1), 0.0, -1 / 3),
+    ((0, 0, 2, 1), (0, 0, 1, 1), 0.5, 0.5),
+    ((0, 0, 1, 1), (1, 0, 2, 1), 0.0, 0.0),  # touching
+    ((1, 1, 1, 1), (1, 1, 1, 1), 0.0, 0.0),  # no area at all
+]
+
+
+def random_boxes(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return boxes.cxcywh_to_xyxy(torch.rand(*shape, 4, generator=generator, dtype=torch.float64) + 0.05)
+
+
+@pytest.mark.parametrize(("a", "b", "iou", "giou"), CASES)
+def test_known_overlaps(a: tuple, b: tuple, iou: float, giou: float) -> None:
+    left, right = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    assert boxes.paired_iou(left, right).item() == pytest.approx(iou, abs=1e-12)
+    assert boxes.paired_giou(left, right).item() == pytest.approx(giou, abs=1e-12)
+
+
+def test_formats() -> None:
+    cxcywh = torch.tensor([[0.5, 0.25, 1.0, 0.5], [3.0, 4.0, 2.0, 6.0]])
+    xyxy = torch.tensor([[0.0, 0.0, 1.0, 0.5], [2.0, 1.0, 4.0, 7.0]])
+    assert torch.equal(boxes.cxcywh_to_xyxy(cxcywh), xyxy)
+    assert torch.equal(boxes.xyxy_to_cxcywh(xyxy), cxcywh)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2, *[st.floats(0, 1e3)] * 2), min_size=1, max_size=5))
+def test_formats_round_trip(rows: list[tuple[float, ...]]) -> None:
+    cxcywh = torch.tensor(rows, dtype=torch.float64)
+    assert torch.allclose(boxes.xyxy_to_cxcywh(boxes.cxcywh_to_xyxy(cxcywh)), cxcywh, atol=1e-9)
+
+
+def test_pairwise_is_paired_of_all_pairs() -> None:
+    a, b = random_boxes(2, 5, seed=1), random_boxes(2, 3, seed=2)  # batched
+    iou, union = boxes.pairwise_iou(a, b)
+    giou = boxes.pairwise_giou(a, b)
+    assert iou.shape == union.shape == giou.shape == (2, 5, 3)
+    for i in range(5):
+        for j in range(3):
+            assert torch.equal(iou[:, i, j], boxes.paired_iou(a[:, i], b[:, j]))
+            assert torch.equal(giou[:, i, j], boxes.paired_giou(a[:, i], b[:, j]))
+    area = boxes.box_area(a)[:, :, None] + boxes.box_area(b)[:, None]
+    assert torch.allclose(union * (1 + iou), area)
+
+
+def test_bounds_and_symmetry() -> None:
+    a, b = random_boxes(50, seed=3), random_boxes(40, seed=4)
+    iou, giou = boxes.pairwise_iou(a, b)[0], boxes.pairwise_giou(a, b)
+    assert ((0 <= iou) & (iou <= 1)).all() and ((-1 <= giou) & (giou <= iou + 1e-12)).all()
+    assert torch.allclose(giou, boxes.pairwise_giou(b, a).T)
+
+
+@pytest.mark.parametrize("function", [boxes.paired_iou, boxes.paired_giou, boxes.pairwise_giou])
+def test_gradients(function) -> None:
+    a, b = random_boxes(4, seed=5).requires_grad_(), random_boxes(4, seed=6).requires_grad_()
+    assert torch.autograd.gradcheck(function, (a, b))
+
+
+def test_gradient_is_finite_without_area() -> None:
+    point = torch.zeros(1, 4, requires_grad=True)
+    boxes.paired_giou(point, torch.zeros(1, 4)).sum().backward()
+    assert point.grad.isfinite().all()
+
+
+def test_empty_sets() -> None:
+    none, some = torch.zeros(0, 4), random_boxes(3).float()
+    assert boxes.pairwise_giou(none, some).shape == (0, 3)
+    assert boxes.pairwise_iou(some, none)[0].shape == (3, 0)
+    assert boxes.paired_giou(none, none).shape == (0,)

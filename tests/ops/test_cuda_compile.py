@@ -1,0 +1,236 @@
+"""The CUDA kernels without a GPU: they compile for every architecture without register spills, and the same text, compiled for
+the host under a small shim, gives the oracle's values and the CPU kernels' gradients."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from samples import LEVELS, flat, sample_inputs
+
+from rfdetr_repro import ops
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")}
+KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 1}
+SHIM = ROOT / "tests" / "cuda_host_shim.h"
+NVCC = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None)
+CXX = shutil.which("g++")
+MAX_REGISTERS = 80  # three blocks of 256 threads per multiprocessor
+STORAGE = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+MAX_LEVELS = 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+@pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_compiles_without_spills(arch: str, name: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "kernels.cubin")
+    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS[name]), "-o", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    spills = [int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)]
+    used = re.findall(r"function '(\w+)'.*?Used (\d+) registers", done.stderr, re.DOTALL)
+    assert len(used) == KERNEL_COUNT[name] and not any(spills)
+    over = {kernel: count for kernel, count in used if int(count) > (96 if "kernelId" in kernel else MAX_REGISTERS)}  # Id: double
+    assert not over
+    assert "warning" not in done.stderr.lower()
+
+
+class Level(ctypes.Structure):
+    _fields_ = [("height", ctypes.c_int), ("width", ctypes.c_int), ("start", ctypes.c_int)]
+
+
+class Problem(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "pixels", "heads", "channels", "queries")]
+    _fields_ += [("num_levels", ctypes.c_int), ("points", ctypes.c_int), ("levels", Level * MAX_LEVELS)]
+
+
+class Attention(ctypes.Structure):
+    _fields_ = [("problem", Problem), ("storage", ctypes.c_int)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("value", "points", "weights", "boxes")]
+
+
+class Gradients(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("upstream", "value", "points", "weights", "boxes")]
+
+
+def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
+    """The unmodified .cu compiled for the host with bounds and undefined-behaviour checks."""
+    if CXX is None:
+        pytest.skip("no g++")
+    library = folder / f"{name}.so"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
+    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan", "-D_GLIBCXX_ASSERTIONS"]
+    command = [CXX, *flags, *checks, "-x", "c++", "-include", str(SHIM), str(KERNELS[name]), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("host")
+    forward, backward = (compiled_for_the_host(name, folder) for name in ("ms_deform_attn", "ms_deform_attn_backward"))
+    forward.rfdetr_backward_launch = backward.rfdetr_backward_launch
+    return forward
+
+
+class Masks(ctypes.Structure):
+    _fields_ = [("logits", ctypes.c_void_p), ("boxes", ctypes.c_void_p)]
+    _fields_ += [(name, ctypes.c_int64) for name in ("count", "height", "width", "out_height", "out_width")]
+    _fields_ += [("packed", ctypes.c_int), ("out", ctypes.c_void_p)]
+
+
+@pytest.mark.parametrize("size", [(23, 37), (5, 4)], ids=str)
+@pytest.mark.parametrize("packed", [False, True], ids=["bool", "packed"])
+@pytest.mark.parametrize("boxed", [False, True], ids=["whole", "boxed"])
+def test_masks_kernel_on_the_host(size: tuple[int, int], packed: bool, boxed: bool, tmp_path: Path) -> None:
+    kernels = compiled_for_the_host("masks", tmp_path)
+    logits = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[1.5, 2, 30, 20], [0, 0, 99, 99], [3, 3, 2, 9]]) if boxed else None
+    expected = ops.masks_from_logits(logits, *size, boxes_xyxy=boxes, packed=packed)
+    out = torch.full(expected.shape, 7, dtype=torch.uint8)
+    masks = Masks(pointer(logits), pointer(boxes), *logits.shape, *size, packed, pointer(out))
+    assert kernels.rfdetr_masks_launch(ctypes.byref(masks), None) == 0
+    assert torch.equal(out, expected.to(torch.uint8))
+
+
+def problem_of(value: torch.Tensor, levels: list, locations: torch.Tensor) -> Problem:
+    rows, start = [], 0
+    for height, width in levels:
+        rows.append(Level(height, width, start))
+        start += height * width
+    queries, points = locations.shape[1], locations.shape[4]
+    return Problem(*value.shape, queries, len(levels), points, (Level * MAX_LEVELS)(*rows))
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
+def call_of(levels: list, tensors: list[torch.Tensor]) -> Attention:
+    """tensors: value, points, weights and, for the fused form, boxes."""
+    problem = problem_of(tensors[0], levels, tensors[1])
+    boxes = tensors[3] if len(tensors) > 3 else None
+    return Attention(problem, STORAGE[tensors[0].dtype], *(pointer(tensor) for tensor in (*tensors[:3], boxes)))
+
+
+def host_inputs(levels: list, channels: int, dtype: torch.dtype, fused: bool) -> list[torch.Tensor]:
+    value, points, weights = sample_inputs(levels, channels=channels, dtype=dtype, queries=70)
+    points[0, 0, 0, 0, 0] = float("nan")
+    points[0, 1, 0, 0, 0] = torch.finfo(dtype).max
+    boxes = [torch.rand(*points.shape[:2], 4, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2] if fused else []
+    wide = ops.accumulate_dtype(dtype)
+    return [value, *(tensor.to(wide) for tensor in (points, weights, *boxes))]
+
+
+def on_cpu(levels: list, tensors: list[torch.Tensor], upstream: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+    """Output, or gradients in the order value, points, weights, boxes, of the CPU operators (which have tests of their own)."""
+    value, points, weights, *boxes = tensors
+    name = "ms_deform_attn" + ("_fused" if boxes else "") + ("" if upstream is None else "_backward")
+    op, first = getattr(torch.ops.rfdetr, name), () if upstream is None else (upstream,)
+    out = op(*first, value, flat(levels), points, *boxes, weights)
+    if upstream is None:
+        return (out,)
+    return (out[0], out[1], out[3], out[2]) if boxes else out
+
+
+FORMS = pytest.mark.parametrize("fused", [False, True], ids=["locations", "fused"])
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("channels", [16, 5])  # packs of 16 bytes; single channels
+@FORMS
+def test_forward_kernel_on_the_host(
+    host_kernels: ctypes.CDLL, dtype: torch.dtype, levels: list, channels: int, fused: bool
+) -> None:
+    inputs = host_inputs(levels, channels, dtype, fused)
+    out = torch.full((*inputs[1].shape[:2], inputs[0].shape[2] * channels), float("nan"), dtype=dtype)
+    call = call_of(levels, inputs)
+    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    (expected,) = on_cpu(levels, inputs)
+    assert (out.double() - expected.double()).abs().max().item() <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
+
+
+# Shared memory for all 16 channels of a map, for some of them, for none; and one owner per sum.
+WAYS = {"shared": (101376, 0), "slices": (1600, 0), "global": (16, 0), "deterministic": (101376, 1)}
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("channels", [16, 5])
+@pytest.mark.parametrize("way", WAYS)
+@FORMS
+def test_backward_kernels_on_the_host(
+    host_kernels: ctypes.CDLL,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    levels: list,
+    channels: int,
+    way: str,
+    fused: bool,
+) -> None:
+    monkeypatch.setenv("RFDETR_TEST_SHARED", str(WAYS[way][0]))
+    inputs = host_inputs(levels, channels, dtype, fused)
+    upstream = torch.randn(*inputs[1].shape[:2], inputs[0].shape[2] * channels, dtype=torch.float64).to(dtype)
+    unset = [torch.full_like(tensor, float("nan")) for tensor in inputs[1:]]
+    grads = [torch.zeros(inputs[0].shape, dtype=ops.accumulate_dtype(dtype)), *unset]
+    call = call_of(levels, inputs)
+    to = Gradients(pointer(upstream), *(pointer(tensor) for tensor in grads))
+    assert host_kernels.rfdetr_backward_launch(ctypes.byref(call), ctypes.byref(to), WAYS[way][1], None) == 0
+    for ours, theirs in zip(grads, on_cpu(levels, inputs, upstream), strict=True):
+        assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)
+
+
+@FORMS
+def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
+    """Tensors without elements have no memory; the output is zero before the launch."""
+    levels = LEVELS[0]
+    inputs = [tensor[:, :, :, :, :0].contiguous() if tensor.dim() > 4 else tensor
+              for tensor in host_inputs(levels, 16, torch.float32, fused)]  # fmt: skip
+    out, call = torch.zeros(*inputs[1].shape[:2], inputs[0].shape[2] * 16), call_of(levels, inputs)
+    assert not call.points and not call.weights
+    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    assert not out.any()
+
+
+def test_unknown_storage_is_an_error(host_kernels: ctypes.CDLL) -> None:
+    host_kernels.rfdetr_cuda_error.restype = ctypes.c_char_p
+    code = host_kernels.rfdetr_forward_launch(ctypes.byref(Attention(storage=9)), None, None)
+    assert code != 0 and host_kernels.rfdetr_cuda_error(code) == b"invalid value"
+
+
+ASKED = """
+import ctypes, sys
+caller = ctypes.CDLL(sys.argv[1])
+before = caller.asked()
+library = ctypes.CDLL(sys.argv[2])
+print(before, caller.asked())
+"""
+
+
+@pytest.mark.skipif(CXX is None, reason="no g++")
+def test_the_stream_is_found_in_a_library_with_local_symbols(tmp_path: Path) -> None:
+    """Python loads PyTorch so; here the library is a double that answers 7."""
+    name = "aoti_torch_get_current_cuda_stream"
+    (tmp_path / "torch.cpp").write_text(f'extern "C" int {name}() {{ return 7; }}')
+    caller = f'#include "lookup.h"\nextern "C" int asked() {{ auto f = (int (*)())rfdetr::torch_cuda_function("{name}");'
+    (tmp_path / "caller.cpp").write_text(caller + " return f ? f() : 0; }")
+    libraries = {"torch": "libtorch_cuda.so", "caller": "libcaller.so"}
+    for source, library in libraries.items():
+        command = [str(CXX), "-shared", "-fPIC", f"-Wl,-soname,{library}", f"-I{ROOT / 'csrc' / 'cuda'}", f"{source}.cpp"]
+        subprocess.run([*command, "-o", library, "-ldl"], cwd=tmp_path, check=True)
+    paths = [str(tmp_path / libraries[one]) for one in ("caller", "torch")]
+    asked = subprocess.run([sys.executable, "-c", ASKED, *paths], capture_output=True, text=True, check=True)
+    assert asked.stdout.split() == ["0", "7"]

@@ -1,0 +1,274 @@
+"""Report: the same content as PDF and HTML, the same bytes for the same run, and absent parts named as absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from samples_run import run_records, sha, summary, write_run
+
+from rfdetr_repro.records.pareto import confirmed_points
+from rfdetr_repro.records.record import FINE_TUNING, NEVER_TRAINED
+from rfdetr_repro.report.after import published_changes
+from rfdetr_repro.report.blocks import Document, Drawing, Facts, Grid, Paragraph, Picture
+from rfdetr_repro.report.build import build_report, main, newest_run
+from rfdetr_repro.report.content import duration, report
+from rfdetr_repro.report.html import write_html
+from rfdetr_repro.report.pdf import WIDTH_PT, Pages, text_width_pt, wrap, write_pdf
+from rfdetr_repro.report.pdf_table import fit
+from rfdetr_repro.report.run import read_run
+from rfdetr_repro.spec.errors import InputError, run_main
+from rfdetr_repro.tables.campaign import SYNTHETIC
+from rfdetr_repro.tables.format import Cell, Column, Table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def built(run):
+    return build_report(run)
+
+
+def everything(document: Document) -> str:
+    """All words of a document."""
+    words = []
+    for block in document.blocks:
+        if isinstance(block, Facts):
+            words += [f"{name}: {value}" for name, value in block.pairs]
+        elif isinstance(block, Grid):
+            words += [block.table.title, *block.table.notes, *(" ".join(block.table.line(row)) for row in block.table.rows)]
+        else:
+            words += [str(getattr(block, name)) for name in ("text", "subtitle", "items", "caption") if hasattr(block, name)]
+    return "\n".join(words)
+
+
+def test_pdf_and_html_lie_beside_each_other(run, built):
+    assert built == run / "report.pdf" and built.read_bytes().startswith(b"%PDF")
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5  # Pareto, training, knobs, sensitivity, one prediction
+    assert "http" not in re.sub(r"base64,[^\"]+", "", page)
+    assert page.count(SYNTHETIC) >= 2
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    for name in ("first", "second"):
+        document = report(read_run(run))
+        document.blocks = [
+            block for block in document.blocks if not isinstance(block, Drawing) or block.alt == "AP against latency"
+        ]
+        write_pdf(document, tmp_path / f"{name}.pdf")
+        write_html(document, tmp_path / f"{name}.html")
+    for suffix in ("pdf", "html"):
+        assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
+
+
+def test_fonts_are_embedded_as_truetype_and_no_date_is_stored(built):
+    content = built.read_bytes()
+    assert b"/Type3" not in content and b"/FontFile2" in content and b"/CreationDate" not in content
+
+
+def test_every_page_says_that_the_ap_is_synthetic(built, tmp_path):
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext is not installed")
+    pages = subprocess.run(["pdftotext", "-layout", built, "-"], capture_output=True, text=True, check=True).stdout.split("\f")[
+        :-1
+    ]
+    assert len(pages) >= 5 and all("it is not COCO AP" in page for page in pages)
+
+
+def test_the_headline_is_the_best_on_val(run):
+    best = max(confirmed_points(run_records()), key=lambda point: point.val.accuracy.ap)
+    text = everything(report(read_run(run)))
+    assert f"highest AP on val: {best.arch.key}" in text
+    for split, accuracy in (("val", best.val.accuracy), ("test", best.test.accuracy)):
+        numbers = f"{100 * accuracy.ap50:.1f} / {100 * accuracy.ap:.1f}"
+        assert f"{split} AP50 / AP: {numbers} (synthetic), interval unknown" in text
+    assert f"{best.val.latency.median_ms:.2f} ms [" in text
+
+
+def test_the_report_holds_what_the_run_says(run):
+    text = everything(report(read_run(run)))
+    for wanted in [
+        *summary()["departures"],
+        *summary()["checks"],
+        "11 min 30 s",
+        "b" * 64,
+        "median relative error",
+        "model: vit dim 192, hidden 128",
+        "9.2 x",
+        "torch: 2.13.0",
+    ]:
+        assert str(wanted) in text, wanted
+    assert "Table 2. COCO detection" in text and "not measurable here" in text and "not in this run" not in text
+    assert "State of the 1,523 published cells" in text
+    assert all(point.sha256 in text for point in confirmed_points(run_records()))
+
+
+def test_an_empty_run_invents_nothing(tmp_path):
+    document = report(read_run(tmp_path))
+    text = everything(document)
+    assert text.count("not in this run") >= 8 and document.footer == "This run holds no measured accuracy."
+    assert not re.search(r"AP50 / AP: \d", text)
+    assert write_pdf(document, tmp_path / "report.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("missing", ["records.jsonl", "summary.json", "train_log.jsonl", "predictions", "predictions.json"])
+def test_any_part_may_be_missing(missing, tmp_path):
+    run = write_run(tmp_path / "run")
+    (shutil.rmtree if (run / missing).is_dir() else lambda path: path.unlink())(run / missing)
+    document = report(read_run(run))
+    if missing != "predictions.json":
+        assert any(isinstance(block, Paragraph) and "not in this run" in block.text for block in document.blocks)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"stages": "none"},
+        {"stages": [1, {"name": "train"}]},
+        {"data": [1]},
+        {"data": {"splits": ["val"]}},
+        {"recipe": 3},
+        {"departures": "x"},
+        {"checks": {"a": 1}},
+        {"env": ["torch"]},
+        {"machine": "here"},
+        {"search": {"one_by_one": 3}},
+        {"search": {"latency_model": ["a"]}},
+    ],
+)
+def test_a_broken_part_of_the_summary_is_not_reported_as_absent(broken, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(broken))
+    with pytest.raises(InputError, match="summary.json.*campaign"):
+        read_run(tmp_path)
+
+
+def test_parts_of_the_summary_may_be_absent_or_null(tmp_path):
+    names = ("stages", "data", "recipe", "departures", "search", "checks", "env", "machine")
+    for content in ({}, dict.fromkeys(names), {"data": {"splits": {"val": None}}, "search": {"one_by_one": None}}):
+        (tmp_path / "summary.json").write_text(json.dumps(content))
+        assert report(read_run(tmp_path)).blocks
+
+
+@pytest.mark.parametrize("broken", ["{}", '"x"', "[1]", '[{"caption": "no file"}]', '[{"file": 3}]'])
+def test_broken_captions_are_not_missing_ones(broken, tmp_path):
+    (tmp_path / "predictions.json").write_text(broken)
+    with pytest.raises(InputError, match="predictions.json"):
+        read_run(tmp_path)
+
+
+def test_a_stage_without_a_time_is_not_counted_as_none(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"stages": [{"name": "train", "seconds": 60.0}, {"name": "search"}]}))
+    grids = [block.table for block in report(read_run(tmp_path)).blocks if isinstance(block, Grid)]
+    (stages,) = (table for table in grids if table.name == "stages")
+    words = [row["name"].text for row in stages.rows]
+    assert words[-1].startswith("1 of 2 stages")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("summary.json", "{", "not JSON"),
+        ("summary.json", "[]", "not a JSON object"),
+        ("records.jsonl", "garbage\n", "records.jsonl:1"),
+        ("train_log.jsonl", "garbage\n", "train_log.jsonl:1"),
+    ],
+)
+def test_a_broken_file_is_one_line_and_exit_code_2(file, content, says, tmp_path, capsys):
+    (tmp_path / file).write_text(content)
+    assert run_main(main, ["--run", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("report.*"))
+
+
+def test_wrong_paths_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such run folder"):
+        build_report(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"end its name in \.pdf"):
+        build_report(tmp_path, tmp_path / "report.txt")
+    with pytest.raises(InputError, match="no run to report on"):
+        newest_run(tmp_path)
+
+
+def test_other_records_can_be_given(run, tmp_path):
+    text = everything(report(read_run(tmp_path, run / "records.jsonl")))
+    assert "highest AP on val" in text
+
+
+def test_wrapped_lines_fit_and_lose_nothing():
+    text = "word " * 60 + "x" * 300 + " end of the text"
+    lines = wrap(text, WIDTH_PT, 9.2)
+    assert all(text_width_pt(line, 9.2) <= WIDTH_PT for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert wrap("", 100, 9) == [""]
+
+
+def test_a_table_fits_the_page_or_wraps():
+    columns = [Column(str(index), f"column {index}", right=False) for index in range(6)]
+    table = Table("t", "t", columns)
+    table.add({str(index): Cell("some text " * (40 if index == 3 else 1)) for index in range(6)})
+    size, widths = fit(table, WIDTH_PT, text_width_pt)
+    assert sum(widths) <= WIDTH_PT + 1e-6 and size >= 5.5
+
+
+def test_long_tables_repeat_their_head_on_the_next_page(tmp_path):
+    table = Table("t", "Long", [Column("a", "the head", right=False)], [{"a": Cell(f"row {n}")} for n in range(200)], [""] * 200)
+    pages = Pages()
+    from rfdetr_repro.report.pdf import _grid
+
+    _grid(pages, Grid(table))
+    heads = [sum(text.get_text() == "the" or text.get_text() == "the head" for text in figure.texts) for figure in pages.figures]
+    assert len(heads) > 1 and all(heads)
+    lowest = min(text.get_position()[1] for figure in pages.figures for text in figure.texts)
+    assert lowest > 50 / (11.69 * 72)
+
+
+def test_pictures_keep_their_shape(run, tmp_path):
+    document = Document("t", "f", [Picture(run / "predictions" / "val_000.png", "caption")])
+    assert write_pdf(document, tmp_path / "p.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(41.2, "41 s"), (690, "11 min 30 s"), (7500, "2 h 05 min"), (59.7, "60 s")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def tuned(record, variant, ap):
+    """The record as fine-tuning leaves it: of its own campaign, from another file."""
+    name = sha(variant + record.model.arch.key)
+    parts = {part: dataclasses.replace(getattr(record, part), artifact_sha256=name) for part in ("mask_accuracy", "latency")}
+    return dataclasses.replace(
+        record, model=dataclasses.replace(record.model, variant=variant), campaign=FINE_TUNING,
+        accuracy=dataclasses.replace(record.accuracy, ap=ap, artifact_sha256=name),
+        artifact=dataclasses.replace(record.artifact, sha256=name, onnx_sha256=name), **parts,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.002, "lie within that range"), (0.2, "do not all lie within")])
+def test_what_came_after_the_search_is_told_and_is_no_part_of_the_frontier(run, gain, verdict):
+    found = read_run(run)
+    plain, points = everything(report(found)), len(found.points)
+    assert "python -m rfdetr_repro.finetune" in plain and "python -m rfdetr_repro.family" in plain
+    start = next(record for record in found.records if record.source == "protocol")
+    trained = next(record for record in found.records if record.source == "search" and record.model.arch.patch == 16)
+    arch = dataclasses.replace(trained.model.arch, patch=14, resolution=trained.model.arch.resolution * 14 // 16)
+    model = dataclasses.replace(trained.model, variant=NEVER_TRAINED, arch=arch)
+    accuracy = dataclasses.replace(trained.accuracy, ap=trained.accuracy.ap - 0.031)
+    found.records += [tuned(start, "nas", 0.1), tuned(start, "nas+fine-tuning", 0.1 + gain)]
+    found.records.append(dataclasses.replace(trained, model=model, accuracy=accuracy, latency=None))
+    words = everything(report(found))
+    assert verdict in words and f"+{100 * gain:.1f}" in words and "3.1 AP at most" in words
+    assert "python -m rfdetr_repro.finetune" not in words and len(found.points) == points
+
+
+def test_published_changes_are_those_of_the_tables():
+    low, high = published_changes()
+    assert -1 < low <= 0 < high < 5

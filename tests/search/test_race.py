@@ -1,0 +1,154 @@
+"""The race on made-up detectors: who stays, what it costs, and that what it returns is the exhaustive search's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, average_precision
+from rfdetr_repro.search.race import (
+    Outcome,
+    Rules,
+    frontier_chances,
+    image_order,
+    predictive_weights,
+    race,
+    stage_ends,
+)
+from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.errors import InputError
+
+IMAGES, CLASSES = 240, 4
+ALL = range(THRESHOLDS)
+OBJECTS = Objects(np.random.default_rng(0).integers(0, 2, (IMAGES, CLASSES)).astype(np.int32))
+ARCHS = [Arch(64, 16, 1, depth, queries) for depth in range(4) for queries in (5, 10, 20, 40)]
+LATENCY = {arch: 1.0 + arch.decoder_layers + arch.queries / 40 for arch in ARCHS}
+
+
+def detections(quality: float, seed: int) -> Matches:
+    """One detection per object, right with probability ``quality`` at every threshold, and ranked a little better if right."""
+    rng = np.random.default_rng(seed)
+    image, label = np.nonzero(OBJECTS.count)
+    right = rng.random(len(image)) < quality
+    score = rng.random(len(image)) + 0.3 * right
+    accepted = np.where(right, (1 << THRESHOLDS) - 1, 0).astype(np.uint16)
+    return Matches(image.astype(np.int32), label.astype(np.int16), score.astype(np.float32), accepted, np.zeros_like(accepted))
+
+
+def quality(arch: Arch) -> float:
+    """Depth pays, and so do queries up to 20."""
+    return 0.3 + 0.12 * arch.decoder_layers + 0.06 * np.log2(min(arch.queries, 20) / 5)
+
+
+FOUND = {arch: detections(quality(arch), seed=number) for number, arch in enumerate(ARCHS)}
+EXACT = {arch: average_precision(FOUND[arch], OBJECTS, np.arange(IMAGES), ALL) for arch in ARCHS}
+
+
+def evaluate(archs: Sequence[Arch], places: Sequence[int]) -> dict[Arch, Matches]:
+    return {arch: Matches(*(column[np.isin(FOUND[arch].image, places)] for column in FOUND[arch].columns())) for arch in archs}
+
+
+def run(**rules: float) -> Outcome:
+    return race(LATENCY, OBJECTS, evaluate, ALL, Rules(**rules))  # type: ignore[arg-type]
+
+
+def hypervolume(points: dict[Arch, float]) -> float:
+    """Area under the best AP so far, up to 10 % beyond the slowest of all."""
+    end, area, best = 1.1 * max(LATENCY.values()), 0.0, 0.0
+    ordered = sorted(points, key=lambda arch: LATENCY[arch])
+    for arch, after in zip(ordered, [*(LATENCY[arch] for arch in ordered[1:]), end], strict=True):
+        best = max(best, points[arch])
+        area += best * (after - LATENCY[arch])
+    return area
+
+
+def test_survivors_have_the_exhaustive_accuracy_and_nearly_its_frontier() -> None:
+    """Ten of the sixteen are on the frontier, most of them close to another: little can be left out, and little is lost."""
+    found, spent = [], []
+    for seed in range(6):
+        outcome = run(seed=seed)
+        assert outcome.accuracy == {arch: EXACT[arch] for arch in outcome.accuracy}
+        assert outcome.backbone_passes() == IMAGES  # one backbone: it is needed as long as any configuration is
+        left = [key for stage in outcome.stages for key in stage.left]
+        assert len(left) == len(set(left)) and outcome.stages[-1].images == IMAGES
+        found.append(hypervolume(outcome.accuracy) / hypervolume(EXACT))
+        spent.append(outcome.evaluations() / (len(ARCHS) * IMAGES))
+    assert np.mean(found) >= 0.993 and min(found) >= 0.98 and max(found) <= 1.0 + 1e-9
+    assert np.mean(spent) <= 0.85
+
+
+def test_full_confidence_loses_nobody() -> None:
+    outcome = run(confidence=0.999999, margin=0.0, resamples=50)
+    front, best = [], -1.0
+    for arch in sorted(ARCHS, key=lambda arch: LATENCY[arch]):
+        if EXACT[arch] > best:
+            front.append(arch)
+            best = EXACT[arch]
+    assert set(front) <= set(outcome.accuracy)
+
+
+def test_each_image_is_evaluated_once() -> None:
+    seen: dict[Arch, list[int]] = {arch: [] for arch in ARCHS}
+
+    def counted(archs: Sequence[Arch], places: Sequence[int]) -> dict[Arch, Matches]:
+        for arch in archs:
+            seen[arch] += places
+        return evaluate(archs, places)
+
+    outcome = race(LATENCY, OBJECTS, counted, ALL, Rules())
+    assert all(len(places) == len(set(places)) for places in seen.values())
+    assert all(sorted(seen[arch]) == list(range(IMAGES)) for arch in outcome.accuracy)
+    assert sum(map(len, seen.values())) == outcome.evaluations()
+    assert outcome.decision_s > 0 and outcome.evaluation_s > 0 and "decisions" in outcome.took()
+
+
+def test_the_chance_is_certain_once_all_images_are_seen() -> None:
+    weights = predictive_weights(range(IMAGES), IMAGES, Rules())
+    assert (weights == 1).all()
+    slow, fast = detections(0.5, 1), detections(0.6, 2)
+    assert frontier_chances([fast, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]
+    assert frontier_chances([slow, fast], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 1.0]
+    assert frontier_chances([slow, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]  # equal and slower
+
+
+def test_a_prediction_covers_the_whole_split() -> None:
+    """In 90 of 100 draws of the images seen, AP on all images lies within the central 90 % of the predictions, or nearly."""
+    from rfdetr_repro.evaluation.matches import resampled_ap
+
+    found, exact, inside = detections(0.5, 3), 0.0, 0
+    exact = resampled_ap(found, OBJECTS, np.ones((1, IMAGES), int), ALL)[0]
+    for seed in range(100):
+        seen = image_order(OBJECTS, seed)[:60]
+        weights = predictive_weights(seen, IMAGES, Rules(resamples=100, seed=seed))
+        assert (weights.sum(1) == IMAGES).all() and (weights[:, seen] >= 1).all()
+        low, high = np.percentile(resampled_ap(found, OBJECTS, weights, ALL), [5, 95])
+        inside += low <= exact <= high
+    assert 75 <= inside <= 100
+
+
+def test_every_beginning_shows_all_classes() -> None:
+    rare = OBJECTS.count.copy()
+    rare[:, 0] = 0
+    rare[::40, 0] = 1
+    rare[5] = 0  # an image without objects
+    order = image_order(Objects(rare), 0)
+    assert sorted(order) == list(range(IMAGES)) and order != image_order(Objects(rare), 1)
+    share = rare[order[:48]].sum(0) / rare.sum(0)
+    assert (share > 0.1).all() and share[0] <= 0.5
+
+
+def test_stages_grow_to_the_end() -> None:
+    assert list(stage_ends(150, Rules(first=0.1, fewest=1, growth=2))) == [15, 30, 60, 150]
+    assert list(stage_ends(3, Rules(first=0.1, fewest=1))) == [1, 2, 3] and list(stage_ends(1, Rules())) == [1]
+    assert list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60] and next(stage_ends(50, Rules())) == 30
+    assert list(stage_ends(100, Rules(first=1.0))) == [100]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}, {"fewest": 0}]
+)
+def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="make no race"):
+        Rules(**wrong)  # type: ignore[arg-type]
