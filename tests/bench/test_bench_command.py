@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from samples_bench import FakeSession, fake_artifact
+from samples_bench_command import QUICK, models, run
 from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.command.printing import gate
@@ -20,32 +21,6 @@ from rfdetr_repro.export.onnx import trial
 from rfdetr_repro.records.record import Accuracy, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime import backends
-from rfdetr_repro.spec.errors import InputError, run_main
-
-QUICK = ["--samples", "16", "--buffer-ms", "0", "--builds", "2"]
-
-
-@pytest.fixture(autouse=True)
-def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are a few bytes: no runtime opens them."""
-
-    def open_session(artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, **options: Any) -> FakeSession:
-        if artifact.manifest.model.name == "broken":
-            raise InputError("the model does not load", artifact.path, "export it again")
-        session = FakeSession(artifact, runtime=backend)
-        graph = bool(options.get("cuda_graph"))
-        session.cuda_graph = graph or backend == "torch-graph"
-        session.artifact_id = replace(session.artifact_id, options=f"cuda_graph={graph}")
-        return session
-
-    monkeypatch.setattr(backends, "open_session", open_session)
-    monkeypatch.setattr(trial, "tried", lambda artifact: artifact)  # the files hold no models
-
-
-def run(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> tuple[int, str, str]:
-    code = run_main(main, [*arguments, *QUICK, "--out", str(folder / "out" / "s.jsonl")])
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,23 +71,6 @@ def test_adopted_files_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture
         (tmp_path / folder / "m.onnx").write_bytes(b"x")
     code, _, err = run(capsys, tmp_path, "--onnx", str(tmp_path / "a" / "m.onnx"), str(tmp_path / "b" / "m.onnx"))
     assert code == 2 and "two models are called 'm'" in err
-
-
-def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str, int | None]]:
-    """Two known names; the list will hold what was asked for."""
-    asked: list[tuple[str, str, int | None]] = []
-
-    def model_artifact(
-        name: str, into: Path, *, checkpoint: str | None = None, to: str = "onnx", inject: int | None = None
-    ) -> Artifact:
-        asked.append((name, to, inject))
-        if name not in ("rfdetr-medium", "dfine-m"):
-            raise InputError(f"unknown model {name!r}")
-        return fake_artifact(folder, name, weights="trained" if checkpoint else "random")
-
-    known = SimpleNamespace(MODELS=("rfdetr-medium", "dfine-m"), model_artifact=model_artifact)
-    monkeypatch.setitem(sys.modules, "rfdetr_repro.bench.models", known)
-    return asked
 
 
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +157,7 @@ def scored(record: Record, ap: float, precision: str) -> Record:
     ("ap", "word"), [(0.498, "within"), (0.6, "within"), (0.496, "lost more than"), (0.005, "lost more than")]
 )
 def test_fp16_may_lose_little(ap: float, word: str) -> None:
-    from test_record import fixed_record
+    from samples_record import fixed_record
 
     records = {"m fp32": [scored(fixed_record(), 0.5, "fp32")], "m fp16": [scored(fixed_record(), ap, "fp16")]}
     told, failed = gate(records, 0.3)
@@ -209,7 +167,7 @@ def test_fp16_may_lose_little(ap: float, word: str) -> None:
 
 def test_sizes_of_one_name_are_gated_apart() -> None:
 
-    from test_record import fixed_record
+    from samples_record import fixed_record
 
     def of_size(size: str, ap: float, precision: str) -> Record:
         record = scored(fixed_record(), ap, precision)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_record import SHA, fixed_record
+from samples_record import SHA, fixed_record
 
 from rfdetr_repro.bench.compare import compare_stores, main
 from rfdetr_repro.records.record import ArtifactId, DataId, Machine, Record

@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from samples_nvml import ID, FakeNvml, opened
 
 from rfdetr_repro.bench.gpu import device as module
-from rfdetr_repro.bench.gpu.device import cuda_uuid, locked, uses_gpu, watching
+from rfdetr_repro.bench.gpu.device import cuda_uuid, locked, uses_gpu
 from rfdetr_repro.bench.gpu.state import gpu_state, verdict_of
 from rfdetr_repro.bench.gpu.watch import NvmlSource, Window
 from rfdetr_repro.spec.errors import InputError
-
-ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
-
-
-class FakeNvml:
-    """NVML that answers ``values`` and refuses ``denied``; ``calls`` holds the names of what was called, with arguments."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, denied: tuple[str, ...] = (), pids: tuple[int, ...] = ()) -> None:
-        self.denied, self.calls = denied, []  # type: ignore[var-annotated]
-        self.values = {
-            "nvmlDeviceGetHandleByUUID": "handle", "nvmlDeviceGetPowerUsage": 100_000, "nvmlDeviceGetClockInfo": 1500,
-            "nvmlDeviceGetTotalEnergyConsumption": 5000, "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=pid) for pid in pids],
-            "nvmlDeviceGetTemperature": 40, "nvmlDeviceGetCurrentClocksEventReasons": 0,
-            "nvmlDeviceGetDefaultApplicationsClock": 1110,
-        }  # fmt: skip
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> Any:
-            self.calls.append((name, *arguments))
-            if name in self.denied:
-                raise self.NVMLError("Insufficient Permissions")
-            return self.values.get(name)
-
-        return call
-
-
-def opened(nvml: FakeNvml, **options: Any) -> tuple[Any, list[str]]:
-    told: list[str] = []
-    with watching(device=f"GPU-{ID}", nvml=nvml, say=told.append, **options) as watched:
-        window = watched.watch.since(watched.watch.mark())
-    return (watched, window), told
 
 
 def test_the_device_is_named_by_its_uuid() -> None:

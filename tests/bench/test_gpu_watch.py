@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from samples_watch import QUIET, Playing, recording
 
 from rfdetr_repro.bench.gpu.state import gpu_state
 from rfdetr_repro.bench.gpu.watch import GpuWatch, NvmlSource, Reading, Window, summed_up
@@ -18,15 +19,6 @@ from rfdetr_repro.records.samples import SET_ASIDE
 from rfdetr_repro.records.samples import THROTTLED as MARKED
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
-
-QUIET = Reading(0.0, sm_mhz=1980, memory_mhz=2619, temperature_c=41, power_w=310.0, energy_j=1000.0, reasons=0,
-                throttled_ns={"power": 5, "thermal": 7, "board limit": 0, "reliability": 0}, processes=())  # fmt: skip
-
-
-def recording(count: int = 5, **changes: list[Any]) -> list[Reading]:
-    """``count`` quiet readings; each change is a list with one value per reading."""
-    rows = [replace(QUIET, time_s=0.02 * i, energy_j=1000.0 + 6.2 * i) for i in range(count)]
-    return [replace(row, **{name: values[i] for name, values in changes.items()}) for i, row in enumerate(rows)]
 
 
 def counters(power: list[int], thermal: list[int]) -> list[dict[str, int]]:
@@ -112,18 +104,6 @@ def test_throttling_before_the_driver_died_still_counts() -> None:
 
 def test_other_programs_are_named() -> None:
     assert summed_up(recording(processes=[(), (77,), (77, 12), (), None])).processes == (12, 77)
-
-
-class Playing:
-    """Plays a recording, its last reading over and over, or does what a step says."""
-
-    def __init__(self, steps: list[Any]) -> None:
-        self.steps, self.at = steps, 0
-
-    def read(self) -> Reading:
-        step = self.steps[min(self.at, len(self.steps) - 1)]
-        self.at += 1
-        return step() if callable(step) else step
 
 
 def test_the_thread_sees_what_happens_between_mark_and_since() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from samples_bench import FakeSession, VirtualClock, fake_artifact
 from samples_coco import random_detections, random_document, write_folder
-from test_gpu_device import FakeNvml, opened
-from test_gpu_watch import QUIET, Playing, recording
+from samples_nvml import FakeNvml, opened
+from samples_watch import QUIET, Playing, recording
 
 from rfdetr_repro.bench.confirm import Row, confirm_all
 from rfdetr_repro.bench.gpu.watch import GpuWatch, summed_up

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from samples_coco import random_detections, random_document, write_folder
-from test_layouts import check, coco, pictures, write_json
+from samples_layouts import check, coco, pictures, write_json
 
 from rfdetr_repro import evaluate
 from rfdetr_repro.data.census import check_usable, print_census, take_census

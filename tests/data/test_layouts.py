@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,43 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from samples_layouts import BOXES, HEIGHT, NAMES, WIDTH, check, coco, corners, pictures, write_json
 
 from rfdetr_repro.data.coco import has_split, read_split
 from rfdetr_repro.data.source import DataSource, ExplicitSplit
 from rfdetr_repro.spec.errors import InputError
-
-WIDTH, HEIGHT = 80, 60
-BOXES = {"a": [(8, 8, 24, 16), (40, 20, 16, 20)], "b b": [(2, 4, 30, 30)]}  # x, y, width, height; class 0, 1, ...
-NAMES = ("cat", "dog")
-
-
-def pictures(folder: Path, prefix: str = "", suffix: str = ".jpg") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(BOXES):
-        pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{prefix}{name}{suffix}")
-
-
-def corners(box: tuple[int, ...]) -> list[int]:
-    x, y, w, h = box
-    return [x, y, x + w, y, x + w, y + h, x, y + h]
-
-
-def coco(name: Callable[[str], Any] = lambda stem: f"{stem}.jpg", **changes: Any) -> dict[str, Any]:
-    document: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    document["categories"] = [{"id": 5 + number, "name": text} for number, text in enumerate(NAMES)]
-    for image_id, (stem, boxes) in enumerate(BOXES.items(), 1):
-        document["images"].append({"id": image_id, "file_name": name(stem), "width": WIDTH, "height": HEIGHT, **changes})
-        for number, box in enumerate(boxes):
-            row = {"id": 10 * image_id + number, "image_id": image_id, "category_id": 5 + number, "bbox": list(box), "iscrowd": 0}
-            document["annotations"].append({**row, "area": box[2] * box[3], "segmentation": [corners(box)]})
-    return document
-
-
-def write_json(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document))
 
 
 def yolo_labels(folder: Path, prefix: str = "", polygons: bool = False) -> None:
@@ -59,20 +26,6 @@ def yolo_labels(folder: Path, prefix: str = "", polygons: bool = False) -> None:
                 values = [value / side for value, side in zip(corners((x, y, w, h)), (WIDTH, HEIGHT) * 4, strict=True)]
             lines.append(" ".join(map(str, [number, *values])))
         (folder / f"{prefix}{stem}.txt").write_text("\n".join(lines))
-
-
-def check(data: Any, split: str = "train", atol: float = 1e-4) -> Any:
-    """The split holds BOXES with classes 0, 1, ... whatever its form."""
-    found = read_split(data, split)
-    assert len(found) == len(BOXES)
-    for index, info in enumerate(found.images):
-        stem = next(stem for stem in BOXES if info.path.stem.endswith(stem))
-        sample = found.sample(index)
-        expected = [(x, y, x + w, y + h) for x, y, w, h in BOXES[stem]]
-        assert np.allclose(sample.boxes_xyxy, expected, atol=atol), (info.path, sample.boxes_xyxy)
-        assert [found.classes.names[label] for label in sample.labels] == list(NAMES[: len(expected)])
-        assert sample.image.shape == (HEIGHT, WIDTH, 3)
-    return found
 
 
 def images_and(layout: str, root: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_record import fixed_record
+from samples_record import fixed_record
 
 from rfdetr_repro.bench.command.printing import gate
 from rfdetr_repro.bench.interleaved import measure

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from filled import fill
-from tiny import tiny_detector
+from samples_released import described, small_released
 
 from rfdetr_repro.model.checkpoints.container import arguments, model_state, read_container
 from rfdetr_repro.model.checkpoints.layouts import ENCODER, from_dinov2, layout_of
-from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save_detector
+from rfdetr_repro.model.checkpoints.native import load_supernet, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import (
     infer_preset,
     load_pretrained,
@@ -77,19 +77,6 @@ def test_the_files_arguments_win_where_shapes_say_nothing() -> None:
         infer_preset(state, {}, "xlarge")
     with pytest.raises(InputError, match="attention samples"):
         infer_preset(state, {**said, "dec_n_points": 4})
-
-
-def small_released(**changes: Any) -> tuple[Detector, dict[str, torch.Tensor]]:
-    detector = tiny_detector(**changes)
-    names = to_released(detector.state_dict(), detector.config.groups)
-    released = {name: fill(name, tuple(value.shape)).float() for name, value in names.items()}
-    detector.load_state_dict(from_released(released, detector.state_dict(), detector.config.groups))
-    return detector.eval(), released
-
-
-def described(detector: Detector) -> ModelCard:
-    count = detector.config.num_classes
-    return ModelCard(detector.config, detector.arch, tuple(f"thing {i}" for i in range(count)), tuple(range(10, 10 + count)))
 
 
 def test_released_file_round_trip(tmp_path: Path) -> None:

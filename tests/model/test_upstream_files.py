@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_pretrained import described, small_released
+from samples_released import described, small_released
 
 from rfdetr_repro.model.checkpoints.native import ModelCard
 from rfdetr_repro.model.checkpoints.pretrained import UNNAMED, load_pretrained, save_released

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from test_record import SHA, fixed_record
+from samples_record import SHA, fixed_record
 
 from rfdetr_repro.bench.command.arguments import check, parser, precisions, protocols_of
 from rfdetr_repro.paper.campaigns import BUFFERS_MS, campaign_models

@@ -209,8 +209,8 @@ def matches_of_nothing():
 
 def test_evaluate_and_fine_tuning_print_the_interval(tmp_path):
     """An improvement that every resample shows is told as one; a change within the noise is not."""
+    from samples_intervals import noise, sure, tuned
     from samples_run import protocol_record
-    from test_tables_intervals import noise, sure, tuned
 
     from rfdetr_repro.evaluate import interval_sentence
     from rfdetr_repro.search.finetune import lines

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from samples_latency_model import CONFIG, additive_ms
+from samples_machines import Machine, bursts
 from samples_run import protocol_record, search_record
-from test_latency_model import CONFIG, additive_ms
-from test_rounds import Machine, bursts
 
 from rfdetr_repro.records import aggregate as mean
 from rfdetr_repro.records.model_check import (

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 
 import pytest
+from samples_report import everything
 from samples_run import run_records, sha, summary, write_run
 
 from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.record import FINE_TUNING, NEVER_TRAINED
 from rfdetr_repro.report.after import published_changes
-from rfdetr_repro.report.blocks import Document, Drawing, Facts, Grid, Paragraph, Picture
+from rfdetr_repro.report.blocks import Document, Drawing, Grid, Paragraph, Picture
 from rfdetr_repro.report.build import build_report, main, newest_run
 from rfdetr_repro.report.content import duration, report
 from rfdetr_repro.report.html import write_html
@@ -34,19 +35,6 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(run):
     return build_report(run)
-
-
-def everything(document: Document) -> str:
-    """All words of a document."""
-    words = []
-    for block in document.blocks:
-        if isinstance(block, Facts):
-            words += [f"{name}: {value}" for name, value in block.pairs]
-        elif isinstance(block, Grid):
-            words += [block.table.title, *block.table.notes, *(" ".join(block.table.line(row)) for row in block.table.rows)]
-        else:
-            words += [str(getattr(block, name)) for name in ("text", "subtitle", "items", "caption") if hasattr(block, name)]
-    return "\n".join(words)
 
 
 def test_pdf_and_html_lie_beside_each_other(run, built):

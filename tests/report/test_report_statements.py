@@ -8,10 +8,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from samples_intervals import sure, three
 from samples_records import SHA, measured
+from samples_report import everything
 from samples_run import protocol_record, run_records, search_record, sha, training_rows
-from test_report import everything
-from test_tables_intervals import sure, three
 
 from rfdetr_repro.paper.published import published_records
 from rfdetr_repro.plots.campaign import pareto_panels

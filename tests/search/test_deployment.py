@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_search import ERROR, QUICK, latency_model, place, run, search_in
+from samples_search import ERROR, QUICK, latency_model, place, run, search_in
 from tiny import SPACE
 
 from rfdetr_repro.evaluation.predict_split import single_detections

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
+from samples_latency_model import CONFIG, additive_ms
 
 from rfdetr_repro.search.engines import Fit
 from rfdetr_repro.search.latency_model import LatencyModel, engine_order, features, heldout_error
 from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO, PICO_SPACE
-
-CONFIG = PICO.model
-
-
-def additive_ms(arch: Arch) -> float:
-    """A machine on which the model's assumption holds; written without its feature table."""
-    tokens, pixels = arch.tokens + arch.windows**2, math.prod(arch.input_hw)
-    backbone = 0.4 + 2e-5 * pixels + 0.012 * tokens + 1.5e-5 * (1 + 3 / arch.windows**2) * tokens**2
-    decoder = arch.decoder_layers * (0.15 + 0.004 * arch.queries + 0.0007 * tokens)
-    masks = pixels / 16 * (4e-4 + 3e-4 * arch.decoder_layers + 2e-5 * arch.queries)
-    return backbone + decoder + masks
 
 
 def noisy(archs: list[Arch], spread: float, seed: int = 0) -> list[float]:

@@ -11,19 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from samples_search import ERROR, QUICK, latency_model, search_in
 from tiny import SPACE, TINY
 
 from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
-from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save_detector
-from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search import command
 from rfdetr_repro.search import engines as engines_module
 from rfdetr_repro.search.engines import Fit, fit_latency
 from rfdetr_repro.search.evaluation import GOALS
-from rfdetr_repro.search.latency_model import LatencyModel, RelativeError, features
 from rfdetr_repro.search.plan import Job, plan
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.search import Search, missing_classes
@@ -34,43 +30,6 @@ from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.protocol import Protocol
 
 RULES = Rules(first=0.3, fewest=1, growth=2, confidence=0.9, margin=0.0, resamples=40)
-QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
-ERROR = RelativeError(0.01, 0.02, 0.03)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RUN/supernet.safetensors and a data folder beside it."""
-    folder = tmp_path_factory.mktemp("search")
-    data = write_embedded(folder / "data", EmbeddedConfig(64, train_images=2, val_images=9, test_images=1), workers=1)
-    split = read_split(data, "val")
-    torch.manual_seed(0)
-    model = replace(TINY.model, num_classes=len(split.classes.names))
-    card = ModelCard(model, TINY.arch, tuple(split.classes.names), tuple(split.classes.category_ids), SPACE)
-    (folder / "run").mkdir()
-    save_detector(folder / "run" / "supernet.safetensors", Detector(model, TINY.arch).state_dict(), card)
-    return folder
-
-
-@pytest.fixture
-def run(place: Path, tmp_path: Path) -> Path:
-    """A fresh run folder."""
-    return Path(shutil.copytree(place / "run", tmp_path / "run"))
-
-
-def search_in(run: Path, place: Path, **changes: Any) -> Search:
-    detector, card, digest = load_supernet(run / "supernet.safetensors")
-    split, store = read_split(place / "data", "val"), Store(run / "records.jsonl")
-    fields: dict[str, Any] = {"space": SPACE, "masks": card.config.masks, **changes}
-    space = fields.pop("space")
-    return Search(detector, card, digest, space, split, store, run / "artifacts", **fields)
-
-
-def latency_model(search: Search) -> LatencyModel:
-    """Milliseconds that grow with tokens, layers and queries."""
-    names = features(TINY.arch, search.card.config)
-    cost = {"constant": 1.0, "tokens": 0.01, "decoder_layers": 0.3, "queries": 0.02}
-    return LatencyModel({name: cost.get(name, 0.0) for name in names}, search.card.config)
 
 
 def test_what_a_race_leaves_has_the_exhaustive_accuracy(run: Path, place: Path, tmp_path: Path) -> None:

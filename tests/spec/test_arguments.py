@@ -201,7 +201,10 @@ COMMANDS = {
         "backend": ["nope"],
     },
     ("rfdetr_repro.bench.compare", (".", ".")): {"margin": ["nan", "-1", "inf"], "between-sessions": ["nan", "-1"]},
-    ("rfdetr_repro.plots.figures", ("--figure", "3")): {"run": ["missing", "n" * 5000, "a\0b", "a\nb", "é\udc80"], "out": ["/dev/null"]},
+    ("rfdetr_repro.plots.figures", ("--figure", "3")): {
+        "run": ["missing", "n" * 5000, "a\0b", "a\nb", "é\udc80"],
+        "out": ["/dev/null"],
+    },
     ("rfdetr_repro.records.aggregate", (".", "--name", "x", "--out", "m.jsonl")): {
         "buffer-ms": ["nan", "-1"],
         "target-ms": ["nan", "0"],
