@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from subjects import pico_artifact
 
+from benchmarks.subjects import pico_artifact
 from rfdetr_repro.bench.gpu.device import uses_gpu, watching
 from rfdetr_repro.bench.gpu.state import gpu_state
 from rfdetr_repro.bench.gpu.watch import GpuWatch

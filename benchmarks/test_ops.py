@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, HEADS, comparison, forward, forward_backward, inputs, peers
 from conftest import interleaved_ms
-from gather_limit import gather_ms
 from torch import Tensor
 
+from benchmarks.cases import CASES, HEADS, comparison, forward, forward_backward, inputs, peers
+from benchmarks.studies.gather_limit import gather_ms
 from rfdetr_repro.data import mask_logits as masks
 from rfdetr_repro.ops import (
     HAS_SPLIT_LINEAR,

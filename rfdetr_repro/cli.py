@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK if asked else EXIT_BAD_INPUT
     verb, *rest = args
     package = f"{__package__}.{verb}"
-    module = importlib.import_module(f"{package}.__main__" if verb in ("train", "search", "export", "bench") else package)
+    is_folder = (Path(__file__).parent / verb).is_dir()
+    module = importlib.import_module(f"{package}.__main__" if is_folder else package)
     return run_main(module.main, rest)
 
 

@@ -1,6 +1,6 @@
 """How often the 95 % interval of AP holds the true AP, by simulation with a known answer; tables of docs/ap_intervals.md.
 
-    python benchmarks/studies/ap_coverage.py [--repeats 400] [--resamples 1000] [--case 50x10 ...]
+    python -m benchmarks.studies.ap_coverage [--repeats 400] [--resamples 1000] [--case 50x10 ...]
 
 A population of images is a rule, not a list: objects per image and class, how hard an image is, how a detector scores and places
 what it finds, and its false finds. The true AP is that of 60,000 images of the rule; the intervals come from the product's own

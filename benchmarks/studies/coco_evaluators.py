@@ -1,7 +1,9 @@
 """COCO evaluators against each other on one set of detections: seconds, and whether their twelve numbers are pycocotools'.
 
-    python benchmarks/studies/coco_evaluators.py                    equality and times at 200 images, then 5,000 x 300 without pycocotools
-    python benchmarks/studies/coco_evaluators.py --images 100 --large 0
+    python -m benchmarks.studies.coco_evaluators
+    python -m benchmarks.studies.coco_evaluators --images 100 --large 0
+
+Without options: equality and times at 200 images, then 5,000 x 300 without pycocotools.
 
 What is timed: from a model's detections, arrays in memory, to the twelve numbers, with the ground truth loaded before (stated
 apart); each library by the quickest entry its manual offers, two threads. CPU seconds stand beside, since a busy machine
@@ -27,8 +29,8 @@ from typing import Any
 os.environ.setdefault("RAYON_NUM_THREADS", "2")  # read once by the Rust libraries
 
 import numpy as np
-from coco_data import make_detections, make_split
 
+from benchmarks.studies.coco_data import make_detections, make_split
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 

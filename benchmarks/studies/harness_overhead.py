@@ -1,7 +1,7 @@
 """What the protocol adds to a runtime's own time: its engine-scope median against a bare loop over the same kind of session.
 
-    python benchmarks/studies/harness_overhead.py                     a pico detector
-    python benchmarks/studies/harness_overhead.py --onnx model.onnx   any artifact of this project
+    python -m benchmarks.studies.harness_overhead                     a pico detector
+    python -m benchmarks.studies.harness_overhead --onnx model.onnx   any artifact of this project
 
 In each round the two take turns, in random order, for one block of samples: ``measure`` on ``session.launch``, and a loop of
 nothing but ``InferenceSession.run`` between two clock readings, in a session of its own with the same options. Printed: both
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from ratios import ratio
-from subjects import pico_artifact
 
+from benchmarks.ratios import ratio
+from benchmarks.subjects import pico_artifact
 from rfdetr_repro.bench.interleaved import BLOCK, measure
 from rfdetr_repro.bench.scopes import example_input
 from rfdetr_repro.export.artifact import Artifact, load_artifact

@@ -1,7 +1,7 @@
 """How often the product's intervals hold the truth, and its verdicts are false or find what is there, on simulated latencies.
 
-    python benchmarks/studies/interval_coverage.py                  the table, 1,000 trials of each cell (minutes)
-    python benchmarks/studies/interval_coverage.py --trials 100     a quick look
+    python -m benchmarks.studies.interval_coverage                  the table, 1,000 trials of each cell (minutes)
+    python -m benchmarks.studies.interval_coverage --trials 100     a quick look
 
 Every trial simulates the samples that a protocol of this project takes, of noise whose true median is known, and asks the
 functions that make Records and verdicts: ``pooled_interval``, ``compare_series``, ``compare_sessions``, ``StopRule``. Columns:

@@ -1,7 +1,7 @@
 """Our ONNX files against those that PyTorch's exporter makes of transformers' RF-DETR with equal weights, in ONNX Runtime.
 
-    python benchmarks/studies/onnx_exports.py                                 Nano and Seg-Nano, both contracts
-    python benchmarks/studies/onnx_exports.py --sizes nano --rounds 60 --profile
+    python -m benchmarks.studies.onnx_exports                                 Nano and Seg-Nano, both contracts
+    python -m benchmarks.studies.onnx_exports --sizes nano --rounds 60 --profile
 
 Equal work: "decoded" ends in ranked scores, labels, xyxy boxes and masks, "upstream" in raw boxes, logits and masks; ours takes
 RGB in 0..1 and normalises inside (in the weights, at no cost), the others take normalised pixels. Same options, same threads, in
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from ratios import Ratio, ratio, turns_ms
-from subjects import both, export_theirs, random_meta
 
+from benchmarks.ratios import Ratio, ratio, turns_ms
+from benchmarks.subjects import both, export_theirs, random_meta
 from rfdetr_repro.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.spec.presets import PRESETS

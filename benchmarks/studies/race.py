@@ -1,6 +1,6 @@
 """The race against the exhaustive search of a trained supernet: what it costs and what it finds.
 
-    python benchmarks/studies/race.py --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.05]
+    python -m benchmarks.studies.race --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.05]
 
 Every configuration is matched once on every image; races of several seeds are then replayed from these matches, which changes
 neither their decisions nor their cost in image evaluations. Latency: the search Records of --records, or a model fitted in RUN.

@@ -1,6 +1,6 @@
 """How much faster two Ray workers of one thread are than one, at the search's own work: shared accuracy of backbone groups.
 
-    python benchmarks/studies/ray_scaling.py [--images 8] [--rounds 5] [--workers 2]
+    python -m benchmarks.studies.ray_scaling [--images 8] [--rounds 5] [--workers 2]
 
 A pico supernet with random weights (the passes cost the same) is evaluated on composed images: every backbone group of the pico
 space is one item. In each round three pools take turns in random order: this process (one thread), one Ray worker, N Ray workers.

@@ -1,6 +1,7 @@
 """The sandwich rule against uniform sampling, at embedded scale: what each configuration's AP is after as many steps or passes.
 
-    python benchmarks/studies/sampling.py --data DIR --out RUNS [--steps 1500] [--seeds 1] [--weights FILE] [--page docs/sampling.md]
+    python -m benchmarks.studies.sampling --data DIR --out RUNS [--steps 1500] [--seeds 1] [--weights FILE]
+        [--page docs/sampling.md]
 
 A step of the sandwich rule passes the largest, the smallest and a random architecture (arXiv 1903.05134), a step of the paper's
 sampling one. Three runs per seed: uniform, sandwich with a third of the steps (as many passes) and with as many steps. All
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from race import hypervolume
 
+from benchmarks.studies.race import hypervolume
 from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.model.checkpoints.native import load_supernet

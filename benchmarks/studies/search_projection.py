@@ -1,6 +1,6 @@
 """What searching the paper's space on a T4 would take, from counted operations, published rates and parts measured here.
 
-    python benchmarks/studies/search_projection.py [--race-passes 0.35] [--engine-minutes 6] [--out docs/search_cost.md]
+    python -m benchmarks.studies.search_projection [--race-passes 0.35] [--engine-minutes 6] [--out docs/search_cost.md]
 
 Operations: our counter, which gives the printed GFLOPs of every released size. Rate: the slowest of the paper's own RF-DETR rows
 (GFLOPs over TensorRT FP16 latency, Table 2) as a part of the card's FP16 peak, applied to its FP32 peak, because passes run in
@@ -18,8 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from coco_data import make_detections, make_split
-
+from benchmarks.studies.coco_data import make_detections, make_split
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.search.engines import Fit
@@ -97,7 +96,7 @@ def page(args: argparse.Namespace) -> str:
     table = "\n".join(f"| {name} | {figure} | {origin} |" for name, figure, origin in rows)
     return f"""# What a search of the paper's space would take on a T4
 
-A projection, not a measurement: no T4 was at hand. `python benchmarks/studies/search_projection.py` prints it; `python -m
+A projection, not a measurement: no T4 was at hand. `python -m benchmarks.studies.search_projection` prints it; `python -m
 rfdetr_repro.search --plan` measures the passes of your own supernet on your own card instead. The published search took about
 {PUBLISHED_HOURS:,} hours of a T4 for {size:,} configurations.
 

@@ -1,6 +1,6 @@
 """A supernet training step: where its time goes, and against the same step built from PyTorch's parts.
 
-    python benchmarks/studies/supernet_step.py [--size pico|paper-supernet] [--batch 8] [--steps 6] [--device cpu] [--masks]
+    python -m benchmarks.studies.supernet_step [--size pico|paper-supernet] [--batch 8] [--steps 6] [--device cpu] [--masks]
 
 The peer is the same model, data and losses with deformable attention by ``grid_sample`` and the matching done as DETR programs do
 it: per stage the costs of all queries against the targets of the whole batch, cut up per image and group, SciPy for each, one

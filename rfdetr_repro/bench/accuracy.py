@@ -91,7 +91,8 @@ def run_on(session: Session, image: Array) -> Detections:
 def detect_image(session: Session, image: Array, image_id: int, labels: Array) -> ImageDetections:
     """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes (``labels``: :func:`label_map`).
 
-    COCO's maxDets counts per image and class, so nothing is cut here; see :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`.
+    COCO's maxDets counts per image and class, so nothing is cut here; see
+    :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`.
     """
     found = run_on(session, image)
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):

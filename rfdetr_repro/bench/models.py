@@ -134,8 +134,8 @@ def _made_by(
 def _sources() -> str:
     """Hash of the programs that build and export models."""
     catalog, package = _catalog(), Path(__file__).parents[1]
-    folders = [package / "model", package / "export", *([Path(catalog.__file__).parent] if catalog else [])]
-    files = [file for folder in folders for file in sorted(folder.glob("*.py"))] + [package / "presets.py", Path(__file__)]
+    folders = [package / "model", package / "export", package / "spec", *([Path(catalog.__file__).parent] if catalog else [])]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

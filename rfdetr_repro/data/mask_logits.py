@@ -15,7 +15,7 @@ import numpy as np
 from rfdetr_repro.spec.errors import InputError, LibraryNotBuilt
 
 try:
-    _masks: Any = import_module("._masks", __package__)  # csrc/python/masks.cpp
+    _masks: Any = import_module("rfdetr_repro._masks")  # csrc/python/masks.cpp
 except ImportError as error:
     raise LibraryNotBuilt(f"the compiled mask module does not load ({error})") from error
 

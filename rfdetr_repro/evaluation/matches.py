@@ -159,7 +159,7 @@ def resampled_ap(found: Matches, objects: Objects, weights: Array, thresholds: S
 @cache
 def _kernel() -> Any:
     try:
-        return import_module("._resampled_ap", __package__)  # csrc/python/resampled_ap.cpp
+        return import_module("rfdetr_repro._resampled_ap")  # csrc/python/resampled_ap.cpp
     except ImportError as error:
         raise LibraryNotBuilt(f"the compiled module of resampled AP does not load ({error})") from error
 

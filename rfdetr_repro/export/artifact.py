@@ -69,7 +69,7 @@ class Manifest:
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fp16: reason -> nodes kept in float32
     census: dict[str, int] = field(default_factory=dict)  # of an engine: precision -> layers that work in it
-    adoption: dict[str, str] = field(default_factory=dict)  # of somebody else's file: what was taken of it, see export/adopt/adopt.py
+    adoption: dict[str, str] = field(default_factory=dict)  # of somebody else's file: what was taken of it, see export/adopt/
     schema: int = SCHEMA
 
     @property

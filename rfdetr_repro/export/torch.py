@@ -1,6 +1,7 @@
 """Subnet -> one safetensors file that PyTorch runs: weights with ImageNet normalisation folded in, and their architecture.
 
-The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1, outputs ranked detections. It is not a
+The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1, outputs ranked detections.
+The file is not a
 checkpoint (its input is scaled otherwise), and says so by a format of its own. Loading executes nothing from the file. Equal
 weights give equal bytes.
 """

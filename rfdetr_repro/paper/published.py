@@ -1,6 +1,6 @@
 """The published numbers: every accuracy or latency row of the paper as a ``Record``, and every table as it was printed.
 
-Data: ``paper_csv/`` beside this file (its README says where each number comes from). Tables keep version 1's numbering. A row
+Data: ``data/`` beside this file (its README says where each number comes from). Tables keep version 1's numbering. A row
 that changed between versions stands twice in a file; the camera-ready rule keeps ``v1+v2`` and ``v2``. AP is a fraction in
 Records and in percent in printed tables. A published Record never holds a measurement and a measured one never overwrites it:
 they join by :func:`join_key`.
@@ -19,7 +19,7 @@ from rfdetr_repro.records.record import Accuracy, Cost, DataId, Latency, ModelId
 from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError
 
-CSV_FOLDER = Path(__file__).with_name("paper_csv")
+CSV_FOLDER = Path(__file__).with_name("data")
 CITATION = "arXiv 2511.09554, ICLR 2026"
 METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
 
@@ -86,7 +86,7 @@ class PublishedTable:
 
 
 def published_table(name: str | int, version: str = "v2") -> PublishedTable:
-    """Any published table (``"7"``, ``"v2_17"``) or other file of ``paper_csv`` (``"hyperparameters"``), cells as printed text.
+    """Any published table (``"7"``, ``"v2_17"``) or other file of ``data/`` (``"hyperparameters"``), cells as printed text.
 
     ``version`` "v1" or "v2" keeps that version's rows, "all" keeps every row. Raises :class:`InputError` on an unknown name.
     """

@@ -10,7 +10,6 @@ means over all configurations, and "sensitivity", over pairs that differ in one 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.arguments import input_folder, input_path, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main, shortened
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, shortened
 from rfdetr_repro.spec.files import open_input, parse_json
 
 from .campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
@@ -150,7 +149,7 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     figures = [*FIGURES, *CAMPAIGN, "training", "6"]
-    parser = ArgumentParser(prog="rfdetr_repro.plots.figures", description="Figures from published and stored numbers.")
+    parser = ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
     parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
     parser.add_argument(
         "--records", type=input_path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
@@ -176,7 +175,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for figure in wanted:
         print(_draw(figure, records, options.run, options.out))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

@@ -1,7 +1,7 @@
 """AP of a configuration in the search (PyTorch) beside AP of its confirmed file, and what is said where they differ.
 
-Both count the same detections of the same images by one rule (:data:`rfdetr_repro.records.record.AP_RULE`). The file sums its products in
-another order, or in half precision, so a score may move in its last digits and a rank with it.
+Both count the same detections of the same images by one rule (:data:`rfdetr_repro.records.record.AP_RULE`). The
+file sums its products in another order, or in half precision, so a score may move in its last digits and a rank with it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds. ``Record.id`` hashes the *request*,
 so a campaign resumes by skipping ids that are stored. A stored line also holds digests of the results, which every reader checks
-(``rfdetr_repro.records.digests``). Published numbers are Records too (``rfdetr_repro.paper.published``). No torch here.
+(``rfdetr_repro.records.digests``). Published numbers are Records too (``paper/published.py``). No torch here.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Resampled:
-    """How the interval of an AP came about: the images were drawn again, with replacement (:mod:`rfdetr_repro.records.ap_intervals`)."""
+    """How the interval of an AP came about: the images were drawn again, with replacement (:mod:`.ap_intervals`)."""
 
     method: str  # "bootstrap", or "influence" where every image's weight was varied instead of drawn
     images: int

@@ -9,8 +9,8 @@ of the blocks' medians come, where the data show them:
 * *Rounds*: what the machine did to all interleaved builds at once, in the same way.
 
 The interval is Student's: an estimate of spread from few observations is itself uncertain, and the degrees of freedom (after
-Satterthwaite) say how much. Everything is in logarithms, so differences are ratios. ``benchmarks/studies/interval_coverage.py`` shows
-how often intervals hold the truth and verdicts are false.
+Satterthwaite) say how much. Everything is in logarithms, so differences are ratios. ``benchmarks/studies/interval_coverage.py``
+shows how often intervals hold the truth and verdicts are false.
 
 Sources: Kendall 1954 (bias of an estimated autocorrelation), Satterthwaite 1946, Bancroft 1944 (pooling after a test).
 """

@@ -7,12 +7,11 @@ Everything printed comes from the files of the run folder; an absent part is nam
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 
 from .content import report
 from .html import write_html
@@ -44,7 +43,7 @@ def newest_run(folder: Path = RUNS) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="rfdetr_repro.report.build", description="Report of a run as PDF and HTML.")
+    parser = ArgumentParser(prog="rfdetr_repro.report", description="Report of a run as PDF and HTML.")
     parser.add_argument("--run", type=input_folder, help="run folder; default the newest under runs/")
     parser.add_argument("--records", type=input_path, help="Records to use instead of the run's records.jsonl")
     parser.add_argument("--out", type=output_file, help="PDF to write; default report.pdf in the run folder")
@@ -53,7 +52,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(path)
     print(path.with_suffix(".html"))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

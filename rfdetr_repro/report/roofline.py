@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rfdetr_repro.plots.style import BLUE, GREY, ORANGE, VERMILION, save
 from rfdetr_repro.spec.arguments import input_file, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 
 SERIES = {"ours": ("this operator", BLUE, "o"), "torch_ms_deform_attn": ("torch-ms-deform-attn", VERMILION, "s"),
           "grid_sample": ("grid_sample", ORANGE, "^")}  # fmt: skip
@@ -75,7 +74,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     save(lambda figure: draw(figure, rows), args.out, height_in=3.2)
     print(f"{args.out}: {len(rows)} cases")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

@@ -24,7 +24,7 @@ from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arguments import output_folder
 from rfdetr_repro.spec.campaign import Campaign, campaign, from_scratch
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
 from rfdetr_repro.spec.files import (
     read_json,
     remove_unfinished,
@@ -298,7 +298,9 @@ class Reproduction:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.reproduce.run", description="The whole flow; resumable; ends with the frontier table.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.reproduce.run", description="The whole flow; resumable; ends with the frontier table."
+    )
     add = arguments.add_argument
     add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     add_data_arguments(arguments, "used instead of the campaign's own data")
@@ -342,7 +344,3 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
     print(f"\nreport: {report}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

@@ -50,12 +50,12 @@ def open_session(
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
     if backend == "onnxruntime-cuda":
-        return _class("ort_cuda_session", "OrtCudaSession")(artifact, threads, cuda_graph=cuda_graph)
+        return _class("ort_cuda", "OrtCudaSession")(artifact, threads, cuda_graph=cuda_graph)
     if backend == "openvino":
-        return _class("openvino_session", "OpenVinoSession")(artifact, threads)
+        return _class("openvino", "OpenVinoSession")(artifact, threads)
     if backend in ("torch", "torch-graph"):
-        return _class("torch_session", "TorchSession")(artifact, threads, graph=backend == "torch-graph")
-    session = _class("tensorrt_session", "TrtSession")
+        return _class("torch", "TorchSession")(artifact, threads, graph=backend == "torch-graph")
+    session = _class("tensorrt", "TrtSession")
     if artifact.manifest.format == "onnx":  # built into an engine beside it first
         from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
 

@@ -130,7 +130,7 @@ PICO_TRAIN = TrainConfig(
 
 # From the weights that come with the package (PICO_WEIGHTS) on: what is left to learn is the data set at hand.
 PICO_TUNE = replace(PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200)
-PICO_WEIGHTS = Path(__file__).with_name("weights") / "pico.safetensors"
+PICO_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "pico.safetensors"
 
 
 def preset(name: str) -> Preset:

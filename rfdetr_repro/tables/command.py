@@ -16,7 +16,7 @@ from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.arguments import input_path
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 
 from .campaign import campaign_tables
 from .format import FORMATS, Table, render
@@ -79,7 +79,7 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="rfdetr_repro.tables.command", description="Published numbers beside measured ones.")
+    parser = ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
     parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the printed tables (default: text)")
     parser.add_argument(
@@ -96,7 +96,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no Records were read from {where}: nothing counts as measured; name them with --records PATH", file=sys.stderr)
     sys.stdout.write(render(tables, options.format))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

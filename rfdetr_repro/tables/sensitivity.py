@@ -1,4 +1,7 @@
-"""What one step of each knob does, all else equal: the table of :mod:`rfdetr_repro.records.sensitivity`, one per comparable search."""
+"""What one step of each knob does, all else equal: one table per comparable search.
+
+The effects are those of :mod:`rfdetr_repro.records.sensitivity`.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def simulation():
-    spec = importlib.util.spec_from_file_location("ap_coverage", ROOT / "benchmarks" / "ap_coverage.py")
+    spec = importlib.util.spec_from_file_location("ap_coverage", ROOT / "benchmarks" / "studies" / "ap_coverage.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["ap_coverage"] = module
     spec.loader.exec_module(module)

@@ -6,18 +6,13 @@ verdicts with blocks of 1 %, of 30 % and 53 % at AR(1) 0.95.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from benchmarks.studies import interval_coverage as study
 from rfdetr_repro.records.samples import BLOCK, Series
 from rfdetr_repro.records.statistics import compare_series, pooled_interval
 from rfdetr_repro.spec.errors import run_main
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import interval_coverage as study
 
 TRIALS = 60
 ONE_BUILD = study.LAYOUTS[0]  # 64 samples: what the campaign takes

@@ -228,7 +228,7 @@ def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
 
 def _models() -> Any:
     try:
-        return importlib.import_module(".models", __package__)
+        return importlib.import_module("rfdetr_repro.bench.models")
     except ImportError as error:
         raise InputError("models by name are not available", mend="give files with --onnx") from error
 
@@ -266,7 +266,7 @@ def _in_precision(artifact: Artifact, precision: str, folder: Path, splits: Sequ
     if path.is_file() and _has_manifest(path):
         return load_artifact(path)
     try:
-        half = importlib.import_module("..export.half", __package__)
+        half = importlib.import_module("rfdetr_repro.export.half")
     except ImportError as error:
         raise InputError("float16 is not available", artifact.path, "export the model in float16") from error
     from rfdetr_repro.bench.accuracy import audit_feeds

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-PACK = Path(__file__).resolve().parent / "embedded_pack"
+PACK = Path(__file__).resolve().parent / "pack"
 # (share of objects, longest side as a part of the image side): "pico mix" of the design note.
 SIZES = ((0.15, 0.10, 0.16), (0.45, 0.18, 0.36), (0.40, 0.36, 0.72))
 MIN_VISIBLE, MIN_PIXELS = 0.25, 12

@@ -27,7 +27,7 @@ from faster_coco_eval.core import mask as mask_codec
 from PIL import Image
 
 from rfdetr_repro.spec.arguments import LARGEST_SEED, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.files import locked_folder, read_json, write_atomic
 
 from .compose import Scene, compose_scene, load_assets
@@ -181,7 +181,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
     print(f"{write_embedded(args.out, config)}: {NOTE}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact, load_artifact, manifest_path, write_artifact
 from rfdetr_repro.spec.arguments import input_path, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
 from rfdetr_repro.spec.files import open_input, sha256_bytes, writable_folder, write_atomic
 
 from .census import engine_census, network_census, precision_of
@@ -200,7 +199,3 @@ def summary(engine: Artifact) -> str:
     layers = ", ".join(f"{count} {kind}" for kind, count in told.census.items())
     types = f"{told.precision} (layers of the {told.build['census']}: {layers})"
     return f"{engine.path}  {told.size_bytes / 1e6:.1f} MB  {types}  built in {told.build['seconds']} s for {told.build['gpu']}"
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

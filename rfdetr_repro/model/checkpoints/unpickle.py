@@ -322,7 +322,6 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
             raise ValueError("a storage of an unknown type")
         return self.load_storage(str(key), kind.dtype, numel)
 
-
     def load_reduce(self) -> None:
         """A call: what it may copy is counted, and values that would be keys are looked at."""
         function, arguments = self.stack[-2:]

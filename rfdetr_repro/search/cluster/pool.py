@@ -130,7 +130,7 @@ def fingerprint_here() -> Fingerprint:
 @lru_cache
 def _source_sha256() -> str:
     """Of this package's Python files: two checkouts of one version may differ."""
-    root, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
+    root, digest = Path(__file__).resolve().parents[2], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -1,4 +1,7 @@
-"""The far end of a :class:`~rfdetr_repro.search.cluster.ray_pool.RayPool`: one actor per worker. Imports neither Ray nor torch."""
+"""The far end of a :class:`~rfdetr_repro.search.cluster.ray_pool.RayPool`: one actor per worker.
+
+Imports neither Ray nor torch.
+"""
 
 from __future__ import annotations
 
