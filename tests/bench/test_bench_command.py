@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from samples_bench import FakeSession, fake_artifact
-from samples_bench_command import QUICK, models, run
+from samples_bench_command import QUICK, models, run, sessions  # noqa: F401  # an autouse fixture
 from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.command.printing import gate

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from samples_bench import fake_artifact
-from samples_bench_command import models, run  # noqa: F401  # a fixture of every test here
+from samples_bench_command import models, run, sessions  # noqa: F401  # an autouse fixture
 
 from rfdetr_repro.bench.gpu.device import Watched
 from rfdetr_repro.records.record import Machine

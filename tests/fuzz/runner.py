@@ -43,7 +43,8 @@ MODULES = {
 LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}  # command -> what its arguments are for
 _LOADED_BY_THEM = (
     "torch", "onnx", "onnxruntime", "matplotlib.figure", "rfdetr_repro.model.checkpoints.pretrained",
-    "rfdetr_repro.bench.confirm", "rfdetr_repro.bench.accuracy", "rfdetr_repro.data.coco", "rfdetr_repro.export.onnx.exporter", "rfdetr_repro.plots.figures",
+    "rfdetr_repro.bench.confirm", "rfdetr_repro.bench.accuracy", "rfdetr_repro.data.coco",
+    "rfdetr_repro.export.onnx.exporter", "rfdetr_repro.plots.figures",
 )  # fmt: skip
 
 

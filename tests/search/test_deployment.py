@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples_search import ERROR, QUICK, latency_model, place, run, search_in
+from samples_search import ERROR, QUICK, latency_model, search_in
 from tiny import SPACE
 
 from rfdetr_repro.evaluation.predict_split import single_detections
@@ -35,8 +35,6 @@ from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import DECISION, Protocol
-
-__all__ = ["place", "run"]  # fixtures
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_api import TINY
+from tiny import TINY
 
 import rfdetr_repro
 from rfdetr_repro.api import RFDETR
