@@ -30,8 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SANITIZED = ["memcheck", "racecheck"]
 SESSIONS = [
-    f"tests/test_{name}.py"
-    for name in ("cuda_device", "torch_session", "ort_cuda_session", "tensorrt_session", "deployment", "gpu_load")
+    "tests/runtime/test_cuda_device.py",
+    "tests/runtime/test_torch_session.py",
+    "tests/runtime/test_ort_cuda_session.py",
+    "tests/runtime/test_tensorrt_session.py",
+    "tests/search/test_deployment.py",
+    "tests/bench/test_gpu_load.py",
 ]
 NEEDED = ("faster_coco_eval", "hotcoco")  # by the sessions' tests; the rest does without
 Call = Callable[[], Any]
@@ -189,7 +193,9 @@ def step(name: str, command: list[str], out: Path, timeout_s: float) -> bool:
 def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
     """Part -> command and its limit in seconds, in their order, without those to skip."""
     tests = [
-        str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").glob("test_ops*.py")) if "properties" not in path.name
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests" / "ops").glob("test_ops*.py"))
+        if "properties" not in path.name
     ]
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
     few = [*pytest_command, "tests/ops/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]

@@ -16,5 +16,5 @@ def test_every_gpu_test_is_run(tmp_path: Path) -> None:
     spec.loader.exec_module(script)
     found = script.commands(argparse.Namespace(device="cuda", skip=[], out=tmp_path))
     run = {Path(word).name for command, _ in found.values() for word in command if word.endswith(".py")}
-    marked = {path.name for path in (ROOT / "tests").glob("test_*.py") if "pytest.mark.gpu\n" in path.read_text()}
+    marked = {path.name for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu\n" in path.read_text()}
     assert len(marked) >= 5 and marked <= run, marked - run

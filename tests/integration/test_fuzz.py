@@ -26,7 +26,7 @@ def test_a_sample_of_malformed_inputs_comes_out_right() -> None:
 def test_the_judge_finds_what_is_wrong(tmp_path: Path) -> None:
     """Commands that do each wrong thing are told apart; a judge that calls everything right would pass the test above."""
     script = f"""
-import sys; sys.path[:0] = [{str(FUZZ)!r}, {str(FUZZ.parent)!r}, {str(FUZZ.parents[1])!r}]
+import sys; sys.path[:0] = [{str(FUZZ)!r}, {str(FUZZ.parent / "support")!r}, {str(FUZZ.parents[1])!r}]
 import numpy, resource, time, types, os, pathlib
 import runner
 from cases import Case

@@ -37,7 +37,7 @@ def test_equal_content_has_one_hash(tmp_path: Path) -> None:
     for number in range(2):
         path = tmp_path / f"process {number}.safetensors"
         command = [sys.executable, "-c", WRITE, str(path), str(number)]
-        subprocess.run(command, check=True, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"})
+        subprocess.run(command, check=True, cwd=ROOT, env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'model'}"})
         hashes.add(sha256_file(path))
     assert len(hashes) == 1
     read, metadata = read_tensors(path)

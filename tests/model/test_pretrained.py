@@ -30,7 +30,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import COCO_NAMES, UNUSED, Labels, coco_labels, labels_of_checkpoint
 from rfdetr_repro.spec.presets import PRESETS, preset
 
-KEYS = Path(__file__).parents[1] / "vectors"  # names and shapes of released files
+KEYS = Path(__file__).parent / "vectors"  # names and shapes of released files
 SIZES = {"nano": "nano", "base": "base", "xlarge": "xlarge", "largedeprecated": "large-deprecated", "segnano": "seg-nano"}
 
 

@@ -180,5 +180,5 @@ def target(image_id: int, labels: list[int], boxes_cxcywh: list[list[float]]) ->
 @pytest.mark.parametrize(("size", "file"), [("nano", "nano"), ("base", "base"), ("seg-nano", "segnano")])
 def test_released_names_and_shapes_are_complete(size: str, file: str) -> None:
     _, _, released = filled_detector(size)
-    expected = json.loads((Path(__file__).parents[1] / "vectors" / f"{file}.json").read_text())
+    expected = json.loads((Path(__file__).parent / "vectors" / f"{file}.json").read_text())
     assert {name: list(value.shape) for name, value in released.items()} == expected

@@ -19,7 +19,7 @@ from rfdetr_repro import ops
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")}
 KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 1}
-SHIM = ROOT / "tests" / "cuda_host_shim.h"
+SHIM = ROOT / "tests" / "ops" / "cuda_host_shim.h"
 NVCC = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None)
 CXX = shutil.which("g++")
 MAX_REGISTERS = 80  # three blocks of 256 threads per multiprocessor

@@ -62,7 +62,7 @@ def test_every_instruction_set(isa: str) -> None:
         pytest.skip(f"this processor has no {isa}")
     assert done.stdout.strip() == isa
     chosen = "test_values_and_gradients or test_any_call or test_many_heads or not_finite or test_nan_in_value"
-    files = [__file__, str(root / "tests" / "test_ops_fused.py")]
+    files = [__file__, str(root / "tests" / "ops" / "test_ops_fused.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not gpu", *files, "-k", chosen]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
     assert done.returncode == 0, done.stdout[-3000:]

@@ -146,7 +146,7 @@ while True:
 def test_a_killed_writer_loses_at_most_its_last_line(tmp_path):
     path = tmp_path / "records.jsonl"
     root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")])}
     for _ in range(2):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env)
         before = path.stat().st_size if path.exists() else 0

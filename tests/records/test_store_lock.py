@@ -39,7 +39,7 @@ raise SystemExit(run_main(main))
 
 def start(path: Path, seconds: float, *more: str, script: str = HOLDER) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")])}
     command = [sys.executable, "-c", script, str(path), str(seconds), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 

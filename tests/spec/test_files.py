@@ -113,7 +113,7 @@ for index in range(int(sys.argv[3])):
 
 
 def test_no_record_of_concurrent_writers_is_lost(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
     path, writers, each = tmp_path / "records.jsonl", 4, 100
     path.write_bytes(b'{"torn')
     running = [

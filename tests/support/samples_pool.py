@@ -24,7 +24,7 @@ def two_machines(cpus: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     path = os.environ.get("PYTHONPATH", "")
-    folders = (Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1])
+    folders = (Path(__file__).resolve().parents[2], Path(__file__).resolve().parent)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([*map(str, folders), path])}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
     cluster.add_node(num_cpus=cpus)

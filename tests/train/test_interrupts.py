@@ -27,7 +27,7 @@ from rfdetr_repro.train.run_log import read_log
 from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import MODEL, Trainer
 
-ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 SLOW = Recipe(TINY, replace(TRAIN, steps=6, accumulate=2, checkpoint_every=500), SPACE)  # no checkpoint before the last step
 
@@ -188,7 +188,11 @@ SCRIPT = """
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_training_command_ends_with_the_code_of_its_signal(folder: Path, tmp_path: Path, number: int) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        "OMP_NUM_THREADS": "1",
+    }
     given = ["--data", str(folder), "--out", str(tmp_path), "--fixed", "--steps", "4", "--batch-size", "2", "--device", "cpu"]
 
     def command(name: str) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ from rfdetr_repro.train.trainer import MODEL, Trainer
 
 RECIPE = Recipe(TINY, replace(TRAIN, accumulate=2), SPACE)
 BAD_STEP = 4  # the last checkpoint before it is at step 3
-HERE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -185,7 +185,7 @@ SCRIPT = """
 
 
 def start(data: Path, run: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(data), str(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
