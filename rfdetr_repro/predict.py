@@ -114,8 +114,8 @@ def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) 
     """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
     from rfdetr_repro.data.decoding import decode_reduced, reduced
     from rfdetr_repro.evaluation.predict_images import detect
+    from rfdetr_repro.plots.detections import best_of_each_box
     from rfdetr_repro.plots.figures import detections_figure
-    from rfdetr_repro.reproduce.pictures import best_of_each_box
 
     image = decode_reduced(path)
     exact = card.resize_rule == ANTIALIASED or image.is_whole  # the plain rule looks at single pixels

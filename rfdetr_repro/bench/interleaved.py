@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.bench.gpu.state import gpu_state, verdict_of
+from rfdetr_repro.bench.gpu.state import gpu_state
 from rfdetr_repro.records.record import Build, Latency
 from rfdetr_repro.records.samples import BLOCK, Series
-from rfdetr_repro.records.statistics import summarise
+from rfdetr_repro.records.statistics import summarise, verdict_of
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 

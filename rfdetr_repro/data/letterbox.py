@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .transforms import resize_image
-
 GREY = 114
 Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
@@ -38,7 +36,7 @@ class Letterbox:
         top, left = (round((size - side) / 2 - 0.1) for size, side in zip(self.input_hw, self.scaled_hw, strict=True))
         return top, left
 
-    def picture(self, image: np.ndarray, resize: Resize = resize_image) -> np.ndarray:
+    def picture(self, image: np.ndarray, resize: Resize) -> np.ndarray:
         """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` gives."""
         fitted = resize(image, self.scaled_hw)
         canvas = np.full((*self.input_hw, 3), GREY, dtype=fitted.dtype)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
 
 from .letterbox import Letterbox
-from .transforms import resize_image
+
+
+def resize_image(image: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right, bottom) px: only that part."""
+    height, width = size_hw
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
 
 
 def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED) -> np.ndarray:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import MasksLater, Sample
+from .resizing import resize_image, resized
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,6 @@ class Batch:
         return Batch(self.images.to(device, non_blocking=True), targets)
 
 
-def resize_image(image: np.ndarray, size_hw: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right, bottom) px: only that part."""
-    height, width = size_hw
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box))
-
-
 def normalise(images: Images) -> Images:
     """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its standard deviation."""
     if isinstance(images, np.ndarray):
@@ -100,8 +94,6 @@ def make_batch(
     of the same batch come before these and are made elsewhere.
     """
     import torch
-
-    from .resizing import resized  # which builds on this module
 
     if rng is not None and resize != ANTIALIASED:
         raise ValueError(f"training resizes with antialiasing, not {resize!r}")

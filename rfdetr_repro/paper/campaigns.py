@@ -1,7 +1,7 @@
 """The paper's latency experiments as campaigns on whatever device is here: which models, which protocols.
 
 ``table1`` measures the models of Table 1 in FP32 and FP16, buffered; ``buffer-sweep`` those of the camera-ready's Table 20 with
-waits of 0, 200, 400 and 800 ms. ``rfdetr_repro.tables.command`` puts the Records beside the published rows.
+waits of 0, 200, 400 and 800 ms. ``rfdetr_repro.tables`` puts the Records beside the published rows.
 """
 
 from __future__ import annotations

@@ -38,6 +38,21 @@ class Annotations:
             raise InputError(f"boxes, labels, scores and masks have different lengths {sorted(counts)}")
 
 
+def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
+    """Of several labels on nearly the same box only the best; ``found`` has boxes_xyxy, labels, scores (falling) and masks."""
+    kept: list[int] = []
+    for row in range(len(found.scores)):
+        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
+            kept.append(row)
+    masks = None if found.masks is None else found.masks[kept]
+    return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    inner = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(inner / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner, 1e-9))
+
+
 def draw_detections(
     figure: FigureBase,
     images: Sequence[NDArray[np.uint8]],

@@ -21,7 +21,6 @@ from datetime import datetime, timezone
 from statistics import fmean
 from typing import NamedTuple
 
-from rfdetr_repro.bench.gpu.state import verdict_of
 from rfdetr_repro.spec.arguments import folder_name, input_path, label, number, output_file
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import sha256_bytes
@@ -30,6 +29,7 @@ from rfdetr_repro.spec.protocol import DECISION, MODES, REAL, Protocol
 from .ap_intervals import mean_interval, with_range
 from .pareto import metric
 from .record import MEAN, Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
+from .statistics import verdict_of
 from .store import Store, read_stores
 
 COUNTS = {"rf100-vl": 100, "rf20-vl": 20}  # data sets that a benchmark of this name has
@@ -39,7 +39,7 @@ How = tuple[object, ...]
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.records.aggregate", description="Mean over the data sets of a benchmark.")
+    arguments = ArgumentParser("rfdetr_repro.mean", description="Mean over the data sets of a benchmark.")
     add = arguments.add_argument
     add("stores", nargs="+", type=input_path, help="run folders, .jsonl files or folders of them")
     add(

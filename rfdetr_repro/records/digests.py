@@ -21,7 +21,7 @@ from typing import Any
 
 WHOLE = "all"
 PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results: what a Record says came out
-SEALED = "sealed_at"  # UTC time at which a line written without digests was given them (rfdetr_repro.records.seal)
+SEALED = "sealed_at"  # UTC time at which a line written without digests was given them (rfdetr_repro.seal)
 
 
 def digests_of(fields: Mapping[str, Any], record_id: str) -> dict[str, str]:

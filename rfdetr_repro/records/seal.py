@@ -31,9 +31,7 @@ VERIFIED, LATER, WITHOUT = "verified", "verified since a later time", "without d
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(
-        "rfdetr_repro.records.seal", description="Which Records of stores are unaltered since they were written."
-    )
+    parser = ArgumentParser("rfdetr_repro.seal", description="Which Records of stores are unaltered since they were written.")
     parser.add_argument("stores", type=input_file, nargs="+", metavar="STORE.jsonl", help="files of Records")
     told = "write a copy of the one store in which Records without digests have them, with the time; the file must not exist"
     parser.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=told)

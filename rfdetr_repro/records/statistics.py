@@ -241,3 +241,11 @@ def _verdict(log_ratio: float, spread: Spread, second_ms: float, margin: float) 
     if high < 0:
         return Verdict("FASTER", difference, interval)
     return Verdict("SLOWER" if low > 0 else "UNDECIDED", difference, interval)
+
+
+def verdict_of(verdicts: Sequence[str]) -> str:
+    """One throttle verdict for several builds: any throttling counts, then anything unknown."""
+    for start in ("yes", "unknown"):
+        if found := [verdict for verdict in dict.fromkeys(verdicts) if verdict.startswith(start)]:
+            return "; ".join(found)
+    return "no"

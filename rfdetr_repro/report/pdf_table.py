@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rfdetr_repro.plots.style import BLACK, GREY, LIGHT
 from rfdetr_repro.tables.format import Column, Table
 
-if TYPE_CHECKING:
-    from .pdf import Pages
+from .pages import Pages
 
 Width = Callable[[str, float, str], float]
 Wrap = Callable[..., list[str]]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rfdetr_repro.family import between, evaluate, never_trained
 from rfdetr_repro.records.pareto import metric
 from rfdetr_repro.records.record import Record
+from rfdetr_repro.search.family import between, evaluate, never_trained
 from rfdetr_repro.search.finetune import VARIANTS, FineTuning
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.config import Arch, TrainConfig

@@ -13,7 +13,7 @@ from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.evaluation.coco import ImageDetections
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.plots.detections import Annotations
+from rfdetr_repro.plots.detections import Annotations, best_of_each_box
 from rfdetr_repro.plots.figures import detections_figure
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.files import write_atomic
@@ -27,21 +27,6 @@ def as_annotations(found: ImageDetections, height: int, width: int) -> Annotatio
     if found.masks_rle is not None:
         masks = np.array([decode_mask(rle, height, width) for rle in found.masks_rle], dtype=bool).reshape(-1, height, width)
     return best_of_each_box(Annotations(found.boxes_xyxy, found.labels, found.scores, masks))
-
-
-def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
-    """Of several labels on nearly the same box only the best; ``found`` has boxes_xyxy, labels, scores (falling) and masks."""
-    kept: list[int] = []
-    for row in range(len(found.scores)):
-        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
-            kept.append(row)
-    masks = None if found.masks is None else found.masks[kept]
-    return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    inner = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return float(inner / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner, 1e-9))
 
 
 def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:

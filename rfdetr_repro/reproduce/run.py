@@ -298,9 +298,7 @@ class Reproduction:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser(
-        "rfdetr_repro.reproduce.run", description="The whole flow; resumable; ends with the frontier table."
-    )
+    arguments = ArgumentParser("rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table.")
     add = arguments.add_argument
     add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     add_data_arguments(arguments, "used instead of the campaign's own data")

@@ -35,7 +35,7 @@ MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.search.finetune", description="Train one found architecture after the search.")
+    arguments = ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
     add = arguments.add_argument
     add("--run", required=True, type=input_path, help="run folder of the supernet, or its model file")
     add("--arch", required=True, help="the architecture, like r384-p16-w2-d2-q300")

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
-from rfdetr_repro.bench.gpu.state import verdict_of
 from rfdetr_repro.bench.loop import Call
 from rfdetr_repro.bench.timers import Clock, Timer, WallClock, WallTimer
 from rfdetr_repro.bench.warm_up import Watch
 from rfdetr_repro.records.record import Latency
+from rfdetr_repro.records.statistics import verdict_of
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 

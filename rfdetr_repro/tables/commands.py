@@ -17,7 +17,7 @@ _WEIGHTS_AND_COCO = "--checkpoint FILE --data $RFDETR_COCO"
 LEGEND = (
     "NAME: one of the names, separated by semicolons, or in turn each of those joined by +; FILE: its checkpoint, FILE.onnx: a "
     "new file; RUN: a run folder; TUNED: a new one; DIR: a COCO-format folder; RUNS: the folder of the run folders of all data "
-    "sets; ARCH: what the search found. Of a line that ends with rfdetr_repro.records.aggregate all before that is done for each data set."
+    "sets; ARCH: what the search found. Of a line that ends with rfdetr_repro.mean all before that is done for each data set."
 )
 
 

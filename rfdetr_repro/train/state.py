@@ -7,22 +7,47 @@ the state knows how many bytes are its own.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rfdetr_repro.model.checkpoints.native import read_tensors, write_tensors
 from rfdetr_repro.spec.errors import InputError
 
 from .best import Best
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .dense import DenseHead
+from .optim import Ema, Precision
+from .parallel import Ranks
+from .run_log import RunLog
 
 STATE = "training_state.safetensors"
 
 
-def save(trainer: Trainer) -> None:
+class Resumable(Protocol):
+    """What of a training run is saved, and is set again when the run is resumed."""
+
+    folder: Path
+    identity: str  # of recipe, data and initial weights
+    detector: torch.nn.Module
+    dense: DenseHead | None
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    ranks: Ranks
+    log: RunLog
+    best: Best
+    step: int
+    seconds: float
+    left_out: set[str]
+    evaluation_due: bool
+    saved_processes: int | None
+    saved_precision: str | None
+
+
+def save(trainer: Resumable) -> None:
     """Writes the log up to the step, then the state: killed between the two, a run finds its log too long, and cuts it."""
     tensors = {f"model.{name}": value for name, value in trainer.detector.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in trainer.ema.state.items()}
@@ -45,7 +70,7 @@ def save(trainer: Trainer) -> None:
     write_tensors(trainer.folder / STATE, tensors, metadata)
 
 
-def load(trainer: Trainer) -> None:
+def load(trainer: Resumable) -> None:
     """Puts the saved state into a new trainer of the same recipe, data and start; another one is an :class:`InputError`."""
     path = trainer.folder / STATE
     tensors, metadata = read_tensors(path)

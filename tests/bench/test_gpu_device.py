@@ -10,8 +10,9 @@ from samples_nvml import ID, FakeNvml, opened
 
 from rfdetr_repro.bench.gpu import device as module
 from rfdetr_repro.bench.gpu.device import cuda_uuid, locked, uses_gpu
-from rfdetr_repro.bench.gpu.state import gpu_state, verdict_of
+from rfdetr_repro.bench.gpu.state import gpu_state
 from rfdetr_repro.bench.gpu.watch import NvmlSource, Window
+from rfdetr_repro.records.statistics import verdict_of
 from rfdetr_repro.spec.errors import InputError
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 from samples_coco import ellipse
 
 from rfdetr_repro.data.coco import Sample
+from rfdetr_repro.data.resizing import resize_image
 from rfdetr_repro.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     make_batch,
     normalise,
-    resize_image,
     to_input,
 )
 

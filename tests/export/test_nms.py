@@ -16,6 +16,7 @@ from samples_coco import random_document, write_folder
 from rfdetr_repro.bench.accuracy import accuracy_of, model_input
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.letterbox import GREY, Letterbox
+from rfdetr_repro.data.resizing import resize_image
 from rfdetr_repro.export.adopt.adopt import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.onnx.nms import KINDS, MOST, Nms
@@ -177,7 +178,7 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
 def test_letterbox_there_and_back(image_hw: tuple[int, int]) -> None:
     box = Letterbox(image_hw, (HEIGHT, WIDTH))
     image = np.full((*image_hw, 3), 255, np.uint8)
-    picture = box.picture(image)
+    picture = box.picture(image, resize_image)
     rows, columns = np.flatnonzero((picture[:, :, 0] == 255).any(1)), np.flatnonzero((picture[:, :, 0] == 255).any(0))
     shown = np.float32([[columns[0] / WIDTH, rows[0] / HEIGHT, (columns[-1] + 1) / WIDTH, (rows[-1] + 1) / HEIGHT]])
     assert set(np.unique(picture)) <= {GREY, 255} and max(box.scaled_hw[0] / HEIGHT, box.scaled_hw[1] / WIDTH) == 1

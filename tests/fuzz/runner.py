@@ -32,20 +32,41 @@ RIGHT = "right"
 KINDS = (RIGHT, "silently accepted", "traceback", "not one clear line", "crash", "hang", "memory", "files left", "exit code")
 TIMEOUT_S, MOST_MEMORY_GIB = 60.0, 2.0
 MODULES = {
-    "evaluate": "rfdetr_repro.evaluate", "predict": "rfdetr_repro.predict", "bench": "rfdetr_repro.bench.command.run",
-    "fp16_audit": "rfdetr_repro.export.fp16_audit", "tables": "rfdetr_repro.tables.command", "mean": "rfdetr_repro.records.aggregate",
-    "compare": "rfdetr_repro.bench.compare", "report": "rfdetr_repro.report.build", "reproduce": "rfdetr_repro.reproduce.run",
-    "export": "rfdetr_repro.export.command", "train": "rfdetr_repro.train.command", "search": "rfdetr_repro.search.command",
-    "finetune": "rfdetr_repro.search.finetune", "family": "rfdetr_repro.family", "plots": "rfdetr_repro.plots.figures",
-    "intervals": "rfdetr_repro.bench.intervals", "costs": "rfdetr_repro.bench.costs", "seal": "rfdetr_repro.records.seal",
-    "half": "rfdetr_repro.export.half", "slim": "rfdetr_repro.train.slim", "embedded": "rfdetr_repro.data.embedded.dataset",
-}  # fmt: skip
+    "evaluate": "rfdetr_repro.evaluate",
+    "predict": "rfdetr_repro.predict",
+    "bench": "rfdetr_repro.bench.command.run",
+    "fp16_audit": "rfdetr_repro.export.fp16_audit",
+    "tables": "rfdetr_repro.tables.command",
+    "mean": "rfdetr_repro.records.aggregate",
+    "compare": "rfdetr_repro.bench.compare",
+    "report": "rfdetr_repro.report.build",
+    "reproduce": "rfdetr_repro.reproduce.run",
+    "export": "rfdetr_repro.export.command",
+    "train": "rfdetr_repro.train.command",
+    "search": "rfdetr_repro.search.command",
+    "finetune": "rfdetr_repro.search.finetune",
+    "family": "rfdetr_repro.family",
+    "plots": "rfdetr_repro.plots.figures",
+    "intervals": "rfdetr_repro.bench.intervals",
+    "costs": "rfdetr_repro.bench.costs",
+    "seal": "rfdetr_repro.records.seal",
+    "half": "rfdetr_repro.export.half",
+    "slim": "rfdetr_repro.train.slim",
+    "embedded": "rfdetr_repro.data.embedded.dataset",
+}
 LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}  # command -> what its arguments are for
 _LOADED_BY_THEM = (
-    "torch", "onnx", "onnxruntime", "matplotlib.figure", "rfdetr_repro.model.checkpoints.pretrained",
-    "rfdetr_repro.bench.confirm", "rfdetr_repro.bench.accuracy", "rfdetr_repro.data.coco",
-    "rfdetr_repro.export.onnx.exporter", "rfdetr_repro.plots.figures",
-)  # fmt: skip
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "matplotlib.figure",
+    "rfdetr_repro.model.checkpoints.pretrained",
+    "rfdetr_repro.bench.confirm",
+    "rfdetr_repro.bench.accuracy",
+    "rfdetr_repro.data.coco",
+    "rfdetr_repro.export.onnx.exporter",
+    "rfdetr_repro.plots.figures",
+)
 
 
 class Verdict(NamedTuple):

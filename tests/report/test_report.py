@@ -19,7 +19,8 @@ from rfdetr_repro.report.blocks import Document, Drawing, Grid, Paragraph, Pictu
 from rfdetr_repro.report.build import build_report, main, newest_run
 from rfdetr_repro.report.content import duration, report
 from rfdetr_repro.report.html import write_html
-from rfdetr_repro.report.pdf import WIDTH_PT, Pages, text_width_pt, wrap, write_pdf
+from rfdetr_repro.report.pages import WIDTH_PT, Pages, text_width_pt, wrap
+from rfdetr_repro.report.pdf import write_pdf
 from rfdetr_repro.report.pdf_table import fit
 from rfdetr_repro.report.run import read_run
 from rfdetr_repro.spec.errors import InputError, run_main

@@ -20,7 +20,8 @@ from rfdetr_repro.report.blocks import Grid
 from rfdetr_repro.report.build import build_report
 from rfdetr_repro.report.content import report
 from rfdetr_repro.report.html import write_html
-from rfdetr_repro.report.pdf import WIDTH_PT, text_width_pt, wrap, write_pdf
+from rfdetr_repro.report.pages import WIDTH_PT, text_width_pt, wrap
+from rfdetr_repro.report.pdf import write_pdf
 from rfdetr_repro.report.pdf_table import parts
 from rfdetr_repro.report.run import read_run
 from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch

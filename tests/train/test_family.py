@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from rfdetr_repro.family import between, family_table, never_trained
 from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, DataId, Latency, ModelId, Record
+from rfdetr_repro.search.family import between, family_table, never_trained
 from rfdetr_repro.spec.config import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE

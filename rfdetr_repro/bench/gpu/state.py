@@ -10,14 +10,6 @@ from rfdetr_repro.records.record import GpuState
 from .watch import Window
 
 
-def verdict_of(verdicts: Sequence[str]) -> str:
-    """One throttle verdict for several builds: any throttling counts, then anything unknown."""
-    for start in ("yes", "unknown"):
-        if found := [verdict for verdict in dict.fromkeys(verdicts) if verdict.startswith(start)]:
-            return "; ".join(found)
-    return "no"
-
-
 def gpu_state(
     windows: Sequence[tuple[Window, bool, float]],
     idle_power_w: float | None,

@@ -171,7 +171,7 @@ def _end_with_parent() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.data.embedded.dataset", description=NOTE)
+    parser = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
     parser.add_argument("--out", required=True, type=output_folder, help="folder to write")
     parser.add_argument(
         "--train-images", type=whole(1, 10**6), default=EmbeddedConfig.train_images, help="how many (default: %(default)s)"

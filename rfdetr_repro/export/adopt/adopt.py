@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from rfdetr_repro.data.letterbox import Letterbox
-from rfdetr_repro.data.transforms import resize_image
+from rfdetr_repro.data.resizing import resize_image
 from rfdetr_repro.export.artifact import (
     LETTERBOX_RULE,
     RESIZE_RULE,
@@ -278,7 +278,7 @@ def _inputs(pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize
     def network_input(picture: Callable[[], Picture]) -> Array:
         pixels = picture().pixels
         size = pixels.shape[0], pixels.shape[1]
-        fitted = resize_image(pixels, hw) if resize == "stretch" else Letterbox(size, hw).picture(pixels)
+        fitted = resize_image(pixels, hw) if resize == "stretch" else Letterbox(size, hw).picture(pixels, resize_image)
         return np.ascontiguousarray(fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
     return [lambda picture=picture: network_input(picture) for picture in pictures] or [lambda: stand_in(hw)]

@@ -177,7 +177,7 @@ def _refused(parser: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.export.tensorrt.engine", description="ONNX artifact -> engine with its manifest.")
+    parser = ArgumentParser("rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest.")
     parser.add_argument("model", type=input_path, help="ONNX file with its manifest")
     parser.add_argument(
         "--backend", default="tensorrt", choices=tuple(MODULES), help="what the engine is for (default: tensorrt)"

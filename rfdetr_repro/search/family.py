@@ -1,0 +1,47 @@
+"""Patch sizes that training never drew: which architectures they give, and their Records.
+
+The patch kernel is resampled to each size as to the trained ones; nothing is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rfdetr_repro.records.record import NEVER_TRAINED, Record
+from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.errors import InputError
+
+
+def never_trained(space: SearchSpace, patches: Sequence[int], resolutions: Sequence[int] = ()) -> list[Arch]:
+    """Architectures with the patch sizes of ``patches`` that the space lacks, each with the space's largest decoder."""
+    fresh = [patch for patch in patches if patch not in space.patches]
+    if not fresh:
+        raise InputError("every patch size given was trained", mend=f"give others than {', '.join(map(str, space.patches))}")
+    depth, queries = (max(space.decoder_layers),), (max(space.queries),)
+    wanted = replace(space, patches=tuple(fresh), resolutions=tuple(resolutions) or space.resolutions)
+    return list(replace(wanted, decoder_layers=depth, queries=queries).check())
+
+
+def between(space: SearchSpace) -> list[int]:
+    """Even patch sizes within the trained range and one beyond it, without the trained ones."""
+    low, high = min(space.patches), max(space.patches)
+    return [patch for patch in range(max(2, low - 2), high + 5, 2) if patch not in space.patches]
+
+
+def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
+    """A Record of each, accuracy by the shared pass, without a latency; what the store has is not computed again."""
+    from rfdetr_repro.search.evaluation import Whole
+
+    done = {record.id: record for record in search.store.read()}
+    records = []
+    for arch in archs:
+        plain = search.record("search", arch)
+        request = replace(plain, model=replace(plain.model, variant=NEVER_TRAINED))
+        if request.id not in done:
+            accuracy = search.evaluation(Whole((arch,)))[arch]
+            found = replace(request, accuracy=accuracy["bbox"], mask_accuracy=accuracy.get("segm"))
+            done[request.id] = search.store.append(found)
+        records.append(done[request.id])
+    return records
