@@ -1,21 +1,68 @@
-"""RF-DETR from data to a measured Pareto front. ``from rfdetr_repro import RFDETR`` is the interface upstream's users know."""
+"""RF-DETR from data to a measured Pareto front.
+
+``from rfdetr_repro import RFDETR`` is the interface that upstream's users know; the other names are listed in ``__all__``.
+Each name is loaded when it is asked for, so that tables, plots and reports need no PyTorch.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:
-    from .api import RFDETR as RFDETR
+    from rfdetr_repro.api import RFDETR as RFDETR
+    from rfdetr_repro.bench.interleaved import measure as measure
+    from rfdetr_repro.export.artifact import load_artifact as load_artifact
+    from rfdetr_repro.records.record import Record as Record
+    from rfdetr_repro.records.store import Store as Store
+    from rfdetr_repro.runtime.backends import open_session as open_session
+    from rfdetr_repro.spec.campaign import Campaign as Campaign
+    from rfdetr_repro.spec.config import Arch as Arch
+    from rfdetr_repro.spec.config import SearchSpace as SearchSpace
+    from rfdetr_repro.spec.errors import InputError as InputError
+    from rfdetr_repro.spec.protocol import Protocol as Protocol
+
+_HOMES = {
+    "Arch": "spec.config",
+    "Campaign": "spec.campaign",
+    "InputError": "spec.errors",
+    "Protocol": "spec.protocol",
+    "RFDETR": "api",
+    "Record": "records.record",
+    "SearchSpace": "spec.config",
+    "Store": "records.store",
+    "load_artifact": "export.artifact",
+    "measure": "bench.interleaved",
+    "open_session": "runtime.backends",
+}
+__all__ = [
+    "RFDETR",
+    "Arch",
+    "Campaign",
+    "InputError",
+    "Protocol",
+    "Record",
+    "SearchSpace",
+    "Store",
+    "__version__",
+    "load_artifact",
+    "measure",
+    "open_session",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the interface, and with it torch, when it is asked for: tables, plots and reports need none of it."""
-    if name == "RFDETR":
-        from .api import RFDETR
-
-        return RFDETR
+    """Loads a public name; upstream's class names, such as ``RFDETRNano``, are known too."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name.startswith("RFDETR"):
-        from .upstream_classes import upstream_class
+        from rfdetr_repro.upstream_classes import upstream_class
 
         return upstream_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfdetr_repro import __version__
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 
 VERBS = {
@@ -26,6 +27,9 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the verb; without a known verb prints the list (exit code 2, or 0 for --help)."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in ("-V", "--version"):
+        print(f"rfdetr-repro {__version__}")
+        return EXIT_OK
     if not args or args[0] not in VERBS:
         asked = bool(args) and args[0] in ("-h", "--help")
         lines = ["usage: rfdetr-repro VERB [options]", *(f"  {verb:<10} {text}" for verb, text in VERBS.items())]
