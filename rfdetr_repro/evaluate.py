@@ -49,7 +49,7 @@ def evaluate(
     from rfdetr_repro.bench.accuracy import accuracy_of  # loads slowly; the file is checked first
     from rfdetr_repro.data.census import check_usable, print_census
     from rfdetr_repro.data.coco import read_split
-    from rfdetr_repro.export.onnx.trial import tried
+    from rfdetr_repro.export.trial import tried
     from rfdetr_repro.runtime.backends import open_session
 
     chosen = read_split(data_dir, split)

@@ -23,8 +23,8 @@ import onnxruntime
 
 from rfdetr_repro.data.decoding import decode
 from rfdetr_repro.data.resizing import model_input
-from rfdetr_repro.export.onnx.file import check_operators, load, load_whole
-from rfdetr_repro.export.onnx.trial import check_size, run_once
+from rfdetr_repro.export.onnx_file import check_operators, load, load_whole
+from rfdetr_repro.export.trial import check_size, run_once
 from rfdetr_repro.spec.arguments import input_folder, input_path, whole
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import files_below

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rfdetr_repro.export.onnx.file import load
+from rfdetr_repro.export.onnx_file import load
 from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import sha256_bytes

@@ -16,8 +16,8 @@ from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.command.printing import gate
 from rfdetr_repro.bench.command.run import main
+from rfdetr_repro.export import trial
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.export.onnx import trial
 from rfdetr_repro.records.record import Accuracy, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime import backends

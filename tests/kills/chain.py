@@ -75,7 +75,7 @@ def commands(folder: Path, sam: Path, ray: bool) -> list[Command]:
         Command("masks", _label(boxes, sam), 1, ("labels", "part"), lambda: _boxes_only(folder / "composed", boxes)),
         Command(
             "reproduce",
-            ("rfdetr_repro.reproduce.run", "--campaign", str(folder / "kills.toml"), "--out", str(run)),
+            ("rfdetr_repro.reproduce", "--campaign", str(folder / "kills.toml"), "--out", str(run)),
             6,
             ("part", "process", "checkpoint", "race", "store", "finetune", "pictures", "report"),
             lambda: _with_masks(folder, boxes, data),
@@ -121,7 +121,7 @@ def write_sam(folder: Path) -> Path:
 
 
 def _compose(folder: Path) -> tuple[str, ...]:
-    return ("rfdetr_repro.data.embedded.dataset", "--out", str(folder / "composed"), "--train-images", "160", "--side", "64")
+    return ("rfdetr_repro.data.embedded", "--out", str(folder / "composed"), "--train-images", "160", "--side", "64")
 
 
 def _label(boxes: Path, sam: Path) -> tuple[str, ...]:

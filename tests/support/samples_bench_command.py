@@ -12,8 +12,8 @@ import pytest
 from samples_bench import FakeSession, fake_artifact
 
 from rfdetr_repro.bench.command.run import main
+from rfdetr_repro.export import trial
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.export.onnx import trial
 from rfdetr_repro.runtime import backends
 from rfdetr_repro.spec.errors import InputError, run_main
 

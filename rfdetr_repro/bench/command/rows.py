@@ -155,7 +155,7 @@ def _has_manifest(path: str | Path) -> bool:
 def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
     """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
-    from rfdetr_repro.export.onnx.trial import tried
+    from rfdetr_repro.export.trial import tried
 
     if not path.is_file():
         raise InputError("no such file", path, "give anybody's ONNX file, or one made by python -m rfdetr_repro.export")
@@ -176,7 +176,7 @@ def _adopted(args: argparse.Namespace, path: Path, target: Path, splits: Sequenc
     """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of the file that is kept."""
     from rfdetr_repro.export.adopt.adopt import adopt
     from rfdetr_repro.export.onnx.nms import Nms
-    from rfdetr_repro.export.onnx.trial import tried
+    from rfdetr_repro.export.trial import tried
 
     made = adopt(
         path,

@@ -29,12 +29,12 @@ from rfdetr_repro.export.artifact import (
     TensorSpec,
     write_artifact,
 )
-from rfdetr_repro.export.onnx.file import check_operators, opset_of
 from rfdetr_repro.export.onnx.flops import multiply_adds
 from rfdetr_repro.export.onnx.nms import MOST, STANDARD, Nms
 from rfdetr_repro.export.onnx.shapes import inferred_shapes, with_shapes
 from rfdetr_repro.export.onnx.surgery import INPUTS, Builder, Shape, change_input, renamed
-from rfdetr_repro.export.onnx.trial import run_once
+from rfdetr_repro.export.onnx_file import check_operators, opset_of
+from rfdetr_repro.export.trial import run_once
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes

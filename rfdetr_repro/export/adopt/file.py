@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rfdetr_repro.export.onnx.file import load_whole
 from rfdetr_repro.export.onnx.surgery import PREFIX, Builder, Shape
-from rfdetr_repro.export.onnx.trial import check_size
+from rfdetr_repro.export.onnx_file import load_whole
+from rfdetr_repro.export.trial import check_size
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file
 

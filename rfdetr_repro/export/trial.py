@@ -117,7 +117,7 @@ def _started() -> subprocess.Popen[bytes]:
     if _helper is not None and _helper[0] == os.getpid() and _helper[1].poll() is None:
         return _helper[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)}
-    command = [sys.executable, "-c", "from rfdetr_repro.export.onnx.trial import serve; serve()"]
+    command = [sys.executable, "-c", "from rfdetr_repro.export.trial import serve; serve()"]
     pipe = subprocess.PIPE
     child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
     _helper = os.getpid(), child
