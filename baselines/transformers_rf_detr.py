@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rfdetr_repro.spec.config import ModelConfig
+from rfdetr_repro.spec.model_config import ModelConfig
 
 
 def build(model: ModelConfig, windows: int, attention: str = "sdpa") -> Any:

@@ -18,7 +18,7 @@ from rfdetr_repro.model.checkpoints.layouts import from_transformers
 from rfdetr_repro.model.checkpoints.released import from_released
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import ModelId
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.presets import PICO, Preset
 
 

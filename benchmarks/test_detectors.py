@@ -28,7 +28,7 @@ from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Latency, Record
 from rfdetr_repro.records.statistics import summarise
 from rfdetr_repro.runtime.backends import BACKENDS, open_session
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PICO
 from rfdetr_repro.spec.protocol import Protocol

@@ -26,8 +26,8 @@ from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.checkpoints.layouts import from_transformers
 from rfdetr_repro.model.checkpoints.released import from_released
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.presets import PRESETS, Preset
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from rfdetr_repro.records.record import Record as Record
     from rfdetr_repro.records.store import Store as Store
     from rfdetr_repro.runtime.backends import open_session as open_session
+    from rfdetr_repro.spec.arch import Arch as Arch
+    from rfdetr_repro.spec.arch import SearchSpace as SearchSpace
     from rfdetr_repro.spec.campaign import Campaign as Campaign
-    from rfdetr_repro.spec.config import Arch as Arch
-    from rfdetr_repro.spec.config import SearchSpace as SearchSpace
     from rfdetr_repro.spec.errors import InputError as InputError
     from rfdetr_repro.spec.protocol import Protocol as Protocol
 
 _HOMES = {
-    "Arch": "spec.config",
+    "Arch": "spec.arch",
     "Campaign": "spec.campaign",
     "InputError": "spec.errors",
     "Protocol": "spec.protocol",
     "RFDETR": "api",
     "Record": "records.record",
-    "SearchSpace": "spec.config",
+    "SearchSpace": "spec.arch",
     "Store": "records.store",
     "load_artifact": "export.artifact",
     "measure": "bench.interleaved",

@@ -37,12 +37,13 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.records.ap_intervals import with_range
 from rfdetr_repro.records.record import Accuracy, ModelId
-from rfdetr_repro.spec.config import Arch, TrainConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.upstream_words import Asked, from_upstream
 
 from .evaluate import percent

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rfdetr_repro.spec.arch import Arch, parse_shape
 from rfdetr_repro.spec.arguments import any_path, number, output_folder
-from rfdetr_repro.spec.config import Arch, parse_shape
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.labels import LABELS_HELP, labels_given

@@ -27,7 +27,7 @@ from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.search.evaluation import GroupEvaluation, goal
 from rfdetr_repro.search.race import Rules, race
 from rfdetr_repro.search.shared import by_backbone
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
 
 

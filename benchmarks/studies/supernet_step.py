@@ -31,9 +31,10 @@ from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.ops.reference import ms_deform_attn_fused_reference
-from rfdetr_repro.spec.config import Arch, TrainConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, preset
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train import losses
 from rfdetr_repro.train.mask_points import PointDraws, mask_costs
 from rfdetr_repro.train.matcher import Match, _points, class_costs

@@ -25,11 +25,12 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.paper.costs import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
 from rfdetr_repro.records.record import Cost, ModelId, Record
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import output_file, output_folder
-from rfdetr_repro.spec.config import Arch, ModelConfig
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.flops import flops_by_part, total_flops
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import ABLATION, PRESETS
 from rfdetr_repro.spec.ranges import choose
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
+from rfdetr_repro.spec.train_config import TrainConfig
 
 from .coco import CocoSplit
 from .transforms import Batch, make_batch

@@ -22,7 +22,7 @@ from rfdetr_repro.data.segmentation import MaskMaps, masks_to_bitmaps
 from rfdetr_repro.data.transforms import to_input
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 

@@ -14,7 +14,7 @@ from rfdetr_repro.data.coco import CocoSplit, ImageInfo
 from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import CocoEvaluator, ImageDetections, detections_in_pixels

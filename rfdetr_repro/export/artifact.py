@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.records.record import Cost, ModelId
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.codec import decode
-from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX

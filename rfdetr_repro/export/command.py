@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.records.record import ModelId
+from rfdetr_repro.spec.arch import Arch, parse_shape
 from rfdetr_repro.spec.arguments import any_path, input_folder, label, output_file
-from rfdetr_repro.spec.config import Arch, parse_shape
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias

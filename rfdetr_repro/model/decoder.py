@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfdetr_repro.ops import ms_deform_attn_fused
-from rfdetr_repro.spec.config import ModelConfig
+from rfdetr_repro.spec.model_config import ModelConfig
 
 from .feed_forward import feed_forward
 from .linear import Linear, PackedLinear

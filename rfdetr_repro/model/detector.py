@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 
 from .decoder import MLP, Decoder, Source
 from .linear import Linear

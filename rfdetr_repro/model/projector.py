@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfdetr_repro.spec.config import ModelConfig
+from rfdetr_repro.spec.model_config import ModelConfig
 
 
 class ChannelNorm(nn.LayerNorm):

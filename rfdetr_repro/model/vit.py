@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rfdetr_repro.spec.config import ModelConfig
+from rfdetr_repro.spec.model_config import ModelConfig
 
 from .linear import Linear
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rfdetr_repro.records.record import Accuracy, Cost, DataId, Latency, ModelId, Published, Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 CSV_FOLDER = Path(__file__).with_name("data")

@@ -25,7 +25,7 @@ from rfdetr_repro.records.pareto import (
 )
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 from .style import (

@@ -14,8 +14,8 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.codec import decode, without_absent
-from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
 from rfdetr_repro.spec.protocol import Protocol

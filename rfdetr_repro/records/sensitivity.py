@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 
 from .pareto import backend, images
 from .record import NEVER_TRAINED, Record

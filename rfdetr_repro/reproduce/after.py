@@ -10,8 +10,9 @@ from rfdetr_repro.records.pareto import metric
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.search.family import between, evaluate, never_trained
 from rfdetr_repro.search.finetune import VARIANTS, FineTuning
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
-from rfdetr_repro.spec.config import Arch, TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig
 
 
 def family(search: Any) -> tuple[list[Record], str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.campaign import Campaign
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import TrainConfig
 
 
 def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.predict_split import single_detections
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 from .search import Search

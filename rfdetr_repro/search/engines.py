@@ -17,7 +17,7 @@ from rfdetr_repro.records.pareto import metric
 from rfdetr_repro.records.record import ArtifactId, Latency, Machine, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import Session
-from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import check_ranges

@@ -17,7 +17,7 @@ from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import to_device
 from rfdetr_repro.records.record import Accuracy
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 from .shared import shared_detections

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
-from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 
 

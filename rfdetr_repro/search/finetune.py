@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, input_path, output_folder, whole
-from rfdetr_repro.spec.config import TRAIN_WHOLE, Arch, TrainConfig
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 from rfdetr_repro.train.settings import with_settings
 
 if TYPE_CHECKING:

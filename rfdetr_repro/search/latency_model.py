@@ -20,9 +20,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from rfdetr_repro.records.record import Latency
-from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
+from rfdetr_repro.spec.model_config import ModelConfig
 
 Backbone = tuple[int, int, int, int]  # Arch.backbone
 

@@ -23,8 +23,9 @@ from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import named, peak_bytes
 from rfdetr_repro.records.record import ModelId
-from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.unfinished import temporary_folder
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rfdetr_repro.evaluation.matches import Matches, Objects, Resamples, average_precision
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 Array = np.ndarray[Any, Any]

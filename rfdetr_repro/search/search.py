@@ -29,7 +29,7 @@ from rfdetr_repro.model.checkpoints.native import ModelCard
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
 from rfdetr_repro.spec.protocol import DECISION, Protocol

@@ -16,7 +16,7 @@ from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.evaluation.coco import ImageDetections
 from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rfdetr_repro.records.pareto import frontier, metric
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import SearchSpace, TrainConfig
+from .arch import SearchSpace
 from .errors import InputError
 from .files import open_input
 from .presets import (
@@ -24,6 +24,7 @@ from .presets import (
 )
 from .protocol import MODES, OF_ONNX, WITH_GRAPH, Protocol
 from .ranges import check_ranges, choose, plain_name
+from .train_config import TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .campaign import Campaign
-from .config import TrainConfig
 from .presets import PAPER_SUPERNET, PICO_WEIGHTS
+from .train_config import TrainConfig
 
 PAPER_BATCH = 128
 _RECIPE = {

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import math
 
-from .config import Arch, ModelConfig
+from .arch import Arch
 from .errors import InputError
+from .model_config import ModelConfig
 
 CONVENTIONS = ("eager", "graph", "deploy")
 _LEVEL_SCALE = {"P3": 2.0, "P4": 1.0, "P5": 0.5}

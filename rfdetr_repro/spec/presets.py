@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .config import Arch, ModelConfig, SearchSpace, TrainConfig
+from .arch import Arch, SearchSpace
 from .errors import InputError
+from .model_config import ModelConfig
+from .train_config import TrainConfig
 
 
 @dataclass(frozen=True)

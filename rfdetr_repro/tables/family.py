@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 
 from .format import MEASURED, Cell, Column, Table
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.spec.arch import SearchSpace, parse_shape
 from rfdetr_repro.spec.arguments import (
     LARGEST_SEED,
     MOST_PROCESSES,
@@ -21,10 +22,10 @@ from rfdetr_repro.spec.arguments import (
     output_folder,
     whole,
 )
-from rfdetr_repro.spec.config import TRAIN_WHOLE, SearchSpace, TrainConfig, parse_shape
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import writable_folder
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 
 from .settings import with_settings
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.selection import PRIOR_LOGIT, apply_deltas
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
-from rfdetr_repro.spec.config import ModelConfig
+from rfdetr_repro.spec.model_config import ModelConfig
 
 FOCUS = 1.5  # exponent on |p - target|
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Outputs, TrainingOutputs
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
-from rfdetr_repro.spec.config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig
 
 from .mask_points import PointDraws, mask_losses
 from .matcher import Match, match

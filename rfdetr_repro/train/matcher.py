@@ -19,7 +19,7 @@ from torch import Tensor
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.ops.boxes import cxcywh_to_xyxy, paired_giou
-from rfdetr_repro.spec.config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig
 
 from .mask_points import PointDraws, mask_costs
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR
-from rfdetr_repro.spec.config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
 _NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")  # LayerScale is decayed, as upstream's naming makes it

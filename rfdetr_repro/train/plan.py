@@ -17,7 +17,7 @@ import torch
 from rfdetr_repro.data.coco import ClassMap
 from rfdetr_repro.data.transforms import Batch, Target
 from rfdetr_repro.ops.device import named, peak_bytes
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.unfinished import temporary_folder

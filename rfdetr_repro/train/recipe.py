@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from rfdetr_repro.model.checkpoints.native import sha256_tensors
-from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace, TrainConfig
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import Preset
+from rfdetr_repro.spec.train_config import TrainConfig
 
 MOST_UNITS = 5  # of patch x windows, that a multi-scale side departs from the architecture's own (architecture facts section 9)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.ranges import choose
+from rfdetr_repro.spec.train_config import TrainConfig
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 

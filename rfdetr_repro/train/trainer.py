@@ -23,7 +23,7 @@ from rfdetr_repro.data.loader import batch_indices, training_batches
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import atomic_path, writable_folder
 

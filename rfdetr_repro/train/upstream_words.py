@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import TrainConfig
 
 TINY_STEPS = 5  # optimizer steps of an epoch at least: smaller sets are drawn from repeatedly, as upstream does
 PATIENCE = 10  # upstream's early_stopping_patience

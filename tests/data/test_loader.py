@@ -15,8 +15,8 @@ from rfdetr_repro.data import loader
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.loader import batch_indices, evaluation_batches, training_batches
 from rfdetr_repro.data.transforms import Batch
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import TrainConfig
 
 CONFIG = TrainConfig(batch_size=2, accumulate=2, seed=5)
 

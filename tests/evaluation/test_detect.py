@@ -17,7 +17,7 @@ from rfdetr_repro.data.segmentation import decode_mask, masks_to_bitmaps, masks_
 from rfdetr_repro.evaluation.predict_images import load_picture
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.postprocess import best_first
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PRESETS
 

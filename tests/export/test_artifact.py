@@ -16,7 +16,7 @@ from rfdetr_repro.export.artifact import (
     write_artifact,
 )
 from rfdetr_repro.records.record import ModelId
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
 

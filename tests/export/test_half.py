@@ -20,7 +20,7 @@ from rfdetr_repro.export.half import audited_half, half_artifact, main, to_half
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.runtime.agreement import Tolerance, check_against
 from rfdetr_repro.runtime.session import OrtSession
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
 
 CLOSE = Tolerance(box=2e-3, score=2e-3, mask_logit=2e-2, matched=0.98)

@@ -17,7 +17,7 @@ from rfdetr_repro.export.onnx.trace import TraceError
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.runtime.agreement import Tolerance, check_against
 from rfdetr_repro.runtime.session import OrtSession
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 STRICT = Tolerance(box=1e-4, score=1e-4, mask_logit=1e-4, matched=1.0)

@@ -23,7 +23,7 @@ from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import with_classes
 from rfdetr_repro.runtime.session import OrtSession
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import PRESETS

@@ -19,10 +19,11 @@ from rfdetr_repro.search.deployment import Deployment
 from rfdetr_repro.search.engines import Fit
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.targets import Targets
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.spec.config import Arch, SearchSpace, TrainConfig
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.spec.train_config import TrainConfig
 
 NAN = math.nan
 STEADY = np.linspace(9.9, 10.1, 64)

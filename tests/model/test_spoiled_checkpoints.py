@@ -14,8 +14,9 @@ from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_detector
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released
 from rfdetr_repro.model.checkpoints.unpickle import read_pickle
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 from mutations_pth import of_pth  # noqa: E402

@@ -9,7 +9,7 @@ import torch
 from tiny import SPACE, images_for, tiny_detector
 
 from rfdetr_repro.model.postprocess import top_k
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 CORNERS = [

@@ -23,9 +23,10 @@ from rfdetr_repro.model.checkpoints.layouts import from_transformers, transforme
 from rfdetr_repro.model.checkpoints.pretrained import infer_preset, load_pretrained
 from rfdetr_repro.model.checkpoints.released import from_released, to_released
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import ModelConfig, TrainConfig
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PRESETS
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")

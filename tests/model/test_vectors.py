@@ -17,7 +17,7 @@ from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.model.selection import Selected
-from rfdetr_repro.spec.config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.losses import detection_losses
 
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from samples_records import SHA, measured
 
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, ModelId, Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.tables.campaign import frontier_tables
 
 ARCH = Arch(96, 16, 1, 2, 10)

@@ -214,7 +214,7 @@ def test_evaluate_and_fine_tuning_print_the_interval(tmp_path):
 
     from rfdetr_repro.evaluate import interval_sentence
     from rfdetr_repro.search.finetune import lines
-    from rfdetr_repro.spec.config import Arch
+    from rfdetr_repro.spec.arch import Arch
 
     start = sure(protocol_record(Arch(96, 16, 1, 0, 10)), 0.40, 0.34, 0.46)
     told = interval_sentence(dataclasses.asdict(start.accuracy))

@@ -24,7 +24,7 @@ from rfdetr_repro.records.record import (
     Record,
 )
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import Protocol

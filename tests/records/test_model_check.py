@@ -33,7 +33,7 @@ from rfdetr_repro.search.latency_model import (
 )
 from rfdetr_repro.search.rounds import measure_rounds, short_form
 from rfdetr_repro.spec import campaign as campaigns
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PICO_SPACE
 from rfdetr_repro.spec.protocol import DECISION, Protocol

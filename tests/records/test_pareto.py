@@ -18,7 +18,7 @@ from rfdetr_repro.records.pareto import (
     measured_front,
 )
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.campaign import frontier_tables

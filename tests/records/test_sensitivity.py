@@ -21,7 +21,7 @@ from rfdetr_repro.records.sensitivity import (
     sensitivity,
 )
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.tables import command as tables
 from rfdetr_repro.tables.campaign import SYNTHETIC

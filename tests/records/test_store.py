@@ -16,7 +16,7 @@ from samples_run import SPACE, protocol_record, run_records, search_record
 from rfdetr_repro.records import store as store_module
 from rfdetr_repro.records.record import Latency
 from rfdetr_repro.records.store import Store, read_stores
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 RECORDS = [search_record(arch) for arch in list(SPACE)[:4]]

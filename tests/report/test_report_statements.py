@@ -24,8 +24,8 @@ from rfdetr_repro.report.pages import WIDTH_PT, text_width_pt, wrap
 from rfdetr_repro.report.pdf import write_pdf
 from rfdetr_repro.report.pdf_table import parts
 from rfdetr_repro.report.run import read_run
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch
-from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.departures import departures
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.campaign import frontier_tables

@@ -20,7 +20,7 @@ from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.runtime.agreement import Tolerance, check_against
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.runtime.torch import TorchSession
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
 
 STRICT = Tolerance(box=1e-5, score=1e-5, mask_logit=1e-4, matched=1.0)

@@ -31,7 +31,7 @@ from rfdetr_repro.search.engines import (
 from rfdetr_repro.search.latency_model import LatencyModel, engine_order
 from rfdetr_repro.search.rounds import short_form
 from rfdetr_repro.search.shared import by_backbone, shared_detections
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import DECISION, Protocol

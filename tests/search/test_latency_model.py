@@ -8,7 +8,7 @@ from samples_latency_model import CONFIG, additive_ms
 
 from rfdetr_repro.search.engines import Fit
 from rfdetr_repro.search.latency_model import LatencyModel, engine_order, features, heldout_error
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO, PICO_SPACE
 

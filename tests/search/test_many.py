@@ -29,8 +29,8 @@ from rfdetr_repro.search.cluster.pool import LocalPool
 from rfdetr_repro.search.cluster.ray_pool import RayPool
 from rfdetr_repro.search.latency_model import LatencyModel, RelativeError, features
 from rfdetr_repro.search.shared import shared_detections
+from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.spec.config import SearchSpace
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 from rfdetr_repro.spec.protocol import Protocol
 

@@ -17,7 +17,7 @@ from rfdetr_repro.search.race import (
     race,
     stage_ends,
 )
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 IMAGES, CLASSES = 240, 4

@@ -24,8 +24,8 @@ from rfdetr_repro.search.plan import Job, plan
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.search import Search, missing_classes
 from rfdetr_repro.search.targets import Targets, candidates
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.spec.config import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.protocol import Protocol
 

@@ -9,9 +9,10 @@ import pytest
 
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.paper.published import published_table
+from rfdetr_repro.spec.arch import Arch, SearchSpace, parse_shape
 from rfdetr_repro.spec.campaign import COCO, EMBEDDED, campaign, from_scratch
-from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace, parse_shape
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import (
     PAPER_SPACE,
     PICO,

@@ -10,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import CONVENTIONS, flops_by_part, total_flops
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PICO, PRESETS
 
 # size: total M, deploy M, encoder M, projector M, decoder M, mask head M, eager G, graph G, graph G without attention; as printed

@@ -13,7 +13,8 @@ from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.runtime.session import Detections, Session
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.model_config import ModelConfig
 
 CONFIG = ModelConfig(
     vit_dim=24, vit_heads=2, vit_depth=3, layer_scale=True, feature_stages=(1, 3), global_blocks=(1,), hidden=16,

@@ -9,7 +9,7 @@ from samples_run import protocol_record
 
 from rfdetr_repro.records.ap_intervals import encode
 from rfdetr_repro.records.record import Record, Resampled
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 
 FAST, MIDDLE, SLOW = Arch(96, 16, 1, 0, 10), Arch(128, 16, 1, 1, 15), Arch(160, 16, 1, 2, 25)
 

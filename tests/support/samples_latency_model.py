@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.presets import PICO
 
 CONFIG = PICO.model

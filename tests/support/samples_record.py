@@ -11,7 +11,7 @@ from rfdetr_repro.records.record import (
     ModelId,
     Record,
 )
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.protocol import Protocol
 
 ARCH = Arch(128, 16, 1, 2, 25)

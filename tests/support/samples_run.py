@@ -19,7 +19,7 @@ from rfdetr_repro.records.record import (
     Record,
 )
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.config import Arch, SearchSpace
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.protocol import Protocol
 
 SPACE = SearchSpace((96, 128, 160), (12, 16, 20), (1, 2), (0, 1, 2), (10, 15, 25))

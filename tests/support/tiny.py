@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.spec.config import Arch, SearchSpace, TrainConfig
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.presets import PICO, PICO_TRAIN, Preset
+from rfdetr_repro.spec.train_config import TrainConfig
 
 ARCH = Arch(64, 16, 1, 2, 10)
 TINY = Preset(

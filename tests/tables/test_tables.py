@@ -16,7 +16,7 @@ from samples_run import protocol_record, run_records, search_record, write_run
 from rfdetr_repro.paper.cells import cells
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import ArtifactId, Cost, Itself, ModelId, Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.tables import command as tables
 from rfdetr_repro.tables.campaign import SYNTHETIC, campaign_tables

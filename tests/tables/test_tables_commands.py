@@ -20,8 +20,8 @@ from rfdetr_repro.paper.cells import Row, Slot, cells, table_rows
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.aggregate import COUNTS
 from rfdetr_repro.runtime.backends import BACKENDS
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import campaign
-from rfdetr_repro.spec.config import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.tables.commands import LEGEND, command, spelled_out
 from rfdetr_repro.tables.here import bench_name, published_only

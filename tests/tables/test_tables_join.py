@@ -11,7 +11,7 @@ from samples_run import run_records
 from rfdetr_repro.paper.cells import Row, cells, slots, table_rows
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
-from rfdetr_repro.spec.config import Arch
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.computed import computed_gflops, preset_name
 from rfdetr_repro.tables.format import MEASURED, Cell, Table

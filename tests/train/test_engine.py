@@ -18,8 +18,8 @@ from tiny import SPACE, TINY, TRAIN
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.model.checkpoints.native import load_supernet, read_tensors, write_tensors
-from rfdetr_repro.spec.config import TrainConfig
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train import optim
 from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, schedule
 from rfdetr_repro.train.processes import run_training

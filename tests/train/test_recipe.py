@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 import pytest
 from tiny import SPACE, TINY, TRAIN
 
-from rfdetr_repro.spec.config import Arch, TrainConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
+from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.recipe import Recipe, extremes
 from rfdetr_repro.train.settings import with_settings
 

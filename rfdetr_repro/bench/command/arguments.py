@@ -8,8 +8,8 @@ from dataclasses import replace
 from rfdetr_repro.bench.gpu.device import uses_gpu
 from rfdetr_repro.data.source import add_data_arguments
 from rfdetr_repro.paper.campaigns import BUFFERS_MS, CAMPAIGNS
+from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import folder_names, input_path, number, output_file, whole
-from rfdetr_repro.spec.config import parse_shape
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.protocol import BACKENDS, REAL, WHOLE, WITH_GRAPH, Protocol
 from rfdetr_repro.spec.ranges import choose

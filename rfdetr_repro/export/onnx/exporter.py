@@ -32,9 +32,10 @@ from rfdetr_repro.export.half import write_half
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.ops import DECOMPOSITIONS
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
+from rfdetr_repro.spec.model_config import ModelConfig
 
 from .aten import translate
 from .graph import OPSET, Graph

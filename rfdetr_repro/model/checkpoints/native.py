@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.codec import decode
-from rfdetr_repro.spec.config import Arch, ModelConfig, SearchSpace
 from rfdetr_repro.spec.errors import FULL, InputError
 from rfdetr_repro.spec.files import (
     atomic_path,
@@ -26,6 +26,7 @@ from rfdetr_repro.spec.files import (
     refuse_stand_in,
     sha256_file,
 )
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 FORMAT = "rfdetr_repro/1"

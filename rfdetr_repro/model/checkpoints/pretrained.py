@@ -18,10 +18,11 @@ from torch import Tensor
 
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.model.vit import resample_patch_kernel, resample_positions
-from rfdetr_repro.spec.config import Arch, ModelConfig, tuples
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path, sha256_file
 from rfdetr_repro.spec.labels import UNUSED, Labels, coco_labels, labels_of_checkpoint
+from rfdetr_repro.spec.model_config import ModelConfig, tuples
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, rule_of_upstream
 

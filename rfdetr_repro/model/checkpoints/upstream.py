@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from rfdetr_repro.spec.config import Arch, ModelConfig
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PRESETS
 
 LAYOUT_VERSION = "1.11.2"  # of upstream, whose layout :func:`described` follows

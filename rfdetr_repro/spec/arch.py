@@ -1,6 +1,5 @@
-"""What can be chosen: an ``Arch``, a ``SearchSpace`` of them, the ``ModelConfig`` behind them, training.
+"""The architecture and the space of architectures that a search goes through. No torch here.
 
-All are frozen dataclasses without behaviour beyond their own arithmetic; no module takes ``args``. No torch here.
 Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding rule of :attr:`Arch.input_hw`.
 """
 
@@ -11,14 +10,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 from .errors import InputError
-from .ranges import check_ranges, choose
 
 MAX_SIDE = 16384  # px; larger inputs are mistakes
+
 MAX_TOKENS = 2**14  # patches of an image, as of 2048 x 2048 px in patches of 16; attention grows with their square
+
 _DIGITS = "([0-9]{1,9})"
+
 _ARCH_KEY = re.compile(f"r{_DIGITS}(?:x{_DIGITS})?-p{_DIGITS}-w{_DIGITS}-d{_DIGITS}-q{_DIGITS}")
 
 
@@ -193,184 +193,3 @@ def _training_archs(space: SearchSpace) -> tuple[Arch, ...]:
             arch = Arch(resolution, patch, windows, depth, queries)
             distinct.setdefault(arch.backbone, arch)
     return tuple(distinct.values())
-
-
-_SIZES: dict[str, tuple[float, float]] = {
-    "vit_dim": (1, 2**14),
-    "vit_heads": (1, 1024),
-    "vit_depth": (1, 256),
-    "hidden": (1, 2**14),
-    "projector_blocks": (0, 64),
-    "self_heads": (1, 1024),
-    "cross_heads": (1, 1024),
-    "points": (1, 64),
-    "ffn": (1, 2**17),
-    "decoder_layers": (0, 64),
-    "queries": (1, 10**5),
-    "groups": (1, 256),
-    "num_classes": (1, 10**6),
-    "mask_stride": (1, 1024),
-    "patch": (1, 1024),
-}
-
-
-_MOST_LEVELS = 8
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with the same weights.
-
-    Defaults are RF-DETR Nano (ViT-S family).
-    """
-
-    vit_dim: int = 384
-    vit_heads: int = 6
-    vit_depth: int = 12
-    layer_scale: bool = True
-    feature_stages: tuple[int, ...] = (3, 6, 9, 12)  # hidden state after k blocks
-    global_blocks: tuple[int, ...] = (3, 6, 9)  # 0-based; the others attend within windows
-    hidden: int = 256
-    projector_blocks: int = 3
-    levels: tuple[str, ...] = ("P4",)  # of the projector: P3 twice, P4 once, P5 half the ViT's grid
-    self_heads: int = 8
-    cross_heads: int = 16
-    points: int = 2
-    ffn: int = 2048
-    decoder_layers: int = 2  # layers stored
-    queries: int = 300  # queries stored per group
-    groups: int = 13
-    num_classes: int = 91  # logits per query
-    masks: bool = False
-    mask_stride: int = 4  # mask map side = image side / mask_stride
-    patch: int = 16  # stored patch kernel side
-    pos_grid: int | tuple[int, int] = 24  # stored position table: its side, or (H, W)
-    proposal_side: float = 0.05  # width and height of a first-stage proposal, as a part of the image
-    encoder_masks_projected: bool = True  # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, _SIZES, {"proposal_side": (1e-6, 1)}, "the model")
-        sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
-        listed = {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks, "pos_grid": sides}
-        for name, values in listed.items():
-            if not all(type(value) is int and 0 <= value <= 4096 for value in values):
-                raise InputError(f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model")
-        for name, values in {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks}.items():
-            if len(set(values)) < len(values):
-                raise InputError(f"{name} = {values!r} names a block twice", "the model")
-        if not self.feature_stages or min(self.feature_stages) < 1:
-            raise InputError(f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later", "the model")
-        if self.vit_dim % self.vit_heads or self.hidden % self.self_heads or self.hidden % self.cross_heads:
-            raise InputError("a width is not divisible by its number of heads", asdict(self))
-        if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
-            raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
-        if len(self.pos_grid_hw) != 2 or min(self.pos_grid_hw) < 1:
-            raise InputError(f"position table {self.pos_grid} is no side and no (height, width)")
-        if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
-            object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
-        if not 1 <= len(self.levels) <= _MOST_LEVELS or set(self.levels) - {"P3", "P4", "P5"}:
-            raise InputError(f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5")
-
-    @property
-    def pos_grid_hw(self) -> tuple[int, int]:
-        """(H, W) of the stored position table."""
-        return self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid, self.pos_grid)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        known = cls.__dataclass_fields__
-        if unknown := sorted(set(fields) - set(known)):
-            raise InputError(f"unknown model fields {unknown}", mend="the file is from another version")
-        return cls(**tuples(fields))
-
-
-def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """What JSON made lists, as tuples again."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-
-
-_MANY = 10**9
-TRAIN_WHOLE = {  # field of a TrainConfig -> lowest and highest value
-    "steps": (1, _MANY),
-    "batch_size": (1, 2**16),
-    "accumulate": (1, 2**16),
-    "seed": (0, 2**63 - 1),
-    "warmup_steps": (0, _MANY),
-    "checkpoint_every": (1, _MANY),
-    "evaluate_every": (0, _MANY),
-    "patience": (0, _MANY),
-}
-_SHARE, _WEIGHT = (0, 1), (0, 1e6)
-TRAIN_REAL = {
-    "lr": _SHARE,
-    "lr_encoder": _SHARE,
-    "layer_decay": (1e-6, 1),
-    "component_decay": (1e-6, 1),
-    "weight_decay": _SHARE,
-    "beta2": (0, 1 - 1e-9),
-    "cooldown_share": _SHARE,
-    "clip_norm": (1e-9, 1e9),
-    "ema_decay": (0, 1 - 1e-12),
-    "ema_tau": (1e-9, 1e9),
-    "class_weight": _WEIGHT,
-    "l1_weight": _WEIGHT,
-    "giou_weight": _WEIGHT,
-    "mask_bce_weight": _WEIGHT,
-    "mask_dice_weight": _WEIGHT,
-    "dense_weight": _WEIGHT,
-    "flip_probability": _SHARE,
-    "crop_probability": _SHARE,
-    "base_share": _SHARE,
-}
-_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where they depart.
-
-    Rates are per optimizer step; ``steps`` counts optimizer steps.
-    """
-
-    steps: int = 1000
-    batch_size: int = 16
-    accumulate: int = 1  # micro-batches per optimizer step
-    seed: int = 0
-    lr: float = 1e-4
-    lr_encoder: float = 1.5e-4
-    layer_decay: float = 0.8
-    component_decay: float = 0.7
-    weight_decay: float = 1e-4
-    beta2: float = 0.999
-    warmup_steps: int = 0
-    cooldown_share: float = 0.0  # last part of the run in which the rate falls linearly to 0; the paper has none
-    clip_norm: float = 0.1
-    ema_decay: float = 0.993
-    ema_tau: float = 100.0
-    bfloat16: bool = True  # autocast on backbone and projector
-    class_weight: float = 1.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
-    mask_bce_weight: float = 5.0
-    mask_dice_weight: float = 5.0
-    dense_weight: float = 0.0  # auxiliary per-token loss, not in the paper; 0 = off
-    flip_probability: float = 0.5
-    crop_probability: float = 0.5
-    base_share: float = 0.0  # part of the steps that draw the base architecture instead of a uniform one; paper: 0
-    checkpoint_every: int = 500  # steps
-    evaluate_every: int = 0  # steps; 0 = only at the end
-    sampling: str = "uniform"  # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
-    multi_scale: bool = False  # of one fixed architecture: a random side per step, upstream's recipe
-    float16: bool = False  # autocast with loss scaling where there are no bfloat16 instructions
-    checkpoint_activations: bool = False  # backbone blocks run again in the backward pass: less memory, a third more work
-    patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
-
-    def __post_init__(self) -> None:
-        check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
-        choose(self.sampling, ("uniform", "sandwich"), "sampling")
-        if self.patience and not self.evaluate_every:
-            raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")
-
-    def settings(self) -> dict[str, Any]:
-        """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
-        return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}

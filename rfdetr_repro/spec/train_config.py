@@ -1,0 +1,99 @@
+"""The training recipe: steps, rates, loss weights, augmentation. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .errors import InputError
+from .ranges import check_ranges, choose
+
+_MANY = 10**9
+
+TRAIN_WHOLE = {  # field of a TrainConfig -> lowest and highest value
+    "steps": (1, _MANY),
+    "batch_size": (1, 2**16),
+    "accumulate": (1, 2**16),
+    "seed": (0, 2**63 - 1),
+    "warmup_steps": (0, _MANY),
+    "checkpoint_every": (1, _MANY),
+    "evaluate_every": (0, _MANY),
+    "patience": (0, _MANY),
+}
+
+_SHARE, _WEIGHT = (0, 1), (0, 1e6)
+
+TRAIN_REAL = {
+    "lr": _SHARE,
+    "lr_encoder": _SHARE,
+    "layer_decay": (1e-6, 1),
+    "component_decay": (1e-6, 1),
+    "weight_decay": _SHARE,
+    "beta2": (0, 1 - 1e-9),
+    "cooldown_share": _SHARE,
+    "clip_norm": (1e-9, 1e9),
+    "ema_decay": (0, 1 - 1e-12),
+    "ema_tau": (1e-9, 1e9),
+    "class_weight": _WEIGHT,
+    "l1_weight": _WEIGHT,
+    "giou_weight": _WEIGHT,
+    "mask_bce_weight": _WEIGHT,
+    "mask_dice_weight": _WEIGHT,
+    "dense_weight": _WEIGHT,
+    "flip_probability": _SHARE,
+    "crop_probability": _SHARE,
+    "base_share": _SHARE,
+}
+
+_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where they depart.
+
+    Rates are per optimizer step; ``steps`` counts optimizer steps.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    accumulate: int = 1  # micro-batches per optimizer step
+    seed: int = 0
+    lr: float = 1e-4
+    lr_encoder: float = 1.5e-4
+    layer_decay: float = 0.8
+    component_decay: float = 0.7
+    weight_decay: float = 1e-4
+    beta2: float = 0.999
+    warmup_steps: int = 0
+    cooldown_share: float = 0.0  # last part of the run in which the rate falls linearly to 0; the paper has none
+    clip_norm: float = 0.1
+    ema_decay: float = 0.993
+    ema_tau: float = 100.0
+    bfloat16: bool = True  # autocast on backbone and projector
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    mask_bce_weight: float = 5.0
+    mask_dice_weight: float = 5.0
+    dense_weight: float = 0.0  # auxiliary per-token loss, not in the paper; 0 = off
+    flip_probability: float = 0.5
+    crop_probability: float = 0.5
+    base_share: float = 0.0  # part of the steps that draw the base architecture instead of a uniform one; paper: 0
+    checkpoint_every: int = 500  # steps
+    evaluate_every: int = 0  # steps; 0 = only at the end
+    sampling: str = "uniform"  # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
+    multi_scale: bool = False  # of one fixed architecture: a random side per step, upstream's recipe
+    float16: bool = False  # autocast with loss scaling where there are no bfloat16 instructions
+    checkpoint_activations: bool = False  # backbone blocks run again in the backward pass: less memory, a third more work
+    patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
+
+    def __post_init__(self) -> None:
+        check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
+        choose(self.sampling, ("uniform", "sandwich"), "sampling")
+        if self.patience and not self.evaluate_every:
+            raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")
+
+    def settings(self) -> dict[str, Any]:
+        """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
+        return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}
