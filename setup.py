@@ -1,11 +1,12 @@
-"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy modules _masks and _resampled_ap, with ninja.
+"""Builds the compiled operators into rfdetr_repro/librfdetr_ops.so, and the NumPy modules _masks
+and _resampled_ap, with ninja.
 
-``pip install --no-build-isolation -e .`` or, when only the sources changed, ``python setup.py build_ext --inplace``.
-CUDA kernels are compiled in when nvcc is found (CUDA_HOME, PATH or /usr/local/cuda), with PyTorch built for CUDA or not: the
-library links the CUDA runtime statically and PyTorch's stable ABI only; the NumPy modules link neither, but are built for one
-CPython.
-RFDETR_CUDA=0 leaves the CUDA kernels out, RFDETR_CUDA=1 insists on them, RFDETR_CUDA_ARCHS="80 90" picks the architectures.
-PyTorch is located, never imported, so a build with nothing to do is quick.
+``pip install --no-build-isolation -e .`` or, when only the sources changed, ``python setup.py
+build_ext --inplace``. CUDA kernels are compiled in when nvcc is found (CUDA_HOME, PATH or
+/usr/local/cuda), with PyTorch built for CUDA or not: the library links the CUDA runtime statically
+and PyTorch's stable ABI only; the NumPy modules link neither, but are built for one CPython.
+RFDETR_CUDA=0 leaves the CUDA kernels out, RFDETR_CUDA=1 insists on them, RFDETR_CUDA_ARCHS="80 90"
+picks the architectures. PyTorch is located, never imported, so a build with nothing to do is quick.
 """
 
 from __future__ import annotations
@@ -28,25 +29,41 @@ BUILD = ROOT / "build" / "ops"
 LIBRARY = "librfdetr_ops.so"
 MODULES = ("masks", "resampled_ap")  # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
-CUDA_SOURCES = ("ms_deform_attn.cpp", "ms_deform_attn.cu", "ms_deform_attn_backward.cu", "masks.cpp", "masks.cu")
+CUDA_SOURCES = (
+    "ms_deform_attn.cpp",
+    "ms_deform_attn.cu",
+    "ms_deform_attn_backward.cu",
+    "masks.cpp",
+    "masks.cu",
+)
 CPU_SOURCES = ("ms_deform_attn", "split_linear", "masks")
 CUDA_ARCHS = "75 80 86 89 90"
 TARGET_TORCH = "0x020a000000000000"  # 2.10, the oldest stable ABI the library uses
 CUDA_FLAGS = "-std=c++17 -O3 --threads 0 -Xcompiler -fPIC,-fvisibility=hidden"
-ISA_SOURCE = "csrc/cpu/ms_deform_attn_isa.cpp"  # compiled once per instruction set, chosen at run time
+# compiled once per instruction set, chosen at run time
+ISA_SOURCE = "csrc/cpu/ms_deform_attn_isa.cpp"
 ISAS = {
     "sse41": ("sse4.1", "-msse4.1"),
     "avx2": ("avx2", "-mavx2 -mfma -mf16c"),
-    "avx512": ("avx512", "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512"),
+    "avx512": (
+        "avx512",
+        "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512",
+    ),
 }
-CXX_FLAGS = "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp-simd -fno-trapping-math -fno-math-errno -Wall -Wextra"
+CXX_FLAGS = (
+    "-std=c++20 -O3 -fPIC -fvisibility=hidden -fopenmp-simd -fno-trapping-math -fno-math-errno "
+    "-Wall -Wextra"
+)
 
 
 def torch_root() -> Path:
     """Folder of the installed PyTorch, without importing it."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        sys.exit("error: building rfdetr_repro needs torch; install torch>=2.10, then: pip install --no-build-isolation -e .")
+        sys.exit(
+            "error: building rfdetr_repro needs torch; install torch>=2.10, then: pip install "
+            "--no-build-isolation -e ."
+        )
     return Path(spec.submodule_search_locations[0])
 
 
@@ -64,7 +81,8 @@ def find_nvcc() -> str | None:
 def gencode(archs: list[str]) -> str:
     """nvcc flags for machine code of every architecture, and PTX of the newest for later GPUs.
 
-    Architectures of one generation (sm_80, sm_86, sm_89) share the PTX of its first, which saves a front-end run each.
+    Architectures of one generation (sm_80, sm_86, sm_89) share the PTX of its first, which saves a
+    front-end run each.
     """
     first = {arch[:-1]: arch for arch in reversed(archs)}
     codes = [f"-gencode arch=compute_{first[arch[:-1]]},code=sm_{arch}" for arch in archs]
@@ -78,36 +96,56 @@ def ninja_escape(path: object) -> str:
 def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     """The build description: one object per source, one library."""
     torch = torch_root()
-    sources = ["csrc/ms_deform_attn.cpp", "csrc/masks.cpp", *(f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES)]
+    sources = [
+        "csrc/ms_deform_attn.cpp",
+        "csrc/masks.cpp",
+        *(f"csrc/cpu/{name}.cpp" for name in CPU_SOURCES),
+    ]
     defines = f"-DTORCH_TARGET_VERSION={TARGET_TORCH}"
     if nvcc:
         sources += [f"csrc/cuda/{name}" for name in CUDA_SOURCES]
         defines += f" '-DRFDETR_CUDA_ARCHS=\"{' '.join(archs)}\"'"
-    linker = f"{nvcc} -shared -cudart static -Xlinker --no-undefined" if nvcc else "$cxx -shared -Wl,--no-undefined"
+    linker = (
+        f"{nvcc} -shared -cudart static -Xlinker --no-undefined"
+        if nvcc
+        else "$cxx -shared -Wl,--no-undefined"
+    )
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
         "rule cpp",
-        f"  command = $cxx {CXX_FLAGS} {defines} $extra -isystem '{torch / 'include'}' -MD -MF $out.d -c $in -o $out",
+        f"  command = $cxx {CXX_FLAGS} {defines} $extra -isystem '{torch / 'include'}' -MD -MF "
+        f"$out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
         "rule cuda",
         f"  command = {nvcc} {CUDA_FLAGS} {gencode(archs)} -MD -MF $out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in (CUDA)",
-        f"rule link\n  command = {linker} -o $out $in -L'{torch / 'lib'}' -ltorch_cpu\n  description = link $out",
+        f"rule link\n  command = {linker} -o $out $in -L'{torch / 'lib'}' -ltorch_cpu\n  "
+        f"description = link $out",
     ]
     objects = []
     for source in sources:
         objects.append(source.replace("/", "_") + ".o")
-        lines.append(f"build {objects[-1]}: {'cuda' if source.endswith('.cu') else 'cpp'} {ninja_escape(ROOT / source)}")
+        lines.append(
+            f"build {objects[-1]}: {'cuda' if source.endswith('.cu') else 'cpp'} "
+            f"{ninja_escape(ROOT / source)}"
+        )
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     for variant, (name, flags) in ISAS.items() if x86 else [("plain", ("plain", ""))]:
         objects.append(f"{ISA_SOURCE.replace('/', '_')}.{variant}.o")
         lines.append(f"build {objects[-1]}: cpp {ninja_escape(ROOT / ISA_SOURCE)}")
-        lines.append(f"  extra = {flags} -DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'")
+        lines.append(
+            f"  extra = {flags} -DRFDETR_KERNELS=kernels_{variant} '-DRFDETR_ISA_NAME=\"{name}\"'"
+        )
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
     lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
-        f"rule module\n  command = $cxx {CXX_FLAGS} -isystem '{sysconfig.get_path('include')}' -isystem '{torch / 'include'}' "
-        "-MD -MF $out.d -shared -pthread $in -o $out\n  depfile = $out.d\n  deps = gcc\n  description = compile $in",
-        *(f"build _{name}{MODULE_SUFFIX}: module {ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')}" for name in MODULES),
+        f"rule module\n  command = $cxx {CXX_FLAGS} -isystem '{sysconfig.get_path('include')}' "
+        f"-isystem '{torch / 'include'}' -MD -MF $out.d -shared -pthread $in -o $out\n  depfile = "
+        f"$out.d\n  deps = gcc\n  description = compile $in",
+        *(
+            f"build _{name}{MODULE_SUFFIX}: module "
+            f"{ninja_escape(ROOT / 'csrc' / 'python' / f'{name}.cpp')}"
+            for name in MODULES
+        ),
     ]
     return "\n".join([*lines, f"default {' '.join(targets())}", ""])
 
@@ -119,20 +157,29 @@ def targets() -> list[str]:
 
 def build() -> None:
     """Brings the library and the module up to date in BUILD; ninja compiles only what changed."""
-    nvcc, archs = find_nvcc(), sorted(os.environ.get("RFDETR_CUDA_ARCHS", CUDA_ARCHS).split(), key=int)
-    print(f"rfdetr_repro: building CPU and CUDA kernels (sm_{', sm_'.join(archs)}, {nvcc})" if nvcc
-          else "rfdetr_repro: building CPU kernels only (no nvcc, or RFDETR_CUDA=0)")  # fmt: skip
+    nvcc = find_nvcc()
+    archs = sorted(os.environ.get("RFDETR_CUDA_ARCHS", CUDA_ARCHS).split(), key=int)
+    print(
+        f"rfdetr_repro: building CPU and CUDA kernels (sm_{', sm_'.join(archs)}, {nvcc})"
+        if nvcc
+        else "rfdetr_repro: building CPU kernels only (no nvcc, or RFDETR_CUDA=0)"
+    )
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "build.ninja").write_text(ninja_file(nvcc, archs))
     ninja = [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else ["ninja"]
     try:
         subprocess.run([*ninja, "-C", str(BUILD)], check=True)
     except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        sys.exit(f"error: building the compiled operators failed ({error}); see the compiler's output above")
+        sys.exit(
+            f"error: building the compiled operators failed ({error}); see the compiler's output "
+            f"above"
+        )
 
 
 def install_library(built: Path, target: Path) -> None:
-    """Replaces ``target`` atomically, and only when it differs: a running process may have the old one mapped."""
+    """Replaces ``target`` atomically, and only when it differs: a running process may have the old
+    one mapped.
+    """
     if target.is_file() and target.read_bytes() == built.read_bytes():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +190,9 @@ def install_library(built: Path, target: Path) -> None:
 
 
 class BuildOps(build_ext):
-    """``build_ext`` for the NumPy modules and the operator library, whose name has no interpreter tag: it is no module."""
+    """``build_ext`` for the NumPy modules and the operator library, whose name has no interpreter
+    tag: it is no module.
+    """
 
     def run(self) -> None:
         build()
@@ -166,6 +215,9 @@ class BuildOps(build_ext):
 
 
 setup(
-    ext_modules=[Extension(f"rfdetr_repro.{name}", sources=[]) for name in ("librfdetr_ops", "_masks", "_resampled_ap")],
+    ext_modules=[
+        Extension(f"rfdetr_repro.{name}", sources=[])
+        for name in ("librfdetr_ops", "_masks", "_resampled_ap")
+    ],
     cmdclass={"build_ext": BuildOps},
 )

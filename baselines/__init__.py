@@ -1,1 +1,3 @@
-"""Other detectors for the same table, built by their sizes with random weights or a user's; ``catalog`` lists them."""
+"""Other detectors for the same table, built by their sizes with random weights or a user's;
+``catalog`` lists them.
+"""

@@ -1,4 +1,6 @@
-"""D-FINE (arXiv 2410.13842, Apache-2.0) as transformers ports it, in the five sizes of the authors' configuration files."""
+"""D-FINE (arXiv 2410.13842, Apache-2.0) as transformers ports it, in the five sizes of the authors'
+configuration files.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,63 @@ class Backbone(NamedTuple):
     affine: bool  # a learnt scale and shift after every activation
 
 
-B0 = Backbone((16, 16), (16, 64, 256, 512), (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1), 3, True)
-B2 = Backbone((24, 32), (32, 96, 384, 768), (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1), 4, True)
-B4 = Backbone((32, 48), (48, 128, 512, 1024), (48, 96, 192, 384), (128, 512, 1024, 2048), (1, 1, 3, 1), 6, False)
-B5 = Backbone((32, 64), (64, 128, 512, 1024), (64, 128, 256, 512), (128, 512, 1024, 2048), (1, 2, 5, 2), 6, False)
+B0 = Backbone(
+    (16, 16), (16, 64, 256, 512), (16, 32, 64, 128), (64, 256, 512, 1024), (1, 1, 2, 1), 3, True
+)
+B2 = Backbone(
+    (24, 32), (32, 96, 384, 768), (32, 64, 128, 256), (96, 384, 768, 1536), (1, 1, 3, 1), 4, True
+)
+B4 = Backbone(
+    (32, 48),
+    (48, 128, 512, 1024),
+    (48, 96, 192, 384),
+    (128, 512, 1024, 2048),
+    (1, 1, 3, 1),
+    6,
+    False,
+)
+B5 = Backbone(
+    (32, 64),
+    (64, 128, 512, 1024),
+    (64, 128, 256, 512),
+    (128, 512, 1024, 2048),
+    (1, 2, 5, 2),
+    6,
+    False,
+)
 
 _THREE_LEVELS: dict[str, Any] = {"decoder_n_points": [3, 6, 3]}
 _TWO_LEVELS: dict[str, Any] = {
-    "num_feature_levels": 2, "feat_strides": [16, 32], "encode_proj_layers": [1], "decoder_n_points": [6, 6],
-    "d_model": 128, "encoder_hidden_dim": 128, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "decoder_in_channels": [128, 128],
-}  # fmt: skip
-_TRAINED_NORMS: dict[str, Any] = {"freeze_backbone_batch_norms": False}  # the authors freeze those of L and X only
-_WIDE: dict[str, Any] = {"encoder_hidden_dim": 384, "encoder_ffn_dim": 2048, "decoder_in_channels": [384, 384, 384]}
+    "num_feature_levels": 2,
+    "feat_strides": [16, 32],
+    "encode_proj_layers": [1],
+    "decoder_n_points": [6, 6],
+    "d_model": 128,
+    "encoder_hidden_dim": 128,
+    "encoder_ffn_dim": 512,
+    "decoder_ffn_dim": 512,
+    "decoder_in_channels": [128, 128],
+}
+# the authors freeze those of L and X only
+_TRAINED_NORMS: dict[str, Any] = {"freeze_backbone_batch_norms": False}
+_WIDE: dict[str, Any] = {
+    "encoder_hidden_dim": 384,
+    "encoder_ffn_dim": 2048,
+    "decoder_in_channels": [384, 384, 384],
+}
 SIZES: dict[str, tuple[Backbone, dict[str, Any]]] = {
-    "n": (B0, _TRAINED_NORMS | _TWO_LEVELS | {"depth_mult": 0.5, "hidden_expansion": 0.34, "decoder_layers": 3}),
-    "s": (B0, _TRAINED_NORMS | _THREE_LEVELS | {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3}),
+    "n": (
+        B0,
+        _TRAINED_NORMS
+        | _TWO_LEVELS
+        | {"depth_mult": 0.5, "hidden_expansion": 0.34, "decoder_layers": 3},
+    ),
+    "s": (
+        B0,
+        _TRAINED_NORMS
+        | _THREE_LEVELS
+        | {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3},
+    ),
     "m": (B2, _TRAINED_NORMS | _THREE_LEVELS | {"depth_mult": 0.67, "decoder_layers": 4}),
     "l": (B4, _THREE_LEVELS),
     "x": (B5, _THREE_LEVELS | _WIDE),
@@ -43,7 +87,10 @@ SIZES: dict[str, tuple[Backbone, dict[str, Any]]] = {
 
 
 def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
-    """transformers' detector, weights as its own initialisation draws them. ``changes`` replace fields of its configuration."""
+    """transformers' detector, weights as its own initialisation draws them.
+
+    ``changes`` replace fields of its configuration.
+    """
     import transformers.models.d_fine as library
     from transformers.models.hgnet_v2 import HGNetV2Config
 
@@ -63,14 +110,21 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
     )
     settings = library.DFineConfig
     channels = list(row.outputs[-levels:])
-    fields = {"backbone_config": backbone, "encoder_in_channels": channels, "num_labels": num_classes} | fields | changes
+    fields = (
+        {"backbone_config": backbone, "encoder_in_channels": channels, "num_labels": num_classes}
+        | fields
+        | changes
+    )
     return library.DFineForObjectDetection(settings(**fields)).eval().requires_grad_(False)
 
 
 def deployed(model: Any) -> Detector:
-    """The authors' ``deploy``: convolutions merged, heads of other layers than the last dropped; alters ``model``."""
+    """The authors' ``deploy``: convolutions merged, heads of other layers than the last dropped;
+    alters ``model``.
+    """
     merge_normalisations(merge_parallel_convolutions(model))
-    decoder, last = model.model.decoder, len(model.model.decoder.layers) - 1
+    decoder = model.model.decoder
+    last = len(model.model.decoder.layers) - 1
     for heads in (decoder.class_embed, decoder.lqe_layers):
         for index in range(last):
             heads[index] = nn.Identity()

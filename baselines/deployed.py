@@ -1,8 +1,11 @@
-"""What authors do to a trained detector before they measure it, done to the transformers port: exact, and the same for all.
+"""What authors do to a trained detector before they measure it, done to the transformers port:
+exact, and the same for all.
 
-- parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR call it ``deploy``);
+- parallel 3x3 and 1x1 convolutions become one, normalisation folded into it (D-FINE and RT-DETR
+  call it ``deploy``);
 - D-FINE's deploy folds the normalisation after every other convolution of the pyramid, too;
-- D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all 8,400 and then chooses.
+- D-FINE's first stage predicts the boxes of the chosen tokens only, where the port predicts all
+  8,400 and then chooses.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 
 
 class Detector(nn.Module):
-    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C), of any detector of transformers.
+    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C), of any
+    detector of transformers.
 
     ``choose_first``: the first stage's box head runs after the choice (D-FINE).
     """
@@ -32,11 +36,13 @@ class Detector(nn.Module):
 
 
 class _BoxesOfChosenTokens:
-    """Turns ``gather(head(tokens) + anchors, chosen)`` into ``head(gather(tokens, chosen)) + gather(anchors, chosen)``.
+    """Turns ``gather(head(tokens) + anchors, chosen)`` into ``head(gather(tokens, chosen)) +
+    gather(anchors, chosen)``.
 
-    The head works on each token alone, so the values are the same. While active, the head returns zeros, so that the sum is the
-    anchors, and the first ``gather`` from a tensor of that shape adds what the head makes of the chosen tokens. A
-    ``TorchFunctionMode`` would do, too, but under one calflops counts operators twice. Not for two threads at a time.
+    The head works on each token alone, so the values are the same. While active, the head returns
+    zeros, so that the sum is the anchors, and the first ``gather`` from a tensor of that shape adds
+    what the head makes of the chosen tokens. A ``TorchFunctionMode`` would do, too, but under one
+    calflops counts operators twice. Not for two threads at a time.
     """
 
     def __init__(self, stage: Any) -> None:
@@ -52,7 +58,9 @@ class _BoxesOfChosenTokens:
             if self.tokens is None or tensor.shape != (*self.tokens.shape[:2], 4):
                 return result
             tokens, self.tokens = self.tokens, None
-            return result + self.real(plain(tokens, 1, index[..., :1].expand(-1, -1, tokens.shape[-1])))
+            return result + self.real(
+                plain(tokens, 1, index[..., :1].expand(-1, -1, tokens.shape[-1]))
+            )
 
         torch.Tensor.gather = gather  # type: ignore[method-assign,assignment]
 
@@ -65,7 +73,9 @@ class _BoxesOfChosenTokens:
 
 
 def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
-    """Every block ``act(bn(conv3x3(x)) + bn(conv1x1(x)))`` of ``model`` becomes ``act(conv3x3(x))``; returns ``model``."""
+    """Every block ``act(bn(conv3x3(x)) + bn(conv1x1(x)))`` of ``model`` becomes
+    ``act(conv3x3(x))``; returns ``model``.
+    """
     for parent in list(model.modules()):
         for name, block in list(parent.named_children()):
             if type(block).__name__.endswith("RepVggBlock") and _sides(block) == ((3, 3), (1, 1)):
@@ -74,12 +84,18 @@ def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
 
 
 def merge_normalisations(model: nn.Module) -> nn.Module:
-    """Every layer ``act(bn(conv(x)))`` of D-FINE's pyramid in ``model`` becomes ``act(conv(x))``; returns ``model``."""
+    """Every layer ``act(bn(conv(x)))`` of D-FINE's pyramid in ``model`` becomes ``act(conv(x))``;
+    returns ``model``.
+    """
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer).__name__ == "DFineConvNormLayer":
                 weight, bias = _folded(layer.conv, layer.norm)
-                setattr(parent, name, nn.Sequential(_convolution(layer.conv, weight, bias), layer.activation))
+                setattr(
+                    parent,
+                    name,
+                    nn.Sequential(_convolution(layer.conv, weight, bias), layer.activation),
+                )
     return model
 
 
@@ -88,14 +104,25 @@ def _sides(block: Any) -> tuple[Any, ...]:
 
 
 def _merged(block: Any) -> nn.Conv2d:
-    (large, large_bias), (small, small_bias) = (_folded(branch.conv, branch.norm) for branch in (block.conv1, block.conv2))
-    return _convolution(block.conv1.conv, large + nn.functional.pad(small, (1, 1, 1, 1)), large_bias + small_bias)
+    (large, large_bias), (small, small_bias) = (
+        _folded(branch.conv, branch.norm) for branch in (block.conv1, block.conv2)
+    )
+    return _convolution(
+        block.conv1.conv, large + nn.functional.pad(small, (1, 1, 1, 1)), large_bias + small_bias
+    )
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution as ``like``, with these weights and a bias."""
     with torch.device(weight.device):
-        merged = nn.Conv2d(like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, groups=like.groups)  # type: ignore[arg-type]
+        merged = nn.Conv2d(
+            like.in_channels,
+            like.out_channels,
+            like.kernel_size,
+            like.stride,
+            like.padding,
+            groups=like.groups,
+        )  # type: ignore[arg-type]
     merged.weight = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False)
     merged.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)
     return merged
@@ -105,4 +132,6 @@ def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tenso
     """Weight and bias of convolution and normalisation in one, float32."""
     assert norm.running_var is not None and norm.running_mean is not None
     scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return convolution.weight.detach() * scale[:, None, None, None], norm.bias.detach() - norm.running_mean * scale
+    return convolution.weight.detach() * scale[
+        :, None, None, None
+    ], norm.bias.detach() - norm.running_mean * scale

@@ -1,4 +1,6 @@
-"""LW-DETR (arXiv 2406.03459, Apache-2.0) as transformers ports it, in the five sizes of the authors' scripts."""
+"""LW-DETR (arXiv 2406.03459, Apache-2.0) as transformers ports it, in the five sizes of the
+authors' scripts.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,19 @@ SIZES = {
 }
 _ONE: dict[str, Any] = {"projector_scale_factors": [1.0], "decoder_n_points": 2}
 _PYRAMID: dict[str, Any] = {
-    "projector_scale_factors": [2.0, 0.5], "decoder_n_points": 4, "d_model": 384,
-    "decoder_self_attention_heads": 12, "decoder_cross_attention_heads": 24,
-}  # fmt: skip
+    "projector_scale_factors": [2.0, 0.5],
+    "decoder_n_points": 4,
+    "d_model": 384,
+    "decoder_self_attention_heads": 12,
+    "decoder_cross_attention_heads": 24,
+}
 
 
 def build(size: str, num_classes: int = 91, **changes: Any) -> nn.Module:
-    """transformers' detector, weights as its own initialisation draws them. ``changes`` replace fields of its configuration."""
+    """transformers' detector, weights as its own initialisation draws them.
+
+    ``changes`` replace fields of its configuration.
+    """
     import transformers.models.lw_detr as library
 
     row = SIZES[size]
@@ -60,7 +68,9 @@ def deployed(model: Any) -> Detector:
 
 class _EveryLayer(Detector):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The port runs its heads on the last decoder layer; the authors' evaluation runs them on every layer."""
+        """The port runs its heads on the last decoder layer; the authors' evaluation runs them on
+        every layer.
+        """
         outputs = self.model(images)
         earlier = outputs.intermediate_hidden_states[:-1]  # (L - 1, B, Q, d)
         self.model.class_embed(earlier), self.model.bbox_embed(earlier)

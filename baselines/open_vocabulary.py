@@ -1,7 +1,9 @@
-"""MM-GroundingDINO (Apache-2.0) as transformers ports it: the paper measures GroundingDINO's cost on it, in PyTorch (its star).
+"""MM-GroundingDINO (Apache-2.0) as transformers ports it: the paper measures GroundingDINO's cost
+on it, in PyTorch (its star).
 
-It has a text encoder and data-dependent masks, so there is no artifact of it; it is counted as a module, at the size and with the
-prompt behind the paper's number: an image of 800 x 1333 px, and COCO's 80 names as 195 tokens.
+It has a text encoder and data-dependent masks, so there is no artifact of it; it is counted as a
+module, at the size and with the prompt behind the paper's number: an image of 800 x 1333 px, and
+COCO's 80 names as 195 tokens.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TOKENS = 195  # of "person. bicycle. ... toothbrush." in BERT's vocabulary, with the two that frame it
+# of "person. bicycle. ... toothbrush." in BERT's vocabulary, with the two that frame it
+TOKENS = 195
 
 
 def build_tiny(num_classes: int = 80, **changes: Any) -> nn.Module:
-    """transformers' detector (Swin-T, BERT base), random weights, whatever the classes. ``changes`` replace fields."""
+    """transformers' detector (Swin-T, BERT base), random weights, whatever the classes.
+
+    ``changes`` replace fields.
+    """
     import transformers.models.mm_grounding_dino as library
 
     settings: Any = library.MMGroundingDinoConfig  # its type stubs lack inherited settings
@@ -24,7 +30,9 @@ def build_tiny(num_classes: int = 80, **changes: Any) -> nn.Module:
 
 
 class Forward(nn.Module):
-    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, tokens), under a prompt of ``TOKENS``."""
+    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, tokens), under a
+    prompt of ``TOKENS``.
+    """
 
     def __init__(self, library_model: nn.Module) -> None:
         super().__init__()

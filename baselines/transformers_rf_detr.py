@@ -1,4 +1,5 @@
-"""RF-DETR in Hugging Face transformers (>= 5), built from our configuration with random weights; nothing is downloaded.
+"""RF-DETR in Hugging Face transformers (>= 5), built from our configuration with random weights;
+nothing is downloaded.
 
 An independent rewrite of the model: the other side of the parity test and of the speed comparison.
 """
@@ -13,9 +14,11 @@ from rfdetr_repro.spec.model_config import ModelConfig
 
 
 def build(model: ModelConfig, windows: int, attention: str = "sdpa") -> Any:
-    """Their detection model, or their segmentation model if ``model.masks``; single-level configurations (P4) only.
+    """Their detection model, or their segmentation model if ``model.masks``; single-level
+    configurations (P4) only.
 
-    ``windows``: attention windows per side; ``attention``: "sdpa" or "eager". Raises ``ImportError`` without transformers.
+    ``windows``: attention windows per side; ``attention``: "sdpa" or "eager". Raises
+    ``ImportError`` without transformers.
     """
     import transformers.models.rf_detr as rf_detr
     from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
@@ -49,11 +52,15 @@ def build(model: ModelConfig, windows: int, attention: str = "sdpa") -> Any:
         layer_norm_eps=1e-6,  # of the projector; their default 1e-5 is not upstream's value
     )
     config._attn_implementation = backbone._attn_implementation = attention
-    return (rf_detr.RfDetrForInstanceSegmentation if model.masks else rf_detr.RfDetrForObjectDetection)(config)
+    return (
+        rf_detr.RfDetrForInstanceSegmentation if model.masks else rf_detr.RfDetrForObjectDetection
+    )(config)
 
 
 class Forward(nn.Module):
-    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C) and, with masks, logits (B, Q, h, w)."""
+    """images float32 (B, 3, H, W) -> boxes cxcywh (B, Q, 4) in 0..1, logits (B, Q, C) and, with
+    masks, logits (B, Q, h, w).
+    """
 
     def __init__(self, library_model: nn.Module) -> None:
         super().__init__()

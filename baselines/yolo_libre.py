@@ -1,7 +1,9 @@
-"""YOLOX and YOLOv9, the detectors with suppression under a permissive licence, by libreyolo (MIT) in a process of its own.
+"""YOLOX and YOLOv9, the detectors with suppression under a permissive licence, by libreyolo (MIT)
+in a process of its own.
 
-libreyolo imports torchvision, which need not fit the torch that runs here, so it has an interpreter of its own, too:
-RFDETR_LIBREYOLO_PYTHON names it. Random weights by size only; trained ones are exported by libreyolo and given with --onnx.
+libreyolo imports torchvision, which need not fit the torch that runs here, so it has an interpreter
+of its own, too: RFDETR_LIBREYOLO_PYTHON names it. Random weights by size only; trained ones are
+exported by libreyolo and given with --onnx.
 """
 
 from __future__ import annotations
@@ -35,5 +37,5 @@ with torch.no_grad():
                       output_names=["output"], opset_version=17, dynamo=False)
 versions = {"libreyolo": getattr(libreyolo, "__version__", "unknown"), "libreyolo-torch": torch.__version__}
 Path(folder, "exported.json").write_text(json.dumps({"params": params, "versions": versions}))
-"""
+"""  # noqa: E501
 PACKAGE = Package("libreyolo", "MIT", "RFDETR_LIBREYOLO_PYTHON", SCRIPT)

@@ -1,7 +1,9 @@
-"""YOLOv8 and YOLO11, boxes and masks, by the user's own ultralytics (AGPL-3.0): run in its own process, never imported here.
+"""YOLOv8 and YOLO11, boxes and masks, by the user's own ultralytics (AGPL-3.0): run in its own
+process, never imported here.
 
-RFDETR_ULTRALYTICS_PYTHON names the interpreter that has it. Its export is raw, without suppression; ours is put into the file.
-Its own count of operations is what its documentation and the paper's tables print.
+RFDETR_ULTRALYTICS_PYTHON names the interpreter that has it. Its export is raw, without suppression;
+ours is put into the file. Its own count of operations is what its documentation and the paper's
+tables print.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ written = model.export(format="onnx", imgsz=640, opset=17, simplify=False, dynam
 shutil.move(str(written), str(Path(folder, "raw.onnx")))
 versions = {"ultralytics": ultralytics.__version__, "ultralytics-torch": torch.__version__}
 Path(folder, "exported.json").write_text(json.dumps({"params": params, "versions": versions}))
-"""
+"""  # noqa: E501
 COUNT = """
 import json, sys
 from pathlib import Path
@@ -62,7 +64,7 @@ for form in ("evaluated", "deployed"):
         flops, _, _ = calculate_flops(model, input_shape=(1, 3, 640, 640), print_results=False, output_as_string=False)
         rows.append(("calflops", form, params, flops))
 Path(folder, "counted.json").write_text(json.dumps(rows))
-"""
+"""  # noqa: E501
 PACKAGE = Package("ultralytics", "AGPL-3.0", "RFDETR_ULTRALYTICS_PYTHON", SCRIPT, COUNT)
 
 

@@ -1,12 +1,15 @@
-"""Everything that needs a CUDA device, in one command and in minutes: build, tests, sanitizer, benchmarks, Records.
+"""Everything that needs a CUDA device, in one command and in minutes: build, tests, sanitizer,
+benchmarks, Records.
 
     python benchmarks/gpu.py --out results/gpu
 
-Needs PyTorch built for CUDA, NumPy, pytest, ninja and nvcc; no network and no tox. Sessions (CUDA graphs, ONNX Runtime, TensorRT)
-are tested where what they need is installed. Ours is timed against the formulation by grid_sample
-and against torch-ms-deform-attn and deformops where they are installed, eager and as CUDA graphs, in turn. Times are device times
-over back-to-back calls, so eager ones of small calls are what the host needs to launch them. Values stay in the L2 cache, as they
-do in a decoder layer that has just projected them. Exit code 1 when a part failed; the others still ran.
+Needs PyTorch built for CUDA, NumPy, pytest, ninja and nvcc; no network and no tox. Sessions (CUDA
+graphs, ONNX Runtime, TensorRT) are tested where what they need is installed. Ours is timed against
+the formulation by grid_sample and against torch-ms-deform-attn and deformops where they are
+installed, eager and as CUDA graphs, in turn. Times are device times over back-to-back calls, so
+eager ones of small calls are what the host needs to launch them. Values stay in the L2 cache, as
+they do in a decoder layer that has just projected them. Exit code 1 when a part failed; the others
+still ran.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ Call = Callable[[], Any]
 
 def event_ms(call: Call, repeats: int) -> float:
     """Mean device time of one of ``repeats`` calls in a row."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)
+    end = torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(repeats):
         call()
@@ -80,8 +84,12 @@ def captured(call: Call) -> Call | None:
     return graph.replay
 
 
-def medians(calls: dict[str, Call], measure: Callable[[Call, int], float], rounds: int, repeats: int) -> dict[str, float]:
-    """Median over rounds, each of which runs every call ``repeats`` times; the first round is warm-up."""
+def medians(
+    calls: dict[str, Call], measure: Callable[[Call, int], float], rounds: int, repeats: int
+) -> dict[str, float]:
+    """Median over rounds, each of which runs every call ``repeats`` times; the first round is
+    warm-up.
+    """
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
@@ -111,8 +119,12 @@ def works(case: str, device: str, dtype: torch.dtype) -> dict[str, dict[str, Cal
 
     return {
         "forward": {name: forward(op, levels, tensors) for name, op in ops.items()},
-        "forward+backward": {name: forward_backward(in_float(op), levels, tensors) for name, op in ops.items()},
-        "fused": {name: forward(op, levels, [value, offsets, boxes, logits]) for name, op in fused.items()},
+        "forward+backward": {
+            name: forward_backward(in_float(op), levels, tensors) for name, op in ops.items()
+        },
+        "fused": {
+            name: forward(op, levels, [value, offsets, boxes, logits]) for name, op in fused.items()
+        },
     }
 
 
@@ -130,7 +142,9 @@ def runnable(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, C
     return found
 
 
-def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | None, rounds: int) -> list[str]:
+def measure_operators(
+    store_path: Path, device: str, chosen: Sequence[str] | None, rounds: int
+) -> list[str]:
     """Measures every case, appends a Record per time, and returns the table's lines."""
     sys.path.insert(0, str(ROOT))  # only now: the operators are imported, and have just been built
     from cases import CASES
@@ -140,13 +154,25 @@ def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | Non
     from rfdetr_repro.records.store import Store
     from rfdetr_repro.spec.protocol import Protocol
 
-    store, machine, env = Store(store_path), this_machine(), environment()
+    store = Store(store_path)
+    machine = this_machine()
+    env = environment()
     if device == "cuda":
         machine = replace(machine, gpu=torch.cuda.get_device_name())
-    protocol = Protocol("sustained", "device", 0.0, min_samples=rounds, max_samples=rounds, threads=1)
-    common = dict(protocol=protocol, machine=machine, env=env, command=f"python benchmarks/gpu.py --device {device}")
+    protocol = Protocol(
+        "sustained", "device", 0.0, min_samples=rounds, max_samples=rounds, threads=1
+    )
+    common = dict(
+        protocol=protocol,
+        machine=machine,
+        env=env,
+        command=f"python benchmarks/gpu.py --device {device}",
+    )
     notes: list[str] = []
-    lines = [f"{'case':<16} {'dtype':<9} {'work':<17} {'mode':<6} {'ours ms':>9}  others: ms (times ours)"]
+    lines = [
+        f"{'case':<16} {'dtype':<9} {'work':<17} {'mode':<6} {'ours ms':>9}  others: ms (times "
+        f"ours)"
+    ]
     for case in chosen or CASES:
         for dtype_name, dtype in DTYPES.items():
             for work, all_calls in works(case, device, dtype).items():
@@ -155,19 +181,37 @@ def measure_operators(store_path: Path, device: str, chosen: Sequence[str] | Non
                 modes: dict[str, dict[str, Call]] = {"eager": calls}
                 if device == "cuda":
                     graphs = {name: captured(call) for name, call in calls.items()}
-                    notes += [f"{what}: {name} cannot be captured" for name, graph in graphs.items() if graph is None]
-                    modes["graph"] = {name: graph for name, graph in graphs.items() if graph is not None}
+                    notes += [
+                        f"{what}: {name} cannot be captured"
+                        for name, graph in graphs.items()
+                        if graph is None
+                    ]
+                    modes["graph"] = {
+                        name: graph for name, graph in graphs.items() if graph is not None
+                    }
                 for mode, there in modes.items():
                     measure = event_ms if device == "cuda" else host_ms
                     times = medians(there, measure, rounds, 20 if device == "cuda" else 2)
                     for name, ms in times.items():
-                        identity = ModelId("operator", f"{work} {case} {dtype_name} {mode}", variant=name, weights="random")
+                        identity = ModelId(
+                            "operator",
+                            f"{work} {case} {dtype_name} {mode}",
+                            variant=name,
+                            weights="random",
+                        )
                         latency = Latency(ms, num_samples=rounds, cuda_graph=mode == "graph")
                         store.append(Record("operator", identity, latency=latency, **common))
                     if "ours" not in times:
                         continue
-                    rest = ", ".join(f"{n} {t:.4f} ({t / times['ours']:.2f})" for n, t in times.items() if n != "ours")
-                    lines.append(f"{case:<16} {dtype_name:<9} {work:<17} {mode:<6} {times['ours']:9.4f}  {rest}")
+                    rest = ", ".join(
+                        f"{n} {t:.4f} ({t / times['ours']:.2f})"
+                        for n, t in times.items()
+                        if n != "ours"
+                    )
+                    lines.append(
+                        f"{case:<16} {dtype_name:<9} {work:<17} {mode:<6} {times['ours']:9.4f}  "
+                        f"{rest}"
+                    )
                     print(lines[-1], flush=True)
     return [*lines, *notes]
 
@@ -177,16 +221,29 @@ def step(name: str, command: list[str], out: Path, timeout_s: float) -> bool:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
-        environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}  # this device's kernels only: minutes less
+        # this device's kernels only: minutes less
+        environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}
     started = time.monotonic()
     with open(out / f"{name}.log", "w") as log:
         try:
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=timeout_s, check=False)
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                timeout=timeout_s,
+                check=False,
+            )
             code = done.returncode
         except subprocess.TimeoutExpired:
             code = -1
     last = (out / f"{name}.log").read_text().strip().splitlines()[-1:] or [""]
-    print(f"{name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.monotonic() - started:.0f} s; {last[0]}", flush=True)
+    print(
+        f"{name}: {'ok' if code == 0 else f'FAILED ({code})'} in {time.monotonic() - started:.0f} "
+        f"s; {last[0]}",
+        flush=True,
+    )
     return code == 0
 
 
@@ -198,31 +255,61 @@ def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
         if "properties" not in path.name
     ]
     pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
-    few = [*pytest_command, "tests/ops/test_ops_fused.py", "-k", "test_values_and_gradients and float32 and 16"]
+    few = [
+        *pytest_command,
+        "tests/ops/test_ops_fused.py",
+        "-k",
+        "test_values_and_gradients and float32 and 16",
+    ]
     found: dict[str, tuple[list[str], float]] = {}
     if "build" not in args.skip:
         found["build"] = [sys.executable, "setup.py", "build_ext", "--inplace"], 300
     if args.device == "cuda":
         sanitizer = shutil.which("compute-sanitizer")
         if "tests" not in args.skip:
-            found["tests"] = [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"], 300
+            found["tests"] = (
+                [*pytest_command, *tests, f"--junitxml={args.out.resolve() / 'tests.xml'}"],
+                300,
+            )
             if all(map(find_spec, NEEDED)):
                 found["sessions"] = [*pytest_command, *SESSIONS], 300
         if "sanitizer" not in args.skip and sanitizer:
-            found |= {tool: ([sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 150) for tool in SANITIZED}
+            found |= {
+                tool: ([sanitizer, "--tool", tool, "--error-exitcode", "9", *few], 150)
+                for tool in SANITIZED
+            }
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "results/gpu")), help="folder of logs and Records")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: try the script without a device")
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="of benchmarks/cases.py; all by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(os.environ.get("OUT", "results/gpu")),
+        help="folder of logs and Records",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cpu: try the script without a device",
+    )
+    parser.add_argument(
+        "--cases", nargs="+", metavar="CASE", help="of benchmarks/cases.py; all by default"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="samples per time")
-    parser.add_argument("--skip", nargs="*", choices=["build", "tests", "sanitizer", "benchmarks"], default=[])
+    parser.add_argument(
+        "--skip", nargs="*", choices=["build", "tests", "sanitizer", "benchmarks"], default=[]
+    )
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("error: PyTorch sees no CUDA device; --device cpu tries the script without one", file=sys.stderr)
+        print(
+            "error: PyTorch sees no CUDA device; --device cpu tries the script without one",
+            file=sys.stderr,
+        )
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -237,7 +324,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not all(map(find_spec, NEEDED)):
         print(f"sessions: skipped, their tests need {' and '.join(NEEDED)}", flush=True)
     if "benchmarks" not in args.skip:
-        lines = measure_operators(args.out / "operators.jsonl", args.device, args.cases, args.rounds)
+        lines = measure_operators(
+            args.out / "operators.jsonl", args.device, args.cases, args.rounds
+        )
         (args.out / "operators.txt").write_text("\n".join(lines) + "\n")
         print("\n".join(line for line in lines if " cannot " in line))
     print(f"failed: {', '.join(failed)}" if failed else "all parts ok")

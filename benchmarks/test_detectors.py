@@ -1,9 +1,11 @@
-"""Latency of exported pico subnets by the protocol: 200 ms before every sample (buffered) or none (sustained); every backend.
+"""Latency of exported pico subnets by the protocol: 200 ms before every sample (buffered) or none
+(sustained); every backend.
 
-Random weights: a static graph takes the same time whatever its weights, and rows say so; there is no accuracy here. Few samples,
-to end within a minute; ``python -m rfdetr_repro.bench`` measures in full. ``extra_info``: file hash, backend, scope, protocol,
-tails, throttle state, what NVML saw, and the Record. A backend that is not there is skipped with its reason.
-Run: pytest benchmarks/test_detectors.py --benchmark-only
+Random weights: a static graph takes the same time whatever its weights, and rows say so; there is
+no accuracy here. Few samples, to end within a minute; ``python -m rfdetr_repro.bench`` measures in
+full. ``extra_info``: file hash, backend, scope, protocol, tails, throttle state, what NVML saw, and
+the Record. A backend that is not there is skipped with its reason. Run: pytest
+benchmarks/test_detectors.py --benchmark-only
 """
 
 from __future__ import annotations
@@ -33,22 +35,30 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PICO
 from rfdetr_repro.spec.protocol import Protocol
 
-ARCHS = [Arch(96, 16, 1, 0, 10), PICO.arch, Arch(160, 12, 2, 2, 25)]  # a small one, the base, a large one
+# a small one, the base, a large one
+ARCHS = [Arch(96, 16, 1, 0, 10), PICO.arch, Arch(160, 12, 2, 2, 25)]
 PROTOCOLS = {
     "buffered": Protocol("buffered", warmup=5, min_samples=20, max_samples=20),
     "sustained": Protocol("sustained", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
-    "device": Protocol("sustained", "device", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
+    "device": Protocol(
+        "sustained", "device", buffer_ms=0, warmup=5, min_samples=64, max_samples=64
+    ),
     "host": Protocol("sustained", "host", buffer_ms=0, warmup=5, min_samples=64, max_samples=64),
 }
 ROWS = [("onnxruntime", arch, name) for arch in ARCHS for name in ("buffered", "sustained")]
 ROWS += [("onnxruntime", PICO.arch, name) for name in ("device", "host")]
-ROWS += [(backend, PICO.arch, name) for backend in BACKENDS[1:] for name in ("buffered", "sustained")]
-SEEN = ("throttled_s", "sm_mhz", "temperature_c", "power_w", "idle_share", "joules_per_image")  # what NVML may tell
+ROWS += [
+    (backend, PICO.arch, name) for backend in BACKENDS[1:] for name in ("buffered", "sustained")
+]
+# what NVML may tell
+SEEN = ("throttled_s", "sm_mhz", "temperature_c", "power_w", "idle_share", "joules_per_image")
 
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Arch, str], Artifact]:
-    """Exports an architecture once in the format of a backend; all are slices of one seeded supernet."""
+    """Exports an architecture once in the format of a backend; all are slices of one seeded
+    supernet.
+    """
     folder = tmp_path_factory.mktemp("artifacts")
 
     @cache
@@ -68,7 +78,9 @@ def watch() -> Iterator[GpuWatch | str]:
         yield str(error)
 
 
-@pytest.mark.parametrize(("backend", "arch", "name"), ROWS, ids=[f"{row[0]}-{row[1].key}-{row[2]}" for row in ROWS])
+@pytest.mark.parametrize(
+    ("backend", "arch", "name"), ROWS, ids=[f"{row[0]}-{row[1].key}-{row[2]}" for row in ROWS]
+)
 def test_latency(
     backend: str,
     arch: Arch,
@@ -77,7 +89,8 @@ def test_latency(
     watch: GpuWatch | str,
     benchmark: Any,
 ) -> None:
-    protocol, gpu = PROTOCOLS[name], uses_gpu(backend)
+    protocol = PROTOCOLS[name]
+    gpu = uses_gpu(backend)
     if gpu and isinstance(watch, str):
         pytest.skip(watch)
     try:
@@ -87,27 +100,41 @@ def test_latency(
     call = timed_call(session, protocol.scope, None)
     mark = watch.mark() if gpu else 0
     wait = (lambda: time.sleep(protocol.buffer_ms / 1e3)) if protocol.mode == "buffered" else None
-    benchmark.pedantic(call, setup=wait, rounds=protocol.min_samples, iterations=1, warmup_rounds=protocol.warmup)
+    benchmark.pedantic(
+        call, setup=wait, rounds=protocol.min_samples, iterations=1, warmup_rounds=protocol.warmup
+    )
     found = session.outputs()
     assert found.scores.shape == (1, arch.queries) and np.isfinite(found.boxes_xyxy).all()
     if not benchmark.enabled:
         return
     samples_ms = 1e3 * np.array(benchmark.stats.stats.data)
-    digest, sustained = session.artifact_id.sha256, protocol.mode == "sustained"
-    latency = summarise(samples_ms, stop_reason="fixed number of rounds", sustained=sustained, artifact_sha256=digest)
+    digest = session.artifact_id.sha256
+    sustained = protocol.mode == "sustained"
+    latency = summarise(
+        samples_ms,
+        stop_reason="fixed number of rounds",
+        sustained=sustained,
+        artifact_sha256=digest,
+    )
     if gpu:
         latency = watched(latency, watch, mark, protocol, samples_ms)
     benchmark.extra_info.update(facts(session, protocol, latency))
 
 
-def watched(latency: Latency, watch: GpuWatch, mark: int, protocol: Protocol, samples_ms: np.ndarray) -> Latency:
+def watched(
+    latency: Latency, watch: GpuWatch, mark: int, protocol: Protocol, samples_ms: np.ndarray
+) -> Latency:
     window = watch.since(mark)
-    state = gpu_state([(window, True, float(samples_ms.sum()) / 1e3)], None, protocol.mode, len(samples_ms))
+    state = gpu_state(
+        [(window, True, float(samples_ms.sum()) / 1e3)], None, protocol.mode, len(samples_ms)
+    )
     return dataclasses.replace(latency, throttled=window.throttled, gpu=state)
 
 
 def facts(session: Any, protocol: Protocol, latency: Latency) -> dict[str, Any]:
-    """What a saved row tells beside its times: "n/a" is a tail of too few samples, "unknown" what could not be seen."""
+    """What a saved row tells beside its times: "n/a" is a tail of too few samples, "unknown" what
+    could not be seen.
+    """
     record = Record(
         "protocol",
         session.manifest.model,

@@ -1,10 +1,12 @@
-"""The operators against the plain formulation of the same function and against other people's, timed in turn in one process.
+"""The operators against the plain formulation of the same function and against other people's,
+timed in turn in one process.
 
-The work of ms_deform_attn is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in float32, and does 64
-multiply-adds on them, so the limit is the rate of 64-byte loads from cache, not arithmetic; it is measured beside (one thread).
-``extra_info``: best time of each in ms, their ratios to ours (above 1: we are faster) and the fraction of the limit reached.
-torch-ms-deform-attn (the original operator with a CPU kernel of its own) takes part where it is installed.
-Run: pytest benchmarks/test_ops.py --benchmark-only
+The work of ms_deform_attn is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in
+float32, and does 64 multiply-adds on them, so the limit is the rate of 64-byte loads from cache,
+not arithmetic; it is measured beside (one thread). ``extra_info``: best time of each in ms, their
+ratios to ours (above 1: we are faster) and the fraction of the limit reached. torch-ms-deform-attn
+(the original operator with a CPU kernel of its own) takes part where it is installed. Run: pytest
+benchmarks/test_ops.py --benchmark-only
 """
 
 from __future__ import annotations
@@ -48,15 +50,21 @@ def limit_ms(case: str) -> float | None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("work", [forward, forward_backward], ids=["forward", "forward+backward"])
-def test_cpu(benchmark: Any, threads: int, case: str, work: Callable[..., Callable[[], Any]]) -> None:
+def test_cpu(
+    benchmark: Any, threads: int, case: str, work: Callable[..., Callable[[], Any]]
+) -> None:
     levels, tensors = inputs(case)
-    calls = {name: work(op, levels, tensors) for name, op in {"ours": ms_deform_attn, **peers()}.items()}
+    calls = {
+        name: work(op, levels, tensors) for name, op in {"ours": ms_deform_attn, **peers()}.items()
+    }
     best = interleaved_ms(calls, budget_s=2)
     limit = limit_ms(case) if threads == 1 and work is forward else None
     benchmark.extra_info.update(comparison(best), threads=threads, build=str(build_info()))
     if limit:
         lines, table = traffic(case)
-        benchmark.extra_info.update(limit_ms=round(limit, 4), fraction_of_limit=round(limit / best["ours"], 2))
+        benchmark.extra_info.update(
+            limit_ms=round(limit, 4), fraction_of_limit=round(limit / best["ours"], 2)
+        )
         benchmark.extra_info.update(gathered_bytes=64 * lines, value_bytes=64 * table)
     benchmark.pedantic(calls["ours"], rounds=10, warmup_rounds=1)
     print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
@@ -78,14 +86,19 @@ def test_fused_cpu(benchmark: Any, threads: int, case: str) -> None:
     assert best["ours"] < best["grid_sample"]
 
 
-MASKS = {"108x108-full-hd": (200, 108, (1080, 1920), 100), "78x78-vga": (100, 78, (480, 640), 20)}  # queries, map, image, kept
+# queries, map, image, kept
+MASKS = {"108x108-full-hd": (200, 108, (1080, 1920), 100), "78x78-vga": (100, 78, (480, 640), 20)}
 
 
 def mask_embeddings(case: str) -> tuple[Tensor, Tensor]:
-    """Query (Q, 256) and pixel (256, h, w) embeddings whose products are blobs: each query is a soft disc of the map."""
+    """Query (Q, 256) and pixel (256, h, w) embeddings whose products are blobs: each query is a
+    soft disc of the map.
+    """
     queries, side, _, _ = MASKS[case]
     generator = torch.Generator().manual_seed(0)
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij"
+    )
     harmonics = torch.arange(8)
     waves = [torch.cos(torch.pi * (rows * i + columns * j)) for i in harmonics for j in harmonics]
     waves += [torch.sin(torch.pi * (rows * i + columns * j)) for i in harmonics for j in harmonics]
@@ -96,7 +109,9 @@ def mask_embeddings(case: str) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("case", MASKS)
 def test_masks_to_rle(benchmark: Any, threads: int, case: str) -> None:
-    """Embeddings to COCO run lengths: all queries by einsum, enlarged, thresholded, encoded, against the kept ones only."""
+    """Embeddings to COCO run lengths: all queries by einsum, enlarged, thresholded, encoded,
+    against the kept ones only.
+    """
     coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
     queries, pixels = mask_embeddings(case)
     _, _, size, kept = MASKS[case]
@@ -109,36 +124,58 @@ def test_masks_to_rle(benchmark: Any, threads: int, case: str) -> None:
         logits = torch.einsum("qd,dhw->qhw", queries, pixels)[rows]
         found = []
         for part in logits.split(32):
-            large = torch.nn.functional.interpolate(part[:, None], size=size, mode="bilinear", align_corners=False)
-            found += [coco.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in (large[:, 0] > 0).numpy()]
+            large = torch.nn.functional.interpolate(
+                part[:, None], size=size, mode="bilinear", align_corners=False
+            )
+            found += [
+                coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+                for mask in (large[:, 0] > 0).numpy()
+            ]
         return found
 
     best = interleaved_ms({"ours": ours, "chain": chain}, budget_s=5, min_rounds=3)
     logits = mask_logits(queries[rows], pixels)
-    best["packed_bits"] = interleaved_ms({"bits": lambda: masks_from_logits(logits, *size, packed=True)})["bits"]
+    best["packed_bits"] = interleaved_ms(
+        {"bits": lambda: masks_from_logits(logits, *size, packed=True)}
+    )["bits"]
     best["bitmaps"] = interleaved_ms({"bool": lambda: masks_from_logits(logits, *size)})["bool"]
-    benchmark.extra_info.update({f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads)
+    benchmark.extra_info.update(
+        {f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads
+    )
     benchmark.extra_info["over_chain"] = round(best["chain"] / best["ours"], 1)
     benchmark.pedantic(ours, rounds=3)
     print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
-    assert masks.rles(torch.einsum("qd,dhw->qhw", queries, pixels)[rows], *size) == chain()  # rounding of one product for both
+    # rounding of one product for both
+    assert masks.rles(torch.einsum("qd,dhw->qhw", queries, pixels)[rows], *size) == chain()
 
 
-LINEARS = {"qkv": (580, 384, 1152), "fc1": (580, 384, 1536), "fc2": (580, 1536, 384)}  # of Nano at 384: rows, inputs, outputs
+# of Nano at 384: rows, inputs, outputs
+LINEARS = {"qkv": (580, 384, 1152), "fc1": (580, 384, 1536), "fc2": (580, 1536, 384)}
 
 
 @pytest.mark.skipif(not HAS_SPLIT_LINEAR, reason="this processor has no AMX-BF16")
 @pytest.mark.parametrize("case", LINEARS)
 def test_split_linear(case: str, threads: int, benchmark: Any) -> None:
-    """Against the float32 linear layer. The limit: 6 (3 parts) or 3 (2 parts) bfloat16 products at the rate of the AMX unit."""
+    """Against the float32 linear layer.
+
+    The limit: 6 (3 parts) or 3 (2 parts) bfloat16 products at the rate of the AMX unit.
+    """
     rows, inputs, outputs = LINEARS[case]
-    x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    x = torch.randn(rows, inputs)
+    weight = torch.randn(outputs, inputs)
+    bias = torch.randn(outputs)
     calls = {"float32": lambda: torch.nn.functional.linear(x, weight, bias)}
     for parts in (3, 2):
         calls[f"{parts}_parts"] = partial(split_linear, x, split_linear_pack(weight, parts), bias)
     best = interleaved_ms(calls)
     benchmark(calls["3_parts"])
     operations = 2e-6 * rows * inputs * outputs  # Gflop/s = this / ms
-    benchmark.extra_info.update({f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads)
-    benchmark.extra_info.update({f"{name}_gflops": round(operations / ms) for name, ms in best.items()})
-    benchmark.extra_info.update(speedup=best["float32"] / best["3_parts"], speedup_2_parts=best["float32"] / best["2_parts"])
+    benchmark.extra_info.update(
+        {f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads
+    )
+    benchmark.extra_info.update(
+        {f"{name}_gflops": round(operations / ms) for name, ms in best.items()}
+    )
+    benchmark.extra_info.update(
+        speedup=best["float32"] / best["3_parts"], speedup_2_parts=best["float32"] / best["2_parts"]
+    )

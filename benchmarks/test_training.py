@@ -1,6 +1,8 @@
-"""Supernet training on the CPU: one process with all threads against several that share each batch and the threads.
+"""Supernet training on the CPU: one process with all threads against several that share each batch
+and the threads.
 
-Same steps, same batch, alternating runs; the ratio of the median step times is what counts. ``RFDETR_BENCH_STEPS`` steps per run.
+Same steps, same batch, alternating runs; the ratio of the median step times is what counts.
+``RFDETR_BENCH_STEPS`` steps per run.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from rfdetr_repro.train.processes import shared
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.trainer import Trainer
 
-STEPS, ROUNDS, WARM_UP = int(os.environ.get("RFDETR_BENCH_STEPS", "24")), 3, 4
+STEPS = int(os.environ.get("RFDETR_BENCH_STEPS", "24"))
+ROUNDS = 3
+WARM_UP = 4
 
 
 def step_seconds(setup: dict[str, Any], processes: int) -> list[float]:
@@ -38,7 +42,9 @@ def test_processes(benchmark: Any, tmp_path: Path) -> None:
     if threads < 2:
         pytest.skip("one thread: nothing to share")
     torch.set_num_threads(threads)
-    data = write_embedded(tmp_path / "data", EmbeddedConfig(train_images=64, val_images=2, test_images=2), workers=1)
+    data = write_embedded(
+        tmp_path / "data", EmbeddedConfig(train_images=64, val_images=2, test_images=2), workers=1
+    )
     train = replace(PICO_TRAIN, steps=STEPS, evaluate_every=0, checkpoint_every=10**6)
     setup = {"recipe": Recipe(PICO, train, PICO_SPACE), "split": read_split(data, "train")}
     times: dict[int, list[float]] = {1: [], threads: []}
@@ -46,13 +52,18 @@ def test_processes(benchmark: Any, tmp_path: Path) -> None:
     def rounds() -> None:
         for turn in range(ROUNDS):
             for processes, seconds in times.items():
-                seconds += step_seconds({**setup, "folder": tmp_path / f"{processes}-{turn}"}, processes)
+                seconds += step_seconds(
+                    {**setup, "folder": tmp_path / f"{processes}-{turn}"}, processes
+                )
 
     benchmark.pedantic(rounds, rounds=1)
     middle = {processes: statistics.median(seconds) for processes, seconds in times.items()}
     whole = {processes: sum(seconds) for processes, seconds in times.items()}
     benchmark.extra_info.update(
-        {f"ms_per_step_{processes}_processes": round(1e3 * value) for processes, value in middle.items()},
+        {
+            f"ms_per_step_{processes}_processes": round(1e3 * value)
+            for processes, value in middle.items()
+        },
         speedup_median=round(middle[1] / middle[threads], 2),
         speedup_total=round(whole[1] / whole[threads], 2),
         threads=threads,

@@ -1,9 +1,11 @@
-"""This model against RF-DETR in Hugging Face transformers: same configuration, same weights, interleaved, eager PyTorch, CPU.
+"""This model against RF-DETR in Hugging Face transformers: same configuration, same weights,
+interleaved, eager PyTorch, CPU.
 
-Targets: forward of Nano at 384 and Medium at 576 at least 1.25 times as fast; one training step (forward, matching, loss,
-backward) of Nano with 13 groups and batch 4 at least 1.5 times, and no higher peak memory.
-``extra_info``: whole calls (median and best), the sum over operators of each one's best time, and the largest operators.
-Run: pytest benchmarks/test_transformers.py --benchmark-only
+Targets: forward of Nano at 384 and Medium at 576 at least 1.25 times as fast; one training step
+(forward, matching, loss, backward) of Nano with 13 groups and batch 4 at least 1.5 times, and no
+higher peak memory. ``extra_info``: whole calls (median and best), the sum over operators of each
+one's best time, and the largest operators. Run: pytest benchmarks/test_transformers.py
+--benchmark-only
 """
 
 from __future__ import annotations
@@ -31,22 +33,29 @@ from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
-THREADS, TOP = 2, 8
+THREADS = 2
+TOP = 8
 SLOW_S = 3.0  # a training step that takes longer is compared on demand only
-BUDGET_S = 40.0  # for the rounds of one benchmark; processors without AMX take several seconds for a training step
+# for the rounds of one benchmark; processors without AMX take several seconds for a training step
+BUDGET_S = 40.0
 
 
 def both(row: Preset) -> tuple[Any, Detector]:
     """(theirs, ours) with the same random weights."""
     model = row.model
     torch.manual_seed(0)
-    theirs, ours = build(model, row.arch.windows), Detector(model, row.arch)
-    ours.load_state_dict(from_released(from_transformers(theirs.state_dict()), ours.state_dict(), model.groups))
+    theirs = build(model, row.arch.windows)
+    ours = Detector(model, row.arch)
+    ours.load_state_dict(
+        from_released(from_transformers(theirs.state_dict()), ours.state_dict(), model.groups)
+    )
     return theirs, ours
 
 
 def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call over rounds that run all calls once: ``rounds``, or as many as BUDGET_S allows, at least 3."""
+    """Milliseconds of each call over rounds that run all calls once: ``rounds``, or as many as
+    BUDGET_S allows, at least 3.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -61,7 +70,9 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return times
 
 
-def report(benchmark: Any, calls: dict[str, Callable[[], object]], rounds: int, **more: object) -> None:
+def report(
+    benchmark: Any, calls: dict[str, Callable[[], object]], rounds: int, **more: object
+) -> None:
     """Times ours by the plugin, and both interleaved; the ratios are what counts."""
     torch.set_num_threads(THREADS)
     times = interleaved(calls, rounds)
@@ -72,19 +83,25 @@ def report(benchmark: Any, calls: dict[str, Callable[[], object]], rounds: int, 
         ms = {name: pick(times[name]) if pick else sum(operators[name].values()) for name in calls}
         benchmark.extra_info[f"speedup_{kind}"] = round(ms["theirs"] / ms["ours"], 2)
         benchmark.extra_info |= {f"{name}_{kind}_ms": round(value, 1) for name, value in ms.items()}
-    benchmark.extra_info |= {f"{name}_largest_ms": _largest(counter) for name, counter in operators.items()}
+    benchmark.extra_info |= {
+        f"{name}_largest_ms": _largest(counter) for name, counter in operators.items()
+    }
     benchmark.extra_info |= {"threads": THREADS, "rounds": rounds, **more}
 
 
 def _largest(operators: dict[str, float]) -> dict[str, float]:
-    return {operator: round(operators[operator], 1) for operator in sorted(operators, key=operators.__getitem__)[: -TOP - 1 : -1]}
+    return {
+        operator: round(operators[operator], 1)
+        for operator in sorted(operators, key=operators.__getitem__)[: -TOP - 1 : -1]
+    }
 
 
 @pytest.mark.parametrize("size", ["nano", "medium"])
 def test_forward(size: str, benchmark: Any) -> None:
     theirs, ours = both(PRESETS[size])
     side = PRESETS[size].arch.input_hw[0]
-    subnet, images = ours.slice(ours.arch), torch.rand(1, 3, side, side)
+    subnet = ours.slice(ours.arch)
+    images = torch.rand(1, 3, side, side)
     theirs.eval()
 
     def run(model: Callable[[torch.Tensor], object]) -> Callable[[], object]:
@@ -100,12 +117,17 @@ def test_forward(size: str, benchmark: Any) -> None:
 def peak_growth_mib(call: Callable[[], object]) -> float:
     """Peak resident memory during ``call`` beyond what is resident before it (Linux)."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps from earlier calls would hide this one's
+    # what the allocator keeps from earlier calls would hide this one's
+    ctypes.CDLL(None).malloc_trim(0)
     status = Path("/proc/self/status")
     Path("/proc/self/clear_refs").write_text("5")
 
     def field(name: str) -> float:
-        return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(name))
+        return next(
+            int(line.split()[1]) / 1024
+            for line in status.read_text().splitlines()
+            if line.startswith(name)
+        )
 
     before = field("VmRSS")
     call()
@@ -138,8 +160,13 @@ def test_training_step(benchmark: Any) -> None:
     calls: dict[str, Callable[[], object]] = {"theirs": their_step, "ours": our_step}
     started = time.perf_counter()
     our_step()
-    if (step_s := time.perf_counter() - started) > SLOW_S and not os.environ.get("RFDETR_BENCH_SLOW"):
-        pytest.skip(f"a step takes {step_s:.1f} s on this processor, the comparison minutes; RFDETR_BENCH_SLOW=1 runs it")
+    if (step_s := time.perf_counter() - started) > SLOW_S and not os.environ.get(
+        "RFDETR_BENCH_SLOW"
+    ):
+        pytest.skip(
+            f"a step takes {step_s:.1f} s on this processor, the comparison minutes; "
+            f"RFDETR_BENCH_SLOW=1 runs it"
+        )
     their_step()
     peaks = {f"{name}_peak_mib": round(peak_growth_mib(call)) for name, call in calls.items()}
     report(benchmark, calls, rounds=6, **peaks)

@@ -1,4 +1,6 @@
-"""``python -m reports.build --run runs/NAME``: the report of a run as PDF and HTML; see :mod:`rfdetr_repro.report.build`."""
+"""``python -m reports.build --run runs/NAME``: the report of a run as PDF and HTML; see
+:mod:`rfdetr_repro.report.build`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``python -m reports.roofline``: the roofline figure of a benchmark run; see :mod:`rfdetr_repro.report.roofline`."""
+"""``python -m reports.roofline``: the roofline figure of a benchmark run; see
+:mod:`rfdetr_repro.report.roofline`.
+"""
 
 from __future__ import annotations
 

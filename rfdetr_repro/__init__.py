@@ -1,7 +1,8 @@
 """RF-DETR from data to a measured Pareto front.
 
-``from rfdetr_repro import RFDETR`` is the interface that upstream's users know; the other names are listed in ``__all__``.
-Each name is loaded when it is asked for, so that tables, plots and reports need no PyTorch.
+``from rfdetr_repro import RFDETR`` is the interface that upstream's users know; the other names are
+listed in ``__all__``. Each name is loaded when it is asked for, so that tables, plots and reports
+need no PyTorch.
 """
 
 from __future__ import annotations

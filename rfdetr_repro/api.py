@@ -4,8 +4,9 @@
     model.train(dataset_dir="my_data", epochs=50, batch_size=4, grad_accum_steps=4, lr=1e-4, output_dir="runs/mine")
     detections = model.predict("street.jpg", threshold=0.5)   # supervision.Detections
 
-Labels are contiguous inside; ``class_id`` is the data set's own category id. The map is printed and kept in every file.
-"""
+Labels are contiguous inside; ``class_id`` is the data set's own category id. The map is printed and
+kept in every file.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -52,15 +53,17 @@ CHECKPOINT = "supernet.safetensors"
 
 
 class RFDETR:
-    """One detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's folder.
+    """One detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's
+    folder.
 
-    ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours); without it a preset starts from
-    random numbers, and says so. ``arch``: another architecture of a supernet's space, e.g. a frontier point of its search.
-    ``device``: "cpu", "cuda" or "cuda:N"; without it a GPU if there is one, and the choice is printed. ``antialias``: whether
-    pictures are resized with antialiasing in :meth:`predict`, :meth:`evaluate` and exported files; without it as the weights'
-    origin has it (:mod:`.resize_rules`), which is printed. ``labels``: what
-    the labels of a foreign file mean, where the file does not prove it: "from-0" (upstream since 1.6), "from-1" (before),
-    "coco", or the names of all labels in order.
+    ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours);
+    without it a preset starts from random numbers, and says so. ``arch``: another architecture of a
+    supernet's space, e.g. a frontier point of its search. ``device``: "cpu", "cuda" or "cuda:N";
+    without it a GPU if there is one, and the choice is printed. ``antialias``: whether pictures are
+    resized with antialiasing in :meth:`predict`, :meth:`evaluate` and exported files; without it as
+    the weights' origin has it (:mod:`.resize_rules`), which is printed. ``labels``: what the labels
+    of a foreign file mean, where the file does not prove it: "from-0" (upstream since 1.6),
+    "from-1" (before), "coco", or the names of all labels in order.
     """
 
     def __init__(
@@ -84,11 +87,15 @@ class RFDETR:
         elif source.is_file() and weights is None:
             self.detector, self.card, self.sha256 = load_pretrained(source, labels=labels)
         else:
-            raise InputError(f"{str(size)!r} is no size, file or run", mend=f"sizes: {', '.join(PRESETS)}")
+            raise InputError(
+                f"{str(size)!r} is no size, file or run", mend=f"sizes: {', '.join(PRESETS)}"
+            )
         self.trained = weights is not None or str(size) not in PRESETS
         if arch is not None:
             self.detector = self.detector.slice(Arch.parse(arch))
-            self.card = replace(self.card, config=self.detector.config, arch=self.detector.arch, space=None)
+            self.card = replace(
+                self.card, config=self.detector.config, arch=self.detector.arch, space=None
+            )
         if antialias is not None:
             self.card = replace(self.card, resize=with_antialias(self.card.resize_rule, antialias))
         self.detector.to(self.device)
@@ -105,25 +112,36 @@ class RFDETR:
         """Category id -> name."""
         return dict(zip(self.card.category_ids, self.card.class_names, strict=True))
 
-    # -- use ----------------------------------------------------------------------------------------------------------
+    # -- use ---------------------------------------------------------------------------------------
 
-    def predict(self, images: Picture | Iterable[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> Any:
-        """``supervision.Detections`` of one picture, or a list of them for a list, tuple, generator or batch.
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        threshold: float = 0.5,
+        shape: tuple[int, int] | None = None,
+    ) -> Any:
+        """``supervision.Detections`` of one picture, or a list of them for a list, tuple, generator
+        or batch.
 
-        A picture is a path, the bytes of a file, an open file, a Pillow image, an array uint8 or float in 0..1 of shape (H, W),
-        (H, W, 1), (H, W, 3) RGB or (H, W, 4), or a tensor uint8 or float in 0..1 of shape (3, H, W); a batch is an array
-        (B, H, W, channels) or a tensor (B, 3, H, W). Files and Pillow images are turned by their EXIF.
-        ``class_id`` is the category id, ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
-        ``shape``: (height, width) in px that the model takes instead of its own, both divisible by patch x windows.
+        A picture is a path, the bytes of a file, an open file, a Pillow image, an array uint8 or
+        float in 0..1 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4), or a tensor uint8 or
+        float in 0..1 of shape (3, H, W); a batch is an array (B, H, W, channels) or a tensor (B, 3,
+        H, W). Files and Pillow images are turned by their EXIF. ``class_id`` is the category id,
+        ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
+        ``shape``: (height, width) in px that the model takes instead of its own, both divisible by
+        patch x windows.
         """
         try:
             from supervision import Detections
         except ImportError as error:
-            raise InputError("supervision is not installed", mend="pip install supervision, or use .detect()") from error
+            raise InputError(
+                "supervision is not installed", mend="pip install supervision, or use .detect()"
+            ) from error
 
         pictures, many = as_pictures(images)
         found = self.detect(pictures, threshold, shape)
-        names, ids = np.array(self.card.class_names, dtype=object), np.array(self.card.category_ids)
+        names = np.array(self.card.class_names, dtype=object)
+        ids = np.array(self.card.category_ids)
         detections = [
             Detections(
                 xyxy=one.boxes_xyxy,
@@ -136,9 +154,20 @@ class RFDETR:
         ]
         return detections if many else detections[0]
 
-    def detect(self, images: Iterable[Picture], threshold: float = 0.5, shape: tuple[int, int] | None = None) -> list[Found]:
+    def detect(
+        self,
+        images: Iterable[Picture],
+        threshold: float = 0.5,
+        shape: tuple[int, int] | None = None,
+    ) -> list[Found]:
         """The same of several pictures, without supervision; labels are contiguous."""
-        return detect(self.detector, list(images), threshold, arch=self._arch(shape), resize=self.card.resize_rule)
+        return detect(
+            self.detector,
+            list(images),
+            threshold,
+            arch=self._arch(shape),
+            resize=self.card.resize_rule,
+        )
 
     def _arch(self, shape: tuple[int, int] | None) -> Arch:
         own = self.detector.arch
@@ -159,24 +188,34 @@ class RFDETR:
     ) -> dict[str, Accuracy | None]:
         """COCO metrics in PyTorch: {"boxes": ..., "masks": ... or None}.
 
-        Every detection is handed to the evaluator (no score threshold), which counts 100 per image and class, as COCO does.
-        ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other images of the same kind (from 10 images on).
-        ``dataset_dir``: a data set in any form of docs/data.md. ``drop_bad``: leave rows that cannot be used out.
+        Every detection is handed to the evaluator (no score threshold), which counts 100 per image
+        and class, as COCO does. ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other
+        images of the same kind (from 10 images on). ``dataset_dir``: a data set in any form of
+        docs/data.md. ``drop_bad``: leave rows that cannot be used out.
         """
         if not self.trained:
-            raise InputError("a model with random weights has no accuracy", mend="train it, or give weights")
+            raise InputError(
+                "a model with random weights has no accuracy", mend="train it, or give weights"
+            )
         chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
         check_usable([chosen])
-        arch, labels, masks = self._arch(shape), label_map(self.card, chosen), self.card.config.masks
+        arch = self._arch(shape)
+        labels = label_map(self.card, chosen)
+        masks = self.card.config.masks
         if masks and (why := chosen.why_no_mask_ap()):
             print(f"masks not measured: {why}")
             masks = False
         if turned := chosen.rotations_line():
             print(turned)
-        given = single_detections(self.detector, chosen, masks=masks, arch=arch, resize=self.card.resize_rule)
+        given = single_detections(
+            self.detector, chosen, masks=masks, arch=arch, resize=self.card.resize_rule
+        )
         found = [_relabelled(one, labels) for one in given]
         evaluator = CocoEvaluator(chosen)
-        return {"boxes": measured(evaluator, found), "masks": measured(evaluator, found, "segm") if masks else None}
+        return {
+            "boxes": measured(evaluator, found),
+            "masks": measured(evaluator, found, "segm") if masks else None,
+        }
 
     def export(
         self,
@@ -186,12 +225,13 @@ class RFDETR:
         shape: tuple[int, int] | None = None,
         **words: Any,
     ) -> Artifact:
-        """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in; "upstream": as upstream exports
-        (``input`` normalised -> ``dets``, ``labels``, ``masks``), for deployments that expect that.
+        """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in;
+        "upstream": as upstream exports (``input`` normalised -> ``dets``, ``labels``, ``masks``),
+        for deployments that expect that.
 
-        ``shape``: as in :meth:`predict`. Without a path upstream's form is meant: ``output_dir`` ("output") gets
-        ``inference_model.onnx`` with upstream's contract. Upstream's other keywords are taken where the file is as they ask, else
-        refused with what to use instead.
+        ``shape``: as in :meth:`predict`. Without a path upstream's form is meant: ``output_dir``
+        ("output") gets ``inference_model.onnx`` with upstream's contract. Upstream's other keywords
+        are taken where the file is as they ask, else refused with what to use instead.
         """
         folder = export_words(words, OPSET)
         if path is not None and folder is not None:
@@ -202,35 +242,53 @@ class RFDETR:
             print(f"{path}, contract {contract!r}")
         arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
-        model = ModelId("rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256)
-        meta = ArtifactMeta(model, self.card.class_names, self.card.category_ids, self.card.resize_rule)
+        model = ModelId(
+            "rfdetr", name or f"rfdetr-{arch.key}", weights=weights, checkpoint_sha256=self.sha256
+        )
+        meta = ArtifactMeta(
+            model, self.card.class_names, self.card.category_ids, self.card.resize_rule
+        )
         on_cpu = self.detector if self.device.type == "cpu" else copy.deepcopy(self.detector).cpu()
         return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract or "decoded")
 
     def save(self, path: str | Path) -> str:
-        """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its SHA-256."""
+        """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its
+        SHA-256.
+        """
         if Path(path).suffix in (".pth", ".pt"):
             height, width = self.card.arch.input_hw
             if height != width:
-                print(f"upstream's layout knows squares only: upstream's program will not run it at {height}x{width}")
+                print(
+                    f"upstream's layout knows squares only: upstream's program will not run it at "
+                    f"{height}x{width}"
+                )
             return save_released(path, self.detector, self.card)
         return save_detector(path, self.detector.state_dict(), self.card)
 
-    # -- upstream's other names -----------------------------------------------------------------------------------------
+    # -- upstream's other names --------------------------------------------------------------------
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **settings: Any) -> RFDETR:
-        """The model of a file; ``settings``: those of the constructor but the size, which the file tells."""
+        """The model of a file; ``settings``: those of the constructor but the size, which the file
+        tells.
+        """
         settings.pop("trust_checkpoint", None)  # no file is trusted: none runs anything here
         return RFDETR(path, **settings)
 
     def optimize_for_inference(self, *_: Any, **settings: Any) -> None:
-        """Nothing to prepare here; says which command makes the fast file. A number format other than float32 is refused."""
+        """Nothing to prepare here; says which command makes the fast file.
+
+        A number format other than float32 is refused.
+        """
         if settings.get("dtype") not in (None, torch.float32, "float32"):
             raise InputError(
-                "PyTorch inference here is in float32", mend="use .export() and --precision fp16 of the export command"
+                "PyTorch inference here is in float32",
+                mend="use .export() and --precision fp16 of the export command",
             )
-        print("nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an inference runtime")
+        print(
+            "nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an "
+            "inference runtime"
+        )
 
     inference = optimize_for_inference
 
@@ -239,20 +297,26 @@ class RFDETR:
 
     def get_model_config(self) -> dict[str, Any]:
         """Upstream's configuration of this model, under upstream's names."""
-        names, ids = list(self.card.class_names), list(self.card.category_ids)
+        names = list(self.card.class_names)
+        ids = list(self.card.category_ids)
         return described(self.card.config, self.card.arch, names, ids)["model_config"]
 
-    def val(self, dataset_dir: str | os.PathLike[str], **settings: Any) -> dict[str, Accuracy | None]:
+    def val(
+        self, dataset_dir: str | os.PathLike[str], **settings: Any
+    ) -> dict[str, Accuracy | None]:
         """:meth:`evaluate` on the val split."""
         return self.evaluate(dataset_dir, **{"split": "val", **settings})
 
     def deploy_to_roboflow(self, *_: Any, **__: Any) -> None:
         """Refused: this project sends nothing anywhere."""
-        raise InputError("models are not uploaded from here", mend='use .save("weights.pth"), which upstream\'s program uploads')
+        raise InputError(
+            "models are not uploaded from here",
+            mend='use .save("weights.pth"), which upstream\'s program uploads',
+        )
 
     export_for_roboflow = deploy_to_roboflow
 
-    # -- training -----------------------------------------------------------------------------------------------------
+    # -- training ----------------------------------------------------------------------------------
 
     def train(
         self,
@@ -265,23 +329,30 @@ class RFDETR:
         resume: bool | str | Path | None = True,
         **changes: Any,
     ) -> Path:
-        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md; returns the file of the model.
+        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md;
+        returns the file of the model.
 
-        Upstream's keywords with upstream's defaults: one random size per step (``multi_scale``), at least five steps an epoch,
-        an evaluation after each, and of average and raw weights the best on the val split. What differs is printed before the
-        start; an unknown keyword, or a value that cannot be followed, is an :class:`InputError` that names what to use. Fields of
-        ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``. ``grad_accum_steps`` None: 4.
+        Upstream's keywords with upstream's defaults: one random size per step (``multi_scale``), at
+        least five steps an epoch, an evaluation after each, and of average and raw weights the best
+        on the val split. What differs is printed before the start; an unknown keyword, or a value
+        that cannot be followed, is an :class:`InputError` that names what to use. Fields of
+        ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``. ``grad_accum_steps``
+        None: 4.
 
-        An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses it; a path names the run's
-        folder or a file in it). ``shape``: (height, width) in px to train at, kept in the file. ``processes=N`` of them share
-        each batch on the CPU (default: by its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says
-        how many.
+        An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses
+        it; a path names the run's folder or a file in it). ``shape``: (height, width) in px to
+        train at, kept in the file. ``processes=N`` of them share each batch on the CPU (default: by
+        its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says how
+        many.
         """
         from rfdetr_repro.train.processes import run_training
         from rfdetr_repro.train.recipe import Recipe
 
-        processes, shape, drop_bad = changes.pop("processes", None), changes.pop("shape", None), changes.pop("drop_bad", False)
-        folder, source = _run_folder(output_dir, resume), DataSource.of(dataset_dir).dropping(drop_bad)
+        processes = changes.pop("processes", None)
+        shape = changes.pop("shape", None)
+        drop_bad = changes.pop("drop_bad", False)
+        folder = _run_folder(output_dir, resume)
+        source = DataSource.of(dataset_dir).dropping(drop_bad)
         train = read_split(source, "train")
         val = read_split(source, "val", train.classes) if has_split(source, "val") else None
         base = {
@@ -292,12 +363,22 @@ class RFDETR:
         said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
         asked = from_upstream(len(train), base, {"lr": lr, **changes}, val is not None, said)
         shape = self._checked(asked, train, shape)
-        test = [read_split(source, "test", train.classes)] if asked.run_test and has_split(source, "test") else []
+        test = (
+            [read_split(source, "test", train.classes)]
+            if asked.run_test and has_split(source, "test")
+            else []
+        )
         start = self._start(train, [split for split in (val, *test) if split is not None], source)
         print("\n".join(asked.lines))
         initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
         whole = Recipe(Preset(start.config, self._arch(shape)), asked.train)
-        setup = {"recipe": whole, "split": train, "folder": folder, "initial": initial, "device": self.device}
+        setup = {
+            "recipe": whole,
+            "split": train,
+            "folder": folder,
+            "initial": initial,
+            "device": self.device,
+        }
         evaluate = None if val is None else (lambda model: base_accuracies(model, {"val": val}))
         trainer = run_training({**setup, "tensorboard": asked.tensorboard}, processes, evaluate)
         if trainer.best.step:
@@ -309,33 +390,55 @@ class RFDETR:
         for split in ("val", "test") if asked.run_test else ("val",):
             if has_split(source, split):
                 boxes = self.evaluate(source, split)["boxes"]
-                print(f"{split} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}" if boxes else "")
+                print(
+                    f"{split} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}"
+                    if boxes
+                    else ""
+                )
         return path
 
-    def _checked(self, asked: Asked, train: CocoSplit, shape: tuple[int, int] | None) -> tuple[int, int] | None:
-        """The input shape that was asked for, after a look at what else must agree with this model and the data."""
+    def _checked(
+        self, asked: Asked, train: CocoSplit, shape: tuple[int, int] | None
+    ) -> tuple[int, int] | None:
+        """The input shape that was asked for, after a look at what else must agree with this model
+        and the data.
+        """
         if asked.device is not None and torch.device(asked.device).type != self.device.type:
-            raise InputError(f"this model is on {self.device}, not on {asked.device}", mend="give device to RFDETR(...)")
+            raise InputError(
+                f"this model is on {self.device}, not on {asked.device}",
+                mend="give device to RFDETR(...)",
+            )
         if asked.groups not in (None, self.card.config.groups):
             raise InputError(
-                f"this model has {self.card.config.groups} query groups, not {asked.groups}", mend="leave group_detr out"
+                f"this model has {self.card.config.groups} query groups, not {asked.groups}",
+                mend="leave group_detr out",
             )
         if asked.class_names is not None and asked.class_names != train.classes.names:
             listed = ", ".join(train.classes.names[:5])
-            raise InputError(f"class_names are not those of the data ({listed})", train.name, "leave class_names out")
+            raise InputError(
+                f"class_names are not those of the data ({listed})",
+                train.name,
+                "leave class_names out",
+            )
         if asked.resolution is None:
             return shape
         if shape is not None:
             raise InputError("both shape and resolution", mend="give one of them")
         return asked.resolution, asked.resolution
 
-    def _start(self, train: CocoSplit, held_out: Sequence[CocoSplit], dataset_dir: str | os.PathLike[str]) -> Detector:
-        """The detector to start from, with a head for the classes of ``train``; says what the data are."""
+    def _start(
+        self, train: CocoSplit, held_out: Sequence[CocoSplit], dataset_dir: str | os.PathLike[str]
+    ) -> Detector:
+        """The detector to start from, with a head for the classes of ``train``; says what the data
+        are.
+        """
         start = self._for_classes(train.classes)
         if start.config.masks and not train.has_masks:
             why = train.why_no_masks()
             raise InputError(
-                f"this size predicts masks, but not every object of the train split has one: {why}", dataset_dir, "use a box size"
+                f"this size predicts masks, but not every object of the train split has one: {why}",
+                dataset_dir,
+                "use a box size",
             )
         self._warn_of_crowds(train)
         print_census([train, *held_out])
@@ -353,7 +456,10 @@ class RFDETR:
     def _warn_of_crowds(self, train: CocoSplit) -> None:
         most = train.most_objects()
         if most > self.card.arch.queries:
-            print(f"an image has {most} objects, but the model finds at most {self.card.arch.queries} per image")
+            print(
+                f"an image has {most} objects, but the model finds at most "
+                f"{self.card.arch.queries} per image"
+            )
 
 
 def _run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
@@ -367,11 +473,15 @@ def _run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Pat
             raise InputError("nothing to resume", folder, "give the folder of an unfinished run")
         return folder
     if not resume and (Path(output_dir) / STATE).exists():
-        raise InputError("the folder holds a run", output_dir, "resume it, or choose another folder")
+        raise InputError(
+            "the folder holds a run", output_dir, "resume it, or choose another folder"
+        )
     return Path(output_dir)
 
 
-def _recipe(images: int, epochs: int, batch_size: int, accumulate: int, changes: dict[str, Any]) -> TrainConfig:
+def _recipe(
+    images: int, epochs: int, batch_size: int, accumulate: int, changes: dict[str, Any]
+) -> TrainConfig:
     base = {"epochs": epochs, "batch_size": batch_size, "grad_accum_steps": accumulate}
     return from_upstream(images, base, changes).train
 
@@ -381,7 +491,11 @@ def _random(row: Preset) -> tuple[Detector, ModelCard, str]:
     detector = Detector(row.model, row.arch).eval()
     count = row.model.num_classes
     names = tuple(f"class {index}" for index in range(count))
-    return detector, ModelCard(row.model, row.arch, names, tuple(range(count)), notes="random weights"), ""
+    return (
+        detector,
+        ModelCard(row.model, row.arch, names, tuple(range(count)), notes="random weights"),
+        "",
+    )
 
 
 def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
@@ -389,4 +503,10 @@ def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
     mapped = labels[found.labels]
     kept = np.flatnonzero(mapped >= 0)
     masks = None if found.masks_rle is None else [found.masks_rle[row] for row in kept.tolist()]
-    return replace(found, boxes_xyxy=found.boxes_xyxy[kept], scores=found.scores[kept], labels=mapped[kept], masks_rle=masks)
+    return replace(
+        found,
+        boxes_xyxy=found.boxes_xyxy[kept],
+        scores=found.scores[kept],
+        labels=mapped[kept],
+        masks_rle=masks,
+    )

@@ -25,14 +25,19 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the verb; without a known verb prints the list (exit code 2, or 0 for --help)."""
+    """Exit code of the verb; without a known verb prints the list (exit code 2, or 0 for
+    --help).
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if args and args[0] in ("-V", "--version"):
         print(f"rfdetr-repro {__version__}")
         return EXIT_OK
     if not args or args[0] not in VERBS:
         asked = bool(args) and args[0] in ("-h", "--help")
-        lines = ["usage: rfdetr-repro VERB [options]", *(f"  {verb:<10} {text}" for verb, text in VERBS.items())]
+        lines = [
+            "usage: rfdetr-repro VERB [options]",
+            *(f"  {verb:<10} {text}" for verb, text in VERBS.items()),
+        ]
         if args and not asked:
             lines.insert(0, f"error: unknown verb {args[0]!r}")
         print("\n".join(lines), file=sys.stdout if asked else sys.stderr)

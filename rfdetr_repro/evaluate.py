@@ -22,7 +22,14 @@ from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
 
 MOST_DETECTIONS = 10**6  # per image and class
-METRICS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "AP small": "ap_s", "AP medium": "ap_m", "AP large": "ap_l"}
+METRICS = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "AP small": "ap_s",
+    "AP medium": "ap_m",
+    "AP large": "ap_l",
+}
 
 
 def evaluate(
@@ -35,17 +42,21 @@ def evaluate(
     max_dets: int = 100,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where there is no ground truth.
+    """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where
+    there is no ground truth.
 
-    ``ap_low`` and ``ap_high`` of boxes and masks: the 95 % interval of AP over other images of the same kind.
+    ``ap_low`` and ``ap_high`` of boxes and masks: the 95 % interval of AP over other images of the
+    same kind.
 
-    Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256", "boxes": {...}, "masks": {...}
-    or None, "why_no_masks"}; the last is a sentence where the model has masks that cannot be measured on this split, else "".
-    Bad input raises :class:`InputError`.
+    Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256",
+    "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence where the model
+    has masks that cannot be measured on this split, else "". Bad input raises :class:`InputError`.
     """
     artifact = load_artifact(artifact_path)
     if artifact.manifest.model.weights == "random":
-        raise InputError("a model with random weights has no accuracy", artifact_path, "train it first")
+        raise InputError(
+            "a model with random weights has no accuracy", artifact_path, "train it first"
+        )
     from rfdetr_repro.bench.accuracy import accuracy_of  # loads slowly; the file is checked first
     from rfdetr_repro.data.census import check_usable, print_census
     from rfdetr_repro.data.coco import read_split
@@ -69,7 +80,9 @@ def evaluate(
         "data_sha256": chosen.sha256,
         "boxes": dataclasses.asdict(boxes),
         "masks": None if masks is None else dataclasses.asdict(masks),
-        "why_no_masks": chosen.why_no_mask_ap() if artifact.manifest.model.task == "segment" else "",
+        "why_no_masks": chosen.why_no_mask_ap()
+        if artifact.manifest.model.task == "segment"
+        else "",
     }
 
 
@@ -81,20 +94,35 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
-    parser.add_argument("--artifact", required=True, type=input_path, help="artifact with its manifest beside it")
+    parser.add_argument(
+        "--artifact", required=True, type=input_path, help="artifact with its manifest beside it"
+    )
     add_data_arguments(parser, "the --split is evaluated", ("evaluated",))
-    parser.add_argument("--split", default="val", type=folder_name, help="which split of the data (default: val)")
     parser.add_argument(
-        "--backend", default="onnxruntime", choices=BACKENDS, help="what runs the artifact (default: onnxruntime)"
+        "--split", default="val", type=folder_name, help="which split of the data (default: val)"
     )
-    parser.add_argument("--threads", type=whole(1, MOST_THREADS), default=2, help="of the runtime (default: 2)")
     parser.add_argument(
-        "--max-dets", type=whole(1, MOST_DETECTIONS), default=100, help="detections per image and class that count"
+        "--backend",
+        default="onnxruntime",
+        choices=BACKENDS,
+        help="what runs the artifact (default: onnxruntime)",
     )
-    parser.add_argument("--json", type=output_file, help="also write the metrics here, as fractions")
+    parser.add_argument(
+        "--threads", type=whole(1, MOST_THREADS), default=2, help="of the runtime (default: 2)"
+    )
+    parser.add_argument(
+        "--max-dets",
+        type=whole(1, MOST_DETECTIONS),
+        default=100,
+        help="detections per image and class that count",
+    )
+    parser.add_argument(
+        "--json", type=output_file, help="also write the metrics here, as fractions"
+    )
     args = parser.parse_args(argv)
     args.data = source_of(args, (args.split,))
-    from rfdetr_repro.runtime.backends import check_backend  # loads slowly; the arguments are checked first
+    # loads slowly; the arguments are checked first
+    from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(args.backend)
     settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
@@ -103,7 +131,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{metrics['model']} ({metrics['artifact'][:12]}, {metrics['runtime']}) on {where}")
     for kind in ("boxes", "masks"):
         if metrics[kind] is not None:
-            print(f"{kind:6}" + "".join(f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()))
+            print(
+                f"{kind:6}"
+                + "".join(
+                    f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()
+                )
+            )
             print(f"{'':6}  {interval_sentence(metrics[kind])}")
     if metrics["why_no_masks"]:
         print(f"masks   not measured: {metrics['why_no_masks']}")
@@ -121,8 +154,12 @@ def interval_sentence(metrics: Mapping[str, Any]) -> str:
     resampled = metrics["resampled"]
     if resampled is None:
         return f"The 95 % interval of AP is unknown: it takes an AP and at least {FEWEST} images."
-    low, high = percent(metrics["ap_low"]), percent(metrics["ap_high"])
-    how = f"{resampled['resamples']} resamples of the {resampled['images']} images, seed {resampled['seed']}"
+    low = percent(metrics["ap_low"])
+    high = percent(metrics["ap_high"])
+    how = (
+        f"{resampled['resamples']} resamples of the {resampled['images']} images, seed "
+        f"{resampled['seed']}"
+    )
     return f"95 % interval of AP over other images of the same kind: {low} to {high} ({how})."
 
 

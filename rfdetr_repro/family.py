@@ -1,10 +1,11 @@
-"""Patch sizes that training never drew, and the family of one resolution (paper: 640 px with patches of 27, 21 and 18):
+"""Patch sizes that training never drew, and the family of one resolution (paper: 640 px with
+patches of 27, 21 and 18):
 
 python -m rfdetr_repro.family --run RUN --data DIR [--patches 10,14,18,24] [--resolutions 128,160]
 
-The patch kernel is resampled to each size as to the trained ones, nothing is learned. Records have the variant NEVER_TRAINED and
-stay out of frontiers and figures of the space; printed is each beside the trained architecture with as many tokens, both with
-the space's largest decoder.
+The patch kernel is resampled to each size as to the trained ones, nothing is learned. Records have
+the variant NEVER_TRAINED and stay out of frontiers and figures of the space; printed is each beside
+the trained architecture with as many tokens, both with the space's largest decoder.
 """
 
 from __future__ import annotations
@@ -21,14 +22,23 @@ from rfdetr_repro.tables.format import render
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.family", description="Patch sizes that training never drew.")
-    parser.add_argument("--run", required=True, type=input_folder, help="run folder of a supernet that was searched")
-    add_data_arguments(parser, "the val split is evaluated", ("val",))
-    parser.add_argument(
-        "--patches", type=wholes(1, 10_000), help="patch sides in px, like 10,14,18; default: even sizes around the trained ones"
+    parser = ArgumentParser(
+        "rfdetr_repro.family", description="Patch sizes that training never drew."
     )
     parser.add_argument(
-        "--resolutions", type=wholes(1, MAX_SIDE), default=[], help="image sides in px; default: those of the space"
+        "--run", required=True, type=input_folder, help="run folder of a supernet that was searched"
+    )
+    add_data_arguments(parser, "the val split is evaluated", ("val",))
+    parser.add_argument(
+        "--patches",
+        type=wholes(1, 10_000),
+        help="patch sides in px, like 10,14,18; default: even sizes around the trained ones",
+    )
+    parser.add_argument(
+        "--resolutions",
+        type=wholes(1, MAX_SIDE),
+        default=[],
+        help="image sides in px; default: those of the space",
     )
     args = parser.parse_args(argv)
     args.data = source_of(args, ("val",))
@@ -40,8 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     search = open_search(args.run, args.data, masks=False, command=words)
     print_census([search.split])
     with search.store.exclusive():
-        records = evaluate(search, never_trained(search.space, args.patches or between(search.space), args.resolutions))
-    trained = [record for record in search.store.read() if record.source == "search" and record.model.variant is None]
+        records = evaluate(
+            search,
+            never_trained(search.space, args.patches or between(search.space), args.resolutions),
+        )
+    trained = [
+        record
+        for record in search.store.read()
+        if record.source == "search" and record.model.variant is None
+    ]
     print(render([family_table(records, trained)], "text"), end="")
 
 

@@ -1,7 +1,7 @@
 """Boxes and masks drawn on images, and JSON:
 
 python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] [--arch KEY] [--shape HxW] [--threshold 0.3]
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}  # of pictures in a folder
+# of pictures in a folder
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}
 
 DRAWN_PIXELS = 1 << 22  # at most, of the picture below the boxes
 
@@ -29,15 +30,38 @@ DRAWN_PIXELS = 1 << 22  # at most, of the picture below the boxes
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
     add = arguments.add_argument
-    add("images", nargs="+", help="pictures, and folders of which every picture is taken (not those in their sub-folders)")
-    add("--checkpoint", required=True, type=any_path, help="model file: ours, released, transformers")
+    add(
+        "images",
+        nargs="+",
+        help="pictures, and folders of which every picture is taken (not those in their "
+        "sub-folders)",
+    )
+    add(
+        "--checkpoint",
+        required=True,
+        type=any_path,
+        help="model file: ours, released, transformers",
+    )
     add("--size", help="name of the size, where the file does not tell it")
     add("--labels", help=LABELS_HELP)
     add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
-    add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the model's own)")
+    add(
+        "--shape",
+        type=parse_shape,
+        help="input height x width in px, like 384x640 (default: the model's own)",
+    )
     add("--threshold", type=number(0, 1), default=0.3, help="lowest score drawn and written, 0..1")
-    add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
-    add("--out", type=output_folder, default=Path("predictions"), help="folder of predictions.json and the drawn pictures")
+    add(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="resize of pictures (default: what the checkpoint states)",
+    )
+    add(
+        "--out",
+        type=output_folder,
+        default=Path("predictions"),
+        help="folder of predictions.json and the drawn pictures",
+    )
     return arguments
 
 
@@ -49,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for path in pictures:
         check_header(path)
-    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained  # torch loads slowly; arguments are checked first
+    # torch loads slowly; arguments are checked first
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
     arch = Arch.parse(args.arch) if args.arch else card.arch
@@ -59,14 +84,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     card = replace(card, resize=with_antialias(card.resize_rule, args.antialias))
     print(describe(card.resize_rule))
     subnet = detector.slice(arch)
-    results = [_predict(subnet, card, path, to, args.threshold) for path, to in zip(pictures, drawn, strict=True)]
+    results = [
+        _predict(subnet, card, path, to, args.threshold)
+        for path, to in zip(pictures, drawn, strict=True)
+    ]
     for result, to in zip(results, drawn, strict=True):
         result["drawn"] = to.relative_to(args.out).as_posix()
     write_atomic(args.out / "predictions.json", json.dumps(results, indent=1))
 
 
 def find_pictures(given: Sequence[str]) -> list[Path]:
-    """The files that are named, and the pictures in folders that are named, each once, in this order.
+    """The files that are named, and the pictures in folders that are named, each once, in this
+    order.
 
     What does not exist, is on the web, or is a folder without pictures is an :class:`InputError`.
     """
@@ -76,9 +105,17 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
             raise InputError("a picture on the web is not fetched", item, "download it first")
         path = Path(item)
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+            inside = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in SUFFIXES and file.is_file()
+            )
             if not inside:
-                raise InputError("no pictures in the folder", path, f"give one with {', '.join(sorted(SUFFIXES))}")
+                raise InputError(
+                    "no pictures in the folder",
+                    path,
+                    f"give one with {', '.join(sorted(SUFFIXES))}",
+                )
             found += inside
         elif not path.exists():
             raise InputError("no such picture", path, "check the path")
@@ -90,12 +127,15 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
 def drawn_names(pictures: Sequence[Path]) -> list[Path]:
     """Name of each drawn picture inside the output folder: ``NAME.png``.
 
-    Pictures of one name keep their folders below the nearest common one, and their suffix: ``cam1/0001.jpg.png``.
+    Pictures of one name keep their folders below the nearest common one, and their suffix:
+    ``cam1/0001.jpg.png``.
     """
     stems = Counter(path.stem.casefold() for path in pictures)
     names: list[Path] = []
     taken: set[str] = set()
-    shared = [Path(os.path.abspath(path)).parent for path in pictures if stems[path.stem.casefold()] > 1]
+    shared = [
+        Path(os.path.abspath(path)).parent for path in pictures if stems[path.stem.casefold()] > 1
+    ]
     common = Path(os.path.commonpath(shared)) if shared else Path()
     for path in pictures:
         name = Path(f"{path.stem}.png")
@@ -111,20 +151,28 @@ def drawn_names(pictures: Sequence[Path]) -> list[Path]:
 
 
 def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
-    """Draws one image and returns its JSON entry: objects with original category ids and boxes in pixels."""
+    """Draws one image and returns its JSON entry: objects with original category ids and boxes in
+    pixels.
+    """
     from rfdetr_repro.data.decoding import decode_reduced, reduced
     from rfdetr_repro.evaluation.predict_images import detect
     from rfdetr_repro.plots.detections import best_of_each_box
     from rfdetr_repro.plots.figures import detections_figure
 
     image = decode_reduced(path)
-    exact = card.resize_rule == ANTIALIASED or image.is_whole  # the plain rule looks at single pixels
-    (found,) = detect(subnet, [image if exact else path], threshold, resize=card.resize_rule, small_masks=True)
+    # the plain rule looks at single pixels
+    exact = card.resize_rule == ANTIALIASED or image.is_whole
+    (found,) = detect(
+        subnet, [image if exact else path], threshold, resize=card.resize_rule, small_masks=True
+    )
     canvas = reduced(image.pixels, DRAWN_PIXELS)
     shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
-    # The float32 score nearest to the threshold may lie just below it, and belongs to what is shown.
+    # The float32 score nearest to the threshold may lie just below it, and belongs to what is
+    # shown.
     least = min([threshold, *map(float, shown.scores)])
-    detections_figure([canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1)
+    detections_figure(
+        [canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1
+    )
     masks = [] if found.masks is None else found.masks.rles()
     objects = [
         {
@@ -134,11 +182,19 @@ def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) 
             "box_xyxy": [round(float(value), 1) for value in box],
             **({} if found.masks is None else {"mask_rle": masks[row]}),
         }
-        for row, (box, score, label) in enumerate(zip(found.boxes_xyxy, found.scores, found.labels, strict=True))
+        for row, (box, score, label) in enumerate(
+            zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+        )
     ]
     print(f"{path}: {len(objects)} objects -> {drawn}")
     height, width = image.size_hw
-    return {"image": path.name, "path": str(path), "width": width, "height": height, "objects": objects}
+    return {
+        "image": path.name,
+        "path": str(path),
+        "width": width,
+        "height": height,
+        "objects": objects,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Upstream's classes by name: ``RFDETRNano(pretrain_weights=...)`` is ``RFDETR("nano", weights=...)``."""
+"""Upstream's classes by name: ``RFDETRNano(pretrain_weights=...)`` is ``RFDETR("nano",
+weights=...)``.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +20,40 @@ _TAKEN = ("pretrain_weights", "device", "resolution", "num_classes", "labels", "
 
 
 def upstream_class(name: str) -> type[RFDETR]:
-    """The class that upstream calls ``name``; another name raises :class:`AttributeError`, as a module does."""
+    """The class that upstream calls ``name``; another name raises :class:`AttributeError`, as a
+    module does.
+    """
     if name not in UPSTREAM_CLASSES:
         near = difflib.get_close_matches(name, UPSTREAM_CLASSES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise AttributeError(f"module 'rfdetr_repro' has no attribute {name!r}{hint}")
-    return type(name, (_Sized,), {"size": UPSTREAM_CLASSES[name], "__module__": "rfdetr_repro", "__doc__": _Sized.__doc__})
+    return type(
+        name,
+        (_Sized,),
+        {"size": UPSTREAM_CLASSES[name], "__module__": "rfdetr_repro", "__doc__": _Sized.__doc__},
+    )
 
 
 class _Sized(RFDETR):
-    """A detector of one size. ``pretrain_weights``: its file; nothing is downloaded, and without it the weights are random.
+    """A detector of one size. ``pretrain_weights``: its file; nothing is downloaded, and without it
+    the weights are random.
 
-    ``resolution``: side of the input in px instead of the size's own; ``num_classes``: logits, where the file has another number
-    the rows of the class heads are repeated. Upstream's other settings belong to the file and are refused.
+    ``resolution``: side of the input in px instead of the size's own; ``num_classes``: logits,
+    where the file has another number the rows of the class heads are repeated. Upstream's other
+    settings belong to the file and are refused.
     """
 
     size = "nano"
 
     def __init__(self, pretrain_weights: str | Path | None = None, **settings: Any) -> None:
-        resolution, classes = settings.pop("resolution", None), settings.pop("num_classes", None)
+        resolution = settings.pop("resolution", None)
+        classes = settings.pop("num_classes", None)
         if unknown := sorted(set(settings) - set(_TAKEN)):
             near = difflib.get_close_matches(unknown[0], _TAKEN, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"unknown setting {unknown[0]}", self.size, f"{hint}known: {', '.join(_TAKEN)}")
+            raise InputError(
+                f"unknown setting {unknown[0]}", self.size, f"{hint}known: {', '.join(_TAKEN)}"
+            )
         super().__init__(self.size, weights=pretrain_weights, **settings)
         if resolution is not None:
             self.card = replace(self.card, arch=self._arch((resolution, resolution)))
@@ -51,9 +64,15 @@ class _Sized(RFDETR):
     def _number_classes(self, count: int) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"num_classes {count!r} is not a positive whole number", self.size)
-        labels = Labels(tuple(f"class {index}" for index in range(count)), tuple(range(count)), "unnamed")
+        labels = Labels(
+            tuple(f"class {index}" for index in range(count)), tuple(range(count)), "unnamed"
+        )
         self.detector = with_classes(self.detector, labels)
         self.card = replace(
-            self.card, config=self.detector.config, class_names=labels.names, category_ids=labels.category_ids, notes=labels.note
+            self.card,
+            config=self.detector.config,
+            class_names=labels.names,
+            category_ids=labels.category_ids,
+            notes=labels.note,
         )
         print(f"{count} unnamed classes: the class heads were re-made from those of the file")

@@ -1,4 +1,6 @@
-"""Shared by all tests: one thread unless a test asks for more, a tiny data set, and the skip rule of GPU tests."""
+"""Shared by all tests: one thread unless a test asks for more, a tiny data set, and the skip rule
+of GPU tests.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ try:
 except ImportError:  # the tests that need it skip themselves
     pass
 else:
-    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # nothing is timed
+    # nothing is timed
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("any machine")
 
 
@@ -58,7 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_threads() -> Iterator[None]:
-    """What a test sets PyTorch's threads to ends with the test: results of others, equal to the last bit, depend on it."""
+    """What a test sets PyTorch's threads to ends with the test: results of others, equal to the
+    last bit, depend on it.
+    """
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch is not None else None
     yield

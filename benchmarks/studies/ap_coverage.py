@@ -1,11 +1,14 @@
-"""How often the 95 % interval of AP holds the true AP, by simulation with a known answer; tables of docs/ap_intervals.md.
+"""How often the 95 % interval of AP holds the true AP, by simulation with a known answer; tables of
+docs/ap_intervals.md.
 
     python -m benchmarks.studies.ap_coverage [--repeats 400] [--resamples 1000] [--case 50x10 ...]
 
-A population of images is a rule, not a list: objects per image and class, how hard an image is, how a detector scores and places
-what it finds, and its false finds. The true AP is that of 60,000 images of the rule; the intervals come from the product's own
-functions on small samples of it. A second detector sees the same images: its difference to the first is what the paired interval
-is to hold; between two detectors of one rule the true difference is 0, and an interval without 0 is a false verdict.
+A population of images is a rule, not a list: objects per image and class, how hard an image is, how
+a detector scores and places what it finds, and its false finds. The true AP is that of 60,000
+images of the rule; the intervals come from the product's own functions on small samples of it. A
+second detector sees the same images: its difference to the first is what the paired interval is to
+hold; between two detectors of one rule the true difference is 0, and an interval without 0 is a
+false verdict.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ MANY = 60_000
 
 
 class Scene(NamedTuple):
-    """Images: how hard each is, objects per image and class, and of every object its image, its class and how hard it is."""
+    """Images: how hard each is, objects per image and class, and of every object its image, its
+    class and how hard it is.
+    """
 
     ease: Array
     count: Array
@@ -39,7 +44,9 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Population:
-    """``skill``: of the detector; ``rate``: objects per image; class k has a share proportional to 1 / (k + 1)."""
+    """``skill``: of the detector; ``rate``: objects per image; class k has a share proportional to
+    1 / (k + 1).
+    """
 
     images: int
     classes: int
@@ -60,12 +67,22 @@ class Population:
         return Scene(ease, count, image, label, rng.normal(size=len(image)))
 
     def detections(self, rng: np.random.Generator, scene: Scene, skill: float) -> Matches:
-        """What a detector of this skill finds: ease of image and object are the scene's, the rest is its own luck."""
-        quality = 0.9 + skill + 0.7 * scene.ease[scene.image] + 0.7 * scene.object_ease + 0.6 * rng.normal(size=len(scene.image))
+        """What a detector of this skill finds: ease of image and object are the scene's, the rest
+        is its own luck.
+        """
+        quality = (
+            0.9
+            + skill
+            + 0.7 * scene.ease[scene.image]
+            + 0.7 * scene.object_ease
+            + 0.6 * rng.normal(size=len(scene.image))
+        )
         score = _logistic(quality + 0.8 * rng.normal(size=len(quality)))
         accepted = (quality > 0) * coco_matches._BITS[0] + (quality > 1) * coco_matches._BITS[5]
         found = quality > -0.6
-        false = np.repeat(np.arange(len(scene.ease)), rng.poisson(1.5 * np.exp(-0.5 * scene.ease - 0.125)))
+        false = np.repeat(
+            np.arange(len(scene.ease)), rng.poisson(1.5 * np.exp(-0.5 * scene.ease - 0.125))
+        )
         false_label = rng.choice(self.classes, size=len(false), p=self.shares())
         false_score = _logistic(-0.7 - 0.3 * skill + rng.normal(size=len(false)))
         image = np.concatenate([scene.image[found], false]).astype(np.int32)
@@ -73,14 +90,18 @@ class Population:
         scores = np.concatenate([score[found], false_score]).astype(np.float32)
         hits = np.concatenate([accepted[found], np.zeros(len(false))]).astype(np.uint16)
         order = np.lexsort((-scores, label, image))
-        return Matches(image[order], label[order], scores[order], hits[order], np.zeros(len(order), np.uint16))
+        return Matches(
+            image[order], label[order], scores[order], hits[order], np.zeros(len(order), np.uint16)
+        )
 
     def true_aps(self) -> tuple[float, float]:
         """Of the two detectors, on 60,000 images; equal where their skills are."""
         rng = np.random.default_rng(999)
         scene = self.scene(rng, MANY)
         first = _ap(self.detections(rng, scene, self.skill), scene)
-        return first, first if self.skill == self.other_skill else _ap(self.detections(rng, scene, self.other_skill), scene)
+        return first, first if self.skill == self.other_skill else _ap(
+            self.detections(rng, scene, self.other_skill), scene
+        )
 
     def samples(self, repeats: int, resamples: int) -> Iterator[tuple[Accuracy, Accuracy]]:
         """The two detectors' accuracies on small samples of images, with their intervals."""
@@ -91,7 +112,11 @@ class Population:
             for skill in (self.skill, self.other_skill):
                 found = self.detections(rng, scene, skill)
                 whole = Accuracy(_ap(found, scene))
-                pair.append(with_interval(whole, found, Objects(scene.count.astype(np.int32)), resamples, THRESHOLDS))
+                pair.append(
+                    with_interval(
+                        whole, found, Objects(scene.count.astype(np.int32)), resamples, THRESHOLDS
+                    )
+                )
             yield pair[0], pair[1]
 
 
@@ -100,14 +125,20 @@ class Coverage(NamedTuple):
 
     single: float  # true AP inside the interval
     paired: float  # true difference inside the paired interval
-    told_apart: float  # paired intervals without 0: false verdicts where the skills are equal, power where they are not
+    # paired intervals without 0: false verdicts where the skills are equal, power where they are
+    # not
+    told_apart: float
     width: float
     bias: float
 
 
 def coverage(population: Population, repeats: int, resamples: int) -> Coverage:
     first, second = population.true_aps()
-    inside, paired, apart, widths, errors = [], [], [], [], []
+    inside = []
+    paired = []
+    apart = []
+    widths = []
+    errors = []
     for one, other in population.samples(repeats, resamples):
         assert one.ap is not None and one.ap_low is not None and one.ap_high is not None
         inside.append(one.ap_low <= first <= one.ap_high)
@@ -118,7 +149,10 @@ def coverage(population: Population, repeats: int, resamples: int) -> Coverage:
             assert change is not None
             paired.append(change.low <= second - first <= change.high)
             apart.append(change.distinguishable)
-    means = [float(np.mean(column)) if column else float("nan") for column in (inside, paired, apart, widths, errors)]
+    means = [
+        float(np.mean(column)) if column else float("nan")
+        for column in (inside, paired, apart, widths, errors)
+    ]
     return Coverage(*means)
 
 
@@ -146,17 +180,28 @@ CASES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Coverage of the 95 % interval of AP by simulation.")
+    parser = argparse.ArgumentParser(
+        description="Coverage of the 95 % interval of AP by simulation."
+    )
     parser.add_argument("--repeats", type=int, default=400, help="samples of images per case")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the images; 0: intervals by influences")
+    parser.add_argument(
+        "--resamples", type=int, default=1000, help="of the images; 0: intervals by influences"
+    )
     parser.add_argument("--case", choices=tuple(CASES), action="append", help="default all")
     args = parser.parse_args(argv)
     print("| images x classes | true AP | bias | coverage | width | paired coverage | told apart |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name in args.case or CASES:
-        found, truth = coverage(CASES[name], args.repeats, args.resamples), CASES[name].true_aps()[0]
-        numbers = f"{100 * truth:.1f} | {100 * found.bias:+.1f} | {100 * found.single:.1f} % | {100 * found.width:.1f}"
-        print(f"| {name} | {numbers} | {100 * found.paired:.1f} % | {100 * found.told_apart:.1f} % |", flush=True)
+        found = coverage(CASES[name], args.repeats, args.resamples)
+        truth = CASES[name].true_aps()[0]
+        numbers = (
+            f"{100 * truth:.1f} | {100 * found.bias:+.1f} | {100 * found.single:.1f} % | "
+            f"{100 * found.width:.1f}"
+        )
+        print(
+            f"| {name} | {numbers} | {100 * found.paired:.1f} % | {100 * found.told_apart:.1f} % |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The limit of multi-scale deformable attention on a CPU: how fast it reads random 64-byte lines, weighted and summed.
+"""The limit of multi-scale deformable attention on a CPU: how fast it reads random 64-byte lines,
+weighted and summed.
 
-A small C loop with nothing else to do (no locations, no softmax, offsets ready) compiled on the spot for this very processor.
+A small C loop with nothing else to do (no locations, no softmax, offsets ready) compiled on the
+spot for this very processor.
 """
 
 from __future__ import annotations
@@ -28,20 +30,25 @@ void gather(const float *table, const int *offset, const float *weight, long cou
 
 
 def gather_ms(lines: int, table_lines: int, rounds: int = 200) -> float | None:
-    """Best ms to sum ``lines`` random lines of a table of ``table_lines``, eight to a sum; one thread. None: no compiler."""
+    """Best ms to sum ``lines`` random lines of a table of ``table_lines``, eight to a sum; one
+    thread. None: no compiler.
+    """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
     lines -= lines % 8
     with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder, "gather.c"), Path(folder, "gather.so")
+        source = Path(folder, "gather.c")
+        library = Path(folder, "gather.so")
         source.write_text(SOURCE)
         flags = ["-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC"]
         subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
         gather = ctypes.CDLL(str(library)).gather
     random = np.random.default_rng(0)
-    table, offsets = _aligned(table_lines * LINE_FLOATS), random.integers(0, table_lines, lines, dtype=np.int32)
-    weights, out = np.ones(lines, dtype=np.float32), _aligned(2 * lines)
+    table = _aligned(table_lines * LINE_FLOATS)
+    offsets = random.integers(0, table_lines, lines, dtype=np.int32)
+    weights = np.ones(lines, dtype=np.float32)
+    out = _aligned(2 * lines)
     arguments = [ctypes.c_void_p(a.ctypes.data) for a in (table, offsets, weights)]
     best = float("inf")
     for _ in range(rounds):

@@ -1,12 +1,15 @@
-"""What the protocol adds to a runtime's own time: its engine-scope median against a bare loop over the same kind of session.
+"""What the protocol adds to a runtime's own time: its engine-scope median against a bare loop over
+the same kind of session.
 
     python -m benchmarks.studies.harness_overhead                     a pico detector
     python -m benchmarks.studies.harness_overhead --onnx model.onnx   any artifact of this project
 
-In each round the two take turns, in random order, for one block of samples: ``measure`` on ``session.launch``, and a loop of
-nothing but ``InferenceSession.run`` between two clock readings, in a session of its own with the same options. Printed: both
-medians, their ratio with the 95 % bootstrap interval over the rounds, and whether it stays within 1 %; exit code 1 if it is
-certain not to. onnxruntime_perf_test, the runtime's own program, is in no package of PyPI or Debian; a bare loop is what it does.
+In each round the two take turns, in random order, for one block of samples: ``measure`` on
+``session.launch``, and a loop of nothing but ``InferenceSession.run`` between two clock readings,
+in a session of its own with the same options. Printed: both medians, their ratio with the 95 %
+bootstrap interval over the rounds, and whether it stays within 1 %; exit code 1 if it is certain
+not to. onnxruntime_perf_test, the runtime's own program, is in no package of PyPI or Debian; a bare
+loop is what it does.
 """
 
 from __future__ import annotations
@@ -37,9 +40,13 @@ Samples = np.ndarray[Any, Any]
 def bare_session(artifact: Artifact, threads: int, images: Samples) -> Callable[[], object]:
     """The runtime's own call, without this package: same file, same options."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
-    names, feed = [output.name for output in session.get_outputs()], {session.get_inputs()[0].name: images}
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        str(artifact.path), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    feed = {session.get_inputs()[0].name: images}
     return lambda: session.run(names, feed)
 
 
@@ -58,8 +65,11 @@ def compare(artifact: Artifact, rounds: int, threads: int) -> tuple[Samples, Sam
     session = OrtSession(artifact, threads)
     images = example_input(session, None)
     session.bind(images)
-    call, rng = bare_session(artifact, threads, images), random.Random(0)
-    block = Protocol("sustained", "engine", 0.0, warmup=1, min_samples=BLOCK, max_samples=BLOCK, threads=threads)
+    call = bare_session(artifact, threads, images)
+    rng = random.Random(0)
+    block = Protocol(
+        "sustained", "engine", 0.0, warmup=1, min_samples=BLOCK, max_samples=BLOCK, threads=threads
+    )
     found: dict[str, list[Any]] = {"protocol": [], "bare": []}
     for _ in range(rounds + 1):
         for name in rng.sample(sorted(found), 2):
@@ -72,9 +82,13 @@ def compare(artifact: Artifact, rounds: int, threads: int) -> tuple[Samples, Sam
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--onnx", type=Path, help="artifact with its manifest beside it; default: a pico detector, random weights"
+        "--onnx",
+        type=Path,
+        help="artifact with its manifest beside it; default: a pico detector, random weights",
     )
     parser.add_argument("--rounds", type=int, default=150, help=f"of {BLOCK} samples each")
     parser.add_argument("--threads", type=int, default=2)
@@ -83,12 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         artifact = load_artifact(args.onnx) if args.onnx else pico_artifact(Path(folder))
         ours, bare = compare(artifact, args.rounds, args.threads)
     found = ratio(ours, bare)
-    print(f"{artifact.manifest.model.name}, {ours.size} samples each in {args.rounds} rounds, {args.threads} threads")
+    print(
+        f"{artifact.manifest.model.name}, {ours.size} samples each in {args.rounds} rounds, "
+        f"{args.threads} threads"
+    )
     print(f"protocol, engine scope: median {np.median(ours):.4f} ms, best {ours.min():.4f} ms")
     print(f"bare session loop:      median {np.median(bare):.4f} ms, best {bare.min():.4f} ms")
     certain = found.low > 1 + LIMIT or found.high < 1 - LIMIT
     within = 1 - LIMIT <= found.low and found.high <= 1 + LIMIT
-    verdict = "no" if certain else "yes" if within else "undecided: more rounds, or a quieter machine"
+    verdict = (
+        "no" if certain else "yes" if within else "undecided: more rounds, or a quieter machine"
+    )
     print(f"ratio {found}; within {LIMIT:.0%}: {verdict}")
     return 1 if certain else 0
 

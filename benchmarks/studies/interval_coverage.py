@@ -1,17 +1,20 @@
-"""How often the product's intervals hold the truth, and its verdicts are false or find what is there, on simulated latencies.
+"""How often the product's intervals hold the truth, and its verdicts are false or find what is
+there, on simulated latencies.
 
     python -m benchmarks.studies.interval_coverage                  the table, 1,000 trials of each cell (minutes)
     python -m benchmarks.studies.interval_coverage --trials 100     a quick look
 
-Every trial simulates the samples that a protocol of this project takes, of noise whose true median is known, and asks the
-functions that make Records and verdicts: ``pooled_interval``, ``compare_series``, ``compare_sessions``, ``StopRule``. Columns:
-*stated*, trials with an interval; *coverage*, those of them whose 95 % interval holds the true median; *false*, FASTER or SLOWER
-between two equal models; *2 % found*, SLOWER for a model that is 2 % slower. Wanted: coverage of 90 to 97 %, at most 5 % false,
-at least 90 % found by the default comparison at its full length.
+Every trial simulates the samples that a protocol of this project takes, of noise whose true median
+is known, and asks the functions that make Records and verdicts: ``pooled_interval``,
+``compare_series``, ``compare_sessions``, ``StopRule``. Columns: *stated*, trials with an interval;
+*coverage*, those of them whose 95 % interval holds the true median; *false*, FASTER or SLOWER
+between two equal models; *2 % found*, SLOWER for a model that is 2 % slower. Wanted: coverage of 90
+to 97 %, at most 5 % false, at least 90 % found by the default comparison at its full length.
 
-Noise is 1 % per sample (standard deviation of the logarithm). Kinds: independent samples; a level of its own for every block;
-first-order autoregression; a machine that drifts by 2 %; a level of its own for every build; rounds that hit all builds alike.
-"""
+Noise is 1 % per sample (standard deviation of the logarithm). Kinds: independent samples; a level
+of its own for every block; first-order autoregression; a machine that drifts by 2 %; a level of its
+own for every build; rounds that hit all builds alike.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -30,12 +33,17 @@ from rfdetr_repro.spec.campaign import EMBEDDED
 from rfdetr_repro.spec.protocol import Protocol
 
 Array = np.ndarray[Any, Any]
-TRUE_MS, NOISE, DIFFERENCE = 10.0, 0.01, 0.02
+TRUE_MS = 10.0
+NOISE = 0.01
+DIFFERENCE = 0.02
 DECIDED = ("FASTER", "SLOWER")
 
 
 class Layout(NamedTuple):
-    """How many samples a protocol takes of a build. With ``least`` the stop rule may end it after so many."""
+    """How many samples a protocol takes of a build.
+
+    With ``least`` the stop rule may end it after so many.
+    """
 
     name: str
     builds: int
@@ -129,21 +137,31 @@ def series_of(logs: Array) -> Series:
 def rates(layout: Layout, noise: Callable[..., Array], trials: int, seed: int) -> Rates:
     """Two models in each trial, with noise of their own."""
     rng = np.random.default_rng(seed)
-    intervals, false, found, taken = [], 0, 0, 0
+    intervals = []
+    false = 0
+    found = 0
+    taken = 0
     for _ in range(trials):
         first, second = (noise(rng, layout.builds, layout.samples) for _ in range(2))
         if layout.least is not None:
             first, second = (_stopped(logs, layout) for logs in (first, second))
         taken += first.shape[1]
-        one, other = series_of(first), series_of(second)
+        one = series_of(first)
+        other = series_of(second)
         intervals.append(pooled_interval(one))
         false += compare_series(one, other).word in DECIDED
         found += compare_series(series_of(first + np.log1p(DIFFERENCE)), other).word == "SLOWER"
     stated = [interval for interval in intervals if interval is not None]
     held = sum(interval.low <= TRUE_MS <= interval.high for interval in stated)
-    width = float(np.median([interval.high - interval.low for interval in stated])) / 2 / TRUE_MS if stated else float("nan")
+    width = (
+        float(np.median([interval.high - interval.low for interval in stated])) / 2 / TRUE_MS
+        if stated
+        else float("nan")
+    )
     coverage = held / len(stated) if stated else float("nan")
-    return Rates(len(stated) / trials, coverage, false / trials, found / trials, width, taken / trials)
+    return Rates(
+        len(stated) / trials, coverage, false / trials, found / trials, width, taken / trials
+    )
 
 
 def _stopped(logs: Array, layout: Layout) -> Array:
@@ -157,27 +175,49 @@ def _stopped(logs: Array, layout: Layout) -> Array:
     return logs
 
 
-def session_rates(sessions: int, effect: float, trials: int, seed: int, difference: float = 0.0) -> float:
-    """Part of the trials that decide between two sides of so many sessions, each with a level of its own."""
-    rng, decided = np.random.default_rng(seed), 0
+def session_rates(
+    sessions: int, effect: float, trials: int, seed: int, difference: float = 0.0
+) -> float:
+    """Part of the trials that decide between two sides of so many sessions, each with a level of
+    its own.
+    """
+    rng = np.random.default_rng(seed)
+    decided = 0
     for _ in range(trials):
         sides = []
         for shift in (np.log1p(difference), 0.0):
             levels = rng.normal(0, effect, sessions) + shift
-            sides.append([series_of(independent(rng, 1, Protocol.min_samples) + level) for level in levels])
+            sides.append(
+                [series_of(independent(rng, 1, Protocol.min_samples) + level) for level in levels]
+            )
         decided += compare_sessions(*sides).word in DECIDED
     return decided / trials
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000, help="of each cell (default 1000: 0.7 %% standard error)")
-    parser.add_argument("--stopping-trials", type=int, default=200, help="of the cells with the stop rule, which take longer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=1000,
+        help="of each cell (default 1000: 0.7 %% standard error)",
+    )
+    parser.add_argument(
+        "--stopping-trials",
+        type=int,
+        default=200,
+        help="of the cells with the stop rule, which take longer",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if min(args.trials, args.stopping_trials) < 1:
         parser.error("at least one trial of each cell is needed")
-    print("| samples | noise | stated | coverage | false | 2 % found | half-width | samples of a build |")
+    print(
+        "| samples | noise | stated | coverage | false | 2 % found | half-width | samples of a "
+        "build |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for layout in (*LAYOUTS, STOPPING):
         trials = args.trials if layout.least is None else args.stopping_trials
@@ -186,12 +226,22 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue  # the true median would be another one for every length
             found = rates(layout, noise, trials, args.seed)
             cells = [f"{layout.name}: {layout.builds} x {layout.samples}", kind]
-            cells += [f"{part:.1%}" for part in (found.stated, found.coverage, found.false, found.found)]
-            print("| " + " | ".join([*cells, f"{found.half_width:.2%}", f"{found.samples:.0f}"]) + " |", flush=True)
+            cells += [
+                f"{part:.1%}" for part in (found.stated, found.coverage, found.false, found.found)
+            ]
+            print(
+                "| "
+                + " | ".join([*cells, f"{found.half_width:.2%}", f"{found.samples:.0f}"])
+                + " |",
+                flush=True,
+            )
     for sessions in (1, 2, 3, 5):
         false = session_rates(sessions, 0.03, args.stopping_trials, args.seed)
         power = session_rates(sessions, 0.03, args.stopping_trials, args.seed, 0.2)
-        print(f"sessions 3 % apart, {sessions} of each side: {false:.1%} false, a difference of 20 % decided in {power:.1%}")
+        print(
+            f"sessions 3 % apart, {sessions} of each side: {false:.1%} false, a difference of 20 % "
+            f"decided in {power:.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Our ONNX files against those that PyTorch's exporter makes of transformers' RF-DETR with equal weights, in ONNX Runtime.
+"""Our ONNX files against those that PyTorch's exporter makes of transformers' RF-DETR with equal
+weights, in ONNX Runtime.
 
     python -m benchmarks.studies.onnx_exports                                 Nano and Seg-Nano, both contracts
     python -m benchmarks.studies.onnx_exports --sizes nano --rounds 60 --profile
 
-Equal work: "decoded" ends in ranked scores, labels, xyxy boxes and masks, "upstream" in raw boxes, logits and masks; ours takes
-RGB in 0..1 and normalises inside (in the weights, at no cost), the others take normalised pixels. Same options, same threads, in
-turns. Printed: both times, their ratio (above 1: ours is faster) with its interval, and how far the outputs are apart.
-``--profile`` adds the operators by their time. Exit code 1 when ours is certainly slower anywhere.
-"""
+Equal work: "decoded" ends in ranked scores, labels, xyxy boxes and masks, "upstream" in raw boxes,
+logits and masks; ours takes RGB in 0..1 and normalises inside (in the weights, at no cost), the
+others take normalised pixels. Same options, same threads, in turns. Printed: both times, their
+ratio (above 1: ours is faster) with its interval, and how far the outputs are apart. ``--profile``
+adds the operators by their time. Exit code 1 when ours is certainly slower anywhere.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ Array = np.ndarray[Any, Any]
 
 def export(size: str, folder: Path, contracts: Sequence[str]) -> None:
     """Writes SIZE-CONTRACT-ours.onnx and -theirs.onnx, those that are not there."""
-    wanted = [contract for contract in contracts if not (folder / f"{size}-{contract}-theirs.onnx").is_file()]
+    wanted = [
+        contract
+        for contract in contracts
+        if not (folder / f"{size}-{contract}-theirs.onnx").is_file()
+    ]
     if not wanted:
         return
     row = PRESETS[size]
     theirs, ours = both(row)
-    subnet, meta = ours.eval().slice(row.arch), random_meta(size, row.model.num_classes)
+    subnet = ours.eval().slice(row.arch)
+    meta = random_meta(size, row.model.num_classes)
     for contract in wanted:
         export_onnx(subnet, folder / f"{size}-{contract}-ours.onnx", meta=meta, contract=contract)
         export_theirs(theirs, folder / f"{size}-{contract}-theirs.onnx", contract, row)
@@ -48,8 +55,10 @@ def export(size: str, folder: Path, contracts: Sequence[str]) -> None:
 
 def open_file(path: Path, threads: int, profile: bool = False) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level, options.enable_profiling = 3, profile
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_profiling = profile
     options.profile_file_prefix = str(path.with_suffix(""))
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -57,7 +66,10 @@ def open_file(path: Path, threads: int, profile: bool = False) -> onnxruntime.In
 def feeds(side_hw: tuple[int, int], contract: str) -> dict[str, Array]:
     """The same picture for both: ours takes it in 0..1 where it normalises itself."""
     image = np.random.default_rng(0).random((1, 3, *side_hw), dtype=np.float32)
-    mean, std = (np.array(values, np.float32)[None, :, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        np.array(values, np.float32)[None, :, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     normalised = ((image - mean) / std).astype(np.float32)
     return {"ours": image if contract == "decoded" else normalised, "theirs": normalised}
 
@@ -67,18 +79,32 @@ def compare(size: str, contract: str, folder: Path, rounds: int, threads: int) -
     images = feeds(PRESETS[size].arch.input_hw, contract)
     paths = {name: folder / f"{size}-{contract}-{name}.onnx" for name in images}
     sessions = {name: open_file(path, threads) for name, path in paths.items()}
-    calls = {name: partial(session.run, None, {session.get_inputs()[0].name: images[name]}) for name, session in sessions.items()}
+    calls = {
+        name: partial(session.run, None, {session.get_inputs()[0].name: images[name]})
+        for name, session in sessions.items()
+    }
     apart = max(_apart(a, b) for a, b in zip(calls["ours"](), calls["theirs"](), strict=True))
     times = turns_ms(calls, rounds)
     found = ratio(times["theirs"], times["ours"])
-    middle = {name: f"{np.median(samples):.1f} (best {samples.min():.1f})" for name, samples in times.items()}
-    print(f"{size:<10} {contract:<9} {middle['ours']:>22} {middle['theirs']:>22}  {found}; outputs {apart:.1e} apart", flush=True)
+    middle = {
+        name: f"{np.median(samples):.1f} (best {samples.min():.1f})"
+        for name, samples in times.items()
+    }
+    print(
+        f"{size:<10} {contract:<9} {middle['ours']:>22} {middle['theirs']:>22}  {found}; outputs "
+        f"{apart:.1e} apart",
+        flush=True,
+    )
     return found
 
 
 def _apart(first: Array, second: Array) -> float:
     """Largest difference of sorted values: two ranks of nearly equal score may change places."""
-    return float(np.abs(np.sort(first.ravel().astype(np.float64)) - np.sort(second.ravel().astype(np.float64))).max())
+    return float(
+        np.abs(
+            np.sort(first.ravel().astype(np.float64)) - np.sort(second.ravel().astype(np.float64))
+        ).max()
+    )
 
 
 def operators(path: Path, image: Array, threads: int, rounds: int = 5) -> Counter[str]:
@@ -86,10 +112,12 @@ def operators(path: Path, image: Array, threads: int, rounds: int = 5) -> Counte
     session = open_file(path, threads, profile=True)
     for _ in range(rounds):
         session.run(None, {session.get_inputs()[0].name: image})
-    events, best = json.loads(Path(session.end_profiling()).read_text()), dict[str, tuple[str, float]]()
+    events = json.loads(Path(session.end_profiling()).read_text())
+    best = dict[str, tuple[str, float]]()
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            kind, ms = event["args"]["op_name"], event["dur"] / 1e3
+            kind = event["args"]["op_name"]
+            ms = event["dur"] / 1e3
             best[event["name"]] = kind, min(ms, best.get(event["name"], (kind, ms))[1])
     totals: Counter[str] = Counter()
     for kind, ms in best.values():
@@ -101,16 +129,25 @@ def print_operators(size: str, contract: str, folder: Path, threads: int) -> Non
     images = feeds(PRESETS[size].arch.input_hw, contract)
     for name, image in images.items():
         found = operators(folder / f"{size}-{contract}-{name}.onnx", image, threads)
-        print(f"{name:<7} {sum(found.values()):8.1f} ms  " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in found.most_common(14)))
+        print(
+            f"{name:<7} {sum(found.values()):8.1f} ms  "
+            + ", ".join(f"{kind} {ms:.1f}" for kind, ms in found.most_common(14))
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["nano", "seg-nano"], choices=PRESETS, metavar="SIZE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=["nano", "seg-nano"], choices=PRESETS, metavar="SIZE"
+    )
     parser.add_argument("--contracts", nargs="+", default=CONTRACTS, choices=CONTRACTS)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="keeps the files, and uses those that are there")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps the files, and uses those that are there"
+    )
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args(argv)
     slower = []

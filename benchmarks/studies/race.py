@@ -2,12 +2,14 @@
 
     python -m benchmarks.studies.race --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.05]
 
-Every configuration is matched once on every image; races of several seeds are then replayed from these matches, which changes
-neither their decisions nor their cost in image evaluations. Latency: the search Records of --records, or a model fitted in RUN.
-Printed: image evaluations and backbone passes as parts of the exhaustive search's, wall time of the decisions beside that of the
-evaluations they leave (the exhaustive search's, timed here, times the part that is needed), and the part of its hypervolume (AP
-from 0, latency up to 5 % beyond the slowest configuration) that the survivors' frontier has.
-"""
+Every configuration is matched once on every image; races of several seeds are then replayed from
+these matches, which changes neither their decisions nor their cost in image evaluations. Latency:
+the search Records of --records, or a model fitted in RUN. Printed: image evaluations and backbone
+passes as parts of the exhaustive search's, wall time of the decisions beside that of the
+evaluations they leave (the exhaustive search's, timed here, times the part that is needed), and the
+part of its hypervolume (AP from 0, latency up to 5 % beyond the slowest configuration) that the
+survivors' frontier has.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -32,20 +34,32 @@ from rfdetr_repro.spec.errors import InputError, run_main
 
 
 def hypervolume(points: Mapping[Arch, float], latency_ms: Mapping[Arch, float]) -> float:
-    """Area between the best AP so far and 0, from the fastest to 5 % beyond the slowest configuration."""
+    """Area between the best AP so far and 0, from the fastest to 5 % beyond the slowest
+    configuration.
+    """
     ordered = sorted(points, key=lambda arch: latency_ms[arch])
     ends = [*(latency_ms[arch] for arch in ordered[1:]), 1.05 * max(latency_ms.values())]
     best = np.maximum.accumulate([points[arch] for arch in ordered])
-    return float(sum(ap * (end - latency_ms[arch]) for ap, arch, end in zip(best, ordered, ends, strict=True)))
+    return float(
+        sum(
+            ap * (end - latency_ms[arch]) for ap, arch, end in zip(best, ordered, ends, strict=True)
+        )
+    )
 
 
 def latencies(records: Sequence[Path], archs: Sequence[Arch]) -> dict[Arch, float]:
     """Modelled latencies of stored search Records."""
     found = {
-        r.model.arch: r.latency.median_ms for r in read_stores(records) if r.source == "search" and r.model.arch and r.latency
+        r.model.arch: r.latency.median_ms
+        for r in read_stores(records)
+        if r.source == "search" and r.model.arch and r.latency
     }
     if missing := [arch.key for arch in archs if arch not in found]:
-        raise InputError(f"no modelled latency of {len(missing)} configurations, e.g. {missing[0]}", records[0], "search first")
+        raise InputError(
+            f"no modelled latency of {len(missing)} configurations, e.g. {missing[0]}",
+            records[0],
+            "search first",
+        )
     return {arch: found[arch] for arch in archs}
 
 
@@ -53,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("benchmarks/studies/race.py", description=__doc__)
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--records", type=Path, help="store with search Records (default: the run's)")
+    parser.add_argument(
+        "--records", type=Path, help="store with search Records (default: the run's)"
+    )
     parser.add_argument("--metric", default="ap")
     parser.add_argument("--seeds", type=int, default=3)
     defaults = Rules()
@@ -66,32 +82,56 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = read_split(args.data, "val", ClassMap(card.category_ids, card.class_names))
     split.cache_images()
     chosen = goal(args.metric)
-    evaluation, places = GroupEvaluation(detector, split, chosen.kind == "segm"), range(len(split))
+    evaluation = GroupEvaluation(detector, split, chosen.kind == "segm")
+    places = range(len(split))
     found: dict[Arch, Matches] = {}
     started = time.perf_counter()
     for group in by_backbone(card.space):
-        found |= {arch: parts[chosen.kind] for arch, parts in evaluation.matches(group, places).items()}
+        found |= {
+            arch: parts[chosen.kind] for arch, parts in evaluation.matches(group, places).items()
+        }
     exhaustive_s = time.perf_counter() - started
-    objects, latency_ms = Objects.of(CocoEvaluator(split)), latencies([args.records or args.run / "records.jsonl"], list(found))
-    exact = {arch: average_precision(one, objects, np.array(places), chosen.thresholds) or 0.0 for arch, one in found.items()}
+    objects = Objects.of(CocoEvaluator(split))
+    latency_ms = latencies([args.records or args.run / "records.jsonl"], list(found))
+    exact = {
+        arch: average_precision(one, objects, np.array(places), chosen.thresholds) or 0.0
+        for arch, one in found.items()
+    }
 
     def replay(archs: Sequence[Arch], part: Sequence[int]) -> dict[Arch, Matches]:
-        return {arch: Matches(*(column[np.isin(found[arch].image, part)] for column in found[arch].columns())) for arch in archs}
+        return {
+            arch: Matches(
+                *(column[np.isin(found[arch].image, part)] for column in found[arch].columns())
+            )
+            for arch in archs
+        }
 
-    whole, backbones = len(found) * len(split), len({arch.backbone for arch in found})
+    whole = len(found) * len(split)
+    backbones = len({arch.backbone for arch in found})
     best = 100 * max(exact.values())
-    told = f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best {chosen.metric} {best:.2f}"
+    told = (
+        f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best "
+        f"{chosen.metric} {best:.2f}"
+    )
     print(f"{told}; all evaluations took {exhaustive_s:.1f} s")
     for seed in range(args.seeds):
-        rules = Rules(args.first, growth=args.growth, confidence=args.confidence, margin=args.margin, seed=seed)
+        rules = Rules(
+            args.first,
+            growth=args.growth,
+            confidence=args.confidence,
+            margin=args.margin,
+            seed=seed,
+        )
         outcome = race(latency_ms, objects, replay, chosen.thresholds, rules)
         share = hypervolume(outcome.accuracy, latency_ms) / hypervolume(exact, latency_ms)
         passes = outcome.backbone_passes() / (backbones * len(split))
         print(
-            f"seed {seed}: {outcome.evaluations() / whole:.1%} of the image evaluations, {passes:.1%} of the backbone passes, "
-            f"hypervolume {share:.2%}, {len(outcome.accuracy)} survivors; evaluations about {passes * exhaustive_s:.1f} s, "
-            f"decisions {outcome.decision_s:.1f} s, together {(passes * exhaustive_s + outcome.decision_s) / exhaustive_s:.1%} "
-            "of the exhaustive search's time"
+            f"seed {seed}: {outcome.evaluations() / whole:.1%} of the image evaluations, "
+            f"{passes:.1%} of the backbone passes, hypervolume {share:.2%}, "
+            f"{len(outcome.accuracy)} survivors; evaluations about {passes * exhaustive_s:.1f} s, "
+            f"decisions {outcome.decision_s:.1f} s, together "
+            f"{(passes * exhaustive_s + outcome.decision_s) / exhaustive_s:.1%} of the exhaustive "
+            f"search's time"
         )
 
 

@@ -1,12 +1,15 @@
-"""How much faster two Ray workers of one thread are than one, at the search's own work: shared accuracy of backbone groups.
+"""How much faster two Ray workers of one thread are than one, at the search's own work: shared
+accuracy of backbone groups.
 
     python -m benchmarks.studies.ray_scaling [--images 8] [--rounds 5] [--workers 2]
 
-A pico supernet with random weights (the passes cost the same) is evaluated on composed images: every backbone group of the pico
-space is one item. In each round three pools take turns in random order: this process (one thread), one Ray worker, N Ray workers.
-Start-up (cluster, handshake, loading, first items) is outside the timing and is printed by itself. Results of the three must be
-equal. Other load on the machine spoils wall time, so the ratio is also given from what it spoils less: CPU seconds per item, and
-the share of the run in which workers were at work (handing items out costs the rest). Fails below 1.7 times by wall time.
+A pico supernet with random weights (the passes cost the same) is evaluated on composed images:
+every backbone group of the pico space is one item. In each round three pools take turns in random
+order: this process (one thread), one Ray worker, N Ray workers. Start-up (cluster, handshake,
+loading, first items) is outside the timing and is printed by itself. Results of the three must be
+equal. Other load on the machine spoils wall time, so the ratio is also given from what it spoils
+less: CPU seconds per item, and the share of the run in which workers were at work (handing items
+out costs the rest). Fails below 1.7 times by wall time.
 """
 
 from __future__ import annotations
@@ -67,31 +70,47 @@ class MakeAccuracy:
         detector, card, digest = load_supernet(self.checkpoint)
         split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
         if (digest, split.sha256) != (self.checkpoint_sha256, self.data_sha256):
-            raise InputError("another model or other images", self.checkpoint, "share the driver's folder")
+            raise InputError(
+                "another model or other images", self.checkpoint, "share the driver's folder"
+            )
         evaluator = CocoEvaluator(split)
 
         def work(group: Group) -> Done:
-            cpu_s, wall_s = time.process_time(), time.perf_counter()
+            cpu_s = time.process_time()
+            wall_s = time.perf_counter()
             found = shared_detections(detector, split, list(group.archs), masks=True)
-            ap = tuple(evaluator.accuracy(found[arch], "bbox", all_areas_only=True).ap for arch in group.archs)
+            ap = tuple(
+                evaluator.accuracy(found[arch], "bbox", all_areas_only=True).ap
+                for arch in group.archs
+            )
             return Done(ap, time.process_time() - cpu_s, time.perf_counter() - wall_s)
 
         return work
 
 
 def prepare(folder: Path, images: int) -> MakeAccuracy:
-    data = write_embedded(folder / "data", EmbeddedConfig(train_images=1, val_images=images, test_images=1), workers=1)
+    data = write_embedded(
+        folder / "data", EmbeddedConfig(train_images=1, val_images=images, test_images=1), workers=1
+    )
     classes = read_split(data, "val").classes
     torch.manual_seed(0)
     detector = Detector(PICO.model, PICO.arch)
     card = ModelCard(PICO.model, PICO.arch, classes.names, classes.category_ids, space=PICO_SPACE)
     digest = save_detector(folder / "supernet.safetensors", detector.state_dict(), card)
-    return MakeAccuracy(str(folder / "supernet.safetensors"), digest, str(data), read_split(data, "val", classes).sha256)
+    return MakeAccuracy(
+        str(folder / "supernet.safetensors"),
+        digest,
+        str(data),
+        read_split(data, "val", classes).sha256,
+    )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One pool's turn. ``occupancy``: share of workers x wall_s in which an item was being worked on."""
+    """One pool's turn.
+
+    ``occupancy``: share of workers x wall_s in which an item was being worked on.
+    """
 
     startup_s: float
     wall_s: float
@@ -113,29 +132,49 @@ def turn(make: MakeAccuracy, groups: Sequence[Group], workers: int) -> Run:
         wall_s = time.perf_counter() - begun
     busy_s = sum(done.wall_s for done in found.values())
     ap = tuple(found[group].ap for group in groups)
-    return Run(begun - started, wall_s, sum(done.cpu_s for done in found.values()), busy_s / wall_s / max(1, workers), ap)
+    return Run(
+        begun - started,
+        wall_s,
+        sum(done.cpu_s for done in found.values()),
+        busy_s / wall_s / max(1, workers),
+        ap,
+    )
 
 
 def summary(runs: dict[str, list[Run]], workers: int) -> float:
     """Prints the table and returns the ratio of wall times, the median of the rounds."""
     for name, rows in runs.items():
         wall, cpu, busy, start = (
-            statistics.median(getattr(row, field) for row in rows) for field in ("wall_s", "cpu_s", "occupancy", "startup_s")
+            statistics.median(getattr(row, field) for row in rows)
+            for field in ("wall_s", "cpu_s", "occupancy", "startup_s")
         )
-        print(f"{name:14} {wall:7.2f} s wall  {cpu:7.2f} s CPU  workers busy {busy:6.1%}  start-up {start:5.1f} s")
+        print(
+            f"{name:14} {wall:7.2f} s wall  {cpu:7.2f} s CPU  workers busy {busy:6.1%}  start-up "
+            f"{start:5.1f} s"
+        )
     local, one, many = runs.values()
     by_wall = [a.wall_s / b.wall_s for a, b in zip(one, many, strict=True)]
-    by_cpu = [workers * a.cpu_s / b.cpu_s * b.occupancy / a.occupancy for a, b in zip(one, many, strict=True)]
+    by_cpu = [
+        workers * a.cpu_s / b.cpu_s * b.occupancy / a.occupancy
+        for a, b in zip(one, many, strict=True)
+    ]
     against_local = [a.wall_s / b.wall_s for a, b in zip(local, many, strict=True)]
     shown = ", ".join(f"{value:.2f}" for value in by_wall)
-    print(f"{workers} workers against 1: {statistics.median(by_wall):.2f} times by wall time (rounds: {shown})")
-    print(f"                     {statistics.median(by_cpu):.2f} times by CPU seconds and occupancy")
+    print(
+        f"{workers} workers against 1: {statistics.median(by_wall):.2f} times by wall time "
+        f"(rounds: {shown})"
+    )
+    print(
+        f"                     {statistics.median(by_cpu):.2f} times by CPU seconds and occupancy"
+    )
     print(f"     against no Ray: {statistics.median(against_local):.2f} times by wall time")
     return statistics.median(by_wall)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("ray_scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "ray_scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -152,7 +191,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 runs[name].append(turn(make, groups, arms[name]))
     if len({run.ap for rows in runs.values() for run in rows}) != 1:
         raise StatedFailure("the pools give different accuracies")
-    print(f"{len(groups)} backbone groups, {sum(len(group.archs) for group in groups)} configurations, {args.images} images")
+    print(
+        f"{len(groups)} backbone groups, {sum(len(group.archs) for group in groups)} "
+        f"configurations, {args.images} images"
+    )
     if (ratio := summary(runs, args.workers)) < TARGET:
         raise StatedFailure(f"{ratio:.2f} times is below {TARGET}")
 

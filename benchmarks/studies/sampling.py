@@ -1,13 +1,15 @@
-"""The sandwich rule against uniform sampling, at embedded scale: what each configuration's AP is after as many steps or passes.
+"""The sandwich rule against uniform sampling, at embedded scale: what each configuration's AP is
+after as many steps or passes.
 
     python -m benchmarks.studies.sampling --data DIR --out RUNS [--steps 1500] [--seeds 1] [--weights FILE]
         [--page docs/sampling.md]
 
-A step of the sandwich rule passes the largest, the smallest and a random architecture (arXiv 1903.05134), a step of the paper's
-sampling one. Three runs per seed: uniform, sandwich with a third of the steps (as many passes) and with as many steps. All
-configurations of the space are evaluated on the val split; hypervolume is the area under the frontier of AP over operations.
-Interrupted runs resume.
-"""
+A step of the sandwich rule passes the largest, the smallest and a random architecture (arXiv
+1903.05134), a step of the paper's sampling one. Three runs per seed: uniform, sandwich with a third
+of the steps (as many passes) and with as many steps. All configurations of the space are evaluated
+on the val split; hypervolume is the area under the frontier of AP over operations. Interrupted runs
+resume.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def accuracies(run: Path, data: Path) -> dict[Arch, float]:
     evaluation = GroupEvaluation(detector, split, masks=False)
     found: dict[Arch, float] = {}
     for group in by_backbone(card.space or PICO_SPACE):
-        found |= {arch: kinds["bbox"].ap or 0.0 for arch, kinds in evaluation.accuracies(group).items()}
+        found |= {
+            arch: kinds["bbox"].ap or 0.0 for arch, kinds in evaluation.accuracies(group).items()
+        }
     return found
 
 
@@ -76,7 +80,11 @@ def row(name: str, results: Sequence[tuple[Mapping[Arch, float], float]]) -> str
         [float(np.mean(list(found.values()))) for found, _ in results],
         *[[found[arch] for found, _ in results] for arch in (largest, smallest, PICO.arch)],
         [max(found.values()) for found, _ in results],
-        [hypervolume(found, operations) / (1.05 * max(operations.values()) - min(operations.values())) for found, _ in results],
+        [
+            hypervolume(found, operations)
+            / (1.05 * max(operations.values()) - min(operations.values()))
+            for found, _ in results
+        ],
     ]
     cells = " | ".join(" / ".join(f"{100 * value:.1f}" for value in column) for column in columns)
     return f"| {name} | {cells} | {np.mean([spent for _, spent in results]):.0f} |"
@@ -89,11 +97,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--weights", type=Path, help="start from these instead of from nothing")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the recipe, for every run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the recipe, for every run",
+    )
     parser.add_argument("--page", type=Path)
     args = parser.parse_args(argv)
     lines = [
-        "| run | mean of all | largest | smallest | base | best | under the frontier | training, s |",
+        "| run | mean of all | largest | smallest | base | best | under the frontier | training, "
+        "s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for variant in variants(args.steps):
@@ -106,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
 
 
-def _result(args: argparse.Namespace, variant: Variant, seed: int) -> tuple[dict[Arch, float], float]:
+def _result(
+    args: argparse.Namespace, variant: Variant, seed: int
+) -> tuple[dict[Arch, float], float]:
     run = args.out / f"{variant.sampling}-{variant.steps}-seed{seed}"
     kept = run / "accuracies.json"
     if not kept.exists():
@@ -128,7 +145,9 @@ def _result(args: argparse.Namespace, variant: Variant, seed: int) -> tuple[dict
         found = accuracies(run, args.data)
         write_atomic(kept, json.dumps([{**arch.knobs(), "ap": ap} for arch, ap in found.items()]))
     rows = json.loads(kept.read_text())
-    return {Arch(**{key: value for key, value in one.items() if key != "ap"}): one["ap"] for one in rows}, seconds(run)
+    return {
+        Arch(**{key: value for key, value in one.items() if key != "ap"}): one["ap"] for one in rows
+    }, seconds(run)
 
 
 if __name__ == "__main__":

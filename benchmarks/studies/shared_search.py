@@ -1,10 +1,12 @@
-"""What sharing saves at the paper's proportions: the 28 decoder variants of Nano's backbone, together and one by one.
+"""What sharing saves at the paper's proportions: the 28 decoder variants of Nano's backbone,
+together and one by one.
 
     python -m benchmarks.studies.shared_search [--images 4] [--rounds 3] [--arch r384-p16-w2-d6-q300] [--masks]
 
-Random weights of the paper's supernet on composed images: time does not depend on either. Both ways give detections from decoded
-images to ranked boxes and masks, in turns; printed are the ratio of the median times and the largest difference of predictions.
-"""
+Random weights of the paper's supernet on composed images: time does not depend on either. Both ways
+give detections from decoded images to ranked boxes and masks, in turns; printed are the ratio of
+the median times and the largest difference of predictions.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def variants(arch: Arch) -> list[Arch]:
     ]
 
 
-def one_by_one(detector: Detector, split: CocoSplit, archs: Sequence[Arch], masks: bool) -> dict[Arch, list[ImageDetections]]:
+def one_by_one(
+    detector: Detector, split: CocoSplit, archs: Sequence[Arch], masks: bool
+) -> dict[Arch, list[ImageDetections]]:
     return {arch: single_detections(detector.slice(arch), split, masks=masks) for arch in archs}
 
 
@@ -49,7 +53,10 @@ def difference(ours: list[ImageDetections], theirs: list[ImageDetections]) -> fl
     for one, other in zip(ours, theirs, strict=True):
         gaps.append(float(np.abs(one.scores - other.scores).max(initial=0.0)))
         for score in np.unique(one.scores):  # equal scores may stand in another order
-            pair = [np.sort(found.boxes_xyxy[np.isclose(found.scores, score, atol=1e-6)], axis=0) for found in (one, other)]
+            pair = [
+                np.sort(found.boxes_xyxy[np.isclose(found.scores, score, atol=1e-6)], axis=0)
+                for found in (one, other)
+            ]
             if len(pair[0]) == len(pair[1]):
                 gaps.append(float(np.abs(pair[0] - pair[1]).max(initial=0.0)) / 160)
     return max(gaps)
@@ -66,9 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = PAPER_SUPERNET.model if args.masks else replace(PAPER_SUPERNET.model, masks=False)
-    detector, archs = Detector(model, PAPER_SUPERNET.arch).eval(), variants(Arch.parse(args.arch))
+    detector = Detector(model, PAPER_SUPERNET.arch).eval()
+    archs = variants(Arch.parse(args.arch))
     with tempfile.TemporaryDirectory() as folder:
-        data = write_embedded(Path(folder), EmbeddedConfig(train_images=1, val_images=args.images, test_images=1), workers=1)
+        data = write_embedded(
+            Path(folder),
+            EmbeddedConfig(train_images=1, val_images=args.images, test_images=1),
+            workers=1,
+        )
         split = read_split(data, "val")
         split.cache_images()
         seconds: dict[str, list[float]] = {"shared": [], "one by one": []}
@@ -82,9 +94,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             seconds["one by one"].append(time.perf_counter() - started)
             gap = max(gap, *(difference(shared[arch], alone[arch]) for arch in archs))
     for name, values in seconds.items():
-        print(f"{name}: {statistics.median(values):.2f} s for {len(archs)} configurations on {args.images} images ({values})")
+        print(
+            f"{name}: {statistics.median(values):.2f} s for {len(archs)} configurations on "
+            f"{args.images} images ({values})"
+        )
     ratios = [theirs / ours for ours, theirs in zip(*seconds.values(), strict=True)]
-    print(f"ratio {statistics.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f}); largest difference {gap:.1e}")
+    print(
+        f"ratio {statistics.median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f}); largest "
+        f"difference {gap:.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""A supernet training step: where its time goes, and against the same step built from PyTorch's parts.
+"""A supernet training step: where its time goes, and against the same step built from PyTorch's
+parts.
 
     python -m benchmarks.studies.supernet_step [--size pico|paper-supernet] [--batch 8] [--steps 6] [--device cpu] [--masks]
 
-The peer is the same model, data and losses with deformable attention by ``grid_sample`` and the matching done as DETR programs do
-it: per stage the costs of all queries against the targets of the whole batch, cut up per image and group, SciPy for each, one
-transfer to the host per stage. Steps alternate; ratios are of medians. Images and targets are made up; decoding is not measured.
-"""
+The peer is the same model, data and losses with deformable attention by ``grid_sample`` and the
+matching done as DETR programs do it: per stage the costs of all queries against the targets of the
+whole batch, cut up per image and group, SciPy for each, one transfer to the host per stage. Steps
+alternate; ratios are of medians. Images and targets are made up; decoding is not measured.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -45,14 +47,28 @@ from rfdetr_repro.train.trainer import Trainer
 
 @torch.no_grad()
 def match_per_image(
-    stages: Sequence[Outputs], targets: Sequence[Target], groups: int, config: TrainConfig, draws: PointDraws | None = None
+    stages: Sequence[Outputs],
+    targets: Sequence[Target],
+    groups: int,
+    config: TrainConfig,
+    draws: PointDraws | None = None,
 ) -> list[list[Match]]:
-    """The usual matcher: every query of the batch against every target of the batch, then what belongs together is cut out."""
-    return [_match_stage(one, targets, groups, config, draws or PointDraws(0), number) for number, one in enumerate(stages)]
+    """The usual matcher: every query of the batch against every target of the batch, then what
+    belongs together is cut out.
+    """
+    return [
+        _match_stage(one, targets, groups, config, draws or PointDraws(0), number)
+        for number, one in enumerate(stages)
+    ]
 
 
 def _match_stage(
-    outputs: Outputs, targets: Sequence[Target], groups: int, config: TrainConfig, draws: PointDraws, stage: int
+    outputs: Outputs,
+    targets: Sequence[Target],
+    groups: int,
+    config: TrainConfig,
+    draws: PointDraws,
+    stage: int,
 ) -> list[Match]:
     size, queries = outputs.logits.shape[:2]
     labels = torch.cat([target.labels for target in targets])
@@ -63,14 +79,16 @@ def _match_stage(
         cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth[None])
     )
     cost, points = cost.reshape(size, queries, -1), _points(outputs, draws, stage)
-    found, start = [], 0
+    found = []
+    start = 0
     for image, target in enumerate(targets):
         own = cost[image, :, start : start + len(target.labels)]
         start += len(target.labels)
         if points is not None and target.masks is not None:
             bce, dice = mask_costs(outputs.masks, image, target.masks, points)
             own = own + config.mask_bce_weight * bce + config.mask_dice_weight * dice
-        rows, columns = [], []
+        rows = []
+        columns = []
         for group, block in enumerate(own.cpu().chunk(groups)):
             row, column = linear_sum_assignment(block.nan_to_num(1e9))
             rows.append(torch.as_tensor(row) + group * (queries // groups))
@@ -109,7 +127,8 @@ class Parts:
 
 def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> None:
     """One optimizer step of the next drawn architecture, timed by part."""
-    detector, scaled = trainer.detector, trainer.scaler.scale
+    detector = trainer.detector
+    scaled = trainer.scaler.scale
 
     class Backward:
         def __init__(self, loss: Tensor) -> None:
@@ -122,11 +141,20 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
     with ExitStack() as stack:
         patch = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))  # noqa: E731
         if peer:
-            stack.enter_context(mock.patch("rfdetr_repro.model.decoder.ms_deform_attn_fused", ms_deform_attn_fused_reference))
+            stack.enter_context(
+                mock.patch(
+                    "rfdetr_repro.model.decoder.ms_deform_attn_fused",
+                    ms_deform_attn_fused_reference,
+                )
+            )
         patch(losses, "match", parts.wrap("matching", match_per_image if peer else losses.match))
         patch(losses, "stage_losses", parts.wrap("losses", losses.stage_losses))
         patch(detector, "features", parts.wrap("backbone and projector", detector.features))
-        patch(detector, "training_outputs", parts.wrap("two-stage and decoder", detector.training_outputs))
+        patch(
+            detector,
+            "training_outputs",
+            parts.wrap("two-stage and decoder", detector.training_outputs),
+        )
         patch(trainer, "_update", parts.wrap("clipping and optimizer", trainer._update))
         patch(trainer.ema, "update", parts.wrap("moving average", trainer.ema.update))
         patch(trainer.scaler, "scale", Backward)
@@ -143,15 +171,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-masks", action="store_true")
     parser.add_argument("--arch", help="always this one, instead of what the recipe draws")
     args = parser.parse_args(argv)
-    row, space = preset(args.size), PICO_SPACE if args.size == "pico" else PAPER_SPACE
+    row = preset(args.size)
+    space = PICO_SPACE if args.size == "pico" else PAPER_SPACE
     if args.no_masks:
         row = replace(row, model=replace(row.model, masks=False))
     if args.arch:
         row, space = replace(row, arch=Arch.parse(args.arch)), None
     train = PICO_TRAIN if args.size == "pico" else TrainConfig()
-    recipe = Recipe(row, replace(train, batch_size=args.batch, steps=10**6, evaluate_every=0), space)
+    recipe = Recipe(
+        row, replace(train, batch_size=args.batch, steps=10**6, evaluate_every=0), space
+    )
     classes = tuple(f"class {index}" for index in range(row.model.num_classes))
-    made_up, device = Imagined(ClassMap(tuple(range(1, len(classes) + 1)), classes)), choose_device(args.device)
+    made_up = Imagined(ClassMap(tuple(range(1, len(classes) + 1)), classes))
+    device = choose_device(args.device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(recipe, made_up, Path(folder), device=device)  # type: ignore[arg-type]
         _alternate(trainer, Parts(device), Parts(device), args.steps, args.batch)
@@ -164,7 +196,9 @@ def _alternate(trainer: Trainer, ours: Parts, theirs: Parts, steps: int, batch: 
         pair = {}
         for peer, parts in ((False, ours), (True, theirs)):
             trainer.step = number  # both take the same architecture
-            batches = [_batch(trainer, arch, batch) for arch in trainer.recipe.archs_of_step(number)]
+            batches = [
+                _batch(trainer, arch, batch) for arch in trainer.recipe.archs_of_step(number)
+            ]
             before = sum(parts.seconds.values())
             step(trainer, batches, parts, peer)
             pair[peer] = sum(parts.seconds.values()) - before
@@ -175,14 +209,21 @@ def _alternate(trainer: Trainer, ours: Parts, theirs: Parts, steps: int, batch: 
         for peer, seconds in pair.items():
             whole[peer].append(seconds)
         ratios.append(pair[True] / pair[False])
-    print(f"{steps} steps of {batch} images, {OBJECTS} objects each, {trainer.detector.config.groups} groups; {trainer.device}")
+    print(
+        f"{steps} steps of {batch} images, {OBJECTS} objects each, "
+        f"{trainer.detector.config.groups} groups; {trainer.device}"
+    )
     for name, parts in (("ours", ours), ("grid_sample and per-image matching", theirs)):
         total = sum(parts.seconds.values())
         listed = ", ".join(
-            f"{part} {seconds / total:.1%}" for part, seconds in sorted(parts.seconds.items(), key=lambda p: -p[1])
+            f"{part} {seconds / total:.1%}"
+            for part, seconds in sorted(parts.seconds.items(), key=lambda p: -p[1])
         )
         print(f"{name}: {1e3 * total / steps:.0f} ms per step ({listed})")
-    print(f"ratio {statistics.median(ratios):.2f}x, median of {len(ratios)} pairs ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"ratio {statistics.median(ratios):.2f}x, median of {len(ratios)} pairs ({min(ratios):.2f} "
+        f"to {max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Maps a session over a split: resize, run, detections in pixels, COCO metrics. Images are independent; nothing is batched."""
+"""Maps a session over a split: resize, run, detections in pixels, COCO metrics.
+
+Images are independent; nothing is batched.
+"""
 
 from __future__ import annotations
 
@@ -37,59 +40,88 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[dict[str, Array]]:
-    """Inputs by name of the first ``count`` images of ``split``: what a float16 range audit of the artifact looks at."""
+    """Inputs by name of the first ``count`` images of ``split``: what a float16 range audit of the
+    artifact looks at.
+    """
     manifest = artifact.manifest
     pictures = (split.load_image(index) for index in range(min(count, len(split))))
-    return [{manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)} for picture in pictures]
+    return [
+        {manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)}
+        for picture in pictures
+    ]
 
 
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
-    """int64 (classes of the model,): the split's label of each output label, -1 where the split has no such category.
+    """int64 (classes of the model,): the split's label of each output label, -1 where the split has
+    no such category.
 
-    Categories are joined by id and name. Where ids differ (many model files number their classes themselves) names decide, if
-    each name of the split is that of exactly one category and of exactly one class of the model. A category of the split that
-    the model lacks is an :class:`InputError`.
+    Categories are joined by id and name. Where ids differ (many model files number their classes
+    themselves) names decide, if each name of the split is that of exactly one category and of
+    exactly one class of the model. A category of the split that the model lacks is an
+    :class:`InputError`.
     """
     known = dict(zip(manifest.category_ids, manifest.class_names, strict=True))
     wanted = dict(zip(split.classes.category_ids, split.classes.names, strict=True))
     wrong = [f"{number} {name!r}" for number, name in wanted.items() if known.get(number) != name]
     if not wrong:
         position = {number: label for label, number in enumerate(split.classes.category_ids)}
-        return np.array([position.get(number, -1) for number in manifest.category_ids], dtype=np.int64)
+        return np.array(
+            [position.get(number, -1) for number in manifest.category_ids], dtype=np.int64
+        )
     by_name = {name: label for label, name in enumerate(split.classes.names)}
     once = [name for name in manifest.class_names if name in by_name]
     if len(by_name) == len(wanted) == len(once) == len(set(once)):
         return np.array([by_name.get(name, -1) for name in manifest.class_names], dtype=np.int64)
-    where, listed = f"split {split.split} of {split.name}", ", ".join(wrong[:3])
-    raise InputError(f"the model does not know {len(wrong)} categories ({listed})", where, _which_classes(manifest, wanted))
+    where = f"split {split.split} of {split.name}"
+    listed = ", ".join(wrong[:3])
+    raise InputError(
+        f"the model does not know {len(wrong)} categories ({listed})",
+        where,
+        _which_classes(manifest, wanted),
+    )
 
 
 def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
-    """How to mend classes that do not fit: near names, the model's own, or how to say what its labels mean."""
+    """How to mend classes that do not fit: near names, the model's own, or how to say what its
+    labels mean.
+    """
     named = [name for name in manifest.class_names if name != UNUSED]
     folded = {name.strip().casefold(): name for name in named}
-    near = [(name, folded[key]) for name in wanted.values() if (key := name.strip().casefold()) in folded]
+    near = [
+        (name, folded[key])
+        for name in wanted.values()
+        if (key := name.strip().casefold()) in folded
+    ]
     if near and near[0][0] != near[0][1]:
         return f"the model writes {near[0][1]!r}: name the classes alike"
     if all(re.fullmatch(r"class \d+", name) for name in named):
         return "the model's file names no classes: give labels (the names of all labels in order)"
     own = ", ".join(named[:3])
-    return f"evaluate it on its own data set (it knows {own}{', ...' if len(named) > 3 else ''}), or say what its labels mean"
+    return (
+        f"evaluate it on its own data set (it knows {own}{', ...' if len(named) > 3 else ''}), or "
+        f"say what its labels mean"
+    )
 
 
 def run_on(session: Session, image: Array) -> Detections:
-    """Detections of a uint8 (H, W, 3) image, by the manifest's resize rule; boxes and maps relative to the image itself."""
-    rule, input_hw = session.manifest.resize, session.manifest.input_hw
+    """Detections of a uint8 (H, W, 3) image, by the manifest's resize rule; boxes and maps relative
+    to the image itself.
+    """
+    rule = session.manifest.resize
+    input_hw = session.manifest.input_hw
     found = session.run(model_input(image, input_hw, rule))
     if rule not in (LETTERBOX, PLAIN_LETTERBOX):
         return found
     letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
     masks = None if found.masks is None else letterbox.masks_of_picture(found.masks[0])[None]
-    return found._replace(boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks)
+    return found._replace(
+        boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks
+    )
 
 
 def detect_image(session: Session, image: Array, image_id: int, labels: Array) -> ImageDetections:
-    """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes (``labels``: :func:`label_map`).
+    """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes
+    (``labels``: :func:`label_map`).
 
     COCO's maxDets counts per image and class, so nothing is cut here; see
     :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`.
@@ -97,33 +129,53 @@ def detect_image(session: Session, image: Array, image_id: int, labels: Array) -
     found = run_on(session, image)
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
         mend = "an overflow in half precision, or broken weights? export it again"
-        raise InputError(f"the model gives numbers that are not finite on image {image_id}", session.manifest.model.name, mend)
+        raise InputError(
+            f"the model gives numbers that are not finite on image {image_id}",
+            session.manifest.model.name,
+            mend,
+        )
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
-        raise InputError(f"the model gives {wrong}", session.manifest.model.name, "name the classes it was trained on")
+        raise InputError(
+            f"the model gives {wrong}",
+            session.manifest.model.name,
+            "name the classes it was trained on",
+        )
     mapped = labels[found.labels[0]]
     kept = np.flatnonzero(mapped >= 0)
     masks = None if found.masks is None else found.masks[0][kept]
     size_hw = image.shape[0], image.shape[1]
-    return detections_in_pixels(image_id, size_hw, found.scores[0][kept], mapped[kept], found.boxes_xyxy[0][kept], masks)
+    return detections_in_pixels(
+        image_id, size_hw, found.scores[0][kept], mapped[kept], found.boxes_xyxy[0][kept], masks
+    )
 
 
-def detect_split(session: Session, split: CocoSplit, *, progress: Progress = iter) -> list[ImageDetections]:
-    """Detections of every image of ``split``, in its order. ``progress`` wraps the sequence of indices (e.g. a progress bar)."""
+def detect_split(
+    session: Session, split: CocoSplit, *, progress: Progress = iter
+) -> list[ImageDetections]:
+    """Detections of every image of ``split``, in its order.
+
+    ``progress`` wraps the sequence of indices (e.g. a progress bar).
+    """
     labels = label_map(session.manifest, split)
     ids = [info.id for info in split.images]
-    return [detect_image(session, split.load_image(i), ids[i], labels) for i in progress(range(len(split)))]
+    return [
+        detect_image(session, split.load_image(i), ids[i], labels)
+        for i in progress(range(len(split)))
+    ]
 
 
 def accuracy_of(
     session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter
 ) -> tuple[Accuracy, Accuracy | None]:
-    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions, with 95 % intervals of AP.
+    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions,
+    with 95 % intervals of AP.
 
     ``max_dets``: detections per image and class that count (COCO's maxDets).
     """
     with_masks = len(session.manifest.outputs) == 4 and not split.why_no_mask_ap()
     detections = detect_split(session, split, progress=progress)
-    evaluator, digest = CocoEvaluator(split, max_dets=max_dets), session.artifact_id.sha256
+    evaluator = CocoEvaluator(split, max_dets=max_dets)
+    digest = session.artifact_id.sha256
     boxes = measured(evaluator, detections, "bbox", digest)
     return boxes, measured(evaluator, detections, "segm", digest) if with_masks else None

@@ -3,12 +3,14 @@
 python -m rfdetr_repro.bench.compare --old OLD1.jsonl OLD2.jsonl --new NEW1.jsonl NEW2.jsonl [--fail-slower]
 python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl --between-sessions 0.02
 
-A file of a model that is measured again some minutes later differs by more than the samples of each time tell. So a verdict needs
-several stores of a side, each measured in a session of its own, or --between-sessions, the standard deviation between sessions
-that is known of the machine; else every row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or without
-a CUDA graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them. Rows of different
-machines, or of a machine that is not known, are marked, and compared only with --any-machine; rows of different data are never.
-"""
+A file of a model that is measured again some minutes later differs by more than the samples of each
+time tell. So a verdict needs several stores of a side, each measured in a session of its own, or
+--between-sessions, the standard deviation between sessions that is known of the machine; else every
+row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or without a CUDA
+graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them.
+Rows of different machines, or of a machine that is not known, are marked, and compared only with
+--any-machine; rows of different data are never.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ Key = tuple[object, ...]
 
 
 class Pair(NamedTuple):
-    """One request in both stores. ``verdict`` is about the new one; without it ``reason`` says why they are not compared."""
+    """One request in both stores.
+
+    ``verdict`` is about the new one; without it ``reason`` says why they are not compared.
+    """
 
     name: str
     verdict: Verdict | None
@@ -40,16 +45,24 @@ class Pair(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    olds, news = [*([args.first] if args.first else []), *args.old], [*([args.second] if args.second else []), *args.new]
+    olds = [*([args.first] if args.first else []), *args.old]
+    news = [*([args.second] if args.second else []), *args.new]
     if not olds or not news:
-        raise InputError("nothing to compare", mend="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each")
-    pairs = compare_stores(olds, news, any_machine=args.any_machine, margin=args.margin, between=args.between_sessions)
+        raise InputError(
+            "nothing to compare",
+            mend="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each",
+        )
+    pairs = compare_stores(
+        olds, news, any_machine=args.any_machine, margin=args.margin, between=args.between_sessions
+    )
     for pair in pairs:
         told = f"{pair.name}: not compared: {pair.reason}"
         if pair.verdict is not None:
             told = verdict_line(f"{pair.name}, new", "old", pair.verdict)
         print(told + (f" [{pair.note}]" if pair.note else ""))
-    if told := unverified_words([record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]):
+    if told := unverified_words(
+        [record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]
+    ):
         print(told, file=sys.stderr)
     words = [pair.verdict.word for pair in pairs if pair.verdict is not None]
     counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
@@ -61,21 +74,54 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser("rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records.")
-    parser.add_argument("first", type=input_path, nargs="?", metavar="OLD.jsonl", help="a store that was measured before")
-    parser.add_argument(
-        "second", type=input_path, nargs="?", metavar="NEW.jsonl", help="a store that was measured after the change"
+    parser = ArgumentParser(
+        "rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records."
     )
-    stores = "stores of the same models, each measured in a session of its own; beside OLD.jsonl or NEW.jsonl if that is given"
-    parser.add_argument("--old", type=input_path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}")
-    parser.add_argument("--new", type=input_path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}")
-    told = "known standard deviation of a median between sessions, as a part of it, like 0.02; default: seen from several stores"
+    parser.add_argument(
+        "first",
+        type=input_path,
+        nargs="?",
+        metavar="OLD.jsonl",
+        help="a store that was measured before",
+    )
+    parser.add_argument(
+        "second",
+        type=input_path,
+        nargs="?",
+        metavar="NEW.jsonl",
+        help="a store that was measured after the change",
+    )
+    stores = (
+        "stores of the same models, each measured in a session of its own; beside OLD.jsonl or "
+        "NEW.jsonl if that is given"
+    )
+    parser.add_argument(
+        "--old", type=input_path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}"
+    )
+    parser.add_argument(
+        "--new", type=input_path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}"
+    )
+    told = (
+        "known standard deviation of a median between sessions, as a part of it, like 0.02; "
+        "default: seen from several stores"
+    )
     parser.add_argument("--between-sessions", type=number(0, 1), metavar="PART", help=told)
     parser.add_argument(
-        "--fail-slower", action="store_true", help="exit code 1 if a row is SLOWER, or if no row could be decided"
+        "--fail-slower",
+        action="store_true",
+        help="exit code 1 if a row is SLOWER, or if no row could be decided",
     )
-    parser.add_argument("--any-machine", action="store_true", help="compare rows of different machines too; they stay marked")
-    parser.add_argument("--margin", type=number(0, 1), default=0.01, help="part of the median within which two rows are the SAME")
+    parser.add_argument(
+        "--any-machine",
+        action="store_true",
+        help="compare rows of different machines too; they stay marked",
+    )
+    parser.add_argument(
+        "--margin",
+        type=number(0, 1),
+        default=0.01,
+        help="part of the median within which two rows are the SAME",
+    )
     return parser
 
 
@@ -87,26 +133,39 @@ def compare_stores(
     margin: float = 0.01,
     between: float | None = None,
 ) -> list[Pair]:
-    """Every request of the new stores, in order. Each store is a session; one that is not there is an :class:`InputError`.
+    """Every request of the new stores, in order. Each store is a session; one that is not there is
+    an :class:`InputError`.
 
     ``between``: known standard deviation of a median between sessions, as a part of it.
     """
-    befores, afters = _sessions(old), _sessions(new)
+    befores = _sessions(old)
+    afters = _sessions(new)
     pairs = []
     for key, after in afters.items():
         record = after[-1][1]
         if (before := befores.get(key)) is None:
             pairs.append(Pair(_name(record), None, _why_not_there(record, befores)))
             continue
-        old, both = before[-1][1], [one for _, one in (*before, *after)]
+        old = before[-1][1]
+        both = [one for _, one in (*before, *after)]
         if data := _other_data([one for _, one in before], [one for _, one in after]):
             pairs.append(Pair(_name(record), None, data))
             continue
-        moved = sorted({_machine_words(one.machine) for one in both} - {_machine_words(old.machine)})
-        note = f"{_machine_words(old.machine)} -> {', '.join(moved)}" if moved else _changes(old, record)
+        moved = sorted(
+            {_machine_words(one.machine) for one in both} - {_machine_words(old.machine)}
+        )
+        note = (
+            f"{_machine_words(old.machine)} -> {', '.join(moved)}"
+            if moved
+            else _changes(old, record)
+        )
         known = all(one.machine is not None and one.machine.cpu != "unknown" for one in both)
         if not any_machine and (moved or not known):
-            reason = "measured on another machine" if moved else "not known to be measured on one machine"
+            reason = (
+                "measured on another machine"
+                if moved
+                else "not known to be measured on one machine"
+            )
             pairs.append(Pair(_name(record), None, reason, note))
             continue
         try:
@@ -114,15 +173,23 @@ def compare_stores(
         except InputError as error:
             pairs.append(Pair(_name(record), None, str(error), note))
             continue
-        pairs.append(Pair(_name(record), compare_sessions(*sides, margin=margin, between=between), note=note))
-    pairs += [Pair(_name(found[-1][1]), None, "not in the new store") for key, found in befores.items() if key not in afters]
+        pairs.append(
+            Pair(_name(record), compare_sessions(*sides, margin=margin, between=between), note=note)
+        )
+    pairs += [
+        Pair(_name(found[-1][1]), None, "not in the new store")
+        for key, found in befores.items()
+        if key not in afters
+    ]
     return pairs
 
 
 def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Record]]]) -> str:
     """What the old store has of the model instead."""
     assert record.artifact is not None and record.protocol is not None
-    others = [one for found in befores.values() for _, one in found if _model(one) == _model(record)]
+    others = [
+        one for found in befores.values() for _, one in found if _model(one) == _model(record)
+    ]
     if not others:
         return "not in the old store"
     names = dict.fromkeys(_how(one) for one in others)
@@ -130,16 +197,28 @@ def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Re
 
 
 def _other_data(olds: Sequence[Record], news: Sequence[Record]) -> str:
-    """Why latencies of different pictures are not compared; an empty text where they are of the same."""
-    before, after = ({one.data and (one.data.name, one.data.sha256) for one in side} for side in (olds, news))
+    """Why latencies of different pictures are not compared; an empty text where they are of the
+    same.
+    """
+    before, after = (
+        {one.data and (one.data.name, one.data.sha256) for one in side} for side in (olds, news)
+    )
     if before & after:
         return ""
-    names = [" and ".join(sorted(one[0] if one else "no data set" for one in side)) for side in (before, after)]
-    return f"measured on other data ({names[0]} -> {names[1]}{', of other content' if names[0] == names[1] else ''})"
+    names = [
+        " and ".join(sorted(one[0] if one else "no data set" for one in side))
+        for side in (before, after)
+    ]
+    return (
+        f"measured on other data ({names[0]} -> "
+        f"{names[1]}{', of other content' if names[0] == names[1] else ''})"
+    )
 
 
 def _sessions(stores: Path | Sequence[Path]) -> dict[Key, list[tuple[Path, Record]]]:
-    """Request -> its Record in each store that has it; samples that stand in two stores are one session."""
+    """Request -> its Record in each store that has it; samples that stand in two stores are one
+    session.
+    """
     found: dict[Key, list[tuple[Path, Record]]] = {}
     for path in [stores] if isinstance(stores, Path) else stores:
         for key, record in _measured(path).items():
@@ -160,20 +239,39 @@ def _series(path: Path, record: Record) -> Series:
 
 
 def _measured(path: Path) -> dict[Key, Record]:
-    """Request -> Record; one request on several data splits is one measurement. The latest one counts."""
+    """Request -> Record; one request on several data splits is one measurement.
+
+    The latest one counts.
+    """
     if not path.is_file():
         raise InputError("no such store", path, "give a .jsonl file of Records")
-    records = [r for r in Store(path).read() if r.latency and r.latency.method == "measured" and r.artifact and r.protocol]
+    records = [
+        r
+        for r in Store(path).read()
+        if r.latency and r.latency.method == "measured" and r.artifact and r.protocol
+    ]
     if not records:
-        raise InputError("no measured latencies in the store", path, "give the Records of a benchmark or a campaign")
+        raise InputError(
+            "no measured latencies in the store",
+            path,
+            "give the Records of a benchmark or a campaign",
+        )
     return {_key(record): record for record in records}
 
 
 def _key(record: Record) -> Key:
-    artifact, protocol = record.artifact, record.protocol
+    artifact = record.artifact
+    protocol = record.protocol
     assert artifact is not None and protocol is not None
     graph = record.latency is not None and record.latency.cuda_graph
-    return (record.source, *_model(record), artifact.runtime, artifact.precision, bool(graph), protocol)
+    return (
+        record.source,
+        *_model(record),
+        artifact.runtime,
+        artifact.precision,
+        bool(graph),
+        protocol,
+    )
 
 
 def _model(record: Record) -> tuple[object, ...]:
@@ -186,14 +284,17 @@ def _name(record: Record) -> str:
 
 
 def _how(record: Record) -> str:
-    artifact, protocol = record.artifact, record.protocol
+    artifact = record.artifact
+    protocol = record.protocol
     assert artifact is not None and protocol is not None
     graph = " CUDA graph" if record.latency is not None and record.latency.cuda_graph else ""
     return f"{artifact.runtime} {artifact.precision}{graph} {protocol.rhythm} {protocol.scope}"
 
 
 def _machine_words(machine: Machine | None) -> str:
-    """What must be the same: the processor, which every run uses, and the GPU where there is one."""
+    """What must be the same: the processor, which every run uses, and the GPU where there is
+    one.
+    """
     if machine is None:
         return "unknown machine"
     gpu = machine.gpu_uuid if machine.gpu == "unknown" else machine.gpu
@@ -205,7 +306,9 @@ def _changes(before: Record, after: Record) -> str:
     assert before.artifact is not None and after.artifact is not None
     told = []
     if before.artifact.options != after.artifact.options:
-        told.append(f"{before.artifact.options or 'no options'} -> {after.artifact.options or 'no options'}")
+        told.append(
+            f"{before.artifact.options or 'no options'} -> {after.artifact.options or 'no options'}"
+        )
     if before.artifact.onnx_sha256 != after.artifact.onnx_sha256:
         told.append(f"file {before.artifact.onnx_sha256[:8]} -> {after.artifact.onnx_sha256[:8]}")
     return "; ".join(told)

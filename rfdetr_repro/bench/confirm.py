@@ -1,10 +1,13 @@
-"""Artifacts under the protocol: accuracy on each split, then latency of all of them interleaved, and a Record for every cell.
+"""Artifacts under the protocol: accuracy on each split, then latency of all of them interleaved,
+and a Record for every cell.
 
-A cell is (artifact, split, protocol). What is stored already for this file, data, protocol and machine is not measured again; a
-cell is stored as soon as it is finished. Raw latency samples lie beside the store, as ``samples/SHA256.npz``.
+A cell is (artifact, split, protocol). What is stored already for this file, data, protocol and
+machine is not measured again; a cell is stored as soon as it is finished. Raw latency samples lie
+beside the store, as ``samples/SHA256.npz``.
 
-A row may be measured twice, by sessions of its own and interleaved as if the second time were another model (A/A): what differs
-between the two is the instrument's own error, and stands in the row's Record.
+A row may be measured twice, by sessions of its own and interleaved as if the second time were
+another model (A/A): what differs between the two is the instrument's own error, and stands in the
+row's Record.
 """
 
 from __future__ import annotations
@@ -50,7 +53,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact and how to open a build of it: a fresh session of the file, or of another engine made from it."""
+    """One artifact and how to open a build of it: a fresh session of the file, or of another engine
+    made from it.
+    """
 
     artifact: Artifact
     open_build: Callable[[int], Session]
@@ -75,13 +80,19 @@ def confirm(
     session: Session | None = None,
     progress: Progress = iter,
 ) -> list[Record]:
-    """Records of one artifact for every (split, protocol), split-major; without splits latency only. Raises what went wrong.
+    """Records of one artifact for every (split, protocol), split-major; without splits latency
+    only. Raises what went wrong.
 
-    Accuracy and latency come from one session object; one that opened another file is a :class:`StatedFailure`.
+    Accuracy and latency come from one session object; one that opened another file is a
+    :class:`StatedFailure`.
     """
 
     def open_build(build: int) -> Session:
-        return session if session is not None and build == 0 else OrtSession(artifact, protocols[0].threads)
+        return (
+            session
+            if session is not None and build == 0
+            else OrtSession(artifact, protocols[0].threads)
+        )
 
     rows = {artifact.manifest.model.name: Row(artifact, open_build, tuple(splits))}
     outcome = confirm_all(rows, protocols, store, context=context, progress=progress)
@@ -102,12 +113,16 @@ def confirm_all(
 ) -> Outcome:
     """Measures all rows by all protocols. A row that fails does not stop the others.
 
-    ``twin``: whether the first row of a protocol is measured a second time (A/A): "never", "always", or "once" in a store and
-    campaign. Frames at a fixed rate are never measured twice.
+    ``twin``: whether the first row of a protocol is measured a second time (A/A): "never",
+    "always", or "once" in a store and campaign. Frames at a fixed rate are never measured twice.
     """
     if not protocols or len({protocol.threads for protocol in protocols}) > 1:
-        raise InputError("the protocols of one confirmation must name one number of threads", ", ".join(rows))
-    outcome, cells, env = Outcome(), {}, environment()
+        raise InputError(
+            "the protocols of one confirmation must name one number of threads", ", ".join(rows)
+        )
+    outcome = Outcome()
+    cells = {}
+    env = environment()
     for name, row in rows.items():
         with _failing(name, outcome):
             cells[name] = _Cells(row, protocols, store, context or Context(), env)
@@ -122,15 +137,21 @@ def confirm_all(
         for cell in cells.values():
             cell.keep_accuracies()
         raise
-    outcome.records = {name: cell.records() for name, cell in cells.items() if name not in outcome.failures}
+    outcome.records = {
+        name: cell.records() for name, cell in cells.items() if name not in outcome.failures
+    }
     return outcome
 
 
 class _failing:
-    """Notes what went wrong with a row; the others go on. A store that cannot be written (OSError) ends everything."""
+    """Notes what went wrong with a row; the others go on.
+
+    A store that cannot be written (OSError) ends everything.
+    """
 
     def __init__(self, name: str, outcome: Outcome) -> None:
-        self.name, self.outcome = name, outcome
+        self.name = name
+        self.outcome = outcome
 
     def __enter__(self) -> None: ...
 
@@ -152,11 +173,22 @@ def stated(error: Exception) -> Exception:
 
 def _has_twin(store: Store, protocol: Protocol, context: Context | None) -> bool:
     campaign = context and context.campaign
-    same = (record for record in store.read() if record.protocol == protocol and record.campaign == campaign)
+    same = (
+        record
+        for record in store.read()
+        if record.protocol == protocol and record.campaign == campaign
+    )
     return any(record.latency is not None and record.latency.itself is not None for record in same)
 
 
-def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, watch: Watch | None, *, twin: bool) -> None:
+def _measure(
+    cells: Mapping[str, _Cells],
+    protocol: Protocol,
+    outcome: Outcome,
+    watch: Watch | None,
+    *,
+    twin: bool,
+) -> None:
     """Latency of every row that lacks it, interleaved; each is stored when it is finished."""
     calls = {}
     for name, cell in cells.items():
@@ -177,16 +209,24 @@ def _measure(cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome, 
 
 
 class _Session:
-    """Rows that are measured in turns, and what becomes of each. A row waits for its second time, if it has one."""
+    """Rows that are measured in turns, and what becomes of each.
+
+    A row waits for its second time, if it has one.
+    """
 
     def __init__(self, cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome) -> None:
-        self.cells, self.protocol, self.outcome = cells, protocol, outcome
-        self.name = f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {secrets.token_hex(4)}"
+        self.cells = cells
+        self.protocol = protocol
+        self.outcome = outcome
+        self.name = (
+            f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {secrets.token_hex(4)}"
+        )
         self.row = self.twin = ""
         self.found: dict[str, Measurement] = {}
 
     def add_twin(self, row: str) -> str:
-        self.row, self.twin = row, f"{row}, second time"
+        self.row = row
+        self.twin = f"{row}, second time"
         return self.twin
 
     def done(self, name: str, found: Measurement | Exception) -> None:
@@ -203,12 +243,14 @@ class _Session:
 
     def end(self) -> None:
         """Stores the row that was waiting, with its second time if that is there."""
-        again, row = self.found.pop(self.twin, None), self.found.pop(self.row, None)
+        again = self.found.pop(self.twin, None)
+        row = self.found.pop(self.row, None)
         if row is not None:
             self._finish(self.row, row, again)
 
     def _finish(self, name: str, found: Measurement, again: Measurement | None = None) -> None:
-        cell, latency = self.cells[name], replace(found.latency, session=self.name)
+        cell = self.cells[name]
+        latency = replace(found.latency, session=self.name)
         if again is not None:
             latency = replace(latency, itself=itself(found.series, again.series, cell.save(again)))
         cell.finish(self.protocol, replace(found, latency=latency))
@@ -217,26 +259,53 @@ class _Session:
 class _Cells:
     """All cells of one row."""
 
-    def __init__(self, row: Row, protocols: Sequence[Protocol], store: Store, context: Context, env: dict[str, str]) -> None:
+    def __init__(
+        self,
+        row: Row,
+        protocols: Sequence[Protocol],
+        store: Store,
+        context: Context,
+        env: dict[str, str],
+    ) -> None:
         if row.splits and row.artifact.manifest.model.weights == "random":
-            raise InputError("a model with random weights has no accuracy", row.artifact.path, "measure its latency without data")
-        self.row, self.store, self.context, self.env = row, store, context, env
+            raise InputError(
+                "a model with random weights has no accuracy",
+                row.artifact.path,
+                "measure its latency without data",
+            )
+        self.row = row
+        self.store = store
+        self.context = context
+        self.env = env
         self.sessions = [self._open(0)]
         self.suppression_ms: float | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
         data: list[DataId | None] = [_data(split) for split in row.splits] or [None]
         self.requests = [self._request(part, protocol) for part in data for protocol in protocols]
         identity = self.sessions[0].artifact_id
-        self.stored = [record for record in store.read() if record.source == "protocol" and record.artifact == identity]
-        self.stored = [record for record in self.stored if record.accuracy is None or record.accuracy.rule == AP_RULE]
+        self.stored = [
+            record
+            for record in store.read()
+            if record.source == "protocol" and record.artifact == identity
+        ]
+        self.stored = [
+            record
+            for record in self.stored
+            if record.accuracy is None or record.accuracy.rule == AP_RULE
+        ]
         self.done = {record.id: record for record in self.stored if record.latency is not None}
 
     def _open(self, build: int) -> Session:
         session = self.row.open_build(build)
-        if self.row.artifact.sha256 not in (session.artifact_id.sha256, session.artifact_id.onnx_sha256):
-            opened, named = session.artifact_id.sha256[:12], self.row.artifact.sha256[:12]
+        if self.row.artifact.sha256 not in (
+            session.artifact_id.sha256,
+            session.artifact_id.onnx_sha256,
+        ):
+            opened = session.artifact_id.sha256[:12]
+            named = self.row.artifact.sha256[:12]
             raise StatedFailure(
-                f"the session opened {opened}, the artifact is {named}: accuracy and latency must come from one file"
+                f"the session opened {opened}, the artifact is {named}: accuracy and latency must "
+                f"come from one file"
             )
         try:
             found = session.run(example_input(session, None))
@@ -245,48 +314,72 @@ class _Cells:
         except Exception as error:  # a runtime raises what it likes
             raise StatedFailure(f"{self.row.artifact.path} does not run ({error})") from error
         if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
-            raise StatedFailure(f"{self.row.artifact.path} gives scores or boxes that are not finite")
+            raise StatedFailure(
+                f"{self.row.artifact.path} gives scores or boxes that are not finite"
+            )
         return session
 
     def find_accuracies(self, progress: Progress) -> None:
-        """Of each split with a missing cell: from a stored Record of the same file, else by a run over the split."""
+        """Of each split with a missing cell: from a stored Record of the same file, else by a run
+        over the split.
+        """
         for split in self.row.splits:
             data = _data(split)
             if all(request.id in self.done for request in self.requests if request.data == data):
                 continue
             for record in self.stored:
-                if record.data == data and record.accuracy and record.accuracy.max_dets == self.context.max_dets:
+                if (
+                    record.data == data
+                    and record.accuracy
+                    and record.accuracy.max_dets == self.context.max_dets
+                ):
                     self.accuracies[data] = record.accuracy, record.mask_accuracy
             if data not in self.accuracies:
                 if len(self.sessions[0].manifest.outputs) == 4:
                     print("".join(f"{line}\n" for line in mask_lines([split])), end="", flush=True)
-                found = accuracy_of(self.sessions[0], split, max_dets=self.context.max_dets, progress=progress)
+                found = accuracy_of(
+                    self.sessions[0], split, max_dets=self.context.max_dets, progress=progress
+                )
                 self.accuracies[data] = found
 
     def lacks(self, protocol: Protocol) -> bool:
-        return any(request.id not in self.done for request in self.requests if request.protocol == protocol)
+        return any(
+            request.id not in self.done for request in self.requests if request.protocol == protocol
+        )
 
     def calls(self, protocol: Protocol, *, again: bool = False) -> list[Call]:
-        """One call per build, bound and ready; ``again``: of builds beyond those of the first time."""
+        """One call per build, bound and ready; ``again``: of builds beyond those of the first
+        time.
+        """
         wanted = range(protocol.builds, 2 * protocol.builds) if again else range(protocol.builds)
         while len(self.sessions) < wanted.stop:
             self.sessions.append(self._open(len(self.sessions)))
         split = self.row.splits[0] if self.row.splits else None
         first = self.sessions[0]
         if type(first) is OrtSession and self.suppression_ms is None:
-            self.suppression_ms = suppression_ms(self.row.artifact, example_input(first, split), protocol.threads)
+            self.suppression_ms = suppression_ms(
+                self.row.artifact, example_input(first, split), protocol.threads
+            )
         return [call_of(self.sessions[build], protocol, split) for build in wanted]
 
     def save(self, found: Measurement) -> str:
         return save_samples(self.store.path.parent, found.series)
 
     def finish(self, protocol: Protocol, found: Measurement) -> None:
-        latency = replace(found.latency, samples_sha256=self.save(found), suppression_ms=self.suppression_ms)
+        latency = replace(
+            found.latency, samples_sha256=self.save(found), suppression_ms=self.suppression_ms
+        )
         self._append(protocol, latency)
 
     def keep_accuracies(self) -> None:
-        """What an interrupted run has found is stored without latency; the finished cell replaces it later."""
-        kept = {record.data for record in [*self.stored, *self.done.values()] if record.accuracy is not None}
+        """What an interrupted run has found is stored without latency; the finished cell replaces
+        it later.
+        """
+        kept = {
+            record.data
+            for record in [*self.stored, *self.done.values()]
+            if record.accuracy is not None
+        }
         for data in self.accuracies:
             if data not in kept:
                 request = next(request for request in self.requests if request.data == data)
@@ -303,11 +396,19 @@ class _Cells:
     def _with_results(self, request: Record, latency: Latency | None) -> Record:
         boxes, masks = self.accuracies[request.data] if request.data else (None, None)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return replace(request, accuracy=boxes, mask_accuracy=masks, latency=latency, started_at=now, env=self.env)
+        return replace(
+            request,
+            accuracy=boxes,
+            mask_accuracy=masks,
+            latency=latency,
+            started_at=now,
+            env=self.env,
+        )
 
     def _request(self, data: DataId | None, protocol: Protocol) -> Record:
         """The Record without its results; its id tells whether it is stored."""
-        manifest, context = self.sessions[0].manifest, self.context
+        manifest = self.sessions[0].manifest
+        context = self.context
         return Record(
             source="protocol",
             model=manifest.model,
@@ -328,7 +429,12 @@ def _data(split: CocoSplit) -> DataId:
 
 
 def call_of(session: Session, protocol: Protocol, split: CocoSplit | None) -> Call:
-    """What the protocol times of a session that has run once: its scope's work, and the GPU's own time where events tell it."""
-    gpu_ms: Callable[[], float | None] | None = None if session.gpu_ms is None else lambda: session.gpu_ms
-    timed, sha256 = timed_call(session, protocol.scope, split), session.artifact_id.sha256
+    """What the protocol times of a session that has run once: its scope's work, and the GPU's own
+    time where events tell it.
+    """
+    gpu_ms: Callable[[], float | None] | None = (
+        None if session.gpu_ms is None else lambda: session.gpu_ms
+    )
+    timed = timed_call(session, protocol.scope, split)
+    sha256 = session.artifact_id.sha256
     return Call(timed, sha256, gpu_ms, session.cuda_graph, work_before(protocol))

@@ -1,9 +1,10 @@
-"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12, 13 that can be built here, as Records (``source`` "cost").
+"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12, 13 that can be built here, as
+Records (``source`` "cost").
 
 python -m rfdetr_repro.bench.costs --out results/costs.jsonl --page docs/costs.md
 Weights do not matter and are never made: everything runs on shapes. Beside the Records, ``NAME.csv`` says of every printed cell
 whether it is reproduced to its last digit, and if not, why (``cost_cells``); the page says the same for a reader.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -44,12 +45,31 @@ FORMS = ("evaluated", "deployed")
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
+    )
     add = arguments.add_argument
-    add("--models", default="paper", help="names, comma-separated; default: those of the paper's tables")
-    add("--counters", help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed")
-    add("--artifacts", default="results/artifacts", type=output_folder, help="folder for the ONNX files of the counter onnx")
-    add("--out", default="results/costs.jsonl", type=output_file, help="store to append to; what it holds is not counted again")
+    add(
+        "--models",
+        default="paper",
+        help="names, comma-separated; default: those of the paper's tables",
+    )
+    add(
+        "--counters",
+        help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed",
+    )
+    add(
+        "--artifacts",
+        default="results/artifacts",
+        type=output_folder,
+        help="folder for the ONNX files of the counter onnx",
+    )
+    add(
+        "--out",
+        default="results/costs.jsonl",
+        type=output_file,
+        help="store to append to; what it holds is not counted again",
+    )
     add("--page", type=output_file, help="Markdown file of every printed cell, e.g. docs/costs.md")
     return arguments
 
@@ -65,11 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [known_name(name) for name in names]
     store = Store(args.out)
     known = store.ids()
-    command = "python -m rfdetr_repro.bench.costs " + " ".join(sys.argv[1:] if argv is None else argv)
+    command = "python -m rfdetr_repro.bench.costs " + " ".join(
+        sys.argv[1:] if argv is None else argv
+    )
     for request, count in jobs(names, counters, args.artifacts):
         if request.id not in known:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            record = replace(request, cost=count(), started_at=now, command=command.strip(), env=environment())
+            record = replace(
+                request, cost=count(), started_at=now, command=command.strip(), env=environment()
+            )
             print(line(store.append(record)), flush=True)
     cells = cost_cells(store.read())
     write_atomic(Path(args.out).with_suffix(".csv"), to_csv(cells))
@@ -82,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _default_counters() -> list[str]:
     if importlib.util.find_spec("calflops"):
         return ["shapes", *COUNTERS]
-    print("calflops is not installed: D-FINE's and one of LW-DETR's cells are not counted (pip install calflops accelerate)")
+    print(
+        "calflops is not installed: D-FINE's and one of LW-DETR's cells are not counted (pip "
+        "install calflops accelerate)"
+    )
     return ["shapes", "flopcountermode"]
 
 
@@ -93,14 +120,23 @@ def paper_models() -> list[str]:
     absent = {package.name for package in foreign.values() if package.count and not package.present}
     if absent:
         print(
-            f"not counted for want of {', '.join(sorted(absent))}: {', '.join(n for n in foreign if foreign[n].name in absent)}"
+            f"not counted for want of {', '.join(sorted(absent))}: "
+            f"{', '.join(n for n in foreign if foreign[n].name in absent)}"
         )
     usable = {name for name, package in foreign.items() if package.count and package.present}
-    return [name for name in model_names() if not name.endswith("@transformers") and (name not in foreign or name in usable)]
+    return [
+        name
+        for name in model_names()
+        if not name.endswith("@transformers") and (name not in foreign or name in usable)
+    ]
 
 
-def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = "results/artifacts") -> Iterator[Job]:
-    """What to count: for ours the formulas of ``flops`` beside PyTorch's counter, for baselines each counter on both forms."""
+def jobs(
+    names: Sequence[str], counters: Sequence[str], artifacts: str | Path = "results/artifacts"
+) -> Iterator[Job]:
+    """What to count: for ours the formulas of ``flops`` beside PyTorch's counter, for baselines
+    each counter on both forms.
+    """
     for name in names:
         size = name.removeprefix("rfdetr-")
         if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
@@ -108,26 +144,38 @@ def jobs(names: Sequence[str], counters: Sequence[str], artifacts: str | Path = 
         if _foreign(name) is not None:
             for counter, form in product(("ultralytics", *COUNTERS), FORMS):
                 if counter in counters or counter == "ultralytics":
-                    yield _job(model_id(name), counter, form, partial(_by_package, name, counter, form))
+                    yield _job(
+                        model_id(name), counter, form, partial(_by_package, name, counter, form)
+                    )
         elif size in PRESETS:
             row = PRESETS[size]
             yield from _own(model_id(name), row.model, row.arch, counters)
         else:
             for form in FORMS:
                 for counter in (counter for counter in COUNTERS if counter in counters):
-                    yield _job(model_id(name), counter, form, partial(_counted, name, counter, form))
+                    yield _job(
+                        model_id(name), counter, form, partial(_counted, name, counter, form)
+                    )
     if "shapes" in counters and any(name.removeprefix("rfdetr-") in PRESETS for name in names):
         for step, row in ABLATION.items():
-            model = ModelId("rfdetr", "RF-DETR", arch=row.arch, variant=f"step {step}", weights="random")
-            yield _job(model, "shapes", NO_ATTENTION, partial(_shapes, row.model, row.arch, NO_ATTENTION))
+            model = ModelId(
+                "rfdetr", "RF-DETR", arch=row.arch, variant=f"step {step}", weights="random"
+            )
+            yield _job(
+                model, "shapes", NO_ATTENTION, partial(_shapes, row.model, row.arch, NO_ATTENTION)
+            )
 
 
 def line(record: Record) -> str:
-    cost, model = record.cost, record.model
+    cost = record.cost
+    model = record.model
     assert cost is not None and cost.flops is not None and cost.macs is not None
     what = " ".join(filter(None, (model.name, model.size, model.variant)))
     params = "" if cost.params is None else f"{cost.params / 1e6:8.3f} M parameters "
-    return f"{what:24} {cost.counter}, {cost.form}: {params}{cost.flops / 1e9:10.3f} GFLOPs {cost.macs / 1e9:10.3f} GMACs"
+    return (
+        f"{what:24} {cost.counter}, {cost.form}: {params}{cost.flops / 1e9:10.3f} GFLOPs "
+        f"{cost.macs / 1e9:10.3f} GMACs"
+    )
 
 
 def _job(model: ModelId, counter: str, form: str, count: Callable[[], Cost]) -> Job:
@@ -149,10 +197,13 @@ def _foreign(name: str) -> Any:
 def _package_counts(name: str) -> dict[tuple[str, str], tuple[int, float]]:
     package = _foreign(name)
     if not package.count:
-        raise InputError(f"the parameters and operations of {name} are not counted here", mend="count it with --counters onnx")
-    found: dict[tuple[str, str], tuple[int, float]] = importlib.import_module("baselines.foreign").counts(
-        package, _catalog().ROWS[name].build(0)
-    )
+        raise InputError(
+            f"the parameters and operations of {name} are not counted here",
+            mend="count it with --counters onnx",
+        )
+    found: dict[tuple[str, str], tuple[int, float]] = importlib.import_module(
+        "baselines.foreign"
+    ).counts(package, _catalog().ROWS[name].build(0))
     return found
 
 
@@ -160,7 +211,8 @@ def _by_package(name: str, counter: str, form: str) -> Cost:
     counted = _package_counts(name).get((counter, form))
     if counted is None:
         raise InputError(
-            f"{counter} is not in {name}'s interpreter", mend=f"install it there, or leave {counter} out of --counters"
+            f"{counter} is not in {name}'s interpreter",
+            mend=f"install it there, or leave {counter} out of --counters",
         )
     return Cost(counted[0], counted[1], counted[1] / 2, counter, form)
 
@@ -174,14 +226,24 @@ def _own(model: ModelId, config: ModelConfig, arch: Arch, counters: Sequence[str
 
 
 def _shapes(config: ModelConfig, arch: Arch, form: str) -> Cost:
-    """By formula. Evaluated: with the weights of all query groups and DINOv2's mask token, which every released file holds."""
+    """By formula.
+
+    Evaluated: with the weights of all query groups and DINOv2's mask token, which every released
+    file holds.
+    """
     deployed = form == "deployed"
     with torch.device("meta"):
         params = Detector(replace(config, groups=1) if deployed else config, arch).num_params()
     flops = total_flops(config, arch, "deploy" if deployed else "eager")
     if form == NO_ATTENTION:
-        flops -= sum(value for part, value in flops_by_part(config, arch, "eager").items() if "attention" in part)
-    return Cost(params + (0 if deployed else config.vit_dim), float(flops), flops / 2, "shapes", form)
+        flops -= sum(
+            value
+            for part, value in flops_by_part(config, arch, "eager").items()
+            if "attention" in part
+        )
+    return Cost(
+        params + (0 if deployed else config.vit_dim), float(flops), flops / 2, "shapes", form
+    )
 
 
 def _deployed(config: ModelConfig, arch: Arch) -> Cost:

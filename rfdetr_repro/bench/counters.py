@@ -1,9 +1,12 @@
-"""Operations of a module as two public programs count them, from shapes alone: modules live on PyTorch's meta device.
+"""Operations of a module as two public programs count them, from shapes alone: modules live on
+PyTorch's meta device.
 
-- ``flopcountermode``: PyTorch's own; 2 per multiply-add of matrix products, convolutions and attention, nothing else;
-- ``calflops`` (optional package, what D-FINE's authors use): 2 per multiply-add of ``F.linear``, convolutions and
-  ``torch.matmul``, and about one per element of activations, normalisations, softmax and resizing. It patches Python functions,
-  so it does not see fused attention, ``@``, ``bmm`` or elementwise operators: LW-DETR loses a quarter (Table 9).
+- ``flopcountermode``: PyTorch's own; 2 per multiply-add of matrix products, convolutions and
+  attention, nothing else;
+- ``calflops`` (optional package, what D-FINE's authors use): 2 per multiply-add of ``F.linear``,
+  convolutions and ``torch.matmul``, and about one per element of activations, normalisations,
+  softmax and resizing. It patches Python functions, so it does not see fused attention, ``@``,
+  ``bmm`` or elementwise operators: LW-DETR loses a quarter (Table 9).
 """
 
 from __future__ import annotations
@@ -28,16 +31,24 @@ class Count(NamedTuple):
 
 
 class _ShapesOnly(TorchDispatchMode):
-    """Keeps everything on the meta device: tensors made elsewhere move there, and checks of values are taken to hold.
+    """Keeps everything on the meta device: tensors made elsewhere move there, and checks of values
+    are taken to hold.
 
-    ``tallies``: stacks of lists that a patching counter fills; entries that PyTorch's own shape rules cause are taken out again.
+    ``tallies``: stacks of lists that a patching counter fills; entries that PyTorch's own shape
+    rules cause are taken out again.
     """
 
     def __init__(self, tallies: Sequence[list[list[Any]]] = ()) -> None:
         super().__init__()
         self.tallies = tallies
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             return True
         args, kwargs = tree_map(_to_meta, (args, kwargs or {}))
@@ -55,7 +66,9 @@ def _to_meta(value: Any) -> Any:
 
 
 def flopcountermode(module: nn.Module, *inputs: Tensor) -> Count:
-    """One forward pass by ``torch.utils.flop_counter``; attention is decomposed so that it is seen."""
+    """One forward pass by ``torch.utils.flop_counter``; attention is decomposed so that it is
+    seen.
+    """
     with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         with _ShapesOnly(), FlopCounterMode(display=False) as counter:
             module(*map(_to_meta, inputs))
@@ -67,19 +80,27 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
     """One forward pass by the package calflops; not installed: :class:`InputError`."""
     try:
         package = importlib.import_module("calflops")
-        pipeline = importlib.import_module("calflops.calculate_pipline")  # the package's own spelling
+        # the package's own spelling
+        pipeline = importlib.import_module("calflops.calculate_pipline")
     except ImportError as error:
-        raise InputError(f"calflops cannot be imported ({error})", mend="pip install calflops accelerate") from error
+        raise InputError(
+            f"calflops cannot be imported ({error})", mend="pip install calflops accelerate"
+        ) from error
     _register_once(module)
     tallies = (pipeline.module_flop_count, pipeline.module_mac_count)
     args = [_to_meta(one) for one in inputs]
-    with torch.no_grad(), _ShapesOnly(tallies):  # under torch.device(...) operators and activations would count twice
-        flops, macs, _ = package.calculate_flops(module, args=args, print_results=False, output_as_string=False)
+    # under torch.device(...) operators and activations would count twice
+    with torch.no_grad(), _ShapesOnly(tallies):
+        flops, macs, _ = package.calculate_flops(
+            module, args=args, print_results=False, output_as_string=False
+        )
     return Count(float(flops), float(macs))
 
 
 def _register_once(module: nn.Module) -> None:
-    """A module that stands under two names, as transformers' heads do, counts once; it stays an attribute under both."""
+    """A module that stands under two names, as transformers' heads do, counts once; it stays an
+    attribute under both.
+    """
     seen: set[int] = set()
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -89,4 +110,7 @@ def _register_once(module: nn.Module) -> None:
             seen.add(id(child))
 
 
-COUNTERS: dict[str, Callable[..., Count]] = {"flopcountermode": flopcountermode, "calflops": calflops}
+COUNTERS: dict[str, Callable[..., Count]] = {
+    "flopcountermode": flopcountermode,
+    "calflops": calflops,
+}

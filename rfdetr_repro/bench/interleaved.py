@@ -1,8 +1,10 @@
-"""The latency protocol (benchmark protocol section 3): warm-up apart, samples by mode, a stop rule, a summary.
+"""The latency protocol (benchmark protocol section 3): warm-up apart, samples by mode, a stop rule,
+a summary.
 
-*Buffered* waits before every sample, outside the timed region, as the paper does (200 ms); *sustained* is a closed loop; *paced*
-has arrivals at a fixed rate. Models and their builds are measured interleaved, block by block in random order, so that drift of
-the machine falls on all of them. All builds of a model end together, when the interval over all of them is narrow enough.
+*Buffered* waits before every sample, outside the timed region, as the paper does (200 ms);
+*sustained* is a closed loop; *paced* has arrivals at a fixed rate. Models and their builds are
+measured interleaved, block by block in random order, so that drift of the machine falls on all of
+them. All builds of a model end together, when the interval over all of them is narrow enough.
 """
 
 from __future__ import annotations
@@ -28,14 +30,26 @@ from .paced import summary
 from .timers import Clock, Timer, WallClock, WallTimer
 from .warm_up import Watch
 
-__all__ = ["BLOCK", "RESTS_S", "Call", "Measurement", "Run", "StopRule", "Watch", "measure", "measure_interleaved"]
+__all__ = [
+    "BLOCK",
+    "RESTS_S",
+    "Call",
+    "Measurement",
+    "Run",
+    "StopRule",
+    "Watch",
+    "measure",
+    "measure_interleaved",
+]
 
 Samples = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Summary and raw data; ``warmup_ms``, and samples that were set aside, are not part of the summary."""
+    """Summary and raw data; ``warmup_ms``, and samples that were set aside, are not part of the
+    summary.
+    """
 
     latency: Latency
     series: Series
@@ -56,7 +70,10 @@ def measure(
     timer: Timer | None = None,
     watch: Watch | None = None,
 ) -> Measurement:
-    """Latency of ``run()`` in ms. Only the call itself is timed; input and session are bound by the caller."""
+    """Latency of ``run()`` in ms.
+
+    Only the call itself is timed; input and session are bound by the caller.
+    """
     calls = {"": [Call(run, artifact_sha256)]}
     return measure_interleaved(calls, protocol, clock=clock, timer=timer, watch=watch)[""]
 
@@ -72,14 +89,19 @@ def measure_interleaved(
     watch: Watch | None = None,
     done: Callable[[str, Measurement | Exception], None] | None = None,
 ) -> dict[str, Measurement]:
-    """Latency of several models, each one call or a call per build; rounds of one block each, in a new random order per round.
+    """Latency of several models, each one call or a call per build; rounds of one block each, in a
+    new random order per round.
 
-    ``hashes``: name -> SHA-256 of the artifact of a single call. A model whose stop rule is met drops out; the others go on.
-    ``watch``: of the GPU that works; without one the throttle state is "unknown". ``done`` gets each model as it is finished, or
-    what its call raised, and the others go on; without it the error ends the measurement.
+    ``hashes``: name -> SHA-256 of the artifact of a single call. A model whose stop rule is met
+    drops out; the others go on. ``watch``: of the GPU that works; without one the throttle state is
+    "unknown". ``done`` gets each model as it is finished, or what its call raised, and the others
+    go on; without it the error ends the measurement.
     """
     if not isinstance(protocol, Protocol):
-        raise InputError(f"{protocol!r} is no protocol", mend="give rfdetr_repro.spec.protocol.Protocol(mode=...)")
+        raise InputError(
+            f"{protocol!r} is no protocol",
+            mend="give rfdetr_repro.spec.protocol.Protocol(mode=...)",
+        )
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
     lanes: dict[str, list[Lane]] = {}
@@ -90,7 +112,10 @@ def measure_interleaved(
         with _dropping(name, lanes, done):
             lanes[name] = [Lane(call, protocol, clock, timer, watch, rests) for call in calls]
     order = [(name, lane) for name, builds in lanes.items() for lane in builds]
-    alone, rng, number, results = len(order) == 1, random.Random(seed), 0, {}
+    alone = len(order) == 1
+    rng = random.Random(seed)
+    number = 0
+    results = {}
     while order:
         rng.shuffle(order)
         for name, lane in order:
@@ -101,7 +126,11 @@ def measure_interleaved(
             with _dropping(name, lanes, done):
                 _end_together(builds)
         order = [(name, lane) for name, lane in order if lane.reason is None and name in lanes]
-        for name in [name for name in lanes if name not in results and all(lane.reason for lane in lanes[name])]:
+        for name in [
+            name
+            for name in lanes
+            if name not in results and all(lane.reason for lane in lanes[name])
+        ]:
             with _dropping(name, lanes, done):
                 results[name] = _measurement(lanes[name])
             if done is not None and name in results:
@@ -111,7 +140,9 @@ def measure_interleaved(
 
 @contextmanager
 def _dropping(
-    name: str, lanes: dict[str, list[Lane]], done: Callable[[str, Measurement | Exception], None] | None
+    name: str,
+    lanes: dict[str, list[Lane]],
+    done: Callable[[str, Measurement | Exception], None] | None,
 ) -> Iterator[None]:
     """What a model's call raises takes the model out, if somebody is to be told."""
     try:
@@ -119,12 +150,15 @@ def _dropping(
     except Exception as error:  # a runtime raises what it likes
         if done is None:
             raise
-        if lanes.pop(name, None) is not None:  # told once, however many of its builds fail in a round
+        # told once, however many of its builds fail in a round
+        if lanes.pop(name, None) is not None:
             done(name, error)
 
 
 def _end_together(lanes: Sequence[Lane]) -> None:
-    """Ends all builds of a model whose interval is narrow enough; a build may have ended before, by time."""
+    """Ends all builds of a model whose interval is narrow enough; a build may have ended before, by
+    time.
+    """
     if lanes and all(lane.reason for lane in lanes):
         return
     if reason := lanes[0].rule.settled([lane.series.counted for lane in lanes]):
@@ -133,7 +167,8 @@ def _end_together(lanes: Sequence[Lane]) -> None:
 
 
 def _measurement(lanes: Sequence[Lane]) -> Measurement:
-    protocol, series = lanes[0].protocol, Series.pooled([lane.series for lane in lanes])
+    protocol = lanes[0].protocol
+    series = Series.pooled([lane.series for lane in lanes])
     counted = series.counted
     latency = summarise(
         counted.ms,
@@ -143,7 +178,8 @@ def _measurement(lanes: Sequence[Lane]) -> Measurement:
         series=counted,
     )
     builds = tuple(_build(lane) for lane in lanes) if len(lanes) > 1 else None
-    medians, events = [build.median_ms for build in builds or ()], [event for lane in lanes for event in lane.gpu_ms]
+    medians = [build.median_ms for build in builds or ()]
+    events = [event for lane in lanes for event in lane.gpu_ms]
     traces = [lane.trace for lane in lanes if lane.trace is not None]
     state = gpu_state(
         [window for lane in lanes for window in lane.windows],

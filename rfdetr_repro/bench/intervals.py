@@ -1,10 +1,12 @@
-"""Medians and intervals of a store once more, from its raw samples: is what the Records say what the samples give?
+"""Medians and intervals of a store once more, from its raw samples: is what the Records say what
+the samples give?
 
 python -m rfdetr_repro.bench.intervals results/embedded.jsonl
 
-One line per latency: what is stored and what is computed, "equal" or "different". Exit code 1 if one is different, or its samples
-are lost or altered. Latencies of older versions name no method of their interval: theirs was another one, and both are shown.
-Published and modelled latencies, and those that were measured without keeping samples, are counted and not judged.
+One line per latency: what is stored and what is computed, "equal" or "different". Exit code 1 if
+one is different, or its samples are lost or altered. Latencies of older versions name no method of
+their interval: theirs was another one, and both are shown. Published and modelled latencies, and
+those that were measured without keeping samples, are counted and not judged.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, 
 
 from .twin import stored_twin
 
-TOLERANCE = 1e-9  # of a stored number: logarithms and exponentials of other libraries differ in the last digits
+# of a stored number: logarithms and exponentials of other libraries differ in the last digits
+TOLERANCE = 1e-9
 
 
 class Line(NamedTuple):
@@ -36,27 +39,48 @@ class Line(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples.")
-    parser.add_argument("stores", type=input_path, nargs="+", metavar="STORE.jsonl", help="Records; their samples lie beside")
-    parser.add_argument("--quiet", action="store_true", help="print only what is not equal, and the counts")
+    parser = ArgumentParser(
+        "rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples."
+    )
+    parser.add_argument(
+        "stores",
+        type=input_path,
+        nargs="+",
+        metavar="STORE.jsonl",
+        help="Records; their samples lie beside",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print only what is not equal, and the counts"
+    )
     args = parser.parse_args(argv)
     lines = [line for store in args.stores for line in recompute(store)]
     for line in lines:
         if line.word != "no samples" and not (args.quiet and line.word == "equal"):
             print(f"{line.word}: {line.name}: {line.told}")
     words = [line.word for line in lines]
-    print(", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies")
-    if told := unverified_words([record for store in args.stores for record in Store(store).read()]):
+    print(
+        ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies"
+    )
+    if told := unverified_words(
+        [record for store in args.stores for record in Store(store).read()]
+    ):
         print(told, file=sys.stderr)
     if bad := words.count("different") + words.count("lost"):
         raise StatedFailure(f"{bad} of {len(words)} latencies are not what their samples give")
 
 
 def recompute(path: Path) -> list[Line]:
-    """A line for every latency of the store. A store that is not there is an :class:`InputError`."""
+    """A line for every latency of the store.
+
+    A store that is not there is an :class:`InputError`.
+    """
     if not path.is_file():
         raise InputError("no such store", path, "give a .jsonl file of Records")
-    return [_line(path.parent, record, record.latency) for record in Store(path).read() if record.latency is not None]
+    return [
+        _line(path.parent, record, record.latency)
+        for record in Store(path).read()
+        if record.latency is not None
+    ]
 
 
 def _line(folder: Path, record: Record, latency: Latency) -> Line:
@@ -66,7 +90,8 @@ def _line(folder: Path, record: Record, latency: Latency) -> Line:
         return Line("no samples", name)
     try:
         series = load_samples(folder, latency.samples_sha256).counted
-        found, twin = median_of(series), stored_twin(folder, latency)
+        found = median_of(series)
+        twin = stored_twin(folder, latency)
     except InputError as error:
         return Line("lost", name, str(error))
     computed = (found.ms, *(found.interval or (None, None)))
@@ -75,8 +100,16 @@ def _line(folder: Path, record: Record, latency: Latency) -> Line:
     equal = all(map(_close, stored, computed)) and latency.num_samples == len(series.ms)
     if latency.itself is not None and twin is not None:
         told += f"; A/A {latency.itself.told} stored, {twin.told} computed"
-        equal = equal and twin.verdict == latency.itself.verdict and _close(twin.difference, latency.itself.difference)
-        equal = equal and _close(twin.low, latency.itself.low) and _close(twin.high, latency.itself.high)
+        equal = (
+            equal
+            and twin.verdict == latency.itself.verdict
+            and _close(twin.difference, latency.itself.difference)
+        )
+        equal = (
+            equal
+            and _close(twin.low, latency.itself.low)
+            and _close(twin.high, latency.itself.high)
+        )
     if latency.interval is None and _close(stored[0], computed[0]):
         return Line("older method", name, told)
     return Line("equal" if equal else "different", name, told)

@@ -1,4 +1,6 @@
-"""One build of one model on its way through the protocol: warm-up, blocks of samples, the verdict on each block."""
+"""One build of one model on its way through the protocol: warm-up, blocks of samples, the verdict
+on each block.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ from .timers import Clock, Timer
 from .warm_up import Watch, settle
 
 Run = Callable[[], object]
-LONG_BLOCK_S = 2.0  # of a series that is ended by time: a closed loop is not to be interrupted often
+# of a series that is ended by time: a closed loop is not to be interrupted often
+LONG_BLOCK_S = 2.0
 IDLE_S = 1.0  # an idle GPU is looked at for so long, to know what it draws
 RESTS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # after a block that throttled, longer each time
-REST_BUDGET_S = 30.0  # of all builds and models that are measured together; then blocks are taken as they come
-CLOCK_DROP = 0.05  # below the highest clock of the series' unthrottled blocks: then a throttled block is worth a rest
+# of all builds and models that are measured together; then blocks are taken as they come
+REST_BUDGET_S = 30.0
+# below the highest clock of the series' unthrottled blocks: then a throttled block is worth a rest
+CLOCK_DROP = 0.05
 
 
 class Call(NamedTuple):
@@ -45,7 +50,13 @@ class StopRule(NamedTuple):
 
     @classmethod
     def of(cls, protocol: Protocol) -> StopRule:
-        return cls(protocol.min_samples, protocol.max_samples, protocol.relative_ci, protocol.timeout_s, protocol.min_time_s)
+        return cls(
+            protocol.min_samples,
+            protocol.max_samples,
+            protocol.relative_ci,
+            protocol.timeout_s,
+            protocol.min_time_s,
+        )
 
     def exhausted(self, count: int, elapsed_s: float) -> str | None:
         """Why a build with ``count`` samples is to stop now, or None.
@@ -61,21 +72,28 @@ class StopRule(NamedTuple):
         return f"maximum of {count} samples" if count >= self.max_samples else None
 
     def settled(self, builds: Sequence[Series]) -> str | None:
-        """Why a model with these samples needs no more, or None: its interval, over all builds, is narrow enough."""
+        """Why a model with these samples needs no more, or None: its interval, over all builds, is
+        narrow enough.
+        """
         if self.min_time_s > 0 or min(len(build.ms) for build in builds) < self.min_samples:
             return None
         pooled = Series.pooled(builds)
         if all_equal(pooled):
             return f"all {len(pooled.ms)} samples are equal"
         width = median_of(pooled).relative_width
-        return f"interval of the median {width:.2%} wide, below {self.relative_ci:.2%}" if width < self.relative_ci else None
+        return (
+            f"interval of the median {width:.2%} wide, below {self.relative_ci:.2%}"
+            if width < self.relative_ci
+            else None
+        )
 
 
 class Rests:
     """Seconds of rest that are left to everything that is measured together."""
 
     def __init__(self, budget_s: float = REST_BUDGET_S) -> None:
-        self.left_s, self.taken_s = budget_s, 0.0
+        self.left_s = budget_s
+        self.taken_s = 0.0
 
     def take(self, wanted_s: float, clock: Clock) -> bool:
         """Sleeps, or says that the budget is spent."""
@@ -88,12 +106,25 @@ class Rests:
 
 
 class Lane:
-    """The samples of one build, all that were taken. ``windows``: what the watch saw during each block."""
+    """The samples of one build, all that were taken.
+
+    ``windows``: what the watch saw during each block.
+    """
 
     def __init__(
-        self, call: Call, protocol: Protocol, clock: Clock, timer: Timer, watch: Watch | None, rests: Rests | None = None
+        self,
+        call: Call,
+        protocol: Protocol,
+        clock: Clock,
+        timer: Timer,
+        watch: Watch | None,
+        rests: Rests | None = None,
     ) -> None:
-        self.call, self.protocol, self.clock, self.timer, self.watch = call, protocol, clock, timer, watch
+        self.call = call
+        self.protocol = protocol
+        self.clock = clock
+        self.timer = timer
+        self.watch = watch
         self.rests, self.rests_taken, self.rested_s = rests or Rests(), 0, 0.0
         self.rule = StopRule.of(protocol)
         self.samples_ms: list[float] = []
@@ -103,7 +134,8 @@ class Lane:
         self.throttled = "unknown" if watch is None else "no"
         self.expected_mhz: float | None = None  # highest clock under load of the unthrottled blocks
         self.trace: Trace | None = None
-        self.windows: list[tuple[Window, bool, float]] = []  # whether it counts, and the seconds spent in its calls
+        # whether it counts, and the seconds spent in its calls
+        self.windows: list[tuple[Window, bool, float]] = []
         self.idle_power_w: float | None = None
         self.elapsed_s = 0.0
         self.reason: str | None = None
@@ -112,13 +144,21 @@ class Lane:
             clock.sleep(IDLE_S)
             self.idle_power_w = watch.since(mark).power_w
         self.warmup_ms = [timer.time_ms(call.run) for _ in range(protocol.warmup)]
-        self.warm_up = settle(call.run, protocol.settle_s, clock, timer, watch) if protocol.settle_s > 0 else None
+        self.warm_up = (
+            settle(call.run, protocol.settle_s, clock, timer, watch)
+            if protocol.settle_s > 0
+            else None
+        )
 
     @property
     def series(self) -> Series:
         """All samples, those set aside too."""
-        blocks, marks = (np.asarray(numbers, dtype=np.int64) for numbers in (self.blocks, self.marks))
-        return Series(as_stored(np.asarray(self.samples_ms)), np.zeros(len(blocks), np.int64), blocks, marks)
+        blocks, marks = (
+            np.asarray(numbers, dtype=np.int64) for numbers in (self.blocks, self.marks)
+        )
+        return Series(
+            as_stored(np.asarray(self.samples_ms)), np.zeros(len(blocks), np.int64), blocks, marks
+        )
 
     @property
     def count(self) -> int:
@@ -126,12 +166,16 @@ class Lane:
         return len(self.marks) - self.marks.count(SET_ASIDE)
 
     def take_block(self, number: int, *, settle: bool) -> None:
-        """One block of samples; ``settle`` runs once untimed first, because another model has used the caches.
+        """One block of samples; ``settle`` runs once untimed first, because another model has used
+        the caches.
 
-        A block in which the GPU throttled is kept and marked. If its clock really fell, a rest follows, longer from time to time
-        and within the budget; then the block is set aside, and taken again.
+        A block in which the GPU throttled is kept and marked. If its clock really fell, a rest
+        follows, longer from time to time and within the budget; then the block is set aside, and
+        taken again.
         """
-        start, before, mark = self.clock.now_ns(), len(self.samples_ms), self.watch.mark() if self.watch else 0
+        start = self.clock.now_ns()
+        before = len(self.samples_ms)
+        mark = self.watch.mark() if self.watch else 0
         if settle:
             self.call.run()
         if self.protocol.mode == "paced":
@@ -148,7 +192,8 @@ class Lane:
         self.reason = self.reason or self.rule.exhausted(self.count, self.elapsed_s)
 
     def _take_samples(self, start_ns: int) -> None:
-        by_time, taken = self.protocol.min_time_s > 0, 0
+        by_time = self.protocol.min_time_s > 0
+        taken = 0
         most = BLOCK if not by_time else 1 << 30
         if not by_time:
             most = min(most, self.protocol.max_samples - self.count)
@@ -170,7 +215,13 @@ class Lane:
                 break
 
     def _take_frames(self) -> None:
-        self.trace = run_paced(self.call.run, self.protocol.fps, self.protocol.min_samples, self.clock, self.rule.timeout_s)
+        self.trace = run_paced(
+            self.call.run,
+            self.protocol.fps,
+            self.protocol.min_samples,
+            self.clock,
+            self.rule.timeout_s,
+        )
         self.samples_ms += self.trace.response_ms.tolist()
 
     def _judge(self, window: Window, before: int) -> int:
@@ -181,19 +232,29 @@ class Lane:
         elif window.busy_mhz is not None:
             self.expected_mhz = max(self.expected_mhz or 0.0, window.busy_mhz)
         self.windows.append((window, mark != SET_ASIDE, sum(self.samples_ms[before:]) / 1e3))
-        if mark == THROTTLED and not self.throttled.startswith("yes") or self.throttled == "no" and mark != SET_ASIDE:
+        if (
+            mark == THROTTLED
+            and not self.throttled.startswith("yes")
+            or self.throttled == "no"
+            and mark != SET_ASIDE
+        ):
             self.throttled = window.throttled
         return mark
 
     def _rested(self) -> bool:
-        if self.rests_taken == len(RESTS_S) or not self.rests.take(RESTS_S[self.rests_taken], self.clock):
+        if self.rests_taken == len(RESTS_S) or not self.rests.take(
+            RESTS_S[self.rests_taken], self.clock
+        ):
             return False
         self.rested_s += RESTS_S[self.rests_taken]
         self.rests_taken += 1
         return True
 
     def _slowed(self, window: Window) -> bool:
-        """Whether the clock fell below what the series has shown. Without a clock, or a block to go by, that is not known."""
+        """Whether the clock fell below what the series has shown.
+
+        Without a clock, or a block to go by, that is not known.
+        """
         if window.busy_mhz is None or self.expected_mhz is None:
             return False
         return window.busy_mhz < (1 - CLOCK_DROP) * self.expected_mhz

@@ -1,6 +1,7 @@
 """What a measurement ran on: processor, memory, driver, package versions, commit.
 
-What is not there is left out. What is there and cannot be read is "unknown": a question that fails is never taken for a no.
+What is not there is left out. What is there and cannot be read is "unknown": a question that fails
+is never taken for a no.
 """
 
 from __future__ import annotations
@@ -18,24 +19,44 @@ from pathlib import Path
 from rfdetr_repro.records.record import Machine
 
 UNKNOWN = "unknown"
-# Any of these is there where an NVIDIA driver is loaded: on Linux, in containers, and in Windows' subsystem for Linux.
-DRIVER_SIGNS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/nvidia0", "/usr/lib/wsl/lib/libcuda.so.1")
+# Any of these is there where an NVIDIA driver is loaded: on Linux, in containers, and in Windows'
+# subsystem for Linux.
+DRIVER_SIGNS = (
+    "/proc/driver/nvidia/version",
+    "/dev/nvidiactl",
+    "/dev/nvidia0",
+    "/usr/lib/wsl/lib/libcuda.so.1",
+)
 NO_DEVICES = 6  # exit code of nvidia-smi where the driver has no GPU to show
 PACKAGES = (
-    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-bindings", "transformers"),
+    *(
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "tensorrt",
+        "tensorrt-rtx",
+        "cuda-bindings",
+        "transformers",
+    ),
     *("numpy", "scipy", "faster-coco-eval", "hotcoco", "pillow", "nvidia-ml-py"),
 )
 
 
 @lru_cache
 def this_machine() -> Machine:
-    """The machine this process runs on; cores and memory as far as this process may use them (affinity, container limits).
+    """The machine this process runs on; cores and memory as far as this process may use them
+    (affinity, container limits).
 
-    ``gpu``: the first NVIDIA GPU's name; None where no NVIDIA driver is loaded; "unknown" where one is that does not answer.
+    ``gpu``: the first NVIDIA GPU's name; None where no NVIDIA driver is loaded; "unknown" where one
+    is that does not answer.
     """
     gpu, driver = _nvidia()
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return Machine(cpu_model(), usable_cores(), round(usable_memory_bytes() / 2**30, 1), system, gpu, driver)
+    return Machine(
+        cpu_model(), usable_cores(), round(usable_memory_bytes() / 2**30, 1), system, gpu, driver
+    )
 
 
 def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
@@ -46,13 +67,21 @@ def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
             key, _, value = line.partition(":")
             if key.strip().lower() in ("model name", "cpu model", "hardware") and value.strip():
                 return " ".join(value.split())
-    found = _output(["sysctl", "-n", "machdep.cpu.brand_string"]) if platform.system() == "Darwin" else None
+    found = (
+        _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+        if platform.system() == "Darwin"
+        else None
+    )
     return found or platform.processor() or platform.machine() or "unknown"
 
 
 def usable_cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:
-    """Cores this process may use, rounded up: the least of machine, affinity and container quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use, rounded up: the least of machine, affinity and container
+    quota.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     limit = _read(Path(cgroup, "cpu.max")).split()
     if len(limit) == 2 and limit[0].isdigit():
         cores = min(cores, max(1, -(-int(limit[0]) // int(limit[1]))))
@@ -67,7 +96,9 @@ def usable_memory_bytes(cgroup: str | Path = "/sys/fs/cgroup") -> int:
 
 
 def environment() -> dict[str, str]:
-    """Package -> version, "python", and where there is a repository "git" -> what :func:`git_commit` says of it."""
+    """Package -> version, "python", and where there is a repository "git" -> what
+    :func:`git_commit` says of it.
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -81,8 +112,8 @@ def environment() -> dict[str, str]:
 def git_commit(folder: Path) -> str | None:
     """Commit of the work tree whose top is ``folder``; None where there is no work tree.
 
-    "COMMIT-dirty" if tracked files differ from the commit; "COMMIT-unknown" if git does not tell whether they do; "unknown" if
-    git is missing, fails, or there is no commit yet.
+    "COMMIT-dirty" if tracked files differ from the commit; "COMMIT-unknown" if git does not tell
+    whether they do; "unknown" if git is missing, fails, or there is no commit yet.
     """
     if not (folder / ".git").exists():
         return None
@@ -96,7 +127,9 @@ def git_commit(folder: Path) -> str | None:
 
 
 def machine_with_gpu(uuid: str) -> Machine:
-    """This machine, with the one of its GPUs that is measured; its name is "unknown" if the driver does not tell."""
+    """This machine, with the one of its GPUs that is measured; its name is "unknown" if the driver
+    does not tell.
+    """
     gpu, driver = _nvidia(f"--id={uuid}")
     return replace(this_machine(), gpu=gpu or UNKNOWN, driver=driver or UNKNOWN, gpu_uuid=uuid)
 
@@ -107,9 +140,13 @@ def has_nvidia_driver(signs: Sequence[str] = DRIVER_SIGNS) -> bool:
 
 
 def _nvidia(*which: str, signs: Sequence[str] = DRIVER_SIGNS) -> tuple[str | None, str | None]:
-    """(name, driver) of the first GPU; None and None without a driver or a GPU; "unknown" where the driver does not tell."""
+    """(name, driver) of the first GPU; None and None without a driver or a GPU; "unknown" where the
+    driver does not tell.
+    """
     unknown = (UNKNOWN, UNKNOWN) if has_nvidia_driver(signs) else (None, None)
-    code, found = _run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", *which])
+    code, found = _run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", *which]
+    )
     if code == NO_DEVICES:
         return None, None
     if code != 0 or "," not in found:
@@ -125,7 +162,9 @@ def _output(command: Sequence[str]) -> str | None:
 
 
 def _run(command: Sequence[str]) -> tuple[int | None, str]:
-    """Exit code and output of a command; no code for one that is not there, cannot be started or hangs."""
+    """Exit code and output of a command; no code for one that is not there, cannot be started or
+    hangs.
+    """
     if shutil.which(command[0]) is None:
         return None, ""
     try:

@@ -1,8 +1,9 @@
-"""Models by name, as artifacts to measure: ours from its presets, other people's from the repository's ``baselines`` folder.
+"""Models by name, as artifacts to measure: ours from its presets, other people's from the
+repository's ``baselines`` folder.
 
-An artifact is made once and found again by its name, which hashes what made it: model, weights, categories, programs,
-versions. Weights are random unless a checkpoint is named, and the manifest says which; random weights may give a latency,
-never an accuracy.
+An artifact is made once and found again by its name, which hashes what made it: model, weights,
+categories, programs, versions. Weights are random unless a checkpoint is named, and the manifest
+says which; random weights may give a latency, never an accuracy.
 """
 
 from __future__ import annotations
@@ -36,13 +37,30 @@ from rfdetr_repro.spec.unfinished import remove_abandoned_folders, temporary_fol
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
-_LETTERS = {"nano": "N", "small": "S", "medium": "M", "large": "L", "xlarge": "XL", "2xlarge": "2XL", "max": "Max"}
-_MISSING = "D-FINE, RT-DETR, LW-DETR and the rest need the repository's baselines folder on the Python path"
+_LETTERS = {
+    "nano": "N",
+    "small": "S",
+    "medium": "M",
+    "large": "L",
+    "xlarge": "XL",
+    "2xlarge": "2XL",
+    "max": "Max",
+}
+_MISSING = (
+    "D-FINE, RT-DETR, LW-DETR and the rest need the repository's baselines folder on the Python "
+    "path"
+)
 
 
 def _catalog() -> Any:
-    """The module ``baselines.catalog``, or None where the repository is not on the path: the package does not depend on it."""
-    return importlib.import_module("baselines.catalog") if importlib.util.find_spec("baselines") else None
+    """The module ``baselines.catalog``, or None where the repository is not on the path: the
+    package does not depend on it.
+    """
+    return (
+        importlib.import_module("baselines.catalog")
+        if importlib.util.find_spec("baselines")
+        else None
+    )
 
 
 @cache
@@ -53,21 +71,30 @@ def model_names() -> tuple[str, ...]:
 
 
 def known_name(name: str) -> str:
-    """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters: lwdetr-s is lwdetr-small."""
+    """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters:
+    lwdetr-s is lwdetr-small.
+    """
     rows = getattr(_catalog(), "ROWS", {})
-    keys = {f"{row.family}-{row.size}{'-seg' * row.masks}".lower(): known for known, row in rows.items()}
+    keys = {
+        f"{row.family}-{row.size}{'-seg' * row.masks}".lower(): known for known, row in rows.items()
+    }
     return name if name in model_names() else keys.get(name.lower(), name)
 
 
 def model_id(name: str, weights: str = "random") -> ModelId:
-    """Family, printed name and size as the paper's tables have them; an unknown name is an :class:`InputError`."""
+    """Family, printed name and size as the paper's tables have them; an unknown name is an
+    :class:`InputError`.
+    """
     name = known_name(name)
     if name not in model_names():
         missing = "" if _catalog() else f" ({_MISSING})"
-        raise InputError(f"unknown model {name!r}{missing}", mend=f"choose one of {', '.join(model_names())}")
+        raise InputError(
+            f"unknown model {name!r}{missing}", mend=f"choose one of {', '.join(model_names())}"
+        )
     size = name.removeprefix("rfdetr-")
     if size in PRESETS:
-        row, letter = PRESETS[size], _LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
+        row = PRESETS[size]
+        letter = _LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
         shown, task = ("RF-DETR-Seg", "segment") if row.model.masks else ("RF-DETR", "detect")
         return ModelId("rfdetr", shown, task, letter, arch=row.arch, weights=weights)
     row = _catalog().ROWS[name]
@@ -85,13 +112,15 @@ def model_artifact(
     inject: int | None = None,
     suppression: str = "operator",
 ) -> Artifact:
-    """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not there yet.
+    """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not
+    there yet.
 
     ``to``: "onnx", or "torch" for a file that PyTorch runs, which exists of our models only.
 
-    ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors in transformers' names.
-    ``categories``: ids and names of the data set behind a baseline's weights. ``inject``: candidates of a model with random
-    weights that ends with suppression (default 100; other models have no candidates). ``suppression``: its kind, of
+    ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors
+    in transformers' names. ``categories``: ids and names of the data set behind a baseline's
+    weights. ``inject``: candidates of a model with random weights that ends with suppression
+    (default 100; other models have no candidates). ``suppression``: its kind, of
     ``rfdetr_repro.export.onnx.nms.KINDS``. Raises :class:`InputError`.
     """
     name = known_name(name)
@@ -101,7 +130,9 @@ def model_artifact(
     foreign = getattr(_catalog() and _catalog().ROWS.get(name), "foreign", None) is not None
     if foreign and checkpoint is None and inject is None:
         inject = importlib.import_module("baselines.foreign").INJECTED
-    made = _made_by(name, digest, categories, inject if foreign else None, suppression if foreign else None)
+    made = _made_by(
+        name, digest, categories, inject if foreign else None, suppression if foreign else None
+    )
     starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
     ours = name.removeprefix("rfdetr-") in PRESETS
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
@@ -110,12 +141,18 @@ def model_artifact(
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     if foreign:
-        return _foreign(name, path, model, checkpoint, categories, Nms(inject=inject, kind=suppression))
+        return _foreign(
+            name, path, model, checkpoint, categories, Nms(inject=inject, kind=suppression)
+        )
     return (_ours if ours else _theirs)(name, path, model, checkpoint, categories)
 
 
 def _made_by(
-    name: str, checkpoint_sha256: str | None, categories: Categories | None, inject: int | None, suppression: str | None
+    name: str,
+    checkpoint_sha256: str | None,
+    categories: Categories | None,
+    inject: int | None,
+    suppression: str | None,
 ) -> str:
     """12 hex digits over all that decides the file's content."""
     versions = {}
@@ -124,7 +161,13 @@ def _made_by(
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "none"
-    made = {"name": name, "weights": checkpoint_sha256 or SEED, "categories": categories, "with": versions, "by": _sources()}
+    made = {
+        "name": name,
+        "weights": checkpoint_sha256 or SEED,
+        "categories": categories,
+        "with": versions,
+        "by": _sources(),
+    }
     made |= {} if inject is None else {"inject": inject}
     made |= {} if suppression is None else {"suppression": suppression}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
@@ -133,13 +176,21 @@ def _made_by(
 @cache
 def _sources() -> str:
     """Hash of the programs that build and export models."""
-    catalog, package = _catalog(), Path(__file__).parents[1]
-    folders = [package / "model", package / "export", package / "spec", *([Path(catalog.__file__).parent] if catalog else [])]
+    catalog = _catalog()
+    package = Path(__file__).parents[1]
+    folders = [
+        package / "model",
+        package / "export",
+        package / "spec",
+        *([Path(catalog.__file__).parent] if catalog else []),
+    ]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+def _ours(
+    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None
+) -> Artifact:
     import torch
 
     from rfdetr_repro.export.onnx.exporter import export_onnx
@@ -151,25 +202,40 @@ def _ours(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Ca
     row = PRESETS[size]
     if checkpoint is None:
         torch.manual_seed(SEED)
-        detector, arch = Detector(replace(row.model, groups=1), row.arch).eval(), row.arch
-        labels, rule = coco_labels(), ANTIALIASED
+        detector = Detector(replace(row.model, groups=1), row.arch).eval()
+        arch = row.arch
+        labels = coco_labels()
+        rule = ANTIALIASED
     else:
         detector, card, _ = load_pretrained(checkpoint, size)
-        arch, labels, rule = card.arch, Labels(card.class_names, card.category_ids), card.resize_rule
+        arch = card.arch
+        labels = Labels(card.class_names, card.category_ids)
+        rule = card.resize_rule
     export = export_onnx if path.suffix == ".onnx" else export_torch
-    return export(detector.slice(arch), path, meta=ArtifactMeta(model, labels.names, labels.category_ids, rule))
+    return export(
+        detector.slice(arch),
+        path,
+        meta=ArtifactMeta(model, labels.names, labels.category_ids, rule),
+    )
 
 
-def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None) -> Artifact:
+def _theirs(
+    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None
+) -> Artifact:
     """Exported by PyTorch, then adopted: normalisation, choice and box form go into the file."""
     catalog = _catalog()
     row = catalog.ROWS[name]
     if row.star:
         if checkpoint is not None:
-            raise InputError(f"{name} is measured with random weights only: {row.star}", mend="leave --checkpoint out")
+            raise InputError(
+                f"{name} is measured with random weights only: {row.star}",
+                mend="leave --checkpoint out",
+            )
         from .starred import write_recipe
 
-        return write_recipe(row, name, path, model, {"transformers": importlib.metadata.version("transformers")})
+        return write_recipe(
+            row, name, path, model, {"transformers": importlib.metadata.version("transformers")}
+        )
     detector = catalog.module(name, "deployed", checkpoint)
     params = sum(parameter.numel() for parameter in detector.parameters())
     with temporary_folder(path.parent) as scratch:
@@ -184,18 +250,23 @@ def _theirs(name: str, path: Path, model: ModelId, checkpoint: Any, categories: 
             normalise=row.normalise,
             weights=model.weights,
         )
-        versions = {package: importlib.metadata.version(package) for package in ("torch", "transformers")}
+        versions = {
+            package: importlib.metadata.version(package) for package in ("torch", "transformers")
+        }
         packages = adopted.manifest.packages | versions
         manifest = replace(adopted.manifest, model=model, params=params, packages=packages)
         return write_artifact(path, adopted.path.read_bytes(), manifest)
 
 
-def _foreign(name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms) -> Artifact:
+def _foreign(
+    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms
+) -> Artifact:
     """Exported by another process, then adopted: suppression and masks go into the file.
 
     Random weights leave suppression nothing to do, so a stated number of candidates is injected.
     """
-    foreign, row = importlib.import_module("baselines.foreign"), _catalog().ROWS[name]
+    foreign = importlib.import_module("baselines.foreign")
+    row = _catalog().ROWS[name]
     with temporary_folder(path.parent) as scratch:
         work = Path(scratch, "export")
         work.mkdir()
@@ -206,7 +277,9 @@ def _foreign(name: str, path: Path, model: ModelId, checkpoint: Any, categories:
             "weights": model.weights,
             "nms": nms,
         }
-        adopted = adopt(exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options)
+        adopted = adopt(
+            exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options
+        )
         packages = adopted.manifest.packages | exported.versions
         manifest = replace(adopted.manifest, model=model, params=exported.params, packages=packages)
         return write_artifact(path, adopted.path.read_bytes(), manifest)

@@ -1,8 +1,9 @@
-"""Frames that arrive at a fixed rate, whether or not the last one is finished: does the model hold 30 or 60 fps?
+"""Frames that arrive at a fixed rate, whether or not the last one is finished: does the model hold
+30 or 60 fps?
 
-The loop is open: arrivals follow the schedule, one frame is worked on at a time, the others wait in a queue without end. The
-time of a frame runs from its arrival, so it contains waiting and the operating system's delay in waking us up. Its deadline is
-the arrival of the next frame.
+The loop is open: arrivals follow the schedule, one frame is worked on at a time, the others wait in
+a queue without end. The time of a frame runs from its arrival, so it contains waiting and the
+operating system's delay in waking us up. Its deadline is the arrival of the next frame.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Trace(NamedTuple):
     queued: Array  # int64, frames that wait when this one is taken up
 
 
-def run_paced(run: Callable[[], object], fps: float, frames: int, clock: Clock, timeout_s: float) -> Trace:
+def run_paced(
+    run: Callable[[], object], fps: float, frames: int, clock: Clock, timeout_s: float
+) -> Trace:
     """``frames`` arrivals, 1 / fps s apart; fewer if ``timeout_s`` are over before."""
     responses: list[float] = []
     queued: list[int] = []

@@ -1,10 +1,12 @@
 """What one timed call is: the three scopes of a row (benchmark protocol section 3).
 
-- ``engine``: ``launch`` on an input that is bound already, to boxes, scores, labels and masks where the backend leaves them;
+- ``engine``: ``launch`` on an input that is bound already, to boxes, scores, labels and masks where
+  the backend leaves them;
 - ``device``: ``bind``, ``launch`` and ``outputs``, so with the copies to the device and back;
-- ``host``: from the bytes of a picture in memory to Python objects in pixels: decode, resize, run, scale. The MOST best
-  detections are kept whatever their score, and their masks become bits at the picture's size, so that the work hardly depends
-  on the weights. Run lengths are a form for evaluation and not made.
+- ``host``: from the bytes of a picture in memory to Python objects in pixels: decode, resize, run,
+  scale. The MOST best detections are kept whatever their score, and their masks become bits at the
+  picture's size, so that the work hardly depends on the weights. Run lengths are a form for
+  evaluation and not made.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Detection(NamedTuple):
 
 
 def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callable[[], object]:
-    """A call that does the work of ``scope`` and nothing else, on the first image of ``split`` or a drawn one.
+    """A call that does the work of ``scope`` and nothing else, on the first image of ``split`` or a
+    drawn one.
 
     The picture is the same for all models: a static graph's time does not depend on it.
     """
@@ -59,14 +62,18 @@ def example_input(session: Session, split: CocoSplit | None) -> Array:
 
 
 def picture_bytes(split: CocoSplit | None) -> bytes:
-    """The file of the first image as it lies on disk; without data a JPEG of smooth seeded colours."""
+    """The file of the first image as it lies on disk; without data a JPEG of smooth seeded
+    colours.
+    """
     if split is not None and len(split):
         with open_input(split.images[0].path) as stream:
             return bytes(stream.read())
     coarse = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
     encoded = io.BytesIO()
     height, width = PICTURE_HW
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
+        encoded, "JPEG", quality=90
+    )
     return encoded.getvalue()
 
 
@@ -79,7 +86,12 @@ def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
 def objects(found: Detections, height: int, width: int) -> list[Detection]:
     """The MOST best detections as Python objects, in pixels of an image of (height, width)."""
     boxes = boxes_in_pixels(found.boxes_xyxy[0, :MOST], (height, width)).tolist()
-    masks = [None] * len(boxes) if found.masks is None else list(packed_bits(found.masks[0, :MOST], height, width))
-    scores, labels = found.scores[0, :MOST].tolist(), found.labels[0, :MOST].tolist()
+    masks = (
+        [None] * len(boxes)
+        if found.masks is None
+        else list(packed_bits(found.masks[0, :MOST], height, width))
+    )
+    scores = found.scores[0, :MOST].tolist()
+    labels = found.labels[0, :MOST].tolist()
     rows = zip(scores, labels, boxes, masks, strict=True)
     return [Detection(score, label, tuple(box), mask) for score, label, box, mask in rows]

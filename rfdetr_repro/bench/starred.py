@@ -1,7 +1,8 @@
-"""Models that run in PyTorch only: the paper's rows with a star. Their artifact is a recipe, a JSON file of name and seed.
+"""Models that run in PyTorch only: the paper's rows with a star. Their artifact is a recipe, a JSON
+file of name and seed.
 
-No graph can be made of them, so a row of theirs is marked by its runtime, torch-DEVICE-eager, and by weights "random": it gives
-a latency, parameters and operations, never an accuracy.
+No graph can be made of them, so a row of theirs is marked by its runtime, torch-DEVICE-eager, and
+by weights "random": it gives a latency, parameters and operations, never an accuracy.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from rfdetr_repro.spec.files import sha256_bytes
 from .counters import flopcountermode
 
 FORMAT = "module"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
-def write_recipe(row: Any, name: str, path: Path, model: ModelId, packages: dict[str, str]) -> Artifact:
+def write_recipe(
+    row: Any, name: str, path: Path, model: ModelId, packages: dict[str, str]
+) -> Artifact:
     """The artifact of the catalogue's row ``name``; counted on shapes, nothing is run."""
     catalog = importlib.import_module("baselines.catalog")
     content = json.dumps({"model": name, "seed": catalog.SEED, "form": "evaluated"}).encode()
@@ -55,14 +59,20 @@ def write_recipe(row: Any, name: str, path: Path, model: ModelId, packages: dict
 
 
 class ModuleSession(Session):
-    """The library's own program, eager, on the GPU if there is one, with ``threads`` threads during :meth:`launch`."""
+    """The library's own program, eager, on the GPU if there is one, with ``threads`` threads during
+    :meth:`launch`.
+    """
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
         recipe = json.loads(content_of(artifact, FORMAT))
         device = choose_device()
-        module = importlib.import_module("baselines.catalog").module(recipe["model"], recipe["form"])
+        module = importlib.import_module("baselines.catalog").module(
+            recipe["model"], recipe["form"]
+        )
         self.manifest, self._module, self._threads = artifact.manifest, module.to(device), threads
-        self._mean, self._std = (torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+        self._mean, self._std = (
+            torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD)
+        )
         self._images = torch.zeros(artifact.manifest.inputs[0].shape, device=device)
         self._ranked: Ranked | None = None
         settings = f"threads={threads} torch={torch.__version__}"
@@ -73,7 +83,9 @@ class ModuleSession(Session):
 
     @torch.inference_mode()
     def launch(self) -> None:
-        """Normalisation, the model, and the choice of its best (query, class) pairs; a class is a token of the prompt."""
+        """Normalisation, the model, and the choice of its best (query, class) pairs; a class is a
+        token of the prompt.
+        """
         with torch_threads(self._threads):
             boxes, logits = self._module((self._images - self._mean) / self._std)
             self._ranked = top_k(Outputs(logits, boxes, None), MOST)

@@ -1,4 +1,6 @@
-"""How much of a run is the suppression that was added to somebody else's detector, by ONNX Runtime's own profile on the CPU."""
+"""How much of a run is the suppression that was added to somebody else's detector, by ONNX
+Runtime's own profile on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,31 @@ from rfdetr_repro.export.onnx.nms import SCOPE
 from rfdetr_repro.export.onnx.surgery import PREFIX
 from rfdetr_repro.spec.unfinished import temporary_folder
 
-RUNS, WARM_UP = 20, 3
+RUNS = 20
+WARM_UP = 3
 
 
 def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: int) -> float | None:
-    """Median time in ms that the nodes of the added suppression take in one run; None where none was added,
-    or where the profile does not tell.
+    """Median time in ms that the nodes of the added suppression take in one run; None where none
+    was added, or where the profile does not tell.
 
-    ``images``: float32 (1, 3, H, W) in 0..1, as the artifact takes them. The kernels' own times are added up, which leaves out
-    what lies between two nodes; a profiled run is slower as a whole, so its total is not the latency.
+    ``images``: float32 (1, 3, H, W) in 0..1, as the artifact takes them. The kernels' own times are
+    added up, which leaves out what lies between two nodes; a profiled run is slower as a whole, so
+    its total is not the latency.
     """
     if "nms" not in artifact.manifest.packages or artifact.manifest.format != "onnx":
         return None
     spec = artifact.manifest.inputs[0]
     with temporary_folder() as folder:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(artifact.path), options, providers=["CPUExecutionProvider"]
+        )
         for _ in range(WARM_UP + RUNS):
             session.run(None, {spec.name: images.astype(spec.dtype)})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
@@ -42,14 +49,28 @@ def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: in
 
 
 def _per_run(events: list[dict[str, Any]]) -> float | None:
-    """Of a profile's events: the median over the runs, warm-up left out, of the time in the suppression's kernels, in ms.
+    """Of a profile's events: the median over the runs, warm-up left out, of the time in the
+    suppression's kernels, in ms.
 
     None where the profile names no run or none of these kernels: their time is then not known.
     """
-    runs = sorted((event["ts"], event["ts"] + event["dur"]) for event in events if event.get("name") == "model_run")
-    kernels = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    ours = [(event["ts"], event["dur"]) for event in kernels if event["name"].startswith(PREFIX + SCOPE)]
+    runs = sorted(
+        (event["ts"], event["ts"] + event["dur"])
+        for event in events
+        if event.get("name") == "model_run"
+    )
+    kernels = [
+        event
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    ours = [
+        (event["ts"], event["dur"]) for event in kernels if event["name"].startswith(PREFIX + SCOPE)
+    ]
     if not ours or len(runs) <= WARM_UP:
         return None
-    totals = [sum(duration for start, duration in ours if first <= start <= last) for first, last in runs[WARM_UP:]]
+    totals = [
+        sum(duration for start, duration in ours if first <= start <= last)
+        for first, last in runs[WARM_UP:]
+    ]
     return statistics.median(totals) / 1e3

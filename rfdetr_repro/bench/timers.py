@@ -1,8 +1,10 @@
-"""What measures one run. A ``Timer`` times a call; a ``Clock`` tells and passes time, so tests need none.
+"""What measures one run. A ``Timer`` times a call; a ``Clock`` tells and passes time, so tests need
+none.
 
-The wall clock serves every runtime whose call returns when the result is there. Reading it twice costs 0.1 us. Python's garbage
-collector stays on: with it and without it the median of 2,400 launches was the same, and no collection of any generation began in
-2,000 launches, 2,000 runs or 500 pictures to objects, for these calls free what they allocate.
+The wall clock serves every runtime whose call returns when the result is there. Reading it twice
+costs 0.1 us. Python's garbage collector stays on: with it and without it the median of 2,400
+launches was the same, and no collection of any generation began in 2,000 launches, 2,000 runs or
+500 pictures to objects, for these calls free what they allocate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A/A: a file that was measured twice, interleaved as if it were two models. What differs is the instrument's own error."""
+"""A/A: a file that was measured twice, interleaved as if it were two models.
+
+What differs is the instrument's own error.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,35 @@ from rfdetr_repro.spec.errors import InputError
 
 
 def itself(first: Series, second: Series, samples_sha256: str | None = None) -> Itself:
-    """What the instrument says of the second time against the first. ``samples_sha256``: of the second time."""
-    one, two = first.counted, second.counted
-    verdict, median_ms = compare_series(two, one), float(np.median(one.ms))
-    low, high = (bound / median_ms for bound in verdict.interval_ms) if verdict.interval_ms else (None, None)
-    return Itself(float(np.median(two.ms)), verdict.difference_ms / median_ms, verdict.word, low, high, samples_sha256)
+    """What the instrument says of the second time against the first.
+
+    ``samples_sha256``: of the second time.
+    """
+    one = first.counted
+    two = second.counted
+    verdict = compare_series(two, one)
+    median_ms = float(np.median(one.ms))
+    low, high = (
+        (bound / median_ms for bound in verdict.interval_ms)
+        if verdict.interval_ms
+        else (None, None)
+    )
+    return Itself(
+        float(np.median(two.ms)),
+        verdict.difference_ms / median_ms,
+        verdict.word,
+        low,
+        high,
+        samples_sha256,
+    )
 
 
 def stored_twin(folder: Path, latency: Latency) -> Itself | None:
     """The same, from the samples beside a store; None where the file was measured once."""
     if latency.itself is None:
         return None
-    first, second = latency.samples_sha256, latency.itself.samples_sha256
+    first = latency.samples_sha256
+    second = latency.itself.samples_sha256
     if first is None or second is None:
         raise InputError("a file that was measured twice names one set of raw samples", folder)
     return itself(load_samples(folder, first), load_samples(folder, second), second)

@@ -1,7 +1,9 @@
-"""Warm until nothing drifts any more: run time, and with a GPU watch clock and temperature (benchmark protocol section 3).
+"""Warm until nothing drifts any more: run time, and with a GPU watch clock and temperature
+(benchmark protocol section 3).
 
-The window is cut into slices; a straight line is laid through the last SLICES of them. A quantity is flat if the line changes by
-less than its limit over the window, or by less than twice the line's own uncertainty.
+The window is cut into slices; a straight line is laid through the last SLICES of them. A quantity
+is flat if the line changes by less than its limit over the window, or by less than twice the line's
+own uncertainty.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ from .timers import Clock, Timer
 
 SLICES = 8
 MOST_WINDOWS = 10  # then the warm-up ends, flat or not, and says so
-RUN_LIMIT, CLOCK_LIMIT, TEMPERATURE_LIMIT_C = 0.02, 0.01, 1.0  # change over the window; the first two as parts
+# change over the window; the first two as parts
+RUN_LIMIT = 0.02
+CLOCK_LIMIT = 0.01
+TEMPERATURE_LIMIT_C = 1.0
 
 
 class Watch(Protocol):
@@ -34,8 +39,16 @@ class Slice(NamedTuple):
     temperature_c: float | None
 
 
-def settle(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None = None) -> str:
-    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"; and of a watched GPU what was not seen."""
+def settle(
+    run: Callable[[], object],
+    seconds: float,
+    clock: Clock,
+    timer: Timer,
+    watch: Watch | None = None,
+) -> str:
+    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"; and of a
+    watched GPU what was not seen.
+    """
     slices: list[Slice] = []
     start = clock.now_ns()
     while True:
@@ -52,7 +65,11 @@ def settle(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer
 
 def _unseen(slices: Sequence[Slice]) -> str:
     """Quantities of a watched GPU on which "flat" does not rest, because a slice lacks them."""
-    names = [name for name in ("sm_mhz", "temperature_c") if any(getattr(part, name) is None for part in slices)]
+    names = [
+        name
+        for name in ("sm_mhz", "temperature_c")
+        if any(getattr(part, name) is None for part in slices)
+    ]
     return f", {' and '.join(names)} not known" if names else ""
 
 
@@ -67,7 +84,10 @@ def drifts(slices: Sequence[Slice]) -> list[str]:
         values = [value for value in (getattr(part, name) for part in slices) if value is not None]
         if len(values) == len(slices):
             change, error = line_change(values)
-            if abs(change) > limit * (float(np.mean(values)) if relative else 1.0) and abs(change) > 2 * error:
+            if (
+                abs(change) > limit * (float(np.mean(values)) if relative else 1.0)
+                and abs(change) > 2 * error
+            ):
                 found.append(f"{name} {change:+.3g} {unit}")
     return found
 
@@ -81,9 +101,12 @@ def line_change(values: Sequence[float]) -> tuple[float, float]:
     return slope, float(np.sqrt(residual @ residual / (len(y) - 2) / (x @ x)))
 
 
-def _slice(run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None) -> Slice:
+def _slice(
+    run: Callable[[], object], seconds: float, clock: Clock, timer: Timer, watch: Watch | None
+) -> Slice:
     samples: list[float] = []
-    start, mark = clock.now_ns(), watch.mark() if watch else 0
+    start = clock.now_ns()
+    mark = watch.mark() if watch else 0
     while not samples or (clock.now_ns() - start) / 1e9 < seconds:
         samples.append(timer.time_ms(run))
     window = watch.since(mark) if watch else None

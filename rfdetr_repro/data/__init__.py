@@ -1,1 +1,3 @@
-"""Images and annotations: COCO-format folders, the one resize, batches, and the embedded synthetic set."""
+"""Images and annotations: COCO-format folders, the one resize, batches, and the embedded synthetic
+set.
+"""

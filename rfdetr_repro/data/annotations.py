@@ -1,13 +1,16 @@
-"""A COCO annotation file as columns: parsed in one pass, checked, sorted by image; no image is decoded here.
+"""A COCO annotation file as columns: parsed in one pass, checked, sorted by image; no image is
+decoded here.
 
-Checks are vectorised (COCO train: 118k images, 860k annotations); only when one fails is the culprit looked for one by one,
-so that the message can name the image id and the annotation id. Rows are of three kinds:
+Checks are vectorised (COCO train: 118k images, 860k annotations); only when one fails is the
+culprit looked for one by one, so that the message can name the image id and the annotation id. Rows
+are of three kinds:
 
-- usable: also where the box crosses the border (clipped), is smaller than a pixel, repeats another row, or where its area is
-  missing (the box's) or its box is (the mask's);
-- without content: a box of zero width or height; left out and counted, as COCO's own train file has two;
-- bad: anything that cannot be meant (not finite, negative, outside the image, of an unknown image or category, malformed).
-  Refused, or with ``drop_bad`` left out and counted by kind.
+- usable: also where the box crosses the border (clipped), is smaller than a pixel, repeats another
+  row, or where its area is missing (the box's) or its box is (the mask's);
+- without content: a box of zero width or height; left out and counted, as COCO's own train file has
+  two;
+- bad: anything that cannot be meant (not finite, negative, outside the image, of an unknown image
+  or category, malformed). Refused, or with ``drop_bad`` left out and counted by kind.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from .image_files import ImageFinder, short
 from .segmentation import Segmentations, cut_segmentations, gather_segmentations, rle_bounds
 
 ImageKey = int | str  # a whole number of any size, or text, as the file has it
-BORDER_PX = 1.0  # annotation tools round; up to here a box beyond the border is clipped without being counted
+# annotation tools round; up to here a box beyond the border is clipped without being counted
+BORDER_PX = 1.0
 LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it means anything
 LARGEST_SIDE = 1_000_000  # px
 MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
@@ -40,7 +44,10 @@ MEND = "mend or remove them, or add --drop-bad to leave them out"
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Contiguous label (0..n-1) <-> category id and name. Taken from the train split and kept with the checkpoint."""
+    """Contiguous label (0..n-1) <-> category id and name.
+
+    Taken from the train split and kept with the checkpoint.
+    """
 
     category_ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -59,7 +66,9 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class AnnotationTable:
-    """Annotations of a split, sorted by image; those of image ``i`` are rows ``first[i]:first[i + 1]``."""
+    """Annotations of a split, sorted by image; those of image ``i`` are rows ``first[i]:first[i +
+    1]``.
+    """
 
     ids: np.ndarray  # object (n,): as the file has them, None where it has none
     boxes_xywh: np.ndarray  # float64 (n, 4) px, as written in the file
@@ -89,7 +98,9 @@ class ImageTable:
 
 
 def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """(COCO document without the text of its segmentations, their spans int64 (k, 2) in ``content``)."""
+    """(COCO document without the text of its segmentations, their spans int64 (k, 2) in
+    ``content``).
+    """
     slim, spans = cut_segmentations(content)
     try:
         try:
@@ -99,20 +110,36 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg})", f"{path}:{error.lineno}:{error.colno}", "write the file again") from error
+        raise InputError(
+            f"not JSON ({error.msg})",
+            f"{path}:{error.lineno}:{error.colno}",
+            "write the file again",
+        ) from error
     except RecursionError as error:
-        raise InputError("not a COCO file: it is nested too deeply", path, "export the data in COCO format") from error
+        raise InputError(
+            "not a COCO file: it is nested too deeply", path, "export the data in COCO format"
+        ) from error
     except ValueError as error:  # a number of more than 4,300 digits
-        raise InputError("not a COCO file: it holds a number of thousands of digits", path, "write the file again") from error
+        raise InputError(
+            "not a COCO file: it holds a number of thousands of digits",
+            path,
+            "write the file again",
+        ) from error
     for key in ("images", "annotations", "categories"):
         entries = document.get(key) if isinstance(document, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise InputError(f"not a COCO file: no list of objects {key!r}", path, "export the data in COCO format")
+            raise InputError(
+                f"not a COCO file: no list of objects {key!r}",
+                path,
+                "export the data in COCO format",
+            )
     return document, spans
 
 
 def refuse_endless_numbers(document: dict[str, Any], path: Path) -> None:
-    """Refuses NaN and infinite numbers, which JSON has not, outside images and annotations (whose rows are checked by value)."""
+    """Refuses NaN and infinite numbers, which JSON has not, outside images and annotations (whose
+    rows are checked by value).
+    """
     for key, part in document.items():
         if key not in ("images", "annotations") and not _finite_numbers(part):
             what = f"not JSON: {short(repr(key))} holds NaN or a number without end"
@@ -134,13 +161,16 @@ def _finite_numbers(value: Any) -> bool:
 
 
 def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None) -> ClassMap:
-    """The file's own categories in order of id, or ``classes`` after a check that the file agrees with it.
+    """The file's own categories in order of id, or ``classes`` after a check that the file agrees
+    with it.
 
-    Roboflow adds a category that only names the project (supercategory "none", parent of the others, never used): it is no class.
+    Roboflow adds a category that only names the project (supercategory "none", parent of the
+    others, never used): it is no class.
     """
     names: dict[int, str] = {}
     for entry in document["categories"]:
-        number, name = category_key(entry.get("id")), entry.get("name")
+        number = category_key(entry.get("id"))
+        name = entry.get("name")
         if number is None or isinstance(name, bool) or not isinstance(name, (str, int)):
             mend = 'a category needs a whole number as id (3, not "3"), and a name'
             raise InputError("a category without id or name", path, mend)
@@ -150,15 +180,24 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
     if classes is not None:
         for category_id, name in zip(classes.category_ids, classes.names, strict=True):
             if names.get(category_id, name) not in (name, unicodedata.normalize("NFC", name)):
-                what = f"category id {category_id} is {short(repr(names[category_id]))} here but {name!r} in the train split"
+                what = (
+                    f"category id {category_id} is {short(repr(names[category_id]))} here but "
+                    f"{name!r} in the train split"
+                )
                 raise InputError(what, path, "use the same ids")
         return classes
     parents = {str(entry.get("supercategory")) for entry in document["categories"]}
     unnamed = [
-        entry for entry in document["categories"] if entry.get("supercategory") == "none" and str(entry["name"]) in parents
+        entry
+        for entry in document["categories"]
+        if entry.get("supercategory") == "none" and str(entry["name"]) in parents
     ]
     placeholders = {whole(entry["id"]) for entry in unnamed}
-    placeholders -= {whole(entry.get("category_id")) for entry in document["annotations"]} if placeholders else set()
+    placeholders -= (
+        {whole(entry.get("category_id")) for entry in document["annotations"]}
+        if placeholders
+        else set()
+    )
     kept = sorted(set(names) - placeholders)
     if not kept:
         raise InputError("no categories", path, "export the data in COCO format")
@@ -166,39 +205,58 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
 
 
 def whole(value: object) -> int | None:
-    """A whole number of any size: an int, an integral float, or decimal text; None for anything else (also a bool)."""
+    """A whole number of any size: an int, an integral float, or decimal text; None for anything
+    else (also a bool).
+    """
     if type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and len(value) < 100 and value.isascii() and value.strip().removeprefix("-").isdigit():
+    if (
+        isinstance(value, str)
+        and len(value) < 100
+        and value.isascii()
+        and value.strip().removeprefix("-").isdigit()
+    ):
         return int(value)
     return None
 
 
 def category_key(value: object) -> int | None:
-    """A category id: a whole number (an integral float counts as such); None for anything else, also text."""
+    """A category id: a whole number (an integral float counts as such); None for anything else,
+    also text.
+    """
     return None if isinstance(value, str) else whole(value)
 
 
 def image_key(value: object) -> ImageKey | None:
-    """An image id: a whole number (an integral float counts as one), or text that is kept as it is; None for anything else."""
+    """An image id: a whole number (an integral float counts as one), or text that is kept as it is;
+    None for anything else.
+    """
     if isinstance(value, str):
         return value or None
     return whole(value)
 
 
 def parse_images(
-    entries: list[dict[str, Any]], path: Path, folders: Sequence[Path], *, drop_bad: bool = False, turned: bool = False
+    entries: list[dict[str, Any]],
+    path: Path,
+    folders: Sequence[Path],
+    *,
+    drop_bad: bool = False,
+    turned: bool = False,
 ) -> ImageTable:
     """All images, in the file's order; each must exist (folders are listed once).
 
-    Headers are read only where the JSON states no size, and with ``drop_bad``; ``turned``: such a size is the one that viewers
-    show (EXIF).
+    Headers are read only where the JSON states no size, and with ``drop_bad``; ``turned``: such a
+    size is the one that viewers show (EXIF).
     """
-    finder, reader = ImageFinder(folders), _ImageReader(path, turned, open_all=drop_bad)
+    finder = ImageFinder(folders)
+    reader = _ImageReader(path, turned, open_all=drop_bad)
     images: dict[ImageKey, ImageInfo] = {}
-    repeated, faults, dropped_ids = 0, [], set()
+    repeated = 0
+    faults = []
+    dropped_ids = set()
     ambiguous: set[ImageKey] = set()  # whose annotations may belong to either image: both are bad
     for number, entry in enumerate(entries):
         fault, info = reader.read(number, entry, finder)
@@ -222,7 +280,9 @@ def parse_images(
         faults.append((_SAME_ID, "", path, ""))
         dropped_ids.add(key)
     if not images:
-        mend = f"all {len(faults)} are bad: {faults[0][1]}" if faults else "give a split with images"
+        mend = (
+            f"all {len(faults)} are bad: {faults[0][1]}" if faults else "give a split with images"
+        )
         raise InputError("no images", path, mend)
     counts: dict[str, int] = {}
     for kind, *_ in faults:
@@ -242,18 +302,33 @@ class _ImageReader:
         self.open_all = open_all  # so that pictures that cannot be decoded are found and left out
         self.sizes_from_files = 0
 
-    def read(self, number: int, entry: dict[str, Any], finder: ImageFinder) -> tuple[Any, ImageInfo | None]:
+    def read(
+        self, number: int, entry: dict[str, Any], finder: ImageFinder
+    ) -> tuple[Any, ImageInfo | None]:
         """((kind, what, where, mend), None) for a bad entry, else (None, its ImageInfo)."""
         key = image_key(entry.get("id"))
-        name = next((entry[word] for word in ("file_name", "coco_url", "path") if isinstance(entry.get(word), str)), None)
+        name = next(
+            (
+                entry[word]
+                for word in ("file_name", "coco_url", "path")
+                if isinstance(entry.get(word), str)
+            ),
+            None,
+        )
         sides = [entry.get("width"), entry.get("height")]
         stated = [None if side is None else whole(side) for side in sides]
-        if key is None or not name or any(side is not None and whole(side) is None for side in sides):
+        if (
+            key is None
+            or not name
+            or any(side is not None and whole(side) is None for side in sides)
+        ):
             what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
             return ("images that are malformed", what, self.path, "add them"), None
         width, height = stated if None not in stated else (None, None)
         if width is not None and not (
-            1 <= min(width, height) and max(width, height) <= LARGEST_SIDE and width * height <= MOST_PIXELS
+            1 <= min(width, height)
+            and max(width, height) <= LARGEST_SIDE
+            and width * height <= MOST_PIXELS
         ):
             what = f"image id {short(key)} has size {short(width)} x {short(height)}"
             return ("images of an impossible size", what, self.path, "write its real size"), None
@@ -262,7 +337,12 @@ class _ImageReader:
             hint = finder.hint(name)
             where = f"{finder.folders[0]}/{short(name)}"
             mend = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
-            return ("images whose file is missing", f"image file missing (image id {short(key)})", where, mend), None
+            return (
+                "images whose file is missing",
+                f"image file missing (image id {short(key)})",
+                where,
+                mend,
+            ), None
         if width is None or self.open_all:
             try:
                 header = read_header(found)
@@ -273,7 +353,12 @@ class _ImageReader:
                 self.sizes_from_files += 1
             elif (width, height) not in (header.stored_wh, header.shown_wh):
                 what = f"image id {short(key)} is not {width} x {height} as stated"
-                return ("images of another size than stated", what, found, "write its real size"), None
+                return (
+                    "images of another size than stated",
+                    what,
+                    found,
+                    "write its real size",
+                ), None
         return None, ImageInfo(key, found, width, height)
 
 
@@ -300,7 +385,8 @@ def parse_annotations(
     *,
     drop_bad: bool = False,
 ) -> AnnotationTable:
-    """Checks all annotations and sorts them by image. Raises :class:`InputError` naming image id and annotation id.
+    """Checks all annotations and sorts them by image. Raises :class:`InputError` naming image id
+    and annotation id.
 
     ``text``: the file's bytes and the spans of its segmentations, from :func:`parse_document`.
     """
@@ -313,15 +399,21 @@ def parse_annotations(
     finite = np.isfinite(boxes).all(axis=1) & (np.abs(boxes) <= LARGEST_COORDINATE).all(axis=1)
     safe = np.where(finite[:, None], boxes, 0.0)
     xyxy = np.concatenate([safe[:, :2], safe[:, :2] + safe[:, 2:]], axis=1)
-    sizes = np.array([(info.width, info.height) for info in table.images], dtype=np.float64)[image_index]  # (n, 2)
+    # (n, 2)
+    sizes = np.array([(info.width, info.height) for info in table.images], dtype=np.float64)[
+        image_index
+    ]
     clipped = np.clip(xyxy, 0.0, np.tile(sizes, 2))
     empty = finite & ((safe[:, 2:] == 0).any(axis=1) & (safe[:, 2:] >= 0).all(axis=1))
     outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     inside = (xyxy[:, 2:] > 0).all(axis=1) & (xyxy[:, :2] < sizes).all(axis=1)
-    empty |= finite & outside & inside & (safe[:, 2:] > 0).all(axis=1)  # so thin that nothing of it is left in float64
+    # so thin that nothing of it is left in float64
+    empty |= finite & outside & inside & (safe[:, 2:] > 0).all(axis=1)
     of_dropped = np.zeros(len(annotations), dtype=bool)
     if table.dropped_ids:
-        of_dropped |= np.array([image_key(key) in table.dropped_ids for key in rows.image_ids], dtype=bool) & (image_index < 0)
+        of_dropped |= np.array(
+            [image_key(key) in table.dropped_ids for key in rows.image_ids], dtype=bool
+        ) & (image_index < 0)
     faults = {
         "is malformed": rows.malformed,
         "belongs to an image that is left out": of_dropped,
@@ -356,10 +448,17 @@ def parse_annotations(
 
 
 def _sort_out(
-    faults: dict[str, np.ndarray], rows: _Rows, entries: list[dict[str, Any]], path: Path, drop_bad: bool
+    faults: dict[str, np.ndarray],
+    rows: _Rows,
+    entries: list[dict[str, Any]],
+    path: Path,
+    drop_bad: bool,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """(bad rows bool (n,), how many of each kind); raises for the first fault that any row has unless bad rows are dropped."""
-    bad, counts = np.zeros(len(entries), dtype=bool), {}
+    """(bad rows bool (n,), how many of each kind); raises for the first fault that any row has
+    unless bad rows are dropped.
+    """
+    bad = np.zeros(len(entries), dtype=bool)
+    counts = {}
     for fault, where in faults.items():
         new = where & ~bad
         bad |= where
@@ -367,12 +466,19 @@ def _sort_out(
             continue
         if not drop_bad:
             row = int(np.argmax(new))
-            key, image = short(entries[row].get("id")), short(entries[row].get("image_id"))
+            key = short(entries[row].get("id"))
+            image = short(entries[row].get("image_id"))
             what = f"annotation id {key} of image id {image} {fault}"
-            detail = f"category id {short(entries[row].get('category_id'))}, box {short(entries[row].get('bbox'))}"
+            detail = (
+                f"category id {short(entries[row].get('category_id'))}, box "
+                f"{short(entries[row].get('bbox'))}"
+            )
             if fault == "is malformed":
                 what = f"annotations[{row}] (id {key}, image id {image}) is malformed"
-                detail += "; it needs image_id, category_id, bbox [x, y, width, height] and numbers in them"
+                detail += (
+                    "; it needs image_id, category_id, bbox [x, y, width, height] and numbers in "
+                    "them"
+                )
             raise InputError(f"{what} ({detail})", path, f"{int(new.sum())} such; {MEND}")
         counts[f"annotation that {fault}"] = int(new.sum())
     return bad, counts
@@ -382,7 +488,11 @@ def _refuse_normalised(xyxy: np.ndarray, sizes: np.ndarray, path: Path) -> None:
     """Boxes that all lie within 0..1 are parts of the image: nobody labels only its first pixel."""
     if len(xyxy) and xyxy.max() <= 1.0 + 1e-6 and sizes.min() > 2:
         what = f"all {len(xyxy)} boxes lie within 0..1: they are parts of the image, not pixels"
-        raise InputError(what, path, "COCO's boxes are [x, y, width, height] in pixels: multiply them by the image's size")
+        raise InputError(
+            what,
+            path,
+            "COCO's boxes are [x, y, width, height] in pixels: multiply them by the image's size",
+        )
 
 
 def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Rows:
@@ -396,16 +506,25 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
         area=np.full(count, -1.0),
         malformed=np.zeros(count, dtype=bool),
     )
-    rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(rows.category_ids, category_key)
+    rows.malformed |= _not_keys(rows.image_ids, image_key) | _not_keys(
+        rows.category_ids, category_key
+    )
     ids = [entry.get("id") for entry in entries]
     rows.ids[:] = [key if type(key) is int or isinstance(key, str) else whole(key) for key in ids]
-    rows.malformed |= np.array([key is None and given is not None for key, given in zip(rows.ids, ids, strict=True)], dtype=bool)
+    rows.malformed |= np.array(
+        [key is None and given is not None for key, given in zip(rows.ids, ids, strict=True)],
+        dtype=bool,
+    )
     flags = [entry.get("iscrowd", 0) for entry in entries]
     crowd = np.fromiter(map(_flag, flags), np.int8, count)
     rows.crowd[:] = crowd > 0
     areas = [entry.get("area") for entry in entries]
     plain = set(map(type, areas)) <= {float}
-    area = np.array(areas, dtype=np.float64) if plain else np.fromiter(map(_area, areas), np.float64, count)
+    area = (
+        np.array(areas, dtype=np.float64)
+        if plain
+        else np.fromiter(map(_area, areas), np.float64, count)
+    )
     area = np.where(np.abs(area) <= MOST_PIXELS, np.maximum(area, -1.0), np.nan)
     rows.area[:] = np.where(np.isnan(area) | (area < 0), -1.0, area)
     rows.malformed |= (crowd < 0) | np.isnan(area)
@@ -429,7 +548,9 @@ def _not_keys(values: list[Any], read: Callable[[object], Any]) -> np.ndarray:
     """bool (n,): which values are no ids."""
     if set(map(type, values)) <= {int}:
         return np.zeros(len(values), dtype=bool)
-    return np.array([type(value) is not int and read(value) is None for value in values], dtype=bool)
+    return np.array(
+        [type(value) is not int and read(value) is None for value in values], dtype=bool
+    )
 
 
 def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
@@ -443,7 +564,11 @@ def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
         return None
     if not entries:
         return np.zeros((0, 4))
-    return boxes.astype(np.float64) if boxes.shape == (len(entries), 4) and boxes.dtype.kind in "iuf" else None
+    return (
+        boxes.astype(np.float64)
+        if boxes.shape == (len(entries), 4) and boxes.dtype.kind in "iuf"
+        else None
+    )
 
 
 def _number(value: object) -> float | None:
@@ -470,7 +595,11 @@ def _box_of_mask(segmentations: Segmentations, row: int) -> tuple[float, ...] | 
     except (ValueError, RecursionError):
         return None
     if isinstance(value, list):
-        polygons = [polygon for polygon in value if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0]
+        polygons = [
+            polygon
+            for polygon in value
+            if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+        ]
         numbers = [_number(part) for polygon in polygons for part in polygon]
         if not numbers or None in numbers:
             return None
@@ -497,7 +626,9 @@ def _area(value: object) -> float:
     return number if number >= 0 else -1.0
 
 
-def _positions(values: Iterable[Any], keys: Iterable[Any], read: Callable[[object], Any] = image_key) -> np.ndarray:
+def _positions(
+    values: Iterable[Any], keys: Iterable[Any], read: Callable[[object], Any] = image_key
+) -> np.ndarray:
     """Index of each value in ``keys``, -1 where it is absent; int64 (n,)."""
     place = {key: index for index, key in enumerate(keys)}
     listed = list(values)
@@ -506,7 +637,9 @@ def _positions(values: Iterable[Any], keys: Iterable[Any], read: Callable[[objec
     return np.fromiter(_looked_up(listed, place, read), np.int64, len(listed))
 
 
-def _looked_up(values: Iterable[Any], place: dict[Any, int], read: Callable[[object], Any]) -> Iterator[int]:
+def _looked_up(
+    values: Iterable[Any], place: dict[Any, int], read: Callable[[object], Any]
+) -> Iterator[int]:
     for value in values:
         if type(value) is int:
             yield place.get(value, -1)

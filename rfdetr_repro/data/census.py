@@ -1,4 +1,5 @@
-"""What a data set holds: the lines that every command prints before it spends anything, and their JSON form.
+"""What a data set holds: the lines that every command prints before it spends anything, and their
+JSON form.
 
 Counts are of what is used after reading: rows that were left out are listed by kind.
 """
@@ -31,7 +32,8 @@ class Census:
     layout: str  # coco, yolo, labels, voc, cvat, or made (by a program)
     images: int
     objects: int
-    objects_per_class: dict[str, int]  # "name" of each class, in order of label; "name (id 7)" where two share a name
+    # "name" of each class, in order of label; "name (id 7)" where two share a name
+    objects_per_class: dict[str, int]
     crowds: int
     without_mask: int  # objects
     masks_unusable: int  # of these: a segmentation is there but gives no mask
@@ -51,7 +53,8 @@ class Census:
     within_100: bool  # every box lies within 0..100 on both axes of images that are far larger
     undivided: bool  # the data set names no splits
     exif_turned: int | None = None  # pictures turned by their EXIF; None: headers were not read
-    exif_ignored: int | None = None  # with an EXIF rotation that is not followed: the stated size is the stored one
+    # with an EXIF rotation that is not followed: the stated size is the stored one
+    exif_ignored: int | None = None
     dropped: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -61,7 +64,10 @@ class Census:
     def lines(self) -> list[str]:
         """What is there, then one line for each thing to know about it."""
         per_image = f"at most {self.most_objects} in an image, median {self.median_objects:g}"
-        what = f"{many(self.images, 'image')}, {many(self.objects, 'object')} of {many(len(self.objects_per_class), 'class')}"
+        what = (
+            f"{many(self.images, 'image')}, {many(self.objects, 'object')} of "
+            f"{many(len(self.objects_per_class), 'class')}"
+        )
         parts = [f"{self.data} {self.split}: {what} ({per_image})"]
         if self.crowds:
             parts.append(many(self.crowds, "crowd region"))
@@ -72,32 +78,70 @@ class Census:
         if self.without_mask == self.objects:
             parts.append("no masks")
         else:
-            parts.append(f"{many(self.without_mask, 'object')} without a usable mask" if self.without_mask else "all with masks")
+            parts.append(
+                f"{many(self.without_mask, 'object')} without a usable mask"
+                if self.without_mask
+                else "all with masks"
+            )
         return [", ".join(parts), f"  classes: {self._classes()}", *self.notes()]
 
     def notes(self) -> list[str]:
         """One line for each thing that is unusual, most of them silent losses of AP elsewhere."""
-        areas = self.areas_from_boxes if self.layout == "coco" else 0  # the other forms know no areas
+        # the other forms know no areas
+        areas = self.areas_from_boxes if self.layout == "coco" else 0
         thin = f"{many(self.below_one_pixel, 'box')} with a side shorter than a pixel"
-        clipped = f"{many(self.clipped, 'box')} across the border by more than a pixel: clipped to the image{self._order()}"
+        clipped = (
+            f"{many(self.clipped, 'box')} across the border by more than a pixel: clipped to the "
+            f"image{self._order()}"
+        )
         same = "(an exact duplicate of another one; AP cannot reach 100 with them)"
-        ignored = f"{many(self.exif_ignored or 0, 'picture')} with an EXIF rotation that is ignored: "
+        ignored = (
+            f"{many(self.exif_ignored or 0, 'picture')} with an EXIF rotation that is ignored: "
+        )
         ignored += "the stated size is the stored one"
         told = [
             (self.exif_ignored, ignored),
             (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
             (self.repeated, f"{many(self.repeated, 'annotation')} written twice {same}"),
-            (self.masks_unusable, f"{many(self.masks_unusable, 'segmentation')} without a usable shape: counted as no mask"),
+            (
+                self.masks_unusable,
+                f"{many(self.masks_unusable, 'segmentation')} without a usable shape: counted as "
+                f"no mask",
+            ),
             (self.clipped, clipped),
-            (self.within_100, "all boxes lie within 0..100 although the images are larger: are they percent, not pixels?"),
+            (
+                self.within_100,
+                "all boxes lie within 0..100 although the images are larger: are they percent, "
+                "not pixels?",
+            ),
             (self.below_one_pixel, thin),
-            (self.left_out_empty, f"{many(self.left_out_empty, 'box')} of zero width or height left out"),
-            (self.boxes_from_masks, f"{many(self.boxes_from_masks, 'box')} missing in the file: taken from the mask"),
+            (
+                self.left_out_empty,
+                f"{many(self.left_out_empty, 'box')} of zero width or height left out",
+            ),
+            (
+                self.boxes_from_masks,
+                f"{many(self.boxes_from_masks, 'box')} missing in the file: taken from the mask",
+            ),
             (areas, f"{many(areas, 'area')} missing in the file: taken from the box"),
-            (self.sizes_from_files, f"{many(self.sizes_from_files, 'image size')} missing in the file: taken from the picture"),
-            (self.repeated_entries, f"{many(self.repeated_entries, 'image entry')} written twice: used once"),
-            (self.pictures_listed_twice, f"{many(self.pictures_listed_twice, 'picture')} listed again under another id"),
-            (self.without_label_file, f"{many(self.without_label_file, 'image')} without a label file: read as without objects"),
+            (
+                self.sizes_from_files,
+                f"{many(self.sizes_from_files, 'image size')} missing in the file: taken from the "
+                f"picture",
+            ),
+            (
+                self.repeated_entries,
+                f"{many(self.repeated_entries, 'image entry')} written twice: used once",
+            ),
+            (
+                self.pictures_listed_twice,
+                f"{many(self.pictures_listed_twice, 'picture')} listed again under another id",
+            ),
+            (
+                self.without_label_file,
+                f"{many(self.without_label_file, 'image')} without a label file: read as without "
+                f"objects",
+            ),
         ]
         notes = [f"  {text}" for count, text in told if count]
         return notes + [f"  left out: {count} x {kind}" for kind, count in self.dropped.items()]
@@ -125,8 +169,12 @@ def many(count: int, noun: str) -> str:
 
 
 def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) -> Census:
-    """Counts a split. ``rotations``: of :meth:`CocoSplit.rotations`, where the headers have been read."""
-    table, origin = split.table, split.origin
+    """Counts a split.
+
+    ``rotations``: of :meth:`CocoSplit.rotations`, where the headers have been read.
+    """
+    table = split.table
+    origin = split.origin
     targets = ~table.crowd
     of_image = np.repeat(np.arange(len(split)), np.diff(table.first))
     per_image = np.bincount(of_image[targets], minlength=len(split))
@@ -139,7 +187,9 @@ def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) ->
         layout=origin.found.kind if origin else "made",
         images=len(split),
         objects=int(targets.sum()),
-        objects_per_class=dict(zip(_unique_names(split), split.objects_per_class().tolist(), strict=True)),
+        objects_per_class=dict(
+            zip(_unique_names(split), split.objects_per_class().tolist(), strict=True)
+        ),
         crowds=int(table.crowd.sum()),
         without_mask=len(split.mask_faults),
         masks_unusable=len(split.unusable_masks),
@@ -165,7 +215,9 @@ def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) ->
 
 
 def _within_100(split: CocoSplit) -> bool:
-    """Whether boxes look like percent: many, none beyond 100, some near 100, on images of at least 200 px each way."""
+    """Whether boxes look like percent: many, none beyond 100, some near 100, on images of at least
+    200 px each way.
+    """
     boxes = split.table.boxes_xyxy
     shortest = min(min(info.width, info.height) for info in split.images)
     return len(boxes) >= 10 and shortest >= 200 and 80 < float(boxes.max()) <= 100.001
@@ -178,7 +230,9 @@ def _unique_names(split: CocoSplit) -> list[str]:
 
 
 def check_usable(splits: Sequence[CocoSplit]) -> None:
-    """Refuses splits that nothing can be learnt or measured on, and two splits that are the same files."""
+    """Refuses splits that nothing can be learnt or measured on, and two splits that are the same
+    files.
+    """
     seen: dict[Any, str] = {}
     for split in splits:
         where = split.origin.found.path if split.origin else split.name
@@ -187,10 +241,24 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
             what = f"no usable object in the {split.split} split of {many(len(split), 'image')}"
             what += f" ({left} left out)" if left else ""
             raise InputError(what, where, "label it, or leave the split out")
-        if split.origin is not None and split.origin.found.kind != "yolo" and split.origin.found.listed is None:
-            if where in seen and split.origin.found.kind != "cvat" or where in seen and split.origin.found.undivided:
-                what = f"the data set names no splits: {seen[where]} and {split.split} would be the same images"
-                raise InputError(what, where, "divide it, or name both with --annotations and --annotations-val")
+        if (
+            split.origin is not None
+            and split.origin.found.kind != "yolo"
+            and split.origin.found.listed is None
+        ):
+            if (
+                where in seen
+                and split.origin.found.kind != "cvat"
+                or where in seen
+                and split.origin.found.undivided
+            ):
+                what = (
+                    f"the data set names no splits: {seen[where]} and {split.split} would be the "
+                    f"same images"
+                )
+                raise InputError(
+                    what, where, "divide it, or name both with --annotations and --annotations-val"
+                )
             seen[where] = split.split
 
 
@@ -213,14 +281,19 @@ def mask_lines(splits: Iterable[CocoSplit]) -> list[str]:
 
 
 def shared_pictures(splits: Sequence[CocoSplit]) -> list[str]:
-    """A line for each pair of splits that have files in common: what is learnt on one is then measured on the other."""
+    """A line for each pair of splits that have files in common: what is learnt on one is then
+    measured on the other.
+    """
     files = [{os.path.normpath(info.path) for info in split.images} for split in splits]
     told = []
     for later in range(1, len(splits)):
         for earlier in range(later):
             if common := len(files[earlier] & files[later]):
                 names = splits[earlier].split, splits[later].split
-                told.append(f"  {many(common, 'picture')} of {names[1]} in {names[0]} too: accuracy on {names[1]} is too high")
+                told.append(
+                    f"  {many(common, 'picture')} of {names[1]} in {names[0]} too: accuracy on "
+                    f"{names[1]} is too high"
+                )
     return told
 
 

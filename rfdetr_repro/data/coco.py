@@ -1,14 +1,16 @@
-"""A split of a data set: images decoded and masks rasterised on demand, everything else checked when it is read.
+"""A split of a data set: images decoded and masks rasterised on demand, everything else checked
+when it is read.
 
     train = read_split(folder, "train")
     val = read_split(folder, "val", train.classes)
 
 COCO's form is the inner one; :mod:`.layouts` finds the others and converts them.
 
-Category ids may have holes; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept for evaluation and are no
-training targets. A picture is turned by its EXIF where the JSON's size is the turned one, and always with YOLO labels, which
-state no size (:mod:`.decoding`); :meth:`CocoSplit.rotations` counts. A box that crosses the border is clipped for training
-(beyond 1 px it is counted in ``clipped_boxes``), while evaluation sees the boxes as they are written.
+Category ids may have holes; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept
+for evaluation and are no training targets. A picture is turned by its EXIF where the JSON's size is
+the turned one, and always with YOLO labels, which state no size (:mod:`.decoding`);
+:meth:`CocoSplit.rotations` counts. A box that crosses the border is clipped for training (beyond 1
+px it is counted in ``clipped_boxes``), while evaluation sees the boxes as they are written.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class MasksLater:
-    """Masks of the training targets of one image, rasterised one at a time when they are sampled: thousands of whole bitmaps of
-    a photo take gigabytes."""
+    """Masks of the training targets of one image, rasterised one at a time when they are sampled:
+    thousands of whole bitmaps of a photo take gigabytes.
+    """
 
     split: CocoSplit
     info: ImageInfo
@@ -72,7 +75,9 @@ class MasksLater:
         return len(self.rows)
 
     def sampled(self, kept: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """bool (kept, rows, columns): the masks that bool ``kept`` (n,) picks, at these pixels (int64 indices)."""
+        """bool (kept, rows, columns): the masks that bool ``kept`` (n,) picks, at these pixels
+        (int64 indices).
+        """
         chosen = self.rows[kept].tolist()
         result = np.zeros((len(chosen), len(rows), len(columns)), dtype=bool)
         for bitmap, row in zip(result, chosen, strict=True):
@@ -92,7 +97,8 @@ class Origin:
 class CocoSplit:
     """Made by :func:`read_split`. Safe to read from several threads."""
 
-    always_turned = False  # whether labels are in the frame that viewers show, whatever the sizes say: YOLO's are
+    # whether labels are in the frame that viewers show, whatever the sizes say: YOLO's are
+    always_turned = False
 
     def __init__(
         self,
@@ -125,7 +131,10 @@ class CocoSplit:
 
     @cached_property
     def sha256(self) -> str:
-        """64 hex digits over the bytes of the annotation file and of every image file, in order. Reads all files once."""
+        """64 hex digits over the bytes of the annotation file and of every image file, in order.
+
+        Reads all files once.
+        """
         digest = self._annotation_digest.copy()
         for info in self.images:
             with open_input(info.path) as stream:
@@ -151,12 +160,18 @@ class CocoSplit:
     def dropped(self) -> dict[str, int]:
         """How many bad rows and images were left out, by kind; empty unless that was asked for."""
         parts = (self.origin.images.dropped, self.origin.content.dropped) if self.origin else ()
-        return {kind: count for part in (*parts, self._table.dropped) for kind, count in part.items()}
+        return {
+            kind: count for part in (*parts, self._table.dropped) for kind, count in part.items()
+        }
 
     @cached_property
     def mask_faults(self) -> dict[int, str]:
-        """Row of the table -> why it gives no mask, for all training targets without one. Parses all segmentations once."""
-        table, faults = self._table, {}
+        """Row of the table -> why it gives no mask, for all training targets without one.
+
+        Parses all segmentations once.
+        """
+        table = self._table
+        faults = {}
         of_image = np.repeat(np.arange(len(self.images)), np.diff(table.first))
         for row in np.flatnonzero(~table.crowd).tolist():
             info = self.images[of_image[row]]
@@ -175,7 +190,10 @@ class CocoSplit:
         return not self.mask_faults
 
     def why_no_masks(self) -> str:
-        """One line on the targets without a mask: how many of how many, and the first of them. Empty where all have one."""
+        """One line on the targets without a mask: how many of how many, and the first of them.
+
+        Empty where all have one.
+        """
         if not self.mask_faults:
             return ""
         row, fault = next(iter(self.mask_faults.items()))
@@ -183,14 +201,18 @@ class CocoSplit:
         if len(self.mask_faults) == targets and not self.unusable_masks:
             return "no masks in this data set"
         image = self.images[int(np.searchsorted(self._table.first, row, side="right")) - 1]
-        which = f"annotation id {short(self._table.ids[row])} of image id {short(image.id)}: {fault}"
-        return f"{len(self.mask_faults)} of {targets} annotations have no usable mask (first: {which})"
+        which = (
+            f"annotation id {short(self._table.ids[row])} of image id {short(image.id)}: {fault}"
+        )
+        return (
+            f"{len(self.mask_faults)} of {targets} annotations have no usable mask (first: {which})"
+        )
 
     def why_no_mask_ap(self) -> str:
         """Why mask AP cannot be measured here, as one line; empty where it can.
 
-        Mask AP needs a usable segmentation of every object and of every crowd region: leaving out the others would measure AP on
-        other objects than the box AP beside it.
+        Mask AP needs a usable segmentation of every object and of every crowd region: leaving out
+        the others would measure AP on other objects than the box AP beside it.
         """
         if why := self.why_no_masks():
             return why
@@ -198,23 +220,34 @@ class CocoSplit:
         for row in np.flatnonzero(table.crowd).tolist():
             image = self.images[int(np.searchsorted(table.first, row, side="right")) - 1]
             if fault := table.segmentations.fault(row, image.height, image.width):
-                return f"crowd region id {short(table.ids[row])} of image id {short(image.id)} has no usable mask: {fault}"
+                return (
+                    f"crowd region id {short(table.ids[row])} of image id {short(image.id)} has no "
+                    f"usable mask: {fault}"
+                )
         return ""
 
     def cache_images(self, max_bytes: int = 1 << 30) -> bool:
-        """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns whether it does."""
+        """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns
+        whether it does.
+        """
         if fits := 3 * sum(info.width * info.height for info in self.images) <= max_bytes:
             self._decoded = self._decoded or {}
         return fits
 
     def load_image(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 3) RGB, read-only. A truncated file, or one of another size than stated, is an :class:`InputError`."""
+        """uint8 (H, W, 3) RGB, read-only.
+
+        A truncated file, or one of another size than stated, is an :class:`InputError`.
+        """
         if self._decoded is not None and index in self._decoded:
             return self._decoded[index]
         info = self.images[index]
         image = decode(info.path, None if self.always_turned else (info.width, info.height))
         if image.shape[:2] != (info.height, info.width):
-            what = f"the image is {image.shape[1]} x {image.shape[0]} but the JSON says {info.width} x {info.height}"
+            what = (
+                f"the image is {image.shape[1]} x {image.shape[0]} but the JSON says {info.width} "
+                f"x {info.height}"
+            )
             raise InputError(what, info.path, "write its real size")
         image.flags.writeable = False
         if self._decoded is not None:
@@ -222,7 +255,8 @@ class CocoSplit:
         return image
 
     def rotations(self) -> dict[str, int]:
-        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all headers.
+        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all
+        headers.
 
         A picture that does not open, or has another size than stated, is an :class:`InputError`.
         """
@@ -231,8 +265,13 @@ class CocoSplit:
             header: Header = read_header(info.path)
             if (info.width, info.height) not in (header.stored_wh, header.shown_wh):
                 width, height = header.stored_wh
-                what = f"the image is {width} x {height} but the JSON says {info.width} x {info.height}"
-                raise InputError(what, info.path, "write its real size, or add --drop-bad to leave the image out")
+                what = (
+                    f"the image is {width} x {height} but the JSON says {info.width} x "
+                    f"{info.height}"
+                )
+                raise InputError(
+                    what, info.path, "write its real size, or add --drop-bad to leave the image out"
+                )
             if header.orientation != 1:
                 turned = self.always_turned or header.is_turned((info.width, info.height))
                 counts["turned" if turned else "ignored"] += 1
@@ -240,19 +279,25 @@ class CocoSplit:
 
     def rotations_line(self) -> str:
         """One sentence about :meth:`rotations`; empty where no picture has one."""
-        counts, total = self.rotations(), len(self)
+        counts = self.rotations()
+        total = len(self)
         parts = {
             "turned": "of {total} pictures {count} are turned by their EXIF",
-            "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: their stated size is the stored one",
+            "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: their stated "  # noqa: E501
+            "size is the stored one",
         }
-        return "; ".join(parts[kind].format(total=total, count=count) for kind, count in counts.items() if count)
+        return "; ".join(
+            parts[kind].format(total=total, count=count) for kind, count in counts.items() if count
+        )
 
     def sample(self, index: int, masks: bool = False, masks_later: bool = False) -> Sample:
-        """Image and targets; masks are rasterised only if asked for, and then every target must have one.
+        """Image and targets; masks are rasterised only if asked for, and then every target must
+        have one.
 
         ``masks_later``: they are rasterised when a batch is made of them.
         """
-        table, info = self._table, self.images[index]
+        table = self._table
+        info = self.images[index]
         rows = np.arange(table.first[index], table.first[index + 1])
         rows = rows[~table.crowd[rows]]
         bitmaps: np.ndarray | MasksLater | None = None
@@ -268,51 +313,97 @@ class CocoSplit:
     def ground_truth(self, segmentations: bool = True) -> dict[str, Any]:
         """COCO JSON object for evaluation: original category ids, boxes as written, crowd included.
 
-        ``segmentations``: whether they are parsed; without them, and where one is no JSON, the entry is None.
+        ``segmentations``: whether they are parsed; without them, and where one is no JSON, the
+        entry is None.
         """
-        table, classes, category_ids = self._table, self.classes, np.array(self.classes.category_ids, dtype=object)
+        table = self._table
+        classes = self.classes
+        category_ids = np.array(self.classes.category_ids, dtype=object)
         counts = np.diff(table.first).tolist()
-        image_ids = [info.id for info, count in zip(self.images, counts, strict=True) for _ in range(count)]
-        columns = (category_ids[table.labels], table.boxes_xywh, table.area, table.crowd.astype(int))
+        image_ids = [
+            info.id for info, count in zip(self.images, counts, strict=True) for _ in range(count)
+        ]
+        columns = (
+            category_ids[table.labels],
+            table.boxes_xywh,
+            table.area,
+            table.crowd.astype(int),
+        )
         keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
-        shapes = (table.segmentations.readable(row) if segmentations else None for row in range(len(table.ids)))
-        rows = zip(table.ids.tolist(), image_ids, *(column.tolist() for column in columns), shapes, strict=True)
+        shapes = (
+            table.segmentations.readable(row) if segmentations else None
+            for row in range(len(table.ids))
+        )
+        rows = zip(
+            table.ids.tolist(),
+            image_ids,
+            *(column.tolist() for column in columns),
+            shapes,
+            strict=True,
+        )
         return {
             "info": {"description": self.description},
-            "images": [{"id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height} for i in self.images],
-            "categories": [{"id": i, "name": name} for i, name in zip(classes.category_ids, classes.names, strict=True)],
+            "images": [
+                {"id": i.id, "file_name": i.path.name, "width": i.width, "height": i.height}
+                for i in self.images
+            ],
+            "categories": [
+                {"id": i, "name": name}
+                for i, name in zip(classes.category_ids, classes.names, strict=True)
+            ],
             "annotations": [dict(zip(keys, row, strict=True)) for row in rows],
         }
 
-    def mask_at(self, row: int, info: ImageInfo, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Mask of a row of the table at these pixels (int64 indices of rows and columns): bool (rows, columns)."""
-        return self._mask(row, info, lambda value: sample_mask(value, info.height, info.width, rows, columns))
+    def mask_at(
+        self, row: int, info: ImageInfo, rows: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """Mask of a row of the table at these pixels (int64 indices of rows and columns): bool
+        (rows, columns).
+        """
+        return self._mask(
+            row, info, lambda value: sample_mask(value, info.height, info.width, rows, columns)
+        )
 
-    def _mask(self, row: int, info: ImageInfo, raster: Callable[[Any], np.ndarray] | None = None) -> np.ndarray:
+    def _mask(
+        self, row: int, info: ImageInfo, raster: Callable[[Any], np.ndarray] | None = None
+    ) -> np.ndarray:
         """bool (H, W), or what ``raster`` makes of the segmentation."""
         try:
             value = self._table.segmentations[row]
             return decode_mask(value, info.height, info.width) if raster is None else raster(value)
         except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            where = f"annotation id {self._table.ids[row]} of image id {info.id} ({self.split} split)"
-            raise InputError(f"no usable segmentation: {error}", where, "mend it, or train without masks") from error
+            where = (
+                f"annotation id {self._table.ids[row]} of image id {info.id} ({self.split} split)"
+            )
+            raise InputError(
+                f"no usable segmentation: {error}", where, "mend it, or train without masks"
+            ) from error
 
 
 def has_split(data: str | os.PathLike[str], split: str) -> bool:
-    """Whether the data set has this split, sound or broken, in any of the forms that :func:`read_split` reads."""
+    """Whether the data set has this split, sound or broken, in any of the forms that
+    :func:`read_split` reads.
+    """
     return is_there(DataSource.of(data), split)
 
 
 def read_split(
-    data: str | os.PathLike[str], split: str, classes: ClassMap | None = None, *, drop_bad: bool | None = None
+    data: str | os.PathLike[str],
+    split: str,
+    classes: ClassMap | None = None,
+    *,
+    drop_bad: bool | None = None,
 ) -> CocoSplit:
-    """Reads and checks one split ("train", "val" or "test") of a data set in any of the forms of :mod:`.layouts`.
+    """Reads and checks one split ("train", "val" or "test") of a data set in any of the forms of
+    :mod:`.layouts`.
 
-    ``data``: a folder, a YOLO data file, or a :class:`DataSource`. ``classes`` comes from the train split and is passed for the
-    others; without it the file's own categories are used. ``drop_bad`` (default: the source's own, else False): rows and images
-    that cannot be used are left out and counted. Without it they raise :class:`InputError`: a missing image, an unknown category,
-    an id that occurs twice, an annotation of an unknown image, and a box that is negative, not finite or outside its image. So do
-    a wrong folder, a file in none of the forms, and boxes that all lie within 0..1.
+    ``data``: a folder, a YOLO data file, or a :class:`DataSource`. ``classes`` comes from the train
+    split and is passed for the others; without it the file's own categories are used. ``drop_bad``
+    (default: the source's own, else False): rows and images that cannot be used are left out and
+    counted. Without it they raise :class:`InputError`: a missing image, an unknown category, an id
+    that occurs twice, an annotation of an unknown image, and a box that is negative, not finite or
+    outside its image. So do a wrong folder, a file in none of the forms, and boxes that all lie
+    within 0..1.
     """
     source = DataSource.of(data)
     drop = source.drop_bad if drop_bad is None else drop_bad
@@ -324,18 +415,24 @@ def read_split(
         document, spans = parse_document(content.text, found.path)
         classes = parse_classes(document, found.path, classes)
         refuse_endless_numbers(document, found.path)
-        images = parse_images(document["images"], found.path, content.folders, drop_bad=drop, turned=content.turned)
+        images = parse_images(
+            document["images"], found.path, content.folders, drop_bad=drop, turned=content.turned
+        )
         text = (content.text, spans)
-        table = parse_annotations(document["annotations"], found.path, images, classes, text, drop_bad=drop)
+        table = parse_annotations(
+            document["annotations"], found.path, images, classes, text, drop_bad=drop
+        )
     finally:
         if was_enabled:
             gc.enable()
     info = document["info"] if isinstance(document.get("info"), dict) else {}
-    name, description = info.get("name") or source.name, info.get("description") or ""
+    name = info.get("name") or source.name
+    description = info.get("description") or ""
     result = CocoSplit(short(name), split, str(description), images.images, classes, table)
     result.origin = Origin(found, images, replace(content, text=b""))
     result.always_turned = found.kind in ("yolo", "labels")
     result._annotation_digest = hashlib.sha256(content.text)
     if dropped := result.dropped:
-        result._annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())  # not the same data as all of it
+        # not the same data as all of it
+        result._annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())
     return result

@@ -1,17 +1,21 @@
-"""The one decoder of pictures: training, evaluation, prediction, the benchmark's host scope and the float16 audit see the same.
+"""The one decoder of pictures: training, evaluation, prediction, the benchmark's host scope and the
+float16 audit see the same.
 
 Every picture becomes uint8 (H, W, 3) RGB, whatever its file holds:
 
-- grey and black-and-white: one value in all channels; palettes: their colours; CMYK, YCbCr and HSV: as Pillow converts them;
+- grey and black-and-white: one value in all channels; palettes: their colours; CMYK, YCbCr and HSV:
+  as Pillow converts them;
 - alpha is dropped, the colours below it stay as they are stored (as OpenCV and upstream do);
-- 16-bit grey (and whole numbers of 32 bit): divided by 257, so that 65,535 is white, whatever the picture's own range;
-- floats: values within 0..1 are parts of white; else within 0..255 they are taken as they are; else within 0..65,535 divided by
-  257; anything else, and what is not finite, is refused;
+- 16-bit grey (and whole numbers of 32 bit): divided by 257, so that 65,535 is white, whatever the
+  picture's own range;
+- floats: values within 0..1 are parts of white; else within 0..255 they are taken as they are; else
+  within 0..65,535 divided by 257; anything else, and what is not finite, is refused;
 - animations and files of several pages: the first picture.
 
-EXIF orientation: :func:`decode` turns a picture as viewers show it; with a stated size it does so only where that size is the
-turned one, which is how a COCO file says in which frame its boxes are. Pillow's limit of pixels is raised to LARGEST when this
-module is loaded, unless the program has set another than Pillow's default. No torch here.
+EXIF orientation: :func:`decode` turns a picture as viewers show it; with a stated size it does so
+only where that size is the turned one, which is how a COCO file says in which frame its boxes are.
+Pillow's limit of pixels is raised to LARGEST when this module is loaded, unless the program has set
+another than Pillow's default. No torch here.
 """
 
 from __future__ import annotations
@@ -37,11 +41,13 @@ _PILLOW_DEFAULT = 89_478_485
 if Image.MAX_IMAGE_PIXELS == _PILLOW_DEFAULT:  # a limit that the user's program has set stays
     Image.MAX_IMAGE_PIXELS = LARGEST
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # a file that cannot be used is said so by one error, not by lines before it
+# a file that cannot be used is said so by one error, not by lines before it
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION = 0x0112
 _QUARTERS = (5, 6, 7, 8)  # orientations that swap width and height
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation -> what viewers do to the stored picture
+# EXIF orientation -> what viewers do to the stored picture
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -53,7 +59,8 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientation ->
 _INVERSE = {6: 8, 8: 6}  # the others are their own
 _BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
-Encoded = Any  # str | os.PathLike | bytes | bytearray | memoryview | a binary file | PIL.Image.Image
+# str | os.PathLike | bytes | bytearray | memoryview | a binary file | PIL.Image.Image
+Encoded = Any
 
 
 class _Unscalable(Exception):
@@ -69,15 +76,23 @@ class Header(NamedTuple):
     @property
     def shown_wh(self) -> tuple[int, int]:
         """As viewers show the picture."""
-        return (self.stored_wh[1], self.stored_wh[0]) if self.orientation in _QUARTERS else self.stored_wh
+        return (
+            (self.stored_wh[1], self.stored_wh[0])
+            if self.orientation in _QUARTERS
+            else self.stored_wh
+        )
 
     def is_turned(self, stated_wh: tuple[int, int]) -> bool:
-        """Whether a picture whose annotation states this size is turned: where it is the turned size, and not the stored one."""
+        """Whether a picture whose annotation states this size is turned: where it is the turned
+        size, and not the stored one.
+        """
         return stated_wh != self.stored_wh and stated_wh == self.shown_wh
 
 
 class Decoded(NamedTuple):
-    """``pixels`` uint8 (h, w, 3) RGB; ``size_hw`` of the whole picture in the same frame: larger than (h, w) where reduced."""
+    """``pixels`` uint8 (h, w, 3) RGB; ``size_hw`` of the whole picture in the same frame: larger
+    than (h, w) where reduced.
+    """
 
     pixels: np.ndarray
     size_hw: tuple[int, int]
@@ -89,13 +104,18 @@ class Decoded(NamedTuple):
 
 
 def read_header(source: Encoded) -> Header:
-    """Size and orientation of a picture, from its header. What is no picture is an :class:`InputError`."""
+    """Size and orientation of a picture, from its header.
+
+    What is no picture is an :class:`InputError`.
+    """
     with _opened(source) as (picture, _):
         return _header(picture)
 
 
 def check_header(source: Encoded) -> None:
-    """Refuses what can be told to be no picture, or too large a one, without decoding: an :class:`InputError`."""
+    """Refuses what can be told to be no picture, or too large a one, without decoding: an
+    :class:`InputError`.
+    """
     with _opened(source) as (picture, where):
         _refuse_too_large(_header(picture), where)
 
@@ -103,9 +123,10 @@ def check_header(source: Encoded) -> None:
 def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
     """A picture as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
 
-    ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``: (width, height) that an annotation
-    states; the picture is then turned only where that is its turned size. A missing, truncated or foreign file, one above
-    LARGEST pixels, and values that cannot be scaled are an :class:`InputError`.
+    ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``:
+    (width, height) that an annotation states; the picture is then turned only where that is its
+    turned size. A missing, truncated or foreign file, one above LARGEST pixels, and values that
+    cannot be scaled are an :class:`InputError`.
     """
     with _opened(source) as (picture, where):
         header = _header(picture)
@@ -115,10 +136,11 @@ def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndar
 
 
 def decode_reduced(source: Encoded, above: int = REDUCED_ABOVE) -> Decoded:
-    """As :func:`decode`; of a picture above so many pixels each side is divided by the least whole number that suffices.
+    """As :func:`decode`; of a picture above so many pixels each side is divided by the least whole
+    number that suffices.
 
-    Means of whole blocks (of a JPEG, as far as possible its own coarser scales): what an antialiased resize to a model's input
-    sees hardly differs, and memory stays bounded.
+    Means of whole blocks (of a JPEG, as far as possible its own coarser scales): what an
+    antialiased resize to a model's input sees hardly differs, and memory stays bounded.
     """
     with _opened(source) as (picture, where):
         header = _header(picture)
@@ -128,7 +150,8 @@ def decode_reduced(source: Encoded, above: int = REDUCED_ABOVE) -> Decoded:
             return Decoded(_turned(_rgb(picture, 1), header, True, picture), (height, width))
         first = _divisor(picture.size, above)
         if not isinstance(source, Image.Image):  # the caller's own object stays as it is
-            picture.draft(None, (picture.size[0] // first, picture.size[1] // first))  # of a JPEG; others know no coarser scale
+            # of a JPEG; others know no coarser scale
+            picture.draft(None, (picture.size[0] // first, picture.size[1] // first))
         pixels = _rgb(picture, _divisor(picture.size, above))
         return Decoded(_turned(pixels, header, True, picture), (height, width))
 
@@ -148,13 +171,16 @@ def _divisor(size: tuple[int, int], above: int) -> int:
 
 
 def decode_array(values: np.ndarray) -> np.ndarray:
-    """An array as uint8 (H, W, 3) RGB: uint8, or floats in 0..1; grey (H, W) or (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4).
+    """An array as uint8 (H, W, 3) RGB: uint8, or floats in 0..1; grey (H, W) or (H, W, 1), RGB (H,
+    W, 3) or RGBA (H, W, 4).
 
     Anything else, and floats that are not finite or outside 0..1, is an :class:`InputError`.
     """
     given = f"{values.dtype} {tuple(values.shape)}"
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
-        raise InputError(f"not an image: an array {given}", mend="give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
+        raise InputError(
+            f"not an image: an array {given}", mend="give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+        )
     if 0 in values.shape:
         raise InputError(f"an empty image: an array {given}")
     if values.ndim == 2:
@@ -163,24 +189,35 @@ def decode_array(values: np.ndarray) -> np.ndarray:
     if np.issubdtype(values.dtype, np.floating):
         values = _of_parts(values, f"an image array {given}")
     elif values.dtype != np.uint8:
-        mend = {"uint16": "divide by 65535 (float, 0..1)", "bool": "give 255 * mask as uint8"}.get(str(values.dtype), "")
-        raise InputError(f"an image array must be uint8, or float in 0..1, not {given}", mend=mend or "convert it to uint8")
+        mend = {"uint16": "divide by 65535 (float, 0..1)", "bool": "give 255 * mask as uint8"}.get(
+            str(values.dtype), ""
+        )
+        raise InputError(
+            f"an image array must be uint8, or float in 0..1, not {given}",
+            mend=mend or "convert it to uint8",
+        )
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def _of_parts(values: np.ndarray, what: str) -> np.ndarray:
     """Floats in 0..1 -> uint8."""
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"{what} has values that are not finite", mend="give values in 0..1")
     if low < 0 or high > 1:
-        raise InputError(f"{what} has values from {low:g} to {high:g}, not in 0..1", mend="divide by 255, do not normalise")
+        raise InputError(
+            f"{what} has values from {low:g} to {high:g}, not in 0..1",
+            mend="divide by 255, do not normalise",
+        )
     return np.rint(values.astype(np.float32) * np.float32(255)).astype(np.uint8)
 
 
 @contextmanager
 def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
-    """A Pillow image that is not decoded yet, and what to call it; what Pillow raises becomes an :class:`InputError`."""
+    """A Pillow image that is not decoded yet, and what to call it; what Pillow raises becomes an
+    :class:`InputError`.
+    """
     if isinstance(source, Image.Image):
         with _reading("the Pillow image"):
             yield source, "the Pillow image"
@@ -196,11 +233,16 @@ def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
         if str(source).startswith(("http:/", "https:/")):
             raise InputError("a picture on the web is not fetched", source, "download it first")
         if Path(source).is_dir():
-            raise InputError("a folder where a picture is expected", source, "name the pictures in it")
+            raise InputError(
+                "a folder where a picture is expected", source, "name the pictures in it"
+            )
         with open_input(source) as stream, _reading(source), Image.open(stream) as picture:
             yield picture, source
     else:
-        raise InputError(f"not an image: {type(source).__name__}", mend="give a path, the bytes of a file, or a Pillow image")
+        raise InputError(
+            f"not an image: {type(source).__name__}",
+            mend="give a path, the bytes of a file, or a Pillow image",
+        )
 
 
 @contextmanager
@@ -210,28 +252,41 @@ def _reading(where: object) -> Iterator[None]:
     except InputError:
         raise
     except _Unscalable as error:
-        raise InputError(f"the image has {error}", where, "save it with 8 or 16 bit, or as floats in 0..1") from error
+        raise InputError(
+            f"the image has {error}", where, "save it with 8 or 16 bit, or as floats in 0..1"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS") from error
+        raise InputError(
+            f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
     except Image.UnidentifiedImageError as error:
         mend = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
         raise InputError("cannot decode the image: the format is unknown", where, mend) from error
     except MemoryError as error:
-        raise InputError("cannot decode the image: it does not fit into memory", where, "cut it into tiles") from error
+        raise InputError(
+            "cannot decode the image: it does not fit into memory", where, "cut it into tiles"
+        ) from error
     except Exception as error:  # Pillow's readers raise what they like for a broken file
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"cannot decode the image: {reason}", where, "replace the file") from error
 
 
 def _has_content(where: object) -> bool:
-    return not (isinstance(where, (str, os.PathLike)) and os.path.isfile(where)) or os.path.getsize(where) > 0
+    return (
+        not (isinstance(where, (str, os.PathLike)) and os.path.isfile(where))
+        or os.path.getsize(where) > 0
+    )
 
 
 def _header(picture: Image.Image) -> Header:
-    """Before the picture is decoded. Pillow states a TIFF's size as turned, and turns it when it decodes it."""
+    """Before the picture is decoded.
+
+    Pillow states a TIFF's size as turned, and turns it when it decodes it.
+    """
     orientation: Any = 1
     try:
-        if picture.format != "PNG" or "exif" in picture.info:  # else Pillow would decode it to look behind the pixels
+        # else Pillow would decode it to look behind the pixels
+        if picture.format != "PNG" or "exif" in picture.info:
             orientation = picture.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - damaged EXIF says nothing of the pixels
         pass
@@ -248,7 +303,9 @@ def _turned(pixels: np.ndarray, header: Header, turn: bool, picture: Image.Image
     by_pillow = picture.format == "TIFF"
     if turn == by_pillow:
         return pixels
-    orientation = header.orientation if turn else _INVERSE.get(header.orientation, header.orientation)
+    orientation = (
+        header.orientation if turn else _INVERSE.get(header.orientation, header.orientation)
+    )
     return np.ascontiguousarray(_TURNS[orientation](pixels))
 
 
@@ -262,7 +319,9 @@ def _refuse_too_large(header: Header, where: object) -> None:
 
 
 def _rgb(picture: Image.Image, factor: int) -> np.ndarray:
-    """uint8 (ceil(H / factor), ceil(W / factor), 3): blocks averaged; a large picture is converted a band at a time."""
+    """uint8 (ceil(H / factor), ceil(W / factor), 3): blocks averaged; a large picture is converted
+    a band at a time.
+    """
     picture.load()
     convert = _converter(picture)
     width, height = picture.size
@@ -278,7 +337,9 @@ def _rgb(picture: Image.Image, factor: int) -> np.ndarray:
 
 
 def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
-    """What makes uint8 (h, w, 3) of a part of ``picture``; the scale of numbers is that of the whole."""
+    """What makes uint8 (h, w, 3) of a part of ``picture``; the scale of numbers is that of the
+    whole.
+    """
     mode = picture.mode
     if mode in _BITS_16:
         low, high = _extrema(picture)
@@ -288,7 +349,9 @@ def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
     if mode == "F":
         scale = _float_scale(picture)
         return lambda part: _grey(np.asarray(part).astype(np.float64) * scale)
-    steps = {"La": ("LA", "RGB"), "RGBa": ("RGBA", "RGB"), "PA": ("RGBA", "RGB"), "RGB": ()}.get(mode, ("RGB",))
+    steps = {"La": ("LA", "RGB"), "RGBa": ("RGBA", "RGB"), "PA": ("RGBA", "RGB"), "RGB": ()}.get(
+        mode, ("RGB",)
+    )
     if mode == "P" and "transparency" in picture.info:
         steps = ("RGBA", "RGB")  # Pillow's own advice
 
@@ -303,7 +366,8 @@ def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
 def _extrema(picture: Image.Image) -> tuple[float, float]:
     """Least and largest value of a picture of one channel."""
     width, height = picture.size
-    rows, found = max(_BAND // width, 1), []
+    rows = max(_BAND // width, 1)
+    found = []
     for top in range(0, height, rows):
         band = np.asarray(picture.crop((0, top, width, min(top + rows, height))))
         found += [float(band.min()), float(band.max())]  # NaN stays NaN

@@ -1,8 +1,9 @@
 """Finds the picture that an annotation file names, without opening any.
 
-Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names), and a name may be an address, have
-Windows' separators, or begin with folders that are not here (as in LVIS, Objects365, Label Studio, CVAT). A name that differs in
-case is not taken for the same: it is named in the message.
+Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names), and a
+name may be an address, have Windows' separators, or begin with folders that are not here (as in
+LVIS, Objects365, Label Studio, CVAT). A name that differs in case is not taken for the same: it is
+named in the message.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _SHOWN = 120  # characters of a name in a message
 class ImageFinder:
     """Looks names up in ``folders``, each of whose sub-folders is listed once; no file is opened.
 
-    Names without a path inside the folders are also looked for by their last parts: ``images/v1/patch8/a.jpg`` is found as
-    ``patch8/a.jpg`` or ``a.jpg``.
+    Names without a path inside the folders are also looked for by their last parts:
+    ``images/v1/patch8/a.jpg`` is found as ``patch8/a.jpg`` or ``a.jpg``.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -41,11 +42,19 @@ class ImageFinder:
         return None
 
     def hint(self, name: str) -> str:
-        """What there is in place of a missing ``name``: the name in another case, or the nearest one; may be empty."""
+        """What there is in place of a missing ``name``: the name in another case, or the nearest
+        one; may be empty.
+        """
         last = _tails(name)[-1] if _tails(name) else name
-        known = {entry for folder in self.folders for entry in self._listing(str((folder / name).parent)).values()}
+        known = {
+            entry
+            for folder in self.folders
+            for entry in self._listing(str((folder / name).parent)).values()
+        }
         known |= {entry for folder in self.folders for entry in self._listing(str(folder)).values()}
-        if same := sorted(entry for entry in known if _normal(entry).casefold() == _normal(last).casefold()):
+        if same := sorted(
+            entry for entry in known if _normal(entry).casefold() == _normal(last).casefold()
+        ):
             return f"there is {same[0]} (case differs)"
         if near := difflib.get_close_matches(last[:200], sorted(known)[:5000], 1, 0.7):
             return f"the nearest name there is {near[0]}"
@@ -61,21 +70,35 @@ class ImageFinder:
         if parent not in self._listings:
             try:
                 with os.scandir(parent) as entries:
-                    found = {_normal(entry.name): entry.name for entry in entries if entry.is_file()}
+                    found = {
+                        _normal(entry.name): entry.name for entry in entries if entry.is_file()
+                    }
             except (OSError, ValueError):
                 found = self._of_normal_folder(parent)
             self._listings[parent] = found
         return self._listings[parent]
 
     def _of_normal_folder(self, parent: str) -> dict[str, str]:
-        """Listing of a folder whose own name is written in another Unicode form; not looked for in deeper levels."""
+        """Listing of a folder whose own name is written in another Unicode form; not looked for in
+        deeper levels.
+        """
         above, last = os.path.split(parent)
         try:
-            same = [entry.path for entry in os.scandir(above) if entry.is_dir() and _normal(entry.name) == _normal(last)]
-            listed = [(entry.name, entry.is_file()) for entry in os.scandir(same[0])] if same else []
+            same = [
+                entry.path
+                for entry in os.scandir(above)
+                if entry.is_dir() and _normal(entry.name) == _normal(last)
+            ]
+            listed = (
+                [(entry.name, entry.is_file()) for entry in os.scandir(same[0])] if same else []
+            )
         except (OSError, ValueError):
             return {}
-        return {_normal(name): os.path.join("..", os.path.basename(same[0]), name) for name, is_file in listed if is_file}
+        return {
+            _normal(name): os.path.join("..", os.path.basename(same[0]), name)
+            for name, is_file in listed
+            if is_file
+        }
 
 
 def _normal(name: str) -> str:
@@ -83,7 +106,9 @@ def _normal(name: str) -> str:
 
 
 def _tails(name: str) -> list[str]:
-    """The name without its first folder, without its first two, ..., down to the last part; of an address, those of its path."""
+    """The name without its first folder, without its first two, ..., down to the last part; of an
+    address, those of its path.
+    """
     text = name
     if "://" in text or text.startswith("/data/local-files/"):
         address = urlsplit(text)
@@ -94,7 +119,9 @@ def _tails(name: str) -> list[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture; ``._a.jpg``, which archives made on a Mac hold beside ``a.jpg``, is none."""
+    """Whether a file's name is that of a picture; ``._a.jpg``, which archives made on a Mac hold
+    beside ``a.jpg``, is none.
+    """
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
 

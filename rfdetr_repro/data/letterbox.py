@@ -1,6 +1,8 @@
-"""The other way to make an image the size a model takes: aspect ratio kept, the rest grey (YOLO's convention).
+"""The other way to make an image the size a model takes: aspect ratio kept, the rest grey (YOLO's
+convention).
 
-Scale and borders are rounded as the vendors do: the scaled picture to whole pixels, the left and upper border down at a half.
+Scale and borders are rounded as the vendors do: the scaled picture to whole pixels, the left and
+upper border down at a half.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ class Letterbox:
     @property
     def top_left(self) -> tuple[int, int]:
         """Rows above and columns left of the picture."""
-        top, left = (round((size - side) / 2 - 0.1) for size, side in zip(self.input_hw, self.scaled_hw, strict=True))
+        top, left = (
+            round((size - side) / 2 - 0.1)
+            for size, side in zip(self.input_hw, self.scaled_hw, strict=True)
+        )
         return top, left
 
     def picture(self, image: np.ndarray, resize: Resize) -> np.ndarray:
@@ -46,14 +51,27 @@ class Letterbox:
 
     def boxes_of_picture(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """float32 (k, 4) in 0..1 of the input -> in 0..1 of the picture, not clipped."""
-        (height, width), (top, left), (image_h, image_w) = self.input_hw, self.top_left, self.image_hw
-        scaled = boxes_xyxy * np.array([width, height] * 2, np.float32) - np.array([left, top] * 2, np.float32)
-        return (scaled / (np.float32(self.scale) * np.array([image_w, image_h] * 2, np.float32))).astype(np.float32)
+        (height, width), (top, left), (image_h, image_w) = (
+            self.input_hw,
+            self.top_left,
+            self.image_hw,
+        )
+        scaled = boxes_xyxy * np.array([width, height] * 2, np.float32) - np.array(
+            [left, top] * 2, np.float32
+        )
+        return (
+            scaled / (np.float32(self.scale) * np.array([image_w, image_h] * 2, np.float32))
+        ).astype(np.float32)
 
     def masks_of_picture(self, masks: np.ndarray) -> np.ndarray:
         """(k, h, w) maps of the input -> the part that shows the picture, cut at whole cells."""
         rows, columns = (
-            slice(round(start * cells / size), max(round((start + side) * cells / size), round(start * cells / size) + 1))
-            for start, side, cells, size in zip(self.top_left, self.scaled_hw, masks.shape[1:], self.input_hw, strict=True)
+            slice(
+                round(start * cells / size),
+                max(round((start + side) * cells / size), round(start * cells / size) + 1),
+            )
+            for start, side, cells, size in zip(
+                self.top_left, self.scaled_hw, masks.shape[1:], self.input_hw, strict=True
+            )
         )
         return np.ascontiguousarray(masks[:, rows, columns])

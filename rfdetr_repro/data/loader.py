@@ -1,7 +1,8 @@
-"""Batches in the order a training run needs them: which images, augmented how, is a pure function of (seed, step, micro-batch).
+"""Batches in the order a training run needs them: which images, augmented how, is a pure function
+of (seed, step, micro-batch).
 
-So a resumed run sees exactly the batches it would have seen, whatever the number of threads. Threads suffice: Pillow decodes and
-resizes outside Python's lock.
+So a resumed run sees exactly the batches it would have seen, whatever the number of threads.
+Threads suffice: Pillow decodes and resizes outside Python's lock.
 """
 
 from __future__ import annotations
@@ -28,17 +29,23 @@ _AUGMENT = 1  # keeps the augmentation stream apart from the order of images
 Item = TypeVar("Item")
 
 
-def batch_indices(num_images: int, batch_size: int, step: int, seed: int, micro: int = 0, accumulate: int = 1) -> np.ndarray:
-    """Image indices int64 (batch_size,) of one micro-batch; an optimizer step takes ``accumulate`` of them.
+def batch_indices(
+    num_images: int, batch_size: int, step: int, seed: int, micro: int = 0, accumulate: int = 1
+) -> np.ndarray:
+    """Image indices int64 (batch_size,) of one micro-batch; an optimizer step takes ``accumulate``
+    of them.
 
-    Each epoch is a fresh permutation, its incomplete last step dropped. A set smaller than one step is sampled with replacement.
+    Each epoch is a fresh permutation, its incomplete last step dropped. A set smaller than one step
+    is sampled with replacement.
     """
     per_step = batch_size * accumulate
     if num_images < per_step:
         chosen = np.random.default_rng((seed, step)).integers(0, num_images, per_step)
     else:
         epoch, position = divmod(step, num_images // per_step)
-        chosen = _permutation(num_images, seed, epoch)[position * per_step : (position + 1) * per_step]
+        chosen = _permutation(num_images, seed, epoch)[
+            position * per_step : (position + 1) * per_step
+        ]
     return chosen[micro * batch_size : (micro + 1) * batch_size]
 
 
@@ -56,24 +63,34 @@ def training_batches(
     masks: bool,
     part: Callable[[int], slice] = slice,
 ) -> Generator[list[Batch], None, None]:
-    """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate`` micro-batches, at every size.
+    """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate``
+    micro-batches, at every size.
 
-    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, as many in every step; the passes see the same
-    images, augmented alike, and follow each other. ``masks`` asks for mask targets; ``part(batch_size)``:
-    which samples of each micro-batch to make, augmented as in the whole (default: all). Works ``STEPS_AHEAD`` steps ahead; an
-    error in a thread is raised here. Close the generator (or exhaust it) to end the threads.
+    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, as many in every
+    step; the passes see the same images, augmented alike, and follow each other. ``masks`` asks for
+    mask targets; ``part(batch_size)``: which samples of each micro-batch to make, augmented as in
+    the whole (default: all). Works ``STEPS_AHEAD`` steps ahead; an error in a thread is raised
+    here. Close the generator (or exhaust it) to end the threads.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
     if masks and not split.has_masks:
-        raise InputError(f"the {split.split} split has annotations without a segmentation", split.name, "train without masks")
+        raise InputError(
+            f"the {split.split} split has annotations without a segmentation",
+            split.name,
+            "train without masks",
+        )
 
     def micro_batch(step: int, micro: int, size_hw: tuple[int, int]) -> Batch:
-        chosen = batch_indices(len(split), config.batch_size, step, config.seed, micro, config.accumulate)
+        chosen = batch_indices(
+            len(split), config.batch_size, step, config.seed, micro, config.accumulate
+        )
         mine = part(len(chosen))
         samples = [split.sample(index, masks, masks_later=True) for index in chosen[mine].tolist()]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
-        return make_batch(samples, size_hw, rng, config.flip_probability, config.crop_probability, mine.start or 0)
+        return make_batch(
+            samples, size_hw, rng, config.flip_probability, config.crop_probability, mine.start or 0
+        )
 
     count = config.accumulate * (len(sizes_of_step(start_step)) if start_step < stop_step else 1)
     tasks = (
@@ -86,21 +103,32 @@ def training_batches(
 
 
 def evaluation_batches(
-    split: CocoSplit, size_hw: tuple[int, int], batch_size: int, indices: Sequence[int] | None = None, resize: str = ANTIALIASED
+    split: CocoSplit,
+    size_hw: tuple[int, int],
+    batch_size: int,
+    indices: Sequence[int] | None = None,
+    resize: str = ANTIALIASED,
 ) -> Generator[Batch, None, None]:
-    """All images in order, or those at ``indices``; not augmented, without masks; the last batch may be smaller.
+    """All images in order, or those at ``indices``; not augmented, without masks; the last batch
+    may be smaller.
 
     ``resize``: the model's rule, see :mod:`rfdetr_repro.spec.resize_rules`.
     """
     chosen = range(len(split)) if indices is None else indices
 
     def batch(start: int) -> Batch:
-        return make_batch([split.sample(index) for index in chosen[start : start + batch_size]], size_hw, resize=resize)
+        return make_batch(
+            [split.sample(index) for index in chosen[start : start + batch_size]],
+            size_hw,
+            resize=resize,
+        )
 
     return _ahead(batch, ((start,) for start in range(0, len(chosen), batch_size)), STEPS_AHEAD)
 
 
-def _in_steps(batches: Generator[Batch, None, None], count: int) -> Generator[list[Batch], None, None]:
+def _in_steps(
+    batches: Generator[Batch, None, None], count: int
+) -> Generator[list[Batch], None, None]:
     try:
         step: list[Batch] = []
         for batch in batches:
@@ -112,9 +140,12 @@ def _in_steps(batches: Generator[Batch, None, None], count: int) -> Generator[li
         batches.close()
 
 
-def _ahead(work: Callable[..., Item], tasks: Iterator[tuple[Any, ...]], depth: int) -> Generator[Item, None, None]:
+def _ahead(
+    work: Callable[..., Item], tasks: Iterator[tuple[Any, ...]], depth: int
+) -> Generator[Item, None, None]:
     """Results of ``work(*task)`` in order, computed by threads up to ``depth`` tasks ahead."""
-    pool, pending = ThreadPoolExecutor(THREADS, thread_name_prefix="batches"), deque[Future[Item]]()
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
+    pending = deque[Future[Item]]()
     try:
         for task in tasks:
             pending.append(pool.submit(work, *task))

@@ -1,11 +1,14 @@
-"""Boxes -> masks with SAM 2, so that a data set with boxes only can train the mask head (v2 Appendix A: Objects365).
+"""Boxes -> masks with SAM 2, so that a data set with boxes only can train the mask head (v2
+Appendix A: Objects365).
 
     python -m rfdetr_repro.data.pseudo_masks --data DIR --split train --model FOLDER --out FILE.json
 
-FOLDER holds SAM 2 in transformers' form (config.json, safetensors), the user's own copy; nothing is downloaded. Every box is one
-prompt. A mask is kept if the model trusts it (predicted IoU) and it agrees with its box; else the object keeps its box as a
-polygon, and its annotation says which. What is done stands in a file beside the result, one line per image: a killed run goes on.
-The published recipe names SAM 2 and nothing more (architecture facts section 9): the two limits are this project's choice.
+FOLDER holds SAM 2 in transformers' form (config.json, safetensors), the user's own copy; nothing is
+downloaded. Every box is one prompt. A mask is kept if the model trusts it (predicted IoU) and it
+agrees with its box; else the object keeps its box as a polygon, and its annotation says which. What
+is done stands in a file beside the result, one line per image: a killed run goes on. The published
+recipe names SAM 2 and nothing more (architecture facts section 9): the two limits are this
+project's choice.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ from .source import DataSource
 SMALLEST_IOU = 0.5  # predicted by the model
 SMALLEST_BOX_IOU = 0.5  # of the mask's own box with the prompt
 PROMPTS = 64  # boxes of one image at a time
-_MEAN, _STD = np.array((0.485, 0.456, 0.406), np.float32), np.array((0.229, 0.224, 0.225), np.float32)
+_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,35 @@ class Sam2:
 
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         if not Path(folder, "config.json").is_file():
-            raise InputError("no SAM 2 model (config.json and safetensors)", folder, "save one there with save_pretrained")
+            raise InputError(
+                "no SAM 2 model (config.json and safetensors)",
+                folder,
+                "save one there with save_pretrained",
+            )
         try:
             from transformers import Sam2Model
         except ImportError as error:
-            raise InputError("transformers is not installed", mend="pip install transformers") from error
+            raise InputError(
+                "transformers is not installed", mend="pip install transformers"
+            ) from error
         try:
-            model: Any = Sam2Model.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            model: Any = Sam2Model.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save it again") from error
+            raise InputError(
+                f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save it again"
+            ) from error
         self.model, self.device = model.to(device).eval(), device
         side = model.config.prompt_encoder_config.image_size
         self.side = int(side if isinstance(side, int) else side[0])
 
-    def masks(self, image: np.ndarray, boxes_xyxy: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-        """(bool (H, W), predicted IoU) of each box; image uint8 (H, W, 3), boxes float (n, 4) in px."""
+    def masks(
+        self, image: np.ndarray, boxes_xyxy: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, float]]:
+        """(bool (H, W), predicted IoU) of each box; image uint8 (H, W, 3), boxes float (n, 4) in
+        px.
+        """
         import torch
 
         height, width = image.shape[:2]
@@ -83,17 +101,25 @@ class Sam2:
             batch = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).to(self.device)
             embeddings = self.model.get_image_embeddings(batch)
             for start in range(0, len(boxes_xyxy), PROMPTS):
-                prompts = torch.from_numpy(boxes_xyxy[start : start + PROMPTS].astype(np.float32) * scale)[None].to(self.device)
-                found = self.model(image_embeddings=embeddings, input_boxes=prompts, multimask_output=False)
-                logits, trust = found.pred_masks[0, :, :1].float(), found.iou_scores[0, :, 0].float().cpu().tolist()
+                prompts = torch.from_numpy(
+                    boxes_xyxy[start : start + PROMPTS].astype(np.float32) * scale
+                )[None].to(self.device)
+                found = self.model(
+                    image_embeddings=embeddings, input_boxes=prompts, multimask_output=False
+                )
+                logits = found.pred_masks[0, :, :1].float()
+                trust = found.iou_scores[0, :, 0].float().cpu().tolist()
                 for one, iou in zip(logits, trust, strict=True):
-                    whole = torch.nn.functional.interpolate(one[None], (height, width), mode="bilinear", align_corners=False)
+                    whole = torch.nn.functional.interpolate(
+                        one[None], (height, width), mode="bilinear", align_corners=False
+                    )
                     yield (whole[0, 0] > 0).cpu().numpy(), iou
 
 
 def box_of(mask: np.ndarray) -> np.ndarray | None:
     """float (4,) xyxy in px around a bool mask; None if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
@@ -112,24 +138,40 @@ def judge(mask: np.ndarray, iou: float, box_xyxy: np.ndarray, limits: Filter) ->
     return "kept" if common / union >= limits.box_iou else "off the box"
 
 
-def label_image(sam: Sam2, image: np.ndarray, boxes_xyxy: np.ndarray, limits: Filter) -> list[dict[str, Any]]:
+def label_image(
+    sam: Sam2, image: np.ndarray, boxes_xyxy: np.ndarray, limits: Filter
+) -> list[dict[str, Any]]:
     """For each box {"segmentation", "area", "pseudo_mask": what :func:`judge` said}."""
     rows = []
     for (mask, iou), box in zip(sam.masks(image, boxes_xyxy), boxes_xyxy, strict=True):
         verdict = judge(mask, iou, box, limits)
         if verdict == "kept":
-            rows.append({"segmentation": rle_of_bitmap(mask), "area": int(mask.sum()), "pseudo_mask": verdict})
+            rows.append(
+                {
+                    "segmentation": rle_of_bitmap(mask),
+                    "area": int(mask.sum()),
+                    "pseudo_mask": verdict,
+                }
+            )
         else:
             left, top, right, bottom = (float(value) for value in box)
             polygon = [[left, top, right, top, right, bottom, left, bottom]]
-            rows.append({"segmentation": polygon, "area": (right - left) * (bottom - top), "pseudo_mask": verdict})
+            rows.append(
+                {
+                    "segmentation": polygon,
+                    "area": (right - left) * (bottom - top),
+                    "pseudo_mask": verdict,
+                }
+            )
     return rows
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be labelled, checked whole before a model is loaded. ``document``: the COCO JSON of the split; ``by_image``: the
-    entries of its annotations that lack a mask, by image id as the split has it."""
+    """What is to be labelled, checked whole before a model is loaded. ``document``: the COCO JSON
+    of the split; ``by_image``: the entries of its annotations that lack a mask, by image id as the
+    split has it.
+    """
 
     split: CocoSplit
     source: Path
@@ -139,21 +181,39 @@ class Job:
 
 
 def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
-    """Reads the split as every command does. Raises :class:`InputError` for data or an ``out`` that cannot be used."""
+    """Reads the split as every command does.
+
+    Raises :class:`InputError` for data or an ``out`` that cannot be used.
+    """
     out = Path(out)
     split = read_split(data_dir, split_name)
     print_census([split])
     source = locate(DataSource.of(data_dir), split_name).path
     if out.resolve() == source.resolve():
-        raise InputError("this is the file that is read", out, "write to another one; your boxes stay as they are")
+        raise InputError(
+            "this is the file that is read",
+            out,
+            "write to another one; your boxes stay as they are",
+        )
     output_path(out)
     document = read_json(source) if source.suffix == ".json" else None
     if not isinstance(document, dict) or "annotations" not in document:
-        raise InputError("masks can be added to a COCO JSON file only", source, "convert the data set to COCO's form first")
+        raise InputError(
+            "masks can be added to a COCO JSON file only",
+            source,
+            "convert the data set to COCO's form first",
+        )
     by_image: dict[ImageKey, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
-        box, key = annotation.get("bbox"), image_key(annotation["image_id"])
-        if box and not annotation.get("segmentation") and not annotation.get("iscrowd") and min(box[2:]) > 0 and key is not None:
+        box = annotation.get("bbox")
+        key = image_key(annotation["image_id"])
+        if (
+            box
+            and not annotation.get("segmentation")
+            and not annotation.get("iscrowd")
+            and min(box[2:]) > 0
+            and key is not None
+        ):
             by_image.setdefault(key, []).append(annotation)
     return Job(split, source, document, by_image, out)
 
@@ -166,10 +226,11 @@ def pseudo_label(
 
 
 def label(job: Job, sam: Sam2, limits: Filter | None = None) -> dict[str, int]:
-    """Writes the split with a segmentation for every object as COCO JSON; returns how often each verdict was given.
+    """Writes the split with a segmentation for every object as COCO JSON; returns how often each
+    verdict was given.
 
-    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work done lies in ``out`` +
-    ".partial" until the end.
+    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work
+    done lies in ``out`` + ".partial" until the end.
     """
     with locked(job.out, "writes this file"):
         return _write_labelled(job, sam, limits or Filter())
@@ -177,8 +238,17 @@ def label(job: Job, sam: Sam2, limits: Filter | None = None) -> dict[str, int]:
 
 def _write_labelled(job: Job, sam: Sam2, limits: Filter) -> dict[str, int]:
     """What :func:`label` does once nobody else does."""
-    out, document, by_image = job.out, job.document, job.by_image
-    done = _label_all(job.split, by_image, sam, limits, out.with_name(out.name + ".partial"), sha256_file(job.source))
+    out = job.out
+    document = job.document
+    by_image = job.by_image
+    done = _label_all(
+        job.split,
+        by_image,
+        sam,
+        limits,
+        out.with_name(out.name + ".partial"),
+        sha256_file(job.source),
+    )
     verdicts: dict[str, int] = {}
     for image_id, objects in by_image.items():
         for annotation, row in zip(objects, done[image_id], strict=True):
@@ -192,7 +262,12 @@ def _write_labelled(job: Job, sam: Sam2, limits: Filter) -> dict[str, int]:
 
 
 def _label_all(
-    split: CocoSplit, by_image: dict[ImageKey, list[dict[str, Any]]], sam: Sam2, limits: Filter, partial: Path, source_sha256: str
+    split: CocoSplit,
+    by_image: dict[ImageKey, list[dict[str, Any]]],
+    sam: Sam2,
+    limits: Filter,
+    partial: Path,
+    source_sha256: str,
 ) -> dict[ImageKey, list[dict[str, Any]]]:
     """Image id -> results in order of its annotations; what ``partial`` holds is not done again."""
     key = sha256_bytes(f"{source_sha256} {limits} {sam.model.config.to_json_string()}".encode())
@@ -212,7 +287,9 @@ def _label_all(
 
 
 def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]]]:
-    """Images done by a run that was stopped; a torn last line is cut off, another run's file refused."""
+    """Images done by a run that was stopped; a torn last line is cut off, another run's file
+    refused.
+    """
     if not partial.exists():
         return {}
     with open_input(partial) as stream:
@@ -220,11 +297,18 @@ def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]
     lines = whole.splitlines()
     try:
         first, *rest = [parse_json(line) for line in lines] or [{"key": key}]
-        found, done = first["key"], {row["image"]: list(row["rows"]) for row in rest}
+        found = first["key"]
+        done = {row["image"]: list(row["rows"]) for row in rest}
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError("this is no unfinished work of this command", partial, "remove it") from error
+        raise InputError(
+            "this is no unfinished work of this command", partial, "remove it"
+        ) from error
     if found != key:
-        raise InputError("unfinished work of other data, model or limits is here", partial, "remove it, or use the same again")
+        raise InputError(
+            "unfinished work of other data, model or limits is here",
+            partial,
+            "remove it, or use the same again",
+        )
     write_atomic(partial, whole + b"\n" if whole else b"")
     return done
 
@@ -235,21 +319,45 @@ def _xyxy(box_xywh: Sequence[float]) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.data.pseudo_masks", description="Masks for boxes, by the user's copy of SAM 2.")
+    parser = ArgumentParser(
+        "rfdetr_repro.data.pseudo_masks",
+        description="Masks for boxes, by the user's copy of SAM 2.",
+    )
     parser.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
-    parser.add_argument("--split", default="train", type=folder_name, help="which split of the data (default: train)")
-    parser.add_argument("--model", required=True, type=input_folder, help="folder of a SAM 2 model in transformers' form")
-    parser.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
-    parser.add_argument("--smallest-iou", type=number(0, 1), default=SMALLEST_IOU, help="that the model predicts for its mask")
     parser.add_argument(
-        "--smallest-box-iou", type=number(0, 1), default=SMALLEST_BOX_IOU, help="of the mask's box with the object's"
+        "--split",
+        default="train",
+        type=folder_name,
+        help="which split of the data (default: train)",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=input_folder,
+        help="folder of a SAM 2 model in transformers' form",
+    )
+    parser.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
+    parser.add_argument(
+        "--smallest-iou",
+        type=number(0, 1),
+        default=SMALLEST_IOU,
+        help="that the model predicts for its mask",
+    )
+    parser.add_argument(
+        "--smallest-box-iou",
+        type=number(0, 1),
+        default=SMALLEST_BOX_IOU,
+        help="of the mask's box with the object's",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     args = parser.parse_args(argv)
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
     job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
     verdicts = label(job, Sam2(args.model, args.device), limits)
-    print(f"{args.out}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}")
+    print(
+        f"{args.out}: "
+        f"{', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}"  # noqa: E501
+    )
 
 
 if __name__ == "__main__":

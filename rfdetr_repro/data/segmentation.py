@@ -1,7 +1,8 @@
 """Segmentations: kept as the text of the annotation file until one is wanted, then rasterised.
 
-In COCO's train file nine tenths of the text are polygon coordinates. Cutting them out before parsing makes reading several times
-faster and keeps hundreds of megabytes of text instead of gigabytes of Python numbers.
+In COCO's train file nine tenths of the text are polygon coordinates. Cutting them out before
+parsing makes reading several times faster and keeps hundreds of megabytes of text instead of
+gigabytes of Python numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _COLON = re.compile(rb"\s*:\s*([\[{])")
 
 @dataclass(frozen=True)
 class Segmentations:
-    """The segmentations of a file by row of its annotation table: text spans, and the few that were parsed with the rest."""
+    """The segmentations of a file by row of its annotation table: text spans, and the few that were
+    parsed with the rest.
+    """
 
     content: bytes
     starts: np.ndarray  # int64 (n,), -1 where ``inline`` holds it
@@ -37,13 +40,18 @@ class Segmentations:
         return len(self.starts)
 
     def __getitem__(self, row: int) -> Any:
-        """Polygons, RLE object, or None where absent. Raises ``ValueError`` for text that is not JSON."""
+        """Polygons, RLE object, or None where absent.
+
+        Raises ``ValueError`` for text that is not JSON.
+        """
         if self.starts[row] < 0:
             return self.inline.get(row)
         return json.loads(self.content[self.starts[row] : self.ends[row]].decode("utf-8"))
 
     def readable(self, row: int) -> Any:
-        """As ``self[row]``; None also for text that is no JSON, which :meth:`fault` tells apart from an absent segmentation."""
+        """As ``self[row]``; None also for text that is no JSON, which :meth:`fault` tells apart
+        from an absent segmentation.
+        """
         try:
             return self[row]
         except (ValueError, RecursionError):
@@ -51,11 +59,15 @@ class Segmentations:
 
     def pick(self, rows: np.ndarray) -> Segmentations:
         """Those of ``rows`` (int64), in that order."""
-        inline = {new: self.inline[old] for new, old in enumerate(rows.tolist()) if old in self.inline}
+        inline = {
+            new: self.inline[old] for new, old in enumerate(rows.tolist()) if old in self.inline
+        }
         return Segmentations(self.content, self.starts[rows], self.ends[rows], inline)
 
     def fault(self, row: int, height: int, width: int) -> str:
-        """Why this row gives no mask of this size (:data:`NO_MASK` where it has no segmentation); empty where it gives one."""
+        """Why this row gives no mask of this size (:data:`NO_MASK` where it has no segmentation);
+        empty where it gives one.
+        """
         try:
             value = self[row]
             if not value or value == [[]]:
@@ -69,7 +81,8 @@ class Segmentations:
 
 
 def cut_segmentations(content: bytes) -> tuple[bytes, np.ndarray]:
-    """(JSON text with ``"@span": k`` for the k-th segmentation, spans int64 (k, 2) into ``content``).
+    """(JSON text with ``"@span": k`` for the k-th segmentation, spans int64 (k, 2) into
+    ``content``).
 
     Inside a JSON string the second quote of the key would be escaped, so only real keys are found.
     """
@@ -88,28 +101,42 @@ def cut_segmentations(content: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def _value_span(content: bytes, position: int) -> tuple[int, int]:
-    """Span of the list of numbers or flat object after a key; empty for anything else, which is then parsed with the rest."""
+    """Span of the list of numbers or flat object after a key; empty for anything else, which is
+    then parsed with the rest.
+    """
     value = _COLON.match(content, position)
     if value is None:
         return position, position
-    start, brace = value.end() - 1, content.find(b"}", value.end())
+    start = value.end() - 1
+    brace = content.find(b"}", value.end())
     if value[1] == b"{":
         return start, brace + 1
-    quote = content.find(b'"', value.end(), brace)  # a list of numbers ends before the next key or the end of its object
+    # a list of numbers ends before the next key or the end of its object
+    quote = content.find(b'"', value.end(), brace)
     return start, content.rfind(b"]", start, quote if quote >= 0 else brace) + 1
 
 
-def gather_segmentations(content: bytes, spans: np.ndarray, entries: list[dict[str, Any]]) -> Segmentations:
+def gather_segmentations(
+    content: bytes, spans: np.ndarray, entries: list[dict[str, Any]]
+) -> Segmentations:
     """Segmentations of ``entries`` (annotation objects), in their order."""
-    numbers = np.fromiter((entry.get(SPAN_KEY, -1) if len(spans) else -1 for entry in entries), np.int64, len(entries))
+    numbers = np.fromiter(
+        (entry.get(SPAN_KEY, -1) if len(spans) else -1 for entry in entries), np.int64, len(entries)
+    )
     padded = np.concatenate([spans, [[-1, -1]]])[numbers]  # -1 picks the padding
     inline = {row: entries[row].get("segmentation") for row in np.flatnonzero(numbers < 0).tolist()}
     return Segmentations(content, padded[:, 0], padded[:, 1], inline)
 
 
 def rle_bounds(segmentation: Any) -> tuple[float, ...] | None:
-    """(x, y, width, height) in px of what a run-length object covers; None where it covers nothing or is malformed."""
-    if not isinstance(segmentation, dict) or not isinstance(size := segmentation.get("size"), list) or len(size) != 2:
+    """(x, y, width, height) in px of what a run-length object covers; None where it covers nothing
+    or is malformed.
+    """
+    if (
+        not isinstance(segmentation, dict)
+        or not isinstance(size := segmentation.get("size"), list)
+        or len(size) != 2
+    ):
         return None
     if any(type(side) is not int or not 0 < side <= 1_000_000 for side in size):
         return None
@@ -124,14 +151,17 @@ def rle_bounds(segmentation: Any) -> tuple[float, ...] | None:
     (first, top), (last, bottom) = np.divmod(starts, size[0]), np.divmod(ends, size[0])
     if (first != last).any():  # a run that goes on in the next column spans the whole height
         top, bottom = np.append(top, 0), np.append(bottom, size[0] - 1)
-    left, upper = int(first.min()), int(top.min())
+    left = int(first.min())
+    upper = int(top.min())
     return float(left), float(upper), float(last.max() + 1 - left), float(bottom.max() + 1 - upper)
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Rasterises a COCO segmentation (polygons, uncompressed or compressed RLE) to bool (height, width).
+    """Rasterises a COCO segmentation (polygons, uncompressed or compressed RLE) to bool (height,
+    width).
 
-    Raises ``ValueError``, ``TypeError``, ``KeyError`` or ``RuntimeError`` for one that is empty, malformed or of another size.
+    Raises ``ValueError``, ``TypeError``, ``KeyError`` or ``RuntimeError`` for one that is empty,
+    malformed or of another size.
     """
     lengths = _run_lengths(segmentation, height, width)
     inside = np.zeros(len(lengths), dtype=bool)
@@ -139,41 +169,55 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     return np.repeat(inside, lengths).reshape(width, height).T
 
 
-def sample_mask(segmentation: Any, height: int, width: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """``decode_mask(...)[rows[:, None], columns]`` as bool (rows, columns); only the columns that the mask covers are rasterised.
+def sample_mask(
+    segmentation: Any, height: int, width: int, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """``decode_mask(...)[rows[:, None], columns]`` as bool (rows, columns); only the columns that
+    the mask covers are rasterised.
 
     ``rows`` and ``columns``: int64 indices of pixels. Raises as :func:`decode_mask`.
     """
     lengths = _run_lengths(segmentation, height, width)
     result = np.zeros((len(rows), len(columns)), dtype=bool)
     after = int(lengths[-1]) if len(lengths) % 2 else 0  # pixels outside behind the last run inside
-    first, last = int(lengths[0]), height * width - after
+    first = int(lengths[0])
+    last = height * width - after
     if last <= first:
         return result
-    left, right = first // height, -(-last // height)
+    left = first // height
+    right = -(-last // height)
     runs = lengths.copy()
     runs[0] -= left * height
     inside = np.zeros(len(runs), dtype=bool)
     inside[1::2] = True
     if after:
         runs[-1] -= (width - right) * height
-    part = np.repeat(inside, runs).reshape(right - left, height)  # one row per column of the picture
+    # one row per column of the picture
+    part = np.repeat(inside, runs).reshape(right - left, height)
     covered = np.flatnonzero((columns >= left) & (columns < right))
     result[:, covered] = part[columns[covered] - left][:, rows].T
     return result
 
 
 def rle_of(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """A COCO segmentation as compressed RLE ``{"size": [height, width], "counts": bytes}``; raises as :func:`decode_mask`."""
+    """A COCO segmentation as compressed RLE ``{"size": [height, width], "counts": bytes}``; raises
+    as :func:`decode_mask`.
+    """
     lengths = _run_lengths(segmentation, height, width)
-    return rle_code._mask.frUncompressedRLE([{"size": [height, width], "counts": lengths.tolist()}])[0]
+    return rle_code._mask.frUncompressedRLE(
+        [{"size": [height, width], "counts": lengths.tolist()}]
+    )[0]
 
 
 def _run_lengths(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Checked run lengths, int64 (runs,)."""
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
-        shapes = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in segmentation if len(polygon)]
+        shapes = [
+            np.asarray(polygon, dtype=np.float64).tolist()
+            for polygon in segmentation
+            if len(polygon)
+        ]
         rle = rle_code.merge(rle_code.frPyObjects(shapes, height, width))
         return np.asarray(rle_code._mask.toUncompressedRLE([rle])[0]["counts"], dtype=np.int64)
     return _counts(segmentation["counts"], height * width)
@@ -186,15 +230,23 @@ def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     if isinstance(segmentation, list):
         _check_polygons(segmentation, height, width)
         return
-    if not isinstance(segmentation, dict) or not isinstance(segmentation.get("size"), list) or "counts" not in segmentation:
+    if (
+        not isinstance(segmentation, dict)
+        or not isinstance(segmentation.get("size"), list)
+        or "counts" not in segmentation
+    ):
         raise ValueError("it is neither a list of polygons nor an object with size and counts")
     if segmentation["size"] != [height, width]:
-        raise ValueError(f"its size is {str(segmentation['size'])[:40]}, the image's is {[height, width]}")
+        raise ValueError(
+            f"its size is {str(segmentation['size'])[:40]}, the image's is {[height, width]}"
+        )
     _counts(segmentation["counts"], height * width)
 
 
 def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
-    usable, largest = 0, 4 * max(height, width)  # the rasteriser walks every pixel of the outline
+    # the rasteriser walks every pixel of the outline
+    usable = 0
+    largest = 4 * max(height, width)
     for polygon in polygons:
         if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
             raise ValueError("a polygon is no list of numbers")
@@ -202,7 +254,9 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
             continue  # some exporters write [[]] or an empty part beside others
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon has fewer than three points or an odd number of values")
-        if not (min(polygon) >= -largest and max(polygon) <= largest and math.isfinite(sum(polygon))):
+        if not (
+            min(polygon) >= -largest and max(polygon) <= largest and math.isfinite(sum(polygon))
+        ):
             raise ValueError("a polygon lies far outside the image or is not finite")
         usable += 1
     if not usable:
@@ -210,15 +264,22 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
 
 
 def _counts(counts: Any, pixels: int) -> np.ndarray:
-    """Run lengths int64 (runs,) of RLE counts, listed or as COCO's compressed text; they must add up to ``pixels``."""
+    """Run lengths int64 (runs,) of RLE counts, listed or as COCO's compressed text; they must add
+    up to ``pixels``.
+    """
     if isinstance(counts, list):
-        if any(type(value) is not int and not (type(value) is float and value.is_integer()) for value in counts):
+        if any(
+            type(value) is not int and not (type(value) is float and value.is_integer())
+            for value in counts
+        ):
             raise ValueError("its counts are no whole numbers")
         if any(not 0 <= value <= pixels for value in counts):
             raise ValueError("its runs do not add up to the image")
         lengths = np.asarray(counts, dtype=np.int64)
     elif isinstance(counts, (str, bytes)):
-        lengths = _decoded_counts(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+        lengths = _decoded_counts(
+            counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+        )
     else:
         raise ValueError("its counts are neither a list nor text")
     if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
@@ -227,8 +288,10 @@ def _counts(counts: Any, pixels: int) -> np.ndarray:
 
 
 def _decoded_counts(text: bytes) -> np.ndarray:
-    """COCO's compressed counts as int64: digits of 5 bits and a continuation bit, from 48 on; from the fourth run on differences
-    to the run before the last. Library decoders wrap at 32 bits and read past the end; this one raises ``ValueError``."""
+    """COCO's compressed counts as int64: digits of 5 bits and a continuation bit, from 48 on; from
+    the fourth run on differences to the run before the last. Library decoders wrap at 32 bits and
+    read past the end; this one raises ``ValueError``.
+    """
     digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if not len(digits):
         return digits
@@ -248,9 +311,11 @@ def _decoded_counts(text: bytes) -> np.ndarray:
 
 
 def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Predicted masks at image size: bilinear (align_corners False), logit > 0, compressed RLE (architecture facts section 11).
+    """Predicted masks at image size: bilinear (align_corners False), logit > 0, compressed RLE
+    (architecture facts section 11).
 
-    ``mask_logits``: float (k, h, w), torch tensor or array. Returns k dicts ``{"size": [height, width], "counts": bytes}``.
+    ``mask_logits``: float (k, h, w), torch tensor or array. Returns k dicts ``{"size": [height,
+    width], "counts": bytes}``.
     """
     return masks.rles(_as_array(mask_logits), height, width)
 
@@ -262,16 +327,18 @@ def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
 
 
 def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
-    """Predicted masks at image size as bool (k, height, width), by the rule of :func:`masks_to_rle`; nothing large beside it."""
+    """Predicted masks at image size as bool (k, height, width), by the rule of
+    :func:`masks_to_rle`; nothing large beside it.
+    """
     return masks.bitmaps(_as_array(mask_logits), height, width)
 
 
 class MaskMaps:
-    """Masks of one picture, kept as the model's small maps and enlarged one at a time: a hundred masks of a photo as bitmaps
-    take gigabytes.
+    """Masks of one picture, kept as the model's small maps and enlarged one at a time: a hundred
+    masks of a photo as bitmaps take gigabytes.
 
-    ``logits`` float32 (k, h, w); ``size_hw`` of the masks in px. ``maps[row]`` is bool (height, width); rows as a list or an
-    array of numbers pick those masks.
+    ``logits`` float32 (k, h, w); ``size_hw`` of the masks in px. ``maps[row]`` is bool (height,
+    width); rows as a list or an array of numbers pick those masks.
     """
 
     def __init__(self, logits: Any, size_hw: tuple[int, int]) -> None:
@@ -300,4 +367,8 @@ class MaskMaps:
 
 
 def _as_array(logits: Any) -> np.ndarray:
-    return logits.detach().float().cpu().numpy() if hasattr(logits, "detach") else np.asarray(logits, dtype=np.float32)
+    return (
+        logits.detach().float().cpu().numpy()
+        if hasattr(logits, "detach")
+        else np.asarray(logits, dtype=np.float32)
+    )

@@ -1,4 +1,6 @@
-"""Where a command's data is: a folder in one of the known layouts, or annotation files named one by one; and ``--drop-bad``."""
+"""Where a command's data is: a folder in one of the known layouts, or annotation files named one by
+one; and ``--drop-bad``.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,28 @@ from rfdetr_repro.spec.arguments import any_path
 from rfdetr_repro.spec.errors import InputError
 
 # Of files that every data set has: the folder says more.
-_GENERAL_STEMS = {"data", "dataset", "labels", "result", "annotations", "_annotations.coco", "instances", "instances_default"}
+_GENERAL_STEMS = {
+    "data",
+    "dataset",
+    "labels",
+    "result",
+    "annotations",
+    "_annotations.coco",
+    "instances",
+    "instances_default",
+}
 SPLITS = ("train", "val", "test")
 LAYOUTS = (
-    "a folder in COCO, Roboflow, YOLO, Pascal VOC, CVAT, Label Studio, Datumaro or FiftyOne form, or a YOLO data.yaml "
-    "(see docs/data.md)"
+    "a folder in COCO, Roboflow, YOLO, Pascal VOC, CVAT, Label Studio, Datumaro or FiftyOne form, "
+    "or a YOLO data.yaml (see docs/data.md)"
 )
 
 
 @dataclass(frozen=True)
 class ExplicitSplit:
-    """One split named by hand: its annotation file, and the folder of its images (None: beside the file)."""
+    """One split named by hand: its annotation file, and the folder of its images (None: beside the
+    file).
+    """
 
     annotations: Path
     images: Path | None = None
@@ -29,9 +42,11 @@ class ExplicitSplit:
 
 @dataclass(frozen=True)
 class DataSource(os.PathLike[str]):
-    """What :func:`.coco.read_split` reads. ``root``: a folder, or a ``data.yaml``; ``explicit``: splits named by hand.
+    """What :func:`.coco.read_split` reads. ``root``: a folder, or a ``data.yaml``; ``explicit``:
+    splits named by hand.
 
-    ``drop_bad``: rows that cannot be used are left out and counted; without it they are refused. As a path it is its ``root``.
+    ``drop_bad``: rows that cannot be used are left out and counted; without it they are refused. As
+    a path it is its ``root``.
     """
 
     root: Path
@@ -49,7 +64,9 @@ class DataSource(os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """Of the folder; of an annotation file without its suffix, or of its folder where all such files are called alike."""
+        """Of the folder; of an annotation file without its suffix, or of its folder where all such
+        files are called alike.
+        """
         root = self.root.resolve()
         if root.is_file():
             return root.parent.name if root.stem in _GENERAL_STEMS else root.stem
@@ -58,7 +75,8 @@ class DataSource(os.PathLike[str]):
     def resolve(self) -> DataSource:
         """The same with absolute paths, for other processes."""
         named = (
-            (name, ExplicitSplit(one.annotations.resolve(), one.images and one.images.resolve())) for name, one in self.explicit
+            (name, ExplicitSplit(one.annotations.resolve(), one.images and one.images.resolve()))
+            for name, one in self.explicit
         )
         return DataSource(self.root.resolve(), tuple(named), self.drop_bad)
 
@@ -76,15 +94,28 @@ class DataSource(os.PathLike[str]):
         return str(self.root)
 
 
-def add_data_arguments(parser: argparse._ActionsContainer, use: str, splits: tuple[str, ...] = ("train", "val", "test")) -> None:
-    """Adds ``--data`` and the arguments that name files one by one; ``use`` ends the help of ``--data``.
+def add_data_arguments(
+    parser: argparse._ActionsContainer, use: str, splits: tuple[str, ...] = ("train", "val", "test")
+) -> None:
+    """Adds ``--data`` and the arguments that name files one by one; ``use`` ends the help of
+    ``--data``.
 
     ``splits``: those that the command can read; ``--annotations`` stands for the first.
     """
     add = parser.add_argument
     add("--data", type=any_path, help=f"{LAYOUTS}; {use}")
-    add("--annotations", type=any_path, metavar="FILE", help=f"annotation file of the {splits[0]} split, in place of --data")
-    add("--images", type=any_path, metavar="DIR", help="folder of the images that --annotations names (default: beside the file)")
+    add(
+        "--annotations",
+        type=any_path,
+        metavar="FILE",
+        help=f"annotation file of the {splits[0]} split, in place of --data",
+    )
+    add(
+        "--images",
+        type=any_path,
+        metavar="DIR",
+        help="folder of the images that --annotations names (default: beside the file)",
+    )
     for name in splits[1:]:
         add(
             f"--annotations-{name}",
@@ -92,31 +123,63 @@ def add_data_arguments(parser: argparse._ActionsContainer, use: str, splits: tup
             metavar="FILE",
             help=f"annotation file of the {name} split; with --annotations",
         )
-        add(f"--images-{name}", type=any_path, metavar="DIR", help="folder of its images (default: that of --images)")
-    add("--drop-bad", action="store_true", help="leave out rows and images that cannot be used, and say how many of which kind")
+        add(
+            f"--images-{name}",
+            type=any_path,
+            metavar="DIR",
+            help="folder of its images (default: that of --images)",
+        )
+    add(
+        "--drop-bad",
+        action="store_true",
+        help="leave out rows and images that cannot be used, and say how many of which kind",
+    )
 
 
 def source_of(
-    args: argparse.Namespace, splits: tuple[str, ...] = ("train", "val", "test"), needed: bool = True
+    args: argparse.Namespace,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    needed: bool = True,
 ) -> DataSource | None:
     """The data that the arguments name; None where they name none and none is ``needed``.
 
-    ``splits``: as given to :func:`add_data_arguments`. Raises :class:`InputError` for arguments that do not go together.
+    ``splits``: as given to :func:`add_data_arguments`. Raises :class:`InputError` for arguments
+    that do not go together.
     """
     later = [name for name in splits[1:] if getattr(args, f"annotations_{name}", None) is not None]
-    stray = [name for name in splits[1:] if getattr(args, f"images_{name}", None) is not None and name not in later]
+    stray = [
+        name
+        for name in splits[1:]
+        if getattr(args, f"images_{name}", None) is not None and name not in later
+    ]
     if stray or (args.images is not None and args.annotations is None):
-        raise InputError(f"--images{f'-{stray[0]}' if stray else ''} without its annotation file", mend="name both")
+        raise InputError(
+            f"--images{f'-{stray[0]}' if stray else ''} without its annotation file",
+            mend="name both",
+        )
     if args.annotations is None:
         if later:
-            raise InputError(f"--annotations-{later[0]} without --annotations", mend=f"name the {splits[0]} split too")
+            raise InputError(
+                f"--annotations-{later[0]} without --annotations",
+                mend=f"name the {splits[0]} split too",
+            )
         if args.data is None and needed:
-            raise InputError("no data given", mend="give --data FOLDER, or --annotations FILE with --images FOLDER")
+            raise InputError(
+                "no data given",
+                mend="give --data FOLDER, or --annotations FILE with --images FOLDER",
+            )
         return None if args.data is None else DataSource(args.data, (), args.drop_bad)
     if args.data is not None:
         raise InputError("--data and --annotations are both given", mend="leave one of them out")
     named = [(splits[0], ExplicitSplit(args.annotations, args.images))]
     for name in later:
         images = getattr(args, f"images_{name}")
-        named.append((name, ExplicitSplit(getattr(args, f"annotations_{name}"), args.images if images is None else images)))
+        named.append(
+            (
+                name,
+                ExplicitSplit(
+                    getattr(args, f"annotations_{name}"), args.images if images is None else images
+                ),
+            )
+        )
     return DataSource(args.annotations, tuple(named), args.drop_bad)

@@ -1,8 +1,10 @@
-"""Images to network input: the one resize, normalisation, and the three training augmentations (flip, crop, resize).
+"""Images to network input: the one resize, normalisation, and the three training augmentations
+(flip, crop, resize).
 
-Training resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring the aspect ratio; evaluation, prediction and
-artifacts do so too, unless the model's own rule is another one (:mod:`.resizing`; upstream mixed several filters, architecture
-facts section 11). Upstream's crop is replaced by a window of 0.5..1 of each side, which needs no absolute sizes and so fits any
+Training resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring the aspect ratio;
+evaluation, prediction and artifacts do so too, unless the model's own rule is another one
+(:mod:`.resizing`; upstream mixed several filters, architecture facts section 11). Upstream's crop
+is replaced by a window of 0.5..1 of each side, which needs no absolute sizes and so fits any
 resolution (section 9). Only batches need torch.
 """
 
@@ -63,11 +65,18 @@ class Batch:
 
 
 def normalise(images: Images) -> Images:
-    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its standard deviation."""
+    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its
+    standard deviation.
+    """
     if isinstance(images, np.ndarray):
-        mean, std = (np.array(values, dtype=images.dtype)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            np.array(values, dtype=images.dtype)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
     else:
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
     return (images - mean) / std
 
 
@@ -86,12 +95,13 @@ def make_batch(
     skip: int = 0,
     resize: str = ANTIALIASED,
 ) -> Batch:
-    """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no augmentation.
+    """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no
+    augmentation.
 
     ``resize``: the model's rule; training knows the antialiased one only.
 
-    The same number of random draws is made for every sample, so one sample's luck does not depend on another's; ``skip`` samples
-    of the same batch come before these and are made elsewhere.
+    The same number of random draws is made for every sample, so one sample's luck does not depend
+    on another's; ``skip`` samples of the same batch come before these and are made elsewhere.
     """
     import torch
 
@@ -99,22 +109,37 @@ def make_batch(
         raise ValueError(f"training resizes with antialiasing, not {resize!r}")
     if rng is not None:
         rng.random(skip * _DRAWS)
-    images, targets = [], []
+    images = []
+    targets = []
     for sample in samples:
         flip, window = _draw(rng, sample.image.shape[:2], flip_probability, crop_probability)
-        image = resize_image(sample.image, size_hw, window) if resize == ANTIALIASED else resized(sample.image, size_hw, resize)
+        image = (
+            resize_image(sample.image, size_hw, window)
+            if resize == ANTIALIASED
+            else resized(sample.image, size_hw, resize)
+        )
         images.append(image[:, ::-1] if flip else image)
         boxes_cxcywh, kept = _transform_boxes(sample.boxes_xyxy, flip, window)
         masks = None
         if sample.masks is not None:
             masks = torch.from_numpy(_transform_masks(sample.masks, kept, size_hw, flip, window))
         boxes = torch.from_numpy(boxes_cxcywh[kept])
-        targets.append(Target(boxes, torch.from_numpy(sample.labels[kept].astype(np.int64)), masks, sample.image_id))
+        targets.append(
+            Target(
+                boxes,
+                torch.from_numpy(sample.labels[kept].astype(np.int64)),
+                masks,
+                sample.image_id,
+            )
+        )
     return Batch(torch.from_numpy(to_input(images)), targets)
 
 
 def _draw(
-    rng: np.random.Generator | None, shape_hw: tuple[int, ...], flip_probability: float, crop_probability: float
+    rng: np.random.Generator | None,
+    shape_hw: tuple[int, ...],
+    flip_probability: float,
+    crop_probability: float,
 ) -> tuple[bool, tuple[int, int, int, int]]:
     """(flip, crop window left, top, right, bottom in whole px)."""
     height, width = shape_hw
@@ -124,17 +149,26 @@ def _draw(
     if crop >= crop_probability:
         return flip < flip_probability, (0, 0, width, height)
     shares = (SMALLEST_CROP + (1 - SMALLEST_CROP) * part for part in (part_x, part_y))
-    crop_w, crop_h = (max(1, round(share * side)) for share, side in zip(shares, (width, height), strict=True))
-    left, top = int(place_x * (width - crop_w + 1)), int(place_y * (height - crop_h + 1))
+    crop_w, crop_h = (
+        max(1, round(share * side)) for share, side in zip(shares, (width, height), strict=True)
+    )
+    left = int(place_x * (width - crop_w + 1))
+    top = int(place_y * (height - crop_h + 1))
     return flip < flip_probability, (left, top, left + crop_w, top + crop_h)
 
 
-def _transform_boxes(boxes_xyxy: np.ndarray, flip: bool, window: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (n, 4) px -> (cxcywh float32 (n, 4) in 0..1 of the window, bool (n,) those with area left)."""
+def _transform_boxes(
+    boxes_xyxy: np.ndarray, flip: bool, window: tuple[int, int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (n, 4) px -> (cxcywh float32 (n, 4) in 0..1 of the window, bool (n,) those with area
+    left).
+    """
     left, top, right, bottom = window
-    corner, size = np.array([left, top, left, top]), np.array([right - left, bottom - top])
+    corner = np.array([left, top, left, top])
+    size = np.array([right - left, bottom - top])
     boxes = np.clip(boxes_xyxy.astype(np.float64) - corner, 0, np.tile(size, 2)) / np.tile(size, 2)
-    centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    extent = boxes[:, 2:] - boxes[:, :2]
     if flip:
         centre[:, 0] = 1 - centre[:, 0]
     return np.concatenate([centre, extent], axis=1).astype(np.float32), (extent > 0).all(axis=1)
@@ -147,7 +181,9 @@ def _transform_masks(
     flip: bool,
     window: tuple[int, int, int, int],
 ) -> np.ndarray:
-    """bool (n, H, W), of which bool ``kept`` (n,) picks -> bool (kept, *size_hw): the window, nearest pixel."""
+    """bool (n, H, W), of which bool ``kept`` (n,) picks -> bool (kept, *size_hw): the window,
+    nearest pixel.
+    """
     left, top, right, bottom = window
     rows, columns = (
         low + ((np.arange(size) + 0.5) * (high - low) / size).astype(np.int64)

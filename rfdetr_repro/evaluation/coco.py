@@ -1,8 +1,10 @@
-"""COCO box and mask AP of detections: ground truth loaded once, matching and accumulation by hotcoco (Rust, all cores).
+"""COCO box and mask AP of detections: ground truth loaded once, matching and accumulation by
+hotcoco (Rust, all cores).
 
-A search evaluates hundreds of configurations on one split, so detections go in as columns of numbers and run lengths, without
-result files or lists of objects. hotcoco was the fastest of those whose numbers are pycocotools' to the last bit
-(``benchmarks/studies/coco_evaluators.py``); pycocotools is the oracle in the tests.
+A search evaluates hundreds of configurations on one split, so detections go in as columns of
+numbers and run lengths, without result files or lists of objects. hotcoco was the fastest of those
+whose numbers are pycocotools' to the last bit (``benchmarks/studies/coco_evaluators.py``);
+pycocotools is the oracle in the tests.
 """
 
 from __future__ import annotations
@@ -21,9 +23,20 @@ from rfdetr_repro.data.segmentation import masks_to_rle, rle_of
 from rfdetr_repro.records.record import AP_RULE, Accuracy
 from rfdetr_repro.spec.errors import InputError
 
-__all__ = ["CocoEvaluator", "ImageDetections", "boxes_in_pixels", "detections_in_pixels", "masks_to_rle"]
+__all__ = [
+    "CocoEvaluator",
+    "ImageDetections",
+    "boxes_in_pixels",
+    "detections_in_pixels",
+    "masks_to_rle",
+]
 
-AREAS_PX2 = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+AREAS_PX2 = {
+    "all": (0.0, 1e10),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10).tolist()
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101).tolist()
 Array = np.ndarray[Any, Any]
@@ -41,24 +54,35 @@ class ImageDetections:
 
 
 def boxes_in_pixels(boxes_xyxy: Array, size_hw: tuple[int, int]) -> Array:
-    """Boxes (k, 4) in parts of an image -> float32 (k, 4) in its pixels, cut at its border: the one place where that is done.
+    """Boxes (k, 4) in parts of an image -> float32 (k, 4) in its pixels, cut at its border: the one
+    place where that is done.
 
-    Training's validation, the search, artifacts, ``RFDETR`` and the predict command all pass here, so that all mean the same
-    boxes (upstream cuts since 1.10; COCO's own rule leaves boxes as they are handed over).
+    Training's validation, the search, artifacts, ``RFDETR`` and the predict command all pass here,
+    so that all mean the same boxes (upstream cuts since 1.10; COCO's own rule leaves boxes as they
+    are handed over).
     """
     height, width = size_hw
-    return np.asarray(boxes_xyxy, dtype=np.float32).clip(0, 1) * np.array([width, height, width, height], dtype=np.float32)
+    return np.asarray(boxes_xyxy, dtype=np.float32).clip(0, 1) * np.array(
+        [width, height, width, height], dtype=np.float32
+    )
 
 
 def detections_in_pixels(
-    image_id: int, size_hw: tuple[int, int], scores: Array, labels: Array, boxes_xyxy: Array, masks: Any
+    image_id: int,
+    size_hw: tuple[int, int],
+    scores: Array,
+    labels: Array,
+    boxes_xyxy: Array,
+    masks: Any,
 ) -> ImageDetections:
-    """What a model gives for one image -> what is evaluated: every detection, whatever their number.
+    """What a model gives for one image -> what is evaluated: every detection, whatever their
+    number.
 
-    ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) in parts of the image; ``masks`` None or logits
-    (k, h, w), array or tensor. A score of exactly 0 is an empty slot of a model that suppresses boxes, and no detection. COCO's
-    limit per image and class is applied by :class:`CocoEvaluator`. Scores or boxes that are not finite, and mask logits that are
-    NaN: :class:`InputError`.
+    ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) in parts of the image;
+    ``masks`` None or logits (k, h, w), array or tensor. A score of exactly 0 is an empty slot of a
+    model that suppresses boxes, and no detection. COCO's limit per image and class is applied by
+    :class:`CocoEvaluator`. Scores or boxes that are not finite, and mask logits that are NaN:
+    :class:`InputError`.
     """
     diverged = "the model has diverged, or overflows in half precision"
     if not (np.isfinite(scores).all() and np.isfinite(boxes_xyxy).all()):
@@ -66,17 +90,25 @@ def detections_in_pixels(
     height, width = size_hw
     kept = np.flatnonzero(np.asarray(scores) > 0)
     masks = None if masks is None else masks[kept]
-    if masks is not None and bool((masks != masks).any()):  # infinite logits are sure of a pixel; NaN would pass for background
+    # infinite logits are sure of a pixel; NaN would pass for background
+    if masks is not None and bool((masks != masks).any()):
         raise InputError("logits of masks are NaN", f"image id {image_id}", diverged)
     rle = None if masks is None else masks_to_rle(masks, height, width)
-    return ImageDetections(image_id, boxes_in_pixels(boxes_xyxy[kept], size_hw), scores[kept], labels[kept], rle)
+    return ImageDetections(
+        image_id, boxes_in_pixels(boxes_xyxy[kept], size_hw), scores[kept], labels[kept], rle
+    )
 
 
 class CocoEvaluator:
-    """Evaluates many detection sets on one split. Crowd regions and images without detections count as in pycocotools."""
+    """Evaluates many detection sets on one split.
+
+    Crowd regions and images without detections count as in pycocotools.
+    """
 
     def __init__(self, split: CocoSplit, max_dets: int = 100) -> None:
-        """``max_dets``: detections per image and class that count (100 in published COCO numbers)."""
+        """``max_dets``: detections per image and class that count (100 in published COCO
+        numbers).
+        """
         self.split = split
         self.max_dets = max_dets
         self.places = places_by_id(split)
@@ -91,51 +123,88 @@ class CocoEvaluator:
     ) -> Accuracy:
         """COCO metrics as fractions; ``None`` where the split has no ground truth.
 
-        ``kind``: "bbox" or "segm". ``all_areas_only`` leaves the small, medium and large AP out (faster). Raises
-        :class:`InputError` for detections that do not fit the split or are not finite.
+        ``kind``: "bbox" or "segm". ``all_areas_only`` leaves the small, medium and large AP out
+        (faster). Raises :class:`InputError` for detections that do not fit the split or are not
+        finite.
         """
         areas = ["all"] if all_areas_only else list(AREAS_PX2)
         precision, _ = self._arrays(detections, kind, areas, [self.max_dets])
         by_area = {name: _mean(precision[..., area, -1]) for area, name in enumerate(areas)}
         small, medium, large = (by_area.get(name) for name in ("small", "medium", "large"))
-        at_50, at_75 = (_mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1]) for threshold in (0.5, 0.75))
-        return Accuracy(by_area["all"], at_50, at_75, small, medium, large, self.max_dets, artifact_sha256, AP_RULE)
+        at_50, at_75 = (
+            _mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1])
+            for threshold in (0.5, 0.75)
+        )
+        return Accuracy(
+            by_area["all"],
+            at_50,
+            at_75,
+            small,
+            medium,
+            large,
+            self.max_dets,
+            artifact_sha256,
+            AP_RULE,
+        )
 
-    def twelve(self, detections: Sequence[ImageDetections], kind: str = "bbox") -> dict[str, float | None]:
-        """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR, ARs, ARm, ARl.
+    def twelve(
+        self, detections: Sequence[ImageDetections], kind: str = "bbox"
+    ) -> dict[str, float | None]:
+        """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl,
+        AR1, AR10, AR, ARs, ARm, ARl.
 
-        All but AR1 and AR10 count ``max_dets`` detections per image and class, also where that is not 100.
+        All but AR1 and AR10 count ``max_dets`` detections per image and class, also where that is
+        not 100.
         """
         limits = sorted({min(limit, self.max_dets) for limit in (1, 10, self.max_dets)})
         precision, recall = self._arrays(detections, kind, list(AREAS_PX2), limits)
-        found = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
-        found |= {f"AP{name[0]}": precision[..., area, -1] for area, name in enumerate(AREAS_PX2) if area}
-        found |= {f"AR{limit}": recall[..., 0, limits.index(min(limit, self.max_dets))] for limit in (1, 10)}
+        found = {
+            "AP": precision[..., 0, -1],
+            "AP50": precision[0, ..., 0, -1],
+            "AP75": precision[5, ..., 0, -1],
+        }
+        found |= {
+            f"AP{name[0]}": precision[..., area, -1] for area, name in enumerate(AREAS_PX2) if area
+        }
+        found |= {
+            f"AR{limit}": recall[..., 0, limits.index(min(limit, self.max_dets))]
+            for limit in (1, 10)
+        }
         found |= {"AR": recall[..., 0, -1]}
-        found |= {f"AR{name[0]}": recall[..., area, -1] for area, name in enumerate(AREAS_PX2) if area}
+        found |= {
+            f"AR{name[0]}": recall[..., area, -1] for area, name in enumerate(AREAS_PX2) if area
+        }
         return {name: _mean(values) for name, values in found.items()}
 
     def _arrays(
         self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
     ) -> tuple[Array, Array]:
-        """Precision (10 IoUs, 101 recalls, classes, areas, limits), recall (10, classes, areas, limits); -1: no ground truth."""
+        """Precision (10 IoUs, 101 recalls, classes, areas, limits), recall (10, classes, areas,
+        limits); -1: no ground truth.
+        """
         run = self._run(detections, kind, areas, limits)
         run.evaluate()
         run.accumulate()
         result: Any = run.eval
         return result["precision"], result["recall"]
 
-    def image_matches(self, detections: Sequence[ImageDetections], kind: str) -> list[dict[str, Any]]:
-        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see :mod:`.coco_matches`.
+    def image_matches(
+        self, detections: Sequence[ImageDetections], kind: str
+    ) -> list[dict[str, Any]]:
+        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see
+        :mod:`.coco_matches`.
 
-        Their ``image_id`` is 1 + the image's place by id (``places``), their ``category_id`` is 1 + the label.
+        Their ``image_id`` is 1 + the image's place by id (``places``), their ``category_id`` is 1 +
+        the label.
         """
         run = self._run(detections, kind, ["all"], [self.max_dets])
         run.params.img_ids = [1 + self.places[image.image_id] for image in detections]
         run.evaluate()
         return [entry for entry in run.eval_imgs if entry]
 
-    def _run(self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]) -> Any:
+    def _run(
+        self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
+    ) -> Any:
         if kind not in ("bbox", "segm"):
             raise InputError(f"unknown kind of evaluation {kind!r}", mend="choose bbox or segm")
         rows, rles = self._columns(detections, kind == "segm")
@@ -145,24 +214,42 @@ class CocoEvaluator:
         else:
             found = truth.load_res(rows, segmentation=rles)
             if rles:  # a mask is small or large by its own area, not its box's
-                found.update_anns(ids=np.arange(1, len(rows) + 1), area=np.asarray(hotcoco.mask.area(rles), dtype=np.float64))
+                found.update_anns(
+                    ids=np.arange(1, len(rows) + 1),
+                    area=np.asarray(hotcoco.mask.area(rles), dtype=np.float64),
+                )
         run = hotcoco.COCOeval(truth, found, kind)
-        run.params.iou_thrs, run.params.rec_thrs, run.params.max_dets = IOU_THRESHOLDS, RECALL_THRESHOLDS, limits
-        run.params.area_rng, run.params.area_rng_lbl = [list(AREAS_PX2[area]) for area in areas], areas
+        run.params.iou_thrs = IOU_THRESHOLDS
+        run.params.rec_thrs = RECALL_THRESHOLDS
+        run.params.max_dets = limits
+        run.params.area_rng, run.params.area_rng_lbl = (
+            [list(AREAS_PX2[area]) for area in areas],
+            areas,
+        )
         return run
 
     def _truth(self, kind: str) -> Any:
-        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules take 0 for no match.
+        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules
+        take 0 for no match.
 
-        The evaluator's numbers are float64, exact up to 2^53 only, and a data set's ids may be larger, or text. So it gets ranks:
-        of images by id and of classes by label, which rank equal scores as the ids do.
+        The evaluator's numbers are float64, exact up to 2^53 only, and a data set's ids may be
+        larger, or text. So it gets ranks: of images by id and of classes by label, which rank equal
+        scores as the ids do.
         """
         if kind not in self._truths:
             annotations = self.split.ground_truth(segmentations=kind == "segm")["annotations"]
-            label_of = {number: label for label, number in enumerate(self.split.classes.category_ids)}
+            label_of = {
+                number: label for label, number in enumerate(self.split.classes.category_ids)
+            }
             self._truths[kind] = hotcoco.COCO.from_arrays(
-                [{"id": 1 + self.places[info.id], "width": info.width, "height": info.height} for info in self.split.images],
-                [{"id": number + 1, "name": str(number)} for number in range(len(self.split.classes))],
+                [
+                    {"id": 1 + self.places[info.id], "width": info.width, "height": info.height}
+                    for info in self.split.images
+                ],
+                [
+                    {"id": number + 1, "name": str(number)}
+                    for number in range(len(self.split.classes))
+                ],
                 np.array([1 + self.places[a["image_id"]] for a in annotations], dtype=np.int64),
                 np.array([1 + label_of[a["category_id"]] for a in annotations], dtype=np.int64),
                 np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4),
@@ -174,45 +261,68 @@ class CocoEvaluator:
         return self._truths[kind]
 
     def _rles(self, annotations: list[dict[str, Any]]) -> list[Any]:
-        size_of, rles = {info.id: (info.height, info.width) for info in self.split.images}, []
+        size_of = {info.id: (info.height, info.width) for info in self.split.images}
+        rles = []
         for annotation in annotations:
             try:
                 rles.append(rle_of(annotation["segmentation"], *size_of[annotation["image_id"]]))
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
                 where = f"annotation id {annotation['id']} of image id {annotation['image_id']}"
-                raise InputError(f"no usable segmentation: {error}", where, "mend it, or evaluate boxes only") from error
+                raise InputError(
+                    f"no usable segmentation: {error}", where, "mend it, or evaluate boxes only"
+                ) from error
         return rles
 
-    def _columns(self, detections: Sequence[ImageDetections], masks: bool) -> tuple[Array, list[dict[str, Any]] | None]:
-        """Checked detections as float64 (n, 7): image id, x, y, w, h, score, category id; and their masks."""
+    def _columns(
+        self, detections: Sequence[ImageDetections], masks: bool
+    ) -> tuple[Array, list[dict[str, Any]] | None]:
+        """Checked detections as float64 (n, 7): image id, x, y, w, h, score, category id; and their
+        masks.
+        """
         self._check(detections, masks)
         numbers = [1.0 + self.places[image.image_id] for image in detections]
         image_ids = np.repeat(numbers, [len(image.scores) for image in detections])
         labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in detections)])
         scores = np.concatenate([np.zeros(0), *(image.scores for image in detections)])  # float64
-        boxes = np.concatenate([np.zeros((0, 4)), *(np.reshape(image.boxes_xyxy, (-1, 4)) for image in detections)])
+        boxes = np.concatenate(
+            [np.zeros((0, 4)), *(np.reshape(image.boxes_xyxy, (-1, 4)) for image in detections)]
+        )
         if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
-            raise InputError("detections are not finite", self.split.split, "the model has diverged")
+            raise InputError(
+                "detections are not finite", self.split.split, "the model has diverged"
+            )
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(self.split.classes):
             last = len(self.split.classes) - 1
-            raise InputError(f"detections have a label outside 0..{last}", self.split.split, "wrong class map")
+            raise InputError(
+                f"detections have a label outside 0..{last}", self.split.split, "wrong class map"
+            )
         boxes[:, 2:] -= boxes[:, :2]
         rows = np.column_stack([image_ids, boxes, scores, labels + 1])
-        return rows, [rle for image in detections for rle in image.masks_rle or ()] if masks else None
+        return rows, [
+            rle for image in detections for rle in image.masks_rle or ()
+        ] if masks else None
 
     def _check(self, detections: Sequence[ImageDetections], masks: bool) -> None:
         for image in detections:
             if image.image_id not in self.places:
-                raise InputError(f"detections of image id {image.image_id}, which is not in the split", self.split.split)
+                raise InputError(
+                    f"detections of image id {image.image_id}, which is not in the split",
+                    self.split.split,
+                )
             lengths = {len(image.scores), len(image.labels), len(image.boxes_xyxy)}
             if masks:
                 lengths.add(-1 if image.masks_rle is None else len(image.masks_rle))
             if len(lengths) > 1:
-                raise InputError(f"detections of image id {image.image_id} lack masks or are of unequal length", self.split.split)
+                raise InputError(
+                    f"detections of image id {image.image_id} lack masks or are of unequal length",
+                    self.split.split,
+                )
 
 
 def images_by_id(split: CocoSplit) -> list[int]:
-    """Index in the split of its images in order of id, numbers before texts: the order in which COCO ranks equal scores."""
+    """Index in the split of its images in order of id, numbers before texts: the order in which
+    COCO ranks equal scores.
+    """
     ids = [info.id for info in split.images]
     return sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
 

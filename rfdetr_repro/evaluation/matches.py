@@ -1,8 +1,10 @@
-"""Which detections COCO's matching accepts, kept per image, so that AP of any resample of the images is arithmetic.
+"""Which detections COCO's matching accepts, kept per image, so that AP of any resample of the
+images is arithmetic.
 
-Matching is done image by image and does not change when images are left out, repeated or weighted; only the accumulation over
-images does. A paired bootstrap therefore matches once and accumulates as often as it likes (protocol section 3 asks for
-intervals; :mod:`rfdetr_repro.search.race` decides by them): :class:`Resamples`, for all resamples at once.
+Matching is done image by image and does not change when images are left out, repeated or weighted;
+only the accumulation over images does. A paired bootstrap therefore matches once and accumulates as
+often as it likes (protocol section 3 asks for intervals; :mod:`rfdetr_repro.search.race` decides by
+them): :class:`Resamples`, for all resamples at once.
 """
 
 from __future__ import annotations
@@ -31,11 +33,12 @@ _EPSILON = np.spacing(1)  # as in pycocotools' precision
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections of one model on some images, image by image; within an image and class by falling score.
+    """Detections of one model on some images, image by image; within an image and class by falling
+    score.
 
-    ``image``: place among the split's images by id, int32 (n,). ``label``: class index, int16 (n,). ``score``: float32 (n,).
-    ``accepted`` and ``ignored``: uint16 (n,), bit t set where the detection matches an object, or counts neither way, at IoU
-    threshold t.
+    ``image``: place among the split's images by id, int32 (n,). ``label``: class index, int16 (n,).
+    ``score``: float32 (n,). ``accepted`` and ``ignored``: uint16 (n,), bit t set where the
+    detection matches an object, or counts neither way, at IoU threshold t.
     """
 
     image: Array
@@ -47,7 +50,10 @@ class Matches:
     @classmethod
     def join(cls, parts: Iterable[Matches]) -> Matches:
         """Of disjoint images, in ascending order of image."""
-        whole = [np.concatenate(columns) for columns in zip(*(part.columns() for part in parts), strict=True)]
+        whole = [
+            np.concatenate(columns)
+            for columns in zip(*(part.columns() for part in parts), strict=True)
+        ]
         order = np.argsort(whole[0], kind="stable")
         return cls(*(column[order] for column in whole))
 
@@ -68,29 +74,46 @@ class Objects:
         count = np.zeros((len(split), len(column)), dtype=np.int32)
         for annotation in split.ground_truth(segmentations=False)["annotations"]:
             if not annotation["iscrowd"]:
-                count[evaluator.places[annotation["image_id"]], column[annotation["category_id"]]] += 1
+                count[
+                    evaluator.places[annotation["image_id"]], column[annotation["category_id"]]
+                ] += 1
         return cls(count)
 
 
-def matches(evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox") -> Matches:
-    """COCO's matching of ``detections`` (at most one entry per image; other images are not looked at); ``kind``: bbox or segm."""
+def matches(
+    evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox"
+) -> Matches:
+    """COCO's matching of ``detections`` (at most one entry per image; other images are not looked
+    at); ``kind``: bbox or segm.
+    """
     parts: list[tuple[Array, ...]] = []
     for entry in evaluator.image_matches(detections, kind):
         number = len(entry["dtScores"])
         if number:
-            flags = [np.asarray(entry[name], dtype=np.uint16).reshape(THRESHOLDS, number) for name in ("dtMatched", "dtIgnore")]
+            flags = [
+                np.asarray(entry[name], dtype=np.uint16).reshape(THRESHOLDS, number)
+                for name in ("dtMatched", "dtIgnore")
+            ]
             packed = [(one * _BITS[:, None]).sum(0).astype(np.uint16) for one in flags]
-            where = np.full(number, entry["image_id"] - 1, np.int32), np.full(number, entry["category_id"] - 1, np.int16)
+            where = (
+                np.full(number, entry["image_id"] - 1, np.int32),
+                np.full(number, entry["category_id"] - 1, np.int16),
+            )
             parts.append((*where, np.asarray(entry["dtScores"], dtype=np.float32), *packed))
     kinds = (np.int32, np.int16, np.float32, np.uint16, np.uint16)
     empty = [tuple(np.zeros(0, kind) for kind in kinds)]
-    image, label, score, accepted, ignored = (np.concatenate(columns) for columns in zip(*(empty + parts), strict=True))
+    image, label, score, accepted, ignored = (
+        np.concatenate(columns) for columns in zip(*(empty + parts), strict=True)
+    )
     order = np.lexsort((label, image))  # stable: falling scores stay so
     return Matches(image[order], label[order], score[order], accepted[order], ignored[order])
 
 
-def average_precision(found: Matches, objects: Objects, images: Array, thresholds: Sequence[int]) -> float | None:
-    """AP over ``images`` (places, ascending) as COCO defines it: 101 recalls, mean over classes with objects and ``thresholds``.
+def average_precision(
+    found: Matches, objects: Objects, images: Array, thresholds: Sequence[int]
+) -> float | None:
+    """AP over ``images`` (places, ascending) as COCO defines it: 101 recalls, mean over classes
+    with objects and ``thresholds``.
 
     None if no class has an object. Equal to :meth:`CocoEvaluator.accuracy` to the last bit (tests).
     """
@@ -102,7 +125,8 @@ def average_precision(found: Matches, objects: Objects, images: Array, threshold
         accepted, ignored = _ranked(found, inside & (found.label == label))[1:]
         for row, threshold in enumerate(thresholds):
             hit, miss = _flags(accepted, ignored, threshold)
-            true, false = np.cumsum(hit, dtype=float), np.cumsum(miss, dtype=float)
+            true = np.cumsum(hit, dtype=float)
+            false = np.cumsum(miss, dtype=float)
             precision = np.maximum.accumulate((true / (true + false + _EPSILON))[::-1])[::-1]
             places = np.searchsorted(true / total[label], recalls, side="left")
             values[row, :, label] = np.append(precision, 0.0)[np.minimum(places, len(precision))]
@@ -112,7 +136,10 @@ def average_precision(found: Matches, objects: Objects, images: Array, threshold
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resamples of a split's images, made ready once for the AP of any number of models. Made by :meth:`of`."""
+    """Resamples of a split's images, made ready once for the AP of any number of models.
+
+    Made by :meth:`of`.
+    """
 
     weights: Array  # float32 (images, B): how often each image by id was drawn
     objects: Array  # float32 (classes, B): objects of each class in each resample
@@ -120,39 +147,64 @@ class Resamples:
 
     @classmethod
     def of(cls, objects: Objects, weights: Array) -> Resamples:
-        """``weights``: whole numbers >= 0 (B, images), how often each image of the split by id was drawn; else InputError."""
+        """``weights``: whole numbers >= 0 (B, images), how often each image of the split by id was
+        drawn; else InputError.
+        """
         drawn = np.asarray(weights)
-        whole = drawn.ndim == 2 and drawn.shape[1] == len(objects.count) and len(drawn) and np.issubdtype(drawn.dtype, np.integer)
+        whole = (
+            drawn.ndim == 2
+            and drawn.shape[1] == len(objects.count)
+            and len(drawn)
+            and np.issubdtype(drawn.dtype, np.integer)
+        )
         if not whole or drawn.min(initial=0) < 0:
             told = f"resamples of {drawn.dtype} {drawn.shape}"
-            raise InputError(told, mend=f"give whole numbers >= 0 of shape (B, {len(objects.count)})")
+            raise InputError(
+                told, mend=f"give whole numbers >= 0 of shape (B, {len(objects.count)})"
+            )
         if (drawn == drawn[0]).all():
             drawn = drawn[:1]
-        there = drawn.astype(np.float64) @ objects.count.astype(np.float64)  # float64: by BLAS, and exact
+        # float64: by BLAS, and exact
+        there = drawn.astype(np.float64) @ objects.count.astype(np.float64)
         columns = [np.ascontiguousarray(part.T, dtype=np.float32) for part in (drawn, there)]
         return cls(columns[0], columns[1], len(weights))
 
     def average_precision(self, found: Matches, thresholds: Sequence[int]) -> Array:
-        """AP of each resample, float64 (count,), by COCO's definition: 101 recall levels, mean over ``thresholds`` and over the
-        classes that have an object in the resample; 0 where none has. That of a split in which every image stands as often as it
-        was drawn, to 1e-6 (tests), where no two detections of one image and class have equal scores.
+        """AP of each resample, float64 (count,), by COCO's definition: 101 recall levels, mean over
+        ``thresholds`` and over the classes that have an object in the resample; 0 where none has.
+        That of a split in which every image stands as often as it was drawn, to 1e-6 (tests), where
+        no two detections of one image and class have equal scores.
         """
         rows = np.flatnonzero(self.weights.any(axis=1)[found.image])
-        rows = rows[np.lexsort((-found.score[rows], found.label[rows]))]  # stable: of equals the earlier image first
-        starts = np.searchsorted(found.label[rows], np.arange(len(self.objects) + 1)).astype(np.int64)
-        columns = [np.ascontiguousarray(column[rows]) for column in (found.image, found.accepted, found.ignored)]
+        # stable: of equals the earlier image first
+        rows = rows[np.lexsort((-found.score[rows], found.label[rows]))]
+        starts = np.searchsorted(found.label[rows], np.arange(len(self.objects) + 1)).astype(
+            np.int64
+        )
+        columns = [
+            np.ascontiguousarray(column[rows])
+            for column in (found.image, found.accepted, found.ignored)
+        ]
         try:
-            sums = _kernel().level_sums(*columns, starts, self.weights, self.objects, list(thresholds))
+            sums = _kernel().level_sums(
+                *columns, starts, self.weights, self.objects, list(thresholds)
+            )
         except OverflowError as error:
-            raise InputError(f"too many detections to resample ({error})", mend="resample fewer images") from error
+            raise InputError(
+                f"too many detections to resample ({error})", mend="resample fewer images"
+            ) from error
         there = self.objects > 0
         classes = np.maximum(there.sum(axis=0), 1)
         values = (sums * there).sum(axis=0) / (classes * len(RECALL_THRESHOLDS) * len(thresholds))
         return np.broadcast_to(values, self.count).copy()
 
 
-def resampled_ap(found: Matches, objects: Objects, weights: Array, thresholds: Sequence[int]) -> Array:
-    """AP of one model on each resample; several models on the same resamples: :class:`Resamples`, once."""
+def resampled_ap(
+    found: Matches, objects: Objects, weights: Array, thresholds: Sequence[int]
+) -> Array:
+    """AP of one model on each resample; several models on the same resamples: :class:`Resamples`,
+    once.
+    """
     return Resamples.of(objects, weights).average_precision(found, thresholds)
 
 
@@ -161,14 +213,20 @@ def _kernel() -> Any:
     try:
         return import_module("rfdetr_repro._resampled_ap")  # csrc/python/resampled_ap.cpp
     except ImportError as error:
-        raise LibraryNotBuilt(f"the compiled module of resampled AP does not load ({error})") from error
+        raise LibraryNotBuilt(
+            f"the compiled module of resampled AP does not load ({error})"
+        ) from error
 
 
-def influences(found: Matches, objects: Objects, thresholds: Sequence[int] = range(THRESHOLDS)) -> Array:
-    """How much each image moves AP: float64 (images,), the derivative of the area's AP by the image's weight, at weight 1.
+def influences(
+    found: Matches, objects: Objects, thresholds: Sequence[int] = range(THRESHOLDS)
+) -> Array:
+    """How much each image moves AP: float64 (images,), the derivative of the area's AP by the
+    image's weight, at weight 1.
 
-    An image acts through its own hits, through the precision that its hits and misses give every hit ranked above them up to the
-    envelope's maximum, and through the number of objects. The sum over images is 0: AP does not change if all weigh more.
+    An image acts through its own hits, through the precision that its hits and misses give every
+    hit ranked above them up to the envelope's maximum, and through the number of objects. The sum
+    over images is 0: AP does not change if all weigh more.
     """
     images = len(objects.count)
     total = objects.count.sum(0)
@@ -184,16 +242,20 @@ def influences(found: Matches, objects: Objects, thresholds: Sequence[int] = ran
 
 
 def _class_influences(image: Array, hit: Array, miss: Array, images: int) -> tuple[Array, float]:
-    """Derivative of the area (in hits) of one class by each image's weight, and the area; detections by falling score."""
+    """Derivative of the area (in hits) of one class by each image's weight, and the area;
+    detections by falling score.
+    """
     if not len(hit):
         return np.zeros(images), 0.0
     seen = np.maximum(np.cumsum(hit | miss, dtype=float), 1e-9)
     precision = np.cumsum(hit, dtype=float) / seen
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     ranks = np.arange(len(hit))
-    peak = np.minimum.accumulate(np.where(precision >= envelope, ranks, len(hit))[::-1])[::-1]  # where the envelope is attained
+    # where the envelope is attained
+    peak = np.minimum.accumulate(np.where(precision >= envelope, ranks, len(hit))[::-1])[::-1]
     share = np.bincount(peak, weights=hit, minlength=len(hit)) / seen
-    by_hit = np.cumsum(share[::-1])[::-1]  # a further hit at a rank raises the precision at every peak below
+    # a further hit at a rank raises the precision at every peak below
+    by_hit = np.cumsum(share[::-1])[::-1]
     by_any = np.cumsum((share * precision)[::-1])[::-1]
     gained = hit * (envelope + by_hit) - (hit | miss) * by_any
     return np.bincount(image, weights=gained, minlength=images), float((hit * envelope).sum())
@@ -201,11 +263,16 @@ def _class_influences(image: Array, hit: Array, miss: Array, images: int) -> tup
 
 @lru_cache(maxsize=4)
 def draws(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Array, str]:
-    """How often each of ``images`` is drawn in each resample, uint16 (resamples, images), and 16 digits of their SHA-256.
+    """How often each of ``images`` is drawn in each resample, uint16 (resamples, images), and 16
+    digits of their SHA-256.
 
     The same for every model on as many images, so that their resampled APs are paired.
     """
-    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype("<u2")
+    counts = (
+        np.random.default_rng(seed)
+        .multinomial(images, np.full(images, 1 / images), resamples)
+        .astype("<u2")
+    )
     return counts, hashlib.sha256(counts.tobytes()).hexdigest()[:16]
 
 
@@ -216,11 +283,12 @@ def with_interval(
     resamples: int = RESAMPLES,
     thresholds: Sequence[int] = range(THRESHOLDS),
 ) -> Accuracy:
-    """``accuracy`` with the 95 % interval of its AP, and with its resampled APs, by which it is compared with others.
+    """``accuracy`` with the 95 % interval of its AP, and with its resampled APs, by which it is
+    compared with others.
 
-    ``thresholds``: indices of the IoU thresholds that the AP is the mean of. ``resamples`` 0: from the influences of the images
-    alone, about as fast as one AP, and without what a comparison needs. Without an AP, or on fewer than 10 images, the interval
-    stays unknown.
+    ``thresholds``: indices of the IoU thresholds that the AP is the mean of. ``resamples`` 0: from
+    the influences of the images alone, about as fast as one AP, and without what a comparison
+    needs. Without an AP, or on fewer than 10 images, the interval stays unknown.
     """
     images = len(objects.count)
     if accuracy.ap is None or images < ap_intervals.FEWEST:
@@ -229,24 +297,38 @@ def with_interval(
     freedom = round(ap_intervals.degrees_of_freedom(moved), 1)
     if not resamples:
         low, high = ap_intervals.influence_interval(accuracy.ap, moved)
-        return replace(accuracy, ap_low=low, ap_high=high, resampled=Resampled("influence", images, freedom=freedom))
+        return replace(
+            accuracy,
+            ap_low=low,
+            ap_high=high,
+            resampled=Resampled("influence", images, freedom=freedom),
+        )
     weights, digest = draws(images, resamples)
     resampled = resampled_ap(found, objects, weights, thresholds)
     low, high = ap_intervals.bootstrap_interval(accuracy.ap, resampled, moved)
-    kept = Resampled("bootstrap", images, resamples, SEED, freedom, digest, ap_intervals.encode(resampled))
+    kept = Resampled(
+        "bootstrap", images, resamples, SEED, freedom, digest, ap_intervals.encode(resampled)
+    )
     return replace(accuracy, ap_low=low, ap_high=high, resampled=kept)
 
 
 def measured(
-    evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox", artifact_sha256: str | None = None
+    evaluator: CocoEvaluator,
+    detections: Sequence[ImageDetections],
+    kind: str = "bbox",
+    artifact_sha256: str | None = None,
 ) -> Accuracy:
-    """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images; ``kind``: bbox or segm."""
+    """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images;
+    ``kind``: bbox or segm.
+    """
     accuracy = evaluator.accuracy(detections, kind, artifact_sha256=artifact_sha256)
     return with_interval(accuracy, matches(evaluator, detections, kind), Objects.of(evaluator))
 
 
 def _ranked(found: Matches, chosen: Array) -> tuple[Array, Array, Array]:
-    """Image, accepted and ignored of the chosen detections by falling score; of equals the earlier image first, as in COCO."""
+    """Image, accepted and ignored of the chosen detections by falling score; of equals the earlier
+    image first, as in COCO.
+    """
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(-found.score[rows], kind="stable")]
     return found.image[rows], found.accepted[rows], found.ignored[rows]

@@ -1,8 +1,9 @@
 """Pictures in, detections out: what the predict command and the Python interface share.
 
-Accepts paths, bytes, open files, Pillow images, arrays and tensors. Files are decoded as in training and evaluation
-(:mod:`.data.decoding`) and always turned by their EXIF: boxes fit the picture as viewers show it. Masks are enlarged only for
-what passes the threshold, a strip at a time.
+Accepts paths, bytes, open files, Pillow images, arrays and tensors. Files are decoded as in
+training and evaluation (:mod:`.data.decoding`) and always turned by their EXIF: boxes fit the
+picture as viewers show it. Masks are enlarged only for what passes the threshold, a strip at a
+time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 from .coco import boxes_in_pixels
 
-Picture = Any  # str | PathLike | bytes | binary file | PIL.Image.Image | np.ndarray | torch.Tensor | Decoded
+# str | PathLike | bytes | binary file | PIL.Image.Image | np.ndarray | torch.Tensor | Decoded
+Picture = Any
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,44 @@ class Found:
     masks: Any  # bool (k, H, W), or MaskMaps of that size where asked for, or None
 
     def on(self, drawn_hw: tuple[int, int], size_hw: tuple[int, int]) -> Found:
-        """The same on a smaller form (h, w) of the picture of ``size_hw``, for drawing; itself where that is the picture."""
+        """The same on a smaller form (h, w) of the picture of ``size_hw``, for drawing; itself
+        where that is the picture.
+        """
         if drawn_hw == size_hw:
             return self
         scale = np.array([drawn_hw[1] / size_hw[1], drawn_hw[0] / size_hw[0]] * 2, dtype=np.float32)
-        rows, columns = ((np.arange(new) + 0.5) * old / new for new, old in zip(drawn_hw, size_hw, strict=True))
+        rows, columns = (
+            (np.arange(new) + 0.5) * old / new for new, old in zip(drawn_hw, size_hw, strict=True)
+        )
         if isinstance(self.masks, MaskMaps):
             return Found(self.boxes_xyxy * scale, self.scores, self.labels, self.masks.at(drawn_hw))
-        masks = None if self.masks is None else self.masks[:, rows.astype(int)[:, None], columns.astype(int)]
+        masks = (
+            None
+            if self.masks is None
+            else self.masks[:, rows.astype(int)[:, None], columns.astype(int)]
+        )
         return Found(self.boxes_xyxy * scale, self.scores, self.labels, masks)
 
 
 def load_picture(picture: Picture) -> np.ndarray:
-    """uint8 (H, W, 3) RGB of a path, the bytes of a file, a binary file, a Pillow image, an array or a tensor.
+    """uint8 (H, W, 3) RGB of a path, the bytes of a file, a binary file, a Pillow image, an array
+    or a tensor.
 
-    Files and Pillow images: :mod:`.data.decoding`, turned by EXIF. Arrays: uint8, or float in 0..1; (H, W), (H, W, 1), (H, W, 3)
-    or (H, W, 4). Tensors: uint8, or float in 0..1; (3, H, W). Anything else is an :class:`InputError`.
+    Files and Pillow images: :mod:`.data.decoding`, turned by EXIF. Arrays: uint8, or float in 0..1;
+    (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Tensors: uint8, or float in 0..1; (3, H, W). Anything
+    else is an :class:`InputError`.
     """
-    return decode_array(_array(picture)) if isinstance(picture, (np.ndarray, torch.Tensor)) else decode(picture)
+    return (
+        decode_array(_array(picture))
+        if isinstance(picture, (np.ndarray, torch.Tensor))
+        else decode(picture)
+    )
 
 
 def _loaded(picture: Picture, reduce: bool) -> Decoded:
-    """The picture's pixels and its size; ``reduce``: of a very large file fewer pixels than its size."""
+    """The picture's pixels and its size; ``reduce``: of a very large file fewer pixels than its
+    size.
+    """
     if reduce and not isinstance(picture, (np.ndarray, torch.Tensor, Decoded)):
         return decode_reduced(picture)
     if isinstance(picture, Decoded):
@@ -77,18 +95,26 @@ def _array(picture: np.ndarray | torch.Tensor) -> np.ndarray:
         return picture
     given = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
     if picture.dim() != 3 or picture.shape[0] != 3:
-        raise InputError(f"not an image: a tensor {given}", mend="give (3, H, W); an array may be (H, W, 3)")
+        raise InputError(
+            f"not an image: a tensor {given}", mend="give (3, H, W); an array may be (H, W, 3)"
+        )
     if not (picture.is_floating_point() or picture.dtype == torch.uint8):
-        raise InputError(f"an image tensor must be uint8, or float in 0..1, not {given}", mend="convert it")
+        raise InputError(
+            f"an image tensor must be uint8, or float in 0..1, not {given}", mend="convert it"
+        )
     values = picture.detach().cpu()
     return (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
 
 
 def as_pictures(images: Any) -> tuple[list[Picture], bool]:
-    """(pictures, whether several were given): a list, tuple, generator, array (B, H, W, C) or tensor (B, 3, H, W) is several."""
+    """(pictures, whether several were given): a list, tuple, generator, array (B, H, W, C) or
+    tensor (B, 3, H, W) is several.
+    """
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return (list(images), True) if images.ndim == 4 else ([images], False)
-    one = isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Decoded)) or hasattr(images, "read")
+    one = isinstance(
+        images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Decoded)
+    ) or hasattr(images, "read")
     if one or not isinstance(images, Iterable):
         return [images], False
     return list(images), True
@@ -105,42 +131,72 @@ def detect(
     resize: str = ANTIALIASED,
     small_masks: bool = False,
 ) -> list[Found]:
-    """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch`` None: the detector's own.
+    """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch``
+    None: the detector's own.
 
-    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay as :class:`MaskMaps`. A model
-    whose output is not finite: :class:`InputError`.
+    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay
+    as :class:`MaskMaps`. A model whose output is not finite: :class:`InputError`.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")
     device, arch, found = next(detector.parameters()).device, arch or detector.arch, []
     for start in range(0, len(pictures), batch_size):
-        images = [_loaded(picture, resize == ANTIALIASED) for picture in pictures[start : start + batch_size]]
-        batch = torch.from_numpy(to_input([resized(image.pixels, arch.input_hw, resize) for image in images]))
+        images = [
+            _loaded(picture, resize == ANTIALIASED)
+            for picture in pictures[start : start + batch_size]
+        ]
+        batch = torch.from_numpy(
+            to_input([resized(image.pixels, arch.input_hw, resize) for image in images])
+        )
         outputs = detector(batch.to(device), arch)
-        if not (bool(torch.isfinite(outputs.logits).all()) and bool(torch.isfinite(outputs.boxes_cxcywh).all())):
+        if not (
+            bool(torch.isfinite(outputs.logits).all())
+            and bool(torch.isfinite(outputs.boxes_cxcywh).all())
+        ):
             what = "the model gives numbers that are not finite"
-            raise InputError(what, mend="its weights are broken or too large: take an earlier checkpoint")
-        if not (torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()):
-            told = "the model gives scores or boxes that are not finite"  # no score is then above any threshold
+            raise InputError(
+                what, mend="its weights are broken or too large: take an earlier checkpoint"
+            )
+        if not (
+            torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()
+        ):
+            # no score is then above any threshold
+            told = "the model gives scores or boxes that are not finite"
             raise InputError(told, arch.key, "its weights have diverged, or overflow; use others")
-        found += [_one(outputs, row, image.size_hw, threshold, arch.queries, small_masks) for row, image in enumerate(images)]
+        found += [
+            _one(outputs, row, image.size_hw, threshold, arch.queries, small_masks)
+            for row, image in enumerate(images)
+        ]
     return found
 
 
-def _one(outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: int, small_masks: bool) -> Found:
+def _one(
+    outputs: Outputs, row: int, hw: tuple[int, int], threshold: float, k: int, small_masks: bool
+) -> Found:
     masks = (
         None
         if outputs.masks is None
-        else outputs.masks._replace(pixels=outputs.masks.pixels[row, None], queries=outputs.masks.queries[row, None])
+        else outputs.masks._replace(
+            pixels=outputs.masks.pixels[row, None], queries=outputs.masks.queries[row, None]
+        )
     )
-    ranked = top_k(Outputs(outputs.logits[row, None], outputs.boxes_cxcywh[row, None], masks), k, threshold=threshold)
+    ranked = top_k(
+        Outputs(outputs.logits[row, None], outputs.boxes_cxcywh[row, None], masks),
+        k,
+        threshold=threshold,
+    )
     height, width = hw
     boxes = boxes_in_pixels(ranked.boxes_xyxy[0].float().cpu().numpy(), (height, width))
     if ranked.mask_logits is not None and bool(torch.isnan(ranked.mask_logits).any()):
-        raise InputError("the model gives masks that are NaN", mend="its weights have diverged, or overflow; use others")
+        raise InputError(
+            "the model gives masks that are NaN",
+            mend="its weights have diverged, or overflow; use others",
+        )
     bitmaps: Any = None
     if ranked.mask_logits is not None and small_masks:
         bitmaps = MaskMaps(ranked.mask_logits[0], (height, width))
     elif ranked.mask_logits is not None:
         bitmaps = masks_to_bitmaps(ranked.mask_logits[0], height, width)
-    return Found(boxes, ranked.scores[0].float().cpu().numpy(), ranked.labels[0].cpu().numpy(), bitmaps)
+    return Found(
+        boxes, ranked.scores[0].float().cpu().numpy(), ranked.labels[0].cpu().numpy(), bitmaps
+    )

@@ -1,7 +1,8 @@
-"""Detections and accuracy of one detector in PyTorch, image by image as a stand-alone subnet would give them.
+"""Detections and accuracy of one detector in PyTorch, image by image as a stand-alone subnet would
+give them.
 
-Training chooses its weights by this; the search's shared passes must equal it. Numbers in Records come from artifacts instead
-(:mod:`rfdetr_repro.bench.accuracy`).
+Training chooses its weights by this; the search's shared passes must equal it. Numbers in Records
+come from artifacts instead (:mod:`rfdetr_repro.bench.accuracy`).
 """
 
 from __future__ import annotations
@@ -22,27 +23,46 @@ from .coco import CocoEvaluator, ImageDetections, detections_in_pixels
 BATCH = 8
 
 
-def detections_of(outputs: Outputs, images: Iterable[ImageInfo], k: int, *, masks: bool) -> list[ImageDetections]:
-    """One :class:`ImageDetections` per image of the batch: the top k, boxes in pixels of the original image."""
+def detections_of(
+    outputs: Outputs, images: Iterable[ImageInfo], k: int, *, masks: bool
+) -> list[ImageDetections]:
+    """One :class:`ImageDetections` per image of the batch: the top k, boxes in pixels of the
+    original image.
+    """
     ranked = top_k(outputs, k, masks=masks)
     results = []
     for row, info in enumerate(images):
-        logits = None if ranked.mask_logits is None else ranked.mask_logits[row].float().cpu().numpy()
-        columns = (column[row].cpu().numpy() for column in (ranked.scores.float(), ranked.labels, ranked.boxes_xyxy.float()))
+        logits = (
+            None if ranked.mask_logits is None else ranked.mask_logits[row].float().cpu().numpy()
+        )
+        columns = (
+            column[row].cpu().numpy()
+            for column in (ranked.scores.float(), ranked.labels, ranked.boxes_xyxy.float())
+        )
         results.append(detections_in_pixels(info.id, (info.height, info.width), *columns, logits))
     return results
 
 
 @torch.inference_mode()
 def single_detections(
-    subnet: Detector, split: CocoSplit, *, masks: bool, arch: Arch | None = None, resize: str = ANTIALIASED
+    subnet: Detector,
+    split: CocoSplit,
+    *,
+    masks: bool,
+    arch: Arch | None = None,
+    resize: str = ANTIALIASED,
 ) -> list[ImageDetections]:
-    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own. ``resize``: the model's rule."""
+    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own.
+
+    ``resize``: the model's rule.
+    """
     arch, device = arch or subnet.arch, device_of(subnet)
     found: list[ImageDetections] = []
     for batch in evaluation_batches(split, arch.input_hw, BATCH, resize=resize):
         infos = split.images[len(found) : len(found) + len(batch.images)]
-        found += detections_of(subnet(batch.to(device).images, arch, masks=masks), infos, arch.queries, masks=masks)
+        found += detections_of(
+            subnet(batch.to(device).images, arch, masks=masks), infos, arch.queries, masks=masks
+        )
     return found
 
 
@@ -54,7 +74,8 @@ def base_accuracies(detector: Detector, splits: Mapping[str, CocoSplit]) -> list
     """Accuracy of the detector's own architecture on each split, as rows of a training log."""
     rows = []
     for name, split in splits.items():
-        masks, evaluator = detector.mask_head is not None and not split.why_no_mask_ap(), CocoEvaluator(split)
+        masks = detector.mask_head is not None and not split.why_no_mask_ap()
+        evaluator = CocoEvaluator(split)
         found = single_detections(detector, split, masks=masks)
         boxes = evaluator.accuracy(found, "bbox", all_areas_only=True)
         mask_ap = evaluator.accuracy(found, "segm", all_areas_only=True).ap if masks else None

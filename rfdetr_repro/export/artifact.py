@@ -1,7 +1,8 @@
-"""The unit that is measured: a model file and, beside it, a manifest that says what it is (``NAME.onnx`` + ``NAME.json``;
-``NAME.safetensors`` + ``NAME.safetensors.json``).
+"""The unit that is measured: a model file and, beside it, a manifest that says what it is
+(``NAME.onnx`` + ``NAME.json``; ``NAME.safetensors`` + ``NAME.safetensors.json``).
 
-A file is named by its SHA-256. :func:`load_artifact` refuses a file whose bytes are not those its manifest names. No torch here.
+A file is named by its SHA-256. :func:`load_artifact` refuses a file whose bytes are not those its
+manifest names. No torch here.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from rfdetr_repro.spec.files import read_json, sha256_file, write_atomic
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 
 SCHEMA = 1
-RESIZE_RULE, LETTERBOX_RULE = ANTIALIASED, LETTERBOX
+RESIZE_RULE = ANTIALIASED
+LETTERBOX_RULE = LETTERBOX
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
 @dataclass(frozen=True)
 class ArtifactMeta:
-    """What an exporter cannot read off the weights. ``category_ids[label]`` is the data set's id of an output label."""
+    """What an exporter cannot read off the weights.
+
+    ``category_ids[label]`` is the data set's id of an output label.
+    """
 
     model: ModelId  # its arch is filled in by the exporter
     class_names: tuple[str, ...]
@@ -57,8 +62,10 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     params: int  # of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
-    precision: str = "fp32"  # "fp16"; of an engine that is not mostly half where it should be: "not fp16"
-    format: str = "onnx"  # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
+    # "fp16"; of an engine that is not mostly half where it should be: "not fp16"
+    precision: str = "fp32"
+    # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
+    format: str = "onnx"
     opset: int | None = None
     input_range: tuple[float, float] = (0.0, 1.0)  # RGB
     normalisation: str = NORMALISATION
@@ -67,9 +74,12 @@ class Manifest:
     packages: dict[str, str] = field(default_factory=dict)  # what made the file
     onnx_sha256: str | None = None  # of an engine: the ONNX file it was built from
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
-    islands: dict[str, tuple[str, ...]] = field(default_factory=dict)  # fp16: reason -> nodes kept in float32
-    census: dict[str, int] = field(default_factory=dict)  # of an engine: precision -> layers that work in it
-    adoption: dict[str, str] = field(default_factory=dict)  # of somebody else's file: what was taken of it, see export/adopt/
+    # fp16: reason -> nodes kept in float32
+    islands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    # of an engine: precision -> layers that work in it
+    census: dict[str, int] = field(default_factory=dict)
+    # of somebody else's file: what was taken of it, see export/adopt/
+    adoption: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -89,7 +99,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, fields: Any, path: str | Path) -> Manifest:
-        """Rebuilds a manifest from parsed JSON; anything else is an :class:`InputError` that names ``path``."""
+        """Rebuilds a manifest from parsed JSON; anything else is an :class:`InputError` that names
+        ``path``.
+        """
         try:
             if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
@@ -99,15 +111,27 @@ class Manifest:
             manifest = decode(cls, {**fields, "model": model})
             _check(manifest)
             return manifest
-        except (InputError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(f"not an artifact manifest ({error})", path, "export the model again") from error
+        except (
+            InputError,
+            TypeError,
+            KeyError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            raise InputError(
+                f"not an artifact manifest ({error})", path, "export the model again"
+            ) from error
 
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError where fields of the right types do not fit together."""
     if len(manifest.class_names) != len(manifest.category_ids):
-        raise ValueError(f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids")
-    known = [number for number in manifest.category_ids if number >= 0]  # below 0: classes that the data set lacks
+        raise ValueError(
+            f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids"
+        )
+    # below 0: classes that the data set lacks
+    known = [number for number in manifest.category_ids if number >= 0]
     if len(set(known)) != len(known):
         raise ValueError("two classes have one category id")
     for digest in (manifest.sha256, manifest.onnx_sha256):
@@ -122,7 +146,11 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"its input {manifest.inputs[0].shape} is no batch of images")
     if manifest.model.weights not in ("trained", "random", "published"):
         raise ValueError(f"weights {manifest.model.weights!r} are not trained, random or published")
-    if not 0 <= manifest.params < 2**63 or not 0 <= manifest.flops < 2**63 or not 0 <= manifest.size_bytes < 2**63:
+    if (
+        not 0 <= manifest.params < 2**63
+        or not 0 <= manifest.flops < 2**63
+        or not 0 <= manifest.size_bytes < 2**63
+    ):
         raise ValueError("a number of parameters, operations or bytes is out of range")
 
 
@@ -139,13 +167,21 @@ class Artifact:
 
 
 def manifest_path(path: str | Path) -> Path:
-    """``NAME.json`` beside ``NAME.onnx``; ``NAME.EXT.json`` beside any other, so files of one name do not share a manifest."""
+    """``NAME.json`` beside ``NAME.onnx``; ``NAME.EXT.json`` beside any other, so files of one name
+    do not share a manifest.
+    """
     path = Path(path)
-    return path.with_suffix(".json") if path.suffix in ("", ".onnx", ".json") else path.with_name(f"{path.name}.json")
+    return (
+        path.with_suffix(".json")
+        if path.suffix in ("", ".onnx", ".json")
+        else path.with_name(f"{path.name}.json")
+    )
 
 
 def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Artifact:
-    """Writes file and manifest, each whole or not at all; the manifest comes last, so a killed run leaves no pair that lies."""
+    """Writes file and manifest, each whole or not at all; the manifest comes last, so a killed run
+    leaves no pair that lies.
+    """
     path = Path(path)
     if manifest_path(path) == path:
         raise InputError("an artifact cannot be called .json", path, "name it like model.onnx")
@@ -155,16 +191,27 @@ def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Arti
 
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Reads the manifest of ``path`` and checks the file's hash. Missing or differing: :class:`InputError`."""
+    """Reads the manifest of ``path`` and checks the file's hash.
+
+    Missing or differing: :class:`InputError`.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError("no such artifact", path, "make one with python -m rfdetr_repro.export")
     beside = manifest_path(path)
     if not beside.is_file():
-        raise InputError("the artifact has no manifest", beside, f"keep {beside.name} beside {path.name}, or export again")
+        raise InputError(
+            "the artifact has no manifest",
+            beside,
+            f"keep {beside.name} beside {path.name}, or export again",
+        )
     manifest = Manifest.from_json(read_json(beside), beside)
     found = sha256_file(path)
     if found != manifest.sha256:
         named = manifest.sha256[:12]
-        raise InputError(f"the file ({found[:12]}) is not the one its manifest names ({named})", path, "export the model again")
+        raise InputError(
+            f"the file ({found[:12]}) is not the one its manifest names ({named})",
+            path,
+            "export the model again",
+        )
     return Artifact(path, manifest)

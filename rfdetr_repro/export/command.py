@@ -1,7 +1,7 @@
 """Export one architecture of a trained supernet:
 
 python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors --arch r128-p16-w1-d2-q25 --out model.onnx
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -19,21 +19,46 @@ from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
-_OUT = "file to write: .onnx, or .safetensors with --to torch; its manifest, and an engine of --to tensorrt, go beside the file"
+_OUT = (
+    "file to write: .onnx, or .safetensors with --to torch; its manifest, and an engine of --to "
+    "tensorrt, go beside the file"
+)
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.export", description="Checkpoint -> artifact with its manifest.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.export", description="Checkpoint -> artifact with its manifest."
+    )
     add = arguments.add_argument
     add("--checkpoint", required=True, type=any_path, help="model file (.safetensors)")
-    add("--arch", help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)")
-    add("--shape", type=parse_shape, help="input height x width in px, like 384x640 (default: the architecture's)")
+    add(
+        "--arch",
+        help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)",
+    )
+    add(
+        "--shape",
+        type=parse_shape,
+        help="input height x width in px, like 384x640 (default: the architecture's)",
+    )
     add("--out", required=True, type=output_file, help=_OUT)
     add("--precision", default="fp32", choices=("fp32", "fp16"))
     add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
-    add("--audit-images", type=input_folder, help="fp16: folder of pictures for the range audit (default: noise)")
-    add("--islands", nargs="*", default=(), help="fp16: further nodes or operators to keep in float32")
-    add("--antialias", action=argparse.BooleanOptionalAction, help="resize of pictures (default: what the checkpoint states)")
+    add(
+        "--audit-images",
+        type=input_folder,
+        help="fp16: folder of pictures for the range audit (default: noise)",
+    )
+    add(
+        "--islands",
+        nargs="*",
+        default=(),
+        help="fp16: further nodes or operators to keep in float32",
+    )
+    add(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="resize of pictures (default: what the checkpoint states)",
+    )
     add("--name", type=label, help="printed name (default: rfdetr-ARCH)")
     return arguments
 
@@ -49,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.to.startswith("tensorrt"):
         tensorrt.target(args.to)  # fails before the work, not after it
     from rfdetr_repro.export.onnx.exporter import export_onnx
-    from rfdetr_repro.model.checkpoints.native import load_supernet  # torch loads slowly; arguments are checked first
+
+    # torch loads slowly; arguments are checked first
+    from rfdetr_repro.model.checkpoints.native import load_supernet
 
     from .artifact import ArtifactMeta
     from .half import audited_half, summary
@@ -69,17 +96,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         with temporary_folder() as folder:  # the audit looks at the float32 graph
             wide = export_onnx(supernet.slice(arch), Path(folder, "fp32.onnx"), meta=meta)
-            artifact = audited_half(wide, args.out, pictures=args.audit_images, islands=args.islands)
+            artifact = audited_half(
+                wide, args.out, pictures=args.audit_images, islands=args.islands
+            )
         print(summary(artifact))
     made = artifact.manifest
-    print(f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  {made.flops / 1e9:.2f} GFLOP")
+    print(
+        f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  "
+        f"{made.flops / 1e9:.2f} GFLOP"
+    )
     print(f"sha256 {artifact.sha256}; {describe(made.resize)}")
     if args.to.startswith("tensorrt"):
         print(tensorrt.summary(tensorrt.build_engine(artifact, args.to, artifact.path.parent)))
 
 
 def _check_suffix(out: Path, to: str) -> None:
-    """A file's name must say what is in it: ONNX bytes called .engine would be handed to TensorRT."""
+    """A file's name must say what is in it: ONNX bytes called .engine would be handed to
+    TensorRT.
+    """
     wanted = SUFFIXES[to]
     if out.suffix.lower() == wanted:
         return

@@ -1,10 +1,12 @@
 """Which nodes of an ONNX detector stay float32 when the rest becomes float16, and why.
 
-Between the last matrix product and a coordinate every digit counts: float16 near 1 has steps of 1/2048 of the image. So what
-lies behind the outputs ``boxes`` and ``scores``, the grid of a GridSample, and a sine, cosine or exponential stays float32, back
-to the product that feeds it; a softmax, too, unless only matrix products read it: engines fuse such attention into one kernel,
-whose statistics are float32, and users saw casts around the softmax prevent that. LayerNormalization needs no island: opset 17
-keeps its statistics in float32 (``stash_type``). Everything else is asked for by name, for example by :mod:`.fp16_audit`.
+Between the last matrix product and a coordinate every digit counts: float16 near 1 has steps of
+1/2048 of the image. So what lies behind the outputs ``boxes`` and ``scores``, the grid of a
+GridSample, and a sine, cosine or exponential stays float32, back to the product that feeds it; a
+softmax, too, unless only matrix products read it: engines fuse such attention into one kernel,
+whose statistics are float32, and users saw casts around the softmax prevent that.
+LayerNormalization needs no island: opset 17 keeps its statistics in float32 (``stash_type``).
+Everything else is asked for by name, for example by :mod:`.fp16_audit`.
 """
 
 from __future__ import annotations
@@ -20,22 +22,44 @@ from rfdetr_repro.spec.errors import InputError
 LARGEST = 65504.0
 PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 BOUNDARIES = PRODUCTS | {
-    "LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization", "Softmax", "LogSoftmax",
-    "GridSample", "Resize", "TopK", "MaxPool", "AveragePool", "GlobalAveragePool",
-}  # fmt: skip
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "BatchNormalization",
+    "Softmax",
+    "LogSoftmax",
+    "GridSample",
+    "Resize",
+    "TopK",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+}
 EXACT = {"Sin": "positions", "Cos": "positions", "Exp": "boxes", "Log": "boxes"}
 OUTPUTS = {"boxes": "boxes", "dets": "boxes", "scores": "scores"}
-TYPED_BY_ATTRIBUTE = {"ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
+TYPED_BY_ATTRIBUTE = {
+    "ConstantOfShape",
+    "EyeLike",
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+}
 
 
 class Wiring:
-    """A graph whose value types are known. ``types``: value -> ONNX element type; ``producer``: value -> index of its node."""
+    """A graph whose value types are known.
+
+    ``types``: value -> ONNX element type; ``producer``: value -> index of its node.
+    """
 
     def __init__(self, graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
         self.nodes, self.types = list(graph.node), types
         self.constants = {constant.name: constant for constant in graph.initializer}
         self.outputs = [value.name for value in graph.output]
-        self.producer = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+        self.producer = {
+            name: index for index, node in enumerate(self.nodes) for name in node.output if name
+        }
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in node.input:
@@ -58,14 +82,19 @@ class Wiring:
         waiting = list(values)
         while waiting:
             index = self.producer.get(waiting.pop())
-            if index is not None and index not in found and self.nodes[index].op_type not in BOUNDARIES:
+            if (
+                index is not None
+                and index not in found
+                and self.nodes[index].op_type not in BOUNDARIES
+            ):
                 found.add(index)
                 waiting += self.traced(self.nodes[index])
         return found
 
 
 def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
-    """Index of a node -> why it stays float32. ``asked``: names of nodes, or operators (every node of that kind).
+    """Index of a node -> why it stays float32. ``asked``: names of nodes, or operators (every node
+    of that kind).
 
     Raises :class:`InputError` for a name the graph does not have.
     """
@@ -78,13 +107,21 @@ def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
     nodes = wiring.nodes
     add("asked", _asked(wiring, asked))
     add("operator", (i for i, node in enumerate(nodes) if node.op_type in TYPED_BY_ATTRIBUTE))
-    add("range", (i for i, node in enumerate(nodes) if any(_leaves_range(wiring.constants.get(name)) for name in node.input)))
+    add(
+        "range",
+        (
+            i
+            for i, node in enumerate(nodes)
+            if any(_leaves_range(wiring.constants.get(name)) for name in node.input)
+        ),
+    )
     softmax = {i for i, node in enumerate(nodes) if node.op_type in ("Softmax", "LogSoftmax")}
     add("softmax", (i for i in softmax if not _is_attention(wiring, nodes[i])))
     for kind, reason in EXACT.items():
         of_kind = {i for i, node in enumerate(nodes) if node.op_type == kind}
         add(reason, of_kind | wiring.behind(nodes[i].input[0] for i in of_kind))
-    grids = {i for i, node in enumerate(nodes) if node.op_type == "GridSample"}  # engines want image and grid of one type
+    # engines want image and grid of one type
+    grids = {i for i, node in enumerate(nodes) if node.op_type == "GridSample"}
     add("sampling", grids | wiring.behind(nodes[i].input[1] for i in grids))
     for output, reason in OUTPUTS.items():
         add(reason, wiring.behind([output] if output in wiring.outputs else []))
@@ -92,11 +129,18 @@ def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
 
 
 def _joined(wiring: Wiring, reasons: dict[int, str]) -> dict[int, str]:
-    """Adds what reads float32 alone, up to the next boundary: a cast there and back would gain nothing."""
+    """Adds what reads float32 alone, up to the next boundary: a cast there and back would gain
+    nothing.
+    """
     for index, node in enumerate(wiring.nodes):
         inputs = wiring.traced(node)
         makers = [wiring.producer.get(name, -1) for name in inputs]
-        if inputs and index not in reasons and node.op_type not in BOUNDARIES and all(m == -1 or m in reasons for m in makers):
+        if (
+            inputs
+            and index not in reasons
+            and node.op_type not in BOUNDARIES
+            and all(m == -1 or m in reasons for m in makers)
+        ):
             reasons[index] = next((reasons[maker] for maker in makers if maker in reasons), "input")
     return reasons
 
@@ -109,7 +153,10 @@ def _asked(wiring: Wiring, asked: Iterable[str]) -> set[int]:
     found: set[int] = set()
     for name in asked:
         if name not in by_name and name not in by_kind:
-            raise InputError(f"no node or operator {name!r} to keep in float32", mend="take names of the float32 graph")
+            raise InputError(
+                f"no node or operator {name!r} to keep in float32",
+                mend="take names of the float32 graph",
+            )
         found |= by_name.get(name) or by_kind[name]
     return found
 
@@ -120,11 +167,15 @@ def _is_attention(wiring: Wiring, softmax: onnx.NodeProto) -> bool:
 
 
 def _leaves_range(constant: TensorProto | None) -> bool:
-    """Whether float16 has no such number: too large, or a single one too small to keep two digits."""
+    """Whether float16 has no such number: too large, or a single one too small to keep two
+    digits.
+    """
     if constant is None or constant.data_type != TensorProto.FLOAT:
         return False
     value = numpy_helper.to_array(constant)
     finite = np.abs(value[np.isfinite(value)])
     if finite.size == 0 or finite.max() > LARGEST:
         return finite.size > 0
-    return value.size == 1 and bool(abs(float(np.float16(finite.item())) - finite.item()) > 0.01 * finite.item())
+    return value.size == 1 and bool(
+        abs(float(np.float16(finite.item())) - finite.item()) > 0.01 * finite.item()
+    )

@@ -1,11 +1,13 @@
-"""Which parts of an ONNX model leave the range of float16, found on a CPU by running the float32 model.
+"""Which parts of an ONNX model leave the range of float16, found on a CPU by running the float32
+model.
 
     python -m rfdetr_repro.export.fp16_audit MODEL.onnx [--images DIR] [--count N]
 
-A float16 graph on a CPU does not show the collapse (its nodes run in float32), and a collapsed LayerNorm is a wrong finite
-number, not NaN. So every intermediate value of the float32 model is looked at: above 65,504 it overflows; a square, sum or
-exponential of large inputs overflows inside its kernel; far below 1 it loses all digits; NaN and plus infinity are no numbers.
-The nodes named are the islands to keep in float32.
+A float16 graph on a CPU does not show the collapse (its nodes run in float32), and a collapsed
+LayerNorm is a wrong finite number, not NaN. So every intermediate value of the float32 model is
+looked at: above 65,504 it overflows; a square, sum or exponential of large inputs overflows inside
+its kernel; far below 1 it loses all digits; NaN and plus infinity are no numbers. The nodes named
+are the islands to keep in float32.
 """
 
 from __future__ import annotations
@@ -32,8 +34,17 @@ from rfdetr_repro.spec.files import files_below
 Array = np.ndarray[Any, Any]
 LARGEST = 65504.0
 SUBNORMAL = 2.0**-14
-RISKY_INPUT = 512.0  # ahead of an operator whose kernel squares, sums or exponentiates in the type of its input
-SUMMING = {"Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Exp", "ReduceSumSquare", "ReduceLogSumExp"}
+# ahead of an operator whose kernel squares, sums or exponentiates in the type of its input
+RISKY_INPUT = 512.0
+SUMMING = {
+    "Pow",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceL2",
+    "Exp",
+    "ReduceSumSquare",
+    "ReduceLogSumExp",
+}
 LOST = 0.5  # part of a value's non-zero numbers that may be subnormal
 MOST_INPUTS = 100_000
 MOST_BYTES = 2**26  # of intermediate values fetched per run, to bound memory
@@ -41,9 +52,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Range(NamedTuple):
-    """What was seen of one float value: largest finite magnitude, and the part of its non-zero numbers that float16 cannot hold
-    well; ``odd``: "NaN" or "infinite" where the float32 model itself has no number. Minus infinity, which masks write, is none of
-    these: float16 has it too."""
+    """What was seen of one float value: largest finite magnitude, and the part of its non-zero
+    numbers that float16 cannot hold well; ``odd``: "NaN" or "infinite" where the float32 model
+    itself has no number. Minus infinity, which masks write, is none of these: float16 has it too.
+    """
 
     largest: float
     subnormal: float
@@ -51,7 +63,10 @@ class Range(NamedTuple):
 
 
 class Risk(NamedTuple):
-    """A node that should stay in float32, and why. ``value``: the name of the input or output meant."""
+    """A node that should stay in float32, and why.
+
+    ``value``: the name of the input or output meant.
+    """
 
     node: str
     op: str
@@ -61,7 +76,10 @@ class Risk(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """``ranges`` by value name; ``risks`` in order of the graph. ``islands``: names of the nodes to keep in float32."""
+    """``ranges`` by value name; ``risks`` in order of the graph.
+
+    ``islands``: names of the nodes to keep in float32.
+    """
 
     ranges: dict[str, Range]
     risks: list[Risk]
@@ -74,10 +92,11 @@ class Audit(NamedTuple):
 
 
 def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
-    """Runs the float32 model at ``path`` on every feed (input name -> array) and judges what its nodes read and write.
+    """Runs the float32 model at ``path`` on every feed (input name -> array) and judges what its
+    nodes read and write.
 
-    Raises :class:`InputError` for a file that is no ONNX model, one that does not run, one whose outputs are not finite, and
-    without any feed.
+    Raises :class:`InputError` for a file that is no ONNX model, one that does not run, one whose
+    outputs are not finite, and without any feed.
     """
     model, _ = load_whole(path)
     check_operators(model, path)
@@ -103,8 +122,12 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
         for part in parts:
             try:
                 values = session.run(part, feed)
-            except Exception as error:  # ONNX Runtime's own exception types share no public base class
-                raise InputError(f"the model does not run ({error})", path, "check its inputs") from error
+            except (
+                Exception
+            ) as error:  # ONNX Runtime's own exception types share no public base class
+                raise InputError(
+                    f"the model does not run ({error})", path, "check its inputs"
+                ) from error
             for name, value in zip(part, values, strict=True):
                 _check_result(name, value, results, path)
                 ranges[name] = _wider(ranges.get(name), value)
@@ -116,13 +139,19 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
-    """The shape that the file states of an output, 0 where it leaves a side open; None where it states none."""
+    """The shape that the file states of an output, 0 where it leaves a side open; None where it
+    states none.
+    """
     tensor = value.type.tensor_type
     return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
 
 
-def _check_result(name: str, value: Array, results: dict[str, tuple[int, ...] | None], path: str | Path) -> None:
-    """:class:`InputError` for an output of the model that is not finite, or not of the shape that the file states."""
+def _check_result(
+    name: str, value: Array, results: dict[str, tuple[int, ...] | None], path: str | Path
+) -> None:
+    """:class:`InputError` for an output of the model that is not finite, or not of the shape that
+    the file states.
+    """
     if name not in results:
         return
     if np.isnan(value).any() or np.isposinf(value).any():
@@ -131,19 +160,24 @@ def _check_result(name: str, value: Array, results: dict[str, tuple[int, ...] | 
     stated = results[name]
     if stated is None:
         return
-    if len(stated) != value.ndim or any(side not in (0, found) for side, found in zip(stated, value.shape, strict=True)):
+    if len(stated) != value.ndim or any(
+        side not in (0, found) for side, found in zip(stated, value.shape, strict=True)
+    ):
         what = f"{name} is {value.shape}, and the file states {stated}"
         raise InputError(what, path, "export it again")
 
 
 def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """``names`` in order, cut into parts of at most MOST_BYTES, or of one name; ``sizes`` in bytes."""
+    """``names`` in order, cut into parts of at most MOST_BYTES, or of one name; ``sizes`` in
+    bytes.
+    """
     part: list[str] = []
     size = 0
     for name in names:
         if part and size + sizes[name] > MOST_BYTES:
             yield part
-            part, size = [], 0
+            part = []
+            size = 0
         part.append(name)
         size += sizes[name]
     if part:
@@ -160,12 +194,17 @@ def _exposed(model: onnx.ModelProto) -> list[str]:
 
 def _session(model: onnx.ModelProto, path: str | Path) -> Any:
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # keeps every value by its name
+    # keeps every value by its name
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # what fails is an exception
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:
-        raise InputError(f"ONNX Runtime cannot load the model ({error})", path, "is it a complete float32 model?") from error
+        raise InputError(
+            f"ONNX Runtime cannot load the model ({error})", path, "is it a complete float32 model?"
+        ) from error
 
 
 def _wider(known: Range | None, value: Array) -> Range:
@@ -185,8 +224,16 @@ def _risks(model: onnx.ModelProto, ranges: dict[str, Range]) -> Iterator[Risk]:
         seen = [(value, ranges[value]) for value in (*node.input, *node.output) if value in ranges]
         odd = [(value, found) for value, found in seen if found.odd]
         over = [(value, found) for value, found in seen if found.largest > LARGEST]
-        reads = [(value, ranges[value]) for value in node.input if value in ranges and ranges[value].largest > RISKY_INPUT]
-        writes = [(value, ranges[value]) for value in node.output if value in ranges and ranges[value].subnormal > LOST]
+        reads = [
+            (value, ranges[value])
+            for value in node.input
+            if value in ranges and ranges[value].largest > RISKY_INPUT
+        ]
+        writes = [
+            (value, ranges[value])
+            for value in node.output
+            if value in ranges and ranges[value].subnormal > LOST
+        ]
         if odd:
             yield Risk(name, node.op_type, odd[0][0], odd[0][1].odd, odd[0][1].largest)
         elif over:
@@ -198,14 +245,19 @@ def _risks(model: onnx.ModelProto, ranges: dict[str, Range]) -> Iterator[Risk]:
 
 
 def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict[str, Array]]:
-    """``count`` inputs for a model with one float input (1, 3, H, W) in 0..1: pictures of ``images``, else seeded noise."""
+    """``count`` inputs for a model with one float input (1, 3, H, W) in 0..1: pictures of
+    ``images``, else seeded noise.
+    """
     graph = load(path).graph
     constants = {constant.name for constant in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
     kind = inputs[0].type.tensor_type.elem_type if len(inputs) == 1 else 0
     if len(sizes) != 4 or sizes[:2] != [1, 3] or min(sizes) < 1 or kind != onnx.TensorProto.FLOAT:
-        what = f"the model must have one float32 input (1, 3, H, W) of fixed size, not {sizes or len(inputs)} of ONNX type {kind}"
+        what = (
+            f"the model must have one float32 input (1, 3, H, W) of fixed size, not "
+            f"{sizes or len(inputs)} of ONNX type {kind}"
+        )
         raise InputError(what, path, "export it so")
     name, (height, width) = inputs[0].name, sizes[2:]
     check_size(height, width, path)
@@ -224,12 +276,21 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 when everything fits float16, 1 when islands are needed."""
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=input_path, help="float32 ONNX file")
     parser.add_argument(
-        "--images", type=input_folder, help="folder of pictures; without it the model sees noise, which proves less"
+        "--images",
+        type=input_folder,
+        help="folder of pictures; without it the model sees noise, which proves less",
     )
-    parser.add_argument("--count", type=whole(1, MOST_INPUTS), default=8, help=f"number of inputs, 1 to {MOST_INPUTS}")
+    parser.add_argument(
+        "--count",
+        type=whole(1, MOST_INPUTS),
+        default=8,
+        help=f"number of inputs, 1 to {MOST_INPUTS}",
+    )
     args = parser.parse_args(argv)
     found = audit(args.model, feeds_of(args.model, args.images, args.count))
     for risk in found.risks:

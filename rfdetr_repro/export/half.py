@@ -1,12 +1,14 @@
-"""Float32 ONNX -> the same graph in float16 with named float32 islands, strictly typed: every operator's operands agree.
+"""Float32 ONNX -> the same graph in float16 with named float32 islands, strictly typed: every
+operator's operands agree.
 
     python -m rfdetr_repro.export.half MODEL.onnx --out MODEL-fp16.onnx [--audit-images DIR] [--islands NAME ...]
 
-Engines take types from the graph (TensorRT 11 knows no other way, benchmark protocol section 5), so they must be right in it.
-Made from the finished float32 graph, not by tracing a ``.half()`` module: constants are folded in float32, the audit and the
-islands speak of the same nodes, and other people's files take the same way. Input and outputs stay float32; Cast nodes stand only
-at the borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
-"""
+Engines take types from the graph (TensorRT 11 knows no other way, benchmark protocol section 5), so
+they must be right in it. Made from the finished float32 graph, not by tracing a ``.half()`` module:
+constants are folded in float32, the audit and the islands speak of the same nodes, and other
+people's files take the same way. Input and outputs stay float32; Cast nodes stand only at the
+borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from .artifact import Artifact, Manifest, load_artifact, write_artifact
 from .float32_regions import Wiring, find_islands
 from .fp16_audit import Array, audit, feeds_of
 
-HALF, FLOAT = int(TensorProto.FLOAT16), int(TensorProto.FLOAT)
+HALF = int(TensorProto.FLOAT16)
+FLOAT = int(TensorProto.FLOAT)
 _SUFFIX = {HALF: "/float16", FLOAT: "/float32"}
 _NOISE = 2  # inputs of noise for the audit when there are no pictures
 
@@ -42,9 +45,11 @@ class Half(NamedTuple):
 
 
 def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object = "") -> Half:
-    """The float32 ``model``, which is not changed, in float16. ``islands``: further nodes or operators to keep in float32.
+    """The float32 ``model``, which is not changed, in float16. ``islands``: further nodes or
+    operators to keep in float32.
 
-    Raises :class:`InputError` (naming ``where``) for graphs whose types cannot be known: custom operators, sub-graphs.
+    Raises :class:`InputError` (naming ``where``) for graphs whose types cannot be known: custom
+    operators, sub-graphs.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -60,20 +65,39 @@ def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object =
     return Half(copy, {reason: tuple(names) for reason, names in sorted(named.items())})
 
 
-def half_artifact(artifact: Artifact, path: str | Path, *, islands: Iterable[str] = (), audited: str = "no") -> Artifact:
-    """Writes the float16 form of a float32 artifact, ours or adopted, as ``path`` with its manifest beside it."""
+def half_artifact(
+    artifact: Artifact, path: str | Path, *, islands: Iterable[str] = (), audited: str = "no"
+) -> Artifact:
+    """Writes the float16 form of a float32 artifact, ours or adopted, as ``path`` with its manifest
+    beside it.
+    """
     manifest = artifact.manifest
     if manifest.format != "onnx" or manifest.precision != "fp32":
-        raise InputError(f"a float32 ONNX file is needed, not {manifest.format} {manifest.precision}", artifact.path)
+        raise InputError(
+            f"a float32 ONNX file is needed, not {manifest.format} {manifest.precision}",
+            artifact.path,
+        )
     return write_half(path, load(artifact.path), manifest, islands, audited)
 
 
-def write_half(path: str | Path, model: onnx.ModelProto, manifest: Manifest, islands: Iterable[str], audited: str) -> Artifact:
+def write_half(
+    path: str | Path,
+    model: onnx.ModelProto,
+    manifest: Manifest,
+    islands: Iterable[str],
+    audited: str,
+) -> Artifact:
     """``manifest``: of the float32 ``model``."""
     half = to_half(model, islands, path)
     content = half.model.SerializeToString(deterministic=True)
     build = {**manifest.build, "fp32_sha256": manifest.sha256, "audit": audited}
-    told = replace(manifest, sha256=sha256_bytes(content), size_bytes=len(content), precision="fp16", build=build)
+    told = replace(
+        manifest,
+        sha256=sha256_bytes(content),
+        size_bytes=len(content),
+        precision="fp16",
+        build=build,
+    )
     return write_artifact(path, content, replace(told, islands=half.islands))
 
 
@@ -85,16 +109,24 @@ def audited_half(
     feeds: Iterable[dict[str, Array]] = (),
     islands: Sequence[str] = (),
 ) -> Artifact:
-    """:func:`half_artifact` with the islands that the range audit finds on ``pictures`` (a folder), on ``feeds`` (ready inputs of
-    pictures, by name), or without either on noise."""
+    """:func:`half_artifact` with the islands that the range audit finds on ``pictures`` (a folder),
+    on ``feeds`` (ready inputs of pictures, by name), or without either on noise.
+    """
     feeds = list(feeds)
-    found = audit(artifact.path, feeds or feeds_of(artifact.path, pictures, 8 if pictures else _NOISE))
-    seen = f"{found.runs} {'pictures' if pictures or feeds else 'inputs of noise'}: {len(found.islands)} nodes out of range"
+    found = audit(
+        artifact.path, feeds or feeds_of(artifact.path, pictures, 8 if pictures else _NOISE)
+    )
+    seen = (
+        f"{found.runs} {'pictures' if pictures or feeds else 'inputs of noise'}: "
+        f"{len(found.islands)} nodes out of range"
+    )
     return half_artifact(artifact, path, islands=[*islands, *found.islands], audited=seen)
 
 
 def _inline_constants(graph: onnx.GraphProto) -> None:
-    """Constant nodes become initializers, so that each can be stored in the type its readers want."""
+    """Constant nodes become initializers, so that each can be stored in the type its readers
+    want.
+    """
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         given = node.attribute[0]
         value = helper.get_attribute_value(given)
@@ -111,23 +143,43 @@ def _inline_constants(graph: onnx.GraphProto) -> None:
 def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
     """Element type of every value."""
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or any(attribute.HasField("g") for attribute in node.attribute):
-            mend = "export it in half precision with its own tool; python -m rfdetr_repro.export.fp16_audit names the islands"
-            raise InputError(f"{node.op_type} {node.name} has types a conversion to float16 cannot know", where, mend)
+        if node.domain not in ("", "ai.onnx") or any(
+            attribute.HasField("g") for attribute in node.attribute
+        ):
+            mend = (
+                "export it in half precision with its own tool; python -m "
+                "rfdetr_repro.export.fp16_audit names the islands"
+            )
+            raise InputError(
+                f"{node.op_type} {node.name} has types a conversion to float16 cannot know",
+                where,
+                mend,
+            )
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        ).graph
     except Exception as error:  # onnx's InferenceError has no stable home
-        raise InputError(f"the model's types do not fit ({str(error).splitlines()[0]})", where, "export it again") from error
+        raise InputError(
+            f"the model's types do not fit ({str(error).splitlines()[0]})", where, "export it again"
+        ) from error
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     return types | {constant.name: constant.data_type for constant in inferred.initializer}
 
 
 class _Rewriter:
-    """Walks the nodes in order; knows for every value in which type it exists, and under which name."""
+    """Walks the nodes in order; knows for every value in which type it exists, and under which
+    name.
+    """
 
-    def __init__(self, graph: onnx.GraphProto, wiring: Wiring, reasons: dict[int, str], opset: int) -> None:
-        self.graph, self.wiring, self.reasons, self.opset = graph, wiring, reasons, opset
+    def __init__(
+        self, graph: onnx.GraphProto, wiring: Wiring, reasons: dict[int, str], opset: int
+    ) -> None:
+        self.graph = graph
+        self.wiring = wiring
+        self.reasons = reasons
+        self.opset = opset
         self.names = {(value.name, FLOAT): value.name for value in graph.input}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
@@ -148,7 +200,11 @@ class _Rewriter:
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         for place, name in enumerate(node.input):
             if self.wiring.is_float(name):
-                node.input[place] = self._read(name, self._allowed(schema.inputs, place, wanted), as_it_is=node.op_type == "Cast")
+                node.input[place] = self._read(
+                    name,
+                    self._allowed(schema.inputs, place, wanted),
+                    as_it_is=node.op_type == "Cast",
+                )
         if index in self.reasons:
             node.name = f"float32/{self.reasons[index]}/{self.wiring.name(index)}"
         if node.op_type == "LayerNormalization":
@@ -161,7 +217,9 @@ class _Rewriter:
                 self._write(node, place, self._allowed(schema.outputs, place, wanted))
 
     @staticmethod
-    def _allowed(formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int, wanted: int) -> int:
+    def _allowed(
+        formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int, wanted: int
+    ) -> int:
         """``wanted``, or float32 where the operator has no float16."""
         return wanted if "tensor(float16)" in formals[min(place, len(formals) - 1)].types else FLOAT
 
@@ -173,19 +231,25 @@ class _Rewriter:
         if as_it_is and (name, FLOAT) not in self.names:
             kind = HALF
         if (name, kind) not in self.names:
-            (source,) = (self.names[name, other] for other in (HALF, FLOAT) if (name, other) in self.names)
+            (source,) = (
+                self.names[name, other] for other in (HALF, FLOAT) if (name, other) in self.names
+            )
             self._cast(source, name + _SUFFIX[kind], kind)
             self.names[name, kind] = name + _SUFFIX[kind]
         return self.names[name, kind]
 
     def _cast(self, source: str, target: str, kind: int) -> None:
-        self.nodes.append(helper.make_node("Cast", [source], [target], name=f"cast/{target}", to=kind))
+        self.nodes.append(
+            helper.make_node("Cast", [source], [target], name=f"cast/{target}", to=kind)
+        )
 
     def _constant(self, constant: TensorProto, kind: int) -> str:
         name = constant.name if kind == FLOAT else constant.name + _SUFFIX[HALF]
         if name not in self.constants:
             array = numpy_helper.to_array(constant)
-            self.constants[name] = numpy_helper.from_array(array.astype(np.float16) if kind == HALF else array, name)
+            self.constants[name] = numpy_helper.from_array(
+                array.astype(np.float16) if kind == HALF else array, name
+            )
         return name
 
     def _write(self, node: onnx.NodeProto, place: int, kind: int) -> None:
@@ -201,13 +265,23 @@ class _Rewriter:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact.")
+    parser = ArgumentParser(
+        "rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact."
+    )
     parser.add_argument("model", type=input_path, help="float32 ONNX file with its manifest")
     parser.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
-    parser.add_argument("--audit-images", type=input_folder, help="folder of pictures for the range audit (default: noise)")
-    parser.add_argument("--islands", nargs="*", default=(), help="further nodes or operators to keep in float32")
+    parser.add_argument(
+        "--audit-images",
+        type=input_folder,
+        help="folder of pictures for the range audit (default: noise)",
+    )
+    parser.add_argument(
+        "--islands", nargs="*", default=(), help="further nodes or operators to keep in float32"
+    )
     args = parser.parse_args(argv)
-    made = audited_half(load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands)
+    made = audited_half(
+        load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands
+    )
     print(summary(made))
 
 
@@ -215,7 +289,10 @@ def summary(artifact: Artifact) -> str:
     """One line: where, how large, which islands, what the audit saw."""
     told = artifact.manifest
     islands = ", ".join(f"{len(names)} {reason}" for reason, names in told.islands.items())
-    return f"{artifact.path}  {told.size_bytes / 1e6:.1f} MB  fp16; float32 islands: {islands}; audit: {told.build['audit']}"
+    return (
+        f"{artifact.path}  {told.size_bytes / 1e6:.1f} MB  fp16; float32 islands: {islands}; "
+        f"audit: {told.build['audit']}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """An ONNX file read whole: the graph, and the weights that lie in other files beside it.
 
-What such a file names is looked at before it is opened: nothing outside the model's own folder, no device, no more than one
-protobuf message holds.
+What such a file names is looked at before it is opened: nothing outside the model's own folder, no
+device, no more than one protobuf message holds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ OLDEST_OPSET = 13
 
 
 def load(path: str | Path) -> onnx.ModelProto:
-    """The ONNX model at ``path``, without what lies beside it; a missing or broken one is an :class:`InputError`."""
+    """The ONNX model at ``path``, without what lies beside it; a missing or broken one is an
+    :class:`InputError`.
+    """
     with open_input(Path(path)) as stream:
         content = stream.read(LARGEST_BYTES + 1)
     refuse_stand_in(content[:256], path)
     if len(content) > LARGEST_BYTES:
-        raise InputError("the model has more than 2 GB", path, "export it with external data, or in float16")
+        raise InputError(
+            "the model has more than 2 GB", path, "export it with external data, or in float16"
+        )
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:
@@ -38,37 +42,56 @@ def load(path: str | Path) -> onnx.ModelProto:
 
 
 def load_whole(path: str | Path) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model with all its weights inside, and hashes of the files beside it that they were read from.
+    """The model with all its weights inside, and hashes of the files beside it that they were read
+    from.
 
     A constant whose data are not of its type and shape is an :class:`InputError`.
     """
-    model, hashes = load(path), {}
+    model = load(path)
+    hashes = {}
     files = _external_files(model, Path(path))
     if files:
         try:
             external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
         except Exception as error:  # onnx raises its own checker's and the system's errors
-            raise InputError(f"its external data cannot be read ({error})", path, "export the model again") from error
+            raise InputError(
+                f"its external data cannot be read ({error})", path, "export the model again"
+            ) from error
         for tensor in tensors(model.graph):
             tensor.ClearField("data_location")
         digest = hashlib.sha256("".join(sha256_file(file) for file in files).encode()).hexdigest()
-        hashes = {"external_data_sha256": digest, "external_data": ", ".join(file.name for file in files)}
+        hashes = {
+            "external_data_sha256": digest,
+            "external_data": ", ".join(file.name for file in files),
+        }
     _check_constants(model, path)
     return model, hashes
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Of the standard operators; 0 where the file states none."""
-    return next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
+    return next(
+        (opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0
+    )
 
 
 def check_operators(model: onnx.ModelProto, path: str | Path) -> None:
     """:class:`InputError` for an old opset and for operators that are not standard ones."""
     version = opset_of(model)
     if version < OLDEST_OPSET:
-        raise InputError(f"the model is of opset {version}", path, f"export it with opset {OLDEST_OPSET} or later")
-    if custom := sorted({node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
-        raise InputError(f"the model has operators of {', '.join(custom)}", path, "export it with standard operators only")
+        raise InputError(
+            f"the model is of opset {version}",
+            path,
+            f"export it with opset {OLDEST_OPSET} or later",
+        )
+    if custom := sorted(
+        {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    ):
+        raise InputError(
+            f"the model has operators of {', '.join(custom)}",
+            path,
+            "export it with standard operators only",
+        )
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
@@ -84,14 +107,25 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside ``path`` that hold the model's weights; what is missing or no file of its folder: :class:`InputError`."""
-    outside = [tensor for tensor in tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
+    """The files beside ``path`` that hold the model's weights; what is missing or no file of its
+    folder: :class:`InputError`.
+    """
+    outside = [
+        tensor for tensor in tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL
+    ]
     names = set()
     for tensor in outside:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if not entries.get("location"):
-            raise InputError(f"the data of {tensor.name} lie in a file that has no name", path, "export the model again")
-        if any(not entries.get(key, "0").isdecimal() or len(entries.get(key, "")) > 18 for key in ("offset", "length")):
+            raise InputError(
+                f"the data of {tensor.name} lie in a file that has no name",
+                path,
+                "export the model again",
+            )
+        if any(
+            not entries.get(key, "0").isdecimal() or len(entries.get(key, "")) > 18
+            for key in ("offset", "length")
+        ):
             what = f"the data of {tensor.name} have no usable offset and length"
             raise InputError(what, path, "export the model again")
         names.add(entries["location"])
@@ -102,7 +136,8 @@ def _checked_files(files: list[Path], path: Path) -> list[Path]:
     size = path.stat().st_size
     for file in files:
         try:
-            folder, inside = path.parent.resolve(), file.resolve()
+            folder = path.parent.resolve()
+            inside = file.resolve()
             if not inside.is_relative_to(folder):
                 what = f"its external data {file.name} lies outside the model's folder"
                 raise InputError(what, path, "keep the files together")
@@ -110,16 +145,25 @@ def _checked_files(files: list[Path], path: Path) -> list[Path]:
                 what = f"its weights are in {file.name}, which is not there or no file"
                 raise InputError(what, path, f"put {file.name} beside the model")
             size += file.stat().st_size
-        except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL character, a name that is too long
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # a loop of links, a NUL character, a name that is too long
             told = getattr(error, "strerror", None) or error
-            raise InputError(f"its external data cannot be read ({told})", path, "export the model again") from error
+            raise InputError(
+                f"its external data cannot be read ({told})", path, "export the model again"
+            ) from error
     if size > LARGEST_BYTES:
-        raise InputError("with its external data the model has more than 2 GB", path, "export it in float16")
+        raise InputError(
+            "with its external data the model has more than 2 GB", path, "export it in float16"
+        )
     return files
 
 
 def _check_constants(model: onnx.ModelProto, path: str | Path) -> None:
-    """:class:`InputError` for a constant that lies about its size or type, and for weights that are no numbers.
+    """:class:`InputError` for a constant that lies about its size or type, and for weights that are
+    no numbers.
 
     Infinite constants are of masks and limits, and stay.
     """
@@ -130,7 +174,9 @@ def _check_constants(model: onnx.ModelProto, path: str | Path) -> None:
             odd = value.dtype.kind in "fc" and bool(np.isnan(value).any())
         except Exception as error:  # onnx raises whatever fits
             what = f"the constant {name} is not of its type and shape ({error})"
-            raise InputError(what, path, "copy the file again, or export the model again") from error
+            raise InputError(
+                what, path, "copy the file again, or export the model again"
+            ) from error
         if odd:
             what = f"the weights hold values that are not finite (NaN), in {name}"
             raise InputError(what, path, "export an earlier checkpoint")

@@ -1,9 +1,9 @@
-"""Subnet -> one safetensors file that PyTorch runs: weights with ImageNet normalisation folded in, and their architecture.
+"""Subnet -> one safetensors file that PyTorch runs: weights with ImageNet normalisation folded in,
+and their architecture.
 
-The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1, outputs ranked detections.
-The file is not a
-checkpoint (its input is scaled otherwise), and says so by a format of its own. Loading executes nothing from the file. Equal
-weights give equal bytes.
+The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1,
+outputs ranked detections. The file is not a checkpoint (its input is scaled otherwise), and says so
+by a format of its own. Loading executes nothing from the file. Equal weights give equal bytes.
 """
 
 from __future__ import annotations
@@ -34,37 +34,59 @@ FORMAT = "rfdetr_repro/subnet/1"
 
 
 def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Artifact:
-    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
+    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the
+    subnet itself is not changed.
 
-    Parameters and FLOPs in the manifest are those of the ONNX file of the same subnet. Raises :class:`InputError` if the classes
-    of ``meta`` do not fit the head or ``path`` ends in ``.onnx``.
+    Parameters and FLOPs in the manifest are those of the ONNX file of the same subnet. Raises
+    :class:`InputError` if the classes of ``meta`` do not fit the head or ``path`` ends in
+    ``.onnx``.
     """
     check_classes(subnet.config, meta)
     if Path(path).suffix == ".onnx":
-        raise InputError("a PyTorch artifact cannot be called .onnx", path, "name it like model.safetensors")
+        raise InputError(
+            "a PyTorch artifact cannot be called .onnx", path, "name it like model.safetensors"
+        )
     module = fold_normalisation(subnet)
     _, flops, outputs = record(module, CONTRACTS["decoded"])
     card = ModelCard(subnet.config, subnet.arch, tuple(meta.class_names), tuple(meta.category_ids))
     tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    content = save(tensors, {FORMAT: card.to_json()})  # one entry: safetensors writes several in any order
-    manifest = describe(subnet, content, meta, inputs={"images": example_images(subnet.arch)}, outputs=outputs, flops=flops)
+    # one entry: safetensors writes several in any order
+    content = save(tensors, {FORMAT: card.to_json()})
+    manifest = describe(
+        subnet,
+        content,
+        meta,
+        inputs={"images": example_images(subnet.arch)},
+        outputs=outputs,
+        flops=flops,
+    )
     normalisation = "ImageNet mean and standard deviation, inside the first convolution"
     packages = {"torch": manifest.packages["torch"]}
-    return write_artifact(path, content, replace(manifest, format="torch", packages=packages, normalisation=normalisation))
+    return write_artifact(
+        path,
+        content,
+        replace(manifest, format="torch", packages=packages, normalisation=normalisation),
+    )
 
 
 def read_subnet(content: bytes, path: str | Path) -> Detector:
-    """The subnet in a file's bytes, float32 on the CPU, in evaluation mode; anything else: :class:`InputError`."""
+    """The subnet in a file's bytes, float32 on the CPU, in evaluation mode; anything else:
+    :class:`InputError`.
+    """
     try:
         length = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         card = ModelCard.from_json(metadata[FORMAT])
         tensors = load(content)
-        if other := sorted({str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)}):
+        if other := sorted(
+            {str(tensor.dtype) for tensor in tensors.values()} - {str(torch.float32)}
+        ):
             raise ValueError(f"weights of {', '.join(other)}")
         detector = Detector(card.config, card.arch)
         detector.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError, InputError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
-        raise InputError(f"not a subnet that --to torch wrote ({reason})", path, "export it again") from error
+        raise InputError(
+            f"not a subnet that --to torch wrote ({reason})", path, "export it again"
+        ) from error
     return detector.eval().requires_grad_(False)

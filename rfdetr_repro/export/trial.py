@@ -1,8 +1,9 @@
-"""The first run of somebody else's ONNX file: in a process of its own, with bounds on memory and time.
+"""The first run of somebody else's ONNX file: in a process of its own, with bounds on memory and
+time.
 
-A few hundred bytes of ONNX can ask for terabytes, loop without end, or end the process that runs them. So a file is run once on
-noise where all of this ends a helper process alone. The helper (:func:`serve`) loads the libraries once and forks for each file.
-No torch here.
+A few hundred bytes of ONNX can ask for terabytes, loop without end, or end the process that runs
+them. So a file is run once on noise where all of this ends a helper process alone. The helper
+(:func:`serve`) loads the libraries once and forks for each file. No torch here.
 """
 
 from __future__ import annotations
@@ -27,16 +28,30 @@ from rfdetr_repro.spec.errors import InputError
 
 LARGEST_PIXELS = 2048 * 2048  # of an image input
 BASE_BYTES = 3 * 2**29  # of memory that every file may take; larger files and images may take more
-BYTES_PER_FILE_BYTE, BYTES_PER_INPUT_BYTE = 10, 100
+BYTES_PER_FILE_BYTE = 10
+BYTES_PER_INPUT_BYTE = 100
 BASE_SECONDS = 15  # of processor time
 SECONDS_PER_MB = 0.3  # of the file
 PATIENCE = 20  # times the processor time, until a helper that does nothing is given up
-AT_A_TIME, MOST_AT_A_TIME = 48, 4096  # values fetched per run; more where those before were small
+# values fetched per run; more where those before were small
+AT_A_TIME = 48
+MOST_AT_A_TIME = 4096
 SMALL_BYTES = 2**24
 
-_BYTES = {"float16": 2, "int16": 2, "uint16": 2, "float32": 4, "int32": 4, "uint32": 4, "float64": 8, "int64": 8, "uint64": 8}
+_BYTES = {
+    "float16": 2,
+    "int16": 2,
+    "uint16": 2,
+    "float32": 4,
+    "int32": 4,
+    "uint32": 4,
+    "float64": 8,
+    "int64": 8,
+    "uint64": 8,
+}
 
-_helper: tuple[int, subprocess.Popen[bytes]] | None = None  # (the process that started the helper, the helper)
+# (the process that started the helper, the helper)
+_helper: tuple[int, subprocess.Popen[bytes]] | None = None
 
 
 class Output(NamedTuple):
@@ -61,37 +76,56 @@ def check_size(height: int, width: int, path: str | Path) -> None:
 
 
 def run_once(
-    content: bytes, path: str | Path, *, optimised: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
+    content: bytes,
+    path: str | Path,
+    *,
+    optimised: bool = True,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Output]:
-    """Loads the ONNX model ``content`` in ONNX Runtime on the CPU and runs it on noise in 0..1, in another process.
+    """Loads the ONNX model ``content`` in ONNX Runtime on the CPU and runs it on noise in 0..1, in
+    another process.
 
-    ``optimised``: with all graph optimisations, else with none. ``shapes``: of inputs whose shape the file leaves open. ``path``
-    names the file in errors. A model that does not load or run, that takes more memory or time than a file of its size may, or
-    that ends the process: :class:`InputError`.
+    ``optimised``: with all graph optimisations, else with none. ``shapes``: of inputs whose shape
+    the file leaves open. ``path`` names the file in errors. A model that does not load or run, that
+    takes more memory or time than a file of its size may, or that ends the process:
+    :class:`InputError`.
     """
     fixed = {name: list(shape) for name, shape in (shapes or {}).items()}
     seconds = math.ceil(BASE_SECONDS + SECONDS_PER_MB * len(content) / 1e6)
     request = {"bytes": len(content), "seconds": seconds, "optimised": optimised, "shapes": fixed}
     answer = _ask(request, content, seconds * PATIENCE, path)
     if "outputs" in answer:
-        return [Output(name, dtype, tuple(shape), finite) for name, dtype, shape, finite in answer["outputs"]]
+        return [
+            Output(name, dtype, tuple(shape), finite)
+            for name, dtype, shape, finite in answer["outputs"]
+        ]
     raise InputError(str(answer["error"]), path, str(answer.get("mend", "export it again")))
 
 
 def tried(artifact: Artifact) -> Artifact:
-    """``artifact`` itself, after :func:`run_once` if it is an ONNX file; outputs that are no numbers are refused too."""
+    """``artifact`` itself, after :func:`run_once` if it is an ONNX file; outputs that are no
+    numbers are refused too.
+    """
     if artifact.manifest.format != "onnx":
         return artifact
     check_size(*artifact.manifest.input_hw, artifact.path)
     found = run_once(content_of(artifact, "onnx"), artifact.path)
-    if odd := [output.name for output in found if output.name in ("scores", "boxes") and not output.finite]:
+    if odd := [
+        output.name for output in found if output.name in ("scores", "boxes") and not output.finite
+    ]:
         mend = "an overflow in half precision, or broken weights? export it again"
-        raise InputError(f"the model gives {' and '.join(odd)} that are not finite", artifact.path, mend)
+        raise InputError(
+            f"the model gives {' and '.join(odd)} that are not finite", artifact.path, mend
+        )
     return artifact
 
 
-def _ask(request: dict[str, Any], content: bytes, patience_s: float, path: str | Path) -> dict[str, Any]:
-    """Sends one file to the helper and waits for the answer; a helper that does not answer is ended."""
+def _ask(
+    request: dict[str, Any], content: bytes, patience_s: float, path: str | Path
+) -> dict[str, Any]:
+    """Sends one file to the helper and waits for the answer; a helper that does not answer is
+    ended.
+    """
     helper = _started()
     assert helper.stdin is not None and helper.stdout is not None
     try:
@@ -103,7 +137,9 @@ def _ask(request: dict[str, Any], content: bytes, patience_s: float, path: str |
     except BaseException as error:
         _stop()
         if isinstance(error, OSError):
-            raise InputError(f"the process that tries the model ended ({error})", path, "run again") from error
+            raise InputError(
+                f"the process that tries the model ended ({error})", path, "run again"
+            ) from error
         raise
     if not line:
         _stop()
@@ -116,10 +152,20 @@ def _started() -> subprocess.Popen[bytes]:
     global _helper
     if _helper is not None and _helper[0] == os.getpid() and _helper[1].poll() is None:
         return _helper[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path),
+    }
     command = [sys.executable, "-c", "from rfdetr_repro.export.trial import serve; serve()"]
     pipe = subprocess.PIPE
-    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+    child = subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
     _helper = os.getpid(), child
     atexit.register(_stop)
     return child
@@ -141,7 +187,7 @@ def _stop() -> None:
     child.wait()
 
 
-# -- in the helper ----------------------------------------------------------------------------------------------------------
+# -- in the helper ---------------------------------------------------------------------------------
 
 
 class _NotLoaded(Exception):
@@ -149,7 +195,9 @@ class _NotLoaded(Exception):
 
 
 def serve() -> None:
-    """Reads requests, a line of JSON and the file, and answers each with a line of JSON, until the input ends."""
+    """Reads requests, a line of JSON and the file, and answers each with a line of JSON, until the
+    input ends.
+    """
     import numpy  # noqa: F401 (loaded once, for all forks)
     import onnxruntime  # noqa: F401
 
@@ -172,7 +220,9 @@ def _say(answer: dict[str, Any]) -> None:
 
 def _of_end(code: int) -> dict[str, str]:
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return {"error": "the model does not load and run on one image in time, or takes too much memory"}
+        return {
+            "error": "the model does not load and run on one image in time, or takes too much memory"  # noqa: E501
+        }
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return {"error": f"the model ends the process that runs it ({name})"}
 
@@ -203,13 +253,16 @@ def _bound_memory(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
-def _run(content: bytes, optimised: bool, shapes: dict[str, list[int]]) -> Iterator[tuple[str, str, list[int], bool]]:
+def _run(
+    content: bytes, optimised: bool, shapes: dict[str, list[int]]
+) -> Iterator[tuple[str, str, list[int], bool]]:
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads, options.inter_op_num_threads = 2, 1
+    options.intra_op_num_threads = 2
+    options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -217,11 +270,15 @@ def _run(content: bytes, optimised: bool, shapes: dict[str, list[int]]) -> Itera
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _NotLoaded(str(error)) from error
-    feed = {value.name: _noise(value, shapes.get(value.name, value.shape)) for value in session.get_inputs()}
+    feed = {
+        value.name: _noise(value, shapes.get(value.name, value.shape))
+        for value in session.get_inputs()
+    }
     most = sum(array.nbytes for array in feed.values())
     _bound_memory(BASE_BYTES + BYTES_PER_FILE_BYTE * len(content) + BYTES_PER_INPUT_BYTE * most)
     names = [value.name for value in session.get_outputs()]
-    start, count = 0, AT_A_TIME
+    start = 0
+    count = AT_A_TIME
     while start < len(names):
         part = names[start : start + count]
         arrays = [np.asarray(array) for array in session.run(part, feed)]
@@ -229,7 +286,11 @@ def _run(content: bytes, optimised: bool, shapes: dict[str, list[int]]) -> Itera
             finite = array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
             yield name, array.dtype.name, list(array.shape), finite
         start += count
-        count = min(2 * count, MOST_AT_A_TIME) if sum(array.nbytes for array in arrays) < SMALL_BYTES else AT_A_TIME
+        count = (
+            min(2 * count, MOST_AT_A_TIME)
+            if sum(array.nbytes for array in arrays) < SMALL_BYTES
+            else AT_A_TIME
+        )
 
 
 def _noise(value: Any, shape: Sequence[Any]) -> Any:
@@ -239,6 +300,9 @@ def _noise(value: Any, shape: Sequence[Any]) -> Any:
     types = {"float": "float32", "double": "float64"}
     name = value.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype(types.get(name, name))
-    if not all(isinstance(side, int) and side >= 0 for side in shape) or math.prod(shape) > 3 * LARGEST_PIXELS:
+    if (
+        not all(isinstance(side, int) and side >= 0 for side in shape)
+        or math.prod(shape) > 3 * LARGEST_PIXELS
+    ):
         raise ValueError(f"its input {value.name} has the shape {list(shape)}")
     return np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype)

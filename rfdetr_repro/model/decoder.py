@@ -1,7 +1,9 @@
-"""Decoder with fixed references (architecture facts section 6): every layer reads the same reference boxes, nothing is refined.
+"""Decoder with fixed references (architecture facts section 6): every layer reads the same
+reference boxes, nothing is refined.
 
-Queries form *segments* (the groups of training; the query counts of a shared evaluation): self-attention stays inside a segment,
-all else is per query. So one pass serves many query sets with exactly the numbers each would give alone.
+Queries form *segments* (the groups of training; the query counts of a shared evaluation):
+self-attention stays inside a segment, all else is per query. So one pass serves many query sets
+with exactly the numbers each would give alone.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ Source = tuple[Tensor, list[tuple[int, int]]]  # memory (B, S, d) and its level 
 
 
 def sine_embedding(boxes_cxcywh: Tensor, dim: int) -> Tensor:
-    """(..., 4) in 0..1 -> (..., 2*dim): dim/2 channels per number, sin and cos interleaved, in the order y, x, w, h."""
-    channel = torch.arange(dim // 2, dtype=torch.float32, device=boxes_cxcywh.device)  # periods in float32, as upstream
+    """(..., 4) in 0..1 -> (..., 2*dim): dim/2 channels per number, sin and cos interleaved, in the
+    order y, x, w, h.
+    """
+    # periods in float32, as upstream
+    channel = torch.arange(dim // 2, dtype=torch.float32, device=boxes_cxcywh.device)
     period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / (dim // 2))
     cx, cy, w, h = boxes_cxcywh.unbind(-1)
-    angle = torch.stack([cy, cx, w, h], dim=-1)[..., None] * (2 * math.pi) / period  # (..., 4, dim/2)
+    # (..., 4, dim/2)
+    angle = torch.stack([cy, cx, w, h], dim=-1)[..., None] * (2 * math.pi) / period
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
@@ -49,7 +55,9 @@ class MLP(nn.Module):
 
 
 class SegmentSelfAttention(nn.Module):
-    """Multi-head self-attention inside segments; parameters laid out as ``nn.MultiheadAttention``."""
+    """Multi-head self-attention inside segments; parameters laid out as
+    ``nn.MultiheadAttention``.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -77,12 +85,15 @@ class SegmentSelfAttention(nn.Module):
 
 
 class DeformableCrossAttention(nn.Module):
-    """Multi-scale deformable attention with offsets relative to the reference box (one level per map)."""
+    """Multi-scale deformable attention with offsets relative to the reference box (one level per
+    map).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.points, self.levels = config.cross_heads, config.points, len(config.levels)
-        dim, samples = config.hidden, config.cross_heads * self.levels * config.points
+        dim = config.hidden
+        samples = config.cross_heads * self.levels * config.points
         self.sampling_offsets = Linear(dim, 2 * samples)
         self.attention_weights = Linear(dim, samples)
         self.value_proj = Linear(dim, dim)
@@ -101,13 +112,17 @@ class DeformableCrossAttention(nn.Module):
         for bias in (self.attention_weights.bias, self.value_proj.bias, self.output_proj.bias):
             nn.init.zeros_(bias)
 
-    def forward(self, query: Tensor, references: Tensor, memory: Tensor, level_sizes: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, query: Tensor, references: Tensor, memory: Tensor, level_sizes: list[tuple[int, int]]
+    ) -> Tensor:
         """query (B, N, d), references (B, N, 4) cxcywh, memory (B, S, d) -> (B, N, d)."""
         shape = (self.heads, self.levels, self.points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2))  # (B, N, M, L, P, 2)
         logits = self.attention_weights(query).unflatten(-1, shape)  # (B, N, M, L, P)
         value = self.value_proj(memory).unflatten(-1, (self.heads, -1))  # (B, S, M, D)
-        return self.output_proj(ms_deform_attn_fused(value, level_sizes, offsets, references, logits))
+        return self.output_proj(
+            ms_deform_attn_fused(value, level_sizes, offsets, references, logits)
+        )
 
 
 class DecoderLayer(nn.Module):
@@ -124,7 +139,9 @@ class DecoderLayer(nn.Module):
         self.linear2 = Linear(config.ffn, dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source) -> Tensor:
+    def forward(
+        self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source
+    ) -> Tensor:
         x = self.norm1(x + self.self_attn(x, pos, segments))
         x = self.norm2(x + self.cross_attn(x + pos, references, *source))
         return self.norm3(x + feed_forward(x, self.linear1, self.linear2))
@@ -135,7 +152,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim, rows = config.hidden, config.groups * config.queries
+        dim = config.hidden
+        rows = config.groups * config.queries
         self.stored_queries = config.queries
         self.query_feat = nn.Parameter(torch.randn(rows, dim))
         self.refpoint_embed = nn.Parameter(torch.zeros(rows, 4))
@@ -149,13 +167,24 @@ class Decoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def tables(self, groups: int, queries: int) -> tuple[Tensor, Tensor]:
-        """First ``queries`` rows of each of the first ``groups`` groups: content (g*q, d), reference deltas (g*q, 4)."""
+        """First ``queries`` rows of each of the first ``groups`` groups: content (g*q, d),
+        reference deltas (g*q, 4).
+        """
         content = self.query_feat.unflatten(0, (-1, self.stored_queries))[:groups, :queries]
         deltas = self.refpoint_embed.unflatten(0, (-1, self.stored_queries))[:groups, :queries]
         return content.flatten(0, 1), deltas.flatten(0, 1)
 
-    def forward(self, references: Tensor, content: Tensor, segments: tuple[int, ...], source: Source, depth: int) -> list[Tensor]:
-        """references (B, N, 4) cxcywh, content (N, d) -> hidden states after layers 1..depth, each normalised (B, N, d)."""
+    def forward(
+        self,
+        references: Tensor,
+        content: Tensor,
+        segments: tuple[int, ...],
+        source: Source,
+        depth: int,
+    ) -> list[Tensor]:
+        """references (B, N, 4) cxcywh, content (N, d) -> hidden states after layers 1..depth, each
+        normalised (B, N, d).
+        """
         pos = self.ref_point_head(sine_embedding(references, content.shape[-1]))
         x = content[None].expand(len(references), -1, -1)
         states = []

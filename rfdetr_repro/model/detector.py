@@ -1,7 +1,8 @@
-"""RF-DETR assembled: ``detector(images, arch)`` runs any architecture of the space with one set of weights.
+"""RF-DETR assembled: ``detector(images, arch)`` runs any architecture of the space with one set of
+weights.
 
-``slice(arch)`` cuts the stand-alone subnet with equal outputs; ``shared_outputs`` runs every decoder depth and query count of a
-backbone in one pass. There is no active-architecture state.
+``slice(arch)`` cuts the stand-alone subnet with equal outputs; ``shared_outputs`` runs every
+decoder depth and query count of a backbone in one pass. There is no active-architecture state.
 """
 
 from __future__ import annotations
@@ -46,11 +47,14 @@ class TrainingOutputs(NamedTuple):
 
 
 class Detector(nn.Module):
-    """The supernet, and equally each of its subnets (a subnet's native architecture needs no resampling)."""
+    """The supernet, and equally each of its subnets (a subnet's native architecture needs no
+    resampling).
+    """
 
     def __init__(self, config: ModelConfig, arch: Arch) -> None:
         super().__init__()
-        self.config, self.arch = config, arch
+        self.config = config
+        self.arch = arch
         self.backbone = WindowedViT(config)
         self.projector = Projector(config)
         self.selection = QuerySelection(config)
@@ -69,34 +73,47 @@ class Detector(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def features(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
-        """(B, 3, H, W) ImageNet-normalised -> one map (B, d, h, w) per projector level, P4 at H/patch x W/patch.
+        """(B, 3, H, W) ImageNet-normalised -> one map (B, d, h, w) per projector level, P4 at
+        H/patch x W/patch.
 
         H and W must be divisible by patch*windows, else :class:`InputError`.
         """
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
             raise InputError(
-                f"image size {size} is not divisible by patch x windows = {patch * windows}", mend="resize to Arch.input_hw"
+                f"image size {size} is not divisible by patch x windows = {patch * windows}",
+                mend="resize to Arch.input_hw",
             )
         return self.projector(self.backbone(images, patch, windows))
 
     def forward(self, images: Tensor, arch: Arch | None = None, *, masks: bool = True) -> Outputs:
-        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of ``arch`` (default: its own).
+        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of
+        ``arch`` (default: its own).
 
         ``masks`` False leaves the mask head out.
         """
         arch = arch or self.arch
         self._check(arch)
         memory = self.features(images, arch.patch, arch.windows)
-        outputs = self.decode_shared(memory, _hw(images), [arch.decoder_layers], [arch.queries], masks=masks)
+        outputs = self.decode_shared(
+            memory, _hw(images), [arch.decoder_layers], [arch.queries], masks=masks
+        )
         return outputs[arch.decoder_layers, arch.queries]
 
     def decode_shared(
-        self, maps: list[Tensor], image_hw: tuple[int, int], depths: Iterable[int], queries: Iterable[int], *, masks: bool = True
+        self,
+        maps: list[Tensor],
+        image_hw: tuple[int, int],
+        depths: Iterable[int],
+        queries: Iterable[int],
+        *,
+        masks: bool = True,
     ) -> dict[tuple[int, int], Outputs]:
-        """One decoder pass for every (depth, query count): each equals the subnet that has only these layers and queries.
+        """One decoder pass for every (depth, query count): each equals the subnet that has only
+        these layers and queries.
 
-        ``maps`` from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens) rows).
+        ``maps`` from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens)
+        rows).
         """
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
         source = _source(maps)
@@ -108,34 +125,52 @@ class Detector(nn.Module):
             results.update({(0, count): _first(whole, count) for count in counts})
         if depths[-1]:
             parts = [self._references(selected, 1, count) for count in counts]
-            references, content = torch.cat([boxes for boxes, _ in parts], 1), torch.cat([queries for _, queries in parts])
+            references = torch.cat([boxes for boxes, _ in parts], 1)
+            content = torch.cat([queries for _, queries in parts])
             states = self.decoder(references, content, counts, source, depths[-1])
             pixels = self._layer_pixels(resized, depths[-1])
             for depth in (depth for depth in depths if depth):
                 layer = self._layer_outputs(states[depth - 1], references, pixels[depth - 1])
-                results.update({(depth, count): part for count, part in zip(counts, _split(layer, counts), strict=True)})
+                results.update(
+                    {
+                        (depth, count): part
+                        for count, part in zip(counts, _split(layer, counts), strict=True)
+                    }
+                )
         return results
 
-    def training_outputs(self, maps: list[Tensor], image_hw: tuple[int, int], arch: Arch) -> TrainingOutputs:
+    def training_outputs(
+        self, maps: list[Tensor], image_hw: tuple[int, int], arch: Arch
+    ) -> TrainingOutputs:
         """All layers, all groups. ``maps`` in float32 from :meth:`features`."""
-        groups, source = self.config.groups, _source(maps)
+        groups = self.config.groups
+        source = _source(maps)
         selected = self.selection(*source, groups, arch.queries)
         resized = self._resized(maps, image_hw)
         references, content = self._references(selected, groups, arch.queries)
-        states = self.decoder(references, content, (arch.queries,) * groups, source, arch.decoder_layers)
+        states = self.decoder(
+            references, content, (arch.queries,) * groups, source, arch.decoder_layers
+        )
         pixels = self._layer_pixels(resized, len(states))
-        layers = [self._layer_outputs(state, references, maps) for state, maps in zip(states, pixels, strict=True)]
+        layers = [
+            self._layer_outputs(state, references, maps)
+            for state, maps in zip(states, pixels, strict=True)
+        ]
         return TrainingOutputs(layers, self._encoder_outputs(selected, resized))
 
     def _references(self, selected: Selected, groups: int, queries: int) -> tuple[Tensor, Tensor]:
-        """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use the embedding raw."""
+        """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use
+        the embedding raw.
+        """
         content, deltas = self.decoder.tables(groups, queries)
         deltas = deltas.unflatten(0, (groups, queries))
         boxes = selected.boxes_cxcywh[:, :, :queries].detach()
         kept = boxes.shape[2]
         references = apply_deltas(deltas[:, :kept], boxes)
         if kept < queries:
-            references = torch.cat([references, deltas[:, kept:].expand(len(boxes), -1, -1, -1)], dim=2)
+            references = torch.cat(
+                [references, deltas[:, kept:].expand(len(boxes), -1, -1, -1)], dim=2
+            )
         return references.flatten(1, 2), content
 
     def _resized(self, maps: list[Tensor], image_hw: tuple[int, int]) -> Tensor | None:
@@ -147,8 +182,14 @@ class Detector(nn.Module):
         return self.mask_head.layer_pixels(resized, depth)
 
     def _layer_outputs(self, state: Tensor, references: Tensor, pixels: Tensor | None) -> Outputs:
-        masks = None if self.mask_head is None or pixels is None else self.mask_head.features(pixels, state)
-        return Outputs(self.class_embed(state), apply_deltas(self.bbox_embed(state), references), masks)
+        masks = (
+            None
+            if self.mask_head is None or pixels is None
+            else self.mask_head.features(pixels, state)
+        )
+        return Outputs(
+            self.class_embed(state), apply_deltas(self.bbox_embed(state), references), masks
+        )
 
     def _encoder_outputs(self, selected: Selected, resized: Tensor | None) -> Outputs:
         features, logits, boxes = (part.flatten(1, 2) for part in selected)
@@ -160,21 +201,42 @@ class Detector(nn.Module):
     def _check(self, arch: Arch) -> None:
         if arch.decoder_layers > self.config.decoder_layers or arch.queries > self.config.queries:
             stored = f"{self.config.decoder_layers} layers and {self.config.queries} queries"
-            raise InputError(f"the model stores {stored}", arch.key, "choose an architecture within them")
+            raise InputError(
+                f"the model stores {stored}", arch.key, "choose an architecture within them"
+            )
 
     @torch.no_grad()
     def slice(self, arch: Arch) -> Detector:
-        """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images, arch)``."""
+        """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images,
+        arch)``.
+        """
         self._check(arch)
-        layers, queries = arch.decoder_layers, arch.queries
-        config = replace(self.config, patch=arch.patch, pos_grid=arch.grid_hw, decoder_layers=layers, queries=queries, groups=1)
+        layers = arch.decoder_layers
+        queries = arch.queries
+        config = replace(
+            self.config,
+            patch=arch.patch,
+            pos_grid=arch.grid_hw,
+            decoder_layers=layers,
+            queries=queries,
+            groups=1,
+        )
         subnet = Detector(config, arch)
         own = self.state_dict()
-        own["backbone.patch_embed.weight"] = resample_patch_kernel(own["backbone.patch_embed.weight"], arch.patch)
-        own["backbone.pos_embed"] = resample_positions(own["backbone.pos_embed"], self.config.pos_grid_hw, arch.grid_hw)
-        own["decoder.query_feat"], own["decoder.refpoint_embed"] = self.decoder.tables(1, arch.queries)
+        own["backbone.patch_embed.weight"] = resample_patch_kernel(
+            own["backbone.patch_embed.weight"], arch.patch
+        )
+        own["backbone.pos_embed"] = resample_positions(
+            own["backbone.pos_embed"], self.config.pos_grid_hw, arch.grid_hw
+        )
+        own["decoder.query_feat"], own["decoder.refpoint_embed"] = self.decoder.tables(
+            1, arch.queries
+        )
         dtype = own["decoder.query_feat"].dtype
-        cut = {name: own[name][:1] if name.startswith("selection.") else own[name] for name in subnet.state_dict()}
+        cut = {
+            name: own[name][:1] if name.startswith("selection.") else own[name]
+            for name in subnet.state_dict()
+        }
         subnet.to(dtype).load_state_dict(cut)
         return subnet.eval()
 
@@ -184,11 +246,17 @@ def _hw(images: Tensor) -> tuple[int, int]:
 
 
 def _source(maps: list[Tensor]) -> Source:
-    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1), [_hw(one) for one in maps]
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1), [
+        _hw(one) for one in maps
+    ]
 
 
 def _first(outputs: Outputs, count: int) -> Outputs:
-    masks = None if outputs.masks is None else outputs.masks._replace(queries=outputs.masks.queries[:, :count])
+    masks = (
+        None
+        if outputs.masks is None
+        else outputs.masks._replace(queries=outputs.masks.queries[:, :count])
+    )
     return Outputs(outputs.logits[:, :count], outputs.boxes_cxcywh[:, :count], masks)
 
 
@@ -196,6 +264,10 @@ def _split(outputs: Outputs, counts: tuple[int, ...]) -> list[Outputs]:
     """The queries cut into segments of ``counts``."""
     masks: list[MaskFeatures | None] = [None] * len(counts)
     if outputs.masks is not None:
-        masks = [outputs.masks._replace(queries=queries) for queries in outputs.masks.queries.split(counts, 1)]
-    logits, boxes = outputs.logits.split(counts, 1), outputs.boxes_cxcywh.split(counts, 1)
+        masks = [
+            outputs.masks._replace(queries=queries)
+            for queries in outputs.masks.queries.split(counts, 1)
+        ]
+    logits = outputs.logits.split(counts, 1)
+    boxes = outputs.boxes_cxcywh.split(counts, 1)
     return [Outputs(*part) for part in zip(logits, boxes, masks, strict=True)]

@@ -1,8 +1,9 @@
 """The decoder's feed-forward network, a strip of rows at a time in training on the CPU.
 
-With 13 groups the hidden activations of one layer are 13 x 300 x 2048 numbers per image, the largest tensor of a training step;
-writing them and their gradient to fresh memory costs more than the products. Strips stay in the cache's reach, and the backward
-pass computes them again (one product in six more) instead of keeping them.
+With 13 groups the hidden activations of one layer are 13 x 300 x 2048 numbers per image, the
+largest tensor of a training step; writing them and their gradient to fresh memory costs more than
+the products. Strips stay in the cache's reach, and the backward pass computes them again (one
+product in six more) instead of keeping them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from .linear import Linear, Product, float32_on_cpu
 
-STRIP_BYTES = 1 << 24  # of hidden activations: below the size from which C libraries return memory to the system
+# of hidden activations: below the size from which C libraries return memory to the system
+STRIP_BYTES = 1 << 24
 
 
 def feed_forward(x: Tensor, first: Linear, second: Linear) -> Tensor:
@@ -31,7 +33,8 @@ class _Strips(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         ctx.save_for_backward(x, w1, b1, w2)
-        up, down = Product(w1, b1), Product(w2, b2)
+        up = Product(w1, b1)
+        down = Product(w2, b2)
         out = x.new_empty(len(x), len(w2))
         for rows in _strips(x, w1):
             out[rows] = down(up(x[rows]).relu_())
@@ -41,8 +44,13 @@ class _Strips(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, w1, b1, w2 = ctx.saved_tensors
-        up, up_back, down_back = Product(w1, b1), Product(w1.t()), Product(w2.t())
-        dx, dw1, db1, dw2 = torch.empty_like(x), torch.zeros_like(w1), torch.zeros_like(b1), torch.zeros_like(w2)
+        up = Product(w1, b1)
+        up_back = Product(w1.t())
+        down_back = Product(w2.t())
+        dx = torch.empty_like(x)
+        dw1 = torch.zeros_like(w1)
+        db1 = torch.zeros_like(b1)
+        dw2 = torch.zeros_like(w2)
         grad = grad.contiguous()
         for rows in _strips(x, w1):
             hidden = up(x[rows]).relu_()

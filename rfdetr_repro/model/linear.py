@@ -1,8 +1,10 @@
-"""Linear layers that use the processor's matrix unit for float32 where there is one (``rfdetr::split_linear``).
+"""Linear layers that use the processor's matrix unit for float32 where there is one
+(``rfdetr::split_linear``).
 
-On CPUs with AMX a float32 product of three bfloat16 parts per number is as exact as the float32 product and faster. Everywhere
-else, and for every other type or device, this is ``F.linear`` itself. In training the outputs and the gradient of the
-inputs are split products; the gradient of the weights stays a float32 product.
+On CPUs with AMX a float32 product of three bfloat16 parts per number is as exact as the float32
+product and faster. Everywhere else, and for every other type or device, this is ``F.linear``
+itself. In training the outputs and the gradient of the inputs are split products; the gradient of
+the weights stays a float32 product.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from torch.utils.flop_counter import register_flop_formula
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 
 ALIGNMENT = 32  # inputs must be a multiple of it
-FEWEST_ROWS, FEWEST_OUTPUTS = 16, 32  # below these padding to tiles costs more than the tiles save
+# below these padding to tiles costs more than the tiles save
+FEWEST_ROWS = 16
+FEWEST_OUTPUTS = 32
 
 
 _PLAIN = ContextVar("plain", default=False)
@@ -29,7 +33,9 @@ _PLAIN = ContextVar("plain", default=False)
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Inside, linear layers are ``F.linear`` everywhere: for exporters, which write down the operators they see."""
+    """Inside, linear layers are ``F.linear`` everywhere: for exporters, which write down the
+    operators they see.
+    """
     token = _PLAIN.set(True)
     try:
         yield
@@ -38,24 +44,29 @@ def plain_linear() -> Iterator[None]:
 
 
 def float32_parts() -> int:
-    """bfloat16 parts per float32: 3 (all 24 bits) for PyTorch's matmul precision "highest", 2 (16 bits) for less.
+    """bfloat16 parts per float32: 3 (all 24 bits) for PyTorch's matmul precision "highest", 2 (16
+    bits) for less.
 
-    ``torch.set_float32_matmul_precision`` defines "high" as "each float32 number as the sum of two bfloat16 numbers".
+    ``torch.set_float32_matmul_precision`` defines "high" as "each float32 number as the sum of two
+    bfloat16 numbers".
     """
     return 3 if torch.get_float32_matmul_precision() == "highest" else 2
 
 
 class _Packed(NamedTuple):
-    weight: Tensor  # shares the parameter's memory, so its address cannot be given to another tensor meanwhile
+    # shares the parameter's memory, so its address cannot be given to another tensor meanwhile
+    weight: Tensor
     version: int
     parts: int
     tiles: Tensor  # bfloat16
 
 
 class PackedLinear:
-    """``F.linear`` that remembers the packed form of the one weight it is called with; 1.5 times the weight's memory.
+    """``F.linear`` that remembers the packed form of the one weight it is called with; 1.5 times
+    the weight's memory.
 
-    Packed at the first call that can use it and again whenever the weight has changed. Copies and pickles start empty.
+    Packed at the first call that can use it and again whenever the weight has changed. Copies and
+    pickles start empty.
     """
 
     def __init__(self) -> None:
@@ -65,25 +76,37 @@ class PackedLinear:
         return PackedLinear, ()
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-        """x (..., I), weight (O, I), bias (O,) -> (..., O), with the exact GELU of the result if asked for."""
+        """x (..., I), weight (O, I), bias (O,) -> (..., O), with the exact GELU of the result if
+        asked for.
+        """
         if not splits(x, weight):
             plain = F.linear(x, weight, bias)
             return F.gelu(plain) if gelu else plain
         if torch.is_grad_enabled():
-            trained = _TrainedLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(bias))
+            trained = _TrainedLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(
+                *x.shape[:-1], len(bias)
+            )
             return F.gelu(trained) if gelu else trained
         flat = split_linear(x.reshape(-1, x.shape[-1]), self._tiles(weight.detach()), bias, gelu)
         return flat.view(*x.shape[:-1], len(bias))
 
     def _tiles(self, weight: Tensor) -> Tensor:
-        key, packed = (weight._version, float32_parts()), self._packed
-        if packed is None or (packed.version, packed.parts) != key or not _same_memory(packed.weight, weight):
+        key = (weight._version, float32_parts())
+        packed = self._packed
+        if (
+            packed is None
+            or (packed.version, packed.parts) != key
+            or not _same_memory(packed.weight, weight)
+        ):
             packed = self._packed = _Packed(weight, *key, split_linear_pack(weight, key[1]))
         return packed.tiles
 
 
 class Linear(nn.Linear):
-    """(..., in) -> (..., out) with bias; parameters, their names and results as ``nn.Linear``. ``gelu``: exact, after it."""
+    """(..., in) -> (..., out) with bias; parameters, their names and results as ``nn.Linear``.
+
+    ``gelu``: exact, after it.
+    """
 
     def __init__(self, inputs: int, outputs: int, gelu: bool = False) -> None:
         super().__init__(inputs, outputs)
@@ -94,7 +117,9 @@ class Linear(nn.Linear):
 
 
 class Product:
-    """x (N, I) -> x @ weight.T (+ bias) for one weight (O, I) and many x, split where that pays; not differentiable."""
+    """x (N, I) -> x @ weight.T (+ bias) for one weight (O, I) and many x, split where that pays;
+    not differentiable.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._weight, self._bias = weight, weight.new_zeros(len(weight)) if bias is None else bias
@@ -109,7 +134,10 @@ class Product:
 
 
 class _TrainedLinear(torch.autograd.Function):
-    """x (N, I), weight (O, I), bias (O,) -> (N, O). Packs the weight each time: it changes every step."""
+    """x (N, I), weight (O, I), bias (O,) -> (N, O).
+
+    Packs the weight each time: it changes every step.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -129,7 +157,9 @@ class _TrainedLinear(torch.autograd.Function):
 
 
 def float32_on_cpu(*tensors: Tensor) -> bool:
-    """Whether eager float32 arithmetic on the CPU is what is asked for: no autocast, no tracing, no compiling."""
+    """Whether eager float32 arithmetic on the CPU is what is asked for: no autocast, no tracing, no
+    compiling.
+    """
     return (
         all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
         and not _PLAIN.get()
@@ -156,5 +186,7 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 
 @register_flop_formula(torch.ops.rfdetr.split_linear)
-def _flops(x_shape: tuple[int, int], packed_shape: object, bias_shape: tuple[int], *_: object, **__: object) -> int:
+def _flops(
+    x_shape: tuple[int, int], packed_shape: object, bias_shape: tuple[int], *_: object, **__: object
+) -> int:
     return 2 * x_shape[0] * x_shape[1] * bias_shape[0]

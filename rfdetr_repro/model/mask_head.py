@@ -1,4 +1,6 @@
-"""Segmentation head (architecture facts section 7): a finer map, one block per decoder layer, dot products."""
+"""Segmentation head (architecture facts section 7): a finer map, one block per decoder layer, dot
+products.
+"""
 
 from __future__ import annotations
 
@@ -84,4 +86,6 @@ class MaskHead(nn.Module):
 
     def features(self, pixels: Tensor, queries: Tensor, *, project: bool = True) -> MaskFeatures:
         """pixels (B, d, h, w), queries (B, N, d) -> factored mask logits."""
-        return MaskFeatures(self.pixel_proj(pixels) if project else pixels, self.query_block(queries), self.bias)
+        return MaskFeatures(
+            self.pixel_proj(pixels) if project else pixels, self.query_block(queries), self.bias
+        )

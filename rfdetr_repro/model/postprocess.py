@@ -1,4 +1,6 @@
-"""From raw outputs to ranked detections (architecture facts section 11): sigmoid, top k over query x class, no NMS."""
+"""From raw outputs to ranked detections (architecture facts section 11): sigmoid, top k over query
+x class, no NMS.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from .detector import Outputs
 
 
 class Ranked(NamedTuple):
-    """The k best (query, class) pairs of each image, best first; a query may appear with several labels."""
+    """The k best (query, class) pairs of each image, best first; a query may appear with several
+    labels.
+    """
 
     scores: Tensor  # (B, k) in 0..1
     labels: Tensor  # (B, k) int64
@@ -20,23 +24,29 @@ class Ranked(NamedTuple):
 
 
 def best_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, N) -> the k largest of each row and their indices, both (B, k); of equal values the lower index wins and comes first.
+    """(B, N) -> the k largest of each row and their indices, both (B, k); of equal values the lower
+    index wins and comes first.
 
     ``torch.topk`` picks among equals as it likes, differently on each device.
     """
     last = values.topk(k, dim=1).values[:, -1:]
-    above, equal = values > last, values == last
+    above = values > last
+    equal = values == last
     chosen = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
     index = chosen.to(torch.uint8).topk(k, dim=1).indices.sort(1).values
     ordered = values.gather(1, index).sort(dim=1, descending=True, stable=True)
     return ordered.values, index.gather(1, ordered.indices)
 
 
-def top_k(outputs: Outputs, k: int, *, masks: bool = True, threshold: float = 0.0, recording: bool = False) -> Ranked:
-    """Ranks ``outputs``; k is capped at queries x classes. Of equal scores the earlier query, then the lower label comes first.
+def top_k(
+    outputs: Outputs, k: int, *, masks: bool = True, threshold: float = 0.0, recording: bool = False
+) -> Ranked:
+    """Ranks ``outputs``; k is capped at queries x classes. Of equal scores the earlier query, then
+    the lower label comes first.
 
-    ``threshold`` (0..1, for a batch of one): lower scores are left out before anything is gathered for them. ``recording``: one
-    TopK node, for an exported graph; ONNX prescribes the same order of equals.
+    ``threshold`` (0..1, for a batch of one): lower scores are left out before anything is gathered
+    for them. ``recording``: one TopK node, for an exported graph; ONNX prescribes the same order of
+    equals.
     """
     b, n, classes = outputs.logits.shape
     k = min(k, n * classes)

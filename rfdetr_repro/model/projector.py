@@ -1,6 +1,7 @@
 """Projector: the backbone's maps, fused once per pyramid level (architecture facts section 4).
 
-Level P4 keeps the ViT's grid, P3 doubles it, P5 halves it. All sizes use P4 alone, except the deprecated Large (P3 and P5).
+Level P4 keeps the ViT's grid, P3 doubles it, P5 halves it. All sizes use P4 alone, except the
+deprecated Large (P3 and P5).
 """
 
 from __future__ import annotations
@@ -29,10 +30,17 @@ class ConvNorm(nn.Module):
     """Convolution without bias, channel LayerNorm, activation."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, act: Callable[[Tensor], Tensor] = F.silu
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        stride: int = 1,
+        act: Callable[[Tensor], Tensor] = F.silu,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False
+        )
         self.norm = ChannelNorm(channels_out)
         self.act = act
 
@@ -53,7 +61,9 @@ class Bottleneck(nn.Module):
 
 
 class Fusion(nn.Module):
-    """C2f block over concatenated channels, then a channel LayerNorm: (B, channels, h, w) -> (B, hidden, h, w)."""
+    """C2f block over concatenated channels, then a channel LayerNorm: (B, channels, h, w) -> (B,
+    hidden, h, w).
+    """
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
@@ -84,8 +94,11 @@ class Projector(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim, inputs = config.vit_dim, len(config.feature_stages)
-        self.sampling = nn.ModuleList(nn.ModuleList(_sampler(level, dim) for _ in range(inputs)) for level in config.levels)
+        dim = config.vit_dim
+        inputs = len(config.feature_stages)
+        self.sampling = nn.ModuleList(
+            nn.ModuleList(_sampler(level, dim) for _ in range(inputs)) for level in config.levels
+        )
         widths = [dim // 2 if level == "P3" else dim for level in config.levels]
         self.stages = nn.ModuleList(Fusion(config, inputs * width) for width in widths)
 
@@ -94,6 +107,14 @@ class Projector(nn.Module):
         fused = []
         for samplers, stage in zip(self.sampling, self.stages, strict=True):
             fused.append(
-                stage(torch.cat([sampler(x) for sampler, x in zip(cast(nn.ModuleList, samplers), maps, strict=True)], dim=1))
+                stage(
+                    torch.cat(
+                        [
+                            sampler(x)
+                            for sampler, x in zip(cast(nn.ModuleList, samplers), maps, strict=True)
+                        ],
+                        dim=1,
+                    )
+                )
             )
         return fused

@@ -1,7 +1,8 @@
-"""Two-stage query selection (architecture facts section 5): every token proposes a box, the most confident become references.
+"""Two-stage query selection (architecture facts section 5): every token proposes a box, the most
+confident become references.
 
-The G groups of training are one batched computation over stacked weights; evaluation uses group 0. Rows come out in order of
-confidence, which is what makes query dropping a prefix.
+The G groups of training are one batched computation over stacked weights; evaluation uses group 0.
+Rows come out in order of confidence, which is what makes query dropping a prefix.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ class Selected(NamedTuple):
 
 
 class GroupLinear(nn.Module):
-    """G independent linear maps with stacked weights: (B, G or 1, N, in) -> (B, g, N, out) for the first g groups."""
+    """G independent linear maps with stacked weights: (B, G or 1, N, in) -> (B, g, N, out) for the
+    first g groups.
+    """
 
     def __init__(self, groups: int, features_in: int, features_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(groups, features_out, features_in))
         self.bias = nn.Parameter(torch.zeros(groups, features_out))
         first = nn.init.xavier_uniform_(torch.empty(features_out, features_in))
-        self.weight.data.copy_(first.expand_as(self.weight))  # groups start as copies (facts section 6)
+        # groups start as copies (facts section 6)
+        self.weight.data.copy_(first.expand_as(self.weight))
         self._first = PackedLinear()
 
     def forward(self, x: Tensor, groups: int) -> Tensor:
@@ -60,13 +64,19 @@ class GroupNorm1d(nn.Module):
 
 
 def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
-    """Box reparametrisation: centre moves by delta * size, size scales by exp(delta); all (..., 4), cxcywh."""
+    """Box reparametrisation: centre moves by delta * size, size scales by exp(delta); all (..., 4),
+    cxcywh.
+    """
     centre = deltas[..., :2] * references_cxcywh[..., 2:] + references_cxcywh[..., :2]
     return torch.cat([centre, deltas[..., 2:].exp() * references_cxcywh[..., 2:]], dim=-1)
 
 
-def token_proposals(level_sizes: list[tuple[int, int]], side: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Proposals (S, 4) cxcywh, zero where invalid, and validity (S, 1); a token is valid if all four lie in (0.01, 0.99)."""
+def token_proposals(
+    level_sizes: list[tuple[int, int]], side: float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Proposals (S, 4) cxcywh, zero where invalid, and validity (S, 1); a token is valid if all
+    four lie in (0.01, 0.99).
+    """
     levels = []
     for level, (h, w) in enumerate(level_sizes):
         y = (torch.arange(h, device=like.device) + 0.5) / h
@@ -84,7 +94,8 @@ class QuerySelection(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        groups, dim = config.groups, config.hidden
+        groups = config.groups
+        dim = config.hidden
         self.proposal_side = config.proposal_side
         self.proj = GroupLinear(groups, dim, dim)
         self.norm = GroupNorm1d(groups, dim)
@@ -94,8 +105,12 @@ class QuerySelection(nn.Module):
         nn.init.constant_(self.class_embed.bias, PRIOR_LOGIT)
         nn.init.zeros_(boxes[2].weight)
 
-    def forward(self, memory: Tensor, level_sizes: list[tuple[int, int]], groups: int, queries: int) -> Selected:
-        """memory (B, S, d) -> the min(queries, S) most confident tokens of each of the first ``groups`` groups."""
+    def forward(
+        self, memory: Tensor, level_sizes: list[tuple[int, int]], groups: int, queries: int
+    ) -> Selected:
+        """memory (B, S, d) -> the min(queries, S) most confident tokens of each of the first
+        ``groups`` groups.
+        """
         proposals, valid = token_proposals(level_sizes, self.proposal_side, memory)
         memory = torch.where(valid, memory, torch.zeros_like(memory))
         tokens = self.norm(self.proj(memory[:, None], groups), groups)  # (B, G, S, d)

@@ -1,8 +1,10 @@
-"""Windowed DINOv2 ViT whose patch size, image side and window count are arguments of the call (architecture facts section 3).
+"""Windowed DINOv2 ViT whose patch size, image side and window count are arguments of the call
+(architecture facts section 3).
 
-The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks attend inside a window,
-global blocks over all windows of an image, class copies included. Patch kernels are resampled as in FlexiViT (arXiv 2212.08013,
-section 3.4), positions bicubically; both are pure functions of the stored weights, so one weight serves every architecture.
+The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks
+attend inside a window, global blocks over all windows of an image, class copies included. Patch
+kernels are resampled as in FlexiViT (arXiv 2212.08013, section 3.4), positions bicubically; both
+are pure functions of the stored weights, so one weight serves every architecture.
 """
 
 from __future__ import annotations
@@ -24,17 +26,23 @@ UNFUSED_TOKENS = 800  # attention() on a CPU; measured between 785 and 1024 toke
 
 @lru_cache(maxsize=64)
 def _kernel_resize_matrix(old: int, new: int) -> Tensor:
-    """(new*new, old*old) float64: pseudo-inverse of the transposed bilinear resize from old x old to new x new pixels."""
+    """(new*new, old*old) float64: pseudo-inverse of the transposed bilinear resize from old x old
+    to new x new pixels.
+    """
     basis = torch.eye(old * old, dtype=torch.float64).reshape(old * old, 1, old, old)
-    resized = F.interpolate(basis, size=(new, new), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(
+        basis, size=(new, new), mode="bilinear", antialias=True, align_corners=False
+    )
     resize = resized.reshape(old * old, new * new).T  # rows = new pixels, columns = old pixels
     return torch.linalg.pinv(resize.T)
 
 
 def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
-    """(D, C, p, p) -> (D, C, patch, patch) such that, for patch >= p, a patch enlarged bilinearly gives the same token.
+    """(D, C, p, p) -> (D, C, patch, patch) such that, for patch >= p, a patch enlarged bilinearly
+    gives the same token.
 
-    Differentiable; gradients reach the stored kernel. For patch < p it is the least-squares solution.
+    Differentiable; gradients reach the stored kernel. For patch < p it is the least-squares
+    solution.
     """
     old = weight.shape[-1]
     if old == patch:
@@ -44,8 +52,12 @@ def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
         return (weight.flatten(2) @ matrix.T).unflatten(2, (patch, patch))
 
 
-def resample_positions(positions: Tensor, stored_hw: tuple[int, int], grid_hw: tuple[int, int]) -> Tensor:
-    """(1, 1 + Gh*Gw, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing, class row kept; unchanged if the grids are equal."""
+def resample_positions(
+    positions: Tensor, stored_hw: tuple[int, int], grid_hw: tuple[int, int]
+) -> Tensor:
+    """(1, 1 + Gh*Gw, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing, class row kept; unchanged
+    if the grids are equal.
+    """
     if grid_hw == stored_hw:
         return positions
     exact = positions.float()  # as upstream, whatever the model's precision
@@ -64,14 +76,23 @@ def to_windows(tokens: Tensor, windows: int) -> Tensor:
 def from_windows(tokens: Tensor, windows: int, grid_hw: tuple[int, int]) -> Tensor:
     """Inverse of :func:`to_windows`, then channels first: (B*w*w, n, D) -> (B, D, H, W)."""
     h, w = grid_hw
-    tokens = tokens.reshape(-1, windows, windows, h // windows, w // windows, tokens.shape[-1]).transpose(2, 3)
+    tokens = tokens.reshape(
+        -1, windows, windows, h // windows, w // windows, tokens.shape[-1]
+    ).transpose(2, 3)
     return tokens.reshape(-1, h, w, tokens.shape[-1]).permute(0, 3, 1, 2)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, heads, N, d) scaled dot-product attention. On CPU, bfloat16 training of short sequences is faster unfused (measured
-    2.5x); of long ones it is not, and the N x N scores of all blocks would have to be kept."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.shape[-2] <= UNFUSED_TOKENS and torch.is_grad_enabled():
+    """(B, heads, N, d) scaled dot-product attention. On CPU, bfloat16 training of short sequences
+    is faster unfused (measured 2.5x); of long ones it is not, and the N x N scores of all blocks
+    would have to be kept.
+    """
+    if (
+        q.dtype == torch.bfloat16
+        and q.device.type == "cpu"
+        and q.shape[-2] <= UNFUSED_TOKENS
+        and torch.is_grad_enabled()
+    ):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return scores.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
@@ -105,7 +126,9 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
     def forward(self, x: Tensor, merge: int) -> Tensor:
-        """x (B*w*w, n, D); ``merge`` windows are joined into one attention sequence (1 = windowed, w*w = global)."""
+        """x (B*w*w, n, D); ``merge`` windows are joined into one attention sequence (1 = windowed,
+        w*w = global).
+        """
         attended = self.norm1(x)
         attended = attended.reshape(-1, merge * x.shape[1], x.shape[2])
         attended = self.attn(attended).reshape(x.shape)
@@ -119,13 +142,17 @@ class WindowedViT(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim, patch = config.vit_dim, config.patch
+        dim = config.vit_dim
+        patch = config.patch
         self.config = config
-        self.checkpoint_activations = False  # blocks keep only their input and run again in the backward pass
+        # blocks keep only their input and run again in the backward pass
+        self.checkpoint_activations = False
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + math.prod(config.pos_grid_hw), dim))
         self.patch_embed = nn.Conv2d(3, dim, patch, patch)
-        self.blocks = nn.ModuleList(Block(dim, config.vit_heads, config.layer_scale) for _ in range(config.vit_depth))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.vit_heads, config.layer_scale) for _ in range(config.vit_depth)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)  # shared by all read-outs
         self._init_weights()
 
@@ -142,23 +169,33 @@ class WindowedViT(nn.Module):
     def embed(self, images: Tensor, patch: int, windows: int) -> tuple[Tensor, tuple[int, int]]:
         """(B, 3, H, W) -> ((B*w*w, 1 + n, D) window-major tokens, grid (H/patch, W/patch))."""
         kernel = resample_patch_kernel(self.patch_embed.weight, patch)
-        tokens = F.conv2d(images, kernel, self.patch_embed.bias, stride=patch).permute(0, 2, 3, 1)  # (B, gh, gw, D)
+        # (B, gh, gw, D)
+        tokens = F.conv2d(images, kernel, self.patch_embed.bias, stride=patch).permute(0, 2, 3, 1)
         grid_hw = (tokens.shape[1], tokens.shape[2])
-        positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw).to(tokens.dtype)
+        positions = resample_positions(self.pos_embed, self.config.pos_grid_hw, grid_hw).to(
+            tokens.dtype
+        )
         tokens = tokens + positions[:, 1:].unflatten(1, grid_hw)
         tokens = to_windows(tokens, windows)
         cls = (self.cls_token.to(tokens.dtype) + positions[:, :1]).expand(len(tokens), -1, -1)
         return torch.cat([cls, tokens], dim=1), grid_hw
 
     def forward(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
-        """(B, 3, H, W), H and W divisible by patch*windows -> per stage (B, D, H/patch, W/patch)."""
+        """(B, 3, H, W), H and W divisible by patch*windows -> per stage (B, D, H/patch,
+        W/patch).
+        """
         x, grid_hw = self.embed(images, patch, windows)
         stages = self.config.feature_stages
-        maps, again = [], self.checkpoint_activations and torch.is_grad_enabled()
+        maps = []
+        again = self.checkpoint_activations and torch.is_grad_enabled()
         for index in range(max(stages)):  # blocks after the last read-out would run for nothing
             merge = windows * windows if index in self.config.global_blocks else 1
             block = self.blocks[index]
-            x = checkpoint(block, x, merge, use_reentrant=False, preserve_rng_state=False) if again else block(x, merge)
+            x = (
+                checkpoint(block, x, merge, use_reentrant=False, preserve_rng_state=False)
+                if again
+                else block(x, merge)
+            )
             if index + 1 in stages:
                 maps.append(from_windows(self.norm(x)[:, 1:], windows, grid_hw))
         return maps

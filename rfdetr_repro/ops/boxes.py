@@ -1,8 +1,10 @@
-"""Box formats and overlaps: differentiable torch functions for the matcher, the losses and the decoder.
+"""Box formats and overlaps: differentiable torch functions for the matcher, the losses and the
+decoder.
 
-``cxcywh`` is centre x, centre y, width, height; ``xyxy`` is left, top, right, bottom. Both are float tensors whose last axis
-is 4, in any one unit (normalised to the image or pixels), leading axes free. Overlaps follow GIoU (Rezatofighi et al. 2019)
-and never divide by zero: two boxes without area have IoU 0 (and GIoU 0 when their hull has no area either).
+``cxcywh`` is centre x, centre y, width, height; ``xyxy`` is left, top, right, bottom. Both are
+float tensors whose last axis is 4, in any one unit (normalised to the image or pixels), leading
+axes free. Overlaps follow GIoU (Rezatofighi et al. 2019) and never divide by zero: two boxes
+without area have IoU 0 (and GIoU 0 when their hull has no area either).
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from torch import Tensor
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     """Centre/size to corners, (..., 4) -> (..., 4)."""
-    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    centre = boxes_cxcywh[..., :2]
+    size = boxes_cxcywh[..., 2:]
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     """Corners to centre/size, (..., 4) -> (..., 4)."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    low = boxes_xyxy[..., :2]
+    high = boxes_xyxy[..., 2:]
     return torch.cat([(low + high) * 0.5, high - low], dim=-1)
 
 
@@ -32,7 +36,9 @@ def box_area(boxes_xyxy: Tensor) -> Tensor:
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """numerator / denominator, and 0 where the denominator is 0 (finite gradient there too)."""
     empty = denominator <= 0
-    return torch.where(empty, torch.zeros_like(numerator), numerator / torch.where(empty, 1, denominator))
+    return torch.where(
+        empty, torch.zeros_like(numerator), numerator / torch.where(empty, 1, denominator)
+    )
 
 
 def _overlap(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +59,9 @@ def _generalise(iou: Tensor, union: Tensor, a_xyxy: Tensor, b_xyxy: Tensor) -> T
 
 
 def pairwise_iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Every box against every other: (..., N, 4), (..., M, 4) -> IoU in 0..1 and union area, both (..., N, M)."""
+    """Every box against every other: (..., N, 4), (..., M, 4) -> IoU in 0..1 and union area, both
+    (..., N, M).
+    """
     return _overlap(boxes_xyxy[..., :, None, :], others_xyxy[..., None, :, :])
 
 

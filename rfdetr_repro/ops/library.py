@@ -14,7 +14,8 @@ LIBRARY = Path(__file__).resolve().parents[1] / "librfdetr_ops.so"
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Registers the operators of the library at ``path`` with PyTorch; its plain C functions are on the handle.
+    """Registers the operators of the library at ``path`` with PyTorch; its plain C functions are on
+    the handle.
 
     Raises :class:`LibraryNotBuilt` where the file is missing or does not load.
     """
@@ -31,13 +32,20 @@ HANDLE = load(LIBRARY)
 
 
 def build_info() -> dict[str, Any]:
-    """What the loaded library was built with: ``torch`` (version), ``cuda`` (bool), ``cuda_archs`` (list), ``compiler``.
+    """What the loaded library was built with: ``torch`` (version), ``cuda`` (bool), ``cuda_archs``
+    (list), ``compiler``.
 
-    And ``isa``: the instruction set its attention kernels use on this processor; ``RFDETR_ISA`` in the environment at the first
-    call chooses another.
+    And ``isa``: the instruction set its attention kernels use on this processor; ``RFDETR_ISA`` in
+    the environment at the first call chooses another.
     """
     for name in ("rfdetr_build_info", "rfdetr_isa"):
         getattr(HANDLE, name).restype = ctypes.c_char_p
     torch_version, archs, compiler = HANDLE.rfdetr_build_info().decode().split("|")
     isa = HANDLE.rfdetr_isa().decode() or "unknown"
-    return {"torch": torch_version, "cuda": bool(archs), "cuda_archs": archs.split(), "compiler": compiler, "isa": isa}
+    return {
+        "torch": torch_version,
+        "cuda": bool(archs),
+        "cuda_archs": archs.split(),
+        "compiler": compiler,
+        "isa": isa,
+    }

@@ -1,4 +1,6 @@
-"""The mask path on tensors: logits of the kept queries only, then masks of the image without an enlarged map."""
+"""The mask path on tensors: logits of the kept queries only, then masks of the image without an
+enlarged map.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from . import library as _library  # noqa: F401  loads the operators
 
 
 def mask_logits(queries: Tensor, pixels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Query embeddings (..., K, d) x pixel embeddings (..., d, h, w) -> mask logits (..., K, h, w); ``bias`` (1,) is added.
+    """Query embeddings (..., K, d) x pixel embeddings (..., d, h, w) -> mask logits (..., K, h, w);
+    ``bias`` (1,) is added.
 
     One matrix product; select the queries first, its cost is theirs.
     """
@@ -18,21 +21,32 @@ def mask_logits(queries: Tensor, pixels: Tensor, bias: Tensor | None = None) -> 
 
 
 def masks_from_logits(
-    logits: Tensor, height: int, width: int, *, boxes_xyxy: Tensor | None = None, packed: bool = False
+    logits: Tensor,
+    height: int,
+    width: int,
+    *,
+    boxes_xyxy: Tensor | None = None,
+    packed: bool = False,
 ) -> Tensor:
-    """Logits (K, h, w) -> bool (K, height, width), or ``packed`` uint8 (K, height, ceil(width / 8)), low bit first.
+    """Logits (K, h, w) -> bool (K, height, width), or ``packed`` uint8 (K, height, ceil(width /
+    8)), low bit first.
 
-    Equal to ``interpolate(mode="bilinear", align_corners=False) > 0`` in float32. ``boxes_xyxy`` (K, 4) in pixels of the image
-    sets only pixels whose centre is inside. No gradient. Raises RuntimeError for other shapes or 2^31 or more pixels.
+    Equal to ``interpolate(mode="bilinear", align_corners=False) > 0`` in float32. ``boxes_xyxy``
+    (K, 4) in pixels of the image sets only pixels whose centre is inside. No gradient. Raises
+    RuntimeError for other shapes or 2^31 or more pixels.
     """
     boxes = None if boxes_xyxy is None else boxes_xyxy.float()
     return torch.ops.rfdetr.masks_from_logits.default(logits.float(), height, width, boxes, packed)
 
 
-def mask_runs(logits: Tensor, height: int, width: int, *, boxes_xyxy: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The same masks as COCO run lengths, down the columns and starting with unset pixels; on the CPU.
+def mask_runs(
+    logits: Tensor, height: int, width: int, *, boxes_xyxy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same masks as COCO run lengths, down the columns and starting with unset pixels; on the
+    CPU.
 
-    Returns (runs int32 (n,), starts int64 (K + 1,)): mask k's are ``runs[starts[k]:starts[k + 1]]`` and add up to height * width.
+    Returns (runs int32 (n,), starts int64 (K + 1,)): mask k's are ``runs[starts[k]:starts[k + 1]]``
+    and add up to height * width.
     """
     boxes = None if boxes_xyxy is None else boxes_xyxy.float()
     return torch.ops.rfdetr.mask_runs.default(logits.float(), height, width, boxes)
@@ -45,6 +59,10 @@ def _shape(logits: Tensor, height: int, width: int, boxes: Tensor | None, packed
 
 
 @torch.library.register_fake("rfdetr::mask_runs")
-def _runs_shape(logits: Tensor, height: int, width: int, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
+def _runs_shape(
+    logits: Tensor, height: int, width: int, boxes: Tensor | None
+) -> tuple[Tensor, Tensor]:
     count = torch.library.get_ctx().new_dynamic_size()
-    return logits.new_empty(count, dtype=torch.int32), logits.new_empty(logits.shape[0] + 1, dtype=torch.int64)
+    return logits.new_empty(count, dtype=torch.int32), logits.new_empty(
+        logits.shape[0] + 1, dtype=torch.int64
+    )

@@ -1,7 +1,8 @@
-"""What a printed cell is: every table as rows of identified cells, each with the metric it holds and what would fill it.
+"""What a printed cell is: every table as rows of identified cells, each with the metric it holds
+and what would fill it.
 
-A cell is one number that the camera-ready prints in a table. Labels, notes and the columns that this project derived are not
-cells, nor is a place where the paper prints "-" or words.
+A cell is one number that the camera-ready prints in a table. Labels, notes and the columns that
+this project derived are not cells, nor is a place where the paper prints "-" or words.
 """
 
 from __future__ import annotations
@@ -20,19 +21,32 @@ from .published import METRICS, TABLES, architectures, published_rows, published
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 NAIVE = "naive FP16 export"  # the variant that a Record of Table 1's broken export must name
 METRIC_LABELS = {
-    "params_m": "Params M", "gflops": "GFLOPs", "latency_ms": "ms", "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_s": "APs",
-    "ap_m": "APm", "ap_l": "APl",
-}  # fmt: skip
+    "params_m": "Params M",
+    "gflops": "GFLOPs",
+    "latency_ms": "ms",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_s": "APs",
+    "ap_m": "APm",
+    "ap_l": "APl",
+}
 _KNOBS = {
-    "resolution": "resolution", "patch_size": "patch", "windows": "windows", "decoder_layers": "layers", "queries": "queries",
-}  # fmt: skip
+    "resolution": "resolution",
+    "patch_size": "patch",
+    "windows": "windows",
+    "decoder_layers": "layers",
+    "queries": "queries",
+}
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A column of numbers: the CSV's name for it, its ``metric`` and, where a table prints one metric several times, which one.
+    """A column of numbers: the CSV's name for it, its ``metric`` and, where a table prints one
+    metric several times, which one.
 
-    ``metric``: params, flops, ms, one of :data:`paper.METRICS`, or knob, fit and reported, which no Record of this suite fills.
+    ``metric``: params, flops, ms, one of :data:`paper.METRICS`, or knob, fit and reported, which no
+    Record of this suite fills.
     """
 
     column: str
@@ -78,11 +92,14 @@ class Row:
 
 def _standard() -> tuple[Slot, ...]:
     metrics = {"params_m": "params", "gflops": "flops", "latency_ms": "ms"}
-    return tuple(Slot(column, label, metrics.get(column, column)) for column, label in METRIC_LABELS.items())
+    return tuple(
+        Slot(column, label, metrics.get(column, column)) for column, label in METRIC_LABELS.items()
+    )
 
 
 def _buffered(precision: str) -> tuple[Slot, Slot]:
-    upper, group = precision.upper(), f"buffered {precision.upper()}"
+    upper = precision.upper()
+    group = f"buffered {precision.upper()}"
     stem = f"buffered_{upper.lower()}"
     return (
         Slot(f"{stem}_ap", "AP", "ap", group, precision, 200.0),
@@ -110,11 +127,15 @@ SLOTS: dict[str, tuple[Slot, ...]] = {
     ),
     "11": tuple(Slot(size.lower(), size, "ap", size=size) for size in ("S", "M", "L", "XL")),
     "v2_17": tuple(
-        Slot(column, column.replace("_", " "), "fit") for column in ("slope", "intercept", "r_squared", "p_value", "std_error")
+        Slot(column, column.replace("_", " "), "fit")
+        for column in ("slope", "intercept", "r_squared", "p_value", "std_error")
     ),
     "v2_20": (
         Slot("ap", "AP", "ap", precision="fp16"),
-        *(Slot(f"latency_ms_buffer_{wait}", f"{wait} ms", "ms", "", "fp16", float(wait)) for wait in (0, 200, 400, 800)),
+        *(
+            Slot(f"latency_ms_buffer_{wait}", f"{wait} ms", "ms", "", "fp16", float(wait))
+            for wait in (0, 200, 400, 800)
+        ),
     ),
 }
 
@@ -131,7 +152,10 @@ def table_rows(table: str) -> tuple[Row, ...]:
         raise InputError(f"unknown table {table!r}", mend=f"choose one of {', '.join(TABLES)}")
     numbers = published_table(table).row_numbers
     rows = zip(numbers, published_rows(table), strict=True)
-    return tuple(Row(table, number, printed, identity, _arch(identity)) for number, (printed, identity) in rows)
+    return tuple(
+        Row(table, number, printed, identity, _arch(identity))
+        for number, (printed, identity) in rows
+    )
 
 
 def cells(table: str) -> Iterator[tuple[Row, Slot]]:
@@ -151,8 +175,11 @@ def _size_params() -> dict[tuple[str, Arch], int]:
 
 
 def expected_params(row: Row) -> int | None:
-    """Parameters that the paper prints for the row's model, in this table or, by its architecture, in another."""
-    cost, task = row.identity.cost, row.identity.model.task
+    """Parameters that the paper prints for the row's model, in this table or, by its architecture,
+    in another.
+    """
+    cost = row.identity.cost
+    task = row.identity.model.task
     if cost is not None and cost.params is not None:
         return cost.params
     return _size_params().get((task, row.arch)) if row.arch is not None else None
@@ -160,9 +187,14 @@ def expected_params(row: Row) -> int | None:
 
 def _arch(identity: Record) -> Arch | None:
     """RF100-VL rows without a fixed architecture average over 100 data sets, each with its own."""
-    model, data = identity.model, identity.data
+    model = identity.model
+    data = identity.data
     if model.arch is not None or model.family != "rfdetr":
         return model.arch
-    if data is not None and not data.name.startswith("coco") and model.variant != "fixed architecture (coco)":
+    if (
+        data is not None
+        and not data.name.startswith("coco")
+        and model.variant != "fixed architecture (coco)"
+    ):
         return None
     return architectures().get((model.task, model.size or ""))

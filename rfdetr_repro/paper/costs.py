@@ -1,8 +1,10 @@
-"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12, 13 against cost Records: reproduced to the printed digit, or why not.
+"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12, 13 against cost Records: reproduced to
+the printed digit, or why not.
 
-The paper mixes conventions: RF-DETR and LW-DETR are counted by PyTorch's FlopCounterMode on the authors' evaluation forward,
-D-FINE prints what its authors report (calflops, deployed form), RT-DETR what its authors report (counter unknown), Table 5 leaves
-attention out. ``CONVENTIONS`` says so per family, and a cell is compared with a Record of its own convention only. No torch here.
+The paper mixes conventions: RF-DETR and LW-DETR are counted by PyTorch's FlopCounterMode on the
+authors' evaluation forward, D-FINE prints what its authors report (calflops, deployed form),
+RT-DETR what its authors report (counter unknown), Table 5 leaves attention out. ``CONVENTIONS``
+says so per family, and a cell is compared with a Record of its own convention only. No torch here.
 """
 
 from __future__ import annotations
@@ -19,24 +21,33 @@ from .published import join_key, published_records, published_table
 TABLES = ("2", "3", "5", "9", "12", "13")
 STATES = ("reproduced", "cut", "differs", "not counted here")
 _MEANINGS = (
-    "equal to the printed digit, rounded", "equal if further digits are cut off instead of rounded",
-    "counted, not equal, for the reason given", "no count of this convention here, for the reason given",
-)  # fmt: skip
+    "equal to the printed digit, rounded",
+    "equal if further digits are cut off instead of rounded",
+    "counted, not equal, for the reason given",
+    "no count of this convention here, for the reason given",
+)
 COMMAND = "python -m rfdetr_repro.bench.costs --page docs/costs.md"
 CONVENTIONS = {
     "rfdetr": ("shapes", "evaluated"),
     "lwdetr": ("flopcountermode", "evaluated"),
     "dfine": ("calflops", "deployed"),
-    "dfine N": ("flopcountermode", "deployed"),  # its authors report 7 G without a decimal: the paper counted this one itself
+    # its authors report 7 G without a decimal: the paper counted this one itself
+    "dfine N": ("flopcountermode", "deployed"),
     "rtdetr": ("flopcountermode", "evaluated"),
-    "yolov8": ("ultralytics", "deployed"),  # what its authors print; deployed: normalisation folded into the convolutions
+    # what its authors print; deployed: normalisation folded into the convolutions
+    "yolov8": ("ultralytics", "deployed"),
     "yolo11": ("ultralytics", "deployed"),
     "groundingdino": ("flopcountermode", "evaluated"),
 }
 NO_ATTENTION = "evaluated without attention"
 LW_DETR_M = range(1, 3)  # steps of Table 5 that are LW-DETR M; the rest are RF-DETR
-_YOLO = "needs ultralytics (AGPL-3.0) in the user's own environment, named by RFDETR_ULTRALYTICS_PYTHON"
-_YOLO_OLDER = "presumably its authors' older counter: their present one and FlopCounterMode agree on the number here"
+_YOLO = (
+    "needs ultralytics (AGPL-3.0) in the user's own environment, named by RFDETR_ULTRALYTICS_PYTHON"
+)
+_YOLO_OLDER = (
+    "presumably its authors' older counter: their present one and FlopCounterMode agree on the "
+    "number here"
+)
 REASONS = {
     ("yolov8", ""): _YOLO,
     ("yolo11", ""): _YOLO,
@@ -47,13 +58,20 @@ REASONS = {
     (
         "groundingdino",
         "params_m",
-    ): "the paper counted mmdetection's program; which 0.7 M of it transformers' port lacks is not known",
-    ("groundingdino", "gflops"): "the number of text tokens behind it is not stated; 195 (COCO's 80 names) is assumed here",
+    ): "the paper counted mmdetection's program; which 0.7 M of it transformers' port lacks is "
+    "not known",
+    (
+        "groundingdino",
+        "gflops",
+    ): "the number of text tokens behind it is not stated; 195 (COCO's 80 names) is assumed here",
 }
 
 
 class CostCell(NamedTuple):
-    """One printed number. ``row``: 0-based line of the table's CSV; ``measured`` in the unit of the column, unrounded."""
+    """One printed number.
+
+    ``row``: 0-based line of the table's CSV; ``measured`` in the unit of the column, unrounded.
+    """
 
     table: str
     row: int
@@ -76,7 +94,12 @@ def cost_cells(records: Iterable[Record]) -> list[CostCell]:
     found: _Found = {}
     for record in records:
         if record.source == "cost" and record.cost:
-            key = (*join_key(record)[:3], record.model.variant, record.cost.counter, record.cost.form)
+            key = (
+                *join_key(record)[:3],
+                record.model.variant,
+                record.cost.counter,
+                record.cost.form,
+            )
             found[key] = record
     return [*_standard(found), *_ablation(found), *_counters(found)]
 
@@ -98,17 +121,39 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
     lines += [f"- {state}: {meaning}" for state, meaning in zip(STATES, _MEANINGS, strict=True)]
     lines += [
         "",
-        "Counted without trained weights (YOLO in its own package's process); 2 operations per multiply-add. The counter's form:",
+        "Counted without trained weights (YOLO in its own package's process); 2 operations per "
+        "multiply-add. The counter's form:",
     ]
     lines += [
-        "`evaluated` is the authors' evaluation forward, `deployed` what they export. Every Record is in `results/costs.jsonl`.",
+        "`evaluated` is the authors' evaluation forward, `deployed` what they export. Every "
+        "Record is in `results/costs.jsonl`.",
         "",
     ]
-    columns = ("Table", "Model", "Size", "Column", "Published", "Counted", "Counter", "State", "Why not reproduced")
+    columns = (
+        "Table",
+        "Model",
+        "Size",
+        "Column",
+        "Published",
+        "Counted",
+        "Counter",
+        "State",
+        "Why not reproduced",
+    )
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for cell in cells:
         measured = "" if cell.measured is None else f"{cell.measured:.3f}"
-        texts = (cell.table, cell.model, cell.size, cell.column, cell.published, measured, cell.counter, cell.state, cell.reason)
+        texts = (
+            cell.table,
+            cell.model,
+            cell.size,
+            cell.column,
+            cell.published,
+            measured,
+            cell.counter,
+            cell.state,
+            cell.reason,
+        )
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
@@ -116,16 +161,22 @@ def to_markdown(cells: Sequence[CostCell]) -> str:
 def _standard(found: _Found) -> Iterator[CostCell]:
     for table in ("2", "3", "12", "13"):
         printed = published_table(table)
-        for row, values, record in zip(printed.row_numbers, printed.rows, published_records(table), strict=True):
+        for row, values, record in zip(
+            printed.row_numbers, printed.rows, published_records(table), strict=True
+        ):
             family, size, task, _ = join_key(record)
             convention = CONVENTIONS.get(f"{family} {size}") or CONVENTIONS.get(family, ("", ""))
             counted = found.get((family, size, task, None, *convention))
             for column in ("params_m", "gflops"):
                 if values[column]:
                     reason = (
-                        REASONS.get((f"{family} {size}", "")) or REASONS.get((family, column)) or REASONS.get((family, ""), "")
+                        REASONS.get((f"{family} {size}", ""))
+                        or REASONS.get((family, column))
+                        or REASONS.get((family, ""), "")
                     )
-                    yield _cell((table, row, values["model"], size, column, values[column]), counted, reason)
+                    yield _cell(
+                        (table, row, values["model"], size, column, values[column]), counted, reason
+                    )
 
 
 def _ablation(found: _Found) -> Iterator[CostCell]:
@@ -136,7 +187,9 @@ def _ablation(found: _Found) -> Iterator[CostCell]:
             counted = found.get(("lwdetr", "M", "detect", None, "flopcountermode", "deployed"))
             trained = found.get(("lwdetr", "M", "detect", None, "flopcountermode", "evaluated"))
         else:
-            counted = trained = found.get(("rfdetr", "", "detect", f"step {step}", "shapes", NO_ATTENTION))
+            counted = trained = found.get(
+                ("rfdetr", "", "detect", f"step {step}", "shapes", NO_ATTENTION)
+            )
         yield _cell(("5", row, values["model"], "M", "params_m", values["params_m"]), trained, "")
         yield _cell(("5", row, values["model"], "M", "gflops", values["gflops"]), counted, "")
 
@@ -151,16 +204,21 @@ def _counters(found: _Found) -> Iterator[CostCell]:
             counter = "" if column == "reported" else column
             counted = found.get((family, values["size"], "detect", None, counter, form))
             if column == "reported" and family in ("dfine", "yolo11"):
-                counted = found.get((family, values["size"], "detect", None, *CONVENTIONS[family]))  # what its authors run
+                # what its authors run
+                counted = found.get((family, values["size"], "detect", None, *CONVENTIONS[family]))
             reason = (
                 "its authors' own number, by a program they do not name"
                 if column == "reported"
                 else REASONS.get((family, ""), "")
             )
-            yield _cell(("9", row, values["model"], values["size"], column, values[column]), counted, reason)
+            yield _cell(
+                ("9", row, values["model"], values["size"], column, values[column]), counted, reason
+            )
 
 
-def _cell(where: tuple[str, int, str, str, str, str], record: Record | None, reason: str) -> CostCell:
+def _cell(
+    where: tuple[str, int, str, str, str, str], record: Record | None, reason: str
+) -> CostCell:
     column, printed = where[4:]
     cost = record.cost if record else None
     value = None if cost is None else cost.params if column == "params_m" else cost.flops
@@ -174,7 +232,12 @@ def _cell(where: tuple[str, int, str, str, str, str], record: Record | None, rea
     if state == "cut":
         reason = "printed with further digits cut off, not rounded"
     return CostCell(
-        *where, round(measured, 6), counter, state, "" if state == "reproduced" else reason or "not explained", record.id
+        *where,
+        round(measured, 6),
+        counter,
+        state,
+        "" if state == "reproduced" else reason or "not explained",
+        record.id,
     )
 
 

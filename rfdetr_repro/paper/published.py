@@ -1,9 +1,11 @@
-"""The published numbers: every accuracy or latency row of the paper as a ``Record``, and every table as it was printed.
+"""The published numbers: every accuracy or latency row of the paper as a ``Record``, and every
+table as it was printed.
 
-Data: ``data/`` beside this file (its README says where each number comes from). Tables keep version 1's numbering. A row
-that changed between versions stands twice in a file; the camera-ready rule keeps ``v1+v2`` and ``v2``. AP is a fraction in
-Records and in percent in printed tables. A published Record never holds a measurement and a measured one never overwrites it:
-they join by :func:`join_key`.
+Data: ``data/`` beside this file (its README says where each number comes from). Tables keep version
+1's numbering. A row that changed between versions stands twice in a file; the camera-ready rule
+keeps ``v1+v2`` and ``v2``. AP is a fraction in Records and in percent in printed tables. A
+published Record never holds a measurement and a measured one never overwrites it: they join by
+:func:`join_key`.
 """
 
 from __future__ import annotations
@@ -51,16 +53,32 @@ TABLES: dict[str, TableInfo] = {
     "14": TableInfo("RF100-VL detection, L/XL/2XL", data="rf100-vl"),
     "15": TableInfo("COCO detection, what fine-tuning adds"),
     "16": TableInfo("COCO instance segmentation, what fine-tuning adds (mask AP)", task="segment"),
-    "17": TableInfo("RF100-VL: fixed architecture, search, search and fine-tuning", data="rf100-vl"),
-    "v2_17": TableInfo("Regression of knobs on data set statistics (version 2 only)", data="rf100-vl", records=False),
+    "17": TableInfo(
+        "RF100-VL: fixed architecture, search, search and fine-tuning", data="rf100-vl"
+    ),
+    "v2_17": TableInfo(
+        "Regression of knobs on data set statistics (version 2 only)",
+        data="rf100-vl",
+        records=False,
+    ),
     "v2_19": TableInfo("Ablation of the backbone, RF20-VL (version 2 only)", data="rf20-vl"),
     "v2_20": TableInfo("Latency under 0/200/400/800 ms buffering (version 2 only)"),
 }
 
 _FAMILIES = {"yolov11": "yolo11", "rfdetrseg": "rfdetr"}
-_SIZES = {"nano": "N", "small": "S", "medium": "M", "large": "L", "xlarge": "XL", "x": "XL", "2xlarge": "2XL", "tiny": "T"}
+_SIZES = {
+    "nano": "N",
+    "small": "S",
+    "medium": "M",
+    "large": "L",
+    "xlarge": "XL",
+    "x": "XL",
+    "2xlarge": "2XL",
+    "tiny": "T",
+}
 
-# What the rows of Table 5 are, by step: (family, size, architecture). The DINOv2 rows of Tables 6 and v2 19 repeat step 4.
+# What the rows of Table 5 are, by step: (family, size, architecture). The DINOv2 rows of Tables 6
+# and v2 19 repeat step 4.
 _STEPS: dict[str, tuple[str, str | None, str | None]] = {
     **dict.fromkeys("12", ("lwdetr", "M", None)),
     **dict.fromkeys("345", ("rfdetr", None, "r560-p14-w4-d3-q300")),
@@ -75,7 +93,9 @@ _BACKBONE_STEPS = {"DINOv2 ViT/S-14": "4"}
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table as printed: ``rows`` map every column of ``columns`` to its text; ``sources`` has one entry per row."""
+    """A table as printed: ``rows`` map every column of ``columns`` to its text; ``sources`` has one
+    entry per row.
+    """
 
     name: str
     title: str
@@ -86,13 +106,17 @@ class PublishedTable:
 
 
 def published_table(name: str | int, version: str = "v2") -> PublishedTable:
-    """Any published table (``"7"``, ``"v2_17"``) or other file of ``data/`` (``"hyperparameters"``), cells as printed text.
+    """Any published table (``"7"``, ``"v2_17"``) or other file of ``data/``
+    (``"hyperparameters"``), cells as printed text.
 
-    ``version`` "v1" or "v2" keeps that version's rows, "all" keeps every row. Raises :class:`InputError` on an unknown name.
+    ``version`` "v1" or "v2" keeps that version's rows, "all" keeps every row. Raises
+    :class:`InputError` on an unknown name.
     """
     name = str(name)
     columns, rows = _read(_file_stem(name))
-    kept = [(number, row) for number, row in enumerate(rows) if _kept(row.get("version", ""), version)]
+    kept = [
+        (number, row) for number, row in enumerate(rows) if _kept(row.get("version", ""), version)
+    ]
     info = TABLES.get(name)
     return PublishedTable(
         name,
@@ -105,30 +129,40 @@ def published_table(name: str | int, version: str = "v2") -> PublishedTable:
 
 
 def published_records(table: str | int | None = None, version: str = "v2") -> list[Record]:
-    """Published rows as Records (``source`` "paper:table2:row5", row = 0-based line of the CSV), one table or all.
+    """Published rows as Records (``source`` "paper:table2:row5", row = 0-based line of the CSV),
+    one table or all.
 
-    A row with several measurements (Tables 1, 11, v2 20) gives one Record each, told apart by size or variant. Rows printed as
-    differences (Tables 11, 15, 16) carry no accuracy; ``published.note`` quotes them. Tables 7 and 8 carry an ``Arch`` only.
+    A row with several measurements (Tables 1, 11, v2 20) gives one Record each, told apart by size
+    or variant. Rows printed as differences (Tables 11, 15, 16) carry no accuracy;
+    ``published.note`` quotes them. Tables 7 and 8 carry an ``Arch`` only.
     """
-    names = [name for name, info in TABLES.items() if info.records] if table is None else [str(table)]
+    names = (
+        [name for name, info in TABLES.items() if info.records] if table is None else [str(table)]
+    )
     records: list[Record] = []
     for name in names:
         if name not in TABLES or not TABLES[name].records:
             known = ", ".join(key for key, info in TABLES.items() if info.records)
-            raise InputError(f"table {name!r} has no rows of accuracy or latency", mend=f"choose one of {known}")
+            raise InputError(
+                f"table {name!r} has no rows of accuracy or latency", mend=f"choose one of {known}"
+            )
         for row, identity in published_rows(name, version):
             records += _row_records(name, identity, row)
     return records
 
 
 def published_rows(name: str | int, version: str = "v2") -> list[tuple[dict[str, str], Record]]:
-    """Every row of a table: its printed cells, and a Record that says what the row is about but holds no accuracy and no latency.
+    """Every row of a table: its printed cells, and a Record that says what the row is about but
+    holds no accuracy and no latency.
 
     The RF-DETR rows of Tables 5, 6 and v2 19 carry the ``Arch`` that their step names spell out.
     """
     name = str(name)
     shown = published_table(name, version)
-    return [(row, _identity(name, number, row)) for number, row in zip(shown.row_numbers, shown.rows, strict=True)]
+    return [
+        (row, _identity(name, number, row))
+        for number, row in zip(shown.row_numbers, shown.rows, strict=True)
+    ]
 
 
 @functools.cache
@@ -139,13 +173,17 @@ def architectures() -> dict[tuple[str, str], Arch]:
 
 
 def join_key(record: Record) -> tuple[str, str, str, str]:
-    """(family, size, task, data name) with spellings unified: what two Records must share to stand side by side."""
+    """(family, size, task, data name) with spellings unified: what two Records must share to stand
+    side by side.
+    """
     family = _family(record.model.family)
     size = record.model.size or ""
     size = _SIZES.get(size.lower(), size.upper())
-    if family == "lwdetr" and size == "N":  # Table 4 says N where Table 2 says T, with the same parameters
+    # Table 4 says N where Table 2 says T, with the same parameters
+    if family == "lwdetr" and size == "N":
         size = "T"
-    if family == "rtdetr" and size == "M":  # Table 4's, whose numbers Table 2 prints for R18, which Table 1 calls M-size
+    # Table 4's, whose numbers Table 2 prints for R18, which Table 1 calls M-size
+    if family == "rtdetr" and size == "M":
         size = "R18"
     return family, size, record.model.task, record.data.name if record.data else ""
 
@@ -155,7 +193,10 @@ def _file_stem(name: str) -> str:
         return f"table{int(name):02d}" if name.isdigit() else name.replace("_", "_table")
     others = sorted(path.stem for path in CSV_FOLDER.glob("*.csv") if "table" not in path.stem)
     if name not in others:
-        raise InputError(f"unknown published table {name!r}", mend=f"choose one of {', '.join([*TABLES, *others])}")
+        raise InputError(
+            f"unknown published table {name!r}",
+            mend=f"choose one of {', '.join([*TABLES, *others])}",
+        )
     return name
 
 
@@ -174,18 +215,32 @@ def _kept(row_version: str, version: str) -> bool:
 
 
 def _identity(name: str, number: int, row: dict[str, str]) -> Record:
-    info, labels = TABLES[name], ("model", "backbone", "method", "relationship")
-    label = {"7": "RF-DETR", "8": "RF-DETR-Seg"}.get(name) or next(row[key] for key in labels if row.get(key))
-    family, size, arch, variant = _family(label.partition(" (")[0]), row.get("size"), None, row.get("variant")
+    info = TABLES[name]
+    labels = ("model", "backbone", "method", "relationship")
+    label = {"7": "RF-DETR", "8": "RF-DETR-Seg"}.get(name) or next(
+        row[key] for key in labels if row.get(key)
+    )
+    family = _family(label.partition(" (")[0])
+    size = row.get("size")
+    arch = None
+    variant = row.get("variant")
     if name in ("5", "6", "v2_19"):
         step = row.get("step") or _BACKBONE_STEPS.get(label, "")
         family, size, key = _STEPS.get(step, (family, None, None))
-        arch, variant = Arch.parse(key) if key else None, f"step {step}" if step else None
-    model = ModelId(family, label, info.task, size or None, variant or None, arch, weights="published")
-    section, backend, note = row.get("section", ""), row.get("latency_backend", ""), row.get("note", "")
-    if row.get("ap_precision"):  # Tables 6 and v2 19: AP and latency of some rows come from different precisions
+        arch = Arch.parse(key) if key else None
+        variant = f"step {step}" if step else None
+    model = ModelId(
+        family, label, info.task, size or None, variant or None, arch, weights="published"
+    )
+    section = row.get("section", "")
+    backend = row.get("latency_backend", "")
+    note = row.get("note", "")
+    # Tables 6 and v2 19: AP and latency of some rows come from different precisions
+    if row.get("ap_precision"):
         backend, note = "tensorrt-fp16", f"AP from {row['ap_precision']}; {note}".rstrip("; ")
-    published = Published(name, number, row["version"], section, backend, note, f"{CITATION}; {row['source']}")
+    published = Published(
+        name, number, row["version"], section, backend, note, f"{CITATION}; {row['source']}"
+    )
     return Record(
         source=f"paper:table{name}:row{number}",
         model=model,
@@ -196,9 +251,16 @@ def _identity(name: str, number: int, row: dict[str, str]) -> Record:
 
 
 def _row_records(name: str, identity: Record, row: dict[str, str]) -> Iterator[Record]:
-    record, published = replace(identity, latency=_latency(row.get("latency_ms"))), identity.published
+    record = replace(identity, latency=_latency(row.get("latency_ms")))
+    published = identity.published
     assert published is not None
-    special = {"1": _reported_and_measured, "7": _architecture, "8": _architecture, "11": _gap_rows, "v2_20": _buffers}
+    special = {
+        "1": _reported_and_measured,
+        "7": _architecture,
+        "8": _architecture,
+        "11": _gap_rows,
+        "v2_20": _buffers,
+    }
     if name in special:
         yield from special[name](record, row)
     elif row.get("ap_kind") == "delta":
@@ -210,7 +272,9 @@ def _row_records(name: str, identity: Record, row: dict[str, str]) -> Iterator[R
 
 
 def _reported_and_measured(record: Record, row: dict[str, str]) -> Iterator[Record]:
-    """Table 1: what the authors report, FP32 and FP16 re-measured, and D-FINE's FP16 export gone wrong."""
+    """Table 1: what the authors report, FP32 and FP16 re-measured, and D-FINE's FP16 export gone
+    wrong.
+    """
     kinds = (
         ("author-reported", "reported_ap", "reported_latency_ms"),
         ("buffered FP32", "buffered_fp32_ap", "buffered_fp32_latency_ms"),
@@ -219,7 +283,9 @@ def _reported_and_measured(record: Record, row: dict[str, str]) -> Iterator[Reco
     )
     for variant, ap, latency_ms in kinds:
         if row[ap] or row.get(latency_ms):
-            backend = {"buffered FP32": "tensorrt-fp32", "author-reported": "author-reported"}.get(variant, "tensorrt-fp16")
+            backend = {"buffered FP32": "tensorrt-fp32", "author-reported": "author-reported"}.get(
+                variant, "tensorrt-fp16"
+            )
             yield replace(
                 record,
                 model=replace(record.model, variant=variant),
@@ -231,15 +297,24 @@ def _reported_and_measured(record: Record, row: dict[str, str]) -> Iterator[Reco
 
 def _architecture(record: Record, row: dict[str, str]) -> Iterator[Record]:
     names = ("resolution", "patch_size", "windows", "decoder_layers", "queries")
-    yield replace(record, model=replace(record.model, variant="nas", arch=Arch(*(int(row[name]) for name in names))))
+    yield replace(
+        record,
+        model=replace(record.model, variant="nas", arch=Arch(*(int(row[name]) for name in names))),
+    )
 
 
 def _gap_rows(record: Record, row: dict[str, str]) -> Iterator[Record]:
-    """Table 11: one Record per size for the absolute row; one without accuracy that quotes the differences otherwise."""
+    """Table 11: one Record per size for the absolute row; one without accuracy that quotes the
+    differences otherwise.
+    """
     sizes = {size: row[size] for size in ("s", "m", "l", "xl")}
     if row["kind"] == "absolute":
         for size, ap in sizes.items():
-            yield replace(record, model=replace(record.model, size=size.upper()), accuracy=_accuracy({"ap": ap}))
+            yield replace(
+                record,
+                model=replace(record.model, size=size.upper()),
+                accuracy=_accuracy({"ap": ap}),
+            )
     else:
         gaps = " ".join(f"{size.upper()} {gap}" for size, gap in sizes.items())
         yield replace(record, published=replace(record.published, note=f"AP gap to D-FINE: {gaps}"))  # type: ignore[type-var]
@@ -257,11 +332,18 @@ def _buffers(record: Record, row: dict[str, str]) -> Iterator[Record]:
 
 
 def _with_accuracy(record: Record, accuracy: Accuracy | None) -> Record:
-    return replace(record, mask_accuracy=accuracy) if record.model.task == "segment" else replace(record, accuracy=accuracy)
+    return (
+        replace(record, mask_accuracy=accuracy)
+        if record.model.task == "segment"
+        else replace(record, accuracy=accuracy)
+    )
 
 
 def _accuracy(row: dict[str, str]) -> Accuracy | None:
-    values = {metric: round(float(row[metric]) / 100, 6) if row.get(metric) else None for metric in METRICS}
+    values = {
+        metric: round(float(row[metric]) / 100, 6) if row.get(metric) else None
+        for metric in METRICS
+    }
     return Accuracy(**values) if any(value is not None for value in values.values()) else None  # type: ignore[arg-type]
 
 
@@ -270,10 +352,13 @@ def _latency(milliseconds: str | None) -> Latency | None:
 
 
 def _cost(row: dict[str, str]) -> Cost | None:
-    params, gflops = row.get("params_m"), row.get("gflops")
+    params = row.get("params_m")
+    gflops = row.get("gflops")
     if not params and not gflops:
         return None
-    return Cost(round(float(params) * 1e6) if params else None, float(gflops) * 1e9 if gflops else None)
+    return Cost(
+        round(float(params) * 1e6) if params else None, float(gflops) * 1e9 if gflops else None
+    )
 
 
 def _family(name: str) -> str:

@@ -1,6 +1,8 @@
-"""Figures of a campaign from its Records alone: Pareto plot, effect of each knob, decoder depth by queries.
+"""Figures of a campaign from its Records alone: Pareto plot, effect of each knob, decoder depth by
+queries.
 
-Latencies of two modes, runtimes or machines never share an axis; modelled ones are drawn apart from measured ones.
+Latencies of two modes, runtimes or machines never share an axis; modelled ones are drawn apart from
+measured ones.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ from .style import (
 )
 
 PUBLISHED_FIGURE_4 = (
-    "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 AP, -10 % latency (nano)."
+    "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 "
+    "AP, -10 % latency (nano)."
 )
 KNOBS = {
     "resolution": "resolution, px",
@@ -57,12 +60,15 @@ assert [*KNOBS, "width"] == [field.name for field in fields(Arch)]  # search spa
 
 @dataclass(frozen=True)
 class Panel:
-    """What may share one pair of axes: one data set, one runtime and machine, one way of taking latencies, one supernet."""
+    """What may share one pair of axes: one data set, one runtime and machine, one way of taking
+    latencies, one supernet.
+    """
 
     title: str  # two lines: data set and supernet, then runtime and machine
     mode: str  # "buffered" or "sustained"
     search: Sequence[Record]  # latency modelled for this mode
-    points: Sequence[tuple[Confirmed, Record]]  # and the Record of each that holds its latency in this mode
+    # and the Record of each that holds its latency in this mode
+    points: Sequence[tuple[Confirmed, Record]]
 
     @property
     def example(self) -> Record:
@@ -70,23 +76,50 @@ class Panel:
 
 
 def pareto_panels(records: Sequence[Record]) -> list[Panel]:
-    """Panels of :func:`draw_pareto`, those with modelled points first. None mixes two modes, runtimes, machines or data sets."""
+    """Panels of :func:`draw_pareto`, those with modelled points first.
+
+    None mixes two modes, runtimes, machines or data sets.
+    """
     measured: dict[tuple[object, ...], list[tuple[Confirmed, Record]]] = {}
     for point in confirmed_points(records):
         for record in (point.buffered, point.sustained):
-            if record is not None and record.latency is not None and any(map(_has_ap, _scored(point))):
+            if (
+                record is not None
+                and record.latency is not None
+                and any(map(_has_ap, _scored(point)))
+            ):
                 supernet = record.model.checkpoint_sha256 if point.arch is not None else None
-                measured.setdefault((_data_name(record), backend(record), supernet), []).append((point, record))
+                measured.setdefault((_data_name(record), backend(record), supernet), []).append(
+                    (point, record)
+                )
     panels = []
     for group in comparable_searches(records):
-        key = next((key for key, points in measured.items() if modelled_for(group[0], points[0][1])), None)
+        key = next(
+            (key for key, points in measured.items() if modelled_for(group[0], points[0][1])), None
+        )
         points = measured.pop(key) if key else ()
-        panels.append(Panel(_panel_title(points[0][1] if points else group[0]), _mode(group[0]), group, points))
-    panels += [Panel(_panel_title(points[0][1]), _mode(points[0][1]), (), points) for points in measured.values()]
+        panels.append(
+            Panel(
+                _panel_title(points[0][1] if points else group[0]), _mode(group[0]), group, points
+            )
+        )
+    panels += [
+        Panel(_panel_title(points[0][1]), _mode(points[0][1]), (), points)
+        for points in measured.values()
+    ]
     if not panels:
-        raise InputError("no search or protocol Records with AP and latency to plot", mend="give the Records of a campaign")
+        raise InputError(
+            "no search or protocol Records with AP and latency to plot",
+            mend="give the Records of a campaign",
+        )
     supernets = list(dict.fromkeys(panel.example.model.checkpoint_sha256 for panel in panels))
-    return sorted(panels, key=lambda panel: (supernets.index(panel.example.model.checkpoint_sha256), not panel.search))
+    return sorted(
+        panels,
+        key=lambda panel: (
+            supernets.index(panel.example.model.checkpoint_sha256),
+            not panel.search,
+        ),
+    )
 
 
 def drawable_points(records: Sequence[Record]) -> bool:
@@ -103,10 +136,12 @@ def pareto_height_in(records: Sequence[Record]) -> float:
 
 
 def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP against latency: search points faint (modelled latency, val), confirmed files on val and test with 95 % intervals.
+    """AP against latency: search points faint (modelled latency, val), confirmed files on val and
+    test with 95 % intervals.
 
-    Each panel has one mode: latencies modelled for the sustained mode are never beside buffered ones. The line joins the points
-    that are on the val frontier by measurement; it is dotted between two whose order in AP is not established or not known.
+    Each panel has one mode: latencies modelled for the sustained mode are never beside buffered
+    ones. The line joins the points that are on the val frontier by measurement; it is dotted
+    between two whose order in AP is not established or not known.
     """
     every = pareto_panels(records)
     panels = every[:MOST_PANELS]
@@ -115,7 +150,12 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
     height = pareto_height_in(records)
     grid = figure.subplots(rows, columns, squeeze=False)
     figure.subplots_adjust(
-        left=0.085, right=0.97, bottom=0.76 / height, top=1 - 0.72 / height, wspace=0.2, hspace=1.06 * rows / height
+        left=0.085,
+        right=0.97,
+        bottom=0.76 / height,
+        top=1 - 0.72 / height,
+        wspace=0.2,
+        hspace=1.06 * rows / height,
     )
     for axes in grid.flat[len(panels) :]:
         axes.axis("off")
@@ -123,22 +163,40 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
         _pareto_panel(axes, panel)
         axes.set_title(panel.title, fontweight="normal", fontsize=7.0, color=GREY)
         axes.set_ylabel(_ap_label(panel.example))
-    kind = _kind_of_data(panels[0].example) if len({_data_name(panel.example) for panel in panels}) == 1 else ""
-    figure.text(0.085, 1 - 0.22 / height, f"Accuracy against latency{kind}", fontsize=9.5, fontweight="bold")
-    left_out = f"; {len(every) - len(panels)} more panels are left out" if len(every) > len(panels) else ""
+    kind = (
+        _kind_of_data(panels[0].example)
+        if len({_data_name(panel.example) for panel in panels}) == 1
+        else ""
+    )
+    figure.text(
+        0.085, 1 - 0.22 / height, f"Accuracy against latency{kind}", fontsize=9.5, fontweight="bold"
+    )
+    left_out = (
+        f"; {len(every) - len(panels)} more panels are left out" if len(every) > len(panels) else ""
+    )
     origin_line(figure, _explained(panels) + left_out)
 
 
 def _pareto_panel(axes: Axes, panel: Panel) -> None:
-    xs, ys = [_ms(record) for record in panel.search], [_ap(record) for record in panel.search]
-    axes.scatter(xs, ys, s=9, color=GREY, alpha=0.3, linewidths=0, rasterized=len(xs) > 2000, zorder=2)
+    xs = [_ms(record) for record in panel.search]
+    ys = [_ap(record) for record in panel.search]
+    axes.scatter(
+        xs, ys, s=9, color=GREY, alpha=0.3, linewidths=0, rasterized=len(xs) > 2000, zorder=2
+    )
     front = _panel_front(panel)
     for split, color, marker in (("val", BLUE, "o"), ("test", VERMILION, "s")):
-        shown = [(timed, holder) for point, timed in panel.points if (holder := point.on(split)) and _has_ap(holder)]
+        shown = [
+            (timed, holder)
+            for point, timed in panel.points
+            if (holder := point.on(split)) and _has_ap(holder)
+        ]
         if not shown:
             continue
-        x, y = [_ms(timed) for timed, _ in shown], [_ap(holder) for _, holder in shown]
-        _join_front(axes, [(timed, holder) for timed, holder in shown if _file(timed) in front], color)
+        x = [_ms(timed) for timed, _ in shown]
+        y = [_ap(holder) for _, holder in shown]
+        _join_front(
+            axes, [(timed, holder) for timed, holder in shown if _file(timed) in front], color
+        )
         axes.errorbar(
             x,
             y,
@@ -156,12 +214,28 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
         xs, ys = [*xs, *x], [*ys, *map(_ap_high, (holder for _, holder in shown))]
     if panel.search:
         label = f"{len(panel.search)} configurations on val,\nlatency modelled"
-        axes.text(0.02, 0.98, label, transform=axes.transAxes, color=GREY, ha="left", va="top", fontsize=7.0)
+        axes.text(
+            0.02,
+            0.98,
+            label,
+            transform=axes.transAxes,
+            color=GREY,
+            ha="left",
+            va="top",
+            fontsize=7.0,
+        )
     log_latency_axis(axes, 0.85 * min(xs), 1.12 * max(xs))
     axes.set_xlabel(f"{panel.mode} latency, ms (log scale)")
     axes.set_ylim(0, max(1.22 * max(ys), 1.0))  # room for the words above the points
     if panel.points:
-        axes.legend(loc="upper right", frameon=False, fontsize=7.0, handlelength=1.2, borderaxespad=0.1, labelspacing=0.2)
+        axes.legend(
+            loc="upper right",
+            frameon=False,
+            fontsize=7.0,
+            handlelength=1.2,
+            borderaxespad=0.1,
+            labelspacing=0.2,
+        )
 
 
 def _panel_front(panel: Panel) -> set[str]:
@@ -181,24 +255,44 @@ def _panel_front(panel: Panel) -> set[str]:
 
 
 def _join_front(axes: Axes, shown: Sequence[tuple[Record, Record]], color: str) -> None:
-    """A line through the front; dotted where it is not established, or not known, that the slower neighbour has another AP."""
+    """A line through the front; dotted where it is not established, or not known, that the slower
+    neighbour has another AP.
+    """
     ordered = sorted(shown, key=lambda pair: _ms(pair[0]))
     for (timed, holder), (next_timed, next_holder) in pairwise(ordered):
         change = paired(holder, next_holder)
         established = change is not None and change.distinguishable
-        x, y = (_ms(timed), _ms(next_timed)), (_ap(holder), _ap(next_holder))
-        axes.plot(x, y, color=color, linewidth=1.1, linestyle="-" if established else (0, (1, 1.4)), zorder=3)
+        x = (_ms(timed), _ms(next_timed))
+        y = (_ap(holder), _ap(next_holder))
+        axes.plot(
+            x,
+            y,
+            color=color,
+            linewidth=1.1,
+            linestyle="-" if established else (0, (1, 1.4)),
+            zorder=3,
+        )
 
 
 def _explained(panels: Sequence[Panel]) -> str:
     """What whiskers and lines mean here."""
-    holders = [holder for panel in panels for point, _ in panel.points for holder in _scored(point) if _has_ap(holder)]
+    holders = [
+        holder
+        for panel in panels
+        for point, _ in panel.points
+        for holder in _scored(point)
+        if _has_ap(holder)
+    ]
     if not holders:
         return "Nothing here was confirmed by measurement: every latency is modelled."
-    known = sum(holder.accuracy is not None and holder.accuracy.ap_low is not None for holder in holders)
+    known = sum(
+        holder.accuracy is not None and holder.accuracy.ap_low is not None for holder in holders
+    )
     whiskers = "whiskers: 95 % intervals of the median latency and of AP over other images"
     if not known:
-        whiskers = "whiskers: 95 % interval of the median latency; how sure the APs are is not known"
+        whiskers = (
+            "whiskers: 95 % interval of the median latency; how sure the APs are is not known"
+        )
     elif known < len(holders):
         whiskers += " (not known for every point)"
     return f"{whiskers}\ndotted: which of two neighbours has the higher AP is not established"
@@ -207,7 +301,10 @@ def _explained(panels: Sequence[Panel]) -> str:
 def _panel_title(record: Record) -> str:
     """Data set and supernet; below them runtime and machine, each shortened to a panel's width."""
     supernet = record.model.checkpoint_sha256 if record.model.arch is not None else None
-    named = [shortened(_data_name(record), 26) or "unknown data", *([f"supernet {supernet[:8]}"] if supernet else [])]
+    named = [
+        shortened(_data_name(record), 26) or "unknown data",
+        *([f"supernet {supernet[:8]}"] if supernet else []),
+    ]
     return "\n".join([drawable(", ".join(named)), drawable(shortened(backend(record), 50))])
 
 
@@ -224,22 +321,36 @@ def _file(record: Record) -> str:
 
 
 def _whiskers(records: Iterable[Record]) -> list[list[float]]:
-    """Distances from the median to both ends of the 95 % interval, in ms; 0 where a Record has none."""
-    low, high = [], []
+    """Distances from the median to both ends of the 95 % interval, in ms; 0 where a Record has
+    none.
+    """
+    low = []
+    high = []
     for record in records:
         latency = record.latency
         assert latency is not None
-        low.append(latency.median_ms - (latency.ci_low_ms if latency.ci_low_ms is not None else latency.median_ms))
-        high.append((latency.ci_high_ms if latency.ci_high_ms is not None else latency.median_ms) - latency.median_ms)
+        low.append(
+            latency.median_ms
+            - (latency.ci_low_ms if latency.ci_low_ms is not None else latency.median_ms)
+        )
+        high.append(
+            (latency.ci_high_ms if latency.ci_high_ms is not None else latency.median_ms)
+            - latency.median_ms
+        )
     return [[max(0.0, value) for value in low], [max(0.0, value) for value in high]]
 
 
 def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
-    """Distances from AP to both ends of its 95 % interval, in points; not a number, and so not drawn, where that is unknown."""
-    low, high = [], []
+    """Distances from AP to both ends of its 95 % interval, in points; not a number, and so not
+    drawn, where that is unknown.
+    """
+    low = []
+    high = []
     for record in records:
         accuracy = record.accuracy
-        known = accuracy is not None and accuracy.ap_low is not None and accuracy.ap_high is not None
+        known = (
+            accuracy is not None and accuracy.ap_low is not None and accuracy.ap_high is not None
+        )
         low.append(_ap(record) - 100 * accuracy.ap_low if known else math.nan)  # type: ignore[union-attr,operator]
         high.append(100 * accuracy.ap_high - _ap(record) if known else math.nan)  # type: ignore[union-attr,operator]
     return [low, high]
@@ -247,34 +358,49 @@ def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
 
 def _ap_high(record: Record) -> float:
     """Upper end of the interval of AP in percent; AP itself where that is unknown."""
-    return _ap(record) if record.accuracy is None or record.accuracy.ap_high is None else 100 * record.accuracy.ap_high
+    return (
+        _ap(record)
+        if record.accuracy is None or record.accuracy.ap_high is None
+        else 100 * record.accuracy.ap_high
+    )
 
 
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
-    """Effect of each of the five knobs over all searched configurations, then decoder depth by queries."""
+    """Effect of each of the five knobs over all searched configurations, then decoder depth by
+    queries.
+    """
     search, left_out = _largest_search(records)
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
     figure.subplots_adjust(left=0.085, right=0.96, bottom=0.075, top=0.88)
     figure.text(
         0.085,
         0.955,
-        drawable(f"Effect of each knob over {len(search)} configurations{_kind_of_data(search[0])}"),
+        drawable(
+            f"Effect of each knob over {len(search)} configurations{_kind_of_data(search[0])}"
+        ),
         fontsize=9.5,
         fontweight="bold",
     )
     explained = f"line: mean over all other knobs; band: 10th to 90th percentile{left_out}"
     figure.text(0.085, 0.925, explained, color=GREY, fontsize=7.5)
-    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = ((_ap, "AP, %", BLUE), (_ms, _modelled_label(search), GREEN))
+    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = (
+        (_ap, "AP, %", BLUE),
+        (_ms, _modelled_label(search), GREEN),
+    )
     for holder, (value, label, color) in zip(grid[:2], rows, strict=True):
         _knob_row(holder, search, value, label, color)
     _decoder_panels(grid[2], search)
 
 
 def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
-    """The largest group of searched Records that may share an axis, and words on how many others are left out."""
+    """The largest group of searched Records that may share an axis, and words on how many others
+    are left out.
+    """
     groups = comparable_searches(records)
     if not groups:
-        raise InputError("no search Records with an architecture to plot", mend="give the Records of a campaign")
+        raise InputError(
+            "no search Records with an architecture to plot", mend="give the Records of a campaign"
+        )
     others = sum(map(len, groups[1:]))
     return groups[0], f"; {others} Records of other searches are left out" if others else ""
 
@@ -283,20 +409,29 @@ def _modelled_label(search: Sequence[Record]) -> str:
     return f"modelled {_mode(search[0])} ms"
 
 
-def _split(holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False) -> list[Axes]:
-    """Replaces an axes by `columns` axes in its place; `gap` between them and `margin` at the right, in widths of one."""
-    spec, figure = holder.get_subplotspec(), holder.get_figure()
+def _split(
+    holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False
+) -> list[Axes]:
+    """Replaces an axes by `columns` axes in its place; `gap` between them and `margin` at the
+    right, in widths of one.
+    """
+    spec = holder.get_subplotspec()
+    figure = holder.get_figure()
     assert spec is not None and figure is not None
     holder.remove()
     ratios = [part for _ in range(columns) for part in (1, gap)]
     inner = spec.subgridspec(1, 2 * columns, wspace=0, width_ratios=[*ratios[:-1], margin])
     axes: list[Axes] = []
     for column in range(columns):
-        axes.append(figure.add_subplot(inner[0, 2 * column], sharey=axes[0] if axes and share_y else None))
+        axes.append(
+            figure.add_subplot(inner[0, 2 * column], sharey=axes[0] if axes and share_y else None)
+        )
     return axes
 
 
-def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str) -> None:
+def _knob_row(
+    holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str
+) -> None:
     panels = _split(holder, len(KNOBS), 0.14, share_y=True)
     for axes, (knob, title) in zip(panels, KNOBS.items(), strict=True):
         groups = _by_knob(search, knob, value)
@@ -304,7 +439,12 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
         means = [fmean(values) for values in groups.values()]
         spread = [_spread(values) for values in groups.values()]
         axes.fill_between(
-            positions, [low for low, _ in spread], [high for _, high in spread], color=color, alpha=0.15, linewidth=0
+            positions,
+            [low for low, _ in spread],
+            [high for _, high in spread],
+            color=color,
+            alpha=0.15,
+            linewidth=0,
         )
         axes.plot(positions, means, color=color, marker="o", markersize=3.2)
         axes.set_xticks(list(positions), [str(key) for key in groups])
@@ -316,7 +456,9 @@ def _knob_row(holder: Axes, search: Sequence[Record], value: Callable[[Record], 
 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP and latency by decoder layers, a line per number of queries; AP over latency of one backbone (Figure 4)."""
+    """AP and latency by decoder layers, a line per number of queries; AP over latency of one
+    backbone (Figure 4).
+    """
     search, left_out = _largest_search(records)
     over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
     figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
@@ -328,28 +470,56 @@ def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
 
 
 def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
-    """AP over latency of the backbone of the best configuration: a line per number of layers, a point per number of queries."""
+    """AP over latency of the backbone of the best configuration: a line per number of layers, a
+    point per number of queries.
+    """
     (axes,) = _split(holder, 1, 0, margin=0.13)
     best = max(search, key=lambda record: (_ap(record), -_ms(record)))
     group = [record for record in search if _same_backbone(record, best)]
     layers = sorted({_arch(record).decoder_layers for record in group})
     for color, depth in zip(PALETTE * 9, layers, strict=False):
-        line = sorted((record for record in group if _arch(record).decoder_layers == depth), key=lambda one: _arch(one).queries)
-        axes.plot([_ms(record) for record in line], [_ap(record) for record in line], color=color, marker="o", markersize=3.2)
+        line = sorted(
+            (record for record in group if _arch(record).decoder_layers == depth),
+            key=lambda one: _arch(one).queries,
+        )
+        axes.plot(
+            [_ms(record) for record in line],
+            [_ap(record) for record in line],
+            color=color,
+            marker="o",
+            markersize=3.2,
+        )
         for record in line:
             above = (0, 7) if depth != layers[0] else (0, -8)
-            end_label(axes, (_ms(record), _ap(record)), str(_arch(record).queries), color, above, "center")
-        end_label(axes, (_ms(line[-1]), _ap(line[-1])), f"{depth} layer{'' if depth == 1 else 's'}", color, (9, 0))
+            end_label(
+                axes, (_ms(record), _ap(record)), str(_arch(record).queries), color, above, "center"
+            )
+        end_label(
+            axes,
+            (_ms(line[-1]), _ap(line[-1])),
+            f"{depth} layer{'' if depth == 1 else 's'}",
+            color,
+            (9, 0),
+        )
     arch = _arch(best)
-    name = f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} window{'' if arch.windows == 1 else 's'} per side"
-    axes.set_title(f"one backbone, that of the best AP: {name}; numbers at points: queries", fontweight="normal")
+    name = (
+        f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} "
+        f"window{'' if arch.windows == 1 else 's'} per side"
+    )
+    axes.set_title(
+        f"one backbone, that of the best AP: {name}; numbers at points: queries",
+        fontweight="normal",
+    )
     axes.margins(x=0.03, y=0.16)
     axes.set_xlabel(_modelled_label(search))
     axes.set_ylabel("AP, %")
 
 
 def _same_backbone(one: Record, other: Record) -> bool:
-    return (_arch(one).backbone, one.model.checkpoint_sha256) == (_arch(other).backbone, other.model.checkpoint_sha256)
+    return (_arch(one).backbone, one.model.checkpoint_sha256) == (
+        _arch(other).backbone,
+        other.model.checkpoint_sha256,
+    )
 
 
 def _last_layer(search: Sequence[Record]) -> str:
@@ -373,7 +543,10 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
             by_queries.setdefault(_arch(record).queries, []).append(record)
         ends = []
         for color, (queries, group) in zip(PALETTE * 9, sorted(by_queries.items()), strict=False):
-            means = {depth: fmean(values) for depth, values in _by_knob(group, "decoder_layers", value).items()}
+            means = {
+                depth: fmean(values)
+                for depth, values in _by_knob(group, "decoder_layers", value).items()
+            }
             axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
             ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
         _spread_labels(axes, ends)
@@ -395,7 +568,9 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
         end_label(axes, (x, value), text, color, (6, offset_pt))
 
 
-def _by_knob(search: Iterable[Record], knob: str, value: Callable[[Record], float]) -> dict[int, list[float]]:
+def _by_knob(
+    search: Iterable[Record], knob: str, value: Callable[[Record], float]
+) -> dict[int, list[float]]:
     groups: dict[int, list[float]] = {}
     for record in search:
         groups.setdefault(getattr(_arch(record), knob), []).append(value(record))
@@ -435,7 +610,11 @@ def _data_name(record: Record) -> str:
 def _kind_of_data(record: Record) -> str:
     if record.data is None:
         return ""
-    return " (synthetic data: not COCO AP)" if record.data.synthetic else drawable(f" ({shortened(record.data.name, 40)})")
+    return (
+        " (synthetic data: not COCO AP)"
+        if record.data.synthetic
+        else drawable(f" ({shortened(record.data.name, 40)})")
+    )
 
 
 def _ap_label(record: Record) -> str:

@@ -2,11 +2,12 @@
 
     python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|sensitivity|training|all [--records PATH] [--run DIR] [--out DIR]
 
-Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with comparable measurements beside
-them. Figure 4 (decoder layers by queries) and Figure 6 (predictions on images) were published as images only: 4 is drawn from a
-campaign's search, 6 from a run's predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here, as
-means over all configurations, and "sensitivity", over pairs that differ in one knob alone.
-"""
+Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with
+comparable measurements beside them. Figure 4 (decoder layers by queries) and Figure 6 (predictions
+on images) were published as images only: 4 is drawn from a campaign's search, 6 from a run's
+predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here, as means
+over all configurations, and "sensitivity", over pairs that differ in one knob alone.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -34,12 +35,15 @@ from .style import save
 from .training import draw_training
 
 HEIGHTS_IN = {"knobs": 6.4, "4": 5.4, "training": 2.7}
-_ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}  # the camera-ready's numbers
+# the camera-ready's numbers
+_ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}
 DEFAULT_RECORDS = Path("results")
 
 
 def published_figure(number: str | int, path: str | Path, records: Sequence[Record] = ()) -> Path:
-    """Figure 1 or 5 of the paper with its published named sizes and comparable ``records``, written to ``path``."""
+    """Figure 1 or 5 of the paper with its published named sizes and comparable ``records``, written
+    to ``path``.
+    """
     _, _, _, height_in = FIGURES.get(str(number), ("", 0, 0, 1.0))
     return save(partial(draw_published, number=str(number), records=records), path, height_in)
 
@@ -51,12 +55,16 @@ def pictures_figure(run: str | Path, path: str | Path) -> Path:
 
 
 def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
-    """Search points and confirmed frontier of a campaign; see :func:`plots_campaign.draw_pareto`."""
+    """Search points and confirmed frontier of a campaign; see
+    :func:`plots_campaign.draw_pareto`.
+    """
     return save(partial(draw_pareto, records=records), path, pareto_height_in(records))
 
 
 def knob_plot(records: Sequence[Record], path: str | Path) -> Path:
-    """Effect of the five knobs over all searched configurations; see :func:`plots_campaign.draw_knobs`."""
+    """Effect of the five knobs over all searched configurations; see
+    :func:`plots_campaign.draw_knobs`.
+    """
     return save(partial(draw_knobs, records=records), path, HEIGHTS_IN["knobs"])
 
 
@@ -85,7 +93,9 @@ def detections_figure(
     min_score: float = 0.3,
     columns: int = 2,
 ) -> Path:
-    """Predictions (beside ground truth if given) drawn on (H, W, 3) uint8 images; see :class:`plots_detections.Annotations`."""
+    """Predictions (beside ground truth if given) drawn on (H, W, 3) uint8 images; see
+    :class:`plots_detections.Annotations`.
+    """
     draw = partial(
         draw_detections,
         images=images,
@@ -98,11 +108,20 @@ def detections_figure(
     return save(draw, path, detections_height_in(len(images), truths is not None, columns))
 
 
-_LOGGED = {"step": (0, 1e12), "loss": (-1e30, 1e30), "ap50": (0, 1), "val_ap50": (0, 1), "test_ap50": (0, 1)}  # what is drawn
+# what is drawn
+_LOGGED = {
+    "step": (0, 1e12),
+    "loss": (-1e30, 1e30),
+    "ap50": (0, 1),
+    "val_ap50": (0, 1),
+    "test_ap50": (0, 1),
+}
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is an :class:`InputError`."""
+    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is
+    an :class:`InputError`.
+    """
     with open_input(path) as stream:
         lines = stream.read().split(b"\n")
     if lines[-1] and not lines[-1].startswith(b"{"):
@@ -113,21 +132,37 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
             try:
                 row = parse_json(line)
             except ValueError as error:
-                raise InputError(f"not JSON ({error})", f"{path}:{number}", "remove the line") from error
+                raise InputError(
+                    f"not JSON ({error})", f"{path}:{number}", "remove the line"
+                ) from error
             if not isinstance(row, dict) or type(row.get("step")) is not int:
                 raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
-            if not all(isinstance(value, (int, float, str)) or value is None for value in row.values()):
-                raise InputError("a row holds more than numbers and names", f"{path}:{number}", "remove the line")
+            if not all(
+                isinstance(value, (int, float, str)) or value is None for value in row.values()
+            ):
+                raise InputError(
+                    "a row holds more than numbers and names", f"{path}:{number}", "remove the line"
+                )
             for name, (low, high) in _LOGGED.items():
                 value = row.get(name)
-                if value is not None and (isinstance(value, (bool, str)) or not low <= value <= high):
-                    told = f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to {high:g}"
+                if value is not None and (
+                    isinstance(value, (bool, str)) or not low <= value <= high
+                ):
+                    told = (
+                        f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to "
+                        f"{high:g}"
+                    )
                     raise InputError(told, f"{path}:{number}", "remove the line")
             rows.append(row)
     return rows
 
 
-CAMPAIGN = {"pareto": pareto_plot, "knobs": knob_plot, "sensitivity": sensitivity_plot, "4": decoder_plot}
+CAMPAIGN = {
+    "pareto": pareto_plot,
+    "knobs": knob_plot,
+    "sensitivity": sensitivity_plot,
+    "4": decoder_plot,
+}
 
 
 def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
@@ -137,7 +172,8 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
     if figure == "6":
         if run is None:
             raise InputError(
-                "Figure 6 shows predictions on images that were never published as data", mend="give a run of your own with --run"
+                "Figure 6 shows predictions on images that were never published as data",
+                mend="give a run of your own with --run",
             )
         return pictures_figure(run, path)
     if figure == "training":
@@ -149,15 +185,33 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     figures = [*FIGURES, *CAMPAIGN, "training", "6"]
-    parser = ArgumentParser(prog="rfdetr_repro.plots", description="Figures from published and stored numbers.")
-    parser.add_argument("--figure", default="all", choices=[*figures, *_ALSO, "all"], help="default all that can be drawn")
-    parser.add_argument(
-        "--records", type=input_path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
+    parser = ArgumentParser(
+        prog="rfdetr_repro.plots", description="Figures from published and stored numbers."
     )
-    parser.add_argument("--run", type=input_folder, help="a run folder: its Records and training log")
-    parser.add_argument("--out", type=output_folder, default=Path("figures"), help="folder for the pictures; default figures/")
+    parser.add_argument(
+        "--figure",
+        default="all",
+        choices=[*figures, *_ALSO, "all"],
+        help="default all that can be drawn",
+    )
+    parser.add_argument(
+        "--records",
+        type=input_path,
+        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
+    )
+    parser.add_argument(
+        "--run", type=input_folder, help="a run folder: its Records and training log"
+    )
+    parser.add_argument(
+        "--out",
+        type=output_folder,
+        default=Path("figures"),
+        help="folder for the pictures; default figures/",
+    )
     options = parser.parse_args(argv)
-    source = options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
+    source = (
+        options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
+    )
     records = read_stores([source]) if source else []
     if options.figure != "all":
         wanted = [_ALSO.get(options.figure, options.figure)]
@@ -171,7 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             *(["sensitivity"] if paired else []),
             *(["training"] if has_log else []),
         ]
-        wanted += ["6"] if options.run is not None and any((options.run / "predictions").glob("*.png")) else []
+        wanted += (
+            ["6"]
+            if options.run is not None and any((options.run / "predictions").glob("*.png"))
+            else []
+        )
     for figure in wanted:
         print(_draw(figure, records, options.run, options.out))
     return 0

@@ -1,4 +1,6 @@
-"""The counterpart of the paper's Figure 6: predictions of a run on held-out images, as the run drew them, with their captions."""
+"""The counterpart of the paper's Figure 6: predictions of a run on held-out images, as the run drew
+them, with their captions.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,14 @@ from rfdetr_repro.spec.files import read_json
 
 from .style import BLACK, WIDTH_IN, origin_line
 
-_HEAD_IN, _CAPTION_IN, _FOOT_IN, _MARGIN = 0.4, 0.34, 0.24, 0.02
-ORIGIN = "Measured here, from the run's exported file. The paper's Figure 6 (arXiv 2511.09554) exists as an image only."
+_HEAD_IN = 0.4
+_CAPTION_IN = 0.34
+_FOOT_IN = 0.24
+_MARGIN = 0.02
+ORIGIN = (
+    "Measured here, from the run's exported file. The paper's Figure 6 (arXiv 2511.09554) exists "
+    "as an image only."
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class Picture:
 
 def run_pictures(run: str | Path) -> list[Picture]:
     """Pictures of ``run/predictions`` with the captions of ``run/predictions.json``."""
-    folder, captions = Path(run) / "predictions", {}
+    folder = Path(run) / "predictions"
+    captions = {}
     listed = Path(run) / "predictions.json"
     rows = read_json(listed) if listed.exists() else []
     for row in rows if isinstance(rows, list) else []:
@@ -47,10 +56,14 @@ def run_pictures(run: str | Path) -> list[Picture]:
         try:
             pixels = np.asarray(imread(path), dtype=np.float32)
         except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"not a picture ({error})", path, "remove it and draw it again") from error
+            raise InputError(
+                f"not a picture ({error})", path, "remove it and draw it again"
+            ) from error
         pictures.append(Picture(pixels, captions.get(path.name, path.stem)))
     if not pictures:
-        raise InputError("no predictions to show", folder, "a run of python -m rfdetr_repro.reproduce draws them")
+        raise InputError(
+            "no predictions to show", folder, "a run of python -m rfdetr_repro.reproduce draws them"
+        )
     return pictures
 
 
@@ -62,7 +75,9 @@ def pictures_height_in(pictures: Sequence[Picture]) -> float:
 def draw_pictures(figure: FigureBase, pictures: Sequence[Picture]) -> None:
     """Every picture at full width under its caption."""
     total = pictures_height_in(pictures)
-    figure.text(_MARGIN, 1 - 0.28 / total, "Predictions on held-out images", fontsize=9.5, fontweight="bold")
+    figure.text(
+        _MARGIN, 1 - 0.28 / total, "Predictions on held-out images", fontsize=9.5, fontweight="bold"
+    )
     top = total - _HEAD_IN
     for picture in pictures:
         caption = "\n".join(wrap(picture.caption, 125)[:2])

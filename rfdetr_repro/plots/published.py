@@ -1,7 +1,9 @@
-"""The paper's accuracy-latency figures from its printed numbers: named sizes only, nothing read off a picture.
+"""The paper's accuracy-latency figures from its printed numbers: named sizes only, nothing read off
+a picture.
 
-Published points are hollow. A measured point is a filled diamond, and is drawn only if its latency was taken as the published
-ones were (T4, TensorRT FP16, buffered 200 ms, their CUDA graph): one plot never mixes two backends.
+Published points are hollow. A measured point is a filled diamond, and is drawn only if its latency
+was taken as the published ones were (T4, TensorRT FP16, buffered 200 ms, their CUDA graph): one
+plot never mixes two backends.
 """
 
 from __future__ import annotations
@@ -32,14 +34,25 @@ from .style import (
     origin_line,
 )
 
-FIGURES = {"1": ("fig01", 2, 2, 5.6), "5": ("fig05", 1, 1, 3.6)}  # file, rows, columns, height in inches
+# file, rows, columns, height in inches
+FIGURES = {"1": ("fig01", 2, 2, 5.6), "5": ("fig05", 1, 1, 3.6)}
 _COLORS = {
-    "RF-DETR": VERMILION, "RF-DETR-Seg": VERMILION, "LW-DETR": BLUE, "D-FINE": GREEN, "RT-DETR": PURPLE, "YOLOv8": ORANGE,
+    "RF-DETR": VERMILION,
+    "RF-DETR-Seg": VERMILION,
+    "LW-DETR": BLUE,
+    "D-FINE": GREEN,
+    "RT-DETR": PURPLE,
+    "YOLOv8": ORANGE,
     "YOLOv11": SKY,
-}  # fmt: skip
+}
 _FAMILY_COLORS = {
-    "rfdetr": VERMILION, "lwdetr": BLUE, "dfine": GREEN, "rtdetr": PURPLE, "yolov8": ORANGE, "yolo11": SKY
-}  # fmt: skip
+    "rfdetr": VERMILION,
+    "lwdetr": BLUE,
+    "dfine": GREEN,
+    "rtdetr": PURPLE,
+    "yolov8": ORANGE,
+    "yolo11": SKY,
+}
 _ALSO = {"5": " (7 in the camera-ready)"}
 _VARIANTS: dict[str, tuple[str, Any]] = {
     "nas+fine-tuning": (" fine-tuned", (0, (5, 2))),
@@ -49,9 +62,13 @@ _METRICS = {"ap": "AP, %", "ap50": "AP50, %"}
 
 
 def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = ()) -> None:
-    """Figure 1 or 5 of the paper (version 1 numbering), camera-ready values, and comparable measurements beside them."""
+    """Figure 1 or 5 of the paper (version 1 numbering), camera-ready values, and comparable
+    measurements beside them.
+    """
     if number not in FIGURES:
-        raise InputError(f"no published points for figure {number}", mend=f"choose one of {', '.join(FIGURES)}")
+        raise InputError(
+            f"no published points for figure {number}", mend=f"choose one of {', '.join(FIGURES)}"
+        )
     stem, rows, columns, _ = FIGURES[number]
     panels: dict[str, list[dict[str, str]]] = {}
     for row in published_table(stem).rows:
@@ -59,7 +76,9 @@ def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = 
             panels.setdefault(row["panel"], []).append(row)
     grid = figure.subplots(rows, columns, squeeze=False)
     bottom, top, right = (0.19, 0.83, 0.8) if rows == 1 else (0.115, 0.88, 0.825)
-    figure.subplots_adjust(left=0.085, right=right, bottom=bottom, top=top, wspace=0.62, hspace=0.42)
+    figure.subplots_adjust(
+        left=0.085, right=right, bottom=bottom, top=top, wspace=0.62, hspace=0.42
+    )
     shown = 0
     for axes, (name, points) in zip(grid.flat, panels.items(), strict=False):
         found = _comparable(records, name, points[0]["metric"])
@@ -68,39 +87,86 @@ def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = 
     kind = "Published and measured" if shown else "Published, not measured here"
     title = f"{kind}: Figure {number}{_ALSO.get(number, '')} of the paper"
     figure.text(0.085, 0.945, title, fontsize=9.5, fontweight="bold")
-    beside = f"◆ measured here the same way: {shown} points" if shown else "nothing here was measured that way"
-    origin_line(figure, f"○ published named sizes, arXiv 2511.09554 (T4, TensorRT FP16, 200 ms); {beside}")
+    beside = (
+        f"◆ measured here the same way: {shown} points"
+        if shown
+        else "nothing here was measured that way"
+    )
+    origin_line(
+        figure, f"○ published named sizes, arXiv 2511.09554 (T4, TensorRT FP16, 200 ms); {beside}"
+    )
 
 
-def _comparable(records: Sequence[Record], panel: str, metric: str) -> list[tuple[float, float, str]]:
-    """(ms, percent, colour) of what was measured on the panel's data as the published points were."""
-    task, data = "segment" if "segmentation" in panel else "detect", "coco-val2017" if "COCO" in panel else "rf100-vl"
+def _comparable(
+    records: Sequence[Record], panel: str, metric: str
+) -> list[tuple[float, float, str]]:
+    """(ms, percent, colour) of what was measured on the panel's data as the published points
+    were.
+    """
+    task = "segment" if "segmentation" in panel else "detect"
+    data = "coco-val2017" if "COCO" in panel else "rf100-vl"
     found = []
     for record in records:
         value = getattr(accuracy_of(record), metric, None)
-        if value is None or record.latency is None or record.model.task != task or not timed_as_published(record):
+        if (
+            value is None
+            or record.latency is None
+            or record.model.task != task
+            or not timed_as_published(record)
+        ):
             continue
-        whole = data != "coco-val2017" or (record.data is not None and record.data.num_images in (None, COCO_IMAGES))
+        whole = data != "coco-val2017" or (
+            record.data is not None and record.data.num_images in (None, COCO_IMAGES)
+        )
         if record.data is not None and record.data.name == data and whole:
-            found.append((record.latency.median_ms, 100 * value, _FAMILY_COLORS.get(join_key(record)[0], BLACK)))
+            found.append(
+                (
+                    record.latency.median_ms,
+                    100 * value,
+                    _FAMILY_COLORS.get(join_key(record)[0], BLACK),
+                )
+            )
     return found
 
 
-def _panel(axes: Axes, name: str, points: list[dict[str, str]], measured: list[tuple[float, float, str]]) -> None:
+def _panel(
+    axes: Axes, name: str, points: list[dict[str, str]], measured: list[tuple[float, float, str]]
+) -> None:
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in points:
-        lines.setdefault((row["model"], row["variant"]), []).append((float(row["latency_ms"]), float(row["value"])))
+        lines.setdefault((row["model"], row["variant"]), []).append(
+            (float(row["latency_ms"]), float(row["value"]))
+        )
     ends = []
     for (model, variant), values in lines.items():
         values.sort()
         (suffix, dashes), color = _VARIANTS.get(variant, ("", "-")), _COLORS.get(model, BLACK)
         width = 1.6 if model.startswith("RF-DETR") else 1.0
-        hollow: dict[str, Any] = {"marker": "o", "markersize": 3.6, "markerfacecolor": "white", "markeredgewidth": 0.9}
-        axes.plot(*zip(*values, strict=True), color=color, linewidth=width, linestyle=dashes, **hollow)
+        hollow: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 3.6,
+            "markerfacecolor": "white",
+            "markeredgewidth": 0.9,
+        }
+        axes.plot(
+            *zip(*values, strict=True), color=color, linewidth=width, linestyle=dashes, **hollow
+        )
         ends.append((values[-1][1], values[-1][0], model + suffix, color))
     for ms, value, color in measured:
-        axes.plot([ms], [value], "D", color=color, markersize=5.0, markeredgecolor=BLACK, markeredgewidth=0.5, zorder=5)
-    everything = [*(x for values in lines.values() for x, _ in values), *(ms for ms, _, _ in measured)]
+        axes.plot(
+            [ms],
+            [value],
+            "D",
+            color=color,
+            markersize=5.0,
+            markeredgecolor=BLACK,
+            markeredgewidth=0.5,
+            zorder=5,
+        )
+    everything = [
+        *(x for values in lines.values() for x, _ in values),
+        *(ms for ms, _, _ in measured),
+    ]
     log_latency_axis(axes, 0.85 * min(everything), 1.15 * max(everything))
     _right_labels(axes, ends)
     metric = _METRICS.get(points[0]["metric"], points[0]["metric"])
@@ -109,7 +175,9 @@ def _panel(axes: Axes, name: str, points: list[dict[str, str]], measured: list[t
 
 
 def _right_labels(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Line names in a column right of the axes, in the order of the line ends, with thin leaders, pushed apart."""
+    """Line names in a column right of the axes, in the order of the line ends, with thin leaders,
+    pushed apart.
+    """
     low, high = axes.get_ylim()
     right = axes.get_xlim()[1]
     height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]

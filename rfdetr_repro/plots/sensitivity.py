@@ -1,4 +1,6 @@
-"""The paired effect of each knob as dots with intervals, one row per step: the counterpart of the camera-ready's Figure 5."""
+"""The paired effect of each knob as dots with intervals, one row per step: the counterpart of the
+camera-ready's Figure 5.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,29 @@ from rfdetr_repro.spec.errors import InputError
 
 from .style import BLUE, GREEN, GREY, LIGHT, origin_line
 
-_NAMES = {"resolution": "resolution", "patch": "patch", "windows": "windows per side", "decoder_layers": "decoder layers",
-          "queries": "queries"}  # fmt: skip
+_NAMES = {
+    "resolution": "resolution",
+    "patch": "patch",
+    "windows": "windows per side",
+    "decoder_layers": "decoder layers",
+    "queries": "queries",
+}
 _UNITS = {"resolution": " px", "patch": " px"}
-_HEAD_IN, _FOOT_IN, _ROW_IN = 0.66, 0.52, 0.2
+_HEAD_IN = 0.66
+_FOOT_IN = 0.52
+_ROW_IN = 0.2
 
 
 def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
     """The largest comparable search, its steps, and how many further searches there are."""
-    groups = [(group, steps) for group in comparable_searches(records) if (steps := sensitivity(group))]
+    groups = [
+        (group, steps) for group in comparable_searches(records) if (steps := sensitivity(group))
+    ]
     if not groups:
-        raise InputError("no pair of search Records to plot that differ in one knob", mend="give the Records of a campaign")
+        raise InputError(
+            "no pair of search Records to plot that differ in one knob",
+            mend="give the Records of a campaign",
+        )
     return *groups[0], len(groups) - 1
 
 
@@ -35,7 +49,8 @@ def sensitivity_height_in(records: Sequence[Record]) -> float:
 
 
 def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
-    """Mean change of AP (left) and modelled latency (right) by one step of one knob, with 95 % intervals over backbones.
+    """Mean change of AP (left) and modelled latency (right) by one step of one knob, with 95 %
+    intervals over backbones.
 
     Of several comparable searches the largest is drawn, and the foot says that there are others.
     """
@@ -43,10 +58,24 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     rows = _rows(steps)
     height = _HEAD_IN + _FOOT_IN + _ROW_IN * len(rows)
     left, right = figure.subplots(1, 2, sharey=True)
-    figure.subplots_adjust(left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=_FOOT_IN / height, wspace=0.1)
+    figure.subplots_adjust(
+        left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=_FOOT_IN / height, wspace=0.1
+    )
     data = group[0].data
-    kind = "" if data is None else " (synthetic data: not COCO AP)" if data.synthetic else f" ({data.name})"
-    figure.text(0.085, 1 - 0.26 / height, f"One step of one knob, all else equal{kind}", fontsize=9.5, fontweight="bold")
+    kind = (
+        ""
+        if data is None
+        else " (synthetic data: not COCO AP)"
+        if data.synthetic
+        else f" ({data.name})"
+    )
+    figure.text(
+        0.085,
+        1 - 0.26 / height,
+        f"One step of one knob, all else equal{kind}",
+        fontsize=9.5,
+        fontweight="bold",
+    )
     _panel(left, rows, [step.ap_points for step in steps], BLUE)
     _panel(right, rows, [step.latency_percent for step in steps], GREEN)
     left.set_title("change of AP, points", fontweight="normal")
@@ -54,8 +83,14 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     places = [place for place, step in enumerate(rows) if step]
     left.set_yticks(places, [_label(step) for step in rows if step])
     left.set_ylim(len(rows) - 0.4, -0.6)
-    text = f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; {backend(group[0])}."
-    origin_line(figure, text + (f" {others} other searches in these Records are not drawn." if others else ""))
+    text = (
+        f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; "
+        f"{backend(group[0])}."
+    )
+    origin_line(
+        figure,
+        text + (f" {others} other searches in these Records are not drawn." if others else ""),
+    )
 
 
 def _rows(steps: Sequence[Step]) -> list[Step | None]:
@@ -79,5 +114,12 @@ def _panel(axes: Axes, rows: Sequence[Step | None], changes: Sequence[Change], c
     axes.tick_params(axis="y", length=0, labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
     for place, change in zip(places, changes, strict=True):
         if change.low is not None and change.high is not None:
-            axes.plot([change.low, change.high], [place, place], color=color, linewidth=1.6, alpha=0.55, zorder=2)
+            axes.plot(
+                [change.low, change.high],
+                [place, place],
+                color=color,
+                linewidth=1.6,
+                alpha=0.55,
+                zorder=2,
+            )
     axes.plot([change.mean for change in changes], places, "o", color=color, markersize=4, zorder=3)

@@ -1,6 +1,8 @@
-"""How every figure looks, and how it is saved: one style, colours that colour-blind readers can tell apart, no global state.
+"""How every figure looks, and how it is saved: one style, colours that colour-blind readers can
+tell apart, no global state.
 
-Drawing functions take a ``Figure`` or ``SubFigure`` so that the report can place the same drawing on a page as vectors.
+Drawing functions take a ``Figure`` or ``SubFigure`` so that the report can place the same drawing
+on a page as vectors.
 """
 
 from __future__ import annotations
@@ -25,19 +27,43 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
 
 # Okabe and Ito's palette.
-BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+GREEN = "#009E73"
+PURPLE = "#CC79A7"
+SKY = "#56B4E9"
+ORANGE = "#E69F00"
+BLACK = "#222222"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-GREY, LIGHT = "#6F6F6F", "#E3E3E3"
+GREY = "#6F6F6F"
+LIGHT = "#E3E3E3"
 WIDTH_IN = 6.7  # text width of the report, so that a figure is the same size on paper and on screen
 
 # The same drawing gives the same bytes: no dates, no version.
-_METADATA: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None},
+    ".svg": {"Date": None},
+}
 
-# Asked for letters that DejaVu Sans lacks, where they are installed as TrueType, which a PDF can embed.
+# Asked for letters that DejaVu Sans lacks, where they are installed as TrueType, which a PDF can
+# embed.
 _FALLBACKS = (
-    "Droid Sans Fallback", "Noto Sans JP", "Noto Sans SC", "Noto Sans KR", "Arial Unicode MS", "WenQuanYi Micro Hei", "Noto Sans",
-    "Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Emoji", "Symbola", "Unifont",
-)  # fmt: skip
+    "Droid Sans Fallback",
+    "Noto Sans JP",
+    "Noto Sans SC",
+    "Noto Sans KR",
+    "Arial Unicode MS",
+    "WenQuanYi Micro Hei",
+    "Noto Sans",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Noto Sans Bengali",
+    "Noto Sans Tamil",
+    "Noto Emoji",
+    "Symbola",
+    "Unifont",
+)
 LONGEST_NAME = 48  # letters of a name from outside on a figure
 
 STYLE: dict[Any, Any] = {
@@ -76,7 +102,8 @@ def style() -> Iterator[None]:
     """The style as a context; nothing outside it changes."""
     fonts = logging.getLogger("matplotlib.font_manager")
     before = fonts.level
-    fonts.setLevel(logging.ERROR)  # a font that stands in for rare letters may have no bold: its regular weight is meant
+    # a font that stands in for rare letters may have no bold: its regular weight is meant
+    fonts.setLevel(logging.ERROR)
     try:
         with matplotlib.rc_context({**STYLE, "font.family": list(families())}):
             yield
@@ -86,8 +113,14 @@ def style() -> Iterator[None]:
 
 @functools.cache
 def families() -> tuple[str, ...]:
-    """DejaVu Sans, which comes with matplotlib, and the installed fonts that stand in for what it lacks."""
-    installed = {font.name for font in font_manager.fontManager.ttflist if font.fname.lower().endswith(".ttf")}
+    """DejaVu Sans, which comes with matplotlib, and the installed fonts that stand in for what it
+    lacks.
+    """
+    installed = {
+        font.name
+        for font in font_manager.fontManager.ttflist
+        if font.fname.lower().endswith(".ttf")
+    }
     return ("DejaVu Sans", *(name for name in _FALLBACKS if name in installed))
 
 
@@ -101,9 +134,11 @@ def _letters() -> frozenset[int]:
 
 
 def drawable(text: str) -> str:
-    """``text`` in one line of letters that the fonts here have; any other is written by its number, like ``<U+72AC>``.
+    """``text`` in one line of letters that the fonts here have; any other is written by its number,
+    like ``<U+72AC>``.
 
-    Names of classes, models and data sets are free text: an empty box would make two of them look alike.
+    Names of classes, models and data sets are free text: an empty box would make two of them look
+    alike.
     """
     shown = []
     for letter in text:
@@ -115,19 +150,27 @@ def drawable(text: str) -> str:
 
 
 def shortened(text: str, most: int = LONGEST_NAME) -> str:
-    """At most ``most`` letters: a longer text keeps its beginning and its end, between which names differ."""
+    """At most ``most`` letters: a longer text keeps its beginning and its end, between which names
+    differ.
+    """
     if len(text) <= most:
         return text
     end = most // 3
     return f"{text[: most - end - 1]}…{text[-end:]}"
 
 
-def save(draw: Callable[[FigureBase], None], path: str | Path, height_in: float, dpi: int = 180) -> Path:
-    """Draws on a figure of the report's width and writes it to ``path`` (.png, .pdf or .svg) whole or not at all."""
+def save(
+    draw: Callable[[FigureBase], None], path: str | Path, height_in: float, dpi: int = 180
+) -> Path:
+    """Draws on a figure of the report's width and writes it to ``path`` (.png, .pdf or .svg) whole
+    or not at all.
+    """
     path = Path(path)
     if path.suffix not in _METADATA:
         raise InputError(
-            f"cannot draw a {path.suffix or 'nameless'} file", path, f"end its name in one of {', '.join(_METADATA)}"
+            f"cannot draw a {path.suffix or 'nameless'} file",
+            path,
+            f"end its name in one of {', '.join(_METADATA)}",
         )
     with atomic_path(path) as temporary:
         _draw(draw, temporary, path.suffix, height_in, dpi)
@@ -141,7 +184,13 @@ def png_bytes(draw: Callable[[FigureBase], None], height_in: float, dpi: int = 1
     return stream.getvalue()
 
 
-def _draw(draw: Callable[[FigureBase], None], target: Path | io.BytesIO, suffix: str, height_in: float, dpi: int) -> None:
+def _draw(
+    draw: Callable[[FigureBase], None],
+    target: Path | io.BytesIO,
+    suffix: str,
+    height_in: float,
+    dpi: int,
+) -> None:
     with style():
         figure = Figure(figsize=(WIDTH_IN, height_in), facecolor="white")
         FigureCanvasAgg(figure)
@@ -150,11 +199,18 @@ def _draw(draw: Callable[[FigureBase], None], target: Path | io.BytesIO, suffix:
 
 
 def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
-    """Logarithmic milliseconds from ``low_ms`` to ``high_ms`` with a few round ticks written as plain numbers."""
+    """Logarithmic milliseconds from ``low_ms`` to ``high_ms`` with a few round ticks written as
+    plain numbers.
+    """
     axes.set_xscale("log")
     axes.set_xlim(low_ms, high_ms)
     for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
-        ticks = [step * 10.0**power for power in range(-3, 5) for step in steps if low_ms <= step * 10.0**power <= high_ms]
+        ticks = [
+            step * 10.0**power
+            for power in range(-3, 5)
+            for step in steps
+            if low_ms <= step * 10.0**power <= high_ms
+        ]
         if len(ticks) >= 5:
             break
     axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -170,8 +226,18 @@ def origin_line(figure: FigureBase, text: str, left: float = 0.085) -> None:
 
 
 def end_label(
-    axes: Axes, point: tuple[float, float], text: str, color: str, offset: tuple[float, float] = (5, 0), align: str = "left"
+    axes: Axes,
+    point: tuple[float, float],
+    text: str,
+    color: str,
+    offset: tuple[float, float] = (5, 0),
+    align: str = "left",
 ) -> None:
     """Names a line beside one of its points instead of in a legend."""
-    where: dict[str, Any] = {"textcoords": "offset points", "ha": align, "va": "center", "annotation_clip": False}
+    where: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": align,
+        "va": "center",
+        "annotation_clip": False,
+    }
     axes.annotate(text, point, offset, color=color, fontsize=7.5, **where)

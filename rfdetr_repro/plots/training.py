@@ -13,15 +13,20 @@ from .style import BLUE, GREY, VERMILION, end_label
 
 
 def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Loss over optimizer steps (faint: logged, line: running mean) and AP50 on val and test where it was evaluated.
+    """Loss over optimizer steps (faint: logged, line: running mean) and AP50 on val and test where
+    it was evaluated.
 
-    ``rows``: dicts with ``step`` and ``loss``; evaluations as ``val_ap50``/``test_ap50`` or ``split`` and ``ap50`` (fractions).
+    ``rows``: dicts with ``step`` and ``loss``; evaluations as ``val_ap50``/``test_ap50`` or
+    ``split`` and ``ap50`` (fractions).
     """
     losses = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
     curves = {split: _evaluations(rows, split) for split in ("val", "test")}
     curves = {split: curve for split, curve in curves.items() if curve}
     if not losses and not curves:
-        raise InputError("the training log holds neither a loss nor an evaluation", mend="give the train_log.jsonl of a run")
+        raise InputError(
+            "the training log holds neither a loss nor an evaluation",
+            mend="give the train_log.jsonl of a run",
+        )
     panels = figure.subplots(1, bool(losses) + bool(curves), squeeze=False)[0].tolist()
     figure.subplots_adjust(left=0.085, right=0.93, bottom=0.17, top=0.8, wspace=0.28)
     figure.text(0.085, 0.925, "Loss and accuracy during training", fontsize=9.5, fontweight="bold")
@@ -35,7 +40,9 @@ def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None
     for split, curve in curves.items():
         color = {"val": BLUE, "test": VERMILION}[split]
         steps, values = zip(*curve, strict=True)
-        panels[0].plot(steps, [100 * value for value in values], color=color, marker="o", markersize=3.2)
+        panels[0].plot(
+            steps, [100 * value for value in values], color=color, marker="o", markersize=3.2
+        )
         end_label(panels[0], (steps[-1], 100 * values[-1]), split, color)
         panels[0].set(xlabel="optimizer step")
         panels[0].set_ylim(bottom=0)
@@ -46,7 +53,8 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[in
     found: dict[int, float] = {}
     for row in rows:
         value = row.get("ap50") if row.get("split") == split else row.get(f"{split}_ap50")
-        if value is not None and row.get("weights", "ema") == "ema":  # a run with patience logs the raw weights too
+        # a run with patience logs the raw weights too
+        if value is not None and row.get("weights", "ema") == "ema":
             found[row["step"]] = value
     return sorted(found.items())
 
@@ -54,7 +62,9 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[in
 def _running_mean(values: Sequence[float]) -> list[float]:
     """Exponential running mean over about a thirtieth of the run, without the bias of its start."""
     keep = 1 - 1 / max(2.0, len(values) / 30)
-    means, total, weight = [], 0.0, 0.0
+    means = []
+    total = 0.0
+    weight = 0.0
     for value in values:
         total, weight = keep * total + value, keep * weight + 1
         means.append(total / weight)

@@ -1,13 +1,15 @@
-"""The mean over the data sets of a benchmark, as the paper prints it for RF100-VL (Tables 4, 14 and 17).
+"""The mean over the data sets of a benchmark, as the paper prints it for RF100-VL (Tables 4, 14 and
+17).
 
     python -m rfdetr_repro.mean --name rf100-vl --out results/rf100-vl.jsonl RUNS...
     python -m rfdetr_repro.mean --name rf100-vl --size N --target-ms 2.3 --out results/rf100-vl.jsonl RUNS...
 
-Without a target every model that was measured on all data sets gets a Record of its own. With one each data set has the
-architecture that was found for it (paper section 4): of the files measured within the tolerance of the target, the best on
-``--select``; what is averaged is what that same file does on ``--split``. A mean over fewer data sets than the benchmark has is
-another number and is not made. Stores are read, never changed.
-"""
+Without a target every model that was measured on all data sets gets a Record of its own. With one
+each data set has the architecture that was found for it (paper section 4): of the files measured
+within the tolerance of the target, the best on ``--select``; what is averaged is what that same
+file does on ``--split``. A mean over fewer data sets than the benchmark has is another number and
+is not made. Stores are read, never changed.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -39,26 +41,62 @@ How = tuple[object, ...]
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.mean", description="Mean over the data sets of a benchmark.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.mean", description="Mean over the data sets of a benchmark."
+    )
     add = arguments.add_argument
     add("stores", nargs="+", type=input_path, help="run folders, .jsonl files or folders of them")
     add(
         "--name",
         required=True,
         type=folder_name,
-        help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores hold",
+        help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores "
+        f"hold",
     )
-    add("--split", default="test", type=folder_name, help="the split whose results are averaged (default: test)")
-    add("--mode", default=DECISION.mode, choices=MODES, help="whose latencies are averaged, and by which targets are met")
-    add("--buffer-ms", type=number(*REAL["buffer_ms"]), default=Protocol.buffer_ms, help="wait of the buffered mode")
+    add(
+        "--split",
+        default="test",
+        type=folder_name,
+        help="the split whose results are averaged (default: test)",
+    )
+    add(
+        "--mode",
+        default=DECISION.mode,
+        choices=MODES,
+        help="whose latencies are averaged, and by which targets are met",
+    )
+    add(
+        "--buffer-ms",
+        type=number(*REAL["buffer_ms"]),
+        default=Protocol.buffer_ms,
+        help="wait of the buffered mode",
+    )
     add("--cuda-graph", choices=("on", "off"), help="only files that ran with one, or without")
     add("--runtime", type=label, help="only files that ran on this one, e.g. tensorrt")
     add("--size", type=label, help="with --target-ms: the mean's name, e.g. N")
-    add("--variant", type=label, help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one")
-    add("--target-ms", type=number(0, 1e6, "()"), help="each data set has its own architecture, near this latency")
-    add("--tolerance", type=number(0, 1, "()"), default=0.1, help="part of the target by which a file may miss it")
+    add(
+        "--variant",
+        type=label,
+        help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one",
+    )
+    add(
+        "--target-ms",
+        type=number(0, 1e6, "()"),
+        help="each data set has its own architecture, near this latency",
+    )
+    add(
+        "--tolerance",
+        type=number(0, 1, "()"),
+        default=0.1,
+        help="part of the target by which a file may miss it",
+    )
     add("--select", default="val", type=folder_name, help="split on which the best is chosen")
-    add("--metric", default="ap", choices=("ap", "ap50", "mask_ap", "mask_ap50"), help="by which it is the best")
+    add(
+        "--metric",
+        default="ap",
+        choices=("ap", "ap50", "mask_ap", "mask_ap50"),
+        help="by which it is the best",
+    )
     add("--out", required=True, type=output_file, help="store to append the means to")
     return arguments
 
@@ -66,22 +104,39 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     if (args.target_ms is None) != (args.size is None):
-        raise InputError("--size and --target-ms belong together", mend="give both, or neither for models measured everywhere")
+        raise InputError(
+            "--size and --target-ms belong together",
+            mend="give both, or neither for models measured everywhere",
+        )
     best = metric(args.metric).value
     args.name = args.name.lower() if args.name.lower() in COUNTS else args.name
     if args.name.startswith("coco"):
-        raise InputError(f"{args.name} is one data set, not a benchmark of several", mend="choose another --name")
+        raise InputError(
+            f"{args.name} is one data set, not a benchmark of several", mend="choose another --name"
+        )
     read = {record.id: record for record in read_stores(args.stores)}
     records = [record for record in read.values() if _wanted(record, args)]
     names = _names(records)
     expected = COUNTS.get(args.name, len(names))
     if not names:
         mend = "check --mode, --variant and --runtime"
-        raise InputError(f"no file was measured that has an AP and a {args.mode} latency", ", ".join(map(str, args.stores)), mend)
-    if not args.name.startswith("embedded") and any(record.data and record.data.synthetic for record in records):
-        raise InputError("composed images are no benchmark of real ones", args.name, "name the mean embedded-...")
+        raise InputError(
+            f"no file was measured that has an AP and a {args.mode} latency",
+            ", ".join(map(str, args.stores)),
+            mend,
+        )
+    if not args.name.startswith("embedded") and any(
+        record.data and record.data.synthetic for record in records
+    ):
+        raise InputError(
+            "composed images are no benchmark of real ones", args.name, "name the mean embedded-..."
+        )
     if len(names) == 1:
-        raise InputError(f"only {next(iter(names))} was measured", args.name, "give the stores of several data sets")
+        raise InputError(
+            f"only {next(iter(names))} was measured",
+            args.name,
+            "give the stores of several data sets",
+        )
     if args.target_ms is None:
         averaged = [part for part in records if _split(part) == args.split]
         complete, short = whole_groups(averaged, expected)
@@ -92,12 +147,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     else:
         near = Target(args.target_ms, args.tolerance, args.select, best)
-        complete, short = [near.picks(records, args.split, expected)], []
+        complete = [near.picks(records, args.split, expected)]
+        short = []
     store = Store(args.out)
     for parts in complete:
         model = replace(parts[0].model, checkpoint_sha256=None)
         if args.target_ms is not None:
-            model = replace(model, name="RF-DETR", size=args.size, variant=args.variant or "nas", arch=None)
+            model = replace(
+                model, name="RF-DETR", size=args.size, variant=args.variant or "nas", arch=None
+            )
         record = store.append(mean_of(parts, model, args.name, _command(argv)))
         print(line(record))
     print("\n".join([f"records in {args.out}", *(f"left out: {text}" for text in short)]))
@@ -105,15 +163,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _wanted(record: Record, args: argparse.Namespace) -> bool:
     """Files with an AP and a latency of the wanted kind; models of random weights have none."""
-    artifact, protocol = record.artifact, record.protocol
-    if record.source != "protocol" or record.data is None or artifact is None or protocol is None or record.latency is None:
+    artifact = record.artifact
+    protocol = record.protocol
+    if (
+        record.source != "protocol"
+        or record.data is None
+        or artifact is None
+        or protocol is None
+        or record.latency is None
+    ):
         return False
-    variant = record.model.variant == args.variant if args.variant not in (None, "nas") else record.model.variant in (None, "nas")
+    variant = (
+        record.model.variant == args.variant
+        if args.variant not in (None, "nas")
+        else record.model.variant in (None, "nas")
+    )
     scored = record.accuracy is not None or record.mask_accuracy is not None
     waited = args.mode != "buffered" or protocol.buffer_ms == args.buffer_ms
     graph = args.cuda_graph is None or bool(record.latency.cuda_graph) == (args.cuda_graph == "on")
-    searched = args.target_ms is None or record.model.family == "rfdetr" and record.model.size is None
-    how = protocol.usual and protocol.mode == args.mode and waited and graph and args.runtime in (None, artifact.runtime)
+    searched = (
+        args.target_ms is None or record.model.family == "rfdetr" and record.model.size is None
+    )
+    how = (
+        protocol.usual
+        and protocol.mode == args.mode
+        and waited
+        and graph
+        and args.runtime in (None, artifact.runtime)
+    )
     return scored and variant and searched and how
 
 
@@ -122,9 +199,17 @@ def _names(records: Iterable[Record]) -> set[str]:
     digests: dict[tuple[str, str], str | None] = {}
     for record in records:
         assert record.data is not None
-        if digests.setdefault((record.data.name, record.data.split), record.data.sha256) != record.data.sha256:
-            mend = "name their folders, or the info of their annotations, differently and measure again"
-            raise InputError(f"two data sets are called {record.data.name!r}", f"split {record.data.split}", mend)
+        if (
+            digests.setdefault((record.data.name, record.data.split), record.data.sha256)
+            != record.data.sha256
+        ):
+            mend = (
+                "name their folders, or the info of their annotations, differently and measure "
+                "again"
+            )
+            raise InputError(
+                f"two data sets are called {record.data.name!r}", f"split {record.data.split}", mend
+            )
     return {name for name, _ in digests}
 
 
@@ -137,14 +222,24 @@ class Target(NamedTuple):
     value: Callable[[Record], float | None]
 
     def picks(self, records: Iterable[Record], split: str, expected: int) -> list[Record]:
-        """One Record on ``split`` for each data set. A set without one is an :class:`InputError` that names it."""
+        """One Record on ``split`` for each data set.
+
+        A set without one is an :class:`InputError` that names it.
+        """
         by_set: dict[str, list[Record]] = {}
         for record in records:
             by_set.setdefault(_set(record), []).append(record)
         if len(by_set) != expected:
-            raise InputError(f"{len(by_set)} data sets were measured, the benchmark has {expected}", mend="give all their stores")
+            raise InputError(
+                f"{len(by_set)} data sets were measured, the benchmark has {expected}",
+                mend="give all their stores",
+            )
         if len(hows := {_how(record) for own in by_set.values() for record in own}) > 1:
-            differing = [sorted(set(map(str, values))) for values in zip(*hows, strict=True) if len(set(values)) > 1]
+            differing = [
+                sorted(set(map(str, values)))
+                for values in zip(*hows, strict=True)
+                if len(set(values)) > 1
+            ]
             told = "; ".join(" and ".join(values[:2]) for values in differing)
             mend = "choose with --runtime, --cuda-graph or --buffer-ms, or give other stores"
             raise InputError(f"the files were not measured alike: {told}", mend=mend)
@@ -155,9 +250,16 @@ class Target(NamedTuple):
             assert record.latency is not None
             return abs(record.latency.median_ms - self.ms) / self.ms
 
-        chosen_on = [record for record in records if _split(record) == self.split and self.value(record) is not None]
+        chosen_on = [
+            record
+            for record in records
+            if _split(record) == self.split and self.value(record) is not None
+        ]
         if not chosen_on:
-            raise InputError(f"{name} has no measured file on its {self.split} split", mend="measure one, or choose --select")
+            raise InputError(
+                f"{name} has no measured file on its {self.split} split",
+                mend="measure one, or choose --select",
+            )
         near = [record for record in chosen_on if miss(record) <= self.tolerance * (1 + 1e-9)]
         if not near:
             closest = min(chosen_on, key=miss)
@@ -168,17 +270,22 @@ class Target(NamedTuple):
             if _split(record) == split and _file(record) == _file(best):
                 return record
         what = f"file {_file(best)[0][:12]} of {name} was not measured on its {split} split"
-        raise InputError(what, mend="python -m rfdetr_repro.bench --onnx FILE --data DIR --split val,test")
+        raise InputError(
+            what, mend="python -m rfdetr_repro.bench --onnx FILE --data DIR --split val,test"
+        )
 
 
 def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Record]], list[str]]:
-    """(Records of every model measured alike on all data sets, why other models were left out: the nearest to complete first)."""
+    """(Records of every model measured alike on all data sets, why other models were left out: the
+    nearest to complete first).
+    """
     groups: dict[How, list[Record]] = {}
     for record in records:
         model = record.model
         identity = (model.family, model.name, model.task, model.size, model.variant, model.arch)
         groups.setdefault((*identity, *_how(record)), []).append(record)
-    complete, short = [], []
+    complete = []
+    short = []
     for own in groups.values():
         counts = Counter(map(_set, own))
         shown = " ".join(filter(None, (own[0].model.name, own[0].model.size, str(_how(own[0])[0]))))
@@ -189,18 +296,25 @@ def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Re
         else:
             complete.append(sorted(own, key=_set))
     ranked = [text for _, text in sorted(short, key=lambda item: -item[0])]
-    return complete, ranked[:TOLD] + [f"and {len(ranked) - TOLD} more models"] * (len(ranked) > TOLD)
+    return complete, ranked[:TOLD] + [f"and {len(ranked) - TOLD} more models"] * (
+        len(ranked) > TOLD
+    )
 
 
-def mean_of(parts: Sequence[Record], model: ModelId, name: str, command: str | None = None) -> Record:
-    """The Record of the mean. ``artifact`` and ``data`` are hashed over those of the parts, in order of the data sets' names.
+def mean_of(
+    parts: Sequence[Record], model: ModelId, name: str, command: str | None = None
+) -> Record:
+    """The Record of the mean. ``artifact`` and ``data`` are hashed over those of the parts, in
+    order of the data sets' names.
 
-    A metric that some data set lacks (no object of that size) is absent: a mean over the others is not the benchmark's.
+    A metric that some data set lacks (no object of that size) is absent: a mean over the others is
+    not the benchmark's.
     """
     first = parts[0]
     assert first.artifact is not None and first.data is not None
     artifacts = [part.artifact for part in parts if part.artifact is not None]
-    digest, onnx = _digest(part.sha256 for part in artifacts), _digest(part.onnx_sha256 for part in artifacts)
+    digest = _digest(part.sha256 for part in artifacts)
+    onnx = _digest(part.onnx_sha256 for part in artifacts)
     size = round(fmean(part.size_bytes for part in artifacts))
     data = [part.data for part in parts if part.data is not None]
     images = [part.num_images for part in data if part.num_images is not None]
@@ -213,7 +327,9 @@ def mean_of(parts: Sequence[Record], model: ModelId, name: str, command: str | N
             _digest(f"{part.name} {part.sha256}" for part in data),
             sum(images) if len(images) == len(data) else None,
         ),
-        artifact=ArtifactId(digest, onnx, first.artifact.runtime, first.artifact.precision, size, _options(first)),
+        artifact=ArtifactId(
+            digest, onnx, first.artifact.runtime, first.artifact.precision, size, _options(first)
+        ),
         cost=_mean_cost([part.cost for part in parts]),
         accuracy=_mean_accuracy([part.accuracy for part in parts], digest),
         mask_accuracy=_mean_accuracy([part.mask_accuracy for part in parts], digest),
@@ -255,12 +371,18 @@ def _mean_cost(found: Sequence[Cost | None]) -> Cost | None:
     counters = {cost.counter for cost in found if cost is not None}
     if len(params) < len(found):
         return None
-    return Cost(round(fmean(params)), fmean(flops) if len(flops) == len(found) and len(counters) == 1 else None)
+    return Cost(
+        round(fmean(params)),
+        fmean(flops) if len(flops) == len(found) and len(counters) == 1 else None,
+    )
 
 
 def line(record: Record) -> str:
-    """What the command prints of a mean: AP of boxes and of masks in percent, with the 95 % interval where all parts have one."""
-    model, latency = record.model, record.latency
+    """What the command prints of a mean: AP of boxes and of masks in percent, with the 95 %
+    interval where all parts have one.
+    """
+    model = record.model
+    latency = record.latency
     title = " ".join(filter(None, (model.name, model.size, model.variant)))
     scores = []
     for kind, accuracy in (("box", record.accuracy), ("mask", record.mask_accuracy)):
@@ -274,10 +396,16 @@ def line(record: Record) -> str:
 
 def _how(record: Record) -> How:
     """What must be the same for two Records to be averaged."""
-    artifact, protocol, machine = record.artifact, record.protocol, record.machine
+    artifact = record.artifact
+    protocol = record.protocol
+    machine = record.machine
     assert artifact is not None and protocol is not None
     graph = record.latency.cuda_graph if record.latency else None
-    most = {accuracy.max_dets for accuracy in (record.accuracy, record.mask_accuracy) if accuracy is not None}
+    most = {
+        accuracy.max_dets
+        for accuracy in (record.accuracy, record.mask_accuracy)
+        if accuracy is not None
+    }
     device = machine and (machine.gpu or machine.cpu)
     return (
         artifact.runtime,
@@ -294,8 +422,14 @@ def _how(record: Record) -> How:
 def _options(record: Record) -> str:
     """What tells means of one model apart, and is in no other part of the request."""
     assert record.artifact is not None and record.latency is not None
-    graph = "" if record.latency.cuda_graph is None else f"mean_cuda_graph={record.latency.cuda_graph}"
-    most = next(accuracy.max_dets for accuracy in (record.accuracy, record.mask_accuracy) if accuracy is not None)
+    graph = (
+        "" if record.latency.cuda_graph is None else f"mean_cuda_graph={record.latency.cuda_graph}"
+    )
+    most = next(
+        accuracy.max_dets
+        for accuracy in (record.accuracy, record.mask_accuracy)
+        if accuracy is not None
+    )
     return " ".join(filter(None, (record.artifact.options, graph, f"max_dets={most}")))
 
 

@@ -1,7 +1,9 @@
-"""AP of a configuration in the search (PyTorch) beside AP of its confirmed file, and what is said where they differ.
+"""AP of a configuration in the search (PyTorch) beside AP of its confirmed file, and what is said
+where they differ.
 
-Both count the same detections of the same images by one rule (:data:`rfdetr_repro.records.record.AP_RULE`). The
-file sums its products in another order, or in half precision, so a score may move in its last digits and a rank with it.
+Both count the same detections of the same images by one rule
+(:data:`rfdetr_repro.records.record.AP_RULE`). The file sums its products in another order, or in
+half precision, so a score may move in its last digits and a rank with it.
 """
 
 from __future__ import annotations
@@ -32,16 +34,27 @@ class Gap:
 
 
 def ap_gaps(records: Iterable[Record]) -> list[Gap]:
-    """One Gap per confirmed file and kind whose search Record (same weights, same images) is among ``records``."""
+    """One Gap per confirmed file and kind whose search Record (same weights, same images) is among
+    ``records``.
+    """
     records = list(records)
-    searched = {_subject(record): record for record in records if record.source == "search" and _ruled(record)}
+    searched = {
+        _subject(record): record
+        for record in records
+        if record.source == "search" and _ruled(record)
+    }
     gaps = {}
     for record in records:
-        before = searched.get(_subject(record)) if record.source == "protocol" and _ruled(record) else None
+        before = (
+            searched.get(_subject(record))
+            if record.source == "protocol" and _ruled(record)
+            else None
+        )
         if before is None or record.model.arch is None or record.artifact is None:
             continue
         for kind in KINDS:
-            low, high = METRICS[kind].value(before), METRICS[kind].value(record)
+            low = METRICS[kind].value(before)
+            high = METRICS[kind].value(record)
             if low is not None and high is not None:
                 gap = Gap(record.model.arch.key, kind, low, high, record.artifact.precision)
                 gaps[record.artifact.sha256, record.artifact.runtime, kind] = gap
@@ -63,13 +76,17 @@ def describe_gaps(gaps: list[Gap]) -> str:
         return ""
     apart = [gap for gap in gaps if gap.searched != gap.confirmed]
     if not apart:
-        return f"AP in the search and of the confirmed file is the same to the last bit ({len(gaps)} values)."
+        return (
+            f"AP in the search and of the confirmed file is the same to the last bit ({len(gaps)} "
+            f"values)."
+        )
     worst = max(apart, key=lambda gap: abs(gap.points))
     half = any(gap.precision != "fp32" for gap in apart)
     reason = "the files are not float32" if half else "float32 sums in another order"
     name = METRICS[worst.kind].name
     return (
-        f"AP in the search and of the confirmed file differs for {len(apart)} of {len(gaps)} values, by at most "
-        f"{abs(worst.points):.2g} points ({worst.arch}: {name} {100 * worst.searched:.2f} in the search, "
-        f"{100 * worst.confirmed:.2f} of the file): {reason}."
+        f"AP in the search and of the confirmed file differs for {len(apart)} of {len(gaps)} "
+        f"values, by at most {abs(worst.points):.2g} points ({worst.arch}: {name} "
+        f"{100 * worst.searched:.2f} in the search, {100 * worst.confirmed:.2f} of the file): "
+        f"{reason}."
     )

@@ -1,13 +1,17 @@
-"""How sure an AP is: its 95 % interval over other images of the same kind, and whether two APs can be told apart at all.
+"""How sure an AP is: its 95 % interval over other images of the same kind, and whether two APs can
+be told apart at all.
 
-An AP on 150 images is a sample. Images are drawn again with replacement (bootstrap); what one AP and another do on the same draws
-is paired, and their difference is far surer than either. Everything here is arithmetic on numbers that a Record keeps, so a
-table can say which rows are distinguishable without the images; :mod:`rfdetr_repro.evaluation.matches` makes the numbers.
+An AP on 150 images is a sample. Images are drawn again with replacement (bootstrap); what one AP
+and another do on the same draws is paired, and their difference is far surer than either.
+Everything here is arithmetic on numbers that a Record keeps, so a table can say which rows are
+distinguishable without the images; :mod:`rfdetr_repro.evaluation.matches` makes the numbers.
 
-Single APs: bias-corrected and accelerated quantiles (BCa; Efron 1987, https://doi.org/10.2307/2289144), since an AP of few images
-is a little too high: its precision envelope takes a maximum at every recall. Quantiles are Student's for as many images as carry
-the AP, since the plain ones cover too rarely where few images hold a class. Means over data sets combine their parts' intervals
-(MOVER; Zou and Donner 2008, https://doi.org/10.1002/sim.3095). Coverage by simulation: docs/ap_intervals.md.
+Single APs: bias-corrected and accelerated quantiles (BCa; Efron 1987,
+https://doi.org/10.2307/2289144), since an AP of few images is a little too high: its precision
+envelope takes a maximum at every recall. Quantiles are Student's for as many images as carry the
+AP, since the plain ones cover too rarely where few images hold a class. Means over data sets
+combine their parts' intervals (MOVER; Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
+Coverage by simulation: docs/ap_intervals.md.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ from scipy.special import ndtr, ndtri, stdtrit
 from .record import Accuracy, Record
 
 Array = np.ndarray[Any, Any]
-CONFIDENCE, RESAMPLES, SEED = 0.95, 1000, 0
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+SEED = 0
 FEWEST = 10  # images; of fewer no interval is given
 _LEAST_FREEDOM = 4.0
 _STEPS = 65535  # of the stored APs: 0.0015 points apart
@@ -45,15 +51,19 @@ class Difference:
 
 
 def student_levels(freedom: float) -> Array:
-    """Where the two ends of the interval lie on a standard normal axis, float64 (2,): Student's quantiles."""
+    """Where the two ends of the interval lie on a standard normal axis, float64 (2,): Student's
+    quantiles.
+    """
     tail = (1 - CONFIDENCE) / 2
     return np.array([stdtrit(freedom, tail), stdtrit(freedom, 1 - tail)])
 
 
 def degrees_of_freedom(influences: Array) -> float:
-    """How many images carry the estimate with these influences, float64 (images,): (sum of squares)^2 / sum of fourth powers.
+    """How many images carry the estimate with these influences, float64 (images,): (sum of
+    squares)^2 / sum of fourth powers.
 
-    All of them where all matter alike, a third of normally distributed ones, few where a class lies on few; at least 4.
+    All of them where all matter alike, a third of normally distributed ones, few where a class lies
+    on few; at least 4.
     """
     squares = influences**2
     total = float((squares**2).sum())
@@ -67,9 +77,11 @@ def acceleration(influences: Array) -> float:
 
 
 def bootstrap_interval(ap: float, resampled: Array, influences: Array) -> tuple[float, float]:
-    """95 % interval of ``ap`` from the APs of its resamples, float64 (B,), and the influence of every image, float64 (images,).
+    """95 % interval of ``ap`` from the APs of its resamples, float64 (B,), and the influence of
+    every image, float64 (images,).
 
-    Where every resample has the same AP (nothing found anywhere, or all without an error), see :func:`of_equal_images`.
+    Where every resample has the same AP (nothing found anywhere, or all without an error), see
+    :func:`of_equal_images`.
     """
     if np.ptp(resampled) == 0:
         return of_equal_images(ap, len(influences))
@@ -83,7 +95,9 @@ def bootstrap_interval(ap: float, resampled: Array, influences: Array) -> tuple[
 
 
 def influence_interval(ap: float, influences: Array) -> tuple[float, float]:
-    """The same without draws: the standard error from every image's influence, symmetric in the log-odds of the AP."""
+    """The same without draws: the standard error from every image's influence, symmetric in the
+    log-odds of the AP.
+    """
     images = len(influences)
     if not 0 < ap < 1:
         return of_equal_images(ap, images)
@@ -94,9 +108,11 @@ def influence_interval(ap: float, influences: Array) -> tuple[float, float]:
 
 
 def of_equal_images(ap: float, images: int) -> tuple[float, float]:
-    """Interval of an AP that every image agrees on: as many others may still be of another kind (Clopper and Pearson).
+    """Interval of an AP that every image agrees on: as many others may still be of another kind
+    (Clopper and Pearson).
 
-    At 0 none of ``images`` held a find, at 1 none held an error; the share of images that do is bounded, and the AP with it.
+    At 0 none of ``images`` held a find, at 1 none held an error; the share of images that do is
+    bounded, and the AP with it.
     """
     share = 1 - ((1 - CONFIDENCE) / 2) ** (1 / images)
     return around(ap, ap - share, ap + share)
@@ -108,10 +124,13 @@ def around(ap: float, low: float, high: float) -> tuple[float, float]:
 
 
 def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | None:
-    """What ``other`` gains over ``one``; ``None`` where an AP is absent or both were not resampled alike on the same images."""
+    """What ``other`` gains over ``one``; ``None`` where an AP is absent or both were not resampled
+    alike on the same images.
+    """
     if one is None or other is None or one.ap is None or other.ap is None:
         return None
-    first, second = one.resampled, other.resampled
+    first = one.resampled
+    second = other.resampled
     if first is None or second is None or first.aps is None or second.aps is None:
         return None
     if first.draws_sha256 is None or first.draws_sha256 != second.draws_sha256:
@@ -125,16 +144,29 @@ def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | Non
 
 def paired(one: Record, other: Record, masks: bool = False) -> Difference | None:
     """:func:`difference` of two Records on the same images, of boxes or of masks."""
-    if one.data is None or other.data is None or one.data.sha256 is None or one.data.sha256 != other.data.sha256:
+    if (
+        one.data is None
+        or other.data is None
+        or one.data.sha256 is None
+        or one.data.sha256 != other.data.sha256
+    ):
         return None
     if (one.data.name, one.data.split) != (other.data.name, other.data.split):
         return None
-    return difference(one.mask_accuracy, other.mask_accuracy) if masks else difference(one.accuracy, other.accuracy)
+    return (
+        difference(one.mask_accuracy, other.mask_accuracy)
+        if masks
+        else difference(one.accuracy, other.accuracy)
+    )
 
 
 def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
-    """Interval of the mean AP over independent data sets from theirs (MOVER); ``None`` if one is not known."""
-    aps, lows, highs = [], [], []
+    """Interval of the mean AP over independent data sets from theirs (MOVER); ``None`` if one is
+    not known.
+    """
+    aps = []
+    lows = []
+    highs = []
     for part in parts:
         if part.ap is None or part.ap_low is None or part.ap_high is None:
             return None
@@ -148,7 +180,9 @@ def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
 
 
 def with_range(accuracy: Accuracy) -> str:
-    """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``; an interval that is not known is left out; "-": no AP."""
+    """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``; an interval that is not
+    known is left out; "-": no AP.
+    """
     if accuracy.ap is None:
         return "-"
     if accuracy.ap_low is None or accuracy.ap_high is None:
@@ -158,7 +192,9 @@ def with_range(accuracy: Accuracy) -> str:
 
 def encode(aps: Array) -> str:
     """APs of resamples, float64 (B,) in 0..1, as a Record keeps them."""
-    return base64.b64encode(np.rint(np.clip(aps, 0, 1) * _STEPS).astype("<u2").tobytes()).decode("ascii")
+    return base64.b64encode(np.rint(np.clip(aps, 0, 1) * _STEPS).astype("<u2").tobytes()).decode(
+        "ascii"
+    )
 
 
 def decode(text: str) -> Array:

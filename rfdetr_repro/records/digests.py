@@ -1,15 +1,20 @@
-"""Digests that a stored Record carries: has anything in its line been altered since the line was written?
+"""Digests that a stored Record carries: has anything in its line been altered since the line was
+written?
 
-``Record.id`` covers the request alone, so that a campaign finds what it has measured; the digests cover the results too. A line
-holds ``"digest": {"all": D, "accuracy": D, "cost": D, "latency": D, "mask_accuracy": D}``, with a part only where the Record has
-that part. ``all`` is over every field but ``id`` and ``digest``; the parts serve to name what was altered.
+``Record.id`` covers the request alone, so that a campaign finds what it has measured; the digests
+cover the results too. A line holds ``"digest": {"all": D, "accuracy": D, "cost": D, "latency": D,
+"mask_accuracy": D}``, with a part only where the Record has that part. ``all`` is over every field
+but ``id`` and ``digest``; the parts serve to name what was altered.
 
-Canonical form: what is hashed is the JSON array ``[id, part, value]`` with ``value`` as parsed from the line, written by
-``json.dumps`` with sorted keys, without spaces, non-ASCII characters as ``\\uXXXX``, numbers as Python's ``repr`` gives them
-(the shortest text that reads back as the same float64). So the order of keys and white space do not matter, any number does. The
-id stands inside so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the SHA-256.
+Canonical form: what is hashed is the JSON array ``[id, part, value]`` with ``value`` as parsed from
+the line, written by ``json.dumps`` with sorted keys, without spaces, non-ASCII characters as
+``\\uXXXX``, numbers as Python's ``repr`` gives them (the shortest text that reads back as the same
+float64). So the order of keys and white space do not matter, any number does. The id stands inside
+so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the
+SHA-256.
 
-Digests find accidents and careless edits. They are no signature: whoever alters a line on purpose can compute them anew.
+Digests find accidents and careless edits. They are no signature: whoever alters a line on purpose
+can compute them anew.
 """
 
 from __future__ import annotations
@@ -21,22 +26,32 @@ from typing import Any
 
 WHOLE = "all"
 PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results: what a Record says came out
-SEALED = "sealed_at"  # UTC time at which a line written without digests was given them (rfdetr_repro.seal)
+# UTC time at which a line written without digests was given them (rfdetr_repro.seal)
+SEALED = "sealed_at"
 
 
 def digests_of(fields: Mapping[str, Any], record_id: str) -> dict[str, str]:
     """Part -> digest, of a Record's fields as JSON values, without ``id`` and ``digest``."""
     parts = {part: fields[part] for part in PARTS if part in fields}
-    return {name: _digest(record_id, name, value) for name, value in {WHOLE: fields, **parts}.items()}
+    return {
+        name: _digest(record_id, name, value) for name, value in {WHOLE: fields, **parts}.items()
+    }
 
 
 def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
-    """What of ``fields`` is not as the digests in a line say, such as "accuracy"; an empty text if everything is.
+    """What of ``fields`` is not as the digests in a line say, such as "accuracy"; an empty text if
+    everything is.
 
     Raises ValueError for a ``digest`` that is no object of texts, or has no digest of the whole.
     """
-    if not isinstance(digest, dict) or WHOLE not in digest or not all(isinstance(value, str) for value in digest.values()):
-        raise ValueError(f"digest = {repr(digest)[:60]} is no object of hexadecimal texts with {WHOLE!r}")
+    if (
+        not isinstance(digest, dict)
+        or WHOLE not in digest
+        or not all(isinstance(value, str) for value in digest.values())
+    ):
+        raise ValueError(
+            f"digest = {repr(digest)[:60]} is no object of hexadecimal texts with {WHOLE!r}"
+        )
     found = digests_of(fields, record_id)
     if {name: value for name, value in digest.items() if name != SEALED} == found:
         return ""
@@ -45,5 +60,7 @@ def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
 
 
 def _digest(record_id: str, name: str, value: Any) -> str:
-    text = json.dumps([record_id, name, value], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        [record_id, name, value], sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,7 +1,9 @@
-"""The latency model beside what was measured afterwards: was its stated error true? Read from Records alone; no torch here.
+"""The latency model beside what was measured afterwards: was its stated error true? Read from
+Records alone; no torch here.
 
-A confirmed file's Record holds what the model said of it before (``latency.predicted_ms``) and the error that was stated then, on
-engines left out of the fit; both are of the mode that the Record's protocol measures.
+A confirmed file's Record holds what the model said of it before (``latency.predicted_ms``) and the
+error that was stated then, on engines left out of the fit; both are of the mode that the Record's
+protocol measures.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ from statistics import median
 from .pareto import backend
 from .record import FINE_TUNING, Record
 
-MEDIAN_BOUND, P95_BOUND = 0.03, 0.10  # of the model's relative error; a coarser model ranks nothing and meets no target
+# of the model's relative error; a coarser model ranks nothing and meets no target
+MEDIAN_BOUND = 0.03
+P95_BOUND = 0.10
 SURE = 0.05  # a deviation from what was stated that chance explains less often is one
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """Predictions of one latency model beside measured medians, both in ms, file by file; ``stated``: median and 95 % of its
-    relative error as it was said before, None where the Records do not tell."""
+    """Predictions of one latency model beside measured medians, both in ms, file by file;
+    ``stated``: median and 95 % of its relative error as it was said before, None where the Records
+    do not tell.
+    """
 
     backend: str
     predicted_ms: tuple[float, ...]
@@ -45,31 +51,52 @@ class ModelCheck:
 
     @property
     def held(self) -> bool | None:
-        """Whether no more files lie beyond the stated 95 % than chance explains; None where nothing was stated."""
+        """Whether no more files lie beyond the stated 95 % than chance explains; None where nothing
+        was stated.
+        """
         if self.stated_p95 is None:
             return None
-        beyond, count = sum(error > self.stated_p95 for error in self.errors), len(self.errors)
-        rarer = sum(math.comb(count, k) * 0.05**k * 0.95 ** (count - k) for k in range(beyond, count + 1))
+        beyond = sum(error > self.stated_p95 for error in self.errors)
+        count = len(self.errors)
+        rarer = sum(
+            math.comb(count, k) * 0.05**k * 0.95 ** (count - k) for k in range(beyond, count + 1)
+        )
         return rarer >= SURE
 
     @property
     def within_bound(self) -> bool:
-        """Whether the model may rank: its error, as stated and on the confirmed files, stays within the bounds."""
-        stated = (self.stated_median or 0.0) <= MEDIAN_BOUND and (self.stated_p95 or 0.0) <= P95_BOUND
-        return stated and self.median <= MEDIAN_BOUND and self.worst <= max(P95_BOUND, self.stated_p95 or 0.0)
+        """Whether the model may rank: its error, as stated and on the confirmed files, stays within
+        the bounds.
+        """
+        stated = (self.stated_median or 0.0) <= MEDIAN_BOUND and (
+            self.stated_p95 or 0.0
+        ) <= P95_BOUND
+        return (
+            stated
+            and self.median <= MEDIAN_BOUND
+            and self.worst <= max(P95_BOUND, self.stated_p95 or 0.0)
+        )
 
     def describe(self) -> str:
-        """For table and report: the error stated before, the error seen, and what follows from them."""
+        """For table and report: the error stated before, the error seen, and what follows from
+        them.
+        """
         stated = "stated error unknown"
         if self.stated_median is not None and self.stated_p95 is not None:
             stated = f"stated error median {self.stated_median:.1%}, 95 % {self.stated_p95:.1%}"
         count = len(self.errors)
         files = "the confirmed file" if count == 1 else f"the {count} confirmed files"
-        text = f"Latency model, {self.backend}: {stated}; on {files} median {self.median:.1%}, worst {self.worst:.1%}."
+        text = (
+            f"Latency model, {self.backend}: {stated}; on {files} median {self.median:.1%}, worst "
+            f"{self.worst:.1%}."
+        )
         if self.held is False:
             text += " That is more than was stated."
         if not self.within_bound:
-            text += f" It exceeds the bound ({bound_text()}): modelled latencies rank nothing here, measured ones do."
+            text += (
+                f" It exceeds the bound ({bound_text()}): modelled latencies rank nothing here, "
+                f"measured ones do."
+            )
         return text
 
 
@@ -78,11 +105,16 @@ def bound_text() -> str:
 
 
 def model_checks(records: Iterable[Record]) -> list[ModelCheck]:
-    """One for each checkpoint and backend that has confirmed files with a prediction; a file counts once."""
+    """One for each checkpoint and backend that has confirmed files with a prediction; a file counts
+    once.
+    """
     groups: dict[tuple[object, str], dict[str, Record]] = {}
     for record in records:
-        latency, artifact = record.latency, record.artifact
-        measured = record.source == "protocol" and artifact is not None and record.campaign != FINE_TUNING
+        latency = record.latency
+        artifact = record.artifact
+        measured = (
+            record.source == "protocol" and artifact is not None and record.campaign != FINE_TUNING
+        )
         if measured and latency is not None and latency.predicted_ms is not None:
             own = groups.setdefault((record.model.checkpoint_sha256, backend(record)), {})
             own[artifact.sha256] = record  # type: ignore[union-attr]

@@ -1,7 +1,9 @@
-"""Which Records are worth keeping: the accuracy-latency frontier, the best under a budget, and the campaign's confirmed points.
+"""Which Records are worth keeping: the accuracy-latency frontier, the best under a budget, and the
+campaign's confirmed points.
 
-The direction (lower or higher is better) belongs to the metric. Two latencies are compared only if they were obtained the same
-way (published, modelled, or measured by the same runtime, protocol mode and machine), two APs only on the same images.
+The direction (lower or higher is better) belongs to the metric. Two latencies are compared only if
+they were obtained the same way (published, modelled, or measured by the same runtime, protocol mode
+and machine), two APs only on the same images.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from .record import FINE_TUNING, TUNED, Record
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a Record, its unit, which direction is better, and the backend or data it is comparable within."""
+    """A number of a Record, its unit, which direction is better, and the backend or data it is
+    comparable within.
+    """
 
     name: str
     unit: str
@@ -34,8 +38,10 @@ class Metric:
 
 
 def backend(record: Record) -> str:
-    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 buffered on CPU``, ``published tensorrt-fp16``,
-    ``onnxruntime-cpu buffered on CPU``. A wait other than the paper's 200 ms is told with the mode."""
+    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 buffered on CPU``, ``published
+    tensorrt-fp16``, ``onnxruntime-cpu buffered on CPU``. A wait other than the paper's 200 ms is
+    told with the mode.
+    """
     if record.latency is None:
         return "no latency"
     if record.published is not None:
@@ -49,9 +55,17 @@ def backend(record: Record) -> str:
 
 
 def modelled_for(search: Record, timed: Record) -> bool:
-    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet, runtime, machine and mode."""
-    artifact, machine, name = timed.artifact, timed.machine, search.data and search.data.name
-    if artifact is None or name != (timed.data and timed.data.name) or latency_mode(search) != latency_mode(timed):
+    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet,
+    runtime, machine and mode.
+    """
+    artifact = timed.artifact
+    machine = timed.machine
+    name = search.data and search.data.name
+    if (
+        artifact is None
+        or name != (timed.data and timed.data.name)
+        or latency_mode(search) != latency_mode(timed)
+    ):
         return False
     if search.model.checkpoint_sha256 != timed.model.checkpoint_sha256 or timed.model.arch is None:
         return False
@@ -63,13 +77,17 @@ def modelled_for(search: Record, timed: Record) -> bool:
     runtime, precision = search.deployment.split()[:2]
     graph = timed.latency is not None and bool(timed.latency.cuda_graph)
     named = artifact.runtime in (runtime, f"{runtime}-cpu")
-    return named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
+    return (
+        named and artifact.precision == precision and ("CUDA graph" in search.deployment) == graph
+    )
 
 
 def latency_mode(record: Record) -> str | None:
-    """The mode that a latency is of, measured or modelled, e.g. "buffered", "sustained", "buffered 100 ms"; None: not known.
+    """The mode that a latency is of, measured or modelled, e.g. "buffered", "sustained", "buffered
+    100 ms"; None: not known.
 
-    No axis and no decision mixes two of them. Models of Records without a mode in their deployment were fitted to sustained ones.
+    No axis and no decision mixes two of them. Models of Records without a mode in their deployment
+    were fitted to sustained ones.
     """
     if record.latency is None or record.published is not None:
         return None
@@ -110,15 +128,22 @@ METRICS: dict[str, Metric] = {
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``; an unknown one is an :class:`InputError` that lists what there is."""
+    """The metric called ``name``; an unknown one is an :class:`InputError` that lists what there
+    is.
+    """
     if name not in METRICS:
         raise InputError(f"unknown metric {name!r}", mend=f"choose one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
-def comparable_groups(records: Iterable[Record], x: str = "latency", y: str = "ap") -> dict[tuple[str, str], list[Record]]:
-    """Records that have both metrics, grouped by (backend of x, images of y); only within a group may they be compared."""
-    along, up = metric(x), metric(y)
+def comparable_groups(
+    records: Iterable[Record], x: str = "latency", y: str = "ap"
+) -> dict[tuple[str, str], list[Record]]:
+    """Records that have both metrics, grouped by (backend of x, images of y); only within a group
+    may they be compared.
+    """
+    along = metric(x)
+    up = metric(y)
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         if along.value(record) is not None and up.value(record) is not None:
@@ -129,30 +154,45 @@ def comparable_groups(records: Iterable[Record], x: str = "latency", y: str = "a
 def frontier(records: Iterable[Record], x: str = "latency", y: str = "ap") -> list[Record]:
     """Records that no other one beats in ``x`` without losing in ``y``, best ``x`` first.
 
-    Records without either metric are left out. Of several with the same ``x`` and ``y`` the first stays. Raises
-    :class:`InputError` if the Records are not comparable; :func:`frontiers` groups them instead.
+    Records without either metric are left out. Of several with the same ``x`` and ``y`` the first
+    stays. Raises :class:`InputError` if the Records are not comparable; :func:`frontiers` groups
+    them instead.
     """
     groups = comparable_groups(records, x, y)
     if len(groups) > 1:
         mixed = "; ".join(" / ".join(filter(None, key)) for key in groups)
-        raise InputError(f"one front cannot mix {mixed}", mend="select one backend and one data split")
+        raise InputError(
+            f"one front cannot mix {mixed}", mend="select one backend and one data split"
+        )
     return _front(next(iter(groups.values()), []), metric(x), metric(y))
 
 
-def frontiers(records: Iterable[Record], x: str = "latency", y: str = "ap") -> dict[tuple[str, str], list[Record]]:
+def frontiers(
+    records: Iterable[Record], x: str = "latency", y: str = "ap"
+) -> dict[tuple[str, str], list[Record]]:
     """One frontier per group of :func:`comparable_groups`."""
-    return {key: _front(group, metric(x), metric(y)) for key, group in comparable_groups(records, x, y).items()}
+    return {
+        key: _front(group, metric(x), metric(y))
+        for key, group in comparable_groups(records, x, y).items()
+    }
 
 
 def best_under(records: Iterable[Record], budget_ms: float, y: str = "ap") -> Record | None:
-    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equals the faster; ``None`` if all are slower."""
-    kept = [record for record in frontier(records, "latency", y) if METRICS["latency"].cost(record) <= budget_ms]
+    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equals the faster;
+    ``None`` if all are slower.
+    """
+    kept = [
+        record
+        for record in frontier(records, "latency", y)
+        if METRICS["latency"].cost(record) <= budget_ms
+    ]
     return kept[-1] if kept else None  # along a frontier the slowest is the best
 
 
 def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]:
     front: list[Record] = []
-    for record in sorted(records, key=lambda item: (along.cost(item), up.cost(item))):  # stable: of equals the first comes first
+    # stable: of equals the first comes first
+    for record in sorted(records, key=lambda item: (along.cost(item), up.cost(item))):
         if not front or up.cost(record) < up.cost(front[-1]):
             front.append(record)
     return front
@@ -160,7 +200,9 @@ def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One exported file and everything measured from it: the full protocol on val and test, buffered and sustained."""
+    """One exported file and everything measured from it: the full protocol on val and test,
+    buffered and sustained.
+    """
 
     arch: Arch | None
     sha256: str
@@ -178,27 +220,51 @@ class Confirmed:
     @property
     def buffered(self) -> Record | None:
         """The Record that holds the buffered latency."""
-        return next((record for record in (self.val, self.test) if record is not None and record.latency is not None), None)
+        return next(
+            (
+                record
+                for record in (self.val, self.test)
+                if record is not None and record.latency is not None
+            ),
+            None,
+        )
 
     def on(self, split: str) -> Record | None:
-        """The Record that holds the AP on ``split``, val or test; a file has one AP, whatever mode was timed beside it."""
+        """The Record that holds the AP on ``split``, val or test; a file has one AP, whatever mode
+        was timed beside it.
+        """
         found = [self.val, self.sustained] if split == "val" else [self.test, self.sustained_test]
         here = [record for record in found if record is not None and _split(record) == split]
-        scored = [record for record in here if record.accuracy is not None or record.mask_accuracy is not None]
+        scored = [
+            record
+            for record in here
+            if record.accuracy is not None or record.mask_accuracy is not None
+        ]
         return next(iter(scored or here), None)
 
     @property
     def predicted(self) -> Record | None:
-        """The Record whose latency the latency model had predicted, if any: of the mode that the search decided by."""
+        """The Record whose latency the latency model had predicted, if any: of the mode that the
+        search decided by.
+        """
         found = (self.val, self.test, self.sustained, self.sustained_test)
-        return next((one for one in found if one is not None and one.latency and one.latency.predicted_ms is not None), None)
+        return next(
+            (
+                one
+                for one in found
+                if one is not None and one.latency and one.latency.predicted_ms is not None
+            ),
+            None,
+        )
 
 
 def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
-    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine, fastest first.
+    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine,
+    fastest first.
 
-    With and without a CUDA graph are two points. Left out are Records of fine-tuned models, which are no part of what was
-    searched, and of protocols that are neither the buffered nor the sustained one.
+    With and without a CUDA graph are two points. Left out are Records of fine-tuned models, which
+    are no part of what was searched, and of protocols that are neither the buffered nor the
+    sustained one.
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
@@ -209,9 +275,13 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
-            parts = groups.setdefault((record.artifact.sha256, record.artifact.runtime, graph, machine, name), {})
+            parts = groups.setdefault(
+                (record.artifact.sha256, record.artifact.runtime, graph, machine, name), {}
+            )
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
-            parts[{"val": "sustained", "test": "sustained_test"}[split] if sustained else split] = record
+            parts[{"val": "sustained", "test": "sustained_test"}[split] if sustained else split] = (
+                record
+            )
     points = []
     for (sha256, *_), parts in groups.items():
         if "sustained_test" in parts:
@@ -226,12 +296,17 @@ def _split(record: Record) -> str:
 
 def _fastest_first(point: Confirmed) -> tuple[float, float]:
     """By the buffered latency; files without one come last, by the sustained latency."""
-    ms = [one.latency.median_ms if one and one.latency else float("inf") for one in (point.buffered, point.sustained)]
+    ms = [
+        one.latency.median_ms if one and one.latency else float("inf")
+        for one in (point.buffered, point.sustained)
+    ]
     return ms[0], ms[1]
 
 
 def decision_mode(points: Sequence[Confirmed]) -> str:
-    """The mode that the points are compared by: the one that was predicted, else buffered where anything was measured so."""
+    """The mode that the points are compared by: the one that was predicted, else buffered where
+    anything was measured so.
+    """
     for point in points:
         if point.predicted is not None:
             return point.predicted.protocol.mode if point.predicted.protocol else "buffered"
@@ -239,8 +314,9 @@ def decision_mode(points: Sequence[Confirmed]) -> str:
 
 
 def measured_front(points: Sequence[Confirmed]) -> set[str]:
-    """SHA-256s of the points still on the frontier by what was measured on val, in the mode of :func:`decision_mode`; raises if
-    the points are not comparable."""
+    """SHA-256s of the points still on the frontier by what was measured on val, in the mode of
+    :func:`decision_mode`; raises if the points are not comparable.
+    """
     mode = decision_mode(points)
     found = [point.val if mode == "buffered" else point.sustained for point in points]
     front = frontier(record for record in found if record is not None and _split(record) == "val")

@@ -1,8 +1,11 @@
-"""The one thing that flows: a ``Record`` says what ran, on which data, from which file, how, where, and what came out.
+"""The one thing that flows: a ``Record`` says what ran, on which data, from which file, how, where,
+and what came out.
 
-Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds. ``Record.id`` hashes the *request*,
-so a campaign resumes by skipping ids that are stored. A stored line also holds digests of the results, which every reader checks
-(``rfdetr_repro.records.digests``). Published numbers are Records too (``paper/published.py``). No torch here.
+Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds.
+``Record.id`` hashes the *request*, so a campaign resumes by skipping ids that are stored. A stored
+line also holds digests of the results, which every reader checks
+(``rfdetr_repro.records.digests``). Published numbers are Records too (``paper/published.py``). No
+torch here.
 """
 
 from __future__ import annotations
@@ -24,11 +27,16 @@ from rfdetr_repro.spec.ranges import choose
 from .digests import altered, digests_of
 
 SCHEMA = 1
-MEAN, NEVER_TRAINED = "mean", "patch never trained"  # source: an average over data sets; variant: a size no training step drew
-# What an accuracy measured here is of. Until it was stated, an artifact's best 100 per image were handed over, and the search
+# source: an average over data sets; variant: a size no training step drew
+MEAN = "mean"
+NEVER_TRAINED = "patch never trained"
+# What an accuracy measured here is of. Until it was stated, an artifact's best 100 per image were
+# handed over, and the search
 # and PyTorch did not cut boxes.
 AP_RULE = "every detection, boxes cut at the border"
-FINE_TUNING, TUNED = "fine-tuning", "nas+fine-tuning"  # campaign: a found architecture before and after; variant: after
+# campaign: a found architecture before and after; variant: after
+FINE_TUNING = "fine-tuning"
+TUNED = "nas+fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -71,28 +79,36 @@ class Cost:
     params: int | None = None
     flops: float | None = None  # 2 per multiply-add; what else counts depends on the counter
     macs: float | None = None  # multiply-adds
-    counter: str | None = None  # "flopcountermode", "calflops", "onnx", "shapes" (bench/counters.py)
-    form: str | None = None  # what was counted: "evaluated" (the authors' evaluation forward) or "deployed"
+    # "flopcountermode", "calflops", "onnx", "shapes" (bench/counters.py)
+    counter: str | None = None
+    # what was counted: "evaluated" (the authors' evaluation forward) or "deployed"
+    form: str | None = None
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """How the interval of an AP came about: the images were drawn again, with replacement (:mod:`.ap_intervals`)."""
+    """How the interval of an AP came about: the images were drawn again, with replacement
+    (:mod:`.ap_intervals`).
+    """
 
-    method: str  # "bootstrap", or "influence" where every image's weight was varied instead of drawn
+    # "bootstrap", or "influence" where every image's weight was varied instead of drawn
+    method: str
     images: int
     resamples: int | None = None
     seed: int | None = None
     freedom: float | None = None  # degrees of freedom: how many images carry the AP
-    draws_sha256: str | None = None  # of how often each image was drawn: two APs with the same one are paired
-    aps: str | None = field(default=None, repr=False)  # AP of each resample: base64 of little-endian uint16, 65535 is 1
+    # of how often each image was drawn: two APs with the same one are paired
+    draws_sha256: str | None = None
+    # AP of each resample: base64 of little-endian uint16, 65535 is 1
+    aps: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Accuracy:
     """COCO metrics as fractions; ``None`` where the metric has no ground truth.
 
-    ``ap_low`` and ``ap_high``: 95 % interval of ``ap`` over other images of the same kind; ``None``: not known.
+    ``ap_low`` and ``ap_high``: 95 % interval of ``ap`` over other images of the same kind;
+    ``None``: not known.
     """
 
     ap: float | None = None
@@ -102,8 +118,10 @@ class Accuracy:
     ap_m: float | None = None
     ap_l: float | None = None
     max_dets: int = 100
-    artifact_sha256: str | None = None  # the file the detections came from; None: from the checkpoint in PyTorch
-    rule: str | None = None  # what was handed to the evaluator (AP_RULE); None: an older rule, published, or not known
+    # the file the detections came from; None: from the checkpoint in PyTorch
+    artifact_sha256: str | None = None
+    # what was handed to the evaluator (AP_RULE); None: an older rule, published, or not known
+    rule: str | None = None
     ap_low: float | None = None
     ap_high: float | None = None
     resampled: Resampled | None = None
@@ -111,7 +129,9 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Build:
-    """One of several builds behind a Latency: another session, or another engine of the same ONNX file."""
+    """One of several builds behind a Latency: another session, or another engine of the same ONNX
+    file.
+    """
 
     sha256: str  # of the file that ran
     median_ms: float
@@ -120,7 +140,10 @@ class Build:
 
 @dataclass(frozen=True)
 class Itself:
-    """A/A: the same file measured twice, interleaved as if it were two models. What differs is the instrument's own error."""
+    """A/A: the same file measured twice, interleaved as if it were two models.
+
+    What differs is the instrument's own error.
+    """
 
     median_ms: float  # the second time
     difference: float  # second / first - 1
@@ -132,7 +155,11 @@ class Itself:
     @property
     def told(self) -> str:
         """E.g. "+0.12 % (-0.30 % to +0.55 %), SAME"."""
-        interval = "no interval" if self.low is None or self.high is None else f"{self.low:+.2%} to {self.high:+.2%}"
+        interval = (
+            "no interval"
+            if self.low is None or self.high is None
+            else f"{self.low:+.2%} to {self.high:+.2%}"
+        )
         return f"{self.difference:+.2%} ({interval}), {self.verdict}"
 
 
@@ -151,9 +178,13 @@ class Paced:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What the GPU did while it was timed. Shares are of the readings; an item the driver denies is in ``unknown``."""
+    """What the GPU did while it was timed.
 
-    throttled_s: dict[str, float] | None = None  # cause -> seconds by the driver's counters, blocks set aside included
+    Shares are of the readings; an item the driver denies is in ``unknown``.
+    """
+
+    # cause -> seconds by the driver's counters, blocks set aside included
+    throttled_s: dict[str, float] | None = None
     sm_mhz: dict[str, float] | None = None  # clock -> share
     temperature_c: int | None = None  # highest
     power_w: float | None = None  # mean
@@ -163,7 +194,8 @@ class GpuState:
     net_joules_per_image: float | None = None  # without what the idle GPU draws
     unknown: str | None = None
     other_programs: int | None = None  # seen on the GPU at any time of the series; 0: none
-    throttled_share: dict[str, float] | None = None  # cause -> part of the watched time, by counters or polled reasons
+    # cause -> part of the watched time, by counters or polled reasons
+    throttled_share: dict[str, float] | None = None
     rested_s: float | None = None  # rests after blocks in which the clock fell
 
 
@@ -185,10 +217,13 @@ class Latency:
     throttled: str = "unknown"  # "no", "yes: CAUSE", "unknown"
     artifact_sha256: str | None = None
     samples_sha256: str | None = None  # names the raw samples beside the store
-    heldout_error: float | None = None  # of the latency model behind it: median relative error on engines left out of the fit
+    # of the latency model behind it: median relative error on engines left out of the fit
+    heldout_error: float | None = None
     p999_ms: float | None = None  # None below 6636 samples
-    gpu_median_ms: float | None = None  # between two events on the GPU's stream, where the backend takes them
-    builds: tuple[Build, ...] | None = None  # where there are several; `artifact_sha256` is the first one's
+    # between two events on the GPU's stream, where the backend takes them
+    gpu_median_ms: float | None = None
+    # where there are several; `artifact_sha256` is the first one's
+    builds: tuple[Build, ...] | None = None
     between_builds_ms: float | None = None  # largest median of a build - smallest
     warm_up: str | None = None  # how a warm-up by trend ended
     paced: Paced | None = None
@@ -196,13 +231,18 @@ class Latency:
     interval: str | None = None  # what the interval rests on, or why there is none
     num_blocks: int | None = None  # of neighbouring samples, over all builds
     effective_blocks: float | None = None  # independent blocks that would say as much
-    num_marked: int | None = None  # samples taken while the GPU throttled: kept, and marked in the samples' file
-    session: str | None = None  # rows of one session were measured in turns; intervals speak of their session
+    # samples taken while the GPU throttled: kept, and marked in the samples' file
+    num_marked: int | None = None
+    # rows of one session were measured in turns; intervals speak of their session
+    session: str | None = None
     itself: Itself | None = None
-    suppression_ms: float | None = None  # part of a run that is the suppression added to somebody else's file
+    # part of a run that is the suppression added to somebody else's file
+    suppression_ms: float | None = None
     heldout_p95: float | None = None  # beside heldout_error: what 95 % of the errors stay below
-    predicted_ms: float | None = None  # measured only: what the latency model said before, with the heldout_error it stated
-    confirmed_error: float | None = None  # of a model fitted to confirmed files too: median error on them of the one before
+    # measured only: what the latency model said before, with the heldout_error it stated
+    predicted_ms: float | None = None
+    # of a model fitted to confirmed files too: median error on them of the one before
+    confirmed_error: float | None = None
     confirmed_worst: float | None = None  # and the largest
 
 
@@ -236,7 +276,9 @@ def _numbers_of(kind: type) -> tuple[str, ...]:
 
 
 def _check_numbers(part: object, where: str) -> None:
-    """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or negative."""
+    """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or
+    negative.
+    """
     for name in _numbers_of(type(part)) if part is not None else ():
         value = getattr(part, name)
         if value is None:
@@ -245,14 +287,22 @@ def _check_numbers(part: object, where: str) -> None:
             raise InputError(f"{name} = {value!r} is no number", where)
         if not 0 <= value < math.inf and not name.startswith("ap"):  # an AP has its own message
             what = "latency" if name == "median_ms" else name
-            raise InputError(f"{what} {value} is not a finite positive number or zero", where, "leave out what is not known")
+            raise InputError(
+                f"{what} {value} is not a finite positive number or zero",
+                where,
+                "leave out what is not known",
+            )
 
 
-def _check_inside(what: str, value: float | None, low: float | None, high: float | None, where: str) -> None:
+def _check_inside(
+    what: str, value: float | None, low: float | None, high: float | None, where: str
+) -> None:
     assert value is not None and low is not None and high is not None
     slack = 1e-9 * abs(value)
     if not low - slack <= value <= high + slack:
-        raise InputError(f"the {what} {value:g} lies outside its own interval [{low:g}, {high:g}]", where)
+        raise InputError(
+            f"the {what} {value:g} lies outside its own interval [{low:g}, {high:g}]", where
+        )
 
 
 @dataclass(frozen=True)
@@ -272,16 +322,22 @@ class Record:
     started_at: str | None = None  # UTC, ISO 8601
     command: str | None = None
     seed: int | None = None
-    deployment: str | None = None  # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
+    # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
+    deployment: str | None = None
     env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
-    adoption: dict[str, str] | None = None  # somebody else's file: form, boxes, resize, normalisation, classes as taken
+    # somebody else's file: form, boxes, resize, normalisation, classes as taken
+    adoption: dict[str, str] | None = None
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
     unverified: bool = field(default=False, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        hashes = {part.artifact_sha256 for part in (self.accuracy, self.mask_accuracy, self.latency) if part is not None}
+        hashes = {
+            part.artifact_sha256
+            for part in (self.accuracy, self.mask_accuracy, self.latency)
+            if part is not None
+        }
         if self.source == "protocol" and (self.artifact is None or hashes - {self.artifact.sha256}):
             raise InputError(
                 "accuracy and latency do not come from the record's own artifact",
@@ -291,61 +347,95 @@ class Record:
         if self.model.weights == "random" and (self.accuracy or self.mask_accuracy):
             raise InputError("a model with random weights cannot have an accuracy", self.model.name)
         choose(self.model.task, ("detect", "segment"), "task", self.model.name)
-        choose(self.model.weights, ("trained", "random", "published"), "kind of weights", self.model.name)
+        choose(
+            self.model.weights,
+            ("trained", "random", "published"),
+            "kind of weights",
+            self.model.name,
+        )
         if self.latency is not None:
-            choose(self.latency.method, ("measured", "modelled", "published"), "origin of a latency", self.model.name)
+            choose(
+                self.latency.method,
+                ("measured", "modelled", "published"),
+                "origin of a latency",
+                self.model.name,
+            )
             if not str(self.latency.throttled).startswith(("no", "yes", "unknown")):
-                raise InputError(f"throttled = {self.latency.throttled!r} says neither no, yes nor unknown", self.model.name)
+                raise InputError(
+                    f"throttled = {self.latency.throttled!r} says neither no, yes nor unknown",
+                    self.model.name,
+                )
         for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):
             _check_numbers(part, self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
             for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
                 value = getattr(accuracy, name, None)
                 if value is not None and not 0.0 <= value <= 1.0:
-                    raise InputError(f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1")
+                    raise InputError(
+                        f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1"
+                    )
         if self.latency is not None and not 0 < self.latency.median_ms < math.inf:
-            raise InputError(f"latency {self.latency.median_ms} ms is not a positive number", self.model.name)
-        if self.latency is not None and None not in (self.latency.ci_low_ms, self.latency.ci_high_ms):
+            raise InputError(
+                f"latency {self.latency.median_ms} ms is not a positive number", self.model.name
+            )
+        if self.latency is not None and None not in (
+            self.latency.ci_low_ms,
+            self.latency.ci_high_ms,
+        ):
             if not self.latency.ci_low_ms <= self.latency.ci_high_ms:  # type: ignore[operator]
                 interval = f"[{self.latency.ci_low_ms}, {self.latency.ci_high_ms}]"
-                raise InputError(f"the latency's interval {interval} ms ends before it begins", self.model.name)
+                raise InputError(
+                    f"the latency's interval {interval} ms ends before it begins", self.model.name
+                )
         for accuracy in (self.accuracy, self.mask_accuracy):
-            if accuracy is not None and None not in (accuracy.ap, accuracy.ap_low, accuracy.ap_high):
+            if accuracy is not None and None not in (
+                accuracy.ap,
+                accuracy.ap_low,
+                accuracy.ap_high,
+            ):
                 _check_inside("AP", accuracy.ap, accuracy.ap_low, accuracy.ap_high, self.model.name)
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not over any result)."""
+        """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not
+        over any result).
+        """
         model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
         request = {
             "source": self.source,
             "model": model,
             "data": self.data and (self.data.name, self.data.split, self.data.sha256),
-            "runtime": self.artifact and (self.artifact.runtime, self.artifact.precision, self.artifact.options),
+            "runtime": self.artifact
+            and (self.artifact.runtime, self.artifact.precision, self.artifact.options),
             "protocol": self.protocol and self.protocol.settings(),
             "machine": self.machine and (self.machine.cpu, self.machine.gpu),
         }
-        if self.cost is not None and self.cost.counter is not None:  # absent from the hash of Records that count nothing
+        # absent from the hash of Records that count nothing
+        if self.cost is not None and self.cost.counter is not None:
             request["counted"] = (self.cost.counter, self.cost.form)
         if self.deployment is not None:
             request["deployment"] = self.deployment
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """One line of JSON, without absent fields, with digests of what it says (none where the Record is ``unverified``)."""
+        """One line of JSON, without absent fields, with digests of what it says (none where the
+        Record is ``unverified``).
+        """
         fields = without_absent(dataclasses.asdict(self))
         sealed = {} if fields.pop("unverified") else {"digest": digests_of(fields, self.id)}
         return json.dumps({"id": self.id, **sealed, **fields}, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Record:
-        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record of this schema, or was altered.
+        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record
+        of this schema, or was altered.
 
         A line without digests, as older versions wrote them, gives a Record that is ``unverified``.
         """
         try:
             fields = parse_json(line)
-            stored_id, digest = fields.pop("id", None), fields.pop("digest", None)
+            stored_id = fields.pop("id", None)
+            digest = fields.pop("digest", None)
             if fields.get("schema") != SCHEMA:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
             if "unverified" in fields:
@@ -357,7 +447,10 @@ class Record:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"not a Record: {error}") from error
         if stored_id is not None and stored_id != record.id:
-            raise InputError(f"Record {stored_id} does not hash to its id ({record.id})", mend="the line was altered; remove it")
+            raise InputError(
+                f"Record {stored_id} does not hash to its id ({record.id})",
+                mend="the line was altered; remove it",
+            )
         if wrong:
             told = f"{wrong} of Record {record.id} was altered: the digest differs"
             raise InputError(told, mend="remove the line, measure again")

@@ -1,4 +1,6 @@
-"""Raw samples of a latency with their builds, blocks and marks, kept as ``samples/SHA256.npz`` beside the store."""
+"""Raw samples of a latency with their builds, blocks and marks, kept as ``samples/SHA256.npz``
+beside the store.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from rfdetr_repro.spec.files import open_input, sha256_bytes, write_atomic
 
 Array = np.ndarray[Any, Any]
 BLOCK = 8  # samples between two looks at the stop rule, and between two models
-THROTTLED, SET_ASIDE = 1, 2  # marks: taken while the GPU throttled; and, besides, taken again after a rest
+# marks: taken while the GPU throttled; and, besides, taken again after a rest
+THROTTLED = 1
+SET_ASIDE = 2
 _UNMARKED: Array = np.zeros(0, np.int64)
 
 
@@ -38,7 +42,9 @@ class Series(NamedTuple):
     def pooled(cls, parts: Sequence[Series]) -> Series:
         """One series of several builds, numbered in order."""
         builds = np.repeat(np.arange(len(parts)), [len(part.ms) for part in parts])
-        mark = np.concatenate([part.mark if len(part.mark) else np.zeros(len(part.ms), np.int64) for part in parts])
+        mark = np.concatenate(
+            [part.mark if len(part.mark) else np.zeros(len(part.ms), np.int64) for part in parts]
+        )
         ms, block = (np.concatenate([part[index] for part in parts]) for index in (0, 2))
         return cls(ms, builds, block, mark if mark.any() else _UNMARKED)
 
@@ -67,9 +73,16 @@ def as_stored(ms: Array) -> Array:
 
 
 def save_samples(folder: Path, series: Series) -> str:
-    """Writes ``samples/SHA256.npz`` in ``folder``: milliseconds as float32, builds, blocks, marks. Returns the SHA-256."""
+    """Writes ``samples/SHA256.npz`` in ``folder``: milliseconds as float32, builds, blocks, marks.
+
+    Returns the SHA-256.
+    """
     content = io.BytesIO()
-    arrays = {"ms": np.asarray(series.ms, dtype=np.float32), "build": _small(series.build), "block": _small(series.block)}
+    arrays = {
+        "ms": np.asarray(series.ms, dtype=np.float32),
+        "build": _small(series.build),
+        "block": _small(series.block),
+    }
     if series.num_marked:
         arrays["mark"] = _small(series.mark)
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
@@ -101,14 +114,25 @@ def load_samples(folder: Path, sha256: str) -> Series:
 def _small(numbers: Array) -> Array:
     """The numbers in the smallest type that holds them."""
     most = int(numbers.max(initial=0))
-    return np.asarray(numbers, dtype=np.uint8 if most < 1 << 8 else np.uint16 if most < 1 << 16 else np.uint32)
+    return np.asarray(
+        numbers, dtype=np.uint8 if most < 1 << 8 else np.uint16 if most < 1 << 16 else np.uint32
+    )
 
 
 def _new(arrays: dict[str, Array], path: Path) -> Series:
     kinds = {"ms": "f", "build": "u", "block": "u", "mark": "u"}
     missing = {"ms", "build", "block"} - arrays.keys()
-    wrong = [name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind != kinds.get(name)]
-    if missing or wrong or len({len(array) for array in arrays.values()}) > 1 or not len(arrays["ms"]):
+    wrong = [
+        name
+        for name, array in arrays.items()
+        if array.ndim != 1 or array.dtype.kind != kinds.get(name)
+    ]
+    if (
+        missing
+        or wrong
+        or len({len(array) for array in arrays.values()}) > 1
+        or not len(arrays["ms"])
+    ):
         told = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
         raise InputError(f"samples of {told}", path, "measure again")
     _refuse_what_is_no_time(arrays["ms"], path)
@@ -122,7 +146,13 @@ def _refuse_what_is_no_time(ms: Array, path: Path) -> None:
 
 
 def _old(values: Array, path: Path) -> Series:
-    if values.dtype != np.float64 or not len(values) or values.ndim > 2 or values.ndim == 2 and values.shape[1] != 3:
+    if (
+        values.dtype != np.float64
+        or not len(values)
+        or values.ndim > 2
+        or values.ndim == 2
+        and values.shape[1] != 3
+    ):
         raise InputError(f"samples of {values.dtype} {values.shape}", path, "measure again")
     _refuse_what_is_no_time(values if values.ndim == 1 else values[:, 0], path)
     if values.ndim == 1:

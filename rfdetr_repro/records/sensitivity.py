@@ -1,8 +1,10 @@
-"""What one knob does alone: pairs of searched configurations that differ in it by one step, everything else equal.
+"""What one knob does alone: pairs of searched configurations that differ in it by one step,
+everything else equal.
 
-A mean over all configurations with some value mixes in whatever else they have; the mean over pairs does not. Pairs that share a
-backbone share its errors, so the bootstrap draws backbones, not pairs. The interval says how much a step depends on where in
-the space it is taken; it holds neither the uncertainty of the images nor that of the latency model.
+A mean over all configurations with some value mixes in whatever else they have; the mean over pairs
+does not. Pairs that share a backbone share its errors, so the bootstrap draws backbones, not pairs.
+The interval says how much a step depends on where in the space it is taken; it holds neither the
+uncertainty of the images nor that of the latency model.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ from .pareto import backend, images
 from .record import NEVER_TRAINED, Record
 
 KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
-CONFIDENCE, RESAMPLES, SEED = 0.95, 2000, 0
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+SEED = 0
 
 
 @dataclass(frozen=True)
 class Change:
-    """A mean and its 95 % interval; ``None`` where fewer than two backbones leave nothing to resample."""
+    """A mean and its 95 % interval; ``None`` where fewer than two backbones leave nothing to
+    resample.
+    """
 
     mean: float
     low: float | None = None
@@ -34,7 +40,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """From one value of a knob to its next larger one, over all pairs that differ in nothing else."""
+    """From one value of a knob to its next larger one, over all pairs that differ in nothing
+    else.
+    """
 
     knob: str
     low: int
@@ -46,26 +54,46 @@ class Step:
 
 
 def searched(records: Iterable[Record]) -> list[Record]:
-    """Records of a search over a trained space that have an architecture, a box AP and a latency."""
+    """Records of a search over a trained space that have an architecture, a box AP and a
+    latency.
+    """
     return [
-        record for record in records
-        if record.source == "search" and record.model.variant != NEVER_TRAINED and record.model.arch is not None
-        and record.latency is not None and record.accuracy is not None and record.accuracy.ap is not None
-    ]  # fmt: skip
+        record
+        for record in records
+        if record.source == "search"
+        and record.model.variant != NEVER_TRAINED
+        and record.model.arch is not None
+        and record.latency is not None
+        and record.accuracy is not None
+        and record.accuracy.ap is not None
+    ]
 
 
 def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
-    """Searched Records by model file, images, and the origin of their latencies; the largest group first."""
+    """Searched Records by model file, images, and the origin of their latencies; the largest group
+    first.
+    """
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in searched(records):
-        data, model = record.data and record.data.sha256, record.model
-        key = (model.checkpoint_sha256, model.task, model.variant, data, images(record), backend(record), record.machine)
+        data = record.data and record.data.sha256
+        model = record.model
+        key = (
+            model.checkpoint_sha256,
+            model.task,
+            model.variant,
+            data,
+            images(record),
+            backend(record),
+            record.machine,
+        )
         groups.setdefault(key, []).append(record)
     return sorted(groups.values(), key=len, reverse=True)
 
 
 def sensitivity(group: Sequence[Record]) -> list[Step]:
-    """Every step of which the Records (one of :func:`comparable_searches`) have a pair, in the order of the knobs."""
+    """Every step of which the Records (one of :func:`comparable_searches`) have a pair, in the
+    order of the knobs.
+    """
     steps = []
     for knob in KNOBS:
         at: dict[int, dict[tuple[int, ...], Record]] = {}  # value -> all the other knobs -> Record
@@ -73,7 +101,11 @@ def sensitivity(group: Sequence[Record]) -> list[Step]:
             knobs = _arch(record).knobs()
             at.setdefault(knobs.pop(knob), {})[tuple(knobs.values())] = record
         for low, high in pairwise(sorted(at)):
-            pairs = [(record, at[high][others]) for others, record in at[low].items() if others in at[high]]
+            pairs = [
+                (record, at[high][others])
+                for others, record in at[low].items()
+                if others in at[high]
+            ]
             if pairs:
                 steps.append(_step(knob, low, high, pairs))
     return steps
@@ -85,27 +117,38 @@ def _step(knob: str, low: int, high: int, pairs: Sequence[tuple[Record, Record]]
     def change(of: Callable[[Record, Record], float]) -> Change:
         return clustered_mean([of(*pair) for pair in pairs], clusters)
 
-    ap, latency = change(_ap_points), change(_latency_percent)
+    ap = change(_ap_points)
+    latency = change(_latency_percent)
     return Step(knob, low, high, len(pairs), len(set(clusters)), ap, latency)
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
-    """Mean of ``values`` with the percentile interval of means over resampled clusters (``clusters[i]`` is that of value i)."""
+    """Mean of ``values`` with the percentile interval of means over resampled clusters
+    (``clusters[i]`` is that of value i).
+    """
     numbers = np.asarray(values, dtype=np.float64)
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}
     of = np.array([names[name] for name in clusters])
-    mean, count = float(numbers.mean()), len(names)
+    mean = float(numbers.mean())
+    count = len(names)
     if count < 2:
         return Change(mean)
-    sums, sizes = np.bincount(of, numbers), np.bincount(of)
-    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)  # (RESAMPLES, count)
+    sums = np.bincount(of, numbers)
+    sizes = np.bincount(of)
+    # (RESAMPLES, count)
+    draws = np.random.default_rng(SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     means = draws @ sums / (draws @ sizes)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Change(mean, float(low), float(high))
 
 
 def _ap_points(low: Record, high: Record) -> float:
-    assert low.accuracy and high.accuracy and low.accuracy.ap is not None and high.accuracy.ap is not None
+    assert (
+        low.accuracy
+        and high.accuracy
+        and low.accuracy.ap is not None
+        and high.accuracy.ap is not None
+    )
     return 100 * (high.accuracy.ap - low.accuracy.ap)
 
 

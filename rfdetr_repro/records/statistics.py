@@ -1,8 +1,9 @@
-"""From latency samples to statements (benchmark protocol section 3): median, interval, tails, and who is faster.
+"""From latency samples to statements (benchmark protocol section 3): median, interval, tails, and
+who is faster.
 
-What an interval rests on is in ``uncertainty.py``: blocks, builds and rounds, never single samples. An interval speaks of the
-session in which its samples were taken; what another session would give, only several sessions can tell
-(:func:`compare_sessions`). Equal samples give equal numbers.
+What an interval rests on is in ``uncertainty.py``: blocks, builds and rounds, never single samples.
+An interval speaks of the session in which its samples were taken; what another session would give,
+only several sessions can tell (:func:`compare_sessions`). Equal samples give equal numbers.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class Interval(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """``word`` about the first of two sample sets; ``difference_ms`` (first - second) with its interval.
+    """``word`` about the first of two sample sets; ``difference_ms`` (first - second) with its
+    interval.
 
-    Without an interval the word is UNDECIDED. ``reason`` says what is missing, or what the word leaves out.
+    Without an interval the word is UNDECIDED. ``reason`` says what is missing, or what the word
+    leaves out.
     """
 
     word: str  # "FASTER", "SLOWER", "SAME", "UNDECIDED"
@@ -54,44 +57,65 @@ class Median(NamedTuple):
     @property
     def relative_width(self) -> float:
         """Of the interval, as a part of the median; infinite without one."""
-        return math.inf if self.interval is None else (self.interval.high - self.interval.low) / self.ms
+        return (
+            math.inf
+            if self.interval is None
+            else (self.interval.high - self.interval.low) / self.ms
+        )
 
 
 def check_times(samples: Samples) -> None:
-    """Raises :class:`InputError` unless there are samples and all of them are finite and positive: a clock that did not move
-    between the start and the end of a call has measured nothing."""
+    """Raises :class:`InputError` unless there are samples and all of them are finite and positive:
+    a clock that did not move between the start and the end of a call has measured nothing.
+    """
     if not len(samples):
         raise InputError("there are no samples", mend="measure again")
     wrong = ~(np.isfinite(samples) & (samples > 0))
     if wrong.any():
-        told = f"{int(wrong.sum())} of {len(samples)} samples are not positive times, such as {samples[wrong][0]:g} ms"
+        told = (
+            f"{int(wrong.sum())} of {len(samples)} samples are not positive times, such as "
+            f"{samples[wrong][0]:g} ms"
+        )
         raise InputError(told, mend="measure again, with a clock of higher resolution")
 
 
 def all_equal(*several: Series) -> bool:
-    """Whether each series consists of equal samples: then nothing is known of how far its median may be off."""
+    """Whether each series consists of equal samples: then nothing is known of how far its median
+    may be off.
+    """
     return all(len(series.ms) > 1 and float(np.ptp(series.ms)) == 0 for series in several)
 
 
 def median_of(series: Series) -> Median:
-    """Median of all samples, and how sure it is. No sample, and samples that are no times: :class:`InputError`."""
+    """Median of all samples, and how sure it is.
+
+    No sample, and samples that are no times: :class:`InputError`.
+    """
     check_times(series.ms)
-    ms, runs = float(np.median(series.ms)), runs_of(series)
+    ms = float(np.median(series.ms))
+    runs = runs_of(series)
     if reason := too_few(runs):
         return Median(ms, None, None, f"no interval: {reason}")
     spread = spread_of(runs, of_median=True)
     if all_equal(series):
         return Median(ms, None, spread, f"no interval: {EQUAL}")
     builds = f"{spread.builds} builds" if spread.builds > 1 else "one build"
-    seen = f"one session, {builds}, {spread.blocks} blocks, worth {spread.effective_blocks:.1f} independent ones"
+    seen = (
+        f"one session, {builds}, {spread.blocks} blocks, worth {spread.effective_blocks:.1f} "
+        f"independent ones"
+    )
     if not spread.half_width < WIDEST:
-        return Median(ms, None, spread, f"no interval, it would reach beyond half or twice the median: {seen}")
+        return Median(
+            ms, None, spread, f"no interval, it would reach beyond half or twice the median: {seen}"
+        )
     factor = math.exp(spread.half_width)
     return Median(ms, Interval(ms / factor, ms * factor), spread, seen)
 
 
 def median_interval(samples: Samples) -> Interval | None:
-    """95 % interval of the median of neighbouring samples of one build, in order of time; None if they are too few."""
+    """95 % interval of the median of neighbouring samples of one build, in order of time; None if
+    they are too few.
+    """
     return pooled_interval(Series.of(samples))
 
 
@@ -102,9 +126,11 @@ def pooled_interval(series: Series) -> Interval | None:
 
 @lru_cache
 def samples_needed(quantile: float) -> int:
-    """Least number of samples for which a tail quantile may be stated: 64 for 0.9, 662 for 0.99 (MLPerf LoadGen early stopping).
+    """Least number of samples for which a tail quantile may be stated: 64 for 0.9, 662 for 0.99
+    (MLPerf LoadGen early stopping).
 
-    The smallest n at which seeing at most one sample beyond the quantile has a probability of at most 1 %.
+    The smallest n at which seeing at most one sample beyond the quantile has a probability of at
+    most 1 %.
     """
     beyond = 1 - max(quantile, 1 - quantile)
     n = 1
@@ -121,11 +147,18 @@ def tail(samples: Samples, quantile: float) -> float | None:
 
 
 def summarise(
-    samples: Samples, *, stop_reason: str, sustained: bool, artifact_sha256: str | None = None, series: Series | None = None
+    samples: Samples,
+    *,
+    stop_reason: str,
+    sustained: bool,
+    artifact_sha256: str | None = None,
+    series: Series | None = None,
 ) -> Latency:
-    """Samples in ms -> ``Latency``. Images per second only for a closed loop, where it means something.
+    """Samples in ms -> ``Latency``. Images per second only for a closed loop, where it means
+    something.
 
-    ``series``: the same samples with their builds and blocks; without, they are one build's, in blocks of BLOCK.
+    ``series``: the same samples with their builds and blocks; without, they are one build's, in
+    blocks of BLOCK.
     """
     found = median_of(Series.of(samples) if series is None else series)
     return Latency(
@@ -154,12 +187,16 @@ def compare(first: Samples, second: Samples, *, margin: float = 0.01) -> Verdict
     return compare_series(Series.of(first), Series.of(second), margin=margin, in_turns=False)
 
 
-def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_turns: bool = True) -> Verdict:
-    """Is ``first`` faster than ``second``? By the 95 % interval of the ratio of their medians, within one session.
+def compare_series(
+    first: Series, second: Series, *, margin: float = 0.01, in_turns: bool = True
+) -> Verdict:
+    """Is ``first`` faster than ``second``? By the 95 % interval of the ratio of their medians,
+    within one session.
 
-    SAME if the whole interval lies within ``margin`` of the second median, FASTER or SLOWER if it lies on one side of zero,
-    else UNDECIDED. Series ``in_turns`` were measured interleaved: their blocks are compared round by round, so that what the
-    machine did in a round cancels. Series without rounds in common, and those measured apart, are compared as wholes.
+    SAME if the whole interval lies within ``margin`` of the second median, FASTER or SLOWER if it
+    lies on one side of zero, else UNDECIDED. Series ``in_turns`` were measured interleaved: their
+    blocks are compared round by round, so that what the machine did in a round cancels. Series
+    without rounds in common, and those measured apart, are compared as wholes.
     """
     _check_margin(margin)
     for series in (first, second):
@@ -168,29 +205,39 @@ def compare_series(first: Series, second: Series, *, margin: float = 0.01, in_tu
         return Verdict("UNDECIDED", float(first.ms[0] - second.ms[0]), None, EQUAL)
     if in_turns and (runs := paired(first, second)):
         spread = spread_of(runs, of_median=False)
-        return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)._replace(reason=_one_build(runs))
+        return _verdict(_mean(runs), spread, float(np.median(second.ms)), margin)._replace(
+            reason=_one_build(runs)
+        )
     sides = [runs_of(series) for series in (first, second)]
     medians = [float(np.median(series.ms)) for series in (first, second)]
     if reason := too_few(sides[0]) or too_few(sides[1]):
         return Verdict("UNDECIDED", medians[0] - medians[1], None, reason)
     spread = together(*(spread_of(side, of_median=True) for side in sides))
-    return _verdict(_log_ratio(*medians), spread, medians[1], margin)._replace(reason=_one_build(*sides))
+    return _verdict(_log_ratio(*medians), spread, medians[1], margin)._replace(
+        reason=_one_build(*sides)
+    )
 
 
 def compare_sessions(
-    first: Sequence[Series], second: Sequence[Series], *, margin: float = 0.01, between: float | None = None
+    first: Sequence[Series],
+    second: Sequence[Series],
+    *,
+    margin: float = 0.01,
+    between: float | None = None,
 ) -> Verdict:
     """:func:`compare_series` of what was measured in sessions of their own, one series each.
 
-    Sessions of one file differ by more than the samples inside them tell. How much, is seen from several sessions of a side, or
-    is given as ``between``, the standard deviation of a session's median as a part of it. With neither the word is UNDECIDED.
+    Sessions of one file differ by more than the samples inside them tell. How much, is seen from
+    several sessions of a side, or is given as ``between``, the standard deviation of a session's
+    median as a part of it. With neither the word is UNDECIDED.
     """
     _check_margin(margin, between)
     for series in (*first, *second):
         check_times(series.ms)
     logs = [np.log([float(np.median(series.ms)) for series in side]) for side in (first, second)]
     medians = [float(np.exp(side.mean())) for side in logs]
-    count, parts = 1 / len(first) + 1 / len(second), []
+    count = 1 / len(first) + 1 / len(second)
+    parts = []
     for side in (first, second):
         runs = [runs_of(series) for series in side]
         if reason := next(filter(None, map(too_few, runs)), ""):
@@ -202,19 +249,33 @@ def compare_sessions(
     if between is not None:
         error = math.hypot(inside, between * math.sqrt(count))
     elif free:
-        error = max(inside, math.sqrt(sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / free * count))
+        error = max(
+            inside,
+            math.sqrt(
+                sum(float(((side - side.mean()) ** 2).sum()) for side in logs) / free * count
+            ),
+        )
         degrees = float(free)
     else:
-        told = "one session of each, and sessions differ by more than their samples tell; give more stores, or --between-sessions"
+        told = (
+            "one session of each, and sessions differ by more than their samples tell; give more "
+            "stores, or --between-sessions"
+        )
         return Verdict("UNDECIDED", medians[0] - medians[1], None, told)
     spread = Spread(error, degrees, len(parts), 1, float(len(parts)))
     return _verdict(_log_ratio(*medians), spread, medians[1], margin)
 
 
 def _check_margin(margin: float, between: float | None = None) -> None:
-    for name, part in (("margin", margin), ("spread between sessions", 0.0 if between is None else between)):
+    for name, part in (
+        ("margin", margin),
+        ("spread between sessions", 0.0 if between is None else between),
+    ):
         if not 0 <= part < math.inf:
-            raise InputError(f"the {name} {part} is no part of a latency", mend="give a number from 0 on, such as 0.01")
+            raise InputError(
+                f"the {name} {part} is no part of a latency",
+                mend="give a number from 0 on, such as 0.01",
+            )
 
 
 def _one_build(*sides: Sequence[Any]) -> str:
@@ -233,7 +294,12 @@ def _log_ratio(first_ms: float, second_ms: float) -> float:
 def _verdict(log_ratio: float, spread: Spread, second_ms: float, margin: float) -> Verdict:
     difference = second_ms * math.expm1(log_ratio)
     if not spread.half_width < 2 * WIDEST:
-        return Verdict("UNDECIDED", difference, None, f"too unsteady: {spread.blocks} blocks say nothing about a ratio")
+        return Verdict(
+            "UNDECIDED",
+            difference,
+            None,
+            f"too unsteady: {spread.blocks} blocks say nothing about a ratio",
+        )
     low, high = (math.expm1(log_ratio + side * spread.half_width) for side in (-1, 1))
     interval = Interval(second_ms * low, second_ms * high)
     if -margin <= low and high <= margin:

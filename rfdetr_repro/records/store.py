@@ -1,4 +1,6 @@
-"""Append-only JSON Lines of Records: one file per campaign; of two lines with one id a reader takes the later."""
+"""Append-only JSON Lines of Records: one file per campaign; of two lines with one id a reader takes
+the later.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,19 @@ class Store:
         self.path = Path(path)
 
     def append(self, record: Record) -> Record:
-        """Writes one line and forces it to disk; a torn last line left by a killed run is cut off first."""
+        """Writes one line and forces it to disk; a torn last line left by a killed run is cut off
+        first.
+        """
         self.extend([record])
         return record
 
     def extend(self, records: Iterable[Record]) -> None:
-        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the batch costs little.
+        """Appends many Records with one write to disk; cheaper than :meth:`append` where losing the
+        batch costs little.
 
-        Any number of processes and threads may append at once: each waits for the file's lock, which is held for one write.
-        A file that holds anything but Records is an :class:`InputError` and stays as it is.
+        Any number of processes and threads may append at once: each waits for the file's lock,
+        which is held for one write. A file that holds anything but Records is an
+        :class:`InputError` and stays as it is.
         """
         lines = "".join(record.to_json() + "\n" for record in records).encode()
         path = output_path(self.path)
@@ -48,11 +54,14 @@ class Store:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise InputError(f"cannot write: {error.strerror}", self.path, "choose a writable folder") from error
+            raise InputError(
+                f"cannot write: {error.strerror}", self.path, "choose a writable folder"
+            ) from error
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Inside, no other search or campaign writes this store; one that does already: :class:`InputError`.
+        """Inside, no other search or campaign writes this store; one that does already:
+        :class:`InputError`.
 
         Readers, and appends outside of such a block, are not kept waiting.
         """
@@ -60,24 +69,34 @@ class Store:
             yield
 
     def read(self) -> list[Record]:
-        """All Records, later ones replacing earlier ones of the same id, in order of first appearance."""
+        """All Records, later ones replacing earlier ones of the same id, in order of first
+        appearance.
+        """
         if not self.path.exists():
             return []
         with open_input(self.path) as stream:
             lines = stream.read().split(b"\n")
         records: dict[str, Record] = {}
-        whole, torn = lines[:-1], lines[-1]  # what follows the last newline is a torn line
+        # what follows the last newline is a torn line
+        whole = lines[:-1]
+        torn = lines[-1]
         foreign = not whole and not torn.startswith(b'{"'[: len(torn)])
         if foreign or (whole and _content_of(whole[0])):
             told = _content_of(torn if foreign else whole[0]) or "its first line is no JSON object"
-            raise InputError(f"not a store of Records: {told}", self.path, "give a records.jsonl, or the folder of a run")
+            raise InputError(
+                f"not a store of Records: {told}",
+                self.path,
+                "give a records.jsonl, or the folder of a run",
+            )
         for number, line in enumerate(whole, 1):
             if line.strip():
                 try:
                     record = Record.from_json(line)
                 except InputError as error:
                     raise InputError(
-                        f"corrupt record: {error}", f"{self.path}:{number}", "remove the line and run again"
+                        f"corrupt record: {error}",
+                        f"{self.path}:{number}",
+                        "remove the line and run again",
                     ) from error
                 records[record.id] = record
         return list(records.values())
@@ -95,7 +114,9 @@ class Store:
 
 
 def read_stores(paths: Iterable[str | Path]) -> list[Record]:
-    """Records of several files or folders; a run folder is read by its ``records.jsonl`` alone, any other by its ``*.jsonl``."""
+    """Records of several files or folders; a run folder is read by its ``records.jsonl`` alone, any
+    other by its ``*.jsonl``.
+    """
     records: list[Record] = []
     for path in map(Path, paths):
         if not path.exists():
@@ -103,23 +124,34 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
         for file in _files(path):
             records += Store(file).read()
             if Store(file).torn():
-                print(f"{file}: its last line is unfinished and left out; a run was cut off there, or goes on", file=sys.stderr)
+                print(
+                    f"{file}: its last line is unfinished and left out; a run was cut off there, "
+                    f"or goes on",
+                    file=sys.stderr,
+                )
     if told := unverified_words(records):
         print(told, file=sys.stderr)
     return records
 
 
 def unverified_words(records: Sequence[Record]) -> str:
-    """How many of the Records came from lines without digests, in one line; an empty text if none did."""
+    """How many of the Records came from lines without digests, in one line; an empty text if none
+    did.
+    """
     count = sum(record.unverified for record in records)
     if not count:
         return ""
-    told = "of older versions: whether they were altered since is not known (python -m rfdetr_repro.seal tells which)"
+    told = (
+        "of older versions: whether they were altered since is not known (python -m "
+        "rfdetr_repro.seal tells which)"
+    )
     return f"unverified: {count} of {len(records)} Records hold no digest, as those {told}"
 
 
 def _files(path: Path) -> list[Path]:
-    """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON Lines but training logs."""
+    """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON
+    Lines but training logs.
+    """
     if not path.is_dir():
         return [path]
     if (path / "records.jsonl").exists():  # training logs lie beside it
@@ -127,7 +159,11 @@ def _files(path: Path) -> list[Path]:
     found: list[Path] = []
     for folder, names in files_below(path):
         stores = [name for name in names if name.endswith(".jsonl") and name != _TRAINING_LOG]
-        found += [folder / name for name in stores if name == "records.jsonl" or "records.jsonl" not in stores]
+        found += [
+            folder / name
+            for name in stores
+            if name == "records.jsonl" or "records.jsonl" not in stores
+        ]
     return sorted(found)
 
 
@@ -147,7 +183,9 @@ def _content_of(line: bytes) -> str:
 
 
 def _wait_for_lock(stream: BinaryIO) -> None:
-    """Locks the file until ``stream`` is closed; an append holds the lock for milliseconds, so another writer waits."""
+    """Locks the file until ``stream`` is closed; an append holds the lock for milliseconds, so
+    another writer waits.
+    """
     import fcntl  # here, because readers of files on other systems have none
 
     fcntl.flock(stream, fcntl.LOCK_EX)
@@ -166,11 +204,17 @@ def _refuse_other_content(stream: BinaryIO, path: Path) -> None:
     else:  # nothing yet, or the first line of a killed run
         store = b'{"'.startswith(first[:2])
     if not store:
-        raise InputError("cannot append: the file holds something other than Records", path, "choose another file for --out")
+        raise InputError(
+            "cannot append: the file holds something other than Records",
+            path,
+            "choose another file for --out",
+        )
 
 
 def _cut_torn_line(stream: BinaryIO) -> None:
-    """Truncates after the last newline, reading backwards in blocks: the cost does not grow with the file."""
+    """Truncates after the last newline, reading backwards in blocks: the cost does not grow with
+    the file.
+    """
     end = position = stream.seek(0, os.SEEK_END)
     while position:
         start = max(0, position - _BLOCK)

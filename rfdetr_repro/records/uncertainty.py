@@ -1,18 +1,22 @@
 """How far a median may be off, from blocks of neighbouring samples, of one build or several.
 
-Neighbours in time share the state of the machine, so a block of samples is one observation, never a sample. On top of the spread
-of the blocks' medians come, where the data show them:
+Neighbours in time share the state of the machine, so a block of samples is one observation, never a
+sample. On top of the spread of the blocks' medians come, where the data show them:
 
-* *Dependence between blocks*: correlation of neighbouring blocks, corrected for the bias that few blocks give; where the series
-  runs on smoothly across the blocks' edges, also the correlation that a first-order autoregression of the samples implies.
-* *Builds*: another session or engine of the same file. Their variance is added where an F test does not clearly deny it.
+* *Dependence between blocks*: correlation of neighbouring blocks, corrected for the bias that few
+  blocks give; where the series runs on smoothly across the blocks' edges, also the correlation that
+  a first-order autoregression of the samples implies.
+* *Builds*: another session or engine of the same file. Their variance is added where an F test does
+  not clearly deny it.
 * *Rounds*: what the machine did to all interleaved builds at once, in the same way.
 
-The interval is Student's: an estimate of spread from few observations is itself uncertain, and the degrees of freedom (after
-Satterthwaite) say how much. Everything is in logarithms, so differences are ratios. ``benchmarks/studies/interval_coverage.py``
-shows how often intervals hold the truth and verdicts are false.
+The interval is Student's: an estimate of spread from few observations is itself uncertain, and the
+degrees of freedom (after Satterthwaite) say how much. Everything is in logarithms, so differences
+are ratios. ``benchmarks/studies/interval_coverage.py`` shows how often intervals hold the truth and
+verdicts are false.
 
-Sources: Kendall 1954 (bias of an estimated autocorrelation), Satterthwaite 1946, Bancroft 1944 (pooling after a test).
+Sources: Kendall 1954 (bias of an estimated autocorrelation), Satterthwaite 1946, Bancroft 1944
+(pooling after a test).
 """
 
 from __future__ import annotations
@@ -30,20 +34,27 @@ Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
 LEAST_BLOCKS = 4  # of every build: of fewer nothing can be said about their spread
-PIECES = 32  # a series of fewer blocks than LEAST_BLOCKS is cut into so many, where it has the samples
+# a series of fewer blocks than LEAST_BLOCKS is cut into so many, where it has the samples
+PIECES = 32
 POOL = 0.2  # level of the test above which builds, or rounds, are not thought to differ
 EDGE = 0.05  # level of the test that a series jumps at the edges of its blocks
-CLIP = 3.0  # standard deviations (by the median deviation) beyond which a sample says nothing more about correlation
+# standard deviations (by the median deviation) beyond which a sample says nothing more about
+# correlation
+CLIP = 3.0
 _NORMAL_QUARTILE = 0.6745
 _MOST_CORRELATION = 0.98
 _LEAST_MS = 1e-6  # a clock that did not move: no logarithm otherwise
 
 
 class Run(NamedTuple):
-    """One build, or the difference of two that were measured in turns, in order of time. All values are logarithms."""
+    """One build, or the difference of two that were measured in turns, in order of time.
+
+    All values are logarithms.
+    """
 
     medians: Array  # float64 (blocks,)
-    rounds: Array  # int64 (blocks,): blocks of several builds with equal numbers were taken next to each other
+    # int64 (blocks,): blocks of several builds with equal numbers were taken next to each other
+    rounds: Array
     samples: Array  # float64 (n,)
     starts: Array  # bool (n,): first sample of a block
 
@@ -68,7 +79,8 @@ def runs_of(series: Series) -> list[Run]:
     runs = []
     for build in dict.fromkeys(series.build.tolist()):
         mine = series.build == build
-        samples, rounds = logs[mine], series.block[mine]
+        samples = logs[mine]
+        rounds = series.block[mine]
         starts = np.concatenate([[True], rounds[1:] != rounds[:-1]])
         if starts.sum() < LEAST_BLOCKS:
             starts, rounds = _cut(len(samples))
@@ -77,9 +89,17 @@ def runs_of(series: Series) -> list[Run]:
 
 
 def paired(first: Series, second: Series) -> list[Run]:
-    """Differences (first - second) by the (build, block) pairs that both have; none if a build has too few of them."""
+    """Differences (first - second) by the (build, block) pairs that both have; none if a build has
+    too few of them.
+    """
     if np.array_equal(first.build, second.build) and np.array_equal(first.block, second.block):
-        if min(len(set(first.block[first.build == build].tolist())) for build in set(first.build.tolist())) < LEAST_BLOCKS:
+        if (
+            min(
+                len(set(first.block[first.build == build].tolist()))
+                for build in set(first.build.tolist())
+            )
+            < LEAST_BLOCKS
+        ):
             return []
         return [
             Run(one.medians - other.medians, one.rounds, one.samples - other.samples, one.starts)
@@ -87,13 +107,16 @@ def paired(first: Series, second: Series) -> list[Run]:
         ]
     runs = []
     for build in dict.fromkeys(first.build.tolist()):
-        ours, theirs = _rounds(first, build), _rounds(second, build)
+        ours = _rounds(first, build)
+        theirs = _rounds(second, build)
         common = [number for number in ours if number in theirs]
         if len(common) < LEAST_BLOCKS:
             return []
-        parts, medians = [], []
+        parts = []
+        medians = []
         for number in common:
-            one, other = ours[number], theirs[number]
+            one = ours[number]
+            other = theirs[number]
             medians.append(np.median(one) - np.median(other))
             shorter = min(len(one), len(other))
             parts.append(one[:shorter] - other[:shorter])
@@ -112,11 +135,13 @@ def too_few(runs: Sequence[Run]) -> str:
 
 
 def spread_of(runs: Sequence[Run], *, of_median: bool) -> Spread:
-    """``of_median``: of the median of all samples, which is a little less certain than the mean of the blocks' medians.
+    """``of_median``: of the median of all samples, which is a little less certain than the mean of
+    the blocks' medians.
 
     ``runs`` have at least LEAST_BLOCKS blocks each (:func:`too_few`).
     """
-    number, counts = len(runs), np.asarray([len(run.medians) for run in runs])
+    number = len(runs)
+    counts = np.asarray([len(run.medians) for run in runs])
     blocks = float(counts.mean())
     squares = sum(float(((run.medians - run.medians.mean()) ** 2).sum()) for run in runs)
     variance = squares / (counts.sum() - number)
@@ -125,7 +150,8 @@ def spread_of(runs: Sequence[Run], *, of_median: bool) -> Spread:
     effective = max(blocks / factor, 1.0)
 
     within = (variance * factor + extra) / blocks / number
-    total, degrees = within, max(number * (effective - 1), 1.0)
+    total = within
+    degrees = max(number * (effective - 1), 1.0)
     if number > 1:
         total, degrees = _with_builds_and_rounds(runs, within, degrees, factor, extra, effective)
     degrees, count = max(degrees, 1.0), int(counts.sum())
@@ -136,21 +162,40 @@ def together(one: Spread, other: Spread) -> Spread:
     """Of the difference of two that were measured apart (Welch)."""
     error = math.hypot(one.error, other.error)
     if not error:
-        return Spread(0.0, one.degrees + other.degrees, one.blocks + other.blocks, min(one.builds, other.builds), 0.0)
+        return Spread(
+            0.0,
+            one.degrees + other.degrees,
+            one.blocks + other.blocks,
+            min(one.builds, other.builds),
+            0.0,
+        )
     degrees = error**4 / (one.error**4 / one.degrees + other.error**4 / other.degrees)
     effective = min(one.effective_blocks, other.effective_blocks)
-    return Spread(error, degrees, min(one.blocks, other.blocks), min(one.builds, other.builds), effective)
+    return Spread(
+        error, degrees, min(one.blocks, other.blocks), min(one.builds, other.builds), effective
+    )
 
 
 def _with_builds_and_rounds(
-    runs: Sequence[Run], within: float, degrees: float, factor: float, extra: float, effective: float
+    runs: Sequence[Run],
+    within: float,
+    degrees: float,
+    factor: float,
+    extra: float,
+    effective: float,
 ) -> tuple[float, float]:
     """(variance of the mean over builds and rounds, degrees of freedom)."""
     number = len(runs)
     of_builds = float(np.var([run.medians.mean() for run in runs], ddof=1)) / number
-    found, base, base_degrees = [(of_builds, number - 1.0)], within, degrees
+    found = [(of_builds, number - 1.0)]
+    base = within
+    base_degrees = degrees
     common = sorted(set.intersection(*(set(run.rounds.tolist()) for run in runs)))
-    table = np.stack([run.medians[np.isin(run.rounds, common)] for run in runs]) if len(common) >= LEAST_BLOCKS else None
+    table = (
+        np.stack([run.medians[np.isin(run.rounds, common)] for run in runs])
+        if len(common) >= LEAST_BLOCKS
+        else None
+    )
     if table is not None and table.shape[1] == len(common):
         rounds = len(common)
         mean = table.mean(axis=0)
@@ -161,8 +206,11 @@ def _with_builds_and_rounds(
         alone_degrees = max((number - 1) * (effective - 1), 1.0)
         found.append((of_rounds, max(effective - 1, 1.0)))
         if _exceeds(of_rounds, alone, max(effective - 1, 1.0), alone_degrees):
-            base, base_degrees = alone, alone_degrees  # the rounds' part is taken out, and comes back below
-    total, denominator = base, base**2 / base_degrees
+            # the rounds' part is taken out, and comes back below
+            base = alone
+            base_degrees = alone_degrees
+    total = base
+    denominator = base**2 / base_degrees
     for part, part_degrees in found:
         if _exceeds(part, base, part_degrees, base_degrees):
             total += part - base
@@ -178,7 +226,9 @@ def _exceeds(part: float, base: float, part_degrees: float, base_degrees: float)
 
 
 def _inflation(runs: Sequence[Run], blocks: float) -> float:
-    """Variance of the mean of ``blocks`` dependent block medians, as a multiple of what their spread alone says."""
+    """Variance of the mean of ``blocks`` dependent block medians, as a multiple of what their
+    spread alone says.
+    """
     average = _average_correlation(_neighbour_correlation(runs, blocks), blocks)
     if _smooth(runs):
         average = max(average, _implied_correlation(runs, blocks))
@@ -199,7 +249,9 @@ def _neighbour_correlation(runs: Sequence[Run], blocks: float) -> float:
 
 
 def _average_correlation(neighbours: float, blocks: float) -> float:
-    """Over all pairs of ``blocks`` blocks, where the correlation falls geometrically with their distance."""
+    """Over all pairs of ``blocks`` blocks, where the correlation falls geometrically with their
+    distance.
+    """
     lags = np.arange(1, round(blocks))
     if not neighbours or not len(lags):
         return 0.0
@@ -207,21 +259,30 @@ def _average_correlation(neighbours: float, blocks: float) -> float:
 
 
 def _smooth(runs: Sequence[Run]) -> bool:
-    """Whether the steps from the end of a block to the start of the next are no larger than those inside a block."""
-    inside, across = [], []
+    """Whether the steps from the end of a block to the start of the next are no larger than those
+    inside a block.
+    """
+    inside = []
+    across = []
     for run in runs:
         steps = np.diff(_clipped(run.samples)) ** 2
         across.append(steps[run.starts[1:]])
         inside.append(steps[~run.starts[1:]])
-    edges, inner = np.concatenate(across), np.concatenate(inside)
+    edges = np.concatenate(across)
+    inner = np.concatenate(inside)
     if not len(edges) or not len(inner) or not inner.mean():
         return not len(edges) or not edges.mean()
-    # neighbouring squared differences share a sample: two thirds of them are worth a degree of freedom
-    return float(fdtrc(len(edges), max(len(inner) * 2 / 3, 1.0), edges.mean() / inner.mean())) > EDGE
+    # neighbouring squared differences share a sample: two thirds of them are worth a degree of
+    # freedom
+    return (
+        float(fdtrc(len(edges), max(len(inner) * 2 / 3, 1.0), edges.mean() / inner.mean())) > EDGE
+    )
 
 
 def _implied_correlation(runs: Sequence[Run], blocks: float) -> float:
-    """Average correlation between blocks of a first-order autoregression with the samples' own correlation."""
+    """Average correlation between blocks of a first-order autoregression with the samples' own
+    correlation.
+    """
     length = float(np.mean([len(run.samples) for run in runs]))
     centred = [part - part.mean() for part in (_clipped(run.samples) for run in runs)]
     squares = sum(float(part @ part) for part in centred)
@@ -235,11 +296,15 @@ def _implied_correlation(runs: Sequence[Run], blocks: float) -> float:
 
 def _variance_of_mean(phi: float, length: float) -> float:
     """Of ``length`` neighbours of a first-order autoregression with variance 1."""
-    return ((1 + phi) / (1 - phi) - 2 * phi * (1 - phi**length) / (length * (1 - phi) ** 2)) / length
+    return (
+        (1 + phi) / (1 - phi) - 2 * phi * (1 - phi**length) / (length * (1 - phi) ** 2)
+    ) / length
 
 
 def _extra_of_median(runs: Sequence[Run]) -> float:
-    """Variance of a block that the median of all samples has beyond the mean of block medians, for normal noise."""
+    """Variance of a block that the median of all samples has beyond the mean of block medians, for
+    normal noise.
+    """
     steps = np.concatenate([np.abs(np.diff(run.samples))[~run.starts[1:]] for run in runs])
     if not len(steps):
         return 0.0
@@ -271,7 +336,12 @@ def _medians(samples: Array, starts: Array) -> Array:
 def _rounds(series: Series, build: int) -> dict[int, Array]:
     """Round -> logarithms of its samples."""
     mine = series.build == build
-    logs, rounds = np.log(np.maximum(series.ms[mine], _LEAST_MS)), series.block[mine]
+    logs = np.log(np.maximum(series.ms[mine], _LEAST_MS))
+    rounds = series.block[mine]
     edges = np.flatnonzero(rounds[1:] != rounds[:-1]) + 1
     firsts = rounds[np.concatenate([[0], edges])] if len(rounds) else []
-    return dict(zip(np.asarray(firsts).tolist(), np.split(logs, edges), strict=True)) if len(rounds) else {}
+    return (
+        dict(zip(np.asarray(firsts).tolist(), np.split(logs, edges), strict=True))
+        if len(rounds)
+        else {}
+    )

@@ -1,4 +1,6 @@
-"""The report's section on what came after the search: fine-tuning, and patch sizes that training never drew."""
+"""The report's section on what came after the search: fine-tuning, and patch sizes that training
+never drew.
+"""
 
 from __future__ import annotations
 
@@ -20,48 +22,85 @@ FAMILY = "python -m rfdetr_repro.family --run RUN --data DIR"
 def after_search(run: Run) -> list[Block]:
     """Both halves; after a search an absent one names the command that makes it."""
     tables = finetuning_tables(run.records)
-    fresh = [record for record in run.records if record.model.variant == NEVER_TRAINED and record.accuracy is not None]
+    fresh = [
+        record
+        for record in run.records
+        if record.model.variant == NEVER_TRAINED and record.accuracy is not None
+    ]
     if not (tables or fresh or any(record.source == "search" for record in run.records)):
-        return [Heading("After the search"), Paragraph("A search, and what comes after it: not in this run.", quiet=True)]
+        return [
+            Heading("After the search"),
+            Paragraph("A search, and what comes after it: not in this run.", quiet=True),
+        ]
     blocks: list[Block] = [Heading("After the search")]
     for table in tables:
         blocks += [Grid(table), *_beside_published(table)]
     if not tables:
-        blocks.append(Paragraph(f"No fine-tuning of a found architecture is stored here. {FINETUNE}", quiet=True))
+        blocks.append(
+            Paragraph(
+                f"No fine-tuning of a found architecture is stored here. {FINETUNE}", quiet=True
+            )
+        )
     return [*blocks, *_family(fresh, run.records)]
 
 
 def _beside_published(table: Table) -> list[Block]:
-    """Whether the changes of AP lie among those that the paper prints; nothing where no change is known."""
+    """Whether the changes of AP lie among those that the paper prints; nothing where no change is
+    known.
+    """
     low, high = published_changes()
     found = _values(table, "change_ap")
     if not found:
         return []
     inside = all(low <= round(value, 1) <= high for value in found)
-    words = f"The paper's Tables 15 and 16 print changes of AP from {low:+.1f} to {high:+.1f} (COCO, published)."
+    words = (
+        f"The paper's Tables 15 and 16 print changes of AP from {low:+.1f} to {high:+.1f} (COCO, "
+        f"published)."
+    )
     verdict = "lie within that range" if inside else "do not all lie within that range"
-    return [Paragraph(f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, {verdict}.")]
+    return [
+        Paragraph(
+            f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, "
+            f"{verdict}."
+        )
+    ]
 
 
 def published_changes() -> tuple[float, float]:
     """Lowest and highest change of AP by fine-tuning in Tables 15 and 16."""
-    rows = [row for name in ("15", "16") for row, _ in published_rows(name) if row["ap_kind"] == "delta"]
+    rows = [
+        row for name in ("15", "16") for row, _ in published_rows(name) if row["ap_kind"] == "delta"
+    ]
     changes = [float(row["ap"]) for row in rows if row["ap"]]
     return min(changes), max(changes)
 
 
 def _family(fresh: Sequence[Record], records: Sequence[Record]) -> list[Block]:
     if not fresh:
-        return [Paragraph(f"No patch sizes that training never drew are stored here. {FAMILY}", quiet=True)]
-    table = family_table(fresh, [record for record in records if record.source == "search" and record.model.variant is None])
+        return [
+            Paragraph(
+                f"No patch sizes that training never drew are stored here. {FAMILY}", quiet=True
+            )
+        ]
+    table = family_table(
+        fresh,
+        [
+            record
+            for record in records
+            if record.source == "search" and record.model.variant is None
+        ],
+    )
     gaps = [abs(value) for value in _values(table, "gap")]
     blocks: list[Block] = [Grid(table)]
     if gaps:
         words = (
-            "The paper calls patch sizes that were never trained nearly identical to trained ones with as many tokens "
-            "(v2 Appendix L, without numbers)."
+            "The paper calls patch sizes that were never trained nearly identical to trained ones "
+            "with as many tokens (v2 Appendix L, without numbers)."
         )
-        measured = f"Here they differ by {max(gaps):.1f} AP at most, by {sum(gaps) / len(gaps):.1f} on average."
+        measured = (
+            f"Here they differ by {max(gaps):.1f} AP at most, by {sum(gaps) / len(gaps):.1f} on "
+            f"average."
+        )
         blocks.append(Paragraph(f"{words} {measured}"))
     return blocks
 

@@ -1,4 +1,5 @@
-"""Builds the report of a run: a PDF and, beside it, the same content as an HTML page. Needs no torch.
+"""Builds the report of a run: a PDF and, beside it, the same content as an HTML page. Needs no
+torch.
 
     python -m reports.build [--run DIR] [--records PATH] [--out FILE.pdf]
 
@@ -21,10 +22,14 @@ from .run import read_run
 RUNS = Path("runs")
 
 
-def build_report(run_dir: str | Path, out_pdf: str | Path | None = None, records: str | Path | None = None) -> Path:
-    """Writes ``out_pdf`` (default ``run_dir/report.pdf``) and ``report.html`` of the same stem beside it; returns the PDF's path.
+def build_report(
+    run_dir: str | Path, out_pdf: str | Path | None = None, records: str | Path | None = None
+) -> Path:
+    """Writes ``out_pdf`` (default ``run_dir/report.pdf``) and ``report.html`` of the same stem
+    beside it; returns the PDF's path.
 
-    ``records`` replaces the run's own ``records.jsonl``. Raises :class:`InputError` for a missing folder or a broken file.
+    ``records`` replaces the run's own ``records.jsonl``. Raises :class:`InputError` for a missing
+    folder or a broken file.
     """
     target = Path(out_pdf) if out_pdf is not None else Path(run_dir) / "report.pdf"
     if target.suffix.lower() != ".pdf":
@@ -36,17 +41,33 @@ def build_report(run_dir: str | Path, out_pdf: str | Path | None = None, records
 
 def newest_run(folder: Path = RUNS) -> Path:
     """The run folder under ``folder`` that was written to last."""
-    found = [path for path in folder.glob("*") if (path / "summary.json").exists() or (path / "records.jsonl").exists()]
+    found = [
+        path
+        for path in folder.glob("*")
+        if (path / "summary.json").exists() or (path / "records.jsonl").exists()
+    ]
     if not found:
-        raise InputError("no run to report on", folder, "run python -m rfdetr_repro.reproduce, or give a folder with --run")
+        raise InputError(
+            "no run to report on",
+            folder,
+            "run python -m rfdetr_repro.reproduce, or give a folder with --run",
+        )
     return max(found, key=lambda path: max(file.stat().st_mtime for file in path.iterdir()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="rfdetr_repro.report", description="Report of a run as PDF and HTML.")
-    parser.add_argument("--run", type=input_folder, help="run folder; default the newest under runs/")
-    parser.add_argument("--records", type=input_path, help="Records to use instead of the run's records.jsonl")
-    parser.add_argument("--out", type=output_file, help="PDF to write; default report.pdf in the run folder")
+    parser = ArgumentParser(
+        prog="rfdetr_repro.report", description="Report of a run as PDF and HTML."
+    )
+    parser.add_argument(
+        "--run", type=input_folder, help="run folder; default the newest under runs/"
+    )
+    parser.add_argument(
+        "--records", type=input_path, help="Records to use instead of the run's records.jsonl"
+    )
+    parser.add_argument(
+        "--out", type=output_file, help="PDF to write; default report.pdf in the run folder"
+    )
     options = parser.parse_args(argv)
     path = build_report(options.run or newest_run(), options.out, options.records)
     print(path)

@@ -1,4 +1,6 @@
-"""The report's headline: of each data set the file with the highest AP on val, and how far that is established."""
+"""The report's headline: of each data set the file with the highest AP on val, and how far that is
+established.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,19 @@ NAMED = 4  # names in one list
 
 
 def headline(run: Run) -> list[Block]:
-    """Facts of every data set with a rated file; which others are not told apart from it is part of them."""
+    """Facts of every data set with a rated file; which others are not told apart from it is part of
+    them.
+    """
     by_data: dict[str, list[Confirmed]] = {}
     for point in run.points:
-        if (rated := point.on("val")) is not None and rated.accuracy is not None and rated.accuracy.ap is not None:
-            by_data.setdefault(rated.data.name if rated.data else "unnamed images", []).append(point)
+        if (
+            (rated := point.on("val")) is not None
+            and rated.accuracy is not None
+            and rated.accuracy.ap is not None
+        ):
+            by_data.setdefault(rated.data.name if rated.data else "unnamed images", []).append(
+                point
+            )
     if not by_data:
         return [Paragraph("A file with AP measured on a val split: not in this run.", quiet=True)]
     return [Facts(_facts(name, points, len(by_data) > 1)) for name, points in by_data.items()]
@@ -48,26 +58,39 @@ def _established(best: Confirmed, points: Sequence[Confirmed]) -> str:
         return ""
     chosen = best.on("val")
     assert chosen is not None
-    records = {point.sha256: record for point in others.values() if (record := point.on("val")) is not None}
+    records = {
+        point.sha256: record for point in others.values() if (record := point.on("val")) is not None
+    }
     same, unknown = not_told_apart(chosen, list(records.values()))
     by_id = {id(record): others[sha256] for sha256, record in records.items()}
     sentences = []
     if same:
         names = [_name(by_id[id(record)]) for record in same]
-        sentences.append(f"not told apart from {_listed(names)}: the 95 % interval of the paired difference of AP holds 0.")
+        sentences.append(
+            f"not told apart from {_listed(names)}: the 95 % interval of the paired difference of "
+            f"AP holds 0."
+        )
     if unknown:
         sentences.append(
-            f"Whether it is better than {len(unknown)} of {len(others)} other files is not known: nothing is stored per image."
+            f"Whether it is better than {len(unknown)} of {len(others)} other files is not known: "
+            f"nothing is stored per image."
         )
     if not sentences:
         if len(others) == 1:
-            sentences.append("Better than the other file: the 95 % interval of the paired difference of AP lies above 0.")
+            sentences.append(
+                "Better than the other file: the 95 % interval of the paired difference of AP lies "
+                "above 0."
+            )
         else:
             sentences.append(
-                f"Better than each of the {len(others)} other files: no 95 % interval of a paired difference holds 0."
+                f"Better than each of the {len(others)} other files: no 95 % interval of a paired "
+                f"difference holds 0."
             )
     text = " ".join(sentences)
-    return f"{text[0].upper()}{text[1:]} It was chosen by this AP, which makes its AP on val a little too high."
+    return (
+        f"{text[0].upper()}{text[1:]} It was chosen by this AP, which makes its AP on val a little "
+        f"too high."
+    )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -95,5 +118,12 @@ def ap_words(record: Record | None) -> str:
     known = record.accuracy.ap_low is not None
     sure = "" if known or record.accuracy.ap is None else ", interval unknown"
     masks = record.mask_accuracy
-    mask_words = f"; masks {percent(masks.ap50)} / {with_range(masks)}" if masks and masks.ap is not None else ""
-    return f"{percent(record.accuracy.ap50) or 'n/a'} / {with_range(record.accuracy)}{kind}{sure}{mask_words}"
+    mask_words = (
+        f"; masks {percent(masks.ap50)} / {with_range(masks)}"
+        if masks and masks.ap is not None
+        else ""
+    )
+    return (
+        f"{percent(record.accuracy.ap50) or 'n/a'} / "
+        f"{with_range(record.accuracy)}{kind}{sure}{mask_words}"
+    )

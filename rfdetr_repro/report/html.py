@@ -41,41 +41,69 @@ dd{margin:0;overflow-wrap:anywhere}
 img{max-width:100%}figure{margin:1rem 0}
 footer{position:fixed;left:0;right:0;bottom:0;background:#fff;border-top:1px solid #e3e3e3}
 footer{color:#6f6f6f;font-size:.8rem;text-align:center}
-"""
+"""  # noqa: E501
 
 
 def escape(text: str) -> str:
     """Text as HTML shows it: no markup, no control characters, which no page may hold."""
-    kept = (letter for letter in text if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cs"))
+    kept = (
+        letter
+        for letter in text
+        if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cs")
+    )
     return escape_markup("".join(kept))
 
 
 def _png(content: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    return (
+        f'<img alt="{escape(alt)}" '
+        f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    )
 
 
 def _table(table: Table) -> str:
     head = ""
     if any(column.group for column in table.columns):
-        spans = [(group, len(list(run))) for group, run in groupby(table.columns, key=lambda column: column.group)]
-        head += "<tr>" + "".join(f'<th class="g" colspan="{span}">{escape(group)}</th>' for group, span in spans) + "</tr>"
+        spans = [
+            (group, len(list(run)))
+            for group, run in groupby(table.columns, key=lambda column: column.group)
+        ]
+        head += (
+            "<tr>"
+            + "".join(
+                f'<th class="g" colspan="{span}">{escape(group)}</th>' for group, span in spans
+            )
+            + "</tr>"
+        )
     classes = ["r" if column.right else "l" for column in table.columns]
     labels = zip(classes, table.columns, strict=True)
-    head += "<tr>" + "".join(f'<th class="{c}">{escape(column.label)}</th>' for c, column in labels) + "</tr>"
-    body, before = "", ""
+    head += (
+        "<tr>"
+        + "".join(f'<th class="{c}">{escape(column.label)}</th>' for c, column in labels)
+        + "</tr>"
+    )
+    body = ""
+    before = ""
     for row, section in zip(table.rows, table.sections, strict=True):
         if section and section != before:
             body += f'<tr><td class="s" colspan="{len(classes)}">{escape(section)}</td></tr>'
         before = section
         cells = zip(classes, table.line(row), strict=True)
-        body += "<tr>" + "".join(f'<td class="{c}" dir="auto">{escape(text)}</td>' for c, text in cells) + "</tr>\n"
+        body += (
+            "<tr>"
+            + "".join(f'<td class="{c}" dir="auto">{escape(text)}</td>' for c, text in cells)
+            + "</tr>\n"
+        )
     notes = "".join(f"<div>{escape(note)}</div>" for note in table.notes)
     inner = f"<caption>{escape(table.title)}</caption><thead>{head}</thead><tbody>\n{body}</tbody>"
     return f'<div class="table"><table>{inner}</table></div><div class="notes">{notes}</div>'
 
 
 def _title(block: Title) -> str:
-    return f'<h1 dir="auto">{escape(block.text)}</h1><div class="subtitle">{escape(block.subtitle)}</div><hr class="rule">'
+    return (
+        f'<h1 dir="auto">{escape(block.text)}</h1><div '
+        f'class="subtitle">{escape(block.subtitle)}</div><hr class="rule">'
+    )
 
 
 def _paragraph(block: Paragraph) -> str:
@@ -93,7 +121,10 @@ def _picture(block: Picture) -> str:
 
 
 def _facts(block: Facts) -> str:
-    pairs = (f'<dt dir="auto">{escape(name)}</dt><dd dir="auto">{escape(value)}</dd>' for name, value in block.pairs)
+    pairs = (
+        f'<dt dir="auto">{escape(name)}</dt><dd dir="auto">{escape(value)}</dd>'
+        for name, value in block.pairs
+    )
     return f"<dl>{''.join(pairs)}</dl>"
 
 
@@ -101,7 +132,9 @@ _WRITERS: dict[type, Callable[..., str]] = {
     Title: _title,
     Heading: lambda block: f"<h2>{escape(block.text)}</h2>",
     Paragraph: _paragraph,
-    Bullets: lambda block: "<ul>" + "".join(f'<li dir="auto">{escape(item)}</li>' for item in block.items) + "</ul>",
+    Bullets: lambda block: (
+        "<ul>" + "".join(f'<li dir="auto">{escape(item)}</li>' for item in block.items) + "</ul>"
+    ),
     Facts: _facts,
     Grid: lambda block: _table(block.table),
     Drawing: _drawing,
@@ -119,6 +152,9 @@ def write_html(document: Document, path: str | Path) -> Path:
     body = "\n".join(map(_block, document.blocks))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"<head>{meta}<title>{escape(document.title)}</title><style>{_STYLE}</style></head>"
-    page = f'<!doctype html>\n<html lang="en">{head}<body>\n{body}\n<footer>{escape(document.footer)}</footer>\n</body></html>\n'
+    page = (
+        f"<!doctype html>\n<html "
+        f'lang="en">{head}<body>\n{body}\n<footer>{escape(document.footer)}</footer>\n</body></html>\n'
+    )
     write_atomic(path, page)
     return path

@@ -23,7 +23,9 @@ BOTTOM_PT = 64.0  # footer below
 
 @functools.cache
 def _advance(letter: str, weight: str) -> float:
-    """Width of one letter in parts of the type size, measured large, where hinting does not round."""
+    """Width of one letter in parts of the type size, measured large, where hinting does not
+    round.
+    """
     width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(
         letter * 10, FontProperties(family=list(families()), size=100, weight=weight), ismath=False
     )
@@ -37,14 +39,19 @@ def text_width_pt(text: str, size: float, weight: str = "normal") -> float:
 
 def wrap(text: str, width_pt: float, size: float, weight: str = "normal") -> list[str]:
     """Lines of at most ``width_pt``; a word that is longer than a line is broken."""
-    lines, line = [], ""
+    lines = []
+    line = ""
     for word in drawable(text).split():
         if line and text_width_pt(f"{line} {word}", size, weight) > width_pt:
             lines.append(line)
             line = ""
         line = f"{line} {word}" if line else word
         while text_width_pt(line, size, weight) > width_pt and len(line) > 1:
-            cut = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or text_width_pt(line[:n], size, weight) <= width_pt)
+            cut = next(
+                n
+                for n in range(len(line) - 1, 0, -1)
+                if n == 1 or text_width_pt(line[:n], size, weight) <= width_pt
+            )
             lines.append(line[:cut])
             line = line[cut:]
     return [*lines, line] if line else lines or [""]
@@ -78,10 +85,28 @@ class Pages:
         if height_pt > self.left_pt and not self.fresh:
             self.new_page()
 
-    def text(self, x_pt: float, text: str, size: float, weight: str = "normal", color: str = BLACK, align: str = "left") -> None:
+    def text(
+        self,
+        x_pt: float,
+        text: str,
+        size: float,
+        weight: str = "normal",
+        color: str = BLACK,
+        align: str = "left",
+    ) -> None:
         """One line with its baseline ``size`` below the cursor; the cursor stays."""
-        x, y = (MARGIN_PT + x_pt) / (PAGE_IN[0] * 72), 1 - (self.y_pt + size) / (PAGE_IN[1] * 72)
-        self.figures[-1].text(x, y, drawable(text), fontsize=size, fontweight=weight, color=color, ha=align, va="baseline")
+        x = (MARGIN_PT + x_pt) / (PAGE_IN[0] * 72)
+        y = 1 - (self.y_pt + size) / (PAGE_IN[1] * 72)
+        self.figures[-1].text(
+            x,
+            y,
+            drawable(text),
+            fontsize=size,
+            fontweight=weight,
+            color=color,
+            ha=align,
+            va="baseline",
+        )
 
     def rule(self, x_pt: float, width_pt: float, color: str = GREY, thickness: float = 0.6) -> None:
         """A horizontal line at the cursor."""
@@ -89,13 +114,24 @@ class Pages:
         y = 1 - self.y_pt / (PAGE_IN[1] * 72)
         self.figures[-1].add_artist(Line2D(xs, [y, y], color=color, linewidth=thickness))
 
-    def area(self, height_pt: float, width_pt: float = WIDTH_PT) -> tuple[float, float, float, float]:
-        """(left, bottom, width, height) in figure fractions of the area of this height below the cursor."""
+    def area(
+        self, height_pt: float, width_pt: float = WIDTH_PT
+    ) -> tuple[float, float, float, float]:
+        """(left, bottom, width, height) in figure fractions of the area of this height below the
+        cursor.
+        """
         page_pt = (PAGE_IN[0] * 72, PAGE_IN[1] * 72)
         bottom = 1 - (self.y_pt + height_pt) / page_pt[1]
         return MARGIN_PT / page_pt[0], bottom, width_pt / page_pt[0], height_pt / page_pt[1]
 
-    def lines(self, lines: Sequence[str], size: float, x_pt: float = 0.0, weight: str = "normal", color: str = BLACK) -> None:
+    def lines(
+        self,
+        lines: Sequence[str],
+        size: float,
+        x_pt: float = 0.0,
+        weight: str = "normal",
+        color: str = BLACK,
+    ) -> None:
         """Lines one below the other, across pages."""
         for line in lines:
             self.need(1.45 * size)

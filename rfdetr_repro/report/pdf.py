@@ -1,6 +1,8 @@
-"""Sets a document on A4 pages with matplotlib: text flow, wrapping by measured widths, tables, vector drawings.
+"""Sets a document on A4 pages with matplotlib: text flow, wrapping by measured widths, tables,
+vector drawings.
 
-Lengths are points (1/72 inch) from the top left corner of the text area. The same document gives the same bytes.
+Lengths are points (1/72 inch) from the top left corner of the text area. The same document gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +45,12 @@ def _heading(pages: Pages, block: Heading) -> None:
 def _paragraph(pages: Pages, block: Paragraph) -> None:
     size = 8.0 if block.quiet else 9.2
     weight = "bold" if block.strong else "normal"
-    pages.lines(wrap(block.text, WIDTH_PT, size, weight), size, weight=weight, color=GREY if block.quiet else BLACK)
+    pages.lines(
+        wrap(block.text, WIDTH_PT, size, weight),
+        size,
+        weight=weight,
+        color=GREY if block.quiet else BLACK,
+    )
     pages.y_pt += 6
 
 
@@ -61,7 +68,8 @@ def _facts(pages: Pages, block: Facts) -> None:
         return
     column = min(0.45 * WIDTH_PT, 14 + max(text_width_pt(name, 9.0) for name, _ in block.pairs))
     for name, value in block.pairs:
-        names, values = wrap(name, column - 10, 9.0), wrap(value, WIDTH_PT - column, 9.0)
+        names = wrap(name, column - 10, 9.0)
+        values = wrap(value, WIDTH_PT - column, 9.0)
         pages.need(13.1 * max(len(names), len(values)))
         for index in range(max(len(names), len(values))):
             pages.need(13.1)
@@ -77,9 +85,17 @@ def _drawing(pages: Pages, block: Drawing) -> None:
     left, bottom, width, height = pages.area(height_pt)
     figure = pages.figures[-1]
     grid = figure.add_gridspec(
-        3, 3, left=0, right=1, bottom=0, top=1, wspace=0, hspace=0,
-        width_ratios=(left, width, 1 - left - width), height_ratios=(1 - bottom - height, height, bottom),
-    )  # fmt: skip
+        3,
+        3,
+        left=0,
+        right=1,
+        bottom=0,
+        top=1,
+        wspace=0,
+        hspace=0,
+        width_ratios=(left, width, 1 - left - width),
+        height_ratios=(1 - bottom - height, height, bottom),
+    )
     block.draw(figure.add_subfigure(grid[1, 1]))
     pages.y_pt += height_pt + 6
 
@@ -103,19 +119,31 @@ def _grid(pages: Pages, block: Grid) -> None:
 
 
 _WRITERS: dict[type, Callable[..., None]] = {
-    Title: _title, Heading: _heading, Paragraph: _paragraph, Bullets: _bullets, Facts: _facts, Grid: _grid, Drawing: _drawing,
+    Title: _title,
+    Heading: _heading,
+    Paragraph: _paragraph,
+    Bullets: _bullets,
+    Facts: _facts,
+    Grid: _grid,
+    Drawing: _drawing,
     Picture: _picture,
-}  # fmt: skip
+}
 
 
 def write_pdf(document: Document, path: str | Path) -> Path:
     """Writes the document to ``path``, whole or not at all, and returns it."""
     path = Path(path)
-    metadata = {"Title": document.title, "Creator": "rfdetr_repro", "Producer": "matplotlib", "CreationDate": None}
+    metadata = {
+        "Title": document.title,
+        "Creator": "rfdetr_repro",
+        "Producer": "matplotlib",
+        "CreationDate": None,
+    }
     with style(), atomic_path(path) as temporary:
         pages = Pages()
         for block, following in zip(document.blocks, [*document.blocks[1:], None], strict=True):
-            if isinstance(block, Heading) and isinstance(following, Drawing):  # never a heading apart from its figure
+            # never a heading apart from its figure
+            if isinstance(block, Heading) and isinstance(following, Drawing):
                 pages.need(following.height_in * 72 + 48)
             _WRITERS[type(block)](pages, block)
         _footers(pages, document.footer)
@@ -132,7 +160,9 @@ def _footers(pages: Pages, footer: str) -> None:
         xs = [MARGIN_PT / page_pt[0], 1 - MARGIN_PT / page_pt[0]]
         figure.add_artist(Line2D(xs, [y + 13 / page_pt[1]] * 2, color=LIGHT, linewidth=0.8))
         figure.text(xs[0], y, _first_line(footer), fontsize=6.8, color=GREY)
-        figure.text(xs[1], y, f"{number} / {len(pages.figures)}", fontsize=6.8, color=GREY, ha="right")
+        figure.text(
+            xs[1], y, f"{number} / {len(pages.figures)}", fontsize=6.8, color=GREY, ha="right"
+        )
 
 
 def _first_line(footer: str) -> str:

@@ -1,4 +1,6 @@
-"""Tables on PDF pages: column widths from measured text, smaller type before wrapping, the head repeated on every page."""
+"""Tables on PDF pages: column widths from measured text, smaller type before wrapping, the head
+repeated on every page.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ SIZES = (8.0, 7.5, 7.0, 6.5, 6.0, 5.6)
 def draw_table(pages: Pages, table: Table, width_pt: float, measure: Width, wrap: Wrap) -> None:
     """Title, head, rows and notes at the cursor.
 
-    A table that does not fit at the smallest size is cut between groups of columns; what then still does not fit is wrapped.
+    A table that does not fit at the smallest size is cut between groups of columns; what then still
+    does not fit is wrapped.
     """
     pieces = parts(table, width_pt, measure)
     if len(pieces) > 1:
@@ -46,11 +49,16 @@ def draw_table(pages: Pages, table: Table, width_pt: float, measure: Width, wrap
 
 
 def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
-    """The table itself where it fits; else tables of as many of its column groups as fit, each with the leading columns."""
+    """The table itself where it fits; else tables of as many of its column groups as fit, each with
+    the leading columns.
+    """
     widths = [_natural(table, index, SIZES[-1], measure) for index in range(len(table.columns))]
     if sum(widths) <= width_pt:
         return [table]
-    runs = [[index for index, _ in run] for _, run in groupby(enumerate(table.columns), key=lambda item: item[1].group)]
+    runs = [
+        [index for index, _ in run]
+        for _, run in groupby(enumerate(table.columns), key=lambda item: item[1].group)
+    ]
     lead = runs[0] if runs and not table.columns[runs[0][0]].group else []
     rest = runs[1:] if lead else runs
     chosen: list[list[int]] = []
@@ -71,7 +79,9 @@ def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
 
 
 def fit(table: Table, width_pt: float, measure: Width) -> tuple[float, list[float]]:
-    """The largest type size at which the table fits and its column widths; at the smallest, the widest text columns give way."""
+    """The largest type size at which the table fits and its column widths; at the smallest, the
+    widest text columns give way.
+    """
     for size in SIZES:
         widths = [_natural(table, index, size, measure) for index in range(len(table.columns))]
         if sum(widths) <= width_pt:
@@ -100,14 +110,29 @@ def _indent(index: int, size: float) -> float:
 class _Sheet:
     """The table being set: knows its columns' places and repeats its head after a page break."""
 
-    def __init__(self, pages: Pages, table: Table, size: float, widths: Sequence[float], measure: Width, wrap: Wrap) -> None:
-        self.pages, self.table, self.size, self.widths, self.measure, self.wrap = pages, table, size, widths, measure, wrap
+    def __init__(
+        self,
+        pages: Pages,
+        table: Table,
+        size: float,
+        widths: Sequence[float],
+        measure: Width,
+        wrap: Wrap,
+    ) -> None:
+        self.pages = pages
+        self.table = table
+        self.size = size
+        self.widths = widths
+        self.measure = measure
+        self.wrap = wrap
         self.starts = [sum(widths[:index]) for index in range(len(widths))]
         self.line_pt = 1.5 * size
 
     def _cell(self, index: int, text: str, weight: str = "normal", color: str = BLACK) -> None:
         right = self.table.columns[index].right
-        x = self.starts[index] + (self.widths[index] - _GAP * self.size if right else _indent(index, self.size))
+        x = self.starts[index] + (
+            self.widths[index] - _GAP * self.size if right else _indent(index, self.size)
+        )
         self.pages.text(x, text, self.size, weight, color, "right" if right else "left")
 
     def head(self) -> None:
@@ -117,7 +142,8 @@ class _Sheet:
         if any(column.group for column in columns):
             self._groups(columns)
         labels = [
-            self.wrap(column.label, self.widths[i] - 0.5 * self.size, self.size, "bold") for i, column in enumerate(columns)
+            self.wrap(column.label, self.widths[i] - 0.5 * self.size, self.size, "bold")
+            for i, column in enumerate(columns)
         ]
         height = max(map(len, labels))
         for line in range(height):
@@ -134,11 +160,11 @@ class _Sheet:
         for index in range(1, len(columns) + 1):
             if index == len(columns) or columns[index].group != columns[start].group:
                 if columns[start].group:
-                    left, right = (
-                        self.starts[start] + 0.4 * self.size,
-                        self.starts[index - 1] + self.widths[index - 1] - 0.4 * self.size,
+                    left = self.starts[start] + 0.4 * self.size
+                    right = self.starts[index - 1] + self.widths[index - 1] - 0.4 * self.size
+                    self.pages.text(
+                        (left + right) / 2, columns[start].group, self.size, "bold", GREY, "center"
                     )
-                    self.pages.text((left + right) / 2, columns[start].group, self.size, "bold", GREY, "center")
                     self.pages.y_pt += 1.4 * self.size
                     self.pages.rule(left, right - left, LIGHT, 0.8)
                     self.pages.y_pt -= 1.4 * self.size
@@ -156,7 +182,10 @@ class _Sheet:
         self.pages.y_pt += self.line_pt
 
     def row(self, texts: Sequence[str]) -> None:
-        cells = [self.wrap(text, self.widths[i] - 0.4 * self.size, self.size) if text else [""] for i, text in enumerate(texts)]
+        cells = [
+            self.wrap(text, self.widths[i] - 0.4 * self.size, self.size) if text else [""]
+            for i, text in enumerate(texts)
+        ]
         height = max(map(len, cells))
         self._room(height * self.line_pt)
         for line in range(height):

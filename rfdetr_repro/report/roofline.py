@@ -1,10 +1,12 @@
-"""How near the attention operators come to what the processor can do: a figure from the numbers of a benchmark run.
+"""How near the attention operators come to what the processor can do: a figure from the numbers of
+a benchmark run.
 
     pytest benchmarks/test_ops.py --benchmark-only --benchmark-json operators.json
     python -m reports.roofline operators.json [--out roofline.png]
 
-The work is a gather of 64-byte lines with two floating-point operations per four bytes, so the roof is the measured rate of such
-reads, and the axis across is what they are read from: the bytes of the value maps. Needs no torch.
+The work is a gather of 64-byte lines with two floating-point operations per four bytes, so the roof
+is the measured rate of such reads, and the axis across is what they are read from: the bytes of the
+value maps. Needs no torch.
 """
 
 from __future__ import annotations
@@ -23,23 +25,37 @@ from rfdetr_repro.plots.style import BLUE, GREY, ORANGE, VERMILION, save
 from rfdetr_repro.spec.arguments import input_file, output_file
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
 
-SERIES = {"ours": ("this operator", BLUE, "o"), "torch_ms_deform_attn": ("torch-ms-deform-attn", VERMILION, "s"),
-          "grid_sample": ("grid_sample", ORANGE, "^")}  # fmt: skip
+SERIES = {
+    "ours": ("this operator", BLUE, "o"),
+    "torch_ms_deform_attn": ("torch-ms-deform-attn", VERMILION, "s"),
+    "grid_sample": ("grid_sample", ORANGE, "^"),
+}
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """``extra_info`` of the forward benchmarks on one thread, by size of their maps. Raises :class:`InputError` where none is."""
+    """``extra_info`` of the forward benchmarks on one thread, by size of their maps.
+
+    Raises :class:`InputError` where none is.
+    """
     try:
         benchmarks = json.loads(path.read_text())["benchmarks"]
         rows = [entry["extra_info"] for entry in benchmarks]
-        found = [row for row in rows if row.get("limit_ms") and row.get("gathered_bytes") and row.get("value_bytes")]
+        found = [
+            row
+            for row in rows
+            if row.get("limit_ms") and row.get("gathered_bytes") and row.get("value_bytes")
+        ]
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", path, "run pytest with --benchmark-json first") from error
+        raise InputError(
+            f"cannot read: {error.strerror}", path, "run pytest with --benchmark-json first"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not a file of pytest-benchmark ({error})", path) from error
     if not found:
         raise InputError(
-            "no forward benchmark with its limit", path, "run benchmarks/test_ops.py, on a machine with a C compiler"
+            "no forward benchmark with its limit",
+            path,
+            "run benchmarks/test_ops.py, on a machine with a C compiler",
         )
     return sorted(found, key=lambda row: row["value_bytes"])
 
@@ -50,11 +66,22 @@ def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
     across = [row["value_bytes"] / 2**20 for row in rows]
 
     def speeds(name: str) -> list[float]:
-        return [row["gathered_bytes"] / row[f"{name}_ms"] / 1e6 if f"{name}_ms" in row else math.nan for row in rows]
+        return [
+            row["gathered_bytes"] / row[f"{name}_ms"] / 1e6 if f"{name}_ms" in row else math.nan
+            for row in rows
+        ]
 
-    axes.plot(across, speeds("limit"), color=GREY, marker="_", linestyle="--", label="measured limit:\nrandom 64-byte reads")
+    axes.plot(
+        across,
+        speeds("limit"),
+        color=GREY,
+        marker="_",
+        linestyle="--",
+        label="measured limit:\nrandom 64-byte reads",
+    )
     for name, (label, colour, marker) in SERIES.items():
-        if any(f"{name}_ms" in row for row in rows):  # no lines: the cases differ in more than their maps
+        # no lines: the cases differ in more than their maps
+        if any(f"{name}_ms" in row for row in rows):
             axes.plot(across, speeds(name), color=colour, marker=marker, linestyle="", label=label)
     axes.set(xscale="log", yscale="log", xlabel="value maps, MiB", ylabel="gathered, GB/s")
     for axis in (axes.xaxis, axes.yaxis):
@@ -66,9 +93,13 @@ def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
-    parser.add_argument("--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG")
+    parser.add_argument(
+        "--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG"
+    )
     args = parser.parse_args(argv)
     rows = rows_of(args.benchmarks)
     save(lambda figure: draw(figure, rows), args.out, height_in=3.2)

@@ -1,4 +1,7 @@
-"""A run folder in memory. Every file of it and every field of its summary is optional; a broken one is an error."""
+"""A run folder in memory.
+
+Every file of it and every field of its summary is optional; a broken one is an error.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     """Reads what is there. Raises :class:`InputError` for a missing folder or a broken file."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError("no such run folder", folder, "give the folder that the reproduce command wrote")
+        raise InputError(
+            "no such run folder", folder, "give the folder that the reproduce command wrote"
+        )
     run = Run(folder)
     run.records_path = Path(records) if records is not None else folder / "records.jsonl"
     if records is not None or run.records_path.exists():
@@ -61,14 +66,29 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     if (folder / "train_log.jsonl").exists():
         run.log = read_log(folder / "train_log.jsonl")
     captions = _captions(folder / "predictions.json")
-    run.pictures = [(path, captions.get(path.name, "")) for path in sorted((folder / "predictions").glob("*.png"))]
+    run.pictures = [
+        (path, captions.get(path.name, ""))
+        for path in sorted((folder / "predictions").glob("*.png"))
+    ]
     return run
 
 
 def _check_summary(summary: dict[str, Any], path: Path) -> None:
-    """Refuses a part of another kind: what is broken must not be reported as not in this run. A part may be absent, or null."""
+    """Refuses a part of another kind: what is broken must not be reported as not in this run.
+
+    A part may be absent, or null.
+    """
     kinds = {
-        dict: ("machine", "env", "data", "data.splits", "recipe", "search", "search.one_by_one", "search.latency_model"),
+        dict: (
+            "machine",
+            "env",
+            "data",
+            "data.splits",
+            "recipe",
+            "search",
+            "search.one_by_one",
+            "search.latency_model",
+        ),
         list: ("stages", "departures", "checks"),
     }
     for kind, places in kinds.items():
@@ -77,14 +97,24 @@ def _check_summary(summary: dict[str, Any], path: Path) -> None:
             for name in place.split("."):
                 value = value.get(name) if value is not None else None
             if value is not None and not isinstance(value, kind):
-                raise InputError(f"{place!r} is no {'object' if kind is dict else 'list'}", path, MEND)
+                raise InputError(
+                    f"{place!r} is no {'object' if kind is dict else 'list'}", path, MEND
+                )
     if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
         raise InputError("a stage is no object", path, MEND)
 
 
 def _captions(path: Path) -> dict[str, str]:
-    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else is an :class:`InputError`."""
+    """File name to caption, from a list of objects with ``file`` and ``caption``; anything else is
+    an :class:`InputError`.
+    """
     rows = read_json(path) if path.exists() else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows):
-        raise InputError("not a list of pictures with their captions", path, "remove the file, or draw the pictures again")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
+    ):
+        raise InputError(
+            "not a list of pictures with their captions",
+            path,
+            "remove the file, or draw the pictures again",
+        )
     return {Path(row["file"]).name: str(row.get("caption", "")) for row in rows}

@@ -1,4 +1,6 @@
-"""What a campaign does after its search: patch sizes that were never trained, and fine-tuning of what was found."""
+"""What a campaign does after its search: patch sizes that were never trained, and fine-tuning of
+what was found.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,41 @@ from rfdetr_repro.spec.train_config import TrainConfig
 
 
 def family(search: Any) -> tuple[list[Record], str]:
-    """AP of patch sizes around the trained ones, at every resolution of the space, with its largest decoder."""
+    """AP of patch sizes around the trained ones, at every resolution of the space, with its largest
+    decoder.
+    """
     records = evaluate(search, never_trained(search.space, between(search.space)))
     return records, f"{len(records)} architectures with patch sizes that training never drew"
 
 
 def finetuning(campaign: Campaign) -> TrainConfig:
     """The supernet's recipe for one architecture."""
-    return replace(campaign.train, steps=campaign.finetune_steps, base_share=0.0, evaluate_every=0, sampling="uniform")
+    return replace(
+        campaign.train,
+        steps=campaign.finetune_steps,
+        base_share=0.0,
+        evaluate_every=0,
+        sampling="uniform",
+    )
 
 
-def fine_tune(run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig) -> tuple[list[Record], str]:
-    """Trains ``arch`` on from the run's supernet in its folder's ``finetuned``; Records go to the run's store."""
+def fine_tune(
+    run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig
+) -> tuple[list[Record], str]:
+    """Trains ``arch`` on from the run's supernet in its folder's ``finetuned``; Records go to the
+    run's store.
+    """
     from rfdetr_repro.train.trainer import MODEL
 
-    folder, protocol = run.folder, run.campaign.decision
-    tuning = FineTuning(folder / MODEL, arch, folder / "finetuned", store=folder / "records.jsonl", protocol=protocol)
+    folder = run.folder
+    protocol = run.campaign.decision
+    tuning = FineTuning(
+        folder / MODEL,
+        arch,
+        folder / "finetuned",
+        store=folder / "records.jsonl",
+        protocol=protocol,
+    )
     records = tuning.run(splits, lambda card: recipe, run.command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)
     return records, f"{arch.key}, {recipe.steps} steps: val AP {before} -> {after}"
@@ -39,6 +60,10 @@ def fine_tune(run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConf
 
 def _val_ap(records: list[Record], variant: str) -> str:
     """In percent, "unknown" where val has no objects."""
-    of_variant = [record for record in records if record.model.variant == variant and record.data and record.data.split == "val"]
+    of_variant = [
+        record
+        for record in records
+        if record.model.variant == variant and record.data and record.data.split == "val"
+    ]
     value = metric("ap").value(of_variant[0]) if of_variant else None
     return "unknown" if value is None else f"{100 * value:.1f}"

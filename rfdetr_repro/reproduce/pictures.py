@@ -18,27 +18,38 @@ from rfdetr_repro.plots.figures import detections_figure
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.files import write_atomic
 
-PER_PICTURE, HIGHEST_THRESHOLD = 4, 0.3
+PER_PICTURE = 4
+HIGHEST_THRESHOLD = 0.3
 
 
 def as_annotations(found: ImageDetections, height: int, width: int) -> Annotations:
     """Detections of one image for drawing."""
     masks = None
     if found.masks_rle is not None:
-        masks = np.array([decode_mask(rle, height, width) for rle in found.masks_rle], dtype=bool).reshape(-1, height, width)
+        masks = np.array(
+            [decode_mask(rle, height, width) for rle in found.masks_rle], dtype=bool
+        ).reshape(-1, height, width)
     return best_of_each_box(Annotations(found.boxes_xyxy, found.labels, found.scores, masks))
 
 
 def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
-    """One picture per held-out split, of its first images with objects; captions go to ``predictions.json`` beside ``folder``."""
+    """One picture per held-out split, of its first images with objects; captions go to
+    ``predictions.json`` beside ``folder``.
+    """
     session = OrtSession(artifact)
-    paths, captions = [], []
+    paths = []
+    captions = []
     for name, split in splits.items():
         if name == "train":
             continue
         rows = [row for row in range(len(split)) if len(split.sample(row).labels)][:PER_PICTURE]
         path = folder / f"{name}.png"
-        captions.append({"file": path.name, "caption": f"{name}: {split.description.rstrip('.')}. Model {artifact.sha256[:12]}."})
+        captions.append(
+            {
+                "file": path.name,
+                "caption": f"{name}: {split.description.rstrip('.')}. Model {artifact.sha256[:12]}.",  # noqa: E501
+            }
+        )
         paths.append(path)
         if not path.exists():
             _draw(session, split, rows, path)
@@ -47,7 +58,10 @@ def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path
 
 
 def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) -> None:
-    labels, images, predictions, truths = label_map(session.manifest, split), [], [], []
+    labels = label_map(session.manifest, split)
+    images = []
+    predictions = []
+    truths = []
     for row in rows:
         sample: Any = split.sample(row, masks=split.has_masks)
         images.append(np.array(sample.image))
@@ -56,10 +70,21 @@ def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) ->
         truths.append(Annotations(sample.boxes_xyxy, sample.labels, None, sample.masks))
     names = split.classes.names
     min_score = _threshold(predictions, sum(len(truth.labels) for truth in truths))
-    detections_figure(images, predictions, path, truths=truths, class_names=names, min_score=min_score)
+    detections_figure(
+        images, predictions, path, truths=truths, class_names=names, min_score=min_score
+    )
 
 
 def _threshold(predictions: list[Annotations], objects: int) -> float:
-    """The score at which as many predictions are drawn as there are objects, at most 0.3: a young model is never sure."""
-    scores = np.sort(np.concatenate([[0.0], *(found.scores for found in predictions if found.scores is not None)]))[::-1]
-    return min(HIGHEST_THRESHOLD, float(np.floor(100 * scores[min(max(objects, 1), len(scores)) - 1]) / 100))
+    """The score at which as many predictions are drawn as there are objects, at most 0.3: a young
+    model is never sure.
+    """
+    scores = np.sort(
+        np.concatenate(
+            [[0.0], *(found.scores for found in predictions if found.scores is not None)]
+        )
+    )[::-1]
+    return min(
+        HIGHEST_THRESHOLD,
+        float(np.floor(100 * scores[min(max(objects, 1), len(scores)) - 1]) / 100),
+    )

@@ -1,4 +1,6 @@
-"""What a campaign would take on this machine, stage by stage, from passes timed here; nothing is trained and nothing written."""
+"""What a campaign would take on this machine, stage by stage, from passes timed here; nothing is
+trained and nothing written.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ class Sizes(NamedTuple):
 
 
 def plan(campaign: Campaign) -> Iterator[str]:
-    """Lines, each as soon as it is known: steps, memory and hours of every stage, then all hours together."""
+    """Lines, each as soon as it is known: steps, memory and hours of every stage, then all hours
+    together.
+    """
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
 
-    device, sizes = choose_device(), data_sizes(campaign.data, campaign.drop_bad)
-    masks, hours = campaign.preset.model.masks and sizes.masks, []
+    device = choose_device()
+    sizes = data_sizes(campaign.data, campaign.drop_bad)
+    masks = campaign.preset.model.masks and sizes.masks
+    hours = []
     if campaign.weights is not None and not campaign.weights.exists():
         yield f"weights {campaign.weights}: not here yet"
 
@@ -44,7 +50,9 @@ def plan(campaign: Campaign) -> Iterator[str]:
 
     if (before := campaign.pretraining) is not None:
         others = data_sizes(before.data, campaign.drop_bad)
-        yield from training("pretraining", recipe(campaign, before.train, masks=others.masks), others)
+        yield from training(
+            "pretraining", recipe(campaign, before.train, masks=others.masks), others
+        )
     own = recipe(campaign, campaign.train, masks=masks)
     yield from training("train", own, sizes)
     search = plan_search(campaign, sized(own, sizes), sizes.val or VAL_IMAGES, device)
@@ -54,7 +62,10 @@ def plan(campaign: Campaign) -> Iterator[str]:
     if campaign.finetune_steps:
         yield from training("finetune", replace(own, space=None, train=finetuning(campaign)), sizes)
         yield f"(of {own.preset.arch.key}: what the search will find is not known yet)"
-    yield f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the report not counted"
+    yield (
+        f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the "
+        f"report not counted"
+    )
 
 
 def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes:
@@ -64,7 +75,10 @@ def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes
 
     if folder is None:
         config = EmbeddedConfig()
-        told = f"embedded set: {config.train_images} images to train on, {config.val_images} to search on"
+        told = (
+            f"embedded set: {config.train_images} images to train on, {config.val_images} to "
+            f"search on"
+        )
         return Sizes(told, config.train_images, config.val_images)
     source = DataSource.of(folder).dropping(drop_bad)
     if not source.exists():
@@ -90,7 +104,8 @@ def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
     from rfdetr_repro.search.plan import plan as plan_passes
     from rfdetr_repro.search.race import Rules
 
-    fit, protocols = Fit(campaign.engines, campaign.most_engines), campaign.protocols
+    fit = Fit(campaign.engines, campaign.most_engines)
+    protocols = campaign.protocols
     rules = Rules() if campaign.strategy == "race" else None
     job = Job(campaign.space, images, fit, campaign.candidates, protocols, rules)
     return plan_passes(Detector(own.preset.model, own.preset.arch).to(device).eval(), job)

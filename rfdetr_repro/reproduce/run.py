@@ -1,9 +1,11 @@
-"""The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at every stage.
+"""The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at
+every stage.
 
     python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] [--data DIR] [--out runs/NAME]
 
-Run it again and what is finished is read, not computed. Every stage leaves files that are whole or absent.
-"""
+Run it again and what is finished is read, not computed. Every stage leaves files that are whole or
+absent.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -38,13 +40,18 @@ from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
 T = TypeVar("T")
-# How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied detections then do to an AP.
-AP_GAP, SCORE_GAP = 0.005, 1e-4
+# How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied
+# detections then do to an AP.
+AP_GAP = 0.005
+SCORE_GAP = 1e-4
 
 
 @dataclass
 class Stages:
-    """What is done and how long it took: ``RUN/stages.json``. A stage that runs again with nothing to do keeps its first time."""
+    """What is done and how long it took: ``RUN/stages.json``.
+
+    A stage that runs again with nothing to do keeps its first time.
+    """
 
     path: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -54,14 +61,25 @@ class Stages:
             self.rows = read_json(self.path)
 
     def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
-        """Runs ``work() -> (result, one line for the report)`` and notes its time the first time it completes."""
+        """Runs ``work() -> (result, one line for the report)`` and notes its time the first time it
+        completes.
+        """
         again = name in self.rows
         print(f"[{name}] {title}" + (" (done before; reading)" if again else ""), flush=True)
         started = time.perf_counter()
         result, detail = work()
         if not again:
-            self.note(name, {"name": name, "seconds": round(time.perf_counter() - started, 1), "detail": detail})
-        print(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True)
+            self.note(
+                name,
+                {
+                    "name": name,
+                    "seconds": round(time.perf_counter() - started, 1),
+                    "detail": detail,
+                },
+            )
+        print(
+            f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True
+        )
         return result
 
     def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -99,7 +117,10 @@ class Reproduction:
         self.store = Store(self.folder / "records.jsonl")
 
     def run(self) -> Path:
-        """All stages; returns the report's path. Another run that writes the folder's store: :class:`InputError`."""
+        """All stages; returns the report's path.
+
+        Another run that writes the folder's store: :class:`InputError`.
+        """
         with self.store.exclusive():
             remove_unfinished(self.folder)
             self.stages = Stages(self.stages.path)  # as the one before left it
@@ -109,14 +130,23 @@ class Reproduction:
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
         weights = self.weights()
-        self.stages.run("train", "training the supernet", lambda: train(self.campaign, splits, self.folder, weights))
+        self.stages.run(
+            "train",
+            "training the supernet",
+            lambda: train(self.campaign, splits, self.folder, weights),
+        )
         search = self.search(splits)
-        with search.deployment.watched() as search.watched:  # the GPU that the found models will run on, if it is one
+        # the GPU that the found models will run on, if it is one
+        with search.deployment.watched() as search.watched:
             heldout = self.find(search, splits)
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.after_search(search, splits)
-        self.stages.run("predictions", "drawing example predictions", lambda: self.predictions(search, splits))
-        write_summary(self, splits, started_at=started_at, search=search, heldout=heldout, costs=costs)
+        self.stages.run(
+            "predictions", "drawing example predictions", lambda: self.predictions(search, splits)
+        )
+        write_summary(
+            self, splits, started_at=started_at, search=search, heldout=heldout, costs=costs
+        )
         return self.stages.run("report", "tables, plots, report", self.report)
 
     def find(self, search: Any, splits: dict[str, Any]) -> Any:
@@ -124,21 +154,32 @@ class Reproduction:
         title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
         latency = self.stages.run("latency", title, lambda: self.latency(search))
         whole = "accuracy of every configuration"
-        title = "a race of the configurations for the frontier" if self.campaign.strategy == "race" else whole
+        title = (
+            "a race of the configurations for the frontier"
+            if self.campaign.strategy == "race"
+            else whole
+        )
         records = self.stages.run("search", title, lambda: self.evaluate(search, *latency))
         confirmed = self.stages.run(
-            "confirm", "full protocol for frontier candidates", lambda: self.confirm(search, splits, records, *latency)
+            "confirm",
+            "full protocol for frontier candidates",
+            lambda: self.confirm(search, splits, records, *latency),
         )
         self.stages.run(
-            "model", "latency model beside the confirmed files", lambda: self.judge(search, records, confirmed, latency)
+            "model",
+            "latency model beside the confirmed files",
+            lambda: self.judge(search, records, confirmed, latency),
         )
         return latency[1]
 
     def report(self) -> tuple[Path, str]:
-        """The PDF, built again only for other Records; their content says so, not a file's time: a clock may be set back."""
+        """The PDF, built again only for other Records; their content says so, not a file's time: a
+        clock may be set back.
+        """
         from rfdetr_repro.report.build import build_report
 
-        path, shown = self.folder / "report.pdf", {"records_sha256": sha256_file(self.store.path)}
+        path = self.folder / "report.pdf"
+        shown = {"records_sha256": sha256_file(self.store.path)}
         if not path.exists() or self.stages.rows.get("report.result") != shown:
             build_report(self.folder)
             self.stages.note("report.result", shown)
@@ -152,7 +193,9 @@ class Reproduction:
         folder = self.campaign.data
         if folder is None:
             progress = bar("composing", "x32 images")
-            folder = write_embedded(self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress)
+            folder = write_embedded(
+                self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress
+            )
         source = DataSource.of(folder).dropping(self.campaign.drop_bad)
         train = read_split(source, "train")
         splits = {"train": train, "val": read_split(source, "val", train.classes)}
@@ -165,7 +208,9 @@ class Reproduction:
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def weights(self) -> Path | None:
-        """What the supernet's training starts from: the campaign's file, or a stage before, which starts from that."""
+        """What the supernet's training starts from: the campaign's file, or a stage before, which
+        starts from that.
+        """
         if (before := self.campaign.pretraining) is None:
             return self.campaign.weights
         work = partial(pretrain, self.campaign, self.folder / "pretraining")
@@ -185,15 +230,24 @@ class Reproduction:
         masks = card.config.masks and (asked.search_masks or asked.metric.startswith("mask"))
         splits["val"].cache_images()
         return Search(
-            to_device(detector, None), card, digest, asked.space, splits["val"], self.store, self.folder / "artifacts",
-            Context(asked.name, self.command, asked.train.seed), masks=masks, deployment=deployment,
+            to_device(detector, None),
+            card,
+            digest,
+            asked.space,
+            splits["val"],
+            self.store,
+            self.folder / "artifacts",
+            Context(asked.name, self.command, asked.train.seed),
+            masks=masks,
+            deployment=deployment,
             decision=asked.decision,
-        )  # fmt: skip
+        )
 
     def latency(self, search: Any) -> tuple[Any, str]:
         from rfdetr_repro.search.engines import fit_latency
 
-        fit, targets = self.fit(), self.targets()
+        fit = self.fit()
+        targets = self.targets()
         model, heldout, count = fit_latency(search, fit, bar("exporting engines", "engine"), print)
         if targets is not None:
             fit.check(heldout)
@@ -204,7 +258,8 @@ class Reproduction:
     def fit(self) -> Any:
         from rfdetr_repro.search.engines import Fit
 
-        fit, targets = Fit(self.campaign.engines, self.campaign.most_engines), self.targets()
+        fit = Fit(self.campaign.engines, self.campaign.most_engines)
+        targets = self.targets()
         return fit if targets is None else fit.within(targets.tolerance)
 
     def targets(self) -> Any:
@@ -212,45 +267,80 @@ class Reproduction:
 
         return Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
 
-    def judge(self, search: Any, records: Any, confirmed: Any, before: tuple[Any, Any]) -> tuple[Any, str]:
+    def judge(
+        self, search: Any, records: Any, confirmed: Any, before: tuple[Any, Any]
+    ) -> tuple[Any, str]:
         """Fits the model to the confirmed files too; what it had said of them is compared first."""
         from rfdetr_repro.search.command import refitted
 
         after, error, seen = refitted(search, self.fit(), confirmed, records, before)
         told = f"{seen.describe('on the confirmed files:')}; fitted to them too, {error.describe()}"
-        return after, "; ".join([told, *(check.describe() for check in model_checks(confirmed) if not check.within_bound)])
+        return after, "; ".join(
+            [
+                told,
+                *(check.describe() for check in model_checks(confirmed) if not check.within_bound),
+            ]
+        )
 
     def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
         from rfdetr_repro.search.command import print_stage
         from rfdetr_repro.search.evaluation import goal
         from rfdetr_repro.search.race import Rules
 
-        whole, spent = len(search.space) * len(search.split), ""
+        whole = len(search.space) * len(search.split)
+        spent = ""
         if self.campaign.strategy == "race":
-            records, outcome = search.race(model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage)
-            spent = f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations ({outcome.took()})"
+            records, outcome = search.race(
+                model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage
+            )
+            spent = (
+                f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations "
+                f"({outcome.took()})"
+            )
         else:
             records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
         scored = [record for record in records if record.accuracy.ap50 is not None]
         best = max(scored, key=lambda record: record.accuracy.ap50, default=None)
-        told = "val has no object, so no AP" if best is None else f"best val AP50 {100 * best.accuracy.ap50:.1f}"
-        return records, f"{len(records)} configurations{spent}; {told}" + (f" ({best.model.arch.key})" if best else "")
+        told = (
+            "val has no object, so no AP"
+            if best is None
+            else f"best val AP50 {100 * best.accuracy.ap50:.1f}"
+        )
+        return records, f"{len(records)} configurations{spent}; {told}" + (
+            f" ({best.model.arch.key})" if best else ""
+        )
 
     def costs(self, search: Any) -> dict[str, Any]:
-        """The same configurations shared and one by one, on two backbones of the space (a cheap and a dear one)."""
+        """The same configurations shared and one by one, on two backbones of the space (a cheap and
+        a dear one).
+        """
         from rfdetr_repro.search.economy import compare_costs
         from rfdetr_repro.search.shared import by_backbone
 
         groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
-        rows = [compare_costs(search, groups[index]) for index in (len(groups) // 4, 3 * len(groups) // 4)]
-        total = {name: sum(row[name] for row in rows) for name in ("configurations", "shared_seconds", "single_seconds")}
-        gaps = {name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")}
+        rows = [
+            compare_costs(search, groups[index])
+            for index in (len(groups) // 4, 3 * len(groups) // 4)
+        ]
+        total = {
+            name: sum(row[name] for row in rows)
+            for name in ("configurations", "shared_seconds", "single_seconds")
+        }
+        gaps = {
+            name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")
+        }
         if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
-            told = f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
-            raise StatedFailure(f"shared and one-by-one accuracy differ {told}: more than rounding explains")
+            told = (
+                f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
+            )
+            raise StatedFailure(
+                f"shared and one-by-one accuracy differ {told}: more than rounding explains"
+            )
         return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
-    def confirm(self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any) -> tuple[list, str]:
+    def confirm(
+        self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any
+    ) -> tuple[list, str]:
         import numpy as np
 
         from rfdetr_repro.bench.accuracy import model_input
@@ -260,14 +350,25 @@ class Reproduction:
         from rfdetr_repro.search.targets import candidates
 
         chosen = candidates(records, self.campaign.candidates, self.campaign.metric, self.targets())
-        protocols, said = self.campaign.protocols, forecasts(search, model, heldout, chosen)
-        measured, held_out = [], [split for name, split in splits.items() if name != "train"]
+        protocols = self.campaign.protocols
+        said = forecasts(search, model, heldout, chosen)
+        measured = []
+        held_out = [split for name, split in splits.items() if name != "train"]
         for arch in bar("confirming", "model")(chosen):
             if "confirm" not in self.stages.rows:
-                images = np.concatenate([model_input(search.split.load_image(i), arch.input_hw) for i in range(4)])
-                check_against(search.detector.slice(arch), OrtSession(search.export(arch), protocols[0].threads), images)
+                images = np.concatenate(
+                    [model_input(search.split.load_image(i), arch.input_hw) for i in range(4)]
+                )
+                check_against(
+                    search.detector.slice(arch),
+                    OrtSession(search.export(arch), protocols[0].threads),
+                    images,
+                )
             measured += search.confirm(arch, held_out, protocols, said[arch])
-        told = f"{len({record.model.arch for record in measured})} models, each checked against PyTorch by matched boxes"
+        told = (
+            f"{len({record.model.arch for record in measured})} models, each checked against "
+            f"PyTorch by matched boxes"
+        )
         gaps = describe_gaps(ap_gaps([*records, *measured])).removesuffix(".")
         return measured, "; ".join(filter(None, (told, gaps)))
 
@@ -278,8 +379,11 @@ class Reproduction:
         if not self.campaign.finetune_steps:
             return
         self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
-        recipe, arch = finetuning(self.campaign), self.best().model.arch
-        self.stages.run("finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self, arch, splits, recipe))
+        recipe = finetuning(self.campaign)
+        arch = self.best().model.arch
+        self.stages.run(
+            "finetune", f"fine-tuning {arch.key}", lambda: fine_tune(self, arch, splits, recipe)
+        )
 
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
         from .pictures import draw_examples
@@ -291,27 +395,51 @@ class Reproduction:
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
         on_val = [point.on("val") for point in confirmed_points(self.store.read())]
-        scored = [record for record in on_val if record is not None and record.accuracy and record.accuracy.ap is not None]
+        scored = [
+            record
+            for record in on_val
+            if record is not None and record.accuracy and record.accuracy.ap is not None
+        ]
         if not scored:
-            raise StatedFailure("no confirmed file has an AP on val, so none is the best: does val hold objects of the classes?")
+            raise StatedFailure(
+                "no confirmed file has an AP on val, so none is the best: does val hold objects of "
+                "the classes?"
+            )
         return max(scored, key=lambda record: record.accuracy.ap)
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.reproduce", description="The whole flow; resumable; ends with the frontier table.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.reproduce",
+        description="The whole flow; resumable; ends with the frontier table.",
+    )
     add = arguments.add_argument
     add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
     add_data_arguments(arguments, "used instead of the campaign's own data")
     add("--out", type=output_folder, help="run folder (default runs/CAMPAIGN)")
-    add("--from-scratch", action="store_true", help="train from random weights, not from the campaign's own")
-    add("--plan", action="store_true", help="do nothing: time a few passes of each stage here and say what it would take")
+    add(
+        "--from-scratch",
+        action="store_true",
+        help="train from random weights, not from the campaign's own",
+    )
+    add(
+        "--plan",
+        action="store_true",
+        help="do nothing: time a few passes of each stage here and say what it would take",
+    )
     return arguments
 
 
 def check_inputs(chosen: Campaign) -> None:
-    """Raises :class:`InputError` if a file that the campaign names is not there, or its backend cannot run here."""
+    """Raises :class:`InputError` if a file that the campaign names is not there, or its backend
+    cannot run here.
+    """
     before = None if chosen.pretraining is None else chosen.pretraining.data
-    for what, path in (("data", chosen.data), ("weights", chosen.weights), ("data of the pretraining", before)):
+    for what, path in (
+        ("data", chosen.data),
+        ("weights", chosen.weights),
+        ("data of the pretraining", before),
+    ):
         if path is not None and not DataSource.of(path).exists():
             raise InputError(f"the campaign's {what} are not there", path, "check the path")
     from rfdetr_repro.runtime.backends import check_backend

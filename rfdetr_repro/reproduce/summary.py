@@ -16,7 +16,15 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def write_summary(run: Any, splits: dict[str, Any], *, started_at: str, search: Any, heldout: Any, costs: dict[str, Any]) -> None:
+def write_summary(
+    run: Any,
+    splits: dict[str, Any],
+    *,
+    started_at: str,
+    search: Any,
+    heldout: Any,
+    costs: dict[str, Any],
+) -> None:
     """Writes ``summary.json``, what the report needs beside Records and log."""
     from rfdetr_repro.bench.machine import environment, this_machine
 
@@ -31,12 +39,16 @@ def write_summary(run: Any, splits: dict[str, Any], *, started_at: str, search: 
         "stages": run.stages.timed(),
         "data": {
             "description": splits["train"].description,
-            "splits": {name: {"images": len(split), "sha256": split.sha256} for name, split in splits.items()},
+            "splits": {
+                name: {"images": len(split), "sha256": split.sha256}
+                for name, split in splits.items()
+            },
         },
         "recipe": {**asdict(run.campaign.train), "model": asdict(search.card.config)},
         "departures": departures(run.campaign),
         "checks": [
-            f"box AP of {costs['configurations']} configurations in the shared pass and one by one: {_difference(costs)}",
+            f"box AP of {costs['configurations']} configurations in the shared pass and one by "
+            f"one: {_difference(costs)}",
             f"exports: {run.stages.rows['confirm']['detail']}",
             "accuracy and latency of every confirmed row come from the file with its SHA-256",
         ],
@@ -46,7 +58,9 @@ def write_summary(run: Any, splits: dict[str, Any], *, started_at: str, search: 
 
 
 def _difference(costs: dict[str, Any]) -> str:
-    """Some processors add the products of a smaller batch in another order; the largest difference is what is said."""
+    """Some processors add the products of a smaller batch in another order; the largest difference
+    is what is said.
+    """
     gap = costs.get("largest_ap_gap")
     if gap is None:
         return "within the bound of the check, by how much was not kept"

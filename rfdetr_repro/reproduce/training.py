@@ -22,7 +22,9 @@ def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
 
 
 def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
-    """Before training: refuses a campaign that needs masks which the data lack; says what else goes without masks."""
+    """Before training: refuses a campaign that needs masks which the data lack; says what else goes
+    without masks.
+    """
     from rfdetr_repro.data.census import mask_lines
 
     if not campaign.preset.model.masks:
@@ -33,14 +35,18 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
         lines.insert(0, f"{why}: training boxes only")
     if needed and lines and (why or splits["val"].why_no_mask_ap()):
         mend = "mend the masks, or search for ap with search_masks = false"
-        raise InputError(f"the campaign searches with masks, but {lines[0]}", splits["train"].name, mend)
+        raise InputError(
+            f"the campaign searches with masks, but {lines[0]}", splits["train"].name, mend
+        )
     print("".join(f"{line}\n" for line in lines), end="", flush=True)
 
 
 def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
-    """The stage before the campaign's own, from the campaign's weights; (its model, a line for the report).
+    """The stage before the campaign's own, from the campaign's weights; (its model, a line for the
+    report).
 
-    Where its data has masks they are trained, whatever the campaign asks for: the paper's one stage serves both tasks.
+    Where its data has masks they are trained, whatever the campaign asks for: the paper's one stage
+    serves both tasks.
     """
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.data.coco import has_split, read_split
@@ -52,15 +58,25 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
         splits["val"] = read_split(data, "val", splits["train"].classes)
     print_census(splits.values())
     if campaign.preset.model.masks and not splits["train"].has_masks:
-        raise InputError("no masks to train the mask head with", data, "make them: python -m rfdetr_repro.data.pseudo_masks")
+        raise InputError(
+            "no masks to train the mask head with",
+            data,
+            "make them: python -m rfdetr_repro.data.pseudo_masks",
+        )
     stage = replace(campaign, train=campaign.pretraining.train)
     if splits["train"].has_masks:
-        stage = replace(stage, preset=replace(stage.preset, model=replace(stage.preset.model, masks=True)))
+        stage = replace(
+            stage, preset=replace(stage.preset, model=replace(stage.preset.model, masks=True))
+        )
     return train(stage, splits, folder, campaign.weights)
 
 
-def train(campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: Path | None) -> tuple[Path, str]:
-    """Trains the supernet in ``folder`` from ``weights`` (None: random); (its model, a line for the report)."""
+def train(
+    campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: Path | None
+) -> tuple[Path, str]:
+    """Trains the supernet in ``folder`` from ``weights`` (None: random); (its model, a line for the
+    report).
+    """
     from rfdetr_repro.evaluation.predict_split import base_accuracies
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.processes import run_training
@@ -69,13 +85,25 @@ def train(campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: 
 
     held_out = {name: split for name, split in splits.items() if name != "train"}
     masks = campaign.preset.model.masks and splits["train"].has_masks
-    chosen, initial = recipe(campaign, campaign.train, masks=masks), None
+    chosen = recipe(campaign, campaign.train, masks=masks)
+    initial = None
     if weights is not None:
         row, initial, told = start_from(weights, chosen.preset, splits["train"].classes)
         chosen = replace(chosen, preset=row)
         print(told)
     device = choose_device()
     print(f"on {device}")
-    setup = {"recipe": chosen, "split": splits["train"], "folder": folder, "initial": initial, "device": device}
-    trainer = run_training(setup, evaluate=(lambda model: base_accuracies(model, held_out)) if held_out else None)
-    return folder / MODEL, f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {trainer.precision}"
+    setup = {
+        "recipe": chosen,
+        "split": splits["train"],
+        "folder": folder,
+        "initial": initial,
+        "device": device,
+    }
+    trainer = run_training(
+        setup, evaluate=(lambda model: base_accuracies(model, held_out)) if held_out else None
+    )
+    return (
+        folder / MODEL,
+        f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {trainer.precision}",
+    )

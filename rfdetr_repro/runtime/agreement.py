@@ -1,6 +1,7 @@
 """Does the artifact compute what the subnet computes? Compared by matched boxes, never elementwise.
 
-Nearly equal scores may come in any order, and two-stage selection may swap queries (benchmark protocol section 6).
+Nearly equal scores may come in any order, and two-stage selection may swap queries (benchmark
+protocol section 6).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from .session import Array, Detections, Session
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact may be from PyTorch. ``same_object``: boxes farther apart than this are not compared at all."""
+    """How far an artifact may be from PyTorch.
+
+    ``same_object``: boxes farther apart than this are not compared at all.
+    """
 
     box: float = 1e-3  # parts of the image
     score: float = 1e-3
@@ -42,8 +46,11 @@ class Agreement:
 
 
 @torch.no_grad()
-def check_against(subnet: nn.Module, session: Session, images: Array, tolerance: Tolerance | None = None) -> Agreement:
-    """Compares PyTorch and artifact on ``images`` (N, 3, H, W) float32 RGB in 0..1 by matched boxes.
+def check_against(
+    subnet: nn.Module, session: Session, images: Array, tolerance: Tolerance | None = None
+) -> Agreement:
+    """Compares PyTorch and artifact on ``images`` (N, 3, H, W) float32 RGB in 0..1 by matched
+    boxes.
 
     Beyond ``tolerance``: :class:`StatedFailure`.
     """
@@ -54,20 +61,26 @@ def check_against(subnet: nn.Module, session: Session, images: Array, tolerance:
         found = session.run(np.ascontiguousarray(image[None]))
         ranked = top_k(subnet(normalise(torch.from_numpy(image[None]))), found.scores.shape[1])
         masks = None if ranked.mask_logits is None else ranked.mask_logits.numpy()
-        expected = Detections(ranked.scores.numpy(), ranked.labels.numpy(), ranked.boxes_xyxy.numpy(), masks)
+        expected = Detections(
+            ranked.scores.numpy(), ranked.labels.numpy(), ranked.boxes_xyxy.numpy(), masks
+        )
         pairs = _match(expected, found, tolerance.same_object)
         matched, total = matched + len(pairs), total + found.scores.shape[1]
         if len(pairs):
             differences.append(_differences(expected, found, pairs))
     box, score, mask = np.max(differences, axis=0) if differences else (np.inf, np.inf, np.inf)
     has_masks = len(session.manifest.outputs) == 4
-    agreement = Agreement(float(box), float(score), float(mask) if has_masks else None, matched / max(total, 1), total)
+    agreement = Agreement(
+        float(box), float(score), float(mask) if has_masks else None, matched / max(total, 1), total
+    )
     _refuse_beyond(agreement, tolerance, session.manifest.model.name)
     return agreement
 
 
 def _match(expected: Detections, found: Detections, same_object: float) -> Array:
-    """Index pairs (n, 2) of one image: the assignment of equal labels with the least sum of box and score differences."""
+    """Index pairs (n, 2) of one image: the assignment of equal labels with the least sum of box and
+    score differences.
+    """
     box = np.abs(expected.boxes_xyxy[0][:, None] - found.boxes_xyxy[0][None]).max(-1)  # (K, K)
     cost = box + np.abs(expected.scores[0][:, None] - found.scores[0][None])
     possible = (expected.labels[0][:, None] == found.labels[0][None]) & (box <= same_object)
@@ -76,21 +89,32 @@ def _match(expected: Detections, found: Detections, same_object: float) -> Array
     return np.stack([rows[kept], columns[kept]], axis=1)
 
 
-def _differences(expected: Detections, found: Detections, pairs: Array) -> tuple[float, float, float]:
+def _differences(
+    expected: Detections, found: Detections, pairs: Array
+) -> tuple[float, float, float]:
     rows, columns = pairs.T
     box = np.abs(expected.boxes_xyxy[0][rows] - found.boxes_xyxy[0][columns]).max()
     score = np.abs(expected.scores[0][rows] - found.scores[0][columns]).max()
     if expected.masks is None or found.masks is None:
         return float(box), float(score), 0.0
     logits = expected.masks[0][rows]
-    return float(box), float(score), float(np.abs(logits - found.masks[0][columns]).max() / max(1.0, np.abs(logits).max()))
+    return (
+        float(box),
+        float(score),
+        float(np.abs(logits - found.masks[0][columns]).max() / max(1.0, np.abs(logits).max())),
+    )
 
 
 def _refuse_beyond(agreement: Agreement, tolerance: Tolerance, name: str) -> None:
-    within = agreement.box <= tolerance.box and agreement.score <= tolerance.score and agreement.matched >= tolerance.matched
+    within = (
+        agreement.box <= tolerance.box
+        and agreement.score <= tolerance.score
+        and agreement.matched >= tolerance.matched
+    )
     if not within or (agreement.mask_logit or 0.0) > tolerance.mask_logit:
         mask = "" if agreement.mask_logit is None else f", mask logit {agreement.mask_logit:.2g}"
         raise StatedFailure(
-            f"the artifact of {name} disagrees with PyTorch: {agreement.matched:.1%} of detections matched, "
-            f"largest differences box {agreement.box:.2g}, score {agreement.score:.2g}{mask}"
+            f"the artifact of {name} disagrees with PyTorch: {agreement.matched:.1%} of detections "
+            f"matched, largest differences box {agreement.box:.2g}, score "
+            f"{agreement.score:.2g}{mask}"
         )

@@ -1,7 +1,8 @@
 """Opens an artifact on a backend by name. What a backend needs is imported when it is asked for.
 
-ONNX files run on ``onnxruntime`` (CPU), ``onnxruntime-cuda``, ``openvino`` (CPU), ``tensorrt`` and ``tensorrt-rtx``; files of
-format torch on ``torch`` (eager, on the GPU if there is one) and ``torch-graph``. ``Session.artifact_id.runtime`` says what ran.
+ONNX files run on ``onnxruntime`` (CPU), ``onnxruntime-cuda``, ``openvino`` (CPU), ``tensorrt`` and
+``tensorrt-rtx``; files of format torch on ``torch`` (eager, on the GPU if there is one) and
+``torch-graph``. ``Session.artifact_id.runtime`` says what ran.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from .session import OrtSession, Session
 
 
 def check_backend(backend: str) -> None:
-    """Finds out, before any work, whether ``backend`` can run here: its package and its device. If not: :class:`InputError`."""
+    """Finds out, before any work, whether ``backend`` can run here: its package and its device.
+
+    If not: :class:`InputError`.
+    """
     choose(backend, BACKENDS, "backend")
     if backend == "onnxruntime-cuda":
         _class("ort_cuda_session", "check_provider")()
@@ -33,20 +37,31 @@ def check_backend(backend: str) -> None:
 
 
 def open_session(
-    artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, cuda_graph: bool = False, build: int = 0
+    artifact: Artifact,
+    backend: str = "onnxruntime",
+    *,
+    threads: int = 2,
+    cuda_graph: bool = False,
+    build: int = 0,
 ) -> Session:
     """A session of ``artifact`` on one of BACKENDS.
 
-    ``threads``: of a CPU runtime, of the host side of a GPU one. ``cuda_graph``: captured before this returns (``torch-graph``
-    always does). ``build``: 0, 1, ...: which of several engines that TensorRT builds of one file; other backends build nothing
-    and open the same again. Unknown names, a package or device that is not there, a file of another format, and anything else a
-    user can mend: :class:`InputError`.
+    ``threads``: of a CPU runtime, of the host side of a GPU one. ``cuda_graph``: captured before
+    this returns (``torch-graph`` always does). ``build``: 0, 1, ...: which of several engines that
+    TensorRT builds of one file; other backends build nothing and open the same again. Unknown
+    names, a package or device that is not there, a file of another format, and anything else a user
+    can mend: :class:`InputError`.
     """
     choose(backend, BACKENDS, "backend")
     if not 1 <= threads <= 1024 or build < 0:
-        raise InputError(f"{threads} threads, build {build}", backend, "1 to 1024 threads; builds count from 0")
+        raise InputError(
+            f"{threads} threads, build {build}", backend, "1 to 1024 threads; builds count from 0"
+        )
     if cuda_graph and backend not in WITH_GRAPH:
-        raise InputError(f"{backend} has no CUDA graph", mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out")
+        raise InputError(
+            f"{backend} has no CUDA graph",
+            mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
+        )
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
     if backend == "onnxruntime-cuda":

@@ -1,7 +1,8 @@
 """OpenVINO on the CPU (the extra ``openvino``), in float32 unless the file itself says otherwise.
 
-Left alone, OpenVINO computes a float32 file in bfloat16 where the processor can (benchmark protocol section 6). So the precision
-is asked for, read back, and the compiled model is searched for nodes that compute in another one.
+Left alone, OpenVINO computes a float32 file in bfloat16 where the processor can (benchmark protocol
+section 6). So the precision is asked for, read back, and the compiled model is searched for nodes
+that compute in another one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,18 @@ except ImportError as error:
     mend = "pip install 'rfdetr-repro[openvino]', or choose another backend"
     raise InputError("the package openvino is not installed", mend=mend) from error
 
-_DTYPES = {"f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "boolean": "bool"}
-_DTYPES |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)}
+_DTYPES = {
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "bf16": "bfloat16",
+    "boolean": "bool",
+}
+_DTYPES |= {
+    f"{kind}{bits}": f"{name}{bits}"
+    for kind, name in (("i", "int"), ("u", "uint"))
+    for bits in (8, 16, 32, 64)
+}
 _HALF = {"f16", "bf16"}  # what OpenVINO may compute a float32 node in
 
 
@@ -53,7 +64,9 @@ class OpenVinoSession(Session):
             self._compiled = core.compile_model(model, "CPU", wanted)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
-            raise InputError(f"OpenVINO cannot load the model ({reason})", artifact.path, "export it again") from error
+            raise InputError(
+                f"OpenVINO cannot load the model ({reason})", artifact.path, "export it again"
+            ) from error
         self._check_properties(wanted)
         self._check_precision({precision, *_precisions(model)})
         self._request = self._compiled.create_infer_request()
@@ -62,24 +75,36 @@ class OpenVinoSession(Session):
         self.artifact_id = identity_of(artifact, "openvino-cpu", f"threads={threads} {chosen}")
 
     def _check_properties(self, wanted: dict[str, Any]) -> None:
-        """What the compiled model says of itself must be what was asked for; else :class:`StatedFailure`."""
+        """What the compiled model says of itself must be what was asked for; else
+        :class:`StatedFailure`.
+        """
         used = {name: _text(self._compiled.get_property(name)) for name in wanted}
         if other := [
-            f"{name} {used[name]} instead of {_text(value)}" for name, value in wanted.items() if used[name] != _text(value)
+            f"{name} {used[name]} instead of {_text(value)}"
+            for name, value in wanted.items()
+            if used[name] != _text(value)
         ]:
             raise StatedFailure(f"OpenVINO runs with {', '.join(other)}")
 
     def _check_precision(self, allowed: set[str]) -> None:
-        """No node may compute in a half precision that neither the file nor the caller asked for; else :class:`StatedFailure`."""
+        """No node may compute in a half precision that neither the file nor the caller asked for;
+        else :class:`StatedFailure`.
+        """
         census = self.census()
         if _HALF & set(census) - allowed:
             counts = ", ".join(f"{count} in {name}" for name, count in sorted(census.items()))
-            raise StatedFailure(f"OpenVINO computes {self.manifest.model.name} in half precision: nodes {counts}")
+            raise StatedFailure(
+                f"OpenVINO computes {self.manifest.model.name} in half precision: nodes {counts}"
+            )
 
     def census(self) -> Counter[str]:
-        """Number of nodes of the compiled model by the precision they run in, as OpenVINO names it in small letters."""
+        """Number of nodes of the compiled model by the precision they run in, as OpenVINO names it
+        in small letters.
+        """
         nodes = self._compiled.get_runtime_model().get_ops()
-        return Counter(str(node.get_rt_info()["runtimePrecision"].astype(str)).lower() for node in nodes)
+        return Counter(
+            str(node.get_rt_info()["runtimePrecision"].astype(str)).lower() for node in nodes
+        )
 
     def bind(self, images: Array) -> None:
         """No copy: the array itself is what ``launch`` reads."""
@@ -92,18 +117,29 @@ class OpenVinoSession(Session):
     def outputs(self) -> Detections:
         """Copies: the next ``launch`` writes to the same memory."""
         count = len(self._compiled.outputs)
-        return Detections.of([self._request.get_output_tensor(index).data.copy() for index in range(count)])
+        return Detections.of(
+            [self._request.get_output_tensor(index).data.copy() for index in range(count)]
+        )
 
 
 def _precisions(model: Any) -> set[str]:
     """Element types of the values in the file itself."""
-    return {str(port.get_element_type().get_type_name()) for node in model.get_ops() for port in node.outputs()}
+    return {
+        str(port.get_element_type().get_type_name())
+        for node in model.get_ops()
+        for port in node.outputs()
+    }
 
 
 def _spec(port: Any) -> TensorSpec:
-    """An input or output as OpenVINO describes it. It reads bfloat16 as float16, so the type is not taken from numpy."""
+    """An input or output as OpenVINO describes it.
+
+    It reads bfloat16 as float16, so the type is not taken from numpy.
+    """
     name = port.get_element_type().get_type_name()
-    shape = tuple(size.get_length() if size.is_static else UNKNOWN for size in port.get_partial_shape())
+    shape = tuple(
+        size.get_length() if size.is_static else UNKNOWN for size in port.get_partial_shape()
+    )
     return TensorSpec(port.get_any_name(), shape, _DTYPES.get(name, name))
 
 

@@ -1,7 +1,9 @@
-"""ONNX Runtime on an NVIDIA GPU, with buffers bound on the device, so that ``launch`` copies nothing.
+"""ONNX Runtime on an NVIDIA GPU, with buffers bound on the device, so that ``launch`` copies
+nothing.
 
-ONNX Runtime puts what a provider cannot run on the CPU, and a session whose provider does not load on the CPU altogether. Both
-are refused here: a row of this backend ran on the GPU alone. Products are float32 as written, not TF32.
+ONNX Runtime puts what a provider cannot run on the CPU, and a session whose provider does not load
+on the CPU altogether. Both are refused here: a row of this backend ran on the GPU alone. Products
+are float32 as written, not TF32.
 """
 
 from __future__ import annotations
@@ -24,13 +26,20 @@ WARMUP = 3  # runs that choose convolution algorithms and, with a CUDA graph, ca
 
 
 class OrtCudaSession(OrtSession):
-    """``bind`` is the copy to the device, ``launch`` a run on it, synchronised, ``outputs`` the copy back."""
+    """``bind`` is the copy to the device, ``launch`` a run on it, synchronised, ``outputs`` the
+    copy back.
+    """
 
-    provider, device, runtime = "CUDAExecutionProvider", "cuda", "onnxruntime-cuda"
+    provider = "CUDAExecutionProvider"
+    device = "cuda"
+    runtime = "onnxruntime-cuda"
     provider_options = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, cuda_graph: bool = False) -> None:
-        """``threads``: of the host side. ``cuda_graph``: ONNX Runtime captures one here and replays it in ``launch``."""
+        """``threads``: of the host side.
+
+        ``cuda_graph``: ONNX Runtime captures one here and replays it in ``launch``.
+        """
         check_provider(self.provider)
         self._captured = cuda_graph
         options = {**self.provider_options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
@@ -43,14 +52,22 @@ class OrtCudaSession(OrtSession):
             self.run(np.zeros(self._input.shape, np.float32))
 
     def _load(self, artifact: Artifact, threads: int, options: dict[str, str]) -> None:
-        """Opens the file on this provider alone, with these options; says which of the ways to fail it was."""
+        """Opens the file on this provider alone, with these options; says which of the ways to fail
+        it was.
+        """
         providers: list[Any] = [(self.provider, options)]
         complaint = _preload()
         with _quiet():
             try:
-                self._open(artifact, threads, providers, {} if self.device == "cpu" else {"session.disable_cpu_ep_fallback": "1"})
+                self._open(
+                    artifact,
+                    threads,
+                    providers,
+                    {} if self.device == "cpu" else {"session.disable_cpu_ep_fallback": "1"},
+                )
             except InputError as error:
-                if "fallback to CPU" not in str(error.__cause__ or error):  # a long message is shortened
+                # a long message is shortened
+                if "fallback to CPU" not in str(error.__cause__ or error):
                     raise
                 self._open(artifact, threads, providers, {})
                 self._check_provider(artifact, complaint)
@@ -58,26 +75,41 @@ class OrtCudaSession(OrtSession):
                 raise InputError(what, artifact.path, "choose another backend") from error
         self._check_provider(artifact, complaint)
         used = self._session.get_provider_options().get(self.provider, {})
-        if ignored := sorted(f"{name}={value}" for name, value in options.items() if used.get(name) != value):
+        if ignored := sorted(
+            f"{name}={value}" for name, value in options.items() if used.get(name) != value
+        ):
             raise StatedFailure(f"{self.provider} does not take {', '.join(ignored)}")
 
     def _check_provider(self, artifact: Artifact, complaint: str) -> None:
         found = self._session.get_providers()
         if found[:1] != [self.provider]:
             what = (
-                f"{self.provider} did not load ({complaint or 'no usable device'}), ONNX Runtime would run on {', '.join(found)}"
+                f"{self.provider} did not load ({complaint or 'no usable device'}), ONNX Runtime "
+                f"would run on {', '.join(found)}"
             )
-            raise InputError(what, artifact.path, "install a driver and CUDA libraries that fit, or choose another backend")
+            raise InputError(
+                what,
+                artifact.path,
+                "install a driver and CUDA libraries that fit, or choose another backend",
+            )
 
     def _allocate(self, artifact: Artifact) -> None:
-        """One buffer on the device for the input and for each output; their addresses never change."""
+        """One buffer on the device for the input and for each output; their addresses never
+        change.
+        """
         self._binding = self._session.io_binding()
         buffers = []
         for spec in (self._input, *self._output_specs):
             if UNKNOWN in spec.shape:
-                raise InputError(f"{spec.name} has no fixed shape {spec.shape}", artifact.path, "export it with fixed shapes")
+                raise InputError(
+                    f"{spec.name} has no fixed shape {spec.shape}",
+                    artifact.path,
+                    "export it with fixed shapes",
+                )
             dtype = np.dtype(spec.dtype).type
-            buffers.append(onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.shape, dtype, self.device, 0))
+            buffers.append(
+                onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.shape, dtype, self.device, 0)
+            )
         self._input_buffer, *self._output_buffers = buffers
         self._binding.bind_ortvalue_input(self._input.name, self._input_buffer)
         for spec, buffer in zip(self._output_specs, self._output_buffers, strict=True):
@@ -109,7 +141,9 @@ def check_provider(name: str = OrtCudaSession.provider) -> None:
 
 
 def _preload() -> str:
-    """Loads the CUDA libraries that pip installed, which ONNX Runtime does not find by itself; its first complaint, or ""."""
+    """Loads the CUDA libraries that pip installed, which ONNX Runtime does not find by itself; its
+    first complaint, or "".
+    """
     preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
     said = io.StringIO()
     if preload is not None:
@@ -120,7 +154,9 @@ def _preload() -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, ONNX Runtime's own log on stderr holds fatal errors only: what failed is said once, by the exception."""
+    """Inside, ONNX Runtime's own log on stderr holds fatal errors only: what failed is said once,
+    by the exception.
+    """
     onnxruntime.set_default_logger_severity(4)
     try:
         yield

@@ -1,7 +1,9 @@
-"""Running an artifact: one small interface, ``Session``, and its ONNX Runtime implementation on the CPU.
+"""Running an artifact: one small interface, ``Session``, and its ONNX Runtime implementation on the
+CPU.
 
-A session hashes the bytes it really opened, so accuracy and latency taken from it belong to one file. No torch here; the check
-against PyTorch is ``runtime/agreement.py``, other backends are opened by ``runtime/backends.py``.
+A session hashes the bytes it really opened, so accuracy and latency taken from it belong to one
+file. No torch here; the check against PyTorch is ``runtime/agreement.py``, other backends are
+opened by ``runtime/backends.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names wher
 
 
 class Detections(NamedTuple):
-    """Outputs of one image, best first, exactly as the artifact gives them (batch axis of 1 kept)."""
+    """Outputs of one image, best first, exactly as the artifact gives them (batch axis of 1
+    kept).
+    """
 
     scores: Array  # float32 (1, K) in 0..1
     labels: Array  # int64 (1, K) contiguous
@@ -40,7 +44,9 @@ class Detections(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[Array]) -> Detections:
-        """From a runtime's arrays in this order, widened to these types where :mod:`contract` allows it."""
+        """From a runtime's arrays in this order, widened to these types where :mod:`contract`
+        allows it.
+        """
         scores, labels, boxes, *masks = exact(values)
         return cls(scores, labels, boxes, masks[0] if masks else None)
 
@@ -48,22 +54,26 @@ class Detections(NamedTuple):
 class Session(Protocol):
     """What the benchmark and the evaluation need of any backend.
 
-    ``run`` is ``bind``, ``launch`` and ``outputs`` in a row: latency of ``launch`` alone is the engine scope, of all three the
-    device scope (benchmark protocol section 3). Subclasses inherit ``run`` and ``gpu_ms``.
+    ``run`` is ``bind``, ``launch`` and ``outputs`` in a row: latency of ``launch`` alone is the
+    engine scope, of all three the device scope (benchmark protocol section 3). Subclasses inherit
+    ``run`` and ``gpu_ms``.
     """
 
     manifest: Manifest
     artifact_id: ArtifactId
 
     def bind(self, images: Array) -> None:
-        """Puts images float32 (1, 3, H, W) RGB in 0..1, H and W as the manifest says, where ``launch`` reads them.
+        """Puts images float32 (1, 3, H, W) RGB in 0..1, H and W as the manifest says, where
+        ``launch`` reads them.
 
         Other shapes and types: :class:`InputError`.
         """
         ...
 
     def launch(self) -> None:
-        """From the bound input to finished outputs where the backend leaves them; returns when they are complete."""
+        """From the bound input to finished outputs where the backend leaves them; returns when they
+        are complete.
+        """
         ...
 
     def outputs(self) -> Detections:
@@ -78,17 +88,23 @@ class Session(Protocol):
 
     @property
     def gpu_ms(self) -> float | None:
-        """Time of the last ``launch`` between two events on the GPU's own stream, in ms; None where no events are taken."""
+        """Time of the last ``launch`` between two events on the GPU's own stream, in ms; None where
+        no events are taken.
+        """
         return None
 
     @property
     def cuda_graph(self) -> bool | None:
-        """Whether ``launch`` replays a captured CUDA graph; None where there is nothing to capture."""
+        """Whether ``launch`` replays a captured CUDA graph; None where there is nothing to
+        capture.
+        """
         return None
 
 
 class OrtSession(Session):
-    """ONNX Runtime on the CPU: ``threads`` intra-op threads, all graph optimisations, sequential execution."""
+    """ONNX Runtime on the CPU: ``threads`` intra-op threads, all graph optimisations, sequential
+    execution.
+    """
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
         self._open(artifact, threads, ["CPUExecutionProvider"], {})
@@ -97,19 +113,29 @@ class OrtSession(Session):
         self._feed: dict[str, Array] = {}
         self._outputs: list[Array] = []
 
-    def _open(self, artifact: Artifact, threads: int, providers: list[Any], config: dict[str, str]) -> None:
-        """Loads and checks the file; ``providers`` and ``config`` are ONNX Runtime's. No other provider takes over on failure."""
+    def _open(
+        self, artifact: Artifact, threads: int, providers: list[Any], config: dict[str, str]
+    ) -> None:
+        """Loads and checks the file; ``providers`` and ``config`` are ONNX Runtime's.
+
+        No other provider takes over on failure.
+        """
         self.manifest = artifact.manifest
         content = content_of(artifact, "onnx")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what fails is an exception
         for key, value in config.items():
             options.add_session_config_entry(key, value)
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=providers, enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime's own exception types share no public base class
-            raise InputError(f"ONNX Runtime cannot load the model ({error})", artifact.path, "export it again") from error
+            raise InputError(
+                f"ONNX Runtime cannot load the model ({error})", artifact.path, "export it again"
+            ) from error
         self._session.disable_fallback()
         self._output_specs = [_spec(value) for value in self._session.get_outputs()]
         check_outputs(self._output_specs, artifact)
@@ -132,10 +158,13 @@ def identity_of(artifact: Artifact, runtime: str, options: str) -> ArtifactId:
     manifest = artifact.manifest
     if kind := manifest.packages.get("nms_kind"):
         options = " ".join(filter(None, (options, f"nms={kind}")))
-    if injected := manifest.packages.get("injected_candidates"):  # the time of suppression follows it, so the row says it
+    # the time of suppression follows it, so the row says it
+    if injected := manifest.packages.get("injected_candidates"):
         options = " ".join(filter(None, (options, f"injected_candidates={injected}")))
     options = " ".join(filter(None, (options, option_of(manifest.resize))))
-    return ArtifactId(manifest.sha256, manifest.sha256, runtime, manifest.precision, manifest.size_bytes, options)
+    return ArtifactId(
+        manifest.sha256, manifest.sha256, runtime, manifest.precision, manifest.size_bytes, options
+    )
 
 
 def _spec(value: Any) -> TensorSpec:

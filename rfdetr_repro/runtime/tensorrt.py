@@ -1,7 +1,9 @@
-"""Running an engine: buffers bound by address, one stream, a CUDA graph or plain launches, everything on the GPU until asked for.
+"""Running an engine: buffers bound by address, one stream, a CUDA graph or plain launches,
+everything on the GPU until asked for.
 
-The graph is captured once, after one plain launch (which also lets TensorRT-RTX compile its kernels), before anything is timed. A
-capture that fails raises: a row never says "graph" for plain launches.
+The graph is captured once, after one plain launch (which also lets TensorRT-RTX compile its
+kernels), before anything is timed. A capture that fails raises: a row never says "graph" for plain
+launches.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ from rfdetr_repro.spec.resize_rules import option_of
 from .session import Array, Detections, Session
 
 DTYPES: dict[str, Any] = {  # a type that is not here is refused, never read as another
-    "FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64, "INT32": np.int32, "INT8": np.int8, "UINT8": np.uint8,
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT64": np.int64,
+    "INT32": np.int32,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
     "BOOL": np.bool_,
-}  # fmt: skip
+}
 _OUTPUTS = ("scores", "labels", "boxes", "masks")
 
 
@@ -36,14 +43,22 @@ class _Bound(NamedTuple):
 
 
 class TrtSession(Session):
-    """An engine of ``backend`` ("tensorrt" or "tensorrt-rtx") on the current GPU; ``cuda_graph``: replay a captured graph.
+    """An engine of ``backend`` ("tensorrt" or "tensorrt-rtx") on the current GPU; ``cuda_graph``:
+    replay a captured graph.
 
-    ``threads`` means nothing to a GPU and is taken so that sessions open alike. Raises :class:`InputError` for an engine of
-    another GPU, version or file than its manifest says, and without a GPU; StatedFailure if a launch or the capture fails.
+    ``threads`` means nothing to a GPU and is taken so that sessions open alike. Raises
+    :class:`InputError` for an engine of another GPU, version or file than its manifest says, and
+    without a GPU; StatedFailure if a launch or the capture fails.
     """
 
     def __init__(
-        self, artifact: Artifact, backend: str, *, cuda_graph: bool, threads: int = 2, device: Device | None = None
+        self,
+        artifact: Artifact,
+        backend: str,
+        *,
+        cuda_graph: bool,
+        threads: int = 2,
+        device: Device | None = None,
     ) -> None:
         self.manifest = artifact.manifest
         trt = load_backend(backend)
@@ -58,31 +73,56 @@ class TrtSession(Session):
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise StatedFailure(f"{backend} cannot run {artifact.path}: {self._messages.last()}")
-        self._bound = {name: self._bind(trt, name, artifact) for name in map(self._engine.get_tensor_name, self._io())}
+        self._bound = {
+            name: self._bind(trt, name, artifact)
+            for name in map(self._engine.get_tensor_name, self._io())
+        }
         self._input = self._bound[self.manifest.inputs[0].name].array
         self._graph: CapturedGraph | None = None
         self.device.run(self._launch_plain)
         if cuda_graph:
             self._graph = self._captured()
-        told, graph = self.manifest, "on" if cuda_graph else "off"
-        options = {name: told.build.get(name, "unknown") for name in ("optimization_level", "tf32", "build", "version")}
+        told = self.manifest
+        graph = "on" if cuda_graph else "off"
+        options = {
+            name: told.build.get(name, "unknown")
+            for name in ("optimization_level", "tf32", "build", "version")
+        }
         if injected := told.packages.get("injected_candidates"):  # as in session.identity_of
             options["injected_candidates"] = injected
-        named = [f"cuda_graph={graph}", *(f"{name}={value}" for name, value in options.items()), option_of(told.resize)]
+        named = [
+            f"cuda_graph={graph}",
+            *(f"{name}={value}" for name, value in options.items()),
+            option_of(told.resize),
+        ]
         settings = " ".join(filter(None, named))
         onnx_sha256 = told.onnx_sha256 or "unknown"
-        self.artifact_id = ArtifactId(artifact.sha256, onnx_sha256, backend, told.precision, told.size_bytes, settings)
+        self.artifact_id = ArtifactId(
+            artifact.sha256, onnx_sha256, backend, told.precision, told.size_bytes, settings
+        )
 
     def _refuse_foreign(self, trt: Any, artifact: Artifact, backend: str) -> None:
-        told, mend = self.manifest, f"python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend {backend}"
+        told = self.manifest
+        mend = f"python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend {backend}"
         if told.format != backend:
-            raise InputError(f"this is {told.format}, not an engine of {backend}", artifact.path, mend)
-        version, built_for = told.build.get("version"), told.build.get("gpu")
+            raise InputError(
+                f"this is {told.format}, not an engine of {backend}", artifact.path, mend
+            )
+        version = told.build.get("version")
+        built_for = told.build.get("gpu")
         if version != trt.__version__:
-            raise InputError(f"the engine was built by {backend} {version}, here is {trt.__version__}", artifact.path, mend)
+            raise InputError(
+                f"the engine was built by {backend} {version}, here is {trt.__version__}",
+                artifact.path,
+                mend,
+            )
         too_old = built_for == AHEAD_OF_TIME and self.device.gpu.capability < (8, 0)
         if too_old or built_for not in (AHEAD_OF_TIME, str(self.device.gpu)):
-            raise InputError(f"the engine was built for {built_for}, here is {self.device.gpu}", artifact.path, mend)
+            raise InputError(
+                f"the engine was built for {built_for}, here is {self.device.gpu}",
+                artifact.path,
+                mend,
+            )
 
     def _load(self, artifact: Artifact) -> Any:
         with open_input(artifact.path) as stream:
@@ -91,22 +131,42 @@ class TrtSession(Session):
             raise InputError("the file changed since it was loaded", artifact.path, "load it again")
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
-            raise InputError(f"the engine does not load: {self._messages.last()}", artifact.path, "build it again here")
+            raise InputError(
+                f"the engine does not load: {self._messages.last()}",
+                artifact.path,
+                "build it again here",
+            )
         return engine
 
     def _io(self) -> range:
         return range(self._engine.num_io_tensors)
 
     def _bind(self, trt: Any, name: str, artifact: Artifact) -> _Bound:
-        kind, shape = self._engine.get_tensor_dtype(name).name, tuple(self._engine.get_tensor_shape(name))
+        kind = self._engine.get_tensor_dtype(name).name
+        shape = tuple(self._engine.get_tensor_shape(name))
         if kind not in DTYPES:
-            raise InputError(f"{name} is {kind}, which has no numpy type", artifact.path, "export it with float32 outputs")
+            raise InputError(
+                f"{name} is {kind}, which has no numpy type",
+                artifact.path,
+                "export it with float32 outputs",
+            )
         if min(shape, default=1) < 1:
-            raise InputError(f"{name} has the shape {shape}, which is not fixed", artifact.path, "export it with fixed sizes")
+            raise InputError(
+                f"{name} has the shape {shape}, which is not fixed",
+                artifact.path,
+                "export it with fixed sizes",
+            )
         if self._engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
-            raise InputError(f"{name} is a tensor of the host", artifact.path, "export a detector with images as its only input")
+            raise InputError(
+                f"{name} is a tensor of the host",
+                artifact.path,
+                "export a detector with images as its only input",
+            )
         dtype = np.dtype(DTYPES[kind])
-        told = {spec.name: (spec.shape, spec.dtype) for spec in (*self.manifest.inputs, *self.manifest.outputs)}
+        told = {
+            spec.name: (spec.shape, spec.dtype)
+            for spec in (*self.manifest.inputs, *self.manifest.outputs)
+        }
         if told.get(name) != (shape, dtype.name):
             what = f"{name} is {dtype.name} {shape}, its manifest says {told.get(name, 'nothing')}"
             raise InputError(what, artifact.path, "build the engine again")
@@ -116,9 +176,12 @@ class TrtSession(Session):
         return _Bound(buffer, buffer.host.view(dtype).reshape(shape))
 
     def _captured(self) -> CapturedGraph:
-        capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX knows beforehand
+        # TensorRT-RTX knows beforehand
+        capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self.device.stream):
-            raise StatedFailure("this engine cannot be captured as a CUDA graph; measure without one")
+            raise StatedFailure(
+                "this engine cannot be captured as a CUDA graph; measure without one"
+            )
         graph = CapturedGraph(self.device.stream, self._launch_plain)
         graph.launch()
         self.device.synchronize()
@@ -129,7 +192,10 @@ class TrtSession(Session):
             raise StatedFailure(f"the engine does not run: {self._messages.last()}")
 
     def bind(self, images: Array) -> None:
-        """images float32 (1, 3, H, W) RGB in 0..1, copied to the device. Other shapes and types: :class:`InputError`."""
+        """images float32 (1, 3, H, W) RGB in 0..1, copied to the device.
+
+        Other shapes and types: :class:`InputError`.
+        """
         np.copyto(self._input, check_images(images, self.manifest))
         self._bound[self.manifest.inputs[0].name].buffer.upload()
         self.device.synchronize()

@@ -1,7 +1,9 @@
-"""PyTorch runs an artifact: eager on CPU or GPU, or as one CUDA graph captured when the session is opened.
+"""PyTorch runs an artifact: eager on CPU or GPU, or as one CUDA graph captured when the session is
+opened.
 
-The file is what ``--to torch`` writes. Matrix products are float32 as written (no TF32); on a CPU with AMX the linear layers are
-the split products of ``model/linear.py``, as exact as float32. A capture that fails raises; nothing goes on without it.
+The file is what ``--to torch`` writes. Matrix products are float32 as written (no TF32); on a CPU
+with AMX the linear layers are the split products of ``model/linear.py``, as exact as float32. A
+capture that fails raises; nothing goes on without it.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ WARMUP = 3  # runs before a capture: kernels are chosen and workspaces allocated
 
 
 class TorchSession(Session):
-    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` hold during :meth:`launch`, the ban on TF32
-    for the whole process."""
+    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` hold during
+    :meth:`launch`, the ban on TF32 for the whole process.
+    """
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, graph: bool = False) -> None:
         device = graph_device() if graph else choose_device()
@@ -40,18 +43,26 @@ class TorchSession(Session):
         settings = f"threads={threads} torch={torch.__version__} "
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-            self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            self._events = (
+                torch.cuda.Event(enable_timing=True),
+                torch.cuda.Event(enable_timing=True),
+            )
             settings += "tf32=no"
         else:
             settings += f"linear=split{float32_parts()}" if HAS_SPLIT_LINEAR else "linear=plain"
         if graph:
             self._graph = self._capture()
-        self.artifact_id = identity_of(artifact, f"torch-{device.type}-{'graph' if graph else 'eager'}", settings)
+        self.artifact_id = identity_of(
+            artifact, f"torch-{device.type}-{'graph' if graph else 'eager'}", settings
+        )
 
     @torch.inference_mode()
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Warms up on a side stream, as capturing asks for, then records one pass over fixed buffers."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        """Warms up on a side stream, as capturing asks for, then records one pass over fixed
+        buffers.
+        """
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
         try:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -61,7 +72,9 @@ class TorchSession(Session):
             with torch.cuda.graph(graph):
                 self._ranked = self._forward()
         except RuntimeError as error:
-            raise StatedFailure(f"the CUDA graph of {self.manifest.model.name} was not captured: {error}") from error
+            raise StatedFailure(
+                f"the CUDA graph of {self.manifest.model.name} was not captured: {error}"
+            ) from error
         return graph
 
     def _forward(self) -> Ranked:
@@ -92,7 +105,9 @@ class TorchSession(Session):
 
     @property
     def gpu_ms(self) -> float | None:
-        return None if self._events is None else float(self._events[0].elapsed_time(self._events[1]))
+        return (
+            None if self._events is None else float(self._events[0].elapsed_time(self._events[1]))
+        )
 
     @property
     def cuda_graph(self) -> bool | None:
@@ -108,5 +123,7 @@ class TorchSession(Session):
 def graph_device() -> torch.device:
     """The GPU that a CUDA graph needs; without one :class:`InputError`."""
     if not torch.cuda.is_available():
-        raise InputError("torch-graph needs a CUDA device, and there is none", mend="choose the backend torch")
+        raise InputError(
+            "torch-graph needs a CUDA device, and there is none", mend="choose the backend torch"
+        )
     return choose_device("cuda")

@@ -5,7 +5,7 @@ python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--s
     [--workers ray] [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
 
 Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -27,23 +27,56 @@ from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier."
+    )
     add = arguments.add_argument
     add("--run", required=True, type=input_folder, help="run folder with supernet.safetensors")
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
-    add("--strategy", default="exhaustive", choices=("exhaustive", "race"), help="race: configurations leave as images are added")
+    add(
+        "--strategy",
+        default="exhaustive",
+        choices=("exhaustive", "race"),
+        help="race: configurations leave as images are added",
+    )
     add("--metric", default="ap", choices=METRICS, help="what the search maximises")
-    add("--mode", default=DECISION.mode, choices=MODES, help="latencies that everything is decided by; the paper's are buffered")
-    add("--targets-ms", help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the frontier")
-    add("--tolerance", type=number(0, 1, "()"), default=0.1, help="part of a target by which a pick may miss it")
-    add("--engines", type=whole(*ENGINES), default=18, help="engines measured for the latency model")
+    add(
+        "--mode",
+        default=DECISION.mode,
+        choices=MODES,
+        help="latencies that everything is decided by; the paper's are buffered",
+    )
+    add(
+        "--targets-ms",
+        help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the "
+        "frontier",
+    )
+    add(
+        "--tolerance",
+        type=number(0, 1, "()"),
+        default=0.1,
+        help="part of a target by which a pick may miss it",
+    )
+    add(
+        "--engines", type=whole(*ENGINES), default=18, help="engines measured for the latency model"
+    )
     add(
         "--most-engines",
         type=whole(*ENGINES),
-        help="while the model's error in a cross-validation is too large (default: twice --engines)",
+        help="while the model's error in a cross-validation is too large (default: twice --engines)",  # noqa: E501
     )
-    add("--candidates", type=whole(*CANDIDATES), default=10, help="configurations that get the full protocol")
-    add("--confirm-on", default="val", type=folder_names, help="splits on which they are evaluated; with test too, like val,test")
+    add(
+        "--candidates",
+        type=whole(*CANDIDATES),
+        default=10,
+        help="configurations that get the full protocol",
+    )
+    add(
+        "--confirm-on",
+        default="val",
+        type=folder_names,
+        help="splits on which they are evaluated; with test too, like val,test",
+    )
     add(
         "--confidence",
         type=number(0, 1, "()"),
@@ -56,16 +89,41 @@ def parser() -> argparse.ArgumentParser:
         default=0.003,
         help="race: AP (a fraction) by which it must be able to beat the faster ones",
     )
-    add("--first", type=number(0, 1, "(]"), default=0.05, help="race: part of the images in the first stage, at least 30 images")
-    add("--backend", default="onnxruntime", choices=OF_ONNX, help="what the found models will run on: latencies are taken there")
+    add(
+        "--first",
+        type=number(0, 1, "(]"),
+        default=0.05,
+        help="race: part of the images in the first stage, at least 30 images",
+    )
+    add(
+        "--backend",
+        default="onnxruntime",
+        choices=OF_ONNX,
+        help="what the found models will run on: latencies are taken there",
+    )
     add("--precision", default="fp32", choices=("fp32", "fp16"), help="of the found models' files")
     add("--cuda-graph", action="store_true", help="replay a captured CUDA graph")
     add("--force", action="store_true", help="measure even while other programs use the GPU")
-    add("--device", choices=("cpu", "cuda"), help="of the passes over the images (default: a GPU if there is one)")
-    add("--workers", choices=("ray",), help="many machines, or cores, through Ray (docs/many_machines.md); default: this process")
-    add("--address", help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="of the passes over the images (default: a GPU if there is one)",
+    )
+    add(
+        "--workers",
+        choices=("ray",),
+        help="many machines, or cores, through Ray (docs/many_machines.md); default: this process",
+    )
+    add(
+        "--address",
+        help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone",
+    )
     add("--worker-count", type=whole(1, MOST_PROCESSES), help="at most so many workers")
-    add("--plan", action="store_true", help="search nothing: time a few passes here and say what it would take")
+    add(
+        "--plan",
+        action="store_true",
+        help="search nothing: time a few passes here and say what it would take",
+    )
     return arguments
 
 
@@ -76,10 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from .evaluation import goal  # torch loads slowly; the cheap checks of the arguments come first
 
-    chosen, targets, rules = goal(args.metric), _targets(args), _rules(args)
+    chosen = goal(args.metric)
+    targets = _targets(args)
+    rules = _rules(args)
     if args.most_engines is not None and args.most_engines < args.engines:
         raise InputError(
-            f"--most-engines {args.most_engines} is less than --engines {args.engines}", mend="raise it, or leave it out"
+            f"--most-engines {args.most_engines} is less than --engines {args.engines}",
+            mend="raise it, or leave it out",
         )
     from rfdetr_repro.bench.command.arguments import split_names
     from rfdetr_repro.data.census import print_census
@@ -94,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "val" not in wanted or set(wanted) - {"val", "test"}:
         raise InputError(f"--confirm-on {args.confirm_on}", mend="write val, or val,test")
     check_backend(args.backend)
-    search = open_search(args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device)
+    search = open_search(
+        args.run, args.data, masks=chosen.kind == "segm", command=words, device=args.device
+    )
     search.deployment = deployment
     settings = replace(EMBEDDED, latency_mode=args.mode)
     search.decision, protocols = settings.decision, settings.protocols
@@ -131,7 +194,13 @@ def _workers(args: argparse.Namespace) -> Any:
 
 
 def _run(
-    args: argparse.Namespace, search: Any, splits: list[Any], fit: Any, protocols: Sequence[Any], targets: Any, rules: Any
+    args: argparse.Namespace,
+    search: Any,
+    splits: list[Any],
+    fit: Any,
+    protocols: Sequence[Any],
+    targets: Any,
+    rules: Any,
 ) -> None:
     from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 
@@ -141,7 +210,9 @@ def _run(
     from .targets import candidates
 
     if absent := missing_classes(search.split):
-        print(f"no object of {', '.join(absent)} in {search.split.split}: AP says nothing about that")
+        print(
+            f"no object of {', '.join(absent)} in {search.split.split}: AP says nothing about that"
+        )
     if targets is not None:
         fit = fit.within(targets.tolerance)
     model, heldout, _ = fit_latency(search, fit, _bar, print)
@@ -151,12 +222,21 @@ def _run(
     if rules is None:
         records = search.evaluate_all(model, heldout, _bar)
     else:
-        records, outcome = search.race(model, heldout, goal=goal(args.metric), rules=rules, progress=print_stage)
+        records, outcome = search.race(
+            model, heldout, goal=goal(args.metric), rules=rules, progress=print_stage
+        )
         whole = len(search.space) * len(search.split)
-        told = f"{outcome.evaluations() / whole:.1%} of the image evaluations, {len(records)} configurations left"
+        told = (
+            f"{outcome.evaluations() / whole:.1%} of the image evaluations, {len(records)} "
+            f"configurations left"
+        )
         print(f"race: {told}; {outcome.took()}")
-        write_atomic(args.run / "race.json", json.dumps([stage._asdict() for stage in outcome.stages], indent=1))
-    confirmed, chosen = [], candidates(records, args.candidates, args.metric, targets)
+        write_atomic(
+            args.run / "race.json",
+            json.dumps([stage._asdict() for stage in outcome.stages], indent=1),
+        )
+    confirmed = []
+    chosen = candidates(records, args.candidates, args.metric, targets)
     said = forecasts(search, model, heldout, chosen)
     for arch in _bar(chosen):
         confirmed += search.confirm(arch, splits, protocols, said[arch])
@@ -171,14 +251,20 @@ def _run(
     if counted := search.space.counted():
         print(counted)
     if targets is not None:
-        on_val = [record for record in confirmed if record.data and record.data.split == search.split.split]
+        on_val = [
+            record
+            for record in confirmed
+            if record.data and record.data.split == search.split.split
+        ]
         print("\n".join(_picked(targets, on_val, args.metric, args.mode)))
 
 
 def refitted(
     search: Any, fit: Any, confirmed: Sequence[Any], records: Sequence[Any], before: tuple[Any, Any]
 ) -> tuple[list[Any], Any, Any]:
-    """(Records with latencies of the model fitted to the confirmed files too, its error, the former model's on these files)."""
+    """(Records with latencies of the model fitted to the confirmed files too, its error, the former
+    model's on these files).
+    """
     from .engines import refit_latency
 
     model, error, seen = refit_latency(search, fit, confirmed, *before)
@@ -187,14 +273,21 @@ def refitted(
 
 def print_stage(stage: Any) -> None:
     kept = stage.entered - len(stage.left)
-    print(f"race: after {stage.images} images {kept} of {stage.entered} configurations may be on the frontier", flush=True)
+    print(
+        f"race: after {stage.images} images {kept} of {stage.entered} configurations may be on "
+        f"the frontier",
+        flush=True,
+    )
 
 
 def _picked(targets: Any, confirmed: Sequence[Any], metric: str, mode: str) -> list[str]:
     """One line per target, by the latency of the confirmed file in the mode that was decided by."""
     from rfdetr_repro.records.pareto import metric as metric_of
 
-    lines, decided = [], [one for one in confirmed if one.protocol and one.protocol.mode == mode and one.latency]
+    lines = []
+    decided = [
+        one for one in confirmed if one.protocol and one.protocol.mode == mode and one.latency
+    ]
     for target, picks in targets.picks(decided, 1, metric).items():
         if picks:
             value = metric_of(metric).value(picks[0])
@@ -202,7 +295,10 @@ def _picked(targets: Any, confirmed: Sequence[Any], metric: str, mode: str) -> l
             told = f"{metric_of(metric).name} {score}, {picks[0].latency.median_ms:.3g} ms {mode}"
             found = f"{picks[0].model.arch.key}, {told}"
         else:
-            found = f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured {mode} latency"
+            found = (
+                f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured "
+                f"{mode} latency"
+            )
         lines.append(f"target {target:g} ms: {found}")
     return lines
 
@@ -216,11 +312,19 @@ def _targets(args: argparse.Namespace) -> Any:
 def _rules(args: argparse.Namespace) -> Any:
     from .race import Rules
 
-    return Rules(first=args.first, confidence=args.confidence, margin=args.margin) if args.strategy == "race" else None
+    return (
+        Rules(first=args.first, confidence=args.confidence, margin=args.margin)
+        if args.strategy == "race"
+        else None
+    )
 
 
-def open_search(run: Path, data: Path, *, masks: bool, command: str, device: str | None = None) -> Any:
-    """The search of the supernet in ``run`` on the val split of ``data``, with passes on ``device``."""
+def open_search(
+    run: Path, data: Path, *, masks: bool, command: str, device: str | None = None
+) -> Any:
+    """The search of the supernet in ``run`` on the val split of ``data``, with passes on
+    ``device``.
+    """
     from rfdetr_repro.bench.confirm import Context
     from rfdetr_repro.data.annotations import ClassMap
     from rfdetr_repro.data.coco import read_split
@@ -232,20 +336,33 @@ def open_search(run: Path, data: Path, *, masks: bool, command: str, device: str
 
     detector, card, digest = load_supernet(run / "supernet.safetensors")
     if card.space is None:
-        raise InputError("this model was trained for one architecture only", run, "train a supernet (without --fixed)")
+        raise InputError(
+            "this model was trained for one architecture only",
+            run,
+            "train a supernet (without --fixed)",
+        )
     if masks and not card.config.masks:
         raise InputError("this model has no masks to search by", run, "choose ap or ap50")
     split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
     if masks and (why := split.why_no_mask_ap()):
-        raise InputError(f"mask AP on val cannot be measured: {why}", data, "mend the masks, or choose ap or ap50")
+        raise InputError(
+            f"mask AP on val cannot be measured: {why}",
+            data,
+            "mend the masks, or choose ap or ap50",
+        )
     split.cache_images()
     detector = to_device(detector, device)
-    store, context = Store(run / "records.jsonl"), Context("search", command)
-    return Search(detector, card, digest, card.space, split, store, run / "artifacts", context, masks=masks)
+    store = Store(run / "records.jsonl")
+    context = Context("search", command)
+    return Search(
+        detector, card, digest, card.space, split, store, run / "artifacts", context, masks=masks
+    )
 
 
 def read_searched(search: Any, data: Path, name: str) -> Any:
-    """Split ``name`` of the searched data, in the supernet's classes; the one that is searched on is not read twice."""
+    """Split ``name`` of the searched data, in the supernet's classes; the one that is searched on
+    is not read twice.
+    """
     from rfdetr_repro.data.annotations import ClassMap
     from rfdetr_repro.data.coco import read_split
 

@@ -1,4 +1,7 @@
-"""What the found models will run on. Every latency of a search, modelled or measured, belongs to one deployment."""
+"""What the found models will run on.
+
+Every latency of a search, modelled or measured, belongs to one deployment.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ PRECISIONS = ("fp32", "fp16")
 
 @dataclass(frozen=True)
 class Deployment:
-    """A backend of ``runtime/backends.py`` that takes ONNX files, their precision, and whether a CUDA graph is replayed."""
+    """A backend of ``runtime/backends.py`` that takes ONNX files, their precision, and whether a
+    CUDA graph is replayed.
+    """
 
     backend: str = "onnxruntime"
     precision: str = "fp32"
@@ -29,7 +34,10 @@ class Deployment:
     def __post_init__(self) -> None:
         if self.backend not in OF_ONNX or self.precision not in PRECISIONS:
             told = f"no search for {self.backend} {self.precision}"
-            raise InputError(told, mend=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}")
+            raise InputError(
+                told,
+                mend=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}",
+            )
         if self.cuda_graph and self.backend not in WITH_GRAPH:
             raise InputError(f"{self.backend} has no CUDA graph", mend="leave it out")
 
@@ -41,7 +49,9 @@ class Deployment:
         return uses_gpu(self.backend)
 
     def form(self, artifact: Artifact, split: CocoSplit) -> Artifact:
-        """The float32 ``artifact``, or its float16 form in ``fp16/`` beside it, made once; islands by an audit on ``split``."""
+        """The float32 ``artifact``, or its float16 form in ``fp16/`` beside it, made once; islands
+        by an audit on ``split``.
+        """
         if self.precision == artifact.manifest.precision:
             return artifact
         path = artifact.path.parent / self.precision / artifact.path.name
@@ -53,11 +63,15 @@ class Deployment:
 
     def open(self, artifact: Artifact, threads: int, build: int = 0) -> Session:
         build = build if self.on_gpu else 0
-        return open_session(artifact, self.backend, threads=threads, cuda_graph=self.cuda_graph, build=build)
+        return open_session(
+            artifact, self.backend, threads=threads, cuda_graph=self.cuda_graph, build=build
+        )
 
     @contextmanager
     def watched(self, *, force: bool = False) -> Iterator[Watched | None]:
-        """A watch on the GPU where the backend uses one; other programs on it are refused unless ``force``."""
+        """A watch on the GPU where the backend uses one; other programs on it are refused unless
+        ``force``.
+        """
         if not self.on_gpu:
             yield None
             return

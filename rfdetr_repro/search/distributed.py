@@ -1,4 +1,6 @@
-"""A search whose work others do: evaluation on all workers of a Ray cluster, engines on one that has its machine alone."""
+"""A search whose work others do: evaluation on all workers of a Ray cluster, engines on one that
+has its machine alone.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,20 @@ from .search import Search
 
 
 class Workers:
-    """Workers of one search; :meth:`join` gives them to it. ``count`` None: as many as the cluster has room for."""
+    """Workers of one search; :meth:`join` gives them to it.
 
-    def __init__(self, run: Path, data: os.PathLike[str], count: int | None, address: str | None) -> None:
-        self.run, self.data, self.count, self.address = run.resolve(), DataSource.of(data).resolve(), count, address
+    ``count`` None: as many as the cluster has room for.
+    """
+
+    def __init__(
+        self, run: Path, data: os.PathLike[str], count: int | None, address: str | None
+    ) -> None:
+        self.run, self.data, self.count, self.address = (
+            run.resolve(),
+            DataSource.of(data).resolve(),
+            count,
+            address,
+        )
         self._pool: RayPool | None = None
         self._source: EvaluationSource | None = None
 
@@ -30,7 +42,9 @@ class Workers:
         digests = search.checkpoint_sha256, search.split.sha256
         checkpoint = self.run / "supernet.safetensors"
         device = device_of(search.detector).type
-        self._source = EvaluationSource(checkpoint, digests[0], self.data, digests[1], search.masks, device=device)
+        self._source = EvaluationSource(
+            checkpoint, digests[0], self.data, digests[1], search.masks, device=device
+        )
         self._folder, self._deployment = search.folder.resolve(), search.deployment
         search.run_items, search.measure = self.run_items, self.measure
 
@@ -47,8 +61,11 @@ class Workers:
         assert self._source is not None
         self.close()
         make = EngineSource(replace(self._source, device="cpu"), self._folder, self._deployment)
-        threads, gpus = item.protocol.threads, float(self._deployment.on_gpu)
-        with closing(RayPool(make, 1, self.address, exclusive=True, threads=threads, gpus=gpus)) as pool:
+        threads = item.protocol.threads
+        gpus = float(self._deployment.on_gpu)
+        with closing(
+            RayPool(make, 1, self.address, exclusive=True, threads=threads, gpus=gpus)
+        ) as pool:
             ((_, found),) = pool.run([item])
         return found
 

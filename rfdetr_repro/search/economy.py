@@ -19,14 +19,18 @@ from .shared import shared_detections
 
 
 def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:
-    """Seconds for configurations of one backbone, shared and one by one, with the largest differences of AP and predictions.
+    """Seconds for configurations of one backbone, shared and one by one, with the largest
+    differences of AP and predictions.
 
-    The shared pass runs three times, between thirds of the others, and its median counts: a slow spell of the machine falls on
-    both.
+    The shared pass runs three times, between thirds of the others, and its median counts: a slow
+    spell of the machine falls on both.
     """
     batch = next(iter(evaluation_batches(search.split, archs[0].input_hw, 8)))
     search.detector.features(batch.images, archs[0].patch, archs[0].windows)  # warm up
-    shared_seconds, single_seconds, gap, furthest = [], 0.0, 0.0, 0.0
+    shared_seconds = []
+    single_seconds = 0.0
+    gap = 0.0
+    furthest = 0.0
     for part in (archs[0::3], archs[1::3], archs[2::3]):
         started = time.perf_counter()
         found = shared_detections(search.detector, search.split, archs, masks=search.masks)
@@ -39,7 +43,9 @@ def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:
             single = _ap(CocoEvaluator(search.split), alone, search.masks)
             single_seconds += time.perf_counter() - started
             gap = max(gap, abs(shared[arch] - single))
-            furthest = max(furthest, *(_difference(*pair) for pair in zip(found[arch], alone, strict=True)))
+            furthest = max(
+                furthest, *(_difference(*pair) for pair in zip(found[arch], alone, strict=True))
+            )
     return {
         "configurations": len(archs),
         "shared_seconds": statistics.median(shared_seconds),
@@ -54,7 +60,11 @@ def _ap(evaluator: CocoEvaluator, found: list[ImageDetections], masks: bool) -> 
         evaluator.accuracy(found, "segm", all_areas_only=True)
     ap = evaluator.accuracy(found, "bbox", all_areas_only=True).ap
     if ap is None:  # two that are unknown are not equal
-        raise InputError("the split has no object to compare accuracies by", evaluator.split.split, "give annotations")
+        raise InputError(
+            "the split has no object to compare accuracies by",
+            evaluator.split.split,
+            "give annotations",
+        )
     return ap
 
 

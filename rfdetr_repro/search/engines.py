@@ -1,7 +1,9 @@
-"""Latency of a whole space from few engines: export, measure in rounds, fit, look at the error, measure more if need be.
+"""Latency of a whole space from few engines: export, measure in rounds, fit, look at the error,
+measure more if need be.
 
-Everything is of one protocol, the search's ``decision``: engines are measured in its mode, the model predicts it, candidates are
-chosen by it, and the confirmed files' latencies of that mode are what the predictions are judged by and fitted to again.
+Everything is of one protocol, the search's ``decision``: engines are measured in its mode, the
+model predicts it, candidates are chosen by it, and the confirmed files' latencies of that mode are
+what the predictions are judged by and fitted to again.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ from .search import Search
 
 Progress = Callable[[Iterable], Iterable]
 FEWEST = 6
-REFERENCES = 3  # engines that are measured again beside new ones, so that all belong to one state of the machine
+# engines that are measured again beside new ones, so that all belong to one state of the machine
+REFERENCES = 3
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How many engines are measured: ``engines`` at first, half as many again, up to ``most``, while the error on engines left
-    out of the fit exceeds ``median`` or ``p95``. ``most`` None: twice ``engines``."""
+    """How many engines are measured: ``engines`` at first, half as many again, up to ``most``,
+    while the error on engines left out of the fit exceeds ``median`` or ``p95``. ``most`` None:
+    twice ``engines``.
+    """
 
     engines: int = 30
     most: int | None = None
@@ -45,18 +50,27 @@ class Fit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"engines": (1, 10**6)}, {"median": (0, 100), "p95": (0, 100)}, "the fit of the latency model")
+        check_ranges(
+            self,
+            {"engines": (1, 10**6)},
+            {"median": (0, 100), "p95": (0, 100)},
+            "the fit of the latency model",
+        )
         if self.most is not None:
             check_ranges(self, {"most": (0, 10**6)}, {}, "the fit of the latency model")
 
     def within(self, tolerance: float) -> Fit:
-        """For targets that a pick may miss by ``tolerance``: the error may be as large as that, and no larger."""
+        """For targets that a pick may miss by ``tolerance``: the error may be as large as that, and
+        no larger.
+        """
         return replace(self, median=tolerance * MEDIAN_BOUND / P95_BOUND, p95=tolerance)
 
     def sizes(self, space: int) -> list[int]:
         """Numbers of engines after each round."""
         if self.engines < FEWEST:
-            raise InputError(f"{self.engines} engines are too few", mend=f"measure at least {FEWEST}")
+            raise InputError(
+                f"{self.engines} engines are too few", mend=f"measure at least {FEWEST}"
+            )
         most = min(2 * self.engines if self.most is None else self.most, space)
         sizes = [min(self.engines, space)]
         while sizes[-1] < most:
@@ -73,14 +87,25 @@ class Fit:
     def check(self, error: RelativeError) -> None:
         """Raises :class:`StatedFailure` where the model is too coarse to choose by."""
         if not self.accepts(error):
-            told = f"the latency model is too coarse for these targets: {error.describe()}, allowed are {self.bound}"
-            raise StatedFailure(f"{told}; quiet the machine, raise --engines and --most-engines, or allow a larger tolerance")
+            told = (
+                f"the latency model is too coarse for these targets: {error.describe()}, allowed "
+                f"are {self.bound}"
+            )
+            raise StatedFailure(
+                f"{told}; quiet the machine, raise --engines and --most-engines, or allow a larger "
+                f"tolerance"
+            )
 
 
 def fit_latency(
-    search: Search, fit: Fit | None = None, progress: Progress = iter, tell: Callable[[str], None] = lambda line: None
+    search: Search,
+    fit: Fit | None = None,
+    progress: Progress = iter,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[LatencyModel, RelativeError, int]:
-    """The additive model fitted on all measured engines, its error on engines left out in turn, and how many were measured."""
+    """The additive model fitted on all measured engines, its error on engines left out in turn, and
+    how many were measured.
+    """
     fit, protocol = fit or Fit(), short_form(search.decision)
     order = engine_order(search.space, fit.seed)
     for count in fit.sizes(len(order)):
@@ -96,14 +121,18 @@ def fit_latency(
     return LatencyModel.fit(archs, latencies, search.card.config), error, count
 
 
-def forecasts(search: Search, model: LatencyModel, heldout: RelativeError, archs: Sequence[Arch]) -> dict[Arch, Latency]:
-    """What the model says of ``archs`` before they are confirmed: of one whose engine was measured, a model that was not fitted
-    to that engine."""
+def forecasts(
+    search: Search, model: LatencyModel, heldout: RelativeError, archs: Sequence[Arch]
+) -> dict[Arch, Latency]:
+    """What the model says of ``archs`` before they are confirmed: of one whose engine was measured,
+    a model that was not fitted to that engine.
+    """
     known = _known(search, short_form(search.decision))
     engines = {arch: metric("latency").cost(record) for arch, record in known.items()}
     said = {}
     for arch in archs:
-        others, own = {one: ms for one, ms in engines.items() if one != arch}, model
+        others = {one: ms for one, ms in engines.items() if one != arch}
+        own = model
         if arch in engines and len(others) >= FEWEST:
             own = LatencyModel.fit(list(others), list(others.values()), search.card.config)
         said[arch] = own.latency(arch, heldout)
@@ -111,18 +140,33 @@ def forecasts(search: Search, model: LatencyModel, heldout: RelativeError, archs
 
 
 def refit_latency(
-    search: Search, fit: Fit, confirmed: Sequence[Record], model: LatencyModel, heldout: RelativeError
+    search: Search,
+    fit: Fit,
+    confirmed: Sequence[Record],
+    model: LatencyModel,
+    heldout: RelativeError,
 ) -> tuple[LatencyModel, RelativeError, RelativeError]:
-    """(model fitted to the confirmed files too, its error on what is left out of the fit, error of ``model`` on these files).
+    """(model fitted to the confirmed files too, its error on what is left out of the fit, error of
+    ``model`` on these files).
 
-    ``confirmed``: Records of the search's decision protocol with what was predicted of them (:meth:`Search.confirm`). Engines
-    come from the store, where :func:`fit_latency` has put them, brought to the state of the machine in which the files were
-    measured by the middle one of their ratios to what was predicted. Of fewer than FEWEST in all the model stays.
+    ``confirmed``: Records of the search's decision protocol with what was predicted of them
+    (:meth:`Search.confirm`). Engines come from the store, where :func:`fit_latency` has put them,
+    brought to the state of the machine in which the files were measured by the middle one of their
+    ratios to what was predicted. Of fewer than FEWEST in all the model stays.
     """
-    judged = {record.model.arch: record.latency for record in confirmed if record.latency and record.latency.predicted_ms}
+    judged = {
+        record.model.arch: record.latency
+        for record in confirmed
+        if record.latency and record.latency.predicted_ms
+    }
     if not judged:
-        raise InputError("no confirmed file has a prediction to compare with", mend="confirm candidates of this search first")
-    seen = RelativeError.of([one.predicted_ms for one in judged.values()], [one.median_ms for one in judged.values()])
+        raise InputError(
+            "no confirmed file has a prediction to compare with",
+            mend="confirm candidates of this search first",
+        )
+    seen = RelativeError.of(
+        [one.predicted_ms for one in judged.values()], [one.median_ms for one in judged.values()]
+    )
     known = _known(search, short_form(search.decision))
     ratios = [one.median_ms / one.predicted_ms for one in judged.values() if one.predicted_ms]
     state = median(ratios) if len(ratios) >= REFERENCES else 1.0
@@ -130,7 +174,8 @@ def refit_latency(
     latencies |= {arch: latency.median_ms for arch, latency in judged.items()}
     if len(latencies) < FEWEST:
         return model, heldout, seen
-    archs, ms = list(latencies), list(latencies.values())
+    archs = list(latencies)
+    ms = list(latencies.values())
     after = LatencyModel.fit(archs, ms, search.card.config)
     return after, heldout_error(archs, ms, search.card.config, seed=fit.seed), seen
 
@@ -155,7 +200,9 @@ Measurements = Mapping[Arch, Measured]
 
 @dataclass(frozen=True)
 class EngineSource:
-    """How a worker elsewhere comes to measure: it exports into the shared ``folder`` and opens what lies there."""
+    """How a worker elsewhere comes to measure: it exports into the shared ``folder`` and opens what
+    lies there.
+    """
 
     source: EvaluationSource
     folder: Path
@@ -163,8 +210,11 @@ class EngineSource:
 
     def __call__(self) -> Callable[[Engines], dict[Arch, Measured]]:
         detector, card, split = self.source.load()
-        store, space = Store(self.folder / "nowhere.jsonl"), card.space or SearchSpace((), (), (), (), ())
-        search = Search(detector, card, self.source.checkpoint_sha256, space, split, store, self.folder)
+        store = Store(self.folder / "nowhere.jsonl")
+        space = card.space or SearchSpace((), (), (), (), ())
+        search = Search(
+            detector, card, self.source.checkpoint_sha256, space, split, store, self.folder
+        )
         search.deployment = self.deployment
 
         def measure(item: Engines) -> dict[Arch, Measured]:
@@ -174,18 +224,24 @@ class EngineSource:
         return measure
 
 
-def measure_engines(search: Search, archs: Sequence[Arch], protocol: Protocol, progress: Progress = iter) -> dict[Arch, float]:
-    """Latency in ms of each exported ``arch``, measured in rounds (:mod:`.rounds`); stored as Records of source "engine".
+def measure_engines(
+    search: Search, archs: Sequence[Arch], protocol: Protocol, progress: Progress = iter
+) -> dict[Arch, float]:
+    """Latency in ms of each exported ``arch``, measured in rounds (:mod:`.rounds`); stored as
+    Records of source "engine".
 
-    Where the search has workers, one that owns its machine alone measures, and the Records name that machine. All latencies are
-    of the search's deployment, of one machine and of one state of it: REFERENCES of those stored are measured again beside new
-    ones, which are scaled by them. What another machine measured before is measured again.
+    Where the search has workers, one that owns its machine alone measures, and the Records name
+    that machine. All latencies are of the search's deployment, of one machine and of one state of
+    it: REFERENCES of those stored are measured again beside new ones, which are scaled by them.
+    What another machine measured before is measured again.
     """
     known = _known(search, protocol)
     if new := [arch for arch in archs if arch not in known]:
         again = [arch for arch in archs if arch in known][:REFERENCES]
         found = _measure(search, Engines((*new, *again), protocol), progress)
-        if again and not all(_same(known[arch].machine, _machine(found)) for arch in archs if arch in known):
+        if again and not all(
+            _same(known[arch].machine, _machine(found)) for arch in archs if arch in known
+        ):
             left = [arch for arch in archs if arch not in found]
             if left:
                 references = list(found)[:REFERENCES]
@@ -195,11 +251,18 @@ def measure_engines(search: Search, archs: Sequence[Arch], protocol: Protocol, p
             stored = {arch: _measured(known[arch]) for arch in again}
             found = {arch: _scaled(found[arch], stored, found, again) for arch in new}
         for arch, one in found.items():
-            row = replace(search.record("engine", arch), artifact=one.artifact, protocol=protocol, machine=one.machine)
+            row = replace(
+                search.record("engine", arch),
+                artifact=one.artifact,
+                protocol=protocol,
+                machine=one.machine,
+            )
             known[arch] = search.store.append(replace(row, latency=one.latency))
     machines = [known[arch].machine for arch in archs]
     if not all(_same(machine, machines[0]) for machine in machines):
-        raise StatedFailure("the engines were measured on different machines: no latency model holds for them")
+        raise StatedFailure(
+            "the engines were measured on different machines: no latency model holds for them"
+        )
     search.measured_on = machines[0]
     return {arch: metric("latency").cost(known[arch]) for arch in archs}
 
@@ -209,18 +272,32 @@ def _measured(record: Record) -> Measured:
     return Measured(record.artifact, record.latency, record.machine)
 
 
-def _scaled(one: Measured, before: Measurements, after: Measurements, references: Sequence[Arch]) -> Measured:
-    """``one`` of ``after`` as it would have been in the state of the machine of ``before``, by what both measured."""
-    factor = geometric_mean(before[arch].latency.median_ms / after[arch].latency.median_ms for arch in references)
+def _scaled(
+    one: Measured, before: Measurements, after: Measurements, references: Sequence[Arch]
+) -> Measured:
+    """``one`` of ``after`` as it would have been in the state of the machine of ``before``, by what
+    both measured.
+    """
+    factor = geometric_mean(
+        before[arch].latency.median_ms / after[arch].latency.median_ms for arch in references
+    )
     ends = {name: getattr(one.latency, name) for name in ("median_ms", "ci_low_ms", "ci_high_ms")}
-    return replace(one, latency=replace(one.latency, **{name: ms and factor * ms for name, ms in ends.items()}))
+    return replace(
+        one, latency=replace(one.latency, **{name: ms and factor * ms for name, ms in ends.items()})
+    )
 
 
 def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
-    """Stored engines of this checkpoint, protocol and deployment; in this process only those of this machine."""
+    """Stored engines of this checkpoint, protocol and deployment; in this process only those of
+    this machine.
+    """
     known: dict[Arch, Record] = {}
     for record in search.store.read():
-        engine = record.source == "engine" and record.protocol is not None and record.model.arch is not None
+        engine = (
+            record.source == "engine"
+            and record.protocol is not None
+            and record.model.arch is not None
+        )
         if not engine or record.model.checkpoint_sha256 != search.checkpoint_sha256:
             continue
         asked = record.deployment == search.deployment_text and record.protocol == protocol
@@ -230,7 +307,9 @@ def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
 
 
 def _measure(search: Search, item: Engines, progress: Progress) -> dict[Arch, Measured]:
-    return search.measure(item) if search.measure is not None else measure_here(search, item, progress)
+    return (
+        search.measure(item) if search.measure is not None else measure_here(search, item, progress)
+    )
 
 
 def _machine(found: dict[Arch, Measured]) -> Machine:
@@ -245,11 +324,19 @@ def _same(one: Machine | None, other: Machine | None) -> bool:
 
 
 def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:
-    """Exports and measures in this process; ``item.protocol`` as :func:`~.rounds.short_form` makes it."""
+    """Exports and measures in this process; ``item.protocol`` as :func:`~.rounds.short_form` makes
+    it.
+    """
     sessions: dict[Arch, Session] = {}
     for arch in progress(item.archs):
         sessions[arch] = search.deployment.open(search.artifact(arch), item.protocol.threads)
         sessions[arch].run(example_input(sessions[arch], search.split))
-    calls = {arch.key: call_of(session, item.protocol, search.split) for arch, session in sessions.items()}
+    calls = {
+        arch.key: call_of(session, item.protocol, search.split)
+        for arch, session in sessions.items()
+    }
     measured = measure_rounds(calls, item.protocol, watch=search.watched and search.watched.watch)
-    return {arch: Measured(one.artifact_id, measured[arch.key], search.machine) for arch, one in sessions.items()}
+    return {
+        arch: Measured(one.artifact_id, measured[arch.key], search.machine)
+        for arch, one in sessions.items()
+    }

@@ -1,4 +1,6 @@
-"""Work items of the search, a backbone group each, and what evaluates them: in this process or on a worker elsewhere."""
+"""Work items of the search, a backbone group each, and what evaluates them: in this process or on a
+worker elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ KINDS = ("bbox", "segm")
 
 @dataclass(frozen=True)
 class Goal:
-    """What the search maximises: the AP of one kind, a mean over some IoU thresholds (their indices)."""
+    """What the search maximises: the AP of one kind, a mean over some IoU thresholds (their
+    indices).
+    """
 
     metric: str
     kind: str
@@ -63,7 +67,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Part:
-    """Matches of configurations of one backbone on the images at ``places`` (by id, see :mod:`..coco_matches`)."""
+    """Matches of configurations of one backbone on the images at ``places`` (by id, see
+    :mod:`..coco_matches`).
+    """
 
     archs: tuple[Arch, ...]
     places: tuple[int, ...]
@@ -73,32 +79,51 @@ class GroupEvaluation:
     """Evaluates items of one supernet and one split; ``masks``: mask AP too."""
 
     def __init__(self, detector: Detector, split: CocoSplit, masks: bool) -> None:
-        self.detector, self.split, self.kinds = detector, split, KINDS if masks else KINDS[:1]
+        self.detector = detector
+        self.split = split
+        self.kinds = KINDS if masks else KINDS[:1]
         self.evaluator = CocoEvaluator(split)
         self.objects = Objects.of(self.evaluator)
         self._by_id = images_by_id(split)
 
     def __call__(self, item: Whole | Part) -> Accuracies | Parts:
-        return self.accuracies(item.archs) if isinstance(item, Whole) else self.matches(item.archs, item.places)
+        return (
+            self.accuracies(item.archs)
+            if isinstance(item, Whole)
+            else self.matches(item.archs, item.places)
+        )
 
     def accuracies(self, archs: Sequence[Arch]) -> Accuracies:
         found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds)
-        return {arch: {kind: self._accuracy(found[arch], kind) for kind in self.kinds} for arch in archs}
+        return {
+            arch: {kind: self._accuracy(found[arch], kind) for kind in self.kinds} for arch in archs
+        }
 
     def _accuracy(self, detections: Sequence[ImageDetections], kind: str) -> Accuracy:
-        """With an interval by influences: about the cost of the AP itself, where resamples would cost hundreds of times that."""
+        """With an interval by influences: about the cost of the AP itself, where resamples would
+        cost hundreds of times that.
+        """
         accuracy = self.evaluator.accuracy(detections, kind, all_areas_only=True)
-        return with_interval(accuracy, matches(self.evaluator, detections, kind), self.objects, resamples=0)
+        return with_interval(
+            accuracy, matches(self.evaluator, detections, kind), self.objects, resamples=0
+        )
 
     def matches(self, archs: Sequence[Arch], places: Sequence[int]) -> Parts:
         indices = [self._by_id[place] for place in places]
-        found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices)
-        return {arch: {kind: matches(self.evaluator, found[arch], kind) for kind in self.kinds} for arch in archs}
+        found = shared_detections(
+            self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices
+        )
+        return {
+            arch: {kind: matches(self.evaluator, found[arch], kind) for kind in self.kinds}
+            for arch in archs
+        }
 
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """How another process comes to the same :class:`GroupEvaluation`: by paths that it can read, checked by SHA-256."""
+    """How another process comes to the same :class:`GroupEvaluation`: by paths that it can read,
+    checked by SHA-256.
+    """
 
     checkpoint: Path
     checkpoint_sha256: str
@@ -112,7 +137,10 @@ class EvaluationSource:
         torch.set_num_threads(self.threads)
         detector, card, digest = load_supernet(self.checkpoint)
         split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
-        seen = [(self.checkpoint, digest, self.checkpoint_sha256), (self.data, split.sha256, self.split_sha256)]
+        seen = [
+            (self.checkpoint, digest, self.checkpoint_sha256),
+            (self.data, split.sha256, self.split_sha256),
+        ]
         for where, found, expected in seen:
             if found != expected:
                 told = f"a worker sees another file ({found[:12]}, the search {expected[:12]})"

@@ -14,24 +14,37 @@ from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 
 
-def never_trained(space: SearchSpace, patches: Sequence[int], resolutions: Sequence[int] = ()) -> list[Arch]:
-    """Architectures with the patch sizes of ``patches`` that the space lacks, each with the space's largest decoder."""
+def never_trained(
+    space: SearchSpace, patches: Sequence[int], resolutions: Sequence[int] = ()
+) -> list[Arch]:
+    """Architectures with the patch sizes of ``patches`` that the space lacks, each with the space's
+    largest decoder.
+    """
     fresh = [patch for patch in patches if patch not in space.patches]
     if not fresh:
-        raise InputError("every patch size given was trained", mend=f"give others than {', '.join(map(str, space.patches))}")
-    depth, queries = (max(space.decoder_layers),), (max(space.queries),)
-    wanted = replace(space, patches=tuple(fresh), resolutions=tuple(resolutions) or space.resolutions)
+        raise InputError(
+            "every patch size given was trained",
+            mend=f"give others than {', '.join(map(str, space.patches))}",
+        )
+    depth = (max(space.decoder_layers),)
+    queries = (max(space.queries),)
+    wanted = replace(
+        space, patches=tuple(fresh), resolutions=tuple(resolutions) or space.resolutions
+    )
     return list(replace(wanted, decoder_layers=depth, queries=queries).check())
 
 
 def between(space: SearchSpace) -> list[int]:
     """Even patch sizes within the trained range and one beyond it, without the trained ones."""
-    low, high = min(space.patches), max(space.patches)
+    low = min(space.patches)
+    high = max(space.patches)
     return [patch for patch in range(max(2, low - 2), high + 5, 2) if patch not in space.patches]
 
 
 def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
-    """A Record of each, accuracy by the shared pass, without a latency; what the store has is not computed again."""
+    """A Record of each, accuracy by the shared pass, without a latency; what the store has is not
+    computed again.
+    """
     from rfdetr_repro.search.evaluation import Whole
 
     done = {record.id: record for record in search.store.read()}

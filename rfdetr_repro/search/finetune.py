@@ -1,10 +1,12 @@
-"""Training of one found architecture after the search, from the supernet's weights, and what it changed (Tables 15 and 16):
+"""Training of one found architecture after the search, from the supernet's weights, and what it
+changed (Tables 15 and 16):
 
 python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned [--steps N]
 
-Resolution, patch and windows stay what the search found: there is no multi-scale draw. Before and after are exported, and both
-files measured on val (and test), as Records with the variants "nas" and "nas+fine-tuning".
-"""
+Resolution, patch and windows stay what the search found: there is no multi-scale draw. Before and
+after are exported, and both files measured on val (and test), as Records with the variants "nas"
+and "nas+fine-tuning".
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -36,16 +38,38 @@ MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.finetune", description="Train one found architecture after the search.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.finetune", description="Train one found architecture after the search."
+    )
     add = arguments.add_argument
-    add("--run", required=True, type=input_path, help="run folder of the supernet, or its model file")
+    add(
+        "--run",
+        required=True,
+        type=input_path,
+        help="run folder of the supernet, or its model file",
+    )
     add("--arch", required=True, help="the architecture, like r384-p16-w2-d2-q300")
     add_data_arguments(arguments, "its val split (and test) is measured before and after")
-    add("--out", required=True, type=output_folder, help="run folder to write; an existing run is resumed")
+    add(
+        "--out",
+        required=True,
+        type=output_folder,
+        help="run folder to write; an existing run is resumed",
+    )
     add("--steps", type=whole(*TRAIN_WHOLE["steps"]), default=1000, help="optimizer steps")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="another setting of the recipe")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another setting of the recipe",
+    )
     add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    add("--processes", type=whole(1, MOST_PROCESSES), help="of this machine that share each batch on the CPU")
+    add(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        help="of this machine that share each batch on the CPU",
+    )
     return arguments
 
 
@@ -53,13 +77,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     arch = Arch.parse(args.arch)
     args.data = source_of(args)
-    with_settings(TrainConfig(steps=args.steps), args.set)  # checked before the data is read; the model chooses what they change
+    # checked before the data is read; the model chooses what they change
+    with_settings(TrainConfig(steps=args.steps), args.set)
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.data.coco import has_split, read_split
     from rfdetr_repro.train.trainer import MODEL
 
     train = read_split(args.data, "train")
-    held_out = {name: read_split(args.data, name, train.classes) for name in ("val", "test") if has_split(args.data, name)}
+    held_out = {
+        name: read_split(args.data, name, train.classes)
+        for name in ("val", "test")
+        if has_split(args.data, name)
+    }
     print_census([train, *held_out.values()])
     source = args.run / MODEL if args.run.is_dir() else args.run
     tuning = FineTuning(source, arch, args.out, args.device, args.processes)
@@ -71,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """``source``: the supernet's file; ``folder``: of the new run; ``store``: of the Records, default the folder's own."""
+    """``source``: the supernet's file; ``folder``: of the new run; ``store``: of the Records,
+    default the folder's own.
+    """
 
     source: Path
     arch: Arch
@@ -81,8 +112,16 @@ class FineTuning:
     store: Path | None = None
     protocol: Protocol = field(default_factory=lambda: MEASURED)  # of both files
 
-    def run(self, splits: Mapping[str, CocoSplit], settings: Callable[[ModelCard], TrainConfig], command: str) -> list[Record]:
-        """Trains, exports and measures; Records of each split before and after, in turn. ``splits``: train and val or test."""
+    def run(
+        self,
+        splits: Mapping[str, CocoSplit],
+        settings: Callable[[ModelCard], TrainConfig],
+        command: str,
+    ) -> list[Record]:
+        """Trains, exports and measures; Records of each split before and after, in turn.
+
+        ``splits``: train and val or test.
+        """
         from rfdetr_repro.evaluation.predict_split import base_accuracies
         from rfdetr_repro.model.checkpoints.native import load_supernet
         from rfdetr_repro.ops.device import choose_device
@@ -92,11 +131,24 @@ class FineTuning:
 
         supernet, card, digest = load_supernet(self.source)
         supernet._check(self.arch)
-        if card.space is not None and self.arch.backbone not in {one.backbone for one in card.space.training_archs()}:
-            print(f"{self.arch.key}: {self.source} trained no architecture of this backbone; it starts from resampled weights")
-        train, held_out = splits["train"], {name: split for name, split in splits.items() if name != "train"}
-        if (card.class_names, card.category_ids) != (train.classes.names, train.classes.category_ids):
-            raise InputError("the supernet was trained for other classes", train.name, "use its data set, or train --weights")
+        if card.space is not None and self.arch.backbone not in {
+            one.backbone for one in card.space.training_archs()
+        }:
+            print(
+                f"{self.arch.key}: {self.source} trained no architecture of this backbone; it "
+                f"starts from resampled weights"
+            )
+        train = splits["train"]
+        held_out = {name: split for name, split in splits.items() if name != "train"}
+        if (card.class_names, card.category_ids) != (
+            train.classes.names,
+            train.classes.category_ids,
+        ):
+            raise InputError(
+                "the supernet was trained for other classes",
+                train.name,
+                "use its data set, or train --weights",
+            )
         if not held_out:
             raise InputError("no val split", train.name, "fine-tuning is judged on one")
         recipe = Recipe(Preset(card.config, self.arch), settings(card))
@@ -106,46 +158,73 @@ class FineTuning:
         setup["device"] = choose_device(self.device)
         run_training(setup, self.processes, lambda model: base_accuracies(model, evaluate))
         tuned, tuned_card, tuned_digest = load_supernet(self.folder / MODEL)
-        models = {VARIANTS[0]: (supernet, card, digest), VARIANTS[1]: (tuned, tuned_card, tuned_digest)}
+        models = {
+            VARIANTS[0]: (supernet, card, digest),
+            VARIANTS[1]: (tuned, tuned_card, tuned_digest),
+        }
         found = list(held_out.values())
         return [
             record
             for variant, (model, its_card, sha256) in models.items()
-            for record in self._measure(model, self._identity(variant, sha256), found, its_card, command)
+            for record in self._measure(
+                model, self._identity(variant, sha256), found, its_card, command
+            )
         ]
 
     def _identity(self, variant: str, sha256: str) -> ModelId:
-        return ModelId("rfdetr", f"rfdetr-{self.arch.key}", variant=variant, checkpoint_sha256=sha256)
+        return ModelId(
+            "rfdetr", f"rfdetr-{self.arch.key}", variant=variant, checkpoint_sha256=sha256
+        )
 
     def _measure(
-        self, model: Detector, identity: ModelId, splits: list[CocoSplit], card: ModelCard, command: str
+        self,
+        model: Detector,
+        identity: ModelId,
+        splits: list[CocoSplit],
+        card: ModelCard,
+        command: str,
     ) -> list[Record]:
         from rfdetr_repro.bench.confirm import Context, confirm
         from rfdetr_repro.export.artifact import ArtifactMeta
         from rfdetr_repro.export.onnx.exporter import export_onnx
         from rfdetr_repro.records.store import Store
 
-        variant, sha256 = identity.variant or "", identity.checkpoint_sha256 or ""
+        variant = identity.variant or ""
+        sha256 = identity.checkpoint_sha256 or ""
         meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
         file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
         artifact = export_onnx(model.slice(self.arch), file, meta=meta)
         store = Store(self.store or self.folder / "records.jsonl")
-        return confirm(artifact, splits, [self.protocol], store, context=Context(FINE_TUNING, command))
+        return confirm(
+            artifact, splits, [self.protocol], store, context=Context(FINE_TUNING, command)
+        )
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
     """The pico recipe for a model of its width, else upstream's."""
     base = PICO_TUNE if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
-    return with_settings(replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set)
+    return with_settings(
+        replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set
+    )
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """AP before and after by split, boxes and masks, in percent with the difference; latency of both files."""
-    before, after = ([record for record in records if record.model.variant == variant] for variant in VARIANTS)
-    rows = [f"{'split':6} {'':6} {'metric':6} {'before':>7} {'after':>7} {'change':>7}  95 % interval of the change"]
+    """AP before and after by split, boxes and masks, in percent with the difference; latency of
+    both files.
+    """
+    before, after = (
+        [record for record in records if record.model.variant == variant] for variant in VARIANTS
+    )
+    rows = [
+        f"{'split':6} {'':6} {'metric':6} {'before':>7} {'after':>7} {'change':>7}  95 % interval "
+        f"of the change"
+    ]
     for one, two in zip(before, after, strict=True):
         split = one.data.split if one.data else ""
-        for kind, pair in (("boxes", (one.accuracy, two.accuracy)), ("masks", (one.mask_accuracy, two.mask_accuracy))):
+        for kind, pair in (
+            ("boxes", (one.accuracy, two.accuracy)),
+            ("masks", (one.mask_accuracy, two.mask_accuracy)),
+        ):
             rows += [f"{split:6} {kind:6} {row}" for row in _differences(*pair)]
     files = ", ".join(
         f"{record.model.variant} {record.artifact.sha256[:12]} {record.latency.median_ms:.2f} ms"
@@ -158,10 +237,13 @@ def lines(records: Sequence[Record]) -> list[str]:
 def _differences(before: Accuracy | None, after: Accuracy | None) -> list[str]:
     rows = []
     for name, label in (("ap", "AP"), ("ap50", "AP50")):
-        old, new = getattr(before, name, None), getattr(after, name, None)
+        old = getattr(before, name, None)
+        new = getattr(after, name, None)
         if old is not None and new is not None:
             interval = f"  {_interval(before, after)}" if name == "ap" else ""
-            rows.append(f"{label:6} {100 * old:7.1f} {100 * new:7.1f} {100 * (new - old):+7.1f}{interval}")
+            rows.append(
+                f"{label:6} {100 * old:7.1f} {100 * new:7.1f} {100 * (new - old):+7.1f}{interval}"
+            )
     return rows
 
 

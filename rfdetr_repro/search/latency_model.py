@@ -2,9 +2,10 @@
 
     latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
 
-Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from non-negative least squares on relative
-errors, so none can make more work cheaper. What the sum misses shows in the cross-validation error, stored with every prediction.
-"""
+Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from
+non-negative least squares on relative errors, so none can make more work cheaper. What the sum
+misses shows in the cross-validation error, stored with every prediction.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -47,11 +48,14 @@ class RelativeError(NamedTuple):
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
     """The amounts of work of an architecture; the name of each says what it counts."""
     tokens = arch.tokens + arch.windows**2  # class-token copies included
-    depth, queries = arch.decoder_layers, arch.queries
+    depth = arch.decoder_layers
+    queries = arch.queries
     blocks = range(max(config.feature_stages))
     global_blocks = sum(index in config.global_blocks for index in blocks)
     windowed_pairs = (len(blocks) - global_blocks) * tokens**2 / arch.windows**2
-    map_pixels = math.prod(side // config.mask_stride for side in arch.input_hw) if config.masks else 0
+    map_pixels = (
+        math.prod(side // config.mask_stride for side in arch.input_hw) if config.masks else 0
+    )
     return {
         "constant": 1.0,
         "image_pixels": math.prod(arch.input_hw),
@@ -77,28 +81,51 @@ class LatencyModel:
     config: ModelConfig
 
     @classmethod
-    def fit(cls, archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig) -> LatencyModel:
-        """Fits measured medians of ``archs`` in ms. Fewer than four, unequal lengths or a latency <= 0: :class:`InputError`."""
+    def fit(
+        cls, archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig
+    ) -> LatencyModel:
+        """Fits measured medians of ``archs`` in ms.
+
+        Fewer than four, unequal lengths or a latency <= 0: :class:`InputError`.
+        """
         measured = np.asarray(latency_ms, dtype=float)
         if len(archs) != len(measured) or len(archs) < 4:
-            raise InputError(f"{len(archs)} architectures and {len(measured)} latencies", mend="measure at least four engines")
+            raise InputError(
+                f"{len(archs)} architectures and {len(measured)} latencies",
+                mend="measure at least four engines",
+            )
         if not (np.isfinite(measured) & (measured > 0)).all():
-            raise InputError("a measured latency is not positive", archs[int(np.argmin(measured))].key, "measure it again")
+            raise InputError(
+                "a measured latency is not positive",
+                archs[int(np.argmin(measured))].key,
+                "measure it again",
+            )
         rows = [features(arch, config) for arch in archs]
         work = np.array([list(row.values()) for row in rows], dtype=float)  # (engines, features)
         scale = np.maximum(work.max(axis=0), 1e-12)  # columns of equal size, for the solver
-        solution, _ = nnls(work / scale / measured[:, None], np.ones(len(archs)))  # rows over latency: relative errors
+        # rows over latency: relative errors
+        solution, _ = nnls(work / scale / measured[:, None], np.ones(len(archs)))
         return cls(dict(zip(rows[0], (solution / scale).tolist(), strict=True)), config)
 
     def predict(self, arch: Arch) -> float:
         """Latency in ms."""
-        return sum(self.coefficients[name] * amount for name, amount in features(arch, self.config).items())
+        return sum(
+            self.coefficients[name] * amount for name, amount in features(arch, self.config).items()
+        )
 
     def parts(self, arch: Arch) -> dict[str, float]:
-        """Milliseconds of backbone (with the constant), decoder (with what grows with queries alone) and mask head."""
+        """Milliseconds of backbone (with the constant), decoder (with what grows with queries
+        alone) and mask head.
+        """
         total = {"backbone": 0.0, "decoder": 0.0, "mask_head": 0.0}
         for name, amount in features(arch, self.config).items():
-            part = "mask_head" if name.startswith("mask") else "decoder" if name.startswith(("decoder", "quer")) else "backbone"
+            part = (
+                "mask_head"
+                if name.startswith("mask")
+                else "decoder"
+                if name.startswith(("decoder", "quer"))
+                else "backbone"
+            )
             total[part] += self.coefficients[name] * amount
         return total
 
@@ -110,10 +137,18 @@ class LatencyModel:
 
     def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
         """The prediction as it goes into a Record, marked as modelled and with its error."""
-        return Latency(self.predict(arch), method="modelled", heldout_error=heldout.median, heldout_p95=heldout.p95)
+        return Latency(
+            self.predict(arch),
+            method="modelled",
+            heldout_error=heldout.median,
+            heldout_p95=heldout.p95,
+        )
 
     def to_json(self) -> str:
-        return json.dumps({"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)}, indent=1)
+        return json.dumps(
+            {"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)},
+            indent=1,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> LatencyModel:
@@ -130,7 +165,11 @@ class LatencyModel:
 
 
 def heldout_error(
-    archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig, folds: int = 5, seed: int = 0
+    archs: Sequence[Arch],
+    latency_ms: Sequence[float],
+    config: ModelConfig,
+    folds: int = 5,
+    seed: int = 0,
 ) -> RelativeError:
     """Error on engines left out of the fit, each left out once in one of ``folds`` random folds."""
     order = list(range(len(archs)))
@@ -139,35 +178,46 @@ def heldout_error(
     for fold in range(folds):
         left_out = order[fold::folds]
         fitted = [index for index in order if index not in left_out]
-        model = LatencyModel.fit([archs[i] for i in fitted], [latency_ms[i] for i in fitted], config)
+        model = LatencyModel.fit(
+            [archs[i] for i in fitted], [latency_ms[i] for i in fitted], config
+        )
         predicted.update((index, model.predict(archs[index])) for index in left_out)
-    return RelativeError.of([predicted[index] for index in order], [latency_ms[index] for index in order])
+    return RelativeError.of(
+        [predicted[index] for index in order], [latency_ms[index] for index in order]
+    )
 
 
 def engine_order(space: SearchSpace, seed: int = 0) -> list[Arch]:
-    """The whole space in the order in which engines are worth measuring; the same for the same seed.
+    """The whole space in the order in which engines are worth measuring; the same for the same
+    seed.
 
-    Any beginning is a fair choice: backbones come farthest from all before them first, one engine of each per round; decoder
-    depths and query counts take turns, the extreme pairs first.
+    Any beginning is a fair choice: backbones come farthest from all before them first, one engine
+    of each per round; decoder depths and query counts take turns, the extreme pairs first.
     """
     rng = random.Random(seed)
     left: dict[Backbone, dict[tuple[int, int], Arch]] = {}
     for arch in space.check():
         left.setdefault(arch.backbone, {}).setdefault((arch.decoder_layers, arch.queries), arch)
-    backbones, heads = _spread(list(left), len(left)), _decoder_turns(space, rng)
+    backbones = _spread(list(left), len(left))
+    heads = _decoder_turns(space, rng)
     order: list[Arch] = []
     for turn in range(len(heads)):
         for place, backbone in enumerate(backbones):
             free = left[backbone]
             if free:
                 wanted = heads[(turn * (len(backbones) + 1) + place) % len(heads)]
-                order.append(free.pop(wanted) if wanted in free else free.pop(rng.choice(list(free))))
+                order.append(
+                    free.pop(wanted) if wanted in free else free.pop(rng.choice(list(free)))
+                )
     return order
 
 
 def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, int]]:
-    """(decoder layers, queries) in the order they are used: the four corners, then the others at random."""
-    depths, queries = sorted(set(space.decoder_layers)), sorted(set(space.queries))
+    """(decoder layers, queries) in the order they are used: the four corners, then the others at
+    random.
+    """
+    depths = sorted(set(space.decoder_layers))
+    queries = sorted(set(space.queries))
     corners = list(dict.fromkeys(product((depths[-1], depths[0]), (queries[-1], queries[0]))))
     others = [pair for pair in product(depths, queries) if pair not in corners]
     rng.shuffle(others)
@@ -175,8 +225,12 @@ def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, in
 
 
 def _spread(backbones: list[Backbone], count: int) -> list[Backbone]:
-    """Farthest-point choice: starts at the largest image with the smallest patch, then always takes the one farthest from all."""
-    points = np.log([[height * width, patch, windows] for height, width, patch, windows in backbones])
+    """Farthest-point choice: starts at the largest image with the smallest patch, then always takes
+    the one farthest from all.
+    """
+    points = np.log(
+        [[height * width, patch, windows] for height, width, patch, windows in backbones]
+    )
     points /= np.maximum(np.ptp(points, axis=0), 1e-9)
     chosen = [int(np.argmax(points[:, 0] - points[:, 1]))]
     distance = np.linalg.norm(points - points[chosen[0]], axis=1)

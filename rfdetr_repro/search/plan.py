@@ -1,8 +1,9 @@
 """What a search would take, from a few passes timed here, before anything is spent.
 
-Three backbone groups (cheapest, middle, dearest by operations) are timed on a few images, one engine is exported; the time of the
-other groups is read off a line through the three over their operations. The only AP that is computed is of made-up matches, for
-the time that a race's decisions take. Nothing is written.
+Three backbone groups (cheapest, middle, dearest by operations) are timed on a few images, one
+engine is exported; the time of the other groups is read off a line through the three over their
+operations. The only AP that is computed is of made-up matches, for the time that a race's decisions
+take. Nothing is written.
 """
 
 from __future__ import annotations
@@ -46,13 +47,16 @@ class Job:
     images: int
     fit: Fit
     candidates: int
-    protocols: tuple[Protocol, ...]  # of a confirmed file; the first decides, engines are measured in its mode
+    # of a confirmed file; the first decides, engines are measured in its mode
+    protocols: tuple[Protocol, ...]
     rules: Rules | None = None  # of a race; None: exhaustive
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates in seconds; ``timed``: seconds per image of the groups that were timed, by key of their first member."""
+    """Estimates in seconds; ``timed``: seconds per image of the groups that were timed, by key of
+    their first member.
+    """
 
     job: Job
     device: str
@@ -78,20 +82,32 @@ class Plan:
         return self.latency_s + self.passes_s + self.decisions_s + self.candidates_s
 
     def lines(self) -> list[str]:
-        job, size = self.job, len(self.job.space)
+        job = self.job
+        size = len(self.job.space)
         sizes = job.fit.sizes(size)
         least = 0.0 if job.rules is None else job.rules.first_images(job.images) / job.images
         counted = job.space.counted()
         race = f"; a race does at least {least:.0%} of it, survivors all" if least else ""
         return [
-            f"{size} configurations of {self.groups} backbones; {job.images} images; on {self.device}",
+            f"{size} configurations of {self.groups} backbones; {job.images} images; on "
+            f"{self.device}",
             *([counted] if counted else []),
-            *(f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared" for key, seconds in self.timed.items()),
+            *(
+                f"  group of {key}: {1e3 * seconds:.3g} ms per image, shared"
+                for key, seconds in self.timed.items()
+            ),
             f"accuracy: {_hours(self.passes_s)} for all groups{race}",
-            *([f"decisions of the race: {_hours(self.decisions_s)} at most, if nobody leaves"] if job.rules else []),
-            f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), {_hours(self.latency_s)} at most",
-            f"confirmation: {job.candidates} candidates, {_hours(self.candidates_s)} at most, AP not counted",
-            f"whole search: {_hours(self.total_s)} at most; memory so far {self.memory_bytes / 2**30:.1f} GiB at its peak",
+            *(
+                [f"decisions of the race: {_hours(self.decisions_s)} at most, if nobody leaves"]
+                if job.rules
+                else []
+            ),
+            f"latency model: at most {sizes[-1]} engines ({sizes[-1] / size:.1%}), "
+            f"{_hours(self.latency_s)} at most",
+            f"confirmation: {job.candidates} candidates, {_hours(self.candidates_s)} at most, AP "
+            f"not counted",
+            f"whole search: {_hours(self.total_s)} at most; memory so far "
+            f"{self.memory_bytes / 2**30:.1f} GiB at its peak",
         ]
 
 
@@ -100,7 +116,9 @@ def plan(detector: Detector, job: Job) -> Plan:
     groups = list(by_backbone(job.space.check()))
     costs = [group_flops(detector.config, group) for group in groups]
     order = np.argsort(costs, kind="stable")
-    chosen = list(dict.fromkeys(int(order[place]) for place in (0, len(order) // 2, len(order) - 1)))
+    chosen = list(
+        dict.fromkeys(int(order[place]) for place in (0, len(order) // 2, len(order) - 1))
+    )
     seconds = {index: _time_group(detector, groups[index]) for index in chosen}
     known = np.array([costs[index] for index in chosen])
     per_image = np.interp(costs, known, [seconds[index] for index in chosen])
@@ -113,67 +131,99 @@ def plan(detector: Detector, job: Job) -> Plan:
         passes_s=float(per_image.sum()) * job.images,
         engine_s=_time_export(detector, middle),
         measure_s=_rounds_s(short_form(job.protocols[0])),
-        confirm_s=sum(one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3) for one in job.protocols),
+        confirm_s=sum(
+            one.builds * max(one.timeout_s, one.max_samples * one.buffer_ms / 1e3)
+            for one in job.protocols
+        ),
         memory_bytes=peak_bytes(device_of(detector)),
         decisions_s=0.0 if job.rules is None else decisions_s(job, detector.config.num_classes),
     )
 
 
 def _rounds_s(engines: Protocol) -> float:
-    """Longest measurement of one engine: its waits in all rounds and as much again for its runs, or its time limit."""
-    waits = engines.max_samples * engines.buffer_ms / 1e3 if engines.mode == "buffered" else engines.timeout_s
+    """Longest measurement of one engine: its waits in all rounds and as much again for its runs, or
+    its time limit.
+    """
+    waits = (
+        engines.max_samples * engines.buffer_ms / 1e3
+        if engines.mode == "buffered"
+        else engines.timeout_s
+    )
     return min(engines.timeout_s, 2 * waits)
 
 
 def decisions_s(job: Job, classes: int) -> float:
-    """Seconds of a race's decisions, if no configuration leaves: resampled AP timed here on made-up matches, at every stage.
+    """Seconds of a race's decisions, if no configuration leaves: resampled AP timed here on made-up
+    matches, at every stage.
 
     CPU time, since one thread does the work.
     """
     assert job.rules is not None
-    images, queries = min(job.images, TIMED_IMAGES), max(job.space.queries)
+    images = min(job.images, TIMED_IMAGES)
+    queries = max(job.space.queries)
     found, objects = made_up_matches(images, queries, classes)
-    resamples = Resamples.of(objects, predictive_weights(range(images // 2 or 1), images, job.rules))
+    resamples = Resamples.of(
+        objects, predictive_weights(range(images // 2 or 1), images, job.rules)
+    )
     started = time.process_time()
     resamples.average_precision(found, range(THRESHOLDS))
     per_image = (time.process_time() - started) / (images // 2 or 1)
     *stages, last = stage_ends(job.images, job.rules)
-    whole = last / job.rules.resamples  # after the last stage all resamples are equal, and one of them is computed
+    # after the last stage all resamples are equal, and one of them is computed
+    whole = last / job.rules.resamples
     return len(list(job.space)) * per_image * (sum(stages) + whole)
 
 
 def made_up_matches(images: int, queries: int, classes: int) -> tuple[Matches, Objects]:
-    """``queries`` detections an image at random, and seven objects, as COCO has; the cost does not depend on the rest."""
-    rng, count = np.random.default_rng(0), np.zeros((images, classes), dtype=np.int32)
+    """``queries`` detections an image at random, and seven objects, as COCO has; the cost does not
+    depend on the rest.
+    """
+    rng = np.random.default_rng(0)
+    count = np.zeros((images, classes), dtype=np.int32)
     np.add.at(count, (np.repeat(np.arange(images), 7), rng.integers(0, classes, 7 * images)), 1)
     image = np.repeat(np.arange(images, dtype=np.int32), queries)
-    label, score = rng.integers(0, classes, len(image)).astype(np.int16), rng.random(len(image)).astype(np.float32)
+    label = rng.integers(0, classes, len(image)).astype(np.int16)
+    score = rng.random(len(image)).astype(np.float32)
     hit = rng.random(len(image)) < min(1.0, 6 / queries)
-    accepted = np.where(hit, (1 << rng.integers(1, THRESHOLDS + 1, len(image))) - 1, 0).astype(np.uint16)
+    accepted = np.where(hit, (1 << rng.integers(1, THRESHOLDS + 1, len(image))) - 1, 0).astype(
+        np.uint16
+    )
     order = np.lexsort((-score, label, image))
     columns = [column[order] for column in (image, label, score, accepted, np.zeros_like(accepted))]
     return Matches(*columns), Objects(count)
 
 
 def group_flops(config: ModelConfig, group: Sequence[Arch]) -> float:
-    """Operations of one shared pass: the backbone once, and every query count through the deepest decoder of the group."""
+    """Operations of one shared pass: the backbone once, and every query count through the deepest
+    decoder of the group.
+    """
     depth = max(arch.decoder_layers for arch in group)
-    backbone = total_flops(config, min(group, key=lambda arch: (arch.decoder_layers, arch.queries)), "eager")
-    deepest = {arch.queries: total_flops(config, arch, "eager") for arch in group if arch.decoder_layers == depth}
+    backbone = total_flops(
+        config, min(group, key=lambda arch: (arch.decoder_layers, arch.queries)), "eager"
+    )
+    deepest = {
+        arch.queries: total_flops(config, arch, "eager")
+        for arch in group
+        if arch.decoder_layers == depth
+    }
     return float(backbone + sum(flops - backbone for flops in deepest.values()))
 
 
 @torch.inference_mode()
 def _time_group(detector: Detector, group: list[Arch]) -> float:
     """Seconds per image of the shared pass; a batch of 1 on a CPU that is slow."""
-    first, device = group[0], device_of(detector)
-    depths, queries = [arch.decoder_layers for arch in group], [arch.queries for arch in group]
+    first = group[0]
+    device = device_of(detector)
+    depths = [arch.decoder_layers for arch in group]
+    queries = [arch.queries for arch in group]
 
     def seconds(count: int) -> float:
         images = torch.rand(count, 3, *first.input_hw, device=device)
         started = time.perf_counter()
         maps = detector.features(images, first.patch, first.windows)
-        detector.decode_shared(maps, first.input_hw, depths, queries, masks=detector.mask_head is not None)
+        detector.decode_shared(
+            maps, first.input_hw, depths, queries, masks=detector.mask_head is not None
+        )
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return (time.perf_counter() - started) / count
@@ -184,13 +234,22 @@ def _time_group(detector: Detector, group: list[Arch]) -> float:
 
 
 def _time_export(detector: Detector, arch: Arch) -> float:
-    started, config = time.perf_counter(), detector.config
+    started = time.perf_counter()
+    config = detector.config
     names = tuple(f"class {index}" for index in range(config.num_classes))
     with temporary_folder() as folder:
-        meta = ArtifactMeta(ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names))))
+        meta = ArtifactMeta(
+            ModelId("rfdetr", arch.key, weights="random"), names, tuple(range(len(names)))
+        )
         export_onnx(detector.slice(arch), Path(folder, "plan.onnx"), meta=meta)
     return time.perf_counter() - started
 
 
 def _hours(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

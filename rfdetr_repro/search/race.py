@@ -1,10 +1,13 @@
-"""Race: configurations leave as soon as they cannot be on the frontier any more (product "The search", step 3).
+"""Race: configurations leave as soon as they cannot be on the frontier any more (product "The
+search", step 3).
 
-All start on a few images; after each stage the number of images grows, and a configuration leaves whose chance to be on the
-frontier of the whole split, given what was seen, has fallen to 1 - confidence. The chance is counted over resamples of the images
-that are paired: every configuration sees the same draws. A draw keeps the images seen and fills the split up to its size with
-repeats of them by Polya's urn (finite-population Bayesian bootstrap, Lo 1988), so that it predicts the result on the whole split:
-wide after a few images, exact after all. Survivors have been evaluated on every image, and their AP is the exhaustive search's.
+All start on a few images; after each stage the number of images grows, and a configuration leaves
+whose chance to be on the frontier of the whole split, given what was seen, has fallen to 1 -
+confidence. The chance is counted over resamples of the images that are paired: every configuration
+sees the same draws. A draw keeps the images seen and fills the split up to its size with repeats of
+them by Polya's urn (finite-population Bayesian bootstrap, Lo 1988), so that it predicts the result
+on the whole split: wide after a few images, exact after all. Survivors have been evaluated on every
+image, and their AP is the exhaustive search's.
 """
 
 from __future__ import annotations
@@ -21,16 +24,20 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
 Array = np.ndarray[Any, Any]
-Evaluate = Callable[[Sequence[Arch], Sequence[int]], Mapping[Arch, Matches]]  # configurations, places of images -> their matches
+# configurations, places of images -> their matches
+Evaluate = Callable[[Sequence[Arch], Sequence[int]], Mapping[Arch, Matches]]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a configuration leaves. ``margin``: AP (a fraction) by which it must be able to beat the faster ones to stay; 0 keeps
-    every possible member of the frontier, a small one lets those of equal AP go and bounds what the frontier may lose."""
+    """When a configuration leaves. ``margin``: AP (a fraction) by which it must be able to beat the
+    faster ones to stay; 0 keeps every possible member of the frontier, a small one lets those of
+    equal AP go and bounds what the frontier may lose.
+    """
 
     first: float = 0.05  # part of the images in the first stage
-    fewest: int = 30  # images in it, if the split has as many: resamples of fewer are surer than they should be
+    # images in it, if the split has as many: resamples of fewer are surer than they should be
+    fewest: int = 30
     growth: float = 1.6  # images of a stage / of the one before
     confidence: float = 0.95
     margin: float = 0.003
@@ -41,7 +48,10 @@ class Rules:
         shares = 0 < self.first <= 1 and 0 < self.confidence < 1
         shares = shares and self.fewest >= 1
         if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
-            raise InputError(f"race rules {self} make no race", mend="first, confidence in (0, 1); fewest >= 1 < growth")
+            raise InputError(
+                f"race rules {self} make no race",
+                mend="first, confidence in (0, 1); fewest >= 1 < growth",
+            )
 
     def first_images(self, images: int) -> int:
         """Of a split of ``images``."""
@@ -49,7 +59,9 @@ class Rules:
 
 
 class Stage(NamedTuple):
-    """After ``images`` images: who took part, who left and with which chance of being on the frontier."""
+    """After ``images`` images: who took part, who left and with which chance of being on the
+    frontier.
+    """
 
     images: int
     entered: int
@@ -60,7 +72,9 @@ class Stage(NamedTuple):
 
 @dataclass
 class Outcome:
-    """``accuracy``: exact AP of the survivors on all images, as fractions; the exhaustive search has the same."""
+    """``accuracy``: exact AP of the survivors on all images, as fractions; the exhaustive search
+    has the same.
+    """
 
     accuracy: dict[Arch, float]
     matches: dict[Arch, Matches]
@@ -78,7 +92,9 @@ class Outcome:
         """Wall time, as the commands print it."""
         whole = self.evaluation_s + self.decision_s
         share = f" ({self.decision_s / whole:.0%} of the race)" if whole else ""
-        return f"evaluations took {self.evaluation_s:.1f} s, decisions {self.decision_s:.1f} s{share}"
+        return (
+            f"evaluations took {self.evaluation_s:.1f} s, decisions {self.decision_s:.1f} s{share}"
+        )
 
 
 def race(
@@ -91,19 +107,30 @@ def race(
 ) -> Outcome:
     """Races the configurations of ``latency_ms`` (ms, modelled) for the frontier of latency and AP.
 
-    ``evaluate(archs, places)`` returns matches on these images only; ``places`` count images by id (:mod:`..coco_matches`).
-    ``thresholds``: indices of the IoU thresholds that AP is the mean of.
+    ``evaluate(archs, places)`` returns matches on these images only; ``places`` count images by id
+    (:mod:`..coco_matches`). ``thresholds``: indices of the IoU thresholds that AP is the mean of.
     """
     order = image_order(objects, rules.seed)
-    alive, outcome = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch)), Outcome({}, {})
+    alive = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch))
+    outcome = Outcome({}, {})
     seen = 0
     for stop in stage_ends(len(order), rules):
-        new, started = sorted(order[seen:stop]), time.perf_counter()
+        new = sorted(order[seen:stop])
+        started = time.perf_counter()
         found = evaluate(alive, new)
         evaluated = time.perf_counter()
-        outcome.matches = {arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch] for arch in alive}
-        chances = frontier_chances([outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules)
-        left = {arch: chance for arch, chance in zip(alive, chances, strict=True) if chance <= 1 - rules.confidence}
+        outcome.matches = {
+            arch: Matches.join([outcome.matches[arch], found[arch]]) if seen else found[arch]
+            for arch in alive
+        }
+        chances = frontier_chances(
+            [outcome.matches[arch] for arch in alive], objects, order[:stop], thresholds, rules
+        )
+        left = {
+            arch: chance
+            for arch, chance in zip(alive, chances, strict=True)
+            if chance <= 1 - rules.confidence
+        }
         passes = len({arch.backbone for arch in alive}) * len(new)
         told = {arch.key: round(chance, 4) for arch, chance in left.items()}
         outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, told))
@@ -113,18 +140,28 @@ def race(
         if stop < len(order):
             alive, seen = [arch for arch in alive if arch not in left], stop
     places = np.arange(len(order))
-    exact = {arch: average_precision(outcome.matches[arch], objects, places, thresholds) for arch in alive}
+    exact = {
+        arch: average_precision(outcome.matches[arch], objects, places, thresholds)
+        for arch in alive
+    }
     outcome.accuracy = {arch: ap for arch, ap in exact.items() if ap is not None}
     outcome.matches = {arch: outcome.matches[arch] for arch in outcome.accuracy}
     return outcome
 
 
 def frontier_chances(
-    matches: Sequence[Matches], objects: Objects, seen: Sequence[int], thresholds: Sequence[int], rules: Rules
+    matches: Sequence[Matches],
+    objects: Objects,
+    seen: Sequence[int],
+    thresholds: Sequence[int],
+    rules: Rules,
 ) -> list[float]:
-    """Chance that each of ``matches``, fastest first, beats all before it by more than the margin on the whole split."""
+    """Chance that each of ``matches``, fastest first, beats all before it by more than the margin
+    on the whole split.
+    """
     resamples = Resamples.of(objects, predictive_weights(seen, len(objects.count), rules))
-    best, chances = np.full(resamples.count, -np.inf), []
+    best = np.full(resamples.count, -np.inf)
+    chances = []
     for found in matches:
         ap = resamples.average_precision(found, thresholds)
         chances.append(float((ap > best + rules.margin).mean()))
@@ -133,9 +170,11 @@ def frontier_chances(
 
 
 def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:
-    """How often each of ``total`` images occurs in each resample, int (B, total): those seen once, the others stood in for.
+    """How often each of ``total`` images occurs in each resample, int (B, total): those seen once,
+    the others stood in for.
 
-    Polya's urn over the images seen: shares ~ Dirichlet(1, ..., 1), the rest of the split ~ multinomial with these shares.
+    Polya's urn over the images seen: shares ~ Dirichlet(1, ..., 1), the rest of the split ~
+    multinomial with these shares.
     """
     rng = np.random.default_rng((rules.seed, len(seen)))
     weights = np.zeros((rules.resamples, total), dtype=np.int64)
@@ -147,11 +186,14 @@ def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:
 
 
 def image_order(objects: Objects, seed: int) -> list[int]:
-    """Every image once, so that each beginning shows all classes in about their shares: next comes, at random, an image of the
-    class that is furthest behind. Images without objects are spread evenly between."""
+    """Every image once, so that each beginning shows all classes in about their shares: next comes,
+    at random, an image of the class that is furthest behind. Images without objects are spread
+    evenly between.
+    """
     rng = np.random.default_rng(seed)
     of_class = [rng.permutation(np.flatnonzero(column)).tolist() for column in objects.count.T]
-    size, drawn = objects.count.sum(0), np.zeros(objects.count.shape[1])
+    size = objects.count.sum(0)
+    drawn = np.zeros(objects.count.shape[1])
     busy = rng.permutation(np.flatnonzero(objects.count.any(1))).tolist()
     empty = rng.permutation(np.flatnonzero(~objects.count.any(1))).tolist()
     order: list[int] = []

@@ -1,9 +1,12 @@
-"""Latencies of many engines beside each other, on a machine that need not be quiet: taken in rounds, fitted as two factors.
+"""Latencies of many engines beside each other, on a machine that need not be quiet: taken in
+rounds, fitted as two factors.
 
-In a round every engine is visited once, in a new random order, and a visit takes its sample as the protocol does: buffered after
-its whole wait, sustained in a closed loop. What a sample shows is the engine's latency times the state of the machine in that
-round times noise. Both factors are fitted by medians (Tukey's median polish of the logarithms), so every engine is a reference
-for every other: drift and bursts of load that cover a round fall out of the ratios, and single disturbed samples are outvoted.
+In a round every engine is visited once, in a new random order, and a visit takes its sample as the
+protocol does: buffered after its whole wait, sustained in a closed loop. What a sample shows is the
+engine's latency times the state of the machine in that round times noise. Both factors are fitted
+by medians (Tukey's median polish of the logarithms), so every engine is a reference for every
+other: drift and bursts of load that cover a round fall out of the ratios, and single disturbed
+samples are outvoted.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ _OF_MEDIAN = 1.2533  # standard error of a median over that of a mean
 
 
 class Levels(NamedTuple):
-    """``ms``: latency of each engine in the round of middling load, float64 (engines,); ``reach``: by which part of itself its
-    95 % interval goes to either side, infinite after a single round."""
+    """``ms``: latency of each engine in the round of middling load, float64 (engines,); ``reach``:
+    by which part of itself its 95 % interval goes to either side, infinite after a single round.
+    """
 
     ms: Array
     reach: Array
@@ -47,7 +51,8 @@ class Levels(NamedTuple):
 def levels(samples_ms: Array) -> Levels:
     """Of positive samples, float64 (engines, rounds)."""
     logs = np.log(np.asarray(samples_ms, dtype=float))
-    engine, rounds = np.median(logs, axis=1), np.zeros(logs.shape[1])
+    engine = np.median(logs, axis=1)
+    rounds = np.zeros(logs.shape[1])
     if len(logs) >= FEW:
         for _ in range(POLISHES):
             rounds = np.median(logs - engine[:, None], axis=0)
@@ -56,20 +61,32 @@ def levels(samples_ms: Array) -> Levels:
     if (count := logs.shape[1]) < 2:
         return Levels(np.exp(engine), np.full(len(logs), np.inf))
     spread = _NORMAL * np.median(np.abs(logs - engine[:, None] - rounds), axis=1)
-    free = (1 - 1 / count) * (1 - 1 / len(logs) if len(logs) >= FEW else 1)  # what is left of the scatter by fitting it
+    # what is left of the scatter by fitting it
+    free = (1 - 1 / count) * (1 - 1 / len(logs) if len(logs) >= FEW else 1)
     error = _OF_MEDIAN * spread / np.sqrt(count * free)
     return Levels(np.exp(engine), error * student.ppf(0.975, count - 1))
 
 
 def short_form(decision: Protocol) -> Protocol:
-    """How engines are measured where decisions are made by ``decision``: its mode, wait and threads, in rounds.
+    """How engines are measured where decisions are made by ``decision``: its mode, wait and
+    threads, in rounds.
 
-    ``min_samples`` and ``max_samples`` count rounds, ``relative_ci`` is the width at which they end (:attr:`Levels.width`), and
-    ``timeout_s`` is the time of all rounds over the number of engines. The wait is whole: a shorter one would be another mode.
+    ``min_samples`` and ``max_samples`` count rounds, ``relative_ci`` is the width at which they end
+    (:attr:`Levels.width`), and ``timeout_s`` is the time of all rounds over the number of engines.
+    The wait is whole: a shorter one would be another mode.
     """
     if not decision.usual:
-        raise InputError(f"a search by {decision.rhythm} latencies is not possible", mend="choose buffered or sustained")
-    rounds = {"warmup": 2, "min_samples": 6, "max_samples": 24, "relative_ci": 0.08, "timeout_s": 10.0}
+        raise InputError(
+            f"a search by {decision.rhythm} latencies is not possible",
+            mend="choose buffered or sustained",
+        )
+    rounds = {
+        "warmup": 2,
+        "min_samples": 6,
+        "max_samples": 24,
+        "relative_ci": 0.08,
+        "timeout_s": 10.0,
+    }
     return Protocol(decision.mode, buffer_ms=decision.buffer_ms, threads=decision.threads, **rounds)  # type: ignore[arg-type]
 
 
@@ -85,11 +102,15 @@ def measure_rounds(
     """Latency of each call by :func:`levels`; ``protocol`` as :func:`short_form` makes it."""
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
-    rng, names, verdicts = random.Random(seed), list(calls), {name: ["no"] for name in calls}
+    rng = random.Random(seed)
+    names = list(calls)
+    verdicts = {name: ["no"] for name in calls}
     for call in calls.values():
         for _ in range(protocol.warmup):
             call.run()
-    start, rounds, reason = clock.now_ns(), [], ""
+    start = clock.now_ns()
+    rounds = []
+    reason = ""
     while not reason:
         column = {}
         for name in rng.sample(names, len(names)):
@@ -116,7 +137,9 @@ def measure_rounds(
 
 
 def _visit(call: Call, protocol: Protocol, clock: Clock, timer: Timer) -> float:
-    """One sample in ms; a run before it is not timed, because another engine has used the caches."""
+    """One sample in ms; a run before it is not timed, because another engine has used the
+    caches.
+    """
     call.run()
     if protocol.mode == "sustained":
         return float(np.median([timer.time_ms(call.run) for _ in range(LOOP)]))
@@ -129,7 +152,10 @@ def _visit(call: Call, protocol: Protocol, clock: Clock, timer: Timer) -> float:
 def _reason(found: Levels, rounds: int, elapsed_s: float, protocol: Protocol) -> str:
     """Why to stop, or nothing."""
     if rounds >= protocol.min_samples and found.width < protocol.relative_ci:
-        return f"interval {found.width:.1%} wide after {rounds} rounds, below {protocol.relative_ci:.1%}"
+        return (
+            f"interval {found.width:.1%} wide after {rounds} rounds, below "
+            f"{protocol.relative_ci:.1%}"
+        )
     if rounds >= protocol.max_samples:
         return f"maximum of {rounds} rounds, interval {found.width:.1%} wide"
     if elapsed_s >= protocol.timeout_s * len(found.ms):

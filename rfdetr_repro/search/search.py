@@ -1,8 +1,10 @@
-"""The search: every configuration of a space -> AP and latency Records -> frontier candidates -> the full protocol.
+"""The search: every configuration of a space -> AP and latency Records -> frontier candidates ->
+the full protocol.
 
-Accuracy comes from the shared pass (``shared.py``), for all configurations or for those a race leaves (``race.py``), latency from
-the additive model fitted on a few engines (``engines.py``); only candidates for the frontier are exported and measured in full,
-accuracy and latency from the same file. Every step skips what the store already holds.
+Accuracy comes from the shared pass (``shared.py``), for all configurations or for those a race
+leaves (``race.py``), latency from the additive model fitted on a few engines (``engines.py``); only
+candidates for the frontier are exported and measured in full, accuracy and latency from the same
+file. Every step skips what the store already holds.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from .race import Outcome, Rules, Stage, race
 from .shared import by_backbone
 
 Progress = Callable[[Iterable], Iterable]
-Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict]]]  # a pool's: (item, result) as they come
+# a pool's: (item, result) as they come
+Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict]]]
 
 
 @dataclass
@@ -58,31 +61,57 @@ class Search:
     context: Context = field(default_factory=Context)
     masks: bool = True
     deployment: Deployment = Deployment()  # frozen; what latencies are taken on
-    decision: Protocol = DECISION  # by whose latencies engines are fitted, candidates chosen and targets met
-    watched: Watched | None = None  # of the GPU that the deployment uses, while engines are measured
-    measured_on: Machine | None = None  # where the engines of the latency model ran; None: not measured yet
+    # by whose latencies engines are fitted, candidates chosen and targets met
+    decision: Protocol = DECISION
+    # of the GPU that the deployment uses, while engines are measured
+    watched: Watched | None = None
+    # where the engines of the latency model ran; None: not measured yet
+    measured_on: Machine | None = None
     run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
-    measure: Callable[[Any], Any] | None = None  # engines on a worker of its own (``engines.py``); None: in this process
+    # engines on a worker of its own (``engines.py``); None: in this process
+    measure: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         trained = self.card.space or self.space
-        backbones, known = {arch.backbone for arch in self.space.check()}, {arch.backbone for arch in trained}
+        backbones = {arch.backbone for arch in self.space.check()}
+        known = {arch.backbone for arch in trained}
         if not backbones & known:
-            raise InputError("the search space has no backbone that was trained", mend=f"trained: {trained}")
-        if max(self.space.decoder_layers) > self.card.config.decoder_layers or max(self.space.queries) > self.card.config.queries:
-            stored = f"{self.card.config.decoder_layers} decoder layers and {self.card.config.queries} queries"
-            raise InputError("the search space asks for more than is stored", mend=f"the checkpoint has {stored}")
+            raise InputError(
+                "the search space has no backbone that was trained", mend=f"trained: {trained}"
+            )
+        if (
+            max(self.space.decoder_layers) > self.card.config.decoder_layers
+            or max(self.space.queries) > self.card.config.queries
+        ):
+            stored = (
+                f"{self.card.config.decoder_layers} decoder layers and {self.card.config.queries} "
+                f"queries"
+            )
+            raise InputError(
+                "the search space asks for more than is stored", mend=f"the checkpoint has {stored}"
+            )
 
     def model_id(self, arch: Arch) -> ModelId:
         task = "segment" if self.card.config.masks else "detect"
-        return ModelId("rfdetr", f"rfdetr-{arch.key}", task, arch=arch, checkpoint_sha256=self.checkpoint_sha256)
+        return ModelId(
+            "rfdetr",
+            f"rfdetr-{arch.key}",
+            task,
+            arch=arch,
+            checkpoint_sha256=self.checkpoint_sha256,
+        )
 
     def export(self, arch: Arch) -> Artifact:
         """The float32 ONNX artifact of ``arch``, exported once per checkpoint."""
         path = self.folder / f"{arch.key}-{self.checkpoint_sha256[:8]}.onnx"
         if path.exists() and path.with_suffix(".json").exists():
             return load_artifact(path)
-        meta = ArtifactMeta(self.model_id(arch), self.card.class_names, self.card.category_ids, self.card.resize_rule)
+        meta = ArtifactMeta(
+            self.model_id(arch),
+            self.card.class_names,
+            self.card.category_ids,
+            self.card.resize_rule,
+        )
         return export_onnx(self.detector.slice(arch), path, meta=meta)
 
     def artifact(self, arch: Arch) -> Artifact:
@@ -101,23 +130,36 @@ class Search:
         protocols: Sequence[Protocol],
         predicted: Latency | None = None,
     ) -> list[Record]:
-        """Full protocol of one architecture on the deployment: accuracy and latency from the same file.
+        """Full protocol of one architecture on the deployment: accuracy and latency from the same
+        file.
 
-        ``predicted``: what the latency model said of it before; goes into the Records of the decision's mode that have none yet.
+        ``predicted``: what the latency model said of it before; goes into the Records of the
+        decision's mode that have none yet.
         """
-        artifact, threads = self.artifact(arch), protocols[0].threads
-        row = Row(artifact, lambda build: self.deployment.open(artifact, threads, build), tuple(splits))
-        context, watch = self.context, self.watched and self.watched.watch
+        artifact = self.artifact(arch)
+        threads = protocols[0].threads
+        row = Row(
+            artifact, lambda build: self.deployment.open(artifact, threads, build), tuple(splits)
+        )
+        context = self.context
+        watch = self.watched and self.watched.watch
         if self.watched is not None:
             context = replace(context, machine=self.watched.machine)
-        outcome = confirm_all({arch.key: row}, protocols, self.store, context=context, watch=watch, twin="once")
+        outcome = confirm_all(
+            {arch.key: row}, protocols, self.store, context=context, watch=watch, twin="once"
+        )
         for failure in outcome.failures.values():
             raise failure
         return [self._with_prediction(record, predicted) for record in outcome.records[arch.key]]
 
     def _with_prediction(self, record: Record, predicted: Latency | None) -> Record:
         decided = record.protocol is not None and record.protocol.short == self.decision.short
-        if predicted is None or not decided or record.latency is None or record.latency.predicted_ms is not None:
+        if (
+            predicted is None
+            or not decided
+            or record.latency is None
+            or record.latency.predicted_ms is not None
+        ):
             return record
         said = {
             "predicted_ms": predicted.median_ms,
@@ -150,17 +192,27 @@ class Search:
     def evaluation(self) -> GroupEvaluation:
         return GroupEvaluation(self.detector, self.split, self.masks)
 
-    def evaluate_all(self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter) -> list[Record]:
-        """A Record of source "search" for every configuration: accuracy shared and exact, latency modelled.
+    def evaluate_all(
+        self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter
+    ) -> list[Record]:
+        """A Record of source "search" for every configuration: accuracy shared and exact, latency
+        modelled.
 
-        An accuracy that the store holds already, be it beside a latency on another deployment, is not computed again.
+        An accuracy that the store holds already, be it beside a latency on another deployment, is
+        not computed again.
         """
         stored = {record.id: record for record in self.store.read()}
         known = self._known_accuracy(stored.values())
-        found = {arch: self._kept(arch, known[arch], model, heldout, stored) for arch in self.space if arch in known}
+        found = {
+            arch: self._kept(arch, known[arch], model, heldout, stored)
+            for arch in self.space
+            if arch in known
+        }
         for note in sorted({arch.rounding for arch in self.space} - {""}):
             print(note, flush=True)
-        groups = [[arch for arch in group if arch not in found] for group in by_backbone(self.space)]
+        groups = [
+            [arch for arch in group if arch not in found] for group in by_backbone(self.space)
+        ]
         items = [Whole(tuple(group)) for group in groups if group]
         for _, result in progress(_Sized(self._results(items), len(items))):
             for arch, accuracy in result.items():
@@ -176,7 +228,9 @@ class Search:
         rules: Rules = Rules(),  # noqa: B008 - frozen
         progress: Callable[[Stage], None] = lambda stage: None,
     ) -> tuple[list[Record], Outcome]:
-        """Records of the configurations that a race for the frontier leaves, evaluated on every image; see :mod:`.race`."""
+        """Records of the configurations that a race for the frontier leaves, evaluated on every
+        image; see :mod:`.race`.
+        """
         if goal.kind == "segm" and not self.masks:
             raise InputError(f"a race for {goal.metric} needs masks", mend="search with masks")
         objects = Objects.of(self.evaluation.evaluator)
@@ -194,7 +248,8 @@ class Search:
 
         predicted = {arch: model.predict(arch) for arch in self.space}
         outcome = race(predicted, objects, evaluate, goal.thresholds, rules, progress)
-        records, stored = [], {record.id: record for record in self.store.read()}
+        records = []
+        stored = {record.id: record for record in self.store.read()}
         for arch in outcome.accuracy:
             whole = {kind: Matches.join(parts[arch, kind]) for kind in self.evaluation.kinds}
             accuracy = {kind: _accuracy(matched, objects) for kind, matched in whole.items()}
@@ -209,31 +264,54 @@ class Search:
         heldout: RelativeError,
         stored: Mapping[str, Record],
     ) -> Record:
-        """The Record of ``arch``, from the store where it says the same; the latency model may have been fitted anew since.
+        """The Record of ``arch``, from the store where it says the same; the latency model may have
+        been fitted anew since.
 
-        A latency in the store that was fitted to confirmed files too stays there: candidates are chosen by ``model`` all the
-        same, so that a run that goes on chooses as it did, and :meth:`refit` writes the better one.
+        A latency in the store that was fitted to confirmed files too stays there: candidates are
+        chosen by ``model`` all the same, so that a run that goes on chooses as it did, and
+        :meth:`refit` writes the better one.
         """
-        record = replace(self.record("search", arch), accuracy=accuracy["bbox"], latency=model.latency(arch, heldout))
+        record = replace(
+            self.record("search", arch),
+            accuracy=accuracy["bbox"],
+            latency=model.latency(arch, heldout),
+        )
         before = stored.get(record.id)
-        record = replace(record, mask_accuracy=accuracy.get("segm") or (before.mask_accuracy if before else None))
+        record = replace(
+            record, mask_accuracy=accuracy.get("segm") or (before.mask_accuracy if before else None)
+        )
         if before is not None and _results(before) == _results(record):
             return before
-        refitted = before is not None and before.latency is not None and before.latency.confirmed_error is not None
+        refitted = (
+            before is not None
+            and before.latency is not None
+            and before.latency.confirmed_error is not None
+        )
         if before is not None and refitted and _results(before)[:2] == _results(record)[:2]:
             return record
         return self.store.append(record)
 
-    def refit(self, records: Sequence[Record], model: LatencyModel, heldout: RelativeError, seen: RelativeError) -> list[Record]:
-        """The search's Records with the latencies of a model that was fitted to confirmed files too; stored where they differ.
+    def refit(
+        self,
+        records: Sequence[Record],
+        model: LatencyModel,
+        heldout: RelativeError,
+        seen: RelativeError,
+    ) -> list[Record]:
+        """The search's Records with the latencies of a model that was fitted to confirmed files
+        too; stored where they differ.
 
         ``seen``: error of the model before on these files.
         """
-        stored, after, changed = {record.id: record for record in self.store.read()}, [], []
+        stored = {record.id: record for record in self.store.read()}
+        after = []
+        changed = []
         for record in records:
             assert record.model.arch is not None
             latency = replace(
-                model.latency(record.model.arch, heldout), confirmed_error=seen.median, confirmed_worst=seen.maximum
+                model.latency(record.model.arch, heldout),
+                confirmed_error=seen.median,
+                confirmed_worst=seen.maximum,
             )
             after.append(replace(record, latency=latency))
             if (before := stored.get(record.id)) is None or _results(before) != _results(after[-1]):
@@ -245,13 +323,24 @@ class Search:
         """Of this checkpoint on these images, where the store has every kind that is wanted."""
         known: dict[Arch, dict[str, Accuracy]] = {}
         for record in records:
-            arch, data = record.model.arch, record.data
-            if record.source != "search" or arch is None or data is None or data.sha256 != self.split.sha256:
+            arch = record.model.arch
+            data = record.data
+            if (
+                record.source != "search"
+                or arch is None
+                or data is None
+                or data.sha256 != self.split.sha256
+            ):
                 continue
             kinds = {"bbox": record.accuracy, "segm": record.mask_accuracy}
-            as_now = all((found := kinds[kind]) is not None and found.rule == AP_RULE for kind in self.evaluation.kinds)
+            as_now = all(
+                (found := kinds[kind]) is not None and found.rule == AP_RULE
+                for kind in self.evaluation.kinds
+            )
             if record.model == self.model_id(arch) and as_now:
-                known[arch] = {kind: accuracy for kind, accuracy in kinds.items() if accuracy is not None}
+                known[arch] = {
+                    kind: accuracy for kind, accuracy in kinds.items() if accuracy is not None
+                }
         return known
 
     def _results(self, items: Sequence[Whole | Part]) -> Iterator[tuple[Whole | Part, dict]]:
@@ -261,22 +350,42 @@ class Search:
             yield from ((item, self.evaluation(item)) for item in items)
 
     def _kept_results(self, items: Sequence[Part]) -> Iterator[tuple[Part, Parts]]:
-        """Results of a race's items; each is kept in a file, so that a killed race goes on where it was."""
+        """Results of a race's items; each is kept in a file, so that a killed race goes on where it
+        was.
+        """
         missing = [item for item in items if not self._race_file(item).exists()]
-        yield from ((item, _read(self._race_file(item), item, self.evaluation.kinds)) for item in items if item not in missing)
+        yield from (
+            (item, _read(self._race_file(item), item, self.evaluation.kinds))
+            for item in items
+            if item not in missing
+        )
         for item, found in self._results(missing):
             assert isinstance(item, Part)
             path = self._race_file(item)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-                columns = [found[arch][kind].columns() for arch in item.archs for kind in self.evaluation.kinds]
+                columns = [
+                    found[arch][kind].columns()
+                    for arch in item.archs
+                    for kind in self.evaluation.kinds
+                ]
                 np.savez(stream, *(column for row in columns for column in row))
             yield item, found
 
     def _race_file(self, item: Part) -> Path:
         keys = [arch.key for arch in item.archs]
-        named = " ".join([self.checkpoint_sha256, self.split.sha256, *self.evaluation.kinds, *keys, str(item.places)])
-        return self.folder.parent / "race" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.npz"
+        named = " ".join(
+            [
+                self.checkpoint_sha256,
+                self.split.sha256,
+                *self.evaluation.kinds,
+                *keys,
+                str(item.places),
+            ]
+        )
+        return (
+            self.folder.parent / "race" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.npz"
+        )
 
 
 def _results(record: Record) -> tuple[Any, ...]:
@@ -287,7 +396,8 @@ class _Sized:
     """An iterator that knows its length, for a progress bar."""
 
     def __init__(self, items: Iterator, length: int) -> None:
-        self.items, self.length = items, length
+        self.items = items
+        self.length = length
 
     def __iter__(self) -> Iterator:
         return self.items
@@ -299,19 +409,30 @@ class _Sized:
 def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
     try:
         with np.load(path, allow_pickle=False) as file:
-            columns = iter([file[f"arr_{index}"] for index in range(5 * len(item.archs) * len(kinds))])
-            return {arch: {kind: Matches(*(next(columns) for _ in range(5))) for kind in kinds} for arch in item.archs}
+            columns = iter(
+                [file[f"arr_{index}"] for index in range(5 * len(item.archs) * len(kinds))]
+            )
+            return {
+                arch: {kind: Matches(*(next(columns) for _ in range(5))) for kind in kinds}
+                for arch in item.archs
+            }
     except (OSError, ValueError, KeyError) as error:
         raise InputError("not a stage of a race", path, "remove the file and run again") from error
 
 
 def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
     places = np.arange(len(objects.count))
-    ap, ap50, ap75 = (average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5]))
+    ap, ap50, ap75 = (
+        average_precision(matched, objects, places, chosen) for chosen in (range(10), [0], [5])
+    )
     return with_interval(Accuracy(ap, ap50, ap75, rule=AP_RULE), matched, objects, resamples=0)
 
 
 def missing_classes(split: CocoSplit) -> list[str]:
     """Names of classes that have no object in the split; AP says nothing about them."""
     count = Objects.of(CocoEvaluator(split)).count.sum(0)
-    return [name for name, number in zip(split.classes.names, count.tolist(), strict=True) if number == 0]
+    return [
+        name
+        for name, number in zip(split.classes.names, count.tolist(), strict=True)
+        if number == 0
+    ]

@@ -1,7 +1,8 @@
 """Accuracy of every configuration of a space, shared exactly (product "The search", step 1).
 
-Configurations that differ only in decoder depth and query count share the backbone, the two-stage selection and one decoder pass;
-each still gets the numbers its own sliced subnet would give. Floor 6: reads a model and a split, knows no store.
+Configurations that differ only in decoder depth and query count share the backbone, the two-stage
+selection and one decoder pass; each still gets the numbers its own sliced subnet would give. Floor
+6: reads a model and a split, knows no store.
 """
 
 from __future__ import annotations
@@ -21,21 +22,33 @@ from rfdetr_repro.spec.arch import Arch
 
 @torch.inference_mode()
 def shared_detections(
-    detector: Detector, split: CocoSplit, archs: Sequence[Arch], *, masks: bool, indices: Sequence[int] | None = None
+    detector: Detector,
+    split: CocoSplit,
+    archs: Sequence[Arch],
+    *,
+    masks: bool,
+    indices: Sequence[int] | None = None,
 ) -> dict[Arch, list[ImageDetections]]:
-    """Detections of all ``archs``, which must share one backbone, from one pass over the split, or its images at ``indices``."""
+    """Detections of all ``archs``, which must share one backbone, from one pass over the split, or
+    its images at ``indices``.
+    """
     if len({arch.backbone for arch in archs}) != 1:
         raise ValueError("these architectures do not share a backbone")
     first = archs[0]
-    depths, queries = [arch.decoder_layers for arch in archs], [arch.queries for arch in archs]
+    depths = [arch.decoder_layers for arch in archs]
+    queries = [arch.queries for arch in archs]
     found: dict[Arch, list[ImageDetections]] = {arch: [] for arch in archs}
-    infos_left = iter(split.images if indices is None else [split.images[index] for index in indices])
+    infos_left = iter(
+        split.images if indices is None else [split.images[index] for index in indices]
+    )
     for batch in evaluation_batches(split, first.input_hw, BATCH, indices):
         infos = list(islice(infos_left, len(batch.images)))
         maps = detector.features(batch.to(device_of(detector)).images, first.patch, first.windows)
         outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
         for arch in archs:
-            found[arch] += detections_of(outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks)
+            found[arch] += detections_of(
+                outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks
+            )
     return found
 
 

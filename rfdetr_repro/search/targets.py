@@ -1,4 +1,6 @@
-"""Picks for target latencies: the best configuration within a tolerance of each (the paper's RF100-VL models: 10 %)."""
+"""Picks for target latencies: the best configuration within a tolerance of each (the paper's
+RF100-VL models: 10 %).
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ class Targets:
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(ms, (int, float)) and 0 < ms < 1e6 for ms in self.latencies_ms)  # NaN fails
+        # NaN fails
+        numbers = all(isinstance(ms, (int, float)) and 0 < ms < 1e6 for ms in self.latencies_ms)
         if not self.latencies_ms or not numbers or not 0 < self.tolerance < 1:
             raise InputError(
-                f"target latencies {self.latencies_ms} to {self.tolerance:g}", mend="positive ms, a tolerance in (0, 1)"
+                f"target latencies {self.latencies_ms} to {self.tolerance:g}",
+                mend="positive ms, a tolerance in (0, 1)",
             )
 
     @classmethod
@@ -31,33 +35,51 @@ class Targets:
         try:
             return cls(tuple(float(part) for part in text.split(",")), tolerance)
         except ValueError as error:
-            raise InputError(f"{text!r} is no list of latencies", mend="write milliseconds like 2.3,3.5,4.4") from error
+            raise InputError(
+                f"{text!r} is no list of latencies", mend="write milliseconds like 2.3,3.5,4.4"
+            ) from error
 
     def reaches(self, target_ms: float, latency_ms: float) -> bool:
         return abs(latency_ms - target_ms) <= self.tolerance * target_ms * (1 + 1e-9)
 
     def check(self, latency_ms: Mapping[Arch, float]) -> None:
-        """Raises :class:`InputError` for a target that no configuration reaches, with the nearest one."""
+        """Raises :class:`InputError` for a target that no configuration reaches, with the nearest
+        one.
+        """
         for target in self.latencies_ms:
             if not any(self.reaches(target, ms) for ms in latency_ms.values()):
                 near = min(latency_ms, key=lambda arch: abs(latency_ms[arch] - target))
                 what = f"no configuration within {self.tolerance:.0%} of {target:g} ms"
-                raise InputError(what, mend=f"the nearest is {near.key} at {latency_ms[near]:.3g} ms")
+                raise InputError(
+                    what, mend=f"the nearest is {near.key} at {latency_ms[near]:.3g} ms"
+                )
 
-    def picks(self, records: Iterable[Record], per_target: int = 1, y: str = "ap") -> dict[float, list[Record]]:
-        """Best by ``y`` first, at most ``per_target`` of the frontier within each target's tolerance; maybe none."""
+    def picks(
+        self, records: Iterable[Record], per_target: int = 1, y: str = "ap"
+    ) -> dict[float, list[Record]]:
+        """Best by ``y`` first, at most ``per_target`` of the frontier within each target's
+        tolerance; maybe none.
+        """
         found: dict[float, list[Record]] = {}
         known = list(records)
         for target in self.latencies_ms:
-            near = [r for r in known if r.latency is not None and self.reaches(target, r.latency.median_ms)]
+            near = [
+                r
+                for r in known
+                if r.latency is not None and self.reaches(target, r.latency.median_ms)
+            ]
             front = frontier(near, "latency", y)
             found[target] = sorted(front, key=metric(y).cost)[:per_target]
         return found
 
 
-def candidates(records: Sequence[Record], limit: int, y: str = "ap", targets: Targets | None = None) -> list[Arch]:
-    """Architectures that get the full protocol: of the frontier of (modelled latency, ``y``) thinned evenly to ``limit``, or with
-    ``targets`` an equal share of ``limit`` for each, since a modelled latency may prove to lie outside the tolerance."""
+def candidates(
+    records: Sequence[Record], limit: int, y: str = "ap", targets: Targets | None = None
+) -> list[Arch]:
+    """Architectures that get the full protocol: of the frontier of (modelled latency, ``y``)
+    thinned evenly to ``limit``, or with ``targets`` an equal share of ``limit`` for each, since a
+    modelled latency may prove to lie outside the tolerance.
+    """
     if targets is not None:
         picked = targets.picks(records, max(1, limit // len(targets.latencies_ms)), y)
         chosen = [record for near in picked.values() for record in near]
@@ -67,4 +89,6 @@ def candidates(records: Sequence[Record], limit: int, y: str = "ap", targets: Ta
             chosen = [chosen[round(i * (len(chosen) - 1) / (limit - 1))] for i in range(limit)]
         elif limit == 1:
             chosen = chosen[-1:]
-    return list(dict.fromkeys(record.model.arch for record in chosen if record.model.arch is not None))
+    return list(
+        dict.fromkeys(record.model.arch for record in chosen if record.model.arch is not None)
+    )

@@ -1,1 +1,3 @@
-"""What can be chosen and how it is written down: architectures, recipes, protocols, campaigns, files, errors. No torch here."""
+"""What can be chosen and how it is written down: architectures, recipes, protocols, campaigns,
+files, errors. No torch here.
+"""

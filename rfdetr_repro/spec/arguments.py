@@ -1,7 +1,8 @@
-"""What an argument of a command may be: argparse types that check range, path and name while the command line is read.
+"""What an argument of a command may be: argparse types that check range, path and name while the
+command line is read.
 
-Each function here is a ``type=`` of ``add_argument``, or makes one. What it refuses becomes one line that names the argument, and
-exit code 2, before any file is read or written. No torch here.
+Each function here is a ``type=`` of ``add_argument``, or makes one. What it refuses becomes one
+line that names the argument, and exit code 2, before any file is read or written. No torch here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from .errors import InputError
 from .files import output_path
 from .ranges import plain_name
 
-MOST_THREADS, MOST_PROCESSES, LARGEST_SEED = 1024, 1024, 2**63 - 1
+MOST_THREADS = 1024
+MOST_PROCESSES = 1024
+LARGEST_SEED = 2**63 - 1
 _LONGEST_LABEL = 200
 
 
@@ -36,16 +39,22 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
-    """The type of finite numbers from ``low`` to ``high``; a round bracket in ``ends`` leaves that end out, as in "(]"."""
-    above, below = ends[0] == "(", ends[1] == ")"
-    bounds = f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+    """The type of finite numbers from ``low`` to ``high``; a round bracket in ``ends`` leaves that
+    end out, as in "(]".
+    """
+    above = ends[0] == "("
+    below = ends[1] == ")"
+    bounds = (
+        f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+    )
 
     def parse(text: str) -> float:
         try:
             value = math.nan if "_" in text else float(text)
         except ValueError:
             value = math.nan
-        if (value > low if above else value >= low) and (value < high if below else value <= high):  # NaN fails
+        # NaN fails
+        if (value > low if above else value >= low) and (value < high if below else value <= high):
             return value
         raise ArgumentTypeError(f"{_shown(text)} is not a number {bounds}")
 
@@ -68,7 +77,9 @@ def wholes(low: int, high: int) -> Callable[[str], list[int]]:
 def label(text: str) -> str:
     """A name that is printed and stored, not one of a file."""
     if not text.strip() or not text.isprintable() or len(text) > _LONGEST_LABEL:
-        raise ArgumentTypeError(f"{_shown(text)} is no name: write 1 to {_LONGEST_LABEL} printable characters")
+        raise ArgumentTypeError(
+            f"{_shown(text)} is no name: write 1 to {_LONGEST_LABEL} printable characters"
+        )
     return text
 
 
@@ -114,13 +125,16 @@ def input_file(text: str) -> Path:
     found = input_path(text)
     if not found.is_file():
         raise ArgumentTypeError(
-            f"{_shown(text)} is {'a folder' if found.is_dir() else 'no regular file'}, where a file is needed"
+            f"{_shown(text)} is {'a folder' if found.is_dir() else 'no regular file'}, where a "
+            f"file is needed"
         )
     return found
 
 
 def output_file(text: str) -> Path:
-    """A file that can be written: a regular file, or a name in a folder that is writable or can be made. Nothing is made yet."""
+    """A file that can be written: a regular file, or a name in a folder that is writable or can be
+    made. Nothing is made yet.
+    """
     target = any_path(text)
     try:
         final = output_path(target)
@@ -140,18 +154,25 @@ def output_folder(text: str) -> Path:
 
 
 def _check_writable(target: Path, folder: Path) -> None:
-    """Tries a nameless file in the nearest folder that exists: permissions alone do not tell (read-only disks, root)."""
+    """Tries a nameless file in the nearest folder that exists: permissions alone do not tell
+    (read-only disks, root).
+    """
     try:
         os.stat(target)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # a name that is too long, links that lead in a circle
-            raise ArgumentTypeError(f"cannot write {_shown(str(target))}: {error.strerror}") from error
+        # a name that is too long, links that lead in a circle
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise ArgumentTypeError(
+                f"cannot write {_shown(str(target))}: {error.strerror}"
+            ) from error
     while not os.path.lexists(folder):
         folder = folder.parent
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ArgumentTypeError(f"cannot write to {_shown(str(folder))}: {error.strerror}") from error
+        raise ArgumentTypeError(
+            f"cannot write to {_shown(str(folder))}: {error.strerror}"
+        ) from error
 
 
 def _mode(found: Path) -> None:
@@ -163,6 +184,8 @@ def _mode(found: Path) -> None:
 
 
 def _shown(text: str) -> str:
-    """The text as Python writes it; of a long one the beginning and the end, which holds a file's name."""
+    """The text as Python writes it; of a long one the beginning and the end, which holds a file's
+    name.
+    """
     shown = repr(text)
     return shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-45:]}"

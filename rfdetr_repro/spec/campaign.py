@@ -1,4 +1,7 @@
-"""A campaign: everything one run of the whole flow needs, as a row or a TOML file. No torch here."""
+"""A campaign: everything one run of the whole flow needs, as a row or a TOML file.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,16 @@ else:
     import tomli as tomllib
 
 METRICS = ("ap", "ap50", "mask_ap", "mask_ap50")  # what a search may maximise
-ENGINES, CANDIDATES = (6, 10**5), (1, 10**5)  # lowest and highest number; fewer than 6 engines do not fit the latency model
+# lowest and highest number; fewer than 6 engines do not fit the latency model
+ENGINES = (6, 10**5)
+CANDIDATES = (1, 10**5)
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A stage before the campaign's own training, on other data: a COCO-format folder with masks where the preset has them."""
+    """A stage before the campaign's own training, on other data: a COCO-format folder with masks
+    where the preset has them.
+    """
 
     data: Path
     train: TrainConfig
@@ -45,7 +52,9 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Campaign:
-    """``data`` is a COCO-format folder, or None for the embedded set, which is composed into the run folder."""
+    """``data`` is a COCO-format folder, or None for the embedded set, which is composed into the
+    run folder.
+    """
 
     name: str
     title: str
@@ -57,22 +66,31 @@ class Campaign:
     pretraining: Pretraining | None = None
     scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`
     data_seed: int = 0
-    departures: tuple[str, ...] = ()  # from the paper, beyond those that settings tell (departures.py); printed in the report
+    # from the paper, beyond those that settings tell (departures.py); printed in the report
+    departures: tuple[str, ...] = ()
     engines: int = 18  # exported and measured to fit and to test the latency model
-    most_engines: int | None = None  # more, while the model's cross-validation error is too large; None: twice engines
+    # more, while the model's cross-validation error is too large; None: twice engines
+    most_engines: int | None = None
     candidates: int = 10  # frontier points that get the full protocol
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
     targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
-    finetune_steps: int = 0  # of the best confirmed architecture, after the search; 0: none, and no patch sizes beyond the space
+    # of the best confirmed architecture, after the search; 0: none, and no patch sizes beyond the
+    # space
+    finetune_steps: int = 0
     backend: str = "onnxruntime"  # what the found models will run on
     precision: str = "fp32"  # of their files
     cuda_graph: bool = False
-    drop_bad: bool = False  # leave rows of the data that cannot be used out, and say how many, instead of refusing them
-    latency_mode: str = "buffered"  # "buffered" or "sustained": engines, choices, targets and fronts are all of this one
-    search_masks: bool = False  # mask AP of every configuration too; confirmed points always have it
+    # leave rows of the data that cannot be used out, and say how many, instead of refusing them
+    drop_bad: bool = False
+    # "buffered" or "sustained": engines, choices, targets and fronts are all of this one
+    latency_mode: str = "buffered"
+    # mask AP of every configuration too; confirmed points always have it
+    search_masks: bool = False
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
-    sustained: Protocol = Protocol(mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1)
+    sustained: Protocol = Protocol(
+        mode="sustained", buffer_ms=0.0, min_samples=200, max_samples=700, timeout_s=10.0, threads=1
+    )
 
     def __post_init__(self) -> None:
         plain_name(self.name, "the campaign's name")
@@ -82,42 +100,77 @@ class Campaign:
         choose(self.latency_mode, MODES, "latency_mode")
         for mode in MODES:
             if (found := getattr(self, mode)).mode != mode or not found.usual:
-                raise InputError(f"[{mode}] asks for {found.rhythm}", "the campaign", f"leave its mode at {mode}")
+                raise InputError(
+                    f"[{mode}] asks for {found.rhythm}", "the campaign", f"leave its mode at {mode}"
+                )
         choose(self.backend, OF_ONNX, "backend")
-        check_ranges(self, {"engines": ENGINES, "candidates": CANDIDATES, "finetune_steps": (0, 10**9)}, {}, "the campaign")
+        check_ranges(
+            self,
+            {"engines": ENGINES, "candidates": CANDIDATES, "finetune_steps": (0, 10**9)},
+            {},
+            "the campaign",
+        )
         check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
         if self.most_engines is not None:
             check_ranges(self, {"most_engines": ENGINES}, {}, "the campaign")
         if self.cuda_graph and self.backend not in WITH_GRAPH:
             raise InputError(
-                f"{self.backend} has no CUDA graph", "the campaign", f"choose {', '.join(WITH_GRAPH)}, or leave it out"
+                f"{self.backend} has no CUDA graph",
+                "the campaign",
+                f"choose {', '.join(WITH_GRAPH)}, or leave it out",
             )
         if self.most_engines is not None and self.most_engines < self.engines:
             told = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
-            raise InputError(told, "the campaign", "raise most_engines, or leave it out for twice the engines")
+            raise InputError(
+                told, "the campaign", "raise most_engines, or leave it out for twice the engines"
+            )
         for target in self.targets_ms:
-            if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target < 1e6:
+            if (
+                isinstance(target, bool)
+                or not isinstance(target, (int, float))
+                or not 0 < target < 1e6
+            ):
                 told = f"target latency {target!r} is no positive number of ms"
                 raise InputError(told, "the campaign", "write targets_ms = [2.3]")
         if not all(isinstance(text, str) for text in self.departures):
-            raise InputError("departures holds what is no text", "the campaign", 'write departures = ["no augmentation"]')
+            raise InputError(
+                "departures holds what is no text",
+                "the campaign",
+                'write departures = ["no augmentation"]',
+            )
         stored = self.preset.model
-        if max(self.space.decoder_layers) > stored.decoder_layers or max(self.space.queries) > stored.queries:
-            told = f"the space asks for {max(self.space.decoder_layers)} decoder layers and {max(self.space.queries)} queries"
+        if (
+            max(self.space.decoder_layers) > stored.decoder_layers
+            or max(self.space.queries) > stored.queries
+        ):
+            told = (
+                f"the space asks for {max(self.space.decoder_layers)} decoder layers and "
+                f"{max(self.space.queries)} queries"
+            )
             has = f"the model stores {stored.decoder_layers} layers and {stored.queries} queries"
             raise InputError(told, "the campaign", has)
         if self.metric.startswith("mask") and not stored.masks:
-            raise InputError(f"metric {self.metric} of a model without masks", "the campaign", "choose ap, or a size with masks")
+            raise InputError(
+                f"metric {self.metric} of a model without masks",
+                "the campaign",
+                "choose ap, or a size with masks",
+            )
 
     @property
     def decision(self) -> Protocol:
-        """The protocol by whose latencies everything is decided; the other one is measured beside it and decides nothing."""
+        """The protocol by whose latencies everything is decided; the other one is measured beside
+        it and decides nothing.
+        """
         return self.buffered if self.latency_mode == "buffered" else self.sustained
 
     @property
     def protocols(self) -> tuple[Protocol, Protocol]:
         """Of a confirmed file, the deciding one first."""
-        return (self.buffered, self.sustained) if self.latency_mode == "buffered" else (self.sustained, self.buffered)
+        return (
+            (self.buffered, self.sustained)
+            if self.latency_mode == "buffered"
+            else (self.sustained, self.buffered)
+        )
 
 
 EMBEDDED = Campaign(
@@ -135,7 +188,8 @@ COCO = Campaign(
     "Weight-sharing search at the paper's size",
     PAPER_SUPERNET,
     PAPER_SPACE,
-    TrainConfig(steps=92_400, batch_size=16, accumulate=8),  # 100 epochs of 118k images at batch 128; the paper states no number
+    # 100 epochs of 118k images at batch 128; the paper states no number
+    TrainConfig(steps=92_400, batch_size=16, accumulate=8),
     data=Path("data/coco"),
     departures=("epochs on COCO are not published: 100 are assumed",),
     engines=120,
@@ -153,7 +207,10 @@ def campaign(name: str) -> Campaign:
         return CAMPAIGNS[name]
     if name.endswith(".toml"):
         return from_toml(Path(name))
-    raise InputError(f"unknown campaign {name!r}", mend=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file")
+    raise InputError(
+        f"unknown campaign {name!r}",
+        mend=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file",
+    )
 
 
 def from_scratch(chosen: Campaign) -> Campaign:
@@ -164,23 +221,33 @@ def from_scratch(chosen: Campaign) -> Campaign:
 
 
 def from_toml(path: Path) -> Campaign:
-    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``, ``weights``, ``size``, ``engines``,
-    ``candidates`` and every other field by its name, and the tables [space], [train], [buffered], [sustained]; what is absent
-    comes from the base, and unknown keys are refused. The table [pretraining] is one of ``data`` and of what [train] takes."""
+    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``,
+    ``weights``, ``size``, ``engines``, ``candidates`` and every other field by its name, and the
+    tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and
+    unknown keys are refused. The table [pretraining] is one of ``data`` and of what [train] takes.
+    """
     with open_input(path) as stream:
         try:
             fields: dict[str, Any] = tomllib.load(stream)
-        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
             raise InputError(f"not TOML ({error})", path) from error
     base = CAMPAIGNS[choose(fields.pop("base", "embedded"), CAMPAIGNS, "base campaign", path)]
     for key in ("space", "train", "buffered", "sustained", "pretraining"):
         if not isinstance(fields.get(key, {}), dict):
             raise InputError(f"{key} is no table", path, f"write [{key}] on a line of its own")
     for key in ("data", "weights", "size"):
-        if key in fields and (not isinstance(fields[key], str) or not fields[key].strip() or "\0" in fields[key]):
+        if key in fields and (
+            not isinstance(fields[key], str) or not fields[key].strip() or "\0" in fields[key]
+        ):
             raise InputError(f"{key} = {fields[key]!r} is no text", path)
-    described = {"data", "train", "size", "pretraining"} & set(fields)  # what the base's own words are about
-    changes: dict[str, Any] = {"name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)}
+    # what the base's own words are about
+    described = {"data", "train", "size", "pretraining"} & set(fields)
+    changes: dict[str, Any] = {
+        "name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)
+    }
     if "train" in fields and base.scratch is not None:  # both recipes change alike
         changes["scratch"] = _changed(base.scratch, dict(fields["train"]), f"{path} [train]")
     for key in ("space", "train", "buffered", "sustained"):
@@ -212,7 +279,8 @@ def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:
 
 def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:
     known = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    types = {field.name: str(field.type) for field in dataclasses.fields(row)}  # asked of where the value is None
+    # asked of where the value is None
+    types = {field.name: str(field.type) for field in dataclasses.fields(row)}
     if unknown := sorted(set(fields) - set(known)):
         raise InputError(f"unknown keys {unknown}", where, f"known: {', '.join(known)}")
     changes = {}

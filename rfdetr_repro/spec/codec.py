@@ -1,4 +1,7 @@
-"""Dataclasses from JSON and back: the one decoder, which refuses unknown fields and wrong types. No torch here."""
+"""Dataclasses from JSON and back: the one decoder, which refuses unknown fields and wrong types.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ def without_absent(value: Any) -> Any:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Resolved field types; resolving them anew for every stored line would dominate reading a store."""
+    """Resolved field types; resolving them anew for every stored line would dominate reading a
+    store.
+    """
     return typing.get_type_hints(kind)
 
 
@@ -28,18 +33,27 @@ def _hints(kind: type) -> dict[str, Any]:
 def _plain_types(kind: type) -> dict[str, frozenset[type]]:
     """Field -> the types whose values need no look: most values of a store are of these."""
     allowed = {str, int, float, bool}
-    return {name: frozenset(typing.get_args(hint) or (hint,)) & allowed for name, hint in _hints(kind).items()}
+    return {
+        name: frozenset(typing.get_args(hint) or (hint,)) & allowed
+        for name, hint in _hints(kind).items()
+    }
 
 
 def decode(kind: type[T], fields: Any) -> T:
-    """A (nested) dataclass from plain JSON values. Raises TypeError or ValueError for unknown fields and wrong types."""
+    """A (nested) dataclass from plain JSON values.
+
+    Raises TypeError or ValueError for unknown fields and wrong types.
+    """
     if not isinstance(fields, dict):
         raise TypeError(f"{kind.__name__} must be an object")
-    hints, plain = _hints(kind), _plain_types(kind)
+    hints = _hints(kind)
+    plain = _plain_types(kind)
     if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):  # type: ignore[arg-type]
         raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
     values = {
-        name: value if type(value) in plain[name] else _value(hints[name], value, f"{kind.__name__}.{name}")
+        name: value
+        if type(value) in plain[name]
+        else _value(hints[name], value, f"{kind.__name__}.{name}")
         for name, value in fields.items()
     }
     return kind(**values)
@@ -68,7 +82,11 @@ def _value_of(kind: Any, value: Any, name: str) -> Any:
         return float(value)
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} = {repr(value)[:60]} is not {plain.__name__}")
-    return {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()} if plain is dict else value
+    return (
+        {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()}
+        if plain is dict
+        else value
+    )
 
 
 def _tuple(kinds: tuple[Any, ...], values: Any, name: str) -> tuple[Any, ...]:

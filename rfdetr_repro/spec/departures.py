@@ -1,4 +1,6 @@
-"""Where a campaign departs from the paper's recipe, in sentences that follow from its settings alone."""
+"""Where a campaign departs from the paper's recipe, in sentences that follow from its settings
+alone.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ PAPER_BATCH = 128
 _RECIPE = {
     "lr": "learning rate {here:g} (paper: {paper:g})",
     "lr_encoder": "learning rate of the backbone {here:g} (paper: {paper:g})",
-    "layer_decay": "rates of the backbone's layers fall by a factor of {here:g} from one to the next (paper: {paper:g})",
+    "layer_decay": "rates of the backbone's layers fall by a factor of {here:g} from one to the next (paper: "  # noqa: E501
+    "{paper:g})",
     "component_decay": "the backbone's rates are multiplied by {here:g} (paper: {paper:g})",
     "weight_decay": "weight decay {here:g} (paper: {paper:g})",
     "beta2": "beta2 of Adam {here:g} (paper: {paper:g})",
     "warmup_steps": "{here} warm-up steps (paper: {paper})",
-    "cooldown_share": "the rate falls linearly to 0 over the last {here:.0%} of the steps (paper: constant)",
+    "cooldown_share": "the rate falls linearly to 0 over the last {here:.0%} of the steps (paper: constant)",  # noqa: E501
     "clip_norm": "gradients clipped at norm {here:g} (paper: {paper:g})",
     "ema_decay": "decay of the averaged weights {here:g} (paper: {paper:g})",
     "class_weight": "classification loss of weight {here:g} (paper: {paper:g})",
@@ -48,7 +51,9 @@ _MODEL = {
 
 
 def departures(chosen: Campaign) -> list[str]:
-    """One sentence each: initial weights, recipe and shapes that are not the paper's, then what the campaign states itself."""
+    """One sentence each: initial weights, recipe and shapes that are not the paper's, then what the
+    campaign states itself.
+    """
     found = [_initial_weights(chosen)]
     found += _differing(chosen.preset.model, PAPER_SUPERNET.model, _MODEL)
     found += _differing(chosen.train, TrainConfig(), _RECIPE)
@@ -58,7 +63,9 @@ def departures(chosen: Campaign) -> list[str]:
 
 
 def _initial_weights(chosen: Campaign) -> str:
-    """Empty where training starts from a file through a stage on another data set, as the paper's does."""
+    """Empty where training starts from a file through a stage on another data set, as the paper's
+    does.
+    """
     paper = "(paper: DINOv2, then Objects365)"
     if chosen.pretraining is not None:
         if chosen.weights is not None:
@@ -67,14 +74,20 @@ def _initial_weights(chosen: Campaign) -> str:
     if chosen.weights is None:
         return f"random initial weights {paper}"
     if chosen.weights == PICO_WEIGHTS:
-        return f"initial weights that come with the package, trained on scenes that the package composes {paper}"
-    return f"initial weights of the file {chosen.weights.name}, without a stage on other data {paper}"
+        return (
+            f"initial weights that come with the package, trained on scenes that the package "
+            f"composes {paper}"
+        )
+    return (
+        f"initial weights of the file {chosen.weights.name}, without a stage on other data {paper}"
+    )
 
 
 def _differing(here: Any, paper: Any, sentences: dict[str, str]) -> list[str]:
     found = []
     for name, sentence in sentences.items():
-        own, published = getattr(here, name), getattr(paper, name)
+        own = getattr(here, name)
+        published = getattr(paper, name)
         if own != published:
             found.append(sentence.format(here=own, paper=published))
     return found

@@ -1,6 +1,8 @@
-"""What a user's mistake looks like: one line (what, where, how to mend) and exit code 2, never a traceback.
+"""What a user's mistake looks like: one line (what, where, how to mend) and exit code 2, never a
+traceback.
 
-Every command's ``main`` is wrapped by :func:`run_main`; library code raises :class:`InputError` and never prints or exits.
+Every command's ``main`` is wrapped by :func:`run_main`; library code raises :class:`InputError` and
+never prints or exits.
 """
 
 from __future__ import annotations
@@ -23,19 +25,31 @@ from typing import Any, NoReturn
 
 from .unfinished import remove_abandoned_folders
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of this program
 EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read the output stopped reading, as ``head`` does
-LONGEST_LINE = 300  # characters of a message; what a user's file or argument adds beyond them is left out
+# characters of a message; what a user's file or argument adds beyond them is left out
+LONGEST_LINE = 300
 
 
 class InputError(Exception):
-    """Bad arguments or bad input. ``what`` is wrong, ``where`` it is, how to ``mend`` it; prints as one line."""
+    """Bad arguments or bad input.
+
+    ``what`` is wrong, ``where`` it is, how to ``mend`` it; prints as one line.
+    """
 
     def __init__(self, what: str, where: object = "", mend: str = "") -> None:
         parts = [" ".join(part.split()) for part in (what, f"in {where}" if where else "", mend)]
-        if len("; ".join(filter(None, parts))) > LONGEST_LINE:  # the place by its end, which holds the name of the file
-            parts = [shortened(parts[0], 150), shortened(parts[1], 60, tail=50), shortened(parts[2], 86)]
+        # the place by its end, which holds the name of the file
+        if len("; ".join(filter(None, parts))) > LONGEST_LINE:
+            parts = [
+                shortened(parts[0], 150),
+                shortened(parts[1], 60, tail=50),
+                shortened(parts[2], 86),
+            ]
         super().__init__("; ".join(filter(None, parts)))
 
 
@@ -45,7 +59,9 @@ def nearest(text: str, options: Collection[str]) -> str | None:
 
 
 def shortened(text: str, longest: int, tail: int = 20) -> str:
-    """``text`` of at most ``longest`` characters: the middle gives way to "...", the last ``tail`` characters stay."""
+    """``text`` of at most ``longest`` characters: the middle gives way to "...", the last ``tail``
+    characters stay.
+    """
     return text if len(text) <= longest else f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
 
@@ -53,14 +69,26 @@ class LibraryNotBuilt(InputError, ImportError):
     """A compiled part of the package is missing or does not load."""
 
     def __init__(self, what: str, where: object = "") -> None:
-        super().__init__(what, where, "build it from the repository with: pip install --no-build-isolation -e .")
+        super().__init__(
+            what, where, "build it from the repository with: pip install --no-build-isolation -e ."
+        )
 
 
 _KEPT = "what is finished is kept; run the same command again to go on"
-_ONE_SIGNAL_S, _LONGEST_IMPORT_S, _AGAIN_S = 10.0, 60.0, 0.05
+_ONE_SIGNAL_S = 10.0
+_LONGEST_IMPORT_S = 60.0
+_AGAIN_S = 0.05
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_THERE = {errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_NOT_THERE = {
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -70,17 +98,22 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int, told: str = "") -> None:
-        self.number, self.exit_code = number, 128 + number
+        self.number = number
+        self.exit_code = 128 + number
         name = signal.Signals(number).name
         super().__init__(f"{name} {told}" if told else name)
 
 
 class StatedFailure(Exception):
-    """The request was fine but its result is not acceptable (exit code 1), e.g. an export that disagrees with PyTorch."""
+    """The request was fine but its result is not acceptable (exit code 1), e.g.
+
+    an export that disagrees with PyTorch.
+    """
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most LONGEST_LINE characters.
+    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
+    LONGEST_LINE characters.
 
     An unknown flag or choice names the nearest one that is known.
     """
@@ -90,7 +123,10 @@ class ArgumentParser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = nearest(unknown[0].partition("=")[0], flags)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}" + (f"; did you mean {near}?" if near else ""))
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}"
+                + (f"; did you mean {near}?" if near else "")
+            )
         return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -100,18 +136,28 @@ class ArgumentParser(argparse.ArgumentParser):
         near = nearest(str(value), options)
         hint = f"did you mean {near}? " if near else ""
         told = shortened(repr(value), 60)
-        raise argparse.ArgumentError(action, f"invalid choice: {told}; {hint}choose one of {', '.join(options)}")
+        raise argparse.ArgumentError(
+            action, f"invalid choice: {told}; {hint}choose one of {', '.join(options)}"
+        )
 
     def error(self, message: str) -> NoReturn:
-        command = f"python -m {self.prog}" if self.prog.startswith(("rfdetr_repro.", "reports.")) else "the same command with"
+        command = (
+            f"python -m {self.prog}"
+            if self.prog.startswith(("rfdetr_repro.", "reports."))
+            else "the same command with"
+        )
         raise InputError(message, mend=f"{command} --help lists the arguments")
 
 
-def run_main(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes through.
+def run_main(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> int:
+    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes
+    through.
 
-    Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program (the traceback is in a file),
-    130 interrupted, 143 asked to end (SIGTERM), 129 the terminal was closed (SIGHUP), 141 the output was closed.
+    Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program
+    (the traceback is in a file), 130 interrupted, 143 asked to end (SIGTERM), 129 the terminal was
+    closed (SIGHUP), 141 the output was closed.
     """
     _print_anything()
     remove_abandoned_folders()
@@ -151,21 +197,28 @@ def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str]
     except Exception as error:
         _end_progress_bars()
         if not isinstance(error, OSError) or error.errno not in FULL | _NOT_THERE:
-            print(f"internal error: {_described(error)}; please report it with {_traceback_file()}", file=sys.stderr)
+            print(
+                f"internal error: {_described(error)}; please report it with {_traceback_file()}",
+                file=sys.stderr,
+            )
             return EXIT_INTERNAL
         mend = "free some space and run again" if error.errno in FULL else ""
-        line = InputError(f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend)
+        line = InputError(
+            f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend
+        )
         print(f"error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
 @contextmanager
 def _signals_end_the_command() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that all ends as after Ctrl-C.
+    """Inside, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that all ends as
+    after Ctrl-C.
 
-    Signals that the process ignores, or that somebody else handles, are left alone. Those that follow within seconds are one with
-    the first (``timeout`` sends SIGTERM to the process and to its group): they must not break what is being put in order. While a
-    library is imported a signal waits, Ctrl-C too: compiled parts of PyTorch abort the process where their import breaks off.
+    Signals that the process ignores, or that somebody else handles, are left alone. Those that
+    follow within seconds are one with the first (``timeout`` sends SIGTERM to the process and to
+    its group): they must not break what is being put in order. While a library is imported a signal
+    waits, Ctrl-C too: compiled parts of PyTorch abort the process where their import breaks off.
     """
     came_at: list[float] = []
     waited: list[int] = []
@@ -184,10 +237,16 @@ def _signals_end_the_command() -> Iterator[None]:
         came_at.append(time.monotonic())
         raise Interrupted(number, f"and ended: {_KEPT}")
 
-    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    usual = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
     if threading.current_thread() is not threading.main_thread():
         usual = {}
-    mine = {number: handler for number, handler in usual.items() if signal.getsignal(number) is handler}
+    mine = {
+        number: handler for number, handler in usual.items() if signal.getsignal(number) is handler
+    }
     try:
         for number in mine:
             signal.signal(number, handle)
@@ -207,7 +266,9 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _output_lost() -> int:
-    """Writes out what was printed, before the interpreter does at its end; the exit code to end with if that fails, else 0."""
+    """Writes out what was printed, before the interpreter does at its end; the exit code to end
+    with if that fails, else 0.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -215,7 +276,10 @@ def _output_lost() -> int:
         return EXIT_CLOSED_PIPE
     except OSError as error:
         _discard_output()
-        told = InputError(f"cannot write the output: {error.strerror}", mend="free some space, or send the output elsewhere")
+        told = InputError(
+            f"cannot write the output: {error.strerror}",
+            mend="free some space, or send the output elsewhere",
+        )
         print(f"error: {told}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_OK
@@ -233,7 +297,9 @@ def _end_progress_bars() -> None:
 
 
 def _print_anything() -> None:
-    """Characters that the terminal's encoding lacks are printed as escapes; what goes to a closed output (``>&-``) is lost."""
+    """Characters that the terminal's encoding lacks are printed as escapes; what goes to a closed
+    output (``>&-``) is lost.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115

@@ -1,4 +1,6 @@
-"""Files that are either whole or absent: atomic writes, locks, hashes, and JSON that is what it should be."""
+"""Files that are either whole or absent: atomic writes, locks, hashes, and JSON that is what it
+should be.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +28,45 @@ from .unfinished import (
 )
 
 MOST_FILES = 200_000  # that are looked through below a folder
-_MOST_NAME_BYTES = 150  # of the final name that a temporary name repeats: file systems allow 255 bytes
+# of the final name that a temporary name repeats: file systems allow 255 bytes
+_MOST_NAME_BYTES = 150
 
 
 def output_path(path: str | Path) -> Path:
-    """The regular file that a result goes to: links are followed, so that the link stays and its target is written.
+    """The regular file that a result goes to: links are followed, so that the link stays and its
+    target is written.
 
-    Raises :class:`InputError` for a folder, a device, a FIFO, or a path that no file system can hold.
+    Raises :class:`InputError` for a folder, a device, a FIFO, or a path that no file system can
+    hold.
     """
     try:
         target = Path(os.path.realpath(path))
         if target.is_symlink():
-            raise InputError("cannot write: these links lead in a circle", path, "choose another name")
+            raise InputError(
+                "cannot write: these links lead in a circle", path, "choose another name"
+            )
         if target.exists() and not target.is_file():
             kind = "a folder" if target.is_dir() else "no regular file"
             raise InputError(f"cannot write: this is {kind}", path, "give the name of a file")
-    except (OSError, ValueError) as error:  # a name that is too long, a loop of links, a NUL character
-        raise InputError(f"cannot write: {getattr(error, 'strerror', None) or error}", path, "choose another name") from error
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a name that is too long, a loop of links, a NUL character
+        raise InputError(
+            f"cannot write: {getattr(error, 'strerror', None) or error}",
+            path,
+            "choose another name",
+        ) from error
     return target
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block succeeds, removes it otherwise.
+    """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block
+    succeeds, removes it otherwise.
 
-    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be told the format. What a killed
-    writer of the same ``path`` left is removed first.
+    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be
+    told the format. What a killed writer of the same ``path`` left is removed first.
     """
     target = output_path(path)
     try:
@@ -60,7 +75,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         remove_abandoned_writes(target.parent, stem)
         handle, temporary = claimed_file(target.parent, stem)
     except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", path, "choose a writable folder") from error
+        raise InputError(
+            f"cannot write: {error.strerror}", path, "choose a writable folder"
+        ) from error
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -72,35 +89,53 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise InputError(f"cannot write: {error.strerror}", path, "free some space; what was there before is kept") from error
+        raise InputError(
+            f"cannot write: {error.strerror}",
+            path,
+            "free some space; what was there before is kept",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
 
 
 def remove_unfinished(folder: str | Path) -> list[Path]:
-    """Removes what killed writers left in ``folder`` and below, and returns the removed paths; files being written stay."""
+    """Removes what killed writers left in ``folder`` and below, and returns the removed paths;
+    files being written stay.
+    """
     removed = []
     for place, _, names in os.walk(folder):  # which passes over what others remove meanwhile
         removed += remove_abandoned_folders(place)
-        removed += remove_abandoned_files(Path(place, name) for name in names if name[0] == "." and name.endswith(UNFINISHED))
+        removed += remove_abandoned_files(
+            Path(place, name) for name in names if name[0] == "." and name.endswith(UNFINISHED)
+        )
     return removed
 
 
 def files_below(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder from ``folder`` down, and the names of its files; links to folders are not followed.
+    """Each folder from ``folder`` down, and the names of its files; links to folders are not
+    followed.
 
-    Raises :class:`InputError` for a folder that cannot be read, and for more than :data:`MOST_FILES` files and folders.
+    Raises :class:`InputError` for a folder that cannot be read, and for more than
+    :data:`MOST_FILES` files and folders.
     """
     seen = 0
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             seen += len(folders) + len(names)
             if seen > MOST_FILES:
-                raise InputError(f"more than {MOST_FILES} files lie below this folder", folder, "give the folder that is meant")
+                raise InputError(
+                    f"more than {MOST_FILES} files lie below this folder",
+                    folder,
+                    "give the folder that is meant",
+                )
             yield Path(parent), names
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", error.filename or folder, "give the folder that is meant") from error
+        raise InputError(
+            f"cannot read: {error.strerror}",
+            error.filename or folder,
+            "give the folder that is meant",
+        ) from error
 
 
 def _raise(error: OSError) -> None:
@@ -120,24 +155,30 @@ def writable_folder(path: str | Path) -> Path:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes to ``path`` so that a reader sees the old file or the new one, never a part."""
+    """Writes text (UTF-8) or bytes to ``path`` so that a reader sees the old file or the new one,
+    never a part.
+    """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def locked(path: str | Path, does: str) -> Iterator[None]:
-    """Inside, no other process, nor another block of this one, is in such a block for ``path``, that need not exist.
+    """Inside, no other process, nor another block of this one, is in such a block for ``path``,
+    that need not exist.
 
-    Another that is: :class:`InputError` "another run (pid, since when, on which machine) ``does``". The lock (``path`` + ".lock")
-    ends with the block or the process, however that ends; its file stays, so that nobody locks a removed one.
+    Another that is: :class:`InputError` "another run (pid, since when, on which machine) ``does``".
+    The lock (``path`` + ".lock") ends with the block or the process, however that ends; its file
+    stays, so that nobody locks a removed one.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = open(path.with_name(path.name + ".lock"), "a+")
     except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", path, "choose a writable folder") from error
+        raise InputError(
+            f"cannot write: {error.strerror}", path, "choose a writable folder"
+        ) from error
     with stream:
         _lock(stream, path, does)
         stream.truncate(0)
@@ -149,21 +190,31 @@ def locked(path: str | Path, does: str) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
-    """As :func:`locked`, without a file that stays: the folder is made and locked, where its disk can lock folders."""
+    """As :func:`locked`, without a file that stays: the folder is made and locked, where its disk
+    can lock folders.
+    """
     import fcntl  # here, because readers of files on other systems have none
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", folder, "choose a writable folder") from error
+        raise InputError(
+            f"cannot write: {error.strerror}", folder, "choose a writable folder"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"another run {does}", folder, "wait for it") from error
         except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            if error.errno not in (
+                errno.EBADF,
+                errno.ENOLCK,
+                errno.EOPNOTSUPP,
+                errno.ENOSYS,
+                errno.EINVAL,
+            ):
                 raise
         yield
     finally:
@@ -179,9 +230,13 @@ def _lock(stream: TextIO, path: Path, does: str) -> None:
     except BlockingIOError as error:
         stream.seek(0)
         holder = stream.read().strip()
-        raise InputError(f"another run{f' ({holder})' if holder else ''} {does}", path, "wait for it") from error
+        raise InputError(
+            f"another run{f' ({holder})' if holder else ''} {does}", path, "wait for it"
+        ) from error
     except OSError as error:
-        raise InputError(f"cannot lock: {error.strerror}", path, "use a disk that can lock files") from error
+        raise InputError(
+            f"cannot lock: {error.strerror}", path, "use a disk that can lock files"
+        ) from error
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -216,22 +271,36 @@ def open_input(path: str | Path) -> Iterator[Any]:
 
 
 def refuse_stand_in(head: bytes, path: str | Path) -> None:
-    """:class:`InputError` where a file's first bytes are those of what is often saved in its place: a web page, a pointer."""
+    """:class:`InputError` where a file's first bytes are those of what is often saved in its place:
+    a web page, a pointer.
+    """
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
-        raise InputError("this is a Git LFS pointer, not the file itself", path, "fetch it with: git lfs pull")
+        raise InputError(
+            "this is a Git LFS pointer, not the file itself", path, "fetch it with: git lfs pull"
+        )
     if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise InputError("this is a web page, not the file itself", path, "download the file again, from its direct address")
+        raise InputError(
+            "this is a web page, not the file itself",
+            path,
+            "download the file again, from its direct address",
+        )
 
 
 def read_json(path: str | Path) -> Any:
-    """Parses a UTF-8 JSON file; anything else is an :class:`InputError` that names line and column."""
+    """Parses a UTF-8 JSON file; anything else is an :class:`InputError` that names line and
+    column.
+    """
     with open_input(path) as stream:
         content = stream.read()
     try:
         return parse_json(content)
     except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg})", f"{path}:{error.lineno}:{error.colno}", "write the file again") from error
+        raise InputError(
+            f"not JSON ({error.msg})",
+            f"{path}:{error.lineno}:{error.colno}",
+            "write the file again",
+        ) from error
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
     except ValueError as error:
@@ -239,10 +308,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """``json.loads`` for text that somebody else wrote. Raises ValueError for all that cannot be used.
+    """``json.loads`` for text that somebody else wrote. Raises ValueError for all that cannot be
+    used.
 
-    Beyond syntax errors these are NaN and infinite numbers (also by overflow, as in 1e999), integers of thousands of digits, and
-    nesting deeper than the interpreter's stack.
+    Beyond syntax errors these are NaN and infinite numbers (also by overflow, as in 1e999),
+    integers of thousands of digits, and nesting deeper than the interpreter's stack.
     """
     if isinstance(content, bytes):
         content = content.decode("utf-8-sig")

@@ -1,4 +1,5 @@
-"""Floating-point operations of every part of the model, from its shapes alone: 2 per multiply-add, one image. No torch here.
+"""Floating-point operations of every part of the model, from its shapes alone: 2 per multiply-add,
+one image. No torch here.
 
 Three conventions for one model (architecture facts section 2; each reproduces a published or measured column):
   eager   upstream's evaluation forward, which Tables 2 and 3 of the paper print: heads on every layer, encoder masks, all blocks
@@ -6,7 +7,7 @@ Three conventions for one model (architecture facts section 2; each reproduces a
   deploy  what our exported subnet computes: like graph, but the first stage's box head runs on the chosen tokens only, and blocks
           after the last read-out do not run
 Matrix products and convolutions count, attention included; resizing, normalisation and sampling do not, as in PyTorch's counter.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -21,12 +22,25 @@ _LEVEL_SCALE = {"P3": 2.0, "P4": 1.0, "P5": 0.5}
 
 
 def flops_by_part(model: ModelConfig, arch: Arch, convention: str = "deploy") -> dict[str, int]:
-    """Part -> operations for an image of ``arch.input_hw`` px. Attention products stand apart from the linear maps."""
+    """Part -> operations for an image of ``arch.input_hw`` px.
+
+    Attention products stand apart from the linear maps.
+    """
     if convention not in CONVENTIONS:
-        raise InputError(f"unknown FLOPs convention {convention!r}", mend=f"choose one of {', '.join(CONVENTIONS)}")
-    parts = _backbone(model, arch, blocks=max(model.feature_stages) if convention == "deploy" else model.vit_depth)
+        raise InputError(
+            f"unknown FLOPs convention {convention!r}",
+            mend=f"choose one of {', '.join(CONVENTIONS)}",
+        )
+    parts = _backbone(
+        model, arch, blocks=max(model.feature_stages) if convention == "deploy" else model.vit_depth
+    )
     parts["projector"] = sum(_projector_level(model, arch, level) for level in model.levels)
-    return parts | _selection(model, arch, convention) | _decoder(model, arch, convention) | _masks(model, arch, convention)
+    return (
+        parts
+        | _selection(model, arch, convention)
+        | _decoder(model, arch, convention)
+        | _masks(model, arch, convention)
+    )
 
 
 def total_flops(model: ModelConfig, arch: Arch, convention: str = "deploy") -> int:
@@ -45,26 +59,40 @@ def num_tokens(model: ModelConfig, arch: Arch) -> int:
 
 
 def _backbone(model: ModelConfig, arch: Arch, blocks: int) -> dict[str, int]:
-    dim, tokens, windows = model.vit_dim, arch.tokens, arch.windows**2
+    dim = model.vit_dim
+    tokens = arch.tokens
+    windows = arch.windows**2
     per_window = tokens // windows + 1  # its own copy of the class token
     whole = tokens + windows
     attention = {True: 4 * whole * whole * dim, False: windows * 4 * per_window * per_window * dim}
     return {
         "patch embedding": 2 * tokens * 3 * arch.patch**2 * dim,
         "backbone": blocks * 2 * whole * 12 * dim * dim,
-        "backbone attention": sum(attention[index in model.global_blocks] for index in range(blocks)),
+        "backbone attention": sum(
+            attention[index in model.global_blocks] for index in range(blocks)
+        ),
     }
 
 
 def _projector_level(model: ModelConfig, arch: Arch, level: str) -> int:
-    dim, hidden, half, inputs = model.vit_dim, model.hidden, model.hidden // 2, len(model.feature_stages)
-    tokens, width, sampling = _level_tokens(arch, level), dim, 0
+    dim = model.vit_dim
+    hidden = model.hidden
+    half = model.hidden // 2
+    inputs = len(model.feature_stages)
+    tokens = _level_tokens(arch, level)
+    width = dim
+    sampling = 0
     if level == "P3":  # 2x2 transposed convolution: each output pixel sees one input pixel
-        width, sampling = dim // 2, inputs * 2 * tokens * dim * (dim // 2)
+        width = dim // 2
+        sampling = inputs * 2 * tokens * dim * (dim // 2)
     elif level == "P5":
         sampling = inputs * 2 * tokens * 9 * dim * dim
     blocks = model.projector_blocks
-    fusion = 2 * tokens * (inputs * width * hidden + 2 * blocks * 9 * half * half + (2 + blocks) * half * hidden)
+    fusion = (
+        2
+        * tokens
+        * (inputs * width * hidden + 2 * blocks * 9 * half * half + (2 + blocks) * half * hidden)
+    )
     return sampling + fusion
 
 
@@ -79,25 +107,32 @@ def _kept(model: ModelConfig, arch: Arch) -> int:
 
 
 def _selection(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
-    tokens, kept, d = num_tokens(model, arch), _kept(model, arch), model.hidden
+    tokens = num_tokens(model, arch)
+    kept = _kept(model, arch)
+    d = model.hidden
     per_class, per_box = _heads(model)
     per_token = 2 * d * d + per_class
     if convention == "deploy":
         return {"first stage": tokens * per_token + kept * per_box}
-    again = kept * per_class if convention == "eager" else 0  # upstream classifies the chosen tokens a second time
+    # upstream classifies the chosen tokens a second time
+    again = kept * per_class if convention == "eager" else 0
     return {"first stage": tokens * (per_token + per_box) + again}
 
 
 def _decoder(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
-    layers, queries, d = arch.decoder_layers, arch.queries, model.hidden
+    layers = arch.decoder_layers
+    queries = arch.queries
+    d = model.hidden
     if not layers:
         return {}
     samples = model.cross_heads * len(model.levels) * model.points
-    linear = 4 * d * d + 3 * d * samples + d * d + 2 * d * model.ffn  # self-attention, offsets and weights, output, FFN
+    # self-attention, offsets and weights, output, FFN
+    linear = 4 * d * d + 3 * d * samples + d * d + 2 * d * model.ffn
     per_class, per_box = _heads(model)
     return {
         "reference embedding": 2 * queries * 3 * d * d,
-        "decoder": layers * 2 * (queries * linear + num_tokens(model, arch) * d * d),  # the second term: values
+        # the second term: values
+        "decoder": layers * 2 * (queries * linear + num_tokens(model, arch) * d * d),
         "decoder attention": layers * 4 * queries * queries * d,
         "heads": (layers if convention == "eager" else 1) * queries * (per_class + per_box),
     }
@@ -106,14 +141,24 @@ def _decoder(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
 def _masks(model: ModelConfig, arch: Arch, convention: str) -> dict[str, int]:
     if not model.masks:
         return {}
-    d, layers, pixels = model.hidden, arch.decoder_layers, math.prod(side // model.mask_stride for side in arch.input_hw)
-    block, projection = 2 * pixels * (9 * d + d * d), 2 * pixels * d * d
+    d = model.hidden
+    layers = arch.decoder_layers
+    pixels = math.prod(side // model.mask_stride for side in arch.input_hw)
+    block = 2 * pixels * (9 * d + d * d)
+    projection = 2 * pixels * d * d
 
     def products(queries: int) -> int:
-        return queries * 2 * (9 * d * d) + 2 * queries * pixels * d  # query side, then its dot products
+        # query side, then its dot products
+        return queries * 2 * (9 * d * d) + 2 * queries * pixels * d
 
-    encoder = products(_kept(model, arch))  # 1.4.1, whose figures are published, leaves the encoder's maps unprojected
+    # 1.4.1, whose figures are published, leaves the encoder's maps unprojected
+    encoder = products(_kept(model, arch))
     if not layers:
-        return {"mask head": encoder + (projection if model.encoder_masks_projected and convention != "eager" else 0)}
+        return {
+            "mask head": encoder
+            + (projection if model.encoder_masks_projected and convention != "eager" else 0)
+        }
     last = projection + products(arch.queries)
-    return {"mask head": layers * block + (layers * last + encoder if convention == "eager" else last)}
+    return {
+        "mask head": layers * block + (layers * last + encoder if convention == "eager" else last)
+    }

@@ -1,4 +1,6 @@
-"""Everything that fixes the shape or meaning of a weight; what may vary with the same weights is an ``Arch``. No torch here."""
+"""Everything that fixes the shape or meaning of a weight; what may vary with the same weights is an
+``Arch``. No torch here.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _MOST_LEVELS = 8
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with the same weights.
+    """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with
+    the same weights.
 
     Defaults are RF-DETR Nano (ViT-S family).
     """
@@ -57,31 +60,56 @@ class ModelConfig:
     mask_stride: int = 4  # mask map side = image side / mask_stride
     patch: int = 16  # stored patch kernel side
     pos_grid: int | tuple[int, int] = 24  # stored position table: its side, or (H, W)
-    proposal_side: float = 0.05  # width and height of a first-stage proposal, as a part of the image
-    encoder_masks_projected: bool = True  # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
+    # width and height of a first-stage proposal, as a part of the image
+    proposal_side: float = 0.05
+    # False: the released 1.4.1 eager path (no 1x1 projection of encoder masks)
+    encoder_masks_projected: bool = True
 
     def __post_init__(self) -> None:
         check_ranges(self, _SIZES, {"proposal_side": (1e-6, 1)}, "the model")
         sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
-        listed = {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks, "pos_grid": sides}
+        listed = {
+            "feature_stages": self.feature_stages,
+            "global_blocks": self.global_blocks,
+            "pos_grid": sides,
+        }
         for name, values in listed.items():
             if not all(type(value) is int and 0 <= value <= 4096 for value in values):
-                raise InputError(f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model")
-        for name, values in {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks}.items():
+                raise InputError(
+                    f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model"
+                )
+        for name, values in {
+            "feature_stages": self.feature_stages,
+            "global_blocks": self.global_blocks,
+        }.items():
             if len(set(values)) < len(values):
                 raise InputError(f"{name} = {values!r} names a block twice", "the model")
         if not self.feature_stages or min(self.feature_stages) < 1:
-            raise InputError(f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later", "the model")
-        if self.vit_dim % self.vit_heads or self.hidden % self.self_heads or self.hidden % self.cross_heads:
+            raise InputError(
+                f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later",
+                "the model",
+            )
+        if (
+            self.vit_dim % self.vit_heads
+            or self.hidden % self.self_heads
+            or self.hidden % self.cross_heads
+        ):
             raise InputError("a width is not divisible by its number of heads", asdict(self))
-        if max(self.feature_stages) > self.vit_depth or max(self.global_blocks, default=0) >= self.vit_depth:
-            raise InputError("a feature stage or global block lies beyond the last block", asdict(self))
+        if (
+            max(self.feature_stages) > self.vit_depth
+            or max(self.global_blocks, default=0) >= self.vit_depth
+        ):
+            raise InputError(
+                "a feature stage or global block lies beyond the last block", asdict(self)
+            )
         if len(self.pos_grid_hw) != 2 or min(self.pos_grid_hw) < 1:
             raise InputError(f"position table {self.pos_grid} is no side and no (height, width)")
         if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
             object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
         if not 1 <= len(self.levels) <= _MOST_LEVELS or set(self.levels) - {"P3", "P4", "P5"}:
-            raise InputError(f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5")
+            raise InputError(
+                f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5"
+            )
 
     @property
     def pos_grid_hw(self) -> tuple[int, int]:
@@ -92,10 +120,14 @@ class ModelConfig:
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
         known = cls.__dataclass_fields__
         if unknown := sorted(set(fields) - set(known)):
-            raise InputError(f"unknown model fields {unknown}", mend="the file is from another version")
+            raise InputError(
+                f"unknown model fields {unknown}", mend="the file is from another version"
+            )
         return cls(**tuples(fields))
 
 
 def tuples(fields: dict[str, Any]) -> dict[str, Any]:
     """What JSON made lists, as tuples again."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }

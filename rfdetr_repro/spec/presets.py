@@ -1,6 +1,7 @@
 """Model sizes and campaigns as rows. A size is never a class; add a row.
 
-Released sizes follow architecture facts section 1 (upstream 1.4.1, checked against Tables 7 and 8); ``pico`` is ours, for CPUs.
+Released sizes follow architecture facts section 1 (upstream 1.4.1, checked against Tables 7 and 8);
+``pico`` is ours, for CPUs.
 """
 
 from __future__ import annotations
@@ -23,22 +24,49 @@ class Preset:
     note: str = ""
 
 
-def _small(resolution: int, layers: int, *, patch: int = 16, windows: int = 2, queries: int = 300, masks: bool = False) -> Preset:
-    model = ModelConfig(decoder_layers=layers, queries=queries, masks=masks, patch=patch, pos_grid=resolution // patch)
+def _small(
+    resolution: int,
+    layers: int,
+    *,
+    patch: int = 16,
+    windows: int = 2,
+    queries: int = 300,
+    masks: bool = False,
+) -> Preset:
+    model = ModelConfig(
+        decoder_layers=layers,
+        queries=queries,
+        masks=masks,
+        patch=patch,
+        pos_grid=resolution // patch,
+    )
     return Preset(model, Arch(resolution, patch, windows, layers, queries))
 
 
 def _wide(
-    resolution: int, layers: int, *, patch: int = 20, windows: int = 2, note: str = "released weights: PML licence"
+    resolution: int,
+    layers: int,
+    *,
+    patch: int = 20,
+    windows: int = 2,
+    note: str = "released weights: PML licence",
 ) -> Preset:
     """ViT-B family: every width of the S family doubled."""
     preset = _small(resolution, layers, patch=patch, windows=windows)
-    wide = replace(preset.model, vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4)
+    wide = replace(
+        preset.model, vit_dim=768, vit_heads=12, hidden=512, self_heads=16, cross_heads=32, points=4
+    )
     return Preset(wide, preset.arch, note)
 
 
 _NANO = _small(384, 2)
-_BASE = ModelConfig(decoder_layers=3, patch=14, pos_grid=37, feature_stages=(2, 5, 8, 11), global_blocks=(2, 5, 8, 11))
+_BASE = ModelConfig(
+    decoder_layers=3,
+    patch=14,
+    pos_grid=37,
+    feature_stages=(2, 5, 8, 11),
+    global_blocks=(2, 5, 8, 11),
+)
 
 PRESETS: dict[str, Preset] = {
     "nano": _NANO,
@@ -48,9 +76,20 @@ PRESETS: dict[str, Preset] = {
     "xlarge": _wide(700, 5, windows=1),
     "2xlarge": _wide(880, 5),
     "max": _wide(828, 6, patch=12, windows=1, note="in the paper only (Table 7)"),
-    "base": Preset(_BASE, Arch(560, 14, 4, 3, 300), note="legacy; positions always interpolated 37 -> 40"),
+    "base": Preset(
+        _BASE, Arch(560, 14, 4, 3, 300), note="legacy; positions always interpolated 37 -> 40"
+    ),
     "large-deprecated": Preset(
-        replace(_BASE, vit_dim=768, vit_heads=12, hidden=384, self_heads=12, cross_heads=24, points=4, levels=("P3", "P5")),
+        replace(
+            _BASE,
+            vit_dim=768,
+            vit_heads=12,
+            hidden=384,
+            self_heads=12,
+            cross_heads=24,
+            points=4,
+            levels=("P3", "P5"),
+        ),
         Arch(560, 14, 4, 3, 300),
         note="2025 Large, replaced by large; two pyramid levels",
     ),
@@ -64,8 +103,10 @@ PRESETS: dict[str, Preset] = {
     "seg-max": _small(890, 6, patch=10, windows=1, masks=True),  # in the paper only (Table 8)
 }
 
-# Steps 3 to 9 of the paper's ablation (Table 5), from LW-DETR M with a DINOv2 backbone to RF-DETR M; step 10 repeats step 9, and
-# steps 4 and 5 change the training only. Position tables are as large as the grid: 40 x 40 at patch 14, too.
+# Steps 3 to 9 of the paper's ablation (Table 5), from LW-DETR M with a DINOv2 backbone to RF-DETR
+# M; step 10 repeats step 9, and
+# steps 4 and 5 change the training only. Position tables are as large as the grid: 40 x 40 at patch
+# 14, too.
 _STEP_3 = Preset(replace(_BASE, pos_grid=40), Arch(560, 14, 4, 3, 300))
 ABLATION: dict[int, Preset] = {
     **dict.fromkeys((3, 4, 5), _STEP_3),
@@ -75,17 +116,26 @@ ABLATION: dict[int, Preset] = {
     **dict.fromkeys((9, 10), PRESETS["medium"]),
 }
 
-# The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 grid points (v2 Appendix A). Of its 231 backbones 10 round to the size of another,
+# The paper's space: 11 x 7 x 3 x 7 x 4 = 6,468 grid points (v2 Appendix A). Of its 231 backbones 10
+# round to the size of another,
 # so 221 backbones and 6,188 architectures are distinct; each is drawn and searched once.
 PAPER_SPACE = SearchSpace(
-    tuple(range(320, 961, 64)), (8, 10, 12, 16, 20, 24, 32), (1, 2, 4), tuple(range(7)), (50, 100, 200, 300)
+    tuple(range(320, 961, 64)),
+    (8, 10, 12, 16, 20, 24, 32),
+    (1, 2, 4),
+    tuple(range(7)),
+    (50, 100, 200, 300),
 )
 
-# The supernet behind it: 6 layers, 300 queries, DINOv2's 14-pixel kernel, a table for 960 / 8 positions per side.
-PAPER_SUPERNET = Preset(replace(_NANO.model, decoder_layers=6, patch=14, pos_grid=120), Arch(576, 16, 2, 6, 300))
+# The supernet behind it: 6 layers, 300 queries, DINOv2's 14-pixel kernel, a table for 960 / 8
+# positions per side.
+PAPER_SUPERNET = Preset(
+    replace(_NANO.model, decoder_layers=6, patch=14, pos_grid=120), Arch(576, 16, 2, 6, 300)
+)
 PAPER_SUPERNET_SEG = replace(PAPER_SUPERNET, model=replace(PAPER_SUPERNET.model, masks=True))
 
-# Small enough to learn something from scratch in minutes on two CPU cores (design note "pico recipe").
+# Small enough to learn something from scratch in minutes on two CPU cores (design note "pico
+# recipe").
 PICO = Preset(
     ModelConfig(
         vit_dim=192,
@@ -130,14 +180,24 @@ PICO_TRAIN = TrainConfig(
     evaluate_every=1000,
 )
 
-# From the weights that come with the package (PICO_WEIGHTS) on: what is left to learn is the data set at hand.
-PICO_TUNE = replace(PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200)
+# From the weights that come with the package (PICO_WEIGHTS) on: what is left to learn is the data
+# set at hand.
+PICO_TUNE = replace(
+    PICO_TRAIN, steps=400, lr=2e-4, lr_encoder=2e-4, cooldown_share=1.0, evaluate_every=200
+)
 PICO_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "pico.safetensors"
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there is."""
-    rows = {**PRESETS, "pico": PICO, "paper-supernet": PAPER_SUPERNET, "paper-supernet-seg": PAPER_SUPERNET_SEG}
+    """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there
+    is.
+    """
+    rows = {
+        **PRESETS,
+        "pico": PICO,
+        "paper-supernet": PAPER_SUPERNET,
+        "paper-supernet-seg": PAPER_SUPERNET_SEG,
+    }
     if name not in rows:
         raise InputError(f"unknown size {name!r}", mend=f"choose one of {', '.join(rows)}")
     return rows[name]

@@ -10,26 +10,35 @@ from .errors import InputError, nearest
 Range = tuple[float, float]  # lowest and highest value, both allowed
 
 
-def check_ranges(settings: object, whole: Mapping[str, Range], real: Mapping[str, Range], what: str = "") -> None:
-    """Checks the fields of ``settings`` named by ``whole`` (integers) and ``real`` (finite numbers).
+def check_ranges(
+    settings: object, whole: Mapping[str, Range], real: Mapping[str, Range], what: str = ""
+) -> None:
+    """Checks the fields of ``settings`` named by ``whole`` (integers) and ``real`` (finite
+    numbers).
 
-    Raises :class:`InputError` for the first field of another type or outside its range. A bool is no number.
+    Raises :class:`InputError` for the first field of another type or outside its range. A bool is
+    no number.
     """
     for names, kinds, noun in ((whole, (int,), "a whole number"), (real, (int, float), "a number")):
         for name, (low, high) in names.items():
             value = getattr(settings, name)
-            fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high  # NaN fails
+            # NaN fails
+            fits = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
             if not fits:
                 raise InputError(f"{name} = {value!r} is not {noun} from {low:g} to {high:g}", what)
 
 
 def choose(value: object, options: Collection[str], what: str, where: object = "") -> str:
-    """``value`` if it is one of ``options``; else an :class:`InputError` that names the nearest option."""
+    """``value`` if it is one of ``options``; else an :class:`InputError` that names the nearest
+    option.
+    """
     if isinstance(value, str) and value in options:
         return value
     near = nearest(value, options) if isinstance(value, str) else None
     hint = f"did you mean {near}? " if near else ""
-    raise InputError(f"unknown {what} {value!r}", where, f"{hint}choose one of {', '.join(options)}")
+    raise InputError(
+        f"unknown {what} {value!r}", where, f"{hint}choose one of {', '.join(options)}"
+    )
 
 
 def plain_name(value: Any, what: str, where: object = "") -> str:
@@ -43,6 +52,9 @@ def plain_name(value: Any, what: str, where: object = "") -> str:
         and not forbidden & set(value)
     )
     if not usable:
-        mend = "use up to 100 letters, digits, spaces, hyphens and underscores, not at the ends a dot or a space"
+        mend = (
+            "use up to 100 letters, digits, spaces, hyphens and underscores, not at the ends a dot "
+            "or a space"
+        )
         raise InputError(f"{what} {value!r} cannot be the name of a folder", where, mend)
     return value

@@ -21,7 +21,8 @@ TRAIN_WHOLE = {  # field of a TrainConfig -> lowest and highest value
     "patience": (0, _MANY),
 }
 
-_SHARE, _WEIGHT = (0, 1), (0, 1e6)
+_SHARE = (0, 1)
+_WEIGHT = (0, 1e6)
 
 TRAIN_REAL = {
     "lr": _SHARE,
@@ -50,7 +51,8 @@ _LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patie
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where they depart.
+    """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where
+    they depart.
 
     Rates are per optimizer step; ``steps`` counts optimizer steps.
     """
@@ -66,7 +68,8 @@ class TrainConfig:
     weight_decay: float = 1e-4
     beta2: float = 0.999
     warmup_steps: int = 0
-    cooldown_share: float = 0.0  # last part of the run in which the rate falls linearly to 0; the paper has none
+    # last part of the run in which the rate falls linearly to 0; the paper has none
+    cooldown_share: float = 0.0
     clip_norm: float = 0.1
     ema_decay: float = 0.993
     ema_tau: float = 100.0
@@ -79,21 +82,34 @@ class TrainConfig:
     dense_weight: float = 0.0  # auxiliary per-token loss, not in the paper; 0 = off
     flip_probability: float = 0.5
     crop_probability: float = 0.5
-    base_share: float = 0.0  # part of the steps that draw the base architecture instead of a uniform one; paper: 0
+    # part of the steps that draw the base architecture instead of a uniform one; paper: 0
+    base_share: float = 0.0
     checkpoint_every: int = 500  # steps
     evaluate_every: int = 0  # steps; 0 = only at the end
-    sampling: str = "uniform"  # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
-    multi_scale: bool = False  # of one fixed architecture: a random side per step, upstream's recipe
+    # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
+    sampling: str = "uniform"
+    # of one fixed architecture: a random side per step, upstream's recipe
+    multi_scale: bool = False
     float16: bool = False  # autocast with loss scaling where there are no bfloat16 instructions
-    checkpoint_activations: bool = False  # backbone blocks run again in the backward pass: less memory, a third more work
-    patience: int = 0  # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
+    # backbone blocks run again in the backward pass: less memory, a third more work
+    checkpoint_activations: bool = False
+    # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
+    patience: int = 0
 
     def __post_init__(self) -> None:
         check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         if self.patience and not self.evaluate_every:
-            raise InputError(f"patience {self.patience} without evaluations", mend="set evaluate_every")
+            raise InputError(
+                f"patience {self.patience} without evaluations", mend="set evaluate_every"
+            )
 
     def settings(self) -> dict[str, Any]:
-        """Field -> value; a field that came later only where it departs from its default, so that older runs resume."""
-        return {key: value for key, value in asdict(self).items() if key not in _LATER or value != getattr(TrainConfig(), key)}
+        """Field -> value; a field that came later only where it departs from its default, so that
+        older runs resume.
+        """
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in _LATER or value != getattr(TrainConfig(), key)
+        }

@@ -1,8 +1,9 @@
-"""What a killed process leaves behind, told apart from what another process is writing at this moment.
+"""What a killed process leaves behind, told apart from what another process is writing at this
+moment.
 
-Whoever makes a temporary file or folder holds a lock on it. A lock ends with its process, however that ends; so what can be
-locked is abandoned and may be removed, at any time and beside any number of running programs. Where the disk cannot lock, nothing
-is removed.
+Whoever makes a temporary file or folder holds a lock on it. A lock ends with its process, however
+that ends; so what can be locked is abandoned and may be removed, at any time and beside any number
+of running programs. Where the disk cannot lock, nothing is removed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _PATIENCE_S = 5.0  # for processes that are just ending and still write into a f
 
 
 def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
-    """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``; returns its open descriptor, which holds the lock, and path."""
+    """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``; returns its open descriptor,
+    which holds the lock, and path.
+    """
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=UNFINISHED, dir=folder)
         if _claim(handle, name):
@@ -32,7 +35,9 @@ def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
 
 
 class TemporaryFolder:
-    """A new folder in ``place`` (default: the system's temporary folder), which :meth:`remove` removes, or the next run."""
+    """A new folder in ``place`` (default: the system's temporary folder), which :meth:`remove`
+    removes, or the next run.
+    """
 
     def __init__(self, place: str | Path | None = None) -> None:
         place = tempfile.gettempdir() if place is None else place
@@ -60,7 +65,9 @@ class TemporaryFolder:
 
 @contextmanager
 def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
-    """Yields a new folder that is removed at the end; if the process is killed inside, by the next run."""
+    """Yields a new folder that is removed at the end; if the process is killed inside, by the next
+    run.
+    """
     folder = TemporaryFolder(place)
     try:
         yield folder.path
@@ -69,24 +76,36 @@ def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
 
 
 def remove_abandoned_folders(place: str | Path | None = None) -> list[Path]:
-    """Removes the temporary folders of killed runs of this user in ``place`` and returns their paths.
+    """Removes the temporary folders of killed runs of this user in ``place`` and returns their
+    paths.
 
     The default is the system's temporary folders, the one that the environment names and /tmp.
     """
     places = {tempfile.gettempdir(), "/tmp"} if place is None else {str(place)}
-    found = [Path(entry) for folder in sorted(places) for entry in _entries(folder) if _FOLDER.fullmatch(entry.name)]
+    found = [
+        Path(entry)
+        for folder in sorted(places)
+        for entry in _entries(folder)
+        if _FOLDER.fullmatch(entry.name)
+    ]
     return [path for path in found if _removed(path, folder=True)]
 
 
 def remove_abandoned_files(paths: Iterable[Path]) -> list[Path]:
-    """Removes those of the regular files ``paths`` that no process is writing; returns the removed ones."""
+    """Removes those of the regular files ``paths`` that no process is writing; returns the removed
+    ones.
+    """
     return [path for path in paths if _removed(path, folder=False)]
 
 
 def remove_abandoned_writes(folder: Path, stem: str) -> list[Path]:
-    """Removes what killed writers of the one file ``stem`` left in ``folder``; see :func:`claimed_file`."""
+    """Removes what killed writers of the one file ``stem`` left in ``folder``; see
+    :func:`claimed_file`.
+    """
     name = re.compile(re.escape(f".{stem}.") + r"[a-z0-9_]{8}" + re.escape(UNFINISHED))
-    return remove_abandoned_files([Path(entry) for entry in _entries(folder) if name.fullmatch(entry.name)])
+    return remove_abandoned_files(
+        [Path(entry) for entry in _entries(folder) if name.fullmatch(entry.name)]
+    )
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -99,8 +118,12 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _removed(path: Path, *, folder: bool) -> bool:
-    """Locks and removes a regular file or a folder of this user that nobody holds; whether it is gone by that."""
-    is_kind, mode = (stat.S_ISDIR, os.O_RDONLY | os.O_DIRECTORY) if folder else (stat.S_ISREG, os.O_RDWR)
+    """Locks and removes a regular file or a folder of this user that nobody holds; whether it is
+    gone by that.
+    """
+    is_kind, mode = (
+        (stat.S_ISDIR, os.O_RDONLY | os.O_DIRECTORY) if folder else (stat.S_ISREG, os.O_RDWR)
+    )
     try:
         about = os.lstat(path)
         if not is_kind(about.st_mode) or about.st_uid != os.getuid():
@@ -123,7 +146,8 @@ def _removed(path: Path, *, folder: bool) -> bool:
 def _claim(handle: int, path: str | Path, *, unless_locked: bool = False) -> bool:
     """Locks the open file and says whether it still lies at ``path``.
 
-    A disk that cannot lock: True for whoever made the file, False (``unless_locked``) for whoever would remove it.
+    A disk that cannot lock: True for whoever made the file, False (``unless_locked``) for whoever
+    would remove it.
     """
     try:
         import fcntl  # here, because other systems have none
@@ -136,7 +160,8 @@ def _claim(handle: int, path: str | Path, *, unless_locked: bool = False) -> boo
     except OSError:
         return not unless_locked
     try:
-        there, here = os.lstat(path), os.fstat(handle)
+        there = os.lstat(path)
+        here = os.fstat(handle)
     except FileNotFoundError:
         return False
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)

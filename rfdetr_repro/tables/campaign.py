@@ -1,6 +1,8 @@
-"""The campaign's own table: every confirmed frontier point with val and test accuracy and latency of the same file.
+"""The campaign's own table: every confirmed frontier point with val and test accuracy and latency
+of the same file.
 
-One table per data set, runtime and machine: backends are never mixed. On composed data the title says that the AP is synthetic.
+One table per data set, runtime and machine: backends are never mixed. On composed data the title
+says that the AP is synthetic.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, Latency, Record
 from .format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
 from .intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
 
-SYNTHETIC = "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be compared with COCO AP."
+SYNTHETIC = (
+    "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be "
+    "compared with COCO AP."
+)
 
 _COLUMNS = [
     Column("front", "front", right=False),
@@ -56,7 +61,9 @@ def campaign_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def frontier_tables(records: Sequence[Record]) -> list[Table]:
-    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled frontier, titled as such."""
+    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled
+    frontier, titled as such.
+    """
     groups: dict[tuple[str, str, str | None], list[Confirmed]] = {}
     for point in confirmed_points(records):
         record = point.any
@@ -66,9 +73,18 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     several = [key[:2] for key in groups]
     tables = []
     for (name, engine, checkpoint), points in groups.items():
-        told = f"checkpoint {checkpoint[:8]}, " if checkpoint and several.count((name, engine)) > 1 else ""
+        told = (
+            f"checkpoint {checkpoint[:8]}, "
+            if checkpoint and several.count((name, engine)) > 1
+            else ""
+        )
         table = _confirmed_table(points, name, told + engine, checks)
-        confirmed = [record for point in points for record in (point.on("val"), point.on("test")) if record is not None]
+        confirmed = [
+            record
+            for point in points
+            for record in (point.on("val"), point.on("test"))
+            if record is not None
+        ]
         table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
         table.notes += latency_notes(points)
         tables.append(table)
@@ -93,8 +109,12 @@ def _checkpoint(record: Record) -> str | None:
     return record.model.checkpoint_sha256 if record.model.arch is not None else None
 
 
-def _joined(groups: dict[tuple[str, str, str | None], list[Confirmed]]) -> dict[tuple[str, str, str | None], list[Confirmed]]:
-    """Other people's models beside those of the one supernet there is; with several they have a table of their own."""
+def _joined(
+    groups: dict[tuple[str, str, str | None], list[Confirmed]],
+) -> dict[tuple[str, str, str | None], list[Confirmed]]:
+    """Other people's models beside those of the one supernet there is; with several they have a
+    table of their own.
+    """
     joined = dict(groups)
     for name, engine, checkpoint in groups:
         others = [key for key in groups if key[:2] == (name, engine) and key[2] is not None]
@@ -104,19 +124,43 @@ def _joined(groups: dict[tuple[str, str, str | None], list[Confirmed]]) -> dict[
 
 
 def latency_notes(points: Sequence[Confirmed]) -> list[str]:
-    """What the intervals of the latencies speak of, and what the instrument says of a file that it measured twice."""
-    found = [one for point in points for one in (point.buffered, point.sustained) if one is not None and one.latency is not None]
+    """What the intervals of the latencies speak of, and what the instrument says of a file that it
+    measured twice.
+    """
+    found = [
+        one
+        for point in points
+        for one in (point.buffered, point.sustained)
+        if one is not None and one.latency is not None
+    ]
     latencies = [record.latency for record in found if record.latency is not None]
     notes = []
     if any(latency.ci_low_ms is not None for latency in latencies):
-        notes.append("Intervals are of the session in which the file was measured; another session may give another median.")
+        notes.append(
+            "Intervals are of the session in which the file was measured; another session may give "
+            "another median."
+        )
     if any(latency.ci_low_ms is not None and latency.interval is None for latency in latencies):
-        notes.append("Intervals by an older version took neighbouring samples for independent ones: they are too narrow.")
-    twice = [record for record in found if record.latency is not None and record.latency.itself is not None]
+        notes.append(
+            "Intervals by an older version took neighbouring samples for independent ones: they "
+            "are too narrow."
+        )
+    twice = [
+        record
+        for record in found
+        if record.latency is not None and record.latency.itself is not None
+    ]
     for record in twice:
         rhythm = record.protocol.rhythm if record.protocol else "unknown protocol"
-        told = record.latency.itself.told if record.latency is not None and record.latency.itself is not None else ""
-        notes.append(f"A/A, the instrument's own error: {_arch_key(record)} measured twice in turns, {rhythm}: {told}.")
+        told = (
+            record.latency.itself.told
+            if record.latency is not None and record.latency.itself is not None
+            else ""
+        )
+        notes.append(
+            f"A/A, the instrument's own error: {_arch_key(record)} measured twice in turns, "
+            f"{rhythm}: {told}."
+        )
     return notes
 
 
@@ -125,15 +169,22 @@ def _arch_key(record: Record) -> str:
 
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:
-    """What fine-tuning changed, by data set and engine: Records of one architecture, variants "nas" and "nas+fine-tuning".
+    """What fine-tuning changed, by data set and engine: Records of one architecture, variants "nas"
+    and "nas+fine-tuning".
 
     The counterpart of Tables 15 and 16 for data sets that the paper does not have.
     """
     pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
-    before = {_subject(record): record for record in _tunable(records) if record.model.variant == "nas"}
+    before = {
+        _subject(record): record for record in _tunable(records) if record.model.variant == "nas"
+    }
     for after in _tunable(records):
         start = before.get(_subject(after))
-        if after.model.variant == "nas+fine-tuning" and start is not None and after.data is not None:
+        if (
+            after.model.variant == "nas+fine-tuning"
+            and start is not None
+            and after.data is not None
+        ):
             pairs.setdefault((after.data.name, _engine(after)), []).append((start, after))
     return [_gain_table(found, *key) for key, found in pairs.items()]
 
@@ -150,7 +201,9 @@ def _tunable(records: Sequence[Record]) -> list[Record]:
 
 
 def _subject(record: Record) -> tuple[object, ...]:
-    data, artifact, mode = record.data, record.artifact, record.protocol.mode if record.protocol else ""
+    data = record.data
+    artifact = record.artifact
+    mode = record.protocol.mode if record.protocol else ""
     engine = (artifact.runtime, artifact.precision) if artifact else None
     return record.model.arch, data and (data.name, data.split), engine, record.machine, mode
 
@@ -163,48 +216,71 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
     columns[-2:-2] = [Column("change_ci", "95% CI of AP", "change")]
     columns[-1:] = [columns[-1], Column("change_mask_ci", "95% CI of mask AP", "change")]
     columns.append(Column("files", "files", right=False))
-    table = Table("fine-tuning", _title("What fine-tuning adds", pairs[0][1], name, engine), columns)
+    table = Table(
+        "fine-tuning", _title("What fine-tuning adds", pairs[0][1], name, engine), columns
+    )
     for start, after in pairs:
-        files = " -> ".join(record.artifact.sha256[:12] if record.artifact else "" for record in (start, after))
+        files = " -> ".join(
+            record.artifact.sha256[:12] if record.artifact else "" for record in (start, after)
+        )
         row = {"arch": Cell(after.model.arch.key if after.model.arch else ""), "files": Cell(files)}
         row["split"] = Cell(after.data.split if after.data else "")
         for key in keys:
-            low, high = metric(key).value(start), metric(key).value(after)
+            low = metric(key).value(start)
+            high = metric(key).value(after)
             row[f"searched_{key}"], row[f"fine-tuned_{key}"] = _ap_cell(low), _ap_cell(high)
             if low is not None and high is not None:
-                row[f"change_{key}"] = Cell(f"{100 * (high - low):+.1f}", MEASURED, round(100 * (high - low), 4))
+                row[f"change_{key}"] = Cell(
+                    f"{100 * (high - low):+.1f}", MEASURED, round(100 * (high - low), 4)
+                )
         row["change_ci"] = change_interval_cell(start, after)
         row["change_mask_ci"] = change_interval_cell(start, after, masks=True)
         if row not in table.rows:  # buffered and sustained Records of one file hold one AP
             table.add(row)
     table.notes = [SYNTHETIC] if pairs[0][1].data and pairs[0][1].data.synthetic else []
     table.notes.append(
-        "95% CI: of the paired difference over other images of the same kind. ≈: the interval holds 0, so no change is "
-        "established; unknown: the Records keep nothing per image."
+        "95% CI: of the paired difference over other images of the same kind. ≈: the interval "
+        "holds 0, so no change is established; unknown: the Records keep nothing per image."
     )
     return table
 
 
 def _search(records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if record.source == "search" and record.model.variant != NEVER_TRAINED]
+    return [
+        record
+        for record in records
+        if record.source == "search" and record.model.variant != NEVER_TRAINED
+    ]
 
 
 def _engine(record: Record) -> str:
-    artifact, machine = record.artifact, record.machine
+    artifact = record.artifact
+    machine = record.machine
     words = [artifact.runtime, artifact.precision] if artifact else ["unknown runtime"]
     words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
-    return " ".join(words) + (f" on {machine.gpu or machine.cpu}, {machine.cores} cores" if machine else "")
+    return " ".join(words) + (
+        f" on {machine.gpu or machine.cpu}, {machine.cores} cores" if machine else ""
+    )
 
 
 def _title(kind: str, record: Record, name: str, engine: str) -> str:
     title = f"{kind} on {name}, {engine}"
-    return f"{title} (SYNTHETIC data: not COCO AP)" if record.data and record.data.synthetic else title
+    return (
+        f"{title} (SYNTHETIC data: not COCO AP)" if record.data and record.data.synthetic else title
+    )
 
 
-def _confirmed_table(points: list[Confirmed], name: str, engine: str, checks: Sequence[ModelCheck]) -> Table:
-    front, mode = measured_front(points), decision_mode(points)
+def _confirmed_table(
+    points: list[Confirmed], name: str, engine: str, checks: Sequence[ModelCheck]
+) -> Table:
+    front = measured_front(points)
+    mode = decision_mode(points)
     searched = any(point.arch is not None for point in points)
-    kind = ("Confirmed frontier" if searched else "Frontier of measured files") if front else "Measured files, no frontier,"
+    kind = (
+        ("Confirmed frontier" if searched else "Frontier of measured files")
+        if front
+        else "Measured files, no frontier,"
+    )
     table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
     last: Record | None = None  # the slowest so far that is on the front
     for point in points:
@@ -215,15 +291,31 @@ def _confirmed_table(points: list[Confirmed], name: str, engine: str, checks: Se
         last = point.on("val") if point.sha256 in front else last
     synthetic = [SYNTHETIC] if points[0].any.data and points[0].any.data.synthetic else []
     predicted = {backend(point.predicted) for point in points if point.predicted is not None}
-    own = {point.predicted.latency.predicted_ms for point in points if point.predicted and point.predicted.latency}
-    found = [check for check in checks if check.backend in predicted and own & {*check.predicted_ms}]
+    own = {
+        point.predicted.latency.predicted_ms
+        for point in points
+        if point.predicted and point.predicted.latency
+    }
+    found = [
+        check for check in checks if check.backend in predicted and own & {*check.predicted_ms}
+    ]
     table.notes = [
         *synthetic,
-        f"AP in percent. front: on the val frontier by {mode} measurement too. Accuracy and latency of a row come from its file.",
-        *([f"modelled ms: {mode}, said before the file was measured, with its error."] if found else []),
+        f"AP in percent. front: on the val frontier by {mode} measurement too. Accuracy and "
+        f"latency of a row come from its file.",
+        *(
+            [f"modelled ms: {mode}, said before the file was measured, with its error."]
+            if found
+            else []
+        ),
         *(check.describe() for check in found),
         *interval_notes(
-            [record.accuracy for point in points for record in (point.on("val"), point.on("test")) if record is not None]
+            [
+                record.accuracy
+                for point in points
+                for record in (point.on("val"), point.on("test"))
+                if record is not None
+            ]
         ),
     ]
     return table
@@ -246,20 +338,30 @@ def _point_cells(point: Confirmed, front: bool | None) -> dict[str, Cell]:
     sustained: Latency | None = point.sustained.latency if point.sustained else None
     cells["buffered_ms"] = _ms_cell(buffered)
     if buffered and buffered.ci_low_ms is not None and buffered.ci_high_ms is not None:
-        cells["buffered_ci"] = Cell(f"[{milliseconds(buffered.ci_low_ms)}, {milliseconds(buffered.ci_high_ms)}]", MEASURED)
+        cells["buffered_ci"] = Cell(
+            f"[{milliseconds(buffered.ci_low_ms)}, {milliseconds(buffered.ci_high_ms)}]", MEASURED
+        )
     cells["modelled_ms"] = _predicted_cell(point.predicted)
     cells["sustained_ms"] = _ms_cell(sustained)
     if sustained and sustained.images_per_s is not None:
-        cells["images_per_s"] = Cell(f"{sustained.images_per_s:.1f}", MEASURED, sustained.images_per_s)
+        cells["images_per_s"] = Cell(
+            f"{sustained.images_per_s:.1f}", MEASURED, sustained.images_per_s
+        )
     if record.cost and record.cost.params:
         cells["params"] = Cell(f"{record.cost.params / 1e6:.2f}", value=record.cost.params / 1e6)
     if record.artifact:
-        cells["size"] = Cell(f"{record.artifact.size_bytes / 1e6:.1f}", value=record.artifact.size_bytes / 1e6)
+        cells["size"] = Cell(
+            f"{record.artifact.size_bytes / 1e6:.1f}", value=record.artifact.size_bytes / 1e6
+        )
     return {**cells, "sha256": Cell(point.sha256[:12], value=point.sha256)}
 
 
 def _ap_cell(value: float | None) -> Cell:
-    return Cell(state=MISSING) if value is None else Cell(percent(value), MEASURED, round(100 * value, 4))
+    return (
+        Cell(state=MISSING)
+        if value is None
+        else Cell(percent(value), MEASURED, round(100 * value, 4))
+    )
 
 
 def _predicted_cell(record: Record | None) -> Cell:
@@ -267,19 +369,33 @@ def _predicted_cell(record: Record | None) -> Cell:
     if record is None or record.latency is None or record.latency.predicted_ms is None:
         return Cell(state=MISSING)
     said = record.latency.predicted_ms
-    return Cell(f"{milliseconds(said)} ({100 * (said / record.latency.median_ms - 1):+.0f} %)", value=said)
+    return Cell(
+        f"{milliseconds(said)} ({100 * (said / record.latency.median_ms - 1):+.0f} %)", value=said
+    )
 
 
 def _ms_cell(latency: Latency | None) -> Cell:
-    return Cell(state=MISSING) if latency is None else Cell(milliseconds(latency.median_ms), MEASURED, latency.median_ms)
+    return (
+        Cell(state=MISSING)
+        if latency is None
+        else Cell(milliseconds(latency.median_ms), MEASURED, latency.median_ms)
+    )
 
 
 def _modelled_table(front: list[Record], how: str, images: str) -> Table:
-    columns = [Column("arch", "architecture", right=False), Column("ap", "AP", images), Column("ci", "95% CI", images)]
+    columns = [
+        Column("arch", "architecture", right=False),
+        Column("ap", "AP", images),
+        Column("ci", "95% CI", images),
+    ]
     columns += [Column("gain", "gain", images), Column("ap50", "AP50", images)]
     columns += [Column("mask_ap", "mask AP", images), Column("ms", "ms", backend(front[0]))]
     table = Table(
-        "frontier", _title("Search frontier, NOT CONFIRMED by measurement,", front[0], images, f"latency {how}"), columns
+        "frontier",
+        _title(
+            "Search frontier, NOT CONFIRMED by measurement,", front[0], images, f"latency {how}"
+        ),
+        columns,
     )
     for before, record in zip([None, *front], front, strict=False):
         cells = {key: _ap_cell(metric(key).value(record)) for key in ("ap", "ap50", "mask_ap")}
@@ -295,6 +411,9 @@ def _modelled_table(front: list[Record], how: str, images: str) -> Table:
     table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
     table.notes += interval_notes([record.accuracy for record in front])
     if any(too_coarse(record) for record in front):
-        told = f"The latency model's error on engines left out of the fit exceeds its bound ({bound_text()})"
+        told = (
+            f"The latency model's error on engines left out of the fit exceeds its bound "
+            f"({bound_text()})"
+        )
         table.notes.append(f"{told}: this order is not to be trusted.")
     return table

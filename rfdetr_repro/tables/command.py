@@ -1,10 +1,12 @@
-"""Prints the paper's tables, published beside measured, and the campaign's own frontier and sensitivity. Needs no torch.
+"""Prints the paper's tables, published beside measured, and the campaign's own frontier and
+sensitivity. Needs no torch.
 
     python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] [--records PATH] [--scoreboard]
 
-Tables are pure functions of the published CSVs and of stored Records; nothing is written back. Numbers are version 1's; the
-camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20 mean the camera-ready's.
-"""
+Tables are pure functions of the published CSVs and of stored Records; nothing is written back.
+Numbers are version 1's; the camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20
+mean the camera-ready's.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -27,20 +29,26 @@ from .scoreboard import scoreboard
 from .sensitivity import sensitivity_tables
 
 DEFAULT_RECORDS = Path("results")
-OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables}  # of a campaign, not of the paper
+# of a campaign, not of the paper
+OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables}
 CHOICES = (*TABLES, *OWN, "all")
-_ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}  # camera-ready numbers that version 1 does not have
+# camera-ready numbers that version 1 does not have
+_ALSO = {"18": "17", "19": "v2_19", "20": "v2_20"}
 
 
 def load_records(path: str | Path | None) -> list[Record]:
-    """Records of a file, a run folder or a folder of stores; without a path, of ``results/`` if it exists."""
+    """Records of a file, a run folder or a folder of stores; without a path, of ``results/`` if it
+    exists.
+    """
     if path is None:
         return read_stores([DEFAULT_RECORDS]) if DEFAULT_RECORDS.exists() else []
     return read_stores([path])
 
 
 def table_name(text: str) -> str:
-    """The key of :data:`CHOICES` that a user means: "v2 20", "20" and "v2_20" are one; "17" is version 1's, "v2_17" is not."""
+    """The key of :data:`CHOICES` that a user means: "v2 20", "20" and "v2_20" are one; "17" is
+    version 1's, "v2_17" is not.
+    """
     name = text.strip().lower().replace(" ", "_").replace("-", "_").removeprefix("table_")
     if name.startswith("v1_") and name.removeprefix("v1_") in TABLES:
         return name.removeprefix("v1_")
@@ -54,45 +62,81 @@ def table_name(text: str) -> str:
 
 
 def build_tables(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
-    """The tables that ``--table name`` prints. An unknown name is an :class:`InputError` that lists what there is."""
+    """The tables that ``--table name`` prints.
+
+    An unknown name is an :class:`InputError` that lists what there is.
+    """
     name = table_name(name)
     if name in OWN:
         tables = OWN[name](records)
         if not tables:
-            raise InputError("no campaign Records to show", mend="run a campaign first, or give its folder with --records")
+            raise InputError(
+                "no campaign Records to show",
+                mend="run a campaign first, or give its folder with --records",
+            )
         return tables
     whole = form in ("csv", "json")
     names = list(TABLES) if name == "all" else [name]
-    measured, here = Measured(records), Here.detect(records)
-    tables = [table if whole else shown_columns(table) for table in (paper_table(each, measured, here) for each in names)]
-    own = [] if form == "csv" and name != "all" else campaign_tables(records)  # one table per CSV file unless all are asked for
+    measured = Measured(records)
+    here = Here.detect(records)
+    tables = [
+        table if whole else shown_columns(table)
+        for table in (paper_table(each, measured, here) for each in names)
+    ]
+    # one table per CSV file unless all are asked for
+    own = [] if form == "csv" and name != "all" else campaign_tables(records)
     return tables + own
 
 
 def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
-    """What ``--scoreboard`` prints of one table or of all; the list of every cell is for programs: CSV and JSON have it."""
+    """What ``--scoreboard`` prints of one table or of all; the list of every cell is for programs:
+    CSV and JSON have it.
+    """
     name = table_name(name)
     if name in OWN:
-        raise InputError("the scoreboard is about the paper's tables", f"--table {name}", "choose a numbered table or all")
+        raise InputError(
+            "the scoreboard is about the paper's tables",
+            f"--table {name}",
+            "choose a numbered table or all",
+        )
     tables = scoreboard(list(TABLES) if name == "all" else [name], records)
-    return tables if form in ("csv", "json") else [table.without_empty_columns() for table in tables[:-1]]
+    return (
+        tables
+        if form in ("csv", "json")
+        else [table.without_empty_columns() for table in tables[:-1]]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(prog="rfdetr_repro.tables", description="Published numbers beside measured ones.")
-    parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="of the printed tables (default: text)")
-    parser.add_argument(
-        "--records", type=input_path, help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists"
+    parser = ArgumentParser(
+        prog="rfdetr_repro.tables", description="Published numbers beside measured ones."
     )
-    parser.add_argument("--scoreboard", action="store_true", help="the state of every cell instead of its value")
+    parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="of the printed tables (default: text)"
+    )
+    parser.add_argument(
+        "--records",
+        type=input_path,
+        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
+    )
+    parser.add_argument(
+        "--scoreboard", action="store_true", help="the state of every cell instead of its value"
+    )
     options = parser.parse_args(argv)
-    name, records = table_name(options.table), load_records(options.records)
+    name = table_name(options.table)
+    records = load_records(options.records)
     tables = (
-        build_scoreboard(name, records, options.format) if options.scoreboard else build_tables(name, records, options.format)
+        build_scoreboard(name, records, options.format)
+        if options.scoreboard
+        else build_tables(name, records, options.format)
     )
     if not records:
         where = options.records or f"{DEFAULT_RECORDS}/ of this folder"
-        print(f"no Records were read from {where}: nothing counts as measured; name them with --records PATH", file=sys.stderr)
+        print(
+            f"no Records were read from {where}: nothing counts as measured; name them with "
+            f"--records PATH",
+            file=sys.stderr,
+        )
     sys.stdout.write(render(tables, options.format))
     return 0

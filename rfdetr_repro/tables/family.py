@@ -1,4 +1,6 @@
-"""Patch sizes that training never drew, each beside the trained architecture with as many tokens (paper v2 Appendix L)."""
+"""Patch sizes that training never drew, each beside the trained architecture with as many tokens
+(paper v2 Appendix L).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from .format import MEASURED, Cell, Column, Table
 
 
 def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
-    """Each never-trained patch beside the trained architecture with as many tokens (the paper's "equivalent" one, Appendix H).
+    """Each never-trained patch beside the trained architecture with as many tokens (the paper's
+    "equivalent" one, Appendix H).
 
-    ``trained``: search Records of the space; of several with equal tokens the one with the same windows and the nearest input.
+    ``trained``: search Records of the space; of several with equal tokens the one with the same
+    windows and the nearest input.
     """
     columns = [
         Column("arch", "architecture", right=False),
@@ -21,7 +25,11 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         Column("ap", "AP"),
         Column("ap50", "AP50"),
     ]
-    columns += [Column("like", "trained, as many tokens", right=False), Column("like_ap", "its AP"), Column("gap", "difference")]
+    columns += [
+        Column("like", "trained, as many tokens", right=False),
+        Column("like_ap", "its AP"),
+        Column("gap", "difference"),
+    ]
     table = Table("family", "Patch sizes that training never drew", columns)
     for record in records:
         arch = record.model.arch
@@ -30,7 +38,12 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         row |= {"ap": _percent(record.accuracy.ap), "ap50": _percent(record.accuracy.ap50)}
         like = _equivalent(arch, trained)
         ap = like.accuracy.ap if like is not None and like.accuracy else None
-        if like is not None and like.model.arch is not None and ap is not None and record.accuracy.ap is not None:
+        if (
+            like is not None
+            and like.model.arch is not None
+            and ap is not None
+            and record.accuracy.ap is not None
+        ):
             difference = 100 * (record.accuracy.ap - ap)
             row |= {"like": Cell(like.model.arch.key), "like_ap": _percent(ap)}
             row["gap"] = Cell(f"{difference:+.1f}", MEASURED, difference)

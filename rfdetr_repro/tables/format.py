@@ -1,7 +1,9 @@
-"""A table of cells that know their state, and its five printed forms: text, markdown, csv, latex, json.
+"""A table of cells that know their state, and its five printed forms: text, markdown, csv, latex,
+json.
 
-A cell is published, measured, computed, not measured, or not measurable here; every form keeps the five apart: by the name of its
-column everywhere, by its state in JSON, and by bold (measured) and italic (computed) type in Markdown and LaTeX.
+A cell is published, measured, computed, not measured, or not measurable here; every form keeps the
+five apart: by the name of its column everywhere, by its state in JSON, and by bold (measured) and
+italic (computed) type in Markdown and LaTeX.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from typing import Any
 
 from rfdetr_repro.spec.csv_text import to_csv
 
-PUBLISHED, MEASURED, MISSING, UNAVAILABLE = "published", "measured", "not measured", "not measurable here"
+PUBLISHED = "published"
+MEASURED = "measured"
+MISSING = "not measured"
+UNAVAILABLE = "not measurable here"
 COMPUTED = "computed"  # arithmetic on an architecture: nothing ran
 MARKS = {MISSING: "·", UNAVAILABLE: "×"}
 FORMATS = ("text", "markdown", "csv", "latex", "json")
@@ -45,7 +50,10 @@ class Column:
 
 @dataclass
 class Table:
-    """``rows`` map column keys to cells; a missing key is an empty cell. ``sections`` holds a heading per row ("" for none)."""
+    """``rows`` map column keys to cells; a missing key is an empty cell.
+
+    ``sections`` holds a heading per row ("" for none).
+    """
 
     name: str
     title: str
@@ -71,24 +79,35 @@ class Table:
         kept = [
             column
             for column in self.columns
-            if column.key in keep or any(column.key in row and row[column.key].shown for row in self.rows)
+            if column.key in keep
+            or any(column.key in row and row[column.key].shown for row in self.rows)
         ]
         return Table(self.name, self.title, kept, self.rows, self.sections, self.notes)
 
 
 def one_line(text: str) -> str:
-    """Free text of a name without line breaks and other control characters, which would break a table."""
+    """Free text of a name without line breaks and other control characters, which would break a
+    table.
+    """
     if text.isprintable():
         return text
     return "".join(
-        " " if letter.isspace() else letter for letter in text if letter.isspace() or unicodedata.category(letter) != "Cc"
+        " " if letter.isspace() else letter
+        for letter in text
+        if letter.isspace() or unicodedata.category(letter) != "Cc"
     )
 
 
 def width_of(text: str) -> int:
-    """Columns of a terminal that the text takes: two for each wide letter of East Asia and emoji, none for combining marks."""
+    """Columns of a terminal that the text takes: two for each wide letter of East Asia and emoji,
+    none for combining marks.
+    """
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    return len(text) + wide - sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
+    return (
+        len(text)
+        + wide
+        - sum(unicodedata.category(letter) in ("Mn", "Me", "Cf") for letter in text)
+    )
 
 
 def percent(fraction: float | None) -> str:
@@ -103,7 +122,10 @@ def milliseconds(value: float | None) -> str:
 def render(tables: Sequence[Table], form: str) -> str:
     """All tables in one of :data:`FORMATS`, ending with a newline."""
     if form == "json":
-        return json.dumps({"tables": [_json(table) for table in tables]}, indent=1, ensure_ascii=False) + "\n"
+        return (
+            json.dumps({"tables": [_json(table) for table in tables]}, indent=1, ensure_ascii=False)
+            + "\n"
+        )
     if form == "csv":
         return "\n".join(map(_csv, tables))
     one = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
@@ -112,8 +134,12 @@ def render(tables: Sequence[Table], form: str) -> str:
 
 def _in_lines(table: Table) -> Table:
     """The table with all its words in one line each; cells see to themselves."""
-    columns = [Column(column.key, one_line(column.label), one_line(column.group), column.right) for column in table.columns]
-    sections, notes = [one_line(text) for text in table.sections], [one_line(text) for text in table.notes]
+    columns = [
+        Column(column.key, one_line(column.label), one_line(column.group), column.right)
+        for column in table.columns
+    ]
+    sections = [one_line(text) for text in table.sections]
+    notes = [one_line(text) for text in table.notes]
     return Table(table.name, one_line(table.title), columns, table.rows, sections, notes)
 
 
@@ -124,10 +150,21 @@ def _json(table: Table) -> dict[str, Any]:
         for column in table.columns:
             cell = row.get(column.key, Cell())
             value = cell.value if cell.value is not None else cell.text or None
-            cells[column.key] = {"value": value, "state": cell.state, **_origin(cell)} if cell.state else value
+            cells[column.key] = (
+                {"value": value, "state": cell.state, **_origin(cell)} if cell.state else value
+            )
         rows.append(cells)
-    columns = [{"key": column.key, "label": column.label, "group": column.group} for column in table.columns]
-    return {"table": table.name, "title": table.title, "columns": columns, "rows": rows, "notes": table.notes}
+    columns = [
+        {"key": column.key, "label": column.label, "group": column.group}
+        for column in table.columns
+    ]
+    return {
+        "table": table.name,
+        "title": table.title,
+        "columns": columns,
+        "rows": rows,
+        "notes": table.notes,
+    }
 
 
 def _origin(cell: Cell) -> dict[str, str]:
@@ -135,12 +172,19 @@ def _origin(cell: Cell) -> dict[str, str]:
     return {name: text for name, text in named.items() if text}
 
 
-def _typed(table: Table, strong: str, soft: str, escaped: Callable[[str], str]) -> Iterator[list[str]]:
-    """Rows of texts; beside published cells, measured ones are in strong and computed ones in soft type."""
+def _typed(
+    table: Table, strong: str, soft: str, escaped: Callable[[str], str]
+) -> Iterator[list[str]]:
+    """Rows of texts; beside published cells, measured ones are in strong and computed ones in soft
+    type.
+    """
     kinds = {MEASURED: strong, COMPUTED: soft} if table.mixed else {}
     for row in table.rows:
         cells = [row.get(column.key, Cell()) for column in table.columns]
-        yield [kinds.get(cell.state if cell.text else "", "{}").format(escaped(cell.shown)) for cell in cells]
+        yield [
+            kinds.get(cell.state if cell.text else "", "{}").format(escaped(cell.shown))
+            for cell in cells
+        ]
 
 
 def _csv(table: Table) -> str:
@@ -155,7 +199,10 @@ def _csv(table: Table) -> str:
 
 def _group_spans(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
     """Neighbouring columns of one group: (group, their indices)."""
-    return [(group, [index for index, _ in run]) for group, run in groupby(enumerate(columns), key=lambda item: item[1].group)]
+    return [
+        (group, [index for index, _ in run])
+        for group, run in groupby(enumerate(columns), key=lambda item: item[1].group)
+    ]
 
 
 def _text(table: Table) -> str:
@@ -164,20 +211,31 @@ def _text(table: Table) -> str:
     widths = [max(width_of(line[index]) for line in [head, *body]) for index in range(len(head))]
     spans = _group_spans(table.columns)
     for group, indices in spans:  # a group name wider than its columns widens the last of them
-        widths[indices[-1]] += max(0, len(group) - sum(widths[index] for index in indices) - 2 * (len(indices) - 1))
+        widths[indices[-1]] += max(
+            0, len(group) - sum(widths[index] for index in indices) - 2 * (len(indices) - 1)
+        )
 
     def joined(texts: Sequence[str]) -> str:
         cells = [
-            " " * (width - width_of(text)) + text if column.right else text + " " * (width - width_of(text))
+            " " * (width - width_of(text)) + text
+            if column.right
+            else text + " " * (width - width_of(text))
             for text, width, column in zip(texts, widths, table.columns, strict=True)
         ]
-        return " | ".join("  ".join(cells[index] for index in indices) for _, indices in spans).rstrip()
+        return " | ".join(
+            "  ".join(cells[index] for index in indices) for _, indices in spans
+        ).rstrip()
 
-    rule = "-+-".join("-" * (sum(widths[i] for i in indices) + 2 * (len(indices) - 1)) for _, indices in spans)
+    rule = "-+-".join(
+        "-" * (sum(widths[i] for i in indices) + 2 * (len(indices) - 1)) for _, indices in spans
+    )
     lines = [table.title, ""]
     if any(group for group, _ in spans):
         lines.append(
-            " | ".join(group.center(len(part)) for (group, _), part in zip(spans, rule.split("-+-"), strict=True)).rstrip()
+            " | ".join(
+                group.center(len(part))
+                for (group, _), part in zip(spans, rule.split("-+-"), strict=True)
+            ).rstrip()
         )
     lines += [joined(head), rule]
     for (section, starts), texts in zip(_section_starts(table), body, strict=True):
@@ -197,10 +255,17 @@ def _markdown(table: Table) -> str:
     def escaped(text: str) -> str:
         return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
 
-    head = [f"{column.label} ({column.group})" if column.group else column.label for column in table.columns]
+    head = [
+        f"{column.label} ({column.group})" if column.group else column.label
+        for column in table.columns
+    ]
     lines = [f"### {escaped(table.title)}", "", "| " + " | ".join(map(escaped, head)) + " |"]
-    lines.append("|" + "|".join("---:" if column.right else "---" for column in table.columns) + "|")
-    for (section, starts), texts in zip(_section_starts(table), _typed(table, "**{}**", "*{}*", escaped), strict=True):
+    lines.append(
+        "|" + "|".join("---:" if column.right else "---" for column in table.columns) + "|"
+    )
+    for (section, starts), texts in zip(
+        _section_starts(table), _typed(table, "**{}**", "*{}*", escaped), strict=True
+    ):
         if starts:
             lines.append("| *" + escaped(section) + "* |" + " |" * (len(head) - 1))
         lines.append("| " + " | ".join(texts) + " |")
@@ -211,7 +276,9 @@ def _latex(table: Table) -> str:
     width = len(table.columns)
     spans = _group_spans(table.columns)
     alignment = "".join("r" if column.right else "l" for column in table.columns)
-    groups = " & ".join(f"\\multicolumn{{{len(indices)}}}{{c}}{{{_tex(group)}}}" for group, indices in spans)
+    groups = " & ".join(
+        f"\\multicolumn{{{len(indices)}}}{{c}}{{{_tex(group)}}}" for group, indices in spans
+    )
     lines = [
         f"% {table.title}",
         "\\begin{table}",
@@ -226,7 +293,13 @@ def _latex(table: Table) -> str:
         if starts:
             lines.append(f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(section)}}}}} \\\\")
         lines.append(_tex_row(texts))
-    lines += ["\\bottomrule", "\\end{tabular}", *(f"\\par {_tex(note)}" for note in table.notes), "\\end{table}", ""]
+    lines += [
+        "\\bottomrule",
+        "\\end{tabular}",
+        *(f"\\par {_tex(note)}" for note in table.notes),
+        "\\end{table}",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,6 @@
-"""Cells and sentences about how sure an AP is: its interval, and whether a row is really better than the one before it."""
+"""Cells and sentences about how sure an AP is: its interval, and whether a row is really better
+than the one before it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ from rfdetr_repro.records.record import Accuracy, Record
 
 from .format import MEASURED, Cell
 
-SAME, UNKNOWN = "≈", "?"
+SAME = "≈"
+UNKNOWN = "?"
 UNKNOWN_INTERVAL = "unknown"
 
 
 def interval_cell(accuracy: Accuracy | None) -> Cell:
-    """95 % interval of AP in percent; "unknown" where there is an AP without one; empty without an AP."""
+    """95 % interval of AP in percent; "unknown" where there is an AP without one; empty without an
+    AP.
+    """
     if accuracy is None or accuracy.ap is None:
         return Cell()
     if accuracy.ap_low is None or accuracy.ap_high is None:
@@ -23,9 +28,21 @@ def interval_cell(accuracy: Accuracy | None) -> Cell:
 
 
 def gain_cell(before: Record | None, record: Record | None, masks: bool = False) -> Cell:
-    """AP gained over ``before`` in points; marked ≈ where the order of the two is not established, ? where that is unknown."""
-    first, second = (None if one is None else one.mask_accuracy if masks else one.accuracy for one in (before, record))
-    if before is None or record is None or first is None or second is None or first.ap is None or second.ap is None:
+    """AP gained over ``before`` in points; marked ≈ where the order of the two is not established,
+    ? where that is unknown.
+    """
+    first, second = (
+        None if one is None else one.mask_accuracy if masks else one.accuracy
+        for one in (before, record)
+    )
+    if (
+        before is None
+        or record is None
+        or first is None
+        or second is None
+        or first.ap is None
+        or second.ap is None
+    ):
         return Cell()
     points = 100 * (second.ap - first.ap)
     return Cell(f"{points:+.1f}{mark(paired(before, record, masks))}", MEASURED, round(points, 4))
@@ -38,7 +55,11 @@ def change_interval_cell(before: Record, after: Record, masks: bool = False) -> 
     change = paired(before, after, masks)
     if change is None:
         return Cell(UNKNOWN_INTERVAL)
-    return Cell(f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]{'' if change.distinguishable else f' {SAME}'}", MEASURED)
+    return Cell(
+        f"[{100 * change.low:+.1f}, "
+        f"{100 * change.high:+.1f}]{'' if change.distinguishable else f' {SAME}'}",
+        MEASURED,
+    )
 
 
 def mark(change: Difference | None) -> str:
@@ -47,21 +68,28 @@ def mark(change: Difference | None) -> str:
 
 
 def interval_notes(accuracies: Iterable[Accuracy | None], compared: bool = True) -> list[str]:
-    """What the intervals are, and what the marks of :func:`gain_cell` mean; ``compared``: whether there are such cells."""
-    known = [accuracy for accuracy in accuracies if accuracy is not None and accuracy.ap is not None]
+    """What the intervals are, and what the marks of :func:`gain_cell` mean; ``compared``: whether
+    there are such cells.
+    """
+    known = [
+        accuracy for accuracy in accuracies if accuracy is not None and accuracy.ap is not None
+    ]
     ways = {way for accuracy in known if (way := _way(accuracy))}
     notes = []
     if ways:
-        notes.append(f"AP's 95 % CI: over other images of the same kind, by {'; '.join(sorted(ways))}.")
+        notes.append(
+            f"AP's 95 % CI: over other images of the same kind, by {'; '.join(sorted(ways))}."
+        )
     if any(accuracy.ap_low is None for accuracy in known):
         notes.append(
-            "Where the CI is unknown, the Record keeps nothing per image: how far that AP is from others is not known either."
+            "Where the CI is unknown, the Record keeps nothing per image: how far that AP is from "
+            "others is not known either."
         )
     if compared:
         notes.append(
-            "gain: AP on val beyond the last row above that is on the front. "
-            f"{SAME}: the 95 % interval of this paired difference over images holds 0, so which of the two is better is not "
-            f"established; {UNKNOWN}: it is not known."
+            f"gain: AP on val beyond the last row above that is on the front. {SAME}: the 95 % "
+            f"interval of this paired difference over images holds 0, so which of the two is "
+            f"better is not established; {UNKNOWN}: it is not known."
         )
     return notes
 
@@ -71,13 +99,20 @@ def _way(accuracy: Accuracy) -> str:
     if resampled is None:
         return "its data sets' intervals" if accuracy.ap_low is not None else ""
     if resampled.method == "bootstrap":
-        return f"{resampled.resamples} resamples of {resampled.images} images, seed {resampled.seed}"
+        return (
+            f"{resampled.resamples} resamples of {resampled.images} images, seed {resampled.seed}"
+        )
     return f"the influence of each of {resampled.images} images"
 
 
-def not_told_apart(best: Record, others: Sequence[Record], masks: bool = False) -> tuple[list[Record], list[Record]]:
-    """Of ``others``: those whose AP is not established to be lower than that of ``best``, and those of which that is unknown."""
-    same, unknown = [], []
+def not_told_apart(
+    best: Record, others: Sequence[Record], masks: bool = False
+) -> tuple[list[Record], list[Record]]:
+    """Of ``others``: those whose AP is not established to be lower than that of ``best``, and those
+    of which that is unknown.
+    """
+    same = []
+    unknown = []
     for other in others:
         change = paired(other, best, masks)
         if change is None:

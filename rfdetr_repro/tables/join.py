@@ -1,7 +1,9 @@
-"""Which measured Records stand beside a printed row, and in which of its cells: each cell keeps the Record it came from.
+"""Which measured Records stand beside a printed row, and in which of its cells: each cell keeps the
+Record it came from.
 
-Two Records that would fill one cell become two lines. Cells of one line come from one machine and runtime, and those of one
-precision from one file. Counts of parameters and operations (source "cost") belong to the model and may stand on any line.
+Two Records that would fill one cell become two lines. Cells of one line come from one machine and
+runtime, and those of one precision from one file. Counts of parameters and operations (source
+"cost") belong to the model and may stand on any line.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from rfdetr_repro.records.record import MEAN, Accuracy, Record
 from .format import MEASURED, Cell, milliseconds, percent
 
 COCO_IMAGES = 5000  # val2017; AP on a part of it is another number
-SAME_MODEL = 0.25  # a Record without a size is this size if its parameters differ by less: widths are not in an Arch
-RELEASED = ("N", "S", "M", "L", "XL", "2XL", "MAX")  # sizes of the paper; from XL on the backbone is DINOv2-B
+# a Record without a size is this size if its parameters differ by less: widths are not in an Arch
+SAME_MODEL = 0.25
+# sizes of the paper; from XL on the backbone is DINOv2-B
+RELEASED = ("N", "S", "M", "L", "XL", "2XL", "MAX")
 SLOWER = 1.05  # Table 11 compares at similar latency
 Key = tuple[str, str, str, str]
 
@@ -35,7 +39,10 @@ class Line:
 
     def takes(self, record: Record, cells: dict[str, Cell]) -> bool:
         """Whether ``record`` may stand here too."""
-        if any(column in self.cells and _measurement(self.cells[column]) != _measurement(cell) for column, cell in cells.items()):
+        if any(
+            column in self.cells and _measurement(self.cells[column]) != _measurement(cell)
+            for column, cell in cells.items()
+        ):
             return False
         return all(_together(record, other) for other in self.records)
 
@@ -56,7 +63,11 @@ def _together(a: Record, b: Record) -> bool:
 
 def _timed_alike(a: Record, b: Record) -> bool:
     """Both with a CUDA graph or both without; the protocols may differ in their wait."""
-    hows = [(bool(one.latency.cuda_graph), one.protocol is None or one.protocol.usual) for one in (a, b) if one.latency]
+    hows = [
+        (bool(one.latency.cuda_graph), one.protocol is None or one.protocol.usual)
+        for one in (a, b)
+        if one.latency
+    ]
     return len(set(hows)) < 2
 
 
@@ -65,13 +76,18 @@ class _Lines:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self._filled: dict[frozenset[str], list[int]] = {}  # columns -> lines that had exactly these filled, at some time
+        # columns -> lines that had exactly these filled, at some time
+        self._filled: dict[frozenset[str], list[int]] = {}
         self._found: dict[tuple[frozenset[str], tuple[str, ...]], _Found] = {}
 
     def put(self, record: Record, cells: dict[str, Cell]) -> None:
         """Into the first line that takes it, else into a new one."""
-        wanted = sorted({index for columns in self._filled for index in self._agreeing(columns, cells)})
-        index = next((index for index in wanted if self.lines[index].takes(record, cells)), len(self.lines))
+        wanted = sorted(
+            {index for columns in self._filled for index in self._agreeing(columns, cells)}
+        )
+        index = next(
+            (index for index in wanted if self.lines[index].takes(record, cells)), len(self.lines)
+        )
         if index == len(self.lines):
             self.lines.append(Line())
         before = frozenset(self.lines[index].cells)
@@ -81,7 +97,9 @@ class _Lines:
             self._filled.setdefault(after, []).append(index)
 
     def _agreeing(self, columns: frozenset[str], cells: dict[str, Cell]) -> list[int]:
-        """Lines with exactly ``columns`` filled that hold, where ``cells`` has something too, the same."""
+        """Lines with exactly ``columns`` filled that hold, where ``cells`` has something too, the
+        same.
+        """
         shared = tuple(sorted(columns & cells.keys()))
         found = self._found.setdefault((columns, shared), _Found())
         for index in self._filled[columns][found.seen :]:
@@ -93,7 +111,9 @@ class _Lines:
 
 @dataclass
 class _Found:
-    """Lines of one set of columns by what stands in some of these; of the first ``seen`` of them."""
+    """Lines of one set of columns by what stands in some of these; of the first ``seen`` of
+    them.
+    """
 
     lines: dict[tuple[object, ...], list[int]] = field(default_factory=dict)
     seen: int = 0
@@ -104,7 +124,9 @@ def _measurements(cells: dict[str, Cell], columns: tuple[str, ...]) -> tuple[obj
 
 
 def _measurement(cell: Cell) -> tuple[object, str]:
-    """Equal for two cells that repeat one measurement: an AP that stands in several Records of one file."""
+    """Equal for two cells that repeat one measurement: an AP that stands in several Records of one
+    file.
+    """
     return cell.value, cell.artifact
 
 
@@ -140,7 +162,10 @@ class Measured:
         return [
             record
             for key, record in group
-            if key[1] == size and _on(record, "coco-val2017") and record.accuracy and record.accuracy.ap is not None
+            if key[1] == size
+            and _on(record, "coco-val2017")
+            and record.accuracy
+            and record.accuracy.ap is not None
         ]
 
     def lines(self, row: Row) -> list[Line]:
@@ -156,7 +181,11 @@ class Measured:
             return
         own = list(self.of_row(row))
         for record in own:
-            cells = {slot.column: cell for slot in slots(row.table) if (cell := _fill(record, row, slot)) is not None}
+            cells = {
+                slot.column: cell
+                for slot in slots(row.table)
+                if (cell := _fill(record, row, slot)) is not None
+            }
             if cells:
                 yield record, cells
         if row.delta:
@@ -164,7 +193,11 @@ class Measured:
 
 
 def _part_of_coco(record: Record) -> bool:
-    return _on(record, "coco-val2017") and record.data is not None and record.data.num_images not in (None, COCO_IMAGES)
+    return (
+        _on(record, "coco-val2017")
+        and record.data is not None
+        and record.data.num_images not in (None, COCO_IMAGES)
+    )
 
 
 def _on(record: Record, name: str) -> bool:
@@ -172,10 +205,14 @@ def _on(record: Record, name: str) -> bool:
 
 
 def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
-    """By architecture where the row and the Record have one, else by size. Widths are checked by size or by parameters."""
+    """By architecture where the row and the Record have one, else by size.
+
+    Widths are checked by size or by parameters.
+    """
     arch = record.model.arch
     if row.identity.model.family == "rfdetr" and row.arch is None:
-        return arch is None and other[1] == key[1] and other[3] == key[3]  # mean over data sets: the Record must be one too
+        # mean over data sets: the Record must be one too
+        return arch is None and other[1] == key[1] and other[3] == key[3]
     if row.arch is None or arch is None:
         return other[1] == key[1] != ""
     if arch != row.arch:
@@ -184,22 +221,39 @@ def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
         return other[1] == key[1] or (not key[1] and other[1] in RELEASED)
     expected = expected_params(row)
     params = record.cost.params if record.cost else None
-    return expected is not None and params is not None and abs(params - expected) <= SAME_MODEL * expected
+    return (
+        expected is not None
+        and params is not None
+        and abs(params - expected) <= SAME_MODEL * expected
+    )
 
 
 def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
     """What ``record`` puts into a cell of ``row``; ``None`` if it measured something else."""
     if slot.metric in ("params", "flops"):
         return _cost_cell(record, row, slot)
-    artifact, protocol = record.artifact, record.protocol
-    if record.source not in ("protocol", MEAN) or (slot.precision and (artifact is None or artifact.precision != slot.precision)):
+    artifact = record.artifact
+    protocol = record.protocol
+    if record.source not in ("protocol", MEAN) or (
+        slot.precision and (artifact is None or artifact.precision != slot.precision)
+    ):
         return None
     if record.model.variant != slot.variant and NAIVE in (record.model.variant, slot.variant):
         return None
-    if slot.metric == "ms" and record.latency is not None and _data_allows(record, row) and _variant_allows(record, row, True):
+    if (
+        slot.metric == "ms"
+        and record.latency is not None
+        and _data_allows(record, row)
+        and _variant_allows(record, row, True)
+    ):
         if slot.buffer_ms is None or protocol is not None and protocol.only_waits(slot.buffer_ms):
             return _cell(milliseconds(record.latency.median_ms), record.latency.median_ms, record)
-    if slot.accuracy and not row.delta and _same_data(record, row) and _variant_allows(record, row, False):
+    if (
+        slot.accuracy
+        and not row.delta
+        and _same_data(record, row)
+        and _variant_allows(record, row, False)
+    ):
         value = getattr(accuracy_of(record), slot.metric, None)
         return None if value is None else _cell(percent(value), round(100 * value, 4), record)
     return None
@@ -215,10 +269,15 @@ def counter_of(record: Record) -> str:
 
 
 def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
-    own = row.table in ("7", "8")  # nothing is printed there: the exported file's own count may fill the cell
+    # nothing is printed there: the exported file's own count may fill the cell
+    own = row.table in ("7", "8")
     if record.source == MEAN:  # of architectures that these data sets chose
         own = _same_data(record, row) and _variant_allows(record, row, False)
-    if record.cost is None or not (record.source == "cost" or own) or (slot.counter and counter_of(record) != slot.counter):
+    if (
+        record.cost is None
+        or not (record.source == "cost" or own)
+        or (slot.counter and counter_of(record) != slot.counter)
+    ):
         return None
     if (value := record.cost.params if slot.metric == "params" else record.cost.flops) is None:
         return None
@@ -227,19 +286,29 @@ def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
 
 
 def _same_data(record: Record, row: Row) -> bool:
-    return record.data is not None and row.identity.data is not None and record.data.name == row.identity.data.name
+    return (
+        record.data is not None
+        and row.identity.data is not None
+        and record.data.name == row.identity.data.name
+    )
 
 
 def _data_allows(record: Record, row: Row) -> bool:
     """A latency measured without a data set stands beside COCO rows."""
-    return _same_data(record, row) or (record.data is None and row.identity.data is not None and "coco" in row.identity.data.name)
+    return _same_data(record, row) or (
+        record.data is None and row.identity.data is not None and "coco" in row.identity.data.name
+    )
 
 
 def _variant_allows(record: Record, row: Row, latency: bool) -> bool:
-    """Without a variant a Record stands beside every variant of its model; the steps of Table 5 differ by training only."""
-    own, printed = record.model.variant, row.identity.model.variant or ""
+    """Without a variant a Record stands beside every variant of its model; the steps of Table 5
+    differ by training only.
+    """
+    own = record.model.variant
+    printed = row.identity.model.variant or ""
     if printed.startswith("step "):
-        step = int(printed.removeprefix("step "))  # 1 is LW-DETR as it is; from 5 on the weights are the supernet's
+        # 1 is LW-DETR as it is; from 5 on the weights are the supernet's
+        step = int(printed.removeprefix("step "))
         return latency or own == printed or (step in (1, *range(5, 11)) and own in (None, "nas"))
     return own in (None, printed or "nas", NAIVE)
 
@@ -249,10 +318,18 @@ def accuracy_of(record: Record) -> Accuracy | None:
     return record.mask_accuracy if record.model.task == "segment" else record.accuracy
 
 
-def _gains(measured: Measured, row: Row, after: Sequence[Record]) -> Iterator[tuple[Record, dict[str, Cell]]]:
-    """Tables 15 and 16: fine-tuned minus searched, both measured on the same data by the same runtime, machine and precision."""
+def _gains(
+    measured: Measured, row: Row, after: Sequence[Record]
+) -> Iterator[tuple[Record, dict[str, Cell]]]:
+    """Tables 15 and 16: fine-tuned minus searched, both measured on the same data by the same
+    runtime, machine and precision.
+    """
     searched = next(other for other in table_rows(row.table) if _is_start(other, row))
-    before = [record for record in measured.of_row(searched) if record.model.variant == "nas" and _same_data(record, row)]
+    before = [
+        record
+        for record in measured.of_row(searched)
+        if record.model.variant == "nas" and _same_data(record, row)
+    ]
     for tuned in after:
         if tuned.model.variant != "nas+fine-tuning" or not _same_data(tuned, row):
             continue
@@ -266,7 +343,10 @@ def _is_start(other: Row, row: Row) -> bool:
 
 
 def _alike(a: Record, b: Record) -> bool:
-    how = [(record.artifact and (record.artifact.runtime, record.artifact.precision), record.machine) for record in (a, b)]
+    how = [
+        (record.artifact and (record.artifact.runtime, record.artifact.precision), record.machine)
+        for record in (a, b)
+    ]
     return how[0] == how[1]
 
 
@@ -274,16 +354,21 @@ def _difference(a: Record, b: Record) -> dict[str, Cell]:
     """Percentage points by which ``a`` is better, per metric that both have."""
     cells = {}
     for metric in METRICS:
-        high, low = getattr(accuracy_of(a), metric, None), getattr(accuracy_of(b), metric, None)
+        high = getattr(accuracy_of(a), metric, None)
+        low = getattr(accuracy_of(b), metric, None)
         if high is not None and low is not None:
             points = round(100 * (high - low), 4)
-            files = " - ".join(record.artifact.sha256 if record.artifact else "" for record in (a, b))
+            files = " - ".join(
+                record.artifact.sha256 if record.artifact else "" for record in (a, b)
+            )
             cells[metric] = Cell(f"{points:+.1f}", MEASURED, points, f"{a.id} - {b.id}", files)
     return cells
 
 
 def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell]]]:
-    """Table 11: D-FINE's AP, or the gap of the best RF-DETR with the row's backbone that is at most 5 % slower."""
+    """Table 11: D-FINE's AP, or the gap of the best RF-DETR with the row's backbone that is at most
+    5 % slower.
+    """
     wide = "DINOv2-B" in row.identity.model.name
     sizes = RELEASED[4:] if wide else RELEASED[:4]
     for slot in slots("11"):
@@ -292,14 +377,24 @@ def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell
                 ap = 100 * base.accuracy.ap  # type: ignore[union-attr,operator]
                 yield base, {slot.column: _cell(f"{ap:.1f}", round(ap, 4), base)}
                 continue
-            rivals = [record for size in sizes for record in measured.of_size("rfdetr", size) if _near(record, base)]
+            rivals = [
+                record
+                for size in sizes
+                for record in measured.of_size("rfdetr", size)
+                if _near(record, base)
+            ]
             if rivals:
                 best = max(rivals, key=lambda record: record.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
                 yield best, {slot.column: _difference(best, base)["ap"]}
 
 
 def _near(record: Record, base: Record) -> bool:
-    if record.latency is None or base.latency is None or not _alike(record, base) or record.protocol != base.protocol:
+    if (
+        record.latency is None
+        or base.latency is None
+        or not _alike(record, base)
+        or record.protocol != base.protocol
+    ):
         return False
     if not _timed_alike(record, base):
         return False

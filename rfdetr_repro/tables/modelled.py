@@ -1,4 +1,6 @@
-"""What the latency model said of the confirmed files before they were measured, beside what was measured, in one mode."""
+"""What the latency model said of the confirmed files before they were measured, beside what was
+measured, in one mode.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from .format import MEASURED, Cell, Column, Table, milliseconds
 
 
 class Row(NamedTuple):
-    """A measured Record and what the latency model had said: ms, and its median error on engines left out of its fit."""
+    """A measured Record and what the latency model had said: ms, and its median error on engines
+    left out of its fit.
+    """
 
     record: Record
     modelled_ms: float
@@ -32,8 +36,12 @@ class Row(NamedTuple):
 
 
 def modelled_tables(records: Sequence[Record]) -> list[Table]:
-    """One table per data set, supernet, machine and mode of which confirmed files have a modelled latency too."""
-    search = [record for record in records if record.source == "search" and record.latency is not None]
+    """One table per data set, supernet, machine and mode of which confirmed files have a modelled
+    latency too.
+    """
+    search = [
+        record for record in records if record.source == "search" and record.latency is not None
+    ]
     groups: dict[tuple[object, ...], list[Row]] = {}
     for point in confirmed_points(records):
         for timed in (point.buffered, point.sustained):
@@ -42,13 +50,21 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
             row = _row(timed, search)
             if row is not None:
                 name = timed.data.name if timed.data else "unknown data"
-                key = (name, timed.model.checkpoint_sha256, timed.machine, _mode(timed), bool(timed.latency.cuda_graph))
+                key = (
+                    name,
+                    timed.model.checkpoint_sha256,
+                    timed.machine,
+                    _mode(timed),
+                    bool(timed.latency.cuda_graph),
+                )
                 groups.setdefault(key, []).append(row)
     return [_table(rows) for rows in groups.values()]
 
 
 def _row(timed: Record, search: Sequence[Record]) -> Row | None:
-    """As noted when the file was measured; else of the search, unless its model was fitted to confirmed files since."""
+    """As noted when the file was measured; else of the search, unless its model was fitted to
+    confirmed files since.
+    """
     assert timed.latency is not None
     if timed.latency.predicted_ms is not None:
         return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
@@ -73,7 +89,8 @@ def _table(rows: Sequence[Row]) -> Table:
     name = f" on {first.data.name}" if first.data else ""
     table = Table("modelled", f"Modelled against confirmed latency{name}, {mode}", columns)
     for row in sorted(rows, key=lambda row: row.measured_ms):
-        record, latency = row.record, row.record.latency
+        record = row.record
+        latency = row.record.latency
         assert latency is not None
         cells = {
             "arch": Cell(record.model.arch.key if record.model.arch else record.model.name),
@@ -82,7 +99,9 @@ def _table(rows: Sequence[Row]) -> Table:
             "error": Cell(f"{100 * row.error:+.1f}", value=round(100 * row.error, 4)),
         }
         if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
-            cells["ci"] = Cell(f"[{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]", MEASURED)
+            cells["ci"] = Cell(
+                f"[{milliseconds(latency.ci_low_ms)}, {milliseconds(latency.ci_high_ms)}]", MEASURED
+            )
         table.add(cells)
     table.notes = [_summary(rows), *_stated(rows)]
     return table
@@ -93,14 +112,25 @@ def _summary(rows: Sequence[Row]) -> str:
     if len(rows) == 1:
         return f"Error of the model on this file: {errors[0]:.1%}."
     pairs = list(combinations(rows, 2))
-    swapped = sum((a.modelled_ms - b.modelled_ms) * (a.measured_ms - b.measured_ms) < 0 for a, b in pairs)
-    told = f"Error of the model on these {len(rows)} files: median {median(errors):.1%}, largest {max(errors):.1%}."
-    return f"{told} It orders {swapped} of {len(pairs)} pairs of files by latency otherwise than the measurement."
+    swapped = sum(
+        (a.modelled_ms - b.modelled_ms) * (a.measured_ms - b.measured_ms) < 0 for a, b in pairs
+    )
+    told = (
+        f"Error of the model on these {len(rows)} files: median {median(errors):.1%}, largest "
+        f"{max(errors):.1%}."
+    )
+    return (
+        f"{told} It orders {swapped} of {len(pairs)} pairs of files by latency otherwise than the "
+        f"measurement."
+    )
 
 
 def _stated(rows: Sequence[Row]) -> list[str]:
     stated = sorted({row.stated_error for row in rows if row.stated_error is not None})
-    return [f"The model had stated {error:.1%}, its median error on engines left out of its fit." for error in stated]
+    return [
+        f"The model had stated {error:.1%}, its median error on engines left out of its fit."
+        for error in stated
+    ]
 
 
 def _mode(record: Record) -> str:

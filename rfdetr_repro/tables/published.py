@@ -1,7 +1,8 @@
 """The paper's tables with the numbers measured here beside them, never in their place.
 
-Every printed column of numbers has a measured one of the same name; GFLOPs of the RF-DETR rows also have a computed one. Where
-nothing was measured the cell says whether it could be: "not measured" or "not measurable here".
+Every printed column of numbers has a measured one of the same name; GFLOPs of the RF-DETR rows also
+have a computed one. Where nothing was measured the cell says whether it could be: "not measured" or
+"not measurable here".
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from .intervals import interval_cell
 from .join import Line, Measured, accuracy_of, counter_of
 
 HERE = "measured here"
-_ALWAYS = ("ms", "ap", "ap50", "flops")  # measured columns that are shown even when nothing was measured
-_COUNTED = ("params", "flops")  # numbers that have to agree to the printed digit: their difference is shown
+# measured columns that are shown even when nothing was measured
+_ALWAYS = ("ms", "ap", "ap50", "flops")
+# numbers that have to agree to the printed digit: their difference is shown
+_COUNTED = ("params", "flops")
 
 
-def paper_table(name: str, records: Sequence[Record] | Measured = (), here: Here | None = None) -> Table:
-    """Table ``name`` of the paper, camera-ready rows, measured values beside; of ``records`` only those that join are used."""
+def paper_table(
+    name: str, records: Sequence[Record] | Measured = (), here: Here | None = None
+) -> Table:
+    """Table ``name`` of the paper, camera-ready rows, measured values beside; of ``records`` only
+    those that join are used.
+    """
     measured = Measured.of(records)
     here = here or Here.detect(() if isinstance(records, Measured) else records)
     table = Table(name, title(name), _columns(name))
@@ -51,15 +58,26 @@ def title(name: str) -> str:
 
 
 def shown_columns(table: Table) -> Table:
-    """For reading: no empty columns, of the measured ones only the filled ones, ms, AP, AP50 and GFLOPs, and short states."""
-    filled = {key for row in table.rows for key, cell in row.items() if cell.state in (MEASURED, COMPUTED)}
+    """For reading: no empty columns, of the measured ones only the filled ones, ms, AP, AP50 and
+    GFLOPs, and short states.
+    """
+    filled = {
+        key for row in table.rows for key, cell in row.items() if cell.state in (MEASURED, COMPUTED)
+    }
     always = {f"measured_{slot.column}" for slot in slots(table.name) if slot.metric in _ALWAYS}
     kept = [
-        column for column in table.columns
-        if not column.key.startswith(("measured_", "difference_")) or column.key in filled or column.key in always
-    ]  # fmt: skip
-    rows = [{**row, "state": _marked(row["state"])} if "state" in row else row for row in table.rows]
-    return Table(table.name, table.title, kept, rows, table.sections, table.notes).without_empty_columns()
+        column
+        for column in table.columns
+        if not column.key.startswith(("measured_", "difference_"))
+        or column.key in filled
+        or column.key in always
+    ]
+    rows = [
+        {**row, "state": _marked(row["state"])} if "state" in row else row for row in table.rows
+    ]
+    return Table(
+        table.name, table.title, kept, rows, table.sections, table.notes
+    ).without_empty_columns()
 
 
 def _marked(state: Cell) -> Cell:
@@ -78,38 +96,55 @@ def _columns(name: str) -> list[Column]:
         Column("variant", "Variant", right=False),
     ]
     groups = list(dict.fromkeys(slot.group for slot in slots(name)))
-    for group in groups:  # Table 1 prints AP and latency under several conditions: each has its measurement beside it
+    # Table 1 prints AP and latency under several conditions: each has its measurement beside it
+    for group in groups:
         prefix = f"{group}, " if group else ""
         own = [slot for slot in slots(name) if slot.group == group]
-        columns += [Column(f"published_{slot.column}", slot.label, prefix + PUBLISHED) for slot in own]
+        columns += [
+            Column(f"published_{slot.column}", slot.label, prefix + PUBLISHED) for slot in own
+        ]
         for slot in own if group != "reported" else ():
             columns.append(Column(f"measured_{slot.column}", slot.label, prefix + HERE))
             if slot.metric == "ap":
                 columns.append(Column(f"interval_{slot.column}", "95% CI", prefix + HERE))
             if slot.metric in _COUNTED:
                 columns.append(Column(f"difference_{slot.column}", "Δ", prefix + HERE))
-    columns += [Column("computed_gflops", "GFLOPs", COMPUTED), Column("difference_computed_gflops", "Δ", COMPUTED)]
+    columns += [
+        Column("computed_gflops", "GFLOPs", COMPUTED),
+        Column("difference_computed_gflops", "Δ", COMPUTED),
+    ]
     return [*columns, *(Column(key, key, right=False) for key in ("state", "file", "record"))]
 
 
 def _left(row: Row) -> dict[str, Cell]:
     """What the paper prints, and what follows from the architecture."""
     model = row.identity.model
-    cells = {"model": Cell(model.name), "size": Cell(model.size or ""), "variant": Cell(model.variant or "")}
+    cells = {
+        "model": Cell(model.name),
+        "size": Cell(model.size or ""),
+        "variant": Cell(model.variant or ""),
+    }
     for slot in slots(row.table):
         if text := row.text(slot):
-            delta = row.delta and slot.accuracy  # a difference is no AP: it keeps its printed sign and has no value
-            cells[f"published_{slot.column}"] = Cell(text, PUBLISHED, None if delta else float(text))
+            # a difference is no AP: it keeps its printed sign and has no value
+            delta = row.delta and slot.accuracy
+            cells[f"published_{slot.column}"] = Cell(
+                text, PUBLISHED, None if delta else float(text)
+            )
     computed = computed_gflops(row)
     if computed is not None and any(slot.column == "gflops" for slot in slots(row.table)):
         cells["computed_gflops"] = computed
         if printed := row.printed.get("gflops"):
-            cells["difference_computed_gflops"] = Cell(difference(printed, float(computed.value or 0)), COMPUTED)
+            cells["difference_computed_gflops"] = Cell(
+                difference(printed, float(computed.value or 0)), COMPUTED
+            )
     return cells
 
 
 def difference(printed: str, value: float) -> str:
-    """ "=" if ``value`` rounds to the printed number, else what has to be added to the printed one."""
+    """ "=" if ``value`` rounds to the printed number, else what has to be added to the printed
+    one.
+    """
     digits = len(printed.partition(".")[2])
     if f"{value:.{digits}f}" == f"{float(printed):.{digits}f}":
         return "="
@@ -118,7 +153,8 @@ def difference(printed: str, value: float) -> str:
 
 def _open_cells(row: Row, here: Here, reasons: dict[str, int]) -> dict[str, Cell]:
     """Cells of a row that nothing was measured for, and the numbers of the reasons in the notes."""
-    cells, used = {}, []
+    cells = {}
+    used = []
     for slot in slots(row.table):
         if not row.text(slot) or slot.metric == "reported":
             continue
@@ -128,22 +164,33 @@ def _open_cells(row: Row, here: Here, reasons: dict[str, int]) -> dict[str, Cell
         cells[f"measured_{slot.column}"] = Cell(state=UNAVAILABLE if reason else MISSING)
     states = {cell.state for cell in cells.values()}
     words = [MISSING] if MISSING in states else []
-    words += [f"{UNAVAILABLE} {''.join(f'[{number}]' for number in sorted(used))}"] if UNAVAILABLE in states else []
+    words += (
+        [f"{UNAVAILABLE} {''.join(f'[{number}]' for number in sorted(used))}"]
+        if UNAVAILABLE in states
+        else []
+    )
     return {**cells, "state": Cell("; ".join(words))}
 
 
 def _measured_cells(row: Row, line: Line) -> dict[str, Cell]:
     cells = {f"measured_{column}": cell for column, cell in line.cells.items()}
     for slot in slots(row.table):
-        text, cell = row.text(slot), line.cells.get(slot.column)
+        text = row.text(slot)
+        cell = line.cells.get(slot.column)
         if text and cell is None and slot.metric != "reported" and not published_only(row, slot):
             cells[f"measured_{slot.column}"] = Cell(state=MISSING)
         if text and cell is not None and slot.metric == "ap" and not row.delta:
             cells[f"interval_{slot.column}"] = interval_cell(accuracy_of(line.origins[slot.column]))
         if text and cell is not None and slot.metric in _COUNTED:
-            cells[f"difference_{slot.column}"] = Cell(difference(text, float(cell.value or 0)), MEASURED)
+            cells[f"difference_{slot.column}"] = Cell(
+                difference(text, float(cell.value or 0)), MEASURED
+            )
     cells["state"] = Cell("; ".join(dict.fromkeys(_how(record) for record in line.records)))
-    cells["file"] = Cell(" ".join(dict.fromkeys(file for cell in line.cells.values() if (file := _file(cell.artifact)))))
+    cells["file"] = Cell(
+        " ".join(
+            dict.fromkeys(file for cell in line.cells.values() if (file := _file(cell.artifact)))
+        )
+    )
     return {**cells, "record": Cell(_record_words(line))}
 
 
@@ -168,7 +215,11 @@ def _how(record: Record) -> str:
     if record.artifact is not None:
         words += [record.artifact.runtime, record.artifact.precision]
     words += ["CUDA graph"] if record.latency is not None and record.latency.cuda_graph else []
-    words += [record.protocol.mode if record.protocol.usual else record.protocol.rhythm] if record.protocol else []
+    words += (
+        [record.protocol.mode if record.protocol.usual else record.protocol.rhythm]
+        if record.protocol
+        else []
+    )
     words += [f"mean over {len(record.parts)} data sets"] if record.parts else []
     words += ["random weights"] if record.model.weights == "random" else []
     words += [f"on {record.machine.gpu or record.machine.cpu}"] if record.machine else []
@@ -177,12 +228,21 @@ def _how(record: Record) -> str:
 
 def _notes(name: str, reasons: dict[str, int], measured: Measured) -> list[str]:
     notes = [
-        f"Published: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause): the authors' numbers, not ours. AP in percent."
+        f"Published: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause): the authors' "
+        f"numbers, not ours. AP in percent."
     ]
     if any(slot.column in METRICS for slot in slots(name)) or reasons:
-        notes.append(f"{MARKS[MISSING]} = not measured; {MARKS[UNAVAILABLE]} = not measurable here; Δ = measured - published")
-    if any(computed_gflops(row) for row in table_rows(name)) and any(slot.column == "gflops" for slot in slots(name)):
-        notes.append(f"GFLOPs {CONVENTION}{f', {WITHOUT_ATTENTION}' if without_attention(name) else ''}: nothing ran for them.")
+        notes.append(
+            f"{MARKS[MISSING]} = not measured; {MARKS[UNAVAILABLE]} = not measurable here; Δ = "
+            f"measured - published"
+        )
+    if any(computed_gflops(row) for row in table_rows(name)) and any(
+        slot.column == "gflops" for slot in slots(name)
+    ):
+        notes.append(
+            f"GFLOPs {CONVENTION}{f', {WITHOUT_ATTENTION}' if without_attention(name) else ''}: "
+            f"nothing ran for them."
+        )
     notes += [f"[{number}] {reason}" for reason, number in reasons.items()]
     if measured.partial:
         notes.append(f"{measured.partial} Records measured on a part of COCO val2017 are left out.")
@@ -193,5 +253,7 @@ def _row_notes(name: str) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in table_rows(name):
         if note := row.printed.get("note"):
-            found.setdefault(note, []).append(" ".join(filter(None, (row.identity.model.name, row.identity.model.size))))
+            found.setdefault(note, []).append(
+                " ".join(filter(None, (row.identity.model.name, row.identity.model.size)))
+            )
     return [f"{', '.join(dict.fromkeys(labels))}: {note}" for note, labels in found.items()]

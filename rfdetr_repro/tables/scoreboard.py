@@ -1,11 +1,14 @@
-"""The scoreboard: every published cell with its state, why it has it, and the command that would measure it.
+"""The scoreboard: every published cell with its state, why it has it, and the command that would
+measure it.
 
     python -m rfdetr_repro.tables --scoreboard [--table N] [--format ...]
 
-Tolerances: parameters and GFLOPs have to agree to the printed digit. An AP, or a difference of APs, may lie 0.2 points off: two
-builds of one FP16 engine differ by 0.1, and the authors' later measurement of their own files by up to 0.2. A latency may lie
-0.1 ms off (the paper's stated spread) and is compared only if it was measured as printed: on a T4, by TensorRT (or PyTorch where
-starred), in that precision, buffered with the printed wait, with a CUDA graph where the authors used one.
+Tolerances: parameters and GFLOPs have to agree to the printed digit. An AP, or a difference of APs,
+may lie 0.2 points off: two builds of one FP16 engine differ by 0.1, and the authors' later
+measurement of their own files by up to 0.2. A latency may lie 0.1 ms off (the paper's stated
+spread) and is compared only if it was measured as printed: on a T4, by TensorRT (or PyTorch where
+starred), in that precision, buffered with the printed wait, with a CUDA graph where the authors
+used one.
 """
 
 from __future__ import annotations
@@ -26,9 +29,17 @@ from .join import Line, Measured
 from .published import difference, title
 from .timing import GPU, WAIT_MS, timed_as_published
 
-AP_TOLERANCE, MS_TOLERANCE = 0.2, 0.1  # points of AP, milliseconds
-REPRODUCED, DIFFERENT, NOT_RUN = "reproduced", "different", "not run"
-WEIGHTS, DATA, BOTH, PACKAGE, NEEDS_GPU = "needs weights", "needs data", "needs weights and data", "needs package", f"needs {GPU}"
+# points of AP, milliseconds
+AP_TOLERANCE = 0.2
+MS_TOLERANCE = 0.1
+REPRODUCED = "reproduced"
+DIFFERENT = "different"
+NOT_RUN = "not run"
+WEIGHTS = "needs weights"
+DATA = "needs data"
+BOTH = "needs weights and data"
+PACKAGE = "needs package"
+NEEDS_GPU = f"needs {GPU}"
 PUBLISHED_ONLY = "published only"
 STATES = (REPRODUCED, DIFFERENT, NOT_RUN, WEIGHTS, DATA, BOTH, PACKAGE, NEEDS_GPU, PUBLISHED_ONLY)
 LETTERS = dict(zip(STATES, ("=", "≠", "·", "w", "d", "b", "k", "g", "p"), strict=True))
@@ -37,7 +48,7 @@ _MEANING = {
     DIFFERENT: "measured here, outside the tolerance",
     NOT_RUN: "measurable here, but not run",
     NEEDS_GPU: f"everything is here but the GPU of the published latency ({GPU})",
-    PUBLISHED_ONLY: "never measured by this suite, for the reason that the list of open cells gives",
+    PUBLISHED_ONLY: "never measured by this suite, for the reason that the list of open cells gives",  # noqa: E501
 }
 
 
@@ -62,9 +73,12 @@ class CellState:
         return self.state not in (REPRODUCED, DIFFERENT)
 
 
-def cell_states(names: Iterable[str], records: Sequence[Record] | Measured, here: Here) -> list[CellState]:
+def cell_states(
+    names: Iterable[str], records: Sequence[Record] | Measured, here: Here
+) -> list[CellState]:
     """The state of every published cell of the named tables, in the paper's order."""
-    measured, found = Measured.of(records), []
+    measured = Measured.of(records)
+    found = []
     for name in names:
         for row in table_rows(name):
             lines = measured.lines(row)
@@ -73,16 +87,25 @@ def cell_states(names: Iterable[str], records: Sequence[Record] | Measured, here
 
 
 def _state(row: Row, slot: Slot, lines: Sequence[Line], here: Here) -> CellState:
-    pairs = [(line.cells[slot.column], line.origins[slot.column]) for line in lines if slot.column in line.cells]
-    compared = [cell for cell, record in pairs if slot.metric != "ms" or as_printed(row, slot, record)]
+    pairs = [
+        (line.cells[slot.column], line.origins[slot.column])
+        for line in lines
+        if slot.column in line.cells
+    ]
+    compared = [
+        cell for cell, record in pairs if slot.metric != "ms" or as_printed(row, slot, record)
+    ]
     if compared:
         agree = [within(slot, row.text(slot), float(cell.value or 0)) for cell in compared]
-        counted = slot.metric in ("params", "flops")  # counters differ by convention: one that agrees is enough
+        # counters differ by convention: one that agrees is enough
+        counted = slot.metric in ("params", "flops")
         if any(agree) if counted else all(agree):
             return CellState(row, slot, REPRODUCED, measured=compared[agree.index(True)])
         return CellState(row, slot, DIFFERENT, measured=compared[agree.index(False)])
     equal = (
-        slot.column == "gflops" and (cell := computed_gflops(row)) and difference(row.text(slot), float(cell.value or 0)) == "="
+        slot.column == "gflops"
+        and (cell := computed_gflops(row))
+        and difference(row.text(slot), float(cell.value or 0)) == "="
     )
     state, why = _missing(row, slot, here)
     return CellState(row, slot, state, why, elsewhere=bool(pairs), computed=bool(equal))
@@ -93,7 +116,9 @@ def _missing(row: Row, slot: Slot, here: Here) -> tuple[str, str]:
         return PUBLISHED_ONLY, reason
     short = here.lacks(row, slot)
     if trained := short & {"weights", "data"}:
-        return (BOTH if len(trained) == 2 else WEIGHTS if "weights" in trained else DATA), here.why_not(row, slot)
+        return (
+            BOTH if len(trained) == 2 else WEIGHTS if "weights" in trained else DATA
+        ), here.why_not(row, slot)
     if "package" in short:
         return PACKAGE, here.why_not(row, slot)
     return (NEEDS_GPU, f"the published latency is a {GPU}'s") if short else (NOT_RUN, "")
@@ -112,11 +137,17 @@ def as_printed(row: Row, slot: Slot, record: Record) -> bool:
     """Whether a latency was measured the way the printed one was."""
     wait_ms = WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
     starred = row.printed.get("latency_backend") == "pytorch"
-    return timed_as_published(record, precision=slot.precision or "fp16", wait_ms=wait_ms, in_pytorch=starred)
+    return timed_as_published(
+        record, precision=slot.precision or "fp16", wait_ms=wait_ms, in_pytorch=starred
+    )
 
 
-def scoreboard(names: Sequence[str], records: Sequence[Record] | Measured, here: Here | None = None) -> list[Table]:
-    """A summary with a total line, of one table also its grid, what would measure the open cells, and last every cell."""
+def scoreboard(
+    names: Sequence[str], records: Sequence[Record] | Measured, here: Here | None = None
+) -> list[Table]:
+    """A summary with a total line, of one table also its grid, what would measure the open cells,
+    and last every cell.
+    """
     here = here or Here.detect(() if isinstance(records, Measured) else records)
     states = cell_states(names, records, here)
     grids = [_grid(names[0], states)] if len(names) == 1 else []
@@ -125,9 +156,16 @@ def scoreboard(names: Sequence[str], records: Sequence[Record] | Measured, here:
 
 def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
     """Cells per table and state, and their total."""
-    columns = [Column("table", "Table"), Column("title", "Title", right=False), Column("cells", "cells")]
+    columns = [
+        Column("table", "Table"),
+        Column("title", "Title", right=False),
+        Column("cells", "cells"),
+    ]
     columns += [Column(state, state) for state in STATES]
-    columns += [Column("elsewhere", "measured otherwise", "among these"), Column("computed", "computed, equal", "among these")]
+    columns += [
+        Column("elsewhere", "measured otherwise", "among these"),
+        Column("computed", "computed, equal", "among these"),
+    ]
     table = Table("scoreboard", f"State of the {len(states):,} published cells", columns)
     for name in names:
         own = [state for state in states if state.row.table == name]
@@ -135,27 +173,42 @@ def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
     table.add({"table": Cell("all"), "title": Cell("total"), **_counts(states, zeros=True)})
     table.notes = [
         "A cell is a number that the camera-ready prints in a table: no label, no note, no '-'.",
-        f"reproduced: parameters and GFLOPs to the printed digit, AP within {AP_TOLERANCE} points, ms within {MS_TOLERANCE}.",
-        f"A latency is compared only if it was measured as printed ({GPU}, TensorRT, same precision, wait and CUDA graph).",
+        f"reproduced: parameters and GFLOPs to the printed digit, AP within {AP_TOLERANCE} "
+        f"points, ms within {MS_TOLERANCE}.",
+        f"A latency is compared only if it was measured as printed ({GPU}, TensorRT, same "
+        f"precision, wait and CUDA graph).",
         *(f"{state}: {text}." for state, text in _MEANING.items() if state != REPRODUCED),
         "measured otherwise: latencies measured on another device, runtime or mode.",
-        "computed, equal: GFLOPs not measured, but computed from the architecture and equal to the printed digit.",
+        "computed, equal: GFLOPs not measured, but computed from the architecture and equal to "
+        "the printed digit.",
     ]
     return table
 
 
 def narrow(summary: Table) -> Table:
-    """The summary for a page: without the columns in which all counts are 0, and with 0 left out."""
+    """The summary for a page: without the columns in which all counts are 0, and with 0 left
+    out.
+    """
     total = summary.rows[-1]
-    kept = [column for column in summary.columns if not isinstance(total[column.key].value, int) or total[column.key].value]
+    kept = [
+        column
+        for column in summary.columns
+        if not isinstance(total[column.key].value, int) or total[column.key].value
+    ]
     return Table(summary.name, summary.title, kept, summary.rows, summary.sections, summary.notes)
 
 
 def _counts(states: Sequence[CellState], zeros: bool = False) -> dict[str, Cell]:
     counts = Counter(state.state for state in states)
     numbers = {"cells": len(states), **{name: counts[name] for name in STATES}}
-    numbers |= {"elsewhere": sum(state.elsewhere for state in states), "computed": sum(state.computed for state in states)}
-    return {key: Cell(str(number) if number or zeros else "", value=number) for key, number in numbers.items()}
+    numbers |= {
+        "elsewhere": sum(state.elsewhere for state in states),
+        "computed": sum(state.computed for state in states),
+    }
+    return {
+        key: Cell(str(number) if number or zeros else "", value=number)
+        for key, number in numbers.items()
+    }
 
 
 def _open_table(states: Sequence[CellState]) -> Table:
@@ -163,45 +216,88 @@ def _open_table(states: Sequence[CellState]) -> Table:
     groups: dict[tuple[str, str, str], list[CellState]] = {}
     for each in states:
         if each.open:
-            groups.setdefault((each.state, each.why, command(each.row, each.slot)[0]), []).append(each)
-    columns = [Column("cells", "cells"), Column("state", "state", right=False), Column("why", "why not yet", right=False)]
+            groups.setdefault((each.state, each.why, command(each.row, each.slot)[0]), []).append(
+                each
+            )
+    columns = [
+        Column("cells", "cells"),
+        Column("state", "state", right=False),
+        Column("why", "why not yet", right=False),
+    ]
     columns += [Column(key, key, right=False) for key in ("tables", "command", "names")]
     table = Table("scoreboard-open", "What would measure the rest", columns)
-    for (state, why, how), own in sorted(groups.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), item[0])):
+    for (state, why, how), own in sorted(
+        groups.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), item[0])
+    ):
         tables = ", ".join(dict.fromkeys(each.row.table for each in own))
-        names = "; ".join(dict.fromkeys(" + ".join(command(each.row, each.slot)[1]) for each in own)) if "NAME" in how else ""
+        names = (
+            "; ".join(dict.fromkeys(" + ".join(command(each.row, each.slot)[1]) for each in own))
+            if "NAME" in how
+            else ""
+        )
         texts = {"state": state, "why": why, "tables": tables, "command": how, "names": names}
-        table.add({"cells": Cell(str(len(own)), value=len(own)), **{key: Cell(text) for key, text in texts.items()}})
+        table.add(
+            {
+                "cells": Cell(str(len(own)), value=len(own)),
+                **{key: Cell(text) for key, text in texts.items()},
+            }
+        )
     table.notes = [LEGEND]
     return table
 
 
 def _cell_table(states: Sequence[CellState]) -> Table:
-    columns = [Column("table", "Table"), Column("row", "Row", right=False), Column("column", "Column", right=False)]
-    columns += [Column("published", "published"), Column("measured", "measured"), Column("state", "state", right=False)]
+    columns = [
+        Column("table", "Table"),
+        Column("row", "Row", right=False),
+        Column("column", "Column", right=False),
+    ]
+    columns += [
+        Column("published", "published"),
+        Column("measured", "measured"),
+        Column("state", "state", right=False),
+    ]
     columns += [Column("record", "record", right=False), Column("file", "file", right=False)]
     columns += [Column("command", "command", right=False), Column("why", "why", right=False)]
     table = Table("scoreboard-cells", "Every published cell", columns)
     for state in states:
         measured = state.measured or Cell()
-        texts = {"table": state.row.table, "row": state.row.label, "column": state.slot.column, "published": state.printed}
+        texts = {
+            "table": state.row.table,
+            "row": state.row.label,
+            "column": state.slot.column,
+            "published": state.printed,
+        }
         texts |= {
             "state": state.state,
             "record": measured.record,
             "file": measured.artifact,
             "command": spelled_out(state.row, state.slot) if state.open else "",
         }
-        table.add({**{key: Cell(text) for key, text in texts.items()}, "measured": Cell(measured.text), "why": Cell(state.why)})
+        table.add(
+            {
+                **{key: Cell(text) for key, text in texts.items()},
+                "measured": Cell(measured.text),
+                "why": Cell(state.why),
+            }
+        )
     return table
 
 
 def _grid(name: str, states: Sequence[CellState]) -> Table:
-    columns = [Column("row", "Row", right=False)] + [Column(slot.column, slot.label, slot.group) for slot in slots(name)]
+    columns = [Column("row", "Row", right=False)] + [
+        Column(slot.column, slot.label, slot.group) for slot in slots(name)
+    ]
     table = Table(f"scoreboard-{name}", f"{title(name)}: cells", columns)
     by_row: dict[int, list[CellState]] = {}
     for state in states:
         by_row.setdefault(state.row.number, []).append(state)
     for own in by_row.values():
-        table.add({"row": Cell(own[0].row.label), **{each.slot.column: Cell(LETTERS[each.state]) for each in own}})
+        table.add(
+            {
+                "row": Cell(own[0].row.label),
+                **{each.slot.column: Cell(LETTERS[each.state]) for each in own},
+            }
+        )
     table.notes = [", ".join(f"{letter} {state}" for state, letter in LETTERS.items())]
     return table

@@ -16,8 +16,10 @@ from .format import MEASURED, Cell, Column, Table
 
 PARTS = {"mean": "mean", "low": "95 % from", "high": "to"}
 NOTES = (
-    "Pairs differ in the knob alone, as it was requested: the input is rounded down to whole windows.",
-    "Interval: bootstrap over backbones, so it is about the place in the space, not about images or the latency model.",
+    "Pairs differ in the knob alone, as it was requested: the input is rounded down to whole "
+    "windows.",
+    "Interval: bootstrap over backbones, so it is about the place in the space, not about images "
+    "or the latency model.",
 )
 
 
@@ -29,7 +31,12 @@ def sensitivity_tables(records: Sequence[Record]) -> list[Table]:
 
 def _table(group: Sequence[Record]) -> Table:
     first = group[0]
-    columns = [Column("knob", "knob", right=False), Column("low", "from"), Column("high", "to"), Column("pairs", "pairs")]
+    columns = [
+        Column("knob", "knob", right=False),
+        Column("low", "from"),
+        Column("high", "to"),
+        Column("pairs", "pairs"),
+    ]
     columns.append(Column("backbones", "backbones"))
     for key, title in (("ap", "AP, points"), ("latency", f"latency ({backend(first)}), %")):
         columns += [Column(f"{key}_{part}", label, title) for part, label in PARTS.items()]
@@ -37,12 +44,19 @@ def _table(group: Sequence[Record]) -> Table:
     title = f"Effect of one step of each knob on {images(first)}, {len(group)} configurations"
     if first.model.checkpoint_sha256:
         title += f" of {first.model.checkpoint_sha256[:8]}"
-    table = Table("sensitivity", title + (" (SYNTHETIC data: not COCO AP)" if synthetic else ""), columns)
+    table = Table(
+        "sensitivity", title + (" (SYNTHETIC data: not COCO AP)" if synthetic else ""), columns
+    )
     for step in sensitivity(group):
         row = {"knob": Cell(step.knob.replace("_", " "), value=step.knob)}
-        row |= {name: Cell(str(value), value=value) for name in ("low", "high", "pairs", "backbones")
-                for value in (getattr(step, name),)}  # fmt: skip
-        table.add(row | _cells("ap", step.ap_points, 2) | _cells("latency", step.latency_percent, 1))
+        row |= {
+            name: Cell(str(value), value=value)
+            for name in ("low", "high", "pairs", "backbones")
+            for value in (getattr(step, name),)
+        }
+        table.add(
+            row | _cells("ap", step.ap_points, 2) | _cells("latency", step.latency_percent, 1)
+        )
     table.notes = [*([SYNTHETIC] if synthetic else []), *NOTES]
     return table
 
@@ -50,4 +64,8 @@ def _table(group: Sequence[Record]) -> Table:
 def _cells(key: str, change: Change, digits: int) -> dict[str, Cell]:
     """Signed numbers; an interval that one backbone cannot give stays empty."""
     values = {f"{key}_{part}": getattr(change, part) for part in PARTS}
-    return {name: Cell(f"{value:+.{digits}f}", MEASURED, value) for name, value in values.items() if value is not None}
+    return {
+        name: Cell(f"{value:+.{digits}f}", MEASURED, value)
+        for name, value in values.items()
+        if value is not None
+    }

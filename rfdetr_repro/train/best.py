@@ -1,4 +1,6 @@
-"""The best weights of a run so far, and whether it has stopped getting better (in place of a learning-rate schedule)."""
+"""The best weights of a run so far, and whether it has stopped getting better (in place of a
+learning-rate schedule).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,33 @@ CHOOSING_SPLIT = "val"
 
 @dataclass
 class Best:
-    """``ap`` is the validation AP, a fraction; ``weights`` "ema" or "raw"; ``misses`` counts the evaluations since."""
+    """``ap`` is the validation AP, a fraction; ``weights`` "ema" or "raw"; ``misses`` counts the
+    evaluations since.
+    """
 
     ap: float = -1.0
     step: int = 0
     weights: str = "ema"
     misses: int = 0
 
-    def consider(self, step: int, candidates: Mapping[str, Iterable[Mapping[str, Any]]]) -> str | None:
-        """``candidates``: weights -> rows of an evaluation. The name of the weights that are the new best, or None."""
-        found = {name: ap for name, rows in candidates.items() if (ap := choosing_ap(rows)) is not None}
+    def consider(
+        self, step: int, candidates: Mapping[str, Iterable[Mapping[str, Any]]]
+    ) -> str | None:
+        """``candidates``: weights -> rows of an evaluation.
+
+        The name of the weights that are the new best, or None.
+        """
+        found = {
+            name: ap for name, rows in candidates.items() if (ap := choosing_ap(rows)) is not None
+        }
         name = max(found, key=lambda one: found[one], default=None)
         if name is None or found[name] <= self.ap:
             self.misses += 1
             return None
-        self.ap, self.step, self.weights, self.misses = found[name], step, name, 0
+        self.ap = found[name]
+        self.step = step
+        self.weights = name
+        self.misses = 0
         return name
 
     def describe(self) -> str:

@@ -3,9 +3,10 @@
 python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N] [--weights FILE]
     [--fixed [--shape HxW]] [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] [--device cpu|cuda] [--plan]
 
-DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md.
-Run it again to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train ...
-"""
+DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md. Run it again to resume.
+Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train
+...
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -31,30 +32,68 @@ from .settings import with_settings
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size.")
+    arguments = ArgumentParser(
+        "rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size."
+    )
     add = arguments.add_argument
     add_data_arguments(arguments, "--plan can do without", ("train", "val"))
     add("--out", type=output_folder, help="run folder; an existing run is resumed")
-    add("--size", default="pico", help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)")
+    add(
+        "--size",
+        default="pico",
+        help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)",
+    )
     add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
     add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
     add(
         "--weights",
         type=input_path,
-        help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's model",
+        help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's "
+        "model",
     )
-    add("--steps", type=whole(*TRAIN_WHOLE["steps"]), help="optimizer steps (default: the size's recipe)")
-    add("--batch-size", type=whole(*TRAIN_WHOLE["batch_size"]), help="images per micro-batch, over all processes")
-    add("--accumulate", type=whole(*TRAIN_WHOLE["accumulate"]), help="micro-batches per optimizer step")
-    add("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the weights, the order of the images and the draws")
-    add("--sampling", choices=("uniform", "sandwich"), help="architectures of a step: one drawn, or also the two extremes")
-    add("--evaluate-every", type=whole(1, TRAIN_WHOLE["evaluate_every"][1]), help="steps between evaluations on the val split")
+    add(
+        "--steps",
+        type=whole(*TRAIN_WHOLE["steps"]),
+        help="optimizer steps (default: the size's recipe)",
+    )
+    add(
+        "--batch-size",
+        type=whole(*TRAIN_WHOLE["batch_size"]),
+        help="images per micro-batch, over all processes",
+    )
+    add(
+        "--accumulate",
+        type=whole(*TRAIN_WHOLE["accumulate"]),
+        help="micro-batches per optimizer step",
+    )
+    add(
+        "--seed",
+        type=whole(0, LARGEST_SEED),
+        default=0,
+        help="of the weights, the order of the images and the draws",
+    )
+    add(
+        "--sampling",
+        choices=("uniform", "sandwich"),
+        help="architectures of a step: one drawn, or also the two extremes",
+    )
+    add(
+        "--evaluate-every",
+        type=whole(1, TRAIN_WHOLE["evaluate_every"][1]),
+        help="steps between evaluations on the val split",
+    )
     add(
         "--patience",
         type=whole(1, TRAIN_WHOLE["patience"][1]),
         help="stop after so many evaluations without a better AP; the best weights are the model",
     )
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe, e.g. lr=2e-4")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting of the recipe, e.g. lr=2e-4",
+    )
     add("--tensorboard", action="store_true", help="also write TensorBoard curves")
     add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     add(
@@ -62,7 +101,11 @@ def parser() -> argparse.ArgumentParser:
         type=whole(1, MOST_PROCESSES),
         help="of this machine that share each batch on the CPU (default: by its cores)",
     )
-    add("--plan", action="store_true", help="train nothing: time a few steps here and say what the run would take")
+    add(
+        "--plan",
+        action="store_true",
+        help="train nothing: time a few steps here and say what the run would take",
+    )
     return arguments
 
 
@@ -82,11 +125,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     for name in ("data", "out"):
         if getattr(args, name) is None:
-            raise InputError(f"--{name} is missing", mend="it names a folder; only --plan can do without")
+            raise InputError(
+                f"--{name} is missing", mend="it names a folder; only --plan can do without"
+            )
     _train(args, row, space, train)
 
 
-def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+def _plan(
+    args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig
+) -> None:
     from rfdetr_repro.ops.device import choose_device
 
     from .plan import plan
@@ -97,13 +144,20 @@ def _plan(args: argparse.Namespace, row: Preset, space: SearchSpace | None, trai
         from rfdetr_repro.data.coco import read_split
 
         split = read_split(args.data, "train")
-        row, images = replace(row, model=replace(row.model, num_classes=len(split.classes.names))), len(split)
+        row, images = (
+            replace(row, model=replace(row.model, num_classes=len(split.classes.names))),
+            len(split),
+        )
     print("\n".join(plan(Recipe(row, train, space), choose_device(args.device), images).lines()))
 
 
-def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig) -> None:
+def _train(
+    args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig
+) -> None:
     from rfdetr_repro.data.census import check_usable, mask_lines, print_census
-    from rfdetr_repro.data.coco import has_split, read_split  # torch loads slowly; arguments are checked first
+
+    # torch loads slowly; arguments are checked first
+    from rfdetr_repro.data.coco import has_split, read_split
     from rfdetr_repro.evaluation.predict_split import base_accuracies
 
     from .parallel import join_torchrun
@@ -114,8 +168,11 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
 
     device, ranks = join_torchrun(args.device)
     split = read_split(args.data, "train")
-    held_out = {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
-    lines, initial = [], None
+    held_out = (
+        {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
+    )
+    lines = []
+    initial = None
     if ranks.rank == 0:
         print_census([split, *held_out.values()])
     else:
@@ -129,14 +186,30 @@ def _train(args: argparse.Namespace, row: Preset, space: SearchSpace | None, tra
         row, initial, told = start_from(args.weights, row, split.classes)
         lines.append(told)
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
-    listed = ", ".join(f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes))
+    listed = ", ".join(
+        f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes)
+    )
     lines.append(f"{len(split)} images; class index=name(category id): {listed}")
     if ranks.rank == 0:
-        print("\n".join([*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]))
+        print(
+            "\n".join(
+                [*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]
+            )
+        )
     writable_folder(args.out)  # before the progress bar appears
     recipe = Recipe(row, train, space)
-    setup = {"recipe": recipe, "split": split, "folder": args.out, "initial": initial, "device": device}
-    evaluate = (lambda model: base_accuracies(model, held_out)) if held_out and train.evaluate_every else None
+    setup = {
+        "recipe": recipe,
+        "split": split,
+        "folder": args.out,
+        "initial": initial,
+        "device": device,
+    }
+    evaluate = (
+        (lambda model: base_accuracies(model, held_out))
+        if held_out and train.evaluate_every
+        else None
+    )
     trainer = run_training({**setup, "tensorboard": args.tensorboard}, args.processes, evaluate)
     if ranks.rank == 0:
         if trainer.best.step:
@@ -148,7 +221,10 @@ def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
     if size == "pico":
         return (None if fixed else PICO_SPACE), PICO_TRAIN
     if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
-        raise InputError(f"size {size} stores too few layers for a supernet", mend="use --size paper-supernet, or add --fixed")
+        raise InputError(
+            f"size {size} stores too few layers for a supernet",
+            mend="use --size paper-supernet, or add --fixed",
+        )
     return (None if fixed else PAPER_SPACE), TrainConfig()
 
 

@@ -1,7 +1,9 @@
-"""Auxiliary per-token loss for training from scratch (not in the paper; off unless ``TrainConfig.dense_weight`` > 0).
+"""Auxiliary per-token loss for training from scratch (not in the paper; off unless
+``TrainConfig.dense_weight`` > 0).
 
-Every token of the projected map predicts the class of the object at its centre and that object's box. It speeds the start of tiny
-runs (design note "pico recipe"); the head is thrown away after training.
+Every token of the projected map predicts the class of the object at its centre and that object's
+box. It speeds the start of tiny runs (design note "pico recipe"); the head is thrown away after
+training.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ class DenseHead(nn.Module):
         nn.init.zeros_(self.boxes.bias)
 
     def loss(self, memory_map: Tensor, targets: list[Target]) -> tuple[Tensor, int]:
-        """(sum, object tokens): class BCE weighted by |p - target|^1.5, plus GIoU of the object tokens."""
+        """(sum, object tokens): class BCE weighted by |p - target|^1.5, plus GIoU of the object
+        tokens.
+        """
         h, w = memory_map.shape[-2:]
         tokens = memory_map.flatten(2).transpose(1, 2)  # (B, S, d)
         logits = self.classes(tokens)
         centres = _centres(h, w, like=memory_map)
-        owner = torch.stack([smallest_box_at(centres, target.boxes_cxcywh) for target in targets])  # (B, S), -1 = background
+        # (B, S), -1 = background
+        owner = torch.stack([smallest_box_at(centres, target.boxes_cxcywh) for target in targets])
         image, token = (owner >= 0).nonzero(as_tuple=True)
         counts = [0] + [len(target.labels) for target in targets]
         first = torch.tensor(counts, device=image.device).cumsum(0)  # row of each image's first box
@@ -48,7 +53,9 @@ class DenseHead(nn.Module):
         truth = torch.cat([target.boxes_cxcywh for target in targets])[row].to(predicted)
         loss_boxes = (1 - paired_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(truth))).sum()
         focus = (logits.detach().sigmoid() - wanted).abs() ** FOCUS
-        loss_classes = F.binary_cross_entropy_with_logits(logits, wanted, weight=focus, reduction="sum")
+        loss_classes = F.binary_cross_entropy_with_logits(
+            logits, wanted, weight=focus, reduction="sum"
+        )
         return loss_classes + loss_boxes, len(image)
 
 
@@ -61,7 +68,9 @@ def _centres(h: int, w: int, like: Tensor) -> Tensor:
 
 
 def smallest_box_at(points: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """Index of the smallest box that contains each point, -1 for none: points (S, 2), boxes (n, 4) -> (S,) int64."""
+    """Index of the smallest box that contains each point, -1 for none: points (S, 2), boxes (n, 4)
+    -> (S,) int64.
+    """
     if not len(boxes_cxcywh):
         return torch.full((len(points),), -1, dtype=torch.long, device=points.device)
     offset = (points[:, None] - boxes_cxcywh[None, :, :2]).abs() * 2  # (S, n, 2)

@@ -1,4 +1,6 @@
-"""SIGINT (Ctrl-C) and SIGTERM while a run trains: raised where the training state is whole, kept waiting elsewhere."""
+"""SIGINT (Ctrl-C) and SIGTERM while a run trains: raised where the training state is whole, kept
+waiting elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Context manager: inside, a signal raises :class:`Interrupted` at once in :meth:`allowed`, else at the next :meth:`allowed`.
+    """Context manager: inside, a signal raises :class:`Interrupted` at once in :meth:`allowed`,
+    else at the next :meth:`allowed`.
 
-    One that came after the last is raised at the end. Handlers can be set in a program's main thread only: in another thread, and
-    for a signal that the process ignores, nothing changes.
+    One that came after the last is raised at the end. Handlers can be set in a program's main
+    thread only: in another thread, and for a signal that the process ignores, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -34,7 +37,12 @@ class Interrupts:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         while self._before:
             signal.signal(*self._before.popitem())
         if error is None and self.asked is not None:

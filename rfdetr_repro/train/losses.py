@@ -1,6 +1,8 @@
-"""RF-DETR's training losses (architecture facts section 8): IoU-aware classification, L1, GIoU, masks at points.
+"""RF-DETR's training losses (architecture facts section 8): IoU-aware classification, L1, GIoU,
+masks at points.
 
-The same terms and the same denominator for every decoder layer and for the encoder output; the total is their weighted sum.
+The same terms and the same denominator for every decoder layer and for the encoder output; the
+total is their weighted sum.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from .matcher import Match, match
 
 
 def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious: Tensor) -> Tensor:
-    """Summed "ia_bce" over flattened queries: logits (R, C), matched rows, labels, IoUs (n,) -> scalar.
+    """Summed "ia_bce" over flattened queries: logits (R, C), matched rows, labels, IoUs (n,) ->
+    scalar.
 
-    A matched entry is weighted t on -log p and (1 - t) on -log(1 - p), t = p^0.25 * IoU^0.75 (detached, >= 0.01);
-    every other entry p^2 on -log(1 - p), with gradient through the weight.
+    A matched entry is weighted t on -log p and (1 - t) on -log(1 - p), t = p^0.25 * IoU^0.75
+    (detached, >= 0.01); every other entry p^2 on -log(1 - p), with gradient through the weight.
     """
     p = logits.sigmoid()
-    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    log_p = F.logsigmoid(logits)
+    log_not_p = F.logsigmoid(-logits)
     everywhere = -(p**2 * log_not_p)
     chosen = p[rows, labels].detach()
     t = (chosen**0.25 * ious.detach() ** 0.75).clamp(min=0.01)
@@ -34,23 +38,42 @@ def iou_aware_classification(logits: Tensor, rows: Tensor, labels: Tensor, ious:
 
 
 def stage_losses(
-    outputs: Outputs, targets: list[Target], matches: list[Match], num_boxes: float, draws: PointDraws, stage: int
+    outputs: Outputs,
+    targets: list[Target],
+    matches: list[Match],
+    num_boxes: float,
+    draws: PointDraws,
+    stage: int,
 ) -> dict[str, Tensor]:
-    """Losses of one stage, unweighted, each divided by ``num_boxes``: class, l1, giou and, with masks, mask_bce, mask_dice."""
+    """Losses of one stage, unweighted, each divided by ``num_boxes``: class, l1, giou and, with
+    masks, mask_bce, mask_dice.
+    """
     queries = outputs.logits.shape[1]
     rows = torch.cat([rows + image * queries for image, (rows, _) in enumerate(matches)])
-    labels = torch.cat([target.labels[columns] for target, (_, columns) in zip(targets, matches, strict=True)])
-    truth = torch.cat([target.boxes_cxcywh[columns] for target, (_, columns) in zip(targets, matches, strict=True)])
+    labels = torch.cat(
+        [target.labels[columns] for target, (_, columns) in zip(targets, matches, strict=True)]
+    )
+    truth = torch.cat(
+        [
+            target.boxes_cxcywh[columns]
+            for target, (_, columns) in zip(targets, matches, strict=True)
+        ]
+    )
     boxes = outputs.boxes_cxcywh.flatten(0, 1)[rows]
-    predicted_xyxy, truth_xyxy = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth.to(boxes))
+    predicted_xyxy = cxcywh_to_xyxy(boxes)
+    truth_xyxy = cxcywh_to_xyxy(truth.to(boxes))
     losses = {
-        "class": iou_aware_classification(outputs.logits.flatten(0, 1), rows, labels, paired_iou(predicted_xyxy, truth_xyxy)),
+        "class": iou_aware_classification(
+            outputs.logits.flatten(0, 1), rows, labels, paired_iou(predicted_xyxy, truth_xyxy)
+        ),
         "l1": (boxes - truth.to(boxes)).abs().sum(),
         "giou": (1 - paired_giou(predicted_xyxy, truth_xyxy)).sum(),
     }
     if outputs.masks is not None and all(target.masks is not None for target in targets):
         masks = [target.masks for target in targets if target.masks is not None]
-        losses["mask_bce"], losses["mask_dice"] = mask_losses(outputs.masks, matches, masks, draws, stage)
+        losses["mask_bce"], losses["mask_dice"] = mask_losses(
+            outputs.masks, matches, masks, draws, stage
+        )
     return {name: loss / num_boxes for name, loss in losses.items()}
 
 
@@ -67,10 +90,11 @@ def detection_losses(
     draws: PointDraws | None = None,
     num_boxes: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted total over all decoder layers and the encoder output, and every part by name (e.g. ``layer1/giou``).
+    """Weighted total over all decoder layers and the encoder output, and every part by name (e.g.
+    ``layer1/giou``).
 
-    ``draws`` fixes the random mask points (None: seed 0); ``num_boxes`` is the denominator where these images are only a part of
-    the batch (None: :func:`count_boxes` of them).
+    ``draws`` fixes the random mask points (None: seed 0); ``num_boxes`` is the denominator where
+    these images are only a part of the batch (None: :func:`count_boxes` of them).
     """
     weights = {
         "class": config.class_weight,
@@ -80,11 +104,16 @@ def detection_losses(
         "mask_dice": config.mask_dice_weight,
     }
     num_boxes, draws = num_boxes or count_boxes(targets, groups), draws or PointDraws(0)
-    stages = {f"layer{index}": stage for index, stage in enumerate(outputs.layers, 1)} | {"encoder": outputs.encoder}
-    total, parts = outputs.encoder.logits.new_zeros(()), {}
+    stages = {f"layer{index}": stage for index, stage in enumerate(outputs.layers, 1)} | {
+        "encoder": outputs.encoder
+    }
+    total = outputs.encoder.logits.new_zeros(())
+    parts = {}
     matches = match(list(stages.values()), targets, groups, config, draws)
     for index, (stage_name, stage) in enumerate(stages.items()):
-        for name, loss in stage_losses(stage, targets, matches[index], num_boxes, draws, index).items():
+        for name, loss in stage_losses(
+            stage, targets, matches[index], num_boxes, draws, index
+        ).items():
             total = total + weights[name] * loss
             parts[f"{stage_name}/{name}"] = float(loss.detach())
     return total, parts

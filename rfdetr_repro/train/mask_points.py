@@ -1,6 +1,8 @@
-"""Mask supervision at sampled points (architecture facts section 8; PointRend, arXiv 1912.08193): no full-size masks are built.
+"""Mask supervision at sampled points (architecture facts section 8; PointRend, arXiv 1912.08193):
+no full-size masks are built.
 
-Mask logits stay factored (pixel and query embeddings); they are computed only where they are sampled.
+Mask logits stay factored (pixel and query embeddings); they are computed only where they are
+sampled.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from torch import Tensor
 
 from rfdetr_repro.model.mask_head import MaskFeatures
 
-OVERSAMPLE, UNCERTAIN_SHARE = 3, 0.75
+OVERSAMPLE = 3
+UNCERTAIN_SHARE = 0.75
 
 
 @dataclass(frozen=True)
 class PointDraws:
-    """Random points of one micro-batch, a function of seed, stage and the image's place: processes may split the batch."""
+    """Random points of one micro-batch, a function of seed, stage and the image's place: processes
+    may split the batch.
+    """
 
     seed: int
     first_image: int = 0  # place of this process's first image in the whole micro-batch
@@ -33,34 +38,52 @@ class PointDraws:
         return self._generator(stage, 1 + self.first_image + image)
 
     def _generator(self, *key: int) -> torch.Generator:
-        return torch.Generator().manual_seed(int(np.random.default_rng((self.seed, *key)).integers(2**62)))
+        return torch.Generator().manual_seed(
+            int(np.random.default_rng((self.seed, *key)).integers(2**62))
+        )
 
 
 def sample_map(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """(N, C, h, w) at points (N, P, 2) xy in 0..1 -> (N, C, P); border padding, align_corners False."""
+    """(N, C, h, w) at points (N, P, 2) xy in 0..1 -> (N, C, P); border padding, align_corners
+    False.
+    """
     grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False).squeeze(-1)
+    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False).squeeze(
+        -1
+    )
 
 
 def query_logits(features: MaskFeatures, image: int, queries: Tensor, points: Tensor) -> Tensor:
-    """Logits of ``queries`` (n,) of one image at shared points (P, 2) -> (n, P): sample the embedding, then dot."""
+    """Logits of ``queries`` (n,) of one image at shared points (P, 2) -> (n, P): sample the
+    embedding, then dot.
+    """
     pixels = sample_map(features.pixels[image, None], points[None])[0]  # (d, P)
     return features.queries[image, queries] @ pixels + features.bias
 
 
 def matched_logits(features: MaskFeatures, image: int, queries: Tensor) -> Tensor:
     """Whole mask logits of the matched queries of one image: (n, h, w)."""
-    return torch.einsum("nd,dhw->nhw", features.queries[image, queries], features.pixels[image]) + features.bias
+    return (
+        torch.einsum("nd,dhw->nhw", features.queries[image, queries], features.pixels[image])
+        + features.bias
+    )
 
 
 @torch.no_grad()
 def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(n, h, w) logits -> (n, count, 2): three quarters where |logit| is smallest among 3x random points, the rest random."""
-    n, uncertain = len(logits), int(count * UNCERTAIN_SHARE)
-    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype).to(logits.device)
+    """(n, h, w) logits -> (n, count, 2): three quarters where |logit| is smallest among 3x random
+    points, the rest random.
+    """
+    n = len(logits)
+    uncertain = int(count * UNCERTAIN_SHARE)
+    candidates = torch.rand(n, OVERSAMPLE * count, 2, generator=generator, dtype=logits.dtype).to(
+        logits.device
+    )
     doubt = -sample_map(logits[:, None], candidates).squeeze(1).abs()  # (n, 3*count)
     chosen = doubt.topk(uncertain, dim=1).indices[..., None].expand(-1, -1, 2)
-    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype).to(logits.device)
+    rest = torch.rand(n, count - uncertain, 2, generator=generator, dtype=logits.dtype).to(
+        logits.device
+    )
     return torch.cat([candidates.gather(1, chosen), rest], dim=1)
 
 
@@ -71,9 +94,14 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def mask_losses(
-    features: MaskFeatures, matches: list[tuple[Tensor, Tensor]], masks: list[Tensor], draws: PointDraws, stage: int = 0
+    features: MaskFeatures,
+    matches: list[tuple[Tensor, Tensor]],
+    masks: list[Tensor],
+    draws: PointDraws,
+    stage: int = 0,
 ) -> Tensor:
-    """Sum over matched queries of (BCE, dice) as a (2,) tensor, before division by the number of boxes.
+    """Sum over matched queries of (BCE, dice) as a (2,) tensor, before division by the number of
+    boxes.
 
     ``matches[i]`` = (query rows, target rows) of image i, ``masks[i]`` bool (n, H, W) ground truth.
     """
@@ -81,11 +109,17 @@ def mask_losses(
     logits = torch.cat(per_image)
     if not len(logits):
         return features.queries.sum() * 0 + features.pixels.sum() * 0 + logits.new_zeros(2)
-    truth = torch.cat([mask[columns] for mask, (_, columns) in zip(masks, matches, strict=True)]).to(logits.dtype)
+    truth = torch.cat(
+        [mask[columns] for mask, (_, columns) in zip(masks, matches, strict=True)]
+    ).to(logits.dtype)
     height, width = logits.shape[-2:]
     count = max(height, height * width // 16)
     points = torch.cat(
-        [uncertain_points(one.detach(), count, draws.of_image(stage, i)) for i, one in enumerate(per_image) if len(one)]
+        [
+            uncertain_points(one.detach(), count, draws.of_image(stage, i))
+            for i, one in enumerate(per_image)
+            if len(one)
+        ]
     )
     predicted = sample_map(logits[:, None], points).squeeze(1)  # (n, P)
     wanted = sample_map(truth[:, None], points, "nearest").squeeze(1)
@@ -94,11 +128,18 @@ def mask_losses(
 
 
 @torch.no_grad()
-def mask_costs(features: MaskFeatures, image: int, masks: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairwise (BCE, dice) costs of all queries of one image against its ground truth at shared points: two (N, n)."""
+def mask_costs(
+    features: MaskFeatures, image: int, masks: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pairwise (BCE, dice) costs of all queries of one image against its ground truth at shared
+    points: two (N, n).
+    """
     rows = torch.arange(features.queries.shape[1], device=masks.device)
     logits = query_logits(features, image, rows, points)  # (N, P)
-    truth = sample_map(masks[:, None].to(logits.dtype), points[None].expand(len(masks), -1, -1), "nearest").squeeze(1)  # (n, P)
+    # (n, P)
+    truth = sample_map(
+        masks[:, None].to(logits.dtype), points[None].expand(len(masks), -1, -1), "nearest"
+    ).squeeze(1)
     count = truth.shape[-1]
     bce = (F.softplus(-logits) @ truth.T + F.softplus(logits) @ (1 - truth).T) / count
     p = logits.sigmoid()

@@ -1,8 +1,9 @@
 """Hungarian matching per image and per query group (architecture facts section 8).
 
-The costs of all images of a stage are one tensor, those of all stages one transfer to the host: on a GPU the time goes into
-launches and synchronisations, not into the assignment (SciPy, 0.01 ms for 300 queries and 7 objects).
-len(query rows) == len(target rows) == groups * min(queries per group, targets) for each image.
+The costs of all images of a stage are one tensor, those of all stages one transfer to the host: on
+a GPU the time goes into launches and synchronisations, not into the assignment (SciPy, 0.01 ms for
+300 queries and 7 objects). len(query rows) == len(target rows) == groups * min(queries per group,
+targets) for each image.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from rfdetr_repro.spec.train_config import TrainConfig
 
 from .mask_points import PointDraws, mask_costs
 
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+FOCAL_ALPHA = 0.25
+FOCAL_GAMMA = 2.0
 Match = tuple[Tensor, Tensor]  # query rows, target rows; both (n,) int64
 
 
@@ -36,21 +38,34 @@ def class_costs(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def stage_costs(outputs: Outputs, targets: Sequence[Target], config: TrainConfig, points: Tensor | None) -> Tensor:
-    """(T, N): each of the batch's T targets against every query of its own image; NaN and infinities become a large cost."""
+def stage_costs(
+    outputs: Outputs, targets: Sequence[Target], config: TrainConfig, points: Tensor | None
+) -> Tensor:
+    """(T, N): each of the batch's T targets against every query of its own image; NaN and
+    infinities become a large cost.
+    """
     device = outputs.logits.device
     image = torch.tensor(
-        [i for i, target in enumerate(targets) for _ in range(len(target.labels))], device=device, dtype=torch.long
+        [i for i, target in enumerate(targets) for _ in range(len(target.labels))],
+        device=device,
+        dtype=torch.long,
     )
     labels = torch.cat([target.labels for target in targets])
-    truth = torch.cat([target.boxes_cxcywh for target in targets]).to(outputs.boxes_cxcywh)[:, None]  # (T, 1, 4)
+    # (T, 1, 4)
+    truth = torch.cat([target.boxes_cxcywh for target in targets]).to(outputs.boxes_cxcywh)[:, None]
     boxes = outputs.boxes_cxcywh[image]  # (T, N, 4)
     cost = 2.0 * class_costs(outputs.logits[image, :, labels])
     cost += config.l1_weight * (boxes - truth).abs().sum(-1)
     cost -= config.giou_weight * paired_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
-    if points is not None and outputs.masks is not None and all(target.masks is not None for target in targets):
+    if (
+        points is not None
+        and outputs.masks is not None
+        and all(target.masks is not None for target in targets)
+    ):
         masks = [
-            mask_costs(outputs.masks, i, target.masks, points) for i, target in enumerate(targets) if target.masks is not None
+            mask_costs(outputs.masks, i, target.masks, points)
+            for i, target in enumerate(targets)
+            if target.masks is not None
         ]
         bce, dice = (torch.cat([pair[part].T for pair in masks]) for part in range(2))
         cost += config.mask_bce_weight * bce + config.mask_dice_weight * dice
@@ -64,23 +79,34 @@ def _points(outputs: Outputs, draws: PointDraws, stage: int) -> Tensor | None:
     if outputs.masks is None:
         return None
     height, width = outputs.masks.pixels.shape[-2:]
-    points = torch.rand(max(1, height * width // 16), 2, generator=draws.shared(stage), dtype=outputs.logits.dtype)
+    points = torch.rand(
+        max(1, height * width // 16), 2, generator=draws.shared(stage), dtype=outputs.logits.dtype
+    )
     return points.to(outputs.logits.device)
 
 
 @torch.no_grad()
 def match(
-    stages: Sequence[Outputs], targets: Sequence[Target], groups: int, config: TrainConfig, draws: PointDraws | None = None
+    stages: Sequence[Outputs],
+    targets: Sequence[Target],
+    groups: int,
+    config: TrainConfig,
+    draws: PointDraws | None = None,
 ) -> list[list[Match]]:
-    """For each stage and image one optimal assignment per group; rows index the group-major N queries of the stage.
+    """For each stage and image one optimal assignment per group; rows index the group-major N
+    queries of the stage.
 
     ``draws`` fixes the random points at which masks are compared (None: seed 0).
     """
     draws = draws or PointDraws(0)
-    costs = [stage_costs(one, targets, config, _points(one, draws, number)) for number, one in enumerate(stages)]
+    costs = [
+        stage_costs(one, targets, config, _points(one, draws, number))
+        for number, one in enumerate(stages)
+    ]
     host = torch.cat(costs, dim=1).cpu().numpy()
     parts = np.split(host, np.cumsum([cost.shape[1] for cost in costs])[:-1], axis=1)
-    pairs = [pair for part in parts for pair in _assign(part, targets, groups)]  # (2, n) for every stage and image
+    # (2, n) for every stage and image
+    pairs = [pair for part in parts for pair in _assign(part, targets, groups)]
     rows, columns = torch.from_numpy(np.concatenate(pairs, axis=1)).to(stages[0].logits.device)
     sizes = [pair.shape[1] for pair in pairs]
     flat = list(zip(rows.split(sizes), columns.split(sizes), strict=True))
@@ -91,7 +117,12 @@ def _assign(cost: np.ndarray, targets: Sequence[Target], groups: int) -> Iterato
     """(query rows, target rows) int64 (2, n) of each image, from (T, N) costs."""
     ends = list(accumulate((len(target.labels) for target in targets), initial=0))
     for first, last in zip(ends, ends[1:], strict=False):
-        blocks = cost[first:last].reshape(last - first, groups, cost.shape[1] // groups).transpose(1, 2, 0)  # (G, q, n)
+        # (G, q, n)
+        blocks = (
+            cost[first:last]
+            .reshape(last - first, groups, cost.shape[1] // groups)
+            .transpose(1, 2, 0)
+        )
         found = [linear_sum_assignment(block) for block in blocks]
         rows = [row + group * blocks.shape[1] for group, (row, _) in enumerate(found)]
         yield np.stack([np.concatenate(rows), np.concatenate([column for _, column in found])])

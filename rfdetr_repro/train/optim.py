@@ -15,30 +15,46 @@ from rfdetr_repro.ops import HAS_SPLIT_LINEAR
 from rfdetr_repro.spec.train_config import TrainConfig
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
-_NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")  # LayerScale is decayed, as upstream's naming makes it
+# LayerScale is decayed, as upstream's naming makes it
+_NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")
 
 
 def rate_and_decay(name: str, config: TrainConfig, last_stage: int) -> tuple[float, float]:
     """(learning rate, weight decay) of one of our parameters, before any schedule."""
     if not name.startswith("backbone."):
-        in_decoder = name.startswith("decoder.") and not name.endswith(("query_feat", "refpoint_embed"))
+        in_decoder = name.startswith("decoder.") and not name.endswith(
+            ("query_feat", "refpoint_embed")
+        )
         return config.lr * (config.component_decay if in_decoder else 1.0), config.weight_decay
     layers = last_stage + 1
     if block := _BLOCK.match(name):
         layer_id = int(block[1]) + 1
     else:
         layer_id = layers + 1 if name.startswith("backbone.norm") else 0
-    rate = config.lr_encoder * config.layer_decay ** (layers + 1 - layer_id) * config.component_decay**2
+    rate = (
+        config.lr_encoder
+        * config.layer_decay ** (layers + 1 - layer_id)
+        * config.component_decay**2
+    )
     return rate, 0.0 if any(part in name for part in _NO_DECAY) else config.weight_decay
 
 
-def build_optimizer(modules: dict[str, nn.Module], config: TrainConfig, last_stage: int) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters of ``modules`` (prefix -> module; "" for the detector), grouped by rate and decay."""
+def build_optimizer(
+    modules: dict[str, nn.Module], config: TrainConfig, last_stage: int
+) -> torch.optim.AdamW:
+    """Fused AdamW over the parameters of ``modules`` (prefix -> module; "" for the detector),
+    grouped by rate and decay.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
-            groups.setdefault(rate_and_decay(prefix + name, config, last_stage), []).append(parameter)
-    rows = [{"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+            groups.setdefault(rate_and_decay(prefix + name, config, last_stage), []).append(
+                parameter
+            )
+    rows = [
+        {"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), params in groups.items()
+    ]
     return torch.optim.AdamW(rows, betas=(0.9, config.beta2), eps=1e-8, fused=True)
 
 
@@ -54,19 +70,26 @@ class Precision(NamedTuple):
 
 
 def precision(device: torch.device, config: TrainConfig) -> Precision:
-    """bfloat16 where that is fast, float16 where it is allowed and bfloat16 is not (GPUs before 2020), else float32."""
+    """bfloat16 where that is fast, float16 where it is allowed and bfloat16 is not (GPUs before
+    2020), else float32.
+    """
     fast, why = bfloat16_is_fast(device) if config.bfloat16 else (False, "bfloat16 is off")
     if fast:
         return Precision(torch.bfloat16, why)
-    return Precision(torch.float16, f"{why}; float16 is on") if config.float16 else Precision(None, why)
+    return (
+        Precision(torch.float16, f"{why}; float16 is on")
+        if config.float16
+        else Precision(None, why)
+    )
 
 
 def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
     """Whether products in bfloat16 are faster than in float32 on ``device``, and why.
 
-    On a CPU that takes a matrix unit (AMX): vector instructions for bfloat16 alone make autocast slower than float32, on a Xeon
-    with AVX512-BF16 1.5 to 1.7 times. Asked of the processor and not timed: on one machine the answer is always the same, else
-    a run that is resumed could change its arithmetic with the load of the machine.
+    On a CPU that takes a matrix unit (AMX): vector instructions for bfloat16 alone make autocast
+    slower than float32, on a Xeon with AVX512-BF16 1.5 to 1.7 times. Asked of the processor and not
+    timed: on one machine the answer is always the same, else a run that is resumed could change its
+    arithmetic with the load of the machine.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -75,14 +98,23 @@ def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
         return False, "this processor has no AMX unit: bfloat16 would be slower"
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False, "this PyTorch makes no use of the processor's AMX unit"
-    limit = next((found for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if (found := os.environ.get(name, ""))), "")
+    limit = next(
+        (
+            found
+            for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+            if (found := os.environ.get(name, ""))
+        ),
+        "",
+    )
     if limit and "AMX" not in limit.upper() and limit.upper() not in ("DEFAULT", "ALL"):
         return False, f"oneDNN is kept from the AMX unit ({limit})"
     return True, "this processor has an AMX unit"
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on every rate at ``step`` (0-based): linear warm-up, constant, linear fall to 0 over the cool-down share."""
+    """Factor on every rate at ``step`` (0-based): linear warm-up, constant, linear fall to 0 over
+    the cool-down share.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     start = config.steps * (1 - config.cooldown_share)
@@ -92,17 +124,23 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 class Ema:
-    """Moving average of a detector's state; decay_t = decay * (1 - exp(-t / tau)), t = optimizer steps so far."""
+    """Moving average of a detector's state; decay_t = decay * (1 - exp(-t / tau)), t = optimizer
+    steps so far.
+    """
 
     def __init__(self, detector: Detector, config: TrainConfig) -> None:
         self.config = config
-        self.state = {name: tensor.detach().clone() for name, tensor in detector.state_dict().items()}
+        self.state = {
+            name: tensor.detach().clone() for name, tensor in detector.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, detector: Detector, steps_done: int) -> None:
         decay = self.config.ema_decay * (1 - math.exp(-steps_done / self.config.ema_tau))
         current = detector.state_dict()
-        torch._foreach_lerp_(list(self.state.values()), [current[name] for name in self.state], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.state.values()), [current[name] for name in self.state], 1 - decay
+        )
 
     def load(self, state: dict[str, Tensor]) -> None:
         for name, tensor in self.state.items():

@@ -1,8 +1,8 @@
 """What a training run would take, from a few steps timed here, before anything is spent.
 
-Three architectures of the run (cheapest, middle, dearest) are timed on made-up images; the time of the others is read off a line
-through these over their operations. On a CPU fewer images than a micro-batch are timed, their time and memory scaled up; that is
-said.
+Three architectures of the run (cheapest, middle, dearest) are timed on made-up images; the time of
+the others is read off a line through these over their operations. On a CPU fewer images than a
+micro-batch are timed, their time and memory scaled up; that is said.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from .trainer import Trainer
 DRAWS = 2000  # steps looked at for the mix of architectures
 REPEATS = 2
 OBJECTS = 7  # per image, COCO's mean
-PATIENT_S, ONCE_S = 1.0, 20.0  # CPU passes over one image that take longer are not timed with more, nor a second time
+# CPU passes over one image that take longer are not timed with more, nor a second time
+PATIENT_S = 1.0
+ONCE_S = 20.0
 MOST_ON_CPU = 4  # images
 
 
@@ -71,8 +73,16 @@ class Plan:
         config = self.recipe.train
         per_step = config.batch_size * config.accumulate
         seen = config.steps * per_step
-        epochs = "" if self.images is None else f", {seen / max(1, self.images):.1f} epochs of {self.images}"
-        space = "one architecture" if self.recipe.space is None else f"{len(self.recipe.space.training_archs())} architectures"
+        epochs = (
+            ""
+            if self.images is None
+            else f", {seen / max(1, self.images):.1f} epochs of {self.images}"
+        )
+        space = (
+            "one architecture"
+            if self.recipe.space is None
+            else f"{len(self.recipe.space.training_archs())} architectures"
+        )
         counted = self.recipe.space.counted() if self.recipe.space is not None else ""
         return [
             f"on {self.device}; {space}, sampling {self.recipe.train.sampling}",
@@ -82,7 +92,8 @@ class Plan:
             *(_row(one, config.batch_size) for one in self.timed),
             f"one step: {self.step_seconds:.3g} s (estimate: the mix of the first {DRAWS} steps)",
             f"whole run: {self.hours:.3g} hours, evaluations and data not counted",
-            f"memory: {self.memory_bytes / 2**30:.1f} GiB at most; training state on disk: {self.state_bytes / 1e6:.0f} MB",
+            f"memory: {self.memory_bytes / 2**30:.1f} GiB at most; training state on disk: "
+            f"{self.state_bytes / 1e6:.0f} MB",
         ]
 
 
@@ -93,26 +104,41 @@ def _row(one: Timed, batch_size: int) -> str:
 
 
 def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Plan:
-    """Times a few passes of ``recipe`` on ``device``; ``images``: of the data set, if known. Writes nothing.
+    """Times a few passes of ``recipe`` on ``device``; ``images``: of the data set, if known. Writes
+    nothing.
 
     An architecture that does not fit into memory is an :class:`InputError` that names it.
     """
     classes = recipe.preset.model.num_classes
-    made_up = Imagined(ClassMap(tuple(range(1, classes + 1)), tuple(f"class {index}" for index in range(classes))))
+    made_up = Imagined(
+        ClassMap(tuple(range(1, classes + 1)), tuple(f"class {index}" for index in range(classes)))
+    )
     single = replace(recipe, train=replace(recipe.train, patience=0))
     with temporary_folder() as folder:
         trainer = Trainer(single, made_up, folder, device=device)  # type: ignore[arg-type]
         drawn = [recipe.archs_of_step(step) for step in range(min(DRAWS, recipe.train.steps))]
-        costs = {arch: total_flops(recipe.preset.model, arch, "eager") / 1e9 for archs in drawn for arch in archs}
+        costs = {
+            arch: total_flops(recipe.preset.model, arch, "eager") / 1e9
+            for archs in drawn
+            for arch in archs
+        }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         timed = tuple(_time(trainer, arch, costs[arch]) for arch in _spread(costs))
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in trainer.detector.parameters())
+        weights = sum(
+            parameter.numel() * parameter.element_size()
+            for parameter in trainer.detector.parameters()
+        )
     update = float(np.median([one.update_seconds for one in timed]))
     passes = np.mean([sum(_seconds(timed, costs[arch]) for arch in archs) for archs in drawn])
     step_seconds = float(passes) * recipe.train.accumulate + update
-    state = 4 * weights  # with their mean and the optimizer's two moments; in memory their gradients too
-    memory = peak_bytes(device) if device.type == "cuda" else state + weights + max(one.bytes for one in timed)
+    # with their mean and the optimizer's two moments; in memory their gradients too
+    state = 4 * weights
+    memory = (
+        peak_bytes(device)
+        if device.type == "cuda"
+        else state + weights + max(one.bytes for one in timed)
+    )
     return Plan(recipe, named(device), images, timed, step_seconds, memory, state)
 
 
@@ -127,7 +153,9 @@ def _seconds(timed: tuple[Timed, ...], gflops: float) -> float:
 
 
 def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
-    """A micro-batch, after a first pass to warm up; on a CPU one image, and a few where that is fast."""
+    """A micro-batch, after a first pass to warm up; on a CPU one image, and a few where that is
+    fast.
+    """
     whole = trainer.recipe.train.batch_size
     count = whole if trainer.device.type == "cuda" else 1
     kept = _Kept(trainer)
@@ -143,15 +171,23 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        mend = "lower the batch size and raise accumulate, set checkpoint_activations=true, or take a smaller space"
-        raise InputError(f"out of memory with {arch.key} and {count} images", trainer.device, mend) from error
+        mend = (
+            "lower the batch size and raise accumulate, set checkpoint_activations=true, or take a "
+            "smaller space"
+        )
+        raise InputError(
+            f"out of memory with {arch.key} and {count} images", trainer.device, mend
+        ) from error
     scale = whole / count
     return Timed(arch, gflops, min(passes) * scale, min(updates), count, int(kept.bytes * scale))
 
 
-def _passes(trainer: Trainer, arch: Arch, count: int, repeats: int) -> tuple[list[float], list[float]]:
+def _passes(
+    trainer: Trainer, arch: Arch, count: int, repeats: int
+) -> tuple[list[float], list[float]]:
     """Seconds of passes over ``count`` images, and of updates."""
-    batch, spent = _batch(trainer, arch, count), []
+    batch = _batch(trainer, arch, count)
+    spent = []
     for _ in range(repeats):
         passed = _clocked(trainer.device, lambda: trainer._pass(batch, arch, 0, 1))
         spent.append((passed, _clocked(trainer.device, trainer._update)))
@@ -162,7 +198,9 @@ class _Kept:
     """Adds up what a forward pass keeps for its backward pass: each storage once, weights not."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.seen = {parameter.untyped_storage().data_ptr() for parameter in trainer.detector.parameters()}
+        self.seen = {
+            parameter.untyped_storage().data_ptr() for parameter in trainer.detector.parameters()
+        }
         self.bytes = 0
 
     def note(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -189,7 +227,11 @@ def _batch(trainer: Trainer, arch: Arch, count: int) -> Batch:
     for image in range(count):
         boxes = torch.rand(OBJECTS, 4, generator=generator) * 0.3 + 0.2
         labels = torch.randint(trainer.detector.config.num_classes, (OBJECTS,), generator=generator)
-        masks = torch.zeros(OBJECTS, height, width, dtype=torch.bool) if trainer.detector.config.masks else None
+        masks = (
+            torch.zeros(OBJECTS, height, width, dtype=torch.bool)
+            if trainer.detector.config.masks
+            else None
+        )
         if masks is not None:
             masks[:, height // 4 : height // 2, width // 4 : width // 2] = True
         targets.append(Target(boxes, labels, masks, image))

@@ -1,8 +1,9 @@
 """Training in several processes of one CPU: each has its share of every batch and of the threads.
 
-The caller is rank 0; the others are ``python -m rfdetr_repro.train.processes``: they get their work through standard input and
-report on standard output what kept them from it. Worth it even on two cores: what a step does in one thread (Python, small
-operations, the optimizer) then runs side by side. Several machines or GPUs: ``torchrun`` (see the train command).
+The caller is rank 0; the others are ``python -m rfdetr_repro.train.processes``: they get their work
+through standard input and report on standard output what kept them from it. Worth it even on two
+cores: what a step does in one thread (Python, small operations, the optimizer) then runs side by
+side. Several machines or GPUs: ``torchrun`` (see the train command).
 """
 
 from __future__ import annotations
@@ -36,31 +37,45 @@ from .trainer import MODEL, Evaluate, Trainer
 
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
-_SIDE_EFFECT = ("Connection", "closed by peer", "gloo")  # how a process fails because another one did
-MOST, IMAGES_EACH = 4, 2
+# how a process fails because another one did
+_SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
+MOST = 4
+IMAGES_EACH = 2
 
 
-def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: Evaluate | None = None) -> Trainer:
+def run_training(
+    setup: dict[str, Any], processes: int | None = None, evaluate: Evaluate | None = None
+) -> Trainer:
     """Runs ``Trainer(**setup)`` to its end, behind a progress bar; ``processes`` None: as before
     the run was stopped, else what suits its device and batch.
 
-    Several processes need the CPU and no ``torchrun``, and no more of them than images in a batch; no other run trains in the
-    folder; else :class:`InputError`.
+    Several processes need the CPU and no ``torchrun``, and no more of them than images in a batch;
+    no other run trains in the folder; else :class:`InputError`.
     """
-    trainer, ranks = Trainer(**setup), Ranks.current()  # refuses what cannot work before any process is started
+    # refuses what cannot work before any process is started
+    trainer = Trainer(**setup)
+    ranks = Ranks.current()
     config = trainer.recipe.train
     alone = trainer.device.type != "cpu" or ranks.size > 1
-    count = processes or (1 if alone else trainer.saved_processes or default_processes(config.batch_size))
+    count = processes or (
+        1 if alone else trainer.saved_processes or default_processes(config.batch_size)
+    )
     if trainer.saved_processes not in (None, max(count, ranks.size)) and ranks.rank == 0:
         print(
-            f"{trainer.saved_processes} processes trained so far: with another number, equal up to rounding only", file=sys.stderr
+            f"{trainer.saved_processes} processes trained so far: with another number, equal up "
+            f"to rounding only",
+            file=sys.stderr,
         )
     if trainer.saved_precision not in (None, str(trainer.precision.dtype)) and ranks.rank == 0:
         trained = trainer.saved_precision.removeprefix("torch.").replace("None", "float32")
-        print(f"trained in {trained} so far: in another precision, equal up to rounding only", file=sys.stderr)
+        print(
+            f"trained in {trained} so far: in another precision, equal up to rounding only",
+            file=sys.stderr,
+        )
     if count > 1 and alone:
         raise InputError(
-            f"{count} processes of one machine are for its CPU", mend="start one per GPU by torchrun, and leave it out"
+            f"{count} processes of one machine are for its CPU",
+            mend="start one per GPU by torchrun, and leave it out",
         )
     if count > config.batch_size:
         raise InputError(f"a batch of {config.batch_size} cannot be split over {count} processes")
@@ -78,8 +93,14 @@ def run_training(setup: dict[str, Any], processes: int | None = None, evaluate: 
 
 
 def _alone(trainer: Trainer) -> AbstractContextManager[None]:
-    """Inside, no other run trains in this folder; of the processes of one run the first holds the lock for all."""
-    return locked(trainer.folder / STATE, "trains in this folder") if trainer.ranks.rank == 0 else nullcontext()
+    """Inside, no other run trains in this folder; of the processes of one run the first holds the
+    lock for all.
+    """
+    return (
+        locked(trainer.folder / STATE, "trains in this folder")
+        if trainer.ranks.rank == 0
+        else nullcontext()
+    )
 
 
 def _with_threads(threads: int, evaluate: Evaluate, detector: Detector) -> list[dict]:
@@ -93,16 +114,23 @@ def _with_threads(threads: int, evaluate: Evaluate, detector: Detector) -> list[
 
 
 def default_processes(batch_size: int) -> int:
-    """Processes for training on the CPU: at most one per thread, four, and one per two images of a batch."""
-    return max(1, min(torch.get_num_threads(), MOST, batch_size // IMAGES_EACH)) if dist.is_available() else 1
+    """Processes for training on the CPU: at most one per thread, four, and one per two images of a
+    batch.
+    """
+    return (
+        max(1, min(torch.get_num_threads(), MOST, batch_size // IMAGES_EACH))
+        if dist.is_available()
+        else 1
+    )
 
 
 @contextmanager
 def shared(count: int, **trainer: Any) -> Iterator[None]:
-    """Inside, this process is rank 0 of ``count``; ``trainer``: what the others construct their ``Trainer`` from.
+    """Inside, this process is rank 0 of ``count``; ``trainer``: what the others construct their
+    ``Trainer`` from.
 
-    Construct one's own ``Trainer`` inside. What stops another process is raised here: :class:`InputError` for bad input, else
-    :class:`StatedFailure`; the run can be resumed.
+    Construct one's own ``Trainer`` inside. What stops another process is raised here:
+    :class:`InputError` for bad input, else :class:`StatedFailure`; the run can be resumed.
     """
     if count == 1:
         yield
@@ -115,7 +143,10 @@ def shared(count: int, **trainer: Any) -> Iterator[None]:
         stack.callback(_stop, children)
         for rank in range(1, count):
             children.append(_start())
-            _send(children[-1], {"rank": rank, "size": count, "threads": share, "place": place, "trainer": trainer})
+            _send(
+                children[-1],
+                {"rank": rank, "size": count, "threads": share, "place": place, "trainer": trainer},
+            )
         stack.callback(torch.set_num_threads, threads)
         torch.set_num_threads(share)
         for child in children:
@@ -129,9 +160,18 @@ def shared(count: int, **trainer: Any) -> Iterator[None]:
 
 
 def _start() -> Child:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
     command = [sys.executable, "-m", "rfdetr_repro.train.processes"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _send(child: Child, work: dict[str, Any]) -> None:
@@ -149,7 +189,9 @@ def _await_ready(child: Child) -> None:
 
 
 def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
-    """Joins the group of this machine's processes, until ``stack`` closes: they meet at a file and talk over the loopback."""
+    """Joins the group of this machine's processes, until ``stack`` closes: they meet at a file and
+    talk over the loopback.
+    """
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback[0]
@@ -160,21 +202,38 @@ def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
 
 
 def _explain(children: list[Child], error: RuntimeError) -> None:
-    """Raises what stopped a child, if one ended: bad input first, then a signal, then any reason that is not another's end."""
+    """Raises what stopped a child, if one ended: bad input first, then a signal, then any reason
+    that is not another's end.
+    """
     ended: list[tuple[int, int, str]] = []
-    patience_s = 60 if any(part in str(error) for part in _SIDE_EFFECT) else 5  # another one is ending, or none may be
+    # another one is ending, or none may be
+    patience_s = 60 if any(part in str(error) for part in _SIDE_EFFECT) else 5
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             if code := child.wait(timeout=patience_s):
-                said = child.stdout.read().decode(errors="replace").strip() if child.stdout is not None else ""
-                rank = 0 if code == 2 and said else 1 if code < 0 else 3 if any(part in said for part in _SIDE_EFFECT) else 2
+                said = (
+                    child.stdout.read().decode(errors="replace").strip()
+                    if child.stdout is not None
+                    else ""
+                )
+                rank = (
+                    0
+                    if code == 2 and said
+                    else 1
+                    if code < 0
+                    else 3
+                    if any(part in said for part in _SIDE_EFFECT)
+                    else 2
+                )
                 ended.append((rank, code, said))
     if ended:
         rank, code, said = min(ended)
         if rank == 0:
             raise InputError(said) from error
         reason = said.splitlines()[-1] if said else f"exit code {code}"
-        raise StatedFailure(f"a training process ended ({reason}); run the same command again to go on") from error
+        raise StatedFailure(
+            f"a training process ended ({reason}); run the same command again to go on"
+        ) from error
 
 
 def _stop(children: list[Child]) -> None:
@@ -191,14 +250,17 @@ def _stop(children: list[Child]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has, however that ended; without it, it could wait for the parent for ever."""
+    """Ends this process as soon as its parent has, however that ended; without it, it could wait
+    for the parent for ever.
+    """
     sys.stdin.buffer.read()
     os._exit(1)
 
 
 def main() -> int:
     """A child's whole life: 0 done, 2 bad input (one line on standard output), 1 anything else."""
-    for number in SIGNALS:  # also where they come to all processes of a job: the parent saves, then ends this one
+    # also where they come to all processes of a job: the parent saves, then ends this one
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     work = pickle.load(sys.stdin.buffer)  # from our own parent, never from a file
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,6 @@
-"""Progress over optimizer steps with a running loss: a bar with an estimate on a terminal, else a line every tenth of the run."""
+"""Progress over optimizer steps with a running loss: a bar with an estimate on a terminal, else a
+line every tenth of the run.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,30 @@ class StepBar:
     def __init__(self, done: int, total: int, label: str = "training", quiet: bool = False) -> None:
         on_terminal = sys.stderr.isatty()
         hidden = quiet or not on_terminal
-        self._bar = tqdm(total=total, initial=done, desc=label, unit="step", dynamic_ncols=True, mininterval=2.0, disable=hidden)
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=label,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=2.0,
+            disable=hidden,
+        )
         self._prints = not quiet and not on_terminal
-        self._label, self._total, self._step = label, total, done
+        self._label = label
+        self._total = total
+        self._step = done
         self._loss: float | None = None
 
     def __enter__(self) -> StepBar:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._bar.close()
 
     def update(self, step: int, parts: dict[str, float]) -> None:

@@ -1,4 +1,6 @@
-"""What a training run is: model, settings, space; and which architectures each step trains, a pure function of (seed, step)."""
+"""What a training run is: model, settings, space; and which architectures each step trains, a pure
+function of (seed, step).
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,17 @@ from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import Preset
 from rfdetr_repro.spec.train_config import TrainConfig
 
-MOST_UNITS = 5  # of patch x windows, that a multi-scale side departs from the architecture's own (architecture facts section 9)
+# of patch x windows, that a multi-scale side departs from the architecture's own (architecture
+# facts section 9)
+MOST_UNITS = 5
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is: resuming under another one is refused. ``space`` None trains the preset's own architecture only."""
+    """What a run is: resuming under another one is refused.
+
+    ``space`` None trains the preset's own architecture only.
+    """
 
     preset: Preset
     train: TrainConfig
@@ -32,23 +39,35 @@ class Recipe:
         """Returns itself; settings that contradict each other are an :class:`InputError`."""
         if self.space is not None:
             self.space.check()
-            depth, queries = max(self.space.decoder_layers), max(self.space.queries)
+            depth = max(self.space.decoder_layers)
+            queries = max(self.space.queries)
             if depth > self.preset.model.decoder_layers or queries > self.preset.model.queries:
-                stored = f"the model stores {self.preset.model.decoder_layers} layers and {self.preset.model.queries} queries"
+                stored = (
+                    f"the model stores {self.preset.model.decoder_layers} layers and "
+                    f"{self.preset.model.queries} queries"
+                )
                 raise InputError(
-                    f"{stored}, the space asks for {depth} and {queries}", mend="take other weights, or a smaller space"
+                    f"{stored}, the space asks for {depth} and {queries}",
+                    mend="take other weights, or a smaller space",
                 )
         if self.space is None and self.train.sampling != "uniform":
-            raise InputError("the sandwich rule needs a search space", mend="train a supernet, or leave it out")
+            raise InputError(
+                "the sandwich rule needs a search space", mend="train a supernet, or leave it out"
+            )
         if self.space is not None and self.train.multi_scale:
-            raise InputError("a supernet draws its own resolutions", mend="leave multi_scale out, or train one fixed size")
+            raise InputError(
+                "a supernet draws its own resolutions",
+                mend="leave multi_scale out, or train one fixed size",
+            )
         return self
 
     def archs_of_step(self, step: int) -> tuple[Arch, ...]:
-        """What a step trains, on the same images: one drawn architecture, or with the sandwich rule also the two extremes.
+        """What a step trains, on the same images: one drawn architecture, or with the sandwich rule
+        also the two extremes.
 
-        Drawn is the base architecture with probability ``base_share``, else uniformly one of the backbones of the space. Two grid
-        points of the space that round to the same size are one backbone, and drawn as often as any other.
+        Drawn is the base architecture with probability ``base_share``, else uniformly one of the
+        backbones of the space. Two grid points of the space that round to the same size are one
+        backbone, and drawn as often as any other.
         """
         rng = np.random.default_rng((self.train.seed, 1, step))
         if self.space is None:
@@ -56,18 +75,29 @@ class Recipe:
         archs = self.space.training_archs()
         base = rng.random() < self.train.base_share
         drawn = self.preset.arch if base else archs[int(rng.integers(len(archs)))]
-        return (drawn,) if self.train.sampling == "uniform" else (*extremes(self.preset.model, self.space), drawn)
+        return (
+            (drawn,)
+            if self.train.sampling == "uniform"
+            else (*extremes(self.preset.model, self.space), drawn)
+        )
 
     def possible_archs(self) -> tuple[Arch, ...]:
         """All that :meth:`archs_of_step` may draw from the space; the preset's own without one."""
         if self.space is None:
             return (self.preset.arch,)
-        return (*self.space.training_archs(), *((self.preset.arch,) if self.train.base_share else ()))
+        return (
+            *self.space.training_archs(),
+            *((self.preset.arch,) if self.train.base_share else ()),
+        )
 
     def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
         """What two runs must share to be one: recipe, data and the weights they start from."""
         preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
-        fields = {"preset": preset, "train": self.train.settings(), "space": self.space and asdict(self.space)}
+        fields = {
+            "preset": preset,
+            "train": self.train.settings(),
+            "space": self.space and asdict(self.space),
+        }
         start = {} if initial is None else {"initial": sha256_tensors(initial)}
         return json.dumps({**fields, "data": data_sha256, **start}, sort_keys=True)
 
@@ -75,12 +105,16 @@ class Recipe:
 @lru_cache(maxsize=4)
 def extremes(model: ModelConfig, space: SearchSpace) -> tuple[Arch, Arch]:
     """(largest, smallest) of the trained architectures of a space, by operations."""
-    ordered = sorted(space.training_archs(), key=lambda arch: (total_flops(model, arch, "eager"), arch))
+    ordered = sorted(
+        space.training_archs(), key=lambda arch: (total_flops(model, arch, "eager"), arch)
+    )
     return ordered[-1], ordered[0]
 
 
 def _scaled(arch: Arch, rng: np.random.Generator) -> Arch:
-    """Upstream's multi-scale rule: both sides longer or shorter by up to 5 units of patch x windows, never below 2."""
+    """Upstream's multi-scale rule: both sides longer or shorter by up to 5 units of patch x
+    windows, never below 2.
+    """
     unit = arch.patch * arch.windows
     offset = int(rng.integers(-MOST_UNITS, MOST_UNITS + 1))
     height, width = (max(2, side // unit + offset) * unit for side in arch.input_hw)

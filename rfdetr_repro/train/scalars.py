@@ -1,4 +1,7 @@
-"""TensorBoard curves of a run, beside its JSON Lines log. A resumed run overwrites what came after its saved step."""
+"""TensorBoard curves of a run, beside its JSON Lines log.
+
+A resumed run overwrites what came after its saved step.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "tensorboard is not installed", mend="pip install tensorboard, or leave --tensorboard out"
+                "tensorboard is not installed",
+                mend="pip install tensorboard, or leave --tensorboard out",
             ) from error
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 

@@ -14,7 +14,10 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
-    """``given``: texts like "lr=2e-4". An unknown name or a value of another type is an :class:`InputError`."""
+    """``given``: texts like "lr=2e-4".
+
+    An unknown name or a value of another type is an :class:`InputError`.
+    """
     changes: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")

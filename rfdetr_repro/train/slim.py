@@ -1,8 +1,10 @@
-"""A trained model as a small file: float16 weights with their card, for publication or a repository.
+"""A trained model as a small file: float16 weights with their card, for publication or a
+repository.
 
 python -m rfdetr_repro.train.slim RUN/supernet.safetensors OUT.safetensors [--note "trained how"]
 
-Readers load it as float32; a weight changes by at most half a unit in the last of float16's 11 bits.
+Readers load it as float32; a weight changes by at most half a unit in the last of float16's 11
+bits.
 """
 
 from __future__ import annotations
@@ -19,13 +21,19 @@ from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 
 
 def slim(source: str | Path, target: str | Path, note: str = "") -> str:
-    """Writes ``target``, returns its SHA-256. A weight beyond float16's range is an :class:`InputError`."""
+    """Writes ``target``, returns its SHA-256.
+
+    A weight beyond float16's range is an :class:`InputError`.
+    """
     detector, card, digest = load_supernet(source)
     state = detector.state_dict()
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.half().isfinite().all():
             raise InputError(f"{name} does not fit into float16", source, "keep the float32 file")
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
     notes = "; ".join(part for part in (card.notes, note, f"float16 of {digest[:12]}") if part)
     return save_detector(target, half, replace(card, notes=notes))
 

@@ -1,4 +1,6 @@
-"""Weights that a run starts from: a DINOv2 encoder, a released or transformers file, or an earlier stage's own model."""
+"""Weights that a run starts from: a DINOv2 encoder, a released or transformers file, or an earlier
+stage's own model.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,14 @@ from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import Preset
 
 
-def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset, dict[str, Tensor], str]:
+def start_from(
+    path: str | Path, row: Preset, classes: ClassMap
+) -> tuple[Preset, dict[str, Tensor], str]:
     """(the preset with the file's own shapes, weights with heads for ``classes``, what was taken).
 
-    Of a model with masks the rest is taken where ``row`` has none. A file of other widths than ``row`` is an
-    :class:`InputError`. Where the file's classes are those of the data the heads are taken as they are, else their rows are
-    repeated.
+    Of a model with masks the rest is taken where ``row`` has none. A file of other widths than
+    ``row`` is an :class:`InputError`. Where the file's classes are those of the data the heads are
+    taken as they are, else their rows are repeated.
     """
     has_masks = replace(row, model=replace(row.model, masks=True))
     boxes_only = not row.model.masks and model_masks(path)
@@ -34,6 +38,14 @@ def start_from(path: str | Path, row: Preset, classes: ClassMap) -> tuple[Preset
     same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
     if not same:
         detector = with_classes(detector, Labels(classes.names, classes.category_ids))
-    heads = "its own classes" if same else f"heads for {len(classes.names)} classes from its {len(card.class_names)}"
+    heads = (
+        "its own classes"
+        if same
+        else f"heads for {len(classes.names)} classes from its {len(card.class_names)}"
+    )
     told = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
-    return replace(row, model=detector.config), {name: tensor.cpu() for name, tensor in detector.state_dict().items()}, told
+    return (
+        replace(row, model=detector.config),
+        {name: tensor.cpu() for name, tensor in detector.state_dict().items()},
+        told,
+    )

@@ -1,7 +1,8 @@
-"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best metrics.
+"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best
+metrics.
 
-What is random in a step is a function of (seed, step), so no generator's state is kept. The log is a file beside it, of which
-the state knows how many bytes are its own.
+What is random in a step is a function of (seed, step), so no generator's state is kept. The log is
+a file beside it, of which the state knows how many bytes are its own.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Resumable(Protocol):
 
 
 def save(trainer: Resumable) -> None:
-    """Writes the log up to the step, then the state: killed between the two, a run finds its log too long, and cuts it."""
+    """Writes the log up to the step, then the state: killed between the two, a run finds its log
+    too long, and cuts it.
+    """
     tensors = {f"model.{name}": value for name, value in trainer.detector.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in trainer.ema.state.items()}
     if trainer.dense is not None:
@@ -71,11 +74,17 @@ def save(trainer: Resumable) -> None:
 
 
 def load(trainer: Resumable) -> None:
-    """Puts the saved state into a new trainer of the same recipe, data and start; another one is an :class:`InputError`."""
+    """Puts the saved state into a new trainer of the same recipe, data and start; another one is an
+    :class:`InputError`.
+    """
     path = trainer.folder / STATE
     tensors, metadata = read_tensors(path)
     if metadata.get("recipe") != trainer.identity:
-        raise InputError("this run was started with other data or settings", path, "use another --out, or the same settings")
+        raise InputError(
+            "this run was started with other data or settings",
+            path,
+            "use another --out, or the same settings",
+        )
     trainer.detector.load_state_dict(_under("model.", tensors))
     trainer.ema.load(_under("ema.", tensors))
     if trainer.dense is not None:
@@ -100,4 +109,6 @@ def load(trainer: Resumable) -> None:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)
+    }

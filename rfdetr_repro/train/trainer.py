@@ -1,7 +1,9 @@
-"""Supernet training: the architectures of a step are drawn from a step-seeded generator, so that any step can be run again.
+"""Supernet training: the architectures of a step are drawn from a step-seeded generator, so that
+any step can be run again.
 
-Everything random in step t is a function of (seed, t); together with the saved tensors this makes a resumed run equal, bit for
-bit on CPU with the same number of threads and processes, to one that was never stopped.
+Everything random in step t is a function of (seed, t); together with the saved tensors this makes a
+resumed run equal, bit for bit on CPU with the same number of threads and processes, to one that was
+never stopped.
 """
 
 from __future__ import annotations
@@ -39,17 +41,23 @@ from .run_log import LOG, RunLog
 from .scalars import Scalars
 from .state import STATE, load, save
 
-MODEL, BEST, LAST = "supernet.safetensors", "best.safetensors", "last.safetensors"
-LESS_MEMORY = "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
+MODEL = "supernet.safetensors"
+BEST = "best.safetensors"
+LAST = "last.safetensors"
+LESS_MEMORY = (
+    "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
+)
 Progress = Callable[[int, dict[str, float]], None]
-Evaluate = Callable[[Detector], list[dict]]  # rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
+# rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
+Evaluate = Callable[[Detector], list[dict]]
 
 
 @dataclass
 class Trainer:
     """Owns the live state of one run in ``folder``; construct, then :meth:`run`.
 
-    Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own; rank 0 writes and evaluates.
+    Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own; rank 0 writes and
+    evaluates.
     """
 
     recipe: Recipe
@@ -61,17 +69,21 @@ class Trainer:
     step: int = 0
     seconds: float = 0.0  # training time so far, over all sessions
     best: Best = field(default_factory=Best)
-    left_out: set[str] = field(default_factory=set)  # architectures for which memory did not suffice
+    # architectures for which memory did not suffice
+    left_out: set[str] = field(default_factory=set)
     evaluation_due: bool = False  # the evaluation after the saved step was given up half-way
 
     def __post_init__(self) -> None:
-        config, preset = self.recipe.check().train, self.recipe.preset
+        config = self.recipe.check().train
+        preset = self.recipe.preset
         torch.manual_seed(config.seed)
         model = replace(preset.model, num_classes=len(self.split.classes.names))
         self.detector = Detector(model, preset.arch)
         if self.initial is not None:
             self.detector.load_state_dict(self.initial)
-        self.detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
+        self.detector.to(
+            self.device
+        ).backbone.checkpoint_activations = config.checkpoint_activations
         self.dense = DenseHead(model).to(self.device) if config.dense_weight else None
         modules: dict[str, torch.nn.Module] = {"": self.detector}
         if self.dense is not None:
@@ -82,7 +94,8 @@ class Trainer:
         self.autocast = self.precision.dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
         self.ranks = Ranks.current()
-        self.saved_processes: int | None = None  # that trained what was resumed; as many give the same bits again
+        # that trained what was resumed; as many give the same bits again
+        self.saved_processes: int | None = None
         self.saved_precision: str | None = None  # its dtype, likewise
         self.log = RunLog(self.folder / LOG)
         self._interrupts = Interrupts()
@@ -95,27 +108,35 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all steps are done, or AP has not risen for ``patience`` evaluations."""
         config = self.recipe.train
-        return self.step >= config.steps or bool(config.patience and self.best.misses >= config.patience)
+        return self.step >= config.steps or bool(
+            config.patience and self.best.misses >= config.patience
+        )
 
     def run(self, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
-        """Trains to the end, saving every ``checkpoint_every`` steps; returns the path of the run's model.
+        """Trains to the end, saving every ``checkpoint_every`` steps; returns the path of the run's
+        model.
 
-        ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the best of the EMA and the raw
-        weights by validation AP, and the last EMA weights lie beside it; else the model is the last EMA weights.
+        ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the
+        best of the EMA and the raw weights by validation AP, and the last EMA weights lie beside
+        it; else the model is the last EMA weights.
         """
         with self._interrupts:
             try:
                 self._train(progress, evaluate)
             except KeyboardInterrupt as error:
                 raise self._interrupted(error) from None
-            except RuntimeError as error:  # in processes: the connection to one that ended by the same signal
+            except (
+                RuntimeError
+            ) as error:  # in processes: the connection to one that ended by the same signal
                 if self._interrupts.asked is None:
                     raise
                 raise self._interrupted(Interrupted(self._interrupts.asked)) from error
             return self.export()
 
     def _train(self, progress: Progress | None, evaluate: Evaluate | None) -> None:
-        """The loop over the steps that are left; what was given up half-way in an evaluation comes first."""
+        """The loop over the steps that are left; what was given up half-way in an evaluation comes
+        first.
+        """
         first = self.ranks.rank == 0
         stream = self._batches(evaluated=evaluate is not None)
         scalars = Scalars(self.folder, self.step) if self.tensorboard and first else None
@@ -138,39 +159,62 @@ class Trainer:
 
     def _after_step(self, evaluate: Evaluate | None, scalars: Scalars | None) -> None:
         """Evaluates and saves where the step asks for it."""
-        config, first = self.recipe.train, self.ranks.rank == 0
-        if config.evaluate_every and self.step % config.evaluate_every == 0 or self.step == config.steps:
+        config = self.recipe.train
+        first = self.ranks.rank == 0
+        if (
+            config.evaluate_every
+            and self.step % config.evaluate_every == 0
+            or self.step == config.steps
+        ):
             if first and evaluate:
                 self.evaluation_due = True
                 self._evaluate(evaluate, scalars)
             self.evaluation_due = False
             if config.patience:  # rank 0 knows; the others learn it here
-                (self.best.misses,) = map(int, self.ranks.sum([self.best.misses if first else 0], self.device))
+                (self.best.misses,) = map(
+                    int, self.ranks.sum([self.best.misses if first else 0], self.device)
+                )
         if first and (self.finished or self.step % config.checkpoint_every == 0):
             save(self)
 
     def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
-        """Saves at the step that is complete, and says so; what was under way of another step is given up."""
+        """Saves at the step that is complete, and says so; what was under way of another step is
+        given up.
+        """
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         step = f"at step {self.step} of {self.recipe.train.steps}"
         self.optimizer.zero_grad(set_to_none=True)
         if self.ranks.rank > 0:
             return Interrupted(number, f"{step}: process {self.ranks.rank} has ended")
         if self._updating:  # raised by something else than our handler, which waits
-            return Interrupted(number, f"in the update after step {self.step}: the state saved before it is kept")
+            return Interrupted(
+                number, f"in the update after step {self.step}: the state saved before it is kept"
+            )
         save(self)
         evaluation = ", its evaluation still to be done" if self.evaluation_due else ""
-        return Interrupted(number, f"{step}{evaluation}: the state is saved; run the same command again to go on")
+        return Interrupted(
+            number, f"{step}{evaluation}: the state is saved; run the same command again to go on"
+        )
 
     def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:
         """Batches of the steps that are left, after a look at what could stop the run."""
         config = self.recipe.train
         if config.batch_size < self.ranks.size:
-            raise InputError(f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes")
+            raise InputError(
+                f"a batch of {config.batch_size} cannot be split over {self.ranks.size} processes"
+            )
         if config.patience and self.ranks.rank == 0 and not evaluated:
-            raise InputError("patience needs a val split to evaluate on", self.split.name, "add one, or leave patience out")
+            raise InputError(
+                "patience needs a val split to evaluate on",
+                self.split.name,
+                "add one, or leave patience out",
+            )
         if not self.ranks.agree(f"{self.step} {self.identity}"):
-            raise InputError("the processes do not see the same run and data", self.folder, "give them one shared folder")
+            raise InputError(
+                "the processes do not see the same run and data",
+                self.folder,
+                "give them one shared folder",
+            )
         writable_folder(self.folder)
         return training_batches(
             self.split,
@@ -183,15 +227,19 @@ class Trainer:
         )
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; ``batches``: each micro-batch at the size of each architecture of the step.
+        """One optimizer step; ``batches``: each micro-batch at the size of each architecture of the
+        step.
 
-        Returns the losses of the last pass by part, summed over all ranks; nothing if no pass fitted into memory.
+        Returns the losses of the last pass by part, summed over all ranks; nothing if no pass
+        fitted into memory.
         """
-        config, archs = self.recipe.train, self.recipe.archs_of_step(self.step)
+        config = self.recipe.train
+        archs = self.recipe.archs_of_step(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * schedule(self.step, config)
         self.detector.train()
-        updating, parts = False, dict[str, float]()
+        updating = False
+        parts = dict[str, float]()
         try:
             with self._interrupts.allowed():
                 for index, batch in enumerate(batches):
@@ -204,7 +252,10 @@ class Trainer:
             self._leave_out(arch, error, updating)
             parts = {}
         if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
-            raise StatedFailure(f"out of memory at step {self.step}, and no architecture of the run is left: {LESS_MEMORY}")
+            raise StatedFailure(
+                f"out of memory at step {self.step}, and no architecture of the run is left: "
+                f"{LESS_MEMORY}"
+            )
         self.step += 1
         self._updating = False
         return parts
@@ -222,18 +273,25 @@ class Trainer:
         return parts
 
     def _update(self) -> float:
-        """Sums the gradients over the ranks, clips them, takes the optimizer's and the EMA's step; returns their norm.
+        """Sums the gradients over the ranks, clips them, takes the optimizer's and the EMA's step;
+        returns their norm.
 
-        A norm that is not finite, the same on all ranks, ends the run before the weights change; but a float16 step is skipped
-        by the loss scaler, which then lowers its scale.
+        A norm that is not finite, the same on all ranks, ends the run before the weights change;
+        but a float16 step is skipped by the loss scaler, which then lowers its scale.
         """
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
         self.ranks.sum_gradients(parameters)
         self._updating = True
         self.scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise self._not_finite("gradient", self.recipe.archs_of_step(self.step), range(self.recipe.train.accumulate))
+            raise self._not_finite(
+                "gradient",
+                self.recipe.archs_of_step(self.step),
+                range(self.recipe.train.accumulate),
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -241,28 +299,39 @@ class Trainer:
         return norm
 
     def _leave_out(self, arch: Arch, error: Exception, updating: bool) -> None:
-        """Training goes on without an architecture that does not fit; alone with it, in processes, or ``updating``, it ends."""
+        """Training goes on without an architecture that does not fit; alone with it, in processes,
+        or ``updating``, it ends.
+        """
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
-        if updating or self.recipe.space is None or self.ranks.size > 1:  # an update needs as much for any, and may be half done
+        # an update needs as much for any, and may be half done
+        if updating or self.recipe.space is None or self.ranks.size > 1:
             where = "in the update of the weights, after" if updating else "with"
-            raise StatedFailure(f"out of memory at step {self.step} {where} {arch.key}: {LESS_MEMORY}") from error
+            raise StatedFailure(
+                f"out of memory at step {self.step} {where} {arch.key}: {LESS_MEMORY}"
+            ) from error
         self.optimizer.zero_grad(set_to_none=True)
         self.left_out.add(arch.key)
         self.log.add({"step": self.step, "out_of_memory": arch.key})
         print(f"out of memory at step {self.step}: the run goes on without {arch.key}")
 
-    def _note(self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None) -> None:
+    def _note(
+        self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None
+    ) -> None:
         if self.step % 10 == 0 or self.step == self.recipe.train.steps:
             arch = self.recipe.archs_of_step(self.step - 1)[-1].key
-            self.log.add({"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts})
+            self.log.add(
+                {"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts}
+            )
             if scalars is not None:
                 scalars.add(self.step, parts)
         if progress is not None:
             progress(self.step, parts)
 
     def _evaluate(self, evaluate: Evaluate, scalars: Scalars | None) -> None:
-        """Rows of the EMA weights go to the log; with ``patience`` those of the raw weights too, and the best are kept."""
+        """Rows of the EMA weights go to the log; with ``patience`` those of the raw weights too,
+        and the best are kept.
+        """
         models = {"ema": self.ema_detector()}
         if self.recipe.train.patience:
             models["raw"] = self._copy(self.detector.state_dict())
@@ -275,33 +344,54 @@ class Trainer:
             if scalars is not None:
                 scalars.add_evaluation(self.step, name, found)
         if self.recipe.train.patience and (chosen := self.best.consider(self.step, rows)):
-            save_detector(self.folder / BEST, models[chosen].state_dict(), self.card(self.best.describe()))
+            save_detector(
+                self.folder / BEST, models[chosen].state_dict(), self.card(self.best.describe())
+            )
 
     def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
         """Names the step, its architectures and the images of its micro-batches, on all ranks."""
-        config, keys = self.recipe.train, ", ".join(arch.key for arch in archs)
-        chosen = [batch_indices(len(self.split), config.batch_size, self.step, config.seed, m, config.accumulate) for m in micros]
+        config = self.recipe.train
+        keys = ", ".join(arch.key for arch in archs)
+        chosen = [
+            batch_indices(
+                len(self.split), config.batch_size, self.step, config.seed, m, config.accumulate
+            )
+            for m in micros
+        ]
         images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
         where = f"{what} is not finite at step {self.step} with {keys}; in images {images}"
-        return StatedFailure(f"{where}; the last checkpoint is kept: look at these images, or lower lr")
+        return StatedFailure(
+            f"{where}; the last checkpoint is kept: look at these images, or lower lr"
+        )
 
     def _summed(self, parts: dict[str, float]) -> dict[str, float]:
         return dict(zip(parts, self.ranks.sum(list(parts.values()), self.device), strict=True))
 
     def loss(self, batch: Batch, arch: Arch, draws: PointDraws) -> tuple[Tensor, dict[str, float]]:
-        """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its parts.
+        """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its
+        parts.
 
-        The denominators are those of the whole micro-batch, so the ranks' losses, and their gradients, add up.
+        The denominators are those of the whole micro-batch, so the ranks' losses, and their
+        gradients, add up.
         """
-        detector, config = self.detector, self.recipe.train
-        with torch.autocast(batch.images.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+        detector = self.detector
+        config = self.recipe.train
+        with torch.autocast(
+            batch.images.device.type,
+            self.autocast or torch.bfloat16,
+            enabled=self.autocast is not None,
+        ):
             maps = detector.features(batch.images, arch.patch, arch.windows)
         maps = [one.float() for one in maps]
         hw = (batch.images.shape[-2], batch.images.shape[-1])
         outputs = detector.training_outputs(maps, hw, arch)
         groups = detector.config.groups
-        (objects,) = self.ranks.sum([sum(len(target.labels) for target in batch.targets)], self.device)
-        total, parts = detection_losses(outputs, batch.targets, groups, config, draws, max(1.0, objects * groups))
+        (objects,) = self.ranks.sum(
+            [sum(len(target.labels) for target in batch.targets)], self.device
+        )
+        total, parts = detection_losses(
+            outputs, batch.targets, groups, config, draws, max(1.0, objects * groups)
+        )
         if self.dense is not None:
             summed, tokens = self.dense.loss(maps[0], batch.targets)
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
@@ -311,7 +401,10 @@ class Trainer:
     def card(self, notes: str = "") -> ModelCard:
         classes = self.split.classes
         if self.left_out:
-            notes = f"{notes}; " * bool(notes) + f"not trained for want of memory: {', '.join(sorted(self.left_out))}"
+            notes = (
+                f"{notes}; " * bool(notes)
+                + f"not trained for want of memory: {', '.join(sorted(self.left_out))}"
+            )
         return ModelCard(
             self.detector.config,
             self.recipe.preset.arch,

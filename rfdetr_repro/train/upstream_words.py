@@ -1,7 +1,9 @@
-"""Upstream's training keywords -> our recipe, with upstream's defaults; what differs is said before training begins.
+"""Upstream's training keywords -> our recipe, with upstream's defaults; what differs is said before
+training begins.
 
-Sources: ``TrainConfig`` of rfdetr 1.0 to 1.11 (architecture facts section 9). Every keyword is taken over, refused with what to
-use instead, or set aside because it changes nothing here; no keyword is dropped silently.
+Sources: ``TrainConfig`` of rfdetr 1.0 to 1.11 (architecture facts section 9). Every keyword is
+taken over, refused with what to use instead, or set aside because it changes nothing here; no
+keyword is dropped silently.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Any
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
 
-TINY_STEPS = 5  # optimizer steps of an epoch at least: smaller sets are drawn from repeatedly, as upstream does
+# optimizer steps of an epoch at least: smaller sets are drawn from repeatedly, as upstream does
+TINY_STEPS = 5
 PATIENCE = 10  # upstream's early_stopping_patience
 NEVER_STOPS = 10**6  # evaluations
 
@@ -34,18 +37,27 @@ _NO_LOGGER = "use tensorboard=True, or read train_log.jsonl of the run"
 _ONE_RECIPE = "this part of the recipe is fixed here"
 # Keyword -> (values that mean what is done here, what to use instead of another value).
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
-    "use_ema": ((True,), "the average is always kept, and the better of average and raw weights is the model"),
+    "use_ema": (
+        (True,),
+        "the average is always kept, and the better of average and raw weights is the model",
+    ),
     "wandb": ((False,), _NO_LOGGER),
     "mlflow": ((False,), _NO_LOGGER),
     "clearml": ((False,), _NO_LOGGER),
     "callbacks": ((None, {}), "read train_log.jsonl of the run"),
-    "expanded_scales": ((True,), "give multi_scale=False for one size; the range of sizes is upstream's expanded one"),
+    "expanded_scales": (
+        (True,),
+        "give multi_scale=False for one size; the range of sizes is upstream's expanded one",
+    ),
     "do_random_resize_via_padding": ((False,), _ONE_RECIPE),
     "square_resize_div_64": ((True,), "give shape=(height, width) for another form of input"),
     "drop_path": ((0,), _ONE_RECIPE),
     "dropout": ((0,), _ONE_RECIPE),
     "ia_bce_loss": ((True,), _ONE_RECIPE),
-    "lr_scheduler": (("step", "constant"), "use warmup_epochs and cooldown_share (the last part of the run falls linearly to 0)"),
+    "lr_scheduler": (
+        ("step", "constant"),
+        "use warmup_epochs and cooldown_share (the last part of the run falls linearly to 0)",
+    ),
     "lr_scheduler_kwargs": ((None, {}), "use warmup_epochs and cooldown_share"),
     "optimizer": (("adamw",), _ONE_RECIPE),
     "optimizer_kwargs": ((None, {}), "use lr, weight_decay and beta2"),
@@ -57,7 +69,10 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "eval_ema_only": ((False,), "average and raw weights are both evaluated"),
     "best_model_metric": (("map",), "the best weights are chosen by AP"),
     "early_stopping_use_ema": ((False, True), ""),
-    "freeze_encoder": ((False,), "a rate of lr_encoder=0 leaves the encoder as it is, but for weight decay"),
+    "freeze_encoder": (
+        (False,),
+        "a rate of lr_encoder=0 leaves the encoder as it is, but for weight decay",
+    ),
     "backbone_lora": ((False,), _ONE_RECIPE),
     "sync_bn": ((False, True), ""),
     "fp16_eval": ((False,), "evaluation is in float32"),
@@ -65,9 +80,15 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "mask_point_sample_ratio": ((16,), _ONE_RECIPE),
     "skip_best_epochs": ((0,), _ONE_RECIPE),
     "smooth_alpha": ((0,), _ONE_RECIPE),
-    "devices": ((1, "auto"), "start one process per GPU: torchrun --nproc-per-node N -m rfdetr_repro.train"),
+    "devices": (
+        (1, "auto"),
+        "start one process per GPU: torchrun --nproc-per-node N -m rfdetr_repro.train",
+    ),
     "num_nodes": ((1,), "start torchrun on each machine: torchrun ... -m rfdetr_repro.train"),
-    "strategy": (("auto",), "start one process per GPU: torchrun --nproc-per-node N -m rfdetr_repro.train"),
+    "strategy": (
+        ("auto",),
+        "start one process per GPU: torchrun --nproc-per-node N -m rfdetr_repro.train",
+    ),
     "eval_batch_size": ((None,), _ONE_RECIPE),
     "start_epoch": ((0,), "give resume=FOLDER"),
     "save_dataset_grids": ((False,), _ONE_RECIPE),
@@ -147,38 +168,71 @@ class Asked:
 
 
 def steps_per_epoch(images: int, per_step: int) -> int:
-    """Optimizer steps of an epoch: the incomplete last one dropped; of a tiny set upstream's five steps."""
+    """Optimizer steps of an epoch: the incomplete last one dropped; of a tiny set upstream's five
+    steps.
+    """
     return images // per_step if images >= TINY_STEPS * per_step else TINY_STEPS
 
 
 def from_upstream(
-    images: int, base: Mapping[str, int], words: Mapping[str, Any], evaluated: bool = True, said: Mapping[str, Any] | None = None
+    images: int,
+    base: Mapping[str, int],
+    words: Mapping[str, Any],
+    evaluated: bool = True,
+    said: Mapping[str, Any] | None = None,
 ) -> Asked:
-    """``base``: epochs, batch_size and grad_accum_steps; ``words``: all other keywords, upstream's or of ``TrainConfig``.
+    """``base``: epochs, batch_size and grad_accum_steps; ``words``: all other keywords, upstream's
+    or of ``TrainConfig``.
 
-    ``evaluated``: there is a val split to choose the weights on. ``said``: what of ``base`` the caller chose (default: all). A
-    keyword that is unknown, or a value that cannot be followed, is an :class:`InputError` that names what to use instead.
+    ``evaluated``: there is a val split to choose the weights on. ``said``: what of ``base`` the
+    caller chose (default: all). A keyword that is unknown, or a value that cannot be followed, is
+    an :class:`InputError` that names what to use instead.
     """
     for name, value in base.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{name} {value!r} is not a whole number", mend='a batch size of "auto" is not known here')
+            raise InputError(
+                f"{name} {value!r} is not a whole number",
+                mend='a batch size of "auto" is not known here',
+            )
         if value < 1:
             raise InputError(f"{name} {value} is not positive")
-    epochs, batch_size, accumulate = base["epochs"], base["batch_size"], base["grad_accum_steps"]
+    epochs = base["epochs"]
+    batch_size = base["batch_size"]
+    accumulate = base["grad_accum_steps"]
     given = {_RENAMED.get(name, name): value for name, value in words.items()}
     _refuse(given)
-    given = {name: value for name, value in given.items() if name not in _ASIDE and name not in _ONLY}
+    given = {
+        name: value for name, value in given.items() if name not in _ASIDE and name not in _ONLY
+    }
     per_epoch = steps_per_epoch(images, batch_size * accumulate)
-    ours: dict[str, Any] = {"steps": epochs * per_epoch, "batch_size": batch_size, "accumulate": accumulate, "multi_scale": True}
+    ours: dict[str, Any] = {
+        "steps": epochs * per_epoch,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "multi_scale": True,
+    }
     if evaluated:
         ours |= {"evaluate_every": per_epoch, "patience": NEVER_STOPS}
     ours |= _rates_and_sizes(given, per_epoch, epochs)
     ours |= _stopping(given, per_epoch, evaluated)
-    options = {name: given.pop(name) for name in ("tensorboard", "run_test", "resolution", "device") if name in given}
-    names, groups = given.pop("class_names", None), given.pop("group_detr", None)
+    options = {
+        name: given.pop(name)
+        for name in ("tensorboard", "run_test", "resolution", "device")
+        if name in given
+    }
+    names = given.pop("class_names", None)
+    groups = given.pop("group_detr", None)
     train = replace(TrainConfig(**ours), **given)
-    lines = _differences(train, images, epochs, per_epoch, {**words, **(base if said is None else said)})
-    return Asked(train, **options, class_names=None if names is None else tuple(names), groups=groups, lines=lines)
+    lines = _differences(
+        train, images, epochs, per_epoch, {**words, **(base if said is None else said)}
+    )
+    return Asked(
+        train,
+        **options,
+        class_names=None if names is None else tuple(names),
+        groups=groups,
+        lines=lines,
+    )
 
 
 def _refuse(given: Mapping[str, Any]) -> None:
@@ -190,30 +244,51 @@ def _refuse(given: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, known, 3, 0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             settings = ", ".join(TrainConfig.__dataclass_fields__)
-            raise InputError(f"unknown setting {name}", mend=f"{hint}known: {settings}, and upstream's keywords")
+            raise InputError(
+                f"unknown setting {name}", mend=f"{hint}known: {settings}, and upstream's keywords"
+            )
 
 
 def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict[str, Any]:
-    """Takes upstream's words about rates, sizes and number formats out of ``given``; returns our fields."""
+    """Takes upstream's words about rates, sizes and number formats out of ``given``; returns our
+    fields.
+    """
     ours: dict[str, Any] = {}
     if "multi_scale" in given:
         value = given.pop("multi_scale")
         text = value if isinstance(value, bool) else _SPLIT.get(str(getattr(value, "value", value)))
         if text is None:
-            raise InputError(f"multi_scale={value!r} is not followed here", mend="choose True (one size per step) or False")
+            raise InputError(
+                f"multi_scale={value!r} is not followed here",
+                mend="choose True (one size per step) or False",
+            )
         ours["multi_scale"] = text
     if "warmup_epochs" in given:
-        ours["warmup_steps"] = round(_number(given.pop("warmup_epochs"), "warmup_epochs") * per_epoch)
+        ours["warmup_steps"] = round(
+            _number(given.pop("warmup_epochs"), "warmup_epochs") * per_epoch
+        )
     if "checkpoint_interval" in given:
-        ours["checkpoint_every"] = max(1, round(_number(given.pop("checkpoint_interval"), "checkpoint_interval") * per_epoch))
+        ours["checkpoint_every"] = max(
+            1, round(_number(given.pop("checkpoint_interval"), "checkpoint_interval") * per_epoch)
+        )
     if _number(given.pop("lr_drop", epochs), "lr_drop") < epochs:
-        raise InputError("a step of the learning rate within the run (lr_drop) is not followed here", mend="use cooldown_share")
+        raise InputError(
+            "a step of the learning rate within the run (lr_drop) is not followed here",
+            mend="use cooldown_share",
+        )
     if given.get("seed", 0) is None:
         del given["seed"]
-    kinds = {"auto": {}, "bf16": {"bfloat16": True}, "fp16": {"bfloat16": False, "float16": True}, None: {"bfloat16": False}}
+    kinds = {
+        "auto": {},
+        "bf16": {"bfloat16": True},
+        "fp16": {"bfloat16": False, "float16": True},
+        None: {"bfloat16": False},
+    }
     kind = given.pop("amp_dtype", "auto" if given.pop("amp", True) else None)
     if kind not in kinds:
-        raise InputError(f"amp_dtype={kind!r} is not followed here", mend="choose auto, bf16, fp16 or None")
+        raise InputError(
+            f"amp_dtype={kind!r} is not followed here", mend="choose auto, bf16, fp16 or None"
+        )
     return ours | kinds[kind]
 
 
@@ -223,11 +298,15 @@ def _stopping(given: dict[str, Any], per_epoch: int, evaluated: bool) -> dict[st
     if "eval_interval" in given:
         interval = _number(given.pop("eval_interval"), "eval_interval")
         ours |= {"evaluate_every": max(1, round(interval * per_epoch))} if evaluated else {}
-    stop, patience = given.pop("early_stopping", False), given.pop("early_stopping_patience", PATIENCE)
+    stop = given.pop("early_stopping", False)
+    patience = given.pop("early_stopping_patience", PATIENCE)
     given.pop("early_stopping_min_delta", None)
     if stop:
         if not evaluated:
-            raise InputError("early_stopping needs a val split to evaluate on", mend="add one, or leave early_stopping out")
+            raise InputError(
+                "early_stopping needs a val split to evaluate on",
+                mend="add one, or leave early_stopping out",
+            )
         ours["patience"] = patience
     return ours
 
@@ -238,7 +317,9 @@ def _number(value: Any, name: str) -> float:
     return value
 
 
-def _differences(train: TrainConfig, images: int, epochs: int, per_epoch: int, words: Mapping[str, Any]) -> tuple[str, ...]:
+def _differences(
+    train: TrainConfig, images: int, epochs: int, per_epoch: int, words: Mapping[str, Any]
+) -> tuple[str, ...]:
     """What a user of upstream should know before the run is spent."""
     per_step = train.batch_size * train.accumulate
     tiny = (
@@ -246,20 +327,32 @@ def _differences(train: TrainConfig, images: int, epochs: int, per_epoch: int, w
         if images < TINY_STEPS * per_step
         else ""
     )
-    lines = [f"{epochs} epochs of {per_epoch} steps of {train.batch_size} x {train.accumulate} images{tiny}"]
+    lines = [
+        f"{epochs} epochs of {per_epoch} steps of {train.batch_size} x {train.accumulate} "
+        f"images{tiny}"
+    ]
     if train.crop_probability:
         lines.append(
-            f"differs from upstream: with probability {train.crop_probability:g} a crop of half to all of each side (upstream: "
-            "384 to 600 px of the image resized to 400, 500 or 600)"
+            f"differs from upstream: with probability {train.crop_probability:g} a crop of half to "
+            f"all of each side (upstream: 384 to 600 px of the image resized to 400, 500 or 600)"
         )
     if "grad_accum_steps" not in words and train.accumulate != 1:
-        lines.append("differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so 16 images a step")
+        lines.append(
+            "differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so 16 "
+            "images a step"
+        )
     if words.get("early_stopping") and words.get("early_stopping_min_delta") != 0:
-        lines.append("differs from upstream: early stopping counts any rise of AP (there 0.001 at least)")
+        lines.append(
+            "differs from upstream: early stopping counts any rise of AP (there 0.001 at least)"
+        )
     if "tensorboard" not in words:
-        lines.append("differs from upstream: TensorBoard's curves are written with tensorboard=True only")
+        lines.append(
+            "differs from upstream: TensorBoard's curves are written with tensorboard=True only"
+        )
     if train.evaluate_every == 0:
-        lines.append("differs from upstream: no val split, so the model is the last average, not the best")
+        lines.append(
+            "differs from upstream: no val split, so the model is the last average, not the best"
+        )
     if aside := sorted(set(words) & _ASIDE - {"dataset_file", "num_workers"}):
         lines.append(f"of no effect here: {', '.join(aside)}")
     return tuple(lines)

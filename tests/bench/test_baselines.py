@@ -1,4 +1,6 @@
-"""Other people's detectors: what is deployed and exported gives the detections of the library's own program."""
+"""Other people's detectors: what is deployed and exported gives the detections of the library's own
+program.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +22,33 @@ from rfdetr_repro.spec.errors import InputError
 
 pytest.importorskip("transformers.models.lw_detr", reason="transformers (>= 5) is not installed")
 
-CLEAR = 3e-4  # lead of what is chosen over what is not: a hundred times the largest difference between two programs
+# lead of what is chosen over what is not: a hundred times the largest difference between two
+# programs
+CLEAR = 3e-4
 
 
 def normalised(family: str, batch: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (INPUTS["imagenet"] or ())[:2])
+    mean, std = (
+        torch.tensor(values).reshape(1, 3, 1, 1) for values in (INPUTS["imagenet"] or ())[:2]
+    )
     return (batch - mean) / std if family == "lwdetr" else batch
 
 
 def share_found(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> float:
-    """Share of the rows of ``expected`` (Q, n) that ``found`` (Q, n) has, in any order: near ties change places."""
-    return ((expected[:, None] - found[None]).abs().amax(-1) < tolerance).any(1).float().mean().item()
+    """Share of the rows of ``expected`` (Q, n) that ``found`` (Q, n) has, in any order: near ties
+    change places.
+    """
+    return (
+        ((expected[:, None] - found[None]).abs().amax(-1) < tolerance).any(1).float().mean().item()
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_deployed_form_computes_the_same(family: str) -> None:
     """Merged convolutions and a late choice of boxes change no value beyond rounding."""
-    model, batch = library_model(family), images()
+    model = library_model(family)
+    batch = images()
     assert smallest_lead(model, batch) > CLEAR
     outputs = model(batch)
     expected = torch.cat((outputs.pred_boxes, outputs.logits), -1)[0].clone()
@@ -61,17 +72,25 @@ def own_post_processing(family: str, outputs: Any) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_adopted_export_gives_the_librarys_own_detections(family: str, tmp_path: Path) -> None:
-    """Sigmoid, choice among all (query, class) pairs and corners, after normalisation, all inside the file."""
-    model, batch = library_model(family), images()
+    """Sigmoid, choice among all (query, class) pairs and corners, after normalisation, all inside
+    the file.
+    """
+    model = library_model(family)
+    batch = images()
     assert smallest_lead(model, normalised(family, batch)) > CLEAR
     expected = own_post_processing(family, model(normalised(family, batch)))
     catalog.export(FAMILIES[family].deployed(model), tmp_path / "raw.onnx", (SIDE, SIDE))
     row = next(row for row in catalog.ROWS.values() if row.family == family)
-    adopted = adopt(tmp_path / "raw.onnx", tmp_path / "adopted.onnx", form="detr", normalise=row.normalise)
+    adopted = adopt(
+        tmp_path / "raw.onnx", tmp_path / "adopted.onnx", form="detr", normalise=row.normalise
+    )
     found = OrtSession(adopted, threads=1).run(batch.numpy())
     assert found.scores.shape == (1, QUERIES) and len(set(found.labels[0].tolist())) > 1
     np.testing.assert_allclose(found.scores[0], expected["scores"], atol=1e-4)
-    ours = torch.cat((torch.from_numpy(found.boxes_xyxy[0]), 100.0 * torch.from_numpy(found.labels[0])[:, None]), 1)
+    ours = torch.cat(
+        (torch.from_numpy(found.boxes_xyxy[0]), 100.0 * torch.from_numpy(found.labels[0])[:, None]),
+        1,
+    )
     theirs = torch.cat((expected["boxes"], 100.0 * expected["labels"][:, None]), 1)
     assert share_found(theirs, ours, 1e-3) == share_found(ours, theirs, 1e-3) == 1.0
 
@@ -80,13 +99,31 @@ def test_every_row_has_the_key_of_its_printed_row() -> None:
     from rfdetr_repro.paper.published import join_key, published_records
     from rfdetr_repro.records.record import Record
 
-    printed = {join_key(record)[:3] for table in ("2", "3", "12", "13") for record in published_records(table)}
+    printed = {
+        join_key(record)[:3]
+        for table in ("2", "3", "12", "13")
+        for record in published_records(table)
+    }
     ours = {name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.MODELS}
-    left = {key for key in printed if not key[0].startswith(("fastinst", "maskdino"))} - set(ours.values())
+    left = {key for key in printed if not key[0].startswith(("fastinst", "maskdino"))} - set(
+        ours.values()
+    )
     assert not left, "every end-to-end detector of the tables has a row"
-    extra = {name for name, key in ours.items() if key not in printed and not name.endswith("@transformers")}
-    extra = {name for name in extra if not name.startswith(("yolox-", "yolov9-"))}  # the permissive ones are not the paper's
-    assert extra == {"rfdetr-base", "rfdetr-large-deprecated", "rfdetr-seg-preview", "rtdetr-r34", "rtdetr-r50m", "llmdet-t"}
+    extra = {
+        name
+        for name, key in ours.items()
+        if key not in printed and not name.endswith("@transformers")
+    }
+    # the permissive ones are not the paper's
+    extra = {name for name in extra if not name.startswith(("yolox-", "yolov9-"))}
+    assert extra == {
+        "rfdetr-base",
+        "rfdetr-large-deprecated",
+        "rfdetr-seg-preview",
+        "rtdetr-r34",
+        "rtdetr-r50m",
+        "llmdet-t",
+    }
 
 
 def test_the_scoreboards_names_are_known() -> None:
@@ -96,9 +133,13 @@ def test_the_scoreboards_names_are_known() -> None:
     rows = [row for table in ("2", "3", "4", "9", "12", "13", "14") for row in table_rows(table)]
     names = {bench_name(row) for row in rows if row.arch is None or row.identity.model.size}
     missing = {name for name in names if models.known_name(name) not in models.model_names()}
-    searched = {f"rfdetr-{size}" for size in ("n", "s", "m", "l", "xl", "2xl")}  # one architecture for each of 100 data sets
+    # one architecture for each of 100 data sets
+    searched = {f"rfdetr-{size}" for size in ("n", "s", "m", "l", "xl", "2xl")}
     assert missing == {"fastinst-r50-seg", "maskdino-r50-seg"} | searched
-    assert models.known_name("lwdetr-s") == "lwdetr-small" and models.known_name("yolov8-xl-seg") == "yolov8-x-seg"
+    assert (
+        models.known_name("lwdetr-s") == "lwdetr-small"
+        and models.known_name("yolov8-xl-seg") == "yolov8-x-seg"
+    )
 
 
 def tiny_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +151,21 @@ def tiny_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(catalog.ROWS, "rtdetr-r18", row)
 
 
-def test_an_artifact_is_made_once_and_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_is_made_once_and_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_row(monkeypatch)
     made = models.model_artifact("rtdetr-r18", tmp_path)
     written = made.path.stat().st_mtime_ns
     again = models.model_artifact("rtdetr-r18", tmp_path)
     assert again.manifest == made.manifest and again.path.stat().st_mtime_ns == written
     model = made.manifest.model
-    assert (model.family, model.name, model.size, model.weights) == ("rtdetr", "RT-DETR", "R18", "random")
+    assert (model.family, model.name, model.size, model.weights) == (
+        "rtdetr",
+        "RT-DETR",
+        "R18",
+        "random",
+    )
     assert made.manifest.params == sum(p.numel() for p in catalog.module("rtdetr-r18").parameters())
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".onnx"]
 
@@ -125,22 +173,41 @@ def test_an_artifact_is_made_once_and_says_what_it_is(tmp_path: Path, monkeypatc
 def test_a_checkpoint_is_loaded_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_row(monkeypatch)
     theirs = library_model("rtdetr", seed=7)
-    state = {name: value.clone() for name, value in theirs.state_dict().items() if not name.startswith("class_embed")}
-    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "model.safetensors")
-    artifact = models.model_artifact("rtdetr-r18", tmp_path / "out", checkpoint=tmp_path / "model.safetensors")
+    state = {
+        name: value.clone()
+        for name, value in theirs.state_dict().items()
+        if not name.startswith("class_embed")
+    }
+    save_file(
+        {name: value.contiguous() for name, value in state.items()}, tmp_path / "model.safetensors"
+    )
+    artifact = models.model_artifact(
+        "rtdetr-r18", tmp_path / "out", checkpoint=tmp_path / "model.safetensors"
+    )
     random = models.model_artifact("rtdetr-r18", tmp_path / "out")
-    assert artifact.manifest.model.weights == "trained" and artifact.manifest.model.checkpoint_sha256
+    assert (
+        artifact.manifest.model.weights == "trained" and artifact.manifest.model.checkpoint_sha256
+    )
     assert artifact.path != random.path and artifact.sha256 != random.sha256
     with torch.no_grad():
         assert smallest_lead(theirs, images()) > CLEAR
         expected = own_post_processing("rtdetr", theirs(images()))
-    np.testing.assert_allclose(OrtSession(artifact, threads=1).run(images().numpy()).scores[0], expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(
+        OrtSession(artifact, threads=1).run(images().numpy()).scores[0],
+        expected["scores"],
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("case", ["pickle", "no head", "missing", "unknown", "shape"])
-def test_a_file_that_does_not_fit_is_one_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_does_not_fit_is_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_row(monkeypatch)
-    state = {name: value.contiguous().clone() for name, value in library_model("rtdetr").state_dict().items()}
+    state = {
+        name: value.contiguous().clone()
+        for name, value in library_model("rtdetr").state_dict().items()
+    }
     first = "model.encoder_input_proj.0.0.weight"
     if case == "no head":
         del state[catalog.ROWS["rtdetr-r18"].class_head]
@@ -152,8 +219,13 @@ def test_a_file_that_does_not_fit_is_one_line(case: str, tmp_path: Path, monkeyp
         state[first] = torch.zeros(1, 2)
     path = tmp_path / ("model.pth" if case == "pickle" else "model.safetensors")
     torch.save(state, path) if case == "pickle" else save_file(state, path)
-    told = {"pickle": "must be safetensors", "no head": "has no model.decoder", "missing": "1 tensors missing",
-            "unknown": "1 unknown, such as other.weight", "shape": "has the shape"}  # fmt: skip
+    told = {
+        "pickle": "must be safetensors",
+        "no head": "has no model.decoder",
+        "missing": "1 tensors missing",
+        "unknown": "1 unknown, such as other.weight",
+        "shape": "has the shape",
+    }
     with pytest.raises(InputError, match=told[case]):
         models.model_artifact("rtdetr-r18", tmp_path / "out", checkpoint=path)
     assert not list((tmp_path / "out").glob("*"))
@@ -182,7 +254,9 @@ def test_our_own_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from tiny import TINY
 
     monkeypatch.setitem(models.PRESETS, "nano", TINY)
-    monkeypatch.setattr(models, "coco_labels", lambda: models.Labels(tuple("abcdefghijklmnopqr"), tuple(range(18))))
+    monkeypatch.setattr(
+        models, "coco_labels", lambda: models.Labels(tuple("abcdefghijklmnopqr"), tuple(range(18)))
+    )
     artifact = models.model_artifact("rfdetr-nano", tmp_path)
     found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, *TINY.arch.input_hw), np.float32))
     assert found.scores.shape == (1, TINY.arch.queries)

@@ -1,4 +1,6 @@
-"""Many models in one run, on doubles of sessions: phases, interleaving, storing, resuming, failing."""
+"""Many models in one run, on doubles of sessions: phases, interleaving, storing, resuming,
+failing.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ def split(tmp_path: Path) -> CocoSplit:
     return read_split(write_folder(tmp_path / "data", random_document(0), "val"), "val")
 
 
-def row(folder: Path, name: str, opened: list[FakeSession] | None = None, splits: tuple[CocoSplit, ...] = (), **kind: str) -> Row:
+def row(
+    folder: Path,
+    name: str,
+    opened: list[FakeSession] | None = None,
+    splits: tuple[CocoSplit, ...] = (),
+    **kind: str,
+) -> Row:
     artifact = fake_artifact(folder, name, **kind)
 
     def open_build(build: int) -> FakeSession:
@@ -49,17 +57,30 @@ def test_builds_are_fresh_sessions_interleaved_and_pooled(tmp_path: Path) -> Non
     outcome = confirm_all({"m": row(tmp_path, "m", opened)}, [Protocol(builds=3, **QUICK)], store)
     (record,) = outcome.records["m"]
     latency = record.latency
-    assert len(opened) == 3 and latency.num_samples == 96 and [b.num_samples for b in latency.builds] == [32] * 3
+    assert (
+        len(opened) == 3
+        and latency.num_samples == 96
+        and [b.num_samples for b in latency.builds] == [32] * 3
+    )
     medians = [build.median_ms for build in latency.builds]
     assert latency.between_builds_ms == max(medians) - min(medians)
-    assert load_samples(tmp_path, latency.samples_sha256).layout == tuple((b, r) for b in range(3) for r in range(32 // BLOCK))
+    assert load_samples(tmp_path, latency.samples_sha256).layout == tuple(
+        (b, r) for b in range(3) for r in range(32 // BLOCK)
+    )
     assert store.read() == [record]
 
 
 def test_engines_of_one_file_have_hashes_of_their_own(tmp_path: Path) -> None:
     artifact = fake_artifact(tmp_path)
-    rows = {"m": Row(artifact, lambda build: FakeSession(artifact, engine=f"{build}" * 64, runtime="tensorrt"))}
-    (record,) = confirm_all(rows, [Protocol(builds=3, **QUICK)], Store(tmp_path / "s.jsonl")).records["m"]
+    rows = {
+        "m": Row(
+            artifact,
+            lambda build: FakeSession(artifact, engine=f"{build}" * 64, runtime="tensorrt"),
+        )
+    }
+    (record,) = confirm_all(
+        rows, [Protocol(builds=3, **QUICK)], Store(tmp_path / "s.jsonl")
+    ).records["m"]
     assert [build.sha256 for build in record.latency.builds] == ["0" * 64, "1" * 64, "2" * 64]
     assert record.artifact.sha256 == record.latency.artifact_sha256 == "0" * 64
     assert record.artifact.onnx_sha256 == artifact.sha256
@@ -71,16 +92,28 @@ def test_the_gpus_own_time_stands_beside_the_hosts(tmp_path: Path) -> None:
             self.gpu_ms = 2.5
 
     artifact = fake_artifact(tmp_path)
-    rows = {"gpu": Row(artifact, lambda build: OnGpu(artifact, runtime="tensorrt")), "cpu": row(tmp_path, "cpu")}
+    rows = {
+        "gpu": Row(artifact, lambda build: OnGpu(artifact, runtime="tensorrt")),
+        "cpu": row(tmp_path, "cpu"),
+    }
     records = confirm_all(rows, [PROTOCOL], Store(tmp_path / "s.jsonl")).records
-    assert records["gpu"][0].latency.gpu_median_ms == 2.5 and records["cpu"][0].latency.gpu_median_ms is None
+    assert (
+        records["gpu"][0].latency.gpu_median_ms == 2.5
+        and records["cpu"][0].latency.gpu_median_ms is None
+    )
 
 
-def test_accuracy_comes_before_any_latency(tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_comes_before_any_latency(
+    tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log: list[str] = []
-    monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: log.append("accuracy") or (accuracy(s), None))
+    monkeypatch.setattr(
+        module, "accuracy_of", lambda s, *_, **__: log.append("accuracy") or (accuracy(s), None)
+    )
     measure: Callable[..., Any] = module.measure_interleaved
-    monkeypatch.setattr(module, "measure_interleaved", lambda *a, **k: log.append("latency") or measure(*a, **k))
+    monkeypatch.setattr(
+        module, "measure_interleaved", lambda *a, **k: log.append("latency") or measure(*a, **k)
+    )
     rows = {name: row(tmp_path, name, splits=(split,)) for name in "ab"}
     confirm_all(rows, [PROTOCOL, Protocol("sustained", **QUICK)], Store(tmp_path / "s.jsonl"))
     assert log == ["accuracy", "accuracy", "latency", "latency"]
@@ -91,8 +124,11 @@ def accuracy(session: FakeSession, ap: float = 0.5) -> Accuracy:
 
 
 def test_a_finished_cell_is_stored_while_others_run(tmp_path: Path) -> None:
-    """The slow model's run looks into the store: the quick one is there before it is done itself."""
-    store, seen = Store(tmp_path / "s.jsonl"), []
+    """The slow model's run looks into the store: the quick one is there before it is done
+    itself.
+    """
+    store = Store(tmp_path / "s.jsonl")
+    seen = []
 
     class Slow(FakeSession):
         def launch(self) -> None:
@@ -114,15 +150,27 @@ def test_a_finished_cell_is_stored_while_others_run(tmp_path: Path) -> None:
     store = Store(tmp_path / "t.jsonl")
     rows["slow"] = Row(slow, lambda build: Killed(slow))
     with pytest.raises(KeyboardInterrupt):
-        confirm_all(rows, [Protocol(warmup=0, min_samples=16, max_samples=16, buffer_ms=0.0), protocol], store)
-    assert {record.model.name for record in store.read()} == {"quick", "slow"}  # of the first protocol
+        confirm_all(
+            rows,
+            [Protocol(warmup=0, min_samples=16, max_samples=16, buffer_ms=0.0), protocol],
+            store,
+        )
+    # of the first protocol
+    assert {record.model.name for record in store.read()} == {"quick", "slow"}
 
 
-def test_an_interrupted_run_keeps_its_accuracies(tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_keeps_its_accuracies(
+    tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: asked.append("") or (accuracy(s), None))
-    monkeypatch.setattr(module, "measure_interleaved", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-    store, rows = Store(tmp_path / "s.jsonl"), {"m": row(tmp_path, "m", splits=(split,))}
+    monkeypatch.setattr(
+        module, "accuracy_of", lambda s, *_, **__: asked.append("") or (accuracy(s), None)
+    )
+    monkeypatch.setattr(
+        module, "measure_interleaved", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    store = Store(tmp_path / "s.jsonl")
+    rows = {"m": row(tmp_path, "m", splits=(split,))}
     with pytest.raises(KeyboardInterrupt):
         confirm_all(rows, [PROTOCOL], store)
     (kept,) = store.read()
@@ -133,19 +181,28 @@ def test_an_interrupted_run_keeps_its_accuracies(tmp_path: Path, split: CocoSpli
     assert record.accuracy.ap == 0.5 and record.latency is not None and store.read() == [record]
 
 
-def test_another_protocol_takes_the_stored_accuracy(tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_protocol_takes_the_stored_accuracy(
+    tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
-    store, rows = Store(tmp_path / "s.jsonl"), {"m": row(tmp_path, "m", splits=(split,))}
+    store = Store(tmp_path / "s.jsonl")
+    rows = {"m": row(tmp_path, "m", splits=(split,))}
     confirm_all(rows, [PROTOCOL], store)
     monkeypatch.setattr(module, "accuracy_of", lambda *_, **__: pytest.fail("evaluated again"))
-    assert confirm_all(rows, [Protocol("sustained", **QUICK)], store).records["m"][0].accuracy.ap == 0.5
+    assert (
+        confirm_all(rows, [Protocol("sustained", **QUICK)], store).records["m"][0].accuracy.ap
+        == 0.5
+    )
 
 
-def test_an_accuracy_of_an_older_rule_is_not_taken(tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accuracy_of_an_older_rule_is_not_taken(
+    tmp_path: Path, split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such a Record says what it said; a new one stands beside it with the AP of today's rule."""
     older = lambda s, *_, **__: (replace(accuracy(s, 0.4), rule=None), None)  # noqa: E731
     monkeypatch.setattr(module, "accuracy_of", older)
-    store, rows = Store(tmp_path / "s.jsonl"), {"m": row(tmp_path, "m", splits=(split,))}
+    store = Store(tmp_path / "s.jsonl")
+    rows = {"m": row(tmp_path, "m", splits=(split,))}
     confirm_all(rows, [PROTOCOL], store)
     monkeypatch.setattr(module, "accuracy_of", lambda s, *_, **__: (accuracy(s), None))
     assert confirm_all(rows, [PROTOCOL], store).records["m"][0].accuracy.ap == 0.5
@@ -153,7 +210,9 @@ def test_an_accuracy_of_an_older_rule_is_not_taken(tmp_path: Path, split: CocoSp
 
 
 def test_rows_that_fail_leave_the_others_alone(tmp_path: Path) -> None:
-    broken, wrong, endless = (fake_artifact(tmp_path, name) for name in ("broken", "wrong", "endless"))
+    broken, wrong, endless = (
+        fake_artifact(tmp_path, name) for name in ("broken", "wrong", "endless")
+    )
 
     class Broken(FakeSession):
         def launch(self) -> None:
@@ -187,20 +246,28 @@ def late(folder: Path, build: int) -> FakeSession:
     return FakeSession(fake_artifact(folder, "late"))
 
 
-def test_what_is_stored_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, rows = Store(tmp_path / "s.jsonl"), {name: row(tmp_path, name) for name in "ab"}
+def test_what_is_stored_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "s.jsonl")
+    rows = {name: row(tmp_path, name) for name in "ab"}
     first = confirm_all({"a": rows["a"]}, [PROTOCOL], store)
     measured: list[list[str]] = []
     measure: Callable[..., Any] = module.measure_interleaved
     monkeypatch.setattr(
-        module, "measure_interleaved", lambda calls, *a, **k: measured.append(list(calls)) or measure(calls, *a, **k)
+        module,
+        "measure_interleaved",
+        lambda calls, *a, **k: measured.append(list(calls)) or measure(calls, *a, **k),
     )
     both = confirm_all(rows, [PROTOCOL], store, context=Context("later"))
     assert measured == [["b"]] and both.records["a"] == first.records["a"]
 
 
 def test_random_weights_and_mixed_threads(tmp_path: Path, split: CocoSplit) -> None:
-    rows = {"m": row(tmp_path, "m", splits=(split,), weights="random"), "n": row(tmp_path, "n", weights="random")}
+    rows = {
+        "m": row(tmp_path, "m", splits=(split,), weights="random"),
+        "n": row(tmp_path, "n", weights="random"),
+    }
     outcome = confirm_all(rows, [PROTOCOL], Store(tmp_path / "s.jsonl"))
     assert "no accuracy" in str(outcome.failures["m"]) and outcome.records["n"][0].accuracy is None
     with pytest.raises(InputError, match="one number of threads"):
@@ -210,7 +277,13 @@ def test_random_weights_and_mixed_threads(tmp_path: Path, split: CocoSplit) -> N
 def test_a_failure_is_raised_for_a_single_artifact(tmp_path: Path) -> None:
     artifact = fake_artifact(tmp_path)
     with pytest.raises(StatedFailure, match="one file"):
-        module.confirm(artifact, [], [PROTOCOL], Store(tmp_path / "s.jsonl"), session=FakeSession(fake_artifact(tmp_path, "x")))
+        module.confirm(
+            artifact,
+            [],
+            [PROTOCOL],
+            Store(tmp_path / "s.jsonl"),
+            session=FakeSession(fake_artifact(tmp_path, "x")),
+        )
 
 
 def test_a_row_is_measured_twice_by_sessions_of_its_own(tmp_path: Path) -> None:
@@ -218,8 +291,14 @@ def test_a_row_is_measured_twice_by_sessions_of_its_own(tmp_path: Path) -> None:
     rows = {"a": row(tmp_path, "a", opened), "b": row(tmp_path, "b")}
     store = Store(tmp_path / "s.jsonl")
     records = confirm_all(rows, [Protocol(builds=2, **QUICK)], store, twin="always").records
-    first, other = records["a"][0].latency, records["b"][0].latency
-    assert len(opened) == 4 and other.itself is None and first.itself is not None and len(store.read()) == 2
+    first = records["a"][0].latency
+    other = records["b"][0].latency
+    assert (
+        len(opened) == 4
+        and other.itself is None
+        and first.itself is not None
+        and len(store.read()) == 2
+    )
     assert first.session == other.session is not None
     twice = load_samples(tmp_path, first.itself.samples_sha256)
     assert len(twice.ms) == 64 and first.itself.median_ms == np.median(twice.ms)
@@ -231,12 +310,15 @@ def test_a_row_is_measured_twice_by_sessions_of_its_own(tmp_path: Path) -> None:
 
 
 def test_once_in_a_store_and_campaign(tmp_path: Path) -> None:
-    store, context = Store(tmp_path / "s.jsonl"), Context("c")
+    store = Store(tmp_path / "s.jsonl")
+    context = Context("c")
     for name in "abc":
         confirm_all({name: row(tmp_path, name)}, [PROTOCOL], store, context=context, twin="once")
     assert [record.latency.itself is not None for record in store.read()] == [True, False, False]
     sustained = Protocol("sustained", **QUICK)
-    (record,) = confirm_all({"d": row(tmp_path, "d")}, [sustained], store, context=context, twin="once").records["d"]
+    (record,) = confirm_all(
+        {"d": row(tmp_path, "d")}, [sustained], store, context=context, twin="once"
+    ).records["d"]
     assert record.latency.itself is not None  # of another protocol
     paced = Protocol("paced", fps=500.0, **QUICK)
     (record,) = confirm_all({"e": row(tmp_path, "e")}, [paced], store, twin="always").records["e"]

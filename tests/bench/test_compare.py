@@ -16,15 +16,21 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.protocol import Protocol
 
-SILENT = Machine("A", 2, 8.0, "Linux", "unknown", gpu_uuid="GPU-1")  # a GPU whose driver did not tell its name
+# a GPU whose driver did not tell its name
+SILENT = Machine("A", 2, 8.0, "Linux", "unknown", gpu_uuid="GPU-1")
 
 
-def store(folder: Path, ms: float, *, seed: int = 0, spread: float = 0.005, **changes: object) -> Path:
+def store(
+    folder: Path, ms: float, *, seed: int = 0, spread: float = 0.005, **changes: object
+) -> Path:
     """A store with one Record of 128 samples around ``ms``."""
     samples = ms * np.exp(np.random.default_rng(seed).normal(0, spread, 128))
     record: Record = fixed_record(**changes)
     digest = save_samples(folder, Series.of(samples))
-    record = replace(record, latency=replace(record.latency, median_ms=float(np.median(samples)), samples_sha256=digest))
+    record = replace(
+        record,
+        latency=replace(record.latency, median_ms=float(np.median(samples)), samples_sha256=digest),
+    )
     Store(folder / "store.jsonl").append(record)
     return folder / "store.jsonl"
 
@@ -32,7 +38,10 @@ def store(folder: Path, ms: float, *, seed: int = 0, spread: float = 0.005, **ch
 def sessions(folder: Path, ms: float, *, between: float, count: int, seed: int = 0) -> list[Path]:
     """Stores of one model, each measured in a session with a level of its own."""
     levels = ms * np.exp(np.random.default_rng(seed).normal(0, between, count))
-    return [store(folder / f"{index}", level, seed=10 * seed + index) for index, level in enumerate(levels)]
+    return [
+        store(folder / f"{index}", level, seed=10 * seed + index)
+        for index, level in enumerate(levels)
+    ]
 
 
 @pytest.mark.parametrize(("ms", "word"), [(8.0, "FASTER"), (12.0, "SLOWER"), (10.0, "SAME")])
@@ -40,42 +49,69 @@ def test_several_sessions_are_judged(ms: float, word: str, tmp_path: Path) -> No
     old = sessions(tmp_path / "a", 10.0, between=0.001, count=3)
     (pair,) = compare_stores(old, sessions(tmp_path / "b", ms, between=0.001, count=3, seed=1))
     assert pair.verdict is not None and pair.verdict.word == word and pair.note == ""
-    assert pair.verdict.interval_ms.low <= pair.verdict.difference_ms <= pair.verdict.interval_ms.high
+    assert (
+        pair.verdict.interval_ms.low <= pair.verdict.difference_ms <= pair.verdict.interval_ms.high
+    )
 
 
 def test_one_session_of_each_is_undecided_unless_sessions_are_known(tmp_path: Path) -> None:
-    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 12.0, seed=1)
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 12.0, seed=1)
     (pair,) = compare_stores(old, new)
-    assert pair.verdict.word == "UNDECIDED" and pair.verdict.interval_ms is None and "one session of each" in pair.verdict.reason
+    assert (
+        pair.verdict.word == "UNDECIDED"
+        and pair.verdict.interval_ms is None
+        and "one session of each" in pair.verdict.reason
+    )
     (pair,) = compare_stores(old, new, between=0.02)
     assert pair.verdict.word == "SLOWER"
-    (pair,) = compare_stores([old, old], [new, new])  # a store that is given twice is no second session
+    # a store that is given twice is no second session
+    (pair,) = compare_stores([old, old], [new, new])
     assert pair.verdict.word == "UNDECIDED"
 
 
 def test_sessions_of_one_model_are_seldom_told_apart(tmp_path: Path) -> None:
-    """Sessions 3 % apart, samples that are sure of 0.2 %: three of each side are honest, their samples alone are not."""
+    """Sessions 3 % apart, samples that are sure of 0.2 %: three of each side are honest, their
+    samples alone are not.
+    """
     words = []
     for seed in range(20):
-        sides = [sessions(tmp_path / f"{seed}{side}", 10.0, between=0.03, count=3, seed=2 * seed + side) for side in (0, 1)]
+        sides = [
+            sessions(tmp_path / f"{seed}{side}", 10.0, between=0.03, count=3, seed=2 * seed + side)
+            for side in (0, 1)
+        ]
         words.append(compare_stores(*sides)[0].verdict.word)
     assert sum(word in ("FASTER", "SLOWER") for word in words) <= 3
 
 
 def test_samples_set_aside_do_not_count(tmp_path: Path) -> None:
-    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 10.0, seed=1)
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 10.0, seed=1)
     (record,) = Store(new).read()
-    slow = Series.of(np.concatenate([np.full(256, 30.0), load_samples(new.parent, record.latency.samples_sha256).ms]))
+    slow = Series.of(
+        np.concatenate(
+            [np.full(256, 30.0), load_samples(new.parent, record.latency.samples_sha256).ms]
+        )
+    )
     marked = slow._replace(mark=np.repeat([SET_ASIDE, 0], [256, 128]))
-    Store(new).append(replace(record, latency=replace(record.latency, samples_sha256=save_samples(new.parent, marked))))
+    Store(new).append(
+        replace(
+            record, latency=replace(record.latency, samples_sha256=save_samples(new.parent, marked))
+        )
+    )
     (pair,) = compare_stores(old, new, between=0.0)
     assert pair.verdict.word == "SAME"
 
 
 def test_other_machines_are_marked_and_left_alone(tmp_path: Path) -> None:
-    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 20.0, machine=Machine("Other CPU", 2, 8.0, "Linux"))
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 20.0, machine=Machine("Other CPU", 2, 8.0, "Linux"))
     (pair,) = compare_stores(old, new)
-    assert pair.verdict is None and pair.note == "Example CPU -> Other CPU" and "another machine" in pair.reason
+    assert (
+        pair.verdict is None
+        and pair.note == "Example CPU -> Other CPU"
+        and "another machine" in pair.reason
+    )
     (pair,) = compare_stores(old, new, any_machine=True, between=0.02)
     assert pair.verdict is not None and pair.verdict.word == "SLOWER" and "Other CPU" in pair.note
 
@@ -99,14 +135,26 @@ def test_other_requests_do_not_join(tmp_path: Path) -> None:
     ):
         new = store(tmp_path / str(index), 10.0, **change)
         pair, lost = compare_stores(store(tmp_path / f"old{index}", 10.0), new)
-        assert pair.verdict is None and lost.verdict is None and lost.reason == "not in the new store"
-        assert pair.reason == "not in the old store, which has the model by onnxruntime-cpu fp32 buffered 200 ms engine"
+        assert (
+            pair.verdict is None and lost.verdict is None and lost.reason == "not in the new store"
+        )
+        assert (
+            pair.reason
+            == "not in the old store, which has the model by onnxruntime-cpu fp32 buffered 200 ms "
+            "engine"
+        )
 
 
-def test_other_models_are_told_on_both_sides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_models_are_told_on_both_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = replace(fixed_record().model, name="other")
-    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 10.0, model=other)
-    assert [pair.reason for pair in compare_stores(old, new)] == ["not in the old store", "not in the new store"]
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 10.0, model=other)
+    assert [pair.reason for pair in compare_stores(old, new)] == [
+        "not in the old store",
+        "not in the new store",
+    ]
     assert run_main(main, [str(old), str(new)]) == 0
     assert capsys.readouterr().out.endswith("0 of 2 rows compared\n")
     assert run_main(main, [str(old), str(new), "--fail-slower"]) == 1
@@ -123,7 +171,9 @@ def test_other_models_are_told_on_both_sides(tmp_path: Path, capsys: pytest.Capt
 def test_other_pictures_get_no_verdict(data: DataId | None, told: str, tmp_path: Path) -> None:
     new = store(tmp_path / "b", 20.0, data=data, accuracy=None)
     for any_machine in (False, True):
-        (pair,) = compare_stores(store(tmp_path / "a", 10.0), new, between=0.01, any_machine=any_machine)
+        (pair,) = compare_stores(
+            store(tmp_path / "a", 10.0), new, between=0.01, any_machine=any_machine
+        )
         assert pair.verdict is None and told in pair.reason
 
 
@@ -132,7 +182,8 @@ def test_other_pictures_get_no_verdict(data: DataId | None, told: str, tmp_path:
     [
         (None, None, False),
         (Machine("unknown", 2, 8.0, "Linux"), Machine("unknown", 2, 8.0, "Linux"), False),
-        (Machine("A", 2, 8.0, "Linux", "T4"), Machine("B", 2, 8.0, "Linux", "T4"), False),  # the CPU runs too
+        # the CPU runs too
+        (Machine("A", 2, 8.0, "Linux", "T4"), Machine("B", 2, 8.0, "Linux", "T4"), False),
         (Machine("A", 2, 8.0, "Linux", "T4"), Machine("A", 2, 8.0, "Linux", "T4"), True),
         (SILENT, replace(SILENT, gpu_uuid="GPU-2"), False),
         (SILENT, SILENT, True),
@@ -156,7 +207,8 @@ def test_a_store_without_measured_latencies_is_refused(tmp_path: Path) -> None:
 
 
 def test_lost_samples_leave_a_row_uncompared(tmp_path: Path) -> None:
-    old, new = store(tmp_path / "a", 10.0), store(tmp_path / "b", 10.0, seed=1)
+    old = store(tmp_path / "a", 10.0)
+    new = store(tmp_path / "b", 10.0, seed=1)
     for file in (tmp_path / "a" / "samples").iterdir():
         file.unlink()
     (pair,) = compare_stores(old, new)
@@ -164,20 +216,32 @@ def test_lost_samples_leave_a_row_uncompared(tmp_path: Path) -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    old, slow = str(store(tmp_path / "a", 10.0)), str(store(tmp_path / "b", 12.0, seed=1))
+    old = str(store(tmp_path / "a", 10.0))
+    slow = str(store(tmp_path / "b", 12.0, seed=1))
     assert run_main(main, [old, slow]) == 0
     out = capsys.readouterr().out
-    assert "buffered 200 ms engine, new: UNDECIDED against old, +1." in out and "1 of 1 rows compared: 1 UNDECIDED" in out
+    assert (
+        "buffered 200 ms engine, new: UNDECIDED against old, +1." in out
+        and "1 of 1 rows compared: 1 UNDECIDED" in out
+    )
     assert "(no interval): one session of each" in out
     assert run_main(main, [old, slow, "--fail-slower"]) == 1  # nothing could be decided
     known = ["--between-sessions", "0.02"]
     assert run_main(main, [old, slow, *known]) == 0
     out = capsys.readouterr().out
-    assert "buffered 200 ms engine, new: SLOWER than old, +1." in out and "1 of 1 rows compared: 1 SLOWER" in out
-    assert run_main(main, [old, slow, "--fail-slower", *known]) == 1 and run_main(main, [slow, old, "--fail-slower", *known]) == 0
+    assert (
+        "buffered 200 ms engine, new: SLOWER than old, +1." in out
+        and "1 of 1 rows compared: 1 SLOWER" in out
+    )
+    assert (
+        run_main(main, [old, slow, "--fail-slower", *known]) == 1
+        and run_main(main, [slow, old, "--fail-slower", *known]) == 0
+    )
     assert run_main(main, [old, slow, "--fail-slower", "--margin", "0.5", *known]) == 0
     assert run_main(main, [old, str(tmp_path / "none.jsonl")]) == 2
-    assert run_main(main, [old]) == 2 and run_main(main, [old, slow, "--between-sessions", "-1"]) == 2
+    assert (
+        run_main(main, [old]) == 2 and run_main(main, [old, slow, "--between-sessions", "-1"]) == 2
+    )
     with open(slow, "a") as stream:
         stream.write('{"torn')  # a run killed in the middle of a line
     assert run_main(main, [old, slow]) == 0

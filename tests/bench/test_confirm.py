@@ -43,18 +43,31 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return tiny_artifact(tmp_path_factory.mktemp("artifact"))
 
 
-def test_a_record_for_every_split_and_protocol(artifact: Artifact, splits: list[CocoSplit], tmp_path: Path) -> None:
+def test_a_record_for_every_split_and_protocol(
+    artifact: Artifact, splits: list[CocoSplit], tmp_path: Path
+) -> None:
     store = Store(tmp_path / "records.jsonl")
     records = confirm(artifact, splits, PROTOCOLS, store, context=Context("trial", "command", 7))
     assert [(r.data.split, r.protocol.mode) for r in records] == [
-        ("val", "buffered"), ("val", "sustained"), ("test", "buffered"), ("test", "sustained"),
-    ]  # fmt: skip
+        ("val", "buffered"),
+        ("val", "sustained"),
+        ("test", "buffered"),
+        ("test", "sustained"),
+    ]
     assert sorted(store.read(), key=lambda r: r.id) == sorted(records, key=lambda r: r.id)
     for record in records:
         assert record.source == "protocol" and record.campaign == "trial" and record.seed == 7
-        hashes = {record.artifact.sha256, record.accuracy.artifact_sha256, record.mask_accuracy.artifact_sha256}
+        hashes = {
+            record.artifact.sha256,
+            record.accuracy.artifact_sha256,
+            record.mask_accuracy.artifact_sha256,
+        }
         assert hashes | {record.latency.artifact_sha256} == {artifact.sha256}
-        assert 0 <= record.accuracy.ap <= 1 and record.latency.median_ms > 0 and record.latency.throttled == "unknown"
+        assert (
+            0 <= record.accuracy.ap <= 1
+            and record.latency.median_ms > 0
+            and record.latency.throttled == "unknown"
+        )
         assert record.cost.params == tiny_detector().slice(record.model.arch).num_params()
     assert records[0].latency == records[2].latency and records[0].accuracy == records[1].accuracy
 
@@ -64,7 +77,10 @@ def test_raw_samples_lie_beside_the_store(artifact: Artifact, tmp_path: Path) ->
     path = tmp_path / "samples" / f"{record.latency.samples_sha256}.npz"
     samples = load_samples(tmp_path, record.latency.samples_sha256).ms
     assert sha256_file(path) == record.latency.samples_sha256
-    assert np.median(samples) == record.latency.median_ms and len(samples) == record.latency.num_samples
+    assert (
+        np.median(samples) == record.latency.median_ms
+        and len(samples) == record.latency.num_samples
+    )
     assert record.data is None and record.accuracy is None
 
 
@@ -74,11 +90,17 @@ def test_nothing_is_measured_twice(
     store = Store(tmp_path / "records.jsonl")
     first = confirm(artifact, splits[:1], PROTOCOLS[:1], store)
     asked = []
-    monkeypatch.setattr(module, "accuracy_of", lambda session, split, **_: asked.append(split.split) or (_ACCURACY, None))
+    monkeypatch.setattr(
+        module,
+        "accuracy_of",
+        lambda session, split, **_: asked.append(split.split) or (_ACCURACY, None),
+    )
     _ACCURACY = first[0].accuracy
     every = confirm(artifact, splits, PROTOCOLS[:1], store)
     assert asked == ["test"] and every[0] == first[0]
-    monkeypatch.setattr(module, "measure_interleaved", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(
+        module, "measure_interleaved", lambda *_, **__: pytest.fail("measured again")
+    )
     assert confirm(artifact, splits, PROTOCOLS[:1], store) == every
     assert len(store.path.read_text().splitlines()) == 2
 
@@ -105,17 +127,35 @@ def test_random_weights_have_no_accuracy(splits: list[CocoSplit], tmp_path: Path
     with pytest.raises(InputError, match="random weights has no accuracy"):
         confirm(artifact, splits, PROTOCOLS, store)
     (record,) = confirm(artifact, [], PROTOCOLS[:1], store)
-    assert record.model.weights == "random" and record.accuracy is None and record.latency is not None
+    assert (
+        record.model.weights == "random" and record.accuracy is None and record.latency is not None
+    )
 
 
 def test_protocols_must_agree_on_threads(artifact: Artifact, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one number of threads"):
-        confirm(artifact, [], [Protocol(threads=1), Protocol(threads=2)], Store(tmp_path / "records.jsonl"))
+        confirm(
+            artifact,
+            [],
+            [Protocol(threads=1), Protocol(threads=2)],
+            Store(tmp_path / "records.jsonl"),
+        )
 
 
-def test_command(artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "records.jsonl"
-    arguments = ["--onnx", str(artifact.path), "--data", str(data), "--protocol", "sustained", "--out", str(out)]
+    arguments = [
+        "--onnx",
+        str(artifact.path),
+        "--data",
+        str(data),
+        "--protocol",
+        "sustained",
+        "--out",
+        str(out),
+    ]
     assert run_main(command.main, [*arguments, "--threads", "1", "--samples", "5"]) == 0
     printed = capsys.readouterr().out.splitlines()
     header = next(place for place, line in enumerate(printed) if "median ms" in line)

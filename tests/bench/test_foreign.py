@@ -1,4 +1,6 @@
-"""Detectors exported by another process: a stand-in package on that process' path, none at all, and one that fails."""
+"""Detectors exported by another process: a stand-in package on that process' path, none at all, and
+one that fails.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ from rfdetr_repro.bench import models
 from rfdetr_repro.runtime.session import OrtSession, identity_of
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 
-SIDE, ANCHORS, CLASSES, WEIGHTS = 32, 120, 3, 4
+SIDE = 32
+ANCHORS = 120
+CLASSES = 3
+WEIGHTS = 4
 FAKE = """
 import shutil, torch
 __version__ = "0.fake"
@@ -30,7 +35,9 @@ class YOLO:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes a package ``ultralytics`` whose export runs ``body``; only the other process sees it."""
+    """Writes a package ``ultralytics`` whose export runs ``body``; only the other process sees
+    it.
+    """
 
     def write(body: str) -> None:
         package = tmp_path / "fake" / "ultralytics"
@@ -42,7 +49,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def raw_model(path: Path, masks: bool) -> None:
-    """A file as the vendor's: (1, 4 + C [+ P], N) and maybe prototypes; the scores follow the image."""
+    """A file as the vendor's: (1, 4 + C [+ P], N) and maybe prototypes; the scores follow the
+    image.
+    """
     numbers = 4 + CLASSES + WEIGHTS * masks
     rng = np.random.default_rng(0)
     pattern = rng.uniform(0, 1e-3, (1, numbers, ANCHORS)).astype(np.float32)
@@ -58,25 +67,40 @@ def raw_model(path: Path, masks: bool) -> None:
     if masks:
         constants.append(("flat", rng.normal(size=(1, WEIGHTS, 8, 8)).astype(np.float32)))
         nodes.append(helper.make_node("Add", ["flat", "nothing"], ["output1"]))
-        outputs.append(helper.make_tensor_value_info("output1", TensorProto.FLOAT, [1, WEIGHTS, 8, 8]))
+        outputs.append(
+            helper.make_tensor_value_info("output1", TensorProto.FLOAT, [1, WEIGHTS, 8, 8])
+        )
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
     initial = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants]
     graph = helper.make_graph(nodes, "raw", [images], outputs, initial)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
 
 
 @pytest.mark.parametrize("name", ["yolov8-n", "yolo11-x-seg"])
-def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(name: str, fake, tmp_path: Path, monkeypatch) -> None:
+def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(
+    name: str, fake, tmp_path: Path, monkeypatch
+) -> None:
     raw_model(tmp_path / "vendor.onnx", "seg" in name)
     fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
     monkeypatch.setattr(foreign, "INJECTED", 20)
     artifact = models.model_artifact(name, tmp_path / "models")
     manifest = artifact.manifest
-    assert (manifest.model.name, manifest.model.size) == (("YOLOv8", "N") if name == "yolov8-n" else ("YOLOv11", "XL"))
+    assert (manifest.model.name, manifest.model.size) == (
+        ("YOLOv8", "N") if name == "yolov8-n" else ("YOLOv11", "XL")
+    )
     assert manifest.model.weights == "random" and manifest.params == 6 * 7 + 7
-    assert manifest.packages["ultralytics"] == "0.fake" and manifest.packages["injected_candidates"] == "20"
+    assert (
+        manifest.packages["ultralytics"] == "0.fake"
+        and manifest.packages["injected_candidates"] == "20"
+    )
     options = identity_of(artifact, "onnxruntime-cpu", "a").options.split()
-    assert options[0] == "a" and {"nms=operator", "injected_candidates=20", "resize=plain-letterbox"} <= set(options)
+    assert options[0] == "a" and {
+        "nms=operator",
+        "injected_candidates=20",
+        "resize=plain-letterbox",
+    } <= set(options)
     found = OrtSession(artifact, threads=1).run(np.zeros((1, 3, SIDE, SIDE), np.float32))
     assert 0 < (found.scores[0] > 0.4).sum() <= 20 and (found.masks is None) == (name == "yolov8-n")
     assert sorted(path.suffix for path in (tmp_path / "models").iterdir()) == [".json", ".onnx"]
@@ -85,39 +109,71 @@ def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(name: str, fake, 
 def test_another_number_of_candidates_is_another_file(fake, tmp_path: Path) -> None:
     raw_model(tmp_path / "vendor.onnx", False)
     fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
-    made = {count: models.model_artifact("yolov8-n", tmp_path / "models", inject=count) for count in (0, 7, None)}
-    told = {count: artifact.manifest.packages["injected_candidates"] for count, artifact in made.items()}
-    assert told == {0: "0", 7: "7", None: str(foreign.INJECTED)} and len({artifact.sha256 for artifact in made.values()}) == 3
-    assert models.model_artifact("yolov8-n", tmp_path / "models", inject=foreign.INJECTED).path == made[None].path
+    made = {
+        count: models.model_artifact("yolov8-n", tmp_path / "models", inject=count)
+        for count in (0, 7, None)
+    }
+    told = {
+        count: artifact.manifest.packages["injected_candidates"] for count, artifact in made.items()
+    }
+    assert (
+        told == {0: "0", 7: "7", None: str(foreign.INJECTED)}
+        and len({artifact.sha256 for artifact in made.values()}) == 3
+    )
+    assert (
+        models.model_artifact("yolov8-n", tmp_path / "models", inject=foreign.INJECTED).path
+        == made[None].path
+    )
 
 
 def test_the_users_weights_are_copied_and_nothing_is_injected(fake, tmp_path: Path) -> None:
     raw_model(tmp_path / "vendor.onnx", False)
-    fake(f"assert open(self.weights).read() == 'theirs'; return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'x.onnx')")
+    fake(
+        f"assert open(self.weights).read() == 'theirs'; return "
+        f"shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'x.onnx')"
+    )
     (tmp_path / "mine.pt").write_text("theirs")
-    manifest = models.model_artifact("yolov8-s", tmp_path / "models", checkpoint=tmp_path / "mine.pt").manifest
+    manifest = models.model_artifact(
+        "yolov8-s", tmp_path / "models", checkpoint=tmp_path / "mine.pt"
+    ).manifest
     assert manifest.model.weights == "trained" and manifest.model.checkpoint_sha256
-    assert "injected_candidates" not in manifest.packages and (tmp_path / "mine.pt").read_text() == "theirs"
+    assert (
+        "injected_candidates" not in manifest.packages
+        and (tmp_path / "mine.pt").read_text() == "theirs"
+    )
 
 
 @pytest.mark.parametrize(
-    "body,told", [("raise ValueError('no such opset')", "no such opset"), ("import os; os._exit(0)", "exit code 0")]
+    "body,told",
+    [
+        ("raise ValueError('no such opset')", "no such opset"),
+        ("import os; os._exit(0)", "exit code 0"),
+    ],
 )
 def test_an_export_that_fails_is_one_line(body: str, told: str, fake, tmp_path: Path) -> None:
     fake(body)
     with pytest.raises(StatedFailure, match=told) as failure:
         models.model_artifact("yolov8-n", tmp_path / "models")
-    assert "ultralytics did not export yolov8n" in str(failure.value) and "\n" not in str(failure.value)
+    assert "ultralytics did not export yolov8n" in str(failure.value) and "\n" not in str(
+        failure.value
+    )
     assert not list((tmp_path / "models").iterdir())
 
 
-@pytest.mark.parametrize("name,package", [("yolo11-m", yolo_ultralytics.PACKAGE), ("yolox-s", yolo_libre.PACKAGE)])
-def test_an_absent_package_is_one_line_that_says_how_to_go_on(name: str, package, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "name,package", [("yolo11-m", yolo_ultralytics.PACKAGE), ("yolox-s", yolo_libre.PACKAGE)]
+)
+def test_an_absent_package_is_one_line_that_says_how_to_go_on(
+    name: str, package, tmp_path: Path, monkeypatch
+) -> None:
     folder = tmp_path / "none" / package.name
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise ImportError('not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
-    with pytest.raises(InputError, match=f"needs {package.name}.*pip install {package.name}.*{package.variable}.*--onnx FILE"):
+    with pytest.raises(
+        InputError,
+        match=f"needs {package.name}.*pip install {package.name}.*{package.variable}.*--onnx FILE",
+    ):
         models.model_artifact(name, tmp_path / "models")
     monkeypatch.setenv(package.variable, str(tmp_path / "no-python"))
     with pytest.raises(InputError, match=f"{package.name} cannot be run"):
@@ -125,6 +181,13 @@ def test_an_absent_package_is_one_line_that_says_how_to_go_on(name: str, package
 
 
 def test_every_size_has_the_name_it_has_there() -> None:
-    given = {row.build(0) for row in catalog.ROWS.values() if row.foreign is yolo_ultralytics.PACKAGE}
-    assert given == {f"yolo{family}{size}{seg}" for family in ("v8", "11") for size in "nsmlx" for seg in ("", "-seg")}
+    given = {
+        row.build(0) for row in catalog.ROWS.values() if row.foreign is yolo_ultralytics.PACKAGE
+    }
+    assert given == {
+        f"yolo{family}{size}{seg}"
+        for family in ("v8", "11")
+        for size in "nsmlx"
+        for seg in ("", "-seg")
+    }
     assert sum(row.foreign is yolo_libre.PACKAGE for row in catalog.ROWS.values()) == 10

@@ -16,14 +16,23 @@ from rfdetr_repro.bench.interleaved import Call, measure_interleaved
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 
-L2_BYTES, ADDRESS, CONTEXT, WRITE_US = 50 << 20, 0x7F0000000000, 0x5500000000, 3.0
+L2_BYTES = 50 << 20
+ADDRESS = 0x7F0000000000
+CONTEXT = 0x5500000000
+WRITE_US = 3.0
 
 
 class FakeDriver:
-    """libcuda with one device; ``log``: what it was asked, ``fails``: the call that returns an error."""
+    """libcuda with one device; ``log``: what it was asked, ``fails``: the call that returns an
+    error.
+    """
 
     def __init__(self, clock: VirtualClock, fails: str = "") -> None:
-        self.clock, self.fails, self.log, self.current = clock, fails, [], 0  # type: ignore[var-annotated]
+        # type: ignore[var-annotated]
+        self.clock = clock
+        self.fails = fails
+        self.log = []
+        self.current = 0
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
@@ -69,7 +78,13 @@ def test_a_flush_writes_twice_the_cache_and_waits() -> None:
     load, driver, _ = opened()
     driver.log.clear()
     load.flush_l2()
-    assert driver.log == ["cuCtxPushCurrent_v2", 2 * L2_BYTES, "cuMemsetD8_v2", "cuCtxSynchronize", "cuCtxPopCurrent_v2"]
+    assert driver.log == [
+        "cuCtxPushCurrent_v2",
+        2 * L2_BYTES,
+        "cuMemsetD8_v2",
+        "cuCtxSynchronize",
+        "cuCtxPopCurrent_v2",
+    ]
 
 
 def test_spinning_lasts_as_long_as_it_should_and_leaves_the_cache() -> None:
@@ -84,7 +99,9 @@ def test_spinning_lasts_as_long_as_it_should_and_leaves_the_cache() -> None:
     assert driver.current == 0
 
 
-@pytest.mark.parametrize("fails", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuMemAlloc_v2"])
+@pytest.mark.parametrize(
+    "fails", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuMemAlloc_v2"]
+)
 def test_a_gpu_that_cannot_be_worked_is_one_line(fails: str) -> None:
     with pytest.raises(InputError, match=f"{fails} says error 2") as refused:
         opened(fails)
@@ -92,7 +109,11 @@ def test_a_gpu_that_cannot_be_worked_is_one_line(fails: str) -> None:
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ctypes", SimpleNamespace(CDLL=lambda _: (_ for _ in ()).throw(OSError("no such file"))))
+    monkeypatch.setattr(
+        module,
+        "ctypes",
+        SimpleNamespace(CDLL=lambda _: (_ for _ in ()).throw(OSError("no such file"))),
+    )
     with pytest.raises(InputError, match="no CUDA driver"):
         GpuLoad()
 
@@ -106,7 +127,15 @@ def test_a_protocol_that_asks_for_nothing_opens_nothing() -> None:
 
 def test_the_work_comes_after_the_wait_and_is_not_timed() -> None:
     load, driver, clock = opened()
-    protocol = Protocol(buffer_ms=200, spin_ms=50, flush_l2=True, warmup=2, min_samples=4, max_samples=4, timeout_s=1e6)
+    protocol = Protocol(
+        buffer_ms=200,
+        spin_ms=50,
+        flush_l2=True,
+        warmup=2,
+        min_samples=4,
+        max_samples=4,
+        timeout_s=1e6,
+    )
     assert protocol.rhythm == "buffered 200 ms, spin 50 ms, cold L2"
     seen: list[tuple[int, int]] = []
     run = clock.taking(5.0)
@@ -120,7 +149,8 @@ def test_the_work_comes_after_the_wait_and_is_not_timed() -> None:
     assert [flushes for flushes, _ in seen] == [0, 0, 1, 2, 3, 4]  # not before the warm-up
     assert clock.slept == [0.15] * 4 and set(found.samples_ms) == {5.0}
     gaps_ms = np.diff([ns for _, ns in seen[2:]]) / 1e6
-    assert np.all((gaps_ms >= 205) & (gaps_ms < 205.5))  # wait, spin and run: the spin is part of the wait
+    # wait, spin and run: the spin is part of the wait
+    assert np.all((gaps_ms >= 205) & (gaps_ms < 205.5))
 
 
 @pytest.mark.gpu

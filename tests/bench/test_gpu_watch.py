@@ -1,4 +1,6 @@
-"""The GPU watch on recordings: what it calls throttled, what it cannot know, and what the protocol does about it."""
+"""The GPU watch on recordings: what it calls throttled, what it cannot know, and what the protocol
+does about it.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,32 @@ from rfdetr_repro.spec.protocol import Protocol
 
 
 def counters(power: list[int], thermal: list[int]) -> list[dict[str, int]]:
-    return [{**QUIET.throttled_ns, "power": p, "thermal": t} for p, t in zip(power, thermal, strict=True)]
+    return [
+        {**QUIET.throttled_ns, "power": p, "thermal": t}
+        for p, t in zip(power, thermal, strict=True)
+    ]
 
 
 def test_a_quiet_recording_is_proved_quiet() -> None:
     window = summed_up(recording())
     assert window.throttled == "no" and not window.invalid and window.sm_mhz == (1980, 1980)
-    assert window.energy_j == pytest.approx(24.8) and window.power_w == 310.0 and window.idle_share == 0
+    assert (
+        window.energy_j == pytest.approx(24.8)
+        and window.power_w == 310.0
+        and window.idle_share == 0
+    )
 
 
 THROTTLED = {
     "power cap, seen in the reasons": (recording(reasons=[0, 4, 4, 0, 0]), "yes: power"),
-    "power cap, between two polls": (recording(throttled_ns=counters([5, 5, 900_005, 900_005, 900_005], [7] * 5)), "yes: power"),
-    "heat": (recording(reasons=[0, 0, 0x20, 0, 0], temperature_c=[60, 70, 91, 90, 88]), "yes: thermal"),
+    "power cap, between two polls": (
+        recording(throttled_ns=counters([5, 5, 900_005, 900_005, 900_005], [7] * 5)),
+        "yes: power",
+    ),
+    "heat": (
+        recording(reasons=[0, 0, 0x20, 0, 0], temperature_c=[60, 70, 91, 90, 88]),
+        "yes: thermal",
+    ),
     "heat and power": (recording(reasons=[0, 0x40, 0, 0x80, 0]), "yes: power, thermal"),
     "hardware": (recording(reasons=[0, 0, 8, 0, 0]), "yes: hardware"),
 }
@@ -49,16 +64,26 @@ def test_throttling_is_named_by_its_cause(case: str) -> None:
 @pytest.mark.parametrize("spent_ns", [1, 900, 700_000])
 def test_microseconds_at_the_power_limit_are_boost_at_work(spent_ns: int) -> None:
     """Up to a hundredth of the window (80 ms here); how long it was stays in the window."""
-    window = summed_up(recording(throttled_ns=counters([5, 5, 5 + spent_ns, 5 + spent_ns, 5 + spent_ns], [7] * 5)))
+    window = summed_up(
+        recording(throttled_ns=counters([5, 5, 5 + spent_ns, 5 + spent_ns, 5 + spent_ns], [7] * 5))
+    )
     assert window.throttled == "no" and not window.invalid
     assert window.throttled_s["power"] == pytest.approx(spent_ns / 1e9)
     assert window.shares == {"power": pytest.approx(spent_ns / 80e6)}
 
 
 def test_the_share_is_what_the_counters_or_the_polled_reasons_say() -> None:
-    both = summed_up(recording(reasons=[0, 4, 0, 0, 0], throttled_ns=counters([5, 5, 40_000_005] + [40_000_005] * 2, [7] * 5)))
+    both = summed_up(
+        recording(
+            reasons=[0, 4, 0, 0, 0],
+            throttled_ns=counters([5, 5, 40_000_005] + [40_000_005] * 2, [7] * 5),
+        )
+    )
     assert both.shares == {"power": pytest.approx(0.5)}
-    assert summed_up(recording(reasons=[0, 4, 0, 0x20, 4])).shares == {"power": pytest.approx(0.4), "thermal": pytest.approx(0.2)}
+    assert summed_up(recording(reasons=[0, 4, 0, 0x20, 4])).shares == {
+        "power": pytest.approx(0.4),
+        "thermal": pytest.approx(0.2),
+    }
     assert summed_up(recording()).shares == {} and summed_up([]).shares is None
 
 
@@ -72,7 +97,9 @@ def test_reasons_that_cannot_be_read_are_neither_throttling_nor_none() -> None:
     assert summed_up(blind).shares is None and summed_up(blind).busy_mhz is None
     some = [replace(row, throttled_ns={}) for row in recording(reasons=[None, 4, None, 0, None])]
     assert summed_up(some).shares == {"power": pytest.approx(0.5)}
-    state = gpu_state([(summed_up(recording()), True, 0.1), (summed_up(blind), True, 0.1)], None, True, 2)
+    state = gpu_state(
+        [(summed_up(recording()), True, 0.1), (summed_up(blind), True, 0.1)], None, True, 2
+    )
     assert state is not None and state.throttled_s is None
 
 
@@ -82,24 +109,34 @@ def test_idle_clocks_are_told_and_do_not_invalidate() -> None:
 
 
 UNKNOWN = {
-    "counters denied": ([replace(r, throttled_ns={}, unsupported={"power counter": "Not Supported"}) for r in recording()],
-                        "", "power counter: Not Supported"),
+    "counters denied": (
+        [
+            replace(r, throttled_ns={}, unsupported={"power counter": "Not Supported"})
+            for r in recording()
+        ],
+        "",
+        "power counter: Not Supported",
+    ),
     "reasons denied": (recording(reasons=[None] * 5), "", "counters of power or heat"),
     "one reading": (recording(1), "", "fewer than two"),
     "dead driver": (recording(), "the driver failed (GPU is lost)", "GPU is lost"),
     "nothing": ([], "", "fewer than two"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_what_cannot_be_seen_is_unknown(case: str) -> None:
     readings, failure, told = UNKNOWN[case]
     window = summed_up(readings, failure)
-    assert window.throttled.startswith("unknown: ") and told in window.throttled and not window.invalid
+    assert (
+        window.throttled.startswith("unknown: ") and told in window.throttled and not window.invalid
+    )
 
 
 def test_throttling_before_the_driver_died_still_counts() -> None:
-    assert summed_up(recording(reasons=[0, 4, 0, 0, 0]), "the driver failed").throttled == "yes: power"
+    assert (
+        summed_up(recording(reasons=[0, 4, 0, 0, 0]), "the driver failed").throttled == "yes: power"
+    )
 
 
 def test_other_programs_are_named() -> None:
@@ -126,7 +163,8 @@ def test_a_dead_driver_is_unknown_from_then_on() -> None:
         raise OSError("GPU is lost")
 
     watch = GpuWatch(Playing([QUIET, QUIET, QUIET, dies]), poll_s=0.001, hung_s=600).start()
-    seen = [watch.since(0).throttled for _ in range(3)]  # each waits for two more readings, or for the failure
+    # each waits for two more readings, or for the failure
+    seen = [watch.since(0).throttled for _ in range(3)]
     assert "GPU is lost" in seen[-1]
 
 
@@ -140,13 +178,16 @@ def test_a_hung_call_does_not_hang_the_measurement() -> None:
     watch = GpuWatch(Playing([QUIET, hangs]), poll_s=0.001, hung_s=0.1).start()
     assert "did not answer for 0.1 s" in watch.since(watch.mark()).throttled
     watch.stop()
-    assert [thread for thread in threading.enumerate() if thread.name == "gpu-watch"]  # it hangs still
+    # it hangs still
+    assert [thread for thread in threading.enumerate() if thread.name == "gpu-watch"]
     released.set()
 
 
 class Clock:
     def __init__(self) -> None:
-        self.ns, self.slept = 0, []  # type: ignore[var-annotated]
+        # type: ignore[var-annotated]
+        self.ns = 0
+        self.slept = []
 
     def now_ns(self) -> int:
         return self.ns
@@ -157,7 +198,9 @@ class Clock:
 
 
 class Verdicts:
-    """A watch that says one verdict after the other, the last for ever: "no", or with a clock in MHz "yes: power @ 1500"."""
+    """A watch that says one verdict after the other, the last for ever: "no", or with a clock in
+    MHz "yes: power @ 1500".
+    """
 
     def __init__(self, *verdicts: str) -> None:
         self.verdicts = list(verdicts)
@@ -169,22 +212,38 @@ class Verdicts:
         verdict = self.verdicts.pop(0) if len(self.verdicts) > 1 else self.verdicts[0]
         verdict, _, mhz = verdict.partition(" @ ")
         shares = {"power": 0.4} if verdict.startswith("yes") else {}
-        return Window(verdict, 9, None, None, None, None, None, (), 1.0, shares=shares, busy_mhz=float(mhz) if mhz else None)
+        return Window(
+            verdict,
+            9,
+            None,
+            None,
+            None,
+            None,
+            None,
+            (),
+            1.0,
+            shares=shares,
+            busy_mhz=float(mhz) if mhz else None,
+        )
 
 
 PROTOCOL = Protocol("sustained", warmup=0, min_samples=32, max_samples=32)
 
 
-FULL, LOW, LITTLE = "no @ 1980", "yes: power @ 1500", "yes: power @ 1950"
+FULL = "no @ 1980"
+LOW = "yes: power @ 1500"
+LITTLE = "yes: power @ 1950"
 BLOCKS = PROTOCOL.max_samples // BLOCK
 
 
 def measured(*verdicts: str, models: int = 1) -> tuple[Any, Clock, list[int]]:
-    clock, calls = Clock(), []
+    clock = Clock()
+    calls = []
 
     def run() -> None:
         calls.append(len(calls))
-        clock.ns += 1_000_000 * (1 + len(calls) // (BLOCK + 1))  # later blocks are slower: which count can be told
+        # later blocks are slower: which count can be told
+        clock.ns += 1_000_000 * (1 + len(calls) // (BLOCK + 1))
 
     runs = {f"{index}": run for index in range(models)}
     found = measure_interleaved(runs, PROTOCOL, clock=clock, watch=Verdicts(*verdicts))
@@ -197,21 +256,41 @@ def test_a_block_with_a_lower_clock_is_set_aside_and_taken_again() -> None:
     assert latency.throttled == "no" and latency.num_dropped == latency.num_marked == 2 * BLOCK
     assert clock.slept == [RESTS_S[0], RESTS_S[1]] and latency.num_samples == PROTOCOL.max_samples
     assert len(calls) == PROTOCOL.max_samples + 2 * BLOCK == len(found.series.ms)  # all are kept
-    marks = [SET_ASIDE if block in (1, 3) else 0 for block in range(BLOCKS + 2) for _ in range(BLOCK)]
+    marks = [
+        SET_ASIDE if block in (1, 3) else 0 for block in range(BLOCKS + 2) for _ in range(BLOCK)
+    ]
     assert found.series.mark.tolist() == marks
     assert latency.median_ms == np.median(found.series.ms[found.series.mark == 0])
-    assert latency.gpu.rested_s == RESTS_S[0] + RESTS_S[1] and latency.gpu.throttled_share["power"] > 0
+    assert (
+        latency.gpu.rested_s == RESTS_S[0] + RESTS_S[1] and latency.gpu.throttled_share["power"] > 0
+    )
 
 
 @pytest.mark.parametrize(
-    "verdicts", [("yes: power",), (LITTLE,), (LOW,), (FULL, LITTLE), ("no", "yes: power @ 1500"), (LOW, FULL, LITTLE)]
+    "verdicts",
+    [
+        ("yes: power",),
+        (LITTLE,),
+        (LOW,),
+        (FULL, LITTLE),
+        ("no", "yes: power @ 1500"),
+        (LOW, FULL, LITTLE),
+    ],
 )
-def test_without_a_real_drop_of_the_clock_a_throttled_block_is_kept_and_marked(verdicts: tuple[str, ...]) -> None:
-    """A card at its power limit in normal work: nothing to rest for. Nor where the clock, or what it should be, is not known."""
+def test_without_a_real_drop_of_the_clock_a_throttled_block_is_kept_and_marked(
+    verdicts: tuple[str, ...],
+) -> None:
+    """A card at its power limit in normal work: nothing to rest for.
+
+    Nor where the clock, or what it should be, is not known.
+    """
     found, clock, calls = measured(*verdicts)
     latency = found.latency
     assert latency.throttled == "yes: power" and clock.slept == [] and latency.num_dropped == 0
-    assert latency.num_samples == len(calls) == PROTOCOL.max_samples and "maximum" in latency.stop_reason
+    assert (
+        latency.num_samples == len(calls) == PROTOCOL.max_samples
+        and "maximum" in latency.stop_reason
+    )
     throttled = found.series.mark == MARKED
     assert throttled.sum() == latency.num_marked > 0 and latency.gpu.rested_s == 0
 
@@ -219,10 +298,19 @@ def test_without_a_real_drop_of_the_clock_a_throttled_block_is_kept_and_marked(v
 def test_a_gpu_that_stays_slow_is_rested_within_the_budget_then_measured_as_it_is() -> None:
     found, clock, calls = measured(FULL, LOW)
     latency = found.latency
-    assert latency.throttled == "yes: power" and sum(clock.slept) <= REST_BUDGET_S and clock.slept == list(RESTS_S)
-    assert latency.num_samples == PROTOCOL.max_samples and latency.num_dropped == BLOCK * len(RESTS_S)
+    assert (
+        latency.throttled == "yes: power"
+        and sum(clock.slept) <= REST_BUDGET_S
+        and clock.slept == list(RESTS_S)
+    )
+    assert latency.num_samples == PROTOCOL.max_samples and latency.num_dropped == BLOCK * len(
+        RESTS_S
+    )
     assert latency.num_marked == latency.num_dropped + PROTOCOL.max_samples - BLOCK
-    assert "maximum of" in latency.stop_reason and len(calls) == PROTOCOL.max_samples + latency.num_dropped
+    assert (
+        "maximum of" in latency.stop_reason
+        and len(calls) == PROTOCOL.max_samples + latency.num_dropped
+    )
 
 
 def test_models_that_are_measured_together_share_the_budget() -> None:
@@ -239,7 +327,9 @@ def test_one_unknown_block_makes_the_series_unknown() -> None:
 class FakeNvml:
     """NVML with some items denied."""
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
 
     class NVMLError(Exception):
         pass
@@ -249,11 +339,16 @@ class FakeNvml:
 
     def __getattr__(self, name: str) -> Any:
         values = {
-            "nvmlInit": None, "nvmlDeviceGetHandleByIndex": "handle", "nvmlDeviceGetPowerUsage": 310500,
-            "nvmlDeviceGetTotalEnergyConsumption": 5000, "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
-            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=4)], "nvmlDeviceGetClockInfo": 1980,
-            "nvmlDeviceGetTemperature": 40, "nvmlDeviceGetCurrentClocksEventReasons": 0,
-        }  # fmt: skip
+            "nvmlInit": None,
+            "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetPowerUsage": 310500,
+            "nvmlDeviceGetTotalEnergyConsumption": 5000,
+            "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=4)],
+            "nvmlDeviceGetClockInfo": 1980,
+            "nvmlDeviceGetTemperature": 40,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0,
+        }
 
         def call(*_: Any) -> Any:
             if name in self.denied:
@@ -265,9 +360,16 @@ class FakeNvml:
 
 def test_nvml_readings_and_what_it_denies() -> None:
     reading = NvmlSource(nvml=FakeNvml()).read()
-    assert (reading.sm_mhz, reading.power_w, reading.energy_j, reading.processes) == (1980, 310.5, 5.0, (4,))
+    assert (reading.sm_mhz, reading.power_w, reading.energy_j, reading.processes) == (
+        1980,
+        310.5,
+        5.0,
+        (4,),
+    )
     assert not reading.unsupported and summed_up([reading, reading]).throttled == "no"
-    denied = NvmlSource(nvml=FakeNvml(("nvmlDeviceGetViolationStatus", "nvmlDeviceGetPowerUsage"))).read()
+    denied = NvmlSource(
+        nvml=FakeNvml(("nvmlDeviceGetViolationStatus", "nvmlDeviceGetPowerUsage"))
+    ).read()
     assert denied.power_w is None and denied.unsupported["power"] == "Not Supported"
     assert "power counter: Not Supported" in summed_up([denied, denied]).throttled
 

@@ -14,12 +14,16 @@ from rfdetr_repro.bench import machine
 def test_this_machine() -> None:
     here = machine.this_machine()
     assert here.cpu and 1 <= here.cores <= (os.cpu_count() or 1) and here.memory_gib > 0
-    assert here is machine.this_machine()  # it is part of Record ids and must not change within a run
+    # it is part of Record ids and must not change within a run
+    assert here is machine.this_machine()
 
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("processor : 0\nmodel name\t: Example  CPU @ 2GHz\n", "Example CPU @ 2GHz"), ("Hardware : Board\n", "Board")],
+    [
+        ("processor : 0\nmodel name\t: Example  CPU @ 2GHz\n", "Example CPU @ 2GHz"),
+        ("Hardware : Board\n", "Board"),
+    ],
 )
 def test_cpu_model(tmp_path: Path, text: str, name: str) -> None:
     (tmp_path / "cpuinfo").write_text(text)
@@ -50,8 +54,17 @@ def test_commit_and_dirt(tmp_path: Path) -> None:
     assert machine.git_commit(tmp_path) is None
 
     def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+        identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        ]
+        subprocess.run(
+            ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True
+        )
 
     git("init")
     assert machine.git_commit(tmp_path) == "unknown"  # no commit yet
@@ -74,8 +87,12 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_a_git_that_fails_is_not_a_clean_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged index, a foreign owner and a repository of a newer git all make ``git status`` fail."""
+def test_a_git_that_fails_is_not_a_clean_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged index, a foreign owner and a repository of a newer git all make ``git status``
+    fail.
+    """
     (tmp_path / "tree" / ".git").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.git_commit(tmp_path / "tree") == "unknown"  # no git
@@ -105,7 +122,11 @@ def test_a_git_that_fails_is_not_a_clean_tree(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_a_gpu_that_cannot_be_asked_is_unknown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, driver: bool, found: tuple[str | None, str | None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str | None,
+    driver: bool,
+    found: tuple[str | None, str | None],
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     if script is not None:

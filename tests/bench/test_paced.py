@@ -25,9 +25,15 @@ def test_a_model_that_is_too_slow_falls_behind() -> None:
     clock = VirtualClock()
     trace = run_paced(clock.taking(30.0), 50.0, 5, clock, 60.0)
     assert trace.response_ms.tolist() == [30.0, 40.0, 50.0, 60.0, 70.0] and clock.slept == []
-    assert trace.queued.tolist() == [0, 0, 1, 1, 0]  # at 0, 30, 60, 90 and 120 ms; no frame follows the fifth
+    # at 0, 30, 60, 90 and 120 ms; no frame follows the fifth
+    assert trace.queued.tolist() == [0, 0, 1, 1, 0]
     found = summary([trace], 50.0)
-    assert (found.missed_share, found.lateness_p50_ms, found.lateness_max_ms, found.queue_max) == (1.0, 30.0, 50.0, 1)
+    assert (found.missed_share, found.lateness_p50_ms, found.lateness_max_ms, found.queue_max) == (
+        1.0,
+        30.0,
+        50.0,
+        1,
+    )
     assert found.lateness_p99_ms is None and found.queue_mean == pytest.approx(0.4)
 
 
@@ -35,16 +41,25 @@ def test_one_hiccup_is_caught_up() -> None:
     clock = VirtualClock()
     trace = run_paced(clock.taking(50.0, 5.0), 50.0, 6, clock, 60.0)
     assert trace.response_ms.tolist() == [50.0, 35.0, 20.0, 5.0, 5.0, 5.0]
-    assert summary([trace], 50.0).missed_share == pytest.approx(2 / 6)  # a frame done at its deadline is in time
+    # a frame done at its deadline is in time
+    assert summary([trace], 50.0).missed_share == pytest.approx(2 / 6)
 
 
 def test_a_closed_loop_would_hide_it() -> None:
-    """Timed from the start of its own run, every frame of the slow model takes 30 ms and none seems to wait."""
+    """Timed from the start of its own run, every frame of the slow model takes 30 ms and none seems
+    to wait.
+    """
     clock = VirtualClock()
-    closed = measure(clock.taking(30.0), Protocol("sustained", min_samples=16, max_samples=16), clock=clock)
+    closed = measure(
+        clock.taking(30.0), Protocol("sustained", min_samples=16, max_samples=16), clock=clock
+    )
     paced = Protocol("paced", fps=50.0, min_samples=16, max_samples=16, buffer_ms=0.0, warmup=0)
     opened = measure(clock.taking(30.0), paced, clock=clock).latency
-    assert max(closed.samples_ms) == 30.0 and opened.median_ms > 100 and opened.paced.lateness_max_ms == 160.0
+    assert (
+        max(closed.samples_ms) == 30.0
+        and opened.median_ms > 100
+        and opened.paced.lateness_max_ms == 160.0
+    )
     assert opened.stop_reason == "16 frames" and opened.images_per_s is None
 
 
@@ -53,7 +68,9 @@ def test_the_time_limit_ends_it() -> None:
     assert len(run_paced(clock.taking(500.0), 60.0, 1000, clock, 2.0).response_ms) == 4
 
 
-@pytest.mark.parametrize("fields", [{"mode": "paced"}, {"mode": "buffered", "fps": 30.0}, {"mode": "paced", "fps": -1.0}])
+@pytest.mark.parametrize(
+    "fields", [{"mode": "paced"}, {"mode": "buffered", "fps": 30.0}, {"mode": "paced", "fps": -1.0}]
+)
 def test_a_rate_belongs_to_the_paced_mode(fields: dict[str, object]) -> None:
     with pytest.raises(InputError, match="frames per second|fps = -1.0"):
         Protocol(**fields)  # type: ignore[arg-type]

@@ -19,7 +19,9 @@ class Bench:
     """A clock, and models whose runs take a given time of it."""
 
     def __init__(self) -> None:
-        self.ns, self.slept, self.log = 0, [], []
+        self.ns = 0
+        self.slept = []
+        self.log = []
 
     def now_ns(self) -> int:
         return self.ns
@@ -46,9 +48,13 @@ def drifting(seed: int, spread: float) -> Callable[[int], float]:
 
 def test_buffered_waits_before_every_sample_and_does_not_time_it() -> None:
     bench = Bench()
-    protocol = Protocol(mode="buffered", buffer_ms=200.0, warmup=2, min_samples=64, max_samples=64, timeout_s=1e6)
+    protocol = Protocol(
+        mode="buffered", buffer_ms=200.0, warmup=2, min_samples=64, max_samples=64, timeout_s=1e6
+    )
     found = measure(bench.model("m", lambda _: 5.0), protocol, clock=bench)
-    latency, samples, warmup = found.latency, found.samples_ms, found.warmup_ms
+    latency = found.latency
+    samples = found.samples_ms
+    warmup = found.warmup_ms
     assert bench.slept == [0.2] * 64
     assert bench.log == ["m", "m"] + ["sleep", "m"] * 64
     assert latency.median_ms == 5.0 and set(samples) == {5.0} and len(warmup) == 2
@@ -65,7 +71,9 @@ def test_warm_up_is_kept_apart() -> None:
     bench = Bench()
     slow_start = bench.model("m", lambda index: 500.0 if index < 3 else 5.0)
     found = measure(slow_start, STEADY, clock=bench)
-    latency, samples, warmup = found.latency, found.samples_ms, found.warmup_ms
+    latency = found.latency
+    samples = found.samples_ms
+    warmup = found.warmup_ms
     assert list(warmup) == [500.0] * 3 and max(samples) == 5.0
     assert latency.num_samples == len(samples) == 64
 
@@ -73,14 +81,16 @@ def test_warm_up_is_kept_apart() -> None:
 def test_stops_when_the_interval_is_narrow() -> None:
     bench = Bench()
     found = measure(bench.model("m", drifting(0, 0.01)), STEADY, clock=bench)
-    latency, samples = found.latency, found.samples_ms
+    latency = found.latency
+    samples = found.samples_ms
     assert 64 <= len(samples) < 256 and "interval of the median" in latency.stop_reason
 
 
 def test_noise_runs_to_the_maximum() -> None:
     bench = Bench()
     found = measure(bench.model("m", drifting(0, 0.5)), STEADY, clock=bench)
-    latency, samples = found.latency, found.samples_ms
+    latency = found.latency
+    samples = found.samples_ms
     assert len(samples) == 256 and latency.stop_reason == "maximum of 256 samples"
     assert (latency.ci_high_ms - latency.ci_low_ms) / latency.median_ms > STEADY.relative_ci
 
@@ -89,8 +99,11 @@ def test_time_limit_ends_a_series_within_its_block() -> None:
     bench = Bench()
     protocol = Protocol(mode="sustained", warmup=0, min_samples=64, max_samples=256, timeout_s=1.0)
     found = measure(bench.model("m", lambda _: 100.0), protocol, clock=bench)
-    latency, samples = found.latency, found.samples_ms
-    assert len(samples) == 10 and latency.stop_reason == "timeout of 1 s" and latency.num_samples == 10
+    latency = found.latency
+    samples = found.samples_ms
+    assert (
+        len(samples) == 10 and latency.stop_reason == "timeout of 1 s" and latency.num_samples == 10
+    )
     assert latency.p90_ms is None
 
 
@@ -99,17 +112,23 @@ def test_stop_rule_states_its_reason() -> None:
     assert rule.exhausted(0, 99.0) is None and rule.exhausted(63, 9.9) is None
     assert rule.exhausted(64, 0.0) == "maximum of 64 samples"
     assert rule.exhausted(1, 10.0) == "timeout of 10 s"
-    steady, few = Series.of(np.full(32, 1.0)), Series.of(np.full(31, 1.0))
+    steady = Series.of(np.full(32, 1.0))
+    few = Series.of(np.full(31, 1.0))
     assert rule.settled([few]) is None and rule.settled([steady, few]) is None
     assert rule.settled([steady]) == "all 32 samples are equal"
-    assert rule.settled([steady, Series.of(np.full(32, 1.1))]) is None  # builds differ: their samples cannot settle that
+    # builds differ: their samples cannot settle that
+    assert rule.settled([steady, Series.of(np.full(32, 1.1))]) is None
     assert rule._replace(min_time_s=1.0).settled([steady]) is None
 
 
 def test_stop_rule_is_not_fooled_by_neighbours() -> None:
-    """Sixteen levels of the machine, eight steady samples on each: one by one they look like 128 witnesses."""
+    """Sixteen levels of the machine, eight steady samples on each: one by one they look like 128
+    witnesses.
+    """
     levels = 10 * np.exp(np.random.default_rng(0).normal(0, 0.003, 16))
-    samples = np.repeat(levels, BLOCK) * np.exp(np.random.default_rng(1).normal(0, 1e-4, 16 * BLOCK))
+    samples = np.repeat(levels, BLOCK) * np.exp(
+        np.random.default_rng(1).normal(0, 1e-4, 16 * BLOCK)
+    )
     rule = StopRule(64, 256, 0.0025, 10.0)
     assert rule.settled([Series.of(samples)]) is None
     assert rule.settled([Series.of(np.random.default_rng(2).permutation(samples))]) is not None
@@ -127,37 +146,68 @@ def test_all_builds_of_a_model_end_together() -> None:
 def test_models_take_turns_in_changing_order() -> None:
     bench = Bench()
     models = {name: bench.model(name, drifting(ord(name), 0.3)) for name in "abc"}
-    protocol = Protocol(mode="sustained", warmup=1, min_samples=64, max_samples=128, relative_ci=1e-9, timeout_s=1e6)
+    protocol = Protocol(
+        mode="sustained", warmup=1, min_samples=64, max_samples=128, relative_ci=1e-9, timeout_s=1e6
+    )
     results = measure_interleaved(models, protocol, clock=bench, hashes={"a": "hash of a"})
     assert bench.log[:3] == ["a", "b", "c"]  # warm-up
     turns = [bench.log[3 + block * (BLOCK + 1)] for block in range(3 * 128 // BLOCK)]
     rounds = [turns[index : index + 3] for index in range(0, len(turns), 3)]
-    assert all(sorted(turn) == ["a", "b", "c"] for turn in rounds) and len({tuple(turn) for turn in rounds}) > 1
-    assert {name: result.latency.num_samples for name, result in results.items()} == {"a": 128, "b": 128, "c": 128}
-    assert results["a"].latency.artifact_sha256 == "hash of a" and results["b"].latency.artifact_sha256 is None
+    assert (
+        all(sorted(turn) == ["a", "b", "c"] for turn in rounds)
+        and len({tuple(turn) for turn in rounds}) > 1
+    )
+    assert {name: result.latency.num_samples for name, result in results.items()} == {
+        "a": 128,
+        "b": 128,
+        "c": 128,
+    }
+    assert (
+        results["a"].latency.artifact_sha256 == "hash of a"
+        and results["b"].latency.artifact_sha256 is None
+    )
 
 
 def test_drift_of_the_machine_falls_on_all_models() -> None:
-    """Two equal models on a machine that slows down by half: interleaved they stay within 3 %, one after the other not."""
+    """Two equal models on a machine that slows down by half: interleaved they stay within 3 %, one
+    after the other not.
+    """
     bench = Bench()
     protocol = Protocol(mode="sustained", warmup=0, min_samples=256, max_samples=256, timeout_s=1e6)
-    slower = {name: (lambda: bench.model(name, lambda _: 5.0 * (1 + bench.ns / 6e9)))() for name in "ab"}
+    slower = {
+        name: (lambda: bench.model(name, lambda _: 5.0 * (1 + bench.ns / 6e9)))() for name in "ab"
+    }
     together = measure_interleaved(slower, protocol, clock=bench)
-    assert together["a"].latency.median_ms == pytest.approx(together["b"].latency.median_ms, rel=0.03)
+    assert together["a"].latency.median_ms == pytest.approx(
+        together["b"].latency.median_ms, rel=0.03
+    )
     alone = [measure(slower[name], protocol, clock=bench).latency.median_ms for name in "ab"]
     assert alone[1] / alone[0] > 1.05
 
 
 def test_a_finished_model_drops_out() -> None:
     bench = Bench()
-    models = {"steady": bench.model("steady", lambda _: 5.0), "noisy": bench.model("noisy", drifting(1, 0.5))}
+    models = {
+        "steady": bench.model("steady", lambda _: 5.0),
+        "noisy": bench.model("noisy", drifting(1, 0.5)),
+    }
     results = measure_interleaved(models, STEADY, clock=bench)
-    assert results["steady"].latency.num_samples == 64 and results["noisy"].latency.num_samples == 256
+    assert (
+        results["steady"].latency.num_samples == 64 and results["noisy"].latency.num_samples == 256
+    )
 
 
-@pytest.mark.parametrize("fields", [{"mode": "quick"}, {"min_samples": 9, "max_samples": 8}, {"scope": "all"},
-                                    {"spin_ms": 201.0}, {"mode": "sustained", "spin_ms": 1.0},
-                                    {"mode": "paced", "fps": 30.0, "flush_l2": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mode": "quick"},
+        {"min_samples": 9, "max_samples": 8},
+        {"scope": "all"},
+        {"spin_ms": 201.0},
+        {"mode": "sustained", "spin_ms": 1.0},
+        {"mode": "paced", "fps": 30.0, "flush_l2": True},
+    ],
+)
 def test_impossible_protocols(fields: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Protocol(**fields)  # type: ignore[arg-type]

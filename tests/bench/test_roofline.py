@@ -10,7 +10,13 @@ import pytest
 from rfdetr_repro.report.roofline import main, rows_of
 from rfdetr_repro.spec.errors import run_main
 
-ROW = {"ours_ms": 0.05, "grid_sample_ms": 1.0, "limit_ms": 0.03, "gathered_bytes": 2457600, "value_bytes": 589824}
+ROW = {
+    "ours_ms": 0.05,
+    "grid_sample_ms": 1.0,
+    "limit_ms": 0.03,
+    "gathered_bytes": 2457600,
+    "value_bytes": 589824,
+}
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -26,11 +32,19 @@ def test_draws_the_rows_that_have_a_limit(tmp_path: Path) -> None:
     assert (tmp_path / "roofline.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"benchmarks": [{"extra_info": {"threads": 2}}]}'])
-def test_says_what_is_wrong_with_a_file(content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"benchmarks": [{"extra_info": {"threads": 2}}]}']
+)
+def test_says_what_is_wrong_with_a_file(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "operators.json"
     if content is not None:
         file.write_text(content)
     assert run_main(main, [str(file), "--out", str(tmp_path / "roofline.png")]) == 2
     error = capsys.readouterr().err
-    assert "operators.json" in error and error.count("\n") == 1 and not (tmp_path / "roofline.png").exists()
+    assert (
+        "operators.json" in error
+        and error.count("\n") == 1
+        and not (tmp_path / "roofline.png").exists()
+    )

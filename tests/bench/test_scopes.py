@@ -53,10 +53,12 @@ def test_host_goes_from_bytes_to_objects(session: FakeSession) -> None:
 def test_masks_become_bits_at_the_pictures_size() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 3, 6, 8)).astype(np.float32)
     boxes = np.zeros((1, 3, 4), np.float32)
-    found = objects(Detections(np.ones((1, 3), np.float32), np.zeros((1, 3), np.int64), boxes, logits), 24, 32)
-    assert [int(np.unpackbits(d.mask, bitorder="little")[: 24 * 32].sum()) for d in found] == bitmaps(logits[0], 24, 32).sum(
-        (1, 2)
-    ).tolist()
+    found = objects(
+        Detections(np.ones((1, 3), np.float32), np.zeros((1, 3), np.int64), boxes, logits), 24, 32
+    )
+    assert [
+        int(np.unpackbits(d.mask, bitorder="little")[: 24 * 32].sum()) for d in found
+    ] == bitmaps(logits[0], 24, 32).sum((1, 2)).tolist()
 
 
 def test_the_picture_is_the_data_sets_first_file(tmp_path: Path, session: FakeSession) -> None:

@@ -1,4 +1,6 @@
-"""Rows that PyTorch alone runs: the artifact is a recipe, the row says the runtime, and other backends refuse it."""
+"""Rows that PyTorch alone runs: the artifact is a recipe, the row says the runtime, and other
+backends refuse it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from rfdetr_repro.bench.starred import ModuleSession
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError
 
-QUERIES, TOKENS, SIDE = 6, 4, 8
+QUERIES = 6
+TOKENS = 4
+SIDE = 8
 
 
 class Small(torch.nn.Module):
@@ -35,20 +39,35 @@ class Forms:
 
 @pytest.fixture
 def starred(monkeypatch: pytest.MonkeyPatch) -> str:
-    row = catalog.ROWS["grounding-dino-t"]._replace(build=lambda _: Small().requires_grad_(False), forms=Forms, hw=(SIDE, SIDE))
+    row = catalog.ROWS["grounding-dino-t"]._replace(
+        build=lambda _: Small().requires_grad_(False), forms=Forms, hw=(SIDE, SIDE)
+    )
     monkeypatch.setitem(catalog.ROWS, "grounding-dino-t", row)
     return "grounding-dino-t"
 
 
 def test_the_recipe_runs_and_says_what_it_is(starred: str, tmp_path: Path) -> None:
     artifact = models.model_artifact(starred, tmp_path)
-    assert artifact.path.suffix == ".recipe" and models.model_artifact(starred, tmp_path).sha256 == artifact.sha256
+    assert (
+        artifact.path.suffix == ".recipe"
+        and models.model_artifact(starred, tmp_path).sha256 == artifact.sha256
+    )
     manifest: Any = artifact.manifest
-    assert manifest.params == 3 * 48 + 48 and manifest.flops == 2 * 3 * 48 and "PyTorch" in manifest.packages["star"]
+    assert (
+        manifest.params == 3 * 48 + 48
+        and manifest.flops == 2 * 3 * 48
+        and "PyTorch" in manifest.packages["star"]
+    )
     session = ModuleSession(artifact, threads=1)
-    first, second = (session.run(np.full((1, 3, SIDE, SIDE), value, np.float32)) for value in (0.1, 0.9))
-    assert first.scores.shape == (1, QUERIES * TOKENS) and not np.allclose(first.scores, second.scores)
-    assert (np.diff(first.scores[0]) <= 0).all() and session.artifact_id.runtime.startswith("torch-")
+    first, second = (
+        session.run(np.full((1, 3, SIDE, SIDE), value, np.float32)) for value in (0.1, 0.9)
+    )
+    assert first.scores.shape == (1, QUERIES * TOKENS) and not np.allclose(
+        first.scores, second.scores
+    )
+    assert (np.diff(first.scores[0]) <= 0).all() and session.artifact_id.runtime.startswith(
+        "torch-"
+    )
 
 
 def test_the_threads_of_others_stay_as_they_were(starred: str, tmp_path: Path) -> None:
@@ -56,7 +75,8 @@ def test_the_threads_of_others_stay_as_they_were(starred: str, tmp_path: Path) -
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        session, seen = ModuleSession(models.model_artifact(starred, tmp_path), threads=2), []
+        session = ModuleSession(models.model_artifact(starred, tmp_path), threads=2)
+        seen = []
         session._module.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
         session.run(np.zeros((1, 3, SIDE, SIDE), np.float32))
         assert set(seen) == {2} and torch.get_num_threads() == 3
@@ -69,18 +89,38 @@ def test_the_threads_of_others_stay_as_they_were(starred: str, tmp_path: Path) -
 
 
 def test_it_is_measured_by_name_on_torch_only(starred: str, tmp_path: Path) -> None:
-    arguments = ["--models", starred, "--samples", "2", "--builds", "1", "--buffer-ms", "0", "--out", str(tmp_path / "b.jsonl")]
+    arguments = [
+        "--models",
+        starred,
+        "--samples",
+        "2",
+        "--builds",
+        "1",
+        "--buffer-ms",
+        "0",
+        "--out",
+        str(tmp_path / "b.jsonl"),
+    ]
     with pytest.raises(InputError, match="GroundingDINO T runs in PyTorch only.*--backend torch"):
         main(arguments)
     main([*arguments, "--backend", "torch"])
     (record,) = Store(tmp_path / "b.jsonl").read()
-    assert record.artifact and record.artifact.runtime.startswith("torch-") and record.artifact.runtime.endswith("-eager")
+    assert (
+        record.artifact
+        and record.artifact.runtime.startswith("torch-")
+        and record.artifact.runtime.endswith("-eager")
+    )
     assert record.model.weights == "random" and record.latency and record.accuracy is None
 
 
 def test_the_tiny_model_of_the_library_runs() -> None:
-    pytest.importorskip("transformers.models.mm_grounding_dino", reason="transformers (>= 5) is not installed")
-    assert {catalog.ROWS[name].family for name in ("grounding-dino-t", "llmdet-t")} == {"groundingdino", "llmdet"}
+    pytest.importorskip(
+        "transformers.models.mm_grounding_dino", reason="transformers (>= 5) is not installed"
+    )
+    assert {catalog.ROWS[name].family for name in ("grounding-dino-t", "llmdet-t")} == {
+        "groundingdino",
+        "llmdet",
+    }
     with torch.device("meta"):
         module = catalog.module("grounding-dino-t", "evaluated")
     assert sum(parameter.numel() for parameter in module.parameters()) == 172_250_628

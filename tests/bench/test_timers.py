@@ -17,7 +17,8 @@ class FakeClock:
 
 
 def test_wall_timer_times_the_call_alone() -> None:
-    clock, calls = FakeClock(), []
+    clock = FakeClock()
+    calls = []
 
     def run() -> None:
         calls.append(clock.ns)

@@ -20,9 +20,16 @@ def test_a_line_is_found_in_noise() -> None:
     assert line_change([4.0] * 8) == (0.0, 0.0)
 
 
-def slices(run_ms: list[float], sm_mhz: list[float] | None = None, temperature_c: list[float] | None = None) -> list[Slice]:
+def slices(
+    run_ms: list[float], sm_mhz: list[float] | None = None, temperature_c: list[float] | None = None
+) -> list[Slice]:
     count = len(run_ms)
-    return [Slice(*row) for row in zip(run_ms, sm_mhz or [None] * count, temperature_c or [None] * count, strict=True)]
+    return [
+        Slice(*row)
+        for row in zip(
+            run_ms, sm_mhz or [None] * count, temperature_c or [None] * count, strict=True
+        )
+    ]
 
 
 STEADY = [5.0, 5.01, 4.99, 5.0, 5.01, 5.0, 4.99, 5.0]
@@ -32,7 +39,8 @@ def test_each_quantity_is_judged_by_its_own_limit() -> None:
     assert drifts(slices(STEADY)) == []
     assert drifts(slices([5 + 0.1 * i for i in range(8)])) == ["run_ms +0.7 ms"]
     assert drifts(slices([5 + 0.01 * i for i in range(8)])) == []  # 1.4 % is within 2 %
-    clocks, heat = [1900.0 - 10 * i for i in range(8)], [60.0 + i for i in range(8)]
+    clocks = [1900.0 - 10 * i for i in range(8)]
+    heat = [60.0 + i for i in range(8)]
     assert drifts(slices(STEADY, clocks, heat)) == ["sm_mhz -70 MHz", "temperature_c +7 C"]
     assert drifts(slices(STEADY, [1900.0] * 8, [60.0 + 0.1 * i for i in range(8)])) == []
 
@@ -60,7 +68,11 @@ def test_what_never_settles_is_said() -> None:
         clock.ns += round(1e6 * (100 + clock.ns / 1e9))
 
     told = settle(run, 8.0, clock, WallTimer(clock))
-    assert told.startswith("not flat after 8") and "run_ms +" in told and clock.ns / 1e9 >= 8 * MOST_WINDOWS
+    assert (
+        told.startswith("not flat after 8")
+        and "run_ms +" in told
+        and clock.ns / 1e9 >= 8 * MOST_WINDOWS
+    )
 
 
 class Heating:
@@ -74,7 +86,9 @@ class Heating:
 
     def since(self, mark: int) -> Window:
         degrees = 40 + min(100, self.clock.ns / 1e9) / 3
-        return Window("no", 9, None, 300.0, 10.0, round(degrees), 0.0, (), seconds=1.0, clocks={1900: 9})
+        return Window(
+            "no", 9, None, 300.0, 10.0, round(degrees), 0.0, (), seconds=1.0, clocks={1900: 9}
+        )
 
 
 def test_heat_keeps_the_warm_up_going_though_times_are_flat() -> None:

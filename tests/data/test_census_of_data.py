@@ -1,4 +1,6 @@
-"""What is counted when a data set is read, which rows are usable, left out or bad, and what --drop-bad does with them."""
+"""What is counted when a data set is read, which rows are usable, left out or bad, and what
+--drop-bad does with them.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,15 @@ def written(folder: Path, change: Change | None = None, split: str = "train") ->
 
 def added(**fields: Any) -> Change:
     """One more annotation, of image 1 unless said otherwise."""
-    row = {"id": 99, "image_id": 1, "category_id": 5, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0, "segmentation": []}
+    row = {
+        "id": 99,
+        "image_id": 1,
+        "category_id": 5,
+        "bbox": [1, 1, 5, 5],
+        "area": 25,
+        "iscrowd": 0,
+        "segmentation": [],
+    }
     return lambda document: document["annotations"].append({**row, **fields})
 
 
@@ -54,25 +64,44 @@ def test_counts_of_a_known_set(tmp_path: Path) -> None:
         added(id=4, bbox=[5, 5, 0.5, 9])(document)  # thin
         added(id=5, bbox=[5, 5, 0, 9])(document)  # empty
         added(id=6, bbox=[9, 9, 9, 9], segmentation=[[26, 31, 50, 31]])(document)  # two points
-        document["images"].append({"id": 3, "file_name": "a.jpg", "width": 80, "height": 60})  # the picture of image 1
+        # the picture of image 1
+        document["images"].append({"id": 3, "file_name": "a.jpg", "width": 80, "height": 60})
         document["images"].append(dict(document["images"][0]))
         document["annotations"][0]["area"] = None
 
     census = take_census(read_split(written(tmp_path, change), "train"))
     assert (census.images, census.objects, census.crowds, census.layout) == (3, 7, 1, "coco")
     assert census.objects_per_class == {"cat": 6, "dog": 1}
-    assert (census.repeated, census.clipped, census.below_one_pixel, census.left_out_empty) == (1, 1, 1, 1)
+    assert (census.repeated, census.clipped, census.below_one_pixel, census.left_out_empty) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert (census.without_mask, census.masks_unusable, census.areas_from_boxes) == (4, 1, 1)
-    assert (census.images_without_objects, census.most_objects, census.median_objects) == (1, 6, 1.0)
+    assert (census.images_without_objects, census.most_objects, census.median_objects) == (
+        1,
+        6,
+        1.0,
+    )
     assert (census.repeated_entries, census.pictures_listed_twice) == (1, 1)
     assert json.loads(json.dumps(census.as_json()))["objects_per_class"] == census.objects_per_class
     text = "\n".join(census.lines())
-    assert "3 images, 7 objects of 2 classes" in text and "1 annotation written twice" in text and "exact duplicate" in text
-    assert "4 objects without a usable mask" in text and "1 box of zero width or height left out" in text
+    assert (
+        "3 images, 7 objects of 2 classes" in text
+        and "1 annotation written twice" in text
+        and "exact duplicate" in text
+    )
+    assert (
+        "4 objects without a usable mask" in text
+        and "1 box of zero width or height left out" in text
+    )
 
 
 def test_what_is_missing_is_taken_from_elsewhere(tmp_path: Path) -> None:
-    """Sizes from the pictures, boxes from polygons or run lengths, areas from boxes; nothing else changes."""
+    """Sizes from the pictures, boxes from polygons or run lengths, areas from boxes; nothing else
+    changes.
+    """
 
     def change(document: dict[str, Any]) -> None:
         for image in document["images"]:
@@ -122,7 +151,10 @@ def test_one_bad_row_is_refused_with_the_way_out_or_dropped(fault: str, tmp_path
         read_split(folder, "train")
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
     found = read_split(folder, "train", drop_bad=True)
-    assert found.dropped == {f"annotation that {fault.strip()}": 1} and int(found.objects_per_class().sum()) == 3
+    assert (
+        found.dropped == {f"annotation that {fault.strip()}": 1}
+        and int(found.objects_per_class().sum()) == 3
+    )
     clean = read_split(written(tmp_path / "clean"), "train")
     assert found.sha256 != clean.sha256  # less than the file is other data
     assert f"left out: 1 x annotation that {fault.strip()}" in "\n".join(take_census(found).lines())
@@ -145,7 +177,11 @@ def test_a_bad_image_is_refused_or_dropped_with_its_objects(fault: str, tmp_path
     folder = written(tmp_path, BAD_IMAGES[fault])
     with pytest.raises(InputError) as error:
         read_split(folder, "train")
-    assert fault.strip() in str(error.value) and "--drop-bad" in str(error.value) and len(str(error.value)) < 700
+    assert (
+        fault.strip() in str(error.value)
+        and "--drop-bad" in str(error.value)
+        and len(str(error.value)) < 700
+    )
     found = read_split(folder, "train", drop_bad=True)
     assert len(found) == 1 and sum(found.dropped.values()) == 1 + 2  # the image and its two objects
 
@@ -161,11 +197,16 @@ def test_two_images_of_one_id_are_both_dropped_with_their_objects(tmp_path: Path
     with pytest.raises(InputError, match="image id 1 occurs 2 times.*--drop-bad"):
         read_split(folder, "train")
     found = read_split(folder, "train", drop_bad=True)
-    assert [info.id for info in found.images] == [2] and found.dropped["images whose id another image has"] == 2
+    assert [info.id for info in found.images] == [2] and found.dropped[
+        "images whose id another image has"
+    ] == 2
     assert found.dropped["annotation that belongs to an image that is left out"] == 2
 
 
-@pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2], [2**63 + 5, 2**64], [2**120, 2**121], ["a", "b"], [-1, 7], [1.0, 2.0]])
+@pytest.mark.parametrize(
+    "ids",
+    [[2**53 + 1, 2**53 + 2], [2**63 + 5, 2**64], [2**120, 2**121], ["a", "b"], [-1, 7], [1.0, 2.0]],
+)
 def test_ids_of_any_size_and_kind(ids: list[Any], tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:
         for image, key in zip(document["images"], ids, strict=True):
@@ -175,15 +216,29 @@ def test_ids_of_any_size_and_kind(ids: list[Any], tmp_path: Path) -> None:
 
     found = check(written(tmp_path, change))
     assert [info.id for info in found.images] == ids
-    assert [entry["image_id"] for entry in found.ground_truth()["annotations"]] == [ids[0], ids[0], ids[1]]
+    assert [entry["image_id"] for entry in found.ground_truth()["annotations"]] == [
+        ids[0],
+        ids[0],
+        ids[1],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize(
-    "renamed", [lambda id_: 2**60 + id_, lambda id_: 2**130 + id_, lambda id_: f"{id_:06d}", lambda id_: id_ - 10**6]
+    "renamed",
+    [
+        lambda id_: 2**60 + id_,
+        lambda id_: 2**130 + id_,
+        lambda id_: f"{id_:06d}",
+        lambda id_: id_ - 10**6,
+    ],
 )
-def test_accuracy_does_not_depend_on_what_ids_are_called(kind: str, renamed: Callable[[int], Any], tmp_path: Path) -> None:
-    """Ids in the same order, categories too: all twelve numbers to the last bit, equal scores included."""
+def test_accuracy_does_not_depend_on_what_ids_are_called(
+    kind: str, renamed: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """Ids in the same order, categories too: all twelve numbers to the last bit, equal scores
+    included.
+    """
     document = random_document(5, images=8)
     plain = read_split(write_folder(tmp_path / "plain", document), "train")
     found = random_detections(plain, 6)
@@ -210,13 +265,17 @@ def test_category_ids_beyond_64_bits(tmp_path: Path) -> None:
     assert found.ground_truth()["annotations"][0]["category_id"] == 2**70 + 5
 
 
-@pytest.mark.parametrize("fields", [{"id": float("inf")}, {"id": None}, {"id": True}, {"name": None}, {"name": ["a"]}])
+@pytest.mark.parametrize(
+    "fields", [{"id": float("inf")}, {"id": None}, {"id": True}, {"name": None}, {"name": ["a"]}]
+)
 def test_bad_categories(fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a category without id or name"):
         read_split(written(tmp_path, changed("categories", **fields)), "train")
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, '{"images": [1' + "0" * 5000 + "]}"])
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a":' * 100_000, '{"images": [1' + "0" * 5000 + "]}"]
+)
 def test_json_that_no_parser_takes(content: str, tmp_path: Path) -> None:
     (written(tmp_path) / "annotations" / "instances_train.json").write_text(content)
     with pytest.raises(InputError, match="not a COCO file|not JSON"):
@@ -230,7 +289,9 @@ def test_normalised_boxes_are_refused(tmp_path: Path) -> None:
             entry["bbox"] = [x / 80, y / 60, w / 80, h / 60]
 
     for drop_bad in (False, True):
-        with pytest.raises(InputError, match="all 3 boxes lie within 0..1: they are parts of the image, not pixels"):
+        with pytest.raises(
+            InputError, match="all 3 boxes lie within 0..1: they are parts of the image, not pixels"
+        ):
             read_split(written(tmp_path, change), "train", drop_bad=drop_bad)
 
 
@@ -240,7 +301,9 @@ def test_corners_in_place_of_sizes_are_suspected(tmp_path: Path) -> None:
             x, y, w, h = entry["bbox"]
             entry["bbox"] = [x + 30, y + 20, x + w + 30, y + h + 20]
 
-    assert "if boxes are [x1, y1, x2, y2]" in "\n".join(take_census(read_split(written(tmp_path, change), "train")).lines())
+    assert "if boxes are [x1, y1, x2, y2]" in "\n".join(
+        take_census(read_split(written(tmp_path, change), "train")).lines()
+    )
 
 
 def test_names_in_another_unicode_form_or_case(tmp_path: Path) -> None:
@@ -252,7 +315,10 @@ def test_names_in_another_unicode_form_or_case(tmp_path: Path) -> None:
     folder = written(tmp_path, change)
     (folder / "train" / "a.jpg").rename(folder / "train" / unicodedata.normalize("NFD", name))
     assert read_split(folder, "train").load_image(0).shape == (60, 80, 3)
-    for wrong, hint in (("KÜCHE é.JPG", "there is .* \\(case differs\\)"), ("Küche e.jpg", "the nearest name there is")):
+    for wrong, hint in (
+        ("KÜCHE é.JPG", "there is .* \\(case differs\\)"),
+        ("Küche e.jpg", "the nearest name there is"),
+    ):
         changed("images", file_name=wrong)(document := coco())
         write_json(folder / "annotations" / "instances_train.json", document)
         with pytest.raises(InputError, match=hint):
@@ -270,11 +336,17 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
 def test_masks_missing_and_unusable_are_told(tmp_path: Path) -> None:
     split = read_split(written(tmp_path / "a", changed("annotations", segmentation=[])), "train")
     assert not split.has_masks and split.why_no_masks() == (
-        "1 of 3 annotations have no usable mask (first: annotation id 10 of image id 1: it has none)"
+        "1 of 3 annotations have no usable mask (first: annotation id 10 of image id 1: it has "
+        "none)"
     )
-    split = read_split(written(tmp_path / "b", changed("annotations", 1, segmentation=[[26, 31, 50, 31]])), "train")
+    split = read_split(
+        written(tmp_path / "b", changed("annotations", 1, segmentation=[[26, 31, 50, 31]])), "train"
+    )
     assert "fewer than three points" in split.why_no_masks() and not split.has_masks
-    boxes_only = written(tmp_path / "c", lambda document: [entry.pop("segmentation") for entry in document["annotations"]])
+    boxes_only = written(
+        tmp_path / "c",
+        lambda document: [entry.pop("segmentation") for entry in document["annotations"]],
+    )
     split = read_split(boxes_only, "train")
     assert split.why_no_masks() == "no masks in this data set"
     assert read_split(written(tmp_path / "d"), "train").why_no_masks() == ""
@@ -309,18 +381,32 @@ def test_segmentations_that_would_wrap_or_crash_are_no_masks(segmentation: Any) 
 def test_compressed_counts_are_those_of_pycocotools() -> None:
     mask_api = pytest.importorskip("pycocotools.mask")
     rng = np.random.default_rng(0)
-    for height, width, share in [(1, 1, 1.0), (7, 5, 0.0), (7, 5, 1.0), (90, 70, 0.5), (400, 300, 0.001), (300, 900, 0.999)]:
+    for height, width, share in [
+        (1, 1, 1.0),
+        (7, 5, 0.0),
+        (7, 5, 1.0),
+        (90, 70, 0.5),
+        (400, 300, 0.001),
+        (300, 900, 0.999),
+    ]:
         mask = rng.random((height, width)) < share
         mask[: height // 2, : width // 3] = True
         rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-        assert np.array_equal(decode_mask({"size": [height, width], "counts": rle["counts"]}, height, width), mask)
+        assert np.array_equal(
+            decode_mask({"size": [height, width], "counts": rle["counts"]}, height, width), mask
+        )
 
 
 def test_nothing_usable_is_refused(tmp_path: Path) -> None:
-    empty = read_split(written(tmp_path / "a", lambda document: document.update(annotations=[])), "train")
+    empty = read_split(
+        written(tmp_path / "a", lambda document: document.update(annotations=[])), "train"
+    )
     with pytest.raises(InputError, match="no usable object in the train split of 2 images"):
         check_usable([empty])
-    crowds = written(tmp_path / "b", lambda document: [entry.update(iscrowd=1) for entry in document["annotations"]])
+    crowds = written(
+        tmp_path / "b",
+        lambda document: [entry.update(iscrowd=1) for entry in document["annotations"]],
+    )
     with pytest.raises(InputError, match="no usable object"):
         print_census([read_split(crowds, "train")])
 
@@ -328,7 +414,8 @@ def test_nothing_usable_is_refused(tmp_path: Path) -> None:
 def test_one_undivided_set_is_not_trained_and_validated_on(tmp_path: Path) -> None:
     pictures(tmp_path / "images")
     write_json(tmp_path / "result.json", coco())
-    train, val = read_split(tmp_path, "train"), read_split(tmp_path, "val")
+    train = read_split(tmp_path, "train")
+    val = read_split(tmp_path, "val")
     assert "names no splits" in "\n".join(take_census(train).lines())
     with pytest.raises(InputError, match="train and val would be the same images"):
         check_usable([train, val])
@@ -336,7 +423,9 @@ def test_one_undivided_set_is_not_trained_and_validated_on(tmp_path: Path) -> No
 
 def test_many_classes_are_abbreviated(tmp_path: Path) -> None:
     document = random_document(0)
-    document["categories"] += [{"id": 1000 + number, "name": f"class {number}"} for number in range(300)]
+    document["categories"] += [
+        {"id": 1000 + number, "name": f"class {number}"} for number in range(300)
+    ]
     census = take_census(read_split(write_folder(tmp_path, document), "train"))
     assert len(census.objects_per_class) == 303 and max(map(len, census.lines())) < 400
     assert "291 more with 0" in "\n".join(census.lines())
@@ -349,7 +438,10 @@ def test_real_sets(name: str) -> None:
         pytest.skip(f"no real data set {name}")
     census = take_census(read_split(folder, "train"))
     document = json.loads((folder / "annotations" / "instances_train.json").read_bytes())
-    assert (census.images, census.objects) == (len(document["images"]), len(document["annotations"]))
+    assert (census.images, census.objects) == (
+        len(document["images"]),
+        len(document["annotations"]),
+    )
     assert census.without_mask == (census.objects if name == "bccd" else 0)
 
 
@@ -357,7 +449,10 @@ def test_drop_bad_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     """Arguments that do not go together are refused before a file is opened."""
     for argv, message in (
         (["--artifact", "a.onnx"], "no data given"),
-        (["--artifact", "a.onnx", "--data", "x", "--annotations", "y"], "--data and --annotations are both given"),
+        (
+            ["--artifact", "a.onnx", "--data", "x", "--annotations", "y"],
+            "--data and --annotations are both given",
+        ),
         (["--artifact", "a.onnx", "--images", "y"], "--images without its annotation file"),
     ):
         assert run_main(evaluate.main, argv) == 2
@@ -374,7 +469,9 @@ def test_a_picture_that_the_file_gives_no_size_must_open(tmp_path: Path) -> None
 
 
 def test_broken_pictures_are_found_by_the_census_and_dropped_on_request(tmp_path: Path) -> None:
-    """A picture that does not open, and one of another size than stated, before anything is spent."""
+    """A picture that does not open, and one of another size than stated, before anything is
+    spent.
+    """
     folder = written(tmp_path)
     (folder / "train" / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(InputError, match="cannot decode the image"):
@@ -388,7 +485,9 @@ def test_broken_pictures_are_found_by_the_census_and_dropped_on_request(tmp_path
     assert len(found) == 1 and found.dropped["images of another size than stated"] == 1
 
 
-def test_splits_that_share_pictures_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_that_share_pictures_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures(tmp_path / "images")
     for split in ("train", "val"):
         write_json(tmp_path / "annotations" / f"instances_{split}.json", coco())

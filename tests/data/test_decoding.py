@@ -1,4 +1,6 @@
-"""One decoder for training, evaluation, prediction and the float16 audit: every mode of pixels, every EXIF orientation."""
+"""One decoder for training, evaluation, prediction and the float16 audit: every mode of pixels,
+every EXIF orientation.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from rfdetr_repro.evaluation.predict_images import load_picture
 from rfdetr_repro.export.fp16_audit import feeds_of
 from rfdetr_repro.spec.errors import InputError
 
-HEIGHT, WIDTH = 40, 60
+HEIGHT = 40
+WIDTH = 60
 
 
 def ramp() -> np.ndarray:
@@ -42,7 +45,8 @@ def transparent(mode: str) -> Image.Image:
     return image
 
 
-GREY, WIDE = np.repeat(ramp()[..., None], 3, axis=2), ramp().astype(np.uint16) * 257
+GREY = np.repeat(ramp()[..., None], 3, axis=2)
+WIDE = ramp().astype(np.uint16) * 257
 MODES = {  # name -> file, and what is expected
     "L": (lambda: save(Image.fromarray(ramp()), "PNG"), GREY),
     "1": (lambda: save(Image.fromarray(ramp() > 90), "PNG"), (GREY > 90) * 255),
@@ -60,12 +64,18 @@ MODES = {  # name -> file, and what is expected
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_becomes_the_same_rgb(mode: str, tmp_path: Path) -> None:
-    content, expected = MODES[mode][0](), MODES[mode][1].astype(np.uint8)
+    content = MODES[mode][0]()
+    expected = MODES[mode][1].astype(np.uint8)
     found = decode(content)
     assert found.dtype == np.uint8 and np.array_equal(found, expected)
     (tmp_path / "a.bin").write_bytes(content)
     with open(tmp_path / "a.bin", "rb") as stream:
-        for source in (tmp_path / "a.bin", str(tmp_path / "a.bin"), stream, Image.open(io.BytesIO(content))):
+        for source in (
+            tmp_path / "a.bin",
+            str(tmp_path / "a.bin"),
+            stream,
+            Image.open(io.BytesIO(content)),
+        ):
             assert np.array_equal(load_picture(source), expected)
 
 
@@ -95,11 +105,17 @@ def test_orientations_are_pillows(orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = save(Image.fromarray(colours()), suffix, exif=exif)
-    stored = np.asarray(Image.open(io.BytesIO(save(Image.fromarray(colours()), suffix))).convert("RGB"))
+    stored = np.asarray(
+        Image.open(io.BytesIO(save(Image.fromarray(colours()), suffix))).convert("RGB")
+    )
     shown = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
     assert np.array_equal(decode(content), shown)
     header = read_header(content)
-    assert (header.stored_wh, header.shown_wh, header.orientation) == ((WIDTH, HEIGHT), shown.shape[1::-1], orientation)
+    assert (header.stored_wh, header.shown_wh, header.orientation) == (
+        (WIDTH, HEIGHT),
+        shown.shape[1::-1],
+        orientation,
+    )
     assert np.array_equal(decode(content, (WIDTH, HEIGHT)), stored)
     if orientation >= 5:
         assert np.array_equal(decode(content, (HEIGHT, WIDTH)), shown)
@@ -114,10 +130,16 @@ def turned(orientation: int = 6) -> bytes:
 def coco(folder: Path, sizes: list[tuple[int, int]], contents: list[bytes]) -> Path:
     (folder / "val").mkdir(parents=True)
     (folder / "annotations").mkdir()
-    document: dict[str, list] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    document: dict[str, list] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "a"}],
+    }
     for number, ((width, height), content) in enumerate(zip(sizes, contents, strict=True), 1):
         (folder / "val" / f"{number}.png").write_bytes(content)
-        document["images"].append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+        document["images"].append(
+            {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+        )
         box = {"bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0, "category_id": 1}
         document["annotations"].append({"id": number, "image_id": number, **box})
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
@@ -132,7 +154,10 @@ def test_a_coco_file_says_by_its_sizes_which_frame_it_means(tmp_path: Path) -> N
     assert np.array_equal(split.load_image(1), np.rot90(colours(), -1))
     assert split.rotations() == {"turned": 1, "ignored": 1}
     line = split.rotations_line()
-    assert "of 3 pictures 1 are turned" in line and "of 3 pictures 1 have an EXIF rotation that is ignored" in line
+    assert (
+        "of 3 pictures 1 are turned" in line
+        and "of 3 pictures 1 have an EXIF rotation that is ignored" in line
+    )
     assert read_split(coco(tmp_path / "plain", sizes[:1], [plain]), "val").rotations_line() == ""
     wrong = read_split(coco(tmp_path / "wrong", [(7, 9)], [turned()]), "val")
     with pytest.raises(InputError, match="the JSON says 7 x 9"):
@@ -172,7 +197,9 @@ def test_damaged_exif_says_nothing(tmp_path: Path) -> None:
         (save(Image.fromarray(np.full((3, 4), 70000, np.int32)), "TIFF"), "not 16 bit"),
     ],
 )
-def test_what_cannot_be_decoded_is_one_clear_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_decoded_is_one_clear_line(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "bad picture.img").write_bytes(content)
     for source in (content, tmp_path / "bad picture.img"):
         with pytest.raises(InputError, match=message) as raised:
@@ -182,7 +209,12 @@ def test_what_cannot_be_decoded_is_one_clear_line(content: bytes, message: str, 
 
 
 def test_folders_addresses_and_other_things_are_refused(tmp_path: Path) -> None:
-    for source, message in ((tmp_path, "a folder"), ("https://a.org/x.jpg", "download it first"), (3, "int"), (None, "NoneType")):
+    for source, message in (
+        (tmp_path, "a folder"),
+        ("https://a.org/x.jpg", "download it first"),
+        (3, "int"),
+        (None, "NoneType"),
+    ):
         with pytest.raises(InputError, match=message):
             decode(source)
 
@@ -207,8 +239,11 @@ def test_arrays_outside_the_contract_are_refused(values: np.ndarray, message: st
 
 
 def test_arrays_within_the_contract() -> None:
-    grey, rgb = np.repeat(ramp()[..., None], 3, axis=2), colours()
-    assert np.array_equal(decode_array(ramp()), grey) and np.array_equal(decode_array(ramp()[..., None]), grey)
+    grey = np.repeat(ramp()[..., None], 3, axis=2)
+    rgb = colours()
+    assert np.array_equal(decode_array(ramp()), grey) and np.array_equal(
+        decode_array(ramp()[..., None]), grey
+    )
     assert np.array_equal(decode_array(np.dstack([rgb, ramp()])), rgb)
     for kind in (np.float16, np.float32, np.float64):
         assert np.array_equal(decode_array((rgb / 255).astype(kind)), rgb)
@@ -224,10 +259,22 @@ def test_large_pictures_are_reduced_to_means(suffix: str) -> None:
     content = save(Image.fromarray(smooth), suffix, exif=exif, **options)
     assert decode_reduced(content, 480 * 320).is_whole
     found = decode_reduced(content, 480 * 320 // 9)
-    assert found.size_hw == (480, 320) and found.pixels.shape[0] * found.pixels.shape[1] <= 480 * 320 // 9 and not found.is_whole
-    wanted = np.asarray(Image.fromarray(np.rot90(smooth, -1)).resize(found.pixels.shape[1::-1], Image.Resampling.BOX))
+    assert (
+        found.size_hw == (480, 320)
+        and found.pixels.shape[0] * found.pixels.shape[1] <= 480 * 320 // 9
+        and not found.is_whole
+    )
+    wanted = np.asarray(
+        Image.fromarray(np.rot90(smooth, -1)).resize(
+            found.pixels.shape[1::-1], Image.Resampling.BOX
+        )
+    )
     assert np.abs(found.pixels.astype(int) - wanted).mean() < 1.5
-    assert reduced(smooth, 480 * 320) is smooth and reduced(smooth, 480 * 320 // 4).shape == (160, 240, 3)
+    assert reduced(smooth, 480 * 320) is smooth and reduced(smooth, 480 * 320 // 4).shape == (
+        160,
+        240,
+        3,
+    )
 
 
 @pytest.mark.parametrize("mode", ["16 bit PNG", "float 0..1", "L", "RGBA"])
@@ -242,10 +289,16 @@ def test_a_picture_beyond_pillows_own_limit_is_read(tmp_path: Path) -> None:
     """14,000 x 14,000 bits: Pillow alone refuses above 179 million pixels."""
     Image.new("1", (14000, 14000), 1).save(tmp_path / "panorama.png")
     found = decode_reduced(tmp_path / "panorama.png", 1 << 20)
-    assert found.size_hw == (14000, 14000) and found.pixels.shape == (1000, 1000, 3) and found.pixels.min() == 255
+    assert (
+        found.size_hw == (14000, 14000)
+        and found.pixels.shape == (1000, 1000, 3)
+        and found.pixels.min() == 255
+    )
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("rfdetr_repro.data.decoding.LARGEST", HEIGHT * WIDTH - 1)
     with pytest.raises(InputError, match="cut it into tiles"):
         decode(turned())
@@ -262,7 +315,13 @@ def test_training_prediction_and_the_audit_see_one_picture(tmp_path: Path) -> No
 
     artifact = tiny_artifact(tmp_path)
     (feed,) = feeds_of(artifact.path, tmp_path / "pictures", 1)
-    small = np.asarray(Image.fromarray(load_picture(content)).resize((32, 32), Image.Resampling.BILINEAR), np.float32) / 255
+    small = (
+        np.asarray(
+            Image.fromarray(load_picture(content)).resize((32, 32), Image.Resampling.BILINEAR),
+            np.float32,
+        )
+        / 255
+    )
     assert np.array_equal(feed["images"][0].transpose(1, 2, 0), small)
 
 
@@ -270,7 +329,9 @@ def test_the_host_scope_decodes_the_same() -> None:
     assert decode(picture_bytes(None)).shape == (*PICTURE_HW, 3)
 
 
-def test_the_census_says_how_many_are_turned_and_how_many_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_census_says_how_many_are_turned_and_how_many_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = save(Image.fromarray(colours()), "PNG")
     sizes = [(WIDTH, HEIGHT), (HEIGHT, WIDTH), (WIDTH, HEIGHT), (WIDTH, HEIGHT)]
     split = read_split(coco(tmp_path / "set", sizes, [turned(), turned(), plain, turned(3)]), "val")
@@ -278,4 +339,7 @@ def test_the_census_says_how_many_are_turned_and_how_many_not(tmp_path: Path, ca
     assert (census.exif_turned, census.exif_ignored) == (1, 2)
     printed = capsys.readouterr().out
     assert "1 picture turned by EXIF" in printed
-    assert "2 pictures with an EXIF rotation that is ignored: the stated size is the stored one" in printed
+    assert (
+        "2 pictures with an EXIF rotation that is ignored: the stated size is the stored one"
+        in printed
+    )

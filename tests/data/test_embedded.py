@@ -1,4 +1,6 @@
-"""The embedded set: deterministic, exact truth, splits that do not leak, resumable, and said to be synthetic."""
+"""The embedded set: deterministic, exact truth, splits that do not leak, resumable, and said to be
+synthetic.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ SMALL = EmbeddedConfig(image_side=96, train_images=6, val_images=4, test_images=
 
 def digests(folder: Path) -> dict[str, str]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +42,27 @@ def test_pack_is_whole_and_credited() -> None:
     assert len(rows) == 1060 and all((PACK / row["file"]).is_file() for row in rows)
     credits = (PACK / "ATTRIBUTION.md").read_text(encoding="utf-8")
     assert all(creator in credits for creator in {row["creator"] for row in rows})
-    models = [{row["model_id"] for row in rows if row["split"] == part} for part in ("train", "val")]
+    models = [
+        {row["model_id"] for row in rows if row["split"] == part} for part in ("train", "val")
+    ]
     assert not models[0] & models[1]
 
 
 def test_test_split_shares_nothing_with_train() -> None:
-    train, unseen = load_assets("train"), load_assets("val")
+    train = load_assets("train")
+    unseen = load_assets("val")
     assert train.categories == unseen.categories and len(train.categories) == 18
 
     def pixels(assets: Any) -> set[bytes]:
-        sprites = [sprite.rgba for models in (*assets.classes, assets.clutter) for views in models for sprite in views]
-        return {array.tobytes() for array in [*sprites, *(picture for picture, _ in assets.backgrounds)]}
+        sprites = [
+            sprite.rgba
+            for models in (*assets.classes, assets.clutter)
+            for views in models
+            for sprite in views
+        ]
+        return {
+            array.tobytes() for array in [*sprites, *(picture for picture, _ in assets.backgrounds)]
+        }
 
     assert not pixels(train) & pixels(unseen)
     assert embedded.SPLITS == {"train": "train", "val": "train", "test": "val"}
@@ -57,12 +72,18 @@ def test_scenes_depend_on_seed_split_and_index_only() -> None:
     first = compose(SMALL, "train", 5)
     again = compose(replace(SMALL, train_images=50), "train", 5)
     assert np.array_equal(first.image, again.image) and np.array_equal(first.masks, again.masks)
-    others = [compose(SMALL, "train", 4), compose(SMALL, "val", 5), compose(replace(SMALL, seed=4), "train", 5)]
+    others = [
+        compose(SMALL, "train", 4),
+        compose(SMALL, "val", 5),
+        compose(replace(SMALL, seed=4), "train", 5),
+    ]
     assert all(not np.array_equal(first.image, other.image) for other in others)
 
 
 def test_scenes_are_varied_and_their_truth_is_exact() -> None:
-    shares, overlaps, labels = [], 0, set()
+    shares = []
+    overlaps = 0
+    labels = set()
     for index in range(60):
         scene = compose(EmbeddedConfig(), "train", index)
         assert scene.image.shape == (160, 160, 3) and scene.image.dtype == np.uint8
@@ -77,7 +98,8 @@ def test_scenes_are_varied_and_their_truth_is_exact() -> None:
             box[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1] = True
             overlaps += any((box & other).sum() > 20 for other in scene.masks if other is not mask)
     assert 2.5 < len(shares) / 60 < 4.5 and len(labels) == 18
-    small, large = np.mean(np.array(shares) < 0.16), np.mean(np.array(shares) > 0.36)
+    small = np.mean(np.array(shares) < 0.16)
+    large = np.mean(np.array(shares) > 0.36)
     assert 0.05 < small < 0.3 and 0.25 < large < 0.55
     assert overlaps / len(shares) > 0.2  # occlusion happens
 
@@ -87,38 +109,56 @@ def test_written_folder_reads_back(folder: Path) -> None:
     assert (train.name, len(train), len(train.classes)) == ("embedded", 6, 18) and train.has_masks
     for name, count in (("val", 4), ("test", 3)):
         split = read_split(folder, name, train.classes)
-        assert len(split) == count and "not COCO AP" in split.description and split.clipped_boxes == 0
+        assert (
+            len(split) == count and "not COCO AP" in split.description and split.clipped_boxes == 0
+        )
     assert "never occur in training" in read_split(folder, "test").description
-    scene, sample = compose(SMALL, "train", 2), train.sample(2, masks=True)
+    scene = compose(SMALL, "train", 2)
+    sample = train.sample(2, masks=True)
     assert np.array_equal(sample.masks, scene.masks)
-    assert [train.classes.category_ids[label] for label in sample.labels] == list(scene.category_ids)
+    assert [train.classes.category_ids[label] for label in sample.labels] == list(
+        scene.category_ids
+    )
     assert np.abs(sample.image.astype(int) - scene.image).mean() < 8  # JPEG
     for box, mask in zip(sample.boxes_xyxy, scene.masks, strict=True):
         ys, xs = mask.nonzero()
         assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 
 
-def test_same_bytes_on_repeat_and_with_two_workers(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bytes_on_repeat_and_with_two_workers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(embedded, "CHUNK", 1)  # so that the small set is spread over both
     assert digests(write_embedded(tmp_path, SMALL, workers=2)) == digests(folder)
 
 
-def test_a_finished_split_is_kept_and_an_unfinished_one_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_split_is_kept_and_an_unfinished_one_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_embedded(tmp_path, SMALL, workers=1)
     whole = digests(tmp_path)
-    (tmp_path / "annotations" / "instances_val.json").unlink()  # as after a kill: images there, annotations not
+    # as after a kill: images there, annotations not
+    (tmp_path / "annotations" / "instances_val.json").unlink()
     (tmp_path / "val" / "000001.jpg").write_bytes(b"half an im")
     asked: list[str] = []
-    monkeypatch.setattr(embedded, "compose", lambda config, split, index: asked.append(split) or compose(config, split, index))
+    monkeypatch.setattr(
+        embedded,
+        "compose",
+        lambda config, split, index: asked.append(split) or compose(config, split, index),
+    )
     write_embedded(tmp_path, SMALL, workers=1)
     assert set(asked) == {"val"} and digests(tmp_path) == whole
     with pytest.raises(InputError, match="another embedded data set"):
         write_embedded(tmp_path, replace(SMALL, seed=9), workers=1)
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(EmbeddedConfig, "count", lambda self, split: 2)
-    assert run_main(main, ["--out", str(tmp_path / "set"), "--train-images", "2", "--side", "64"]) == 0
+    assert (
+        run_main(main, ["--out", str(tmp_path / "set"), "--train-images", "2", "--side", "64"]) == 0
+    )
     assert "not COCO AP" in capsys.readouterr().out
     document = json.loads((tmp_path / "set" / "annotations" / "instances_train.json").read_text())
     assert len(document["images"]) == 2 and document["info"]["config"]["image_side"] == 64

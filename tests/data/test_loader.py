@@ -1,4 +1,6 @@
-"""Batches are a pure function of (seed, step): the same whatever the threads, the start, or the cache."""
+"""Batches are a pure function of (seed, step): the same whatever the threads, the start, or the
+cache.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,21 @@ def sizes_of_step(step: int) -> list[tuple[int, int]]:
     return [(32, 32) if step % 2 else (24, 40)]
 
 
-def stream(split: CocoSplit, start: int, stop: int, config: TrainConfig = CONFIG) -> Iterator[list[Batch]]:
+def stream(
+    split: CocoSplit, start: int, stop: int, config: TrainConfig = CONFIG
+) -> Iterator[list[Batch]]:
     return training_batches(split, config, sizes_of_step, start, stop, masks=True)
 
 
 def equal(one: list[Batch], two: list[Batch]) -> bool:
-    pairs = [pair for a, b in zip(one, two, strict=True) for pair in zip(a.targets, b.targets, strict=True)]
+    pairs = [
+        pair
+        for a, b in zip(one, two, strict=True)
+        for pair in zip(a.targets, b.targets, strict=True)
+    ]
     return all(torch.equal(a.images, b.images) for a, b in zip(one, two, strict=True)) and all(
-        (a.image_id, a.boxes_cxcywh.tolist()) == (b.image_id, b.boxes_cxcywh.tolist()) and torch.equal(a.masks, b.masks)
+        (a.image_id, a.boxes_cxcywh.tolist()) == (b.image_id, b.boxes_cxcywh.tolist())
+        and torch.equal(a.masks, b.masks)
         for a, b in pairs
     )
 
@@ -49,9 +58,12 @@ def threads() -> list[str]:
 def test_an_epoch_sees_each_image_once_and_drops_the_rest() -> None:
     for epoch in range(3):
         steps = [epoch * 4 + step for step in range(4)]  # 19 images, 2 x 2 a step
-        seen = np.concatenate([batch_indices(19, 2, step, 1, micro, 2) for step in steps for micro in range(2)])
+        seen = np.concatenate(
+            [batch_indices(19, 2, step, 1, micro, 2) for step in steps for micro in range(2)]
+        )
         assert len(seen) == len(set(seen.tolist())) == 16 and seen.max() < 19
-    first, second = batch_indices(19, 16, 0, 1), batch_indices(19, 16, 1, 1)
+    first = batch_indices(19, 16, 0, 1)
+    second = batch_indices(19, 16, 1, 1)
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, batch_indices(19, 16, 0, 2))
 
@@ -71,16 +83,22 @@ def test_resuming_gives_the_same_batches(split: CocoSplit) -> None:
     assert not equal(whole[0], whole[2])
 
 
-def test_threads_and_cache_change_nothing(split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_cache_change_nothing(
+    split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = list(stream(split, 0, 4))
     monkeypatch.setattr(loader, "THREADS", 7)
     monkeypatch.setattr(loader, "STEPS_AHEAD", 5)
     cached = CocoSplit(split.name, split.split, "", split.images, split.classes, split._table)
     assert not cached.cache_images(max_bytes=100) and cached.cache_images()
-    assert all(equal(a, b) for _ in range(2) for a, b in zip(stream(cached, 0, 4), whole, strict=True))
+    assert all(
+        equal(a, b) for _ in range(2) for a, b in zip(stream(cached, 0, 4), whole, strict=True)
+    )
 
 
-def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_threads(split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_thread_reaches_the_caller_and_ends_the_threads(
+    split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(index: int, masks: bool, masks_later: bool) -> None:
         raise InputError("cannot decode", index)
 
@@ -101,7 +119,9 @@ def test_closing_ends_the_threads(split: CocoSplit) -> None:
 def test_evaluation_sees_every_image_in_order(split: CocoSplit) -> None:
     batches = list(evaluation_batches(split, (32, 32), 4))
     assert [len(batch.images) for batch in batches] == [4, 4, 1]
-    assert [target.image_id for batch in batches for target in batch.targets] == [info.id for info in split.images]
+    assert [target.image_id for batch in batches for target in batch.targets] == [
+        info.id for info in split.images
+    ]
     assert not threads()
 
 

@@ -1,4 +1,6 @@
-"""Boxes to masks by SAM 2: a tiny random model, what is filtered, and a run that goes on where it was stopped."""
+"""Boxes to masks by SAM 2: a tiny random model, what is filtered, and a run that goes on where it
+was stopped.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +39,29 @@ def sam(tmp_path_factory: pytest.TempPathFactory) -> Sam2:
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
         fpn_hidden_size=32,
     )
-    prompts = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
+    prompts = transformers.Sam2PromptEncoderConfig(
+        hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4
+    )
     decoder = transformers.Sam2MaskDecoderConfig(
-        hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+        hidden_size=32,
+        mlp_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        iou_head_hidden_dim=16,
     )
     folder = tmp_path_factory.mktemp("sam2")
-    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    config = transformers.Sam2Config(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
     transformers.Sam2Model(config).save_pretrained(folder)
     return Sam2(folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set whose train split has boxes only, in a sub-folder of images, one object with a mask of its own, one crowd."""
+    """A data set whose train split has boxes only, in a sub-folder of images, one object with a
+    mask of its own, one crowd.
+    """
     config = EmbeddedConfig(64, train_images=3, val_images=1, test_images=1)
     write_embedded(tmp_path / "data", config, workers=1)
     path = tmp_path / "data/annotations/instances_train.json"
@@ -59,7 +71,9 @@ def folder(tmp_path: Path) -> Path:
     document["annotations"][1]["iscrowd"] = 1
     (tmp_path / "data/train/part").mkdir()
     for image in document["images"]:
-        (tmp_path / "data/train" / image["file_name"]).rename(tmp_path / "data/train/part" / image["file_name"])
+        (tmp_path / "data/train" / image["file_name"]).rename(
+            tmp_path / "data/train/part" / image["file_name"]
+        )
         image["file_name"] = "part/" + image["file_name"]
     path.write_text(json.dumps(document))
     return tmp_path / "data"
@@ -71,11 +85,17 @@ def test_every_object_gets_a_segmentation_that_trains(folder: Path, sam: Sam2) -
     assert not read_split(folder, "train").has_masks
     verdicts = pseudo_label(folder, "train", sam, folder / "masks.json", Filter(0.0, 0.0))
     (folder / "masks.json").replace(path)
-    after, split = json.loads(path.read_text()), read_split(folder, "train")
+    after = json.loads(path.read_text())
+    split = read_split(folder, "train")
     assert split.has_masks and split.sample(0, masks=True).masks.shape[1:] == (64, 64)
     assert sum(verdicts.values()) == len(before["annotations"]) - 2
-    assert after["annotations"][0] == before["annotations"][0] and "segmentation" not in after["annotations"][1]
-    assert after["images"] == before["images"] and after["info"]["pseudo_masks"]["smallest_iou"] == 0.0
+    assert (
+        after["annotations"][0] == before["annotations"][0]
+        and "segmentation" not in after["annotations"][1]
+    )
+    assert (
+        after["images"] == before["images"] and after["info"]["pseudo_masks"]["smallest_iou"] == 0.0
+    )
     for old, new in zip(before["annotations"][2:], after["annotations"][2:], strict=True):
         assert new["bbox"] == old["bbox"] and new["pseudo_mask"] in ("kept", "empty")
     assert not list(folder.rglob("*.partial"))
@@ -87,7 +107,10 @@ def test_masks_follow_the_image_and_the_box(sam: Sam2) -> None:
     together = list(sam.masks(image, boxes))
     alone = [next(iter(sam.masks(image, boxes[row : row + 1]))) for row in range(2)]
     assert [mask.shape for mask, _ in together] == [(48, 80)] * 2
-    assert all(np.mean(one[0] == two[0]) > 0.99 and abs(one[1] - two[1]) < 1e-4 for one, two in zip(together, alone, strict=True))
+    assert all(
+        np.mean(one[0] == two[0]) > 0.99 and abs(one[1] - two[1]) < 1e-4
+        for one, two in zip(together, alone, strict=True)
+    )
 
 
 def test_filter() -> None:
@@ -100,8 +123,11 @@ def test_filter() -> None:
     assert judge(mask, 0.9, np.array([10, 5, 30, 20.0]), Filter()) == "off the box"  # IoU 100 / 300
 
 
-def test_a_stopped_run_goes_on(folder: Path, sam: Sam2, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plain, calls = module.label_image, []
+def test_a_stopped_run_goes_on(
+    folder: Path, sam: Sam2, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = module.label_image
+    calls = []
 
     def counted(sam: Sam2, image: np.ndarray, boxes: np.ndarray, limits: Filter) -> list[dict]:
         if len(calls) == 2:
@@ -111,7 +137,8 @@ def test_a_stopped_run_goes_on(folder: Path, sam: Sam2, monkeypatch: pytest.Monk
         return plain(sam, image, boxes, limits)
 
     monkeypatch.setattr(module, "label_image", counted)
-    out, partial = tmp_path / "out.json", tmp_path / "out.json.partial"
+    out = tmp_path / "out.json"
+    partial = tmp_path / "out.json.partial"
     with pytest.raises(KeyboardInterrupt):
         pseudo_label(folder, "train", sam, out)
     assert not out.exists() and partial.read_text().count("\n") == 3
@@ -125,8 +152,17 @@ def test_a_stopped_run_goes_on(folder: Path, sam: Sam2, monkeypatch: pytest.Monk
     assert out.read_text() == (tmp_path / "whole.json").read_text()
 
 
-def test_no_model_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", str(folder), "--model", str(tmp_path), "--out", str(tmp_path / "out.json")]
+def test_no_model_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "--data",
+        str(folder),
+        "--model",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     assert run_main(module.main, arguments) == 2
     assert capsys.readouterr().err.startswith("error: no SAM 2 model")
     assert run_main(module.main, [*arguments, "--smallest-iou", "2"]) == 2
@@ -140,13 +176,22 @@ def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
     assert source.read_bytes() == before
 
 
-def test_data_are_checked_before_the_model_is_looked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_are_checked_before_the_model_is_looked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = folder / "annotations/instances_train.json"
     document = json.loads(path.read_text())
     document["annotations"][0]["bbox"] = [1, 1, -5, 5]
     path.write_text(json.dumps(document))
     (folder / "empty").mkdir()
-    arguments = ["--data", str(folder), "--model", str(folder / "empty"), "--out", str(folder / "out.json")]
+    arguments = [
+        "--data",
+        str(folder),
+        "--model",
+        str(folder / "empty"),
+        "--out",
+        str(folder / "out.json"),
+    ]
     assert run_main(module.main, arguments) == 2
     assert "box of negative size" in capsys.readouterr().err and not (folder / "out.json").exists()
 
@@ -157,11 +202,16 @@ def test_ids_as_text_and_floats_are_those_of_the_split(folder: Path, sam: Sam2) 
     for entry in document["annotations"]:
         entry["image_id"] = float(entry["image_id"])
     path.write_text(json.dumps(document))
-    assert sum(pseudo_label(folder, "train", sam, folder / "out.json").values()) == len(document["annotations"]) - 2
+    assert (
+        sum(pseudo_label(folder, "train", sam, folder / "out.json").values())
+        == len(document["annotations"]) - 2
+    )
 
 
 @pytest.mark.parametrize("content", [b"[]\n", b'{"key": 1}\n[1]\n', b"\xff\n", b"[" * 5000 + b"\n"])
-def test_a_foreign_file_beside_the_result_is_refused(folder: Path, sam: Sam2, content: bytes) -> None:
+def test_a_foreign_file_beside_the_result_is_refused(
+    folder: Path, sam: Sam2, content: bytes
+) -> None:
     (folder / "out.json.partial").write_bytes(content)
     with pytest.raises(InputError, match="no unfinished work"):
         pseudo_label(folder, "train", sam, folder / "out.json")

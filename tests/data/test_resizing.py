@@ -1,4 +1,6 @@
-"""Resize rules: the plain one is PyTorch's without antialiasing, each origin of weights has its own, and every path obeys."""
+"""Resize rules: the plain one is PyTorch's without antialiasing, each origin of weights has its
+own, and every path obeys.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,19 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 131), (7, 5), (1, 1), (32, 32), (500, 33)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(48, 64), (97, 131), (7, 5), (1, 1), (32, 32), (500, 33)]
+)
 @pytest.mark.parametrize("size_hw", [(32, 32), (24, 40), (1, 3)])
-def test_plain_is_pytorchs_bilinear_without_antialiasing(height: int, width: int, size_hw: tuple[int, int]) -> None:
+def test_plain_is_pytorchs_bilinear_without_antialiasing(
+    height: int, width: int, size_hw: tuple[int, int]
+) -> None:
     image = noise(height, width)
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255  # what upstream's predict resizes
-    expected = torch.nn.functional.interpolate(tensor, size_hw, mode="bilinear", align_corners=False, antialias=False)
+    # what upstream's predict resizes
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    expected = torch.nn.functional.interpolate(
+        tensor, size_hw, mode="bilinear", align_corners=False, antialias=False
+    )
     np.testing.assert_allclose(model_input(image, size_hw, PLAIN), expected.numpy(), atol=2e-5)
 
 
@@ -63,7 +72,9 @@ def test_plain_letterbox_is_plain_inside_and_grey_outside() -> None:
     box = Letterbox((50, 100), (64, 64))
     (top, left), (height, width) = box.top_left, box.scaled_hw
     found = resized(image, (64, 64), PLAIN_LETTERBOX)
-    assert np.array_equal(found[top : top + height, left : left + width], resize_plain(image, box.scaled_hw))
+    assert np.array_equal(
+        found[top : top + height, left : left + width], resize_plain(image, box.scaled_hw)
+    )
     assert (found[:top] == 114).all() and resized(image, (64, 64), LETTERBOX).dtype == np.uint8
 
 
@@ -76,9 +87,19 @@ def test_an_unknown_rule_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("version", "rule"),
-    [(None, ANTIALIASED), ("", ANTIALIASED), ("1.4.1", ANTIALIASED), ("1.7.0", ANTIALIASED), ("dev", ANTIALIASED),
-     ("1.8.0", PLAIN), ("1.8.0rc1", PLAIN), ("1.9.1", PLAIN), ("1.11.2", PLAIN), ("2.0", PLAIN)],
-)  # fmt: skip
+    [
+        (None, ANTIALIASED),
+        ("", ANTIALIASED),
+        ("1.4.1", ANTIALIASED),
+        ("1.7.0", ANTIALIASED),
+        ("dev", ANTIALIASED),
+        ("1.8.0", PLAIN),
+        ("1.8.0rc1", PLAIN),
+        ("1.9.1", PLAIN),
+        ("1.11.2", PLAIN),
+        ("2.0", PLAIN),
+    ],
+)
 def test_the_rule_of_upstreams_files_is_by_their_version(version: str | None, rule: str) -> None:
     assert rule_of_upstream({"rfdetr_version": version}) == rule
 
@@ -90,7 +111,10 @@ def test_what_we_wrote_ourselves_comes_first() -> None:
 
 def test_the_switch_keeps_the_aspect_ratio() -> None:
     assert [with_antialias(rule, None) for rule in resize_rules.RULES] == list(resize_rules.RULES)
-    assert with_antialias(LETTERBOX, False) == PLAIN_LETTERBOX and with_antialias(PLAIN, True) == ANTIALIASED
+    assert (
+        with_antialias(LETTERBOX, False) == PLAIN_LETTERBOX
+        and with_antialias(PLAIN, True) == ANTIALIASED
+    )
 
 
 def card(resize: str | None = None) -> ModelCard:
@@ -121,7 +145,10 @@ def test_predict_evaluate_and_export_follow_the_checkpoint(
 ) -> None:
     path = released(tmp_path / "model.pth", version)
     model = RFDETR(path, device="cpu")
-    assert f"{'with' if expected == ANTIALIASED else 'without'} antialiasing" in capsys.readouterr().out
+    assert (
+        f"{'with' if expected == ANTIALIASED else 'without'} antialiasing"
+        in capsys.readouterr().out
+    )
     assert model.card.resize_rule == expected
     picture = noise(300, 400)
     other = RFDETR(path, device="cpu", antialias=expected != ANTIALIASED)
@@ -134,7 +161,11 @@ def test_predict_evaluate_and_export_follow_the_checkpoint(
     document = random_document(3)
     split = read_split(write_folder(tmp_path / "data", document, "val"), "val")
     from_file = detect_split(OrtSession(artifact, threads=1), split)
-    for one, two in zip(single_detections(model.detector, split, masks=False, resize=expected), from_file, strict=True):
+    for one, two in zip(
+        single_detections(model.detector, split, masks=False, resize=expected),
+        from_file,
+        strict=True,
+    ):
         np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
 
 
@@ -163,7 +194,9 @@ def test_evaluation_batches_follow_the_rule(tmp_path: Path) -> None:
 
 
 def test_one_file_under_two_rules_is_two_rows(tmp_path: Path) -> None:
-    """The bytes and their SHA-256 are the same, AP is not: a Record says by its options which rule it is of."""
+    """The bytes and their SHA-256 are the same, AP is not: a Record says by its options which rule
+    it is of.
+    """
     usual = tiny_artifact(tmp_path)
     told = {}
     for rule in resize_rules.RULES:

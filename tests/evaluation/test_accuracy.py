@@ -1,4 +1,6 @@
-"""A session mapped over a split: resize, label map, pixels, masks; a session that knows the truth scores 1."""
+"""A session mapped over a split: resize, label map, pixels, masks; a session that knows the truth
+scores 1.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,16 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> OrtSession:
 
 
 class Oracle:
-    """Recognises an image by its resized pixels and returns its ground truth, padded with certain non-detections."""
+    """Recognises an image by its resized pixels and returns its ground truth, padded with certain
+    non-detections.
+    """
 
     def __init__(self, split: CocoSplit, real: OrtSession) -> None:
         order = [2, 0, 1]  # the model numbers its classes in another order than the data
         self.manifest = replace(
-            real.manifest, category_ids=tuple(CATEGORY_IDS[i] for i in order), class_names=tuple(NAMES[i] for i in order)
+            real.manifest,
+            category_ids=tuple(CATEGORY_IDS[i] for i in order),
+            class_names=tuple(NAMES[i] for i in order),
         )
         self.artifact_id = ArtifactId("a" * 64, "a" * 64, "oracle", "fp32", 1)
         self.known = {}
@@ -52,12 +58,20 @@ class Oracle:
             sample = split.sample(index, masks=True)
             height, width = sample.image.shape[:2]
             boxes = np.zeros((1, SLOTS, 4), np.float32)
-            labels, scores = np.zeros((1, SLOTS), np.int64), np.full((1, SLOTS), 0.01, np.float32)
+            labels = np.zeros((1, SLOTS), np.int64)
+            scores = np.full((1, SLOTS), 0.01, np.float32)
             masks = np.full((1, SLOTS, height, width), -1.0, np.float32)
-            for row, (box, label, mask) in enumerate(zip(sample.boxes_xyxy, sample.labels, sample.masks, strict=True)):
-                boxes[0, row], labels[0, row] = box / [width, height, width, height], order.index(label)
+            for row, (box, label, mask) in enumerate(
+                zip(sample.boxes_xyxy, sample.labels, sample.masks, strict=True)
+            ):
+                boxes[0, row], labels[0, row] = (
+                    box / [width, height, width, height],
+                    order.index(label),
+                )
                 scores[0, row], masks[0, row] = 0.9, np.where(mask, 1.0, -1.0)
-            self.known[model_input(sample.image, self.manifest.input_hw).tobytes()] = Detections(scores, labels, boxes, masks)
+            self.known[model_input(sample.image, self.manifest.input_hw).tobytes()] = Detections(
+                scores, labels, boxes, masks
+            )
 
     def run(self, images: np.ndarray) -> Detections:
         return self.known[images.tobytes()]
@@ -66,7 +80,10 @@ class Oracle:
 def test_input_follows_the_resize_rule() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     made = model_input(image, (32, 16))
-    expected = np.asarray(Image.fromarray(image).resize((16, 32), Image.Resampling.BILINEAR), np.float32) / 255
+    expected = (
+        np.asarray(Image.fromarray(image).resize((16, 32), Image.Resampling.BILINEAR), np.float32)
+        / 255
+    )
     assert made.shape == (1, 3, 32, 16) and made.dtype == np.float32 and made.flags.c_contiguous
     np.testing.assert_allclose(made[0].transpose(1, 2, 0), expected, atol=1e-6)
 
@@ -80,7 +97,9 @@ def test_a_session_that_knows_the_truth_scores_one(split: CocoSplit, real: OrtSe
 
 def test_a_wrong_label_map_would_show(split: CocoSplit, real: OrtSession) -> None:
     oracle = Oracle(split, real)
-    detections = [replace(found, labels=(found.labels + 1) % 3) for found in detect_split(oracle, split)]
+    detections = [
+        replace(found, labels=(found.labels + 1) % 3) for found in detect_split(oracle, split)
+    ]
     from rfdetr_repro.evaluation.coco import CocoEvaluator
 
     assert CocoEvaluator(split).accuracy(detections).ap < 0.5
@@ -90,15 +109,22 @@ def test_detections_are_in_pixels(split: CocoSplit, real: OrtSession) -> None:
     labels = label_map(real.manifest, split)
     found = detect_image(real, split.load_image(0), 100, labels)
     assert found.boxes_xyxy.shape == (8, 4) and len(found.masks_rle or ()) == 8
-    assert found.boxes_xyxy[:, [0, 2]].max() <= 64 and found.boxes_xyxy[:, [1, 3]].max() <= 48 and found.boxes_xyxy.min() >= 0
+    assert (
+        found.boxes_xyxy[:, [0, 2]].max() <= 64
+        and found.boxes_xyxy[:, [1, 3]].max() <= 48
+        and found.boxes_xyxy.min() >= 0
+    )
     assert found.masks_rle is not None and found.masks_rle[0]["size"] == [48, 64]
 
 
 def test_classes_the_split_lacks_are_dropped(split: CocoSplit, real: OrtSession) -> None:
-    more = replace(real.manifest, class_names=("boat", "car", "cat", "toothbrush"), category_ids=(9, 3, 17, 90))
+    more = replace(
+        real.manifest, class_names=("boat", "car", "cat", "toothbrush"), category_ids=(9, 3, 17, 90)
+    )
     labels = label_map(more, split)
     assert labels.tolist() == [-1, 0, 1, 2]
-    found = detect_image(real, split.load_image(0), 100, labels)  # the tiny model's class 0 is now the boat
+    # the tiny model's class 0 is now the boat
+    found = detect_image(real, split.load_image(0), 100, labels)
     kept = real.run(model_input(split.load_image(0), (32, 32))).labels[0]
     assert found.labels.tolist() == [label - 1 for label in kept if label > 0]
 
@@ -111,7 +137,9 @@ def test_another_data_set_is_refused(split: CocoSplit, real: OrtSession) -> None
 
 def test_progress_sees_every_image(split: CocoSplit, real: OrtSession) -> None:
     seen: list[int] = []
-    detect_split(real, split, progress=lambda indices: (seen.append(index) or index for index in indices))
+    detect_split(
+        real, split, progress=lambda indices: (seen.append(index) or index for index in indices)
+    )
     assert seen == list(range(len(split)))
 
 

@@ -1,4 +1,6 @@
-"""Pictures of every kind, ranking with ties, masks at picture size, unseen patch sizes: what prediction is made of."""
+"""Pictures of every kind, ranking with ties, masks at picture size, unseen patch sizes: what
+prediction is made of.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def test_unusual_files(tmp_path: Path) -> None:
     assert load_picture(tmp_path / "one.png").tolist() == [[[9, 8, 7]]]
     wide = np.linspace(0, 65535, 12).astype(np.uint16).reshape(3, 4)
     Image.fromarray(wide).save(tmp_path / "sixteen.png")
-    assert np.array_equal(load_picture(tmp_path / "sixteen.png")[..., 1], np.rint(wide / 257).astype(np.uint8))
+    assert np.array_equal(
+        load_picture(tmp_path / "sixteen.png")[..., 1], np.rint(wide / 257).astype(np.uint8)
+    )
     Image.new("CMYK", (3, 2), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg")
     red = load_picture(tmp_path / "cmyk.jpg")
     assert red.shape == (2, 3, 3) and red[0, 0, 0] > 200 > 60 > red[0, 0, 1]
@@ -63,7 +67,13 @@ def test_what_is_no_picture(tmp_path: Path) -> None:
     for name in ("empty.jpg", "cut.jpg", "absent.jpg"):
         with pytest.raises(InputError, match=name):
             load_picture(tmp_path / name)
-    for wrong in (picture().astype(float), picture()[None], torch.zeros(4, 5, 6), 3, np.zeros((0, 5, 3), np.uint8)):
+    for wrong in (
+        picture().astype(float),
+        picture()[None],
+        torch.zeros(4, 5, 6),
+        3,
+        np.zeros((0, 5, 3), np.uint8),
+    ):
         with pytest.raises(InputError, match="image"):
             load_picture(wrong)
     with pytest.raises(InputError, match="0..1"):
@@ -85,7 +95,10 @@ def test_bitmaps_are_the_decoded_rles() -> None:
     logits[2] = -1
     bitmaps = masks_to_bitmaps(logits, 96, 131)
     rles = masks_to_rle(logits, 96, 131)
-    assert all(np.array_equal(bitmap, decode_mask(rle, 96, 131)) for bitmap, rle in zip(bitmaps, rles, strict=True))
+    assert all(
+        np.array_equal(bitmap, decode_mask(rle, 96, 131))
+        for bitmap, rle in zip(bitmaps, rles, strict=True)
+    )
 
 
 def test_a_hundred_masks_of_a_large_picture_need_little_beyond_the_result() -> None:
@@ -95,17 +108,23 @@ from rfdetr_repro.data.segmentation import masks_to_bitmaps
 logits = np.random.default_rng(0).normal(size=(100, 96, 96)).astype(np.float32)
 masks_to_bitmaps(logits[:1], 108, 192)
 """
-    work = "bitmaps = masks_to_bitmaps(logits, 1080, 1920); assert bitmaps.shape == (100, 1080, 1920)"
+    work = (
+        "bitmaps = masks_to_bitmaps(logits, 1080, 1920); assert bitmaps.shape == (100, 1080, 1920)"
+    )
     result = 100 * 1080 * 1920
     assert result * 0.95 < peak_growth(setup, work) < result + (64 << 20)
 
 
 @pytest.mark.parametrize("patch", [14, 18, 21, 27])
 def test_unseen_patch_sizes_run_at_640(patch: int) -> None:
-    """The paper's fixed-resolution family: patch sizes never trained, 640 px rounded down to whole windows."""
+    """The paper's fixed-resolution family: patch sizes never trained, 640 px rounded down to whole
+    windows.
+    """
     row = replace(PRESETS["nano"].model, queries=20, groups=1)
     with torch.device("meta"):  # shapes only: the arithmetic of unseen patches is test_vit's
         arch = Arch(640, patch, 2, 2, 20)
         detector = Detector(replace(row, patch=patch, pos_grid=arch.grid_hw[0]), arch)
         outputs = detector.eval()(torch.empty(1, 3, *arch.input_hw))
-    assert arch.input_hw[0] == {14: 616, 18: 612, 21: 630, 27: 594}[patch] and outputs.logits.shape == (1, 20, 91)
+    assert arch.input_hw[0] == {14: 616, 18: 612, 21: 630, 27: 594}[
+        patch
+    ] and outputs.logits.shape == (1, 20, 91)

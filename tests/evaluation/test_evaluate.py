@@ -1,4 +1,6 @@
-"""``python -m rfdetr_repro.evaluate`` and ``python -m rfdetr_repro.export`` as a user meets them."""
+"""``python -m rfdetr_repro.evaluate`` and ``python -m rfdetr_repro.export`` as a user meets
+them.
+"""
 
 from __future__ import annotations
 
@@ -36,44 +38,94 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def test_checkpoint_to_metrics(checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, metrics = tmp_path / "m.onnx", tmp_path / "metrics.json"
-    assert run_main(export.main, ["--checkpoint", str(checkpoint), "--arch", "r32-p8-w2-d1-q5", "--out", str(out)]) == 0
+def test_checkpoint_to_metrics(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.onnx"
+    metrics = tmp_path / "metrics.json"
+    assert (
+        run_main(
+            export.main,
+            ["--checkpoint", str(checkpoint), "--arch", "r32-p8-w2-d1-q5", "--out", str(out)],
+        )
+        == 0
+    )
     artifact = load_artifact(out)
     assert artifact.sha256 in capsys.readouterr().out
-    assert artifact.manifest.model.arch.key == "r32-p8-w2-d1-q5" and artifact.manifest.category_ids == CATEGORY_IDS
+    assert (
+        artifact.manifest.model.arch.key == "r32-p8-w2-d1-q5"
+        and artifact.manifest.category_ids == CATEGORY_IDS
+    )
     assert artifact.manifest.model.checkpoint_sha256
 
-    arguments = ["--artifact", str(out), "--data", str(data), "--threads", "1", "--json", str(metrics)]
+    arguments = [
+        "--artifact",
+        str(out),
+        "--data",
+        str(data),
+        "--threads",
+        "1",
+        "--json",
+        str(metrics),
+    ]
     assert run_main(evaluate.main, arguments) == 0
     written = json.loads(metrics.read_text())
     split = read_split(data, "val")
     boxes, masks = accuracy_of(OrtSession(artifact, threads=1), split)
     assert (written["boxes"]["ap"], written["boxes"]["ap50"]) == (boxes.ap, boxes.ap50)
     assert masks is not None and written["masks"]["ap"] == masks.ap
-    assert (written["artifact"], written["data_sha256"], written["num_images"]) == (artifact.sha256, split.sha256, len(split))
+    assert (written["artifact"], written["data_sha256"], written["num_images"]) == (
+        artifact.sha256,
+        split.sha256,
+        len(split),
+    )
     assert "boxes   AP " in capsys.readouterr().out
 
 
 def test_checkpoint_to_metrics_in_pytorch(
-    checkpoint: Path, artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path,
+    artifact: Artifact,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The same subnet as a PyTorch file has the same AP, and says what ran."""
-    out, metrics = tmp_path / "m.safetensors", tmp_path / "metrics.json"
-    assert run_main(export.main, ["--checkpoint", str(checkpoint), "--to", "torch", "--out", str(out)]) == 0
-    arguments = ["--artifact", str(out), "--data", str(data), "--threads", "1", "--json", str(metrics), "--backend", "torch"]
+    out = tmp_path / "m.safetensors"
+    metrics = tmp_path / "metrics.json"
+    assert (
+        run_main(export.main, ["--checkpoint", str(checkpoint), "--to", "torch", "--out", str(out)])
+        == 0
+    )
+    arguments = [
+        "--artifact",
+        str(out),
+        "--data",
+        str(data),
+        "--threads",
+        "1",
+        "--json",
+        str(metrics),
+        "--backend",
+        "torch",
+    ]
     assert run_main(evaluate.main, arguments) == 0
-    found, expected = json.loads(metrics.read_text()), evaluate.evaluate(artifact.path, data, threads=1)
+    found = json.loads(metrics.read_text())
+    expected = evaluate.evaluate(artifact.path, data, threads=1)
     assert (found["runtime"].startswith("torch-"), expected["runtime"]) == (True, "onnxruntime-cpu")
     assert found["boxes"]["ap"] == pytest.approx(expected["boxes"]["ap"], abs=1e-6)
-    assert found["artifact"] == load_artifact(out).sha256 and found["runtime"] in capsys.readouterr().out
+    assert (
+        found["artifact"] == load_artifact(out).sha256
+        and found["runtime"] in capsys.readouterr().out
+    )
 
 
 def test_missing_metric_is_a_dash() -> None:
     assert evaluate.percent(None) == "-" and evaluate.percent(0.4567) == "45.7"
 
 
-def test_random_weights_are_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifact = tiny_artifact(tmp_path, weights="random")
     assert run_main(evaluate.main, ["--artifact", str(artifact.path), "--data", str(data)]) == 2
     assert "random weights" in capsys.readouterr().err
@@ -92,10 +144,19 @@ def test_random_weights_are_refused(data: Path, tmp_path: Path, capsys: pytest.C
     ],
 )
 def test_evaluate_bad_input(
-    change: tuple[str, str], artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: tuple[str, str],
+    artifact: Artifact,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "metrics.json"
-    arguments = {"--artifact": str(artifact.path), "--data": str(data), "--json": str(out), **dict([change])}
+    arguments = {
+        "--artifact": str(artifact.path),
+        "--data": str(data),
+        "--json": str(out),
+        **dict([change]),
+    }
     assert run_main(evaluate.main, [part for pair in arguments.items() for part in pair]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and not out.exists()
@@ -114,7 +175,11 @@ def test_evaluate_bad_input(
     ],
 )
 def test_export_bad_input(
-    change: dict[str, str], message: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, str],
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "m.onnx"
     arguments = {"--checkpoint": str(checkpoint), "--out": str(out), **change}
@@ -126,7 +191,9 @@ def test_export_bad_input(
 def test_export_of_a_corrupt_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "supernet.safetensors"
     path.write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
-    assert run_main(export.main, ["--checkpoint", str(path), "--out", str(tmp_path / "m.onnx")]) == 2
+    assert (
+        run_main(export.main, ["--checkpoint", str(path), "--out", str(tmp_path / "m.onnx")]) == 2
+    )
     assert "supernet.safetensors" in capsys.readouterr().err
 
 

@@ -1,7 +1,9 @@
-"""Files as each exporter writes them: one scene, whose two objects must come back at their places with their names.
+"""Files as each exporter writes them: one scene, whose two objects must come back at their places
+with their names.
 
-The arrays are written by hand from what the exporters' own sources say: Ultralytics 8 (raw heads, end-to-end rows, RT-DETR),
-YOLOv5, the deploy models of D-FINE, RT-DETR and DEIM, DETR's post-processing, rfdetr 1.11, TensorFlow's object detection.
+The arrays are written by hand from what the exporters' own sources say: Ultralytics 8 (raw heads,
+end-to-end rows, RT-DETR), YOLOv5, the deploy models of D-FINE, RT-DETR and DEIM, DETR's
+post-processing, rfdetr 1.11, TensorFlow's object detection.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
 
-WIDTH, HEIGHT = 64, 48
+WIDTH = 64
+HEIGHT = 48
 OBJECTS = np.array([[8.0, 8, 32, 24], [40, 20, 56, 40]])  # xyxy px
 PETS = Categories((1, 2), ("cat", "dog"))
 COCO_LIKE = Categories((3, 17, 90), ("car", "cat", "brush"))
@@ -36,12 +39,15 @@ def scene(ids: tuple[int, int] = (1, 2), count: int = 4) -> list[Callable[[], Pi
     return [lambda: Picture(pixels, OBJECTS, np.array(ids))] * count
 
 
-def relative(boxes: np.ndarray, order: str = "xyxy", size: tuple[int, int] = (WIDTH, HEIGHT)) -> np.ndarray:
+def relative(
+    boxes: np.ndarray, order: str = "xyxy", size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> np.ndarray:
     return ordered(boxes / np.array(size * 2), order)
 
 
 def ordered(boxes: np.ndarray, order: str) -> np.ndarray:
-    low, high = boxes[..., :2], boxes[..., 2:]
+    low = boxes[..., :2]
+    high = boxes[..., 2:]
     ways = {
         "xyxy": boxes,
         "cxcywh": np.concatenate([(low + high) / 2, high - low], -1),
@@ -80,16 +86,28 @@ def anchors(
     return table
 
 
-def padded_rows(boxes: np.ndarray, *, labels: tuple[int, int] = (0, 1), count: int = 300, scores: Any = (0.9, 0.8)) -> np.ndarray:
+def padded_rows(
+    boxes: np.ndarray,
+    *,
+    labels: tuple[int, int] = (0, 1),
+    count: int = 300,
+    scores: Any = (0.9, 0.8),
+) -> np.ndarray:
     rows = np.zeros((1, count, 6), np.float32)
     rows[0, :2, :4], rows[0, :2, 4], rows[0, :2, 5] = boxes, scores, labels
     return rows
 
 
 def queries(
-    boxes: np.ndarray, slots: int, *, used: tuple[int, int] = (0, 1), count: int = 100, low: float = -7.0
+    boxes: np.ndarray,
+    slots: int,
+    *,
+    used: tuple[int, int] = (0, 1),
+    count: int = 100,
+    low: float = -7.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    logits, placed = np.full((1, count, slots), low, np.float32), np.full((1, count, 4), 0.03, np.float32)
+    logits = np.full((1, count, slots), low, np.float32)
+    placed = np.full((1, count, 4), 0.03, np.float32)
     for index, slot in enumerate(used):
         logits[0, index, slot], placed[0, index] = 3, boxes[index]
     return placed, logits
@@ -106,7 +124,9 @@ def chosen(
 
 
 class Case(NamedTuple):
-    """``file``: arguments of :func:`detector`; ``said``: what the user says; ``form``: what the file must be taken for."""
+    """``file``: arguments of :func:`detector`; ``said``: what the user says; ``form``: what the
+    file must be taken for.
+    """
 
     outputs: dict[str, np.ndarray]
     file: dict[str, Any]
@@ -137,7 +157,9 @@ def pair(names: tuple[str, str], values: tuple[np.ndarray, np.ndarray]) -> dict[
 
 
 def softmax_queries(slots: int, used: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Every other query is sure that there is nothing, though its class logit is higher than that of the real ones."""
+    """Every other query is sure that there is nothing, though its class logit is higher than that
+    of the real ones.
+    """
     boxes, logits = queries(relative(OBJECTS, "cxcywh"), slots, used=used, low=-8)
     logits[0, 2:, 0], logits[0, 2:, -1] = 6.0, 12.0
     logits[0, :2, -1] = -6
@@ -162,16 +184,21 @@ LETTERED = letterboxed(OBJECTS)
 LETTERED_CENTRES = ordered(LETTERED, "cxcywh")
 LETTERED_IN_1 = relative(LETTERED, "cxcywh", (64, 64))
 ONE = Categories((1,), ("cat",))
-DETS, PRED = ("dets", "labels"), ("pred_boxes", "logits")
+DETS = ("dets", "labels")
+PRED = ("pred_boxes", "logits")
 HALVES = {key: value.astype(np.float16) for key, value in pair(DETS, queries(CENTRES, 3)).items()}
 MANY = anchors(LETTERED_CENTRES, 80, slots=(79, 0))
 
 
 def yolo_kinds() -> dict[str, Case]:
     return {
-        "YOLOv8 raw": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
+        "YOLOv8 raw": case(
+            anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()
+        ),
         "YOLOv8 raw, no metadata": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE),
-        "YOLO11 raw, boxes in 0..1": case(anchors(LETTERED_IN_1, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()),
+        "YOLO11 raw, boxes in 0..1": case(
+            anchors(LETTERED_IN_1, 2).T[None], "yolo", image=SQUARE, metadata=ultralytics()
+        ),
         "YOLO11 raw, as MANY anchors as numbers": case(
             anchors(LETTERED_CENTRES, 80, slots=(79, 0), count=84).T[None],
             "yolo",
@@ -179,15 +206,22 @@ def yolo_kinds() -> dict[str, Case]:
             metadata=ultralytics(names=many_names()),
         ),
         "YOLO raw with boxes last": case(anchors(LETTERED_CENTRES, 2)[None], "yolo", image=SQUARE),
-        "YOLO26 end to end": case(padded_rows(LETTERED), "rows", image=SQUARE, metadata=ultralytics(end2end="True")),
+        "YOLO26 end to end": case(
+            padded_rows(LETTERED), "rows", image=SQUARE, metadata=ultralytics(end2end="True")
+        ),
         "YOLO26 end to end, boxes in 0..1": case(
             padded_rows(LETTERED / 64), "rows", image=SQUARE, metadata=ultralytics(end2end="True")
         ),
         "NMS inside, names in another order": case(
-            padded_rows(LETTERED, labels=(1, 0)), "rows", image=SQUARE, metadata=ultralytics(names=("Dog", "cat"))
+            padded_rows(LETTERED, labels=(1, 0)),
+            "rows",
+            image=SQUARE,
+            metadata=ultralytics(names=("Dog", "cat")),
         ),
         "rows without metadata": case(padded_rows(OBJECTS), "rows"),
-        "rows of the category ids": case(padded_rows(OBJECTS, labels=(17, 90)), "rows", categories=COCO_LIKE, ids=(17, 90)),
+        "rows of the category ids": case(
+            padded_rows(OBJECTS, labels=(17, 90)), "rows", categories=COCO_LIKE, ids=(17, 90)
+        ),
         "YOLOv5 of MANY classes": case(
             anchors(LETTERED_CENTRES, 80, slots=(79, 0), objectness=True)[None],
             "yolo-objectness",
@@ -209,20 +243,38 @@ def yolo_kinds() -> dict[str, Case]:
 
 def query_kinds() -> dict[str, Case]:
     return {
-        "Ultralytics RT-DETR, rows": case(padded_rows(CENTRES), "rows", metadata=ultralytics(head="RTDETRDecoder")),
+        "Ultralytics RT-DETR, rows": case(
+            padded_rows(CENTRES), "rows", metadata=ultralytics(head="RTDETRDecoder")
+        ),
         "Ultralytics RT-DETR, older": case(
             anchors(CENTRES, 80, slots=(79, 0), count=300, copies=1)[None],
             "rtdetr",
-            metadata=ultralytics(head="", names=many_names(), description="Ultralytics rtdetr-l model"),
+            metadata=ultralytics(
+                head="", names=many_names(), description="Ultralytics rtdetr-l model"
+            ),
         ),
-        "RT-DETR of two classes, older": case(anchors(CENTRES, 2, count=300, copies=1)[None], "rtdetr"),
+        "RT-DETR of two classes, older": case(
+            anchors(CENTRES, 2, count=300, copies=1)[None], "rtdetr"
+        ),
         "RT-DETR of three classes, older": case(
-            anchors(CENTRES, 3, slots=(1, 2), count=300, copies=1)[None], "rtdetr", categories=COCO_LIKE, ids=(17, 90)
+            anchors(CENTRES, 3, slots=(1, 2), count=300, copies=1)[None],
+            "rtdetr",
+            categories=COCO_LIKE,
+            ids=(17, 90),
         ),
         "DETR, ids and no object": case(pair(PRED, softmax_queries(4, (1, 2))), "detr-softmax"),
-        "DETR, categories and no object": case(pair(PRED, softmax_queries(3, (0, 1))), "detr-softmax"),
-        "DETR, softmax inside": case(pair(PRED, softmaxed(*softmax_queries(3, (0, 1)))), "detr-softmax"),
-        "DETR of COCO": case(pair(PRED, softmax_queries(92, (17, 90))), "detr-softmax", categories=COCO_LIKE, ids=(17, 90)),
+        "DETR, categories and no object": case(
+            pair(PRED, softmax_queries(3, (0, 1))), "detr-softmax"
+        ),
+        "DETR, softmax inside": case(
+            pair(PRED, softmaxed(*softmax_queries(3, (0, 1)))), "detr-softmax"
+        ),
+        "DETR of COCO": case(
+            pair(PRED, softmax_queries(92, (17, 90))),
+            "detr-softmax",
+            categories=COCO_LIKE,
+            ids=(17, 90),
+        ),
         "DETR with a mask of pixels": case(
             pair(PRED, softmax_queries(3, (0, 1))),
             "detr-softmax",
@@ -230,19 +282,33 @@ def query_kinds() -> dict[str, Case]:
             more_inputs={"pixel_mask": ("int64", ["batch", 48, 64])},
             image=["batch", 3, 48, 64],
         ),
-        "upstream, class number is the id": case(pair(DETS, queries(CENTRES, 3, used=(1, 2))), "detr", name="input"),
-        "upstream, last slot empty": case(pair(DETS, queries(CENTRES, 3, used=(0, 1))), "detr", name="input"),
-        "upstream, exact classes": case(pair(DETS, queries(CENTRES, 2, used=(0, 1))), "detr", name="input"),
+        "upstream, class number is the id": case(
+            pair(DETS, queries(CENTRES, 3, used=(1, 2))), "detr", name="input"
+        ),
+        "upstream, last slot empty": case(
+            pair(DETS, queries(CENTRES, 3, used=(0, 1))), "detr", name="input"
+        ),
+        "upstream, exact classes": case(
+            pair(DETS, queries(CENTRES, 2, used=(0, 1))), "detr", name="input"
+        ),
         "upstream, four logits, labels first": case(
             dict(reversed(pair(DETS, queries(CENTRES, 4, used=(1, 2))).items())),
             "detr",
             categories=Categories((1, 2, 3), ("cat", "dog", "cow")),
         ),
         "upstream of COCO": case(
-            pair(DETS, queries(CENTRES, 91, used=(17, 90))), "detr", categories=COCO_LIKE, ids=(17, 90), name="input"
+            pair(DETS, queries(CENTRES, 91, used=(17, 90))),
+            "detr",
+            categories=COCO_LIKE,
+            ids=(17, 90),
+            name="input",
         ),
         "upstream, batch open": case(
-            pair(DETS, queries(CENTRES, 3, used=(1, 2))), "detr", name="input", image=["batch", 3, 48, 64], open_outputs=True
+            pair(DETS, queries(CENTRES, 3, used=(1, 2))),
+            "detr",
+            name="input",
+            image=["batch", 3, 48, 64],
+            open_outputs=True,
         ),
         "logits with corners": case(pair(DETS, queries(relative(OBJECTS), 2, used=(0, 1))), "detr"),
     }
@@ -270,7 +336,9 @@ def other_kinds() -> dict[str, Case]:
             more_inputs={"orig_target_sizes": ("float32", [1, 2])},
         ),
         "decoded in pixels": case(chosen(OBJECTS), "decoded"),
-        "decoded as x, y, width, height": case(chosen(ordered(OBJECTS, "xywh")), "decoded", said={"boxes": "xywh-pixels"}),
+        "decoded as x, y, width, height": case(
+            chosen(ordered(OBJECTS, "xywh")), "decoded", said={"boxes": "xywh-pixels"}
+        ),
         "decoded, other names, floats as labels": case(
             {
                 "det_boxes": chosen(OBJECTS)["boxes"],
@@ -292,13 +360,16 @@ def other_kinds() -> dict[str, Case]:
             image=[1, 48, 64, 3],
         ),
         "boxes and scores": case(
-            {"boxes": anchors(OBJECTS, 2)[None, :, :4], "scores": anchors(OBJECTS, 2)[None, :, 4:]}, "boxes-scores"
+            {"boxes": anchors(OBJECTS, 2)[None, :, :4], "scores": anchors(OBJECTS, 2)[None, :, 4:]},
+            "boxes-scores",
         ),
         "boxes and scores, a chosen few": case(
             pair(("pred_boxes", "pred_scores"), probable(*queries(OBJECTS, 2))), "boxes-scores"
         ),
         "float16 in and out": case(HALVES, "detr", dtype="float16"),
-        "uint8, channels last": case(padded_rows(OBJECTS), "rows", dtype="uint8", image=[1, 48, 64, 3]),
+        "uint8, channels last": case(
+            padded_rows(OBJECTS), "rows", dtype="uint8", image=[1, 48, 64, 3]
+        ),
         "float32, channels last": case(padded_rows(OBJECTS), "rows", image=[1, 48, 64, 3]),
         "float16, size open": case(
             MANY.T[None],
@@ -309,7 +380,11 @@ def other_kinds() -> dict[str, Case]:
             metadata=ultralytics(names=many_names()),
         ),
         "size open, named": case(
-            padded_rows(OBJECTS), "rows", image=["b", 3, "h", "w"], said={"shape": (48, 64)}, open_outputs=True
+            padded_rows(OBJECTS),
+            "rows",
+            image=["b", 3, "h", "w"],
+            said={"shape": (48, 64)},
+            open_outputs=True,
         ),
         "opset 20": case(anchors(LETTERED_CENTRES, 2).T[None], "yolo", image=SQUARE, opset=20),
     }
@@ -318,8 +393,12 @@ def other_kinds() -> dict[str, Case]:
 KINDS = {**yolo_kinds(), **query_kinds(), **other_kinds()}
 
 
-def found_on(path: Path, tmp_path: Path, of: Case, **more: Any) -> tuple[Any, np.ndarray, list[int]]:
-    """(artifact, boxes in px of the picture, category ids) of what is found with confidence, best first."""
+def found_on(
+    path: Path, tmp_path: Path, of: Case, **more: Any
+) -> tuple[Any, np.ndarray, list[int]]:
+    """(artifact, boxes in px of the picture, category ids) of what is found with confidence, best
+    first.
+    """
     pictures = scene(of.ids)
     said = {"categories": of.categories, "pictures": pictures, **of.said, **more}
     artifact = adopt(path, tmp_path / "adopted.onnx", **said)
@@ -377,7 +456,10 @@ def test_scores_that_are_not_finite_are_called_so(form: str, bad: float, tmp_pat
     outputs = {
         "rows": {"output0": padded_rows(OBJECTS, scores=(bad, 0.5))},
         "decoded": chosen(OBJECTS) | {"scores": np.full((1, 300), bad, np.float32)},
-        "detr": pair(("pred_boxes", "logits"), (queries(OBJECTS, 3)[0], np.full((1, 100, 3), bad, np.float32))),
+        "detr": pair(
+            ("pred_boxes", "logits"),
+            (queries(OBJECTS, 3)[0], np.full((1, 100, 3), bad, np.float32)),
+        ),
         "yolo": {"output0": np.full((1, 6, 2100), bad, np.float32)},
     }[form]
     with pytest.raises(InputError, match="not finite"):
@@ -385,7 +467,9 @@ def test_scores_that_are_not_finite_are_called_so(form: str, bad: float, tmp_pat
 
 
 def test_a_class_map_without_proof_is_asked_for(tmp_path: Path) -> None:
-    """Classes 1 and 2 of 4, three categories 1, 2, 3: both ways are possible, and no object tells."""
+    """Classes 1 and 2 of 4, three categories 1, 2, 3: both ways are possible, and no object
+    tells.
+    """
     three = Categories((1, 2, 3), ("cat", "dog", "cow"))
     values = pair(("dets", "labels"), queries(relative(OBJECTS, "cxcywh"), 4, used=(1, 2)))
     path = detector(tmp_path / "m.onnx", values, name="input")
@@ -400,17 +484,29 @@ def test_a_class_map_without_proof_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_names_of_another_data_set_are_refused(tmp_path: Path) -> None:
-    path = detector(tmp_path / "m.onnx", {"output0": padded_rows(OBJECTS)}, metadata=ultralytics(names=("apple", "pear")))
-    with pytest.raises(InputError, match="names 2 classes .apple, pear.*without 2 of the data set .cat, dog"):
+    path = detector(
+        tmp_path / "m.onnx",
+        {"output0": padded_rows(OBJECTS)},
+        metadata=ultralytics(names=("apple", "pear")),
+    )
+    with pytest.raises(
+        InputError, match="names 2 classes .apple, pear.*without 2 of the data set .cat, dog"
+    ):
         adopt(path, tmp_path / "out.onnx", categories=PETS, pictures=scene())
-    assert adopt(path, tmp_path / "out.onnx", categories=PETS, classes="order").manifest.class_names == ("cat", "dog")
+    assert adopt(
+        path, tmp_path / "out.onnx", categories=PETS, classes="order"
+    ).manifest.class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
-    ("metadata", "resize"), [(ultralytics(), "letterbox"), (ultralytics(head="RTDETRDecoder"), "stretch"), ({}, "stretch")]
+    ("metadata", "resize"),
+    [(ultralytics(), "letterbox"), (ultralytics(head="RTDETRDecoder"), "stretch"), ({}, "stretch")],
 )
 def test_the_resize_is_the_exporters(metadata: dict[str, str], resize: str, tmp_path: Path) -> None:
-    adopted = adopt(detector(tmp_path / "m.onnx", {"output0": padded_rows(OBJECTS)}, metadata=metadata), tmp_path / "out.onnx")
+    adopted = adopt(
+        detector(tmp_path / "m.onnx", {"output0": padded_rows(OBJECTS)}, metadata=metadata),
+        tmp_path / "out.onnx",
+    )
     assert adopted.manifest.adoption["resize"].startswith(resize)
     assert ("assumed" in adopted.manifest.adoption["resize"]) is (not metadata)
     assert ("aspect ratio kept" in adopted.manifest.resize) is (resize == "letterbox")
@@ -431,15 +527,22 @@ def test_the_resize_is_the_exporters(metadata: dict[str, str], resize: str, tmp_
 def test_antialiasing_is_the_exporters_or_as_asked(
     metadata: dict[str, str], said: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
-    """Ultralytics' letterbox is OpenCV's bilinear, which does not average; what is taken is in the manifest and printed."""
+    """Ultralytics' letterbox is OpenCV's bilinear, which does not average; what is taken is in the
+    manifest and printed.
+    """
     path = detector(tmp_path / "m.onnx", {"output0": padded_rows(OBJECTS)}, metadata=metadata)
     manifest = adopt(path, tmp_path / "out.onnx", **said).manifest
     assert manifest.resize == expected
-    assert f"{'without' if 'not antialiased' in expected else 'with'} antialiasing" in manifest.adoption["resize"]
+    assert (
+        f"{'without' if 'not antialiased' in expected else 'with'} antialiasing"
+        in manifest.adoption["resize"]
+    )
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_upstreams_export_is_normalised_outside_unless_the_file_does_so(inside: bool, tmp_path: Path) -> None:
+def test_upstreams_export_is_normalised_outside_unless_the_file_does_so(
+    inside: bool, tmp_path: Path
+) -> None:
     mean = {"mean": np.float32([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)}
     before = [helper.make_node("Sub", ["input", "mean"], ["centred"])] if inside else []
     path = detector(
@@ -452,7 +555,10 @@ def test_upstreams_export_is_normalised_outside_unless_the_file_does_so(inside: 
     )
     adopted = adopt(path, tmp_path / "out.onnx")
     assert adopted.manifest.adoption["normalisation"].startswith("none" if inside else "imagenet")
-    assert adopt(path, tmp_path / "out.onnx", normalise="none").manifest.adoption["normalisation"] == "none (as asked)"
+    assert (
+        adopt(path, tmp_path / "out.onnx", normalise="none").manifest.adoption["normalisation"]
+        == "none (as asked)"
+    )
 
 
 def test_the_pixels_a_uint8_model_sees_are_the_pictures_own(tmp_path: Path) -> None:
@@ -465,19 +571,31 @@ def test_the_pixels_a_uint8_model_sees_are_the_pictures_own(tmp_path: Path) -> N
         helper.make_node("Identity", ["fixed"], ["boxes"]),
         helper.make_node("Identity", ["none"], ["labels"]),
     ]
-    constants = {"whole": np.float32(255), "ones": np.ones((1, 1), np.float32), "none": np.zeros((1, 1), np.int64),
-                 "fixed": np.float32([[[8, 8, 32, 24]]])}  # fmt: skip
+    constants = {
+        "whole": np.float32(255),
+        "ones": np.ones((1, 1), np.float32),
+        "none": np.zeros((1, 1), np.int64),
+        "fixed": np.float32([[[8, 8, 32, 24]]]),
+    }
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("images", 2, [1, 48, 64, 3])],
-        [helper.make_tensor_value_info(name, kind, [1, 1] + [4] * (name == "boxes"))
-         for name, kind in (("scores", 1), ("boxes", 1), ("labels", 7))],
+        [
+            helper.make_tensor_value_info(name, kind, [1, 1] + [4] * (name == "boxes"))
+            for name, kind in (("scores", 1), ("boxes", 1), ("labels", 7))
+        ],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "m.onnx",
+    )
     artifact = adopt(tmp_path / "m.onnx", tmp_path / "out.onnx")
-    assert artifact.manifest.inputs[0].shape == (1, 3, 48, 64) and "uint8 NHWC" in artifact.manifest.adoption["input"]
+    assert (
+        artifact.manifest.inputs[0].shape == (1, 3, 48, 64)
+        and "uint8 NHWC" in artifact.manifest.adoption["input"]
+    )
     found = run_on(OrtSession(artifact, threads=1), scene()[0]().pixels)
     np.testing.assert_allclose(found.scores, [[230 / 255]], atol=1e-6)
 
@@ -486,7 +604,13 @@ def test_external_data_are_inside_the_artifact_and_hashed(tmp_path: Path) -> Non
     """One changed weight in the other file gives another artifact; a lost file is one line."""
     plain = detector(tmp_path / "plain.onnx", {"output0": padded_rows(OBJECTS)})
     apart = tmp_path / "apart.onnx"
-    onnx.save_model(onnx.load(plain), apart, save_as_external_data=True, location="weights.bin", size_threshold=100)
+    onnx.save_model(
+        onnx.load(plain),
+        apart,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=100,
+    )
     one = adopt(apart, tmp_path / "one.onnx")
     assert one.sha256 == adopt(plain, tmp_path / "same.onnx").sha256
     assert not any(constant.external_data for constant in onnx.load(one.path).graph.initializer)
@@ -497,7 +621,8 @@ def test_external_data_are_inside_the_artifact_and_hashed(tmp_path: Path) -> Non
     two = adopt(apart, tmp_path / "two.onnx")
     assert two.sha256 != one.sha256
     keys = ("adopted_from_sha256", "external_data_sha256")
-    first, second = ([one.manifest.packages[key] for key in keys], [two.manifest.packages[key] for key in keys])
+    first = [one.manifest.packages[key] for key in keys]
+    second = [two.manifest.packages[key] for key in keys]
     assert first[0] == second[0] and first[1] != second[1]
     weights.unlink()
     with pytest.raises(InputError, match="weights are in weights.bin, which is not there"):
@@ -510,9 +635,16 @@ def test_masks_of_end_to_end_rows(tmp_path: Path) -> None:
     rows = np.concatenate([padded_rows(OBJECTS), np.zeros((1, 300, 3), np.float32)], 2)
     rows[0, :2, 6:] = [[1, 0, 0], [0, 2, 0]]
     protos = np.random.default_rng(0).normal(size=(1, 3, 12, 16)).astype(np.float32)
-    path = detector(tmp_path / "m.onnx", {"output0": rows, "output1": protos}, metadata=ultralytics("segment", end2end="True"))
+    path = detector(
+        tmp_path / "m.onnx",
+        {"output0": rows, "output1": protos},
+        metadata=ultralytics("segment", end2end="True"),
+    )
     artifact = adopt(path, tmp_path / "out.onnx", resize="stretch")
-    assert artifact.manifest.adoption["form"] == "rows-seg" and artifact.manifest.model.task == "segment"
+    assert (
+        artifact.manifest.adoption["form"] == "rows-seg"
+        and artifact.manifest.model.task == "segment"
+    )
     masks = OrtSession(artifact, threads=1).run(np.zeros((1, 3, 48, 64), np.float32)).masks
     inside = np.zeros((12, 16), bool)
     inside[2:6, 2:8] = True  # 8 to 32 of 64 px wide, 8 to 24 of 48 px high, in cells of 4 px
@@ -524,13 +656,18 @@ def test_masks_of_end_to_end_rows(tmp_path: Path) -> None:
 
 def test_a_box_far_outside_the_input_is_no_box(tmp_path: Path) -> None:
     path = detector(tmp_path / "m.onnx", chosen(OBJECTS * 20))
-    with pytest.raises(InputError, match="boxes such as 800 400 1120 800 in an input of 64x48 px fit no known order.*--boxes"):
+    with pytest.raises(
+        InputError,
+        match="boxes such as 800 400 1120 800 in an input of 64x48 px fit no known order.*--boxes",
+    ):
         adopt(path, tmp_path / "out.onnx")
 
 
 def test_a_half_precision_file_is_called_so(tmp_path: Path) -> None:
     outputs = {"output0": padded_rows(OBJECTS).astype(np.float16)}
-    manifest = adopt(detector(tmp_path / "m.onnx", outputs, dtype="float16"), tmp_path / "out.onnx").manifest
+    manifest = adopt(
+        detector(tmp_path / "m.onnx", outputs, dtype="float16"), tmp_path / "out.onnx"
+    ).manifest
     assert manifest.precision == "fp16" and manifest.params == outputs["output0"].size
 
 
@@ -541,46 +678,71 @@ def test_the_command_lists_the_same_choices() -> None:
 
 
 @pytest.mark.parametrize("order", [("scores", "labels", "boxes"), ("boxes", "labels", "scores")])
-def test_detections_come_out_best_first_and_empty_places_have_a_label(order: tuple[str, ...], tmp_path: Path) -> None:
+def test_detections_come_out_best_first_and_empty_places_have_a_label(
+    order: tuple[str, ...], tmp_path: Path
+) -> None:
     values = chosen(relative(OBJECTS))
     values["scores"][0, :2] = 0.6, 0.9
     values["labels"][0, 2:] = -1
-    found = OrtSession(adopt(detector(tmp_path / "m.onnx", {key: values[key] for key in order}), tmp_path / "out.onnx"), 1)
+    found = OrtSession(
+        adopt(
+            detector(tmp_path / "m.onnx", {key: values[key] for key in order}),
+            tmp_path / "out.onnx",
+        ),
+        1,
+    )
     seen = found.run(np.zeros((1, 3, HEIGHT, WIDTH), np.float32))
     np.testing.assert_allclose(seen.scores[0, :3], [0.9, 0.6, 0], atol=1e-6)
     assert seen.labels[0, :2].tolist() == [1, 0] and seen.labels.min() == 0
 
 
 def test_keypoints_are_refused_by_the_outputs_name(tmp_path: Path) -> None:
-    values = pair(("dets", "labels"), queries(relative(OBJECTS), 2)) | {"keypoints": np.zeros((1, 100, 17, 3), np.float32)}
+    values = pair(("dets", "labels"), queries(relative(OBJECTS), 2)) | {
+        "keypoints": np.zeros((1, 100, 17, 3), np.float32)
+    }
     with pytest.raises(InputError, match="keypoints holds keypoints"):
         adopt(detector(tmp_path / "m.onnx", values, name="input"), tmp_path / "out.onnx")
 
 
 def test_suppression_survives_half_precision(tmp_path: Path) -> None:
-    """The operator is float32 by ONNX's own definition: casts stand around it, and the same boxes are kept."""
+    """The operator is float32 by ONNX's own definition: casts stand around it, and the same boxes
+    are kept.
+    """
     of = KINDS["YOLOv8 raw"]
     wide, boxes, ids = found_on(detector(tmp_path / "m.onnx", of.outputs, **of.file), tmp_path, of)
     half = half_artifact(wide, tmp_path / "half.onnx")
     found = run_on(OrtSession(half, threads=1), scene()[0]().pixels)
     sure = found.scores[0] > 0.5
     assert [half.manifest.category_ids[label] for label in found.labels[0][sure]] == ids
-    np.testing.assert_allclose(found.boxes_xyxy[0][sure] * [WIDTH, HEIGHT, WIDTH, HEIGHT], boxes, atol=0.2)
+    np.testing.assert_allclose(
+        found.boxes_xyxy[0][sure] * [WIDTH, HEIGHT, WIDTH, HEIGHT], boxes, atol=0.2
+    )
     assert half.manifest.adoption == wide.manifest.adoption
 
 
 def test_what_is_no_tensor_is_one_line(tmp_path: Path) -> None:
     def written(inputs: list[Any], outputs: list[Any]) -> Path:
-        nodes = [helper.make_node("SequenceConstruct", ["images"], ["list"]), helper.make_node("Identity", ["images"], ["plain"])]
+        nodes = [
+            helper.make_node("SequenceConstruct", ["images"], ["list"]),
+            helper.make_node("Identity", ["images"], ["plain"]),
+        ]
         graph = helper.make_graph(nodes, "g", inputs, outputs)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+            tmp_path / "m.onnx",
+        )
         return tmp_path / "m.onnx"
 
     image = helper.make_tensor_value_info("images", 1, [1, 3, 48, 64])
     text = helper.make_tensor_value_info("images", 8, [1])
     listed = helper.make_tensor_sequence_value_info("list", 1, None)
     bare = onnx.ValueInfoProto(name="images")
-    for inputs, outputs in (([image], [listed]), ([text], [text]), ([bare], [listed]), ([], [listed])):
+    for inputs, outputs in (
+        ([image], [listed]),
+        ([text], [text]),
+        ([bare], [listed]),
+        ([], [listed]),
+    ):
         with pytest.raises(InputError):
             adopt(written(inputs, outputs), tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()

@@ -62,7 +62,9 @@ def test_another_file_is_refused(artifact: Artifact) -> None:
         load_artifact(artifact.path)
 
 
-@pytest.mark.parametrize(("suffix", "message"), [(".onnx", "no such artifact"), (".json", "no manifest")])
+@pytest.mark.parametrize(
+    ("suffix", "message"), [(".onnx", "no such artifact"), (".json", "no manifest")]
+)
 def test_missing_part(artifact: Artifact, suffix: str, message: str) -> None:
     artifact.path.with_suffix(suffix).unlink()
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,6 @@
-"""Each operator's translation gives ONNX Runtime's result = PyTorch's; what cannot be expressed raises."""
+"""Each operator's translation gives ONNX Runtime's result = PyTorch's; what cannot be expressed
+raises.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,33 @@ INDEX = torch.tensor([[2, 0], [1, 1]])
 
 
 def run_both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(ONNX Runtime, PyTorch) of ``function`` recorded on zeros-like data, so constants taken from values would show."""
+    """(ONNX Runtime, PyTorch) of ``function`` recorded on zeros-like data, so constants taken from
+    values would show.
+    """
     recorded = trace(nn.Identity(), torch.ones_like(x), lambda source: (function(source),), {})
     graph = Graph(recorded, "x")
     for call in recorded.calls:
         translate(graph, call)
     model, _ = graph.model({"y": recorded.outputs[0]}, "test")
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return session.run(["y"], {"x": x.numpy()})[0], function(x).numpy()
 
 
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
-    "unary": (lambda x: x.abs().add(1).log() + x.exp().sqrt() - x.sin() * x.cos() + x.tanh() + x.erf() + x.neg() + x.floor(), X),
+    "unary": (
+        lambda x: (
+            x.abs().add(1).log()
+            + x.exp().sqrt()
+            - x.sin() * x.cos()
+            + x.tanh()
+            + x.erf()
+            + x.neg()
+            + x.floor()
+        ),
+        X,
+    ),
     "activations": (lambda x: F.gelu(x) + F.silu(x) + F.relu(x) + x.sigmoid(), X),
     "scalar arithmetic": (lambda x: (2 - x) / 3 * 0.5 + x / (x * x + 1), X),
     "broadcast constant": (lambda x: x + torch.arange(8.0) * torch.ones(3, 1), X),
@@ -62,17 +79,40 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "maximum": (lambda x: torch.maximum(x, -x) - torch.minimum(x, torch.tensor(0.5)), X),
     "where": (lambda x: torch.where(torch.arange(8) > 3, x, torch.zeros_like(x)), X),
     "cast": (lambda x: x.to(torch.float64) * 2, X),
-    "layer norm": (lambda x: F.layer_norm(x, (8,), torch.arange(8.0), torch.ones(8), 1e-6) + F.layer_norm(x, (3, 8)), X),
+    "layer norm": (
+        lambda x: (
+            F.layer_norm(x, (8,), torch.arange(8.0), torch.ones(8), 1e-6) + F.layer_norm(x, (3, 8))
+        ),
+        X,
+    ),
     "linear": (lambda x: F.linear(x, torch.arange(16.0).reshape(2, 8), torch.ones(2)), X),
     "linear without bias": (lambda x: F.linear(x, torch.arange(16.0).reshape(2, 8)), X),
     "matrix products": (lambda x: x @ x.transpose(1, 2) + torch.einsum("bij,bkj->bik", x, x), X),
-    "attention": (lambda x: F.scaled_dot_product_attention(*(x.reshape(1, 2, 3, 8) * s for s in (1.0, 0.5, 2.0))), X),
-    "convolution": (lambda x: F.conv2d(x, torch.arange(54.0).reshape(2, 3, 3, 3), torch.ones(2), stride=2, padding=1), MAP),
-    "depthwise": (lambda x: F.conv2d(x, torch.arange(27.0).reshape(3, 1, 3, 3), padding=(1, 0), groups=3), MAP),
-    "bilinear resize": (lambda x: F.interpolate(x, size=(7, 6), mode="bilinear", align_corners=False), MAP),
+    "attention": (
+        lambda x: F.scaled_dot_product_attention(
+            *(x.reshape(1, 2, 3, 8) * s for s in (1.0, 0.5, 2.0))
+        ),
+        X,
+    ),
+    "convolution": (
+        lambda x: F.conv2d(
+            x, torch.arange(54.0).reshape(2, 3, 3, 3), torch.ones(2), stride=2, padding=1
+        ),
+        MAP,
+    ),
+    "depthwise": (
+        lambda x: F.conv2d(x, torch.arange(27.0).reshape(3, 1, 3, 3), padding=(1, 0), groups=3),
+        MAP,
+    ),
+    "bilinear resize": (
+        lambda x: F.interpolate(x, size=(7, 6), mode="bilinear", align_corners=False),
+        MAP,
+    ),
     "sampling": (lambda x: F.grid_sample(x, GRID, align_corners=False), MAP),
     "sampling at traced places": (
-        lambda x: F.grid_sample(MAP, x[:, :2, :, :2] * 1.2, padding_mode="border", align_corners=True),
+        lambda x: F.grid_sample(
+            MAP, x[:, :2, :, :2] * 1.2, padding_mode="border", align_corners=True
+        ),
         MAP,
     ),
 }
@@ -132,7 +172,12 @@ def test_equal_constants_are_stored_once() -> None:
 
 
 def test_chains_of_reshapes_become_one() -> None:
-    recorded = trace(nn.Identity(), X.clone(), lambda source: (source.reshape(6, 8).reshape(48).reshape(4, 12),), {})
+    recorded = trace(
+        nn.Identity(),
+        X.clone(),
+        lambda source: (source.reshape(6, 8).reshape(48).reshape(4, 12),),
+        {},
+    )
     graph = Graph(recorded, "x")
     for call in recorded.calls:
         translate(graph, call)

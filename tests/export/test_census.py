@@ -12,7 +12,13 @@ from rfdetr_repro.export.tensorrt.census import engine_census, precision_of
 def information(*types: str) -> str:
     """As the inspector writes it; "" is a layer without details."""
     layers: list[object] = [
-        {"Name": f"layer {index}", "LayerType": "kgen", "Outputs": [{"Name": "y", "Format/Datatype": kind}]} if kind else "layer"
+        {
+            "Name": f"layer {index}",
+            "LayerType": "kgen",
+            "Outputs": [{"Name": "y", "Format/Datatype": kind}],
+        }
+        if kind
+        else "layer"
         for index, kind in enumerate(types)
     ]
     return json.dumps({"Layers": layers, "Bindings": ["images"]})
@@ -47,7 +53,8 @@ def test_layers_without_details_are_unknown() -> None:
     ("asked", "census", "said"),
     [
         ("fp16", {"Half": 888, "Float": 112, "Int64": 5000}, "fp16"),
-        ("fp16", {"Float": 1000}, "not fp16"),  # the float32 engine that a vanished builder flag gave
+        # the float32 engine that a vanished builder flag gave
+        ("fp16", {"Float": 1000}, "not fp16"),
         ("fp16", {"Half": 50, "Float": 50}, "not fp16"),
         ("fp16", {"Half": 1, "BFloat16": 9}, "not fp16"),
         ("fp16", {"unknown": 100}, "not fp16"),

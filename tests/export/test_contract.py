@@ -1,4 +1,6 @@
-"""What a backend accepts of a file: types that widen without loss, shapes of ranked detections, the manifest's input."""
+"""What a backend accepts of a file: types that widen without loss, shapes of ranked detections, the
+manifest's input.
+"""
 
 from __future__ import annotations
 
@@ -65,13 +67,18 @@ def test_what_is_taken(artifact: Artifact, changes: dict[str, tuple[tuple[int, .
         ({"extra": ((1,), "float32")}, "are not ranked detections"),
     ],
 )
-def test_what_is_refused(artifact: Artifact, changes: dict[str, tuple[tuple[int, ...], str]], message: str) -> None:
+def test_what_is_refused(
+    artifact: Artifact, changes: dict[str, tuple[tuple[int, ...], str]], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         check_outputs(outputs(artifact, **changes), artifact)
 
 
 def test_order_of_the_outputs_counts(artifact: Artifact) -> None:
-    with pytest.raises(InputError, match=r"\['labels', 'scores', 'boxes'\] are not ranked detections; .*; export it again"):
+    with pytest.raises(
+        InputError,
+        match=r"\['labels', 'scores', 'boxes'\] are not ranked detections; .*; export it again",
+    ):
         check_outputs([outputs(artifact)[i] for i in (1, 0, 2)], artifact)
     upstream = Artifact(artifact.path, replace(artifact.manifest, contract="upstream"))
     with pytest.raises(InputError, match="measure an export of the decoded contract"):
@@ -90,13 +97,17 @@ def test_the_input_is_the_manifest_s(artifact: Artifact) -> None:
     for found in wrong:
         with pytest.raises(InputError, match="its manifest says images float32"):
             check_input(found, artifact)
-    whole = Artifact(artifact.path, replace(artifact.manifest, inputs=(replace(spec, dtype="uint8"),)))
+    whole = Artifact(
+        artifact.path, replace(artifact.manifest, inputs=(replace(spec, dtype="uint8"),))
+    )
     with pytest.raises(InputError, match="images of type uint8 are not known"):
         check_input(whole.manifest.inputs, whole)
 
 
 def test_images_become_the_type_of_the_file(artifact: Artifact) -> None:
-    half = replace(artifact.manifest, inputs=(replace(artifact.manifest.inputs[0], dtype="float16"),))
+    half = replace(
+        artifact.manifest, inputs=(replace(artifact.manifest.inputs[0], dtype="float16"),)
+    )
     bound = check_images(images(1), half)
     assert bound.dtype == np.float16 and np.array_equal(bound, images(1).astype(np.float16))
     turned = images(1).transpose(0, 1, 3, 2)
@@ -112,7 +123,9 @@ def test_widening_is_exact() -> None:
 
 def test_content_is_what_the_manifest_names(artifact: Artifact, tmp_path: Path) -> None:
     assert content_of(artifact, "onnx") == artifact.path.read_bytes()
-    with pytest.raises(InputError, match="runs torch files, not onnx; .*; open it with the backend onnxruntime"):
+    with pytest.raises(
+        InputError, match="runs torch files, not onnx; .*; open it with the backend onnxruntime"
+    ):
         content_of(artifact, "torch")
     with pytest.raises(InputError, match="changed since it was loaded"):
         content_of(Artifact(artifact.path, replace(artifact.manifest, size_bytes=1)), "onnx")

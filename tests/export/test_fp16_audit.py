@@ -1,4 +1,6 @@
-"""The float16 audit: it finds the LayerNorm of opset 16 that collapses, and clears the one of opset 17."""
+"""The float16 audit: it finds the LayerNorm of opset 16 that collapses, and clears the one of opset
+17.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from rfdetr_repro.spec.errors import InputError, run_main
 
 
 def test_the_written_out_layer_norm_of_opset_16_is_an_island(tmp_path: Path) -> None:
-    """Its variance is 90,000: in float16 the square is infinite and the result 0, which no check for finite numbers finds."""
+    """Its variance is 90,000: in float16 the square is infinite and the result 0, which no check
+    for finite numbers finds.
+    """
     found = audit(layer_norm(tmp_path / "16.onnx", 16), noise(300))
     assert found.islands == ["/mean", "/square", "/variance", "/safe", "/deviation"]
     assert found.ranges["variance"].largest == pytest.approx(9e4, rel=0.5) and found.runs == 3
@@ -34,20 +38,38 @@ def test_the_same_norm_of_opset_17_and_small_inputs_need_none(tmp_path: Path) ->
 
 def test_sums_and_powers_of_large_inputs_overflow_inside(tmp_path: Path) -> None:
     sums = helper.make_node("ReduceL2", ["x"], ["norm"], name="norm", axes=[-1], keepdims=1)
-    path = written(tmp_path / "m.onnx", [sums, helper.make_node("Div", ["x", "norm"], ["y"], name="div")], {}, [1, WIDTH])
-    assert [(risk.node, risk.kind) for risk in audit(path, noise(400)).risks] == [("norm", "overflow inside")]
+    path = written(
+        tmp_path / "m.onnx",
+        [sums, helper.make_node("Div", ["x", "norm"], ["y"], name="div")],
+        {},
+        [1, WIDTH],
+    )
+    assert [(risk.node, risk.kind) for risk in audit(path, noise(400)).risks] == [
+        ("norm", "overflow inside")
+    ]
 
 
 def test_lost_digits_are_told_and_are_no_island(tmp_path: Path) -> None:
-    path = written(tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "tiny"], ["y"], name="mul")], {"tiny": 1e-6}, [1, WIDTH])
+    path = written(
+        tmp_path / "m.onnx",
+        [helper.make_node("Mul", ["x", "tiny"], ["y"], name="mul")],
+        {"tiny": 1e-6},
+        [1, WIDTH],
+    )
     found = audit(path, noise(1))
-    assert [(risk.node, risk.kind) for risk in found.risks] == [("mul", "subnormal")] and found.islands == []
+    assert [(risk.node, risk.kind) for risk in found.risks] == [
+        ("mul", "subnormal")
+    ] and found.islands == []
 
 
-def test_every_value_of_a_model_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_value_of_a_model_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More values than one run fetches, and nodes without a name."""
     monkeypatch.setattr(fp16_audit, "MOST_BYTES", 20 * 4 * WIDTH)
-    nodes = [helper.make_node("Add", [f"v{i}" if i else "x", "one"], [f"v{i + 1}"]) for i in range(99)]
+    nodes = [
+        helper.make_node("Add", [f"v{i}" if i else "x", "one"], [f"v{i + 1}"]) for i in range(99)
+    ]
     nodes.append(helper.make_node("Mul", [nodes[-1].output[0], "one"], ["y"]))
     path = written(tmp_path / "m.onnx", nodes, {"one": 1.0}, [1, WIDTH])
     found = audit(path, noise(0.1))
@@ -56,7 +78,9 @@ def test_every_value_of_a_model_is_looked_at(tmp_path: Path, monkeypatch: pytest
 
 
 def masked(path: Path, value: float) -> Path:
-    """y = x where the sum of x / zero is below 1, else one: a value that is no number lies on the way to a finite output."""
+    """y = x where the sum of x / zero is below 1, else one: a value that is no number lies on the
+    way to a finite output.
+    """
     nodes = [
         helper.make_node("Mul", ["x", "zero"], ["nil"], name="nil"),
         helper.make_node("Add", ["nil", "odd"], ["odds"], name="spoils"),
@@ -69,7 +93,9 @@ def masked(path: Path, value: float) -> Path:
 
 
 def test_infinite_values_are_not_dropped(tmp_path: Path) -> None:
-    """Minus infinity, which attention masks hold, exists in float16; plus infinity is an overflow that float32 has already."""
+    """Minus infinity, which attention masks hold, exists in float16; plus infinity is an overflow
+    that float32 has already.
+    """
     assert audit(masked(tmp_path / "low.onnx", -np.inf), noise(1)).islands == []
     found = audit(masked(tmp_path / "high.onnx", np.inf), noise(1))
     assert {risk.node: risk.kind for risk in found.risks}["spoils"] == "infinite"
@@ -77,15 +103,28 @@ def test_infinite_values_are_not_dropped(tmp_path: Path) -> None:
 
 
 def test_nan_is_not_dropped(tmp_path: Path) -> None:
-    nodes = [helper.make_node("Mul", ["x", "zero"], ["nil"]), helper.make_node("Div", ["nil", "nil"], ["odds"], name="spoils")]
-    hidden = [helper.make_node("Equal", ["odds", "odds"], ["same"]), helper.make_node("Where", ["same", "odds", "one"], ["y"])]
-    path = written(tmp_path / "hidden.onnx", [*nodes, *hidden], {"zero": 0.0, "one": 1.0}, [1, WIDTH])
+    nodes = [
+        helper.make_node("Mul", ["x", "zero"], ["nil"]),
+        helper.make_node("Div", ["nil", "nil"], ["odds"], name="spoils"),
+    ]
+    hidden = [
+        helper.make_node("Equal", ["odds", "odds"], ["same"]),
+        helper.make_node("Where", ["same", "odds", "one"], ["y"]),
+    ]
+    path = written(
+        tmp_path / "hidden.onnx", [*nodes, *hidden], {"zero": 0.0, "one": 1.0}, [1, WIDTH]
+    )
     assert {risk.node: risk.kind for risk in audit(path, noise(1)).risks}["spoils"] == "NaN"
     shown = [*nodes, helper.make_node("Add", ["odds", "one"], ["y"])]
     path = written(tmp_path / "shown.onnx", shown, {"zero": 0.0, "one": 1.0}, [1, WIDTH])
     with pytest.raises(InputError, match="not finite, in y"):
         audit(path, noise(1))
-    path = written(tmp_path / "weights.onnx", [helper.make_node("Mul", ["x", "odd"], ["y"])], {"odd": np.nan}, [1, WIDTH])
+    path = written(
+        tmp_path / "weights.onnx",
+        [helper.make_node("Mul", ["x", "odd"], ["y"])],
+        {"odd": np.nan},
+        [1, WIDTH],
+    )
     with pytest.raises(InputError, match="NaN.*, in odd"):
         audit(path, noise(1))
 
@@ -94,7 +133,9 @@ def test_our_own_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     artifact = tiny_artifact(tmp_path).path
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(pictures / "a.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(
+        pictures / "a.png"
+    )
     code = run_main(main, [str(artifact), "--images", str(pictures)])
     told = capsys.readouterr().out
     assert code == 0 and "on 1 pictures: all fit float16" in told, told
@@ -114,16 +155,30 @@ def broken(folder: Path, case: str) -> list[str]:
     pictures.mkdir()
     if case == "broken picture":
         (pictures / "a.png").write_bytes(b"no")
-    more = {"no pictures": ["--images", str(pictures)], "broken picture": ["--images", str(pictures)]}
+    more = {
+        "no pictures": ["--images", str(pictures)],
+        "broken picture": ["--images", str(pictures)],
+    }
     more |= {"none": ["--count", "0"], "endless": ["--count", "9" * 20]}
     return [str(model), *more.get(case, [])]
 
 
-BROKEN = ("missing", "corrupt", "two axes", "dynamic", "no pictures", "broken picture", "none", "endless")
+BROKEN = (
+    "missing",
+    "corrupt",
+    "two axes",
+    "dynamic",
+    "no pictures",
+    "broken picture",
+    "none",
+    "endless",
+)
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_bad_input_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_main(main, broken(tmp_path, case)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -132,7 +187,10 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path, capsys: pytest.Capture
 def test_noise_is_the_same_every_time(tmp_path: Path) -> None:
     path = written(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
     first, second = (list(feeds_of(path, None, 2)) for _ in range(2))
-    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, second, strict=True)) and first[0]["x"].max() <= 1
+    assert (
+        all(np.array_equal(a["x"], b["x"]) for a, b in zip(first, second, strict=True))
+        and first[0]["x"].max() <= 1
+    )
 
 
 def test_a_model_that_does_not_run_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Somebody else's ONNX file is run in a process of its own first: what it asks for ends that process alone, and is one line."""
+"""Somebody else's ONNX file is run in a process of its own first: what it asks for ends that
+process alone, and is one line.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,35 @@ from mutations_onnx import of_onnx  # noqa: E402
 from seeds import _foreign  # noqa: E402
 
 GREEDY = [
-    "ConstantOfShape of (1099511627776,)", "Expand of pixels of (1073741824,)", "Range to 1000000000", "Pad of (2147483648,)",
-]  # fmt: skip
+    "ConstantOfShape of (1099511627776,)",
+    "Expand of pixels of (1073741824,)",
+    "Range to 1000000000",
+    "Pad of (2147483648,)",
+]
 REFUSED = [
-    *GREEDY, "opset 999", "opset 7", "IR version 99", "cycle", "missing constant", "unknown domain", "input of 100000 x 100000",
-    "boxes all nan", "constant said to be [3, 1000000000000]", "127 bytes of a constant", "strings", "segment",
-    "external data: missing", "external data: outside", "external data: absolute", "external data: device", "external data: nul",
-    "external data: link to a device", "external data: link to itself", "external data: fifo", "external data: offset 'x'",
-]  # fmt: skip
+    *GREEDY,
+    "opset 999",
+    "opset 7",
+    "IR version 99",
+    "cycle",
+    "missing constant",
+    "unknown domain",
+    "input of 100000 x 100000",
+    "boxes all nan",
+    "constant said to be [3, 1000000000000]",
+    "127 bytes of a constant",
+    "strings",
+    "segment",
+    "external data: missing",
+    "external data: outside",
+    "external data: absolute",
+    "external data: device",
+    "external data: nul",
+    "external data: link to a device",
+    "external data: link to itself",
+    "external data: fifo",
+    "external data: offset 'x'",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +74,17 @@ def spoiled(content: bytes, name: str, folder: Path) -> Path:
 
 def test_a_good_file_gives_its_outputs(foreign: bytes) -> None:
     found = run_once(foreign, "m.onnx")
-    assert found == [Output("pred_boxes", "float32", (1, 8, 4), True), Output("pred_logits", "float32", (1, 8, 3), True)]
+    assert found == [
+        Output("pred_boxes", "float32", (1, 8, 4), True),
+        Output("pred_logits", "float32", (1, 8, 3), True),
+    ]
     assert [output.nbytes for output in found] == [128, 96]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_spoiled_file_is_one_line_and_nothing_is_written(name: str, foreign: bytes, tmp_path: Path) -> None:
+def test_a_spoiled_file_is_one_line_and_nothing_is_written(
+    name: str, foreign: bytes, tmp_path: Path
+) -> None:
     path = spoiled(foreign, name, tmp_path)
     with pytest.raises(InputError) as told:
         adopt(path, tmp_path / "adopted" / "m.onnx")
@@ -66,14 +94,19 @@ def test_a_spoiled_file_is_one_line_and_nothing_is_written(name: str, foreign: b
 
 
 @pytest.mark.parametrize("name", GREEDY)
-def test_what_takes_too_much_memory_is_told_and_the_next_file_is_tried(name: str, foreign: bytes, tmp_path: Path) -> None:
+def test_what_takes_too_much_memory_is_told_and_the_next_file_is_tried(
+    name: str, foreign: bytes, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="memory"):
         run_once(spoiled(foreign, name, tmp_path).read_bytes(), "m.onnx")
     assert len(run_once(foreign, "m.onnx")) == 2
 
 
-def test_a_loop_without_end_ends(foreign: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "BASE_SECONDS", 1)  # of processor time: on a slow machine the test waits longer, nothing else
+def test_a_loop_without_end_ends(
+    foreign: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of processor time: on a slow machine the test waits longer, nothing else
+    monkeypatch.setattr(trial, "BASE_SECONDS", 1)
     with pytest.raises(InputError, match="in time"):
         run_once(spoiled(foreign, "Loop of no limit", tmp_path).read_bytes(), "m.onnx")
 

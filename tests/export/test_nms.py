@@ -1,4 +1,6 @@
-"""Suppression inside the graph against plain greedy suppression, YOLO's raw outputs, prototype masks, letterboxed images."""
+"""Suppression inside the graph against plain greedy suppression, YOLO's raw outputs, prototype
+masks, letterboxed images.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +26,29 @@ from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import PLAIN_LETTERBOX
 
-HEIGHT, WIDTH = 32, 64
+HEIGHT = 32
+WIDTH = 64
 FORBIDDEN = {"NonMaxSuppression", "NonZero", "Loop", "If", "Scan"}
 
 
 def raw_file(path: Path, outputs: dict[str, np.ndarray]) -> Path:
     """A detector of constant outputs that depend on the image by nothing but a zero."""
-    nodes, constants = [helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[0, 1, 2, 3], keepdims=0)], []
+    nodes = [helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[0, 1, 2, 3], keepdims=0)]
+    constants = []
     constants.append(numpy_helper.from_array(np.float32(0), "zero"))
     nodes.append(helper.make_node("Mul", ["mean", "zero"], ["nothing"]))
     for name, value in outputs.items():
         constants.append(numpy_helper.from_array(np.float32(value), f"{name}_fixed"))
         nodes.append(helper.make_node("Add", [f"{name}_fixed", "nothing"], [name]))
     given = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, HEIGHT, WIDTH])
-    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in outputs.items()]
+    results = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape)
+        for name, value in outputs.items()
+    ]
     graph = helper.make_graph(nodes, "g", [given], results, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 
@@ -48,7 +57,9 @@ def found_by(path: Path, folder: Path, **options: Any) -> Any:
     kinds = {node.op_type for node in onnx.load(artifact.path).graph.node}
     static = options.get("nms", Nms()).kind == "static"
     assert not kinds & FORBIDDEN if static else "NonMaxSuppression" in kinds
-    return artifact, OrtSession(artifact, threads=1).run(np.zeros((1, 3, HEIGHT, WIDTH), np.float32))
+    return artifact, OrtSession(artifact, threads=1).run(
+        np.zeros((1, 3, HEIGHT, WIDTH), np.float32)
+    )
 
 
 def overlap(one: np.ndarray, two: np.ndarray) -> float:
@@ -59,8 +70,16 @@ def overlap(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def greedy(boxes_cxcywh: np.ndarray, scores: np.ndarray, options: Nms) -> list[tuple[int, int]]:
-    """(anchor, class) of what plain greedy suppression keeps, best first; boxes (N, 4), scores (N, C)."""
-    corners = np.concatenate([boxes_cxcywh[:, :2] - boxes_cxcywh[:, 2:] / 2, boxes_cxcywh[:, :2] + boxes_cxcywh[:, 2:] / 2], 1)
+    """(anchor, class) of what plain greedy suppression keeps, best first; boxes (N, 4), scores (N,
+    C).
+    """
+    corners = np.concatenate(
+        [
+            boxes_cxcywh[:, :2] - boxes_cxcywh[:, 2:] / 2,
+            boxes_cxcywh[:, :2] + boxes_cxcywh[:, 2:] / 2,
+        ],
+        1,
+    )
     pairs = [(n, c) for n in range(len(scores)) for c in range(scores.shape[1])]
     if not options.multi_label:
         pairs = [(n, int(scores[n].argmax())) for n in range(len(scores))]
@@ -68,7 +87,9 @@ def greedy(boxes_cxcywh: np.ndarray, scores: np.ndarray, options: Nms) -> list[t
     kept: list[tuple[int, int]] = []
     for n, c in pairs:
         rivals = [corners[m] for m, k in kept if k == c]
-        if scores[n, c] > options.score and all(overlap(rival, corners[n]) <= options.iou for rival in rivals):
+        if scores[n, c] > options.score and all(
+            overlap(rival, corners[n]) <= options.iou for rival in rivals
+        ):
             kept.append((n, c))
     return kept[:MOST]
 
@@ -82,23 +103,39 @@ def yolo_output(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def test_it_is_greedy_suppression(
     tmp_path_factory: pytest.TempPathFactory, seed: int, multi_label: bool, iou: float, kind: str
 ) -> None:
-    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("nms")
-    centres = rng.uniform([8, 8], [56, 24], (12, 2))[rng.integers(0, 12, 60)] + rng.normal(0, 2, (60, 2))  # in clusters
+    rng = np.random.default_rng(seed)
+    folder = tmp_path_factory.mktemp("nms")
+    # in clusters
+    centres = rng.uniform([8, 8], [56, 24], (12, 2))[rng.integers(0, 12, 60)] + rng.normal(
+        0, 2, (60, 2)
+    )
     boxes = np.concatenate([centres, rng.uniform(6, 18, (60, 2))], 1).astype(np.float32)
     scores = rng.permutation(180).reshape(60, 3).astype(np.float32) / 200
     options = Nms(score=0.1, iou=iou, candidates=50, rounds=50, multi_label=multi_label, kind=kind)
     expected = greedy(boxes, scores, options)
-    _, found = found_by(raw_file(folder / "raw.onnx", {"out": yolo_output(boxes, scores)}), folder, nms=options)
+    _, found = found_by(
+        raw_file(folder / "raw.onnx", {"out": yolo_output(boxes, scores)}), folder, nms=options
+    )
     real = found.scores[0] > 0
     assert found.labels[0][real].tolist() == [c for _, c in expected]
-    np.testing.assert_allclose(found.scores[0][real], [scores[pair] for pair in expected], atol=1e-6)
+    np.testing.assert_allclose(
+        found.scores[0][real], [scores[pair] for pair in expected], atol=1e-6
+    )
     centre = (found.boxes_xyxy[0][real, :2] + found.boxes_xyxy[0][real, 2:]) / 2 * [WIDTH, HEIGHT]
     np.testing.assert_allclose(centre, [boxes[n, :2] for n, _ in expected], atol=1e-3)
 
 
 def chain(length: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of which each overlaps the next only: greedy keeps every second one."""
-    boxes = np.stack([8 + 4.0 * np.arange(length), np.full(length, 16.0), np.full(length, 10.0), np.full(length, 8.0)], 1)
+    boxes = np.stack(
+        [
+            8 + 4.0 * np.arange(length),
+            np.full(length, 16.0),
+            np.full(length, 10.0),
+            np.full(length, 8.0),
+        ],
+        1,
+    )
     return boxes, np.linspace(0.9, 0.5, length)[:, None]
 
 
@@ -114,33 +151,55 @@ def test_a_chain_of_suppressions_needs_a_round_per_link(tmp_path: Path, length: 
 
 
 def test_classes_do_not_suppress_each_other(tmp_path: Path) -> None:
-    boxes, scores = np.tile([[20.0, 16, 10, 10]], (3, 1)), np.array([[0.9, 0], [0, 0.8], [0.7, 0]])
-    _, found = found_by(raw_file(tmp_path / "raw.onnx", {"out": yolo_output(boxes, scores)}), tmp_path, form="yolo")
-    assert found.scores[0][:3].tolist() == pytest.approx([0.9, 0.8, 0]) and found.labels[0][:2].tolist() == [0, 1]
+    boxes = np.tile([[20.0, 16, 10, 10]], (3, 1))
+    scores = np.array([[0.9, 0], [0, 0.8], [0.7, 0]])
+    _, found = found_by(
+        raw_file(tmp_path / "raw.onnx", {"out": yolo_output(boxes, scores)}), tmp_path, form="yolo"
+    )
+    assert found.scores[0][:3].tolist() == pytest.approx([0.9, 0.8, 0]) and found.labels[0][
+        :2
+    ].tolist() == [0, 1]
 
 
 def test_objectness_multiplies_the_scores(tmp_path: Path) -> None:
     rows = np.float32([[20, 16, 10, 10, 0.5, 0.8, 0.1], [40, 16, 4, 4, 0.9, 0.2, 0.9]])[None]
-    artifact, found = found_by(raw_file(tmp_path / "raw.onnx", {"out": rows}), tmp_path, form="yolo-objectness")
+    artifact, found = found_by(
+        raw_file(tmp_path / "raw.onnx", {"out": rows}), tmp_path, form="yolo-objectness"
+    )
     np.testing.assert_allclose(found.scores[0], [0.81, 0.4], atol=1e-6)
     assert found.labels[0].tolist() == [1, 0]
-    np.testing.assert_allclose(found.boxes_xyxy[0, 0], [38 / 64, 14 / 32, 42 / 64, 18 / 32], atol=1e-6)
-    assert artifact.manifest.resize == PLAIN_LETTERBOX and "IoU 0.7" in artifact.manifest.packages["nms"]
+    np.testing.assert_allclose(
+        found.boxes_xyxy[0, 0], [38 / 64, 14 / 32, 42 / 64, 18 / 32], atol=1e-6
+    )
+    assert (
+        artifact.manifest.resize == PLAIN_LETTERBOX
+        and "IoU 0.7" in artifact.manifest.packages["nms"]
+    )
 
 
 def test_masks_are_weighed_prototypes_inside_their_boxes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    boxes, scores = np.array([[16.0, 16, 16, 16], [48, 12, 20, 8], [17, 16, 16, 16]]), np.array([[0.5], [0.9], [0.4]])
-    weights, protos = rng.normal(size=(3, 4)), rng.normal(size=(1, 4, 8, 16)).astype(np.float32)
-    raw = np.pad(yolo_output(boxes, np.concatenate([scores, weights], 1)), ((0, 0), (0, 0), (0, 20)))  # more anchors than numbers
-    artifact, found = found_by(raw_file(tmp_path / "raw.onnx", {"out": raw, "protos": protos}), tmp_path)
+    boxes = np.array([[16.0, 16, 16, 16], [48, 12, 20, 8], [17, 16, 16, 16]])
+    scores = np.array([[0.5], [0.9], [0.4]])
+    weights = rng.normal(size=(3, 4))
+    protos = rng.normal(size=(1, 4, 8, 16)).astype(np.float32)
+    # more anchors than numbers
+    raw = np.pad(
+        yolo_output(boxes, np.concatenate([scores, weights], 1)), ((0, 0), (0, 0), (0, 20))
+    )
+    artifact, found = found_by(
+        raw_file(tmp_path / "raw.onnx", {"out": raw, "protos": protos}), tmp_path
+    )
     assert artifact.manifest.model.task == "segment" and found.masks.shape == (1, 23, 8, 16)
     assert (found.scores[0] > 0).sum() == 2
     for row, anchor in enumerate((1, 0)):
         expected = np.tensordot(weights[anchor], protos[0], 1)
         cx, cy, w, h = boxes[anchor] / 4
-        columns, lines = np.arange(16), np.arange(8)
-        inside = ((lines >= cy - h / 2) & (lines < cy + h / 2))[:, None] & ((columns >= cx - w / 2) & (columns < cx + w / 2))
+        columns = np.arange(16)
+        lines = np.arange(8)
+        inside = ((lines >= cy - h / 2) & (lines < cy + h / 2))[:, None] & (
+            (columns >= cx - w / 2) & (columns < cx + w / 2)
+        )
         assert 0 < inside.sum() < inside.size
         np.testing.assert_allclose(found.masks[0, row], expected * inside, atol=1e-5)
 
@@ -148,11 +207,15 @@ def test_masks_are_weighed_prototypes_inside_their_boxes(tmp_path: Path) -> None
 @pytest.mark.parametrize("count", [0, 7, 40])
 def test_injected_candidates_are_as_many_as_asked(tmp_path: Path, count: int) -> None:
     rng = np.random.default_rng(1)
-    boxes = np.concatenate([rng.uniform(8, 24, (40, 2)), np.full((40, 2), 0.01)], 1)  # none overlaps another
+    # none overlaps another
+    boxes = np.concatenate([rng.uniform(8, 24, (40, 2)), np.full((40, 2), 0.01)], 1)
     path = raw_file(tmp_path / "raw.onnx", {"out": yolo_output(boxes, rng.uniform(0, 1, (40, 2)))})
     artifact, found = found_by(path, tmp_path, weights="random", nms=Nms(inject=count))
     assert int((found.scores > 0).sum()) == count
-    assert artifact.manifest.packages["injected_candidates"] == str(count) and artifact.manifest.model.weights == "random"
+    assert (
+        artifact.manifest.packages["injected_candidates"] == str(count)
+        and artifact.manifest.model.weights == "random"
+    )
 
 
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
@@ -170,7 +233,10 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
             form="yolo-objectness",
         )
     with pytest.raises(InputError, match="of no known form"):
-        adopt(raw_file(tmp_path / "odd.onnx", {"out": np.zeros((1, 4, 4), np.float32)}), tmp_path / "a.onnx")
+        adopt(
+            raw_file(tmp_path / "odd.onnx", {"out": np.zeros((1, 4, 4), np.float32)}),
+            tmp_path / "a.onnx",
+        )
     assert not (tmp_path / "a.onnx").exists()
 
 
@@ -179,9 +245,15 @@ def test_letterbox_there_and_back(image_hw: tuple[int, int]) -> None:
     box = Letterbox(image_hw, (HEIGHT, WIDTH))
     image = np.full((*image_hw, 3), 255, np.uint8)
     picture = box.picture(image, resize_image)
-    rows, columns = np.flatnonzero((picture[:, :, 0] == 255).any(1)), np.flatnonzero((picture[:, :, 0] == 255).any(0))
-    shown = np.float32([[columns[0] / WIDTH, rows[0] / HEIGHT, (columns[-1] + 1) / WIDTH, (rows[-1] + 1) / HEIGHT]])
-    assert set(np.unique(picture)) <= {GREY, 255} and max(box.scaled_hw[0] / HEIGHT, box.scaled_hw[1] / WIDTH) == 1
+    rows = np.flatnonzero((picture[:, :, 0] == 255).any(1))
+    columns = np.flatnonzero((picture[:, :, 0] == 255).any(0))
+    shown = np.float32(
+        [[columns[0] / WIDTH, rows[0] / HEIGHT, (columns[-1] + 1) / WIDTH, (rows[-1] + 1) / HEIGHT]]
+    )
+    assert (
+        set(np.unique(picture)) <= {GREY, 255}
+        and max(box.scaled_hw[0] / HEIGHT, box.scaled_hw[1] / WIDTH) == 1
+    )
     height, width = image_hw
     back = box.boxes_of_picture(shown) * [width, height, width, height]
     assert np.abs(back - [[0, 0, width, height]]).max() <= 0.5 / box.scale
@@ -189,11 +261,15 @@ def test_letterbox_there_and_back(image_hw: tuple[int, int]) -> None:
 
 
 def test_boxes_of_a_wide_image_come_back_in_its_own_pixels(tmp_path: Path) -> None:
-    """A letterboxed detector that sees the whole picture gets full AP on images of any shape (x is not divided by the height)."""
+    """A letterboxed detector that sees the whole picture gets full AP on images of any shape (x is
+    not divided by the height).
+    """
     split = read_split(write_folder(tmp_path / "data", random_document(0, 1)), "train")
-    info, truth = split.images[0], split.ground_truth()["annotations"]
+    info = split.images[0]
+    truth = split.ground_truth()["annotations"]
     box = Letterbox((info.height, info.width), (HEIGHT, WIDTH))
-    boxes, scores = [], []
+    boxes = []
+    scores = []
     for annotation in truth:
         x, y, w, h = np.array(annotation["bbox"]) * box.scale
         boxes.append([x + w / 2 + box.top_left[1], y + h / 2 + box.top_left[0], w, h])
@@ -201,7 +277,14 @@ def test_boxes_of_a_wide_image_come_back_in_its_own_pixels(tmp_path: Path) -> No
         scores.append(0.9 * np.eye(len(split.classes.names))[label])
     path = raw_file(tmp_path / "raw.onnx", {"out": yolo_output(np.array(boxes), np.array(scores))})
     categories = Categories(split.classes.category_ids, split.classes.names)
-    artifact = adopt(path, tmp_path / "adopted.onnx", form="yolo", categories=categories, nms=Nms(iou=0.99))
-    assert model_input(split.load_image(0), (HEIGHT, WIDTH), LETTERBOX_RULE).shape == (1, 3, HEIGHT, WIDTH)
+    artifact = adopt(
+        path, tmp_path / "adopted.onnx", form="yolo", categories=categories, nms=Nms(iou=0.99)
+    )
+    assert model_input(split.load_image(0), (HEIGHT, WIDTH), LETTERBOX_RULE).shape == (
+        1,
+        3,
+        HEIGHT,
+        WIDTH,
+    )
     boxes_accuracy, _ = accuracy_of(OrtSession(artifact, threads=1), split)
     assert boxes_accuracy.ap50 == pytest.approx(1.0)

@@ -1,4 +1,6 @@
-"""ONNX export: equal to PyTorch over the corners of a space, static standard ONNX, deterministic bytes."""
+"""ONNX export: equal to PyTorch over the corners of a space, static standard ONNX, deterministic
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,11 @@ def test_outputs_are_named_typed_and_static(tmp_path: Path) -> None:
         "masks": ((1, 8, 8, 8), "float32"),
     }
     found = OrtSession(artifact, threads=1).run(images(1))
-    assert (found.scores[0, :-1] >= found.scores[0, 1:]).all() and 0 < found.scores.min() and found.scores.max() < 1
+    assert (
+        (found.scores[0, :-1] >= found.scores[0, 1:]).all()
+        and 0 < found.scores.min()
+        and found.scores.max() < 1
+    )
     assert found.labels.min() >= 0 and found.labels.max() < CONFIG.num_classes
     for (name, (shape, dtype)), array in zip(shapes.items(), found, strict=True):
         assert array.shape == shape and array.dtype == dtype, name
@@ -97,9 +103,11 @@ def test_the_subnet_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_flops_are_those_of_pytorch(tmp_path: Path) -> None:
-    """Matrix products, attention and convolutions, as FlopCounterMode counts them where attention is not fused.
+    """Matrix products, attention and convolutions, as FlopCounterMode counts them where attention
+    is not fused.
 
-    Less the values of the first self-attention: they come from the learned content alone and are folded into a constant.
+    Less the values of the first self-attention: they come from the learned content alone and are
+    folded into a constant.
     """
     subnet = tiny_detector().slice(ARCH).requires_grad_(False)
     artifact = export_onnx(subnet, tmp_path / "m.onnx", meta=meta())

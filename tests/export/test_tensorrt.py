@@ -1,4 +1,6 @@
-"""Building engines: real ones by TensorRT-RTX where its wheels are, and the rules around them by a double of TensorRT."""
+"""Building engines: real ones by TensorRT-RTX where its wheels are, and the rules around them by a
+double of TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ from rfdetr_repro.spec.files import sha256_bytes
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return export_onnx(tiny_detector().slice(ARCH), tmp_path_factory.mktemp("half") / "m.onnx", meta=meta(), precision="fp16")
+    return export_onnx(
+        tiny_detector().slice(ARCH),
+        tmp_path_factory.mktemp("half") / "m.onnx",
+        meta=meta(),
+        precision="fp16",
+    )
 
 
 @pytest.fixture
@@ -39,24 +46,43 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
 def test_the_manifest_says_what_the_engine_is(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
     engine = build_engine(half, "tensorrt", tmp_path, BuildOptions(optimization_level=4))
     told = load_artifact(engine.path).manifest
-    assert told == engine.manifest and told.onnx_sha256 == half.sha256 and told.sha256 != half.sha256
-    assert (told.format, told.precision, told.census) == ("tensorrt", "fp16", {"Float": 1, "Half": 2, "Int64": 1})
-    assert (told.build["gpu"], told.build["version"], told.build["census"]) == ("NVIDIA A10 sm_86", "10.4.0", "engine")
-    assert (told.inputs, told.outputs, told.islands) == (half.manifest.inputs, half.manifest.outputs, half.manifest.islands)
-    assert ("flags", 1 << 1) in trt.log and ("level", 4, "detailed") in trt.log  # strongly typed; the inspector sees types
+    assert (
+        told == engine.manifest and told.onnx_sha256 == half.sha256 and told.sha256 != half.sha256
+    )
+    assert (told.format, told.precision, told.census) == (
+        "tensorrt",
+        "fp16",
+        {"Float": 1, "Half": 2, "Int64": 1},
+    )
+    assert (told.build["gpu"], told.build["version"], told.build["census"]) == (
+        "NVIDIA A10 sm_86",
+        "10.4.0",
+        "engine",
+    )
+    assert (told.inputs, told.outputs, told.islands) == (
+        half.manifest.inputs,
+        half.manifest.outputs,
+        half.manifest.islands,
+    )
+    # strongly typed; the inspector sees types
+    assert ("flags", 1 << 1) in trt.log and ("level", 4, "detailed") in trt.log
     assert engine.path.read_bytes().startswith(b"ENGINE")
 
 
 def test_the_name_is_of_everything_that_matters(
     trt: FakeTrt, half: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another GPU, version, option, build or file never finds this engine; the same request does, and builds nothing."""
+    """Another GPU, version, option, build or file never finds this engine; the same request does,
+    and builds nothing.
+    """
     first = build_engine(half, "tensorrt", tmp_path)
     trt.log.clear()
     assert build_engine(half, "tensorrt", tmp_path).path == first.path and not trt.log
     names = {first.path.name}
     names.add(build_engine(half, "tensorrt", tmp_path, BuildOptions(build=1)).path.name)
-    names.add(build_engine(half, "tensorrt", tmp_path, BuildOptions(optimization_level=5)).path.name)
+    names.add(
+        build_engine(half, "tensorrt", tmp_path, BuildOptions(optimization_level=5)).path.name
+    )
     names.add(build_engine(half, "tensorrt", tmp_path, BuildOptions(tf32=True)).path.name)
     names.add(build_engine(tiny_artifact(tmp_path), "tensorrt", tmp_path).path.name)
     trt.__version__ = "10.13.0"
@@ -66,28 +92,42 @@ def test_the_name_is_of_everything_that_matters(
     assert len(names) == 7
 
 
-def test_timing_caches_are_kept_and_each_build_has_its_own(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
+def test_timing_caches_are_kept_and_each_build_has_its_own(
+    trt: FakeTrt, half: Artifact, tmp_path: Path
+) -> None:
     build_engine(half, "tensorrt", tmp_path)
     build_engine(half, "tensorrt", tmp_path, BuildOptions(optimization_level=1))
     build_engine(half, "tensorrt", tmp_path, BuildOptions(build=1))
-    assert [entry for entry in trt.log if entry[0] == "cache"] == [("cache", b""), ("cache", b"timings"), ("cache", b"")]
+    assert [entry for entry in trt.log if entry[0] == "cache"] == [
+        ("cache", b""),
+        ("cache", b"timings"),
+        ("cache", b""),
+    ]
     assert len(list(tmp_path.glob("timing-*.cache"))) == 2
 
 
-def test_a_float32_engine_is_never_called_fp16(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
+def test_a_float32_engine_is_never_called_fp16(
+    trt: FakeTrt, half: Artifact, tmp_path: Path
+) -> None:
     trt.layers = ["Float"] * 20
     assert build_engine(half, "tensorrt", tmp_path).manifest.precision == "not fp16"
     assert build_engine(tiny_artifact(tmp_path), "tensorrt", tmp_path).manifest.precision == "fp32"
 
 
 def test_what_the_parser_refuses_is_named(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
-    trt.refused = [(f"node_{i}", "Det", "In function parseNode:\n[8] no importer") for i in range(5)]
-    with pytest.raises(InputError, match=r"tensorrt refuses node node_0 \(Det\): \[8\] no importer; .*; and 2 more"):
+    trt.refused = [
+        (f"node_{i}", "Det", "In function parseNode:\n[8] no importer") for i in range(5)
+    ]
+    with pytest.raises(
+        InputError, match=r"tensorrt refuses node node_0 \(Det\): \[8\] no importer; .*; and 2 more"
+    ):
         build_engine(half, "tensorrt", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_build_states_tensorrts_reason(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
+def test_a_failed_build_states_tensorrts_reason(
+    trt: FakeTrt, half: Artifact, tmp_path: Path
+) -> None:
     trt.builds = False
     with pytest.raises(StatedFailure, match="could not build .*: no tactic for node x$"):
         build_engine(half, "tensorrt", tmp_path)
@@ -101,9 +141,13 @@ def test_other_versions_are_refused(trt: FakeTrt, version: str) -> None:
         load_backend("tensorrt")
 
 
-def test_without_package_gpu_or_folder(half: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_package_gpu_or_folder(
+    half: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(InputError, match=r'tensorrt is not installed.*pip install "rfdetr-repro\[tensorrt\]"'):
+    with pytest.raises(
+        InputError, match=r'tensorrt is not installed.*pip install "rfdetr-repro\[tensorrt\]"'
+    ):
         build_engine(half, "tensorrt", tmp_path)
     with pytest.raises(InputError, match="unknown backend 'trt'"):
         load_backend("trt")
@@ -119,7 +163,11 @@ def test_without_package_gpu_or_folder(half: Artifact, tmp_path: Path, monkeypat
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    trt: FakeTrt, half: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trt: FakeTrt,
+    half: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(self: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
@@ -127,10 +175,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setattr(Path, "write_bytes", full)
     assert run_main(main, [str(half.path), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "No space left on device" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert (
+        "No space left on device" in error
+        and error.count("\n") == 1
+        and not list(tmp_path.iterdir())
+    )
 
 
-@pytest.mark.parametrize("options", [{"optimization_level": 6}, {"optimization_level": -1}, {"build": -1}])
+@pytest.mark.parametrize(
+    "options", [{"optimization_level": 6}, {"optimization_level": -1}, {"build": -1}]
+)
 def test_options_out_of_range(options: dict[str, int]) -> None:
     with pytest.raises(InputError, match="level 0 to 5"):
         BuildOptions(**options)
@@ -142,10 +196,15 @@ def test_an_engine_is_no_onnx_file(trt: FakeTrt, half: Artifact, tmp_path: Path)
         build_engine(engine, "tensorrt", tmp_path)
 
 
-def test_the_command_builds_several(trt: FakeTrt, half: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_several(
+    trt: FakeTrt, half: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_main(main, [str(half.path), "--out", str(tmp_path), "--builds", "3"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert len(told) == len(set(told)) == 3 and "fp16 (layers of the engine: 1 Float, 2 Half, 1 Int64)" in told[0]
+    assert (
+        len(told) == len(set(told)) == 3
+        and "fp16 (layers of the engine: 1 Float, 2 Half, 1 Int64)" in told[0]
+    )
     assert len(list(tmp_path.glob("*.engine"))) == 3
 
 
@@ -155,7 +214,9 @@ def rtx() -> Any:
 
 @pytest.mark.slow
 def test_tensorrt_rtx_builds_our_float16_graph(half: Artifact, tmp_path: Path) -> None:
-    """No GPU is needed: a strongly typed parse, an ahead-of-time build, and a census that shows half precision."""
+    """No GPU is needed: a strongly typed parse, an ahead-of-time build, and a census that shows
+    half precision.
+    """
     version = rtx().__version__
     engine = build_engine(half, "tensorrt-rtx", tmp_path)
     told = load_artifact(engine.path).manifest
@@ -188,9 +249,20 @@ def test_tensorrt_rtx_parses_float32_and_refuses_by_name(tmp_path: Path) -> None
 def with_operator(wide: Artifact, path: Path) -> Artifact:
     """A graph with an operator no TensorRT has."""
     model = onnx.load(wide.path)
-    model.graph.node.append(helper.make_node("Det", ["boxes_square"], ["determinant"], name="determinant"))
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["boxes_square"], value=helper.make_tensor(
-        "value", TensorProto.FLOAT, [1, 2, 2], [1, 0, 0, 1])))  # fmt: skip
+    model.graph.node.append(
+        helper.make_node("Det", ["boxes_square"], ["determinant"], name="determinant")
+    )
+    model.graph.node.insert(
+        0,
+        helper.make_node(
+            "Constant",
+            [],
+            ["boxes_square"],
+            value=helper.make_tensor("value", TensorProto.FLOAT, [1, 2, 2], [1, 0, 0, 1]),
+        ),
+    )
     model.graph.output.append(helper.make_tensor_value_info("determinant", TensorProto.FLOAT, [1]))
     content = model.SerializeToString()
-    return write_artifact(path, content, replace(wide.manifest, sha256=sha256_bytes(content), size_bytes=len(content)))
+    return write_artifact(
+        path, content, replace(wide.manifest, sha256=sha256_bytes(content), size_bytes=len(content))
+    )

@@ -1,7 +1,9 @@
-"""Structured fuzz of everything that the commands read: ``python tests/fuzz --seconds 600`` (or ``tox run -e fuzz -- ...``).
+"""Structured fuzz of everything that the commands read: ``python tests/fuzz --seconds 600`` (or
+``tox run -e fuzz -- ...``).
 
-Valid inputs (``seeds.py``) are spoiled (``mutations.py``) and given to the commands (``cases.py``). Right is: one clear line
-and exit code 2 and nothing written, or work that is done. Exit code 1 if any case came out wrong.
+Valid inputs (``seeds.py``) are spoiled (``mutations.py``) and given to the commands (``cases.py``).
+Right is: one clear line and exit code 2 and nothing written, or work that is done. Exit code 1 if
+any case came out wrong.
 """
 
 from __future__ import annotations
@@ -26,18 +28,35 @@ from seeds import write_seeds  # noqa: E402
 
 def main() -> int:
     parser = argparse.ArgumentParser("fuzz", description="Structured fuzz of every reader.")
-    parser.add_argument("--seconds", type=float, default=60.0, help="stop after this time (default 60)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="stop after this time (default 60)"
+    )
     parser.add_argument("--most", type=int, default=10**9, help="stop after so many cases")
-    parser.add_argument("--seed", type=int, default=0, help="of the order and of the random mutations")
-    parser.add_argument("--reader", default="", help=f"only cases whose reader begins so: {', '.join(OF_FILE)}, arguments")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the order and of the random mutations"
+    )
+    parser.add_argument(
+        "--reader",
+        default="",
+        help=f"only cases whose reader begins so: {', '.join(OF_FILE)}, arguments",
+    )
     parser.add_argument("--case", default="", help="only cases whose name contains this text")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds after which a case is a hang (default 60)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=TIMEOUT_S,
+        help="seconds after which a case is a hang (default 60)",
+    )
     parser.add_argument("--csv", type=Path, help="write every wrong case here")
     args = parser.parse_args()
     load_commands()
     with tempfile.TemporaryDirectory(prefix="fuzz_seeds_") as folder:
         seeds = write_seeds(Path(folder))
-        chosen = [case for case in cases(seeds, args.seed) if case.reader.startswith(args.reader) and args.case in case.name]
+        chosen = [
+            case
+            for case in cases(seeds, args.seed)
+            if case.reader.startswith(args.reader) and args.case in case.name
+        ]
         results = _run(chosen[: args.most], seeds, time.monotonic() + args.seconds, args.timeout)
     _print(results, len(chosen))
     if args.csv:
@@ -45,7 +64,9 @@ def main() -> int:
     return int(any(verdict.kind != RIGHT for _, verdict in results))
 
 
-def _run(chosen: list[Case], seeds: Path, until: float, timeout_s: float) -> list[tuple[Case, Verdict]]:
+def _run(
+    chosen: list[Case], seeds: Path, until: float, timeout_s: float
+) -> list[tuple[Case, Verdict]]:
     results = []
     for case in chosen:
         if time.monotonic() > until:
@@ -64,11 +85,17 @@ def _print(results: list[tuple[Case, Verdict]], known: int) -> None:
     print(f"\n{len(results)} of {known} cases")
     print("reader".ljust(width) + "".join(f"  {kind:>{max(6, len(kind))}}" for kind in KINDS))
     for reader in readers:
-        print(reader.ljust(width) + "".join(f"  {counts[reader, kind] or '-':>{max(6, len(kind))}}" for kind in KINDS))
+        print(
+            reader.ljust(width)
+            + "".join(f"  {counts[reader, kind] or '-':>{max(6, len(kind))}}" for kind in KINDS)
+        )
     right = sum(verdict.kind == RIGHT for _, verdict in results)
     slowest = max(results, key=lambda row: row[1].seconds)
     share = right / max(1, len(results))
-    print(f"right: {right} of {len(results)} ({share:.2%}); slowest {slowest[1].seconds:.1f} s: {slowest[0].name[:80]}")
+    print(
+        f"right: {right} of {len(results)} ({share:.2%}); slowest {slowest[1].seconds:.1f} s: "
+        f"{slowest[0].name[:80]}"
+    )
 
 
 def _write(path: Path, results: list[tuple[Case, Verdict]]) -> None:

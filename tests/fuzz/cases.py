@@ -17,7 +17,9 @@ from mutations_pth import of_pth
 
 
 class Case(NamedTuple):
-    """In a copy of the seeds ``mutation`` spoils ``file``; then ``command`` runs with ``arguments``."""
+    """In a copy of the seeds ``mutation`` spoils ``file``; then ``command`` runs with
+    ``arguments``.
+    """
 
     reader: str
     command: str
@@ -28,17 +30,40 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.reader}/{self.command}/{self.mutation.name if self.mutation else ' '.join(self.arguments)}"
+        return f"{self.reader}/{self.command}/{self.mutation.name if self.mutation else ' '.join(self.arguments)}"  # noqa: E501
 
 
-BENCH = ("--builds", "1", "--samples", "2", "--buffer-ms", "0", "--threads", "1", "--out", "out.jsonl")
-EVALUATE = ("evaluate", ("--artifact", "model.onnx", "--data", "coco", "--threads", "1", "--json", "out.json"))
+BENCH = (
+    "--builds",
+    "1",
+    "--samples",
+    "2",
+    "--buffer-ms",
+    "0",
+    "--threads",
+    "1",
+    "--out",
+    "out.jsonl",
+)
+EVALUATE = (
+    "evaluate",
+    ("--artifact", "model.onnx", "--data", "coco", "--threads", "1", "--json", "out.json"),
+)
 OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "coco/annotations/instances_val.json": [EVALUATE],
-    "yolo/data.yaml": [("evaluate", ("--artifact", "model.onnx", "--data", "yolo", "--threads", "1", "--json", "out.json"))],
-    "yolo/labels/val/0.txt": [("evaluate", ("--artifact", "model.onnx", "--data", "yolo", "--threads", "1"))],
+    "yolo/data.yaml": [
+        (
+            "evaluate",
+            ("--artifact", "model.onnx", "--data", "yolo", "--threads", "1", "--json", "out.json"),
+        )
+    ],
+    "yolo/labels/val/0.txt": [
+        ("evaluate", ("--artifact", "model.onnx", "--data", "yolo", "--threads", "1"))
+    ],
     "coco/val/0.png": [EVALUATE],
-    "picture.png": [("predict", ("picture.png", "--checkpoint", "model.safetensors", "--out", "out"))],
+    "picture.png": [
+        ("predict", ("picture.png", "--checkpoint", "model.safetensors", "--out", "out"))
+    ],
     "model.safetensors": [
         ("predict", ("picture.png", "--checkpoint", "model.safetensors", "--out", "out")),
         ("export", ("--checkpoint", "model.safetensors", "--out", "out.onnx")),
@@ -61,11 +86,17 @@ OF_FILE: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "campaign.toml": [("reproduce", ("--campaign", "campaign.toml"))],
     "space.toml": [("reproduce", ("--campaign", "space.toml"))],
     **{file: [("evaluate", arguments_of(file))] for file in DATA},
-    **{name: [("predict", (name, "--checkpoint", "model.safetensors", "--out", "out"))] for name in PICTURES},
+    **{
+        name: [("predict", (name, "--checkpoint", "model.safetensors", "--out", "out"))]
+        for name in PICTURES
+    },
 }
 # command -> (arguments that are right, flags that take a value)
 ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "evaluate": (EVALUATE[1], ("--artifact", "--data", "--split", "--backend", "--threads", "--max-dets", "--json")),
+    "evaluate": (
+        EVALUATE[1],
+        ("--artifact", "--data", "--split", "--backend", "--threads", "--max-dets", "--json"),
+    ),
     "predict": (
         ("picture.png", "--checkpoint", "model.safetensors", "--out", "out"),
         ("--checkpoint", "--size", "--arch", "--shape", "--threshold", "--out"),
@@ -121,7 +152,10 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--out",
         ),
     ),
-    "compare": (("run/records.jsonl", "run/records.jsonl"), ("--margin", "--between-sessions", "--old", "--new")),
+    "compare": (
+        ("run/records.jsonl", "run/records.jsonl"),
+        ("--margin", "--between-sessions", "--old", "--new"),
+    ),
     "export": (
         ("--checkpoint", "model.safetensors", "--out", "out.onnx"),
         ("--checkpoint", "--arch", "--shape", "--out", "--precision", "--to", "--name"),
@@ -146,7 +180,10 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "--set",
             "--device",
             "--processes",
-            *(f"--set={name}" for name in ("lr", "steps", "bfloat16", "sampling", "seed", "ema_decay", "nothing")),
+            *(
+                f"--set={name}"
+                for name in ("lr", "steps", "bfloat16", "sampling", "seed", "ema_decay", "nothing")
+            ),
         ),
     ),
     "search": (
@@ -174,14 +211,32 @@ ARGUMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "finetune": (
-        ("--run", "model.safetensors", "--arch", "r32-p8-w1-d1-q5", "--data", "coco", "--out", "out"),
+        (
+            "--run",
+            "model.safetensors",
+            "--arch",
+            "r32-p8-w1-d1-q5",
+            "--data",
+            "coco",
+            "--out",
+            "out",
+        ),
         ("--run", "--arch", "--data", "--out", "--steps", "--set", "--device", "--processes"),
     ),
-    "family": (("--run", "run", "--data", "coco"), ("--run", "--data", "--patches", "--resolutions")),
-    "plots": (("--figure", "pareto", "--records", "run", "--out", "out"), ("--figure", "--records", "--run", "--out")),
+    "family": (
+        ("--run", "run", "--data", "coco"),
+        ("--run", "--data", "--patches", "--resolutions"),
+    ),
+    "plots": (
+        ("--figure", "pareto", "--records", "run", "--out", "out"),
+        ("--figure", "--records", "--run", "--out"),
+    ),
     "report": (("--run", "run", "--out", "out.pdf"), ("--run", "--records", "--out")),
     "intervals": (("run/records.jsonl",), ("--quiet",)),
-    "costs": (("--models", "rfdetr-nano", "--out", "out.jsonl"), ("--models", "--counters", "--artifacts", "--out", "--page")),
+    "costs": (
+        ("--models", "rfdetr-nano", "--out", "out.jsonl"),
+        ("--models", "--counters", "--artifacts", "--out", "--page"),
+    ),
     "seal": (("run/records.jsonl", "--out", "out.jsonl"), ("--out",)),
     "half": (("model.onnx", "--out", "out.onnx"), ("--out", "--audit-images", "--islands")),
     "slim": (("model.safetensors", "out.safetensors"), ("--note",)),
@@ -222,7 +277,9 @@ WORDS = (
 
 
 def cases(seeds: Path, seed: int = 0) -> list[Case]:
-    """All cases in an order that depends on ``seed`` alone: random for each reader, and the readers in turn."""
+    """All cases in an order that depends on ``seed`` alone: random for each reader, and the readers
+    in turn.
+    """
     rng = random.Random(seed)
     of_reader: dict[tuple[str, str], list[Case]] = {}
     for case in [*_of_files(seeds, rng), *_of_arguments()]:
@@ -237,18 +294,25 @@ def _of_files(seeds: Path, rng: random.Random) -> Iterator[Case]:
     for file, commands in OF_FILE.items():
         content = (seeds / file).read_bytes()
         for command, arguments in commands:
-            for mutation in [*of_bytes(content, rng), *of_place(), *_structured(file, content), *spoiled(file, content, rng)]:
+            for mutation in [
+                *of_bytes(content, rng),
+                *of_place(),
+                *_structured(file, content),
+                *spoiled(file, content, rng),
+            ]:
                 refuse = mutation.refuse and not _may_lack(file, mutation)
                 yield Case(file, command, arguments, file, mutation, refuse)
 
 
 def _may_lack(file: str, mutation: Mutation) -> bool:
     """Files without which a command can do its work, and text that may be cut anywhere."""
-    if file == "run/records.jsonl":  # an empty store is one, and a last line that is cut off is of a killed run
+    # an empty store is one, and a last line that is cut off is of a killed run
+    if file == "run/records.jsonl":
         return mutation.name == "empty" or mutation.name.startswith("cut")
     if file == "model.json":
         return mutation.name == "missing"  # then the file is somebody else's
-    if mutation.name.startswith("annotations.0.segmentation"):  # then boxes are read alone, and a line says so
+    # then boxes are read alone, and a line says so
+    if mutation.name.startswith("annotations.0.segmentation"):
         return True
     of_text_kind = file in (
         "campaign.toml",
@@ -268,7 +332,9 @@ def _structured(file: str, content: bytes) -> Iterator[Mutation]:
     elif file.endswith(".jsonl"):
         lines = content.decode().splitlines()
         rest = "\n".join(lines[1:]) + "\n"
-        yield from of_json(json.loads(lines[0]), lambda document: json.dumps(document) + "\n" + rest)
+        yield from of_json(
+            json.loads(lines[0]), lambda document: json.dumps(document) + "\n" + rest
+        )
     elif file.endswith((".toml", ".yaml", ".txt", *TEXTS)):
         yield from of_text(content.decode())
     elif file.endswith(".safetensors"):
@@ -282,7 +348,8 @@ def _structured(file: str, content: bytes) -> Iterator[Mutation]:
 def _of_header(content: bytes) -> Iterator[Mutation]:
     """The header of a safetensors file, and the model's card inside it."""
     (size,) = struct.unpack("<Q", content[:8])
-    header, body = json.loads(content[8 : 8 + size]), content[8 + size :]
+    header = json.loads(content[8 : 8 + size])
+    body = content[8 + size :]
     card = json.loads(header["__metadata__"]["card"])
 
     def whole(text: str) -> bytes:
@@ -292,7 +359,10 @@ def _of_header(content: bytes) -> Iterator[Mutation]:
     def of_card(changed: Mutation) -> Callable[[Path], None]:
         def write(path: Path) -> None:
             changed.apply(path)
-            described = {**header["__metadata__"], "card": path.read_bytes().decode("utf-8", "surrogatepass")}
+            described = {
+                **header["__metadata__"],
+                "card": path.read_bytes().decode("utf-8", "surrogatepass"),
+            }
             path.write_bytes(whole(json.dumps({**header, "__metadata__": described})))
 
         return write
@@ -316,7 +386,9 @@ def _of_header(content: bytes) -> Iterator[Mutation]:
         yield changed._replace(apply=of_header(changed))
     for length in (0, 1, size * 1000, 2**62, 2**64 - 1):
         lying = struct.pack("<Q", length) + content[8:]
-        yield Mutation(f"header of {length} bytes", lambda path, lying=lying: _put(path, lying), True)
+        yield Mutation(
+            f"header of {length} bytes", lambda path, lying=lying: _put(path, lying), True
+        )
 
 
 def _put(path: Path, data: bytes) -> None:

@@ -1,4 +1,6 @@
-"""Data sets in the other layouts that the commands read, pictures in other formats, and ways to spoil these."""
+"""Data sets in the other layouts that the commands read, pictures in other formats, and ways to
+spoil these.
+"""
 
 from __future__ import annotations
 
@@ -101,13 +103,18 @@ def _xml(text: str) -> Iterator[tuple[str, str]]:
 def _lying(file: str, content: bytes) -> Iterator[Mutation]:
     """Pictures that state another size than they have."""
     for side in _SIDES:
-        for name, sides in (("both sides", (side, side)), ("width", (side, SIZE[1])), ("height", (SIZE[0], side))):
+        for name, sides in (
+            ("both sides", (side, side)),
+            ("width", (side, SIZE[1])),
+            ("height", (SIZE[0], side)),
+        ):
             if (data := _with_size(file, content, *sides)) is not None:
                 yield _content(f"{name} stated as {side}", data)
 
 
 def _with_size(file: str, content: bytes, width: int, height: int) -> bytes | None:
-    suffix, changed = Path(file).suffix, bytearray(content)
+    suffix = Path(file).suffix
+    changed = bytearray(content)
     if suffix == ".png":
         changed[16:24] = struct.pack(">II", width, height)
         changed[29:33] = struct.pack(">I", zlib.crc32(changed[12:29]))
@@ -116,7 +123,10 @@ def _with_size(file: str, content: bytes, width: int, height: int) -> bytes | No
         changed[18:26] = struct.pack("<II", width, height)
         return bytes(changed)
     if suffix == ".tif":
-        for old, new in ((struct.pack("<HHI", 0x100, 4, 1), width), (struct.pack("<HHI", 0x101, 4, 1), height)):
+        for old, new in (
+            (struct.pack("<HHI", 0x100, 4, 1), width),
+            (struct.pack("<HHI", 0x101, 4, 1), height),
+        ):
             if (place := content.find(old)) >= 0:
                 changed[place + 8 : place + 12] = struct.pack("<I", new)
         return bytes(changed) if bytes(changed) != content else None
@@ -149,7 +159,9 @@ def _picture(path: Path) -> None:
     image.save(path, **({"exif": exif} if path.name == "turned.jpg" else {}))
 
 
-def _coco(folder: Path, names: tuple[str, ...], category_ids: tuple[int, ...], compressed: bool) -> None:
+def _coco(
+    folder: Path, names: tuple[str, ...], category_ids: tuple[int, ...], compressed: bool
+) -> None:
     from faster_coco_eval.core import mask as rle_code
 
     bitmap = np.zeros((SIZE[1], SIZE[0]), np.uint8, order="F")
@@ -157,14 +169,28 @@ def _coco(folder: Path, names: tuple[str, ...], category_ids: tuple[int, ...], c
     rle = rle_code.encode(bitmap)
     text = {"size": [SIZE[1], SIZE[0]], "counts": bytes(rle["counts"]).decode()}
     edges = [0, *(np.flatnonzero(np.diff(bitmap.ravel("F"))) + 1).tolist(), bitmap.size]
-    segmentation = text if compressed else {"size": [SIZE[1], SIZE[0]], "counts": np.diff(edges).tolist()}
-    entry = {"id": 1, "image_id": "a", "category_id": category_ids[0], "bbox": [4, 4, 16, 16], "area": 256, "iscrowd": 0}
+    segmentation = (
+        text if compressed else {"size": [SIZE[1], SIZE[0]], "counts": np.diff(edges).tolist()}
+    )
+    entry = {
+        "id": 1,
+        "image_id": "a",
+        "category_id": category_ids[0],
+        "bbox": [4, 4, 16, 16],
+        "area": 256,
+        "iscrowd": 0,
+    }
     crowd = {**entry, "id": 2, "iscrowd": 1}
     _image(folder / "val" / "a.png").save(folder / "val" / "a.png")
     document = {
         "images": [{"id": "a", "file_name": "a.png", "width": SIZE[0], "height": SIZE[1]}],
-        "annotations": [{**entry, "segmentation": segmentation}, {**crowd, "segmentation": segmentation}],
-        "categories": [{"id": number, "name": name} for number, name in zip(category_ids, names, strict=True)],
+        "annotations": [
+            {**entry, "segmentation": segmentation},
+            {**crowd, "segmentation": segmentation},
+        ],
+        "categories": [
+            {"id": number, "name": name} for number, name in zip(category_ids, names, strict=True)
+        ],
     }
     path = folder / "annotations" / "instances_val.json"
     path.parent.mkdir()
@@ -173,8 +199,12 @@ def _coco(folder: Path, names: tuple[str, ...], category_ids: tuple[int, ...], c
 
 def _voc(folder: Path, names: tuple[str, ...]) -> None:
     for number in range(2):
-        _image(folder / "JPEGImages" / f"{number}.png", number).save(folder / "JPEGImages" / f"{number}.png")
-        polygon = "<polygon><x1>5</x1><y1>5</y1><x2>20</x2><y2>5</y2><x3>20</x3><y3>20</y3></polygon>"
+        _image(folder / "JPEGImages" / f"{number}.png", number).save(
+            folder / "JPEGImages" / f"{number}.png"
+        )
+        polygon = (
+            "<polygon><x1>5</x1><y1>5</y1><x2>20</x2><y2>5</y2><x3>20</x3><y3>20</y3></polygon>"
+        )
         objects = "".join(
             f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax>"
             f"<ymax>20</ymax></bndbox>{polygon}</object>"
@@ -183,7 +213,10 @@ def _voc(folder: Path, names: tuple[str, ...]) -> None:
         size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height><depth>3</depth></size>"
         path = folder / "Annotations" / f"{number}.xml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f'<?xml version="1.0"?><annotation><filename>{number}.png</filename>{size}{objects}</annotation>')
+        path.write_text(
+            f"<?xml "
+            f'version="1.0"?><annotation><filename>{number}.png</filename>{size}{objects}</annotation>'
+        )
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     (folder / "ImageSets" / "Main" / "val.txt").write_text("0\n1\n")
 
@@ -196,18 +229,41 @@ def _cvat(folder: Path, names: tuple[str, ...]) -> None:
         f'<polygon label="{names[1]}" points="4,4;20,4;20,20"/>'
         f'<mask label="{names[2]}" left="4" top="5" width="4" height="3" rle="2, 5, 5"/>'
     )
-    image = f'<image id="0" name="0.png" subset="val" width="{SIZE[0]}" height="{SIZE[1]}">{shapes}</image>'
+    image = (
+        f'<image id="0" name="0.png" subset="val" width="{SIZE[0]}" '
+        f'height="{SIZE[1]}">{shapes}</image>'
+    )
     task = f"<meta><task><labels>{labels}</labels></task></meta>"
-    (folder / "annotations.xml").write_text(f'<?xml version="1.0"?><annotations>{task}{image}</annotations>')
+    (folder / "annotations.xml").write_text(
+        f'<?xml version="1.0"?><annotations>{task}{image}</annotations>'
+    )
 
 
 def _datumaro(folder: Path, names: tuple[str, ...]) -> None:
     _image(folder / "images" / "default" / "a.png").save(folder / "images" / "default" / "a.png")
     annotations = [
-        {"id": 1, "type": "polygon", "label_id": 0, "group": 1, "points": [4, 4, 20, 4, 20, 20], "attributes": {}},
-        {"id": 2, "type": "bbox", "label_id": 1, "group": 2, "bbox": [4, 4, 16, 16], "attributes": {"is_crowd": False}},
+        {
+            "id": 1,
+            "type": "polygon",
+            "label_id": 0,
+            "group": 1,
+            "points": [4, 4, 20, 4, 20, 20],
+            "attributes": {},
+        },
+        {
+            "id": 2,
+            "type": "bbox",
+            "label_id": 1,
+            "group": 2,
+            "bbox": [4, 4, 16, 16],
+            "attributes": {"is_crowd": False},
+        },
     ]
-    item = {"id": "a", "annotations": annotations, "image": {"path": "a.png", "size": [SIZE[1], SIZE[0]]}}
+    item = {
+        "id": "a",
+        "annotations": annotations,
+        "image": {"path": "a.png", "size": [SIZE[1], SIZE[0]]},
+    }
     labels = {"label": {"labels": [{"name": name} for name in names]}}
     path = folder / "annotations" / "default.json"
     path.parent.mkdir()
@@ -217,12 +273,18 @@ def _datumaro(folder: Path, names: tuple[str, ...]) -> None:
 def _yolo(folder: Path, names: tuple[str, ...]) -> None:
     _image(folder / "images" / "val" / "0.png").save(folder / "images" / "val" / "0.png")
     (folder / "labels" / "val").mkdir(parents=True)
-    (folder / "labels" / "val" / "0.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n2 0.2 0.3 0.9 0.3 0.9 0.8 0.2 0.8\n")
-    (folder / "data.yaml").write_text(f"path: .\ntrain: images/val\nval: images/val\nnames: [{', '.join(names)}]\n")
+    (folder / "labels" / "val" / "0.txt").write_text(
+        "0 0.1 0.1 0.5 0.1 0.5 0.5\n2 0.2 0.3 0.9 0.3 0.9 0.8 0.2 0.8\n"
+    )
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images/val\nval: images/val\nnames: [{', '.join(names)}]\n"
+    )
 
 
 def _flat(folder: Path, names: tuple[str, ...]) -> None:
-    """Pictures with label files beside them, a list of the pictures, and the class names in darknet's and in the plain form."""
+    """Pictures with label files beside them, a list of the pictures, and the class names in
+    darknet's and in the plain form.
+    """
     _image(folder / "images" / "0.png").save(folder / "images" / "0.png")
     (folder / "images" / "0.txt").write_text("0 0.5 0.5 0.25 0.3\n")
     (folder / "val.txt").write_text("images/0.png\n")
@@ -230,4 +292,6 @@ def _flat(folder: Path, names: tuple[str, ...]) -> None:
         (folder / name).write_text("\n".join(names) + "\n")
     if folder.name != "darknet":
         return
-    (folder / "obj.data").write_text("classes = 3\ntrain = val.txt\nval = val.txt\nnames = obj.names\nbackup = backup/\n")
+    (folder / "obj.data").write_text(
+        "classes = 3\ntrain = val.txt\nval = val.txt\nnames = obj.names\nbackup = backup/\n"
+    )

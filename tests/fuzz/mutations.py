@@ -1,4 +1,6 @@
-"""Ways to spoil a valid input: of any file its bytes, of JSON and lines of JSON every value, of text every token."""
+"""Ways to spoil a valid input: of any file its bytes, of JSON and lines of JSON every value, of
+text every token.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ RAW = "@@RAW@@"  # stands for text that no JSON library would write
 
 
 class Mutation(NamedTuple):
-    """``apply(path)`` spoils the valid file at ``path``. ``refuse``: no program can use the result, so it must be refused."""
+    """``apply(path)`` spoils the valid file at ``path``.
+
+    ``refuse``: no program can use the result, so it must be refused.
+    """
 
     name: str
     apply: Callable[[Path], None]
@@ -34,7 +39,9 @@ def of_bytes(seed: bytes, rng: random.Random, flips: int = 20) -> Iterator[Mutat
     yield Mutation("without its last byte", content(seed[:-1]))
     others = {
         "html": b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n",
+        "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+        + b"a" * 64
+        + b"\nsize 12345\n",
         "zeros": bytes(4096),
         "noise": rng.randbytes(4096),
         "text": b"shopping list\nmilk\n",
@@ -52,7 +59,9 @@ def of_bytes(seed: bytes, rng: random.Random, flips: int = 20) -> Iterator[Mutat
     for number in range(flips):
         flipped = bytearray(seed)
         for _ in range(rng.choice((1, 1, 4, 32))):
-            flipped[rng.randrange(min(len(flipped), rng.choice((64, 4096, len(flipped)))))] ^= 1 << rng.randrange(8)
+            flipped[rng.randrange(min(len(flipped), rng.choice((64, 4096, len(flipped)))))] ^= (
+                1 << rng.randrange(8)
+            )
         yield Mutation(f"flipped bits {number}", content(bytes(flipped)))
 
 
@@ -61,9 +70,15 @@ def of_place() -> Iterator[Mutation]:
     yield Mutation("missing", lambda path: path.unlink(), True)
     yield Mutation("folder", lambda path: (path.unlink(), path.mkdir()), True)
     yield Mutation("fifo", lambda path: (path.unlink(), os.mkfifo(path)), True)
-    yield Mutation("link to a device", lambda path: (path.unlink(), path.symlink_to("/dev/zero")), True)
+    yield Mutation(
+        "link to a device", lambda path: (path.unlink(), path.symlink_to("/dev/zero")), True
+    )
     yield Mutation("link to itself", lambda path: (path.unlink(), path.symlink_to(path)), True)
-    yield Mutation("broken link", lambda path: (path.unlink(), path.symlink_to(path.with_name("nowhere"))), True)
+    yield Mutation(
+        "broken link",
+        lambda path: (path.unlink(), path.symlink_to(path.with_name("nowhere"))),
+        True,
+    )
 
 
 VALUES: tuple[tuple[str, Any], ...] = (
@@ -99,12 +114,19 @@ VALUES: tuple[tuple[str, Any], ...] = (
 _NEVER = {"NaN", "Infinity", "-Infinity", "1e999", "5000 digits"}
 
 
-def of_json(document: Any, dump: Callable[[Any], str] = json.dumps, prefix: str = "") -> Iterator[Mutation]:
-    """Every value replaced by every one of VALUES, every key left out or doubled. Of a list the first item stands for all."""
+def of_json(
+    document: Any, dump: Callable[[Any], str] = json.dumps, prefix: str = ""
+) -> Iterator[Mutation]:
+    """Every value replaced by every one of VALUES, every key left out or doubled.
+
+    Of a list the first item stands for all.
+    """
     for path in _paths(document):
         where = prefix + (".".join(map(str, path)) or "all")
         for name, value in VALUES:
-            yield Mutation(f"{where} = {name}", _writer(_with(document, path, value), dump), name in _NEVER)
+            yield Mutation(
+                f"{where} = {name}", _writer(_with(document, path, value), dump), name in _NEVER
+            )
         if path:
             yield Mutation(f"{where} left out", _writer(_without(document, path), dump))
 
@@ -141,12 +163,17 @@ def of_text(text: str) -> Iterator[Mutation]:
         ):
             changed = text[: match.start()] + token + text[match.end() :]
             where = f"{text.count(chr(10), 0, match.start()) + 1}:{match.group()[:20]}"
-            yield Mutation(f"{where} = {name}", lambda path, changed=changed: _write(path, changed.encode()))
+            yield Mutation(
+                f"{where} = {name}", lambda path, changed=changed: _write(path, changed.encode())
+            )
     lines = text.splitlines(keepends=True)
     for number, line in enumerate(lines):
         for name, kept in (("left out", []), ("twice", [line, line])):
             changed = "".join([*lines[:number], *kept, *lines[number + 1 :]])
-            yield Mutation(f"line {number + 1} {name}", lambda path, changed=changed: _write(path, changed.encode()))
+            yield Mutation(
+                f"line {number + 1} {name}",
+                lambda path, changed=changed: _write(path, changed.encode()),
+            )
 
 
 def _writer(document: Any, dump: Callable[[Any], str]) -> Callable[[Path], None]:

@@ -1,4 +1,6 @@
-"""Ways to spoil an ONNX model as a graph: versions, operators, sizes that lie, data elsewhere, values that are no numbers."""
+"""Ways to spoil an ONNX model as a graph: versions, operators, sizes that lie, data elsewhere,
+values that are no numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ HUGE = (2**31 - 1, 2**33, 2**62)
 
 
 def of_onnx(content: bytes) -> Iterator[Mutation]:
-    """Of a model whose first initializer is a scalar and whose last node reads a value ``zero`` (see seeds.py)."""
+    """Of a model whose first initializer is a scalar and whose last node reads a value ``zero``
+    (see seeds.py).
+    """
 
     def changed(name: str, change: Callable[[ModelProto], None], refuse: bool = False) -> Mutation:
         def write(path: Path) -> None:
@@ -24,11 +28,20 @@ def of_onnx(content: bytes) -> Iterator[Mutation]:
 
         return Mutation(f"graph: {name}", write, refuse)
 
-    for name, change, refuse in (*_versions(), *_inputs(), *_structure(), *_constants(), *_expensive(), *_metadata()):
+    for name, change, refuse in (
+        *_versions(),
+        *_inputs(),
+        *_structure(),
+        *_constants(),
+        *_expensive(),
+        *_metadata(),
+    ):
         yield changed(name, change, refuse)
     for name, entries, prepare in _external():
 
-        def write(path: Path, entries: dict[str, str] = entries, prepare: Callable[[Path], None] = prepare) -> None:
+        def write(
+            path: Path, entries: dict[str, str] = entries, prepare: Callable[[Path], None] = prepare
+        ) -> None:
             model = onnx.load_model_from_string(content)
             tensor = model.graph.initializer[1]
             tensor.ClearField("raw_data")
@@ -62,9 +75,17 @@ def _versions() -> Iterator[Change]:
         del model.opset_import[:]
 
     yield "no opset", nothing, True
-    yield "two opsets", lambda model: model.opset_import.extend([helper.make_opsetid("", 13)]), False
+    yield (
+        "two opsets",
+        lambda model: model.opset_import.extend([helper.make_opsetid("", 13)]),
+        False,
+    )
     yield "unknown domain", lambda model: setattr(model.graph.node[0], "domain", "com.nobody"), True
-    yield "unknown operator", lambda model: setattr(model.graph.node[0], "op_type", "NoSuchOperator"), True
+    yield (
+        "unknown operator",
+        lambda model: setattr(model.graph.node[0], "op_type", "NoSuchOperator"),
+        True,
+    )
     yield "operator without a name", lambda model: setattr(model.graph.node[0], "op_type", ""), True
 
 
@@ -75,7 +96,11 @@ def _inputs() -> Iterator[Change]:
             def dim(model: ModelProto, where: int = where, size: int = size) -> None:
                 model.graph.input[0].type.tensor_type.shape.dim[where].dim_value = size
 
-            yield f"input dimension {where} = {size}", dim, (where < 2 and size not in (0, -1)) or size > 10**5
+            yield (
+                f"input dimension {where} = {size}",
+                dim,
+                (where < 2 and size not in (0, -1)) or size > 10**5,
+            )
     for side in (10**5, 2**20):
 
         def square(model: ModelProto, side: int = side) -> None:
@@ -89,16 +114,36 @@ def _inputs() -> Iterator[Change]:
             model.graph.input[0].type.tensor_type.elem_type = kind
 
         yield f"input type {kind}", element, True
-        yield f"output type {kind}", lambda m, k=kind: setattr(m.graph.output[0].type.tensor_type, "elem_type", k), False
+        yield (
+            f"output type {kind}",
+            lambda m, k=kind: setattr(m.graph.output[0].type.tensor_type, "elem_type", k),
+            False,
+        )
     yield "no inputs", lambda model: model.graph.ClearField("input"), True
     yield "no outputs", lambda model: model.graph.ClearField("output"), True
     yield "one output", lambda model: model.graph.output.pop(), False  # the audit needs no more
-    yield "input without a shape", lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"), True
+    yield (
+        "input without a shape",
+        lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"),
+        True,
+    )
     yield "input without a type", lambda model: model.graph.input[0].ClearField("type"), True
     yield "input without a name", lambda model: setattr(model.graph.input[0], "name", ""), True
-    yield "output that nothing writes", lambda model: setattr(model.graph.output[0], "name", "nowhere"), True
-    yield "output that is the input", lambda model: setattr(model.graph.output[0], "name", "images"), False
-    yield "control characters", lambda model: setattr(model.graph.output[0], "name", "a\n\x1b[31mb\0"), True
+    yield (
+        "output that nothing writes",
+        lambda model: setattr(model.graph.output[0], "name", "nowhere"),
+        True,
+    )
+    yield (
+        "output that is the input",
+        lambda model: setattr(model.graph.output[0], "name", "images"),
+        False,
+    )
+    yield (
+        "control characters",
+        lambda model: setattr(model.graph.output[0], "name", "a\n\x1b[31mb\0"),
+        True,
+    )
     for size in (-1, 0, 7, 2**62):  # 0 and less: left open
 
         def out(model: ModelProto, size: int = size) -> None:
@@ -107,7 +152,10 @@ def _inputs() -> Iterator[Change]:
         yield f"output dimension {size}", out, False
 
     def wide(model: ModelProto) -> None:
-        names = [helper.make_tensor_value_info(f"input {number}", TensorProto.FLOAT, [1, 3, 32, 32]) for number in range(2000)]
+        names = [
+            helper.make_tensor_value_info(f"input {number}", TensorProto.FLOAT, [1, 3, 32, 32])
+            for number in range(2000)
+        ]
         model.graph.input.extend(names)
 
     yield "2,000 inputs", wide, True
@@ -138,19 +186,32 @@ def _structure() -> Iterator[Change]:
     def deep(model: ModelProto) -> None:
         graph = helper.make_graph([], "inner", [], [])
         for _ in range(20):
-            outer = helper.make_graph([helper.make_node("If", ["c"], ["o"], then_branch=graph, else_branch=graph)], "g", [], [])
+            outer = helper.make_graph(
+                [helper.make_node("If", ["c"], ["o"], then_branch=graph, else_branch=graph)],
+                "g",
+                [],
+                [],
+            )
             del outer.node[0].attribute[1:]
             graph = outer
         model.graph.node.extend(graph.node)
 
     def many(model: ModelProto) -> None:
         for number in range(20_000):
-            model.graph.node.append(helper.make_node("Identity", [f"m{number - 1}" if number else "mean"], [f"m{number}"]))
+            model.graph.node.append(
+                helper.make_node(
+                    "Identity", [f"m{number - 1}" if number else "mean"], [f"m{number}"]
+                )
+            )
 
     def sparse(model: ModelProto) -> None:
-        values, indices = (numpy_helper.from_array(np.ones(1, kind)) for kind in (np.float32, np.int64))
+        values, indices = (
+            numpy_helper.from_array(np.ones(1, kind)) for kind in (np.float32, np.int64)
+        )
         values.name = "sparse"
-        model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [2**31, 2**31]))
+        model.graph.sparse_initializer.append(
+            helper.make_sparse_tensor(values, indices, [2**31, 2**31])
+        )
 
     yield "cycle", cycle, True
     yield "node that reads itself", itself, True
@@ -168,15 +229,25 @@ def _structure() -> Iterator[Change]:
     yield "node without outputs", lambda model: model.graph.node[0].ClearField("output"), True
     yield "empty output name", lambda model: model.graph.node[0].output.__setitem__(0, ""), True
     other = helper.make_attribute("keepdims", "x")
-    yield "attribute of another type", lambda model: model.graph.node[0].attribute[0].CopyFrom(other), True
-    yield "attribute twice", lambda model: model.graph.node[0].attribute.append(model.graph.node[0].attribute[0]), False
+    yield (
+        "attribute of another type",
+        lambda model: model.graph.node[0].attribute[0].CopyFrom(other),
+        True,
+    )
+    yield (
+        "attribute twice",
+        lambda model: model.graph.node[0].attribute.append(model.graph.node[0].attribute[0]),
+        False,
+    )
 
 
 def _constants() -> Iterator[Change]:
     def values(value: float, number: int = 1) -> Callable[[ModelProto], None]:
         def change(model: ModelProto) -> None:
             old = numpy_helper.to_array(model.graph.initializer[number])
-            new = numpy_helper.from_array(np.full_like(old, value), model.graph.initializer[number].name)
+            new = numpy_helper.from_array(
+                np.full_like(old, value), model.graph.initializer[number].name
+            )
             model.graph.initializer[number].CopyFrom(new)
 
         return change
@@ -199,31 +270,52 @@ def _constants() -> Iterator[Change]:
 
         yield f"constant said to be {dims if len(dims) < 9 else '300-dimensional'}", shaped, True
     for length in (0, 1, 127, 129, 10_000):
-        yield f"{length} bytes of a constant", lambda m, n=length: setattr(m.graph.initializer[1], "raw_data", bytes(n)), True
+        yield (
+            f"{length} bytes of a constant",
+            lambda m, n=length: setattr(m.graph.initializer[1], "raw_data", bytes(n)),
+            True,
+        )
     for kind in (0, 2, 7, 8, 14, 16, 17, 22, 23, 99):
-        yield f"constant of type {kind}", lambda m, k=kind: setattr(m.graph.initializer[1], "data_type", k), True
+        yield (
+            f"constant of type {kind}",
+            lambda m, k=kind: setattr(m.graph.initializer[1], "data_type", k),
+            True,
+        )
 
     def strings(model: ModelProto) -> None:
-        model.graph.initializer[1].CopyFrom(helper.make_tensor("boxes_c", TensorProto.STRING, [1, 8, 4], [b"x"] * 32))
+        model.graph.initializer[1].CopyFrom(
+            helper.make_tensor("boxes_c", TensorProto.STRING, [1, 8, 4], [b"x"] * 32)
+        )
 
     def segment(model: ModelProto) -> None:
-        model.graph.initializer[1].segment.begin, model.graph.initializer[1].segment.end = 0, 2**60
+        model.graph.initializer[1].segment.begin = 0
+        model.graph.initializer[1].segment.end = 2**60
 
     yield "strings", strings, True
     yield "segment", segment, False
-    yield "constant without a name", lambda model: setattr(model.graph.initializer[1], "name", ""), True
+    yield (
+        "constant without a name",
+        lambda model: setattr(model.graph.initializer[1], "name", ""),
+        True,
+    )
 
 
 def _first(model: ModelProto, *nodes: onnx.NodeProto, zero: str = "big") -> None:
     """``nodes`` before all others; the boxes depend on a mean over ``zero``."""
     for node in reversed(nodes):
         model.graph.node.insert(0, node)
-    model.graph.node.insert(len(nodes), helper.make_node("ReduceMax", [zero], ["big_max"], keepdims=0))
-    model.graph.node.insert(len(nodes) + 1, helper.make_node("Mul", ["big_max", "nil"], ["big_zero"]))
+    model.graph.node.insert(
+        len(nodes), helper.make_node("ReduceMax", [zero], ["big_max"], keepdims=0)
+    )
+    model.graph.node.insert(
+        len(nodes) + 1, helper.make_node("Mul", ["big_max", "nil"], ["big_zero"])
+    )
     for node in model.graph.node:
         if node.output[0] == "pred_boxes":
             node.input[0] = "boxes_more"
-    model.graph.node.insert(len(nodes) + 2, helper.make_node("Add", ["boxes_c", "big_zero"], ["boxes_more"]))
+    model.graph.node.insert(
+        len(nodes) + 2, helper.make_node("Add", ["boxes_c", "big_zero"], ["boxes_more"])
+    )
 
 
 def _number(name: str, *values: int) -> onnx.NodeProto:
@@ -235,26 +327,45 @@ def _expensive() -> Iterator[Change]:
     for shape in ((2**30,), (2**31,), (2**40,), (2**62,), (-1,), (2**20, 2**20, 2**20, 2**20)):
 
         def of_shape(model: ModelProto, shape: tuple[int, ...] = shape) -> None:
-            _first(model, _number("shape", *shape), helper.make_node("ConstantOfShape", ["shape"], ["big"]))
+            _first(
+                model,
+                _number("shape", *shape),
+                helper.make_node("ConstantOfShape", ["shape"], ["big"]),
+            )
 
         def expand(model: ModelProto, shape: tuple[int, ...] = shape) -> None:
-            _first(model, _number("shape", *shape), helper.make_node("Expand", ["nil", "shape"], ["big"]))
+            _first(
+                model,
+                _number("shape", *shape),
+                helper.make_node("Expand", ["nil", "shape"], ["big"]),
+            )
 
         def tile(model: ModelProto, shape: tuple[int, ...] = shape) -> None:
             one = helper.make_node("Constant", [], ["one"], value_floats=[0.0] * 1)
-            _first(model, one, _number("shape", shape[0]), helper.make_node("Tile", ["one", "shape"], ["big"]))
+            _first(
+                model,
+                one,
+                _number("shape", shape[0]),
+                helper.make_node("Tile", ["one", "shape"], ["big"]),
+            )
 
         def pixels(model: ModelProto, shape: tuple[int, ...] = shape) -> None:
             """As ``expand``, of a value that no optimiser can know."""
             mean = helper.make_node("ReduceMean", ["images"], ["grey"], keepdims=0)
-            _first(model, mean, _number("shape", *shape), helper.make_node("Expand", ["grey", "shape"], ["big"]))
+            _first(
+                model,
+                mean,
+                _number("shape", *shape),
+                helper.make_node("Expand", ["grey", "shape"], ["big"]),
+            )
 
         def pad(model: ModelProto, shape: tuple[int, ...] = shape) -> None:
             pads = _number("pads", 0, 0, 0, 0, 0, 0, 0, shape[0])
             _first(model, pads, helper.make_node("Pad", ["images", "pads"], ["big"]))
 
         exact = {"ConstantOfShape": of_shape, "Expand": expand, "Expand of pixels": pixels}
-        for op, change in {**exact, "Tile": tile, "Pad": pad}.items():  # the last two look at the first size alone
+        # the last two look at the first size alone
+        for op, change in {**exact, "Tile": tile, "Pad": pad}.items():
             yield f"{op} of {shape}", change, op in exact or 2**20 < shape[0]
     for limit in (10**9, 2**62):
 
@@ -268,9 +379,13 @@ def _expensive() -> Iterator[Change]:
         yield f"Range to {limit}", numbers, True
 
     def product(model: ModelProto) -> None:
-        shape, other = _number("shape", 9000, 9000), helper.make_node("Expand", ["grey", "shape"], ["square"])
+        shape = _number("shape", 9000, 9000)
+        other = helper.make_node("Expand", ["grey", "shape"], ["square"])
         mean = helper.make_node("ReduceMean", ["images"], ["grey"], keepdims=0)
-        products = [helper.make_node("MatMul", ["square" if i == 0 else f"p{i}", "square"], [f"p{i + 1}"]) for i in range(40)]
+        products = [
+            helper.make_node("MatMul", ["square" if i == 0 else f"p{i}", "square"], [f"p{i + 1}"])
+            for i in range(40)
+        ]
         _first(model, mean, shape, other, *products, zero="p40")
 
     yield "products without end", product, True
@@ -291,7 +406,13 @@ def _expensive() -> Iterator[Change]:
         index = _number("index", *range(64))
         depth = helper.make_node("Constant", [], ["depth"], value_int=2**40)
         values = helper.make_node("Constant", [], ["values"], value_floats=[0.0, 1.0])
-        _first(model, index, depth, values, helper.make_node("OneHot", ["index", "depth", "values"], ["big"]))
+        _first(
+            model,
+            index,
+            depth,
+            values,
+            helper.make_node("OneHot", ["index", "depth", "values"], ["big"]),
+        )
 
     yield "OneHot of depth 2^40", one_hot, True
 
@@ -319,11 +440,25 @@ def _endless(trips: int) -> list[onnx.NodeProto]:
     if trips:
         limit = helper.make_tensor("trips", TensorProto.INT64, [], [trips])
         start.append(helper.make_node("Constant", [], ["trips"], value=limit))
-    return [*start, helper.make_node("Loop", ["trips" if trips else "", "true", "grey"], ["big"], body=body)]
+    return [
+        *start,
+        helper.make_node("Loop", ["trips" if trips else "", "true", "grey"], ["big"], body=body),
+    ]
 
 
 def _metadata() -> Iterator[Change]:
-    texts = ("[" * 5000, "9" * 5000, "{0: 'a'", "[-1, -1]", "[]", "{}", "[1e999, 2]", "{'x': [1]}", "\0", "__import__('os')")
+    texts = (
+        "[" * 5000,
+        "9" * 5000,
+        "{0: 'a'",
+        "[-1, -1]",
+        "[]",
+        "{}",
+        "[1e999, 2]",
+        "{'x': [1]}",
+        "\0",
+        "__import__('os')",
+    )
     for key in ("names", "imgsz", "args", "task", "stride", "author", "end2end"):
         for text in texts:
 

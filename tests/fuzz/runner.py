@@ -1,6 +1,7 @@
 """Runs one case in a process of its own and judges what came out.
 
-The parent has the slow libraries loaded and forks for each case, so that a case takes as long as its own work.
+The parent has the slow libraries loaded and forks for each case, so that a case takes as long as
+its own work.
 """
 
 from __future__ import annotations
@@ -29,8 +30,19 @@ from rfdetr_repro.spec.errors import (
 )
 
 RIGHT = "right"
-KINDS = (RIGHT, "silently accepted", "traceback", "not one clear line", "crash", "hang", "memory", "files left", "exit code")
-TIMEOUT_S, MOST_MEMORY_GIB = 60.0, 2.0
+KINDS = (
+    RIGHT,
+    "silently accepted",
+    "traceback",
+    "not one clear line",
+    "crash",
+    "hang",
+    "memory",
+    "files left",
+    "exit code",
+)
+TIMEOUT_S = 60.0
+MOST_MEMORY_GIB = 2.0
 MODULES = {
     "evaluate": "rfdetr_repro.evaluate",
     "predict": "rfdetr_repro.predict",
@@ -54,7 +66,8 @@ MODULES = {
     "slim": "rfdetr_repro.train.slim",
     "embedded": "rfdetr_repro.data.embedded.dataset",
 }
-LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}  # command -> what its arguments are for
+# command -> what its arguments are for
+LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}
 _LOADED_BY_THEM = (
     "torch",
     "onnx",
@@ -96,7 +109,8 @@ def _accepted(*_: object, **__: object) -> None:
 
 def run_case(case: Case, seeds: Path, timeout_s: float = TIMEOUT_S) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
-        work, said = Path(folder) / "work", Path(folder) / "said"
+        work = Path(folder) / "work"
+        said = Path(folder) / "said"
         shutil.copytree(seeds, work)
         said.mkdir()
         if case.mutation is not None and case.file is not None:
@@ -109,7 +123,11 @@ def run_case(case: Case, seeds: Path, timeout_s: float = TIMEOUT_S) -> Verdict:
 
 
 def _files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.name.endswith(".lock")}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.name.endswith(".lock")
+    }
 
 
 def _in_child(case: Case, work: Path, said: Path, timeout_s: float) -> tuple[int, float, float]:
@@ -117,7 +135,9 @@ def _in_child(case: Case, work: Path, said: Path, timeout_s: float) -> tuple[int
     child = os.fork()
     if child == 0:
         _be_the_command(case, work, said)
-    done, status, usage = 0, 0, None
+    done = 0
+    status = 0
+    usage = None
     while time.monotonic() - started < timeout_s:
         done, status, usage = os.wait4(child, os.WNOHANG)
         if done:
@@ -154,7 +174,9 @@ def _be_the_command(case: Case, work: Path, said: Path) -> None:
         os._exit(code)
 
 
-def _judge(case: Case, status: int, seconds: float, memory_gib: float, out: str, err: str, new: list[str]) -> Verdict:
+def _judge(
+    case: Case, status: int, seconds: float, memory_gib: float, out: str, err: str, new: list[str]
+) -> Verdict:
     lines = [line for line in re.split(r"[\r\n]+", err) if line.strip()]
     last = lines[-1] if lines else ""
 
@@ -170,12 +192,21 @@ def _judge(case: Case, status: int, seconds: float, memory_gib: float, out: str,
         return verdict("memory", f"{memory_gib:.1f} GiB; {last}")
     if code == EXIT_INTERNAL or "Traceback (most recent call last)" in err:
         return verdict("traceback")
-    if code in (EXIT_OK, EXIT_FAILED) and case.refuse and not (code == EXIT_FAILED and last.startswith("failed: ")):
+    if (
+        code in (EXIT_OK, EXIT_FAILED)
+        and case.refuse
+        and not (code == EXIT_FAILED and last.startswith("failed: "))
+    ):
         return verdict("silently accepted")
     if code == EXIT_BAD_INPUT:
         usage = bool(lines) and lines[0].startswith("usage: ")  # argparse: the usage and one line
         errors = [line for line in lines if "error: " in line]
-        if len(errors) != 1 or last != errors[0] or (len(lines) > 1 and not usage) or len(last) > LONGEST_LINE + 200:
+        if (
+            len(errors) != 1
+            or last != errors[0]
+            or (len(lines) > 1 and not usage)
+            or len(last) > LONGEST_LINE + 200
+        ):
             return verdict("not one clear line", " | ".join(lines))
         return verdict("files left", ", ".join(new)) if new else verdict(RIGHT)
     if code not in (EXIT_OK, EXIT_FAILED):

@@ -1,4 +1,7 @@
-"""One valid input of every kind that a command reads. Each seed is small, so that thousands of mutations of it can be tried."""
+"""One valid input of every kind that a command reads.
+
+Each seed is small, so that thousands of mutations of it can be tried.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ bfloat16 = true
 
 
 def write_seeds(folder: Path) -> Path:
-    """Writes data, picture.png, model.safetensors, model.pth, model.onnx (+ model.json), foreign.onnx, run/, campaign.toml."""
+    """Writes data, picture.png, model.safetensors, model.pth, model.onnx (+ model.json),
+    foreign.onnx, run/, campaign.toml.
+    """
     _coco(folder / "coco")
     _yolo(folder / "yolo")
     write_data(folder, NAMES, CATEGORY_IDS)
@@ -71,7 +76,9 @@ def write_seeds(folder: Path) -> Path:
     _foreign(folder / "foreign.onnx")
     write_run(folder / "run")
     store = folder / "run" / "records.jsonl"
-    few = [record for record in run_records() if record.source == "protocol"][:3] + run_records()[:3]
+    few = [record for record in run_records() if record.source == "protocol"][:3] + run_records()[
+        :3
+    ]
     store.unlink()
     Store(store).extend([replace(record, campaign="embedded") for record in few])
     shutil.rmtree(folder / "run" / "predictions")
@@ -81,11 +88,14 @@ def write_seeds(folder: Path) -> Path:
 
 
 def _picture(seed: int, side: tuple[int, int] = (48, 40)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side[1], side[0], 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (side[1], side[0], 3), dtype=np.uint8)
+    )
 
 
 def _coco(folder: Path) -> None:
-    images, annotations = [], []
+    images = []
+    annotations = []
     (folder / "val").mkdir(parents=True)
     (folder / "annotations").mkdir()
     for number in range(2):
@@ -94,10 +104,30 @@ def _coco(folder: Path) -> None:
         polygon = [4, 4, 20, 4, 20, 20, 4, 20]
         runs = {"size": [40, 48], "counts": [200, 10, 40 * 48 - 210]}
         for segmentation, crowd in (([polygon], 0), (runs, 1)):
-            entry = {"id": len(annotations) + 1, "image_id": number + 1, "category_id": CATEGORY_IDS[len(annotations) % 3]}
-            annotations.append({**entry, "bbox": [4, 4, 16, 16], "area": 256, "iscrowd": crowd, "segmentation": segmentation})
-    categories = [{"id": number, "name": name, "supercategory": "x"} for number, name in zip(CATEGORY_IDS, NAMES, strict=True)]
-    document = {"info": {"description": "fuzz"}, "images": images, "annotations": annotations, "categories": categories}
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number + 1,
+                "category_id": CATEGORY_IDS[len(annotations) % 3],
+            }
+            annotations.append(
+                {
+                    **entry,
+                    "bbox": [4, 4, 16, 16],
+                    "area": 256,
+                    "iscrowd": crowd,
+                    "segmentation": segmentation,
+                }
+            )
+    categories = [
+        {"id": number, "name": name, "supercategory": "x"}
+        for number, name in zip(CATEGORY_IDS, NAMES, strict=True)
+    ]
+    document = {
+        "info": {"description": "fuzz"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
     (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
 
 
@@ -106,13 +136,19 @@ def _yolo(folder: Path) -> None:
         for part in ("images", "labels"):
             (folder / part / "val").mkdir(parents=True, exist_ok=True)
         _picture(number).save(folder / "images" / "val" / f"{number}.png")
-        (folder / "labels" / "val" / f"{number}.txt").write_text("0 0.5 0.5 0.25 0.3\n2 0.2 0.3 0.1 0.1\n")
+        (folder / "labels" / "val" / f"{number}.txt").write_text(
+            "0 0.5 0.5 0.25 0.3\n2 0.2 0.3 0.1 0.1\n"
+        )
     names = ", ".join(NAMES)
-    (folder / "data.yaml").write_text(f"path: .\ntrain: images/val\nval: images/val\nnc: 3\nnames: [{names}]\n")
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images/val\nval: images/val\nnc: 3\nnames: [{names}]\n"
+    )
 
 
 def _foreign(path: Path) -> None:
-    """Somebody else's detector: boxes (1, 8, 4) as cxcywh in 0..1, logits (1, 8, 3), whatever the picture shows."""
+    """Somebody else's detector: boxes (1, 8, 4) as cxcywh in 0..1, logits (1, 8, 3), whatever the
+    picture shows.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -138,4 +174,6 @@ def _foreign(path: Path) -> None:
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )

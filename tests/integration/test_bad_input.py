@@ -32,7 +32,15 @@ def coco_folder(folder: Path) -> dict:
     document = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 50, "height": 40}],
         "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0, "segmentation": []}
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 7,
+                "bbox": [5, 5, 10, 10],
+                "area": 100,
+                "iscrowd": 0,
+                "segmentation": [],
+            }
         ],
         "categories": [{"id": 7, "name": "thing"}],
     }
@@ -45,7 +53,9 @@ def refused(capsys: pytest.CaptureFixture[str], main: Callable, argv: list[str])
     assert run_main(main, argv) == 2
     captured = capsys.readouterr()
     lines = [
-        line for line in captured.err.replace("\r", "\n").splitlines() if line.strip() and "step/s" not in line
+        line
+        for line in captured.err.replace("\r", "\n").splitlines()
+        if line.strip() and "step/s" not in line
     ]  # not the bar
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in captured.err
     return lines[0]
@@ -83,33 +93,56 @@ def test_broken_data(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "data/annotations/instances_train.json").write_text(json.dumps(document))
     out = tmp_path / "run"
     assert named in refused(
-        capsys, train.main, ["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "1", "--batch-size", "1"]
+        capsys,
+        train.main,
+        ["--data", str(tmp_path / "data"), "--out", str(out), "--steps", "1", "--batch-size", "1"],
     )
     assert not out.exists() or {path.suffix for path in out.iterdir()} <= {".lock"}
 
 
-@pytest.mark.parametrize(("content", "named"), [("{", "not JSON"), ("[1, 2]", "COCO"), ('{"images": 3}', "COCO")])
-def test_annotations_that_are_not_coco(content: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("content", "named"), [("{", "not JSON"), ("[1, 2]", "COCO"), ('{"images": 3}', "COCO")]
+)
+def test_annotations_that_are_not_coco(
+    content: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     coco_folder(tmp_path)
     (tmp_path / "annotations/instances_train.json").write_text(content)
-    assert named in refused(capsys, train.main, ["--data", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert named in refused(
+        capsys, train.main, ["--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    )
 
 
 def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "nowhere" in refused(capsys, train.main, ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
-    assert "nowhere" in refused(capsys, reproduce.main, ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
+    assert "nowhere" in refused(
+        capsys, train.main, ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    )
+    assert "nowhere" in refused(
+        capsys,
+        reproduce.main,
+        ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")],
+    )
 
 
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, file = ["--run", str(tmp_path), "--data", "y"], tmp_path / "x"
+    run = ["--run", str(tmp_path), "--data", "y"]
+    file = tmp_path / "x"
     file.touch()
-    assert "from 1 to" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--steps", "0"])
-    assert "unknown size" in refused(capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--size", "giant"])
+    assert "from 1 to" in refused(
+        capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--steps", "0"]
+    )
+    assert "unknown size" in refused(
+        capsys, train.main, ["--data", ".", "--out", str(tmp_path), "--size", "giant"]
+    )
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
-    assert "threshold" in refused(capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"])
+    assert "threshold" in refused(
+        capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"]
+    )
     assert "invalid choice: 'speed'" in refused(capsys, search.main, [*run, "--metric", "speed"])
     assert "no list of latencies" in refused(capsys, search.main, [*run, "--targets-ms", "fast"])
-    assert "above 0 and at most 1" in refused(capsys, search.main, [*run, "--strategy", "race", "--first", "0"])
+    assert "above 0 and at most 1" in refused(
+        capsys, search.main, [*run, "--strategy", "race", "--first", "0"]
+    )
     assert "belong to --precision fp16" in refused(
         capsys, export.main, ["--checkpoint", str(file), "--out", "y.onnx", "--islands", "Exp"]
     )
@@ -123,11 +156,20 @@ def test_no_legal_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for split in ("train", "val"):
         (tmp_path / f"data/annotations/instances_{split}.json").write_text(json.dumps(document))
     (tmp_path / "data/val").symlink_to(tmp_path / "data/train")
-    argv = ["--campaign", str(file), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    argv = [
+        "--campaign",
+        str(file),
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert "no legal configuration" in refused(capsys, reproduce.main, argv)
 
 
-def test_a_broken_test_split_is_not_taken_for_a_missing_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_test_split_is_not_taken_for_a_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     document = coco_folder(tmp_path / "data")
     for split in ("train", "val"):
         (tmp_path / f"data/annotations/instances_{split}.json").write_text(json.dumps(document))
@@ -139,15 +181,22 @@ def test_a_broken_test_split_is_not_taken_for_a_missing_one(tmp_path: Path, caps
 
 
 def test_corrupt_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint, records = tmp_path / "supernet.safetensors", tmp_path / "records.jsonl"
+    checkpoint = tmp_path / "supernet.safetensors"
+    records = tmp_path / "records.jsonl"
     checkpoint.write_bytes(b"\x10\x00\x00\x00garbage")
     records.write_text('{"schema": 1, "nonsense": true}\n{"schema": 1}\n')
     assert "corrupt checkpoint" in refused(
         capsys, export.main, ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "m.onnx")]
     )
-    assert "corrupt checkpoint" in refused(capsys, search.main, ["--run", str(tmp_path), "--data", str(tmp_path)])
-    assert "records.jsonl:1" in refused(capsys, tables.main, ["--table", "frontier", "--records", str(records)])
-    assert "m.onnx" in refused(capsys, evaluate.main, ["--artifact", str(tmp_path / "m.onnx"), "--data", str(tmp_path)])
+    assert "corrupt checkpoint" in refused(
+        capsys, search.main, ["--run", str(tmp_path), "--data", str(tmp_path)]
+    )
+    assert "records.jsonl:1" in refused(
+        capsys, tables.main, ["--table", "frontier", "--records", str(records)]
+    )
+    assert "m.onnx" in refused(
+        capsys, evaluate.main, ["--artifact", str(tmp_path / "m.onnx"), "--data", str(tmp_path)]
+    )
     assert "m.onnx" in refused(capsys, bench.main, ["--onnx", str(tmp_path / "m.onnx")])
     assert not (tmp_path / "m.onnx").exists()
 
@@ -157,9 +206,21 @@ def test_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     document = coco_folder(tmp_path / "data")
     (tmp_path / "data/annotations/instances_train.json").write_text(json.dumps(document))
     (tmp_path / "taken").write_text("a file")
-    argv = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "taken" / "run"), "--steps", "1", "--batch-size", "1"]
+    argv = [
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "taken" / "run"),
+        "--steps",
+        "1",
+        "--batch-size",
+        "1",
+    ]
     assert "taken" in refused(capsys, train.main, argv)
-    assert (tmp_path / "taken").read_text() == "a file" and sorted(os.listdir(tmp_path)) == ["data", "taken"]
+    assert (tmp_path / "taken").read_text() == "a file" and sorted(os.listdir(tmp_path)) == [
+        "data",
+        "taken",
+    ]
 
 
 def test_console_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
-"""A campaign of two trainings, and its plan: each stage's steps, memory and hours, with nothing trained or written."""
+"""A campaign of two trainings, and its plan: each stage's steps, memory and hours, with nothing
+trained or written.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_stages(data: Path) -> Campaign:
     boxes_only = replace(TINY, model=replace(TINY.model, masks=False))
     before = Pretraining(data, replace(TRAIN, steps=2, seed=1))
-    plain = replace(EMBEDDED, preset=boxes_only, space=SPACE, train=replace(TRAIN, steps=3), data=data, weights=None)
-    return replace(plain, pretraining=before, finetune_steps=4, buffered=QUICK, sustained=replace(QUICK, mode="sustained"))
+    plain = replace(
+        EMBEDDED,
+        preset=boxes_only,
+        space=SPACE,
+        train=replace(TRAIN, steps=3),
+        data=data,
+        weights=None,
+    )
+    return replace(
+        plain,
+        pretraining=before,
+        finetune_steps=4,
+        buffered=QUICK,
+        sustained=replace(QUICK, mode="sustained"),
+    )
 
 
-def test_training_goes_on_from_the_stage_before(two_stages: Campaign, data: Path, tmp_path: Path) -> None:
+def test_training_goes_on_from_the_stage_before(
+    two_stages: Campaign, data: Path, tmp_path: Path
+) -> None:
     """Masks are trained first, for both tasks, and left behind by a campaign of boxes."""
     splits = {"train": read_split(data, "train")}
     first, told = pretrain(two_stages, tmp_path / "pretraining")
@@ -57,10 +74,14 @@ def test_training_goes_on_from_the_stage_before(two_stages: Campaign, data: Path
     assert 0 < near < 0.1 * far  # three steps move little
 
 
-def test_the_whole_flow_runs_the_stage_before(two_stages: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_flow_runs_the_stage_before(
+    two_stages: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Reproduction(two_stages, tmp_path, "test")
     weights = run.weights()
-    assert weights == tmp_path / "pretraining" / MODEL and "pretraining" in json.loads((tmp_path / "stages.json").read_text())
+    assert weights == tmp_path / "pretraining" / MODEL and "pretraining" in json.loads(
+        (tmp_path / "stages.json").read_text()
+    )
     monkeypatch.setattr(Trainer, "train_step", lambda *rest: pytest.fail("trained again"))
     assert Reproduction(two_stages, tmp_path, "test").weights() == weights
     alone = replace(two_stages, pretraining=None, weights=Path("mine.safetensors"))
@@ -77,17 +98,25 @@ def test_data_without_masks_trains_boxes(two_stages: Campaign, data: Path, tmp_p
             del annotation["segmentation"]
         (bare / "annotations").mkdir(exist_ok=True)
         (bare / "annotations" / f"instances_{part}.json").write_text(json.dumps(document))
-    first, _ = pretrain(replace(two_stages, pretraining=Pretraining(bare, TRAIN)), tmp_path / "boxes")
+    first, _ = pretrain(
+        replace(two_stages, pretraining=Pretraining(bare, TRAIN)), tmp_path / "boxes"
+    )
     assert not load_supernet(first)[1].config.masks
     asked = replace(two_stages, preset=TINY, pretraining=Pretraining(bare, TRAIN))
     with pytest.raises(InputError, match="no masks to train the mask head with.*pseudo_masks"):
         pretrain(asked, tmp_path / "masks")
 
 
-def test_the_plan_has_every_stage_and_adds_up(two_stages: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_has_every_stage_and_adds_up(
+    two_stages: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(planning, "REPEATS", 1)
     monkeypatch.chdir(tmp_path)
-    absent = replace(two_stages, pretraining=Pretraining(Path("objects365"), TRAIN), weights=Path("dinov2.safetensors"))
+    absent = replace(
+        two_stages,
+        pretraining=Pretraining(Path("objects365"), TRAIN),
+        weights=Path("dinov2.safetensors"),
+    )
     lines = list(reproduce_plan.plan(absent))
     assert lines[:2] == [
         "weights dinov2.safetensors: not here yet",
@@ -96,17 +125,31 @@ def test_the_plan_has_every_stage_and_adds_up(two_stages: Campaign, tmp_path: Pa
     stages = [line.split("]")[0][1:] for line in lines if line.startswith("[")]
     assert stages == ["pretraining", "train", "search", "finetune"]
     assert f"[train] {two_stages.data}: 6 images to train on, 3 to validate on" in lines
-    assert sum("GiB at most" in line for line in lines) == 3 and any("3 images; on CPU" in line for line in lines)
+    assert sum("GiB at most" in line for line in lines) == 3 and any(
+        "3 images; on CPU" in line for line in lines
+    )
     hours = [float(line.split()[2]) for line in lines if line.startswith("whole run")]
-    assert len(hours) == 3 and float(lines[-1].split()[2]) >= 0.99 * sum(hours) and lines[-1].startswith("whole campaign")
+    assert (
+        len(hours) == 3
+        and float(lines[-1].split()[2]) >= 0.99 * sum(hours)
+        and lines[-1].startswith("whole campaign")
+    )
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command_plans_and_makes_no_folder(
-    two_stages: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_stages: Campaign,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(reproduce, "plan", lambda chosen: iter([chosen.name]))
-    assert run_main(reproduce.main, ["--campaign", str(PAPER), "--out", str(tmp_path / "out"), "--plan"]) == 0
+    assert (
+        run_main(
+            reproduce.main, ["--campaign", str(PAPER), "--out", str(tmp_path / "out"), "--plan"]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == "paper\n" and not (tmp_path / "out").exists()
 
 
@@ -114,12 +157,21 @@ def test_the_papers_recipe_is_one_file() -> None:
     found = campaign(str(PAPER))
     assert found.pretraining is not None and found.pretraining.data == Path("data/objects365")
     for config in (found.pretraining.train, found.train):
-        assert config.batch_size * config.accumulate == 128 and (config.lr, config.lr_encoder) == (1e-4, 1.5e-4)
-    assert found.pretraining.train.steps * 128 == pytest.approx(60 * 1.74e6, rel=0.01)  # epochs of Objects365
-    assert found.space.grid_points() == 6468 and not any("no Objects365" in line for line in found.departures)
+        assert config.batch_size * config.accumulate == 128 and (config.lr, config.lr_encoder) == (
+            1e-4,
+            1.5e-4,
+        )
+    # epochs of Objects365
+    assert found.pretraining.train.steps * 128 == pytest.approx(60 * 1.74e6, rel=0.01)
+    assert found.space.grid_points() == 6468 and not any(
+        "no Objects365" in line for line in found.departures
+    )
 
 
-@pytest.mark.parametrize(("text", "message"), [("steps = 5", "data is missing"), ('data = "x"\nstep = 5', "unknown keys")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("steps = 5", "data is missing"), ('data = "x"\nstep = 5', "unknown keys")],
+)
 def test_a_stage_that_is_not_one(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(f"[pretraining]\n{text}\n")
     with pytest.raises(InputError, match=message):

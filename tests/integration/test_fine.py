@@ -1,4 +1,6 @@
-"""What is not known is not taken for fine: numbers of Records, settings made in Python, suppression, AP of absent classes."""
+"""What is not known is not taken for fine: numbers of Records, settings made in Python,
+suppression, AP of absent classes.
+"""
 
 from __future__ import annotations
 
@@ -116,17 +118,27 @@ def test_an_absent_class_has_no_ap_and_is_no_zero() -> None:
 
 
 def test_the_gate_looks_at_boxes_where_masks_have_no_ap() -> None:
-    """A split without masks leaves the AP of masks unknown; the loss of the boxes was then not looked at."""
+    """A split without masks leaves the AP of masks unknown; the loss of the boxes was then not
+    looked at.
+    """
     rows = []
     for precision, ap in (("fp32", 0.5), ("fp16", 0.1)):
-        record = fixed_record(mask_accuracy=Accuracy(None, artifact_sha256=fixed_record().artifact.sha256))
+        record = fixed_record(
+            mask_accuracy=Accuracy(None, artifact_sha256=fixed_record().artifact.sha256)
+        )
         accuracy = replace(record.accuracy, ap=ap)
-        rows.append(replace(record, accuracy=accuracy, artifact=replace(record.artifact, precision=precision)))
+        rows.append(
+            replace(
+                record, accuracy=accuracy, artifact=replace(record.artifact, precision=precision)
+            )
+        )
     told, lost = gate({"m": rows}, 1.0)
     assert len(told) == 1 and lost == told and "FP16 10.0 AP, FP32 50.0" in lost[0]
 
 
 def test_a_profile_that_names_no_kernel_of_the_suppression_is_not_zero_ms() -> None:
     runs = [{"name": "model_run", "ts": 10 * i, "dur": 9} for i in range(8)]
-    other = [{"cat": "Node", "name": "conv_kernel_time", "ts": 10 * i + 1, "dur": 4} for i in range(8)]
+    other = [
+        {"cat": "Node", "name": "conv_kernel_time", "ts": 10 * i + 1, "dur": 4} for i in range(8)
+    ]
     assert _per_run([*runs, *other]) is None and _per_run([]) is None

@@ -1,4 +1,6 @@
-"""A fixed sample of the structured fuzz (``tox run -e fuzz`` tries more): no malformed input ends in a traceback or a hang."""
+"""A fixed sample of the structured fuzz (``tox run -e fuzz`` tries more): no malformed input ends
+in a traceback or a hang.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_a_sample_of_malformed_inputs_comes_out_right() -> None:
 
 
 def test_the_judge_finds_what_is_wrong(tmp_path: Path) -> None:
-    """Commands that do each wrong thing are told apart; a judge that calls everything right would pass the test above."""
+    """Commands that do each wrong thing are told apart; a judge that calls everything right would
+    pass the test above.
+    """
     script = f"""
 import sys; sys.path[:0] = [{str(FUZZ)!r}, {str(FUZZ.parent / "support")!r}, {str(FUZZ.parents[1])!r}]
 import numpy, resource, time, types, os, pathlib
@@ -50,7 +54,11 @@ for kind in runner.KINDS:
     seeds = pathlib.Path({str(tmp_path)!r}); (seeds / "file").touch()
     found = runner.run_case(Case("r", kind, (), "file", mutation, True), seeds, timeout_s=2.0 if kind == "hang" else 300.0)
     print(kind, "->", found.kind)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+"""  # noqa: E501
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     lines = done.stdout.splitlines()
-    assert len(lines) == 9 and all(line.split(" -> ")[0] == line.split(" -> ")[1] for line in lines), done.stdout + done.stderr
+    assert len(lines) == 9 and all(
+        line.split(" -> ")[0] == line.split(" -> ")[1] for line in lines
+    ), done.stdout + done.stderr

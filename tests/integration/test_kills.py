@@ -1,4 +1,6 @@
-"""The tool that kills campaigns (``tox run -e kills``) sees each thing that can be wrong; a blind one would call all right."""
+"""The tool that kills campaigns (``tox run -e kills``) sees each thing that can be wrong; a blind
+one would call all right.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ from pathlib import Path
 import pytest
 
 KILLS = Path(__file__).resolve().parents[1] / "kills"
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="processes are found through /proc"
+)
 
-# Three commands stand for the campaign. ``work`` takes until a file is there, and writes it through a temporary name.
+# Three commands stand for the campaign. ``work`` takes until a file is there, and writes it through
+# a temporary name.
 FAKE = """
 import json, random, sys
 from pathlib import Path
@@ -59,7 +64,7 @@ found = run.go([Kill("work", "half", False, False, 0)])
 run.wrong += tool["differences"]({{"files": ["half", "whole"]}}, found)
 run.end_all()
 print(json.dumps([run.kills, run.wrong]))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,12 @@ print(json.dumps([run.kills, run.wrong]))
 )
 def test_each_fault_is_seen(fault: str, told: str, tmp_path: Path) -> None:
     script = textwrap.dedent(FAKE).format(kills=str(KILLS), root=str(KILLS.parents[1]))
-    done = subprocess.run([sys.executable, "-c", script, fault, str(tmp_path / "r")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, fault, str(tmp_path / "r")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     kills, wrong = json.loads(done.stdout.splitlines()[-1])
     assert len(kills) == 1 and kills[0].startswith("work parent half after ")
@@ -91,7 +101,9 @@ for runs, kills in ((8, 60), (1, 1), (3, 7)):
     flat = [kill for row in rows for kill in row]
     moments, groups = {{(one.command, one.moment) for one in flat if one.moment}}, {{one.group for one in flat}}
     print(len(rows), len(flat), len(moments), len(groups))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+"""  # noqa: E501
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     rows = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     assert rows[0] == (8, 60, 14, 2) and rows[1][:2] == (1, 1) and rows[2][:2] == (3, 7)

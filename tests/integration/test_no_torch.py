@@ -1,4 +1,6 @@
-"""Tables, plots and report work in an interpreter without torch and ONNX Runtime; SciPy may be there, intervals need it."""
+"""Tables, plots and report work in an interpreter without torch and ONNX Runtime; SciPy may be
+there, intervals need it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not block")
-"""
+"""  # noqa: E501
 
 FLOW = """
 import rfdetr_repro
@@ -50,9 +52,19 @@ def run(tmp_path_factory):
 def test_tables_plots_and_report_need_no_torch(run):
     root = Path(__file__).parents[2]
     env = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", BLOCKED + FLOW, str(run)], cwd=root, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED + FLOW, str(run)],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert "Confirmed frontier" in done.stdout and (run / "report.pdf").exists() and (run / "figures" / "pareto.png").exists()
+    assert (
+        "Confirmed frontier" in done.stdout
+        and (run / "report.pdf").exists()
+        and (run / "figures" / "pareto.png").exists()
+    )
 
 
 def test_the_commands_run_as_modules(run):

@@ -1,4 +1,6 @@
-"""Where a command's output goes: closed, full, a pipe that nobody reads, a terminal that knows ASCII only."""
+"""Where a command's output goes: closed, full, a pipe that nobody reads, a terminal that knows
+ASCII only.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +22,42 @@ raise SystemExit(run_main(main, sys.argv[1:]))
 
 
 def run(redirected: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "-c", f'"$0" -c "$1" "${{@:2}}" {redirected}', sys.executable, PROGRAM, *arguments]
+    command = [
+        "bash",
+        "-c",
+        f'"$0" -c "$1" "${{@:2}}" {redirected}',
+        sys.executable,
+        PROGRAM,
+        *arguments,
+    ]
     plain = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **env}  # neither HOME nor TERM
     return subprocess.run(command, capture_output=True, text=True, env=plain, check=False)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
 def test_output_that_is_closed_or_full(arguments: tuple[str, ...]) -> None:
-    """The interpreter itself would end with exit code 120 and a complaint of two lines, or with a traceback."""
+    """The interpreter itself would end with exit code 120 and a complaint of two lines, or with a
+    traceback.
+    """
     closed = run(">&-", *arguments)
     assert (closed.returncode, closed.stderr) == (0, "")
     full = run(">/dev/full", *arguments)
-    assert full.returncode == 2 and full.stderr.startswith("error: cannot write the output: No space left on device")
+    assert full.returncode == 2 and full.stderr.startswith(
+        "error: cannot write the output: No space left on device"
+    )
     assert full.stderr.count("\n") == 1
     unread = run('| head -c 0; exit "${PIPESTATUS[0]}"', *arguments)
-    assert unread.stderr == "" and unread.returncode in (0, 141)  # 0: the pipe took all before its reader ended
+    # 0: the pipe took all before its reader ended
+    assert unread.stderr == "" and unread.returncode in (0, 141)
 
 
 def test_a_pipe_that_nobody_reads() -> None:
     script = PROGRAM.replace("* 10", "* 100_000")
     with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONPATH": str(ROOT)},
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
@@ -55,4 +72,9 @@ def test_a_terminal_that_knows_ascii_only() -> None:
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "1"}
     for arguments in ((), ("--help",)):
         done = run("", *arguments, **ascii_only)
-        assert done.returncode == 0 and "\\xb1" in done.stdout and done.stdout.isascii() and done.stderr == ""
+        assert (
+            done.returncode == 0
+            and "\\xb1" in done.stdout
+            and done.stdout.isascii()
+            and done.stderr == ""
+        )

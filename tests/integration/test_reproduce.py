@@ -1,4 +1,6 @@
-"""The main job on a tiny campaign: resumable after a kill at any stage, nothing computed twice, shared equals one by one."""
+"""The main job on a tiny campaign: resumable after a kill at any stage, nothing computed twice,
+shared equals one by one.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_embedded(
-        tmp_path_factory.mktemp("set"), EmbeddedConfig(64, train_images=6, val_images=4, test_images=3), workers=1
+        tmp_path_factory.mktemp("set"),
+        EmbeddedConfig(64, train_images=6, val_images=4, test_images=3),
+        workers=1,
     )
 
 
@@ -79,7 +83,10 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     if stage == "train":
         patch.setattr("rfdetr_repro.train.progress.StepBar.update", _raise_at(5))
     elif stage in ("latency", "evaluate", "confirm"):
-        patch.setattr("rfdetr_repro.records.store.Store.append", _append_then_die(1 if stage == "latency" else 3))
+        patch.setattr(
+            "rfdetr_repro.records.store.Store.append",
+            _append_then_die(1 if stage == "latency" else 3),
+        )
     else:
         patch.setattr("rfdetr_repro.reproduce.pictures.detections_figure", _raise_at(0))
 
@@ -93,7 +100,8 @@ def _raise_at(step: int):  # type: ignore[no-untyped-def]
 
 
 def _append_then_die(count: int):  # type: ignore[no-untyped-def]
-    real, done = Store.append, []
+    real = Store.append
+    done = []
 
     def append(self: Store, record):  # type: ignore[no-untyped-def]
         stored = real(self, record)
@@ -105,21 +113,40 @@ def _append_then_die(count: int):  # type: ignore[no-untyped-def]
     return append
 
 
-def test_every_configuration_and_the_confirmed_ones_have_records(finished: Reproduction, tiny_campaign: Campaign) -> None:
+def test_every_configuration_and_the_confirmed_ones_have_records(
+    finished: Reproduction, tiny_campaign: Campaign
+) -> None:
     records = finished.store.read()
-    searched = [record for record in records if record.source == "search" and record.model.variant is None]
+    searched = [
+        record for record in records if record.source == "search" and record.model.variant is None
+    ]
     assert {record.model.arch for record in searched} == set(SPACE)
-    assert all(record.latency.method == "modelled" and record.accuracy.ap is not None for record in searched)
+    assert all(
+        record.latency.method == "modelled" and record.accuracy.ap is not None
+        for record in searched
+    )
     confirmed = [record for record in records if record.source == "protocol"]
     assert {record.data.split for record in confirmed} == {"val", "test"}
     assert {record.protocol.mode for record in confirmed} == {"buffered", "sustained"}
     for record in confirmed:
-        assert record.accuracy.artifact_sha256 == record.latency.artifact_sha256 == record.artifact.sha256
-    lines = [json.loads(line) for line in (finished.folder / "records.jsonl").read_text().splitlines()]
-    results = {(line["id"], json.dumps([line.get("accuracy"), line.get("mask_accuracy")]), _samples(line)) for line in lines}
-    assert len(results) == len({line["id"] for line in lines})  # killed four times, nothing measured twice
+        assert (
+            record.accuracy.artifact_sha256
+            == record.latency.artifact_sha256
+            == record.artifact.sha256
+        )
+    lines = [
+        json.loads(line) for line in (finished.folder / "records.jsonl").read_text().splitlines()
+    ]
+    results = {
+        (line["id"], json.dumps([line.get("accuracy"), line.get("mask_accuracy")]), _samples(line))
+        for line in lines
+    }
+    # killed four times, nothing measured twice
+    assert len(results) == len({line["id"] for line in lines})
     for record in confirmed:
-        decided = record.protocol.mode == tiny_campaign.latency_mode and record.campaign != FINE_TUNING
+        decided = (
+            record.protocol.mode == tiny_campaign.latency_mode and record.campaign != FINE_TUNING
+        )
         assert (record.latency.predicted_ms is not None) == decided
     assert {record.latency.confirmed_error is not None for record in searched} == {True}
 
@@ -132,13 +159,18 @@ def test_the_report_and_the_summary_are_whole(finished: Reproduction) -> None:
     assert (finished.folder / "report.pdf").read_bytes().startswith(b"%PDF")
     assert "not COCO AP" in (finished.folder / "report.html").read_text()
     summary = json.loads((finished.folder / "summary.json").read_text())
-    assert summary["search"]["configurations"] == len(SPACE) and summary["search"]["one_by_one"]["speedup"] > 0
+    assert (
+        summary["search"]["configurations"] == len(SPACE)
+        and summary["search"]["one_by_one"]["speedup"] > 0
+    )
     stages = {"data", "train", "latency", "search", "confirm", "family", "finetune"}
     assert {stage["name"] for stage in summary["stages"]} >= stages
     assert len(list((finished.folder / "predictions").glob("*.png"))) == 2
 
 
-def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_again_computes_nothing(
+    finished: Reproduction, tiny_campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("computed again")
 
@@ -155,7 +187,10 @@ def test_running_again_computes_nothing(finished: Reproduction, tiny_campaign: C
 
 
 def test_it_trains_on_a_gpu_where_there_is_one(
-    tiny_campaign: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_campaign: Campaign,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     given: dict = {}
 
@@ -169,7 +204,9 @@ def test_it_trains_on_a_gpu_where_there_is_one(
     assert given["device"] == torch.device("cuda") and "on cuda" in capsys.readouterr().out
 
 
-def test_another_recipe_in_the_same_folder_is_refused(finished: Reproduction, tiny_campaign: Campaign) -> None:
+def test_another_recipe_in_the_same_folder_is_refused(
+    finished: Reproduction, tiny_campaign: Campaign
+) -> None:
     other = replace(tiny_campaign, train=replace(TRAIN, lr=1e-3))
     with pytest.raises(InputError, match="other data or settings"):
         Reproduction(other, finished.folder, "test").run()
@@ -177,7 +214,8 @@ def test_another_recipe_in_the_same_folder_is_refused(finished: Reproduction, ti
 
 def test_shared_search_equals_one_by_one(finished: Reproduction) -> None:
     splits, _ = finished.data()
-    search, split = finished.search(splits), splits["val"]
+    search = finished.search(splits)
+    split = splits["val"]
     evaluator = CocoEvaluator(split)
     archs = [arch for arch in SPACE if arch.backbone == (64, 64, 16, 2)]
     assert archs
@@ -187,16 +225,28 @@ def test_shared_search_equals_one_by_one(finished: Reproduction) -> None:
             alone = single_detections(search.detector.slice(arch), split, masks=True)
             for ours, theirs in zip(shared[arch], alone, strict=True):
                 assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
-            for kind in ("bbox", "segm"):  # products of other sizes may add in another order: what is nearly tied changes places
-                ours_ap, theirs_ap = (evaluator.accuracy(found, kind).ap for found in (shared[arch], alone))
+            # products of other sizes may add in another order: what is nearly tied changes places
+            for kind in ("bbox", "segm"):
+                ours_ap, theirs_ap = (
+                    evaluator.accuracy(found, kind).ap for found in (shared[arch], alone)
+                )
                 assert ours_ap == pytest.approx(theirs_ap, abs=AP_GAP), (arch, kind)
 
 
-@pytest.mark.parametrize(("ap", "score", "fails"), [(0.0, 0.0, False), (1e-3, 1e-6, False), (0.02, 1e-6, True), (0.0, 0.1, True)])
+@pytest.mark.parametrize(
+    ("ap", "score", "fails"),
+    [(0.0, 0.0, False), (1e-3, 1e-6, False), (0.02, 1e-6, True), (0.0, 0.1, True)],
+)
 def test_rounding_is_no_failure_and_more_is_one(
     finished: Reproduction, monkeypatch: pytest.MonkeyPatch, ap: float, score: float, fails: bool
 ) -> None:
-    row = {"configurations": 9, "shared_seconds": 1.0, "single_seconds": 4.0, "largest_ap_gap": ap, "largest_score_gap": score}
+    row = {
+        "configurations": 9,
+        "shared_seconds": 1.0,
+        "single_seconds": 4.0,
+        "largest_ap_gap": ap,
+        "largest_score_gap": score,
+    }
     monkeypatch.setattr("rfdetr_repro.search.economy.compare_costs", lambda search, group: row)
     search = SimpleNamespace(space=SPACE)
     if fails:
@@ -204,7 +254,9 @@ def test_rounding_is_no_failure_and_more_is_one(
             finished.costs(search)
     else:
         found = finished.costs(search)
-        assert found["speedup"] == 4.0 and _difference(found) == ("equal" if ap == 0 else "0.1 points apart at most")
+        assert found["speedup"] == 4.0 and _difference(found) == (
+            "equal" if ap == 0 else "0.1 points apart at most"
+        )
 
 
 def test_tables_and_prediction_of_the_run(
@@ -214,7 +266,19 @@ def test_tables_and_prediction_of_the_run(
     assert "SYNTHETIC" in capsys.readouterr().out
     image = data / "val" / "000000.jpg"
     predict(
-        [str(image), "--checkpoint", str(finished.folder / "supernet.safetensors"), "--threshold", "0", "--out", str(tmp_path)]
+        [
+            str(image),
+            "--checkpoint",
+            str(finished.folder / "supernet.safetensors"),
+            "--threshold",
+            "0",
+            "--out",
+            str(tmp_path),
+        ]
     )
     (row,) = json.loads((tmp_path / "predictions.json").read_text())
-    assert row["image"] == "000000.jpg" and len(row["objects"]) == 10 and (tmp_path / "000000.png").exists()
+    assert (
+        row["image"] == "000000.jpg"
+        and len(row["objects"]) == 10
+        and (tmp_path / "000000.png").exists()
+    )

@@ -1,9 +1,11 @@
-"""Kills a tiny campaign at random moments and checks that nothing is lost: ``python tests/kills --runs 8 --kills 20 --seed 0``.
+"""Kills a tiny campaign at random moments and checks that nothing is lost: ``python tests/kills
+--runs 8 --kills 20 --seed 0``.
 
-Once the campaign (``chain.py``) runs undisturbed, then ``--runs`` times with SIGKILL: of the parent alone or of its whole
-process group, at a random time or at a chosen moment (``watch.py``). After each kill the same command runs again, until it ends.
-Wrong is: an exit code other than 0, an outcome (``outcome.py``) other than the undisturbed one, a file left over in the run's
-folder or in the temporary folder, a process that outlives its parent. Exit code 1 if anything was wrong.
+Once the campaign (``chain.py``) runs undisturbed, then ``--runs`` times with SIGKILL: of the parent
+alone or of its whole process group, at a random time or at a chosen moment (``watch.py``). After
+each kill the same command runs again, until it ends. Wrong is: an exit code other than 0, an
+outcome (``outcome.py``) other than the undisturbed one, a file left over in the run's folder or in
+the temporary folder, a process that outlives its parent. Exit code 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from outcome import differences, modelled_ms, outcome  # noqa: E402
 from watch import MARK, Moments, kill, processes, wait_for_none  # noqa: E402
 
 SURVIVE_S = 60.0  # processes may take so long to notice that their parent is gone
-OF_LIBRARIES = (".ses", "torchinductor_")  # what ONNX Runtime and PyTorch keep in the temporary folder, killed or not
+# what ONNX Runtime and PyTorch keep in the temporary folder, killed or not
+OF_LIBRARIES = (".ses", "torchinductor_")
 LONGEST_S = 1800.0  # a command that takes longer hangs
 
 
@@ -41,7 +44,8 @@ class Kill:
     command: str
     moment: str
     group: bool
-    at_once: bool  # the command runs again at once, while processes of the killed one may still be there
+    # the command runs again at once, while processes of the killed one may still be there
+    at_once: bool
     skip: int
 
 
@@ -58,7 +62,8 @@ class Run:
     kills: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.folder, self.temporary = self.place / "c", self.place / "t"
+        self.folder = self.place / "c"
+        self.temporary = self.place / "t"
         for folder in (self.folder, self.temporary):
             folder.mkdir(parents=True)
         self.mark = f"{os.getpid()}-{self.place.name}"
@@ -78,25 +83,45 @@ class Run:
                 self.usual_s[command.name] = time.monotonic() - started
         waited, left = wait_for_none(self.mark, SURVIVE_S)
         if left:
-            self.wrong.append(f"{len(left)} processes are left {waited:.0f} s after the end: {left}")
-        if names := sorted(path.name for path in self.temporary.iterdir() if not path.name.startswith(OF_LIBRARIES)):
+            self.wrong.append(
+                f"{len(left)} processes are left {waited:.0f} s after the end: {left}"
+            )
+        if names := sorted(
+            path.name for path in self.temporary.iterdir() if not path.name.startswith(OF_LIBRARIES)
+        ):
             self.wrong.append(f"left in the temporary folder: {names[:5]}")
         return outcome(self.folder) if not any("exit code" in line for line in self.wrong) else {}
 
     def _start(self, command: Command) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, MARK: self.mark, "TMPDIR": str(self.temporary), "PYTHONPATH": str(ROOT)}
-        environment |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes train; none spins while it waits
+        environment = {
+            **os.environ,
+            MARK: self.mark,
+            "TMPDIR": str(self.temporary),
+            "PYTHONPATH": str(ROOT),
+        }
+        # two processes train; none spins while it waits
+        environment |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
         log = open(self.place / f"{command.name}.log", "ab")
         with log:
             return subprocess.Popen(
-                command.argv, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                command.argv,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def _killed(self, command: Command, plan: Kill) -> bool:
         """Runs the command until its kill; False: it ended before."""
-        process, started = self._start(command), time.monotonic()
+        process = self._start(command)
+        started = time.monotonic()
         at_s = self.rng.uniform(0.0, self.usual_s[command.name])
-        came = Moments(self.folder, self.mark, plan.skip).question(plan.moment) if plan.moment else None
+        came = (
+            Moments(self.folder, self.mark, plan.skip).question(plan.moment)
+            if plan.moment
+            else None
+        )
         while process.poll() is None:
             if came() if came is not None else time.monotonic() - started > at_s:
                 break
@@ -106,17 +131,24 @@ class Run:
             time.sleep(0.001)
         if process.poll() is not None:
             if process.returncode:
-                self.wrong.append(f"{command.name} before its kill: exit code {process.returncode}: {self._last_line(command)}")
+                self.wrong.append(
+                    f"{command.name} before its kill: exit code {process.returncode}: "
+                    f"{self._last_line(command)}"
+                )
             return False
         kill(process, plan.group)
         process.wait()
-        who, when = "group" if plan.group else "parent", plan.moment or "random"
+        who = "group" if plan.group else "parent"
+        when = plan.moment or "random"
         self.kills.append(f"{command.name} {who} {when} after {time.monotonic() - started:.1f} s")
         if not plan.at_once:
             waited, left = wait_for_none(self.mark, SURVIVE_S)
             self.kills[-1] += f"; all processes gone after {waited:.1f} s"
             if left:
-                self.wrong.append(f"{len(left)} processes outlive their parent ({who}, {command.name}, {when}): {left}")
+                self.wrong.append(
+                    f"{len(left)} processes outlive their parent ({who}, {command.name}, {when}): "
+                    f"{left}"
+                )
         return True
 
     def _finish(self, command: Command) -> None:
@@ -131,7 +163,13 @@ class Run:
             self.wrong.append(f"{command.name}: exit code {code}: {self._last_line(command)}")
 
     def _last_line(self, command: Command) -> str:
-        lines = (self.place / f"{command.name}.log").read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+        lines = (
+            (self.place / f"{command.name}.log")
+            .read_text(errors="replace")
+            .replace("\r", "\n")
+            .strip()
+            .splitlines()
+        )
         return lines[-1][:300] if lines else ""
 
     def end_all(self) -> None:
@@ -144,7 +182,9 @@ class Run:
 
 
 def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kill]]:
-    """For each run its kills in order: half of them at random times, half at the moments of the commands in turn."""
+    """For each run its kills in order: half of them at random times, half at the moments of the
+    commands in turn.
+    """
     chosen = commands(Path("none"), Path("none"), ray)
     moments = [(command.name, moment) for command in chosen for moment in command.moments]
     in_order = list(moments)  # as they come in a run: a moment that has passed does not come again
@@ -154,7 +194,10 @@ def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kil
         if (number + number // runs) % 2:  # so that every run has both
             name, moment = moments[number // 2 % len(moments)]
         else:
-            (name,), moment = rng.choices([one.name for one in chosen], [one.weight for one in chosen]), ""
+            (name,), moment = (
+                rng.choices([one.name for one in chosen], [one.weight for one in chosen]),
+                "",
+            )
         late = rng.randrange(3) if moment in ("part", "checkpoint", "race", "store") else 0
         rows[number % runs].append(Kill(name, moment, rng.random() < 0.5, rng.random() < 0.5, late))
     order = {pair: place for place, pair in enumerate(in_order)}
@@ -162,14 +205,25 @@ def plans(runs: int, kills: int, ray: bool, rng: random.Random) -> list[list[Kil
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("kills", description="Kill a tiny campaign at random and check that nothing is lost.")
-    parser.add_argument("--runs", type=int, default=8, help="campaigns that are killed and run again (default 8)")
-    parser.add_argument("--kills", type=int, default=20, help="of all of them together, at least (default 20)")
+    parser = argparse.ArgumentParser(
+        "kills", description="Kill a tiny campaign at random and check that nothing is lost."
+    )
+    parser.add_argument(
+        "--runs", type=int, default=8, help="campaigns that are killed and run again (default 8)"
+    )
+    parser.add_argument(
+        "--kills", type=int, default=20, help="of all of them together, at least (default 20)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--no-ray", action="store_true", help="without the search on Ray workers")
-    parser.add_argument("--keep", type=Path, help="folder for the campaigns, which then stay (a short path; default: a new one)")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the campaigns, which then stay (a short path; default: a new one)",
+    )
     args = parser.parse_args()
-    rng, ray = random.Random(args.seed), not args.no_ray and importlib.util.find_spec("ray") is not None
+    rng = random.Random(args.seed)
+    ray = not args.no_ray and importlib.util.find_spec("ray") is not None
     print(f"Ray workers: {'yes' if ray else 'no'}", flush=True)
     place = args.keep or Path(tempfile.mkdtemp(prefix="k_", dir="/tmp"))
     place.mkdir(exist_ok=True)
@@ -184,31 +238,52 @@ def _all(place: Path, runs: int, kills: int, ray: bool, rng: random.Random) -> i
     sam = write_sam(place / "sam")
     whole = Run(place / "0", sam, ray, rng)
     wanted = whole.go([])
-    print(f"undisturbed: {', '.join(f'{name} {spent:.0f} s' for name, spent in whole.usual_s.items())}", flush=True)
+    print(
+        f"undisturbed: "
+        f"{', '.join(f'{name} {spent:.0f} s' for name, spent in whole.usual_s.items())}",
+        flush=True,
+    )
     if whole.wrong:
         print("\n".join(f"WRONG: {line}" for line in whole.wrong))
         return 1
     latencies = modelled_ms(whole.folder)
-    print(f"modelled: {', '.join(f'{name} {ms:.2f} ms' for name, ms in latencies.items())}", flush=True)
-    done, wrong, number = 0, list(whole.wrong), 0
+    print(
+        f"modelled: {', '.join(f'{name} {ms:.2f} ms' for name, ms in latencies.items())}",
+        flush=True,
+    )
+    done = 0
+    wrong = list(whole.wrong)
+    number = 0
     while number < runs or done < kills:
-        (planned, *_) = plans(runs, kills, ray, rng)[number % runs :] if number < runs else plans(1, 3, ray, rng)
+        (planned, *_) = (
+            plans(runs, kills, ray, rng)[number % runs :]
+            if number < runs
+            else plans(1, 3, ray, rng)
+        )
         number += 1
         run = Run(place / str(number), sam, ray, rng, whole.usual_s)
         found = run.go(planned)
         if list(modelled_ms(run.folder)) != list(latencies):
-            run.wrong.append("the order of the modelled latencies is another one: choose resolutions further apart")
+            run.wrong.append(
+                "the order of the modelled latencies is another one: choose resolutions further "
+                "apart"
+            )
         if unlike := differences(wanted, found):
             run.wrong += [f"differs from the undisturbed run: {line}" for line in unlike]
         run.end_all()
         done += len(run.kills)
         wrong += run.wrong
-        print(f"run {number}: {'right' if not run.wrong else 'WRONG'}; {len(run.kills)} kills", flush=True)
+        print(
+            f"run {number}: {'right' if not run.wrong else 'WRONG'}; {len(run.kills)} kills",
+            flush=True,
+        )
         for line in [*run.kills, *(f"WRONG: {line}" for line in run.wrong)]:
             print(f"    {line}", flush=True)
         if not run.wrong:
             shutil.rmtree(run.place)
-    print(f"{number} runs, {done} kills: {len(wrong)} wrong; {len(wanted)} things equal in each run")
+    print(
+        f"{number} runs, {done} kills: {len(wrong)} wrong; {len(wanted)} things equal in each run"
+    )
     return int(bool(wrong))
 
 

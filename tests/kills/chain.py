@@ -1,8 +1,9 @@
-"""A tiny campaign of four commands: compose a data set, label it with pseudo masks, reproduce, search on Ray workers.
+"""A tiny campaign of four commands: compose a data set, label it with pseudo masks, reproduce,
+search on Ray workers.
 
-Every part of the real thing is there: processes that compose and train, a race, engines, confirmed files, patch sizes beyond the
-space, fine-tuning, pictures, report, store. Two widely separated resolutions keep the order of the latencies, on which the
-choices rest, the same in every run.
+Every part of the real thing is there: processes that compose and train, a race, engines, confirmed
+files, patch sizes beyond the space, fine-tuning, pictures, report, store. Two widely separated
+resolutions keep the order of the latencies, on which the choices rest, the same in every run.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ max_samples = 8
 
 @dataclass(frozen=True)
 class Command:
-    """``words`` follow ``python -m``; ``prepare`` makes its input and is never killed; ``moments``: names of :mod:`watch`."""
+    """``words`` follow ``python -m``; ``prepare`` makes its input and is never killed; ``moments``:
+    names of :mod:`watch`.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -69,10 +72,18 @@ class Command:
 
 def commands(folder: Path, sam: Path, ray: bool) -> list[Command]:
     """The campaign in ``folder``; ``sam``: see :func:`write_sam`."""
-    data, boxes, run = folder / "set", folder / "boxes", folder / "run"
+    data = folder / "set"
+    boxes = folder / "boxes"
+    run = folder / "run"
     made = [
         Command("compose", _compose(folder), 1, ("pool", "part")),
-        Command("masks", _label(boxes, sam), 1, ("labels", "part"), lambda: _boxes_only(folder / "composed", boxes)),
+        Command(
+            "masks",
+            _label(boxes, sam),
+            1,
+            ("labels", "part"),
+            lambda: _boxes_only(folder / "composed", boxes),
+        ),
         Command(
             "reproduce",
             ("rfdetr_repro.reproduce", "--campaign", str(folder / "kills.toml"), "--out", str(run)),
@@ -83,9 +94,34 @@ def commands(folder: Path, sam: Path, ray: bool) -> list[Command]:
     ]
     if ray:
         searched = folder / "searched"
-        words = ("rfdetr_repro.search", "--run", str(searched), "--data", str(data), "--strategy", "race", "--workers", "ray")
-        few = ("--worker-count", "2", "--engines", "6", "--most-engines", "6", "--candidates", "1", "--mode", "sustained")
-        made.append(Command("search", words + few, 3, ("workers", "store"), lambda: _supernet_of(run, searched)))
+        words = (
+            "rfdetr_repro.search",
+            "--run",
+            str(searched),
+            "--data",
+            str(data),
+            "--strategy",
+            "race",
+            "--workers",
+            "ray",
+        )
+        few = (
+            "--worker-count",
+            "2",
+            "--engines",
+            "6",
+            "--most-engines",
+            "6",
+            "--candidates",
+            "1",
+            "--mode",
+            "sustained",
+        )
+        made.append(
+            Command(
+                "search", words + few, 3, ("workers", "store"), lambda: _supernet_of(run, searched)
+            )
+        )
     return made
 
 
@@ -111,22 +147,46 @@ def write_sam(folder: Path) -> Path:
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
         fpn_hidden_size=32,
     )
-    prompts = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
-    decoder = transformers.Sam2MaskDecoderConfig(
-        hidden_size=32, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
+    prompts = transformers.Sam2PromptEncoderConfig(
+        hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4
     )
-    config = transformers.Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=32,
+        mlp_dim=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        iou_head_hidden_dim=16,
+    )
+    config = transformers.Sam2Config(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+    )
     transformers.Sam2Model(config).save_pretrained(folder)
     return folder
 
 
 def _compose(folder: Path) -> tuple[str, ...]:
-    return ("rfdetr_repro.data.embedded", "--out", str(folder / "composed"), "--train-images", "160", "--side", "64")
+    return (
+        "rfdetr_repro.data.embedded",
+        "--out",
+        str(folder / "composed"),
+        "--train-images",
+        "160",
+        "--side",
+        "64",
+    )
 
 
 def _label(boxes: Path, sam: Path) -> tuple[str, ...]:
     limits = ("--smallest-iou", "0", "--smallest-box-iou", "0")
-    words = ("rfdetr_repro.data.pseudo_masks", "--data", str(boxes), "--split", "train", "--model", str(sam))
+    words = (
+        "rfdetr_repro.data.pseudo_masks",
+        "--data",
+        str(boxes),
+        "--split",
+        "train",
+        "--model",
+        str(sam),
+    )
     return (*words, "--out", str(boxes / "masks.json"), *limits)
 
 
@@ -164,7 +224,9 @@ def _first(document: dict[str, Any], count: int) -> dict[str, Any]:
     """The document of the first ``count`` images."""
     images = document["images"][:count]
     known = {image["id"] for image in images}
-    found: Iterable[dict[str, Any]] = (one for one in document["annotations"] if one["image_id"] in known)
+    found: Iterable[dict[str, Any]] = (
+        one for one in document["annotations"] if one["image_id"] in known
+    )
     return {**document, "images": images, "annotations": list(found)}
 
 

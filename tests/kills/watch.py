@@ -1,4 +1,6 @@
-"""Processes of one run, which carry the run's mark in their environment, and the moments at which the run is killed."""
+"""Processes of one run, which carry the run's mark in their environment, and the moments at which
+the run is killed.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ def processes(mark: str) -> dict[int, str]:
             continue
         try:
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:150]
+                found[int(entry.name)] = (
+                    (entry / "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode(errors="replace")[:150]
+                )
         except OSError:  # ended meanwhile, or somebody else's
             continue
     return found
@@ -61,37 +68,59 @@ def _size(path: Path) -> int:
 
 
 class Moments:
-    """Each moment is a question that is asked every millisecond while the command runs in ``folder``; True: kill now."""
+    """Each moment is a question that is asked every millisecond while the command runs in
+    ``folder``; True: kill now.
+    """
 
     def __init__(self, folder: Path, mark: str, skip: int) -> None:
-        self.folder, self.mark, self.skip = folder, mark, skip  # skip: so many occasions are let pass
-        self.run, self.searched = folder / "run", folder / "searched"
+        # skip: so many occasions are let pass
+        self.folder = folder
+        self.mark = mark
+        self.skip = skip
+        self.run = folder / "run"
+        self.searched = folder / "searched"
         self._before: object = None
 
     def question(self, name: str) -> Callable[[], bool]:
         known: dict[str, Callable[[], object]] = {
-            "part": lambda: any(map(_parts, (self.run, self.run / "artifacts", self.run / "race", *self._others()))),
+            "part": lambda: any(
+                map(_parts, (self.run, self.run / "artifacts", self.run / "race", *self._others()))
+            ),
             "checkpoint": lambda: self._writes(self.run, "training_state"),
             "race": lambda: len(_names(self.run / "race")),
-            "store": lambda: _size(self.run / "records.jsonl") + _size(self.searched / "records.jsonl"),
+            "store": lambda: (
+                _size(self.run / "records.jsonl") + _size(self.searched / "records.jsonl")
+            ),
             "finetune": lambda: len(_names(self.run / "finetuned")) > 1,
             "pictures": lambda: _parts(self.run / "predictions"),
             "report": lambda: self._writes(self.run, "report"),
-            "process": lambda: any("rfdetr_repro.train.processes" in line for line in processes(self.mark).values()),
+            "process": lambda: any(
+                "rfdetr_repro.train.processes" in line for line in processes(self.mark).values()
+            ),
             "pool": lambda: any("spawn_main" in line for line in processes(self.mark).values()),
-            "workers": lambda: any("ray::RayWorker" in line for line in processes(self.mark).values()),
+            "workers": lambda: any(
+                "ray::RayWorker" in line for line in processes(self.mark).values()
+            ),
             "labels": lambda: _size(self.folder / "boxes" / "masks.json.partial"),
         }
         return lambda: self._came(known[name]())
 
     def _others(self) -> Sequence[Path]:
-        return (self.run / "finetuned", self.folder / "boxes", self.folder / "composed" / "annotations")
+        return (
+            self.run / "finetuned",
+            self.folder / "boxes",
+            self.folder / "composed" / "annotations",
+        )
 
     def _writes(self, folder: Path, stem: str) -> bool:
-        return any(name.startswith(f".{stem}") and name.endswith(".part") for name in _names(folder))
+        return any(
+            name.startswith(f".{stem}") and name.endswith(".part") for name in _names(folder)
+        )
 
     def _came(self, state: object) -> bool:
-        """A truth that has begun, or a number that has grown; what is there when the command starts is no occasion."""
+        """A truth that has begun, or a number that has grown; what is there when the command starts
+        is no occasion.
+        """
         before, self._before = self._before, state
         if before is None or not state or state == before:
             return False

@@ -1,4 +1,6 @@
-"""PyTorch files that are bombs, programs or lies end in one line; what other programs write is read as PyTorch reads it."""
+"""PyTorch files that are bombs, programs or lies end in one line; what other programs write is read
+as PyTorch reads it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from mutations_pth import of_pth  # noqa: E402
 
 CARD = ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS)
 STAND_INS = {
-    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n",
+    "Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+    + b"a" * 64
+    + b"\nsize 12345\n",
     "web page": b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
 }
 
@@ -37,7 +41,9 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_every_spoiled_pickle_and_archive_is_one_line(released: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    spoiled = [mutation for mutation in of_pth(released) if mutation.name.startswith(("pickle", "archive"))]
+    spoiled = [
+        mutation for mutation in of_pth(released) if mutation.name.startswith(("pickle", "archive"))
+    ]
     spoiled = [mutation for mutation in spoiled if "128 MiB" not in mutation.name]
     assert len(spoiled) > 50
     for mutation in spoiled:
@@ -52,7 +58,11 @@ def test_every_spoiled_pickle_and_archive_is_one_line(released: bytes, tmp_path:
 
 def test_contents_that_must_be_refused_are(released: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    spoiled = [mutation for mutation in of_pth(released) if mutation.name.startswith("content: one") and mutation.refuse]
+    spoiled = [
+        mutation
+        for mutation in of_pth(released)
+        if mutation.name.startswith("content: one") and mutation.refuse
+    ]
     assert len(spoiled) == 8
     for mutation in spoiled:
         mutation.apply(path)
@@ -62,7 +72,9 @@ def test_contents_that_must_be_refused_are(released: bytes, tmp_path: Path) -> N
 
 
 def test_a_pickle_that_inflates_is_refused_before(tmp_path: Path, released: bytes) -> None:
-    (bomb,) = [mutation for mutation in of_pth(released) if mutation.name.endswith("128 MiB in deflate")]
+    (bomb,) = [
+        mutation for mutation in of_pth(released) if mutation.name.endswith("128 MiB in deflate")
+    ]
     bomb.apply(tmp_path / "bomb.pth")
     assert (tmp_path / "bomb.pth").stat().st_size < 2**18
     with pytest.raises(InputError, match="too long"):
@@ -83,17 +95,29 @@ def test_what_pytorch_writes_is_read_as_pytorch_reads_it(new: bool, tmp_path: Pa
     same = content["nested"]
     content["again"] = same
     torch.save(content, tmp_path / "m.pth", _use_new_zipfile_serialization=new)
-    found, wanted = read_pickle(tmp_path / "m.pth"), torch.load(tmp_path / "m.pth", weights_only=True)
+    found = read_pickle(tmp_path / "m.pth")
+    wanted = torch.load(tmp_path / "m.pth", weights_only=True)
     for name, value in wanted.items():
-        assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value, name
+        assert (
+            torch.equal(found[name], value)
+            if isinstance(value, torch.Tensor)
+            else found[name] == value
+        ), name
     assert found["again"] is found["nested"]
 
 
-@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "kind",
+    [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, float("nan"), float("inf")],
+)
 def test_our_own_files_are_looked_at_too(kind: torch.dtype | float, tmp_path: Path) -> None:
     state = tiny_detector().state_dict()
     name = "decoder.norm.weight"
-    wrong = state[name].to(kind) if isinstance(kind, torch.dtype) else torch.full_like(state[name], kind)
+    wrong = (
+        state[name].to(kind)
+        if isinstance(kind, torch.dtype)
+        else torch.full_like(state[name], kind)
+    )
     save_detector(tmp_path / "m.safetensors", {**state, name: wrong}, CARD)
     for load in (load_supernet, load_pretrained):
         with pytest.raises(InputError, match=r"decoder\.norm\.weight.*m\.safetensors"):
@@ -113,7 +137,11 @@ def test_what_is_saved_in_place_of_a_file_is_named(name: str, ending: str, tmp_p
 def test_a_foreign_safetensors_of_integers_is_refused(released: bytes, tmp_path: Path) -> None:
     weights = torch.load(io.BytesIO(released), weights_only=False)["model"]
     name = "transformer.decoder.layers.0.self_attn.in_proj_weight"
-    name = name if name in weights else next(name for name in weights if name.endswith("attention.query.weight"))
+    name = (
+        name
+        if name in weights
+        else next(name for name in weights if name.endswith("attention.query.weight"))
+    )
     save_file({**weights, name: weights[name].to(torch.int8)}, tmp_path / "m.safetensors")
     assert load_file(tmp_path / "m.safetensors")[name].dtype == torch.int8
     with pytest.raises(InputError, match="m.safetensors"):
@@ -124,6 +152,11 @@ def test_cards_that_would_take_for_ever_are_refused() -> None:
     with pytest.raises(InputError, match="patches"):
         Arch(16384, 8, 1, 2, 8)
     assert Arch(2048, 16, 1, 2, 8).tokens == 2**14
-    for wrong in ({"levels": ("P4",) * 9}, {"feature_stages": (1, 1)}, {"feature_stages": (0, 3)}, {"global_blocks": (2, 2)}):
+    for wrong in (
+        {"levels": ("P4",) * 9},
+        {"feature_stages": (1, 1)},
+        {"feature_stages": (0, 3)},
+        {"global_blocks": (2, 2)},
+    ):
         with pytest.raises(InputError):
             ModelConfig(**wrong)  # type: ignore[arg-type]

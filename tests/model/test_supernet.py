@@ -1,4 +1,6 @@
-"""One weight, many architectures: a sliced subnet equals the supernet at that architecture, over the corners of the space."""
+"""One weight, many architectures: a sliced subnet equals the supernet at that architecture, over
+the corners of the space.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from rfdetr_repro.spec.errors import InputError
 CORNERS = [
     Arch(*knobs)
     for knobs in product(
-        *((min(axis), max(axis)) for axis in (SPACE.resolutions, SPACE.patches, SPACE.windows)), (0, 1, 2), (3, 10)
+        *((min(axis), max(axis)) for axis in (SPACE.resolutions, SPACE.patches, SPACE.windows)),
+        (0, 1, 2),
+        (3, 10),
     )
 ] + [Arch(48, 8, 1, 2, 10, 80), Arch(96, 12, 2, 1, 7, 64), Arch(32, 16, 2, 0, 3, 128)]
 
@@ -23,9 +27,11 @@ CORNERS = [
 @pytest.mark.parametrize("arch", CORNERS, ids=lambda arch: arch.key)
 @torch.no_grad()
 def test_slice_equals_supernet(arch: Arch) -> None:
-    supernet, images = tiny_detector(), images_for(arch)
+    supernet = tiny_detector()
+    images = images_for(arch)
     subnet = supernet.slice(arch)
-    expected, found = supernet(images, arch), subnet(images)
+    expected = supernet(images, arch)
+    found = subnet(images)
     assert torch.allclose(found.logits, expected.logits, atol=1e-5)
     assert torch.allclose(found.boxes_cxcywh, expected.boxes_cxcywh, atol=1e-5)
     assert torch.allclose(found.mask_logits, expected.mask_logits, atol=1e-4)
@@ -34,7 +40,8 @@ def test_slice_equals_supernet(arch: Arch) -> None:
 
 @torch.no_grad()
 def test_shared_decoding_equals_each_subnet() -> None:
-    supernet, backbone = tiny_detector(), Arch(64, 16, 2, 2, 10)
+    supernet = tiny_detector()
+    backbone = Arch(64, 16, 2, 2, 10)
     images = images_for(backbone)
     maps = supernet.features(images, 16, 2)
     shared = supernet.decode_shared(maps, images.shape[-2:], SPACE.decoder_layers, SPACE.queries)
@@ -48,15 +55,21 @@ def test_shared_decoding_equals_each_subnet() -> None:
 
 @torch.no_grad()
 def test_query_dropping_keeps_the_most_confident() -> None:
-    supernet, images = tiny_detector(), images_for(Arch(64, 8, 1, 0, 10))
-    few, many = (supernet(images, Arch(64, 8, 1, 0, queries)).logits.amax(-1) for queries in (3, 10))
-    assert torch.allclose(few, many[:, :3], atol=1e-6)  # products of 3 and of 10 rows may add in another order
+    supernet = tiny_detector()
+    images = images_for(Arch(64, 8, 1, 0, 10))
+    few, many = (
+        supernet(images, Arch(64, 8, 1, 0, queries)).logits.amax(-1) for queries in (3, 10)
+    )
+    # products of 3 and of 10 rows may add in another order
+    assert torch.allclose(few, many[:, :3], atol=1e-6)
     assert (many[:, :-1] >= many[:, 1:] - 1e-6).all()
 
 
 @torch.no_grad()
 def test_fewer_tokens_than_queries() -> None:
-    """48 px at patch 16 gives 9 tokens for 10 queries: the last slot keeps its learned reference."""
+    """48 px at patch 16 gives 9 tokens for 10 queries: the last slot keeps its learned
+    reference.
+    """
     arch = Arch(48, 16, 1, 2, 10)
     outputs = tiny_detector()(images_for(arch), arch)
     assert outputs.logits.shape[1] == 10 and outputs.logits.isfinite().all()
@@ -65,14 +78,16 @@ def test_fewer_tokens_than_queries() -> None:
 
 @torch.no_grad()
 def test_batch_equals_single_images() -> None:
-    supernet, images = tiny_detector(), images_for(Arch(64, 16, 2, 2, 10), 3)
+    supernet = tiny_detector()
+    images = images_for(Arch(64, 16, 2, 2, 10), 3)
     whole = supernet(images, Arch(64, 16, 2, 2, 10)).logits
     single = torch.cat([supernet(image[None], Arch(64, 16, 2, 2, 10)).logits for image in images])
     assert torch.allclose(whole, single, atol=1e-5)
 
 
 def test_training_groups_do_not_see_each_other() -> None:
-    supernet, arch = tiny_detector(), Arch(64, 16, 1, 2, 10)
+    supernet = tiny_detector()
+    arch = Arch(64, 16, 1, 2, 10)
     maps = supernet.features(images_for(arch), 16, 1)
     outputs = supernet.training_outputs(maps, (64, 64), arch)
     assert outputs.layers[-1].logits.shape == (2, 30, 18)
@@ -83,10 +98,13 @@ def test_training_groups_do_not_see_each_other() -> None:
 
 @torch.no_grad()
 def test_group_zero_of_training_is_evaluation() -> None:
-    supernet, arch = tiny_detector(), Arch(64, 16, 1, 2, 7)
+    supernet = tiny_detector()
+    arch = Arch(64, 16, 1, 2, 7)
     images = images_for(arch)
     outputs = supernet.training_outputs(supernet.features(images, 16, 1), (64, 64), arch)
-    assert torch.allclose(outputs.layers[-1].logits[:, :7], supernet(images, arch).logits, atol=1e-5)
+    assert torch.allclose(
+        outputs.layers[-1].logits[:, :7], supernet(images, arch).logits, atol=1e-5
+    )
 
 
 def test_architecture_beyond_the_weights_is_refused() -> None:
@@ -106,4 +124,8 @@ def test_top_k_is_capped_and_ranked() -> None:
 
 def test_rectangular_images_run() -> None:
     with torch.no_grad():
-        assert tiny_detector()(torch.zeros(1, 3, 64, 96), Arch(64, 16, 2, 2, 10)).logits.isfinite().all()
+        assert (
+            tiny_detector()(torch.zeros(1, 3, 64, 96), Arch(64, 16, 2, 2, 10))
+            .logits.isfinite()
+            .all()
+        )

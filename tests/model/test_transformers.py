@@ -1,6 +1,8 @@
-"""Same weights, same images, two programs: this model against RF-DETR in Hugging Face transformers (an independent rewrite).
+"""Same weights, same images, two programs: this model against RF-DETR in Hugging Face transformers
+(an independent rewrite).
 
-Weights are made here (fill rule), so nothing is downloaded. Every size at full width is behind the marker ``parity``.
+Weights are made here (fill rule), so nothing is downloaded. Every size at full width is behind the
+marker ``parity``.
 """
 
 from __future__ import annotations
@@ -31,14 +33,22 @@ from rfdetr_repro.train.losses import detection_losses
 
 pytest.importorskip("transformers.models.rf_detr", reason="transformers (>= 5) is not installed")
 
-EXPRESSIBLE = [name for name, row in PRESETS.items() if row.model.levels == ("P4",)]  # theirs has one pyramid level
+# theirs has one pyramid level
+EXPRESSIBLE = [name for name, row in PRESETS.items() if row.model.levels == ("P4",)]
 DEFAULT = {"nano"}
 
 
 def their_model(model: ModelConfig, windows: int) -> Any:
-    """Their model of our configuration, in evaluation mode, filled by the rule of the test vectors."""
+    """Their model of our configuration, in evaluation mode, filled by the rule of the test
+    vectors.
+    """
     theirs = build(model, windows, "eager").eval()
-    theirs.load_state_dict({name: fill(transformers_name(name), tuple(v.shape)) for name, v in theirs.state_dict().items()})
+    theirs.load_state_dict(
+        {
+            name: fill(transformers_name(name), tuple(v.shape))
+            for name, v in theirs.state_dict().items()
+        }
+    )
     return theirs
 
 
@@ -71,11 +81,14 @@ def images(count: int, height: int, width: int, name: str = "input") -> torch.Te
 def ranked_images(ours: Detector, side: int) -> torch.Tensor:
     """One image whose tokens have one ranking in float32, too.
 
-    A token's rank decides which query embedding it gets, so two tokens that swap places change their rows entirely. Float32
-    knows scores to about 2e-6 here: the first image counts whose chosen tokens, in float64, keep the distance below.
+    A token's rank decides which query embedding it gets, so two tokens that swap places change
+    their rows entirely. Float32 knows scores to about 2e-6 here: the first image counts whose
+    chosen tokens, in float64, keep the distance below.
     """
     scores: list[torch.Tensor] = []
-    hook = ours.selection.class_embed.register_forward_hook(lambda _layer, _inputs, logits: scores.append(logits[0, 0].amax(-1)))
+    hook = ours.selection.class_embed.register_forward_hook(
+        lambda _layer, _inputs, logits: scores.append(logits[0, 0].amax(-1))
+    )
     ours.double()
     try:
         for i in range(20):
@@ -91,7 +104,9 @@ def ranked_images(ours: Detector, side: int) -> torch.Tensor:
 
 
 def small_side(size: str) -> int:
-    """A square side that fits the windows and leaves at least as many tokens as queries; positions are interpolated."""
+    """A square side that fits the windows and leaves at least as many tokens as queries; positions
+    are interpolated.
+    """
     arch = PRESETS[size].arch
     unit = arch.patch * arch.windows
     grid = arch.windows
@@ -103,17 +118,24 @@ def small_side(size: str) -> int:
 @torch.no_grad()
 def compare(theirs: Any, ours: Detector, batch: torch.Tensor, tolerance: float) -> None:
     theirs, ours = theirs.to(batch.dtype), ours.to(batch.dtype)
-    expected, found = theirs(batch), ours(batch, ours.arch.with_input(*batch.shape[-2:]))
+    expected = theirs(batch)
+    found = ours(batch, ours.arch.with_input(*batch.shape[-2:]))
     scale = max(1.0, float(expected.logits.abs().max()))
     assert torch.allclose(found.logits, expected.logits, rtol=0, atol=tolerance * scale)
     assert torch.allclose(found.boxes_cxcywh, expected.pred_boxes, rtol=0, atol=tolerance)
     if ours.config.masks:
         scale = max(1.0, float(expected.pred_masks.abs().max()))
-        assert torch.allclose(found.mask_logits, expected.pred_masks, rtol=0, atol=tolerance * scale)
+        assert torch.allclose(
+            found.mask_logits, expected.pred_masks, rtol=0, atol=tolerance * scale
+        )
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(size, marks=() if size in DEFAULT else pytest.mark.parity) for size in EXPRESSIBLE]
+    "size",
+    [
+        pytest.param(size, marks=() if size in DEFAULT else pytest.mark.parity)
+        for size in EXPRESSIBLE
+    ],
 )
 def test_outputs_equal_theirs_at_every_size(size: str) -> None:
     """Full width, batch 1 in float32 and batch 3 in float64, on small images."""
@@ -154,20 +176,31 @@ def _small(masks: bool) -> ModelConfig:
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_their_state_dict_loads_from_a_file(masks: bool, tmp_path: Any) -> None:
-    """A file with nothing but their tensors, at a small width that no preset has: the size must be described."""
+    """A file with nothing but their tensors, at a small width that no preset has: the size must be
+    described.
+    """
     model = _small(masks)
     theirs = their_model(model, 1)
     ours = our_model(theirs, model, None)
     compare(theirs, ours, images(2, 128, 128), 1e-4)
-    said = {"sa_nheads": 2, "ca_nheads": 4, "dec_n_points": 2, "out_feature_indexes": [1, 2, 3, 4], "num_windows": 1}
+    said = {
+        "sa_nheads": 2,
+        "ca_nheads": 4,
+        "dec_n_points": 2,
+        "out_feature_indexes": [1, 2, 3, 4],
+        "num_windows": 1,
+    }
     torch.save({"model": theirs.state_dict(), "args": said}, tmp_path / "theirs.pth")
     loaded, card, _ = load_pretrained(tmp_path / "theirs.pth")
-    assert loaded.config == replace(model, vit_heads=1) and card.arch.input_hw[0] == 128  # 32 / 64 heads: DINOv2's rule
+    # 32 / 64 heads: DINOv2's rule
+    assert loaded.config == replace(model, vit_heads=1) and card.arch.input_hw[0] == 128
     assert torch.equal(loaded.decoder.query_feat, ours.decoder.query_feat.float())
 
 
 def test_a_folder_of_theirs_is_read_with_its_names_and_geometry(tmp_path: Path) -> None:
-    """What ``save_pretrained`` writes: tensors, and beside them the configuration; nothing has to be named."""
+    """What ``save_pretrained`` writes: tensors, and beside them the configuration; nothing has to
+    be named.
+    """
     model = _small(False)
     theirs = their_model(model, 1)
     theirs.config.id2label = {index: f"part {index}" for index in range(model.num_classes)}
@@ -187,24 +220,36 @@ def test_a_folder_of_theirs_is_read_with_its_names_and_geometry(tmp_path: Path) 
 
 
 def test_training_loss_and_every_gradient_equal_theirs() -> None:
-    """13 query groups would only cost time: three, in float64. Their classification, L1 and GIoU losses are upstream's too."""
-    model = replace(TINY.model, masks=False, proposal_side=0.05, layer_scale=True, global_blocks=(1, 2, 3))
+    """13 query groups would only cost time: three, in float64.
+
+    Their classification, L1 and GIoU losses are upstream's too.
+    """
+    model = replace(
+        TINY.model, masks=False, proposal_side=0.05, layer_scale=True, global_blocks=(1, 2, 3)
+    )
     theirs = their_model(model, 1).double().train()
     ours = our_model(theirs, model, None).double().train()
     batch = images(2, 128, 128).double()
-    boxes = [[[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]], [[0.4, 0.6, 0.5, 0.5]]]
+    boxes = [
+        [[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]],
+        [[0.4, 0.6, 0.5, 0.5]],
+    ]
     labels = [[1, 17, 6], [3]]
     targets = [
         Target(torch.tensor(b, dtype=torch.float64), torch.tensor(c), None, i)
         for i, (b, c) in enumerate(zip(boxes, labels, strict=True))
     ]
-    expected = theirs(batch, labels=[{"class_labels": t.labels, "boxes": t.boxes_cxcywh} for t in targets])
+    expected = theirs(
+        batch, labels=[{"class_labels": t.labels, "boxes": t.boxes_cxcywh} for t in targets]
+    )
     expected.loss.backward()
     outputs = ours.training_outputs(ours.features(batch, 16, 1), (128, 128), ours.arch)
     total, _ = detection_losses(outputs, targets, model.groups, TrainConfig())
     total.backward()
     assert total.item() == pytest.approx(expected.loss.item(), rel=1e-6)
-    wanted = from_transformers({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+    wanted = from_transformers(
+        {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
+    )
     found = to_released({name: p.grad for name, p in ours.named_parameters()}, model.groups)
     assert len(wanted) == len(found) - 1  # DINOv2's mask token, which nothing reads
     for name, gradient in wanted.items():

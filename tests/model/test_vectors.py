@@ -1,4 +1,6 @@
-"""The model equals upstream's: values of architecture facts section 15, computed there with upstream's program in float64."""
+"""The model equals upstream's: values of architecture facts section 15, computed there with
+upstream's program in float64.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ VECTORS: dict[str, dict] = {
             "encoder": (4939.71758, 0.60608, 1.02878),
         },
         "total": 15169.66291,
-        # The encoder logits of these two ranks (image, group, rank) differ by 9e-8: which comes first is rounding.
+        # The encoder logits of these two ranks (image, group, rank) differ by 9e-8: which comes
+        # first is rounding.
         "ties": [(1, 9, 221)],
     },
     "base": {
@@ -96,12 +99,16 @@ def summary(values: Tensor) -> list[float]:
 @torch.no_grad()
 def test_evaluation_values_equal_upstream(size: str) -> None:
     expected = VECTORS[size]
-    # The published encoder-mask values come from the release that skips the 1x1 projection on that path.
+    # The published encoder-mask values come from the release that skips the 1x1 projection on that
+    # path.
     detector, images, _ = filled_detector(size, encoder_masks_projected=False)
     arch = detector.arch
     maps = detector.features(images, arch.patch, arch.windows)
-    stages = detector.decode_shared(maps, images.shape[-2:], [0, 1, arch.decoder_layers], [arch.queries])
-    outputs, encoder = stages[arch.decoder_layers, arch.queries], stages[0, arch.queries]
+    stages = detector.decode_shared(
+        maps, images.shape[-2:], [0, 1, arch.decoder_layers], [arch.queries]
+    )
+    outputs = stages[arch.decoder_layers, arch.queries]
+    encoder = stages[0, arch.queries]
     ranked = top_k(outputs, arch.queries)
     found = {
         "memory": maps[0],
@@ -111,17 +118,24 @@ def test_evaluation_values_equal_upstream(size: str) -> None:
         "encoder_boxes": encoder.boxes_cxcywh,
         "layer1_logits": stages[1, arch.queries].logits,
     }
-    if outputs.masks is not None:  # mask logits reach 30: the float32 proposals upstream builds show in the fifth decimal
+    # mask logits reach 30: the float32 proposals upstream builds show in the fifth decimal
+    if outputs.masks is not None:
         assert summary(outputs.mask_logits) == pytest.approx(expected["masks"], abs=TOLERANCE)
         if "encoder_masks" in expected:
-            assert summary(encoder.mask_logits) == pytest.approx(expected["encoder_masks"], abs=TOLERANCE)
-        pixels = int((F.interpolate(ranked.mask_logits[:1], size=(480, 640), mode="bilinear") > 0).sum())
+            assert summary(encoder.mask_logits) == pytest.approx(
+                expected["encoder_masks"], abs=TOLERANCE
+            )
+        pixels = int(
+            (F.interpolate(ranked.mask_logits[:1], size=(480, 640), mode="bilinear") > 0).sum()
+        )
         assert pixels == pytest.approx(expected["mask_pixels"], abs=5)
     for name, values in found.items():
         if name in expected:
             assert summary(values) == pytest.approx(expected[name], abs=TOLERANCE), name
     if "maps" in expected:
-        for values, numbers in zip(detector.backbone(images, arch.patch, arch.windows), expected["maps"], strict=True):
+        for values, numbers in zip(
+            detector.backbone(images, arch.patch, arch.windows), expected["maps"], strict=True
+        ):
             assert summary(values) == pytest.approx(numbers, abs=TOLERANCE)
     if "box_sum" in expected:
         assert outputs.boxes_cxcywh.sum().item() == pytest.approx(expected["box_sum"], abs=1e-3)
@@ -139,7 +153,9 @@ def test_training_losses_equal_upstream(size: str) -> None:
     expected = VECTORS[size]
     detector, images, _ = filled_detector(size)
     targets = [
-        target(0, [1, 17, 62], [[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]]),
+        target(
+            0, [1, 17, 62], [[0.5, 0.5, 0.4, 0.3], [0.25, 0.3, 0.1, 0.2], [0.7, 0.8, 0.2, 0.15]]
+        ),
         target(1, [3], [[0.4, 0.6, 0.5, 0.5]]),
     ]
     maps = detector.features(images, detector.arch.patch, detector.arch.windows)
@@ -150,13 +166,20 @@ def test_training_losses_equal_upstream(size: str) -> None:
     for stage, numbers in expected["losses"].items():
         for name, number in zip(("class", "l1", "giou"), numbers, strict=True):
             if number is not None:
-                assert parts[f"{stage}/{name}"] == pytest.approx(number, abs=TOLERANCE), (stage, name)
+                assert parts[f"{stage}/{name}"] == pytest.approx(number, abs=TOLERANCE), (
+                    stage,
+                    name,
+                )
     assert total.item() == pytest.approx(expected["total"], abs=1e-3)
 
 
 @contextmanager
-def nearly_tied_ranks_swapped(detector: Detector, ties: list[tuple[int, int, int]]) -> Iterator[None]:
-    """Two-stage selection with rank and rank + 1 of (image, group) exchanged, after checking that they are tied indeed."""
+def nearly_tied_ranks_swapped(
+    detector: Detector, ties: list[tuple[int, int, int]]
+) -> Iterator[None]:
+    """Two-stage selection with rank and rank + 1 of (image, group) exchanged, after checking that
+    they are tied indeed.
+    """
     select = detector.selection.forward
 
     def swapped(*args: object) -> Selected:
@@ -174,10 +197,14 @@ def nearly_tied_ranks_swapped(detector: Detector, ties: list[tuple[int, int, int
 
 
 def target(image_id: int, labels: list[int], boxes_cxcywh: list[list[float]]) -> Target:
-    return Target(torch.tensor(boxes_cxcywh, dtype=torch.float64), torch.tensor(labels), None, image_id)
+    return Target(
+        torch.tensor(boxes_cxcywh, dtype=torch.float64), torch.tensor(labels), None, image_id
+    )
 
 
-@pytest.mark.parametrize(("size", "file"), [("nano", "nano"), ("base", "base"), ("seg-nano", "segnano")])
+@pytest.mark.parametrize(
+    ("size", "file"), [("nano", "nano"), ("base", "base"), ("seg-nano", "segnano")]
+)
 def test_released_names_and_shapes_are_complete(size: str, file: str) -> None:
     _, _, released = filled_detector(size)
     expected = json.loads((Path(__file__).parent / "vectors" / f"{file}.json").read_text())

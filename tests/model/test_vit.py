@@ -27,7 +27,8 @@ def test_enlarged_patch_gives_the_same_token(old: int, new: int) -> None:
     kernel = torch.randn(5, 3, old, old, generator=generator, dtype=torch.float64)
     patch = torch.randn(1, 3, old, old, generator=generator, dtype=torch.float64)
     enlarged = F.interpolate(patch, size=(new, new), mode="bilinear", antialias=True)
-    token, resampled = (kernel * patch).sum((1, 2, 3)), (resample_patch_kernel(kernel, new) * enlarged).sum((1, 2, 3))
+    token = (kernel * patch).sum((1, 2, 3))
+    resampled = (resample_patch_kernel(kernel, new) * enlarged).sum((1, 2, 3))
     if new >= old:
         assert torch.allclose(resampled, token, atol=1e-8)
     else:  # information is lost; the least-squares kernel still has the right scale
@@ -41,11 +42,14 @@ def test_kernel_gradient_reaches_the_stored_kernel() -> None:
 
 
 def test_same_size_is_not_resampled() -> None:
-    kernel, positions = torch.randn(2, 3, 16, 16), torch.randn(1, 17, 8)
+    kernel = torch.randn(2, 3, 16, 16)
+    positions = torch.randn(1, 17, 8)
     assert resample_patch_kernel(kernel, 16) is kernel
     assert resample_positions(positions, (4, 4), (4, 4)) is positions
     wide = torch.randn(1, 17, 8)  # 2 x 8: as many as 4 x 4
-    assert resample_positions(wide, (2, 8), (2, 8)) is wide and not torch.equal(resample_positions(wide, (2, 8), (4, 4)), wide)
+    assert resample_positions(wide, (2, 8), (2, 8)) is wide and not torch.equal(
+        resample_positions(wide, (2, 8), (4, 4)), wide
+    )
 
 
 def test_positions_keep_the_class_row_and_a_constant_table() -> None:
@@ -61,7 +65,9 @@ def test_positions_keep_the_class_row_and_a_constant_table() -> None:
 @pytest.mark.parametrize(("windows", "grid"), [(1, (4, 4)), (2, (4, 6)), (4, (8, 4))])
 def test_windows_round_trip(windows: int, grid: tuple[int, int]) -> None:
     tokens = torch.arange(2 * grid[0] * grid[1] * 3, dtype=torch.float32).reshape(2, *grid, 3)
-    assert torch.equal(from_windows(to_windows(tokens, windows), windows, grid), tokens.permute(0, 3, 1, 2))
+    assert torch.equal(
+        from_windows(to_windows(tokens, windows), windows, grid), tokens.permute(0, 3, 1, 2)
+    )
 
 
 def test_first_window_is_the_upper_left_corner() -> None:
@@ -70,24 +76,34 @@ def test_first_window_is_the_upper_left_corner() -> None:
 
 
 def test_windowed_block_sees_only_its_window_until_a_global_block() -> None:
-    """With block 2 global: after block 1 a change in one window stays there, after block 2 it is everywhere."""
+    """With block 2 global: after block 1 a change in one window stays there, after block 2 it is
+    everywhere.
+    """
     backbone = tiny_detector().backbone
     images = torch.randn(1, 3, 64, 64)
     changed = images.clone()
     changed[..., :16, :16] += 1
     with torch.no_grad():
-        before, after = backbone(images, 16, 2), backbone(changed, 16, 2)
-    moved = [(a - b).abs().amax(1)[0] > 1e-6 for a, b in zip(before, after, strict=True)]  # (4, 4) tokens, windows of 2 x 2
+        before = backbone(images, 16, 2)
+        after = backbone(changed, 16, 2)
+    # (4, 4) tokens, windows of 2 x 2
+    moved = [(a - b).abs().amax(1)[0] > 1e-6 for a, b in zip(before, after, strict=True)]
     assert moved[1][:2, :2].all() and not moved[1][2:, :].any() and not moved[1][:, 2:].any()
     assert moved[2].all()
 
 
 def test_what_a_long_sequence_keeps_for_its_backward_pass() -> None:
-    """On a CPU bfloat16 attention keeps no scores of long sequences: 14,401 tokens of 12 blocks would need 30 GB."""
+    """On a CPU bfloat16 attention keeps no scores of long sequences: 14,401 tokens of 12 blocks
+    would need 30 GB.
+    """
     kept: list[int] = []
     q = torch.randn(1, 1, 2 * UNFUSED_TOKENS, 8, dtype=torch.bfloat16, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
         long = attention(q, q, q)
     assert max(kept) < q.shape[2] ** 2 / 10
     half = [part.float() for part in (q, q, q)]
-    assert torch.allclose(long.float(), torch.nn.functional.scaled_dot_product_attention(*half), atol=0.02)
+    assert torch.allclose(
+        long.float(), torch.nn.functional.scaled_dot_product_attention(*half), atol=0.02
+    )

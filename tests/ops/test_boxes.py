@@ -21,12 +21,15 @@ CASES = [  # two boxes xyxy, IoU, GIoU
 
 def random_boxes(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return boxes.cxcywh_to_xyxy(torch.rand(*shape, 4, generator=generator, dtype=torch.float64) + 0.05)
+    return boxes.cxcywh_to_xyxy(
+        torch.rand(*shape, 4, generator=generator, dtype=torch.float64) + 0.05
+    )
 
 
 @pytest.mark.parametrize(("a", "b", "iou", "giou"), CASES)
 def test_known_overlaps(a: tuple, b: tuple, iou: float, giou: float) -> None:
-    left, right = torch.tensor([a], dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    left = torch.tensor([a], dtype=torch.float64)
+    right = torch.tensor([b], dtype=torch.float64)
     assert boxes.paired_iou(left, right).item() == pytest.approx(iou, abs=1e-12)
     assert boxes.paired_giou(left, right).item() == pytest.approx(giou, abs=1e-12)
 
@@ -39,14 +42,20 @@ def test_formats() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 2, *[st.floats(0, 1e3)] * 2), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(*[st.floats(-1e3, 1e3)] * 2, *[st.floats(0, 1e3)] * 2), min_size=1, max_size=5
+    )
+)
 def test_formats_round_trip(rows: list[tuple[float, ...]]) -> None:
     cxcywh = torch.tensor(rows, dtype=torch.float64)
     assert torch.allclose(boxes.xyxy_to_cxcywh(boxes.cxcywh_to_xyxy(cxcywh)), cxcywh, atol=1e-9)
 
 
 def test_pairwise_is_paired_of_all_pairs() -> None:
-    a, b = random_boxes(2, 5, seed=1), random_boxes(2, 3, seed=2)  # batched
+    # batched
+    a = random_boxes(2, 5, seed=1)
+    b = random_boxes(2, 3, seed=2)
     iou, union = boxes.pairwise_iou(a, b)
     giou = boxes.pairwise_giou(a, b)
     assert iou.shape == union.shape == giou.shape == (2, 5, 3)
@@ -59,15 +68,18 @@ def test_pairwise_is_paired_of_all_pairs() -> None:
 
 
 def test_bounds_and_symmetry() -> None:
-    a, b = random_boxes(50, seed=3), random_boxes(40, seed=4)
-    iou, giou = boxes.pairwise_iou(a, b)[0], boxes.pairwise_giou(a, b)
+    a = random_boxes(50, seed=3)
+    b = random_boxes(40, seed=4)
+    iou = boxes.pairwise_iou(a, b)[0]
+    giou = boxes.pairwise_giou(a, b)
     assert ((0 <= iou) & (iou <= 1)).all() and ((-1 <= giou) & (giou <= iou + 1e-12)).all()
     assert torch.allclose(giou, boxes.pairwise_giou(b, a).T)
 
 
 @pytest.mark.parametrize("function", [boxes.paired_iou, boxes.paired_giou, boxes.pairwise_giou])
 def test_gradients(function) -> None:
-    a, b = random_boxes(4, seed=5).requires_grad_(), random_boxes(4, seed=6).requires_grad_()
+    a = random_boxes(4, seed=5).requires_grad_()
+    b = random_boxes(4, seed=6).requires_grad_()
     assert torch.autograd.gradcheck(function, (a, b))
 
 
@@ -78,7 +90,8 @@ def test_gradient_is_finite_without_area() -> None:
 
 
 def test_empty_sets() -> None:
-    none, some = torch.zeros(0, 4), random_boxes(3).float()
+    none = torch.zeros(0, 4)
+    some = random_boxes(3).float()
     assert boxes.pairwise_giou(none, some).shape == (0, 3)
     assert boxes.pairwise_iou(some, none)[0].shape == (3, 0)
     assert boxes.paired_giou(none, none).shape == (0,)

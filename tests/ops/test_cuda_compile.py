@@ -1,5 +1,7 @@
-"""The CUDA kernels without a GPU: they compile for every architecture without register spills, and the same text, compiled for
-the host under a small shim, gives the oracle's values and the CPU kernels' gradients."""
+"""The CUDA kernels without a GPU: they compile for every architecture without register spills, and
+the same text, compiled for the host under a small shim, gives the oracle's values and the CPU
+kernels' gradients.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,15 @@ from samples import LEVELS, flat, sample_inputs
 from rfdetr_repro import ops
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = {name: ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")}
+KERNELS = {
+    name: ROOT / "csrc" / "cuda" / f"{name}.cu"
+    for name in ("ms_deform_attn", "ms_deform_attn_backward", "masks")
+}
 KERNEL_COUNT = {"ms_deform_attn": 8, "ms_deform_attn_backward": 22, "masks": 1}
 SHIM = ROOT / "tests" / "ops" / "cuda_host_shim.h"
-NVCC = shutil.which("nvcc") or next((str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None)
+NVCC = shutil.which("nvcc") or next(
+    (str(p) for p in [Path("/usr/local/cuda/bin/nvcc")] if p.is_file()), None
+)
 CXX = shutil.which("g++")
 MAX_REGISTERS = 80  # three blocks of 256 threads per multiprocessor
 STORAGE = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -34,13 +41,31 @@ MAX_LEVELS = 8
 @pytest.mark.parametrize("name", KERNELS)
 def test_compiles_without_spills(arch: str, name: str, tmp_path: Path) -> None:
     out = str(tmp_path / "kernels.cubin")
-    command = [NVCC, "-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas", "-v", str(KERNELS[name]), "-o", out]
+    command = [
+        NVCC,
+        "-std=c++17",
+        "-O3",
+        "-cubin",
+        f"-arch=sm_{arch}",
+        "-Xptxas",
+        "-v",
+        str(KERNELS[name]),
+        "-o",
+        out,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    spills = [int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)]
+    spills = [
+        int(number) for number in re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
+    ]
     used = re.findall(r"function '(\w+)'.*?Used (\d+) registers", done.stderr, re.DOTALL)
     assert len(used) == KERNEL_COUNT[name] and not any(spills)
-    over = {kernel: count for kernel, count in used if int(count) > (96 if "kernelId" in kernel else MAX_REGISTERS)}  # Id: double
+    # Id: double
+    over = {
+        kernel: count
+        for kernel, count in used
+        if int(count) > (96 if "kernelId" in kernel else MAX_REGISTERS)
+    }
     assert not over
     assert "warning" not in done.stderr.lower()
 
@@ -50,8 +75,14 @@ class Level(ctypes.Structure):
 
 
 class Problem(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "pixels", "heads", "channels", "queries")]
-    _fields_ += [("num_levels", ctypes.c_int), ("points", ctypes.c_int), ("levels", Level * MAX_LEVELS)]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ("batch", "pixels", "heads", "channels", "queries")
+    ]
+    _fields_ += [
+        ("num_levels", ctypes.c_int),
+        ("points", ctypes.c_int),
+        ("levels", Level * MAX_LEVELS),
+    ]
 
 
 class Attention(ctypes.Structure):
@@ -60,7 +91,9 @@ class Attention(ctypes.Structure):
 
 
 class Gradients(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("upstream", "value", "points", "weights", "boxes")]
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in ("upstream", "value", "points", "weights", "boxes")
+    ]
 
 
 def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
@@ -69,8 +102,24 @@ def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
         pytest.skip("no g++")
     library = folder / f"{name}.so"
     flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    checks = ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-static-libubsan", "-D_GLIBCXX_ASSERTIONS"]
-    command = [CXX, *flags, *checks, "-x", "c++", "-include", str(SHIM), str(KERNELS[name]), "-o", str(library)]
+    checks = [
+        "-fsanitize=undefined",
+        "-fno-sanitize-recover=undefined",
+        "-static-libubsan",
+        "-D_GLIBCXX_ASSERTIONS",
+    ]
+    command = [
+        CXX,
+        *flags,
+        *checks,
+        "-x",
+        "c++",
+        "-include",
+        str(SHIM),
+        str(KERNELS[name]),
+        "-o",
+        str(library),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
@@ -79,21 +128,28 @@ def compiled_for_the_host(name: str, folder: Path) -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("host")
-    forward, backward = (compiled_for_the_host(name, folder) for name in ("ms_deform_attn", "ms_deform_attn_backward"))
+    forward, backward = (
+        compiled_for_the_host(name, folder)
+        for name in ("ms_deform_attn", "ms_deform_attn_backward")
+    )
     forward.rfdetr_backward_launch = backward.rfdetr_backward_launch
     return forward
 
 
 class Masks(ctypes.Structure):
     _fields_ = [("logits", ctypes.c_void_p), ("boxes", ctypes.c_void_p)]
-    _fields_ += [(name, ctypes.c_int64) for name in ("count", "height", "width", "out_height", "out_width")]
+    _fields_ += [
+        (name, ctypes.c_int64) for name in ("count", "height", "width", "out_height", "out_width")
+    ]
     _fields_ += [("packed", ctypes.c_int), ("out", ctypes.c_void_p)]
 
 
 @pytest.mark.parametrize("size", [(23, 37), (5, 4)], ids=str)
 @pytest.mark.parametrize("packed", [False, True], ids=["bool", "packed"])
 @pytest.mark.parametrize("boxed", [False, True], ids=["whole", "boxed"])
-def test_masks_kernel_on_the_host(size: tuple[int, int], packed: bool, boxed: bool, tmp_path: Path) -> None:
+def test_masks_kernel_on_the_host(
+    size: tuple[int, int], packed: bool, boxed: bool, tmp_path: Path
+) -> None:
     kernels = compiled_for_the_host("masks", tmp_path)
     logits = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[1.5, 2, 30, 20], [0, 0, 99, 99], [3, 3, 2, 9]]) if boxed else None
@@ -105,11 +161,13 @@ def test_masks_kernel_on_the_host(size: tuple[int, int], packed: bool, boxed: bo
 
 
 def problem_of(value: torch.Tensor, levels: list, locations: torch.Tensor) -> Problem:
-    rows, start = [], 0
+    rows = []
+    start = 0
     for height, width in levels:
         rows.append(Level(height, width, start))
         start += height * width
-    queries, points = locations.shape[1], locations.shape[4]
+    queries = locations.shape[1]
+    points = locations.shape[4]
     return Problem(*value.shape, queries, len(levels), points, (Level * MAX_LEVELS)(*rows))
 
 
@@ -122,23 +180,36 @@ def call_of(levels: list, tensors: list[torch.Tensor]) -> Attention:
     """tensors: value, points, weights and, for the fused form, boxes."""
     problem = problem_of(tensors[0], levels, tensors[1])
     boxes = tensors[3] if len(tensors) > 3 else None
-    return Attention(problem, STORAGE[tensors[0].dtype], *(pointer(tensor) for tensor in (*tensors[:3], boxes)))
+    return Attention(
+        problem, STORAGE[tensors[0].dtype], *(pointer(tensor) for tensor in (*tensors[:3], boxes))
+    )
 
 
 def host_inputs(levels: list, channels: int, dtype: torch.dtype, fused: bool) -> list[torch.Tensor]:
     value, points, weights = sample_inputs(levels, channels=channels, dtype=dtype, queries=70)
     points[0, 0, 0, 0, 0] = float("nan")
     points[0, 1, 0, 0, 0] = torch.finfo(dtype).max
-    boxes = [torch.rand(*points.shape[:2], 4, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2] if fused else []
+    boxes = (
+        [torch.rand(*points.shape[:2], 4, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2]
+        if fused
+        else []
+    )
     wide = ops.accumulate_dtype(dtype)
     return [value, *(tensor.to(wide) for tensor in (points, weights, *boxes))]
 
 
-def on_cpu(levels: list, tensors: list[torch.Tensor], upstream: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-    """Output, or gradients in the order value, points, weights, boxes, of the CPU operators (which have tests of their own)."""
+def on_cpu(
+    levels: list, tensors: list[torch.Tensor], upstream: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Output, or gradients in the order value, points, weights, boxes, of the CPU operators (which
+    have tests of their own).
+    """
     value, points, weights, *boxes = tensors
-    name = "ms_deform_attn" + ("_fused" if boxes else "") + ("" if upstream is None else "_backward")
-    op, first = getattr(torch.ops.rfdetr, name), () if upstream is None else (upstream,)
+    name = (
+        "ms_deform_attn" + ("_fused" if boxes else "") + ("" if upstream is None else "_backward")
+    )
+    op = getattr(torch.ops.rfdetr, name)
+    first = () if upstream is None else (upstream,)
     out = op(*first, value, flat(levels), points, *boxes, weights)
     if upstream is None:
         return (out,)
@@ -156,11 +227,18 @@ def test_forward_kernel_on_the_host(
     host_kernels: ctypes.CDLL, dtype: torch.dtype, levels: list, channels: int, fused: bool
 ) -> None:
     inputs = host_inputs(levels, channels, dtype, fused)
-    out = torch.full((*inputs[1].shape[:2], inputs[0].shape[2] * channels), float("nan"), dtype=dtype)
+    out = torch.full(
+        (*inputs[1].shape[:2], inputs[0].shape[2] * channels), float("nan"), dtype=dtype
+    )
     call = call_of(levels, inputs)
-    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    assert (
+        host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None)
+        == 0
+    )
     (expected,) = on_cpu(levels, inputs)
-    assert (out.double() - expected.double()).abs().max().item() <= TOLERANCE[dtype] * (expected.abs().max().item() + 1)
+    assert (out.double() - expected.double()).abs().max().item() <= TOLERANCE[dtype] * (
+        expected.abs().max().item() + 1
+    )
 
 
 # Shared memory for all 16 channels of a map, for some of them, for none; and one owner per sum.
@@ -183,25 +261,40 @@ def test_backward_kernels_on_the_host(
 ) -> None:
     monkeypatch.setenv("RFDETR_TEST_SHARED", str(WAYS[way][0]))
     inputs = host_inputs(levels, channels, dtype, fused)
-    upstream = torch.randn(*inputs[1].shape[:2], inputs[0].shape[2] * channels, dtype=torch.float64).to(dtype)
+    upstream = torch.randn(
+        *inputs[1].shape[:2], inputs[0].shape[2] * channels, dtype=torch.float64
+    ).to(dtype)
     unset = [torch.full_like(tensor, float("nan")) for tensor in inputs[1:]]
     grads = [torch.zeros(inputs[0].shape, dtype=ops.accumulate_dtype(dtype)), *unset]
     call = call_of(levels, inputs)
     to = Gradients(pointer(upstream), *(pointer(tensor) for tensor in grads))
-    assert host_kernels.rfdetr_backward_launch(ctypes.byref(call), ctypes.byref(to), WAYS[way][1], None) == 0
+    assert (
+        host_kernels.rfdetr_backward_launch(
+            ctypes.byref(call), ctypes.byref(to), WAYS[way][1], None
+        )
+        == 0
+    )
     for ours, theirs in zip(grads, on_cpu(levels, inputs, upstream), strict=True):
-        assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (theirs.abs().max().item() + 1)
+        assert (ours - theirs).abs().max().item() <= TOLERANCE[dtype] * (
+            theirs.abs().max().item() + 1
+        )
 
 
 @FORMS
 def test_without_points_nothing_is_read(host_kernels: ctypes.CDLL, fused: bool) -> None:
     """Tensors without elements have no memory; the output is zero before the launch."""
     levels = LEVELS[0]
-    inputs = [tensor[:, :, :, :, :0].contiguous() if tensor.dim() > 4 else tensor
-              for tensor in host_inputs(levels, 16, torch.float32, fused)]  # fmt: skip
-    out, call = torch.zeros(*inputs[1].shape[:2], inputs[0].shape[2] * 16), call_of(levels, inputs)
+    inputs = [
+        tensor[:, :, :, :, :0].contiguous() if tensor.dim() > 4 else tensor
+        for tensor in host_inputs(levels, 16, torch.float32, fused)
+    ]
+    out = torch.zeros(*inputs[1].shape[:2], inputs[0].shape[2] * 16)
+    call = call_of(levels, inputs)
     assert not call.points and not call.weights
-    assert host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None) == 0
+    assert (
+        host_kernels.rfdetr_forward_launch(ctypes.byref(call), ctypes.c_void_p(pointer(out)), None)
+        == 0
+    )
     assert not out.any()
 
 
@@ -225,12 +318,24 @@ def test_the_stream_is_found_in_a_library_with_local_symbols(tmp_path: Path) -> 
     """Python loads PyTorch so; here the library is a double that answers 7."""
     name = "aoti_torch_get_current_cuda_stream"
     (tmp_path / "torch.cpp").write_text(f'extern "C" int {name}() {{ return 7; }}')
-    caller = f'#include "lookup.h"\nextern "C" int asked() {{ auto f = (int (*)())rfdetr::torch_cuda_function("{name}");'
+    caller = (
+        f'#include "lookup.h"\nextern "C" int asked() {{ auto f = (int '
+        f'(*)())rfdetr::torch_cuda_function("{name}");'
+    )
     (tmp_path / "caller.cpp").write_text(caller + " return f ? f() : 0; }")
     libraries = {"torch": "libtorch_cuda.so", "caller": "libcaller.so"}
     for source, library in libraries.items():
-        command = [str(CXX), "-shared", "-fPIC", f"-Wl,-soname,{library}", f"-I{ROOT / 'csrc' / 'cuda'}", f"{source}.cpp"]
+        command = [
+            str(CXX),
+            "-shared",
+            "-fPIC",
+            f"-Wl,-soname,{library}",
+            f"-I{ROOT / 'csrc' / 'cuda'}",
+            f"{source}.cpp",
+        ]
         subprocess.run([*command, "-o", library, "-ldl"], cwd=tmp_path, check=True)
     paths = [str(tmp_path / libraries[one]) for one in ("caller", "torch")]
-    asked = subprocess.run([sys.executable, "-c", ASKED, *paths], capture_output=True, text=True, check=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", ASKED, *paths], capture_output=True, text=True, check=True
+    )
     assert asked.stdout.split() == ["0", "7"]

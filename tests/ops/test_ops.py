@@ -1,4 +1,6 @@
-"""ms_deform_attn: values and gradients against grid_sample and a float64 hat-function oracle, registration, edge cases."""
+"""ms_deform_attn: values and gradients against grid_sample and a float64 hat-function oracle,
+registration, edge cases.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,13 @@ def test_gradients_against_reference(device: str, dtype: torch.dtype, levels: li
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 def test_gradcheck(device: str, levels: list) -> None:
-    inputs = sample_inputs(levels, channels=3, dtype=torch.float64, device=device, away_from_knots=True, queries=2)
+    inputs = sample_inputs(
+        levels, channels=3, dtype=torch.float64, device=device, away_from_knots=True, queries=2
+    )
     inputs = [tensor.requires_grad_() for tensor in inputs]
-    assert torch.autograd.gradcheck(lambda v, xy, w: ms_deform_attn(v, levels, xy, w), inputs, nondet_tol=1e-9)
+    assert torch.autograd.gradcheck(
+        lambda v, xy, w: ms_deform_attn(v, levels, xy, w), inputs, nondet_tol=1e-9
+    )
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)], ids=str)
@@ -66,8 +72,12 @@ def test_gradients_of_a_subset(needed: tuple[int, ...]) -> None:
     for index in needed:
         inputs[index].requires_grad_()
     chosen = [inputs[index] for index in needed]
-    ours = torch.autograd.grad(ms_deform_attn(inputs[0], levels, *inputs[1:]).square().sum(), chosen)
-    theirs = torch.autograd.grad(ms_deform_attn_reference(inputs[0], levels, *inputs[1:]).square().sum(), chosen)
+    ours = torch.autograd.grad(
+        ms_deform_attn(inputs[0], levels, *inputs[1:]).square().sum(), chosen
+    )
+    theirs = torch.autograd.grad(
+        ms_deform_attn_reference(inputs[0], levels, *inputs[1:]).square().sum(), chosen
+    )
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -75,33 +85,54 @@ def test_gradients_of_a_subset(needed: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 def test_second_derivatives(device: str, levels: list) -> None:
-    inputs = sample_inputs(levels, channels=3, dtype=torch.float64, device=device, away_from_knots=True, queries=2)
+    inputs = sample_inputs(
+        levels, channels=3, dtype=torch.float64, device=device, away_from_knots=True, queries=2
+    )
     inputs = [tensor.requires_grad_() for tensor in inputs]
-    assert torch.autograd.gradgradcheck(lambda v, xy, w: ms_deform_attn(v, levels, xy, w), inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        lambda v, xy, w: ms_deform_attn(v, levels, xy, w), inputs, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_opcheck(device: str, dtype: torch.dtype) -> None:
     levels = LEVELS[1]
-    value, locations, weights = (t.requires_grad_() for t in sample_inputs(levels, channels=16, dtype=dtype, device=device))
+    value, locations, weights = (
+        t.requires_grad_() for t in sample_inputs(levels, channels=16, dtype=dtype, device=device)
+    )
     wide = ops.accumulate_dtype(dtype)
-    args = (value, flat(levels), locations.detach().to(wide).requires_grad_(), weights.detach().to(wide).requires_grad_())
-    torch.library.opcheck(torch.ops.rfdetr.ms_deform_attn.default, args)  # schema, autograd, fake tensors, AOT dispatch
-    upstream = torch.randn(value.shape[0], locations.shape[1], 16 * value.shape[2], dtype=dtype, device=device)
+    args = (
+        value,
+        flat(levels),
+        locations.detach().to(wide).requires_grad_(),
+        weights.detach().to(wide).requires_grad_(),
+    )
+    # schema, autograd, fake tensors, AOT dispatch
+    torch.library.opcheck(torch.ops.rfdetr.ms_deform_attn.default, args)
+    upstream = torch.randn(
+        value.shape[0], locations.shape[1], 16 * value.shape[2], dtype=dtype, device=device
+    )
     plain = [tensor.detach() for tensor in (upstream, value, args[2], args[3])]
-    torch.library.opcheck(torch.ops.rfdetr.ms_deform_attn_backward.default, (*plain[:2], flat(levels), *plain[2:]))
+    torch.library.opcheck(
+        torch.ops.rfdetr.ms_deform_attn_backward.default, (*plain[:2], flat(levels), *plain[2:])
+    )
 
 
 class Sampler(torch.nn.Module):
     """The op as a model calls it."""
 
-    def forward(self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, value: torch.Tensor, locations: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         return 2 * ms_deform_attn(value, LEVELS[1], locations, weights.softmax(-1))
 
 
 def test_compile_fullgraph_with_gradients() -> None:
-    inputs = [tensor.requires_grad_() for tensor in sample_inputs(LEVELS[1], channels=16, dtype=torch.float32)]
+    inputs = [
+        tensor.requires_grad_()
+        for tensor in sample_inputs(LEVELS[1], channels=16, dtype=torch.float32)
+    ]
     model = Sampler()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), model(*inputs))
@@ -113,11 +144,17 @@ def test_compile_fullgraph_with_gradients() -> None:
 def test_export_and_decompositions() -> None:
     inputs = tuple(sample_inputs(LEVELS[1], channels=16, dtype=torch.float32))
     exported = torch.export.export(Sampler(), inputs)
-    ours = [node for node in exported.graph.nodes if node.target is torch.ops.rfdetr.ms_deform_attn.default]
+    ours = [
+        node
+        for node in exported.graph.nodes
+        if node.target is torch.ops.rfdetr.ms_deform_attn.default
+    ]
     assert len(ours) == 1
     plain = exported.run_decompositions(ops.DECOMPOSITIONS)
     names = [str(node.target) for node in plain.graph.nodes]
-    assert not any("rfdetr" in name for name in names) and sum("grid_sampler" in name for name in names) == len(LEVELS[1])
+    assert not any("rfdetr" in name for name in names) and sum(
+        "grid_sampler" in name for name in names
+    ) == len(LEVELS[1])
     torch.testing.assert_close(plain.module()(*inputs), Sampler()(*inputs), atol=1e-5, rtol=1e-5)
 
 
@@ -127,18 +164,27 @@ def test_autocast_computes_in_float32() -> None:
         half = value.bfloat16().requires_grad_()
         out = ms_deform_attn(half, LEVELS[0], locations, weights.bfloat16())
     assert out.dtype == torch.float32
-    torch.testing.assert_close(out, ms_deform_attn(value.bfloat16().float(), LEVELS[0], locations, weights.bfloat16().float()))
+    torch.testing.assert_close(
+        out,
+        ms_deform_attn(value.bfloat16().float(), LEVELS[0], locations, weights.bfloat16().float()),
+    )
     out.sum().backward()
     assert half.grad is not None and half.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("bad", [5.0, -3.0, 1e30, -1e30, float("nan"), float("inf"), -float("inf"), -0.125])
+@pytest.mark.parametrize(
+    "bad", [5.0, -3.0, 1e30, -1e30, float("nan"), float("inf"), -float("inf"), -0.125]
+)
 def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
-    """Also exactly half a pixel out (-0.125 on a map of 4 pixels), where the weight is 0 but a one-sided slope is not."""
+    """Also exactly half a pixel out (-0.125 on a map of 4 pixels), where the weight is 0 but a
+    one-sided slope is not.
+    """
     levels = [(4, 4)]
     for axis in (0, 1):
-        value, locations, weights = sample_inputs(levels, channels=16, dtype=torch.float32, device=device)
+        value, locations, weights = sample_inputs(
+            levels, channels=16, dtype=torch.float32, device=device
+        )
         locations[:, 1, :, :, 0, axis] = bad
         inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
         out = ms_deform_attn(value, levels, locations, weights)
@@ -147,7 +193,9 @@ def test_points_outside_contribute_nothing(device: str, bad: float) -> None:
         assert not grads[1][:, 1, :, :, 0].any() and not grads[2][:, 1, :, :, 0].any()
         mask = torch.ones_like(weights)
         mask[:, 1, :, :, 0] = 0
-        inside = torch.where(mask[..., None] > 0, locations, torch.full_like(locations, 0.5)).detach()
+        inside = torch.where(
+            mask[..., None] > 0, locations, torch.full_like(locations, 0.5)
+        ).detach()
         torch.testing.assert_close(out, ms_deform_attn(value, levels, inside, weights * mask))
 
 
@@ -165,9 +213,13 @@ def test_empty(device: str, empty: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_strides_and_offsets(device: str) -> None:
-    """Transposed, expanded and unaligned inputs and upstream gradients give what contiguous copies give."""
+    """Transposed, expanded and unaligned inputs and upstream gradients give what contiguous copies
+    give.
+    """
     levels = LEVELS[1]
-    value, locations, weights = sample_inputs(levels, channels=16, dtype=torch.float32, device=device)
+    value, locations, weights = sample_inputs(
+        levels, channels=16, dtype=torch.float32, device=device
+    )
     turned = value.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     shifted = torch.cat([locations.flatten()[:1], locations.flatten()])[1:].view_as(locations)
     shared = weights[:1].expand_as(weights)
@@ -191,13 +243,23 @@ def test_reproducible_whatever_the_threads() -> None:
 
 
 def test_more_than_2_to_31_elements() -> None:
-    """Offsets are 64-bit: the last pixels of a map of 4 GiB, of which memory holds what is touched."""
-    side, heads, channels = 2**10, 32, 65  # 2^31 * 65/64 elements of 2 bytes
-    value = torch.from_numpy(np.zeros((1, side * side, heads, channels), np.float16))  # torch.zeros would touch every page
+    """Offsets are 64-bit: the last pixels of a map of 4 GiB, of which memory holds what is
+    touched.
+    """
+    # 2^31 * 65/64 elements of 2 bytes
+    side = 2**10
+    heads = 32
+    channels = 65
+    # torch.zeros would touch every page
+    value = torch.from_numpy(np.zeros((1, side * side, heads, channels), np.float16))
     value[0, -1, -1] = torch.arange(channels)
     locations = torch.full((1, 1, heads, 1, 1, 2), 1 - 0.5 / side)
     out = ms_deform_attn(value, [(side, side)], locations, torch.ones(1, 1, heads, 1, 1))
-    assert value.numel() > 2**31 and torch.equal(out[0, 0, -channels:], value[0, -1, -1]) and not out[0, 0, :-channels].any()
+    assert (
+        value.numel() > 2**31
+        and torch.equal(out[0, 0, -channels:], value[0, -1, -1])
+        and not out[0, 0, :-channels].any()
+    )
 
 
 WRONG = {
@@ -208,16 +270,29 @@ WRONG = {
     "axes of value": (dict(value=torch.zeros(1, 16, 16)), "value must be"),
     "axes of locations": (dict(locations=torch.zeros(1, 3, 2, 1, 2)), "sampling_locations must be"),
     "weights differ": (dict(weights=torch.zeros(1, 3, 2, 1, 1)), "differ on axis"),
-    "heads differ": (dict(locations=torch.zeros(1, 3, 5, 1, 2, 2), weights=torch.zeros(1, 3, 5, 1, 2)), "with B, M of value"),
-    "type of locations": (dict(locations=torch.zeros(1, 3, 2, 1, 2, 2).double()), "accumulation type"),
-    "type of value": (dict(value=torch.zeros(1, 16, 2, 16, dtype=torch.int32)), "float32, float64, float16 or bfloat16"),
+    "heads differ": (
+        dict(locations=torch.zeros(1, 3, 5, 1, 2, 2), weights=torch.zeros(1, 3, 5, 1, 2)),
+        "with B, M of value",
+    ),
+    "type of locations": (
+        dict(locations=torch.zeros(1, 3, 2, 1, 2, 2).double()),
+        "accumulation type",
+    ),
+    "type of value": (
+        dict(value=torch.zeros(1, 16, 2, 16, dtype=torch.int32)),
+        "float32, float64, float16 or bfloat16",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_arguments_raise(case: str) -> None:
     change, message = WRONG[case]
-    args = dict(value=torch.zeros(1, 16, 2, 16), locations=torch.zeros(1, 3, 2, 1, 2, 2), weights=torch.zeros(1, 3, 2, 1, 2))
+    args = dict(
+        value=torch.zeros(1, 16, 2, 16),
+        locations=torch.zeros(1, 3, 2, 1, 2, 2),
+        weights=torch.zeros(1, 3, 2, 1, 2),
+    )
     args |= change
     sizes = change.get("flat", flat(change.get("levels", [(4, 4)])))
     with pytest.raises(RuntimeError, match=message):
@@ -227,7 +302,9 @@ def test_wrong_arguments_raise(case: str) -> None:
 def test_wrong_upstream_gradient_raises() -> None:
     value, locations, weights = sample_inputs([(4, 4)], channels=16, dtype=torch.float32)
     with pytest.raises(RuntimeError, match="grad_output must be"):
-        torch.ops.rfdetr.ms_deform_attn_backward(torch.zeros(1, 1, 1), value, [4, 4], locations, weights)
+        torch.ops.rfdetr.ms_deform_attn_backward(
+            torch.zeros(1, 1, 1), value, [4, 4], locations, weights
+        )
 
 
 def test_missing_library_says_how_to_build(tmp_path: Path) -> None:
@@ -242,8 +319,21 @@ def test_missing_library_says_how_to_build(tmp_path: Path) -> None:
 def test_build_info_and_no_python_symbols() -> None:
     info = ops.build_info()
     assert tuple(map(int, info["torch"].split(".")[:2])) >= (2, 10) and info["compiler"]
-    assert info["cuda"] == bool(info["cuda_archs"]) and info["isa"] in ("plain", "sse4.1", "avx2", "avx512")
-    code = "import ctypes, sys; import torch; torch.ops.load_library(sys.argv[1]); print(torch.ops.rfdetr.ms_deform_attn.default)"
-    done = subprocess.run([sys.executable, "-c", code, str(ops.LIBRARY)], capture_output=True, text=True, check=True)
+    assert info["cuda"] == bool(info["cuda_archs"]) and info["isa"] in (
+        "plain",
+        "sse4.1",
+        "avx2",
+        "avx512",
+    )
+    code = (
+        "import ctypes, sys; import torch; torch.ops.load_library(sys.argv[1]); "
+        "print(torch.ops.rfdetr.ms_deform_attn.default)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ops.LIBRARY)], capture_output=True, text=True, check=True
+    )
     assert "rfdetr" in done.stdout  # loads as a plain library: not a Python extension module
-    assert b"Py_Initialize" not in ops.LIBRARY.read_bytes() and b"PyInit" not in ops.LIBRARY.read_bytes()
+    assert (
+        b"Py_Initialize" not in ops.LIBRARY.read_bytes()
+        and b"PyInit" not in ops.LIBRARY.read_bytes()
+    )

@@ -19,21 +19,30 @@ def gradients(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_deterministic_gradients_repeat_bit_for_bit(dtype: torch.dtype) -> None:
-    inputs = [t.requires_grad_() for t in fused_inputs(LEVELS, dtype=dtype, queries=500, channels=16, device="cuda")]
+    inputs = [
+        t.requires_grad_()
+        for t in fused_inputs(LEVELS, dtype=dtype, queries=500, channels=16, device="cuda")
+    ]
     usual = gradients(inputs)
     torch.use_deterministic_algorithms(True)
     try:
-        first, second = gradients(inputs), gradients(inputs)
+        first = gradients(inputs)
+        second = gradients(inputs)
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     for a, b in zip(first, usual, strict=True):
-        assert (a - b).abs().max() <= (2e-5 if dtype == torch.float32 else 2e-2) * (1 + b.abs().max())
+        assert (a - b).abs().max() <= (2e-5 if dtype == torch.float32 else 2e-2) * (
+            1 + b.abs().max()
+        )
 
 
 def test_captured_in_a_graph() -> None:
     """Forward and backward replay on new inputs, with no synchronisation inside."""
-    inputs = [t.requires_grad_() for t in sample_inputs(LEVELS, dtype=torch.float32, queries=300, channels=16, device="cuda")]
+    inputs = [
+        t.requires_grad_()
+        for t in sample_inputs(LEVELS, dtype=torch.float32, queries=300, channels=16, device="cuda")
+    ]
 
     def work() -> tuple[torch.Tensor, ...]:
         out = ms_deform_attn(inputs[0], LEVELS, *inputs[1:])
@@ -56,10 +65,12 @@ def test_captured_in_a_graph() -> None:
 def test_runs_on_the_current_stream() -> None:
     inputs = sample_inputs(LEVELS, dtype=torch.float32, queries=300, channels=16, device="cuda")
     wanted = ms_deform_attn(inputs[0], LEVELS, *inputs[1:])
-    late, stream = torch.zeros_like(inputs[0]), torch.cuda.Stream()
+    late = torch.zeros_like(inputs[0])
+    stream = torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # the values arrive late: a kernel on another stream would read zeros
+        # the values arrive late: a kernel on another stream would read zeros
+        torch.cuda._sleep(50_000_000)
         late.copy_(inputs[0])
         found = ms_deform_attn(late, LEVELS, *inputs[1:])
     stream.synchronize()
@@ -75,9 +86,13 @@ def test_runs_on_the_device_of_its_tensors() -> None:
 
 
 def test_more_than_2_to_31_elements() -> None:
-    side, heads, channels = 2**10, 32, 65
+    side = 2**10
+    heads = 32
+    channels = 65
     value = torch.zeros(1, side * side, heads, channels, dtype=torch.bfloat16, device="cuda")
     value[0, -1, -1] = torch.arange(channels)
     locations = torch.full((1, 1, heads, 1, 1, 2), 1 - 0.5 / side, device="cuda")
-    out = ms_deform_attn(value, [(side, side)], locations, torch.ones(1, 1, heads, 1, 1, device="cuda"))
+    out = ms_deform_attn(
+        value, [(side, side)], locations, torch.ones(1, 1, heads, 1, 1, device="cuda")
+    )
     assert value.numel() > 2**31 and torch.equal(out[0, 0, -channels:], value[0, -1, -1])

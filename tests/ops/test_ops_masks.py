@@ -13,7 +13,8 @@ from rfdetr_repro import ops
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_tensor_operator_on_every_device(device: str) -> None:
-    logits, size = blobs(5, 27, 27).to(device), (121, 203)
+    logits = blobs(5, 27, 27).to(device)
+    size = (121, 203)
     wanted = expected(logits.cpu(), *size)
     assert torch.equal(ops.masks_from_logits(logits, *size).cpu(), wanted)
     bits = ops.masks_from_logits(logits, *size, packed=True).cpu()
@@ -21,12 +22,18 @@ def test_tensor_operator_on_every_device(device: str) -> None:
 
 
 def test_opcheck() -> None:
-    logits, boxes = blobs(2, 5, 6), torch.tensor([[0.0, 0, 5, 5], [1, 1, 9, 9]])
+    logits = blobs(2, 5, 6)
+    boxes = torch.tensor([[0.0, 0, 5, 5], [1, 1, 9, 9]])
     torch.library.opcheck(torch.ops.rfdetr.masks_from_logits.default, (logits, 11, 13, None, False))
     torch.library.opcheck(torch.ops.rfdetr.masks_from_logits.default, (logits, 11, 13, boxes, True))
     torch.library.opcheck(torch.ops.rfdetr.mask_runs.default, (logits, 11, 13, boxes))
 
 
 def test_mask_logits() -> None:
-    queries, pixels, bias = torch.randn(2, 5, 8), torch.randn(2, 8, 3, 4), torch.randn(1)
-    torch.testing.assert_close(ops.mask_logits(queries, pixels, bias), torch.einsum("bnd,bdhw->bnhw", queries, pixels) + bias)
+    queries = torch.randn(2, 5, 8)
+    pixels = torch.randn(2, 8, 3, 4)
+    bias = torch.randn(1)
+    torch.testing.assert_close(
+        ops.mask_logits(queries, pixels, bias),
+        torch.einsum("bnd,bdhw->bnhw", queries, pixels) + bias,
+    )

@@ -26,7 +26,8 @@ ISA_FLAGS = {
 def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:
     """A process of its own: AddressSanitizer cannot be loaded into a running Python."""
     assert CXX is not None
-    checks = "-O1 -fsanitize=address -D_GLIBCXX_ASSERTIONS"  # test_cuda_compile.py has the undefined-behaviour checks
+    # test_cuda_compile.py has the undefined-behaviour checks
+    checks = "-O1 -fsanitize=address -D_GLIBCXX_ASSERTIONS"
     program = build_driver(tmp_path, CXX, checks, ISA_FLAGS[ops.build_info()["isa"]])
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,12 +36,18 @@ def test_random_calls_touch_only_their_own_memory(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
 def test_only_the_stable_abi_of_pytorch_is_asked_for() -> None:
-    """So that one build serves every PyTorch from 2.10 on and every Python; CUDA is linked in, not asked for."""
+    """So that one build serves every PyTorch from 2.10 on and every Python; CUDA is linked in, not
+    asked for.
+    """
     command = ["nm", "-D", "--undefined-only", str(ops.LIBRARY)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     names = re.findall(r"^\s+[Uw] (\S+)", listing, re.MULTILINE)
     assert "torch_call_dispatcher" in names
     wrong = [
-        name for name in names if re.search(r"^_?Py|^cu[A-Z]|^cuda|c10|at[A-Z]?\d*::|_ZN2at|_ZN5torch|_ZNK2at|_ZNK5torch", name)
+        name
+        for name in names
+        if re.search(
+            r"^_?Py|^cu[A-Z]|^cuda|c10|at[A-Z]?\d*::|_ZN2at|_ZN5torch|_ZNK2at|_ZNK5torch", name
+        )
     ]
     assert not wrong

@@ -16,12 +16,21 @@ from rfdetr_repro.model.linear import Linear
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 
 needs_amx = pytest.mark.skipif(not HAS_SPLIT_LINEAR, reason="this processor has no AMX-BF16")
-SHAPES = [(580, 384, 1152), (33, 64, 91), (1, 32, 4), (47, 1024, 64), (17, 544, 33), (70, 1536, 384)]  # rows, inputs, outputs
+# rows, inputs, outputs
+SHAPES = [
+    (580, 384, 1152),
+    (33, 64, 91),
+    (1, 32, 4),
+    (47, 1024, 64),
+    (17, 544, 33),
+    (70, 1536, 384),
+]
 
 
 def example(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows)
-    x, weight = torch.randn(rows, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    x = torch.randn(rows, inputs, generator=generator)
+    weight = torch.randn(outputs, inputs, generator=generator)
     return x, weight / inputs**0.5, torch.randn(outputs, generator=generator)
 
 
@@ -34,12 +43,14 @@ def error(found: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_three_parts_are_as_exact_as_float32(shape: tuple[int, int, int], gelu: bool) -> None:
     x, weight, bias = example(*shape)
-    exact, plain = F.linear(x.double(), weight.double(), bias.double()), F.linear(x, weight, bias)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    plain = F.linear(x, weight, bias)
     if gelu:
         exact, plain = F.gelu(exact), F.gelu(plain)
     found = split_linear(x, split_linear_pack(weight, 3), bias, gelu)
     assert found.shape == plain.shape and found.dtype == torch.float32
-    assert error(found, exact) <= 1.1 * error(plain, exact) + 2.0**-25  # a quarter of the last bit of 1
+    # a quarter of the last bit of 1
+    assert error(found, exact) <= 1.1 * error(plain, exact) + 2.0**-25
 
 
 @needs_amx
@@ -48,19 +59,27 @@ def test_two_parts_keep_sixteen_bits(shape: tuple[int, int, int]) -> None:
     x, weight, bias = example(*shape)
     exact = F.linear(x.double(), weight.double(), bias.double())
     allowed = 2.0**-16 * F.linear(x.abs(), weight.abs()) + 1e-6
-    assert bool(((split_linear(x, split_linear_pack(weight, 2), bias) - exact).abs() <= allowed).all())
+    assert bool(
+        ((split_linear(x, split_linear_pack(weight, 2), bias) - exact).abs() <= allowed).all()
+    )
 
 
 @needs_amx
 def test_gelu_over_its_whole_range() -> None:
-    x = torch.cat([torch.linspace(-30, 30, 6001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, float("inf"), float("nan")])])
+    x = torch.cat(
+        [
+            torch.linspace(-30, 30, 6001),
+            torch.tensor([0.0, -0.0, 1e-30, -1e-30, float("inf"), float("nan")]),
+        ]
+    )
     wide = torch.zeros(len(x), 32)
     wide[:, 0] = x
     identity = torch.zeros(32, 32)
     identity[0, 0] = 1
     with_nan = split_linear(wide, split_linear_pack(identity, 3), torch.zeros(32), True)[:, 0]
     assert bool(with_nan[-1].isnan())
-    found, exact = with_nan[:-2], F.gelu(x[:-2].double())
+    found = with_nan[:-2]
+    exact = F.gelu(x[:-2].double())
     assert bool(((found - exact).abs() <= 4e-7 * x[:-2].abs().clamp(min=1)).all())
 
 
@@ -83,9 +102,24 @@ def test_rows_do_not_depend_on_each_other_nor_on_threads() -> None:
         (lambda: split_linear_pack(torch.zeros(4, 33), 3), "multiple of 32"),
         (lambda: split_linear_pack(torch.zeros(4, 32), 4), "parts must be 2 or 3"),
         (lambda: split_linear_pack(torch.zeros(4, 32, dtype=torch.float64), 3), "float32"),
-        (lambda: split_linear(torch.zeros(2, 64), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(4)), "must come from"),
-        (lambda: split_linear(torch.zeros(2, 32), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(40)), "must come from"),
-        (lambda: split_linear(torch.zeros(2, 2, 32), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(4)), "rows, inputs"),
+        (
+            lambda: split_linear(
+                torch.zeros(2, 64), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(4)
+            ),
+            "must come from",
+        ),
+        (
+            lambda: split_linear(
+                torch.zeros(2, 32), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(40)
+            ),
+            "must come from",
+        ),
+        (
+            lambda: split_linear(
+                torch.zeros(2, 2, 32), split_linear_pack(torch.zeros(4, 32), 3), torch.zeros(4)
+            ),
+            "rows, inputs",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, message: str) -> None:
@@ -108,8 +142,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @needs_amx
 def test_gradients_in_training(calls: list[int]) -> None:
-    """Outputs and the gradient of the inputs are split products of the weight as it is, packed anew each time."""
-    layer, x, upstream = Linear(64, 96), torch.randn(20, 64, requires_grad=True), torch.randn(20, 96)
+    """Outputs and the gradient of the inputs are split products of the weight as it is, packed anew
+    each time.
+    """
+    layer = Linear(64, 96)
+    x = torch.randn(20, 64, requires_grad=True)
+    upstream = torch.randn(20, 96)
     arguments = (x, layer.weight, layer.bias)
     for _ in range(2):
         ours = torch.autograd.grad(layer(x), arguments, upstream)
@@ -123,7 +161,8 @@ def test_gradients_in_training(calls: list[int]) -> None:
 
 @needs_amx
 def test_used_for_float32_only(calls: list[int]) -> None:
-    layer, x = Linear(64, 96), torch.randn(20, 64)
+    layer = Linear(64, 96)
+    x = torch.randn(20, 64)
     with torch.no_grad():
         layer(x[:15]), layer.double()(x.double()), layer.float()
         with torch.autocast("cpu", torch.bfloat16):
@@ -138,7 +177,8 @@ def test_used_for_float32_only(calls: list[int]) -> None:
 
 @needs_amx
 def test_precision_high_takes_two_parts(calls: list[int]) -> None:
-    layer, before = Linear(64, 96), torch.get_float32_matmul_precision()
+    layer = Linear(64, 96)
+    before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("high")
         with torch.inference_mode():
@@ -150,7 +190,8 @@ def test_precision_high_takes_two_parts(calls: list[int]) -> None:
 
 @needs_amx
 def test_a_changed_weight_is_packed_again() -> None:
-    layer, x = Linear(64, 96), torch.randn(20, 64)
+    layer = Linear(64, 96)
+    x = torch.randn(20, 64)
     for change in ("in place", "load", "data", "copy"):
         with torch.inference_mode():
             layer(x)
@@ -170,7 +211,8 @@ def test_a_changed_weight_is_packed_again() -> None:
 
 def test_without_the_unit_it_is_the_plain_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "HAS_SPLIT_LINEAR", False)
-    layer, x = Linear(64, 96, gelu=True), torch.randn(20, 64)
+    layer = Linear(64, 96, gelu=True)
+    x = torch.randn(20, 64)
     with torch.inference_mode():
         assert torch.equal(layer(x), F.gelu(F.linear(x, layer.weight, layer.bias)))
     assert set(layer.state_dict()) == {"weight", "bias"}
@@ -184,7 +226,8 @@ def test_without_the_unit_the_op_says_so() -> None:
 
 @needs_amx
 def test_exporters_see_the_plain_layer(calls: list[int]) -> None:
-    layer, x = Linear(64, 96), torch.randn(20, 64)
+    layer = Linear(64, 96)
+    x = torch.randn(20, 64)
     with torch.no_grad():
         with linear.plain_linear():
             layer(x)

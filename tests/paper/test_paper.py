@@ -1,4 +1,6 @@
-"""Published numbers: complete, in the right units, from the right version, and equal to our presets where both speak."""
+"""Published numbers: complete, in the right units, from the right version, and equal to our presets
+where both speak.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ SIZES = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge",
 
 def one(table: str, name: str, size: str | None, variant: str | None = None) -> Record:
     (record,) = [
-        record for record in published_records(table)
-        if (record.model.name, record.model.size) == (name, size) and variant in (None, record.model.variant)
-    ]  # fmt: skip
+        record
+        for record in published_records(table)
+        if (record.model.name, record.model.size) == (name, size)
+        and variant in (None, record.model.variant)
+    ]
     return record
 
 
@@ -41,7 +45,11 @@ def test_table_2_by_hand():
     )
     assert nano.published.table == "2" and "Table 2" in nano.published.citation
     grounding = one("2", "GroundingDINO", "T")
-    assert grounding.accuracy.ap == 0.582 and grounding.accuracy.ap50 is None and grounding.published.latency_backend == "pytorch"
+    assert (
+        grounding.accuracy.ap == 0.582
+        and grounding.accuracy.ap50 is None
+        and grounding.published.latency_backend == "pytorch"
+    )
 
 
 def test_segmentation_rows_hold_mask_ap():
@@ -53,7 +61,9 @@ def test_segmentation_rows_hold_mask_ap():
 def test_a_changed_row_is_the_camera_ready_one():
     def nano(version: str) -> list[float]:
         rows = [
-            record for record in published_records("17", version) if record.model.size == "N" and record.model.variant == "nas"
+            record
+            for record in published_records("17", version)
+            if record.model.size == "N" and record.model.variant == "nas"
         ]
         return [record.accuracy.ap for record in rows]
 
@@ -64,10 +74,21 @@ def test_a_changed_row_is_the_camera_ready_one():
 
 
 def test_rows_with_several_measurements_give_one_record_each():
-    first = {record.model.variant: record for record in published_records("1") if record.model.name == "D-FINE"}
+    first = {
+        record.model.variant: record
+        for record in published_records("1")
+        if record.model.name == "D-FINE"
+    }
     assert list(first) == ["author-reported", "buffered FP32", "buffered FP16", "naive FP16 export"]
-    assert first["naive FP16 export"].accuracy.ap == 0.005 and first["naive FP16 export"].latency is None
-    buffers = [record.latency.median_ms for record in published_records("v2_20") if record.model.name == "RF-DETR"]
+    assert (
+        first["naive FP16 export"].accuracy.ap == 0.005
+        and first["naive FP16 export"].latency is None
+    )
+    buffers = [
+        record.latency.median_ms
+        for record in published_records("v2_20")
+        if record.model.name == "RF-DETR"
+    ]
     assert buffers == [4.7, 4.4, 4.4, 4.4]
 
 
@@ -92,20 +113,27 @@ def test_every_row_of_every_record_table_is_there_once():
 @pytest.mark.parametrize(("table", "prefix"), [("7", ""), ("8", "seg-")])
 def test_presets_agree_with_the_paper(table, prefix):
     archs = {record.model.size: record.model.arch for record in published_records(table)}
-    assert {size: archs[size] for size in SIZES} == {size: PRESETS[prefix + name].arch for size, name in SIZES.items()}
+    assert {size: archs[size] for size in SIZES} == {
+        size: PRESETS[prefix + name].arch for size, name in SIZES.items()
+    }
 
 
 def test_the_search_space_agrees_with_the_paper():
     rows = {row["knob"]: row for row in published_table("nas_search_space").rows}
     assert int(rows["total_configurations"]["search_values"]) == PAPER_SPACE.grid_points()
-    assert tuple(map(int, rows["image_resolution"]["search_values"].split())) == PAPER_SPACE.resolutions
+    assert (
+        tuple(map(int, rows["image_resolution"]["search_values"].split()))
+        == PAPER_SPACE.resolutions
+    )
     assert tuple(map(int, rows["patch_size"]["training_values"].split())) == PAPER_SPACE.patches
 
 
 def test_plain_tables_keep_their_text_and_sources():
     flops = published_table(9)
     assert flops.columns[:5] == ("model", "size", "reported", "calflops", "flopcountermode")
-    assert len(flops.rows) == len(flops.sources) == 3 and all("arXiv 2511.09554" in source for source in flops.sources)
+    assert len(flops.rows) == len(flops.sources) == 3 and all(
+        "arXiv 2511.09554" in source for source in flops.sources
+    )
     assert published_table("hyperparameters").rows[0]["rf_detr"] == "1e-4"
 
 
@@ -136,7 +164,7 @@ def test_measured_and_published_spellings_join():
     ]
     for model, published in pairs:
         assert join_key(Record("protocol-like", model, coco)) == join_key(published)
-    assert join_key(Record("x", ModelId("rfdetr", "o", size="N"), DataId("embedded", "val"))) != join_key(
-        one("2", "RF-DETR", "N")
-    )
+    assert join_key(
+        Record("x", ModelId("rfdetr", "o", size="N"), DataId("embedded", "val"))
+    ) != join_key(one("2", "RF-DETR", "N"))
     assert join_key(one("4", "LW-DETR", "N"))[:3] == join_key(one("2", "LW-DETR", "T"))[:3]

@@ -1,4 +1,6 @@
-"""AP of the search beside AP of the confirmed file: found by weights and images, and said in one sentence."""
+"""AP of the search beside AP of the confirmed file: found by weights and images, and said in one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,21 @@ DATA = DataId("mine", "val", "d" * 64, 5)
 
 
 def searched(ap: float, **changes: object) -> Record:
-    record = Record("search", MODEL, data=DATA, accuracy=Accuracy(ap, 0.5, rule=AP_RULE), latency=Latency(3.0, "modelled"))
+    record = Record(
+        "search",
+        MODEL,
+        data=DATA,
+        accuracy=Accuracy(ap, 0.5, rule=AP_RULE),
+        latency=Latency(3.0, "modelled"),
+    )
     return replace(record, **changes)  # type: ignore[arg-type]
 
 
 def confirmed(ap: float, precision: str = "fp32", **changes: object) -> Record:
     accuracy = Accuracy(ap, 0.5, artifact_sha256=SHA, rule=AP_RULE)
-    return replace(measured(model=MODEL, data=DATA, precision=precision), accuracy=accuracy, **changes)
+    return replace(
+        measured(model=MODEL, data=DATA, precision=precision), accuracy=accuracy, **changes
+    )
 
 
 def test_the_same_ap_is_said_to_be_the_same() -> None:
@@ -33,10 +43,17 @@ def test_the_same_ap_is_said_to_be_the_same() -> None:
     assert "the same to the last bit (1 values)" in describe_gaps(gaps)
 
 
-@pytest.mark.parametrize(("precision", "reason"), [("fp32", "another order"), ("fp16", "not float32")])
+@pytest.mark.parametrize(
+    ("precision", "reason"), [("fp32", "another order"), ("fp16", "not float32")]
+)
 def test_a_difference_is_printed_with_its_reason(precision: str, reason: str) -> None:
     told = describe_gaps(ap_gaps([searched(0.5), confirmed(0.5021, precision)]))
-    assert "1 of 1 values" in told and "at most 0.21 points" in told and ARCH.key in told and reason in told
+    assert (
+        "1 of 1 values" in told
+        and "at most 0.21 points" in told
+        and ARCH.key in told
+        and reason in told
+    )
     assert "AP 50.00 in the search, 50.21 of the file" in told
 
 
@@ -55,7 +72,9 @@ def test_other_images_weights_and_rules_are_not_compared(other: Record) -> None:
 
 def test_masks_are_compared_with_masks() -> None:
     one = searched(0.5, mask_accuracy=Accuracy(0.3, rule=AP_RULE))
-    gaps = ap_gaps([one, confirmed(0.5, mask_accuracy=Accuracy(0.2, artifact_sha256=SHA, rule=AP_RULE))])
+    gaps = ap_gaps(
+        [one, confirmed(0.5, mask_accuracy=Accuracy(0.2, artifact_sha256=SHA, rule=AP_RULE))]
+    )
     assert [(gap.kind, round(gap.points, 6)) for gap in gaps] == [("ap", 0.0), ("mask_ap", -10.0)]
     assert "mask AP 30.00 in the search" in describe_gaps(gaps)
 

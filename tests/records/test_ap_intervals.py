@@ -1,4 +1,6 @@
-"""Intervals of AP: what SciPy says of the same draws, coverage by simulation with a known answer, and what stays unknown."""
+"""Intervals of AP: what SciPy says of the same draws, coverage by simulation with a known answer,
+and what stays unknown.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def simulation():
-    spec = importlib.util.spec_from_file_location("ap_coverage", ROOT / "benchmarks" / "studies" / "ap_coverage.py")
+    spec = importlib.util.spec_from_file_location(
+        "ap_coverage", ROOT / "benchmarks" / "studies" / "ap_coverage.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules["ap_coverage"] = module
     spec.loader.exec_module(module)
@@ -42,10 +46,16 @@ def simulation():
 
 
 def test_quantiles_are_scipys_bca(monkeypatch):
-    """Of a mean, whose influences are known, with the plain normal's quantiles; SciPy's own draws."""
+    """Of a mean, whose influences are known, with the plain normal's quantiles; SciPy's own
+    draws.
+    """
     values = np.random.default_rng(0).exponential(0.2, 40)
-    result = scipy.stats.bootstrap((values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(1))
-    monkeypatch.setattr(ap_intervals, "student_levels", lambda freedom: scipy.stats.norm.ppf([0.025, 0.975]))
+    result = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(1)
+    )
+    monkeypatch.setattr(
+        ap_intervals, "student_levels", lambda freedom: scipy.stats.norm.ppf([0.025, 0.975])
+    )
     mean = float(values.mean())
     found = bootstrap_interval(mean, result.bootstrap_distribution, (values - mean) / len(values))
     assert found == pytest.approx(tuple(result.confidence_interval), abs=2e-4)
@@ -59,13 +69,18 @@ def test_students_quantiles_are_scipys_and_widen_the_interval():
 
 
 def area_ap(found, objects, weights):
-    """Area under the precision envelope, mean over classes and IoU thresholds, where images weigh differently: loops alone."""
+    """Area under the precision envelope, mean over classes and IoU thresholds, where images weigh
+    differently: loops alone.
+    """
     total = weights @ objects.count
     areas = []
     for label in np.flatnonzero(total):
         rows = [row for row in np.argsort(-found.score, kind="stable") if found.label[row] == label]
         for threshold in range(10):
-            bit, hits, seen, curve = 1 << threshold, 0.0, 0.0, []
+            bit = 1 << threshold
+            hits = 0.0
+            seen = 0.0
+            curve = []
             for row in rows:
                 if found.ignored[row] & bit:
                     continue
@@ -73,7 +88,8 @@ def area_ap(found, objects, weights):
                 hit = weight * bool(found.accepted[row] & bit)
                 hits, seen = hits + hit, seen + weight
                 curve.append((hit, hits / seen))
-            best, area = 0.0, 0.0
+            best = 0.0
+            area = 0.0
             for hit, precision in reversed(curve):
                 best = max(best, precision)
                 area += hit * best
@@ -87,8 +103,10 @@ def test_influences_are_the_derivative_of_ap_by_an_images_weight(tmp_path, kind,
     """Between the one-sided ones where two precisions are equal."""
     split = read_split(write_folder(tmp_path, random_document(seed, 12, (48, 64)), "val"), "val")
     evaluator = CocoEvaluator(split)
-    found, objects = matches(evaluator, random_detections(split, seed), kind), Objects.of(evaluator)
-    moved, step = influences(found, objects), 1e-4
+    found = matches(evaluator, random_detections(split, seed), kind)
+    objects = Objects.of(evaluator)
+    moved = influences(found, objects)
+    step = 1e-4
     whole = area_ap(found, objects, np.ones(len(split)))
     for image in range(len(split)):
         at = np.eye(len(split))[image] * step
@@ -100,10 +118,15 @@ def test_influences_are_the_derivative_of_ap_by_an_images_weight(tmp_path, kind,
 
 @pytest.mark.parametrize("case", ["30x3", "150x10"])
 def test_intervals_hold_the_true_ap_of_a_known_population(case):
-    """Fixed seeds, 200 samples: the standard error of a coverage of 95 % is 1.5 %. More samples: docs/ap_intervals.md."""
+    """Fixed seeds, 200 samples: the standard error of a coverage of 95 % is 1.5 %.
+
+    More samples: docs/ap_intervals.md.
+    """
     module = simulation()
     found = module.coverage(module.CASES[case], repeats=200, resamples=200)
-    assert 0.91 <= found.single <= 0.99 and 0.91 <= found.paired <= 0.99 and found.told_apart <= 0.08
+    assert (
+        0.91 <= found.single <= 0.99 and 0.91 <= found.paired <= 0.99 and found.told_apart <= 0.08
+    )
     assert 0.91 <= module.coverage(module.CASES[case], repeats=200, resamples=0).single <= 0.99
 
 
@@ -113,24 +136,34 @@ def test_a_better_detector_is_told_apart_and_an_equal_one_is_not():
     changes = [difference(one, other) for one, other in population.samples(20, 200)]
     assert sum(change.distinguishable and change.low > 0 for change in changes) >= 19
     one, _ = next(population.samples(1, 200))
-    assert difference(one, one) == ap_intervals.Difference(0.0, 0.0, 0.0) and not difference(one, one).distinguishable
+    assert (
+        difference(one, one) == ap_intervals.Difference(0.0, 0.0, 0.0)
+        and not difference(one, one).distinguishable
+    )
 
 
 def test_the_paired_interval_is_narrower_than_the_two_are_apart():
     one, other = next(simulation().Population(150, 3, 0.0, 0.2).samples(1, 400))
     change = difference(one, other)
-    assert change.high - change.low < 0.8 * ((one.ap_high - one.ap_low) + (other.ap_high - other.ap_low))
+    assert change.high - change.low < 0.8 * (
+        (one.ap_high - one.ap_low) + (other.ap_high - other.ap_low)
+    )
 
 
 def test_intervals_are_the_same_again_and_survive_a_record(tmp_path):
     split = read_split(write_folder(tmp_path, random_document(3, 12, (48, 64)), "val"), "val")
-    evaluator, found = CocoEvaluator(split), random_detections(split, 3)
+    evaluator = CocoEvaluator(split)
+    found = random_detections(split, 3)
     one = measured(evaluator, found, "bbox", "ab" * 32)
     assert one == measured(evaluator, list(reversed(found)), "bbox", "ab" * 32)
-    assert 0 <= one.ap_low <= one.ap <= one.ap_high <= 1 and one.resampled.resamples == 1000 and one.resampled.images == 12
-    assert dataclasses.replace(one, ap_low=None, ap_high=None, resampled=None) == evaluator.accuracy(
-        found, artifact_sha256="ab" * 32
+    assert (
+        0 <= one.ap_low <= one.ap <= one.ap_high <= 1
+        and one.resampled.resamples == 1000
+        and one.resampled.images == 12
     )
+    assert dataclasses.replace(
+        one, ap_low=None, ap_high=None, resampled=None
+    ) == evaluator.accuracy(found, artifact_sha256="ab" * 32)
     record = Record("search", ModelId("rfdetr", "x"), accuracy=one)
     assert Record.from_json(record.to_json()).accuracy == one and len(record.to_json()) < 6000
     assert "aps" not in repr(one)
@@ -144,8 +177,16 @@ def test_what_cannot_be_known_stays_unknown(tmp_path):
     assert few.ap is not None and few.ap_low is few.ap_high is few.resampled is None  # 9 images
     one, other = next(simulation().Population(30, 3).samples(1, 100))
     old = Accuracy(one.ap)
-    assert difference(old, one) is difference(one, old) is difference(None, one) is difference(one, Accuracy()) is None
-    again = dataclasses.replace(other, resampled=dataclasses.replace(other.resampled, draws_sha256="other draws"))
+    assert (
+        difference(old, one)
+        is difference(one, old)
+        is difference(None, one)
+        is difference(one, Accuracy())
+        is None
+    )
+    again = dataclasses.replace(
+        other, resampled=dataclasses.replace(other.resampled, draws_sha256="other draws")
+    )
     assert difference(one, again) is None
     without = dataclasses.replace(other, resampled=dataclasses.replace(other.resampled, aps=None))
     assert difference(one, without) is None
@@ -155,12 +196,20 @@ def test_records_are_paired_on_the_same_images_only():
     one, other = next(simulation().Population(30, 3).samples(1, 100))
 
     def record(accuracy, split="val", sha="a" * 64):
-        return Record("search", ModelId("rfdetr", "x"), DataId("set", split, sha, 30), accuracy=accuracy)
+        return Record(
+            "search", ModelId("rfdetr", "x"), DataId("set", split, sha, 30), accuracy=accuracy
+        )
 
     assert paired(record(one), record(other)) == difference(one, other)
-    assert paired(record(one), record(other, sha="b" * 64)) is None and paired(record(one), record(other, sha=None)) is None
+    assert (
+        paired(record(one), record(other, sha="b" * 64)) is None
+        and paired(record(one), record(other, sha=None)) is None
+    )
     assert paired(record(one, sha=None), record(other, sha=None)) is None
-    assert paired(record(one), record(other, "test")) is None and paired(record(one), record(other), masks=True) is None
+    assert (
+        paired(record(one), record(other, "test")) is None
+        and paired(record(one), record(other), masks=True) is None
+    )
 
 
 @pytest.mark.parametrize("ap", [0.0, 1.0])
@@ -186,7 +235,11 @@ def test_stored_aps_are_exact_to_a_thousandth_of_a_point():
 
 @pytest.mark.parametrize(
     ("accuracy", "text"),
-    [(Accuracy(0.509, ap_low=0.481, ap_high=0.535), "50.9 [48.1, 53.5]"), (Accuracy(0.509), "50.9"), (Accuracy(), "-")],
+    [
+        (Accuracy(0.509, ap_low=0.481, ap_high=0.535), "50.9 [48.1, 53.5]"),
+        (Accuracy(0.509), "50.9"),
+        (Accuracy(), "-"),
+    ],
 )
 def test_printed_ranges(accuracy, text):
     assert with_range(accuracy) == text
@@ -204,7 +257,9 @@ def test_without_ground_truth_there_is_no_interval():
 def matches_of_nothing():
     from rfdetr_repro.evaluation.matches import Matches
 
-    return Matches(*(np.zeros(0, kind) for kind in (np.int32, np.int16, np.float32, np.uint16, np.uint16)))
+    return Matches(
+        *(np.zeros(0, kind) for kind in (np.int32, np.int16, np.float32, np.uint16, np.uint16))
+    )
 
 
 def test_evaluate_and_fine_tuning_print_the_interval(tmp_path):

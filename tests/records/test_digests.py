@@ -1,4 +1,6 @@
-"""Digests of stored Records: an altered result is found by every reader, an older line is said to be unverified."""
+"""Digests of stored Records: an altered result is found by every reader, an older line is said to
+be unverified.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from rfdetr_repro.tables.command import main as tables_main
 
 
 def changed(line: str, place: str, value: object) -> str:
-    """The line with the value at ``place``, such as "accuracy.ap", replaced, or removed where it is None."""
+    """The line with the value at ``place``, such as "accuracy.ap", replaced, or removed where it is
+    None.
+    """
     fields = json.loads(line)
     *parents, last = place.split(".")
     inner = fields
@@ -46,8 +50,13 @@ STORES = sorted((Path(__file__).resolve().parents[2] / "results").glob("*.jsonl"
 def test_the_digest_is_the_documented_one():
     """Computed here from the docstring alone, for one line."""
     fields = json.loads(LINE)
-    record_id, digest = fields.pop("id"), fields.pop("digest")
-    for name, value in {"all": fields, "accuracy": fields["accuracy"], "latency": fields["latency"]}.items():
+    record_id = fields.pop("id")
+    digest = fields.pop("digest")
+    for name, value in {
+        "all": fields,
+        "accuracy": fields["accuracy"],
+        "latency": fields["latency"],
+    }.items():
         text = json.dumps([record_id, name, value], sort_keys=True, separators=(",", ":"))
         assert digest[name] == hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
@@ -61,7 +70,11 @@ def test_the_digest_is_the_documented_one():
         ("accuracy", None, "accuracy of"),
         ("latency.median_ms", 1.25, "latency of"),
         ("latency.throttled", "no", "latency of"),
-        ("mask_accuracy", {"ap": 0.9, "max_dets": 100, "artifact_sha256": SHA256}, "mask_accuracy of"),
+        (
+            "mask_accuracy",
+            {"ap": 0.9, "max_dets": 100, "artifact_sha256": SHA256},
+            "mask_accuracy of",
+        ),
         ("env", {"torch": "9"}, "a field besides the results"),
         ("command", "another", "a field besides the results"),
         ("machine.memory_gib", 1.5, "a field besides the results"),
@@ -72,7 +85,11 @@ def test_an_altered_record_is_refused_and_the_field_named(place, value, told, tm
     path.write_text("\n".join([run_records()[0].to_json(), changed(LINE, place, value)]) + "\n")
     with pytest.raises(InputError, match=told) as caught:
         Store(path).read()
-    assert f"{path.name}:2" in str(caught.value) and "altered" in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        f"{path.name}:2" in str(caught.value)
+        and "altered" in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_a_result_of_another_record_is_an_alteration():
@@ -90,19 +107,24 @@ def test_a_broken_digest_is_refused(digest):
 
 def test_white_space_and_the_order_of_keys_do_not_matter():
     fields = json.loads(LINE)
-    turned = json.dumps(dict(reversed(fields.items())), indent=1, ensure_ascii=False).replace("\n", " ")
+    turned = json.dumps(dict(reversed(fields.items())), indent=1, ensure_ascii=False).replace(
+        "\n", " "
+    )
     assert Record.from_json(turned).to_json() == LINE
 
 
 @pytest.mark.parametrize("ap", [1, 0, 1.0, 0.1 + 0.2, 5e-324, 1 / 3])
 def test_numbers_survive(ap):
-    record = Record("search", ModelId("rfdetr", "naïve \u2028 名"), accuracy=Accuracy(ap), env={"é": "\ud800"})
+    record = Record(
+        "search", ModelId("rfdetr", "naïve \u2028 名"), accuracy=Accuracy(ap), env={"é": "\ud800"}
+    )
     again = Record.from_json(record.to_json())
     assert again == record and not again.unverified
 
 
 def test_an_older_line_is_unverified_keeps_its_id_and_stays_so():
-    record, old = Record.from_json(LINE), Record.from_json(without_digest(LINE))
+    record = Record.from_json(LINE)
+    old = Record.from_json(without_digest(LINE))
     assert old == record and old.id == record.id and old.unverified and not record.unverified
     again = replace(old, seed=3)
     assert again.unverified and "digest" not in json.loads(again.to_json())
@@ -122,7 +144,8 @@ def old_store(folder: Path) -> Path:
 
 
 def test_readers_say_how_many_are_unverified(tmp_path, capsys):
-    path, total = old_store(tmp_path), len(run_records())
+    path = old_store(tmp_path)
+    total = len(run_records())
     readers = [
         lambda: read_stores([path]),
         lambda: read_run(tmp_path),
@@ -140,19 +163,24 @@ def test_readers_say_how_many_are_unverified(tmp_path, capsys):
 
 
 def test_seal_counts_and_copies(tmp_path, capsys):
-    path, total, out = old_store(tmp_path), len(run_records()), tmp_path / "sealed.jsonl"
+    path = old_store(tmp_path)
+    total = len(run_records())
+    out = tmp_path / "sealed.jsonl"
     before = path.read_bytes()
     assert run_main(seal.main, [str(path)]) == 0
     assert f"3 {seal.WITHOUT}, {total - 3} {seal.VERIFIED}" in capsys.readouterr().out
     assert run_main(seal.main, [str(path), "--out", str(out)]) == 0
     assert path.read_bytes() == before
-    old, new = before.splitlines(), out.read_bytes().splitlines()
+    old = before.splitlines()
+    new = out.read_bytes().splitlines()
     assert new[3:] == old[3:]
     for was, is_now in zip(old[:3], new[:3], strict=True):
         fields = json.loads(is_now)
         assert fields.pop("digest")["sealed_at"].startswith("20")
         assert fields == json.loads(was)
-    assert Store(out).read() == Store(path).read() and not any(record.unverified for record in Store(out).read())
+    assert Store(out).read() == Store(path).read() and not any(
+        record.unverified for record in Store(out).read()
+    )
     capsys.readouterr()
     assert run_main(seal.main, [str(out)]) == 0
     assert f"3 {seal.LATER}" in capsys.readouterr().out
@@ -170,7 +198,9 @@ def test_seal_vouches_for_nothing_that_was_altered(tmp_path, capsys):
 
 def test_a_line_that_is_no_utf8_is_no_record(tmp_path):
     path = tmp_path / "s.jsonl"
-    path.write_bytes(without_digest(changed(LINE, "command", "caf")).encode().replace(b"caf", b"caf\xe9") + b"\n")
+    path.write_bytes(
+        without_digest(changed(LINE, "command", "caf")).encode().replace(b"caf", b"caf\xe9") + b"\n"
+    )
     with pytest.raises(InputError, match="s.jsonl:1"):
         Store(path).read()
 

@@ -1,7 +1,8 @@
-"""The study of benchmarks/studies/interval_coverage.py with few trials and fixed seeds, and bounds that chance does not break.
+"""The study of benchmarks/studies/interval_coverage.py with few trials and fixed seeds, and bounds
+that chance does not break.
 
-Resampling samples one by one breaks them: with these seeds, one build of 64 samples had a coverage of 62 % and 40 % false
-verdicts with blocks of 1 %, of 30 % and 53 % at AR(1) 0.95.
+Resampling samples one by one breaks them: with these seeds, one build of 64 samples had a coverage
+of 62 % and 40 % false verdicts with blocks of 1 %, of 30 % and 53 % at AR(1) 0.95.
 """
 
 from __future__ import annotations
@@ -68,14 +69,22 @@ def test_verdicts_do_not_depend_on_the_order_of_builds() -> None:
     first, second = (study.levels_of_blocks(0.01)(rng, 4, 64) for _ in range(2))
     turned = compare_series(study.series_of(first[::-1]), study.series_of(second[::-1]))
     straight = compare_series(study.series_of(first), study.series_of(second))
-    assert turned.word == straight.word and turned.interval_ms == pytest.approx(straight.interval_ms)
-    assert pooled_interval(study.series_of(first)) == pytest.approx(pooled_interval(study.series_of(first[::-1])))
+    assert turned.word == straight.word and turned.interval_ms == pytest.approx(
+        straight.interval_ms
+    )
+    assert pooled_interval(study.series_of(first)) == pytest.approx(
+        pooled_interval(study.series_of(first[::-1]))
+    )
     opposite = compare_series(study.series_of(second), study.series_of(first))
     words = {"FASTER": "SLOWER", "SLOWER": "FASTER"}
-    assert opposite.word == words.get(straight.word, straight.word) and isinstance(study.series_of(first), Series)
+    assert opposite.word == words.get(straight.word, straight.word) and isinstance(
+        study.series_of(first), Series
+    )
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(study.main, ["--trials", "1", "--stopping-trials", "1"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert len(out) == 2 + 10 * 4 + 9 + 4 and out[2].startswith("| campaign, buffered: 1 x 64 | independent | 100.0% |")
+    assert len(out) == 2 + 10 * 4 + 9 + 4 and out[2].startswith(
+        "| campaign, buffered: 1 x 64 | independent | 100.0% |"
+    )

@@ -28,12 +28,19 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "s.jsonl")
     confirm_all(rows, PROTOCOLS, store, twin="always")
     for index, record in enumerate(store.read()):  # a double takes no time: the numbers are others
-        first, second = (Series.of(10 * np.exp(np.random.default_rng((index, part)).normal(0, 0.01, 128))) for part in (0, 1))
+        first, second = (
+            Series.of(10 * np.exp(np.random.default_rng((index, part)).normal(0, 0.01, 128)))
+            for part in (0, 1)
+        )
         digests = [save_samples(tmp_path, series) for series in (first, second)]
         first, second = (load_samples(tmp_path, digest) for digest in digests)
-        found = summarise(first.ms, stop_reason="x", sustained=False, artifact_sha256=record.artifact.sha256)
+        found = summarise(
+            first.ms, stop_reason="x", sustained=False, artifact_sha256=record.artifact.sha256
+        )
         again = itself(first, second, digests[1]) if record.latency.itself is not None else None
-        store.append(replace(record, latency=replace(found, samples_sha256=digests[0], itself=again)))
+        store.append(
+            replace(record, latency=replace(found, samples_sha256=digests[0], itself=again))
+        )
     return store
 
 
@@ -53,15 +60,22 @@ def test_what_was_just_measured_is_equal(store: Store, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("field", ["median_ms", "ci_low_ms", "ci_high_ms", "num_samples", "itself"])
-def test_any_other_number_is_different(store: Store, field: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_other_number_is_different(
+    store: Store, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     latency = next(record.latency for record in store.read() if record.latency.itself is not None)
     record = next(record for record in store.read() if record.latency.itself is not None)
     value = getattr(latency, field)
-    other = replace(value, difference=value.difference + 1e-4) if field == "itself" else value * 1.0001
+    other = (
+        replace(value, difference=value.difference + 1e-4) if field == "itself" else value * 1.0001
+    )
     other = value + 1 if isinstance(value, int) else other
     store.append(replace(record, latency=replace(latency, **{field: other})))
     assert sorted(line.word for line in recompute(store.path)) == ["different", "equal"]
-    assert run_main(main, [str(store.path)]) == 1 and "1 of 2 latencies are not" in capsys.readouterr().err
+    assert (
+        run_main(main, [str(store.path)]) == 1
+        and "1 of 2 latencies are not" in capsys.readouterr().err
+    )
 
 
 def test_lost_and_altered_samples(store: Store) -> None:
@@ -74,7 +88,9 @@ def test_lost_and_altered_samples(store: Store) -> None:
     assert lines[0].word == "lost" and "cannot read" in lines[0].told
 
 
-def test_latencies_without_samples_are_counted(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latencies_without_samples_are_counted(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed(store, samples_sha256=None)
     assert run_main(main, [str(store.path)]) == 0
     assert "1 equal" in capsys.readouterr().out
@@ -82,7 +98,13 @@ def test_latencies_without_samples_are_counted(store: Store, capsys: pytest.Capt
 
 def test_the_method_of_older_versions_is_named(store: Store) -> None:
     latency = store.read()[0].latency
-    changed(store, interval=None, ci_low_ms=latency.median_ms * 0.999, ci_high_ms=latency.median_ms * 1.001, itself=None)
+    changed(
+        store,
+        interval=None,
+        ci_low_ms=latency.median_ms * 0.999,
+        ci_high_ms=latency.median_ms * 1.001,
+        itself=None,
+    )
     assert {line.word for line in recompute(store.path)} == {"older method", "equal"}
 
 
@@ -92,7 +114,13 @@ def test_samples_set_aside_are_no_part_of_it(store: Store) -> None:
     series = Series.of(ms)._replace(mark=np.repeat([SET_ASIDE, 0], 64))
     digest = save_samples(store.path.parent, series)
     latency = replace(
-        record.latency, median_ms=4.0, ci_low_ms=None, ci_high_ms=None, num_samples=64, samples_sha256=digest, itself=None
+        record.latency,
+        median_ms=4.0,
+        ci_low_ms=None,
+        ci_high_ms=None,
+        num_samples=64,
+        samples_sha256=digest,
+        itself=None,
     )
     store.append(replace(record, latency=latency))
     assert {line.word for line in recompute(store.path)} == {"equal"}

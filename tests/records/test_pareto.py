@@ -64,15 +64,21 @@ def test_against_brute_force():
     rng = random.Random(0)
     for _ in range(200):
         grid = rng.choice([3, 10, 1000])  # a coarse grid makes ties
-        points = [(rng.randint(1, grid), rng.randint(0, grid) / grid) for _ in range(rng.randint(0, 25))]
+        points = [
+            (rng.randint(1, grid), rng.randint(0, grid) / grid) for _ in range(rng.randint(0, 25))
+        ]
         expected = {
-            (x, y) for x, y in points if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
-        }  # fmt: skip
+            (x, y)
+            for x, y in points
+            if not any((a <= x and b >= y) and (a < x or b > y) for a, b in points)
+        }
         assert shape(frontier([point(*values) for values in points])) == sorted(expected)
         for budget in (0, grid / 2, grid):
             best = best_under([point(*values) for values in points], budget)
             affordable = [(y, -x) for x, y in points if x <= budget]
-            assert (best and (best.accuracy.ap, -best.latency.median_ms)) == max(affordable, default=None)
+            assert (best and (best.accuracy.ap, -best.latency.median_ms)) == max(
+                affordable, default=None
+            )
 
 
 def test_the_direction_belongs_to_the_metric():
@@ -92,7 +98,12 @@ def test_records_without_the_metric_are_left_out():
     "other",
     [
         point(2, 0.2, latency=Latency(2.0)),
-        point(2, 0.2, artifact=ArtifactId("a", "a", "onnxruntime-cpu", "fp32", 1), latency=Latency(2.0)),
+        point(
+            2,
+            0.2,
+            artifact=ArtifactId("a", "a", "onnxruntime-cpu", "fp32", 1),
+            latency=Latency(2.0),
+        ),
         point(2, 0.2, data=DataId("embedded", "test")),
         point(2, 0.2, data=DataId("coco-val2017", "val")),
         protocol_record(Arch(128, 16, 1, 2, 25)),
@@ -115,31 +126,57 @@ def test_buffered_and_sustained_latency_are_not_one_front():
 def test_published_rows_front_by_backend():
     fronts = frontiers(published_records("2"))
     assert {key[0] for key in fronts} == {"published tensorrt-fp16", "published pytorch"}
-    names = [(record.model.name, record.model.size) for record in fronts["published tensorrt-fp16", "coco-val2017 val"]]
-    assert names == [("LW-DETR", "T"), ("RF-DETR", "N"), ("RF-DETR", "S"), ("RF-DETR", "M"), ("D-FINE", "M"), ("RF-DETR", "2XL")]
+    names = [
+        (record.model.name, record.model.size)
+        for record in fronts["published tensorrt-fp16", "coco-val2017 val"]
+    ]
+    assert names == [
+        ("LW-DETR", "T"),
+        ("RF-DETR", "N"),
+        ("RF-DETR", "S"),
+        ("RF-DETR", "M"),
+        ("D-FINE", "M"),
+        ("RF-DETR", "2XL"),
+    ]
 
 
 def test_confirmed_points_join_the_records_of_one_file():
     records = run_records()
     points = confirmed_points(records)
-    assert len(points) == len(frontier([record for record in records if record.source == "search"])) > 3
+    assert (
+        len(points)
+        == len(frontier([record for record in records if record.source == "search"]))
+        > 3
+    )
     for item in points:
         assert item.val.accuracy.ap > item.test.accuracy.ap
         assert item.buffered is item.val and item.sustained.protocol.mode == "sustained"
-        assert {part.artifact.sha256 for part in (item.val, item.test, item.sustained)} == {item.sha256}
-    assert [item.val.latency.median_ms for item in points] == sorted(item.val.latency.median_ms for item in points)
+        assert {part.artifact.sha256 for part in (item.val, item.test, item.sustained)} == {
+            item.sha256
+        }
+    assert [item.val.latency.median_ms for item in points] == sorted(
+        item.val.latency.median_ms for item in points
+    )
 
 
 def test_confirmed_points_take_what_is_there():
     arch = Arch(128, 16, 1, 2, 25)
     (only,) = confirmed_points([search_record(arch), protocol_record(arch, "test")])
-    assert only.val is None and only.sustained is None and only.buffered is only.test and only.any is only.test
+    assert (
+        only.val is None
+        and only.sustained is None
+        and only.buffered is only.test
+        and only.any is only.test
+    )
     assert confirmed_points([search_record(arch)]) == []
 
 
 def test_a_cuda_graph_is_another_point_and_another_front() -> None:
     plain = protocol_record(Arch(128, 16, 1, 2, 25), "val")
-    graph = replace(plain, latency=replace(plain.latency, cuda_graph=True, median_ms=plain.latency.median_ms / 2))
+    graph = replace(
+        plain,
+        latency=replace(plain.latency, cuda_graph=True, median_ms=plain.latency.median_ms / 2),
+    )
     assert [point.val for point in confirmed_points([plain, graph])] == [graph, plain]
     assert len(frontiers([plain, graph])) == 2
 
@@ -147,16 +184,25 @@ def test_a_cuda_graph_is_another_point_and_another_front() -> None:
 def test_records_of_unusual_protocols_are_no_confirmed_points() -> None:
     usual = protocol_record(Arch(128, 16, 1, 2, 25), "val")
     others = [Protocol("paced", fps=30.0), Protocol(flush_l2=True), Protocol(spin_ms=10.0)]
-    slow = [replace(usual, protocol=other, latency=replace(usual.latency, median_ms=99.0)) for other in others]
+    slow = [
+        replace(usual, protocol=other, latency=replace(usual.latency, median_ms=99.0))
+        for other in others
+    ]
     (point,) = confirmed_points([usual, *slow])
     assert point.val == usual
 
 
 def test_a_file_that_was_timed_in_one_mode_only_keeps_its_accuracy() -> None:
     arch = Arch(128, 16, 1, 2, 25)
-    on_val, on_test = protocol_record(arch, mode="sustained"), protocol_record(arch, "test", mode="sustained")
+    on_val = protocol_record(arch, mode="sustained")
+    on_test = protocol_record(arch, "test", mode="sustained")
     (point,) = confirmed_points([on_val, on_test])
-    assert point.on("val") == on_val and point.on("test") == on_test and point.sustained == on_val and point.buffered is None
+    assert (
+        point.on("val") == on_val
+        and point.on("test") == on_test
+        and point.sustained == on_val
+        and point.buffered is None
+    )
     (table,) = frontier_tables([on_val, on_test])
     (row,) = table.rows
     assert row["val_ap"].value == pytest.approx(100 * on_val.accuracy.ap, abs=1e-3)
@@ -187,12 +233,15 @@ def test_two_searches_are_two_tables() -> None:
             ]
         tables = frontier_tables([*own, *others])
         assert len(tables) == 2 and {"checkpoint" in table.title for table in tables} == {True}
-        assert [len(table.rows) for table in tables] == [len(table.rows) for table in frontier_tables(own)] * 2
+        assert [len(table.rows) for table in tables] == [
+            len(table.rows) for table in frontier_tables(own)
+        ] * 2
         assert "checkpoint" not in frontier_tables(own)[0].title
 
 
 def test_other_peoples_models_stand_beside_those_of_one_search() -> None:
-    own, foreign = protocol_record(Arch(128, 16, 1, 2, 25)), protocol_record(Arch(128, 16, 1, 2, 10))
+    own = protocol_record(Arch(128, 16, 1, 2, 25))
+    foreign = protocol_record(Arch(128, 16, 1, 2, 10))
     foreign = replace(foreign, model=ModelId("yolov8", "YOLOv8 n"))
     (table,) = frontier_tables([own, foreign])
     assert len(table.rows) == 2

@@ -40,7 +40,9 @@ def test_absent_values_are_left_out_and_come_back_as_none():
 
 
 def test_the_id_of_a_fixed_record_is_frozen():
-    """Changing what the id covers makes every stored campaign start again: do it only with a new schema."""
+    """Changing what the id covers makes every stored campaign start again: do it only with a new
+    schema.
+    """
     assert fixed_record().id == "13317e4cb5eef6f9"
 
 
@@ -49,7 +51,13 @@ def test_the_id_of_a_fixed_record_is_frozen():
     [
         {"accuracy": None},
         {"latency": Latency(9.0, artifact_sha256=SHA)},
-        {"command": "other", "seed": 3, "env": {"torch": "2.13"}, "started_at": "2025-01-01T00:00:00+00:00", "campaign": "other"},
+        {
+            "command": "other",
+            "seed": 3,
+            "env": {"torch": "2.13"},
+            "started_at": "2025-01-01T00:00:00+00:00",
+            "campaign": "other",
+        },
         {"artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp32", 2000)},
     ],
 )
@@ -61,7 +69,11 @@ def test_the_id_does_not_depend_on_results(change):
     "change",
     [
         {"source": "search"},
-        {"model": ModelId("rfdetr", "pico", "segment", "pico", arch=dataclasses.replace(ARCH, queries=10))},
+        {
+            "model": ModelId(
+                "rfdetr", "pico", "segment", "pico", arch=dataclasses.replace(ARCH, queries=10)
+            )
+        },
         {"data": DataId("embedded", "test", "ef" * 32, 300)},
         {"artifact": ArtifactId(SHA, SHA, "tensorrt", "fp32", 1000)},
         {"artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp16", 1000)},
@@ -156,18 +168,28 @@ def test_only_composed_data_is_synthetic():
 
 def test_builds_pacing_and_gpu_state_survive_a_round_trip():
     latency = Latency(
-        3.5, artifact_sha256=SHA, builds=(Build(SHA, 3.4, 64), Build("cd" * 32, 3.6, 64)), between_builds_ms=0.2,
-        paced=Paced(30.0, 0.25, 0.0, 5.0, 0.1, 2), gpu=GpuState({"power": 0.5}, {"1980": 1.0}, power_w=300.0),
-    )  # fmt: skip
-    record = fixed_record(latency=latency, protocol=Protocol("paced", fps=30.0, min_time_s=1.0, settle_s=2.0))
+        3.5,
+        artifact_sha256=SHA,
+        builds=(Build(SHA, 3.4, 64), Build("cd" * 32, 3.6, 64)),
+        between_builds_ms=0.2,
+        paced=Paced(30.0, 0.25, 0.0, 5.0, 0.1, 2),
+        gpu=GpuState({"power": 0.5}, {"1980": 1.0}, power_w=300.0),
+    )
+    record = fixed_record(
+        latency=latency, protocol=Protocol("paced", fps=30.0, min_time_s=1.0, settle_s=2.0)
+    )
     line = record.to_json()
-    assert Record.from_json(line) == record and "p999_ms" not in line and "lateness_p99_ms" not in line
+    assert (
+        Record.from_json(line) == record and "p999_ms" not in line and "lateness_p99_ms" not in line
+    )
     assert "paced" not in fixed_record().to_json() and "gpu_uuid" not in fixed_record().to_json()
     with pytest.raises(InputError, match="Latency.gpu|GpuState"):
         Record.from_json(line.replace('"1980": 1.0', '"1980": "many"'))
 
 
-@pytest.mark.parametrize("change", [{"min_time_s": 1.0}, {"settle_s": 1.0}, {"mode": "paced", "fps": 30.0}])
+@pytest.mark.parametrize(
+    "change", [{"min_time_s": 1.0}, {"settle_s": 1.0}, {"mode": "paced", "fps": 30.0}]
+)
 def test_later_settings_enter_the_id_only_where_they_are_set(change):
     default = Protocol().settings()
     assert not {"fps", "min_time_s", "settle_s"} & set(default)

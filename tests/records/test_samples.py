@@ -25,7 +25,9 @@ SERIES = Series.pooled([Series.of(np.arange(20.0)), Series.of(np.arange(5.0))])
 def test_builds_and_blocks_come_back(tmp_path: Path) -> None:
     digest = save_samples(tmp_path, SERIES)
     found = load_samples(tmp_path, digest)
-    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(found, SERIES, strict=True))
+    assert all(
+        np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(found, SERIES, strict=True)
+    )
     assert found.layout == ((0, 0), (0, 1), (0, 2), (1, 0))
     assert sha256_file(tmp_path / "samples" / f"{digest}.npz") == digest
 
@@ -68,7 +70,9 @@ def array_bytes(values: np.ndarray, folder: Path) -> bytes:
 
 def test_older_files_hold_one_build(tmp_path: Path) -> None:
     found = load_samples(tmp_path, stored(tmp_path, array_bytes(np.arange(40.0), tmp_path)))
-    assert found.layout == tuple((0, block) for block in range(5)) and found.ms.tolist() == list(range(40))
+    assert found.layout == tuple((0, block) for block in range(5)) and found.ms.tolist() == list(
+        range(40)
+    )
 
 
 def test_what_is_no_samples_is_refused(tmp_path: Path) -> None:
@@ -78,16 +82,29 @@ def test_what_is_no_samples_is_refused(tmp_path: Path) -> None:
         (digest, "not those the Record names"),
         ("0" * 64, "cannot read"),
         (stored(tmp_path, b"no array"), "not an array file"),
-        (stored(tmp_path, array_bytes(np.array([{}]), tmp_path)), "not an array file"),  # a pickle inside
+        # a pickle inside
+        (stored(tmp_path, array_bytes(np.array([{}]), tmp_path)), "not an array file"),
         (stored(tmp_path, array_bytes(np.arange(4), tmp_path)), "samples of int64"),
         (stored(tmp_path, array_bytes(np.zeros((4, 2)), tmp_path)), r"samples of float64 \(4, 2\)"),
         (stored(tmp_path, zipped(ms=np.ones(3, np.float32))), r"samples of ms float32 \(3,\)"),
         (
-            stored(tmp_path, zipped(ms=np.ones(3, np.float32), build=np.zeros(3, np.uint8), block=np.zeros(2, np.uint8))),
+            stored(
+                tmp_path,
+                zipped(
+                    ms=np.ones(3, np.float32),
+                    build=np.zeros(3, np.uint8),
+                    block=np.zeros(2, np.uint8),
+                ),
+            ),
             "samples of",
         ),
         (
-            stored(tmp_path, zipped(ms=np.array([{}] * 3), build=np.zeros(3, np.uint8), block=np.zeros(3, np.uint8))),
+            stored(
+                tmp_path,
+                zipped(
+                    ms=np.array([{}] * 3), build=np.zeros(3, np.uint8), block=np.zeros(3, np.uint8)
+                ),
+            ),
             "not an array",
         ),
         (stored(tmp_path, zipped(ms=np.ones(3, np.float32))[:-30]), "not an array file"),  # torn

@@ -1,4 +1,6 @@
-"""Effect of one step of one knob: pairs by hand, intervals over backbones, and what must never be paired."""
+"""Effect of one step of one knob: pairs by hand, intervals over backbones, and what must never be
+paired.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ RECORDS = run_records()
 def record(key: str, ap: float, ms: float, **model: object) -> Record:
     made = search_record(Arch.parse(key))
     return dataclasses.replace(
-        made, model=dataclasses.replace(made.model, **model), accuracy=Accuracy(ap), latency=Latency(ms, "modelled")
+        made,
+        model=dataclasses.replace(made.model, **model),
+        accuracy=Accuracy(ap),
+        latency=Latency(ms, "modelled"),
     )
 
 
@@ -48,8 +53,16 @@ def test_a_step_is_the_mean_over_pairs_that_differ_in_nothing_else() -> None:
     ]
     (group,) = comparable_searches(records)
     resolution, depth = sensitivity(group)
-    assert (depth.knob, depth.low, depth.high, depth.pairs, depth.backbones) == ("decoder_layers", 1, 2, 2, 2)
-    assert depth.ap_points.mean == pytest.approx(2.0) and depth.latency_percent.mean == pytest.approx(30.0)
+    assert (depth.knob, depth.low, depth.high, depth.pairs, depth.backbones) == (
+        "decoder_layers",
+        1,
+        2,
+        2,
+        2,
+    )
+    assert depth.ap_points.mean == pytest.approx(
+        2.0
+    ) and depth.latency_percent.mean == pytest.approx(30.0)
     assert depth.ap_points.low == pytest.approx(1.0) and depth.ap_points.high == pytest.approx(3.0)
     assert (resolution.knob, resolution.pairs, resolution.backbones) == ("resolution", 2, 1)
     assert resolution.ap_points == Change(pytest.approx(3.0))  # one backbone: no interval
@@ -58,8 +71,10 @@ def test_a_step_is_the_mean_over_pairs_that_differ_in_nothing_else() -> None:
 def test_the_interval_is_over_backbones_not_over_pairs() -> None:
     rng = np.random.default_rng(1)
     offsets = rng.normal(size=12)
-    values, clusters = np.repeat(offsets, 30), np.repeat(np.arange(12), 30)
-    clustered, each = clustered_mean(values, clusters), clustered_mean(values, range(len(values)))
+    values = np.repeat(offsets, 30)
+    clusters = np.repeat(np.arange(12), 30)
+    clustered = clustered_mean(values, clusters)
+    each = clustered_mean(values, range(len(values)))
     assert clustered.mean == pytest.approx(each.mean) == pytest.approx(offsets.mean())
     assert clustered.high - clustered.low > 4 * (each.high - each.low)
     expected = 2 * 1.96 * offsets.std() / np.sqrt(12)
@@ -72,13 +87,23 @@ def test_all_steps_of_a_whole_space() -> None:
     assert len(steps) == 2 + 2 + 1 + 2 + 2
     queries = steps["queries", 15]
     assert (queries.pairs, queries.backbones) == (len(SPACE) // 3, 18)
-    assert queries.ap_points.mean == pytest.approx(1.2) and queries.ap_points.low == pytest.approx(1.2)  # 0.12 points each
+    # 0.12 points each
+    assert queries.ap_points.mean == pytest.approx(1.2) and queries.ap_points.low == pytest.approx(
+        1.2
+    )
 
 
-@pytest.mark.parametrize("other", [{"checkpoint_sha256": "f" * 64}, {"variant": NEVER_TRAINED}, {"task": "detect"}])
+@pytest.mark.parametrize(
+    "other", [{"checkpoint_sha256": "f" * 64}, {"variant": NEVER_TRAINED}, {"task": "detect"}]
+)
 def test_other_models_make_no_pair(other: dict[str, str]) -> None:
-    records = [record("r128-p16-w1-d1-q10", 0.1, 2.0), record("r128-p16-w1-d2-q10", 0.2, 3.0, **other)]
-    assert not any(map(sensitivity, comparable_searches(records))) and not sensitivity_tables(records)
+    records = [
+        record("r128-p16-w1-d1-q10", 0.1, 2.0),
+        record("r128-p16-w1-d2-q10", 0.2, 3.0, **other),
+    ]
+    assert not any(map(sensitivity, comparable_searches(records))) and not sensitivity_tables(
+        records
+    )
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -91,7 +116,11 @@ def test_the_table_in_every_format(form, tmp_path, capsys) -> None:
     assert form == "csv" or (SYNTHETIC.split(";")[0] in out and "SYNTHETIC" in out)
     if form == "json":
         row = json.loads(out)["tables"][0]["rows"][-1]
-        assert row["knob"] == "queries" and row["ap_mean"]["value"] == pytest.approx(1.2) and row["pairs"] == 54
+        assert (
+            row["knob"] == "queries"
+            and row["ap_mean"]["value"] == pytest.approx(1.2)
+            and row["pairs"] == 54
+        )
 
 
 def test_the_figure_shows_the_numbers_of_the_table() -> None:
@@ -102,8 +131,14 @@ def test_the_figure_shows_the_numbers_of_the_table() -> None:
         figure.canvas.draw()
     (table,) = sensitivity_tables(RECORDS)
     for axes, key in zip(figure.axes, ("ap_mean", "latency_mean"), strict=True):
-        assert list(axes.lines[-1].get_xdata()) == pytest.approx([row[key].value for row in table.rows])
-        boxes = [label.get_window_extent() for label in axes.get_yticklabels() if label.get_visible() and label.get_text()]
+        assert list(axes.lines[-1].get_xdata()) == pytest.approx(
+            [row[key].value for row in table.rows]
+        )
+        boxes = [
+            label.get_window_extent()
+            for label in axes.get_yticklabels()
+            if label.get_visible() and label.get_text()
+        ]
         assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
         assert all(box.x0 >= 0 for box in boxes)
     text = " ".join(text.get_text() for text in figure.texts)

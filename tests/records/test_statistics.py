@@ -46,8 +46,12 @@ def test_summary() -> None:
     assert latency.images_per_s == pytest.approx(1000 / samples.mean())
     assert (latency.num_samples, latency.num_dropped, latency.throttled) == (200, 0, "unknown")
     assert summarise(samples, stop_reason="x", sustained=False).images_per_s is None
-    assert latency.num_blocks == 200 // BLOCK and 2 <= latency.effective_blocks <= latency.num_blocks
-    assert latency.interval.startswith(f"one session, one build, {latency.num_blocks} blocks, worth ")
+    assert (
+        latency.num_blocks == 200 // BLOCK and 2 <= latency.effective_blocks <= latency.num_blocks
+    )
+    assert latency.interval.startswith(
+        f"one session, one build, {latency.num_blocks} blocks, worth "
+    )
 
 
 def test_one_slow_sample_moves_the_mean_not_the_median() -> None:
@@ -57,9 +61,12 @@ def test_one_slow_sample_moves_the_mean_not_the_median() -> None:
 
 
 def test_interval_is_reproducible_and_narrows() -> None:
-    few, many = noisy(10.0, 64, 1), noisy(10.0, 2048, 1)
+    few = noisy(10.0, 64, 1)
+    many = noisy(10.0, 2048, 1)
     assert median_interval(few) == median_interval(few)
-    widths = [interval.high - interval.low for interval in (median_interval(few), median_interval(many))]
+    widths = [
+        interval.high - interval.low for interval in (median_interval(few), median_interval(many))
+    ]
     assert widths[1] < widths[0] / 3
 
 
@@ -69,30 +76,45 @@ def test_too_few_samples_have_no_interval_and_no_verdict(count: int) -> None:
     assert median_interval(samples) is None
     latency = summarise(samples, stop_reason="x", sustained=False)
     assert latency.ci_low_ms is latency.ci_high_ms is latency.num_blocks is None
-    assert latency.interval.startswith("no interval: ") and "at least 4 are needed" in latency.interval
+    assert (
+        latency.interval.startswith("no interval: ") and "at least 4 are needed" in latency.interval
+    )
     verdict = compare(noisy(5.0, count, 2), samples)
-    assert verdict.word == "UNDECIDED" and verdict.interval_ms is None and "at least 4" in verdict.reason
+    assert (
+        verdict.word == "UNDECIDED"
+        and verdict.interval_ms is None
+        and "at least 4" in verdict.reason
+    )
     assert median_interval(noisy(10.0, LEAST_BLOCKS * BLOCK, 1)) is not None
 
 
 def test_what_says_nothing_gives_no_interval_instead_of_an_endless_one() -> None:
     wild = np.exp(np.random.default_rng(0).normal(0, 5, 64))
     found = median_of(Series.of(wild))
-    assert found.interval is None and found.relative_width == np.inf and "half or twice" in found.told
+    assert (
+        found.interval is None and found.relative_width == np.inf and "half or twice" in found.told
+    )
     assert compare_series(Series.of(wild), Series.of(wild[::-1])).word == "UNDECIDED"
 
 
 @pytest.mark.parametrize("ms", [4.0, 0.1, 20.375981999999997])
 def test_equal_samples_are_a_coarse_clock_and_no_certainty(ms: float) -> None:
-    """A clock of 1 ms that reads 4 ms 64 times says 3 to 5 ms: the interval [4, 4] would be false."""
+    """A clock of 1 ms that reads 4 ms 64 times says 3 to 5 ms: the interval [4, 4] would be
+    false.
+    """
     found = median_of(Series.of(np.full(64, ms)))
     assert found.ms == ms and found.interval is None and "all samples are equal" in found.told
     for other in (ms, 1.25 * ms):
         sides = np.full(64, ms), np.full(64, other)
         for verdict in (compare(*sides), compare_series(*map(Series.of, sides))):
-            assert verdict.word == "UNDECIDED" and verdict.interval_ms is None and "equal" in verdict.reason
+            assert (
+                verdict.word == "UNDECIDED"
+                and verdict.interval_ms is None
+                and "equal" in verdict.reason
+            )
             assert verdict.difference_ms == pytest.approx(ms - other)
-    two = Series.pooled([Series.of(np.full(64, ms)), Series.of(np.full(64, 1.25 * ms))])  # builds differ: that is seen
+    # builds differ: that is seen
+    two = Series.pooled([Series.of(np.full(64, ms)), Series.of(np.full(64, 1.25 * ms))])
     assert median_of(two).interval is None or median_of(two).relative_width > 0.2
 
 
@@ -135,7 +157,9 @@ def test_verdicts(first: float, second: float, spread: float, count: int, word: 
 
 
 def test_interval_of_independent_normal_blocks_is_students() -> None:
-    """SciPy's t interval of block medians; ours is a little wider, by what dependence between blocks may hide."""
+    """SciPy's t interval of block medians; ours is a little wider, by what dependence between
+    blocks may hide.
+    """
     stats = pytest.importorskip("scipy.stats")
     ratios = []
     for seed in range(40):
@@ -149,7 +173,9 @@ def test_interval_of_independent_normal_blocks_is_students() -> None:
 
 def blocks(levels: list[float], seed: int, spread: float = 0.001) -> np.ndarray:
     """One block around each level."""
-    return np.concatenate([noisy(level, BLOCK, seed + index, spread) for index, level in enumerate(levels)])
+    return np.concatenate(
+        [noisy(level, BLOCK, seed + index, spread) for index, level in enumerate(levels)]
+    )
 
 
 def test_blocks_that_drift_widen_the_interval() -> None:
@@ -157,13 +183,16 @@ def test_blocks_that_drift_widen_the_interval() -> None:
     levels = list(10 + np.random.default_rng(1).normal(0, 0.5, 20))
     samples = blocks(levels, 0)
     shuffled = np.random.default_rng(2).permutation(samples)
-    alone, together = pooled_interval(Series.of(shuffled)), pooled_interval(Series.of(samples))
+    alone = pooled_interval(Series.of(shuffled))
+    together = pooled_interval(Series.of(samples))
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
 
 def test_builds_count_as_wholes() -> None:
     """Three builds far apart: the interval spans them, however many samples each has."""
-    parts = [Series.of(noisy(level, 640, index, 0.001)) for index, level in enumerate((10.0, 10.5, 11.0))]
+    parts = [
+        Series.of(noisy(level, 640, index, 0.001)) for index, level in enumerate((10.0, 10.5, 11.0))
+    ]
     pooled = Series.pooled(parts)
     interval = pooled_interval(pooled)
     assert interval.low < 10.0 and interval.high > 11.0
@@ -178,7 +207,8 @@ def test_rounds_in_common_do_not_count_once_per_build() -> None:
     """Four builds that all follow the machine from round to round are no surer than one of them."""
     levels = list(10 * np.exp(np.random.default_rng(3).normal(0, 0.02, 32)))
     parts = [Series.of(blocks(levels, 100 * build, 0.002)) for build in range(4)]
-    one, four = pooled_interval(parts[0]), pooled_interval(Series.pooled(parts))
+    one = pooled_interval(parts[0])
+    four = pooled_interval(Series.pooled(parts))
     assert four.high - four.low > 0.8 * (one.high - one.low)
 
 
@@ -197,30 +227,44 @@ def test_rounds_in_common_are_paired_though_one_model_went_on() -> None:
     first = Series.of(blocks(drift[:20], 0))
     second = Series.of(blocks([level * 1.02 for level in drift], 100))
     verdict = compare_series(first, second)
-    assert verdict.word == "FASTER" and verdict.difference_ms / 10 == pytest.approx(-0.02, abs=0.004)
+    assert verdict.word == "FASTER" and verdict.difference_ms / 10 == pytest.approx(
+        -0.02, abs=0.004
+    )
 
 
 def test_one_session_of_each_is_never_decided() -> None:
-    first, second = (Series.of(noisy(level, 512, seed, 0.002)) for seed, level in enumerate((8.0, 10.0)))
+    first, second = (
+        Series.of(noisy(level, 512, seed, 0.002)) for seed, level in enumerate((8.0, 10.0))
+    )
     verdict = compare_sessions([first], [second])
-    assert verdict.word == "UNDECIDED" and verdict.interval_ms is None and "one session of each" in verdict.reason
+    assert (
+        verdict.word == "UNDECIDED"
+        and verdict.interval_ms is None
+        and "one session of each" in verdict.reason
+    )
     assert compare_sessions([first], [second], between=0.02).word == "FASTER"
     assert compare_sessions([first], [second], between=0.2).word == "UNDECIDED"
 
 
 def test_sessions_are_judged_by_how_sessions_differ() -> None:
-    """Sessions 3 % apart: their samples alone would be sure of 1 %. SciPy's t test is the oracle."""
+    """Sessions 3 % apart: their samples alone would be sure of 1 %.
+
+    SciPy's t test is the oracle.
+    """
     stats = pytest.importorskip("scipy.stats")
     levels = np.random.default_rng(4).normal(0, 0.03, 6)
     old, new = (
-        [Series.of(noisy(10 * np.exp(x), 256, i, 0.002)) for i, x in enumerate(side)] for side in (levels[:3], levels[3:])
+        [Series.of(noisy(10 * np.exp(x), 256, i, 0.002)) for i, x in enumerate(side)]
+        for side in (levels[:3], levels[3:])
     )
     assert compare_sessions(new, old).word == "UNDECIDED"
     logs = [[np.log(np.median(series.ms)) for series in side] for side in (new, old)]
     test = stats.ttest_ind(*logs)
     low, high = np.exp(test.confidence_interval()) - 1
     median = np.exp(np.mean(logs[1]))
-    assert compare_sessions(new, old).interval_ms == pytest.approx((low * median, high * median), rel=1e-6)
+    assert compare_sessions(new, old).interval_ms == pytest.approx(
+        (low * median, high * median), rel=1e-6
+    )
     slower = [Series(series.ms * 1.4, series.build, series.block) for series in new]
     assert compare_sessions(slower, old).word == "SLOWER"
 
@@ -228,7 +272,9 @@ def test_sessions_are_judged_by_how_sessions_differ() -> None:
 def test_a_long_series_is_summed_up() -> None:
     """Of blocks of hundreds of samples, as a closed loop gives them."""
     parts = [noisy(5.0, 100_000, seed) for seed in range(2)]
-    long = Series.pooled([Series(ms, np.zeros(len(ms), np.int64), np.arange(len(ms)) // 2_500) for ms in parts])
+    long = Series.pooled(
+        [Series(ms, np.zeros(len(ms), np.int64), np.arange(len(ms)) // 2_500) for ms in parts]
+    )
     interval = pooled_interval(long)
     assert interval.low < 5.0 < interval.high and interval.high - interval.low < 0.02
 

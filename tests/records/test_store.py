@@ -49,7 +49,9 @@ def test_of_two_lines_with_one_id_the_later_wins_and_both_stay(store):
     assert store.path.read_bytes().count(b"\n") == len(RECORDS) + 1
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"id": "123", "model": {"na', b"x" * 3 * store_module._BLOCK])
+@pytest.mark.parametrize(
+    "torn", [b"{", b'{"id": "123", "model": {"na', b"x" * 3 * store_module._BLOCK]
+)
 def test_a_torn_last_line_is_ignored_and_cut_at_the_next_append(store, torn):
     whole = store.path.read_bytes()
     store.path.write_bytes(whole + torn)
@@ -66,7 +68,9 @@ def test_a_reader_of_stores_hears_of_a_torn_line(store, capsys):
     assert told.startswith(f"{store.path}: its last line is unfinished") and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("size", [1, store_module._BLOCK - 1, store_module._BLOCK, store_module._BLOCK + 1])
+@pytest.mark.parametrize(
+    "size", [1, store_module._BLOCK - 1, store_module._BLOCK, store_module._BLOCK + 1]
+)
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path, size):
     store = Store(tmp_path / "records.jsonl")
     store.path.write_bytes((b'{"' + b"x" * size)[:size])
@@ -124,7 +128,10 @@ def test_read_stores_takes_files_campaign_folders_and_run_folders(tmp_path):
     (tmp_path / "results" / "run" / "train_log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert read_stores([tmp_path / "results"]) == RECORDS
     assert read_stores([tmp_path / "results" / "run"]) == RECORDS[2:]
-    assert read_stores([tmp_path / "results" / "a.jsonl", tmp_path / "results" / "b.jsonl"]) == RECORDS[:2]
+    assert (
+        read_stores([tmp_path / "results" / "a.jsonl", tmp_path / "results" / "b.jsonl"])
+        == RECORDS[:2]
+    )
     with pytest.raises(InputError, match="no such records"):
         read_stores([tmp_path / "absent"])
 
@@ -146,13 +153,20 @@ while True:
 def test_a_killed_writer_loses_at_most_its_last_line(tmp_path):
     path = tmp_path / "records.jsonl"
     root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")]),
+    }
     for _ in range(2):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, env=env
+        )
         before = path.stat().st_size if path.exists() else 0
         writer.stdout.readline()
         deadline = time.monotonic() + 120  # at most
-        while (not path.exists() or path.stat().st_size < before + 5000) and time.monotonic() < deadline:
+        while (
+            not path.exists() or path.stat().st_size < before + 5000
+        ) and time.monotonic() < deadline:
             time.sleep(0.01)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -196,7 +210,9 @@ def test_a_folder_of_runs_is_read_by_its_stores(tmp_path) -> None:
         (tmp_path / name / "train_log.jsonl").write_text('{"step": 10, "loss": 1.5}\n')
     Store(tmp_path / "searched" / "records.jsonl").extend(RECORDS[:2])
     Store(tmp_path / "other.jsonl").extend(RECORDS[2:3])
-    assert sorted(record.id for record in read_stores([tmp_path])) == sorted(record.id for record in RECORDS[:3])
+    assert sorted(record.id for record in read_stores([tmp_path])) == sorted(
+        record.id for record in RECORDS[:3]
+    )
 
 
 def test_a_folder_of_too_many_files(tmp_path, monkeypatch) -> None:

@@ -1,4 +1,6 @@
-"""One search at a time writes a store, one campaign and one training a folder; a lock ends with its process."""
+"""One search at a time writes a store, one campaign and one training a folder; a lock ends with its
+process.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,14 @@ raise SystemExit(run_main(main))
 
 def start(path: Path, seconds: float, *more: str, script: str = HOLDER) -> subprocess.Popen[str]:
     root = Path(__file__).parents[2]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests" / "support")]),
+    }
     command = [sys.executable, "-c", script, str(path), str(seconds), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def test_a_second_search_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path):
@@ -53,7 +60,8 @@ def test_a_second_search_gets_one_line_and_a_killed_one_leaves_no_lock(tmp_path)
         out, err = second.communicate(timeout=600)
         assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
         assert f"another run (pid {holder.pid} since 2" in err and "writes this store" in err
-        assert store.read() == run_records()[:1] == read_stores([tmp_path])  # readers are not kept waiting
+        # readers are not kept waiting
+        assert store.read() == run_records()[:1] == read_stores([tmp_path])
     finally:
         holder.kill()
         holder.communicate()
@@ -66,7 +74,9 @@ def test_the_lock_ends_with_its_block(tmp_path):
     store = Store(tmp_path / "folder" / "records.jsonl")
     for _ in range(2):
         with pytest.raises(RuntimeError), store.exclusive():
-            with pytest.raises(InputError, match=rf"another run \(pid {os.getpid()} since .+\) writes this store"):
+            with pytest.raises(
+                InputError, match=rf"another run \(pid {os.getpid()} since .+\) writes this store"
+            ):
                 with Store(store.path).exclusive():
                     pass
             raise RuntimeError
@@ -110,7 +120,7 @@ def main(argv):
     setup = {"recipe": Recipe(TINY, TRAIN, SPACE), "split": read_split(sys.argv[3], "train"), "folder": Path(sys.argv[1])}
     run_training(setup, 2)
 raise SystemExit(run_main(main))
-"""
+"""  # noqa: E501
 
 
 def said_until(process: subprocess.Popen[str], line: str) -> None:
@@ -124,7 +134,9 @@ def test_a_second_campaign_in_a_folder_gets_one_line_and_a_killed_one_leaves_no_
         try:
             said_until(first, "composing\n")
             for script in (CAMPAIGN, HOLDER):  # another campaign, and a search of the same store
-                second = start(tmp_path if script == CAMPAIGN else tmp_path / "records.jsonl", 0, script=script)
+                second = start(
+                    tmp_path if script == CAMPAIGN else tmp_path / "records.jsonl", 0, script=script
+                )
                 out, err = second.communicate(timeout=600)
                 assert second.returncode == EXIT_BAD_INPUT and out == "" and err.count("\n") == 1
                 assert f"another run (pid {first.pid} since 2" in err and "writes this store" in err
@@ -132,22 +144,35 @@ def test_a_second_campaign_in_a_folder_gets_one_line_and_a_killed_one_leaves_no_
             first.kill()
     resumed = start(tmp_path, 0, script=CAMPAIGN)
     out, err = resumed.communicate(timeout=600)
-    assert "composing\n" in out and resumed.returncode == EXIT_INTERRUPTED and "another run" not in err
+    assert (
+        "composing\n" in out and resumed.returncode == EXIT_INTERRUPTED and "another run" not in err
+    )
 
 
 def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
-    data = write_embedded(tmp_path / "data", EmbeddedConfig(64, train_images=4, val_images=1, test_images=1), workers=1)
-    recipe, split, run = Recipe(TINY, TRAIN, SPACE), read_split(data, "train"), tmp_path / "run"
+    data = write_embedded(
+        tmp_path / "data",
+        EmbeddedConfig(64, train_images=4, val_images=1, test_images=1),
+        workers=1,
+    )
+    recipe = Recipe(TINY, TRAIN, SPACE)
+    split = read_split(data, "train")
+    run = tmp_path / "run"
     setup = {"recipe": recipe, "split": split, "folder": run}
-    with start(run, FOR_EVER, str(data), script=TRAINING) as first:  # two processes: one of them has the lock
+    # two processes: one of them has the lock
+    with start(run, FOR_EVER, str(data), script=TRAINING) as first:
         try:
             said_until(first, "step 4\n")  # a checkpoint lies there
-            with pytest.raises(InputError, match=rf"another run \(pid {first.pid} since 2.+\) trains in this folder"):
+            with pytest.raises(
+                InputError,
+                match=rf"another run \(pid {first.pid} since 2.+\) trains in this folder",
+            ):
                 run_training(setup, 1)
         finally:
             first.kill()
     assert run_training(setup, 1).step == TRAIN.steps
-    with locked(run / STATE, "trains in this folder"):  # a finished run trains nothing, and waits for nobody
+    # a finished run trains nothing, and waits for nobody
+    with locked(run / STATE, "trains in this folder"):
         assert run_training(setup, 1).finished
 
 
@@ -160,18 +185,30 @@ from rfdetr_repro.export import backends, trial
 trial.tried = lambda artifact: artifact  # the files hold no models
 backends.open_session = lambda artifact, backend="onnxruntime", **options: FakeSession(artifact, runtime=backend)
 raise SystemExit(run_main(main, sys.argv[3:]))
-"""
+"""  # noqa: E501
 
 
 def test_two_benches_of_one_store_lose_nothing(tmp_path):
     names = [[f"{who}{number}" for number in range(4)] for who in "ab"]
     files = [[str(fake_artifact(tmp_path, name).path) for name in some] for some in names]
-    quick = ["--samples", "16", "--buffer-ms", "5", "--builds", "2", "--no-twice", "--out", str(tmp_path / "s.jsonl")]
+    quick = [
+        "--samples",
+        "16",
+        "--buffer-ms",
+        "5",
+        "--builds",
+        "2",
+        "--no-twice",
+        "--out",
+        str(tmp_path / "s.jsonl"),
+    ]
     both = [start(tmp_path, 0, "--onnx", *some, *quick, script=BENCH) for some in files]
     for process in both:
         _, err = process.communicate(timeout=600)
         assert process.returncode == 0, err
-    assert {record.model.name for record in Store(tmp_path / "s.jsonl").read()} == {name for some in names for name in some}
+    assert {record.model.name for record in Store(tmp_path / "s.jsonl").read()} == {
+        name for some in names for name in some
+    }
 
 
 COMPOSE = """
@@ -187,7 +224,7 @@ def slow(index, *rest):
 embedded._write_image = slow
 config = embedded.EmbeddedConfig(64, train_images=1, val_images=1, test_images=1)
 raise SystemExit(run_main(lambda argv: embedded.write_embedded(Path(sys.argv[1]), config, workers=1) and None))
-"""
+"""  # noqa: E501
 
 
 def test_a_second_process_that_composes_the_same_data_set_is_refused(tmp_path):

@@ -1,4 +1,6 @@
-"""Report: the same content as PDF and HTML, the same bytes for the same run, and absent parts named as absent."""
+"""Report: the same content as PDF and HTML, the same bytes for the same run, and absent parts named
+as absent.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def built(run):
 def test_pdf_and_html_lie_beside_each_other(run, built):
     assert built == run / "report.pdf" and built.read_bytes().startswith(b"%PDF")
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 5  # Pareto, training, knobs, sensitivity, one prediction
+    # Pareto, training, knobs, sensitivity, one prediction
+    assert page.count("data:image/png;base64,") == 5
     assert "http" not in re.sub(r"base64,[^\"]+", "", page)
     assert page.count(SYNTHETIC) >= 2
 
@@ -50,12 +53,16 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     for name in ("first", "second"):
         document = report(read_run(run))
         document.blocks = [
-            block for block in document.blocks if not isinstance(block, Drawing) or block.alt == "AP against latency"
+            block
+            for block in document.blocks
+            if not isinstance(block, Drawing) or block.alt == "AP against latency"
         ]
         write_pdf(document, tmp_path / f"{name}.pdf")
         write_html(document, tmp_path / f"{name}.html")
     for suffix in ("pdf", "html"):
-        assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
+        assert (tmp_path / f"first.{suffix}").read_bytes() == (
+            tmp_path / f"second.{suffix}"
+        ).read_bytes()
 
 
 def test_fonts_are_embedded_as_truetype_and_no_date_is_stored(built):
@@ -66,9 +73,9 @@ def test_fonts_are_embedded_as_truetype_and_no_date_is_stored(built):
 def test_every_page_says_that_the_ap_is_synthetic(built, tmp_path):
     if shutil.which("pdftotext") is None:
         pytest.skip("pdftotext is not installed")
-    pages = subprocess.run(["pdftotext", "-layout", built, "-"], capture_output=True, text=True, check=True).stdout.split("\f")[
-        :-1
-    ]
+    pages = subprocess.run(
+        ["pdftotext", "-layout", built, "-"], capture_output=True, text=True, check=True
+    ).stdout.split("\f")[:-1]
     assert len(pages) >= 5 and all("it is not COCO AP" in page for page in pages)
 
 
@@ -95,7 +102,11 @@ def test_the_report_holds_what_the_run_says(run):
         "torch: 2.13.0",
     ]:
         assert str(wanted) in text, wanted
-    assert "Table 2. COCO detection" in text and "not measurable here" in text and "not in this run" not in text
+    assert (
+        "Table 2. COCO detection" in text
+        and "not measurable here" in text
+        and "not in this run" not in text
+    )
     assert "State of the 1,523 published cells" in text
     assert all(point.sha256 in text for point in confirmed_points(run_records()))
 
@@ -103,18 +114,27 @@ def test_the_report_holds_what_the_run_says(run):
 def test_an_empty_run_invents_nothing(tmp_path):
     document = report(read_run(tmp_path))
     text = everything(document)
-    assert text.count("not in this run") >= 8 and document.footer == "This run holds no measured accuracy."
+    assert (
+        text.count("not in this run") >= 8
+        and document.footer == "This run holds no measured accuracy."
+    )
     assert not re.search(r"AP50 / AP: \d", text)
     assert write_pdf(document, tmp_path / "report.pdf").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("missing", ["records.jsonl", "summary.json", "train_log.jsonl", "predictions", "predictions.json"])
+@pytest.mark.parametrize(
+    "missing",
+    ["records.jsonl", "summary.json", "train_log.jsonl", "predictions", "predictions.json"],
+)
 def test_any_part_may_be_missing(missing, tmp_path):
     run = write_run(tmp_path / "run")
     (shutil.rmtree if (run / missing).is_dir() else lambda path: path.unlink())(run / missing)
     document = report(read_run(run))
     if missing != "predictions.json":
-        assert any(isinstance(block, Paragraph) and "not in this run" in block.text for block in document.blocks)
+        assert any(
+            isinstance(block, Paragraph) and "not in this run" in block.text
+            for block in document.blocks
+        )
 
 
 @pytest.mark.parametrize(
@@ -141,12 +161,18 @@ def test_a_broken_part_of_the_summary_is_not_reported_as_absent(broken, tmp_path
 
 def test_parts_of_the_summary_may_be_absent_or_null(tmp_path):
     names = ("stages", "data", "recipe", "departures", "search", "checks", "env", "machine")
-    for content in ({}, dict.fromkeys(names), {"data": {"splits": {"val": None}}, "search": {"one_by_one": None}}):
+    for content in (
+        {},
+        dict.fromkeys(names),
+        {"data": {"splits": {"val": None}}, "search": {"one_by_one": None}},
+    ):
         (tmp_path / "summary.json").write_text(json.dumps(content))
         assert report(read_run(tmp_path)).blocks
 
 
-@pytest.mark.parametrize("broken", ["{}", '"x"', "[1]", '[{"caption": "no file"}]', '[{"file": 3}]'])
+@pytest.mark.parametrize(
+    "broken", ["{}", '"x"', "[1]", '[{"caption": "no file"}]', '[{"file": 3}]']
+)
 def test_broken_captions_are_not_missing_ones(broken, tmp_path):
     (tmp_path / "predictions.json").write_text(broken)
     with pytest.raises(InputError, match="predictions.json"):
@@ -154,7 +180,9 @@ def test_broken_captions_are_not_missing_ones(broken, tmp_path):
 
 
 def test_a_stage_without_a_time_is_not_counted_as_none(tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"stages": [{"name": "train", "seconds": 60.0}, {"name": "search"}]}))
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"stages": [{"name": "train", "seconds": 60.0}, {"name": "search"}]})
+    )
     grids = [block.table for block in report(read_run(tmp_path)).blocks if isinstance(block, Grid)]
     (stages,) = (table for table in grids if table.name == "stages")
     words = [row["name"].text for row in stages.rows]
@@ -209,12 +237,21 @@ def test_a_table_fits_the_page_or_wraps():
 
 
 def test_long_tables_repeat_their_head_on_the_next_page(tmp_path):
-    table = Table("t", "Long", [Column("a", "the head", right=False)], [{"a": Cell(f"row {n}")} for n in range(200)], [""] * 200)
+    table = Table(
+        "t",
+        "Long",
+        [Column("a", "the head", right=False)],
+        [{"a": Cell(f"row {n}")} for n in range(200)],
+        [""] * 200,
+    )
     pages = Pages()
     from rfdetr_repro.report.pdf import _grid
 
     _grid(pages, Grid(table))
-    heads = [sum(text.get_text() == "the" or text.get_text() == "the head" for text in figure.texts) for figure in pages.figures]
+    heads = [
+        sum(text.get_text() == "the" or text.get_text() == "the head" for text in figure.texts)
+        for figure in pages.figures
+    ]
     assert len(heads) > 1 and all(heads)
     lowest = min(text.get_position()[1] for figure in pages.figures for text in figure.texts)
     assert lowest > 50 / (11.69 * 72)
@@ -225,7 +262,10 @@ def test_pictures_keep_their_shape(run, tmp_path):
     assert write_pdf(document, tmp_path / "p.pdf").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(41.2, "41 s"), (690, "11 min 30 s"), (7500, "2 h 05 min"), (59.7, "60 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(41.2, "41 s"), (690, "11 min 30 s"), (7500, "2 h 05 min"), (59.7, "60 s")],
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
@@ -233,22 +273,37 @@ def test_durations(seconds, text):
 def tuned(record, variant, ap):
     """The record as fine-tuning leaves it: of its own campaign, from another file."""
     name = sha(variant + record.model.arch.key)
-    parts = {part: dataclasses.replace(getattr(record, part), artifact_sha256=name) for part in ("mask_accuracy", "latency")}
+    parts = {
+        part: dataclasses.replace(getattr(record, part), artifact_sha256=name)
+        for part in ("mask_accuracy", "latency")
+    }
     return dataclasses.replace(
-        record, model=dataclasses.replace(record.model, variant=variant), campaign=FINE_TUNING,
+        record,
+        model=dataclasses.replace(record.model, variant=variant),
+        campaign=FINE_TUNING,
         accuracy=dataclasses.replace(record.accuracy, ap=ap, artifact_sha256=name),
-        artifact=dataclasses.replace(record.artifact, sha256=name, onnx_sha256=name), **parts,
-    )  # fmt: skip
+        artifact=dataclasses.replace(record.artifact, sha256=name, onnx_sha256=name),
+        **parts,
+    )
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.002, "lie within that range"), (0.2, "do not all lie within")])
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.002, "lie within that range"), (0.2, "do not all lie within")]
+)
 def test_what_came_after_the_search_is_told_and_is_no_part_of_the_frontier(run, gain, verdict):
     found = read_run(run)
-    plain, points = everything(report(found)), len(found.points)
+    plain = everything(report(found))
+    points = len(found.points)
     assert "python -m rfdetr_repro.finetune" in plain and "python -m rfdetr_repro.family" in plain
     start = next(record for record in found.records if record.source == "protocol")
-    trained = next(record for record in found.records if record.source == "search" and record.model.arch.patch == 16)
-    arch = dataclasses.replace(trained.model.arch, patch=14, resolution=trained.model.arch.resolution * 14 // 16)
+    trained = next(
+        record
+        for record in found.records
+        if record.source == "search" and record.model.arch.patch == 16
+    )
+    arch = dataclasses.replace(
+        trained.model.arch, patch=14, resolution=trained.model.arch.resolution * 14 // 16
+    )
     model = dataclasses.replace(trained.model, variant=NEVER_TRAINED, arch=arch)
     accuracy = dataclasses.replace(trained.accuracy, ap=trained.accuracy.ap - 0.031)
     found.records += [tuned(start, "nas", 0.1), tuned(start, "nas+fine-tuning", 0.1 + gain)]

@@ -1,4 +1,6 @@
-"""Every sentence of a report follows from the Records: folders of odd kinds, and words that none of them may hold."""
+"""Every sentence of a report follows from the Records: folders of odd kinds, and words that none of
+them may hold.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def written(tmp_path, records, summary=None, log=()):
     folder = tmp_path / "run"
     folder.mkdir()
     if records is not None:
-        (folder / "records.jsonl").write_text("".join(f"{record.to_json()}\n" for record in records))
+        (folder / "records.jsonl").write_text(
+            "".join(f"{record.to_json()}\n" for record in records)
+        )
     if summary:
         (folder / "summary.json").write_text(json.dumps(summary))
     if log:
@@ -58,13 +62,40 @@ def foreign(data: DataId | None = MINE, **changes) -> Record:
     return replace(record, **changes)
 
 
-SUPERNET = ("supernet", "shared weights", "were trained", "was trained", "every configuration", "fine-tuned file")
+SUPERNET = (
+    "supernet",
+    "shared weights",
+    "were trained",
+    "was trained",
+    "every configuration",
+    "fine-tuned file",
+)
 CASES = {
-    "one foreign file": ([foreign()], ["1 exported file has both AP and latency", "AP was measured on my parts."], SUPERNET),
+    "one foreign file": (
+        [foreign()],
+        ["1 exported file has both AP and latency", "AP was measured on my parts."],
+        SUPERNET,
+    ),
     "latency only": (
-        [replace(foreign(None), accuracy=None, mask_accuracy=None, model=replace(FOREIGN, weights="random"))],
-        ["Of 1 file latency alone was measured, 1 of them with random weights", "no measured accuracy"],
-        (*SUPERNET, "both AP and latency", "AP was measured on", "Confirmed frontier", "highest AP on val:"),
+        [
+            replace(
+                foreign(None),
+                accuracy=None,
+                mask_accuracy=None,
+                model=replace(FOREIGN, weights="random"),
+            )
+        ],
+        [
+            "Of 1 file latency alone was measured, 1 of them with random weights",
+            "no measured accuracy",
+        ],
+        (
+            *SUPERNET,
+            "both AP and latency",
+            "AP was measured on",
+            "Confirmed frontier",
+            "highest AP on val:",
+        ),
     ),
     "latency only on named data": (
         [replace(foreign(), accuracy=None, mask_accuracy=None)],
@@ -79,7 +110,13 @@ CASES = {
     "search without confirmation": (
         [search_record(arch) for arch in (ARCH, Arch(96, 16, 1, 1, 10))],
         ["2 configurations of one supernet", "modelled, not measured", "NOT CONFIRMED"],
-        ("every configuration", "exported file", "Confirmed frontier", "was trained", "highest AP on val:"),
+        (
+            "every configuration",
+            "exported file",
+            "Confirmed frontier",
+            "was trained",
+            "highest AP on val:",
+        ),
     ),
     "boxes only": (
         [replace(protocol_record(ARCH), mask_accuracy=None)],
@@ -92,7 +129,13 @@ CASES = {
         ("synthetic", "SYNTHETIC", "composed (", "same objects"),
     ),
     "several checkpoints": (
-        [search_record(ARCH), replace(search_record(ARCH), model=replace(search_record(ARCH).model, checkpoint_sha256="9" * 64))],
+        [
+            search_record(ARCH),
+            replace(
+                search_record(ARCH),
+                model=replace(search_record(ARCH).model, checkpoint_sha256="9" * 64),
+            ),
+        ],
         [f"of one supernet ({sha('checkpoint')[:8]})", "of one supernet (99999999)"],
         ("2 configurations",),
     ),
@@ -102,7 +145,11 @@ CASES = {
         (*SUPERNET, "buffered 200 ms", "Confirmed frontier", "latency, buffered"),
     ),
     "means": (
-        [foreign(DataId("rf100-vl", "test, mean over 100 data sets"), source=MEAN, parts=("a", "b"))],
+        [
+            foreign(
+                DataId("rf100-vl", "test, mean over 100 data sets"), source=MEAN, parts=("a", "b")
+            )
+        ],
         ["1 Record is a mean over several data sets."],
         (*SUPERNET, "exported file", "Confirmed frontier"),
     ),
@@ -111,13 +158,32 @@ CASES = {
         ["1 Record counts parameters or operations.", "no measured accuracy"],
         (*SUPERNET, "exported file"),
     ),
-    "published": (published_records("2")[:3], ["3 Records hold published numbers"], (*SUPERNET, "AP was measured on")),
-    "empty store": ([], ["No measurement is stored in it."], (*SUPERNET, "exported file", "frontier on")),
-    "no store": (None, ["No measurement is stored in it."], (*SUPERNET, "exported file", "frontier on")),
-    "test split only": ([foreign(replace(MINE, split="test"))], ["1 exported file has both"], (*SUPERNET, "highest AP on val:")),
+    "published": (
+        published_records("2")[:3],
+        ["3 Records hold published numbers"],
+        (*SUPERNET, "AP was measured on"),
+    ),
+    "empty store": (
+        [],
+        ["No measurement is stored in it."],
+        (*SUPERNET, "exported file", "frontier on"),
+    ),
+    "no store": (
+        None,
+        ["No measurement is stored in it."],
+        (*SUPERNET, "exported file", "frontier on"),
+    ),
+    "test split only": (
+        [foreign(replace(MINE, split="test"))],
+        ["1 exported file has both"],
+        (*SUPERNET, "highest AP on val:"),
+    ),
     "composed and real": (
         [foreign(), protocol_record(ARCH)],
-        ["AP was measured on my parts. AP on embedded is of composed (synthetic) images: it is not COCO AP."],
+        [
+            "AP was measured on my parts. AP on embedded is of composed (synthetic) images: it is "
+            "not COCO AP."
+        ],
         ("with shared weights",),
     ),
 }
@@ -166,9 +232,16 @@ def test_the_best_is_claimed_only_where_it_is_established(tmp_path):
 
 
 def test_a_file_that_only_the_sustained_mode_timed_is_rated_and_drawn(tmp_path):
-    run = written(tmp_path, [protocol_record(ARCH, mode="sustained"), protocol_record(ARCH, "test", mode="sustained")])
+    run = written(
+        tmp_path,
+        [protocol_record(ARCH, mode="sustained"), protocol_record(ARCH, "test", mode="sustained")],
+    )
     words = told(run)
-    assert f"highest AP on val: {ARCH.key}" in words and "latency, sustained median" in words and "buffered median" not in words
+    assert (
+        f"highest AP on val: {ARCH.key}" in words
+        and "latency, sustained median" in words
+        and "buffered median" not in words
+    )
     (panel,) = pareto_panels(run.records)
     assert (panel.mode, len(panel.points)) == ("sustained", 1) and "A Pareto plot" not in words
 
@@ -181,20 +254,39 @@ def test_two_data_sets_have_a_headline_each(tmp_path):
 
 def test_machines_are_those_of_the_records(tmp_path):
     other = replace(protocol_record(ARCH).machine, cpu="Other CPU", gpu="Some GPU")
-    records = [protocol_record(ARCH), replace(protocol_record(Arch(96, 16, 1, 1, 10)), machine=other)]
-    words = told(written(tmp_path, records, summary={"machine": {"cpu": "of the summary", "cores": 3}}))
-    assert "Example CPU" in words and "Other CPU" in words and "Some GPU" in words and "of the summary" not in words
+    records = [
+        protocol_record(ARCH),
+        replace(protocol_record(Arch(96, 16, 1, 1, 10)), machine=other),
+    ]
+    words = told(
+        written(tmp_path, records, summary={"machine": {"cpu": "of the summary", "cores": 3}})
+    )
+    assert (
+        "Example CPU" in words
+        and "Other CPU" in words
+        and "Some GPU" in words
+        and "of the summary" not in words
+    )
     assert "no GPU" not in words
 
 
 def test_modelled_stands_beside_confirmed_in_one_mode(tmp_path):
-    """The samples: sustained is 0.9 times, buffered 1.02 times what is modelled, and the model is of the sustained mode."""
+    """The samples: sustained is 0.9 times, buffered 1.02 times what is modelled, and the model is
+    of the sustained mode.
+    """
     (table,) = modelled_tables(run_records())
     errors = {row["error"].text for row in table.rows}
     assert "sustained" in table.title and errors == {"+11.1"}
-    assert "median 11.1%, largest 11.1%" in table.notes[0] and "orders 0 of" in table.notes[0] and "stated 3.0%" in table.notes[1]
+    assert (
+        "median 11.1%, largest 11.1%" in table.notes[0]
+        and "orders 0 of" in table.notes[0]
+        and "stated 3.0%" in table.notes[1]
+    )
     assert table.title in told(written(tmp_path, run_records()))
-    buffered = [replace(r, deployment="onnxruntime fp32 buffered") if r.source == "search" else r for r in run_records()]
+    buffered = [
+        replace(r, deployment="onnxruntime fp32 buffered") if r.source == "search" else r
+        for r in run_records()
+    ]
     (table,) = modelled_tables(buffered)
     assert "buffered" in table.title and {row["error"].text for row in table.rows} == {"-2.0"}
     assert modelled_tables([r for r in run_records() if r.source != "search"]) == []
@@ -203,7 +295,8 @@ def test_modelled_stands_beside_confirmed_in_one_mode(tmp_path):
 
 
 def test_an_order_that_the_model_had_wrong_is_counted():
-    slow, fast = search_record(ARCH), search_record(Arch(96, 16, 1, 1, 10))
+    slow = search_record(ARCH)
+    fast = search_record(Arch(96, 16, 1, 1, 10))
     found = [protocol_record(record.model.arch, mode="sustained") for record in (slow, fast)]
     swapped = replace(slow, latency=replace(slow.latency, median_ms=0.5 * fast.latency.median_ms))
     (table,) = modelled_tables([swapped, fast, *found])
@@ -212,7 +305,9 @@ def test_an_order_that_the_model_had_wrong_is_counted():
 
 def test_a_table_without_a_front_is_no_frontier():
     (table,) = frontier_tables([replace(foreign(), accuracy=None, mask_accuracy=None)])
-    assert table.title.startswith("Measured files, no frontier") and table.rows[0]["front"].text == ""
+    assert (
+        table.title.startswith("Measured files, no frontier") and table.rows[0]["front"].text == ""
+    )
     assert frontier_tables([foreign()])[0].title.startswith("Frontier of measured files")
 
 
@@ -230,7 +325,8 @@ NAMES = [
 class Words(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.texts, self.tags = [], []
+        self.texts = []
+        self.tags = []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -241,11 +337,21 @@ class Words(HTMLParser):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_free_text_is_shown_as_written(name, tmp_path):
-    """Python's HTML parser reads the name back; the PDF is written and no line of it is wider than the page."""
+    """Python's HTML parser reads the name back; the PDF is written and no line of it is wider than
+    the page.
+    """
     record = measured(model=replace(FOREIGN, name=name), data=replace(MINE, name=name))
-    run = written(tmp_path, [record], summary={"title": name, "departures": [name], "checks": [name], "command": name})
+    run = written(
+        tmp_path,
+        [record],
+        summary={"title": name, "departures": [name], "checks": [name], "command": name},
+    )
     document = report(run)
-    document.blocks = [block for block in document.blocks if not (isinstance(block, Grid) and len(block.table.rows) > 10)]
+    document.blocks = [
+        block
+        for block in document.blocks
+        if not (isinstance(block, Grid) and len(block.table.rows) > 10)
+    ]
     parser = Words()
     page = write_html(document, tmp_path / "report.html").read_text()
     parser.feed(page)
@@ -263,20 +369,30 @@ def test_a_table_too_wide_for_the_page_is_cut_between_its_groups():
     assert len(pieces) > 1
     lead = [column.key for column in wide if not column.group]
     assert all([column.key for column in piece.columns][: len(lead)] == lead for piece in pieces)
-    assert [column.key for piece in pieces for column in piece.columns[len(lead) :]] == [c.key for c in wide if c.group]
+    assert [column.key for piece in pieces for column in piece.columns[len(lead) :]] == [
+        c.key for c in wide if c.group
+    ]
     assert [bool(piece.notes) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert parts(table, 10_000.0, text_width_pt) == [table]
 
 
 def test_departures_follow_the_settings(tmp_path):
     embedded = " | ".join(departures(EMBEDDED))
-    assert "weights that come with the package" in embedded and "learning rate 0.0002 (paper: 0.0001)" in embedded
+    assert (
+        "weights that come with the package" in embedded
+        and "learning rate 0.0002 (paper: 0.0001)" in embedded
+    )
     assert "same objects" not in embedded
     scratch = " | ".join(departures(from_scratch(EMBEDDED)))
-    assert "random initial weights" in scratch and "learning rate 0.0007" in scratch and "come with the package" not in scratch
+    assert (
+        "random initial weights" in scratch
+        and "learning rate 0.0007" in scratch
+        and "come with the package" not in scratch
+    )
     file = tmp_path / "mine.toml"
     file.write_text(
-        'data = "photos"\nsize = "nano"\nweights = "mine.pth"\n[train]\nlr = 1e-4\nlr_encoder = 1.5e-4\nbatch_size = 128\n'
+        'data = "photos"\nsize = "nano"\nweights = "mine.pth"\n[train]\nlr = 1e-4\nlr_encoder = '
+        "1.5e-4\nbatch_size = 128\n"
     )
     mine = campaign(str(file))
     own = " | ".join(departures(mine))

@@ -18,7 +18,9 @@ from rfdetr_repro.spec.errors import StatedFailure
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, OrtSession]:
     detector = tiny_detector()
-    return detector.slice(ARCH), OrtSession(tiny_artifact(tmp_path_factory.mktemp("artifact"), detector), threads=1)
+    return detector.slice(ARCH), OrtSession(
+        tiny_artifact(tmp_path_factory.mktemp("artifact"), detector), threads=1
+    )
 
 
 def take(found: Detections, rows: np.ndarray) -> Detections:

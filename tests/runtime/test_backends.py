@@ -30,8 +30,11 @@ def test_names_of_runtimes(both: Both) -> None:
 @pytest.mark.parametrize("name", ["onnx", "torch"])
 def test_one_interface(both: Both, name: str) -> None:
     """bind, launch, outputs: launch may be repeated, and what was handed out stays as it was."""
-    session = open_session(getattr(both, name), {"onnx": "onnxruntime", "torch": "torch"}[name], threads=1)
-    first, second = images(2)[:1], images(2)[1:]
+    session = open_session(
+        getattr(both, name), {"onnx": "onnxruntime", "torch": "torch"}[name], threads=1
+    )
+    first = images(2)[:1]
+    second = images(2)[1:]
     expected = session.run(first)
     session.bind(first)
     for _ in range(2):
@@ -49,9 +52,15 @@ def test_formats_do_not_cross(both: Both) -> None:
     for backend in ("onnxruntime", "onnxruntime-cuda", "openvino", "tensorrt"):
         with pytest.raises(InputError):
             open_session(both.torch, backend)
-    with pytest.raises(InputError, match="runs onnx files, not torch; .*; open it with the backend torch, or export it again"):
+    with pytest.raises(
+        InputError,
+        match="runs onnx files, not torch; .*; open it with the backend torch, or export it again",
+    ):
         open_session(both.torch)
-    with pytest.raises(InputError, match="runs torch files, not onnx; .*; open it with the backend onnxruntime, or export"):
+    with pytest.raises(
+        InputError,
+        match="runs torch files, not onnx; .*; open it with the backend onnxruntime, or export",
+    ):
         open_session(both.onnx, "torch")
 
 
@@ -73,11 +82,21 @@ def test_bad_arguments(both: Both, arguments: dict[str, object], message: str) -
 @pytest.mark.parametrize(
     ("backend", "package", "message"),
     [
-        ("openvino", "openvino", r"openvino is not installed; pip install 'rfdetr-repro\[openvino\]'"),
-        ("tensorrt", "rfdetr_repro.runtime.tensorrt", "cannot be loaded: .*tensorrt_session.*; install what it needs"),
+        (
+            "openvino",
+            "openvino",
+            r"openvino is not installed; pip install 'rfdetr-repro\[openvino\]'",
+        ),
+        (
+            "tensorrt",
+            "rfdetr_repro.runtime.tensorrt",
+            "cannot be loaded: .*tensorrt_session.*; install what it needs",
+        ),
     ],
 )
-def test_package_that_is_not_there(both: Both, backend: str, package: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_is_not_there(
+    both: Both, backend: str, package: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, f"rfdetr_repro.export.{backend}_session", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=message):
@@ -86,7 +105,10 @@ def test_package_that_is_not_there(both: Both, backend: str, package: str, messa
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_no_gpu(both: Both) -> None:
-    with pytest.raises(InputError, match="torch-graph needs a CUDA device, and there is none; choose the backend torch"):
+    with pytest.raises(
+        InputError,
+        match="torch-graph needs a CUDA device, and there is none; choose the backend torch",
+    ):
         open_session(both.torch, "torch-graph")
     with pytest.raises(InputError, match="CUDAExecutionProvider"):
         open_session(both.onnx, "onnxruntime-cuda")
@@ -95,11 +117,17 @@ def test_no_gpu(both: Both) -> None:
 @pytest.mark.parametrize(("output", "dtype"), WIDENED)
 def test_types_that_widen(both: Both, output: str, dtype: str, tmp_path: Path) -> None:
     """A float16 output arrives as the float32 of the same value."""
-    found = open_session(with_output_type(both.onnx, output, dtype, tmp_path), threads=1).run(images(1))
+    found = open_session(with_output_type(both.onnx, output, dtype, tmp_path), threads=1).run(
+        images(1)
+    )
     expected = open_session(both.onnx, threads=1).run(images(1))
-    for name, got, want in zip(("scores", "labels", "boxes", "masks"), found, expected, strict=True):
+    for name, got, want in zip(
+        ("scores", "labels", "boxes", "masks"), found, expected, strict=True
+    ):
         assert got.dtype == want.dtype
-        assert np.array_equal(got, want.astype(dtype).astype(want.dtype) if name == output else want), name
+        assert np.array_equal(
+            got, want.astype(dtype).astype(want.dtype) if name == output else want
+        ), name
 
 
 @pytest.mark.parametrize(("output", "dtype"), REFUSED)
@@ -122,6 +150,10 @@ def test_bytes_that_are_no_model(both: Both, backend: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_wrong_images(both: Both, backend: str) -> None:
     session = open_session(both.torch if backend == "torch" else both.onnx, backend, threads=1)
-    for wrong in (np.zeros((1, 3, 32, 40), np.float32), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)):
+    for wrong in (
+        np.zeros((1, 3, 32, 40), np.float32),
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((3, 32, 32), np.float32),
+    ):
         with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
             session.bind(wrong)

@@ -28,7 +28,8 @@ def installed(monkeypatch: pytest.MonkeyPatch, runtime: FakeCudaRuntime) -> Fake
 
 
 def test_a_graph_replays_what_was_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    device, ran = FakeDevice(), list[int]()
+    device = FakeDevice()
+    ran = list[int]()
     runtime = installed(monkeypatch, FakeCudaRuntime(device))
     graph = CapturedGraph(device.stream, lambda: device.do(lambda: ran.append(1)) and None)
     device.synchronize()
@@ -40,7 +41,10 @@ def test_a_graph_replays_what_was_captured(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(ran) == 2 and runtime.calls.count("cudaGraphLaunch") == 2
 
 
-@pytest.mark.parametrize("call", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"])
+@pytest.mark.parametrize(
+    "call",
+    ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"],
+)
 def test_a_failed_capture_raises(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
     installed(monkeypatch, FakeCudaRuntime(device, call))
@@ -53,7 +57,10 @@ def test_a_failed_launch_inside_a_capture_ends_it(monkeypatch: pytest.MonkeyPatc
     runtime = installed(monkeypatch, FakeCudaRuntime(device))
     with pytest.raises(StatedFailure, match="does not run"):
         CapturedGraph(device.stream, failing_enqueue)
-    assert runtime.calls == ["cudaStreamBeginCapture", "cudaStreamEndCapture"] and device.captured is None
+    assert (
+        runtime.calls == ["cudaStreamBeginCapture", "cudaStreamEndCapture"]
+        and device.captured is None
+    )
 
 
 def test_graphs_need_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +72,9 @@ def test_graphs_need_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu_one_line_says_where_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    with pytest.raises(InputError, match="no CUDA device .PyTorch sees none; pycuda: ModuleNotFoundError") as caught:
+    with pytest.raises(
+        InputError, match="no CUDA device .PyTorch sees none; pycuda: ModuleNotFoundError"
+    ) as caught:
         open_device()
     assert "\n" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -74,7 +83,9 @@ def test_without_a_gpu_one_line_says_where_it_looked(monkeypatch: pytest.MonkeyP
 
 
 class FakeDriver(ModuleType):
-    """pycuda.driver as its documentation describes it, for one device whose memory is a dictionary."""
+    """pycuda.driver as its documentation describes it, for one device whose memory is a
+    dictionary.
+    """
 
     def __init__(self) -> None:
         super().__init__("pycuda.driver")
@@ -85,9 +96,13 @@ class FakeDriver(ModuleType):
         self.log.append("init")
 
     def Device(self, index: int) -> Any:  # noqa: N802
-        context = SimpleNamespace(push=lambda: self.log.append("push"), pop=lambda: self.log.append("pop"))
+        context = SimpleNamespace(
+            push=lambda: self.log.append("push"), pop=lambda: self.log.append("pop")
+        )
         return SimpleNamespace(
-            name=lambda: "NVIDIA L4", compute_capability=lambda: (8, 9), retain_primary_context=lambda: context
+            name=lambda: "NVIDIA L4",
+            compute_capability=lambda: (8, 9),
+            retain_primary_context=lambda: context,
         )
 
     def Stream(self) -> Any:  # noqa: N802
@@ -97,7 +112,9 @@ class FakeDriver(ModuleType):
         def record(stream: Any) -> None:
             self.log.append("record")
 
-        return SimpleNamespace(record=record, synchronize=lambda: self.log.append("event"), time_till=lambda end: 2.5)
+        return SimpleNamespace(
+            record=record, synchronize=lambda: self.log.append("event"), time_till=lambda end: 2.5
+        )
 
     def pagelocked_zeros(self, shape: int, dtype: Any) -> np.ndarray:
         return np.zeros(shape, dtype)
@@ -122,7 +139,11 @@ def test_pycuda_serves_where_torch_does_not(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
     device = open_device()
-    assert isinstance(device, PycudaDevice) and device.gpu == Gpu("NVIDIA L4", (8, 9)) and device.stream == 5
+    assert (
+        isinstance(device, PycudaDevice)
+        and device.gpu == Gpu("NVIDIA L4", (8, 9))
+        and device.stream == 5
+    )
     assert str(device.gpu) == "NVIDIA L4 sm_89"
     buffer = device.buffer(4)
     assert not driver.memory[buffer.address].any()

@@ -39,7 +39,13 @@ def test_agrees_with_pytorch(both: Both, session: OpenVinoSession) -> None:
 def test_identity_names_what_changes_the_run(both: Both, session: OpenVinoSession) -> None:
     identity = session.artifact_id
     assert (identity.runtime, identity.sha256) == ("openvino-cpu", both.onnx.sha256)
-    for part in ("threads=1", "precision=f32", "hint=LATENCY", "streams=1", f"openvino={openvino.__version__}"):
+    for part in (
+        "threads=1",
+        "precision=f32",
+        "hint=LATENCY",
+        "streams=1",
+        f"openvino={openvino.__version__}",
+    ):
         assert part in identity.options
     assert OpenVinoSession(both.onnx, threads=2).artifact_id.options != identity.options
 
@@ -58,14 +64,18 @@ def test_the_census_sees_bfloat16(both: Both) -> None:
 
 
 @pytest.mark.skipif(not has_bf16, reason="this processor has no bfloat16")
-def test_a_runtime_that_ignores_the_hint_is_refused(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_ignores_the_hint_is_refused(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compile_model = openvino.Core.compile_model
 
     def ignoring(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
         return compile_model(core, model, device, {**config, "INFERENCE_PRECISION_HINT": "bf16"})
 
     monkeypatch.setattr(openvino.Core, "compile_model", ignoring)
-    with pytest.raises(StatedFailure, match="OpenVINO runs with INFERENCE_PRECISION_HINT bf16 instead of f32"):
+    with pytest.raises(
+        StatedFailure, match="OpenVINO runs with INFERENCE_PRECISION_HINT bf16 instead of f32"
+    ):
         OpenVinoSession(both.onnx, threads=1)
 
 
@@ -81,23 +91,33 @@ def test_launch_may_be_repeated_and_results_stay(session: OpenVinoSession) -> No
     session.bind(1 - images(1))
     for _ in range(2):
         session.launch()
-    assert np.array_equal(expected.boxes_xyxy, kept) and not np.array_equal(session.outputs().boxes_xyxy, kept)
+    assert np.array_equal(expected.boxes_xyxy, kept) and not np.array_equal(
+        session.outputs().boxes_xyxy, kept
+    )
     assert session.gpu_ms is None and session.cuda_graph is None
 
 
-def test_half_precision_outputs_are_read_as_such(both: Both, session: OpenVinoSession, tmp_path: Path) -> None:
+def test_half_precision_outputs_are_read_as_such(
+    both: Both, session: OpenVinoSession, tmp_path: Path
+) -> None:
     """A file may hold half precision itself; its values arrive as the float32 of the same value."""
     artifact = both.onnx
     for output, dtype in WIDENED:
         artifact = with_output_type(artifact, output, dtype, tmp_path)
-    found, expected = OpenVinoSession(artifact, threads=1).run(images(1)), session.run(images(1))
+    found = OpenVinoSession(artifact, threads=1).run(images(1))
+    expected = session.run(images(1))
     assert np.array_equal(found.labels, expected.labels) and found.labels.dtype == np.int64
     for name in ("scores", "boxes_xyxy", "masks"):
-        got, want = getattr(found, name), getattr(expected, name)
-        assert got.dtype == np.float32 and np.array_equal(got, want.astype(np.float16).astype(np.float32)), name
+        got = getattr(found, name)
+        want = getattr(expected, name)
+        assert got.dtype == np.float32 and np.array_equal(
+            got, want.astype(np.float16).astype(np.float32)
+        ), name
 
 
-@pytest.mark.parametrize(("output", "dtype"), [("scores", "bfloat16"), ("masks", "bool"), ("boxes", "float64")])
+@pytest.mark.parametrize(
+    ("output", "dtype"), [("scores", "bfloat16"), ("masks", "bool"), ("boxes", "float64")]
+)
 def test_types_that_are_refused(both: Both, output: str, dtype: str, tmp_path: Path) -> None:
     """OpenVINO hands bfloat16 out as float16: the same bits, other numbers."""
     with pytest.raises(InputError, match=f"output {output} is {dtype}, which does not become"):

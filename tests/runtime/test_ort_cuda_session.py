@@ -1,4 +1,6 @@
-"""ONNX Runtime with bound buffers: the binding itself runs on the CPU provider; the refusals need no GPU."""
+"""ONNX Runtime with bound buffers: the binding itself runs on the CPU provider; the refusals need
+no GPU.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PROVIDERS = onnxruntime.get_available_providers()
 class OnCpu(OrtCudaSession):
     """The same code with buffers in host memory."""
 
-    provider, device, runtime = "CPUExecutionProvider", "cpu", "onnxruntime-bound"
+    provider = "CPUExecutionProvider"
+    device = "cpu"
+    runtime = "onnxruntime-bound"
     provider_options: dict[str, str] = {}
 
 
@@ -33,18 +37,23 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 
 def test_bound_buffers_give_the_same(both: Both) -> None:
-    bound, plain = OnCpu(both.onnx, 1), OrtSession(both.onnx, 1)
+    bound = OnCpu(both.onnx, 1)
+    plain = OrtSession(both.onnx, 1)
     for image in images(3):
         for got, want in zip(bound.run(image[None]), plain.run(image[None]), strict=True):
             assert np.array_equal(got, want) and got.dtype == want.dtype
     check_against(both.subnet, bound, images())
-    assert bound.artifact_id.runtime == "onnxruntime-bound" and bound.artifact_id.sha256 == plain.artifact_id.sha256
+    assert (
+        bound.artifact_id.runtime == "onnxruntime-bound"
+        and bound.artifact_id.sha256 == plain.artifact_id.sha256
+    )
 
 
 def test_buffers_are_reused_and_results_are_not(both: Both) -> None:
     session = OnCpu(both.onnx, 1)
     first = session.run(images(1))
-    kept, addresses = first.boxes_xyxy.copy(), [buffer.data_ptr() for buffer in session._output_buffers]
+    kept = first.boxes_xyxy.copy()
+    addresses = [buffer.data_ptr() for buffer in session._output_buffers]
     session.run(1 - images(1))
     assert np.array_equal(first.boxes_xyxy, kept)
     assert [buffer.data_ptr() for buffer in session._output_buffers] == addresses
@@ -71,26 +80,39 @@ def test_outputs_without_a_fixed_shape(both: Both, tmp_path: Path) -> None:
         OnCpu(changed, 1)
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in PROVIDERS, reason="this onnxruntime has the CUDA provider")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in PROVIDERS, reason="this onnxruntime has the CUDA provider"
+)
 def test_a_build_without_cuda(both: Both) -> None:
-    with pytest.raises(InputError, match="this onnxruntime has no CUDAExecutionProvider; install onnxruntime-gpu"):
+    with pytest.raises(
+        InputError, match="this onnxruntime has no CUDAExecutionProvider; install onnxruntime-gpu"
+    ):
         OrtCudaSession(both.onnx)
 
 
-@pytest.mark.skipif("AzureExecutionProvider" not in PROVIDERS, reason="this onnxruntime has no provider that runs nothing")
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in PROVIDERS,
+    reason="this onnxruntime has no provider that runs nothing",
+)
 def test_nodes_left_to_the_cpu_are_refused(both: Both, capfd: pytest.CaptureFixture[str]) -> None:
     class RunsNothing(OrtCudaSession):
         provider = "AzureExecutionProvider"
         provider_options: dict[str, str] = {}
 
-    with pytest.raises(InputError, match="AzureExecutionProvider leaves nodes of the model to the CPU"):
+    with pytest.raises(
+        InputError, match="AzureExecutionProvider leaves nodes of the model to the CPU"
+    ):
         RunsNothing(both.onnx)
     assert capfd.readouterr().err == ""
 
 
 def test_a_provider_that_does_not_load(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda session: ["OtherExecutionProvider"])
-    with pytest.raises(InputError, match="CPUExecutionProvider did not load .*would run on OtherExecutionProvider"):
+    monkeypatch.setattr(
+        onnxruntime.InferenceSession, "get_providers", lambda session: ["OtherExecutionProvider"]
+    )
+    with pytest.raises(
+        InputError, match="CPUExecutionProvider did not load .*would run on OtherExecutionProvider"
+    ):
         OnCpu(both.onnx)
 
 
@@ -103,10 +125,14 @@ def test_an_option_that_is_not_taken(both: Both) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif("CUDAExecutionProvider" not in PROVIDERS, reason="this onnxruntime has no CUDA provider")
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in PROVIDERS, reason="this onnxruntime has no CUDA provider"
+)
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_on_a_gpu(both: Both, cuda_graph: bool) -> None:
     session = OrtCudaSession(both.onnx, cuda_graph=cuda_graph)
     check_against(both.subnet, session, images(3))
     assert session.artifact_id.runtime == "onnxruntime-cuda"
-    assert ("enable_cuda_graph=1" in session.artifact_id.options) == cuda_graph and session.cuda_graph is cuda_graph
+    assert (
+        "enable_cuda_graph=1" in session.artifact_id.options
+    ) == cuda_graph and session.cuda_graph is cuda_graph

@@ -33,14 +33,20 @@ def test_identity_names_the_bytes_and_the_options(artifact: Artifact) -> None:
 
 def test_equal_input_gives_equal_output(artifact: Artifact) -> None:
     session = OrtSession(artifact, threads=1)
-    first, second = session.run(images(1)), session.run(images(1))
+    first = session.run(images(1))
+    second = session.run(images(1))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert not np.array_equal(first.boxes_xyxy, session.run(1 - images(1)).boxes_xyxy)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((1, 3, 32, 40), np.float32), np.zeros((2, 3, 32, 32), np.float32), np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32))],
+    [
+        np.zeros((1, 3, 32, 40), np.float32),
+        np.zeros((2, 3, 32, 32), np.float32),
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((3, 32, 32)),
+    ],
     ids=["size", "batch", "float64", "no batch"],
 )
 def test_wrong_input_is_refused(artifact: Artifact, wrong: np.ndarray) -> None:

@@ -1,4 +1,6 @@
-"""The engine session on doubles of TensorRT and of a CUDA device: what it binds, launches, captures, copies, and refuses."""
+"""The engine session on doubles of TensorRT and of a CUDA device: what it binds, launches,
+captures, copies, and refuses.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ class Setup:
         return TrtSession(self.engine, "tensorrt", cuda_graph=cuda_graph)
 
     def altered(self, content: bytes) -> Artifact:
-        manifest = replace(self.engine.manifest, sha256=sha256_bytes(content), size_bytes=len(content))
+        manifest = replace(
+            self.engine.manifest, sha256=sha256_bytes(content), size_bytes=len(content)
+        )
         return write_artifact(self.engine.path.with_name("altered.engine"), content, manifest)
 
 
@@ -63,9 +67,11 @@ def setup(onnx_file: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_the_detections_are_those_of_the_file(setup: Setup, cuda_graph: bool) -> None:
-    session, expected = setup.open(cuda_graph=cuda_graph), OrtSession(setup.onnx, threads=1)
+    session = setup.open(cuda_graph=cuda_graph)
+    expected = OrtSession(setup.onnx, threads=1)
     for image in images(3):
-        found, right = session.run(image[None]), expected.run(image[None])
+        found = session.run(image[None])
+        right = expected.run(image[None])
         for array, other in zip(found, right, strict=True):
             assert array.dtype == other.dtype
             np.testing.assert_allclose(array, other, atol=1e-5)
@@ -78,7 +84,10 @@ def test_the_detections_are_those_of_the_file(setup: Setup, cuda_graph: bool) ->
 def test_a_graph_is_captured_once_after_one_plain_launch(setup: Setup) -> None:
     session = setup.open(cuda_graph=True)
     assert setup.trt.log.count("launch") == 2  # one to warm up, one recorded
-    assert setup.runtime.calls[0] == "cudaStreamBeginCapture" and setup.runtime.calls.count("cudaGraphLaunch") == 1
+    assert (
+        setup.runtime.calls[0] == "cudaStreamBeginCapture"
+        and setup.runtime.calls.count("cudaGraphLaunch") == 1
+    )
     session.run(images(1)[:1])
     assert setup.trt.log.count("launch") == 2 and setup.runtime.calls.count("cudaGraphLaunch") == 2
 
@@ -99,7 +108,9 @@ def test_launch_waits_and_enqueue_does_not(setup: Setup) -> None:
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_a_row_of_the_benchmark_tells_the_gpus_time_and_the_graph(setup: Setup, tmp_path: Path, cuda_graph: bool) -> None:
+def test_a_row_of_the_benchmark_tells_the_gpus_time_and_the_graph(
+    setup: Setup, tmp_path: Path, cuda_graph: bool
+) -> None:
     rows = {"a": Row(setup.onnx, lambda build: setup.open(cuda_graph=cuda_graph))}
     protocol = Protocol(buffer_ms=0, warmup=1, min_samples=3, max_samples=3)
     ((record,),) = confirm_all(rows, [protocol], Store(tmp_path / "records.jsonl")).records.values()
@@ -107,13 +118,24 @@ def test_a_row_of_the_benchmark_tells_the_gpus_time_and_the_graph(setup: Setup, 
 
 
 def test_the_identity_tells_graph_and_build(setup: Setup) -> None:
-    plain, graph = setup.open().artifact_id, setup.open(cuda_graph=True).artifact_id
+    plain = setup.open().artifact_id
+    graph = setup.open(cuda_graph=True).artifact_id
     assert plain.sha256 == setup.engine.sha256 and plain.onnx_sha256 == setup.onnx.sha256
-    assert (plain.runtime, plain.precision, plain.size_bytes) == ("tensorrt", "fp32", setup.engine.path.stat().st_size)
-    assert "cuda_graph=off" in plain.options and "cuda_graph=on" in graph.options and "build=0" in plain.options
+    assert (plain.runtime, plain.precision, plain.size_bytes) == (
+        "tensorrt",
+        "fp32",
+        setup.engine.path.stat().st_size,
+    )
+    assert (
+        "cuda_graph=off" in plain.options
+        and "cuda_graph=on" in graph.options
+        and "build=0" in plain.options
+    )
 
 
-@pytest.mark.parametrize("failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
+@pytest.mark.parametrize(
+    "failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
 def test_a_capture_that_fails_raises(setup: Setup, failing: str) -> None:
     setup.runtime.fails = failing
     with pytest.raises(StatedFailure, match=f"{failing} says"):
@@ -138,18 +160,24 @@ def test_engines_of_elsewhere_are_refused(setup: Setup) -> None:
     setup.device.gpu = T4
     with pytest.raises(InputError, match="was built for NVIDIA A10 sm_86, here is Tesla T4 sm_75"):
         setup.open()
-    setup.device.gpu, setup.trt.__version__ = A10, "11.4.0"
+    setup.device.gpu = A10
+    setup.trt.__version__ = "11.4.0"
     with pytest.raises(InputError, match="was built by tensorrt 10.4.0, here is 11.4.0"):
         setup.open()
     with pytest.raises(InputError, match="this is onnx, not an engine of tensorrt"):
         TrtSession(setup.onnx, "tensorrt", cuda_graph=False)
 
 
-def test_engines_built_ahead_of_time_need_a_new_enough_gpu(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_built_ahead_of_time_need_a_new_enough_gpu(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", setup.trt)  # type: ignore[arg-type]
     build = {**setup.engine.manifest.build, "gpu": AHEAD_OF_TIME}
-    ahead = Artifact(setup.engine.path, replace(setup.engine.manifest, format="tensorrt-rtx", build=build))
-    monkeypatch.setattr(build_module, "VERSIONS", {"tensorrt-rtx": ((10, 4), (12, 0))})  # the double is 10.4
+    ahead = Artifact(
+        setup.engine.path, replace(setup.engine.manifest, format="tensorrt-rtx", build=build)
+    )
+    # the double is 10.4
+    monkeypatch.setattr(build_module, "VERSIONS", {"tensorrt-rtx": ((10, 4), (12, 0))})
     assert TrtSession(ahead, "tensorrt-rtx", cuda_graph=True).artifact_id.runtime == "tensorrt-rtx"
     setup.device.gpu = T4
     with pytest.raises(InputError, match="8.0 or later, here is Tesla T4 sm_75"):
@@ -170,34 +198,54 @@ def test_types_and_shapes_are_never_guessed(setup: Setup) -> None:
     with pytest.raises(InputError, match="scores is BF16, which has no numpy type"):
         setup.open()
     setup.trt.types = {"boxes": DataType.HALF}
-    with pytest.raises(InputError, match=r"boxes is float16 \(1, 8, 4\), its manifest says \(\(1, 8, 4\), 'float32'\)"):
+    with pytest.raises(
+        InputError,
+        match=r"boxes is float16 \(1, 8, 4\), its manifest says \(\(1, 8, 4\), 'float32'\)",
+    ):
         setup.open()
-    setup.trt.types, setup.trt.shapes = {}, {"scores": [1, -1]}
+    setup.trt.types = {}
+    setup.trt.shapes = {"scores": [1, -1]}
     with pytest.raises(InputError, match=r"scores has the shape \(1, -1\), which is not fixed"):
         setup.open()
 
 
 def test_outputs_are_those_of_the_contract(setup: Setup, tmp_path: Path) -> None:
-    """float16 scores arrive as float32; a file of upstream's contract, which has no scores, is refused in one line."""
+    """float16 scores arrive as float32; a file of upstream's contract, which has no scores, is
+    refused in one line.
+    """
     half = with_output_type(setup.onnx, "scores", "float16", tmp_path)
-    specs = tuple(replace(one, dtype="float16" if one.name == "scores" else one.dtype) for one in half.manifest.outputs)
+    specs = tuple(
+        replace(one, dtype="float16" if one.name == "scores" else one.dtype)
+        for one in half.manifest.outputs
+    )
     half = Artifact(half.path, replace(half.manifest, outputs=specs))
-    found, right = open_session(half, "tensorrt").run(images(1)[:1]).scores, OrtSession(setup.onnx, 1).run(images(1)[:1]).scores
-    assert found.dtype == np.float32 and np.array_equal(found, right.astype(np.float16).astype(np.float32))
-    upstream = export_onnx(tiny_detector().slice(ARCH), tmp_path / "upstream.onnx", meta=meta(), contract="upstream")
-    with pytest.raises(InputError, match=r"\['dets', 'labels', 'masks'\] are not ranked detections"):
+    found = open_session(half, "tensorrt").run(images(1)[:1]).scores
+    right = OrtSession(setup.onnx, 1).run(images(1)[:1]).scores
+    assert found.dtype == np.float32 and np.array_equal(
+        found, right.astype(np.float16).astype(np.float32)
+    )
+    upstream = export_onnx(
+        tiny_detector().slice(ARCH), tmp_path / "upstream.onnx", meta=meta(), contract="upstream"
+    )
+    with pytest.raises(
+        InputError, match=r"\['dets', 'labels', 'masks'\] are not ranked detections"
+    ):
         open_session(upstream, "tensorrt")
 
 
 def test_the_identity_tells_injected_candidates(setup: Setup) -> None:
     packages = {**setup.engine.manifest.packages, "injected_candidates": "300"}
     session = TrtSession(
-        Artifact(setup.engine.path, replace(setup.engine.manifest, packages=packages)), "tensorrt", cuda_graph=False
+        Artifact(setup.engine.path, replace(setup.engine.manifest, packages=packages)),
+        "tensorrt",
+        cuda_graph=False,
     )
     assert "injected_candidates=300" in session.artifact_id.options
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((1, 3, 32, 40), np.float32), np.zeros((1, 3, 32, 32))], ids=["size", "type"])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 3, 32, 40), np.float32), np.zeros((1, 3, 32, 32))], ids=["size", "type"]
+)
 def test_wrong_input_is_refused(setup: Setup, wrong: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
         setup.open().bind(wrong)
@@ -217,6 +265,7 @@ def test_on_a_gpu(backend: str, cuda_graph: bool, tmp_path: Path) -> None:
     pytest.importorskip(backend.replace("-", "_"), reason=f"{backend} is not installed")
     onnx = tiny_artifact(tmp_path)
     session = open_session(onnx, backend, cuda_graph=cuda_graph)
-    found, expected = session.run(images(1)[:1]), OrtSession(onnx).run(images(1)[:1])
+    found = session.run(images(1)[:1])
+    expected = OrtSession(onnx).run(images(1)[:1])
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
     assert session.gpu_ms is not None and session.gpu_ms > 0 and session.cuda_graph is cuda_graph

@@ -38,15 +38,24 @@ def header(path: Path) -> dict:
 
 def test_manifest_is_that_of_the_onnx_file(both: Both) -> None:
     """One model in two formats: all is equal but what says which file it is."""
-    ours, other = load_artifact(both.torch.path).manifest, load_artifact(both.onnx.path).manifest
-    assert (ours.format, other.format) == ("torch", "onnx") and ours.size_bytes == both.torch.path.stat().st_size
+    ours = load_artifact(both.torch.path).manifest
+    other = load_artifact(both.onnx.path).manifest
+    assert (ours.format, other.format) == (
+        "torch",
+        "onnx",
+    ) and ours.size_bytes == both.torch.path.stat().st_size
     assert "inside the first convolution" in ours.normalisation
-    own = {name: getattr(other, name) for name in ("sha256", "size_bytes", "format", "opset", "packages", "normalisation")}
+    own = {
+        name: getattr(other, name)
+        for name in ("sha256", "size_bytes", "format", "opset", "packages", "normalisation")
+    }
     assert replace(ours, **own) == other
     assert ours.category_ids == CATEGORY_IDS and ours.class_names == NAMES
 
 
-@pytest.mark.parametrize("arch", [ARCH, Arch(48, 12, 2, 2, 8), Arch(32, 16, 1, 0, 2), Arch(32, 8, 2, 1, 3, 64)], ids=str)
+@pytest.mark.parametrize(
+    "arch", [ARCH, Arch(48, 12, 2, 2, 8), Arch(32, 16, 1, 0, 2), Arch(32, 8, 2, 1, 3, 64)], ids=str
+)
 def test_agrees_with_the_subnet(arch: Arch, tmp_path: Path) -> None:
     subnet = tiny_detector().slice(arch)
     session = TorchSession(export_torch(subnet, tmp_path / "m.safetensors", meta=meta()), threads=1)
@@ -54,7 +63,8 @@ def test_agrees_with_the_subnet(arch: Arch, tmp_path: Path) -> None:
 
 
 def test_agrees_with_onnx_runtime(both: Both) -> None:
-    found, expected = TorchSession(both.torch, 1).run(images(1)), OrtSession(both.onnx, 1).run(images(1))
+    found = TorchSession(both.torch, 1).run(images(1))
+    expected = OrtSession(both.onnx, 1).run(images(1))
     for got, want in zip(found, expected, strict=True):
         assert got.shape == want.shape and got.dtype == want.dtype
         assert np.allclose(got, want, rtol=1e-4, atol=1e-4)
@@ -63,23 +73,38 @@ def test_agrees_with_onnx_runtime(both: Both) -> None:
 def test_without_masks(tmp_path: Path) -> None:
     subnet = tiny_detector(masks=False).slice(ARCH)
     artifact = export_torch(subnet, tmp_path / "m.safetensors", meta=meta())
-    assert TorchSession(artifact, 1).run(images(1)).masks is None and len(artifact.manifest.outputs) == 3
+    assert (
+        TorchSession(artifact, 1).run(images(1)).masks is None
+        and len(artifact.manifest.outputs) == 3
+    )
 
 
 def test_equal_weights_give_equal_bytes(both: Both, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in both.subnet.state_dict().items()}
     again = export_torch(both.subnet, tmp_path / "again.safetensors", meta=meta())
     assert again.sha256 == both.torch.sha256
-    assert all(torch.equal(tensor, before[name]) for name, tensor in both.subnet.state_dict().items())
-    assert list(header(again.path)["__metadata__"]) == [FORMAT]  # several would be written in any order
-    other = export_torch(tiny_detector(seed=1).slice(ARCH), tmp_path / "other.safetensors", meta=meta())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in both.subnet.state_dict().items()
+    )
+    # several would be written in any order
+    assert list(header(again.path)["__metadata__"]) == [FORMAT]
+    other = export_torch(
+        tiny_detector(seed=1).slice(ARCH), tmp_path / "other.safetensors", meta=meta()
+    )
     assert other.sha256 != both.torch.sha256
 
 
 def test_files_of_one_name_keep_their_manifests(both: Both) -> None:
-    assert both.onnx.path.stem == both.torch.path.stem and both.onnx.path.parent == both.torch.path.parent
-    assert load_artifact(both.onnx.path) == both.onnx and load_artifact(both.torch.path) == both.torch
-    both.torch.path.with_name(f"{both.torch.path.name}.json").rename(hidden := both.torch.path.with_name("hidden"))
+    assert (
+        both.onnx.path.stem == both.torch.path.stem
+        and both.onnx.path.parent == both.torch.path.parent
+    )
+    assert (
+        load_artifact(both.onnx.path) == both.onnx and load_artifact(both.torch.path) == both.torch
+    )
+    both.torch.path.with_name(f"{both.torch.path.name}.json").rename(
+        hidden := both.torch.path.with_name("hidden")
+    )
     with pytest.raises(InputError, match="no manifest; .*keep .*safetensors.json beside"):
         load_artifact(both.torch.path)
     hidden.rename(both.torch.path.with_name(f"{both.torch.path.name}.json"))
@@ -95,11 +120,15 @@ def test_threads_are_set(both: Both) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 2):
-            session, seen = TorchSession(both.torch, threads), []
-            session._subnet.register_forward_hook(lambda *_, seen=seen: seen.append(torch.get_num_threads()))
+            session = TorchSession(both.torch, threads)
+            seen = []
+            session._subnet.register_forward_hook(
+                lambda *_, seen=seen: seen.append(torch.get_num_threads())
+            )
             torch.set_num_threads(3)
             session.run(images(1))
-            assert set(seen) == {threads} and torch.get_num_threads() == 3  # what others use is left as it was
+            # what others use is left as it was
+            assert set(seen) == {threads} and torch.get_num_threads() == 3
             assert f"threads={threads} " in session.artifact_id.options
     finally:
         torch.set_num_threads(before)
@@ -107,7 +136,8 @@ def test_threads_are_set(both: Both) -> None:
 
 def altered(both: Both, change: str) -> bytes:
     content = both.torch.path.read_bytes()
-    tensors, metadata = load(content), header(both.torch.path)["__metadata__"]
+    tensors = load(content)
+    metadata = header(both.torch.path)["__metadata__"]
     card = json.loads(metadata[FORMAT])
     if change == "half":
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
@@ -129,10 +159,21 @@ def altered(both: Both, change: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "change", ["half", "no card", "weight missing", "weight of another shape", "another architecture", "unknown field", "pickle"]
+    "change",
+    [
+        "half",
+        "no card",
+        "weight missing",
+        "weight of another shape",
+        "another architecture",
+        "unknown field",
+        "pickle",
+    ],
 )
 def test_files_that_are_no_subnets(both: Both, change: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a subnet that --to torch wrote .*export it again") as caught:
+    with pytest.raises(
+        InputError, match="not a subnet that --to torch wrote .*export it again"
+    ) as caught:
         TorchSession(rewritten(both.torch, altered(both, change), tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -140,7 +181,10 @@ def test_files_that_are_no_subnets(both: Both, change: str, tmp_path: Path) -> N
 def test_a_manifest_of_another_size(both: Both) -> None:
     manifest = both.torch.manifest
     wrong = replace(manifest, inputs=(replace(manifest.inputs[0], shape=(1, 3, 64, 64)),))
-    with pytest.raises(InputError, match=r"takes images float32 \(1, 3, 32, 32\), its manifest says images float32 \(1, 3, 64"):
+    with pytest.raises(
+        InputError,
+        match=r"takes images float32 \(1, 3, 32, 32\), its manifest says images float32 \(1, 3, 64",
+    ):
         TorchSession(replace(both.torch, manifest=wrong))
 
 
@@ -148,7 +192,11 @@ def test_exporter_refuses(both: Both, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be called .onnx"):
         export_torch(both.subnet, tmp_path / "m.onnx", meta=meta())
     with pytest.raises(InputError, match="1 names and 1 category ids for 3 classes"):
-        export_torch(both.subnet, tmp_path / "m.safetensors", meta=replace(meta(), class_names=("car",), category_ids=(3,)))
+        export_torch(
+            both.subnet,
+            tmp_path / "m.safetensors",
+            meta=replace(meta(), class_names=("car",), category_ids=(3,)),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -160,7 +208,9 @@ def test_on_a_gpu(both: Both, graph: bool) -> None:
     assert session.artifact_id.runtime == f"torch-cuda-{'graph' if graph else 'eager'}"
     assert session.gpu_ms is not None and session.gpu_ms > 0
     first = session.run(images(1)).boxes_xyxy
-    assert not np.array_equal(first, session.run(1 - images(1)).boxes_xyxy), "the graph reads what is bound"
+    assert not np.array_equal(first, session.run(1 - images(1)).boxes_xyxy), (
+        "the graph reads what is bound"
+    )
     assert np.array_equal(first, session.run(images(1)).boxes_xyxy)
 
 
@@ -174,11 +224,15 @@ def test_our_models_by_name_run_in_pytorch(
     from rfdetr_repro.records.store import Store
 
     classes = len(by_name.coco_labels().names)
-    monkeypatch.setitem(by_name.PRESETS, "nano", replace(TINY, model=replace(TINY.model, num_classes=classes)))
+    monkeypatch.setitem(
+        by_name.PRESETS, "nano", replace(TINY, model=replace(TINY.model, num_classes=classes))
+    )
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # on the CPU wherever this runs
     out = tmp_path / "out.jsonl"
     few = ["--samples", "3", "--buffer-ms", "0", "--builds", "1", "--out", str(out)]
     for backend in ("onnxruntime", "torch"):
-        assert run_main(main, ["--models", "rfdetr-nano", "--backend", backend, *few]) == 0, capsys.readouterr().err
+        assert run_main(main, ["--models", "rfdetr-nano", "--backend", backend, *few]) == 0, (
+            capsys.readouterr().err
+        )
     runtimes = [record.artifact.runtime for record in Store(out).read()]
     assert [name.split("-")[0] for name in runtimes] == ["onnxruntime", "torch"]

@@ -20,13 +20,19 @@ from rfdetr_repro.model.detector import Detector
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN/supernet.safetensors and a data folder beside it."""
     folder = tmp_path_factory.mktemp("search")
-    data = write_embedded(folder / "data", EmbeddedConfig(64, train_images=2, val_images=9, test_images=1), workers=1)
+    data = write_embedded(
+        folder / "data", EmbeddedConfig(64, train_images=2, val_images=9, test_images=1), workers=1
+    )
     split = read_split(data, "val")
     torch.manual_seed(0)
     model = replace(TINY.model, num_classes=len(split.classes.names))
-    card = ModelCard(model, TINY.arch, tuple(split.classes.names), tuple(split.classes.category_ids), SPACE)
+    card = ModelCard(
+        model, TINY.arch, tuple(split.classes.names), tuple(split.classes.category_ids), SPACE
+    )
     (folder / "run").mkdir()
-    save_detector(folder / "run" / "supernet.safetensors", Detector(model, TINY.arch).state_dict(), card)
+    save_detector(
+        folder / "run" / "supernet.safetensors", Detector(model, TINY.arch).state_dict(), card
+    )
     return folder
 
 

@@ -1,4 +1,6 @@
-"""What a search's latencies are taken on: a runtime, float16 files, a machine; accuracy is found once for all of them."""
+"""What a search's latencies are taken on: a runtime, float16 files, a machine; accuracy is found
+once for all of them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
 
 
 @needs_openvino
@@ -50,37 +54,55 @@ def test_engines_and_confirmed_models_run_on_the_deployment(run: Path, place: Pa
     assert all(record.artifact.runtime.startswith("openvino") for record in [*engines, confirmed])
     plain = search_in(run, place)
     measure_engines(plain, archs[:1], QUICK)  # not answered by what another runtime measured
-    runtimes = [record.artifact.runtime for record in plain.store.read() if record.source == "engine"]
+    runtimes = [
+        record.artifact.runtime for record in plain.store.read() if record.source == "engine"
+    ]
     assert len(runtimes) == 3 and runtimes[-1] == "onnxruntime-cpu"
 
 
-def test_another_deployment_takes_the_accuracy_from_the_store(run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_deployment_takes_the_accuracy_from_the_store(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = search_in(run, place)
     before = first.evaluate_all(latency_model(first), ERROR)
-    monkeypatch.setattr("rfdetr_repro.search.evaluation.shared_detections", None)  # would not be called
+    # would not be called
+    monkeypatch.setattr("rfdetr_repro.search.evaluation.shared_detections", None)
     second = search_in(run, place, deployment=Deployment("openvino"))
-    slower = LatencyModel({name: 3 * ms for name, ms in latency_model(second).coefficients.items()}, second.card.config)
+    slower = LatencyModel(
+        {name: 3 * ms for name, ms in latency_model(second).coefficients.items()},
+        second.card.config,
+    )
     after = second.evaluate_all(slower, ERROR)
     assert [record.accuracy for record in after] == [record.accuracy for record in before]
     assert [record.mask_accuracy for record in after] == [record.mask_accuracy for record in before]
     assert after[0].latency.median_ms == pytest.approx(3 * before[0].latency.median_ms)
     records = second.store.read()
-    assert len(records) == 2 * len(SPACE) and len(comparable_groups(records)) == 2  # no front mixes them
+    # no front mixes them
+    assert len(records) == 2 * len(SPACE) and len(comparable_groups(records)) == 2
     lines = (run / "records.jsonl").read_bytes()
-    assert [record.id for record in second.evaluate_all(slower, ERROR)] == [record.id for record in after]
+    assert [record.id for record in second.evaluate_all(slower, ERROR)] == [
+        record.id for record in after
+    ]
     assert (run / "records.jsonl").read_bytes() == lines
 
 
-def test_a_model_fitted_anew_replaces_the_latencies_and_nothing_else(run: Path, place: Path) -> None:
+def test_a_model_fitted_anew_replaces_the_latencies_and_nothing_else(
+    run: Path, place: Path
+) -> None:
     search = search_in(run, place)
     before = search.evaluate_all(latency_model(search), ERROR)
     assert before[0].mask_accuracy is not None
     boxes_only = search_in(run, place, masks=False)
-    faster = LatencyModel({name: ms / 2 for name, ms in latency_model(search).coefficients.items()}, search.card.config)
+    faster = LatencyModel(
+        {name: ms / 2 for name, ms in latency_model(search).coefficients.items()},
+        search.card.config,
+    )
     after = boxes_only.evaluate_all(faster, ERROR)
     assert [record.id for record in after] == [record.id for record in before]
     assert after[0].latency.median_ms == pytest.approx(before[0].latency.median_ms / 2)
-    assert {record.id: record for record in search.store.read()} == {record.id: record for record in after}
+    assert {record.id: record for record in search.store.read()} == {
+        record.id: record for record in after
+    }
     assert [record.mask_accuracy for record in after] == [record.mask_accuracy for record in before]
 
 
@@ -88,36 +110,47 @@ def test_float16_files_are_audited_on_the_split_and_measured(run: Path, place: P
     search = search_in(run, place, deployment=Deployment(precision="fp16"))
     arch = next(iter(SPACE))
     artifact = search.artifact(arch)
-    assert artifact.manifest.precision == "fp16" and artifact.manifest.build["audit"].startswith("8 pictures")
+    assert artifact.manifest.precision == "fp16" and artifact.manifest.build["audit"].startswith(
+        "8 pictures"
+    )
     made = artifact.path.stat().st_mtime_ns
     (record,) = search.confirm(arch, [search.split], [QUICK])
-    assert record.artifact.precision == "fp16" and record.accuracy.artifact_sha256 == artifact.sha256
+    assert (
+        record.artifact.precision == "fp16" and record.accuracy.artifact_sha256 == artifact.sha256
+    )
     assert artifact.path.stat().st_mtime_ns == made
     assert search.export(arch).manifest.precision == "fp32"
 
 
 def test_what_another_machine_measured_is_measured_again(run: Path, place: Path) -> None:
-    archs, asked = list(SPACE)[:5], []
+    archs = list(SPACE)[:5]
+    asked = []
 
     def measure(item: Engines) -> dict[Arch, Measured]:
         asked.append(len(item.archs))
         machine = Machine(f"cpu {names.pop(0)}", 1, 1.0, "Linux")
         made = measure_here(search_in(run, place), item)
-        return {arch: Measured(one.artifact, replace(one.latency, median_ms=5.0), machine) for arch, one in made.items()}
+        return {
+            arch: Measured(one.artifact, replace(one.latency, median_ms=5.0), machine)
+            for arch, one in made.items()
+        }
 
     names = ["a", "b", "b"]
     search = search_in(run, place, measure=measure)
     measure_engines(search, archs[:4], QUICK)
     assert asked == [4] and search.measured_on.cpu == "cpu a"
     measure_engines(search, archs, QUICK)
-    assert asked == [4, 1 + 3, 1 + 3] and search.measured_on.cpu == "cpu b"  # with three references each time
+    # with three references each time
+    assert asked == [4, 1 + 3, 1 + 3] and search.measured_on.cpu == "cpu b"
     assert {record.machine.cpu for record in [search.record("search", archs[0])]} == {"cpu b"}
     names[:] = ["c", "d"]
     with pytest.raises(StatedFailure, match="different machines"):
         measure_engines(search, list(SPACE)[:6], QUICK)
 
 
-def test_deployments_that_cannot_be_are_refused(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deployments_that_cannot_be_are_refused(
+    run: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for wrong in (
         {"backend": "torch"},
         {"backend": "abacus"},
@@ -141,7 +174,16 @@ def test_a_gpu_deployment_is_watched_from_before_the_first_engine(
         raise InputError("no CUDA driver on this machine")
 
     monkeypatch.setattr(gpu_device, "cuda_uuid", no_device)
-    arguments = ["--run", str(run), "--data", str(place / "data"), "--backend", "tensorrt", "--precision", "fp16"]
+    arguments = [
+        "--run",
+        str(run),
+        "--data",
+        str(place / "data"),
+        "--backend",
+        "tensorrt",
+        "--precision",
+        "fp16",
+    ]
     assert run_main(command.main, arguments) == 2
     assert "no CUDA driver" in capsys.readouterr().err
     assert not (run / "artifacts").exists()
@@ -164,7 +206,8 @@ def test_records_of_a_gpu_deployment_name_the_gpu(run: Path, place: Path) -> Non
 
 @pytest.mark.gpu
 def test_passes_on_a_gpu_give_what_the_cpu_gives(run: Path, place: Path) -> None:
-    here, there = search_in(run, place), search_in(run, place)
+    here = search_in(run, place)
+    there = search_in(run, place)
     to_device(there.detector, "cuda")
     for group in list(by_backbone(SPACE))[:2]:
         on_cpu = shared_detections(here.detector, here.split, group, masks=True)
@@ -183,9 +226,14 @@ def stub(state: dict[str, float], asked: list[int]) -> Callable[[Engines], dict[
         asked.append(len(item.archs))
         found = {}
         for arch in item.archs:
-            file, ms = ArtifactId(sha256_bytes(arch.key.encode()), "0" * 64, "onnxruntime-cpu", "fp32", 1), true_ms(arch)
+            file = ArtifactId(
+                sha256_bytes(arch.key.encode()), "0" * 64, "onnxruntime-cpu", "fp32", 1
+            )
+            ms = true_ms(arch)
             found[arch] = Measured(
-                file, Latency(ms * state["factor"], artifact_sha256=file.sha256), Machine("cpu", 2, 8.0, "Linux")
+                file,
+                Latency(ms * state["factor"], artifact_sha256=file.sha256),
+                Machine("cpu", 2, 8.0, "Linux"),
             )
         return found
 
@@ -197,47 +245,68 @@ def true_ms(arch: Arch) -> float:
 
 
 def test_engines_that_are_added_belong_to_the_state_of_the_first(run: Path, place: Path) -> None:
-    """The machine is half as slow again when more engines are asked for: the references measured beside them say so."""
-    state, asked, archs = {"factor": 1.0}, [], list(SPACE)
+    """The machine is half as slow again when more engines are asked for: the references measured
+    beside them say so.
+    """
+    state = {"factor": 1.0}
+    asked = []
+    archs = list(SPACE)
     search = search_in(run, place, measure=stub(state, asked))
     first = measure_engines(search, archs[:6], QUICK)
     state["factor"] = 1.5
     whole = measure_engines(search, archs[:9], QUICK)
     assert asked == [6, 3 + REFERENCES] and {arch: whole[arch] for arch in archs[:6]} == first
     assert whole == pytest.approx({arch: true_ms(arch) for arch in archs[:9]})
-    assert measure_engines(search, archs[:9], QUICK) == whole and len(asked) == 2  # all of them are stored
+    # all of them are stored
+    assert measure_engines(search, archs[:9], QUICK) == whole and len(asked) == 2
 
 
 def test_a_confirmed_engine_is_forecast_without_itself(run: Path, place: Path) -> None:
     """The error on confirmed files is of models that had not seen them."""
     archs = engine_order(SPACE)[:16]
-    odd, protocol = archs[5], short_form(DECISION)
+    odd = archs[5]
+    protocol = short_form(DECISION)
 
     def measure(item: Engines) -> dict[Arch, Measured]:
         found = stub({"factor": 1.0}, [])(item)
-        slow = replace(found[odd].latency, median_ms=3 * true_ms(odd))  # an engine that the model cannot explain
+        # an engine that the model cannot explain
+        slow = replace(found[odd].latency, median_ms=3 * true_ms(odd))
         return {**found, odd: replace(found[odd], latency=slow)}
 
     search = search_in(run, place, measure=measure)
     ms = measure_engines(search, archs, protocol)
-    model, others = LatencyModel.fit(archs, list(ms.values()), search.card.config), [arch for arch in archs if arch != odd]
+    model = LatencyModel.fit(archs, list(ms.values()), search.card.config)
+    others = [arch for arch in archs if arch != odd]
     alone = LatencyModel.fit(others, [ms[arch] for arch in others], search.card.config)
     unseen = engine_order(SPACE)[20]
     said = forecasts(search, model, ERROR, [odd, unseen])
-    assert said[odd].median_ms == pytest.approx(alone.predict(odd)) != pytest.approx(model.predict(odd))
-    assert said[unseen].median_ms == pytest.approx(model.predict(unseen)) and said[odd].heldout_error == ERROR.median
+    assert (
+        said[odd].median_ms
+        == pytest.approx(alone.predict(odd))
+        != pytest.approx(model.predict(odd))
+    )
+    assert (
+        said[unseen].median_ms == pytest.approx(model.predict(unseen))
+        and said[odd].heldout_error == ERROR.median
+    )
 
 
 def test_the_model_is_fitted_to_confirmed_files_too(run: Path, place: Path) -> None:
-    """Confirmed files are 20 % slower than engines said: seen in the error, gone after the fit, kept by a run that goes on."""
+    """Confirmed files are 20 % slower than engines said: seen in the error, gone after the fit,
+    kept by a run that goes on.
+    """
     search = search_in(run, place, measure=stub({"factor": 1.0}, []))
-    archs, ten = engine_order(SPACE)[:8], engine_order(SPACE)[8:18]
+    archs = engine_order(SPACE)[:8]
+    ten = engine_order(SPACE)[8:18]
     ms = measure_engines(search, archs, short_form(DECISION))
     model = LatencyModel.fit(archs, list(ms.values()), search.card.config)
-    records, confirmed = search.evaluate_all(model, ERROR), []
+    records = search.evaluate_all(model, ERROR)
+    confirmed = []
     for arch, said in forecasts(search, model, ERROR, ten).items():
         file = ArtifactId(sha256_bytes(arch.key.encode()), "0" * 64, "onnxruntime-cpu", "fp32", 1)
-        latency = Latency(1.2 * true_ms(arch), artifact_sha256=file.sha256, predicted_ms=said.median_ms)
+        latency = Latency(
+            1.2 * true_ms(arch), artifact_sha256=file.sha256, predicted_ms=said.median_ms
+        )
         confirmed.append(Record("protocol", search.model_id(arch), artifact=file, latency=latency))
     after, error, seen = refit_latency(search, Fit(8), confirmed, model, ERROR)
     assert seen.median == pytest.approx(1 - 1 / 1.2, abs=0.02) and error.median > 0
@@ -247,16 +316,18 @@ def test_the_model_is_fitted_to_confirmed_files_too(run: Path, place: Path) -> N
     assert all(stored[record.id] == record for record in better)
     assert {record.latency.confirmed_worst for record in better} == {seen.maximum}
     lines = search.store.path.read_bytes()
-    again = search.evaluate_all(model, ERROR)  # candidates are chosen by the model that had not seen them
+    # candidates are chosen by the model that had not seen them
+    again = search.evaluate_all(model, ERROR)
     assert [one.latency.median_ms for one in again] == [one.latency.median_ms for one in records]
     search.refit(again, after, error, seen)
     assert search.store.path.read_bytes() == lines
 
 
 def test_modes_are_searches_of_their_own(run: Path, place: Path) -> None:
-    buffered, sustained = search_in(run, place), search_in(run, place, decision=Protocol("sustained", buffer_ms=0.0, threads=1))
+    buffered = search_in(run, place)
+    sustained = search_in(run, place, decision=Protocol("sustained", buffer_ms=0.0, threads=1))
     first, second = (one.evaluate_all(latency_model(one), ERROR) for one in (buffered, sustained))
-    assert {latency_mode(record) for record in first} == {"buffered"} and {latency_mode(record) for record in second} == {
-        "sustained"
-    }
+    assert {latency_mode(record) for record in first} == {"buffered"} and {
+        latency_mode(record) for record in second
+    } == {"sustained"}
     assert len(comparable_groups(buffered.store.read())) == 2  # no front mixes them

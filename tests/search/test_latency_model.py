@@ -39,12 +39,17 @@ def test_noise_is_averaged_out() -> None:
 
 def test_a_machine_that_is_not_additive_shows_in_the_heldout_error() -> None:
     order = engine_order(PICO_SPACE)
-    fit, heldout = order[:24], order[24:30]
+    fit = order[:24]
+    heldout = order[24:30]
 
     def stepped(arch: Arch) -> float:  # some backbones miss a fast path, in no order of their work
-        return additive_ms(arch) * (2.0 if (arch.resolution // 32 + arch.patch // 4 + arch.windows) % 2 else 1.0)
+        return additive_ms(arch) * (
+            2.0 if (arch.resolution // 32 + arch.patch // 4 + arch.windows) % 2 else 1.0
+        )
 
-    wrong = LatencyModel.fit(fit, [stepped(arch) for arch in fit], CONFIG).error(heldout, [stepped(arch) for arch in heldout])
+    wrong = LatencyModel.fit(fit, [stepped(arch) for arch in fit], CONFIG).error(
+        heldout, [stepped(arch) for arch in heldout]
+    )
     right = LatencyModel.fit(fit, noisy(fit, 0.0), CONFIG).error(heldout, noisy(heldout, 0.0))
     assert wrong.median > 0.05 > 10 * right.median
 
@@ -67,13 +72,18 @@ def test_parts_add_up() -> None:
     model, fit = fitted(spread=0.02)
     for arch in fit[:5]:
         assert sum(model.parts(arch).values()) == pytest.approx(model.predict(arch))
-    assert model.parts(Arch(128, 16, 1, 2, 25))["decoder"] > model.parts(Arch(128, 16, 1, 0, 25))["decoder"]
+    assert (
+        model.parts(Arch(128, 16, 1, 2, 25))["decoder"]
+        > model.parts(Arch(128, 16, 1, 0, 25))["decoder"]
+    )
 
 
 def test_prediction_is_marked_as_modelled() -> None:
     model, fit = fitted(spread=0.02)
     latency = model.latency(fit[0], heldout_error(fit, noisy(fit, 0.02), CONFIG))
-    assert latency.method == "modelled" and latency.heldout_error > 0 and latency.num_samples is None
+    assert (
+        latency.method == "modelled" and latency.heldout_error > 0 and latency.num_samples is None
+    )
 
 
 def test_json_round_trip() -> None:
@@ -88,12 +98,21 @@ def test_json_round_trip() -> None:
 def test_without_masks_nothing_is_paid_for_them() -> None:
     detection = PICO.model.__class__(**{**PICO.model.__dict__, "masks": False})
     work = features(Arch(128, 16, 1, 2, 25), detection)
-    assert {name for name, amount in work.items() if amount == 0} >= {"mask_pixels", "mask_block_pixels", "mask_products"}
+    assert {name for name, amount in work.items() if amount == 0} >= {
+        "mask_pixels",
+        "mask_block_pixels",
+        "mask_products",
+    }
 
 
 @pytest.mark.parametrize(
     ("count", "latency_ms"),
-    [(3, [1.0] * 3), (5, [1.0] * 4), (5, [1.0, 1.0, 0.0, 1.0, 1.0]), (5, [1.0, 1.0, float("nan"), 1.0, 1.0])],
+    [
+        (3, [1.0] * 3),
+        (5, [1.0] * 4),
+        (5, [1.0, 1.0, 0.0, 1.0, 1.0]),
+        (5, [1.0, 1.0, float("nan"), 1.0, 1.0]),
+    ],
 )
 def test_impossible_measurements(count: int, latency_ms: list[float]) -> None:
     with pytest.raises(InputError):
@@ -103,20 +122,38 @@ def test_impossible_measurements(count: int, latency_ms: list[float]) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_engines_are_spread_out(seed: int) -> None:
     order = engine_order(PICO_SPACE, seed)
-    assert order == engine_order(PICO_SPACE, seed) and len(order) == len(PICO_SPACE) and set(order) == set(PICO_SPACE)
+    assert (
+        order == engine_order(PICO_SPACE, seed)
+        and len(order) == len(PICO_SPACE)
+        and set(order) == set(PICO_SPACE)
+    )
     assert {arch.backbone for arch in order[:18]} == {arch.backbone for arch in PICO_SPACE}
-    assert {(arch.decoder_layers, arch.queries) for arch in order[:18]} == {(d, q) for d in (0, 1, 2) for q in (10, 15, 25)}
+    assert {(arch.decoder_layers, arch.queries) for arch in order[:18]} == {
+        (d, q) for d in (0, 1, 2) for q in (10, 15, 25)
+    }
 
 
 def test_large_spaces_get_a_sample_of_their_backbones() -> None:
     order = engine_order(PAPER_SPACE)
-    assert set(order) == set(PAPER_SPACE) and len(order) == len(PAPER_SPACE) and len({arch.backbone for arch in order[:60]}) == 60
-    assert {arch.patch for arch in order[:60]} >= {8, 32} and {arch.windows for arch in order[:60]} == {1, 2, 4}
+    assert (
+        set(order) == set(PAPER_SPACE)
+        and len(order) == len(PAPER_SPACE)
+        and len({arch.backbone for arch in order[:60]}) == 60
+    )
+    assert {arch.patch for arch in order[:60]} >= {8, 32} and {
+        arch.windows for arch in order[:60]
+    } == {1, 2, 4}
 
 
 @pytest.mark.parametrize(
     ("engines", "most", "sizes"),
-    [(18, None, [18, 27, 36]), (18, 0, [18]), (8, 40, [8, 12, 18, 27, 40]), (500, None, [162]), (18, 20, [18, 20])],
+    [
+        (18, None, [18, 27, 36]),
+        (18, 0, [18]),
+        (8, 40, [8, 12, 18, 27, 40]),
+        (500, None, [162]),
+        (18, 20, [18, 20]),
+    ],
 )
 def test_rounds_of_measuring(engines: int, most: int | None, sizes: list[int]) -> None:
     assert Fit(engines, most).sizes(162) == sizes

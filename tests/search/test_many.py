@@ -1,4 +1,6 @@
-"""A whole search by workers: the numbers of one process, whoever dies; who may not take part; engines on a machine alone."""
+"""A whole search by workers: the numbers of one process, whoever dies; who may not take part;
+engines on a machine alone.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from rfdetr_repro.spec.campaign import EMBEDDED
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
 from rfdetr_repro.spec.protocol import Protocol
 
-ray = pytest.importorskip("ray", reason="the many-machine search needs ray (pip install 'rfdetr-repro[ray]')")
+ray = pytest.importorskip(
+    "ray", reason="the many-machine search needs ray (pip install 'rfdetr-repro[ray]')"
+)
 SPACE = SearchSpace((48, 64, 96), (16,), (1, 2), (0, 2), (3, 10))
 GROUPS = len({arch.backbone for arch in SPACE})
 QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
@@ -45,7 +49,9 @@ RACE = ("--strategy", "race", "--first", "0.4")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """RUN/supernet.safetensors and a data folder beside it."""
     folder = tmp_path_factory.mktemp("many")
-    data = write_embedded(folder / "data", EmbeddedConfig(64, train_images=2, val_images=60, test_images=1), workers=1)
+    data = write_embedded(
+        folder / "data", EmbeddedConfig(64, train_images=2, val_images=60, test_images=1), workers=1
+    )
     write_supernet(folder / "run", data, seed=0)
     name_what_is_found(folder / "run", data)
     return folder
@@ -56,14 +62,19 @@ def write_supernet(run: Path, data: Path, seed: int) -> None:
     classes = read_split(data, "val").classes
     torch.manual_seed(seed)
     model = replace(TINY.model, num_classes=len(classes.names))
-    state = {name: value + 0.05 * torch.randn_like(value) for name, value in Detector(model, TINY.arch).state_dict().items()}
+    state = {
+        name: value + 0.05 * torch.randn_like(value)
+        for name, value in Detector(model, TINY.arch).state_dict().items()
+    }
     run.mkdir(exist_ok=True)
     card = ModelCard(model, TINY.arch, tuple(classes.names), tuple(classes.category_ids), SPACE)
     save_detector(run / "supernet.safetensors", state, card)
 
 
 def name_what_is_found(run: Path, data: Path) -> None:
-    """Takes the best detections of one architecture for the objects of the val split: APs of the others are then not all zero."""
+    """Takes the best detections of one architecture for the objects of the val split: APs of the
+    others are then not all zero.
+    """
     detector, _, _ = load_supernet(run / "supernet.safetensors")
     split = read_split(data, "val")
     rows: list[dict[str, Any]] = []
@@ -73,11 +84,24 @@ def name_what_is_found(run: Path, data: Path) -> None:
         for place in inside[np.argsort(-found.scores[inside])][:3]:
             left, top, *corner = boxes[place].tolist()
             size = corner[0] - left, corner[1] - top
-            row = {"id": len(rows) + 1, "image_id": found.image_id, "iscrowd": 0, "bbox": [left, top, *size]}
+            row = {
+                "id": len(rows) + 1,
+                "image_id": found.image_id,
+                "iscrowd": 0,
+                "bbox": [left, top, *size],
+            }
             assert found.masks_rle is not None
-            category, rle = split.classes.category_ids[found.labels[place]], found.masks_rle[place]
+            category = split.classes.category_ids[found.labels[place]]
+            rle = found.masks_rle[place]
             text = rle["counts"].decode() if isinstance(rle["counts"], bytes) else rle["counts"]
-            rows.append({**row, "category_id": category, "area": size[0] * size[1], "segmentation": {**rle, "counts": text}})
+            rows.append(
+                {
+                    **row,
+                    "category_id": category,
+                    "area": size[0] * size[1],
+                    "segmentation": {**rle, "counts": text},
+                }
+            )
     path = data / "annotations" / "instances_val.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": rows}))
 
@@ -103,8 +127,10 @@ def latencies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def one_thread() -> None:
-    """As workers have: with as many threads, one library on one processor adds in one order, so that all results are equal to
-    the last bit. With another number of threads, or on another processor, they are equal up to rounding, and an AP may differ."""
+    """As workers have: with as many threads, one library on one processor adds in one order, so
+    that all results are equal to the last bit. With another number of threads, or on another
+    processor, they are equal up to rounding, and an AP may differ.
+    """
     torch.set_num_threads(1)  # ends with the test (conftest.py)
 
 
@@ -117,7 +143,19 @@ def cluster() -> Iterator[Any]:
 def search(run: Path, place: Path, *more: str) -> int:
     folders = ["--run", str(run), "--data", str(place / "data"), "--device", "cpu"]
     return run_main(
-        command.main, [*folders, "--metric", "mask_ap", "--engines", "6", "--most-engines", "6", "--candidates", "1", *more]
+        command.main,
+        [
+            *folders,
+            "--metric",
+            "mask_ap",
+            "--engines",
+            "6",
+            "--most-engines",
+            "6",
+            "--candidates",
+            "1",
+            *more,
+        ],
     )
 
 
@@ -131,7 +169,11 @@ def copy_of(place: Path, name: Path) -> Path:
 
 def accuracies(records: list[Record], *sources: str) -> dict[str, Any]:
     """By id; an artifact's accuracy names its SHA-256 too."""
-    return {one.id: (one.model.arch, one.accuracy, one.mask_accuracy) for one in records if one.source in sources}
+    return {
+        one.id: (one.model.arch, one.accuracy, one.mask_accuracy)
+        for one in records
+        if one.source in sources
+    }
 
 
 def stages(run: Path) -> dict[str, list[np.ndarray]]:
@@ -151,16 +193,25 @@ class Watched(RayPool):
 
     def run(self, items: Any) -> Iterator[tuple[Any, Any]]:
         for pair in super().run(items):
-            self.seen.append((self.exclusive, self.size, self.ray.available_resources().get("CPU", 0)))
+            self.seen.append(
+                (self.exclusive, self.size, self.ray.available_resources().get("CPU", 0))
+            )
             yield pair
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_exhaustive_search_gives_the_numbers_of_one_process(
-    place: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    place: Path,
+    tmp_path: Path,
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """And its engines are measured by one worker that has a machine of two CPUs to itself, before the others begin."""
-    run, alone = copy_of(place, tmp_path / "run"), copy_of(place, tmp_path / "alone")
+    """And its engines are measured by one worker that has a machine of two CPUs to itself, before
+    the others begin.
+    """
+    run = copy_of(place, tmp_path / "run")
+    alone = copy_of(place, tmp_path / "alone")
     Watched.seen.clear()
     with monkeypatch.context() as patch:
         patch.setattr(many, "RayPool", Watched)
@@ -171,18 +222,29 @@ def test_the_exhaustive_search_gives_the_numbers_of_one_process(
     assert search(alone, place) == EXIT_OK
     ours, theirs = (Store(folder / "records.jsonl").read() for folder in (run, alone))
     found = accuracies(ours, "search")
-    assert found == accuracies(theirs, "search") and {arch for arch, *_ in found.values()} == set(SPACE)
-    assert len({accuracy.ap for _, accuracy, _ in found.values()}) > GROUPS  # not all zero, nor all alike
+    assert found == accuracies(theirs, "search") and {arch for arch, *_ in found.values()} == set(
+        SPACE
+    )
+    # not all zero, nor all alike
+    assert len({accuracy.ap for _, accuracy, _ in found.values()}) > GROUPS
     assert sum(record.source == "engine" for record in ours) == 6
-    assert Watched.seen[0] == (True, 1, 2.0) and [exclusive for exclusive, *_ in Watched.seen[1:]] == [False] * GROUPS
+    assert (
+        Watched.seen[0] == (True, 1, 2.0)
+        and [exclusive for exclusive, *_ in Watched.seen[1:]] == [False] * GROUPS
+    )
     assert {size for _, size, _ in Watched.seen[1:]} <= {1, 2}
 
 
 @pytest.mark.usefixtures("latencies", "one_thread")
 def test_a_race_whose_worker_is_killed_gives_the_numbers_of_one_process(
-    place: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    place: Path,
+    tmp_path: Path,
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run, alone = copy_of(place, tmp_path / "run"), copy_of(place, tmp_path / "alone")
+    run = copy_of(place, tmp_path / "run")
+    alone = copy_of(place, tmp_path / "alone")
     assert search(alone, place, *RACE) == EXIT_OK
     capfd.readouterr()
     monkeypatch.setattr(many, "EvaluationSource", FatalSource)
@@ -190,29 +252,53 @@ def test_a_race_whose_worker_is_killed_gives_the_numbers_of_one_process(
     assert search(run, place, *RACE, *by_workers(cluster)) == EXIT_OK
     said = [line for line in capfd.readouterr().err.splitlines() if "worker on" in line]
     assert len(said) == 1 and " lost: " in said[0]
-    tried, (killed, fatal) = [line.split(" ", 1) for line in attempts(run)], (run / "killed").read_text().split(" ", 1)
+    tried, (killed, fatal) = (
+        [line.split(" ", 1) for line in attempts(run)],
+        (run / "killed").read_text().split(" ", 1),
+    )
     assert [killed, fatal] in tried and tried[-1][0] != killed
-    assert Counter(item for _, item in tried) == Counter({item: 2 if item == fatal else 1 for _, item in tried})
+    assert Counter(item for _, item in tried) == Counter(
+        {item: 2 if item == fatal else 1 for _, item in tried}
+    )
     ours, theirs = (Store(folder / "records.jsonl").read() for folder in (run, alone))
-    lines, undisturbed = ((folder / "records.jsonl").read_text().splitlines() for folder in (run, alone))
-    assert len(lines) == len(undisturbed)  # nothing twice: beyond one line a Record are those that the confirmed files refitted
+    lines, undisturbed = (
+        (folder / "records.jsonl").read_text().splitlines() for folder in (run, alone)
+    )
+    # nothing twice: beyond one line a Record are those that the confirmed files refitted
+    assert len(lines) == len(undisturbed)
     assert accuracies(ours, "search", "protocol") == accuracies(theirs, "search", "protocol")
-    # their modelled latencies are not compared: the fit takes the confirmed files in, and those were really timed
+    # their modelled latencies are not compared: the fit takes the confirmed files in, and those
+    # were really timed
     assert {one.id for one in ours} == {one.id for one in theirs}
-    assert json.loads((run / "race.json").read_text()) == json.loads((alone / "race.json").read_text())
-    here, there = stages(run), stages(alone)
+    assert json.loads((run / "race.json").read_text()) == json.loads(
+        (alone / "race.json").read_text()
+    )
+    here = stages(run)
+    there = stages(alone)
     assert here.keys() == there.keys() and len(here) == len({item for _, item in tried}) > GROUPS
-    assert all(np.array_equal(one, other) for name in here for one, other in zip(here[name], there[name], strict=True))
+    assert all(
+        np.array_equal(one, other)
+        for name in here
+        for one, other in zip(here[name], there[name], strict=True)
+    )
 
 
 @pytest.mark.usefixtures("latencies")
 @pytest.mark.parametrize("other", ["checkpoint", "data"])
 def test_a_worker_that_sees_other_files_is_refused(
-    place: Path, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], other: str
+    place: Path,
+    tmp_path: Path,
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    other: str,
 ) -> None:
-    """As where each machine has a folder of its own, under the same path: the search has read its files, then they change."""
+    """As where each machine has a folder of its own, under the same path: the search has read its
+    files, then they change.
+    """
     copy = Path(shutil.copytree(place, tmp_path / "copy"))
-    run, plain = copy / "run", many.Workers.join
+    run = copy / "run"
+    plain = many.Workers.join
 
     def join(workers: many.Workers, asked: Any) -> None:
         plain(workers, asked)
@@ -229,14 +315,23 @@ def test_a_worker_that_sees_other_files_is_refused(
     assert search(run, copy, *by_workers(cluster)) == EXIT_BAD_INPUT
     after = load_supernet(run / "supernet.safetensors")[2], read_split(copy / "data", "val").sha256
     (changed,) = [index for index in range(2) if before[index] != after[index]]
-    told = f"a worker sees another file ({after[changed][:12]}, the search {before[changed][:12]}); in {copy}"
+    told = (
+        f"a worker sees another file ({after[changed][:12]}, the search {before[changed][:12]}); "
+        f"in {copy}"
+    )
     lines = [line for line in capfd.readouterr().err.splitlines() if "worker" in line]
-    assert len(lines) == 2 + 1 and all(told in line and "share one folder" in line for line in lines)
-    assert all(" refused: InputError: " in line for line in lines[:2]) and lines[2].startswith("error: no worker is left; ")
+    assert len(lines) == 2 + 1 and all(
+        told in line and "share one folder" in line for line in lines
+    )
+    assert all(" refused: InputError: " in line for line in lines[:2]) and lines[2].startswith(
+        "error: no worker is left; "
+    )
     assert not Store(run / "records.jsonl").read()
 
 
-def test_engines_are_measured_while_no_other_worker_works(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_measured_while_no_other_worker_works(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also in the middle of a search: its workers go first, and come again after."""
     log: list[Any] = []
 
@@ -255,7 +350,9 @@ def test_engines_are_measured_while_no_other_worker_works(place: Path, tmp_path:
     workers.join(command.open_search(run, place / "data", masks=False, command="x", device="cpu"))
     item = evaluation.Whole((TINY.arch,))
     (first,) = workers.run_items([item])
-    assert list(workers.run_items([])) == [] and set(workers.measure(engines.Engines((TINY.arch,), QUICK))) == {TINY.arch}
+    assert list(workers.run_items([])) == [] and set(
+        workers.measure(engines.Engines((TINY.arch,), QUICK))
+    ) == {TINY.arch}
     assert list(workers.run_items([item])) == [first]
     workers.close()
     workers.close()

@@ -1,4 +1,6 @@
-"""The race on made-up detectors: who stays, what it costs, and that what it returns is the exhaustive search's."""
+"""The race on made-up detectors: who stays, what it costs, and that what it returns is the
+exhaustive search's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from rfdetr_repro.search.race import (
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
-IMAGES, CLASSES = 240, 4
+IMAGES = 240
+CLASSES = 4
 ALL = range(THRESHOLDS)
 OBJECTS = Objects(np.random.default_rng(0).integers(0, 2, (IMAGES, CLASSES)).astype(np.int32))
 ARCHS = [Arch(64, 16, 1, depth, queries) for depth in range(4) for queries in (5, 10, 20, 40)]
@@ -28,13 +31,21 @@ LATENCY = {arch: 1.0 + arch.decoder_layers + arch.queries / 40 for arch in ARCHS
 
 
 def detections(quality: float, seed: int) -> Matches:
-    """One detection per object, right with probability ``quality`` at every threshold, and ranked a little better if right."""
+    """One detection per object, right with probability ``quality`` at every threshold, and ranked a
+    little better if right.
+    """
     rng = np.random.default_rng(seed)
     image, label = np.nonzero(OBJECTS.count)
     right = rng.random(len(image)) < quality
     score = rng.random(len(image)) + 0.3 * right
     accepted = np.where(right, (1 << THRESHOLDS) - 1, 0).astype(np.uint16)
-    return Matches(image.astype(np.int32), label.astype(np.int16), score.astype(np.float32), accepted, np.zeros_like(accepted))
+    return Matches(
+        image.astype(np.int32),
+        label.astype(np.int16),
+        score.astype(np.float32),
+        accepted,
+        np.zeros_like(accepted),
+    )
 
 
 def quality(arch: Arch) -> float:
@@ -47,7 +58,12 @@ EXACT = {arch: average_precision(FOUND[arch], OBJECTS, np.arange(IMAGES), ALL) f
 
 
 def evaluate(archs: Sequence[Arch], places: Sequence[int]) -> dict[Arch, Matches]:
-    return {arch: Matches(*(column[np.isin(FOUND[arch].image, places)] for column in FOUND[arch].columns())) for arch in archs}
+    return {
+        arch: Matches(
+            *(column[np.isin(FOUND[arch].image, places)] for column in FOUND[arch].columns())
+        )
+        for arch in archs
+    }
 
 
 def run(**rules: float) -> Outcome:
@@ -56,7 +72,9 @@ def run(**rules: float) -> Outcome:
 
 def hypervolume(points: dict[Arch, float]) -> float:
     """Area under the best AP so far, up to 10 % beyond the slowest of all."""
-    end, area, best = 1.1 * max(LATENCY.values()), 0.0, 0.0
+    end = 1.1 * max(LATENCY.values())
+    area = 0.0
+    best = 0.0
     ordered = sorted(points, key=lambda arch: LATENCY[arch])
     for arch, after in zip(ordered, [*(LATENCY[arch] for arch in ordered[1:]), end], strict=True):
         best = max(best, points[arch])
@@ -65,12 +83,16 @@ def hypervolume(points: dict[Arch, float]) -> float:
 
 
 def test_survivors_have_the_exhaustive_accuracy_and_nearly_its_frontier() -> None:
-    """Ten of the sixteen are on the frontier, most of them close to another: little can be left out, and little is lost."""
-    found, spent = [], []
+    """Ten of the sixteen are on the frontier, most of them close to another: little can be left
+    out, and little is lost.
+    """
+    found = []
+    spent = []
     for seed in range(6):
         outcome = run(seed=seed)
         assert outcome.accuracy == {arch: EXACT[arch] for arch in outcome.accuracy}
-        assert outcome.backbone_passes() == IMAGES  # one backbone: it is needed as long as any configuration is
+        # one backbone: it is needed as long as any configuration is
+        assert outcome.backbone_passes() == IMAGES
         left = [key for stage in outcome.stages for key in stage.left]
         assert len(left) == len(set(left)) and outcome.stages[-1].images == IMAGES
         found.append(hypervolume(outcome.accuracy) / hypervolume(EXACT))
@@ -81,7 +103,8 @@ def test_survivors_have_the_exhaustive_accuracy_and_nearly_its_frontier() -> Non
 
 def test_full_confidence_loses_nobody() -> None:
     outcome = run(confidence=0.999999, margin=0.0, resamples=50)
-    front, best = [], -1.0
+    front = []
+    best = -1.0
     for arch in sorted(ARCHS, key=lambda arch: LATENCY[arch]):
         if EXACT[arch] > best:
             front.append(arch)
@@ -107,17 +130,23 @@ def test_each_image_is_evaluated_once() -> None:
 def test_the_chance_is_certain_once_all_images_are_seen() -> None:
     weights = predictive_weights(range(IMAGES), IMAGES, Rules())
     assert (weights == 1).all()
-    slow, fast = detections(0.5, 1), detections(0.6, 2)
+    slow = detections(0.5, 1)
+    fast = detections(0.6, 2)
     assert frontier_chances([fast, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]
     assert frontier_chances([slow, fast], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 1.0]
-    assert frontier_chances([slow, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]  # equal and slower
+    # equal and slower
+    assert frontier_chances([slow, slow], OBJECTS, range(IMAGES), ALL, Rules()) == [1.0, 0.0]
 
 
 def test_a_prediction_covers_the_whole_split() -> None:
-    """In 90 of 100 draws of the images seen, AP on all images lies within the central 90 % of the predictions, or nearly."""
+    """In 90 of 100 draws of the images seen, AP on all images lies within the central 90 % of the
+    predictions, or nearly.
+    """
     from rfdetr_repro.evaluation.matches import resampled_ap
 
-    found, exact, inside = detections(0.5, 3), 0.0, 0
+    found = detections(0.5, 3)
+    exact = 0.0
+    inside = 0
     exact = resampled_ap(found, OBJECTS, np.ones((1, IMAGES), int), ALL)[0]
     for seed in range(100):
         seen = image_order(OBJECTS, seed)[:60]
@@ -141,13 +170,27 @@ def test_every_beginning_shows_all_classes() -> None:
 
 def test_stages_grow_to_the_end() -> None:
     assert list(stage_ends(150, Rules(first=0.1, fewest=1, growth=2))) == [15, 30, 60, 150]
-    assert list(stage_ends(3, Rules(first=0.1, fewest=1))) == [1, 2, 3] and list(stage_ends(1, Rules())) == [1]
-    assert list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60] and next(stage_ends(50, Rules())) == 30
+    assert list(stage_ends(3, Rules(first=0.1, fewest=1))) == [1, 2, 3] and list(
+        stage_ends(1, Rules())
+    ) == [1]
+    assert (
+        list(stage_ends(600, Rules(growth=2)))[:2] == [30, 60]
+        and next(stage_ends(50, Rules())) == 30
+    )
     assert list(stage_ends(100, Rules(first=1.0))) == [100]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"first": 0}, {"first": 1.5}, {"growth": 1}, {"confidence": 1}, {"margin": -1}, {"resamples": 3}, {"fewest": 0}]
+    "wrong",
+    [
+        {"first": 0},
+        {"first": 1.5},
+        {"growth": 1},
+        {"confidence": 1},
+        {"margin": -1},
+        {"resamples": 3},
+        {"fewest": 0},
+    ],
 )
 def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="make no race"):

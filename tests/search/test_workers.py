@@ -20,7 +20,9 @@ def test_local_pool_works_in_order_and_makes_once(tmp_path):
     items = [Square(n) for n in (3, 1, 2)]
     found = [*pool.run(items), *pool.run([Square(7)])]
     assert [item for item, _ in found] == [*items, Square(7)]
-    assert all(np.array_equal(answer.values, np.arange(3) * item.number**2) for item, answer in found)
+    assert all(
+        np.array_equal(answer.values, np.arange(3) * item.number**2) for item, answer in found
+    )
     assert make.lines().count("make") == 1
     pool.close()
 
@@ -35,7 +37,11 @@ def test_local_pool_does_no_more_than_is_asked_for(tmp_path):
 
 def test_local_pool_raises_what_the_work_raises(tmp_path):
     with pytest.raises(InputError, match="no such number; in item 1; leave it out"):
-        list(LocalPool(MakeSquares(str(tmp_path), seconds=0, forbidden=1)).run([Square(0), Square(1)]))
+        list(
+            LocalPool(MakeSquares(str(tmp_path), seconds=0, forbidden=1)).run(
+                [Square(0), Square(1)]
+            )
+        )
     with pytest.raises(InputError, match="mount the shared folder"):
         list(LocalPool(MakeNothing()).run([Square(0)]))
 
@@ -43,7 +49,11 @@ def test_local_pool_raises_what_the_work_raises(tmp_path):
 def test_a_ledger_hands_out_each_item_once():
     ledger = Ledger(3, retries=2)
     tickets = [ledger.take() for _ in range(3)]
-    assert [ticket.item for ticket in tickets] == [0, 1, 2] and ledger.take() is None and ledger.open == 3
+    assert (
+        [ticket.item for ticket in tickets] == [0, 1, 2]
+        and ledger.take() is None
+        and ledger.open == 3
+    )
     assert all(ledger.done(ticket) for ticket in tickets) and ledger.open == 0
 
 
@@ -66,7 +76,9 @@ def test_an_item_fails_after_its_retries(retries):
     for attempt in range(retries + 1):
         assert ledger.open == 1
         ledger.lost(ledger.take(), f"reason {attempt}")
-    assert ledger.open == 0 and ledger.failures == {0: f"reason {retries}"} and ledger.take() is None
+    assert (
+        ledger.open == 0 and ledger.failures == {0: f"reason {retries}"} and ledger.take() is None
+    )
 
 
 def test_fingerprints_name_both_versions():
@@ -74,7 +86,9 @@ def test_fingerprints_name_both_versions():
     assert here.differences(here) == "" and {"python", "torch", "source"} <= set(here.versions)
     there = replace(here, versions={**here.versions, "torch": "1.0"})
     assert there.differences(here) == f"torch 1.0 there, {here.versions['torch']} here"
-    without = replace(here, versions={name: v for name, v in here.versions.items() if name != "torch"})
+    without = replace(
+        here, versions={name: v for name, v in here.versions.items() if name != "torch"}
+    )
     assert "torch absent there" in without.differences(here)
 
 
@@ -89,5 +103,7 @@ def test_without_ray_the_other_pool_says_how_to_get_it(monkeypatch, tmp_path):
     from rfdetr_repro.search.cluster.ray_pool import RayPool
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"many machines need Ray .+pip install 'rfdetr-repro\[ray\]'"):
+    with pytest.raises(
+        InputError, match=r"many machines need Ray .+pip install 'rfdetr-repro\[ray\]'"
+    ):
         RayPool(MakeSquares(str(tmp_path)))

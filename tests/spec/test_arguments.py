@@ -1,4 +1,6 @@
-"""Every argument is checked while the command line is read: one line that names it, exit code 2, and nothing begun."""
+"""Every argument is checked while the command line is read: one line that names it, exit code 2,
+and nothing begun.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,26 @@ import pytest
 from rfdetr_repro.spec import arguments
 from rfdetr_repro.spec.errors import LONGEST_LINE, ArgumentParser, InputError, run_main
 
-NO_NUMBERS = ["", "x", "nan", "inf", "-inf", "1e999", "1_0", "9" * 5000, "0x10", "1,2", "é", "{}", "None"]
+NO_NUMBERS = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "1_0",
+    "9" * 5000,
+    "0x10",
+    "1,2",
+    "é",
+    "{}",
+    "None",
+]
 
 
-@pytest.mark.parametrize("text", [*NO_NUMBERS, "0", "-1", "1.5", "1e1", "11", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "text", [*NO_NUMBERS, "0", "-1", "1.5", "1e1", "11", "99999999999999999999"]
+)
 def test_what_is_no_whole_number_of_the_range(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 1 to 10"):
         arguments.whole(1, 10)(text)
@@ -25,7 +43,9 @@ def test_what_is_no_whole_number_of_the_range(text: str) -> None:
 
 @pytest.mark.parametrize("text", [*NO_NUMBERS, "-0.1", "1.1", "1e308", "-1e-9"])
 def test_what_is_no_number_of_the_range(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a number at least 0 and at most 1"):
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="is not a number at least 0 and at most 1"
+    ):
         arguments.number(0, 1)(text)
 
 
@@ -42,12 +62,18 @@ def test_ends_of_ranges() -> None:
             arguments.wholes(1, 99)(text)
 
 
-@pytest.mark.parametrize("text", ["", "../..", "/", "a/b", "..", "a\nb", "a\x1b[31m", "n" * 5000, "a\0b", "a.", "é\udc80"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "../..", "/", "a/b", "..", "a\nb", "a\x1b[31m", "n" * 5000, "a\0b", "a.", "é\udc80"],
+)
 def test_names_without_paths(text: str) -> None:
     for kind in (arguments.folder_name, arguments.folder_names):
         with pytest.raises(argparse.ArgumentTypeError):
             kind(text)
-    assert arguments.folder_names("val,test") == "val,test" and arguments.folder_name("rf100-vl") == "rf100-vl"
+    assert (
+        arguments.folder_names("val,test") == "val,test"
+        and arguments.folder_name("rf100-vl") == "rf100-vl"
+    )
 
 
 def test_files_that_are_read(tmp_path: Path) -> None:
@@ -60,7 +86,10 @@ def test_files_that_are_read(tmp_path: Path) -> None:
         (arguments.input_file, "fifo"),
         (arguments.input_file, "."),
         (arguments.input_folder, "file"),
-        *((arguments.input_path, name) for name in ("missing", "loop", "n" * 5000, "a\0b", "file/below")),
+        *(
+            (arguments.input_path, name)
+            for name in ("missing", "loop", "n" * 5000, "a\0b", "file/below")
+        ),
     ):
         with pytest.raises(argparse.ArgumentTypeError):
             kind(str(tmp_path / name))
@@ -134,14 +163,24 @@ def actions() -> Iterator[tuple[str, argparse.Action]]:
 
 
 def test_no_argument_is_a_bare_number_or_path() -> None:
-    """``type=int`` takes 10^20 and -1, ``type=float`` takes NaN, ``Path`` takes an empty text for the current folder."""
-    bare = [f"{module} {action.dest}" for module, action in actions() if action.type in (int, float, Path)]
+    """``type=int`` takes 10^20 and -1, ``type=float`` takes NaN, ``Path`` takes an empty text for
+    the current folder.
+    """
+    bare = [
+        f"{module} {action.dest}"
+        for module, action in actions()
+        if action.type in (int, float, Path)
+    ]
     assert bare == []
 
 
 def test_defaults_are_values_that_their_arguments_take() -> None:
     for module, action in actions():
-        if isinstance(action.default, (int, float)) and not isinstance(action.default, bool) and action.type is not None:
+        if (
+            isinstance(action.default, (int, float))
+            and not isinstance(action.default, bool)
+            and action.type is not None
+        ):
             assert action.type(str(action.default)) == action.default, (module, action.dest)  # type: ignore[operator]
         if action.choices is not None and action.default is not None:
             assert action.default in action.choices, (module, action.dest)
@@ -187,10 +226,28 @@ COMMANDS = {
         "seed": ["-1", "99999999999999999999"],
         "processes": ["0", "100000"],
         "weights": ["missing", ""],
-        "set": ["lr=-1", "lr=nan", "steps=0", "nothing=1", "lr", "=", "sampling=odd", "bfloat16=maybe", "seed=" + "9" * 5000],
+        "set": [
+            "lr=-1",
+            "lr=nan",
+            "steps=0",
+            "nothing=1",
+            "lr",
+            "=",
+            "sampling=odd",
+            "bfloat16=maybe",
+            "seed=" + "9" * 5000,
+        ],
     },
-    ("rfdetr_repro.search.finetune", ("--run", ".", "--arch", "r32-p8-w1-d1-q5", "--data", ".", "--out", "out")): {
-        "arch": ["x", "r" + "9" * 5000 + "-p8-w1-d1-q5", "r0-p8-w1-d1-q5", "r32x" + "9" * 5000 + "-p8-w1-d1-q5"],
+    (
+        "rfdetr_repro.search.finetune",
+        ("--run", ".", "--arch", "r32-p8-w1-d1-q5", "--data", ".", "--out", "out"),
+    ): {
+        "arch": [
+            "x",
+            "r" + "9" * 5000 + "-p8-w1-d1-q5",
+            "r0-p8-w1-d1-q5",
+            "r32x" + "9" * 5000 + "-p8-w1-d1-q5",
+        ],
         "steps": ["0", "nan"],
         "set": ["lr=2", "lrr=1"],
     },
@@ -200,7 +257,10 @@ COMMANDS = {
         "json": ["/dev/full", "", "a\0b", "n" * 5000],
         "backend": ["nope"],
     },
-    ("rfdetr_repro.bench.compare", (".", ".")): {"margin": ["nan", "-1", "inf"], "between-sessions": ["nan", "-1"]},
+    ("rfdetr_repro.bench.compare", (".", ".")): {
+        "margin": ["nan", "-1", "inf"],
+        "between-sessions": ["nan", "-1"],
+    },
     ("rfdetr_repro.plots.figures", ("--figure", "3")): {
         "run": ["missing", "n" * 5000, "a\0b", "a\nb", "é\udc80"],
         "out": ["/dev/null"],
@@ -211,7 +271,10 @@ COMMANDS = {
         "name": ["", "a/b"],
         "out": ["/dev/full", "/"],
     },
-    ("rfdetr_repro.export.fp16_audit", (".",)): {"count": ["0", "99999999999999999999"], "images": ["missing", "n" * 5000]},
+    ("rfdetr_repro.export.fp16_audit", (".",)): {
+        "count": ["0", "99999999999999999999"],
+        "images": ["missing", "n" * 5000],
+    },
 }
 REFUSED = [
     (module, (*valid, f"--{flag}={value}"))
@@ -222,15 +285,26 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(
-    ("module", "words"), REFUSED, ids=lambda value: str(value[-1])[:40] if isinstance(value, tuple) else value
+    ("module", "words"),
+    REFUSED,
+    ids=lambda value: str(value[-1])[:40] if isinstance(value, tuple) else value,
 )
 def test_an_argument_that_is_no_use(
-    module: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: str,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("torch", reason="some commands import torch")
     main: Callable[..., Any] = importlib.import_module(module).main
     monkeypatch.chdir(tmp_path)
     assert run_main(main, list(words)) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) <= LONGEST_LINE + 8, err
+    assert (
+        out == ""
+        and err.startswith("error: ")
+        and err.count("\n") == 1
+        and len(err) <= LONGEST_LINE + 8
+    ), err
     assert list(tmp_path.iterdir()) == []

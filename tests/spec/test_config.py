@@ -28,23 +28,48 @@ KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 
 
 def test_the_papers_space_has_6468_grid_points_of_which_some_are_one_architecture() -> None:
-    """Counted here by the rounding rule of Tables 7 and 8 alone: 10 of 231 backbones coincide with another."""
+    """Counted here by the rounding rule of Tables 7 and 8 alone: 10 of 231 backbones coincide with
+    another.
+    """
     axes = (PAPER_SPACE.resolutions, PAPER_SPACE.patches, PAPER_SPACE.windows)
-    sizes = [(res // (patch * win), patch, win) for res in axes[0] for patch in axes[1] for win in axes[2] if res >= patch * win]
+    sizes = [
+        (res // (patch * win), patch, win)
+        for res in axes[0]
+        for patch in axes[1]
+        for win in axes[2]
+        if res >= patch * win
+    ]
     assert (len(sizes), len(set(sizes))) == (231, 221)
-    assert PAPER_SPACE.grid_points() == 6468 == 231 * 7 * 4 and len(PAPER_SPACE) == 6188 == 221 * 7 * 4
+    assert (
+        PAPER_SPACE.grid_points() == 6468 == 231 * 7 * 4 and len(PAPER_SPACE) == 6188 == 221 * 7 * 4
+    )
     archs = list(PAPER_SPACE)
-    assert len(archs) == len({(arch.backbone, arch.decoder_layers, arch.queries) for arch in archs}) == 6188
+    assert (
+        len(archs)
+        == len({(arch.backbone, arch.decoder_layers, arch.queries) for arch in archs})
+        == 6188
+    )
     assert len(PAPER_SPACE.training_archs()) == len({arch.backbone for arch in archs}) == 221
-    told = "6468 grid points are 6188 architectures: of 231 backbones 10 round to the size of another, 221 are distinct"
+    told = (
+        "6468 grid points are 6188 architectures: of 231 backbones 10 round to the size of "
+        "another, 221 are distinct"
+    )
     assert PAPER_SPACE.counted() == f"{told}; each is counted once"
 
 
 def test_a_space_whose_sizes_differ_is_its_grid() -> None:
     archs = list(PICO_SPACE)
-    assert len(archs) == len(set(archs)) == len(PICO_SPACE) == PICO_SPACE.grid_points() == 162 and not PICO_SPACE.counted()
+    assert (
+        len(archs) == len(set(archs)) == len(PICO_SPACE) == PICO_SPACE.grid_points() == 162
+        and not PICO_SPACE.counted()
+    )
     assert archs == sorted(archs) and archs[0].key == "r96-p12-w1-d0-q10"
-    for changes in ({"queries": (10, 10, 15)}, {"resolutions": (96, 96)}, {"decoder_layers": ()}, {"patches": (0,)}):
+    for changes in (
+        {"queries": (10, 10, 15)},
+        {"resolutions": (96, 96)},
+        {"decoder_layers": ()},
+        {"patches": (0,)},
+    ):
         with pytest.raises(InputError, match="no list of different whole numbers"):
             replace(PICO_SPACE, **changes)
     assert len(PICO_SPACE) >= 100
@@ -52,7 +77,8 @@ def test_a_space_whose_sizes_differ_is_its_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resolution", "patch", "windows", "side"), [(704, 20, 1, 700), (896, 20, 2, 880), (512, 12, 2, 504), (384, 16, 2, 384)]
+    ("resolution", "patch", "windows", "side"),
+    [(704, 20, 1, 700), (896, 20, 2, 880), (512, 12, 2, 504), (384, 16, 2, 384)],
 )
 def test_side_is_rounded_down(resolution: int, patch: int, windows: int, side: int) -> None:
     arch = Arch(resolution, patch, windows, 2, 300)
@@ -73,14 +99,20 @@ def test_key_round_trip_and_refusals() -> None:
 
 def test_rectangles() -> None:
     arch = Arch.parse("r384x640-p16-w2-d2-q300")
-    assert (arch.input_hw, arch.grid_hw, arch.tokens) == ((384, 640), (24, 40), 960) and Arch.parse(arch.key) == arch
+    assert (arch.input_hw, arch.grid_hw, arch.tokens) == ((384, 640), (24, 40), 960) and Arch.parse(
+        arch.key
+    ) == arch
     assert arch.backbone != replace(arch, width=608).backbone and arch.rounding == ""
     assert (
-        Arch(400, 16, 2, 2, 300, 650).input_hw == (384, 640) and "400x650 -> 384x640 px" in Arch(400, 16, 2, 2, 300, 650).rounding
+        Arch(400, 16, 2, 2, 300, 650).input_hw == (384, 640)
+        and "400x650 -> 384x640 px" in Arch(400, 16, 2, 2, 300, 650).rounding
     )
     square = Arch(384, 16, 2, 2, 300)
-    assert square.with_input(384, 640) == arch and arch.with_input(384, 384) == square  # one spelling of a square
-    with pytest.raises(InputError, match="384x650 px is not divisible by patch x windows = 32.*384x640"):
+    # one spelling of a square
+    assert square.with_input(384, 640) == arch and arch.with_input(384, 384) == square
+    with pytest.raises(
+        InputError, match="384x650 px is not divisible by patch x windows = 32.*384x640"
+    ):
         square.with_input(384, 650)
     with pytest.raises(InputError, match="32x32"):
         square.with_input(1, 0)
@@ -96,7 +128,13 @@ def test_rectangles() -> None:
     for table in ((24, 24, 30), (24,), (0, 3)):
         with pytest.raises(InputError, match="is no side and no .height, width."):
             ModelConfig(pos_grid=table)
-    assert square.knobs() == {"resolution": 384, "patch": 16, "windows": 2, "decoder_layers": 2, "queries": 300}
+    assert square.knobs() == {
+        "resolution": 384,
+        "patch": 16,
+        "windows": 2,
+        "decoder_layers": 2,
+        "queries": 300,
+    }
     assert arch.knobs()["width"] == 640
     assert parse_shape("384x640") == (384, 640)
     with pytest.raises(InputError, match="not a shape"):
@@ -111,12 +149,21 @@ def test_space_without_a_legal_configuration_is_refused() -> None:
 
 @pytest.mark.parametrize("table", ["7", "8"])
 def test_presets_are_the_published_configurations(table: str) -> None:
-    names = {"N": "nano", "S": "small", "M": "medium", "L": "large", "XL": "xlarge", "2XL": "2xlarge"}
+    names = {
+        "N": "nano",
+        "S": "small",
+        "M": "medium",
+        "L": "large",
+        "XL": "xlarge",
+        "2XL": "2xlarge",
+    }
     published = published_table(table)
     for cells in published.rows:
         if cells["size"] in names:
             arch = PRESETS[("seg-" if table == "8" else "") + names[cells["size"]]].arch
-            assert arch.input_hw[0] == int(cells["resolution"]) and arch.patch == int(cells["patch_size"])
+            assert arch.input_hw[0] == int(cells["resolution"]) and arch.patch == int(
+                cells["patch_size"]
+            )
             assert arch.windows == int(cells["windows"]) and arch.queries == int(cells["queries"])
             assert arch.decoder_layers == int(cells["decoder_layers"])
 
@@ -132,9 +179,17 @@ def test_unknown_preset_lists_the_known() -> None:
 
 def test_campaign_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text('title = "mine"\nengines = 8\n[train]\nsteps = 5\nlr = 1\n[space]\nresolutions = [64]\n')
+    file.write_text(
+        'title = "mine"\nengines = 8\n[train]\nsteps = 5\nlr = 1\n[space]\nresolutions = [64]\n'
+    )
     read = campaign(str(file))
-    assert (read.name, read.title, read.engines, read.train.steps, read.train.lr) == ("mine", "mine", 8, 5, 1.0)
+    assert (read.name, read.title, read.engines, read.train.steps, read.train.lr) == (
+        "mine",
+        "mine",
+        8,
+        5,
+        1.0,
+    )
     assert read.space.resolutions == (64,) and read.space.patches == PICO_SPACE.patches
 
 
@@ -157,7 +212,11 @@ def test_bad_campaign_file(tmp_path: Path, text: str, message: str) -> None:
         campaign("nothing")
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "campaigns").glob("*.toml")),
+    ids=lambda path: path.stem,
+)
 def test_every_campaign_file_is_read_and_can_be_trained(path: Path) -> None:
     found = campaign(str(path))
     assert found.name and found.title and found.train.steps > 0
@@ -166,14 +225,18 @@ def test_every_campaign_file_is_read_and_can_be_trained(path: Path) -> None:
 
 
 def test_from_scratch_takes_the_recipe_for_it(tmp_path: Path) -> None:
-    """The embedded campaign starts from the package's weights; a file's [train] changes both of its recipes."""
+    """The embedded campaign starts from the package's weights; a file's [train] changes both of its
+    recipes.
+    """
     assert EMBEDDED.weights == PICO_WEIGHTS and EMBEDDED.train.steps < PICO_TRAIN.steps
     plain = from_scratch(EMBEDDED)
     assert plain.weights is None and plain.train == PICO_TRAIN
     file = tmp_path / "mine.toml"
     file.write_text("[train]\nbatch_size = 4\n")
     mine = campaign(str(file))
-    assert mine.train == replace(EMBEDDED.train, batch_size=4) and from_scratch(mine).train == replace(PICO_TRAIN, batch_size=4)
+    assert mine.train == replace(EMBEDDED.train, batch_size=4) and from_scratch(
+        mine
+    ).train == replace(PICO_TRAIN, batch_size=4)
     assert from_scratch(COCO).train == COCO.train and from_scratch(COCO).weights is None
 
 

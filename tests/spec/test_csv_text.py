@@ -1,4 +1,6 @@
-"""CSV that spreadsheets open: names of other people's files and classes never become formulas, numbers stay numbers."""
+"""CSV that spreadsheets open: names of other people's files and classes never become formulas,
+numbers stay numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,21 @@ from rfdetr_repro.tables.format import Cell, Column, Table, render
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\n=1", "＝1", "- x", "--1", "+a", "-1 - 1"]
+    "text",
+    [
+        "=1+1",
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\n=1",
+        "＝1",
+        "- x",
+        "--1",
+        "+a",
+        "-1 - 1",
+    ],
 )
 def test_formulas_become_text(text: str) -> None:
     assert csv_cell(text) == f"'{text}"
@@ -20,7 +36,23 @@ def test_formulas_become_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["-1.5", "+0.3", "-1e-5", "-.5", "-12%", "-", "+", "", "a=1", "rf-detr", "3 - 2", "·", "×", "'x"]
+    "text",
+    [
+        "-1.5",
+        "+0.3",
+        "-1e-5",
+        "-.5",
+        "-12%",
+        "-",
+        "+",
+        "",
+        "a=1",
+        "rf-detr",
+        "3 - 2",
+        "·",
+        "×",
+        "'x",
+    ],
 )
 def test_numbers_and_names_stay(text: str) -> None:
     assert csv_cell(text) == text

@@ -1,4 +1,6 @@
-"""Files are whole or absent, links stay links, other people's files stay as they are, and readers never wait for ever."""
+"""Files are whole or absent, links stay links, other people's files stay as they are, and readers
+never wait for ever.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def test_a_killed_writer_leaves_nothing_that_a_reader_takes_for_a_result(tmp_pat
         subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], cwd=ROOT, check=False)
     left = list(tmp_path.iterdir())
     assert len(left) == 4 and {path.suffix for path in left} == {UNFINISHED}
-    assert not [path for ending in ("png", "jsonl", "onnx", "json") for path in tmp_path.rglob(f"*.{ending}")]
+    assert not [
+        path
+        for ending in ("png", "jsonl", "onnx", "json")
+        for path in tmp_path.rglob(f"*.{ending}")
+    ]
     assert sorted(remove_unfinished(tmp_path)) == sorted(left) and not list(tmp_path.iterdir())
 
 
@@ -52,7 +58,11 @@ def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(target)
     write_atomic(link, "new")
-    assert link.is_symlink() and target.read_text() == "new" and [path.name for path in target.parent.iterdir()] == ["real.json"]
+    assert (
+        link.is_symlink()
+        and target.read_text() == "new"
+        and [path.name for path in target.parent.iterdir()] == ["real.json"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "device", "nul", "long", "loop"])
@@ -94,7 +104,10 @@ def test_reading_never_waits_for_ever(kind: str, tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5_000, "[NaN]", "[-Infinity]", "[1e999]", "{", b"\xff", b"\xff\xfe1\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "1" * 5_000, "[NaN]", "[-Infinity]", "[1e999]", "{", b"\xff", b"\xff\xfe1\x00"],
+)
 def test_unusable_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
@@ -109,22 +122,33 @@ from dataclasses import replace
 record = run_records()[0]
 for index in range(int(sys.argv[3])):
     Store(sys.argv[1]).append(replace(record, model=replace(record.model, name=f"{sys.argv[2]}-{index}")))
-"""
+"""  # noqa: E501
 
 
 def test_no_record_of_concurrent_writers_is_lost(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
-    path, writers, each = tmp_path / "records.jsonl", 4, 100
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+    }
+    path = tmp_path / "records.jsonl"
+    writers = 4
+    each = 100
     path.write_bytes(b'{"torn')
     running = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number), str(each)], env=env) for number in range(writers)
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(number), str(each)], env=env)
+        for number in range(writers)
     ]
     assert [process.wait() for process in running] == [0] * writers
     names = [json.loads(line)["model"]["name"] for line in path.read_text().splitlines()]
-    assert sorted(names) == sorted(f"{number}-{index}" for number in range(writers) for index in range(each))
+    assert sorted(names) == sorted(
+        f"{number}-{index}" for number in range(writers) for index in range(each)
+    )
 
 
-@pytest.mark.parametrize("content", [b"shopping list\nmilk", b"no newline", b"{}\n", b'{"a": 1}\n{"torn', b"[1]\n", b"\x89PNG\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"shopping list\nmilk", b"no newline", b"{}\n", b'{"a": 1}\n{"torn', b"[1]\n", b"\x89PNG\n"],
+)
 def test_a_file_that_is_no_store_stays_as_it_is(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
@@ -133,7 +157,9 @@ def test_a_file_that_is_no_store_stays_as_it_is(content: bytes, tmp_path: Path) 
     assert path.read_bytes() == content
 
 
-def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_a_fault_of_the_program_is_one_line_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def faulty(argv: object) -> None:
@@ -142,13 +168,26 @@ def test_a_fault_of_the_program_is_one_line_and_a_file(tmp_path: Path, monkeypat
     assert run_main(faulty) == EXIT_INTERNAL
     out, err = capsys.readouterr()
     (report,) = tmp_path.glob("rfdetr_repro-*.txt")
-    assert out == "" and err.count("\n") == 1 and str(report) in err and len(err) < LONGEST_LINE + len(str(report))
+    assert (
+        out == ""
+        and err.count("\n") == 1
+        and str(report) in err
+        and len(err) < LONGEST_LINE + len(str(report))
+    )
     assert "in faulty" in report.read_text() and "x" * 1000 in report.read_text()
 
 
 def test_messages_stay_short_and_keep_the_name_of_the_file() -> None:
-    error = InputError("unknown option " + "y" * 5000, "/very" * 200 + "/data.yaml", "choose " + ", ".join(map(str, range(999))))
-    assert len(str(error)) <= LONGEST_LINE and "/data.yaml" in str(error) and str(error).startswith("unknown option yyy")
+    error = InputError(
+        "unknown option " + "y" * 5000,
+        "/very" * 200 + "/data.yaml",
+        "choose " + ", ".join(map(str, range(999))),
+    )
+    assert (
+        len(str(error)) <= LONGEST_LINE
+        and "/data.yaml" in str(error)
+        and str(error).startswith("unknown option yyy")
+    )
     assert run_main(lambda argv: (_ for _ in ()).throw(error)) == EXIT_BAD_INPUT
 
 
@@ -160,7 +199,9 @@ def test_a_closed_output_and_an_ascii_terminal_end_no_program() -> None:
         "raise SystemExit(run_main(main, {}))"
     )
     many = [sys.executable, "-c", script.format(["100000"])]
-    with subprocess.Popen(many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+    with subprocess.Popen(
+        many, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()
         process.stdout.close()

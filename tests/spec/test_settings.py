@@ -1,4 +1,6 @@
-"""A campaign file is checked whole before anything is spent: types, ranges, choices, names, and how its parts fit together."""
+"""A campaign file is checked whole before anything is spent: types, ranges, choices, names, and how
+its parts fit together.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,20 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
         "data": [3, ["x"], True, ""],
         "weights": [3, []],
         "base": [["coco"], 3, "coko"],
-        "name": [["x"], "", "/abs", "..", "a/b", "a\\u0000b", 5, True, "n" * 300, " x", "x.", "a\\nb"],
+        "name": [
+            ["x"],
+            "",
+            "/abs",
+            "..",
+            "a/b",
+            "a\\u0000b",
+            5,
+            True,
+            "n" * 300,
+            " x",
+            "x.",
+            "a\\nb",
+        ],
         "pretraining": [5, "x"],
         "train": [5],
         "space": ["x"],
@@ -81,28 +96,62 @@ VALUES = {  # key -> values that are no use; of numbers also the usual wrong typ
 def toml(value: object) -> str:
     if isinstance(value, str):
         return f'"{value}"'
-    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", '"').replace("True", "true")
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else str(value).replace("'", '"').replace("True", "true")
+    )
 
 
-CASES = [(table, key, value) for table, rows in VALUES.items() for key, values in rows.items() for value in values]
-NUMBERS = [(table, key) for table in ("train", "buffered") for key in VALUES[table] if key not in ("sampling", "mode", "scope")]
-CASES += [(table, key, wrong) for table, key in NUMBERS for wrong in ("7", True, [1], float("nan"), float("inf"), float("-inf"))]
+CASES = [
+    (table, key, value)
+    for table, rows in VALUES.items()
+    for key, values in rows.items()
+    for value in values
+]
+NUMBERS = [
+    (table, key)
+    for table in ("train", "buffered")
+    for key in VALUES[table]
+    if key not in ("sampling", "mode", "scope")
+]
+CASES += [
+    (table, key, wrong)
+    for table, key in NUMBERS
+    for wrong in ("7", True, [1], float("nan"), float("inf"), float("-inf"))
+]
 
 
 @pytest.mark.parametrize(("table", "key", "value"), CASES, ids=lambda value: str(value)[:20])
-def test_a_value_that_is_no_use_is_one_line(table: str, key: str, value: object, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_value_that_is_no_use_is_one_line(
+    table: str, key: str, value: object, tmp_path: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.setattr(reproduce.Reproduction, "run", lambda self: pytest.fail("work began"))
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "campaign.toml"
     file.write_text((f"[{table}]\n" if table else "") + f"{key} = {toml(value)}\n")
     assert run_main(reproduce.main, ["--campaign", str(file)]) == EXIT_BAD_INPUT
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and len(err) <= LONGEST_LINE + 8
+    assert (
+        out == ""
+        and err.startswith("error: ")
+        and err.count("\n") == 1
+        and len(err) <= LONGEST_LINE + 8
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["campaign.toml"]
 
 
 @pytest.mark.parametrize(
-    "text", ["a = " + "[" * 10_000, "seed = " + "1" * 5_000, "\xff", "a = 1\na = 2", "[train", "<html>", "a = 1979-13-01"]
+    "text",
+    [
+        "a = " + "[" * 10_000,
+        "seed = " + "1" * 5_000,
+        "\xff",
+        "a = 1\na = 2",
+        "[train",
+        "<html>",
+        "a = 1979-13-01",
+    ],
 )
 def test_what_is_no_toml_is_one_line(text: str, tmp_path: Path) -> None:
     file = tmp_path / "campaign.toml"
@@ -112,7 +161,11 @@ def test_what_is_no_toml_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_the_nearest_name_is_named(tmp_path: Path) -> None:
-    for line, hint in (('metric = "mask_app"', "mask_ap"), ('strategy = "rase"', "race"), ('base = "embeded"', "embedded")):
+    for line, hint in (
+        ('metric = "mask_app"', "mask_ap"),
+        ('strategy = "rase"', "race"),
+        ('base = "embeded"', "embedded"),
+    ):
         (tmp_path / "c.toml").write_text(line)
         with pytest.raises(InputError, match=f"did you mean {hint}"):
             from_toml(tmp_path / "c.toml")

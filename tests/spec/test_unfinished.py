@@ -1,4 +1,6 @@
-"""What killed processes leave is removed by the next run, and never what somebody is writing; signals end commands in order."""
+"""What killed processes leave is removed by the next run, and never what somebody is writing;
+signals end commands in order.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,15 @@ HOLDS = """
 
 def start(script: str, *arguments: str, **more: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more.pop("env", {})}  # type: ignore[dict-item]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        **more.pop("env", {}),
+    }  # type: ignore[dict-item]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more
+    )
 
 
 def said(process: subprocess.Popen[str], line: str) -> None:
@@ -61,9 +70,11 @@ def test_what_is_being_written_stays_and_what_a_killed_process_left_goes(tmp_pat
                 said(other, "inside")
                 assert len(unfinished(tmp_path)) == 4
                 other.kill()
-            write_atomic(tmp_path / "model.onnx", "whole")  # the same file: takes the leftover along, and no other
+            # the same file: takes the leftover along, and no other
+            write_atomic(tmp_path / "model.onnx", "whole")
             assert len(unfinished(tmp_path)) == 3
-            assert len(remove_unfinished(tmp_path)) == 1 and len(unfinished(tmp_path)) == 2  # the folder
+            # the folder
+            assert len(remove_unfinished(tmp_path)) == 1 and len(unfinished(tmp_path)) == 2
         finally:
             alive.kill()
     assert len(remove_unfinished(tmp_path)) == 2
@@ -71,7 +82,13 @@ def test_what_is_being_written_stays_and_what_a_killed_process_left_goes(tmp_pat
 
 
 def test_only_folders_that_bear_the_name_and_are_abandoned_are_removed(tmp_path: Path) -> None:
-    for name in ("rfdetr_repro_mine", ".rfdetr-mine.part", ".rfdetr-12345678", "ray_12345678", "x.rfdetr-12345678.part"):
+    for name in (
+        "rfdetr_repro_mine",
+        ".rfdetr-mine.part",
+        ".rfdetr-12345678",
+        "ray_12345678",
+        "x.rfdetr-12345678.part",
+    ):
         (tmp_path / name).mkdir()
     (tmp_path / ".rfdetr-00000000.part").write_text("a file")
     (tmp_path / "target").mkdir()
@@ -83,8 +100,11 @@ def test_only_folders_that_bear_the_name_and_are_abandoned_are_removed(tmp_path:
 
 
 def test_makers_and_removers_do_not_hinder_each_other(tmp_path: Path) -> None:
-    """Folders and files are made, used and removed while others remove all that is abandoned, without a pause."""
-    stop, wrong = threading.Event(), list[object]()
+    """Folders and files are made, used and removed while others remove all that is abandoned,
+    without a pause.
+    """
+    stop = threading.Event()
+    wrong = list[object]()
 
     def remove() -> None:
         while not stop.is_set():
@@ -113,10 +133,16 @@ def test_makers_and_removers_do_not_hinder_each_other(tmp_path: Path) -> None:
     stop.set()
     for thread in removers:
         thread.join()
-    assert not wrong and sorted(path.name for path in tmp_path.iterdir()) == ["file0", "file1", "file2"]
+    assert not wrong and sorted(path.name for path in tmp_path.iterdir()) == [
+        "file0",
+        "file1",
+        "file2",
+    ]
 
 
-def test_a_disk_that_cannot_lock_keeps_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_lock_keeps_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(handle: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")
 
@@ -126,10 +152,15 @@ def test_a_disk_that_cannot_lock_keeps_everything(tmp_path: Path, monkeypatch: p
     assert not remove_abandoned_folders(tmp_path) and not remove_unfinished(tmp_path)
     write_atomic(tmp_path / "old.json", "{}")
     folder.remove()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".old.json.abcdefgh.part", "old.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".old.json.abcdefgh.part",
+        "old.json",
+    ]
 
 
-def test_every_command_removes_abandoned_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_removes_abandoned_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / ".rfdetr-abcdefgh.part").mkdir()
     assert run_main(lambda argv: None) == 0 and not list(tmp_path.iterdir())
@@ -154,11 +185,17 @@ COMMAND = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_a_command_in_order_and_a_second_one_does_not_disturb_it(tmp_path: Path, number: int) -> None:
-    """As ``timeout`` sends SIGTERM: to the process, then to its group, while it puts things in order."""
+def test_a_signal_ends_a_command_in_order_and_a_second_one_does_not_disturb_it(
+    tmp_path: Path, number: int
+) -> None:
+    """As ``timeout`` sends SIGTERM: to the process, then to its group, while it puts things in
+    order.
+    """
     (temporary := tmp_path / "t").mkdir()
     environment = {"TMPDIR": str(temporary)}
-    with start(COMMAND, str(tmp_path / "out.json"), env=environment, stdin=subprocess.PIPE) as process:
+    with start(
+        COMMAND, str(tmp_path / "out.json"), env=environment, stdin=subprocess.PIPE
+    ) as process:
         said(process, "inside")
         process.send_signal(number)
         said(process, "in order")
@@ -166,7 +203,10 @@ def test_a_signal_ends_a_command_in_order_and_a_second_one_does_not_disturb_it(t
             process.send_signal(number)
         _, told = process.communicate("\n", timeout=PATIENCE_S)
     assert process.returncode == 128 + number and told.count("\n") == 1
-    assert told.startswith("interrupted") and "what is finished is kept; run the same command again to go on" in told
+    assert (
+        told.startswith("interrupted")
+        and "what is finished is kept; run the same command again to go on" in told
+    )
     assert not list(temporary.iterdir()) and [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
@@ -183,16 +223,21 @@ IMPORTS = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_import_is_finished_before_a_signal_ends_the_command(tmp_path: Path, number: int) -> None:
+def test_an_import_is_finished_before_a_signal_ends_the_command(
+    tmp_path: Path, number: int
+) -> None:
     (tmp_path / "slow_to_import.py").write_text(
-        "import sys\nfrom time import sleep\nprint('importing', flush=True)\nsys.stdin.readline()\nsleep(0.2)\n"
+        "import sys\nfrom time import sleep\nprint('importing', "
+        "flush=True)\nsys.stdin.readline()\nsleep(0.2)\n"
     )
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
     with start(IMPORTS, env=environment, stdin=subprocess.PIPE) as process:
         said(process, "importing")
         process.send_signal(number)
         out, told = process.communicate("\n", timeout=PATIENCE_S)
-    assert process.returncode == 128 + number and out in ("imported\n", "") and told.count("\n") == 1, told
+    assert (
+        process.returncode == 128 + number and out in ("imported\n", "") and told.count("\n") == 1
+    ), told
     assert told.startswith("interrupted")
 
 
@@ -200,7 +245,9 @@ def test_signals_that_somebody_else_handles_are_left_alone() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
     try:
-        assert run_main(lambda argv: os.kill(os.getpid(), signal.SIGTERM)) == 0 and came == [signal.SIGTERM]
+        assert run_main(lambda argv: os.kill(os.getpid(), signal.SIGTERM)) == 0 and came == [
+            signal.SIGTERM
+        ]
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -226,20 +273,44 @@ def children_of(group: int) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group and (line := (entry / "cmdline").read_bytes()):
+            if (
+                entry.name.isdigit()
+                and os.getpgid(int(entry.name)) == group
+                and (line := (entry / "cmdline").read_bytes())
+            ):
                 found.append(line.decode(errors="replace"))
         except OSError:
             continue
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="children are found through /proc")
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGKILL, False)])
-def test_composing_a_data_set_ends_with_its_processes(tmp_path: Path, number: int, group: bool) -> None:
-    command = [sys.executable, "-m", "rfdetr_repro.data.embedded", "--out", str(tmp_path), "--side", "64"]
+@pytest.mark.skipif(
+    not Path("/proc/self/cmdline").exists(), reason="children are found through /proc"
+)
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGTERM, True), (signal.SIGTERM, False), (signal.SIGKILL, False)]
+)
+def test_composing_a_data_set_ends_with_its_processes(
+    tmp_path: Path, number: int, group: bool
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rfdetr_repro.data.embedded",
+        "--out",
+        str(tmp_path),
+        "--side",
+        "64",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
     )
     while not list(tmp_path.glob(".train.partial/*.jpg")):
         assert process.poll() is None
@@ -251,5 +322,9 @@ def test_composing_a_data_set_ends_with_its_processes(tmp_path: Path, number: in
         time.sleep(0.05)
     assert not left
     if number == signal.SIGTERM:
-        assert process.returncode == 143 and told.startswith("interrupted by SIGTERM") and told.count("\n") == 1
+        assert (
+            process.returncode == 143
+            and told.startswith("interrupted by SIGTERM")
+            and told.count("\n") == 1
+        )
         assert not list(tmp_path.iterdir())

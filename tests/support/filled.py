@@ -1,4 +1,6 @@
-"""Deterministic weights and input without any download: the fill rule of architecture facts section 15."""
+"""Deterministic weights and input without any download: the fill rule of architecture facts section
+15.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from rfdetr_repro.spec.presets import preset
 def uniform(name: str, count: int) -> np.ndarray:
     """float64 in [-1, 1): an integer hash of the flat index, keyed by the CRC32 of the name."""
     mask = np.uint64(0xFFFFFFFF)
-    x = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(zlib.crc32(name.encode()))) & mask
+    x = (
+        np.arange(count, dtype=np.uint64) * np.uint64(2654435761)
+        + np.uint64(zlib.crc32(name.encode()))
+    ) & mask
     for _ in range(2):
         x ^= x >> np.uint64(16)
         x = (x * np.uint64(0x45D9F3B)) & mask
@@ -43,7 +48,8 @@ def filled_detector(size: str, **changes: object) -> tuple[Detector, Tensor, dic
     row = preset(size)
     detector = Detector(replace(row.model, **changes), row.arch).double().eval()
     released = {
-        name: fill(name, tuple(value.shape)) for name, value in to_released(detector.state_dict(), row.model.groups).items()
+        name: fill(name, tuple(value.shape))
+        for name, value in to_released(detector.state_dict(), row.model.groups).items()
     }
     detector.load_state_dict(from_released(released, detector.state_dict(), row.model.groups))
     side = row.arch.input_hw[0]

@@ -1,4 +1,6 @@
-"""ONNX artifacts whose outputs have another type or shape, and files of the two formats side by side."""
+"""ONNX artifacts whose outputs have another type or shape, and files of the two formats side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ KINDS = {
     "float64": TensorProto.DOUBLE,
 }
 KINDS |= {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
-REFUSED = [("scores", "bfloat16"), ("scores", "bool"), ("boxes", "float64"), ("labels", "float32"), ("masks", "bool")]
+REFUSED = [
+    ("scores", "bfloat16"),
+    ("scores", "bool"),
+    ("boxes", "float64"),
+    ("labels", "float32"),
+    ("masks", "bool"),
+]
 WIDENED = [("scores", "float16"), ("boxes", "float16"), ("masks", "float16"), ("labels", "int32")]
 
 
@@ -37,7 +45,11 @@ class Both(NamedTuple):
 def both_formats(folder: Path) -> Both:
     detector = tiny_detector()
     subnet = detector.slice(ARCH)
-    return Both(subnet, tiny_artifact(folder, detector), export_torch(subnet, folder / f"{ARCH.key}.safetensors", meta=meta()))
+    return Both(
+        subnet,
+        tiny_artifact(folder, detector),
+        export_torch(subnet, folder / f"{ARCH.key}.safetensors", meta=meta()),
+    )
 
 
 def rewritten(artifact: Artifact, content: bytes, folder: Path) -> Artifact:
@@ -52,6 +64,10 @@ def with_output_type(artifact: Artifact, output: str, dtype: str, folder: Path) 
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [f"{output}_before" if name == output else name for name in names]
-    model.graph.node.append(helper.make_node("Cast", [f"{output}_before"], [output], to=KINDS[dtype]))
-    next(value for value in model.graph.output if value.name == output).type.tensor_type.elem_type = KINDS[dtype]
+    model.graph.node.append(
+        helper.make_node("Cast", [f"{output}_before"], [output], to=KINDS[dtype])
+    )
+    next(
+        value for value in model.graph.output if value.name == output
+    ).type.tensor_type.elem_type = KINDS[dtype]
     return rewritten(artifact, model.SerializeToString(), folder)

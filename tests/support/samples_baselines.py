@@ -1,4 +1,6 @@
-"""Baselines of transformers small enough to run and export in a test, every weight random, so that no branch is the identity."""
+"""Baselines of transformers small enough to run and export in a test, every weight random, so that
+no branch is the identity.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,18 @@ import torch
 
 from baselines import d_fine, lw_detr, rt_detr
 
-CLASSES, QUERIES, SIDE = 5, 12, 96
+CLASSES = 5
+QUERIES = 12
+SIDE = 96
 GAIN = 2.0  # of the weights, over the root of the number of inputs
 _NARROW = {
-    "num_queries": QUERIES, "decoder_layers": 2, "encoder_hidden_dim": 32, "d_model": 32, "encoder_ffn_dim": 32,
+    "num_queries": QUERIES,
+    "decoder_layers": 2,
+    "encoder_hidden_dim": 32,
+    "d_model": 32,
+    "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32,
-}  # fmt: skip
+}
 FAMILIES = {"dfine": d_fine, "rtdetr": rt_detr, "lwdetr": lw_detr}
 
 
@@ -32,22 +40,29 @@ def library_model(family: str, seed: int = 0) -> Any:
                 value.add_(0.2 * (noise + 0.5 * ("running_var" in name)))
         normalise_by(model, images())
         typical = model(images()).logits.mean((0, 1))
-        biases = [value for name, value in model.state_dict().items() if "class_embed" in name and name.endswith("bias")]
+        biases = [
+            value
+            for name, value in model.state_dict().items()
+            if "class_embed" in name and name.endswith("bias")
+        ]
         for bias in {bias.data_ptr(): bias for bias in biases}.values():  # layers share one
             bias.sub_(typical)  # no class is the best everywhere
     return model
 
 
 def normalise_by(model: Any, batch: torch.Tensor) -> None:
-    """Batch normalisation with the statistics of ``batch``, as training leaves it: places then differ in every layer. Without,
-    random layers give nearly the same everywhere, and which of two equal tokens becomes a query is left to rounding.
+    """Batch normalisation with the statistics of ``batch``, as training leaves it: places then
+    differ in every layer. Without, random layers give nearly the same everywhere, and which of two
+    equal tokens becomes a query is left to rounding.
     """
 
     def measure(module: Any, arguments: tuple[torch.Tensor]) -> None:
         module.running_mean.copy_(arguments[0].mean((0, 2, 3)))
         module.running_var.copy_(arguments[0].var((0, 2, 3), unbiased=False) + 1e-3)
 
-    layers = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    layers = [
+        module for module in model.modules() if getattr(module, "running_mean", None) is not None
+    ]
     hooks = [layer.register_forward_pre_hook(measure) for layer in layers]
     model(batch)
     for hook in hooks:
@@ -55,7 +70,8 @@ def normalise_by(model: Any, batch: torch.Tensor) -> None:
 
 
 def smallest_lead(model: Any, batch: torch.Tensor) -> float:
-    """Of the last that is chosen over the first that is not, in every choice of the forward pass and in the final one of scores.
+    """Of the last that is chosen over the first that is not, in every choice of the forward pass
+    and in the final one of scores.
 
     Far above the rounding of float32 (1e-6 of the scores), no processor can choose otherwise.
     """
@@ -83,38 +99,74 @@ def _d_fine() -> Any:
     from transformers.models.hgnet_v2 import HGNetV2Config
 
     backbone = HGNetV2Config(
-        stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 24], stage_mid_channels=[8, 8, 8, 8],
-        stage_out_channels=[16, 16, 24, 32], hidden_sizes=[16, 16, 24, 32], stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[1, 1, 1, 1], use_learnable_affine_block=True, out_indices=[2, 3, 4],
-    )  # fmt: skip
-    pyramid = {"decoder_in_channels": [32] * 3, "encoder_in_channels": [16, 24, 32], "backbone_config": backbone}
-    return d_fine.build("s", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4)
+        stem_channels=[3, 8, 8],
+        stage_in_channels=[8, 16, 16, 24],
+        stage_mid_channels=[8, 8, 8, 8],
+        stage_out_channels=[16, 16, 24, 32],
+        hidden_sizes=[16, 16, 24, 32],
+        stage_num_blocks=[1, 1, 1, 1],
+        stage_numb_of_layers=[1, 1, 1, 1],
+        use_learnable_affine_block=True,
+        out_indices=[2, 3, 4],
+    )
+    pyramid = {
+        "decoder_in_channels": [32] * 3,
+        "encoder_in_channels": [16, 24, 32],
+        "backbone_config": backbone,
+    }
+    return d_fine.build(
+        "s", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4
+    )
 
 
 def _rt_detr() -> Any:
     from transformers.models.rt_detr import RTDetrResNetConfig
 
     backbone = RTDetrResNetConfig(
-        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic", embedding_size=8, out_indices=[2, 3, 4]
+        hidden_sizes=[8, 16, 24, 32],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        embedding_size=8,
+        out_indices=[2, 3, 4],
     )
-    pyramid = {"decoder_in_channels": [32] * 3, "encoder_in_channels": [16, 24, 32], "backbone_config": backbone}
-    return rt_detr.build("r18", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4)
+    pyramid = {
+        "decoder_in_channels": [32] * 3,
+        "encoder_in_channels": [16, 24, 32],
+        "backbone_config": backbone,
+    }
+    return rt_detr.build(
+        "r18", CLASSES, **_NARROW, **pyramid, decoder_attention_heads=4, encoder_attention_heads=4
+    )
 
 
 def _lw_detr() -> Any:
     from transformers.models.lw_detr import LwDetrViTConfig
 
     backbone = LwDetrViTConfig(
-        image_size=128, pretrain_image_size=64, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, num_windows=4,
-        window_block_indices=[0], out_indices=[0, 2],
-    )  # fmt: skip
+        image_size=128,
+        pretrain_image_size=64,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_windows=4,
+        window_block_indices=[0],
+        out_indices=[0, 2],
+    )
     heads = {"decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 4}
-    small = {"num_queries": QUERIES, "d_model": 32, "decoder_ffn_dim": 32, "decoder_layers": 2, "group_detr": 2}
+    small = {
+        "num_queries": QUERIES,
+        "d_model": 32,
+        "decoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "group_detr": 2,
+    }
     return lw_detr.build("small", CLASSES, **small, **heads, backbone_config=backbone)
 
 
 def images(seed: int = 1) -> torch.Tensor:
-    """(1, 3, SIDE, SIDE) in 0..1: noisy patches of colour, so that places differ from each other and no two are equal."""
+    """(1, 3, SIDE, SIDE) in 0..1: noisy patches of colour, so that places differ from each other
+    and no two are equal.
+    """
     generator = torch.Generator().manual_seed(seed)
     patches = torch.rand(1, 3, SIDE // 16, SIDE // 16, generator=generator)
     noise = torch.rand(1, 3, SIDE, SIDE, generator=generator)

@@ -1,4 +1,6 @@
-"""Doubles for tests of the benchmark: a clock that only runs move, sessions without a runtime, artifacts that are a few bytes."""
+"""Doubles for tests of the benchmark: a clock that only runs move, sessions without a runtime,
+artifacts that are a few bytes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ class VirtualClock:
     """Time passes when a run or a wait says so."""
 
     def __init__(self) -> None:
-        self.ns, self.slept = 0, []  # type: ignore[var-annotated]
+        # type: ignore[var-annotated]
+        self.ns = 0
+        self.slept = []
 
     def now_ns(self) -> int:
         return self.ns
@@ -39,25 +43,47 @@ class VirtualClock:
 
 
 def fake_artifact(
-    folder: Path, name: str = "m", *, precision: str = "fp32", weights: str = "trained", salt: str = ""
+    folder: Path,
+    name: str = "m",
+    *,
+    precision: str = "fp32",
+    weights: str = "trained",
+    salt: str = "",
 ) -> Artifact:
     """A file no runtime could open, with a sound manifest."""
     content = f"{name} {precision} {salt}".encode()
     manifest = Manifest(
-        sha256_bytes(content), len(content), ModelId("rfdetr", name, weights=weights), ("car", "cat", "toothbrush"), (3, 17, 90),
+        sha256_bytes(content),
+        len(content),
+        ModelId("rfdetr", name, weights=weights),
+        ("car", "cat", "toothbrush"),
+        (3, 17, 90),
         (TensorSpec("image", (1, 3, 8, 16), "float32"),),
-        (TensorSpec("scores", (1, COUNT), "float32"), TensorSpec("labels", (1, COUNT), "int64"),
-         TensorSpec("boxes", (1, COUNT, 4), "float32")), 10, 20, precision,
-    )  # fmt: skip
+        (
+            TensorSpec("scores", (1, COUNT), "float32"),
+            TensorSpec("labels", (1, COUNT), "int64"),
+            TensorSpec("boxes", (1, COUNT, 4), "float32"),
+        ),
+        10,
+        20,
+        precision,
+    )
     return write_artifact(folder / f"{name}-{precision}{salt}.onnx", content, manifest)
 
 
 class FakeSession:
-    """Counts what is asked of it. ``engine``: SHA-256 of an engine made from the artifact, else the file itself runs."""
+    """Counts what is asked of it.
 
-    def __init__(self, artifact: Artifact, engine: str = "", runtime: str = "onnxruntime-cpu") -> None:
+    ``engine``: SHA-256 of an engine made from the artifact, else the file itself runs.
+    """
+
+    def __init__(
+        self, artifact: Artifact, engine: str = "", runtime: str = "onnxruntime-cpu"
+    ) -> None:
         self.manifest, digest = artifact.manifest, artifact.sha256
-        self.artifact_id = ArtifactId(engine or digest, digest, runtime, artifact.manifest.precision, 1)
+        self.artifact_id = ArtifactId(
+            engine or digest, digest, runtime, artifact.manifest.precision, 1
+        )
         self.log: list[str] = []
         self.score = 0.5
         self.gpu_ms: float | None = None

@@ -24,7 +24,9 @@ QUICK = ["--samples", "16", "--buffer-ms", "0", "--builds", "2"]
 def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are a few bytes: no runtime opens them."""
 
-    def open_session(artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, **options: Any) -> FakeSession:
+    def open_session(
+        artifact: Artifact, backend: str = "onnxruntime", *, threads: int = 2, **options: Any
+    ) -> FakeSession:
         if artifact.manifest.model.name == "broken":
             raise InputError("the model does not load", artifact.path, "export it again")
         session = FakeSession(artifact, runtime=backend)
@@ -48,7 +50,12 @@ def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str
     asked: list[tuple[str, str, int | None]] = []
 
     def model_artifact(
-        name: str, into: Path, *, checkpoint: str | None = None, to: str = "onnx", inject: int | None = None
+        name: str,
+        into: Path,
+        *,
+        checkpoint: str | None = None,
+        to: str = "onnx",
+        inject: int | None = None,
     ) -> Artifact:
         asked.append((name, to, inject))
         if name not in ("rfdetr-medium", "dfine-m"):

@@ -1,4 +1,6 @@
-"""A detector of a few thousand parameters with random weights, its artifact, and doubles of sessions."""
+"""A detector of a few thousand parameters with random weights, its artifact, and doubles of
+sessions.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,30 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.model_config import ModelConfig
 
 CONFIG = ModelConfig(
-    vit_dim=24, vit_heads=2, vit_depth=3, layer_scale=True, feature_stages=(1, 3), global_blocks=(1,), hidden=16,
-    projector_blocks=1, self_heads=2, cross_heads=4, ffn=32, decoder_layers=2, queries=8, groups=2, num_classes=3, masks=True,
-    patch=8, pos_grid=4, proposal_side=0.2,
-)  # fmt: skip
+    vit_dim=24,
+    vit_heads=2,
+    vit_depth=3,
+    layer_scale=True,
+    feature_stages=(1, 3),
+    global_blocks=(1,),
+    hidden=16,
+    projector_blocks=1,
+    self_heads=2,
+    cross_heads=4,
+    ffn=32,
+    decoder_layers=2,
+    queries=8,
+    groups=2,
+    num_classes=3,
+    masks=True,
+    patch=8,
+    pos_grid=4,
+    proposal_side=0.2,
+)
 ARCH = Arch(32, 8, 1, 2, 8)
-NAMES, CATEGORY_IDS = ("car", "cat", "toothbrush"), (3, 17, 90)  # as in samples_coco
+# as in samples_coco
+NAMES = ("car", "cat", "toothbrush")
+CATEGORY_IDS = (3, 17, 90)
 
 
 def tiny_detector(seed: int = 0, **changes: object) -> Detector:
@@ -39,8 +59,12 @@ def meta(weights: str = "trained") -> ArtifactMeta:
     return ArtifactMeta(ModelId("rfdetr", "tiny", weights=weights), NAMES, CATEGORY_IDS)
 
 
-def tiny_artifact(folder: Path, detector: Detector | None = None, arch: Arch = ARCH, weights: str = "trained") -> Artifact:
-    return export_onnx((detector or tiny_detector()).slice(arch), folder / f"{arch.key}.onnx", meta=meta(weights))
+def tiny_artifact(
+    folder: Path, detector: Detector | None = None, arch: Arch = ARCH, weights: str = "trained"
+) -> Artifact:
+    return export_onnx(
+        (detector or tiny_detector()).slice(arch), folder / f"{arch.key}.onnx", meta=meta(weights)
+    )
 
 
 def images(count: int = 2, height: int = 32, width: int = 32) -> np.ndarray:
@@ -52,7 +76,8 @@ class Altered:
 
     def __init__(self, session: Session, change: object) -> None:
         self.manifest, self.artifact_id = session.manifest, session.artifact_id
-        self.session, self.change = session, change
+        self.session = session
+        self.change = change
 
     def run(self, images: np.ndarray) -> Detections:
         return self.change(self.session.run(images))  # type: ignore[operator]

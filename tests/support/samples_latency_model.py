@@ -12,7 +12,8 @@ CONFIG = PICO.model
 
 def additive_ms(arch: Arch) -> float:
     """A machine on which the model's assumption holds; written without its feature table."""
-    tokens, pixels = arch.tokens + arch.windows**2, math.prod(arch.input_hw)
+    tokens = arch.tokens + arch.windows**2
+    pixels = math.prod(arch.input_hw)
     backbone = 0.4 + 2e-5 * pixels + 0.012 * tokens + 1.5e-5 * (1 + 3 / arch.windows**2) * tokens**2
     decoder = arch.decoder_layers * (0.15 + 0.004 * arch.queries + 0.0007 * tokens)
     masks = pixels / 16 * (4e-4 + 3e-4 * arch.decoder_layers + 2e-5 * arch.queries)

@@ -12,8 +12,10 @@ from PIL import Image
 
 from rfdetr_repro.data.coco import read_split
 
-WIDTH, HEIGHT = 80, 60
-BOXES = {"a": [(8, 8, 24, 16), (40, 20, 16, 20)], "b b": [(2, 4, 30, 30)]}  # x, y, width, height; class 0, 1, ...
+WIDTH = 80
+HEIGHT = 60
+# x, y, width, height; class 0, 1, ...
+BOXES = {"a": [(8, 8, 24, 16), (40, 20, 16, 20)], "b b": [(2, 4, 30, 30)]}
 NAMES = ("cat", "dog")
 
 
@@ -33,10 +35,20 @@ def coco(name: Callable[[str], Any] = lambda stem: f"{stem}.jpg", **changes: Any
     document: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     document["categories"] = [{"id": 5 + number, "name": text} for number, text in enumerate(NAMES)]
     for image_id, (stem, boxes) in enumerate(BOXES.items(), 1):
-        document["images"].append({"id": image_id, "file_name": name(stem), "width": WIDTH, "height": HEIGHT, **changes})
+        document["images"].append(
+            {"id": image_id, "file_name": name(stem), "width": WIDTH, "height": HEIGHT, **changes}
+        )
         for number, box in enumerate(boxes):
-            row = {"id": 10 * image_id + number, "image_id": image_id, "category_id": 5 + number, "bbox": list(box), "iscrowd": 0}
-            document["annotations"].append({**row, "area": box[2] * box[3], "segmentation": [corners(box)]})
+            row = {
+                "id": 10 * image_id + number,
+                "image_id": image_id,
+                "category_id": 5 + number,
+                "bbox": list(box),
+                "iscrowd": 0,
+            }
+            document["annotations"].append(
+                {**row, "area": box[2] * box[3], "segmentation": [corners(box)]}
+            )
     return document
 
 
@@ -54,6 +66,8 @@ def check(data: Any, split: str = "train", atol: float = 1e-4) -> Any:
         sample = found.sample(index)
         expected = [(x, y, x + w, y + h) for x, y, w, h in BOXES[stem]]
         assert np.allclose(sample.boxes_xyxy, expected, atol=atol), (info.path, sample.boxes_xyxy)
-        assert [found.classes.names[label] for label in sample.labels] == list(NAMES[: len(expected)])
+        assert [found.classes.names[label] for label in sample.labels] == list(
+            NAMES[: len(expected)]
+        )
         assert sample.image.shape == (HEIGHT, WIDTH, 3)
     return found

@@ -15,16 +15,20 @@ from rfdetr_repro.search.evaluation import EvaluationSource
 
 @dataclass(frozen=True)
 class FatalSource(EvaluationSource):
-    """Each attempt at an item is a line in RUN/attempts; one of the first three kills its process by SIGKILL (RUN/killed)."""
+    """Each attempt at an item is a line in RUN/attempts; one of the first three kills its process
+    by SIGKILL (RUN/killed).
+    """
 
     def __call__(self) -> Callable[[Any], Any]:  # type: ignore[override]
-        evaluation, run = super().__call__(), self.checkpoint.parent
+        evaluation = super().__call__()
+        run = self.checkpoint.parent
 
         def work(item: Any) -> Any:
             with open(run / "attempts", "a") as stream:
                 stream.write(f"{os.getpid()} {item!r}\n")
             if len(attempts(run)) >= 3:
-                with suppress(FileExistsError), open(run / "killed", "x") as stream:  # by the first to come, if two come at once
+                # by the first to come, if two come at once
+                with suppress(FileExistsError), open(run / "killed", "x") as stream:
                     stream.write(f"{os.getpid()} {item!r}")
                     stream.flush()
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 
 
 def expected(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    return F.interpolate(logits[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0] > 0
+    return (
+        F.interpolate(logits[:, None], size=(height, width), mode="bilinear", align_corners=False)[
+            :, 0
+        ]
+        > 0
+    )
 
 
 def blobs(count: int, h: int, w: int, seed: int = 0) -> torch.Tensor:

@@ -12,22 +12,32 @@ ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
 class FakeNvml:
-    """NVML that answers ``values`` and refuses ``denied``; ``calls`` holds the names of what was called, with arguments."""
+    """NVML that answers ``values`` and refuses ``denied``; ``calls`` holds the names of what was
+    called, with arguments.
+    """
 
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
 
     class NVMLError(Exception):
         pass
 
     def __init__(self, denied: tuple[str, ...] = (), pids: tuple[int, ...] = ()) -> None:
-        self.denied, self.calls = denied, []  # type: ignore[var-annotated]
+        # type: ignore[var-annotated]
+        self.denied = denied
+        self.calls = []
         self.values = {
-            "nvmlDeviceGetHandleByUUID": "handle", "nvmlDeviceGetPowerUsage": 100_000, "nvmlDeviceGetClockInfo": 1500,
-            "nvmlDeviceGetTotalEnergyConsumption": 5000, "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
+            "nvmlDeviceGetHandleByUUID": "handle",
+            "nvmlDeviceGetPowerUsage": 100_000,
+            "nvmlDeviceGetClockInfo": 1500,
+            "nvmlDeviceGetTotalEnergyConsumption": 5000,
+            "nvmlDeviceGetViolationStatus": SimpleNamespace(violationTime=0),
             "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=pid) for pid in pids],
-            "nvmlDeviceGetTemperature": 40, "nvmlDeviceGetCurrentClocksEventReasons": 0,
+            "nvmlDeviceGetTemperature": 40,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0,
             "nvmlDeviceGetDefaultApplicationsClock": 1110,
-        }  # fmt: skip
+        }
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:

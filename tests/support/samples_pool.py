@@ -19,14 +19,21 @@ from rfdetr_repro.spec.errors import InputError
 
 @contextmanager
 def two_machines(cpus: int) -> Iterator[Any]:
-    """A Ray cluster of two machines of ``cpus`` CPUs each, pretended on this one; pools join it by its ``address``."""
+    """A Ray cluster of two machines of ``cpus`` CPUs each, pretended on this one; pools join it by
+    its ``address``.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
     path = os.environ.get("PYTHONPATH", "")
     folders = (Path(__file__).resolve().parents[2], Path(__file__).resolve().parent)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join([*map(str, folders), path])}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join([*map(str, folders), path]),
+    }
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False}
+    )
     cluster.add_node(num_cpus=cpus)
     yield cluster
     ray.shutdown()
@@ -56,7 +63,10 @@ def node_id() -> str:
 
 @dataclass(frozen=True)
 class MakeSquares:
-    """Squares numbers; each attempt is a line in ``folder``/log. Number ``fatal`` kills its process the first ``kills`` times."""
+    """Squares numbers; each attempt is a line in ``folder``/log.
+
+    Number ``fatal`` kills its process the first ``kills`` times.
+    """
 
     folder: str
     seconds: float = 0.02
@@ -78,7 +88,9 @@ class MakeSquares:
             raise InputError("no such number", f"item {item.number}", "leave it out")
         time.sleep(self.seconds)
         values = np.arange(3) * float(item.number**2)
-        return Answer(item.number, values, os.getpid(), node_id(), os.environ.get("OMP_NUM_THREADS", ""))
+        return Answer(
+            item.number, values, os.getpid(), node_id(), os.environ.get("OMP_NUM_THREADS", "")
+        )
 
     def log(self, line: str) -> None:
         with open(Path(self.folder, "log"), "a") as stream:
@@ -104,12 +116,18 @@ class OtherVersion:
 
     def __call__(self) -> Fingerprint:
         found = fingerprint_here()
-        return found if os.getpid() == self.pid else replace(found, versions={**found.versions, "torch": "1.0"})
+        return (
+            found
+            if os.getpid() == self.pid
+            else replace(found, versions={**found.versions, "torch": "1.0"})
+        )
 
 
 @dataclass(frozen=True)
 class DeviceOfNode:
-    """The first worker that asks has processor "one", workers of other nodes have "two"; ``folder`` remembers."""
+    """The first worker that asks has processor "one", workers of other nodes have "two"; ``folder``
+    remembers.
+    """
 
     folder: str
     pid: int

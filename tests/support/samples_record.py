@@ -21,7 +21,9 @@ SHA = "ab" * 32
 def fixed_record(**changes: object) -> Record:
     parts: dict = {
         "source": "protocol",
-        "model": ModelId("rfdetr", "pico", "segment", "pico", arch=ARCH, checkpoint_sha256="cd" * 32),
+        "model": ModelId(
+            "rfdetr", "pico", "segment", "pico", arch=ARCH, checkpoint_sha256="cd" * 32
+        ),
         "data": DataId("embedded", "val", "ef" * 32, 300),
         "artifact": ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp32", 1000),
         "accuracy": Accuracy(0.1, 0.2, artifact_sha256=SHA),

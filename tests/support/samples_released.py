@@ -23,4 +23,9 @@ def small_released(**changes: Any) -> tuple[Detector, dict[str, torch.Tensor]]:
 
 def described(detector: Detector) -> ModelCard:
     count = detector.config.num_classes
-    return ModelCard(detector.config, detector.arch, tuple(f"thing {i}" for i in range(count)), tuple(range(10, 10 + count)))
+    return ModelCard(
+        detector.config,
+        detector.arch,
+        tuple(f"thing {i}" for i in range(count)),
+        tuple(range(10, 10 + count)),
+    )

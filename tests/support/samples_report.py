@@ -12,7 +12,15 @@ def everything(document: Document) -> str:
         if isinstance(block, Facts):
             words += [f"{name}: {value}" for name, value in block.pairs]
         elif isinstance(block, Grid):
-            words += [block.table.title, *block.table.notes, *(" ".join(block.table.line(row)) for row in block.table.rows)]
+            words += [
+                block.table.title,
+                *block.table.notes,
+                *(" ".join(block.table.line(row)) for row in block.table.rows),
+            ]
         else:
-            words += [str(getattr(block, name)) for name in ("text", "subtitle", "items", "caption") if hasattr(block, name)]
+            words += [
+                str(getattr(block, name))
+                for name in ("text", "subtitle", "items", "caption")
+                if hasattr(block, name)
+            ]
     return "\n".join(words)

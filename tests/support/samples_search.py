@@ -20,7 +20,8 @@ ERROR = RelativeError(0.01, 0.02, 0.03)
 
 def search_in(run: Path, place: Path, **changes: Any) -> Search:
     detector, card, digest = load_supernet(run / "supernet.safetensors")
-    split, store = read_split(place / "data", "val"), Store(run / "records.jsonl")
+    split = read_split(place / "data", "val")
+    store = Store(run / "records.jsonl")
     fields: dict[str, Any] = {"space": SPACE, "masks": card.config.masks, **changes}
     space = fields.pop("space")
     return Search(detector, card, digest, space, split, store, run / "artifacts", **fields)

@@ -1,4 +1,6 @@
-"""A double of TensorRT and of a CUDA device: engines are ONNX files behind a prefix, run by ONNX Runtime at real addresses."""
+"""A double of TensorRT and of a CUDA device: engines are ONNX files behind a prefix, run by ONNX
+Runtime at real addresses.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ class DataType(Enum):
     FLOAT, HALF, INT64, BF16 = range(4)
 
 
-KINDS = {"tensor(float)": DataType.FLOAT, "tensor(float16)": DataType.HALF, "tensor(int64)": DataType.INT64}
+KINDS = {
+    "tensor(float)": DataType.FLOAT,
+    "tensor(float16)": DataType.HALF,
+    "tensor(int64)": DataType.INT64,
+}
 NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
@@ -52,7 +58,10 @@ class FakeContext:
     def _run(self) -> None:
         session = self.engine.session
         (source,) = session.get_inputs()
-        found = session.run(None, {source.name: at(self.addresses[source.name], NUMPY[source.type], tuple(source.shape))})
+        found = session.run(
+            None,
+            {source.name: at(self.addresses[source.name], NUMPY[source.type], tuple(source.shape))},
+        )
         for value, array in zip(session.get_outputs(), found, strict=True):
             at(self.addresses[value.name], array.dtype, array.shape)[...] = array
 
@@ -61,8 +70,13 @@ class FakeEngine:
     def __init__(self, trt: FakeTrt, content: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.trt, self.session = trt, onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.io = {value.name: value for value in (*self.session.get_inputs(), *self.session.get_outputs())}
+        self.trt, self.session = (
+            trt,
+            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]),
+        )
+        self.io = {
+            value.name: value for value in (*self.session.get_inputs(), *self.session.get_outputs())
+        }
         self.num_io_tensors = len(self.io)
 
     def get_tensor_name(self, index: int) -> str:
@@ -100,17 +114,22 @@ class FakeTrt:
     TensorLocation = SimpleNamespace(DEVICE="device")
 
     def __init__(self, version: str = "10.4.0", device: Any = None) -> None:
-        self.__name__, self.__version__, self.device = "tensorrt", version, device
+        self.__name__ = "tensorrt"
+        self.__version__ = version
+        self.device = device
         self.log: list[Any] = []
         self.layers = ["Half", "Half", "Float", "Int64"]
         self.types: dict[str, DataType] = {}
         self.shapes: dict[str, list[int]] = {}
         self.refused: list[tuple[str, str, str]] = []
-        self.builds, self.runs, self.capturable = True, True, True
+        self.builds = True
+        self.runs = True
+        self.capturable = True
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802
         self.logger = logger
-        network, config = SimpleNamespace(content=b""), SimpleNamespace()
+        network = SimpleNamespace(content=b"")
+        config = SimpleNamespace()
         config.set_memory_pool_limit = lambda pool, size: self.log.append((pool, size))
         config.set_flag = config.clear_flag = lambda flag: None
         config.create_timing_cache = lambda content: self.log.append(("cache", content)) or "cache"
@@ -134,7 +153,9 @@ class FakeTrt:
 
         def get_error(index: int) -> Any:
             node, operator, why = self.refused[index]
-            return SimpleNamespace(node_name=lambda: node, node_operator=lambda: operator, desc=lambda: why)
+            return SimpleNamespace(
+                node_name=lambda: node, node_operator=lambda: operator, desc=lambda: why
+            )
 
         return SimpleNamespace(parse=parse, num_errors=len(self.refused), get_error=get_error)
 
@@ -142,7 +163,11 @@ class FakeTrt:
         def deserialize(content: bytes) -> FakeEngine | None:
             try:
                 onnx.load_model_from_string(content.removeprefix(PREFIX))
-                return FakeEngine(self, content.removeprefix(PREFIX)) if content.startswith(PREFIX) else None
+                return (
+                    FakeEngine(self, content.removeprefix(PREFIX))
+                    if content.startswith(PREFIX)
+                    else None
+                )
             except Exception:
                 logger.log(self.ILogger.Severity.ERROR, "magic tag does not match")
                 return None
@@ -151,7 +176,9 @@ class FakeTrt:
 
 
 class FakeDevice:
-    """Does what is put on its stream when it is synchronised, as a GPU might; a capture records instead."""
+    """Does what is put on its stream when it is synchronised, as a GPU might; a capture records
+    instead.
+    """
 
     stream = 77
 
@@ -164,7 +191,8 @@ class FakeDevice:
         return True
 
     def buffer(self, size_bytes: int) -> Any:
-        memory, host = np.zeros(size_bytes, np.uint8), np.zeros(size_bytes, np.uint8)
+        memory = np.zeros(size_bytes, np.uint8)
+        host = np.zeros(size_bytes, np.uint8)
         return SimpleNamespace(
             host=host,
             address=memory.ctypes.data,
@@ -186,7 +214,9 @@ class FakeDevice:
 
 
 class FakeCudaRuntime:
-    """The five calls of cuda-bindings' runtime that a capture makes; ``fails`` names one that reports an error."""
+    """The five calls of cuda-bindings' runtime that a capture makes; ``fails`` names one that
+    reports an error.
+    """
 
     cudaError_t = Enum("cudaError_t", {"cudaSuccess": 0, "cudaErrorStreamCaptureUnsupported": 900})
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
@@ -196,7 +226,11 @@ class FakeCudaRuntime:
 
     def _code(self, name: str) -> Any:
         self.calls.append(name)
-        return self.cudaError_t.cudaErrorStreamCaptureUnsupported if name == self.fails else self.cudaError_t.cudaSuccess
+        return (
+            self.cudaError_t.cudaErrorStreamCaptureUnsupported
+            if name == self.fails
+            else self.cudaError_t.cudaSuccess
+        )
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any]:  # noqa: N802
         assert stream == self.device.stream and not self.device.waiting

@@ -1,4 +1,6 @@
-"""A model small enough for tests, with every part of the real one: windows, groups, two decoder layers, masks."""
+"""A model small enough for tests, with every part of the real one: windows, groups, two decoder
+layers, masks.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ TINY = Preset(
     ARCH,
 )
 SPACE = SearchSpace((48, 64, 96), (8, 12, 16), (1, 2), (0, 1, 2), (3, 7, 10))
-TRAIN: TrainConfig = replace(PICO_TRAIN, steps=6, batch_size=2, checkpoint_every=3, evaluate_every=0, warmup_steps=2)
+TRAIN: TrainConfig = replace(
+    PICO_TRAIN, steps=6, batch_size=2, checkpoint_every=3, evaluate_every=0, warmup_steps=2
+)
 
 
 def tiny_detector(seed: int = 0, **changes: object) -> Detector:
-    """Random weights; box and class heads are shaken out of their initial zeros so that outputs differ between queries."""
+    """Random weights; box and class heads are shaken out of their initial zeros so that outputs
+    differ between queries.
+    """
     torch.manual_seed(seed)
     detector = Detector(replace(TINY.model, **changes), ARCH)
     with torch.no_grad():

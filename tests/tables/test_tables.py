@@ -1,4 +1,6 @@
-"""Tables: what is printed, what joins, and that published, measured, not measured and not measurable never look alike."""
+"""Tables: what is printed, what joins, and that published, measured, not measured and not
+measurable never look alike.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ from rfdetr_repro.tables.published import paper_table, shown_columns
 
 def row_of(table: Table, model: str, size: str, index: int = 0) -> dict[str, Cell]:
     start = next(
-        i for i, row in enumerate(table.rows) if "model" in row and (row["model"].text, row["size"].text) == (model, size)
+        i
+        for i, row in enumerate(table.rows)
+        if "model" in row and (row["model"].text, row["size"].text) == (model, size)
     )
     return table.rows[start + index]
 
@@ -49,7 +53,11 @@ def row_of(table: Table, model: str, size: str, index: int = 0) -> dict[str, Cel
 def test_a_measured_value_stands_beside_the_published_one():
     row = row_of(paper_table("2", [measured()], NOTHING), "RF-DETR", "N")
     assert (row["published_ap"].text, row["published_ap"].state) == ("48.0", PUBLISHED)
-    assert (row["measured_ap"].text, row["measured_ap"].state, row["measured_ap"].value) == ("47.9", MEASURED, 47.9)
+    assert (row["measured_ap"].text, row["measured_ap"].state, row["measured_ap"].value) == (
+        "47.9",
+        MEASURED,
+        47.9,
+    )
     assert (row["published_latency_ms"].text, row["measured_latency_ms"].text) == ("2.3", "2.35")
     assert row["measured_ap75"].state == MISSING and row["published_ap75"].text == "51.4"
     assert row["state"].text == "measured tensorrt fp16 CUDA graph buffered on Tesla T4"
@@ -60,32 +68,47 @@ def test_a_measured_value_stands_beside_the_published_one():
 def test_several_measurements_of_one_row_are_several_lines():
     other = measured(ms=3.0, artifact=ArtifactId(SHA, SHA, "onnxruntime-cpu", "fp32", 1))
     table = paper_table("2", [measured(), other], NOTHING)
-    assert row_of(table, "RF-DETR", "N", 1)["measured_latency_ms"].text == "3.00" and "model" not in row_of(
-        table, "RF-DETR", "N", 1
-    )
+    assert row_of(table, "RF-DETR", "N", 1)[
+        "measured_latency_ms"
+    ].text == "3.00" and "model" not in row_of(table, "RF-DETR", "N", 1)
     assert len(table.rows) == 19
 
 
 def test_not_measured_and_not_measurable_look_different():
     here, nowhere = (shown_columns(paper_table("2", [], where)) for where in (EVERYTHING, NOTHING))
-    never = row_of(here, "GroundingDINO", "T")  # random weights only: an AP is out of reach wherever this runs
+    # random weights only: an AP is out of reach wherever this runs
+    never = row_of(here, "GroundingDINO", "T")
     assert {key for key, cell in never.items() if cell.state == UNAVAILABLE} == {"measured_ap"}
-    assert {cell.state for row in here.rows for cell in row.values() if row is not never} == {"", PUBLISHED, COMPUTED, MISSING}
-    assert {cell.state for row in nowhere.rows for cell in row.values()} == {"", PUBLISHED, COMPUTED, MISSING, UNAVAILABLE}
+    assert {cell.state for row in here.rows for cell in row.values() if row is not never} == {
+        "",
+        PUBLISHED,
+        COMPUTED,
+        MISSING,
+    }
+    assert {cell.state for row in nowhere.rows for cell in row.values()} == {
+        "",
+        PUBLISHED,
+        COMPUTED,
+        MISSING,
+        UNAVAILABLE,
+    }
     assert row_of(here, "RF-DETR", "N")["state"].text == "·"
     assert row_of(nowhere, "RF-DETR", "N")["state"].text == "· × [1][2]"  # parameters need nothing
     whole = row_of(paper_table("2", [], NOTHING), "RF-DETR", "N")["state"].text
     assert whole == "not measured; not measurable here [1][2]"
     assert "[1] no NVIDIA GPU on this machine" in nowhere.notes
-    assert "[2] no COCO val2017 (RFDETR_COCO), no trained weights (RFDETR_WEIGHTS) on this machine" in nowhere.notes
+    assert (
+        "[2] no COCO val2017 (RFDETR_COCO), no trained weights (RFDETR_WEIGHTS) on this machine"
+        in nowhere.notes
+    )
     for form in FORMATS:
         assert render([here], form) != render([nowhere], form)
     half = paper_table("2", [], Here(False, frozenset({"coco-val2017"}), weights=True))
     row = row_of(half, "RF-DETR", "N")
     assert (row["measured_latency_ms"].state, row["measured_ap"].state) == (UNAVAILABLE, MISSING)
-    assert row_of(half, "YOLOv8", "N")["measured_gflops"].state == UNAVAILABLE and "no package ultralytics" in " ".join(
-        half.notes
-    )
+    assert row_of(half, "YOLOv8", "N")[
+        "measured_gflops"
+    ].state == UNAVAILABLE and "no package ultralytics" in " ".join(half.notes)
 
 
 def test_what_this_machine_has_is_found(tmp_path, monkeypatch):
@@ -107,7 +130,11 @@ def test_random_weights_give_latency_and_say_so():
 
 
 def test_differences_are_printed_as_printed():
-    row = next(row for row in paper_table("15", [], NOTHING).rows if row["variant"].text == "nas+fine-tuning")
+    row = next(
+        row
+        for row in paper_table("15", [], NOTHING).rows
+        if row["variant"].text == "nas+fine-tuning"
+    )
     assert (row["published_ap"].text, row["published_ap"].value) == ("+0.4", None)
 
 
@@ -117,7 +144,9 @@ def test_every_table_prints_in_every_format(name, form):
     table = paper_table(name, Measured([measured("M")]), NOTHING)
     text = render([table if form in ("csv", "json") else shown_columns(table)], form)
     published = [column.key for column in table.columns if column.key.startswith("published_")]
-    assert published and not {column.key for column in table.columns} & {key.removeprefix("published_") for key in published}
+    assert published and not {column.key for column in table.columns} & {
+        key.removeprefix("published_") for key in published
+    }
     assert text.endswith("\n") and len(text.splitlines()) >= 3
     if form == "json":
         (table,) = json.loads(text)["tables"]
@@ -125,10 +154,16 @@ def test_every_table_prints_in_every_format(name, form):
     if form == "csv":
         rows = list(csv.DictReader(io.StringIO(text)))
         numbers = [row[key] for row in rows for key in published if row[key] not in ("", None)]
-        assert len(numbers) == len(list(cells(name))) and all(float(number) == float(number) for number in numbers)
+        assert len(numbers) == len(list(cells(name))) and all(
+            float(number) == float(number) for number in numbers
+        )
     if form == "latex":
         body = text.split("\\midrule")[1].split("\\bottomrule")[0]
-        lines = [line for line in body.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
+        lines = [
+            line
+            for line in body.splitlines()
+            if line.endswith("\\\\") and "multicolumn" not in line
+        ]
         assert len(lines) == len(table.rows) and len({line.count(" & ") for line in lines}) == 1
         assert text.count("{") == text.count("}") and text.count("$") % 2 == 0
 
@@ -149,37 +184,68 @@ def test_json_and_csv_carry_the_state():
     assert nano["published_ap"] == {"value": 48.0, "state": PUBLISHED}
     origin = {"record": measured().id, "artifact_sha256": SHA}
     assert nano["measured_ap"] == {"value": 47.9, "state": MEASURED, **origin}
-    assert nano["computed_gflops"]["state"] == COMPUTED and nano["difference_computed_gflops"]["value"] == "="
+    assert (
+        nano["computed_gflops"]["state"] == COMPUTED
+        and nano["difference_computed_gflops"]["value"] == "="
+    )
     rows = list(csv.DictReader(io.StringIO(render([paper_table("2", [], NOTHING)], "csv"))))
     assert rows[0]["measured_ap"] == UNAVAILABLE and rows[0]["published_ap"] == "35.2"
-    rows = list(csv.DictReader(io.StringIO(render([paper_table("2", [measured()], NOTHING)], "csv"))))
+    rows = list(
+        csv.DictReader(io.StringIO(render([paper_table("2", [measured()], NOTHING)], "csv")))
+    )
     (filled,) = [row for row in rows if row["record"]]
-    assert (filled["measured_ap"], filled["record"], filled["file"]) == ("47.9", measured().id, SHA[:12])
+    assert (filled["measured_ap"], filled["record"], filled["file"]) == (
+        "47.9",
+        measured().id,
+        SHA[:12],
+    )
 
 
 def test_measured_and_computed_are_set_in_other_type_than_published():
     table = shown_columns(paper_table("2", [measured()], NOTHING))
-    markdown, latex = render([table], "markdown"), render([table], "latex")
-    assert "| 48.0 |" in markdown and "| **47.9** |" in markdown and "| *31.9* |" in markdown and "AP (published)" in markdown
+    markdown = render([table], "markdown")
+    latex = render([table], "latex")
+    assert (
+        "| 48.0 |" in markdown
+        and "| **47.9** |" in markdown
+        and "| *31.9* |" in markdown
+        and "AP (published)" in markdown
+    )
     assert " 48.0 &" in latex and "\\textbf{47.9}" in latex and "\\emph{31.9}" in latex
-    assert "**" not in render([Table("t", "t", [Column("a", "a")], [{"a": Cell("1", MEASURED)}], [""])], "markdown")
+    assert "**" not in render(
+        [Table("t", "t", [Column("a", "a")], [{"a": Cell("1", MEASURED)}], [""])], "markdown"
+    )
 
 
 def test_special_letters_survive():
-    table = Table("t", "50 % & more", [Column("a", "a_b | c", right=False)], [{"a": Cell("x|y_{1}")}], [""])
+    table = Table(
+        "t", "50 % & more", [Column("a", "a_b | c", right=False)], [{"a": Cell("x|y_{1}")}], [""]
+    )
     assert "x\\|y\\_{1}" in render([table], "markdown")
     latex = render([table], "latex")
     assert "50 \\% \\& more" in latex and "x\\textbar{}y\\_\\{1\\}" in latex
 
 
 ODD_NAMES = [
-    "US$ 5 and CA$ 7", "a_b_c *d* `e` ~~f~~", "<b>bold</b> & &lt; 5 %", "[link](http://x) \\frac{1}{2} #1 ^2", "犬|猫", "😀 x",
-    "שלום", "two\nlines\ttab\x07", "[1, 2]", "x" * 300, "é ≈ −1",
-]  # fmt: skip
+    "US$ 5 and CA$ 7",
+    "a_b_c *d* `e` ~~f~~",
+    "<b>bold</b> & &lt; 5 %",
+    "[link](http://x) \\frac{1}{2} #1 ^2",
+    "犬|猫",
+    "😀 x",
+    "שלום",
+    "two\nlines\ttab\x07",
+    "[1, 2]",
+    "x" * 300,
+    "é ≈ −1",
+]
 
 
 def odd_table(name: str) -> Table:
-    rows = [{"a": Cell(name), "b": Cell("1.0", MEASURED, 1.0)}, {"a": Cell("plain"), "b": Cell("22.0", MEASURED, 22.0)}]
+    rows = [
+        {"a": Cell(name), "b": Cell("1.0", MEASURED, 1.0)},
+        {"a": Cell("plain"), "b": Cell("22.0", MEASURED, 22.0)},
+    ]
     columns = [Column("a", name, name, right=False), Column("b", "b")]
     return Table("t", name, columns, rows, [name, name], [name])
 
@@ -209,10 +275,23 @@ def test_a_markdown_reader_shows_the_name_as_written(name):
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
     parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     tokens = parser.parse(render([odd_table(name)], "markdown"))
-    cells = [token for before, token in itertools.pairwise(tokens) if before.type in ("td_open", "th_open", "heading_open")]
-    texts = ["".join(child.content for child in token.children if child.type == "text") for token in cells]
-    assert {child.type for token in cells for child in token.children} <= {"text", "em_open", "em_close"}
-    assert texts[0] == shown(name).strip() and any(text == shown(name).strip() for text in texts[3:])
+    cells = [
+        token
+        for before, token in itertools.pairwise(tokens)
+        if before.type in ("td_open", "th_open", "heading_open")
+    ]
+    texts = [
+        "".join(child.content for child in token.children if child.type == "text")
+        for token in cells
+    ]
+    assert {child.type for token in cells for child in token.children} <= {
+        "text",
+        "em_open",
+        "em_close",
+    }
+    assert texts[0] == shown(name).strip() and any(
+        text == shown(name).strip() for text in texts[3:]
+    )
 
 
 def test_wide_letters_line_up():
@@ -223,25 +302,45 @@ def test_wide_letters_line_up():
 
 def test_the_frontier_table_by_hand():
     arch = Arch(128, 16, 1, 2, 25)
-    records = [protocol_record(arch), protocol_record(arch, "test"), protocol_record(arch, mode="sustained"), search_record(arch)]
+    records = [
+        protocol_record(arch),
+        protocol_record(arch, "test"),
+        protocol_record(arch, mode="sustained"),
+        search_record(arch),
+    ]
     (table,) = campaign_tables(records)
     (row,) = table.rows
     val, test, sustained = (record for record in records[:3])
-    assert row["val_ap"].text == f"{100 * val.accuracy.ap:.1f}" and row["test_ap50"].text == f"{100 * test.accuracy.ap50:.1f}"
-    assert row["buffered_ms"].text == f"{val.latency.median_ms:.2f}" and row["sustained_ms"].value == sustained.latency.median_ms
+    assert (
+        row["val_ap"].text == f"{100 * val.accuracy.ap:.1f}"
+        and row["test_ap50"].text == f"{100 * test.accuracy.ap50:.1f}"
+    )
+    assert (
+        row["buffered_ms"].text == f"{val.latency.median_ms:.2f}"
+        and row["sustained_ms"].value == sustained.latency.median_ms
+    )
     assert row["buffered_ci"].text == f"[{val.latency.ci_low_ms:.2f}, {val.latency.ci_high_ms:.2f}]"
     assert row["sha256"].text == val.artifact.sha256[:12] and row["front"].text == "yes"
     assert "SYNTHETIC" in table.title and SYNTHETIC in table.notes
 
 
 def test_the_frontier_table_names_what_was_not_measured_and_what_lost():
-    slow = dataclasses.replace(protocol_record(Arch(160, 16, 1, 2, 25)), accuracy=None, mask_accuracy=None)
-    fast, worse = protocol_record(Arch(128, 16, 1, 2, 25)), protocol_record(Arch(128, 16, 2, 0, 10))
+    slow = dataclasses.replace(
+        protocol_record(Arch(160, 16, 1, 2, 25)), accuracy=None, mask_accuracy=None
+    )
+    fast = protocol_record(Arch(128, 16, 1, 2, 25))
+    worse = protocol_record(Arch(128, 16, 2, 0, 10))
     worse = dataclasses.replace(worse, latency=dataclasses.replace(worse.latency, median_ms=50.0))
     (table,) = campaign_tables([slow, fast, worse])
     by_arch = {row["arch"].text: row for row in table.rows}
-    assert by_arch["r160-p16-w1-d2-q25"]["val_ap"].state == MISSING and by_arch["r160-p16-w1-d2-q25"]["test_ap"].state == MISSING
-    assert (by_arch["r128-p16-w1-d2-q25"]["front"].text, by_arch["r128-p16-w2-d0-q10"]["front"].text) == ("yes", "no")
+    assert (
+        by_arch["r160-p16-w1-d2-q25"]["val_ap"].state == MISSING
+        and by_arch["r160-p16-w1-d2-q25"]["test_ap"].state == MISSING
+    )
+    assert (
+        by_arch["r128-p16-w1-d2-q25"]["front"].text,
+        by_arch["r128-p16-w2-d0-q10"]["front"].text,
+    ) == ("yes", "no")
 
 
 def test_before_and_after_fine_tuning_stand_side_by_side():
@@ -249,12 +348,28 @@ def test_before_and_after_fine_tuning_stand_side_by_side():
         record = protocol_record(Arch(128, 16, 1, 2, 25), split, mode)
         artifact = dataclasses.replace(record.artifact, sha256=("ab" if gain else "cd") * 32)
         parts = {name: getattr(record, name) for name in ("accuracy", "mask_accuracy", "latency")}
-        parts = {name: dataclasses.replace(part, artifact_sha256=artifact.sha256) for name, part in parts.items()}
-        parts["accuracy"] = dataclasses.replace(parts["accuracy"], ap=round(parts["accuracy"].ap + gain, 4))
-        return dataclasses.replace(record, model=dataclasses.replace(record.model, variant=variant), artifact=artifact, **parts)
+        parts = {
+            name: dataclasses.replace(part, artifact_sha256=artifact.sha256)
+            for name, part in parts.items()
+        }
+        parts["accuracy"] = dataclasses.replace(
+            parts["accuracy"], ap=round(parts["accuracy"].ap + gain, 4)
+        )
+        return dataclasses.replace(
+            record,
+            model=dataclasses.replace(record.model, variant=variant),
+            artifact=artifact,
+            **parts,
+        )
 
-    before, after = of("nas", 0.0), of("nas+fine-tuning", 0.012)
-    both = [before, of("nas", 0.0, mode="sustained"), after, of("nas+fine-tuning", 0.012, mode="sustained")]
+    before = of("nas", 0.0)
+    after = of("nas+fine-tuning", 0.012)
+    both = [
+        before,
+        of("nas", 0.0, mode="sustained"),
+        after,
+        of("nas+fine-tuning", 0.012, mode="sustained"),
+    ]
     table = campaign_tables(both)[-1]
     (row,) = table.rows
     assert table.name == "fine-tuning" and SYNTHETIC in table.notes and "SYNTHETIC" in table.title
@@ -265,7 +380,8 @@ def test_before_and_after_fine_tuning_stand_side_by_side():
     )
     assert row["fine-tuned_ap"].value == round(row["searched_ap"].value + 1.2, 4)
     test_split = of("nas+fine-tuning", 0.012, "test")
-    assert [each.name for each in campaign_tables([before, test_split])] == ["frontier"]  # another split is no pair
+    # another split is no pair
+    assert [each.name for each in campaign_tables([before, test_split])] == ["frontier"]
 
 
 def test_backends_get_their_own_frontier_table():
@@ -279,7 +395,10 @@ def test_an_unconfirmed_search_says_so():
     assert "NOT CONFIRMED" in table.title and "modelled" in table.title and SYNTHETIC in table.notes
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, ""), (2.3456, "2.35"), (9.999, "10.00"), (10.04, "10.0"), (123.45, "123.5")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (2.3456, "2.35"), (9.999, "10.00"), (10.04, "10.0"), (123.45, "123.5")],
+)
 def test_latency_digits(value, text):
     assert milliseconds(value) == text
 
@@ -288,7 +407,11 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_main(tables.main, ["--table", "2"]) == 0
     out = capsys.readouterr().out
-    assert "RF-DETR" in out and "frontier" not in out.lower().split("table 2")[0] and SYNTHETIC not in out
+    assert (
+        "RF-DETR" in out
+        and "frontier" not in out.lower().split("table 2")[0]
+        and SYNTHETIC not in out
+    )
     run = write_run(tmp_path / "run", pictures=False)
     assert run_main(tables.main, ["--table", "2", "--records", str(run)]) == 0
     out = capsys.readouterr().out
@@ -324,7 +447,11 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, says, tmp_path, capsys
 def test_an_unknown_format_is_refused(capsys):
     assert run_main(tables.main, ["--format", "pdf"]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and "invalid choice: 'pdf'" in captured.err
+    assert (
+        captured.out == ""
+        and captured.err.count("\n") == 1
+        and "invalid choice: 'pdf'" in captured.err
+    )
     with pytest.raises(InputError):
         tables.build_tables("nope", [])
 
@@ -335,7 +462,9 @@ def test_cost_of_a_published_row_is_printed():
     assert Cost(params=30_500_000).params == 1e6 * row["published_params_m"].value
 
 
-@pytest.mark.parametrize("damage", ["garbage", '{"schema": 99}', '{"schema": 1, "source": 3}', "[]", '{"id": "0"}'])
+@pytest.mark.parametrize(
+    "damage", ["garbage", '{"schema": 99}', '{"schema": 1, "source": 3}', "[]", '{"id": "0"}']
+)
 @pytest.mark.parametrize("arguments", [["--table", "2"], ["--scoreboard"]])
 def test_a_corrupt_store_is_one_line(damage, arguments, tmp_path, capsys):
     path = tmp_path / "records.jsonl"
@@ -353,7 +482,11 @@ def test_the_frontier_table_says_what_its_intervals_speak_of():
     assert any("too narrow" in note for note in table.notes)  # its Record names no method
     itself = Itself(5.1, 0.0012, "SAME", -0.003, 0.0055)
     (table,) = campaign_tables(
-        [dataclasses.replace(old, latency=dataclasses.replace(old.latency, interval="one session", itself=itself))]
+        [
+            dataclasses.replace(
+                old, latency=dataclasses.replace(old.latency, interval="one session", itself=itself)
+            )
+        ]
     )
     assert not any("too narrow" in note for note in table.notes)
     told = f"{arch.key} measured twice in turns, buffered 200 ms: +0.12% (-0.30% to +0.55%), SAME."

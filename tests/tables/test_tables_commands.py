@@ -1,4 +1,6 @@
-"""Every command on the scoreboard is one that its program takes: its own parser parses it, and it knows each name in it."""
+"""Every command on the scoreboard is one that its program takes: its own parser parses it, and it
+knows each name in it.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,19 @@ from rfdetr_repro.tables.here import bench_name, published_only
 
 @pytest.fixture(autouse=True)
 def stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the commands call FILE, DIR, RUN and so on is there, for the programs refuse paths that are not."""
+    """What the commands call FILE, DIR, RUN and so on is there, for the programs refuse paths that
+    are not.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("DIR", "RUN", "RUNS", "TUNED", "$RFDETR_COCO"):
         Path(name).mkdir()
-    for name in ("FILE", "FILE.onnx", "RUN/supernet.safetensors", "RUN/records.jsonl", "TUNED/records.jsonl"):
+    for name in (
+        "FILE",
+        "FILE.onnx",
+        "RUN/supernet.safetensors",
+        "RUN/records.jsonl",
+        "TUNED/records.jsonl",
+    ):
         Path(name).touch()
 
 
@@ -119,11 +129,15 @@ def test_the_check_refuses_what_cannot_run(text: str) -> None:
 
 
 def of(table: str, label: str, column: str) -> tuple[Row, Slot]:
-    return next((row, slot) for row, slot in cells(table) if (row.label, slot.column) == (label, column))
+    return next(
+        (row, slot) for row, slot in cells(table) if (row.label, slot.column) == (label, column)
+    )
 
 
 def test_a_command_measures_what_its_cell_holds() -> None:
-    """The precision of the column, the architecture of the step, each model of a comparison, the paper's own identities."""
+    """The precision of the column, the architecture of the step, each model of a comparison, the
+    paper's own identities.
+    """
     assert "--precision fp32 " in spelled_out(*of("1", "D-FINE M", "buffered_fp32_ap"))
     gap = spelled_out(*of("11", "RF-DETR (DINOv2-B)", "xl")).split(" && ")
     assert [text.split()[4] for text in gap] == ["dfine-xl", "rfdetr-xlarge", "rfdetr-2xlarge"]
@@ -132,9 +146,16 @@ def test_a_command_measures_what_its_cell_holds() -> None:
     latency = next(slot for row, slot in cells("5") if slot.metric == "ms")
     assert bench_name(steps["step 9"]) == bench_name(steps["step 10"]) == "rfdetr-medium"
     cut = spelled_out(steps["step 6"], latency)
-    assert "--arch r640-p16-w4-d3-q300 --out FILE.onnx && python -m rfdetr_repro.bench --onnx FILE.onnx " in cut
-    assert published_only(*of("10", "GroundingDINO T class index names", "ap")) and command(*of("2", "YOLOv8 N", "latency_ms"))[0]
-    assert published_only(*of("4", "LLMDet T", "latency_ms"))  # its prompt is the data set's class names
+    assert (
+        "--arch r640-p16-w4-d3-q300 --out FILE.onnx && python -m rfdetr_repro.bench --onnx "
+        "FILE.onnx " in cut
+    )
+    assert (
+        published_only(*of("10", "GroundingDINO T class index names", "ap"))
+        and command(*of("2", "YOLOv8 N", "latency_ms"))[0]
+    )
+    # its prompt is the data set's class names
+    assert published_only(*of("4", "LLMDet T", "latency_ms"))
 
 
 def test_every_placeholder_is_explained() -> None:

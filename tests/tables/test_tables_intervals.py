@@ -1,4 +1,6 @@
-"""Intervals and marks in the tables: an order that is not established is not claimed, and the unknown is not certain."""
+"""Intervals and marks in the tables: an order that is not established is not claimed, and the
+unknown is not certain.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,24 @@ def test_overlapping_intervals_are_told_apart_by_their_paired_difference_alone()
     (table,) = campaign_tables(three())
     gains = [row["gain"].text for row in table.rows]
     assert gains == ["", "+2.0", "+0.5 ≈"]
-    assert [row["val_ci"].text for row in table.rows] == ["[34.0, 46.0]", "[36.0, 48.0]", "[36.5, 48.5]"]
+    assert [row["val_ci"].text for row in table.rows] == [
+        "[34.0, 46.0]",
+        "[36.0, 48.0]",
+        "[36.5, 48.5]",
+    ]
     notes = " ".join(table.notes)
-    assert "400 resamples of 150 images, seed 0" in notes and "≈" in notes and "not established" in notes
+    assert (
+        "400 resamples of 150 images, seed 0" in notes
+        and "≈" in notes
+        and "not established" in notes
+    )
 
 
 def test_an_interval_that_is_not_known_is_called_so():
     records = three()
-    records[1] = replace(records[1], accuracy=replace(records[1].accuracy, ap_low=None, ap_high=None, resampled=None))
+    records[1] = replace(
+        records[1], accuracy=replace(records[1].accuracy, ap_low=None, ap_high=None, resampled=None)
+    )
     (table,) = campaign_tables(records)
     assert [row["val_ci"].text for row in table.rows][1] == "unknown"
     assert [row["gain"].text for row in table.rows] == ["", "+2.0 ?", "+0.5 ?"]
@@ -46,20 +58,41 @@ def test_a_point_off_the_front_is_compared_with_the_one_that_beats_it():
 
 
 def test_the_modelled_frontier_has_intervals_and_claims_no_order():
-    records = [sure(search_record(arch), ap, ap - 0.05, ap + 0.05) for arch, ap in ((FAST, 0.4), (SLOW, 0.5))]
-    records = [replace(r, accuracy=replace(r.accuracy, resampled=Resampled("influence", 150, freedom=60.0))) for r in records]
+    records = [
+        sure(search_record(arch), ap, ap - 0.05, ap + 0.05)
+        for arch, ap in ((FAST, 0.4), (SLOW, 0.5))
+    ]
+    records = [
+        replace(
+            r, accuracy=replace(r.accuracy, resampled=Resampled("influence", 150, freedom=60.0))
+        )
+        for r in records
+    ]
     (table,) = campaign_tables(records)
-    assert [(row["ci"].text, row["gain"].text) for row in table.rows] == [("[35.0, 45.0]", ""), ("[45.0, 55.0]", "+10.0 ?")]
+    assert [(row["ci"].text, row["gain"].text) for row in table.rows] == [
+        ("[35.0, 45.0]", ""),
+        ("[45.0, 55.0]", "+10.0 ?"),
+    ]
     assert "the influence of each of 150 images" in " ".join(table.notes)
 
 
 def test_what_fine_tuning_changed_has_a_paired_interval():
-    start, better = three()[0], three()[1]
-    before, after = tuned(start, "nas", "ab"), tuned(replace(better, model=start.model), "nas+fine-tuning", "cd")
+    start = three()[0]
+    better = three()[1]
+    before = tuned(start, "nas", "ab")
+    after = tuned(replace(better, model=start.model), "nas+fine-tuning", "cd")
     (row,) = finetuning_tables([before, after])[0].rows
-    assert row["change_ap"].text == "+2.0" and row["change_ci"].text.startswith("[+1.") and "≈" not in row["change_ci"].text
+    assert (
+        row["change_ap"].text == "+2.0"
+        and row["change_ci"].text.startswith("[+1.")
+        and "≈" not in row["change_ci"].text
+    )
     assert row["change_mask_ci"].text == "unknown"
-    noisy = tuned(replace(sure(start, 0.405, 0.34, 0.46, noise(0.02)), model=start.model), "nas+fine-tuning", "cd")
+    noisy = tuned(
+        replace(sure(start, 0.405, 0.34, 0.46, noise(0.02)), model=start.model),
+        "nas+fine-tuning",
+        "cd",
+    )
     (row,) = finetuning_tables([before, noisy])[0].rows
     assert row["change_ci"].text.endswith("≈")
 

@@ -1,4 +1,6 @@
-"""The scoreboard: every printed number is counted once, and its state is what the Records and the machine say."""
+"""The scoreboard: every printed number is counted once, and its state is what the Records and the
+machine say.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,25 @@ from rfdetr_repro.tables.scoreboard import (
 )
 
 LABELS = {
-    "version", "note", "source", "section", "model", "variant", "size", "latency_backend", "ap_kind", "backbone", "ap_precision",
-    "step", "relationship", "method", "kind", "rfdetr_config_check", "derived_spatial_locations_per_side",
+    "version",
+    "note",
+    "source",
+    "section",
+    "model",
+    "variant",
+    "size",
+    "latency_backend",
+    "ap_kind",
+    "backbone",
+    "ap_precision",
+    "step",
+    "relationship",
+    "method",
+    "kind",
+    "rfdetr_config_check",
+    "derived_spatial_locations_per_side",
     "derived_grid_resolution",
-}  # fmt: skip
+}
 
 
 def numbers_in(name: str) -> int:
@@ -49,11 +66,19 @@ def numbers_in(name: str) -> int:
     stem = f"table{int(name):02d}" if name.isdigit() else name.replace("_", "_table")
     with open(CSV_FOLDER / f"{stem}.csv", encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["version"] != "v1"]
-    return sum(bool(re.fullmatch(r"[+-]?[\d.]+", row[key])) for row in rows for key in row.keys() - LABELS)
+    return sum(
+        bool(re.fullmatch(r"[+-]?[\d.]+", row[key])) for row in rows for key in row.keys() - LABELS
+    )
 
 
-def states_of(records: list[Record], table: str, label: str, here=EVERYTHING) -> dict[str, CellState]:
-    found = {each.slot.column: each for each in cell_states([table], records, here) if each.row.label == label}
+def states_of(
+    records: list[Record], table: str, label: str, here=EVERYTHING
+) -> dict[str, CellState]:
+    found = {
+        each.slot.column: each
+        for each in cell_states([table], records, here)
+        if each.row.label == label
+    }
     assert found
     return found
 
@@ -64,8 +89,12 @@ def test_every_number_of_the_csvs_is_one_cell():
     assert sum(counted_cells.values()) == 1523
 
 
-@pytest.mark.parametrize("here", [NOTHING, EVERYTHING, dataclasses.replace(NOTHING, packages=frozenset())])
-@pytest.mark.parametrize("records", [[], [measured(), counted("rfdetr", "nano", 30_467_000, 31.934)]])
+@pytest.mark.parametrize(
+    "here", [NOTHING, EVERYTHING, dataclasses.replace(NOTHING, packages=frozenset())]
+)
+@pytest.mark.parametrize(
+    "records", [[], [measured(), counted("rfdetr", "nano", 30_467_000, 31.934)]]
+)
 def test_the_columns_add_up(here, records):
     summary = scoreboard(list(TABLES), records, here)[0]
     total = summary.rows[-1]
@@ -74,7 +103,8 @@ def test_the_columns_add_up(here, records):
         assert sum(row[state].value for state in STATES) == row["cells"].value
     for key in ("cells", *STATES, "elsewhere", "computed"):
         assert sum(row[key].value for row in summary.rows[:-1]) == total[key].value
-    assert total["computed"].value == (51 if not records else 51 - 4)  # Tables 2 and 17 print nano's GFLOPs once, 15 twice
+    # Tables 2 and 17 print nano's GFLOPs once, 15 twice
+    assert total["computed"].value == (51 if not records else 51 - 4)
 
 
 def test_a_latency_counts_only_if_measured_as_printed():
@@ -102,10 +132,14 @@ def test_a_latency_counts_only_if_measured_as_printed():
 
 def test_accuracy_tolerance_and_disagreeing_files():
     def state(*aps: float) -> str:
-        records = [measured(ap=ap, sha=sha) for ap, sha in zip(aps, ("5e" * 32, OTHER_SHA), strict=False)]
+        records = [
+            measured(ap=ap, sha=sha) for ap, sha in zip(aps, ("5e" * 32, OTHER_SHA), strict=False)
+        ]
         return states_of(records, "2", "RF-DETR N nas")["ap"].state
 
-    assert [state(ap) for ap in (0.480, 0.4824, 0.4776, 0.4826, 0.4774)] == [REPRODUCED] * 3 + [DIFFERENT] * 2
+    assert [state(ap) for ap in (0.480, 0.4824, 0.4776, 0.4826, 0.4774)] == [REPRODUCED] * 3 + [
+        DIFFERENT
+    ] * 2
     assert state(0.48, 0.47) == DIFFERENT  # one of two files does not reproduce it
 
 
@@ -116,10 +150,15 @@ def test_counts_have_to_agree_to_the_printed_digit():
 
     assert state(30_467_000, 31.934) == (REPRODUCED, REPRODUCED)
     assert state(30_449_000, 31.951) == (DIFFERENT, DIFFERENT)
-    both = [counted("rfdetr", "nano", 30_467_000, 31.934), counted("rfdetr", "nano", 30_467_000, 31.7)]
-    assert states_of(both, "2", "RF-DETR N nas")["gflops"].state == REPRODUCED  # counters differ; one agrees
+    both = [
+        counted("rfdetr", "nano", 30_467_000, 31.934),
+        counted("rfdetr", "nano", 30_467_000, 31.7),
+    ]
+    # counters differ; one agrees
+    assert states_of(both, "2", "RF-DETR N nas")["gflops"].state == REPRODUCED
     whole = states_of([counted("rtdetr", "R50", 42_400_000, 136.4)], "12", "RT-DETR R50")
-    assert whole["params_m"].state == whole["gflops"].state == REPRODUCED  # printed without decimals
+    # printed without decimals
+    assert whole["params_m"].state == whole["gflops"].state == REPRODUCED
 
 
 def test_what_is_missing_decides_the_state():
@@ -140,49 +179,77 @@ def test_what_is_missing_decides_the_state():
 
 def test_differences_and_the_buffer_sweep_are_judged():
     def tuned(ap: float) -> list[Record]:
-        pair = [measured("N", 0.48, model=dataclasses.replace(measured().model, variant="nas")), measured("N", ap, sha=OTHER_SHA)]
-        pair[1] = dataclasses.replace(pair[1], model=dataclasses.replace(pair[1].model, variant="nas+fine-tuning"))
+        pair = [
+            measured("N", 0.48, model=dataclasses.replace(measured().model, variant="nas")),
+            measured("N", ap, sha=OTHER_SHA),
+        ]
+        pair[1] = dataclasses.replace(
+            pair[1], model=dataclasses.replace(pair[1].model, variant="nas+fine-tuning")
+        )
         return pair
 
     label = "RF-DETR N nas+fine-tuning"
     assert states_of(tuned(0.4825), "15", label)["ap"].state == REPRODUCED  # printed +0.4
     assert states_of(tuned(0.48), "15", label)["ap"].state == DIFFERENT
-    waits = [measured("M", 0.547, ms, protocol=Protocol(buffer_ms=wait)) for ms, wait in ((4.7, 0.0), (4.9, 400.0))]
+    waits = [
+        measured("M", 0.547, ms, protocol=Protocol(buffer_ms=wait))
+        for ms, wait in ((4.7, 0.0), (4.9, 400.0))
+    ]
     found = states_of(waits, "v2_20", "RF-DETR M")
-    assert [found[f"latency_ms_buffer_{wait}"].state for wait in (0, 200, 400)] == [REPRODUCED, NOT_RUN, DIFFERENT]
+    assert [found[f"latency_ms_buffer_{wait}"].state for wait in (0, 200, 400)] == [
+        REPRODUCED,
+        NOT_RUN,
+        DIFFERENT,
+    ]
 
 
 def test_every_open_cell_names_its_command_or_its_reason():
     *_, cells = scoreboard(list(TABLES), [], NOTHING)
     assert len(cells.rows) == 1523
     for row in cells.rows:
-        command, only = row["command"].text, row["state"].text == PUBLISHED_ONLY
-        assert bool(command) != only, row  # that a command can run is checked in test_tables_commands.py
+        command = row["command"].text
+        only = row["state"].text == PUBLISHED_ONLY
+        # that a command can run is checked in test_tables_commands.py
+        assert bool(command) != only, row
         assert row["why"].text or row["state"].text == NOT_RUN
         assert "NAME" not in command
     key = ("table", "row", "column")
     shown = {tuple(row[name].text for name in key): row["command"].text for row in cells.rows}
     tensorrt = "--backend tensorrt --precision fp16"
-    seg, dfine = shown["3", "RF-DETR-Seg N nas", "latency_ms"], shown["2", "D-FINE N", "latency_ms"]
+    seg = shown["3", "RF-DETR-Seg N nas", "latency_ms"]
+    dfine = shown["2", "D-FINE N", "latency_ms"]
     assert seg == f"python -m rfdetr_repro.bench --models rfdetr-seg-nano {tensorrt} --cuda-graph"
-    assert dfine == f"python -m rfdetr_repro.bench --models dfine-n {tensorrt}"  # the authors use no graph there
+    # the authors use no graph there
+    assert dfine == f"python -m rfdetr_repro.bench --models dfine-n {tensorrt}"
 
 
 def test_cells_that_no_command_fills_are_published_only():
-    """Open-vocabulary models have random weights only, so cost, and latency with COCO's class names as their prompt, but no AP;
-    no Record is of step 3 or 4 alone."""
+    """Open-vocabulary models have random weights only, so cost, and latency with COCO's class names
+    as their prompt, but no AP; no Record is of step 3 or 4 alone.
+    """
     for table, label in (("10", "GroundingDINO T class index names"), ("4", "LLMDet T")):
         states = {column: each.state for column, each in states_of([], table, label).items()}
-        assert {states[name] for name in ("ap", "ap_l", "latency_ms")} == {PUBLISHED_ONLY} and states["params_m"] == NOT_RUN
+        assert {states[name] for name in ("ap", "ap_l", "latency_ms")} == {
+            PUBLISHED_ONLY
+        } and states["params_m"] == NOT_RUN
     steps = {
-        each.row.identity.model.variant: each.state for each in cell_states(["5"], [], EVERYTHING) if each.slot.metric == "ap"
+        each.row.identity.model.variant: each.state
+        for each in cell_states(["5"], [], EVERYTHING)
+        if each.slot.metric == "ap"
     }
-    assert [steps[f"step {step}"] for step in range(1, 11)] == [NOT_RUN, *3 * [PUBLISHED_ONLY], *6 * [NOT_RUN]]
+    assert [steps[f"step {step}"] for step in range(1, 11)] == [
+        NOT_RUN,
+        *3 * [PUBLISHED_ONLY],
+        *6 * [NOT_RUN],
+    ]
     no_weights = dataclasses.replace(EVERYTHING, weights=False)
     waits = {
-        each.row.identity.model.variant: each.state for each in cell_states(["5"], [], no_weights) if each.slot.metric == "ms"
+        each.row.identity.model.variant: each.state
+        for each in cell_states(["5"], [], no_weights)
+        if each.slot.metric == "ms"
     }
-    assert (waits["step 6"], waits["step 10"]) == (WEIGHTS, NOT_RUN)  # cut from a supernet; built by its name
+    # cut from a supernet; built by its name
+    assert (waits["step 6"], waits["step 10"]) == (WEIGHTS, NOT_RUN)
 
 
 def test_rt_detr_m_is_the_r18_of_the_other_tables():
@@ -194,10 +261,18 @@ def test_without_records_one_line_says_so(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_main(tables.main, ["--scoreboard", "--table", "9", "--format", "csv"]) == 0
     told = capsys.readouterr()
-    assert told.err.count("\n") == 1 and "no Records were read from results/" in told.err and "--records" in told.err
+    assert (
+        told.err.count("\n") == 1
+        and "no Records were read from results/" in told.err
+        and "--records" in told.err
+    )
     assert told.out.startswith("table,title,cells")
-    Store(tmp_path / "results" / "costs.jsonl").extend([counted("rfdetr", "nano", 30_467_000, 31.934)])
-    assert run_main(tables.main, ["--scoreboard", "--table", "9"]) == 0 and not capsys.readouterr().err
+    Store(tmp_path / "results" / "costs.jsonl").extend(
+        [counted("rfdetr", "nano", 30_467_000, 31.934)]
+    )
+    assert (
+        run_main(tables.main, ["--scoreboard", "--table", "9"]) == 0 and not capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -205,28 +280,46 @@ def test_without_records_one_line_says_so(tmp_path, capsys, monkeypatch):
 def test_the_scoreboard_prints_in_every_format(form, table, capsys, tmp_path):
     store = tmp_path / "records.jsonl"
     Store(store).extend([measured(), counted("rfdetr", "nano", 30_467_000, 31.934)])
-    assert run_main(tables.main, ["--scoreboard", "--table", table, "--format", form, "--records", str(store)]) == 0
-    text, count = capsys.readouterr().out, 1523 if table == "all" else numbers_in(table)
+    assert (
+        run_main(
+            tables.main,
+            ["--scoreboard", "--table", table, "--format", form, "--records", str(store)],
+        )
+        == 0
+    )
+    text = capsys.readouterr().out
+    count = 1523 if table == "all" else numbers_in(table)
     if form == "json":
         summary, *_, cells = json.loads(text)["tables"]
         assert summary["rows"][-1]["cells"] == count == len(cells["rows"])
         assert {row["state"] for row in cells["rows"]} <= set(STATES)
     elif form == "csv":
         blocks = [list(csv.DictReader(io.StringIO(block))) for block in text.split("\n\n")]
-        assert blocks[0][-1]["title"] == "total" and int(blocks[0][-1]["cells"]) == count == len(blocks[-1])
+        assert blocks[0][-1]["title"] == "total" and int(blocks[0][-1]["cells"]) == count == len(
+            blocks[-1]
+        )
         grid = len(blocks) == 4
         assert grid == (table != "all") and sum(int(row["cells"]) for row in blocks[-2]) <= count
     else:
         assert (
-            f"{count:,} published cells" in text.replace("\\", "") and "total" in text and "What would measure the rest" in text
+            f"{count:,} published cells" in text.replace("\\", "")
+            and "total" in text
+            and "What would measure the rest" in text
         )
 
 
 def test_the_grid_of_one_table_has_a_letter_per_cell():
     _, grid, _, _ = scoreboard(["2"], [measured()], NOTHING)
     row = next(row for row in grid.rows if row["row"].text == "RF-DETR N nas")
-    assert [row[key].text for key in ("params_m", "latency_ms", "ap", "ap75")] == ["·", "=", "=", "b"]
-    assert sum(len(row) - 1 for row in grid.rows) == numbers_in("2") and len(set(LETTERS.values())) == len(STATES)
+    assert [row[key].text for key in ("params_m", "latency_ms", "ap", "ap75")] == [
+        "·",
+        "=",
+        "=",
+        "b",
+    ]
+    assert sum(len(row) - 1 for row in grid.rows) == numbers_in("2") and len(
+        set(LETTERS.values())
+    ) == len(STATES)
     assert render([grid], "text").count("\n") > len(grid.rows)
 
 
@@ -246,10 +339,18 @@ def counted_calls(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -
     return calls
 
 
-def test_a_large_store_is_read_once_and_each_record_compared_with_few_lines(tmp_path, capsys, monkeypatch) -> None:
+def test_a_large_store_is_read_once_and_each_record_compared_with_few_lines(
+    tmp_path, capsys, monkeypatch
+) -> None:
     """Work is counted, not timed: machines are shared."""
-    lines = [measured(ms=2 + n / 1e4, data=DataId("coco-val2017", "val", f"{n:064x}")) for n in range(1000)]
-    others = [dataclasses.replace(record, model=dataclasses.replace(record.model, size="unlisted")) for record in lines]
+    lines = [
+        measured(ms=2 + n / 1e4, data=DataId("coco-val2017", "val", f"{n:064x}"))
+        for n in range(1000)
+    ]
+    others = [
+        dataclasses.replace(record, model=dataclasses.replace(record.model, size="unlisted"))
+        for record in lines
+    ]
     store = tmp_path / "records.jsonl"
     Store(store).extend([*lines, *others])
     calls = counted_calls(monkeypatch, (Record, "from_json"), (Line, "takes"))

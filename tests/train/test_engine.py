@@ -1,4 +1,6 @@
-"""Training: parameter groups, schedule, EMA, and a resume that equals the uninterrupted run bit for bit."""
+"""Training: parameter groups, schedule, EMA, and a resume that equals the uninterrupted run bit for
+bit.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ RECIPE = Recipe(TINY, TRAIN, SPACE)
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> CocoSplit:
     folder = write_embedded(
-        tmp_path_factory.mktemp("data"), EmbeddedConfig(64, train_images=8, val_images=2, test_images=2), workers=1
+        tmp_path_factory.mktemp("data"),
+        EmbeddedConfig(64, train_images=8, val_images=2, test_images=2),
+        workers=1,
     )
     return read_split(folder, "train")
 
@@ -60,9 +64,12 @@ def test_resume_equals_the_uninterrupted_run(split: CocoSplit, tmp_path: Path) -
     resumed = Trainer(RECIPE, split, tmp_path / "cut")
     assert resumed.step == 3
     resumed.run()
-    whole, cut = states(tmp_path / "whole"), states(tmp_path / "cut")
+    whole = states(tmp_path / "whole")
+    cut = states(tmp_path / "cut")
     assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
-    strip = [[{**row, "seconds": 0} for row in read_log(tmp_path / name)] for name in ("whole", "cut")]
+    strip = [
+        [{**row, "seconds": 0} for row in read_log(tmp_path / name)] for name in ("whole", "cut")
+    ]
     assert strip[0] == strip[1] and strip[0][-1]["step"] == 6
     weights = [load_supernet(tmp_path / name / MODEL)[0].state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -72,11 +79,22 @@ def test_a_run_moves_the_weights_and_describes_itself(split: CocoSplit, tmp_path
     trainer = Trainer(RECIPE, split, tmp_path)
     before = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
     trainer.run()
-    still = [name for name, value in trainer.detector.state_dict().items() if torch.equal(value, before[name])]
+    still = [
+        name
+        for name, value in trainer.detector.state_dict().items()
+        if torch.equal(value, before[name])
+    ]
     assert not still
     detector, card, digest = load_supernet(tmp_path / MODEL)
-    assert card.class_names == split.classes.names and card.space == SPACE and card.steps == 6 and len(digest) == 64
-    assert all(torch.equal(value, trainer.ema.state[name]) for name, value in detector.state_dict().items())
+    assert (
+        card.class_names == split.classes.names
+        and card.space == SPACE
+        and card.steps == 6
+        and len(digest) == 64
+    )
+    assert all(
+        torch.equal(value, trainer.ema.state[name]) for name, value in detector.state_dict().items()
+    )
 
 
 def test_other_settings_or_a_corrupt_state_are_refused(split: CocoSplit, tmp_path: Path) -> None:
@@ -96,7 +114,9 @@ def test_other_settings_or_a_corrupt_state_are_refused(split: CocoSplit, tmp_pat
 
 def test_evaluation_rows_go_to_the_log(split: CocoSplit, tmp_path: Path) -> None:
     config = replace(TRAIN, steps=4, evaluate_every=2)
-    Trainer(replace(RECIPE, train=config), split, tmp_path).run(evaluate=lambda trainer: [{"split": "val", "ap": 0.0}])
+    Trainer(replace(RECIPE, train=config), split, tmp_path).run(
+        evaluate=lambda trainer: [{"split": "val", "ap": 0.0}]
+    )
     rows = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert [row["step"] for row in rows if "split" in row] == [2, 4]
 
@@ -108,7 +128,10 @@ def test_architectures_are_drawn_uniformly_and_by_step() -> None:
     counts = {arch: drawn.count(arch) for arch in SPACE.training_archs()}
     assert min(counts.values()) > 10 and set(drawn) == set(counts)
     assert all((arch.decoder_layers, arch.queries) == (2, 10) for arch in counts)
-    base = [replace(RECIPE, train=replace(TRAIN, base_share=0.5)).archs_of_step(step) == (TINY.arch,) for step in range(600)]
+    base = [
+        replace(RECIPE, train=replace(TRAIN, base_share=0.5)).archs_of_step(step) == (TINY.arch,)
+        for step in range(600)
+    ]
     assert 0.45 < sum(base) / 600 < 0.65
 
 
@@ -142,14 +165,18 @@ def test_schedule() -> None:
 
 def test_ema_follows_its_schedule(split: CocoSplit, tmp_path: Path) -> None:
     detector = Trainer(RECIPE, split, tmp_path).detector
-    ema, name = Ema(detector, TRAIN), "class_embed.bias"
+    ema = Ema(detector, TRAIN)
+    name = "class_embed.bias"
     start = ema.state[name].clone()
     with torch.no_grad():
         detector.class_embed.bias += 1
     ema.update(detector, 1)
     decay = TRAIN.ema_decay * (1 - math.exp(-1 / TRAIN.ema_tau))
     assert torch.allclose(ema.state[name], start + (1 - decay))
-    total = sum(len(group["params"]) for group in build_optimizer({"": detector}, TrainConfig(), 12).param_groups)
+    total = sum(
+        len(group["params"])
+        for group in build_optimizer({"": detector}, TrainConfig(), 12).param_groups
+    )
     assert total == len(list(detector.parameters()))
 
 
@@ -158,19 +185,26 @@ def header(path: Path) -> int:
     return int.from_bytes(path.read_bytes()[:8], "little")
 
 
-def test_a_state_stays_as_small_as_it_is_however_long_the_log(split: CocoSplit, tmp_path: Path) -> None:
-    """Of 81,600 rows, as 816,000 steps give, not one is in the state; what is saved again is appended, never written anew."""
+def test_a_state_stays_as_small_as_it_is_however_long_the_log(
+    split: CocoSplit, tmp_path: Path
+) -> None:
+    """Of 81,600 rows, as 816,000 steps give, not one is in the state; what is saved again is
+    appended, never written anew.
+    """
     trainer = Trainer(RECIPE, split, tmp_path)
     save(trainer)
     small = header(tmp_path / STATE)
     for step in range(1, 81_601):
         trainer.log.add({"step": step, "seconds": 0.5 * step, "loss": 1 / step})
     save(trainer)
-    first, written = (tmp_path / LOG).read_bytes(), (tmp_path / LOG).stat().st_ino
+    first = (tmp_path / LOG).read_bytes()
+    written = (tmp_path / LOG).stat().st_ino
     assert header(tmp_path / STATE) < small + 100 and len(list(read_log(tmp_path))) == 81_600
     trainer.log.add({"step": 81_601})
     save(trainer)
-    assert (tmp_path / LOG).stat().st_ino == written and (tmp_path / LOG).read_bytes() == first + b'{"step": 81601}\n'
+    assert (tmp_path / LOG).stat().st_ino == written and (
+        tmp_path / LOG
+    ).read_bytes() == first + b'{"step": 81601}\n'
 
 
 def test_rows_of_steps_that_are_trained_again_are_cut_off(
@@ -192,7 +226,10 @@ def test_rows_of_steps_that_are_trained_again_are_cut_off(
     third.log.add({"step": 5})
     save(third)
     assert [row["step"] for row in read_log(tmp_path)] == [1, 5]
-    assert "holds 15 of the 36 bytes that the training state knows: rows of it are lost" in capsys.readouterr().err
+    assert (
+        "holds 15 of the 36 bytes that the training state knows: rows of it are lost"
+        in capsys.readouterr().err
+    )
     (tmp_path / LOG).unlink()
     save(Trainer(RECIPE, split, tmp_path))
     assert not list(read_log(tmp_path)) and "holds 0 of the" in capsys.readouterr().err
@@ -207,22 +244,36 @@ def test_a_state_that_holds_its_log_itself_goes_on(split: CocoSplit, tmp_path: P
     tensors, metadata = read_tensors(tmp_path / "old" / STATE)
     for later in ("log_bytes", "evaluation_due", "precision"):
         del metadata[later]
-    write_tensors(tmp_path / "old" / STATE, tensors, {**metadata, "log": json.dumps(['{"step": 3, "loss": 1.0}'])})
+    write_tensors(
+        tmp_path / "old" / STATE,
+        tensors,
+        {**metadata, "log": json.dumps(['{"step": 3, "loss": 1.0}'])},
+    )
     (tmp_path / "old" / LOG).write_text('{"step": 3, "loss": 1.0}\n')
     resumed = Trainer(RECIPE, split, tmp_path / "old")
     assert resumed.step == 3
     resumed.run()
     assert [row["step"] for row in read_log(tmp_path / "old")] == [3, 6]
-    whole, old = states(tmp_path / "whole"), states(tmp_path / "old")
+    whole = states(tmp_path / "whole")
+    old = states(tmp_path / "old")
     assert all(torch.equal(whole[name], old[name]) for name in whole)
 
 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("Error while serializing: header too large", "cannot write: header too large; in PATH; what was there before is kept"),
-        ("I/O error: No space left on device (os error 28)", "No space left on device; in PATH; free some space; what was there"),
-        ("I/O error: Permission denied (os error 13)", "cannot write: Permission denied; in PATH; what was there before is kept"),
+        (
+            "Error while serializing: header too large",
+            "cannot write: header too large; in PATH; what was there before is kept",
+        ),
+        (
+            "I/O error: No space left on device (os error 28)",
+            "No space left on device; in PATH; free some space; what was there",
+        ),
+        (
+            "I/O error: Permission denied (os error 13)",
+            "cannot write: Permission denied; in PATH; what was there before is kept",
+        ),
     ],
 )
 def test_a_state_that_cannot_be_written_names_the_real_cause(
@@ -239,7 +290,9 @@ def test_a_state_that_cannot_be_written_names_the_real_cause(
 
 
 def test_the_librarys_own_limit_of_a_header_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot write: header too large; .*what was there before is kept") as caught:
+    with pytest.raises(
+        InputError, match="cannot write: header too large; .*what was there before is kept"
+    ) as caught:
         write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"log": "x" * 101_000_000})
     assert "free some space" not in str(caught.value)
 
@@ -256,7 +309,10 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     trainer.log.add({"step": 2})
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="the training log: No space left.*free some space"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match="the training log: No space left.*free some space"),
+    ):
         patch.setattr(os, "fsync", full)
         save(trainer)
     assert (tmp_path / STATE).read_bytes() == before
@@ -278,7 +334,9 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
 def test_bfloat16_takes_a_matrix_unit(
     unit: bool, limit: str, dtype: torch.dtype | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Instructions for vectors of bfloat16 are no reason: autocast with them is slower than float32."""
+    """Instructions for vectors of bfloat16 are no reason: autocast with them is slower than
+    float32.
+    """
     monkeypatch.setattr(optim, "HAS_SPLIT_LINEAR", unit)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
@@ -289,13 +347,19 @@ def test_bfloat16_takes_a_matrix_unit(
 
 
 def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
-    split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    split: CocoSplit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As where a run goes on upon another machine."""
     setup = {"recipe": RECIPE, "split": split, "folder": tmp_path}
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (True, "as said here"))
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr("rfdetr_repro.train.progress.StepBar.update", lambda bar, step, parts: kill_at_5(step, parts))
+        patch.setattr(
+            "rfdetr_repro.train.progress.StepBar.update",
+            lambda bar, step, parts: kill_at_5(step, parts),
+        )
         run_training(setup, 1)
     assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().out
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (False, "or there"))

@@ -1,4 +1,6 @@
-"""Fine-tuning of a found architecture: from the supernet's weights, before and after measured from two files."""
+"""Fine-tuning of a found architecture: from the supernet's weights, before and after measured from
+two files.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,28 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(run: Path, data: Path, out: Path, arch: str) -> list[str]:
-    return ["--run", str(run), "--data", str(data), "--out", str(out), "--arch", arch, "--steps", "2", "--processes", "1"]
+    return [
+        "--run",
+        str(run),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--arch",
+        arch,
+        "--steps",
+        "2",
+        "--processes",
+        "1",
+    ]
 
 
 def test_before_and_after_are_two_files_of_one_architecture(
-    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     short = replace(module.MEASURED, min_samples=2, max_samples=2, warmup=1, buffer_ms=0.0)
     monkeypatch.setattr(module, "MEASURED", short)
@@ -49,20 +68,31 @@ def test_before_and_after_are_two_files_of_one_architecture(
     assert [(record.model.variant, record.data.split) for record in records] == [
         (variant, split) for variant in ("nas", "nas+fine-tuning") for split in ("val", "test")
     ]
-    assert all(record.model.arch.key == "r64-p16-w1-d1-q7" and record.accuracy is not None for record in records)
+    assert all(
+        record.model.arch.key == "r64-p16-w1-d1-q7" and record.accuracy is not None
+        for record in records
+    )
     assert len({record.artifact.sha256 for record in records}) == 2
-    before, after = load_supernet(run / MODEL)[0].state_dict(), load_supernet(out / MODEL)[0].state_dict()
+    before = load_supernet(run / MODEL)[0].state_dict()
+    after = load_supernet(out / MODEL)[0].state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert any(name.startswith("backbone.") for name in moved) and any(name.startswith("decoder.layers.0") for name in moved)
+    assert any(name.startswith("backbone.") for name in moved) and any(
+        name.startswith("decoder.layers.0") for name in moved
+    )
     said = capsys.readouterr().out
     assert "before" in said and records[0].artifact.sha256[:12] in said
     lines = (out / "records.jsonl").read_bytes()
-    assert run_main(module.main, given) == 0 and (out / "records.jsonl").read_bytes() == lines  # nothing is done twice
+    # nothing is done twice
+    assert run_main(module.main, given) == 0 and (out / "records.jsonl").read_bytes() == lines
 
 
-def test_bad_input_is_one_line(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arch, text in (("r64-p16-w1-d9-q7", "stores 2 layers"), ("nano", "is not an architecture")):
         assert run_main(module.main, arguments(run, data, tmp_path / "out", arch)) == 2
         assert text in capsys.readouterr().err
-    assert run_main(module.main, arguments(tmp_path, data, tmp_path / "out", "r64-p16-w1-d1-q7")) == 2
+    assert (
+        run_main(module.main, arguments(tmp_path, data, tmp_path / "out", "r64-p16-w1-d1-q7")) == 2
+    )
     assert "no such checkpoint" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -26,15 +26,24 @@ def test_boxes_alone_start_from_a_model_with_masks(tmp_path: Path) -> None:
     card = ModelCard(row.model, row.arch, names, tuple(range(1, len(names) + 1)))
     save_detector(tmp_path / "whole.safetensors", whole.state_dict(), card)
     slim(tmp_path / "whole.safetensors", tmp_path / "half.safetensors", "said")
-    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (
+        tmp_path / "whole.safetensors"
+    ).stat().st_size
     plain = replace(row, model=replace(row.model, masks=False))
-    found, state, told = start_from(tmp_path / "half.safetensors", plain, ClassMap(card.category_ids, names))
-    assert not found.model.masks and not any(name.startswith("mask_head") for name in state) and "its own classes" in told
+    found, state, told = start_from(
+        tmp_path / "half.safetensors", plain, ClassMap(card.category_ids, names)
+    )
+    assert (
+        not found.model.masks
+        and not any(name.startswith("mask_head") for name in state)
+        and "its own classes" in told
+    )
     boxes = Detector(found.model, found.arch).eval()
     boxes.load_state_dict(state)
     image = torch.rand(1, 3, *row.arch.input_hw)
     with torch.inference_mode():
-        ours, theirs = boxes(image, row.arch, masks=False), whole(image, row.arch, masks=False)
+        ours = boxes(image, row.arch, masks=False)
+        theirs = whole(image, row.arch, masks=False)
     assert torch.allclose(ours.logits, theirs.logits, atol=0.05) and torch.allclose(
         ours.boxes_cxcywh, theirs.boxes_cxcywh, atol=0.05
     )

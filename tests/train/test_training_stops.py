@@ -1,4 +1,6 @@
-"""What ends a training run early: losses and gradients that are not finite, no memory for anything, a real kill."""
+"""What ends a training run early: losses and gradients that are not finite, no memory for anything,
+a real kill.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def images(split: CocoSplit, micro: int) -> list[int]:
     config = RECIPE.train
-    chosen = batch_indices(len(split), config.batch_size, BAD_STEP, config.seed, micro, config.accumulate)
+    chosen = batch_indices(
+        len(split), config.batch_size, BAD_STEP, config.seed, micro, config.accumulate
+    )
     return [split.images[index].id for index in chosen.tolist()]
 
 
@@ -67,14 +71,19 @@ def nan_loss(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(split: CocoSplit, tmp_path: Path, value: float) -> None:
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    split: CocoSplit, tmp_path: Path, value: float
+) -> None:
     Trainer(RECIPE, split, tmp_path / "whole").run()
     trainer = Trainer(RECIPE, split, tmp_path / "run")
     spoil_gradient(trainer, value)
     with pytest.raises(StatedFailure) as caught:
         trainer.run()
-    arch, named = RECIPE.archs_of_step(BAD_STEP)[0].key, images(split, 0) + images(split, 1)
-    assert f"gradient is not finite at step {BAD_STEP} with {arch}; in images {named}" in str(caught.value)
+    arch = RECIPE.archs_of_step(BAD_STEP)[0].key
+    named = images(split, 0) + images(split, 1)
+    assert f"gradient is not finite at step {BAD_STEP} with {arch}; in images {named}" in str(
+        caught.value
+    )
     assert all(bool(one.isfinite().all()) for one in trainer.detector.state_dict().values())
     assert all(bool(one.isfinite().all()) for one in state(tmp_path / "run").values())
     again = Trainer(RECIPE, split, tmp_path / "run")  # the cause is gone
@@ -83,24 +92,36 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(split: CocoSpli
     assert equal(state(tmp_path / "run"), state(tmp_path / "whole"))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_state(split: CocoSplit, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_state(
+    split: CocoSplit, tmp_path: Path
+) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
     nan_loss(trainer)
     with pytest.raises(StatedFailure) as caught:
         trainer.run()
     arch = RECIPE.archs_of_step(BAD_STEP)[0].key
-    assert f"loss is not finite at step {BAD_STEP} with {arch}; in images {images(split, 0)}; " in str(caught.value)
+    assert (
+        f"loss is not finite at step {BAD_STEP} with {arch}; in images {images(split, 0)}; "
+        in str(caught.value)
+    )
     kept = state(tmp_path)
-    assert all(bool(one.isfinite().all()) for one in kept.values()) and not (tmp_path / MODEL).exists()
+    assert (
+        all(bool(one.isfinite().all()) for one in kept.values()) and not (tmp_path / MODEL).exists()
+    )
     again = Trainer(RECIPE, split, tmp_path)
     assert again.step == 3
     again.run()
     assert again.finished and (tmp_path / MODEL).exists()
 
 
-def test_a_gradient_of_one_process_that_is_not_finite_ends_all(split: CocoSplit, tmp_path: Path) -> None:
+def test_a_gradient_of_one_process_that_is_not_finite_ends_all(
+    split: CocoSplit, tmp_path: Path
+) -> None:
     setup: dict[str, Any] = {"recipe": RECIPE, "split": split, "folder": tmp_path}
-    with pytest.raises(StatedFailure, match=f"gradient is not finite at step {BAD_STEP} "), shared(2, **setup):
+    with (
+        pytest.raises(StatedFailure, match=f"gradient is not finite at step {BAD_STEP} "),
+        shared(2, **setup),
+    ):
         trainer = Trainer(**setup)
         spoil_gradient(trainer, float("nan"))  # here only, before the sum
         trainer.run()
@@ -109,7 +130,8 @@ def test_a_gradient_of_one_process_that_is_not_finite_ends_all(split: CocoSplit,
 
 def test_the_loss_scaler_skips_a_step_that_is_not_finite(split: CocoSplit, tmp_path: Path) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=True)  # as float16 training has it
+    # as float16 training has it
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=True)
     spoil_gradient(trainer, float("inf"))
     scales: list[float] = []
     trainer.run(lambda step, parts: scales.append(trainer.scaler.get_scale()))
@@ -127,7 +149,10 @@ def test_without_memory_for_any_architecture_the_run_fails(
     recipe = replace(RECIPE, train=replace(TRAIN, steps=100), space=small)
     monkeypatch.setattr(Trainer, "loss", loss)
     trainer = Trainer(recipe, split, tmp_path)
-    with pytest.raises(StatedFailure, match="no architecture of the run is left: lower batch_size .* checkpoint_activations"):
+    with pytest.raises(
+        StatedFailure,
+        match="no architecture of the run is left: lower batch_size .* checkpoint_activations",
+    ):
         trainer.run()
     assert trainer.step < 100 and trainer.left_out == {arch.key for arch in recipe.possible_archs()}
     assert not (tmp_path / MODEL).exists()
@@ -139,7 +164,9 @@ def test_without_memory_for_any_architecture_the_run_fails(
 def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
     split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Another architecture would not help, and some weights may have changed already: what was saved before is whole."""
+    """Another architecture would not help, and some weights may have changed already: what was
+    saved before is whole.
+    """
     Trainer(RECIPE, split, tmp_path / "whole").run()
     trainer = Trainer(RECIPE, split, tmp_path / "run")
 
@@ -153,11 +180,15 @@ def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
         return work
 
     with monkeypatch.context() as patch:
-        owner, name = {"optimizer": (trainer.optimizer, "step"), "ema": (trainer.ema, "update")}.get(
-            place, (torch.nn.utils, place)
-        )
+        owner, name = {
+            "optimizer": (trainer.optimizer, "step"),
+            "ema": (trainer.ema, "update"),
+        }.get(place, (torch.nn.utils, place))
         patch.setattr(owner, name, fails(getattr(owner, name)))
-        told = rf"out of memory at step {BAD_STEP} in the update of the weights, after {RECIPE.archs_of_step(BAD_STEP)[-1].key}: "
+        told = (
+            rf"out of memory at step {BAD_STEP} in the update of the weights, after "
+            rf"{RECIPE.archs_of_step(BAD_STEP)[-1].key}: "
+        )
         with pytest.raises(StatedFailure, match=told + "lower batch_size"):
             trainer.run()
     assert not trainer.left_out and not (tmp_path / "run" / MODEL).exists()
@@ -181,11 +212,14 @@ SCRIPT = """
     trainer = Trainer(Recipe(TINY, replace(TRAIN, steps=12), SPACE), read_split(sys.argv[1], "train"), Path(sys.argv[2]))
     print("from", trainer.step, flush=True)
     trainer.run(lambda step, parts: print("step", step, flush=True))
-"""
+"""  # noqa: E501
 
 
 def start(data: Path, run: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+    }
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(data), str(run)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -204,4 +238,6 @@ def test_a_killed_process_resumes_bit_for_bit(folder: Path, tmp_path: Path) -> N
     assert said[0][0] in ("from 3", "from 6", "from 9") and said[1][0] == "from 0"
     assert said[0][-1] == said[1][-1] == "step 12"
     assert equal(state(tmp_path / "cut"), state(tmp_path / "whole"))
-    assert equal(read_tensors(tmp_path / "cut" / MODEL)[0], read_tensors(tmp_path / "whole" / MODEL)[0])
+    assert equal(
+        read_tensors(tmp_path / "cut" / MODEL)[0], read_tensors(tmp_path / "whole" / MODEL)[0]
+    )

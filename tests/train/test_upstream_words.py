@@ -1,4 +1,6 @@
-"""Upstream's keywords, methods and class names: followed with upstream's defaults, or refused with what to use instead."""
+"""Upstream's keywords, methods and class names: followed with upstream's defaults, or refused with
+what to use instead.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from rfdetr_repro.train.upstream_words import NEVER_STOPS, from_upstream, steps_
 @pytest.fixture
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", TINY)
-    monkeypatch.setitem(PRESETS, "tiny-boxes", replace(TINY, model=replace(TINY.model, masks=False)))
+    monkeypatch.setitem(
+        PRESETS, "tiny-boxes", replace(TINY, model=replace(TINY.model, masks=False))
+    )
 
 
 BASE = {"epochs": 10, "batch_size": 4, "grad_accum_steps": 4}
@@ -36,19 +40,34 @@ def recipe(images: int = 800, evaluated: bool = True, **words: Any) -> Any:
 
 
 def test_defaults_are_upstreams() -> None:
-    """Rates, average, sizes, evaluation after every epoch, the better of average and raw weights, no early stop."""
+    """Rates, average, sizes, evaluation after every epoch, the better of average and raw weights,
+    no early stop.
+    """
     train = recipe().train
     assert (train.steps, train.batch_size, train.accumulate) == (500, 4, 4)
     assert (train.lr, train.lr_encoder, train.weight_decay) == (1e-4, 1.5e-4, 1e-4)
     assert (train.layer_decay, train.component_decay, train.clip_norm) == (0.8, 0.7, 0.1)
-    assert (train.ema_decay, train.ema_tau, train.warmup_steps, train.cooldown_share) == (0.993, 100, 0, 0)
-    assert train.multi_scale and train.evaluate_every == 50 and train.patience == NEVER_STOPS > train.steps
+    assert (train.ema_decay, train.ema_tau, train.warmup_steps, train.cooldown_share) == (
+        0.993,
+        100,
+        0,
+        0,
+    )
+    assert (
+        train.multi_scale
+        and train.evaluate_every == 50
+        and train.patience == NEVER_STOPS > train.steps
+    )
     assert recipe(lr=2e-4).train.lr_encoder == 1.5e-4  # a rate of its own
 
 
-@pytest.mark.parametrize(("images", "expected"), [(800, 50), (79, 5), (80, 5), (96, 6), (1, 5), (815, 50)])
+@pytest.mark.parametrize(
+    ("images", "expected"), [(800, 50), (79, 5), (80, 5), (96, 6), (1, 5), (815, 50)]
+)
 def test_tiny_sets_are_drawn_repeatedly(images: int, expected: int) -> None:
-    """rfdetr: fewer images than five effective batches -> five of them with replacement; else whole batches only."""
+    """rfdetr: fewer images than five effective batches -> five of them with replacement; else whole
+    batches only.
+    """
     assert steps_per_epoch(images, 16) == expected
 
 
@@ -62,8 +81,14 @@ def test_tiny_sets_are_drawn_repeatedly(images: int, expected: int) -> None:
         ({"early_stopping": True, "early_stopping_patience": 4}, {"patience": 4}),
         ({"early_stopping_patience": 4}, {"patience": NEVER_STOPS}),
         ({"gradient_checkpointing": True}, {"checkpoint_activations": True}),
-        ({"lr_vit_layer_decay": 0.9, "lr_component_decay": 0.6}, {"layer_decay": 0.9, "component_decay": 0.6}),
-        ({"cls_loss_coef": 2.0, "mask_ce_loss_coef": 1.0}, {"class_weight": 2.0, "mask_bce_weight": 1.0}),
+        (
+            {"lr_vit_layer_decay": 0.9, "lr_component_decay": 0.6},
+            {"layer_decay": 0.9, "component_decay": 0.6},
+        ),
+        (
+            {"cls_loss_coef": 2.0, "mask_ce_loss_coef": 1.0},
+            {"class_weight": 2.0, "mask_bce_weight": 1.0},
+        ),
         ({"clip_max_norm": 0.5, "seed": 7}, {"clip_norm": 0.5, "seed": 7}),
         ({"seed": None}, {"seed": 0}),
         ({"multi_scale": False}, {"multi_scale": False}),
@@ -71,7 +96,8 @@ def test_tiny_sets_are_drawn_repeatedly(images: int, expected: int) -> None:
         ({"multi_scale": "per-batch"}, {"multi_scale": True}),
         ({"amp": False}, {"bfloat16": False}),
         ({"amp_dtype": "fp16"}, {"bfloat16": False, "float16": True}),
-        ({"evaluate_every": 7, "patience": 2}, {"evaluate_every": 7, "patience": 2}),  # our own words
+        # our own words
+        ({"evaluate_every": 7, "patience": 2}, {"evaluate_every": 7, "patience": 2}),
     ],
 )
 def test_words_become_settings(words: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -113,7 +139,11 @@ def test_without_a_val_split_the_last_average_is_the_model_and_that_is_said() ->
 def test_differences_are_said() -> None:
     lines = "\n".join(recipe(40, num_workers=4, eval_max_dets=500).lines)
     assert "10 epochs of 5 steps of 4 x 4 images; 40 images are fewer than 5 steps" in lines
-    assert "crop" in lines and "of no effect here: eval_max_dets" in lines and "tensorboard=True" in lines
+    assert (
+        "crop" in lines
+        and "of no effect here: eval_max_dets" in lines
+        and "tensorboard=True" in lines
+    )
     assert "tensorboard" not in "\n".join(recipe(tensorboard=True, crop_probability=0.0).lines)
     assert "crop" not in "\n".join(recipe(crop_probability=0.0).lines)
 
@@ -135,12 +165,16 @@ def test_what_the_run_must_agree_with(small_sizes: None, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-# -- classes and methods ---------------------------------------------------------------------------------------------------------
+# -- classes and methods ---------------------------------------------------------------------------
 
 
 def test_classes_by_upstreams_names() -> None:
-    assert rfdetr_repro.RFDETRNano.__name__ == "RFDETRNano" and issubclass(rfdetr_repro.RFDETRSegMedium, RFDETR)
-    assert rfdetr_repro.RFDETRSegMedium.size == "seg-medium" and rfdetr_repro.RFDETRBase.size == "base"
+    assert rfdetr_repro.RFDETRNano.__name__ == "RFDETRNano" and issubclass(
+        rfdetr_repro.RFDETRSegMedium, RFDETR
+    )
+    assert (
+        rfdetr_repro.RFDETRSegMedium.size == "seg-medium" and rfdetr_repro.RFDETRBase.size == "base"
+    )
     with pytest.raises(AttributeError, match="RFDETRNano"):
         rfdetr_repro.RFDETRNanoo  # noqa: B018
 
@@ -153,10 +187,13 @@ def test_a_class_takes_upstreams_settings(monkeypatch: pytest.MonkeyPatch, tmp_p
     side = 2 * TINY.arch.patch * TINY.arch.windows
     model = rfdetr_repro.RFDETRNano(num_classes=2, resolution=side, device="cpu")
     assert model.card.arch.input_hw == (side, side) and model.detector.config.num_classes == 2
-    assert model.detector.config.groups == TINY.model.groups  # still the whole model, to be trained on
+    # still the whole model, to be trained on
+    assert model.detector.config.groups == TINY.model.groups
     model.save(tmp_path / "two.pth")
     again = RFDETR.from_checkpoint(tmp_path / "two.pth", device="cpu")
-    assert again.card.arch.input_hw == (side, side) and again.get_model_config()["resolution"] == side
+    assert (
+        again.card.arch.input_hw == (side, side) and again.get_model_config()["resolution"] == side
+    )
     with pytest.raises(InputError, match="did you mean num_classes"):
         rfdetr_repro.RFDETRNano(num_class=2)
     with pytest.raises(InputError, match="not a positive whole number"):
@@ -178,8 +215,13 @@ def test_methods_of_upstream(
     model.remove_optimized_model()
     with pytest.raises(InputError, match="save"):
         model.deploy_to_roboflow("workspace", "project", 1)
-    artifact = model.export(output_dir=tmp_path / "out", format="onnx", opset_version=17, simplify=False)
-    assert artifact.path == tmp_path / "out" / "inference_model.onnx" and artifact.manifest.contract == "upstream"
+    artifact = model.export(
+        output_dir=tmp_path / "out", format="onnx", opset_version=17, simplify=False
+    )
+    assert (
+        artifact.path == tmp_path / "out" / "inference_model.onnx"
+        and artifact.manifest.contract == "upstream"
+    )
     for words, hint in (
         ({"format": "tensorrt"}, "--to"),
         ({"dynamic_batch": True}, "batch"),
@@ -191,13 +233,14 @@ def test_methods_of_upstream(
             model.export(tmp_path / "one.onnx", **words)
 
 
-# -- classes of data and model ---------------------------------------------------------------------------------------------------
+# -- classes of data and model ---------------------------------------------------------------------
 
 
 class Split:
     """Stands in for a split: its classes and what it is called."""
 
-    name, split = "data", "val"
+    name = "data"
+    split = "val"
 
     def __init__(self, names: tuple[str, ...], ids: tuple[int, ...]) -> None:
         self.classes = ClassMap(ids, names)
@@ -211,14 +254,17 @@ def card(names: tuple[str, ...], ids: tuple[int, ...]) -> ModelCard:
     ("names", "ids", "expected"),
     [
         (("cat", "dog"), (1, 2), [0, 1]),  # ids and names agree
-        (("cat", "dog", UNUSED), (0, 1, 2), [0, 1, -1]),  # upstream since 1.6: labels from 0, data from 1
+        # upstream since 1.6: labels from 0, data from 1
+        (("cat", "dog", UNUSED), (0, 1, 2), [0, 1, -1]),
         ((UNUSED, "cat", "dog"), (0, 1, 2), [-1, 0, 1]),
         (("dog", "cat"), (0, 1), [1, 0]),  # another order
         (("bird", "dog", "cat"), (0, 1, 2), [-1, 1, 0]),
         (("dog", "cat"), (1, 2), [1, 0]),  # the same ids with other names: names decide
     ],
 )
-def test_models_are_joined_to_data_by_name(names: tuple[str, ...], ids: tuple[int, ...], expected: list[int]) -> None:
+def test_models_are_joined_to_data_by_name(
+    names: tuple[str, ...], ids: tuple[int, ...], expected: list[int]
+) -> None:
     found = label_map(card(names, ids), Split(("cat", "dog"), (1, 2)))  # type: ignore[arg-type]
     assert np.array_equal(found, expected)
 

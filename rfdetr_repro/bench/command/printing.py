@@ -10,22 +10,54 @@ from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import Verdict, compare_series
 from rfdetr_repro.spec.errors import InputError
 
-HEADER = ("model", "data", "AP", "AP50", "mask AP", "protocol", "scope", "median ms (95 % CI in this session)", "between builds",
-          "p90 ms", "p99 ms", "suppression ms", "images/s", "missed", "throttled", "others", "n", "file")  # fmt: skip
+HEADER = (
+    "model",
+    "data",
+    "AP",
+    "AP50",
+    "mask AP",
+    "protocol",
+    "scope",
+    "median ms (95 % CI in this session)",
+    "between builds",
+    "p90 ms",
+    "p99 ms",
+    "suppression ms",
+    "images/s",
+    "missed",
+    "throttled",
+    "others",
+    "n",
+    "file",
+)
 
 NOTHING = 0.005  # AP below which something about the file or the data must be wrong
 
 
 def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """A small table; "-" is not measured, "n/a" has too few samples. AP in percent. Columns without any value are left out."""
+    """A small table; "-" is not measured, "n/a" has too few samples. AP in percent.
+
+    Columns without any value are left out.
+    """
     rows = [HEADER] + [_cells(name, record) for name, found in records.items() for record in found]
-    kept = [index for index, column in enumerate(zip(*rows, strict=True)) if index < 1 or set(column[1:]) != {"-"}]
+    kept = [
+        index
+        for index, column in enumerate(zip(*rows, strict=True))
+        if index < 1 or set(column[1:]) != {"-"}
+    ]
     widths = [max(len(row[index]) for row in rows) for index in kept]
-    return ["  ".join(row[index].ljust(width) for index, width in zip(kept, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(
+            row[index].ljust(width) for index, width in zip(kept, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _cells(name: str, record: Record) -> tuple[str, ...]:
-    latency, protocol, artifact = record.latency, record.protocol, record.artifact
+    latency = record.latency
+    protocol = record.protocol
+    artifact = record.artifact
     assert latency is not None and protocol is not None and artifact is not None
     return (
         name,
@@ -78,7 +110,10 @@ def verdict_line(first: str, second: str, verdict: Verdict) -> str:
     if verdict.interval_ms is not None:
         interval = f"{verdict.interval_ms.low:+.3f} to {verdict.interval_ms.high:+.3f}"
     reason = f": {verdict.reason}" if verdict.reason else ""
-    return f"{first}: {verdict.word} {joint} {second}, {verdict.difference_ms:+.3f} ms ({interval}){reason}"
+    return (
+        f"{first}: {verdict.word} {joint} {second}, {verdict.difference_ms:+.3f} ms "
+        f"({interval}){reason}"
+    )
 
 
 def instrument_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
@@ -86,17 +121,27 @@ def instrument_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
     told = []
     for name, found in records.items():
         for record in found:
-            if record.latency is not None and record.latency.itself is not None and record.protocol is not None:
-                told.append(f"A/A, {name} twice, {record.protocol.rhythm}: {record.latency.itself.told}")
+            if (
+                record.latency is not None
+                and record.latency.itself is not None
+                and record.protocol is not None
+            ):
+                told.append(
+                    f"A/A, {name} twice, {record.protocol.rhythm}: {record.latency.itself.told}"
+                )
     return list(dict.fromkeys(told))
 
 
 def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]:
     """Every model against the fastest of its protocol, by the raw samples in ``folder``."""
     told = []
-    for protocol in dict.fromkeys(record.protocol for found in records.values() for record in found):
+    for protocol in dict.fromkeys(
+        record.protocol for found in records.values() for record in found
+    ):
         rows = {name: _first(found, protocol) for name, found in records.items()}
-        latencies = {name: record.latency for name, record in rows.items() if record and record.latency}
+        latencies = {
+            name: record.latency for name, record in rows.items() if record and record.latency
+        }
         if len(latencies) < 2 or protocol is None:
             continue
         fastest = min(latencies, key=lambda name: latencies[name].median_ms)
@@ -120,40 +165,59 @@ def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Pa
     verdict = compare_series(*(series.counted for series in pair))
     if None in sessions or sessions[0] != sessions[1]:
         told = "not measured in one session, and sessions differ by more than their samples tell"
-        verdict = Verdict("UNDECIDED", latencies[name].median_ms - latencies[other].median_ms, None, told)
+        verdict = Verdict(
+            "UNDECIDED", latencies[name].median_ms - latencies[other].median_ms, None, told
+        )
     return verdict_line(name, other, verdict)
 
 
-def gate(records: Mapping[str, Sequence[Record]], limit_points: float) -> tuple[list[str], list[str]]:
-    """FP16 beside FP32 of one model on one split: (lines, those of them that lose more than ``limit_points`` of AP)."""
+def gate(
+    records: Mapping[str, Sequence[Record]], limit_points: float
+) -> tuple[list[str], list[str]]:
+    """FP16 beside FP32 of one model on one split: (lines, those of them that lose more than
+    ``limit_points`` of AP).
+    """
     scored: dict[tuple[object, ...], dict[str, float]] = {}
     for found in records.values():
         for record in found:
-            kinds = (record.mask_accuracy, record.accuracy)  # masks where their AP is known: a split may hold none
+            # masks where their AP is known: a split may hold none
+            kinds = (record.mask_accuracy, record.accuracy)
             accuracy = next((one for one in kinds if one is not None and one.ap is not None), None)
             if accuracy is not None and accuracy.ap is not None and record.artifact and record.data:
-                shown = " ".join(filter(None, (record.model.name, record.model.size)))  # one name stands for several sizes
+                # one name stands for several sizes
+                shown = " ".join(filter(None, (record.model.name, record.model.size)))
                 key = (shown, record.data.name, record.data.split)
                 scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap
-    told, failed = [], []
+    told = []
+    failed = []
     for (name, *_), points in scored.items():
         if {"fp32", "fp16"} <= set(points):
             drop = points["fp32"] - points["fp16"]
             line = f"{name}: FP16 {points['fp16']:.1f} AP, FP32 {points['fp32']:.1f}"
-            told.append(f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}")
+            told.append(
+                f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}"
+            )
             failed += told[-1:] if drop > limit_points else []
     return told, failed
 
 
 def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What to try for somebody else's file whose AP is next to nothing: what was taken of it may be wrong."""
+    """What to try for somebody else's file whose AP is next to nothing: what was taken of it may be
+    wrong.
+    """
     told = []
     for name, found in records.items():
         for record in found:
             ap = record.accuracy.ap if record.accuracy else None
             if ap is not None and ap < NOTHING and record.adoption:
                 taken = "; ".join(f"{key} {value}" for key, value in record.adoption.items())
-                line = f"hint: {name}: AP {100 * ap:.1f}. The file was taken as: {taken}. If one of these is wrong, give --form, "
-                line += "--boxes, --classes, --resize or --normalise; are these the data the model was trained on?"
+                line = (
+                    f"hint: {name}: AP {100 * ap:.1f}. The file was taken as: {taken}. If one of "
+                    f"these is wrong, give --form, "
+                )
+                line += (
+                    "--boxes, --classes, --resize or --normalise; are these the data the model was "
+                    "trained on?"
+                )
                 told.append(line)
     return list(dict.fromkeys(told))

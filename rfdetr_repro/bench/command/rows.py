@@ -1,4 +1,6 @@
-"""From the command's files and names to rows: artifacts, adopted or built where needed, under names that differ."""
+"""From the command's files and names to rows: artifacts, adopted or built where needed, under names
+that differ.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,21 @@ Failures = dict[str, Exception]
 LOOKED_AT = 16  # pictures of the data that somebody else's file may be run on before it is adopted
 
 
-def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple[list[Artifact], Failures]:
-    """Every artifact that was asked for, in each wanted precision, and what could not be had. What fails alone is raised."""
+def artifacts_of(
+    args: argparse.Namespace, splits: Sequence[CocoSplit]
+) -> tuple[list[Artifact], Failures]:
+    """Every artifact that was asked for, in each wanted precision, and what could not be had.
+
+    What fails alone is raised.
+    """
     wanted: dict[str, Callable[[], Artifact]] = {}
     targets: dict[Path, str] = {}
     for path in args.onnx:
         target = Path(args.out).parent / "adopted" / Path(path).name
         if path in wanted or target in targets and not _has_manifest(path):
             raise InputError(
-                f"two models are called {Path(path).stem!r}: {targets[target]} and {path}", mend="rename one of the files"
+                f"two models are called {Path(path).stem!r}: {targets[target]} and {path}",
+                mend="rename one of the files",
             )
         targets[target] = path
         wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
@@ -54,14 +62,18 @@ def artifacts_of(args: argparse.Namespace, splits: Sequence[CocoSplit]) -> tuple
             continue
         for precision in precisions(args) or [artifact.manifest.precision]:
             try:
-                found.append(_in_precision(artifact, precision, Path(args.out).parent / precision, splits))
+                found.append(
+                    _in_precision(artifact, precision, Path(args.out).parent / precision, splits)
+                )
             except (InputError, StatedFailure) as error:
                 failures[f"{artifact.manifest.model.name} {precision}"] = error
     return found, failures
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
-    """Names of --models; for a campaign without files or names, those of its table that can be built here."""
+    """Names of --models; for a campaign without files or names, those of its table that can be
+    built here.
+    """
     given = names(args)
     if args.campaign is None or given or args.onnx:
         return given
@@ -71,12 +83,17 @@ def model_names(args: argparse.Namespace) -> list[str]:
     return found
 
 
-def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace) -> dict[str, Row]:
-    """Rows under printed names; two files of one name and precision are refused, for their Records would replace each other."""
+def rows_of(
+    artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace
+) -> dict[str, Row]:
+    """Rows under printed names; two files of one name and precision are refused, for their Records
+    would replace each other.
+    """
     from rfdetr_repro.bench.confirm import Row
 
     rows: dict[str, Row] = {}
-    stems, graphs = [_title(artifact) for artifact in artifacts], GRAPHS[args.cuda_graph]
+    stems = [_title(artifact) for artifact in artifacts]
+    graphs = GRAPHS[args.cuda_graph]
     for artifact in artifacts:
         name = _title(artifact)
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
@@ -87,9 +104,13 @@ def rows_of(artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: ar
             row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
             if row in rows:
                 raise InputError(
-                    f"two models are called {label!r}: {rows[row].artifact.path} and {artifact.path}", mend="rename one"
+                    f"two models are called {label!r}: {rows[row].artifact.path} and "
+                    f"{artifact.path}",
+                    mend="rename one",
                 )
-            rows[row] = Row(artifact, _opener(artifact, args, graph), tuple(splits) if trained else ())
+            rows[row] = Row(
+                artifact, _opener(artifact, args, graph), tuple(splits) if trained else ()
+            )
     return rows
 
 
@@ -100,7 +121,10 @@ def _title(artifact: Artifact) -> str:
 
 
 def read_data(args: argparse.Namespace) -> list[CocoSplit]:
-    """The splits of the data, or none; prints what they hold. One without annotations cannot be scored and is refused."""
+    """The splits of the data, or none; prints what they hold.
+
+    One without annotations cannot be scored and is refused.
+    """
     names = split_names(args.split)
     args.data = source_of(args, tuple(names), needed=False)
     if args.data is None:
@@ -124,10 +148,16 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
     def open_build(build: int) -> Any:
         if artifact.manifest.format == "module":
             if args.backend != "torch":
-                name, star = _title(artifact), artifact.manifest.packages["star"]
-                raise InputError(f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch")
+                name = _title(artifact)
+                star = artifact.manifest.packages["star"]
+                raise InputError(
+                    f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch"
+                )
             if args.cuda_graph != "off":
-                raise InputError(f"{_title(artifact)} runs without a CUDA graph only", mend="leave --cuda-graph out")
+                raise InputError(
+                    f"{_title(artifact)} runs without a CUDA graph only",
+                    mend="leave --cuda-graph out",
+                )
             from rfdetr_repro.bench.starred import ModuleSession
 
             return ModuleSession(artifact, args.threads)
@@ -140,7 +170,9 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
 
 
 def backend_of(args: argparse.Namespace, graph: bool) -> str:
-    """``torch`` with and without a CUDA graph are two backends; with ``both``, either name stands for the pair."""
+    """``torch`` with and without a CUDA graph are two backends; with ``both``, either name stands
+    for the pair.
+    """
     if args.cuda_graph == "both" and args.backend in ("torch", "torch-graph"):
         return "torch-graph" if graph else "torch"
     return str(args.backend)
@@ -149,19 +181,29 @@ def backend_of(args: argparse.Namespace, graph: bool) -> str:
 def _has_manifest(path: str | Path) -> bool:
     from rfdetr_repro.export.artifact import manifest_path
 
-    return os.path.lexists(manifest_path(path))  # a broken link is a manifest that is lost, not a file without
+    # a broken link is a manifest that is lost, not a file without
+    return os.path.lexists(manifest_path(path))
 
 
-def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
-    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the store, and that is said."""
+def _file(
+    args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
+) -> Artifact:
+    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the
+    store, and that is said.
+    """
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
     from rfdetr_repro.export.trial import tried
 
     if not path.is_file():
-        raise InputError("no such file", path, "give anybody's ONNX file, or one made by python -m rfdetr_repro.export")
+        raise InputError(
+            "no such file",
+            path,
+            "give anybody's ONNX file, or one made by python -m rfdetr_repro.export",
+        )
     if _has_manifest(path):
         return tried(load_artifact(path))
-    with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:  # nothing is kept of a file that does not run
+    # nothing is kept of a file that does not run
+    with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:
         made = _adopted(args, path, Path(scratch, target.name), splits)
         artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
     from rfdetr_repro.export.adopt.adopt import described
@@ -172,8 +214,12 @@ def _file(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[C
     return artifact
 
 
-def _adopted(args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]) -> Artifact:
-    """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of the file that is kept."""
+def _adopted(
+    args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
+) -> Artifact:
+    """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of
+    the file that is kept.
+    """
     from rfdetr_repro.export.adopt.adopt import adopt
     from rfdetr_repro.export.onnx.nms import Nms
     from rfdetr_repro.export.trial import tried
@@ -209,7 +255,9 @@ def _adopted(args: argparse.Namespace, path: Path, target: Path, splits: Sequenc
 
 
 def suppression_of(backend: str) -> str:
-    """The kind of suppression that suits a backend: CPU runtimes have a fast operator, engines want fixed sizes."""
+    """The kind of suppression that suits a backend: CPU runtimes have a fast operator, engines want
+    fixed sizes.
+    """
     return "operator" if backend in ("onnxruntime", "openvino") else "static"
 
 
@@ -230,7 +278,9 @@ def _models() -> Any:
     try:
         return importlib.import_module("rfdetr_repro.bench.models")
     except ImportError as error:
-        raise InputError("models by name are not available", mend="give files with --onnx") from error
+        raise InputError(
+            "models by name are not available", mend="give files with --onnx"
+        ) from error
 
 
 def _categories(splits: Sequence[CocoSplit]) -> Any:
@@ -247,18 +297,33 @@ def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> 
     if args.checkpoint is not None:  # somebody's weights know classes by number only
         how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
     artifact: Artifact = _models().model_artifact(name, folder, **how)
-    told = {key: artifact.manifest.packages[key] for key in ("nms", "injected_candidates") if key in artifact.manifest.packages}
+    told = {
+        key: artifact.manifest.packages[key]
+        for key in ("nms", "injected_candidates")
+        if key in artifact.manifest.packages
+    }
     if told:
-        print(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()))
+        print(
+            f"{name}: "
+            + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items())
+        )
     return artifact
 
 
-def _in_precision(artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]) -> Artifact:
-    """The artifact itself, or its float16 form in ``folder``, made once: islands by a range audit on the data, or on noise."""
+def _in_precision(
+    artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]
+) -> Artifact:
+    """The artifact itself, or its float16 form in ``folder``, made once: islands by a range audit
+    on the data, or on noise.
+    """
     if artifact.manifest.precision == precision:
         return artifact
     if precision != "fp16":
-        raise InputError(f"{artifact.manifest.precision} cannot be made {precision} again", artifact.path, "give the FP32 file")
+        raise InputError(
+            f"{artifact.manifest.precision} cannot be made {precision} again",
+            artifact.path,
+            "give the FP32 file",
+        )
     from rfdetr_repro.export.artifact import load_artifact
 
     names = [artifact.path.stem, artifact.sha256[:12], *(split.sha256[:6] for split in splits)]
@@ -268,7 +333,11 @@ def _in_precision(artifact: Artifact, precision: str, folder: Path, splits: Sequ
     try:
         half = importlib.import_module("rfdetr_repro.export.half")
     except ImportError as error:
-        raise InputError("float16 is not available", artifact.path, "export the model in float16") from error
+        raise InputError(
+            "float16 is not available", artifact.path, "export the model in float16"
+        ) from error
     from rfdetr_repro.bench.accuracy import audit_feeds
 
-    return half.audited_half(artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)])
+    return half.audited_half(
+        artifact, path, feeds=[feed for split in splits for feed in audit_feeds(artifact, split)]
+    )

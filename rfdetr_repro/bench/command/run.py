@@ -2,7 +2,7 @@
 
 python -m rfdetr_repro.bench --onnx a.onnx b.onnx --data DIR --split val --protocol both --out results/bench.jsonl
 python -m rfdetr_repro.bench --campaign buffer-sweep --models rfdetr-medium
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -31,22 +31,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     check(args)
     protocols = protocols_of(args)
-    from rfdetr_repro.runtime.backends import check_backend  # loads slowly; the arguments are checked first
+    # loads slowly; the arguments are checked first
+    from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(args.backend)
     splits = read_data(args)
     artifacts, failures = artifacts_of(args, splits)
     rows = rows_of(artifacts, splits, args)
-    from rfdetr_repro.bench.confirm import Context, confirm_all  # slow to load; arguments and files are checked first
+    # slow to load; arguments and files are checked first
+    from rfdetr_repro.bench.confirm import Context, confirm_all
 
     command = "python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv)
-    context, store = Context(args.campaign, command), Store(args.out)
+    context = Context(args.campaign, command)
+    store = Store(args.out)
     with _watched(args) as watched:
         if watched is not None:
             context = replace(context, machine=watched.machine)
-            protocols = [replace(protocol, clock_policy=watched.clock_policy) for protocol in protocols]
+            protocols = [
+                replace(protocol, clock_policy=watched.clock_policy) for protocol in protocols
+            ]
         twin = "always" if (len(rows) > 1 if args.twice is None else args.twice) else "never"
-        outcome = confirm_all(rows, protocols, store, context=context, watch=watched and watched.watch, twin=twin)
+        outcome = confirm_all(
+            rows, protocols, store, context=context, watch=watched and watched.watch, twin=twin
+        )
     failures.update(outcome.failures)
     wanted = len(rows.keys() | failures.keys())
     if wanted == 1 and failures:
@@ -54,7 +61,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     told, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
         found = outcome.records
-        print("\n".join([*lines(found), *instrument_lines(found), *verdicts(found, store.path.parent), *told, *hints(found)]))
+        print(
+            "\n".join(
+                [
+                    *lines(found),
+                    *instrument_lines(found),
+                    *verdicts(found, store.path.parent),
+                    *told,
+                    *hints(found),
+                ]
+            )
+        )
         print(f"records in {Path(args.out)}")
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)
@@ -63,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _count(failed: int, wanted: int, lost: int) -> str:
-    parts = [f"{failed} of {wanted} rows"] * bool(failed) + [f"{lost} FP16 models lose too much AP"] * bool(lost)
+    parts = [f"{failed} of {wanted} rows"] * bool(failed) + [
+        f"{lost} FP16 models lose too much AP"
+    ] * bool(lost)
     return "; ".join(parts)
 
 

@@ -1,6 +1,8 @@
-"""The GPU that is about to be measured: which one it is, who else uses it, its clocks, and the watch on it.
+"""The GPU that is about to be measured: which one it is, who else uses it, its clocks, and the
+watch on it.
 
-CUDA and NVML number devices differently, so the device is named by the UUID that CUDA gives for its first visible one.
+CUDA and NVML number devices differently, so the device is named by the UUID that CUDA gives for its
+first visible one.
 """
 
 from __future__ import annotations
@@ -37,42 +39,59 @@ class Denied:
 
 
 def uses_gpu(backend: str) -> bool:
-    """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where PyTorch takes one here."""
+    """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where PyTorch takes
+    one here.
+    """
     return any(word in backend for word in GPU_WORDS) or backend == "torch" and _torch_takes_a_gpu()
 
 
 def _torch_takes_a_gpu() -> bool:
-    """Asked of what the session itself asks: the driver's files may be absent where there is a GPU, and there without one."""
+    """Asked of what the session itself asks: the driver's files may be absent where there is a GPU,
+    and there without one.
+    """
     from rfdetr_repro.ops.device import choose_device  # PyTorch loads slowly
 
     return choose_device().type == "cuda"
 
 
 def cuda_uuid(library: Any = None) -> str:
-    """``GPU-...`` of CUDA's first visible device, as NVML writes it; no driver or no device: :class:`InputError`."""
+    """``GPU-...`` of CUDA's first visible device, as NVML writes it; no driver or no device:
+    :class:`InputError`.
+    """
     try:
         cuda = library or ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise InputError("no CUDA driver on this machine", mend="choose a backend of the CPU") from error
-    device, raw = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+        raise InputError(
+            "no CUDA driver on this machine", mend="choose a backend of the CPU"
+        ) from error
+    device = ctypes.c_int()
+    raw = (ctypes.c_ubyte * 16)()
     for call in (
         lambda: cuda.cuInit(0),
         lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
         lambda: cuda.cuDeviceGetUuid(raw, device),
     ):
         if (code := call()) != 0:
-            raise InputError(f"CUDA sees no device (error {code})", mend="check nvidia-smi and CUDA_VISIBLE_DEVICES")
+            raise InputError(
+                f"CUDA sees no device (error {code})",
+                mend="check nvidia-smi and CUDA_VISIBLE_DEVICES",
+            )
     return f"GPU-{uuid.UUID(bytes=bytes(raw))}"
 
 
 @contextmanager
 def watching(
-    *, force: bool = False, lock: bool = False, device: str | None = None, nvml: Any = None, say: Callable[[str], None] = print
+    *,
+    force: bool = False,
+    lock: bool = False,
+    device: str | None = None,
+    nvml: Any = None,
+    say: Callable[[str], None] = print,
 ) -> Iterator[Watched]:
     """A watch on the GPU from before any session is opened: whoever is on it now is somebody else.
 
-    Other processes: :class:`InputError` unless ``force``. ``lock``: to the base clock while it lasts, if the driver lets us. What
-    NVML denies is said once and stays "unknown".
+    Other processes: :class:`InputError` unless ``force``. ``lock``: to the base clock while it
+    lasts, if the driver lets us. What NVML denies is said once and stays "unknown".
     """
     device = device or cuda_uuid()
     source: Source
@@ -86,9 +105,16 @@ def watching(
         window = watch.since(watch.mark())
         if window.processes and not force:
             pids = ", ".join(map(str, window.processes))
-            raise InputError(f"the GPU is in use by process {pids}", device, "wait for it, or measure anyway with --force")
+            raise InputError(
+                f"the GPU is in use by process {pids}",
+                device,
+                "wait for it, or measure anyway with --force",
+            )
         if window.processes:
-            say(f"measured beside other processes on the GPU: {', '.join(map(str, window.processes))}")
+            say(
+                f"measured beside other processes on the GPU: "
+                f"{', '.join(map(str, window.processes))}"
+            )
         if window.unknown and isinstance(source, NvmlSource):
             say(f"the driver does not tell: {window.unknown}")
         with locked(source, lock) as policy:
@@ -101,9 +127,11 @@ def watching(
 
 @contextmanager
 def locked(source: Source, wanted: bool) -> Iterator[str]:
-    """Yields "locked": to the default application clock, as a power cap cuts the highest one; "denied", or "free".
+    """Yields "locked": to the default application clock, as a power cap cuts the highest one;
+    "denied", or "free".
 
-    The lock is taken back at the end. NVML cannot tell of a lock that was there before, so none is taken unless it is asked for.
+    The lock is taken back at the end. NVML cannot tell of a lock that was there before, so none is
+    taken unless it is asked for.
     """
     if not wanted:
         yield "free"
@@ -111,7 +139,8 @@ def locked(source: Source, wanted: bool) -> Iterator[str]:
     if not isinstance(source, NvmlSource):
         yield "denied"
         return
-    nvml, handle = source.nvml, source.handle
+    nvml = source.nvml
+    handle = source.handle
     try:
         base_mhz = nvml.nvmlDeviceGetDefaultApplicationsClock(handle, nvml.NVML_CLOCK_SM)
         nvml.nvmlDeviceSetGpuLockedClocks(handle, base_mhz, base_mhz)

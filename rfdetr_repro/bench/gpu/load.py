@@ -1,7 +1,8 @@
-"""What is done to a GPU between samples: its L2 cache overwritten, its clock kept up (benchmark protocol section 3).
+"""What is done to a GPU between samples: its L2 cache overwritten, its clock kept up (benchmark
+protocol section 3).
 
-Both are plain writes to a buffer of the device by the CUDA driver, in the primary context that PyTorch, ONNX Runtime and
-TensorRT share, so they serve every backend.
+Both are plain writes to a buffer of the device by the CUDA driver, in the primary context that
+PyTorch, ONNX Runtime and TensorRT share, so they serve every backend.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from rfdetr_repro.spec.protocol import Protocol
 
 L2_CACHE_SIZE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
 FLUSHED_SIZES = 2  # of the cache: its replacement is not strictly least recently used
-SPIN_BYTES, SPIN_WRITES = 1 << 16, 64  # small enough to leave the cache alone; so many writes before the host waits for them
+# small enough to leave the cache alone; so many writes before the host waits for them
+SPIN_BYTES = 1 << 16
+SPIN_WRITES = 64
 
 
 class GpuLoad:
@@ -27,19 +30,30 @@ class GpuLoad:
         try:
             self._cuda = library or ctypes.CDLL("libcuda.so.1")
         except OSError as error:
-            raise InputError("no CUDA driver on this machine", mend="choose a backend of the CPU") from error
+            raise InputError(
+                "no CUDA driver on this machine", mend="choose a backend of the CPU"
+            ) from error
         self._clock = clock or WallClock()
         self._context, self._address = ctypes.c_void_p(), ctypes.c_uint64()
-        device, l2_bytes = ctypes.c_int(), ctypes.c_int()
+        device = ctypes.c_int()
+        l2_bytes = ctypes.c_int()
         try:
             self._call("cuInit", 0)
             self._call("cuDeviceGet", ctypes.byref(device), 0)
             self._call("cuDeviceGetAttribute", ctypes.byref(l2_bytes), L2_CACHE_SIZE, device)
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
             self.flushed_bytes = max(FLUSHED_SIZES * l2_bytes.value, SPIN_BYTES)
-            self._inside(lambda: self._call("cuMemAlloc_v2", ctypes.byref(self._address), ctypes.c_size_t(self.flushed_bytes)))
+            self._inside(
+                lambda: self._call(
+                    "cuMemAlloc_v2",
+                    ctypes.byref(self._address),
+                    ctypes.c_size_t(self.flushed_bytes),
+                )
+            )
         except StatedFailure as error:
-            raise InputError(f"the GPU cannot be worked between samples: {error}", mend="check nvidia-smi") from error
+            raise InputError(
+                f"the GPU cannot be worked between samples: {error}", mend="check nvidia-smi"
+            ) from error
 
     def flush_l2(self) -> None:
         """Overwrites twice the size of the L2 cache and waits for it."""
@@ -52,7 +66,12 @@ class GpuLoad:
         def write() -> None:
             while self._clock.now_ns() < until:
                 for _ in range(SPIN_WRITES - 1):
-                    self._call("cuMemsetD8_v2", self._address, ctypes.c_ubyte(0), ctypes.c_size_t(SPIN_BYTES))
+                    self._call(
+                        "cuMemsetD8_v2",
+                        self._address,
+                        ctypes.c_ubyte(0),
+                        ctypes.c_size_t(SPIN_BYTES),
+                    )
                 self._write(SPIN_BYTES)
 
         self._inside(write)
@@ -80,7 +99,9 @@ def this_gpu() -> GpuLoad:
     return GpuLoad()
 
 
-def work_before(protocol: Protocol, open_load: Callable[[], GpuLoad] = this_gpu) -> Callable[[], None] | None:
+def work_before(
+    protocol: Protocol, open_load: Callable[[], GpuLoad] = this_gpu
+) -> Callable[[], None] | None:
     """What ``protocol`` asks for before each sample, spinning first; None: nothing."""
     if not protocol.spin_ms and not protocol.flush_l2:
         return None

@@ -18,10 +18,11 @@ def gpu_state(
     *,
     rested_s: float = 0.0,
 ) -> GpuState | None:
-    """``windows``: each with whether its block counts and the seconds spent in its calls; None without a watch.
+    """``windows``: each with whether its block counts and the seconds spent in its calls; None
+    without a watch.
 
-    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the counted blocks' calls: a window is a little
-    longer than they, and its energy is cut by the same part.
+    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the counted blocks'
+    calls: a window is a little longer than they, and its energy is cut by the same part.
     """
     if not windows:
         return None
@@ -38,13 +39,19 @@ def gpu_state(
     return GpuState(
         throttled_s=spent_s or None,
         sm_mhz={str(mhz): clocks[mhz] / readings for mhz in sorted(clocks)} if readings else None,
-        temperature_c=max((window.temperature_c for window, _ in kept if window.temperature_c is not None), default=None),
+        temperature_c=max(
+            (window.temperature_c for window, _ in kept if window.temperature_c is not None),
+            default=None,
+        ),
         power_w=sum(powers) / len(powers) if powers else None,
         idle_power_w=idle_power_w,
         idle_share=sum(idle) / len(idle) if idle else None,
         joules_per_image=joules,
-        net_joules_per_image=None if joules is None or idle_power_w is None else joules - idle_power_w * busy_s / images,
-        unknown="; ".join(sorted({window.unknown for window, _, _ in windows if window.unknown})) or None,
+        net_joules_per_image=None
+        if joules is None or idle_power_w is None
+        else joules - idle_power_w * busy_s / images,
+        unknown="; ".join(sorted({window.unknown for window, _, _ in windows if window.unknown}))
+        or None,
         throttled_share=_throttled_share([window for window, _, _ in windows]),
         rested_s=rested_s,
         other_programs=_other_programs([window for window, _, _ in windows]),
@@ -52,7 +59,9 @@ def gpu_state(
 
 
 def _throttled_s(windows: Sequence[Window]) -> dict[str, float]:
-    """Cause -> seconds over all windows; only of causes that the driver counted in each of the windows."""
+    """Cause -> seconds over all windows; only of causes that the driver counted in each of the
+    windows.
+    """
     counted = [window.throttled_s or {} for window in windows]
     causes = sorted(set.intersection(*map(set, counted)))
     return {cause: sum(spent[cause] for spent in counted) for cause in causes}
@@ -65,7 +74,10 @@ def _throttled_share(windows: Sequence[Window]) -> dict[str, float] | None:
     if not total:
         return None
     causes = sorted({cause for shares, _ in known for cause in shares})
-    return {cause: sum(shares.get(cause, 0.0) * seconds for shares, seconds in known) / total for cause in causes}
+    return {
+        cause: sum(shares.get(cause, 0.0) * seconds for shares, seconds in known) / total
+        for cause in causes
+    }
 
 
 def _other_programs(windows: Sequence[Window]) -> int | None:
@@ -78,5 +90,7 @@ def _other_programs(windows: Sequence[Window]) -> int | None:
 def _joules(kept: Sequence[tuple[Window, float]], images: int) -> float | None:
     if not images or any(window.energy_j is None or not window.seconds for window, _ in kept):
         return None
-    spent = [(window.energy_j or 0.0) * min(1.0, busy_s / window.seconds) for window, busy_s in kept]
+    spent = [
+        (window.energy_j or 0.0) * min(1.0, busy_s / window.seconds) for window, busy_s in kept
+    ]
     return sum(spent) / images

@@ -1,8 +1,10 @@
-"""Watches a GPU while it is measured: did it throttle, why, at what clocks, power and temperature, and was it alone?
+"""Watches a GPU while it is measured: did it throttle, why, at what clocks, power and temperature,
+and was it alone?
 
-"Not throttled" has to be proved by the driver's cumulative counters and the polled reasons; what cannot be seen is "unknown" and
-says why (benchmark protocol section 4). Boost clocks touch the power limit for microseconds in normal work, so a window throttled
-if a cause held for more than SHARE of its time. The source of readings is NVML, or a recording.
+"Not throttled" has to be proved by the driver's cumulative counters and the polled reasons; what
+cannot be seen is "unknown" and says why (benchmark protocol section 4). Boost clocks touch the
+power limit for microseconds in normal work, so a window throttled if a cause held for more than
+SHARE of its time. The source of readings is NVML, or a recording.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from typing import Any, NamedTuple, Protocol
 from rfdetr_repro.spec.errors import InputError
 
 POLL_S = 0.02
-SHARE = 0.01  # of a window's time, by the driver's counters, or of its readings, by the polled reasons
+# of a window's time, by the driver's counters, or of its readings, by the polled reasons
+SHARE = 0.01
 HUNG_S = 2.0  # a driver that does not answer for so long is not watched any more
 
-# Reasons for a lower clock that invalidate a sample (NVML's clock event bits); idle or application clocks, for one, do not.
+# Reasons for a lower clock that invalidate a sample (NVML's clock event bits); idle or application
+# clocks, for one, do not.
 REASONS = {"power": 0x4 | 0x80, "thermal": 0x20 | 0x40, "hardware": 0x8}
 IDLE = 0x1
 # NVML's policies whose violation time the driver accumulates.
@@ -33,7 +37,10 @@ POLICIES = {"power": 0, "thermal": 1, "board limit": 3, "reliability": 5}
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the GPU. An item that could not be read is None and named in ``unsupported`` with the driver's reason."""
+    """One look at the GPU.
+
+    An item that could not be read is None and named in ``unsupported`` with the driver's reason.
+    """
 
     time_s: float
     sm_mhz: int | None = None
@@ -42,7 +49,8 @@ class Reading:
     power_w: float | None = None
     energy_j: float | None = None  # since the driver was loaded
     reasons: int | None = None  # bits of NVML's clock event reasons
-    throttled_ns: dict[str, int] = field(default_factory=dict)  # cause -> cumulative time; absent: cannot be read
+    # cause -> cumulative time; absent: cannot be read
+    throttled_ns: dict[str, int] = field(default_factory=dict)
     processes: tuple[int, ...] | None = None  # of other programs on this GPU
     unsupported: dict[str, str] = field(default_factory=dict)
 
@@ -54,7 +62,10 @@ class Source(Protocol):
 
 
 class Window(NamedTuple):
-    """What happened between two moments. ``throttled`` is "no", "yes: CAUSE, ..." or "unknown: REASON"."""
+    """What happened between two moments.
+
+    ``throttled`` is "no", "yes: CAUSE, ..." or "unknown: REASON".
+    """
 
     throttled: str
     readings: int
@@ -62,11 +73,13 @@ class Window(NamedTuple):
     power_w: float | None  # mean
     energy_j: float | None
     temperature_c: int | None  # highest
-    idle_share: float | None  # of the readings in which the GPU had dropped its clocks for want of work
+    # of the readings in which the GPU had dropped its clocks for want of work
+    idle_share: float | None
     processes: tuple[int, ...]  # of others, seen at any time
     seconds: float = 0.0  # from the first reading to the last
     clocks: dict[int, int] | None = None  # SM clock in MHz -> readings
-    throttled_s: dict[str, float] | None = None  # cause -> time by the driver's counters; a cause it does not count is absent
+    # cause -> time by the driver's counters; a cause it does not count is absent
+    throttled_s: dict[str, float] | None = None
     unknown: str = ""  # items that could not be read, with the driver's reasons
     shares: dict[str, float] | None = None  # cause -> part of the window's time; None: not known
     busy_mhz: float | None = None  # mean SM clock of the readings in which the GPU was not idle
@@ -83,7 +96,8 @@ class Window(NamedTuple):
 
 
 class NvmlSource:
-    """Readings of a GPU by nvidia-ml-py. ``device``: its UUID, or NVML's index, which is not CUDA's.
+    """Readings of a GPU by nvidia-ml-py. ``device``: its UUID, or NVML's index, which is not
+    CUDA's.
 
     Raises :class:`InputError` without the package, the driver or that GPU.
     """
@@ -93,13 +107,20 @@ class NvmlSource:
             self.nvml = nvml or import_module("pynvml")
             self.nvml.nvmlInit()
             by_uuid = isinstance(device, str)
-            find = self.nvml.nvmlDeviceGetHandleByUUID if by_uuid else self.nvml.nvmlDeviceGetHandleByIndex
+            find = (
+                self.nvml.nvmlDeviceGetHandleByUUID
+                if by_uuid
+                else self.nvml.nvmlDeviceGetHandleByIndex
+            )
             self.handle = find(device)
         except ImportError as error:
-            raise InputError("GPU state needs nvidia-ml-py", mend="pip install nvidia-ml-py") from error
+            raise InputError(
+                "GPU state needs nvidia-ml-py", mend="pip install nvidia-ml-py"
+            ) from error
         except self._error() as error:
             raise InputError(
-                f"GPU {device} cannot be watched ({error})", mend="check nvidia-smi, or measure without a watch"
+                f"GPU {device} cannot be watched ({error})",
+                mend="check nvidia-smi, or measure without a watch",
             ) from error
 
     def _error(self) -> type[Exception]:
@@ -107,7 +128,8 @@ class NvmlSource:
         return nvml.NVMLError if nvml is not None else OSError
 
     def read(self) -> Reading:
-        nvml, handle = self.nvml, self.handle
+        nvml = self.nvml
+        handle = self.handle
         unsupported: dict[str, str] = {}
 
         def item(name: str, call: Callable[[], Any]) -> Any:
@@ -120,36 +142,58 @@ class NvmlSource:
         power_mw = item("power", lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         energy_mj = item("energy", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         violations = {
-            cause: item(f"{cause} counter", partial(nvml.nvmlDeviceGetViolationStatus, handle, policy))
+            cause: item(
+                f"{cause} counter", partial(nvml.nvmlDeviceGetViolationStatus, handle, policy)
+            )
             for cause, policy in POLICIES.items()
         }
         running = item("processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle))
         return Reading(
             time.monotonic(),
-            sm_mhz=item("SM clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            memory_mhz=item("memory clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            temperature_c=item("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            sm_mhz=item(
+                "SM clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)
+            ),
+            memory_mhz=item(
+                "memory clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)
+            ),
+            temperature_c=item(
+                "temperature",
+                lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            ),
             power_w=None if power_mw is None else power_mw / 1e3,
             energy_j=None if energy_mj is None else energy_mj / 1e3,
-            reasons=item("clock reasons", lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
-            throttled_ns={cause: found.violationTime for cause, found in violations.items() if found is not None},
-            processes=None if running is None else tuple(sorted({p.pid for p in running} - {os.getpid()})),
+            reasons=item(
+                "clock reasons", lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+            ),
+            throttled_ns={
+                cause: found.violationTime
+                for cause, found in violations.items()
+                if found is not None
+            },
+            processes=None
+            if running is None
+            else tuple(sorted({p.pid for p in running} - {os.getpid()})),
             unsupported=unsupported,
         )
 
 
 class GpuWatch:
-    """Polls a source in a thread between :meth:`start` and :meth:`stop`; :meth:`since` sums up what it saw."""
+    """Polls a source in a thread between :meth:`start` and :meth:`stop`; :meth:`since` sums up what
+    it saw.
+    """
 
     def __init__(self, source: Source, *, poll_s: float = POLL_S, hung_s: float = HUNG_S) -> None:
-        self.source, self.poll_s, self.hung_s = source, poll_s, hung_s
+        self.source = source
+        self.poll_s = poll_s
+        self.hung_s = hung_s
         self._readings: list[Reading] = []
         self._failure = ""
         self._stop, self._turn = threading.Event(), threading.Condition()
         self._thread: threading.Thread | None = None
 
     def start(self) -> GpuWatch:
-        self._thread = threading.Thread(target=self._poll, name="gpu-watch", daemon=True)  # a hung driver must not keep us
+        # a hung driver must not keep us
+        self._thread = threading.Thread(target=self._poll, name="gpu-watch", daemon=True)
         self._thread.start()
         self._wait_for(1)
         return self
@@ -171,14 +215,16 @@ class GpuWatch:
 
     def _wait_for(self, count: int) -> None:
         with self._turn:
-            if not self._turn.wait_for(lambda: len(self._readings) >= count or bool(self._failure), self.hung_s):
+            if not self._turn.wait_for(
+                lambda: len(self._readings) >= count or bool(self._failure), self.hung_s
+            ):
                 self._failure = f"the driver did not answer for {self.hung_s:g} s"
 
     def _poll(self) -> None:
         while not self._stop.is_set():
             try:
                 reading = self.source.read()
-            except Exception as error:  # a dead driver raises whatever it likes; the measurement goes on, unwatched
+            except Exception as error:  # a dead driver raises whatever it likes; the measurement goes on, unwatched  # noqa: E501
                 with self._turn:
                     self._failure = f"the driver failed ({error})"
                     self._turn.notify_all()
@@ -193,9 +239,14 @@ def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
     """A window of readings in order of time; ``failure`` says why there are no more of them."""
 
     def known(name: str) -> list[Any]:
-        return [value for value in (getattr(reading, name) for reading in readings) if value is not None]
+        return [
+            value for value in (getattr(reading, name) for reading in readings) if value is not None
+        ]
 
-    clocks, powers, energies, reasons = known("sm_mhz"), known("power_w"), known("energy_j"), known("reasons")
+    clocks = known("sm_mhz")
+    powers = known("power_w")
+    energies = known("energy_j")
+    reasons = known("reasons")
     others = sorted({pid for pids in known("processes") for pid in pids})
     denied = {f"{item}: {why}" for reading in readings for item, why in reading.unsupported.items()}
     return Window(
@@ -219,18 +270,22 @@ def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
 def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
     spent = {}
     for cause in POLICIES:
-        counts = [reading.throttled_ns[cause] for reading in readings if cause in reading.throttled_ns]
+        counts = [
+            reading.throttled_ns[cause] for reading in readings if cause in reading.throttled_ns
+        ]
         if len(counts) > 1:
             spent[cause] = (counts[-1] - counts[0]) / 1e9
     return spent
 
 
 def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
-    """The larger of what the counters and the polled reasons say; causes that held at no time are left out.
+    """The larger of what the counters and the polled reasons say; causes that held at no time are
+    left out.
 
     None where neither can be read: then whether a cause held is not known.
     """
-    counted, polled = _throttled_s(readings), [reading.reasons for reading in readings if reading.reasons is not None]
+    counted = _throttled_s(readings)
+    polled = [reading.reasons for reading in readings if reading.reasons is not None]
     if not counted and not polled:
         return None
     shares: dict[str, float] = {}
@@ -247,14 +302,20 @@ def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
 
 def _busy_mhz(readings: Sequence[Reading]) -> float | None:
     """None where no clock is known of a reading in which the GPU is known not to have been idle."""
-    known = [reading for reading in readings if reading.sm_mhz is not None and reading.reasons is not None]
+    known = [
+        reading
+        for reading in readings
+        if reading.sm_mhz is not None and reading.reasons is not None
+    ]
     busy = [reading.sm_mhz for reading in known if not reading.reasons & IDLE]
     return statistics.fmean(busy) if busy else None
 
 
 def _verdict(readings: Sequence[Reading], failure: str) -> str:
     shares = _shares(readings) or {}
-    causes = [cause for cause in dict.fromkeys([*REASONS, *POLICIES]) if shares.get(cause, 0.0) > SHARE]
+    causes = [
+        cause for cause in dict.fromkeys([*REASONS, *POLICIES]) if shares.get(cause, 0.0) > SHARE
+    ]
     if causes:
         return f"yes: {', '.join(causes)}"
     if failure:
@@ -262,10 +323,20 @@ def _verdict(readings: Sequence[Reading], failure: str) -> str:
     if len(readings) < 2:
         return "unknown: fewer than two readings"
     blind = {
-        item: why for reading in readings for item, why in reading.unsupported.items() if "counter" in item or "reasons" in item
+        item: why
+        for reading in readings
+        for item, why in reading.unsupported.items()
+        if "counter" in item or "reasons" in item
     }
-    missing = [cause for cause in ("power", "thermal") if any(cause not in reading.throttled_ns for reading in readings)]
+    missing = [
+        cause
+        for cause in ("power", "thermal")
+        if any(cause not in reading.throttled_ns for reading in readings)
+    ]
     if missing or any(reading.reasons is None for reading in readings):
-        told = "; ".join(f"{item}: {why}" for item, why in sorted(blind.items())) or "counters of power or heat are not there"
+        told = (
+            "; ".join(f"{item}: {why}" for item, why in sorted(blind.items()))
+            or "counters of power or heat are not there"
+        )
         return f"unknown: {told}"
     return "no"

@@ -1,6 +1,8 @@
-"""One scene of the embedded set: background, sprites standing on the ground, shadows, occlusion by painting order.
+"""One scene of the embedded set: background, sprites standing on the ground, shadows, occlusion by
+painting order.
 
-The truth (masks, boxes, areas) is read from the map of visible pixels, never from a pasted rectangle.
+The truth (masks, boxes, areas) is read from the map of visible pixels, never from a pasted
+rectangle.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from PIL import Image, ImageFilter
 PACK = Path(__file__).resolve().parent / "pack"
 # (share of objects, longest side as a part of the image side): "pico mix" of the design note.
 SIZES = ((0.15, 0.10, 0.16), (0.45, 0.18, 0.36), (0.40, 0.36, 0.72))
-MIN_VISIBLE, MIN_PIXELS = 0.25, 12
+MIN_VISIBLE = 0.25
+MIN_PIXELS = 12
 TRIES = 6  # positions tried before a barely visible object is accepted as clutter
 
 
@@ -46,7 +49,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """A sprite at its final size; ``rgba`` float32 premultiplied, 0..1; (x, y) of its upper left corner, may be outside."""
+    """A sprite at its final size; ``rgba`` float32 premultiplied, 0..1; (x, y) of its upper left
+    corner, may be outside.
+    """
 
     rgba: np.ndarray
     category_id: int
@@ -64,18 +69,37 @@ def load_assets(part: str) -> Assets:
     """Decodes one part ("train" or "val") of the pack."""
     with open(PACK / "catalog.csv", newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream)]
-    categories = sorted({(int(row["coco_category_id"]), row["class"]) for row in rows if row["class"] != "distractor"})
+    categories = sorted(
+        {
+            (int(row["coco_category_id"]), row["class"])
+            for row in rows
+            if row["class"] != "distractor"
+        }
+    )
     models: dict[int, dict[str, list[Sprite]]] = {}
     for row in rows:
         if row["split"] == part:
             number = int(row["coco_category_id"])
             rgba = np.asarray(Image.open(PACK / row["file"]).convert("RGBA"))
-            models.setdefault(number, {}).setdefault(row["model_id"], []).append(Sprite(rgba, number))
-    grouped = {number: tuple(tuple(views) for views in by_model.values()) for number, by_model in models.items()}
+            models.setdefault(number, {}).setdefault(row["model_id"], []).append(
+                Sprite(rgba, number)
+            )
+    grouped = {
+        number: tuple(tuple(views) for views in by_model.values())
+        for number, by_model in models.items()
+    }
     with open(PACK / "backgrounds.csv", newline="", encoding="utf-8") as stream:
         pictures = [row for row in csv.DictReader(stream) if row["split"] == part]
-    backgrounds = tuple((np.asarray(Image.open(PACK / row["file"]).convert("RGB")), "scene_" in row["file"]) for row in pictures)
-    return Assets(tuple(grouped[number] for number, _ in categories), grouped[0], backgrounds, tuple(categories))
+    backgrounds = tuple(
+        (np.asarray(Image.open(PACK / row["file"]).convert("RGB")), "scene_" in row["file"])
+        for row in pictures
+    )
+    return Assets(
+        tuple(grouped[number] for number, _ in categories),
+        grouped[0],
+        backgrounds,
+        tuple(categories),
+    )
 
 
 def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
@@ -88,8 +112,17 @@ def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
         _paint(canvas, owner, placed, index)
     visible = _visible(owner, objects)
     kept = [index for index, placed in enumerate(objects) if placed.category_id and visible[index]]
-    masks = np.stack([owner == index for index in kept]) if kept else np.zeros((0, side, side), dtype=bool)
-    return Scene(_finish(canvas, rng), masks, tuple(objects[index].category_id for index in kept), int(rng.integers(80, 96)))
+    masks = (
+        np.stack([owner == index for index in kept])
+        if kept
+        else np.zeros((0, side, side), dtype=bool)
+    )
+    return Scene(
+        _finish(canvas, rng),
+        masks,
+        tuple(objects[index].category_id for index in kept),
+        int(rng.integers(80, 96)),
+    )
 
 
 def _choose(items: tuple, rng: np.random.Generator):  # type: ignore[no-untyped-def]
@@ -103,7 +136,9 @@ def _background(assets: Assets, side: int, rng: np.random.Generator) -> np.ndarr
     crop = int(min(height, width) * rng.uniform(0.7, 1.0))
     x = int(rng.integers(width - crop + 1))
     y = height - crop if floor else int(rng.integers(height - crop + 1))
-    image = Image.fromarray(picture).resize((side, side), Image.Resampling.BILINEAR, box=(x, y, x + crop, y + crop))
+    image = Image.fromarray(picture).resize(
+        (side, side), Image.Resampling.BILINEAR, box=(x, y, x + crop, y + crop)
+    )
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.4:
@@ -112,7 +147,9 @@ def _background(assets: Assets, side: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _objects(assets: Assets, side: int, rng: np.random.Generator) -> list[Placed]:
-    """2 to 7 objects in painting order; positions that would hide an object, or bury an earlier one, are drawn again."""
+    """2 to 7 objects in painting order; positions that would hide an object, or bury an earlier
+    one, are drawn again.
+    """
     placed: list[Placed] = []
     for _ in range(int(rng.integers(2, 8))):
         models = assets.clutter if rng.random() < 1 / 6 else _choose(assets.classes, rng)
@@ -134,8 +171,12 @@ def _scaled(sprite: Sprite, side: int, rng: np.random.Generator) -> tuple[np.nda
     scale = longest / max(height, width)
     size = max(2, round(width * scale)), max(2, round(height * scale))
     pixels = sprite.rgba.astype(np.float32) / 255
-    pixels[..., :3] *= pixels[..., 3:]  # premultiplied: straight resizing leaves dark or bright rims
-    bands = [Image.fromarray(pixels[..., band]).resize(size, Image.Resampling.BILINEAR) for band in range(4)]
+    # premultiplied: straight resizing leaves dark or bright rims
+    pixels[..., :3] *= pixels[..., 3:]
+    bands = [
+        Image.fromarray(pixels[..., band]).resize(size, Image.Resampling.BILINEAR)
+        for band in range(4)
+    ]
     rgba = np.stack([np.asarray(band) for band in bands], axis=-1)
     if rng.random() < 0.5:
         rgba = rgba[:, ::-1]
@@ -157,15 +198,25 @@ def _position(rgba: np.ndarray, category_id: int, side: int, rng: np.random.Gene
             bottom = side + int(height * part)
         else:
             x = -int(width * part) if where == 0 else side - int(width * (1 - part))
-    return Placed(rgba, category_id, x, max(bottom - height, -height // 4), int((rgba[..., 3] >= 0.5).sum()))
+    return Placed(
+        rgba, category_id, x, max(bottom - height, -height // 4), int((rgba[..., 3] >= 0.5).sum())
+    )
 
 
 def _window(placed: Placed, side: int) -> tuple[slice, slice, slice, slice]:
     """(rows, columns) of the image and of the sprite where they overlap."""
     height, width = placed.rgba.shape[:2]
-    y0, y1, x0, x1 = max(0, placed.y), min(side, placed.y + height), max(0, placed.x), min(side, placed.x + width)
+    y0 = max(0, placed.y)
+    y1 = min(side, placed.y + height)
+    x0 = max(0, placed.x)
+    x1 = min(side, placed.x + width)
     y1, x1 = max(y0, y1), max(x0, x1)
-    return slice(y0, y1), slice(x0, x1), slice(y0 - placed.y, y1 - placed.y), slice(x0 - placed.x, x1 - placed.x)
+    return (
+        slice(y0, y1),
+        slice(x0, x1),
+        slice(y0 - placed.y, y1 - placed.y),
+        slice(x0 - placed.x, x1 - placed.x),
+    )
 
 
 def _paint(canvas: np.ndarray | None, owner: np.ndarray, placed: Placed, index: int) -> None:
@@ -179,7 +230,10 @@ def _paint(canvas: np.ndarray | None, owner: np.ndarray, placed: Placed, index: 
 def _visible(owner: np.ndarray, order: list[Placed]) -> list[bool]:
     """Whether enough of each object, in painting order, is left in the map of visible pixels."""
     pixels = np.bincount(owner.ravel() + 1, minlength=len(order) + 1)[1:]
-    return [count >= max(MIN_PIXELS, MIN_VISIBLE * placed.area) for count, placed in zip(pixels.tolist(), order, strict=True)]
+    return [
+        count >= max(MIN_PIXELS, MIN_VISIBLE * placed.area)
+        for count, placed in zip(pixels.tolist(), order, strict=True)
+    ]
 
 
 def _all_visible(order: list[Placed], side: int) -> bool:
@@ -191,12 +245,21 @@ def _all_visible(order: list[Placed], side: int) -> bool:
 
 def _shadow(canvas: np.ndarray, placed: Placed) -> None:
     """Darkens a soft ellipse at the foot of a sprite, by up to 45 %."""
-    side, width = len(canvas), placed.rgba.shape[1]
-    half_x, half_y = max(1.0, 0.45 * width), max(1.0, 0.065 * width)
+    side = len(canvas)
+    width = placed.rgba.shape[1]
+    half_x = max(1.0, 0.45 * width)
+    half_y = max(1.0, 0.065 * width)
     soft = max(0.5, 0.035 * width)
-    cx, cy = placed.x + width / 2, placed.bottom - half_y
-    y0, y1 = (int(np.clip(value, 0, side)) for value in (cy - half_y - 3 * soft, cy + half_y + 3 * soft + 1))
-    x0, x1 = (int(np.clip(value, 0, side)) for value in (cx - half_x - 3 * soft, cx + half_x + 3 * soft + 1))
+    cx = placed.x + width / 2
+    cy = placed.bottom - half_y
+    y0, y1 = (
+        int(np.clip(value, 0, side))
+        for value in (cy - half_y - 3 * soft, cy + half_y + 3 * soft + 1)
+    )
+    x0, x1 = (
+        int(np.clip(value, 0, side))
+        for value in (cx - half_x - 3 * soft, cx + half_x + 3 * soft + 1)
+    )
     if y1 <= y0 or x1 <= x0:
         return
     ys, xs = np.mgrid[y0:y1, x0:x1].astype(np.float32)
@@ -208,5 +271,7 @@ def _shadow(canvas: np.ndarray, placed: Placed) -> None:
 def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A little contrast and noise; uint8."""
     contrast = rng.uniform(0.9, 1.1)
-    noisy = (canvas - 0.5) * contrast + 0.5 + rng.normal(0, rng.uniform(0.0, 0.02), size=canvas.shape)
+    noisy = (
+        (canvas - 0.5) * contrast + 0.5 + rng.normal(0, rng.uniform(0.0, 0.02), size=canvas.shape)
+    )
     return (noisy.clip(0, 1) * 255 + 0.5).astype(np.uint8)

@@ -1,9 +1,11 @@
-"""The embedded data set: COCO classes composed from licensed sprites over photos. Synthetic: its AP is not COCO AP.
+"""The embedded data set: COCO classes composed from licensed sprites over photos. Synthetic: its AP
+is not COCO AP.
 
     python -m rfdetr_repro.data.embedded --out DIR [--train-images 8000] [--seed 0]
 
-Image i of a split is a pure function of (seed, split, i): it depends neither on the machine nor on the number of workers.
-Rules and numbers: ``embedded_pack/README.md``; object sizes: the "pico mix", larger than the README's because images are 160 px.
+Image i of a split is a pure function of (seed, split, i): it depends neither on the machine nor on
+the number of workers. Rules and numbers: ``embedded_pack/README.md``; object sizes: the "pico mix",
+larger than the README's because images are 160 px.
 """
 
 from __future__ import annotations
@@ -34,11 +36,16 @@ from .compose import Scene, compose_scene, load_assets
 
 CHUNK = 32  # images per work item
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # e.g. a progress bar around the work items
-NOTE = "Synthetic images composed from rendered 3D models over photos; their AP is not COCO AP and must not be compared with it."
-SPLITS = {"train": "train", "val": "train", "test": "val"}  # split -> the part of the pack it may use
+NOTE = (
+    "Synthetic images composed from rendered 3D models over photos; their AP is not COCO AP and "
+    "must not be compared with it."
+)
+# split -> the part of the pack it may use
+SPLITS = {"train": "train", "val": "train", "test": "val"}
 DESCRIPTIONS = {
     "train": "scenes of the pack's train objects and backgrounds",
-    "val": "new scenes of the same train objects and backgrounds (another random stream); the search chooses on it",
+    "val": "new scenes of the same train objects and backgrounds (another random stream); the search "  # noqa: E501
+    "chooses on it",
     "test": "objects, clutter and backgrounds that never occur in training",
 }
 
@@ -58,7 +65,9 @@ class EmbeddedConfig:
 
 
 def compose(config: EmbeddedConfig, split: str, index: int) -> Scene:
-    """Scene ``index`` of ``split``: image uint8 (side, side, 3), boxes, masks and categories of what is visible."""
+    """Scene ``index`` of ``split``: image uint8 (side, side, 3), boxes, masks and categories of
+    what is visible.
+    """
     rng = np.random.default_rng((config.seed, list(SPLITS).index(split), index))
     return compose_scene(load_assets(SPLITS[split]), config.image_side, rng)
 
@@ -67,12 +76,16 @@ def _file_name(index: int) -> str:
     return f"{index:06d}.jpg"
 
 
-def _write_images(indices: Sequence[int], config: EmbeddedConfig, split: str, folder: str) -> list[list[dict]]:
+def _write_images(
+    indices: Sequence[int], config: EmbeddedConfig, split: str, folder: str
+) -> list[list[dict]]:
     return [_write_image(index, config, split, folder) for index in indices]
 
 
 def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) -> list[dict]:
-    """Writes one JPEG (its quality is part of the scene) and returns its annotations without ids."""
+    """Writes one JPEG (its quality is part of the scene) and returns its annotations without
+    ids.
+    """
     scene = compose(config, split, index)
     content = io.BytesIO()
     Image.fromarray(scene.image).save(content, "JPEG", quality=scene.jpeg_quality)
@@ -89,8 +102,16 @@ def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) ->
     return annotations
 
 
-def write_embedded(folder: str | Path, config: EmbeddedConfig | None = None, progress: Progress = iter, workers: int = 2) -> Path:
-    """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg). A finished split of the same config is kept."""
+def write_embedded(
+    folder: str | Path,
+    config: EmbeddedConfig | None = None,
+    progress: Progress = iter,
+    workers: int = 2,
+) -> Path:
+    """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg).
+
+    A finished split of the same config is kept.
+    """
     folder, config = Path(folder), config or EmbeddedConfig()
     if _missing(folder, config):
         with locked_folder(folder, "composes this data set"):
@@ -107,13 +128,22 @@ def _missing(folder: Path, config: EmbeddedConfig) -> list[str]:
         if not path.exists():
             missing.append(split)
         elif read_json(path).get("info", {}).get("config") != asdict(config):
-            raise InputError("another embedded data set is here", folder, "choose another folder, or remove this one")
+            raise InputError(
+                "another embedded data set is here",
+                folder,
+                "choose another folder, or remove this one",
+            )
     return missing
 
 
-def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Progress, workers: int) -> None:
-    """Images go to a temporary folder that is renamed when whole; the annotations come last and mark the split finished."""
-    final, partial_folder = folder / split, folder / f".{split}.partial"
+def _write_split(
+    folder: Path, config: EmbeddedConfig, split: str, progress: Progress, workers: int
+) -> None:
+    """Images go to a temporary folder that is renamed when whole; the annotations come last and
+    mark the split finished.
+    """
+    final = folder / split
+    partial_folder = folder / f".{split}.partial"
     for leftover in (final, partial_folder):
         shutil.rmtree(leftover, ignore_errors=True)
     partial_folder.mkdir(parents=True)
@@ -124,7 +154,10 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Pro
     except BaseException:  # a signal too
         shutil.rmtree(partial_folder, ignore_errors=True)
         raise
-    annotations = [{"id": number, **row} for number, row in enumerate((row for rows in per_image for row in rows), 1)]
+    annotations = [
+        {"id": number, **row}
+        for number, row in enumerate((row for rows in per_image for row in rows), 1)
+    ]
     document = {
         "info": {
             "name": "embedded",
@@ -133,37 +166,56 @@ def _write_split(folder: Path, config: EmbeddedConfig, split: str, progress: Pro
             "config": asdict(config),
         },
         "images": [
-            {"id": i, "file_name": _file_name(i), "width": config.image_side, "height": config.image_side} for i in indices
+            {
+                "id": i,
+                "file_name": _file_name(i),
+                "width": config.image_side,
+                "height": config.image_side,
+            }
+            for i in indices
         ],
         "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in load_assets(SPLITS[split]).categories],
+        "categories": [
+            {"id": number, "name": name} for number, name in load_assets(SPLITS[split]).categories
+        ],
     }
     os.replace(partial_folder, final)
     write_atomic(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
 
 
-def _work_through(work: Callable[[Sequence[int]], list[Any]], indices: range, progress: Progress, workers: int) -> list[Any]:
-    """``work`` on all ``indices``, in chunks and in order; in processes of its own where that pays."""
+def _work_through(
+    work: Callable[[Sequence[int]], list[Any]], indices: range, progress: Progress, workers: int
+) -> list[Any]:
+    """``work`` on all ``indices``, in chunks and in order; in processes of its own where that
+    pays.
+    """
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
     if workers < 2 or len(chunks) <= 4:
         return [rows for chunk in progress(chunks) for rows in work(chunk)]
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_live_with_parent)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_live_with_parent
+    )
     try:
         waiting = [pool.submit(work, chunk) for chunk in chunks]
         return [rows for future in progress(waiting) for rows in future.result()]
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error or a signal: without the chunks that nobody has begun
+        # after an error or a signal: without the chunks that nobody has begun
+        pool.shutdown(cancel_futures=True)
 
 
 def _live_with_parent() -> None:
-    """In a worker: signals that end a whole job are left to the parent, and a parent that was killed takes its workers along."""
+    """In a worker: signals that end a whole job are left to the parent, and a parent that was
+    killed takes its workers along.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Without it a worker would wait for ever for work, or write on into a folder that the next run makes anew."""
+    """Without it a worker would wait for ever for work, or write on into a folder that the next run
+    makes anew.
+    """
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -174,10 +226,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
     parser.add_argument("--out", required=True, type=output_folder, help="folder to write")
     parser.add_argument(
-        "--train-images", type=whole(1, 10**6), default=EmbeddedConfig.train_images, help="how many (default: %(default)s)"
+        "--train-images",
+        type=whole(1, 10**6),
+        default=EmbeddedConfig.train_images,
+        help="how many (default: %(default)s)",
     )
-    parser.add_argument("--side", type=whole(64, 4096), default=EmbeddedConfig.image_side, help="image side in pixels")
-    parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, help="of the compositions")
+    parser.add_argument(
+        "--side",
+        type=whole(64, 4096),
+        default=EmbeddedConfig.image_side,
+        help="image side in pixels",
+    )
+    parser.add_argument(
+        "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the compositions"
+    )
     args = parser.parse_args(argv)
     config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
     print(f"{write_embedded(args.out, config)}: {NOTE}")

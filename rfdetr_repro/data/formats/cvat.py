@@ -1,4 +1,6 @@
-"""CVAT's own XML ("CVAT for images") as a COCO document: boxes, polygons and masks; other shapes are counted and left out."""
+"""CVAT's own XML ("CVAT for images") as a COCO document: boxes, polygons and masks; other shapes
+are counted and left out.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,24 @@ _BAD_SHAPE = "CVAT shape that is malformed"
 _LEFT_OUT = ("polyline", "points", "cuboid", "skeleton", "ellipse", "tag")
 
 
-def cvat_as_coco(path: Path, subset: str | None, drop_bad: bool = False) -> tuple[bytes, dict[str, int]]:
-    """(COCO JSON as UTF-8, shapes left out by kind). ``subset``: only images of that subset; None: all.
+def cvat_as_coco(
+    path: Path, subset: str | None, drop_bad: bool = False
+) -> tuple[bytes, dict[str, int]]:
+    """(COCO JSON as UTF-8, shapes left out by kind). ``subset``: only images of that subset; None:
+    all.
 
     A rotated box has no upright form: it is bad, as is a label that the file does not list.
     """
     root = read_xml(path, "annotations")
-    names = list(dict.fromkeys(name.strip() for entry in root.iter("label") if (name := entry.findtext("name"))))
+    names = list(
+        dict.fromkeys(
+            name.strip() for entry in root.iter("label") if (name := entry.findtext("name"))
+        )
+    )
     if not names:
-        names = sorted({shape.get("label", "") for image in root.iter("image") for shape in image} - {""})
+        names = sorted(
+            {shape.get("label", "") for image in root.iter("image") for shape in image} - {""}
+        )
     if not names:
         raise InputError("no labels", path, "export the task again")
     number = {name: index for index, name in enumerate(names, 1)}
@@ -52,26 +63,37 @@ def cvat_as_coco(path: Path, subset: str | None, drop_bad: bool = False) -> tupl
                     raise
                 left_out[_BAD_SHAPE] = left_out.get(_BAD_SHAPE, 0) + 1
                 continue
-            document["annotations"].append({"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row})
+            document["annotations"].append(
+                {"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row}
+            )
     return json.dumps(document).encode(), left_out
 
 
-def _row(shape: Element, number: dict[str, int], image: dict[str, Any], path: Path) -> dict[str, Any]:
+def _row(
+    shape: Element, number: dict[str, int], image: dict[str, Any], path: Path
+) -> dict[str, Any]:
     where = f"a {shape.tag[:20]} of image {image['file_name']}"
     if (label := shape.get("label")) not in number:
         raise InputError(f"{where} has the label {label!r}, which is not listed", path, MEND)
     category = {"category_id": number[label]}
     if shape.tag == "box":
         if numbers_of([shape.get("rotation", "0")], path, where)[0] % 360:
-            raise InputError(f"{where} is rotated", path, "RF-DETR finds upright boxes: draw it upright, or " + MEND)
-        left, top, right, bottom = numbers_of([shape.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], path, where)
+            raise InputError(
+                f"{where} is rotated",
+                path,
+                "RF-DETR finds upright boxes: draw it upright, or " + MEND,
+            )
+        left, top, right, bottom = numbers_of(
+            [shape.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], path, where
+        )
         return {**category, "bbox": [left, top, right - left, bottom - top]}
     if shape.tag == "polygon":
         pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
         points = numbers_of([value for pair in pairs for value in pair], path, where)
         if len(points) < 6 or len(points) % 2:
             raise InputError(f"{where} has fewer than three points", path, MEND)
-        xs, ys = points[::2], points[1::2]
+        xs = points[::2]
+        ys = points[1::2]
         box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
         return {**category, "bbox": box, "segmentation": [points]}
     if shape.tag == "mask":
@@ -80,7 +102,9 @@ def _row(shape: Element, number: dict[str, int], image: dict[str, Any], path: Pa
 
 
 def _mask(shape: Element, image: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """CVAT's runs go along the rows of the mask's own box, starting outside; COCO's down the columns of the whole image."""
+    """CVAT's runs go along the rows of the mask's own box, starting outside; COCO's down the
+    columns of the whole image.
+    """
     sides = [shape.get(key) for key in ("left", "top", "width", "height")]
     left, top, width, height = (int(value) for value in numbers_of(sides, path, where))
     runs = [int(value) for value in numbers_of(list(shape.get("rle", "").split(",")), path, where)]
@@ -98,4 +122,8 @@ def _mask(shape: Element, image: dict[str, Any], path: Path, where: str) -> dict
     edges = [0, *(np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist(), flat.size]
     counts = ([0] if flat[0] else []) + np.diff(edges).tolist()
     segmentation = {"size": list(whole.shape), "counts": counts}
-    return {"bbox": [left, top, width, height], "area": int(whole.sum()), "segmentation": segmentation}
+    return {
+        "bbox": [left, top, width, height],
+        "area": int(whole.sum()),
+        "segmentation": segmentation,
+    }

@@ -1,4 +1,6 @@
-"""Datumaro's own JSON (one file per subset) as a COCO document: boxes, polygons, masks; other annotations are left out."""
+"""Datumaro's own JSON (one file per subset) as a COCO document: boxes, polygons, masks; other
+annotations are left out.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,25 @@ _READ = ("bbox", "polygon", "mask")
 
 def is_datumaro(document: Any) -> bool:
     """Whether parsed JSON is Datumaro's: items, and categories as an object of kinds."""
-    return isinstance(document, dict) and isinstance(document.get("items"), list) and isinstance(document.get("categories"), dict)
+    return (
+        isinstance(document, dict)
+        and isinstance(document.get("items"), list)
+        and isinstance(document.get("categories"), dict)
+    )
 
 
 def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """(COCO document, annotations left out by kind). Labels keep their numbers; item ids are kept as text."""
+    """(COCO document, annotations left out by kind).
+
+    Labels keep their numbers; item ids are kept as text.
+    """
     labels = document["categories"].get("label")
     listed = labels.get("labels") if isinstance(labels, dict) else None
-    names = [entry.get("name") if isinstance(entry, dict) else None for entry in listed] if isinstance(listed, list) else []
+    names = (
+        [entry.get("name") if isinstance(entry, dict) else None for entry in listed]
+        if isinstance(listed, list)
+        else []
+    )
     result: dict[str, Any] = {"images": [], "annotations": []}
     result["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
     left_out: dict[str, int] = {}
@@ -26,24 +39,40 @@ def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         item = item if isinstance(item, dict) else {}
         image = item.get("image") if isinstance(item.get("image"), dict) else {}
         key = item.get("id") if isinstance(item.get("id"), str) and item.get("id") else number
-        size = image.get("size") if isinstance(image.get("size"), list) and len(image.get("size", [])) == 2 else [None, None]
+        size = (
+            image.get("size")
+            if isinstance(image.get("size"), list) and len(image.get("size", [])) == 2
+            else [None, None]
+        )
         media = item.get("media") if isinstance(item.get("media"), dict) else {}
-        name = image.get("path") or media.get("path") or (f"{key}.jpg" if isinstance(key, str) else None)
+        name = (
+            image.get("path")
+            or media.get("path")
+            or (f"{key}.jpg" if isinstance(key, str) else None)
+        )
         result["images"].append({"id": key, "file_name": name, "height": size[0], "width": size[1]})
         annotations = item.get("annotations")
         for row in _objects(annotations if isinstance(annotations, list) else [], left_out):
-            result["annotations"].append({"id": len(result["annotations"]) + 1, "image_id": key, **row})
+            result["annotations"].append(
+                {"id": len(result["annotations"]) + 1, "image_id": key, **row}
+            )
     return result, left_out
 
 
 def _objects(annotations: list[Any], left_out: dict[str, int]) -> list[dict[str, Any]]:
-    """Rows of one item. Shapes of one group and label (a box with its mask, an object in several parts) are one object."""
+    """Rows of one item.
+
+    Shapes of one group and label (a box with its mask, an object in several parts) are one object.
+    """
     rows: list[dict[str, Any]] = []
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in annotations:
         row = _row(entry)
         if row is None:
-            kind = f"Datumaro annotation of the kind {short(entry.get('type') if isinstance(entry, dict) else entry)}"
+            kind = (
+                f"Datumaro annotation of the kind "
+                f"{short(entry.get('type') if isinstance(entry, dict) else entry)}"
+            )
             left_out[kind] = left_out.get(kind, 0) + 1
             continue
         group = (repr(entry.get("group")), repr(row["category_id"]))

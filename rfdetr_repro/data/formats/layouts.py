@@ -1,7 +1,9 @@
-"""Which of the known layouts a data set is in, and a split of it as COCO JSON. See ``docs/data.md`` for the list.
+"""Which of the known layouts a data set is in, and a split of it as COCO JSON. See ``docs/data.md``
+for the list.
 
-A layout that names its splits is looked for first. A folder that names none (as labelling tools export it) is *undivided*: it is
-read as whichever split is asked for, and counts as having a train split only, so that nothing is validated on what was trained.
+A layout that names its splits is looked for first. A folder that names none (as labelling tools
+export it) is *undivided*: it is read as whichever split is asked for, and counts as having a train
+split only, so that nothing is validated on what was trained.
 """
 
 from __future__ import annotations
@@ -22,9 +24,19 @@ from .datumaro import datumaro_as_coco, is_datumaro
 from .voc import VocFolders, voc_as_coco
 from .yolo import documents_of, find_yaml, names_of_file, names_split, pictures_below, yolo_as_coco
 
-# Names under annotations/ (or in the folder itself), S being the split: COCO's and CVAT's, LVIS's, Objects365's, plain ones.
-_IN_ANNOTATIONS = ("instances_{}", "instances_{}2017", "lvis_v1_{}", "lvis_v0.5_{}", "zhiyuan_objv2_{}", "objects365_{}", "{}")
-# A JSON file and the folder of its images, in a folder that is one split: Roboflow, FiftyOne, Label Studio, CVAT, plain ones.
+# Names under annotations/ (or in the folder itself), S being the split: COCO's and CVAT's, LVIS's,
+# Objects365's, plain ones.
+_IN_ANNOTATIONS = (
+    "instances_{}",
+    "instances_{}2017",
+    "lvis_v1_{}",
+    "lvis_v0.5_{}",
+    "zhiyuan_objv2_{}",
+    "objects365_{}",
+    "{}",
+)
+# A JSON file and the folder of its images, in a folder that is one split: Roboflow, FiftyOne, Label
+# Studio, CVAT, plain ones.
 _SINGLE = (
     ("_annotations.coco.json", "."),
     ("labels.json", "data"),
@@ -68,29 +80,52 @@ class Content:
 
 
 def locate(source: DataSource, split: str) -> Found:
-    """Where the split is; an :class:`InputError` that says what was looked for where it is nowhere."""
+    """Where the split is; an :class:`InputError` that says what was looked for where it is
+    nowhere.
+    """
     if source.explicit:
         if (named := source.split(split)) is None:
-            raise InputError(f"no annotation file of the {split} split", source.root, f"name it: --annotations-{split} FILE")
+            raise InputError(
+                f"no annotation file of the {split} split",
+                source.root,
+                f"name it: --annotations-{split} FILE",
+            )
         return replace(_explicit(named), undivided=False)
     root = source.root
     if _is_file(root):
         return _file(root)
     if not _is_dir(root):
-        raise InputError("no such data folder", short(root), "give a folder in one of the forms of docs/data.md")
+        raise InputError(
+            "no such data folder", short(root), "give a folder in one of the forms of docs/data.md"
+        )
     if (found := next(_divided(root, split), None)) is not None:
         if found.missing is not None:
-            raise InputError(f"the images of split {split!r} are missing", found.missing, "put them there")
+            raise InputError(
+                f"the images of split {split!r} are missing", found.missing, "put them there"
+            )
         return found
-    others = [name for name in SPLITS if name != split and next(_divided(root, name), None) is not None]
+    others = [
+        name for name in SPLITS if name != split and next(_divided(root, name), None) is not None
+    ]
     if not others and (found := next(_undivided(root), None)) is not None:
         return found
-    has = f"; it has the split{'s' if len(others) > 1 else ''} {', '.join(others)}" if others else ""
+    has = (
+        f"; it has the split{'s' if len(others) > 1 else ''} {', '.join(others)}" if others else ""
+    )
     if (described := find_yaml(root)) is not None:
-        raise InputError(f"no split {split!r}", described, f"add an entry {split}: to this YOLO data file{has}")
+        raise InputError(
+            f"no split {split!r}", described, f"add an entry {split}: to this YOLO data file{has}"
+        )
     folder = "valid" if split == "val" else split
-    expected = f"it must hold annotations/instances_{split}.json and {split}/, or {folder}/_annotations.coco.json"
-    raise InputError(f"no COCO split {split!r}", root, f"{expected}, or data.yaml (YOLO), or another form of docs/data.md{has}")
+    expected = (
+        f"it must hold annotations/instances_{split}.json and {split}/, or "
+        f"{folder}/_annotations.coco.json"
+    )
+    raise InputError(
+        f"no COCO split {split!r}",
+        root,
+        f"{expected}, or data.yaml (YOLO), or another form of docs/data.md{has}",
+    )
 
 
 def is_there(source: DataSource, split: str) -> bool:
@@ -119,17 +154,23 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
         read = documents_of(images, names, found.path.parent, 0, drop_bad)
         return Content(read.content, (read.folder,), True, read.dropped, read.without_label_file)
     if found.kind == "voc":
-        text, dropped = voc_as_coco(VocFolders(found.path, found.folders, found.listed, found.others), drop_bad)
+        text, dropped = voc_as_coco(
+            VocFolders(found.path, found.folders, found.listed, found.others), drop_bad
+        )
         return Content(text, found.folders, True, dropped)
     if found.kind == "cvat":
         text, dropped = cvat_as_coco(found.path, None if found.undivided else split, drop_bad)
         return Content(text, found.folders, True, dropped)
     text = _json_text(found.path)
-    return _from_datumaro(text, found) if b'"items"' in text else Content(text, found.folders, False)
+    return (
+        _from_datumaro(text, found) if b'"items"' in text else Content(text, found.folders, False)
+    )
 
 
 def _json_text(path: Path) -> bytes:
-    """The bytes of a JSON file; of a file that begins like no JSON, which may be of any size, only its beginning."""
+    """The bytes of a JSON file; of a file that begins like no JSON, which may be of any size, only
+    its beginning.
+    """
     with open_input(path) as stream:
         head = stream.read(1 << 16)
         if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
@@ -138,7 +179,9 @@ def _json_text(path: Path) -> bytes:
         try:
             return stream.read()
         except MemoryError as error:
-            raise InputError("the annotation file does not fit into memory", path, "divide the data set") from error
+            raise InputError(
+                "the annotation file does not fit into memory", path, "divide the data set"
+            ) from error
 
 
 def _from_datumaro(text: bytes, found: Found) -> Content:
@@ -151,7 +194,9 @@ def _from_datumaro(text: bytes, found: Found) -> Content:
     try:
         parse_json(text)
     except ValueError as error:
-        raise InputError(f"not usable JSON ({error})", found.path, "export the data again") from error
+        raise InputError(
+            f"not usable JSON ({error})", found.path, "export the data again"
+        ) from error
     converted, dropped = datumaro_as_coco(document)
     return Content(json.dumps(converted).encode(), found.folders, False, dropped)
 
@@ -182,10 +227,15 @@ def _divided(root: Path, split: str) -> Iterator[Found]:
     """Places of a split in layouts that name their splits, the likeliest first."""
     for name in _names(split):
         for pattern in _IN_ANNOTATIONS:
-            for path in (root / "annotations" / f"{pattern.format(name)}.json", root / f"{pattern.format(name)}.json"):
+            for path in (
+                root / "annotations" / f"{pattern.format(name)}.json",
+                root / f"{pattern.format(name)}.json",
+            ):
                 if path.is_file():
                     folders = _coco_folders(root, name)
-                    anywhere = len(folders) > 1 or bool(_existing(root / "train2017", root / "val2017"))
+                    anywhere = len(folders) > 1 or bool(
+                        _existing(root / "train2017", root / "val2017")
+                    )
                     yield Found("coco", path, folders, missing=None if anywhere else root / name)
     for name in _names(split):
         yield from _single(root / name, undivided=False)
@@ -193,12 +243,17 @@ def _divided(root: Path, split: str) -> Iterator[Found]:
         yield Found("yolo", described, (root,))
     for name in _names(split):
         yield from _voc(root, name)
-    if _is_cvat(xml := root / "annotations.xml") and f'subset="{split}"'.encode() in xml.read_bytes():
+    if (
+        _is_cvat(xml := root / "annotations.xml")
+        and f'subset="{split}"'.encode() in xml.read_bytes()
+    ):
         yield Found("cvat", xml, _existing(root / "images" / split, root / "images") + (root,))
 
 
 def _coco_folders(root: Path, name: str) -> tuple[Path, ...]:
-    """Folders that the file names may start from; the set's own folder last (LVIS names images of two splits)."""
+    """Folders that the file names may start from; the set's own folder last (LVIS names images of
+    two splits).
+    """
     names = (name, f"{name}2017", f"images/{name}", f"images/{name}2017", "images", "data")
     return (*_existing(*(root / candidate for candidate in names)), root)
 
@@ -211,10 +266,25 @@ def _single(folder: Path, undivided: bool) -> Iterator[Found]:
     if (folder / "classes.txt").is_file() and (folder / "images").is_dir():
         yield Found("labels", folder / "classes.txt", (folder / "images",), undivided)
     for place in ("Annotations", "annotations", "."):
-        if _is_dir(folder / place) and any((folder / place).glob("*.xml")) and not (folder / "annotations.xml").is_file():
+        if (
+            _is_dir(folder / place)
+            and any((folder / place).glob("*.xml"))
+            and not (folder / "annotations.xml").is_file()
+        ):
             images = _existing(folder / "JPEGImages", folder / "images", folder)
-            siblings = [folder.parent / name / place for split in SPLITS for name in _names(split) if name != folder.name]
-            yield Found("voc", folder / place, images, undivided, others=() if undivided else _existing(*siblings))
+            siblings = [
+                folder.parent / name / place
+                for split in SPLITS
+                for name in _names(split)
+                if name != folder.name
+            ]
+            yield Found(
+                "voc",
+                folder / place,
+                images,
+                undivided,
+                others=() if undivided else _existing(*siblings),
+            )
     if _is_cvat(folder / "annotations.xml"):
         yield Found("cvat", folder / "annotations.xml", _existing(folder / "images", folder), True)
 
@@ -226,13 +296,28 @@ def _undivided(root: Path) -> Iterator[Found]:
 
 
 def _voc(root: Path, name: str) -> Iterator[Found]:
-    """The devkit's folders, here or in VOCdevkit/VOC2007 and the like, with a list of the split's images."""
-    for folder in (root, *sorted(root.glob("VOC[0-9]*")), *sorted(root.glob("VOCdevkit/VOC[0-9]*"))):
+    """The devkit's folders, here or in VOCdevkit/VOC2007 and the like, with a list of the split's
+    images.
+    """
+    for folder in (
+        root,
+        *sorted(root.glob("VOC[0-9]*")),
+        *sorted(root.glob("VOCdevkit/VOC[0-9]*")),
+    ):
         listed = folder / "ImageSets" / "Main" / f"{name}.txt"
         if os.path.lexists(listed) and not _is_file(listed):
-            raise InputError("the list of images is a link that leads nowhere, or no file", listed, "mend or remove it")
+            raise InputError(
+                "the list of images is a link that leads nowhere, or no file",
+                listed,
+                "mend or remove it",
+            )
         if listed.is_file() and (folder / "Annotations").is_dir():
-            yield Found("voc", folder / "Annotations", _existing(folder / "JPEGImages", folder / "images", folder), listed=listed)
+            yield Found(
+                "voc",
+                folder / "Annotations",
+                _existing(folder / "JPEGImages", folder / "images", folder),
+                listed=listed,
+            )
 
 
 def _is_cvat(path: Path) -> bool:
@@ -252,19 +337,33 @@ def _file(path: Path) -> Found:
 
 def _explicit(named: ExplicitSplit) -> Found:
     """A split whose annotation file (or folder of VOC files) and images are named by hand."""
-    path, images = named.annotations, named.images
+    path = named.annotations
+    images = named.images
     if images is not None and not _is_dir(images):
         raise InputError("no such folder of images", short(images), "check the path")
     beside = path.parent
     if images is not None:
         folders = (images,)
     else:
-        folders = (*_existing(beside / "images", beside / "data", beside.parent / "images"), beside, beside.parent)
+        folders = (
+            *_existing(beside / "images", beside / "data", beside.parent / "images"),
+            beside,
+            beside.parent,
+        )
     if _is_dir(path):
         if not any(path.glob("*.xml")):
-            raise InputError("a folder without XML files", path, "name an annotation file, or a folder of Pascal VOC files")
+            raise InputError(
+                "a folder without XML files",
+                path,
+                "name an annotation file, or a folder of Pascal VOC files",
+            )
         return Found(
-            "voc", path, (images,) if images else _existing(path.parent / "JPEGImages", path.parent / "images", path), True
+            "voc",
+            path,
+            (images,)
+            if images
+            else _existing(path.parent / "JPEGImages", path.parent / "images", path),
+            True,
         )
     if not _is_file(path):
         raise InputError("no such annotation file", short(path), "check the path")

@@ -1,8 +1,9 @@
 """Pascal VOC XML (one file per image) as a COCO document.
 
-Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, the last one included, so a box goes from
-``xmin - 1`` to ``xmax``. Objects marked as difficult count as any other. Class names are sorted and numbered from 1, over all
-files of the data set, not only those of the split.
+Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, the last one
+included, so a box goes from ``xmin - 1`` to ``xmax``. Objects marked as difficult count as any
+other. Class names are sorted and numbered from 1, over all files of the data set, not only those of
+the split.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocFolders:
-    """Where a split's files are. ``listed``: the ImageSets file that names its images; None: every XML file is of the split."""
+    """Where a split's files are.
+
+    ``listed``: the ImageSets file that names its images; None: every XML file is of the split.
+    """
 
     annotations: Path
     images: tuple[Path, ...]
@@ -35,19 +39,37 @@ class VocFolders:
 
 
 def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dict[str, int]]:
-    """(COCO JSON as UTF-8, rows left out by kind). File names start from the first folder of images."""
+    """(COCO JSON as UTF-8, rows left out by kind).
+
+    File names start from the first folder of images.
+    """
     files = _xml_files(folders.annotations)
     wanted = _listed(folders.listed) if folders.listed else {path.stem: None for path in files}
     known = {path.stem: path for path in files}
     if absent := sorted(set(wanted) - set(known)):
-        what = f"{len(absent)} of {len(wanted)} listed images have no XML file, first {short(absent[0])}"
+        what = (
+            f"{len(absent)} of {len(wanted)} listed images have no XML file, first "
+            f"{short(absent[0])}"
+        )
         raise InputError(what, folders.annotations, "add the file, or take the name off the list")
-    finder, dropped = ImageFinder(folders.images), dict[str, int]()
+    finder = ImageFinder(folders.images)
+    dropped = dict[str, int]()
     read = {stem: read_xml(path, "annotation") for stem, path in known.items()}
-    others = (read_xml(path, "annotation") for folder in folders.named_in for path in _xml_files(folder))
-    names = sorted({_text(entry, "name") for root in (*read.values(), *others) for entry in root.findall("object")} - {""})
+    others = (
+        read_xml(path, "annotation") for folder in folders.named_in for path in _xml_files(folder)
+    )
+    names = sorted(
+        {
+            _text(entry, "name")
+            for root in (*read.values(), *others)
+            for entry in root.findall("object")
+        }
+        - {""}
+    )
     if not names:
-        raise InputError("no XML file has an object with a name", folders.annotations, "label the images")
+        raise InputError(
+            "no XML file has an object with a name", folders.annotations, "label the images"
+        )
     number = {name: index for index, name in enumerate(names, 1)}
     document: dict[str, Any] = {"images": [], "annotations": []}
     document["categories"] = [{"id": id_, "name": name} for name, id_ in number.items()]
@@ -62,7 +84,9 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
                     raise
                 dropped[_BAD_OBJECT] = dropped.get(_BAD_OBJECT, 0) + 1
                 continue
-            document["annotations"].append({"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row})
+            document["annotations"].append(
+                {"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row}
+            )
     return json.dumps(document).encode(), dropped
 
 
@@ -88,11 +112,16 @@ def _name(entry: Element, path: Path, place: int) -> str:
 
 
 def _image(root: Element, path: Path, finder: ImageFinder) -> dict[str, Any]:
-    """File name and, where stated, size. Some tools leave the suffix out or write that of another file: the stem then counts."""
+    """File name and, where stated, size.
+
+    Some tools leave the suffix out or write that of another file: the stem then counts.
+    """
     stated = _text(root, "filename") or _text(root, "path") or path.stem
     candidates = [stated, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
     found = next((hit for name in candidates if (hit := finder.find(name))), None)
-    entry: dict[str, Any] = {"file_name": os.path.relpath(found, finder.folders[0]) if found else stated}
+    entry: dict[str, Any] = {
+        "file_name": os.path.relpath(found, finder.folders[0]) if found else stated
+    }
     sides = [_text(root, f"size/{side}") for side in ("width", "height")]
     if all(side.isascii() and side.isdigit() and 0 < int(side[:9]) for side in sides):
         entry |= {"width": int(sides[0][:9]), "height": int(sides[1][:9])}
@@ -100,12 +129,20 @@ def _image(root: Element, path: Path, finder: ImageFinder) -> dict[str, Any]:
 
 
 def _shape(entry: Element, path: Path, place: int) -> dict[str, Any]:
-    """[x, y, width, height] in px from 0, and the polygon where there is one (x1, y1, x2, y2, ...; Roboflow, supervision)."""
+    """[x, y, width, height] in px from 0, and the polygon where there is one (x1, y1, x2, y2, ...;
+    Roboflow, supervision).
+    """
     if (box := entry.find("bndbox")) is None:
         raise InputError(f"object {place} has no bndbox", path, MEND)
-    left, top, right, bottom = numbers_of([_text(box, side) for side in _SIDES], path, f"object {place}")
+    left, top, right, bottom = numbers_of(
+        [_text(box, side) for side in _SIDES], path, f"object {place}"
+    )
     row: dict[str, Any] = {"bbox": [left - 1, top - 1, right - left + 1, bottom - top + 1]}
     if (polygon := entry.find("polygon")) is not None:
-        texts = [polygon.findtext(f"{axis}{number}") for number in range(1, len(polygon) // 2 + 1) for axis in ("x", "y")]
+        texts = [
+            polygon.findtext(f"{axis}{number}")
+            for number in range(1, len(polygon) // 2 + 1)
+            for axis in ("x", "y")
+        ]
         row["segmentation"] = [[value - 1 for value in numbers_of(texts, path, f"object {place}")]]
     return row

@@ -1,4 +1,6 @@
-"""XML of annotation tools, read without anything that a document type may ask for (entities blow up, or read other files)."""
+"""XML of annotation tools, read without anything that a document type may ask for (entities blow
+up, or read other files).
+"""
 
 from __future__ import annotations
 
@@ -18,24 +20,36 @@ def read_xml(path: Path, root: str) -> Element:
     with open_input(path) as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise InputError(f"an XML file of more than {MOST_BYTES >> 30} GB", path, "export the data in parts")
+        raise InputError(
+            f"an XML file of more than {MOST_BYTES >> 30} GB", path, "export the data in parts"
+        )
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:
-        raise InputError("XML with a document type, or not UTF-8", path, "write the file again without a document type")
+        raise InputError(
+            "XML with a document type, or not UTF-8",
+            path,
+            "write the file again without a document type",
+        )
     try:
         found = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"not XML ({error})", path, "write the file again") from error
     if found.tag != root:
-        raise InputError(f"the XML's root is <{found.tag[:40]}>, not <{root}>", path, "export the data again")
+        raise InputError(
+            f"the XML's root is <{found.tag[:40]}>, not <{root}>", path, "export the data again"
+        )
     return found
 
 
 def numbers_of(texts: list[str | None], path: Path, where: str) -> list[float]:
     """Finite numbers; anything else is an :class:`InputError` that names ``where`` in the file."""
     try:
-        values = [float(text if text and text.isascii() and "_" not in text else "none") for text in texts]
+        values = [
+            float(text if text and text.isascii() and "_" not in text else "none") for text in texts
+        ]
     except ValueError as error:
-        raise InputError(f"{where} has a coordinate that is no number", path, "mend the file") from error
+        raise InputError(
+            f"{where} has a coordinate that is no number", path, "mend the file"
+        ) from error
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{where} has a coordinate that is not finite", path, "mend the file")
     return values

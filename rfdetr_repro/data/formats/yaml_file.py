@@ -1,7 +1,8 @@
-"""YAML as it is written: every scalar stays text, so that a class called ``no``, ``010`` or ``null`` keeps its name.
+"""YAML as it is written: every scalar stays text, so that a class called ``no``, ``010`` or
+``null`` keeps its name.
 
-YAML's own rules would make them False, 8 and None. A key that occurs twice, a reference (``&``, ``*``; nested ones blow up),
-and a file that is large or nested beyond reason are refused.
+YAML's own rules would make them False, 8 and None. A key that occurs twice, a reference (``&``,
+``*``; nested ones blow up), and a file that is large or nested beyond reason are refused.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ class _TextLoader(yaml.BaseLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "references (*name) are not read", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "references (*name) are not read", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is no text", key.start_mark
+                )
             if key.value in seen:
                 problem = f"key {short(key.value)!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -40,20 +45,33 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def read_text_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; values are text, lists and mappings of such. Anything else is an :class:`InputError`."""
+    """The mapping in a YAML file; values are text, lists and mappings of such.
+
+    Anything else is an :class:`InputError`.
+    """
     with open_input(path) as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise InputError(f"a data file of more than {MOST_BYTES >> 20} MB", path, "it needs names, train and val only")
+        raise InputError(
+            f"a data file of more than {MOST_BYTES >> 20} MB",
+            path,
+            "it needs names, train and val only",
+        )
     try:
         described = yaml.load(content, Loader=_TextLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"not YAML ({error.problem})", f"{path}{line}", "write the file again") from error
+        raise InputError(
+            f"not YAML ({error.problem})", f"{path}{line}", "write the file again"
+        ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"not YAML ({short(str(error).splitlines()[0])})", path, "write the file again") from error
+        raise InputError(
+            f"not YAML ({short(str(error).splitlines()[0])})", path, "write the file again"
+        ) from error
     except RecursionError as error:
-        raise InputError("not a YOLO data file: it is nested too deeply", path, "write the file again") from error
+        raise InputError(
+            "not a YOLO data file: it is nested too deeply", path, "write the file again"
+        ) from error
     if not isinstance(described, dict):
         raise InputError("not a YOLO data file", path, "it needs names, train and val")
     return described

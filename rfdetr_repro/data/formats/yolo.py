@@ -1,12 +1,15 @@
-"""A split in YOLO form (``data.yaml`` and one text file of labels per image) as a COCO document, which then is read as any other.
+"""A split in YOLO form (``data.yaml`` and one text file of labels per image) as a COCO document,
+which then is read as any other.
 
-A line is ``class cx cy w h`` (a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), in parts of the image as viewers show it
-(EXIF rotation applied). With ``kpt_shape`` in the file it is a box followed by key points, of which the box is read. Class ids
-are kept as category ids. Polygons stay polygons: masks are rasterised one sample at a time.
+A line is ``class cx cy w h`` (a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), in parts of
+the image as viewers show it (EXIF rotation applied). With ``kpt_shape`` in the file it is a box
+followed by key points, of which the box is read. Class ids are kept as category ids. Polygons stay
+polygons: masks are rasterised one sample at a time.
 
-The entries of a split are folders or text files of image paths. A path is looked for below ``path:`` (relative to the file,
-or absolute), beside the file, and, in a list, beside the list. Without entries the usual folders are looked for (supervision
-writes such files). Labels lie where ``images`` in the path becomes ``labels``, or beside the image.
+The entries of a split are folders or text files of image paths. A path is looked for below
+``path:`` (relative to the file, or absolute), beside the file, and, in a list, beside the list.
+Without entries the usual folders are looked for (supervision writes such files). Labels lie where
+``images`` in the path becomes ``labels``, or beside the image.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ def find_yaml(root: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class YoloSplit:
-    """A split as COCO JSON: ``content`` UTF-8, the folder its file names start from, and what was left out by kind."""
+    """A split as COCO JSON: ``content`` UTF-8, the folder its file names start from, and what was
+    left out by kind.
+    """
 
     content: bytes
     folder: Path
@@ -57,14 +62,26 @@ def yolo_as_coco(path: Path, split: str, drop_bad: bool = False) -> YoloSplit:
     """One split of the data file at ``path``. Raises :class:`InputError` naming file and line."""
     described = _read(path)
     return documents_of(
-        _images(described, path, split), _names(described, path), path.parent, _key_points(described, path), drop_bad
+        _images(described, path, split),
+        _names(described, path),
+        path.parent,
+        _key_points(described, path),
+        drop_bad,
     )
 
 
-def documents_of(images: list[Path], names: dict[int, str], root: Path, key_points: int, drop_bad: bool) -> YoloSplit:
-    """``images`` with their label files as a COCO document; ``key_points``: numbers after each box, 0 for boxes and polygons."""
+def documents_of(
+    images: list[Path], names: dict[int, str], root: Path, key_points: int, drop_bad: bool
+) -> YoloSplit:
+    """``images`` with their label files as a COCO document; ``key_points``: numbers after each box,
+    0 for boxes and polygons.
+    """
     reader = _LabelReader(names, key_points, drop_bad)
-    document: dict[str, Any] = {"info": {"name": root.resolve().name}, "images": [], "annotations": []}
+    document: dict[str, Any] = {
+        "info": {"name": root.resolve().name},
+        "images": [],
+        "annotations": [],
+    }
     document["categories"] = [{"id": id_, "name": name} for id_, name in sorted(names.items())]
     absent = 0
     for image_id, image in enumerate(images):
@@ -76,16 +93,24 @@ def documents_of(images: list[Path], names: dict[int, str], root: Path, key_poin
             reader.drop("image that cannot be decoded")
             continue
         file_name = os.path.relpath(image, root)
-        document["images"].append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        document["images"].append(
+            {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        )
         label_file = _label_file(image)
         if label_file is None:
             absent += 1
             continue
         for row in reader.rows(label_file, width, height):
-            document["annotations"].append({"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row})
+            document["annotations"].append(
+                {"id": len(document["annotations"]) + 1, "image_id": image_id, "iscrowd": 0, **row}
+            )
     if absent == len(images):
         expected = " or ".join(str(place) for place in _label_places(images[0])[:2])
-        raise InputError(f"no label file found for any of {len(images)} images", expected, "put the label files there")
+        raise InputError(
+            f"no label file found for any of {len(images)} images",
+            expected,
+            "put the label files there",
+        )
     return YoloSplit(json.dumps(document).encode(), root, reader.dropped, absent)
 
 
@@ -96,7 +121,9 @@ def names_split(path: Path, split: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The data file as a mapping: YAML, or darknet's ``key = value`` lines (obj.data; CVAT's "YOLO 1.1") with a file of names."""
+    """The data file as a mapping: YAML, or darknet's ``key = value`` lines (obj.data; CVAT's "YOLO
+    1.1") with a file of names.
+    """
     if path.suffix.lower() != ".data":
         return read_text_yaml(path)
     with open_input(path) as stream:
@@ -105,10 +132,14 @@ def _read(path: Path) -> dict[str, Any]:
     described: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
     named = ImageFinder([path.parent]).find(described.get("names", "obj.names"))
     if named is None:
-        raise InputError("the file of class names is missing", path, "names = obj.names must name it")
+        raise InputError(
+            "the file of class names is missing", path, "names = obj.names must name it"
+        )
     with open_input(named) as stream:
         names = stream.read(MOST_LABEL_BYTES).decode("utf-8-sig", "replace").splitlines()
-    listed = {key: described[key] for key in ("train", "val", "valid", "test") if described.get(key)}
+    listed = {
+        key: described[key] for key in ("train", "val", "valid", "test") if described.get(key)
+    }
     return {**listed, "names": [name.strip() for name in names if name.strip()]}
 
 
@@ -123,9 +154,15 @@ def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
         names = {str(number): name for number, name in enumerate(names)}
     keys = list(names) if isinstance(names, dict) else []
     if not keys or not all(key.isascii() and key.isdigit() and len(key) < 10 for key in keys):
-        raise InputError("no class names", path, "names must be a list, or a map from class id to name")
+        raise InputError(
+            "no class names", path, "names must be a list, or a map from class id to name"
+        )
     if wrong := [short(name) for name in names.values() if not isinstance(name, str)]:
-        raise InputError(f"a class name that is no text: {wrong[0]}", path, "write a name, in quotes if it has signs in it")
+        raise InputError(
+            f"a class name that is no text: {wrong[0]}",
+            path,
+            "write a name, in quotes if it has signs in it",
+        )
     numbers = [int(key) for key in keys]
     if len(set(numbers)) != len(numbers):
         raise InputError("two class names share one id", path, "give each its own")
@@ -133,23 +170,39 @@ def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
     count = described.get("nc")
     if given(count):
         if not isinstance(count, str) or not count.isascii() or not count.strip().isdigit():
-            raise InputError(f"nc: {short(count)} is no number", path, "leave it out, or write how many names there are")
+            raise InputError(
+                f"nc: {short(count)} is no number",
+                path,
+                "leave it out, or write how many names there are",
+            )
         if int(count[:9]) != len(found):
-            raise InputError(f"nc says {short(count)} classes, but there are {len(found)} names", path, "mend one of them")
+            raise InputError(
+                f"nc says {short(count)} classes, but there are {len(found)} names",
+                path,
+                "mend one of them",
+            )
     return found
 
 
 def _key_points(described: dict[str, Any], path: Path) -> int:
-    """Numbers that follow a box in each line: points times values of ``kpt_shape``, 0 without it."""
+    """Numbers that follow a box in each line: points times values of ``kpt_shape``, 0 without
+    it.
+    """
     shape = described.get("kpt_shape")
     if not given(shape):
         return 0
     try:
         points, values = (int(value) for value in shape)
     except (TypeError, ValueError) as error:
-        raise InputError(f"kpt_shape: {short(shape)} is no pair", path, "write [points, values per point]") from error
+        raise InputError(
+            f"kpt_shape: {short(shape)} is no pair", path, "write [points, values per point]"
+        ) from error
     if not 0 < points <= 10_000 or values not in (2, 3):
-        raise InputError(f"kpt_shape: {short(shape)}", path, "values per point are 2 (x, y) or 3 (with visibility)")
+        raise InputError(
+            f"kpt_shape: {short(shape)}",
+            path,
+            "values per point are 2 (x, y) or 3 (with visibility)",
+        )
     return points * values
 
 
@@ -159,15 +212,27 @@ def _entry(described: dict[str, Any], split: str) -> Any:
 
 
 def _images(described: dict[str, Any], path: Path, split: str) -> list[Path]:
-    """Image files of a split, sorted, each once; the entry is a folder, a text file of paths, or a list of either."""
+    """Image files of a split, sorted, each once; the entry is a folder, a text file of paths, or a
+    list of either.
+    """
     entry = _entry(described, split)
-    items = _usual_folders(described, path, split) if entry is None else entry if isinstance(entry, list) else [entry]
+    items = (
+        _usual_folders(described, path, split)
+        if entry is None
+        else entry
+        if isinstance(entry, list)
+        else [entry]
+    )
     if not items:
         raise InputError(f"no split {split!r}", path, f"add an entry {split}:")
     images: set[Path] = set()
     for item in items:
         if not isinstance(item, str):
-            raise InputError(f"an entry of split {split!r} is no path: {short(item)}", path, "write a folder or a file")
+            raise InputError(
+                f"an entry of split {split!r} is no path: {short(item)}",
+                path,
+                "write a folder or a file",
+            )
         where = _resolve(item, described, path)
         images.update(pictures_below(where) if where.is_dir() else _listed(where, described, path))
     if not images:
@@ -176,7 +241,9 @@ def _images(described: dict[str, Any], path: Path, split: str) -> list[Path]:
 
 
 def _usual_folders(described: dict[str, Any], path: Path, split: str) -> list[str]:
-    """Where a data file names no split at all: train/images, images/train or the like, of this split."""
+    """Where a data file names no split at all: train/images, images/train or the like, of this
+    split.
+    """
     if any(_entry(described, name) is not None for name in ("train", "val", "test")):
         return []
     names = ("val", "valid", "validation") if split == "val" else (split,)
@@ -190,7 +257,10 @@ def pictures_below(folder: Path) -> Iterator[Path]:
     seen = 0
     for parent, _, names in os.walk(folder):
         seen += len(names)
-        of_system = parent.startswith(("/proc/", "/sys/", "/dev/")) and not parent.startswith("/dev/shm/")  # a disk in memory
+        # a disk in memory
+        of_system = parent.startswith(("/proc/", "/sys/", "/dev/")) and not parent.startswith(
+            "/dev/shm/"
+        )
         if seen > MOST_FILES or of_system:
             raise InputError("this folder is no data set", folder, "name the folder of the images")
         for name in names:
@@ -201,7 +271,9 @@ def pictures_below(folder: Path) -> Iterator[Path]:
 def _listed(where: Path, described: dict[str, Any], path: Path) -> Iterator[Path]:
     """The images that a text file names, one a line, once each."""
     if not where.is_file():
-        raise InputError("neither a folder nor a file", short(where), "check the paths in the data file")
+        raise InputError(
+            "neither a folder nor a file", short(where), "check the paths in the data file"
+        )
     with open_input(where) as stream:
         try:
             lines = stream.read().decode("utf-8-sig").splitlines()
@@ -215,21 +287,36 @@ def _listed(where: Path, described: dict[str, Any], path: Path) -> Iterator[Path
         found = finder.find(item.replace("\\", "/")) if "\\" in item else finder.find(item)
         if found is None:
             hint = finder.hint(item)
-            raise InputError(f"{short(item)} does not exist", f"{where}:{number}", hint or "check the paths in the list")
+            raise InputError(
+                f"{short(item)} does not exist",
+                f"{where}:{number}",
+                hint or "check the paths in the list",
+            )
         yield Path(os.path.normpath(found))
 
 
 def _bases(described: dict[str, Any], path: Path) -> list[Path]:
     base = described.get("path")
-    return [path.parent / base, path.parent] if isinstance(base, str) and given(base) else [path.parent]
+    return (
+        [path.parent / base, path.parent]
+        if isinstance(base, str) and given(base)
+        else [path.parent]
+    )
 
 
 def _resolve(item: str, described: dict[str, Any], path: Path) -> Path:
-    """An entry of the file as a path; Roboflow's exports begin with ``../`` although the folder lies beside the file."""
+    """An entry of the file as a path; Roboflow's exports begin with ``../`` although the folder
+    lies beside the file.
+    """
     text = item.replace("\\", "/")
-    if path.suffix.lower() == ".data" and (found := ImageFinder([path.parent]).find(text)) is not None:
+    if (
+        path.suffix.lower() == ".data"
+        and (found := ImageFinder([path.parent]).find(text)) is not None
+    ):
         return found  # darknet's paths start from a folder that is not here
-    candidates = [base / text for base in _bases(described, path)] + [path.parent / text.removeprefix("../")]
+    candidates = [base / text for base in _bases(described, path)] + [
+        path.parent / text.removeprefix("../")
+    ]
     for candidate in candidates:
         try:
             if candidate.exists():
@@ -242,8 +329,11 @@ def _resolve(item: str, described: dict[str, Any], path: Path) -> Path:
 
 
 def _label_places(image: Path) -> list[Path]:
-    """Where the label file may lie: ``.../images/a/b.jpg`` -> ``.../labels/a/b.txt``; beside the image."""
-    places, parts = [], list(image.parts)
+    """Where the label file may lie: ``.../images/a/b.jpg`` -> ``.../labels/a/b.txt``; beside the
+    image.
+    """
+    places = []
+    parts = list(image.parts)
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
         places.append(Path(*parts[:last], "labels", *parts[last + 1 :]).with_suffix(".txt"))
@@ -251,16 +341,24 @@ def _label_places(image: Path) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path | None:
-    """The label file of an image, or None; a link that leads nowhere, or anything but a file, is an :class:`InputError`."""
+    """The label file of an image, or None; a link that leads nowhere, or anything but a file, is an
+    :class:`InputError`.
+    """
     places = _label_places(image)
     if not image.name.isascii():
-        forms = [unicodedata.normalize(form, place.name) for place in places for form in ("NFC", "NFD")]
+        forms = [
+            unicodedata.normalize(form, place.name) for place in places for form in ("NFC", "NFD")
+        ]
         places += [place.with_name(form) for place in _label_places(image) for form in forms]
     for place in places:
         if place.is_file():
             return place
         if os.path.lexists(place):
-            raise InputError("the label file is a link that leads nowhere, or no file", place, "mend or remove it")
+            raise InputError(
+                "the label file is a link that leads nowhere, or no file",
+                place,
+                "mend or remove it",
+            )
     return None
 
 
@@ -283,7 +381,11 @@ class _LabelReader:
         with open_input(path) as stream:
             content = stream.read(MOST_LABEL_BYTES + 1)
         if len(content) > MOST_LABEL_BYTES:
-            raise InputError(f"a label file of more than {MOST_LABEL_BYTES >> 20} MB", path, "give one line per object")
+            raise InputError(
+                f"a label file of more than {MOST_LABEL_BYTES >> 20} MB",
+                path,
+                "give one line per object",
+            )
         for number, line in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
             if not line.strip():
                 continue
@@ -295,11 +397,14 @@ class _LabelReader:
             else:
                 self.drop(f"label line with {fault[2]}")
 
-    def _row(self, line: str, width: int, height: int) -> tuple[tuple[str, str, str], dict[str, Any] | None]:
+    def _row(
+        self, line: str, width: int, height: int
+    ) -> tuple[tuple[str, str, str], dict[str, Any] | None]:
         """((what, how to mend, kind), None) for a bad line, else its annotation."""
         nothing = ("", "", "")
         try:
-            if "_" in line or not line.isascii():  # Python reads 1_0 and the digits of other scripts as numbers
+            # Python reads 1_0 and the digits of other scripts as numbers
+            if "_" in line or not line.isascii():
                 raise ValueError
             values = [float(word) for word in line.split()]
             class_id = int(values[0])
@@ -308,20 +413,39 @@ class _LabelReader:
             return (what, "mend the line", "a word that is no number"), None
         if class_id != values[0] or class_id not in self.names:
             known = f"ids go from {min(self.names)} to {max(self.names)}"
-            return (f"class id {values[0]:g} has no name", known, "a class id that has no name"), None
+            return (
+                f"class id {values[0]:g} has no name",
+                known,
+                "a class id that has no name",
+            ), None
         if not all(math.isfinite(value) for value in values):
-            return ("a label with a number that is not finite", "mend the line", "a number that is not finite"), None
+            return (
+                "a label with a number that is not finite",
+                "mend the line",
+                "a number that is not finite",
+            ), None
         if self.key_points:
             if len(values) not in (5, 5 + self.key_points):
-                wanted = f"kpt_shape asks for 5 numbers (class cx cy w h) and {self.key_points} of key points"
-                return (f"a label with {len(values)} numbers", wanted, "a wrong number of values"), None
+                wanted = (
+                    f"kpt_shape asks for 5 numbers (class cx cy w h) and {self.key_points} of key "
+                    f"points"
+                )
+                return (
+                    f"a label with {len(values)} numbers",
+                    wanted,
+                    "a wrong number of values",
+                ), None
             values = values[:5]
         if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
             wanted = "a box has 5 (class cx cy w h), a polygon an odd number from 7 on"
             return (f"a label with {len(values)} numbers", wanted, "a wrong number of values"), None
         if min(values[1:]) < -_BEYOND or max(values[1:]) > 1 + _BEYOND:
             mend = "write parts of the image (pixels divided by its width and height)"
-            return (f"a label with a coordinate outside 0..1: {line.strip()[:40]!r}", mend, "a coordinate outside 0..1"), None
+            return (
+                f"a label with a coordinate outside 0..1: {line.strip()[:40]!r}",
+                mend,
+                "a coordinate outside 0..1",
+            ), None
         return nothing, {"category_id": class_id, **_shape(values[1:], width, height)}
 
 
@@ -330,5 +454,9 @@ def _shape(values: list[float], width: int, height: int) -> dict[str, Any]:
         cx, cy, w, h = values
         return {"bbox": [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]}
     points = np.array(values).reshape(-1, 2) * (width, height)
-    low, high = points.min(0), points.max(0)
-    return {"bbox": [*low.tolist(), *(high - low).tolist()], "segmentation": [points.flatten().tolist()]}
+    low = points.min(0)
+    high = points.max(0)
+    return {
+        "bbox": [*low.tolist(), *(high - low).tolist()],
+        "segmentation": [points.flatten().tolist()],
+    }

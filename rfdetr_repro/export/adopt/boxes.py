@@ -1,4 +1,6 @@
-"""How somebody else's boxes are written: order of the four numbers and unit, told by their own values on pictures."""
+"""How somebody else's boxes are written: order of the four numbers and unit, told by their own
+values on pictures.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,14 @@ UNITS = ("pixels", "relative")
 BOXES = tuple(f"{order}-{unit}" for order in ORDERS for unit in UNITS)
 BEYOND = 0.25  # of the image's side: no box of a detector reaches further out than that
 ODD = 0.1  # part of the boxes that may be odd before an order is ruled out
-RELATIVE = 2.0  # no coordinate relative to the image is larger; no list of boxes in pixels is all smaller
+# no coordinate relative to the image is larger; no list of boxes in pixels is all smaller
+RELATIVE = 2.0
 
 
 class Layout(NamedTuple):
-    """One of ORDERS, one of UNITS (pixels of the network's input), and whether the values proved both."""
+    """One of ORDERS, one of UNITS (pixels of the network's input), and whether the values proved
+    both.
+    """
 
     order: str
     unit: str
@@ -36,24 +41,36 @@ class Layout(NamedTuple):
 
     def describe(self) -> str:
         unit = "0..1" if self.unit == "relative" else "pixels of the input"
-        return f"{self.order} in {unit}" + ("" if self.proved else " (assumed: the test run gave no box to tell by)")
+        return f"{self.order} in {unit}" + (
+            "" if self.proved else " (assumed: the test run gave no box to tell by)"
+        )
 
 
 def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path) -> Layout:
-    """Order and unit of ``boxes`` (n, 4), those of confident detections. ``size``: input (width, height).
+    """Order and unit of ``boxes`` (n, 4), those of confident detections. ``size``: input (width,
+    height).
 
-    ``usual``: one of BOXES, which holds as long as the values do not rule it out. Raises :class:`InputError` if they fit no
-    order, or several others, and if they lie far outside the input.
+    ``usual``: one of BOXES, which holds as long as the values do not rule it out. Raises
+    :class:`InputError` if they fit no order, or several others, and if they lie far outside the
+    input.
     """
     order, unit = usual.split("-")
     boxes = boxes[np.abs(boxes).sum(axis=1) > 0]
     if not len(boxes):
         return Layout(order, unit, proved=False)
     if not np.isfinite(boxes).all():
-        raise InputError("boxes of the test run are not finite", path, "an overflow in half precision? export it in float32")
+        raise InputError(
+            "boxes of the test run are not finite",
+            path,
+            "an overflow in half precision? export it in float32",
+        )
     unit = "relative" if np.abs(boxes).max() <= RELATIVE else "pixels"
     scale = np.array(size * 2) if unit == "pixels" else np.ones(4)
-    fits = [name for name in ORDERS if _odd(boxes / (scale[[1, 0, 3, 2]] if name == "yxyx" else scale), name) <= ODD]
+    fits = [
+        name
+        for name in ORDERS
+        if _odd(boxes / (scale[[1, 0, 3, 2]] if name == "yxyx" else scale), name) <= ODD
+    ]
     if order in fits:
         return Layout(order, unit)
     others = [name for name in fits if name != "yxyx"]
@@ -62,11 +79,17 @@ def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path)
     largest = " ".join(f"{value:.4g}" for value in boxes[np.abs(boxes).max(axis=1).argmax()])
     fitting = " or ".join(others) if others else "no known order"
     what = f"boxes such as {largest} in an input of {size[0]}x{size[1]} px fit {fitting}"
-    raise InputError(what, path, "name what they are with --boxes (such as xyxy-pixels), or the outputs with --form")
+    raise InputError(
+        what,
+        path,
+        "name what they are with --boxes (such as xyxy-pixels), or the outputs with --form",
+    )
 
 
 def _odd(boxes: Array, order: str) -> float:
-    """The part of the boxes, relative to the image, that are inside out or far outside it if read in this order."""
+    """The part of the boxes, relative to the image, that are inside out or far outside it if read
+    in this order.
+    """
     corners = corners_array(boxes, order)
     inside_out = (corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1])
     outside = (corners < -BEYOND).any(axis=1) | (corners > 1 + BEYOND).any(axis=1)
@@ -79,7 +102,8 @@ def corners_array(boxes: Array, order: str) -> Array:
         return boxes
     if order == "yxyx":
         return boxes[:, [1, 0, 3, 2]]
-    low, extent = boxes[:, :2], boxes[:, 2:]
+    low = boxes[:, :2]
+    extent = boxes[:, 2:]
     low = low - extent / 2 if order == "cxcywh" else low
     return np.concatenate([low, low + extent], axis=1)
 
@@ -99,8 +123,12 @@ def relative_corners(build: Builder, boxes: str, size: tuple[int, int], layout: 
     return build.one("Mul", boxes, build.constant(scale, np.float32))
 
 
-def duplicates(corners: Array, labels: Array, scores: Array, least: float = 0.2, iou: float = 0.8) -> bool:
-    """Whether one object has several confident boxes of one class: corners (n, 4) xyxy, labels (n,), scores (n,)."""
+def duplicates(
+    corners: Array, labels: Array, scores: Array, least: float = 0.2, iou: float = 0.8
+) -> bool:
+    """Whether one object has several confident boxes of one class: corners (n, 4) xyxy, labels
+    (n,), scores (n,).
+    """
     kept = np.flatnonzero(scores >= least)[:300]
     corners, labels = corners[kept], labels[kept]
     low = np.maximum(corners[:, None, :2], corners[None, :, :2])
@@ -112,8 +140,12 @@ def duplicates(corners: Array, labels: Array, scores: Array, least: float = 0.2,
     return bool(np.triu(same, 1).any())
 
 
-def confident(boxes: Sequence[Array], scores: Sequence[Array], least: float = 0.05, most: int = 300) -> Array:
-    """(n, 4): of each picture's boxes (N, 4) with scores (N,) those above ``least``, its best ``most``."""
+def confident(
+    boxes: Sequence[Array], scores: Sequence[Array], least: float = 0.05, most: int = 300
+) -> Array:
+    """(n, 4): of each picture's boxes (N, 4) with scores (N,) those above ``least``, its best
+    ``most``.
+    """
     parts = []
     for one, score in zip(boxes, scores, strict=True):
         best = np.argsort(-score, kind="stable")[:most]

@@ -1,8 +1,10 @@
-"""Which category each output class of somebody else's detector is: by name, by count, or by what the detector was seen to use.
+"""Which category each output class of somebody else's detector is: by name, by count, or by what
+the detector was seen to use.
 
-A detector of n categories with ids 1..n may give n classes in order of id, n + 1 classes whose number is the id (class 0 is never
-used), or n + 1 classes of which the last is never used. The shapes are the same; a wrong choice names every object one off. So a
-choice is proved on pictures, by a class that only one of them allows or by the objects that are labelled there, or asked for.
+A detector of n categories with ids 1..n may give n classes in order of id, n + 1 classes whose
+number is the id (class 0 is never used), or n + 1 classes of which the last is never used. The
+shapes are the same; a wrong choice names every object one off. So a choice is proved on pictures,
+by a class that only one of them allows or by the objects that are labelled there, or asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from rfdetr_repro.spec.errors import InputError
 
 CLASSES = ("order", "ids", "background-first")
 COCO_IDS = 91  # classes of a detector whose class number is COCO's category id, 0 to 90
-ENOUGH, CLEAR = 2, 3  # detections on labelled objects that a proof needs, and how many times more than by another map
+# detections on labelled objects that a proof needs, and how many times more than by another map
+ENOUGH = 2
+CLEAR = 3
 USED = 0.2  # score above which a class counts as used
 
 
@@ -34,12 +38,17 @@ class Evidence(Protocol):
         ...
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(class of the detection, category id of the object) of confident detections on labelled objects."""
+        """(class of the detection, category id of the object) of confident detections on labelled
+        objects.
+        """
         ...
 
 
 class ClassMap(NamedTuple):
-    """Category id and name of each output class, and how they were found. Ids below 0: no category of the data set."""
+    """Category id and name of each output class, and how they were found.
+
+    Ids below 0: no category of the data set.
+    """
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -56,13 +65,19 @@ def join(
     settled: bool = True,
     path: str | Path = "",
 ) -> ClassMap:
-    """``count`` output classes; ``names``: of the file's own metadata, or none; ``evidence``: what the file does on pictures.
+    """``count`` output classes; ``names``: of the file's own metadata, or none; ``evidence``: what
+    the file does on pictures.
 
-    ``asked``: one of CLASSES. ``settled``: False where ``count`` is only the least number of classes that the labels seen allow.
-    Raises :class:`InputError` where nothing fits, and where several ways fit that differ.
+    ``asked``: one of CLASSES. ``settled``: False where ``count`` is only the least number of
+    classes that the labels seen allow. Raises :class:`InputError` where nothing fits, and where
+    several ways fit that differ.
     """
     if categories is None:
-        return ClassMap(tuple(range(count)), _padded(names, count), "from the file's metadata" if names else "by number")
+        return ClassMap(
+            tuple(range(count)),
+            _padded(names, count),
+            "from the file's metadata" if names else "by number",
+        )
     if asked is None and names:
         found = _by_name(categories, count, names, path)
         if found is not None:
@@ -71,34 +86,65 @@ def join(
     fitting = {kind: found for kind, found in fitting.items() if found is not None}
     if asked is not None:
         if asked not in fitting:
-            raise InputError(f"{_counts(count, categories)}: they cannot be joined by {asked!r}", path, _mend(fitting))
+            raise InputError(
+                f"{_counts(count, categories)}: they cannot be joined by {asked!r}",
+                path,
+                _mend(fitting),
+            )
         return fitting[asked]._replace(how=f"{fitting[asked].how}, as asked")
     if not fitting:
-        raise InputError(_counts(count, categories), path, "name the categories the model was trained on")
+        raise InputError(
+            _counts(count, categories), path, "name the categories the model was trained on"
+        )
     if len({_effect(found, categories) for found in fitting.values()}) == 1:
         found = next(iter(fitting.values()))
         seen = set() if settled else evidence.used()
         if seen and not any(_is_category(found, label, categories) for label in seen):
             listed = ", ".join(map(str, sorted(seen)[:8]))
-            what = f"{_counts(count, categories)}: none of the classes used on pictures ({listed}) is one of its categories"
+            what = (
+                f"{_counts(count, categories)}: none of the classes used on pictures ({listed}) is "
+                f"one of its categories"
+            )
             raise InputError(what, path, _mend(fitting))
         return found
     return _proved(fitting, evidence, categories, count, path)
 
 
-def _proved(fitting: dict[str, ClassMap], evidence: Evidence, categories: Categories, count: int, path: str | Path) -> ClassMap:
+def _proved(
+    fitting: dict[str, ClassMap],
+    evidence: Evidence,
+    categories: Categories,
+    count: int,
+    path: str | Path,
+) -> ClassMap:
     seen = evidence.used()
     shown = ", ".join(map(str, sorted(seen)[:8]))
-    known = [found for found in fitting.values() if seen and all(_is_category(found, label, categories) for label in seen)]
-    known = list({_effect(found, categories): found for found in reversed(known)}.values())  # one of each effect
+    known = [
+        found
+        for found in fitting.values()
+        if seen and all(_is_category(found, label, categories) for label in seen)
+    ]
+    # one of each effect
+    known = list({_effect(found, categories): found for found in reversed(known)}.values())
     if len(known) == 1:
-        return known[0]._replace(how=f"{known[0].how}, proved by the classes used on pictures ({shown})")
+        return known[0]._replace(
+            how=f"{known[0].how}, proved by the classes used on pictures ({shown})"
+        )
     pairs = evidence.pairs() if known else []
-    hits = [sum(label < len(found.ids) and found.ids[label] == number for label, number in pairs) for found in known]
+    hits = [
+        sum(label < len(found.ids) and found.ids[label] == number for label, number in pairs)
+        for found in known
+    ]
     if hits and max(hits) >= ENOUGH and sorted(hits)[-2] <= max(hits) / CLEAR:
         found = known[hits.index(max(hits))]
-        return found._replace(how=f"{found.how}, proved by {max(hits)} of {len(pairs)} detections on labelled objects")
-    used = f"the classes used on pictures ({shown}) do not tell" if seen else "no class is used with confidence on the pictures"
+        return found._replace(
+            how=f"{found.how}, proved by {max(hits)} of {len(pairs)} detections on labelled objects"
+        )
+    used = (
+        f"the classes used on pictures ({shown}) do not tell"
+        if seen
+        else "no class is used with confidence on the pictures"
+    )
     what = f"{_counts(count, categories)}: how they belong together cannot be proved, {used}"
     raise InputError(what, path, _mend(fitting))
 
@@ -122,28 +168,49 @@ def _mend(fitting: dict[str, ClassMap]) -> str:
 
 
 def _counts(count: int, categories: Categories) -> str:
-    return f"the model has {count} classes, the data set {len(categories.ids)} up to id {max(categories.ids)}"
+    return (
+        f"the model has {count} classes, the data set {len(categories.ids)} up to id "
+        f"{max(categories.ids)}"
+    )
 
 
-def _map(kind: str, categories: Categories, count: int, settled: bool, asked: bool) -> ClassMap | None:
-    """None where ``count`` classes cannot be joined so. More classes than ids are taken of COCO's detectors only, or if asked."""
+def _map(
+    kind: str, categories: Categories, count: int, settled: bool, asked: bool
+) -> ClassMap | None:
+    """None where ``count`` classes cannot be joined so.
+
+    More classes than ids are taken of COCO's detectors only, or if asked.
+    """
     number = len(categories.ids)
     known = dict(zip(*categories, strict=True))
     if kind == "order":
         if count not in (number, number + 1) and (settled or count > number):
             return None
-        ids, how = categories.ids, "class k is the k-th category in order of id"
+        ids = categories.ids
+        how = "class k is the k-th category in order of id"
         how += ", the last class is none" if count == number + 1 else ""
     elif kind == "ids":
         wanted = max(categories.ids) + 1
-        if min(categories.ids) < 0 or count < wanted and settled or count > wanted and count != COCO_IDS and not asked:
+        if (
+            min(categories.ids) < 0
+            or count < wanted
+            and settled
+            or count > wanted
+            and count != COCO_IDS
+            and not asked
+        ):
             return None
         size = max(count, max(categories.ids) + 1)
-        return ClassMap(tuple(range(size)), tuple(known.get(i, f"class {i}") for i in range(size)), "class k is category id k")
+        return ClassMap(
+            tuple(range(size)),
+            tuple(known.get(i, f"class {i}") for i in range(size)),
+            "class k is category id k",
+        )
     else:
         if count != number + 1 and (settled or count > number + 1):
             return None
-        ids, how = (-1, *categories.ids), "class 0 is none, class k the k-th category in order of id"
+        ids = (-1, *categories.ids)
+        how = "class 0 is none, class k the k-th category in order of id"
     extra = max(0, count - len(ids))
     ids = (*ids, *(-2 - index for index in range(extra)))
     return ClassMap(ids, tuple(known.get(i, "none") for i in ids), how)
@@ -157,9 +224,15 @@ def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _by_name(categories: Categories, count: int, names: Sequence[str], path: str | Path) -> ClassMap | None:
-    """Each class of the file's own names is the category of that name; None where the names are mere numbers."""
-    if count not in (len(names), len(names) + 1) or all(_plain(name) in (str(i), f"class{i}") for i, name in enumerate(names)):
+def _by_name(
+    categories: Categories, count: int, names: Sequence[str], path: str | Path
+) -> ClassMap | None:
+    """Each class of the file's own names is the category of that name; None where the names are
+    mere numbers.
+    """
+    if count not in (len(names), len(names) + 1) or all(
+        _plain(name) in (str(i), f"class{i}") for i, name in enumerate(names)
+    ):
         return None
     wanted = {_plain(name): number for number, name in zip(*categories, strict=True)}
     if len(wanted) < len(categories.ids):
@@ -170,9 +243,14 @@ def _by_name(categories: Categories, count: int, names: Sequence[str], path: str
         # A class without a category gets a number of its own that is none.
         ids = tuple(wanted.get(name, -1 - index) for index, name in enumerate(given))
         known = dict(zip(*categories, strict=True))
-        shown = tuple(known.get(number, name) for number, name in zip(ids, _padded(names, count), strict=True))
+        shown = tuple(
+            known.get(number, name) for number, name in zip(ids, _padded(names, count), strict=True)
+        )
         return ClassMap(ids, shown, "by the names in the file's metadata")
     listed = ", ".join(missing[:3])
-    what = f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}), without {len(missing)} of the data set"
+    what = (
+        f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}), without "
+        f"{len(missing)} of the data set"
+    )
     mend = "give the model's own data set, or join them with --classes"
     raise InputError(f"{what} ({listed})", path, mend)

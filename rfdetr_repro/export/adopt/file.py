@@ -1,4 +1,6 @@
-"""Somebody else's ONNX file read whole: external data, what its metadata says, and its image input made a standard one."""
+"""Somebody else's ONNX file read whole: external data, what its metadata says, and its image input
+made a standard one.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,15 @@ class Told:
 
     @property
     def ultralytics(self) -> bool:
-        """Ultralytics' and YOLOv5's exporters write ``stride`` and ``names``, or ``end2end``; nobody else's does."""
+        """Ultralytics' and YOLOv5's exporters write ``stride`` and ``names``, or ``end2end``;
+        nobody else's does.
+        """
         written = self.entries.keys()
-        return "ultralytics" in self.author.lower() or {"stride", "names"} <= written or "end2end" in written
+        return (
+            "ultralytics" in self.author.lower()
+            or {"stride", "names"} <= written
+            or "end2end" in written
+        )
 
     @property
     def rt_detr(self) -> bool:
@@ -55,19 +63,30 @@ class Told:
 
 
 def read(path: str | Path) -> tuple[onnx.ModelProto, Told, dict[str, str]]:
-    """The model with all its weights inside, what its metadata says, and hashes of the files it was read from."""
+    """The model with all its weights inside, what its metadata says, and hashes of the files it was
+    read from.
+    """
     model, beside = load_whole(path)
     hashes = {"adopted_from_sha256": sha256_file(Path(path)), **beside}
     return model, _told(model), hashes
 
 
 def refuse_other_tasks(model: onnx.ModelProto, told: Told, path: str | Path) -> None:
-    """:class:`InputError` for a model that its metadata or the names of its outputs say to be no detector of upright boxes."""
+    """:class:`InputError` for a model that its metadata or the names of its outputs say to be no
+    detector of upright boxes.
+    """
     for value in model.graph.output:
         if any(word in value.name.lower() for word in ("keypoint", "kpt")):
-            raise InputError(f"the output {value.name} holds keypoints", path, "adopt a detector or a model of instance masks")
+            raise InputError(
+                f"the output {value.name} holds keypoints",
+                path,
+                "adopt a detector or a model of instance masks",
+            )
     if told.task in REFUSED_TASKS:
-        what = f"the file's metadata says task={told.task}: the model gives {REFUSED_TASKS[told.task]}, not detections"
+        what = (
+            f"the file's metadata says task={told.task}: the model gives "
+            f"{REFUSED_TASKS[told.task]}, not detections"
+        )
         raise InputError(what, path, "adopt a detector or a model of instance masks")
 
 
@@ -106,7 +125,9 @@ def _value(text: str | None) -> Any:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The image as the artifact takes it, float32 (1, 3, H, W), and what the file's own input was."""
+    """The image as the artifact takes it, float32 (1, 3, H, W), and what the file's own input
+    was.
+    """
 
     shape: Shape
     dtype: str  # of the file's own input
@@ -126,11 +147,15 @@ class ImageInput:
         return ", ".join([*parts, *self.assumed])
 
 
-def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int] | None, path: str | Path) -> ImageInput:
-    """Gives the model one image input of fixed size, batch 1, float32 (1, 3, H, W); inputs for sizes become constants.
+def standard_input(
+    model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int] | None, path: str | Path
+) -> ImageInput:
+    """Gives the model one image input of fixed size, batch 1, float32 (1, 3, H, W); inputs for
+    sizes become constants.
 
-    ``wanted_hw``: for a file whose height and width are symbolic. Nothing but the inputs is changed; a uint8 or float16 input,
-    and one with channels last, keeps its own type and layout behind the added nodes.
+    ``wanted_hw``: for a file whose height and width are symbolic. Nothing but the inputs is
+    changed; a uint8 or float16 input, and one with channels last, keeps its own type and layout
+    behind the added nodes.
     """
     constants = {constant.name for constant in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -138,14 +163,23 @@ def standard_input(model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int
     others = [value for value in inputs if value not in images]
     if len(images) != 1 or any(not _is_side_input(value) for value in others):
         listed = ", ".join(_listed(value) for value in inputs)
-        what = f"the model must have one image input (1, 3, H, W) or (1, H, W, 3), not {listed or 'none'}"
-        raise InputError(what, path, "export it so; sizes of the picture may be asked for as orig_target_sizes")
+        what = (
+            f"the model must have one image input (1, 3, H, W) or (1, H, W, 3), not "
+            f"{listed or 'none'}"
+        )
+        raise InputError(
+            what, path, "export it so; sizes of the picture may be asked for as orig_target_sizes"
+        )
     value = images[0]
     dims = _dims(value)
     last = dims[1] != 3 and dims[3] == 3
     (batch, height, width) = (dims[0], *dims[1:3]) if last else (dims[0], *dims[2:])
     if batch not in (0, 1):
-        raise InputError(f"the model takes a batch of {batch}: {_listed(value)}", path, "export it with a batch of 1")
+        raise InputError(
+            f"the model takes a batch of {batch}: {_listed(value)}",
+            path,
+            "export it with a batch of 1",
+        )
     height, width = _size(value, (height, width), told, wanted_hw, path)
     check_size(height, width, path)
     assumed = ("batch 1",) * (batch == 0) + ((f"size {height}x{width}",) if 0 in dims[1:] else ())
@@ -174,43 +208,67 @@ def _is_side_input(value: onnx.ValueInfoProto) -> bool:
 
 
 def _side_constant(graph: onnx.GraphProto, value: onnx.ValueInfoProto, hw: tuple[int, int]) -> str:
-    """An input for the picture's size becomes (1, 1), so that boxes come as parts of the picture; a mask of pixels, all ones."""
+    """An input for the picture's size becomes (1, 1), so that boxes come as parts of the picture; a
+    mask of pixels, all ones.
+    """
     dims = _dims(value)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if value.name in SIZES:
-        array, told = np.ones((2,) if len(dims) == 1 else (1, 2), dtype), f"{value.name} = (1, 1)"
+        array = np.ones((2,) if len(dims) == 1 else (1, 2), dtype)
+        told = f"{value.name} = (1, 1)"
     else:
-        array, told = np.ones((1, dims[1] or hw[0], dims[2] or hw[1]), dtype), f"{value.name} all ones"
+        array = np.ones((1, dims[1] or hw[0], dims[2] or hw[1]), dtype)
+        told = f"{value.name} all ones"
     graph.initializer.append(numpy_helper.from_array(array, value.name))
     graph.input.remove(value)
     return told
 
 
 def _size(
-    value: onnx.ValueInfoProto, hw: tuple[int, int], told: Told, wanted: tuple[int, int] | None, path: str | Path
+    value: onnx.ValueInfoProto,
+    hw: tuple[int, int],
+    told: Told,
+    wanted: tuple[int, int] | None,
+    path: str | Path,
 ) -> tuple[int, int]:
     if 0 not in hw:
         if wanted not in (None, hw):
-            raise InputError(f"the model's input is fixed at {hw[0]}x{hw[1]}", path, "leave --shape out, or export it again")
+            raise InputError(
+                f"the model's input is fixed at {hw[0]}x{hw[1]}",
+                path,
+                "leave --shape out, or export it again",
+            )
         return hw
     found = wanted or told.image_hw
     if found is None:
-        what = f"height and width of {_listed(value)} are open, and the file does not say which it was made for"
+        what = (
+            f"height and width of {_listed(value)} are open, and the file does not say which it "
+            f"was made for"
+        )
         raise InputError(what, path, "name them with --shape HEIGHTxWIDTH")
     for fixed, side in zip(hw, found, strict=True):
         if fixed not in (0, side):
-            raise InputError(f"{_listed(value)} does not take {found[0]}x{found[1]}", path, "name another --shape")
+            raise InputError(
+                f"{_listed(value)} does not take {found[0]}x{found[1]}",
+                path,
+                "name another --shape",
+            )
     return found
 
 
-def _convert(model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, dtype: str, last: bool) -> None:
-    """Nodes from float32 (1, 3, H, W) in 0..1 to the file's own type and layout, ahead of everything that reads the image."""
+def _convert(
+    model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, dtype: str, last: bool
+) -> None:
+    """Nodes from float32 (1, 3, H, W) in 0..1 to the file's own type and layout, ahead of
+    everything that reads the image.
+    """
     graph = model.graph
     inner = f"{PREFIX}image"
     for node in graph.node:
         node.input[:] = [inner if name == shape.name else name for name in node.input]
     before = len(graph.node)
-    build, name = Builder(graph), shape.name
+    build = Builder(graph)
+    name = shape.name
     if dtype == "uint8":
         scaled = build.one("Mul", name, build.constant(255, np.float32))
         limits = build.constant(0, np.float32), build.constant(255, np.float32)

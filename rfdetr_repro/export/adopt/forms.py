@@ -1,17 +1,22 @@
-"""What the outputs of somebody else's detector are: by names and shapes, by the file's metadata, and by its numbers on pictures.
+"""What the outputs of somebody else's detector are: by names and shapes, by the file's metadata,
+and by its numbers on pictures.
 
 The forms, each with one image per run:
 
-- ``decoded``: scores (1, K), labels (1, K), boxes (1, K, 4) in any order, and maybe masks (1, K, h, w): this project's own files,
-  the official exports of D-FINE, RT-DETR and DEIM, and what ends in a suppression with separate outputs;
-- ``detr``: boxes (1, Q, 4), logits (1, Q, C), maybe mask logits (1, Q, h, w): each class has its own sigmoid (RF-DETR upstream);
-- ``detr-softmax``: the same, but the last class is "no object" and the scores are a softmax over all (DETR and its kin),
-  inside the file or not;
+- ``decoded``: scores (1, K), labels (1, K), boxes (1, K, 4) in any order, and maybe masks (1, K, h,
+  w): this project's own files, the official exports of D-FINE, RT-DETR and DEIM, and what ends in a
+  suppression with separate outputs;
+- ``detr``: boxes (1, Q, 4), logits (1, Q, C), maybe mask logits (1, Q, h, w): each class has its
+  own sigmoid (RF-DETR upstream);
+- ``detr-softmax``: the same, but the last class is "no object" and the scores are a softmax over
+  all (DETR and its kin), inside the file or not;
 - ``boxes-scores``: boxes (1, N, 4), scores (1, N, C) in 0..1;
 - ``rows``: (1, N, 6), a box, a score and a class number: detectors with their own choice inside;
 - ``rows-seg``: (1, N, 6 + P) and prototypes (1, P, h, w): the same with masks;
-- ``rtdetr``: (1, N, 4 + C), boxes and scores in one tensor without suppression: Ultralytics' RT-DETR;
-- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes, suppression and masks are added (:mod:`.adopt_yolo`).
+- ``rtdetr``: (1, N, 4 + C), boxes and scores in one tensor without suppression: Ultralytics'
+  RT-DETR;
+- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes, suppression and masks are added
+  (:mod:`.adopt_yolo`).
 """
 
 from __future__ import annotations
@@ -29,13 +34,39 @@ from .file import Told
 from .probe import Array, Probe
 from .yolo import YOLO_FORMS, flat_and_maps
 
-FORMS = ("decoded", "detr", "detr-softmax", "boxes-scores", "rows", "rows-seg", "rtdetr", *YOLO_FORMS)
+FORMS = (
+    "decoded",
+    "detr",
+    "detr-softmax",
+    "boxes-scores",
+    "rows",
+    "rows-seg",
+    "rtdetr",
+    *YOLO_FORMS,
+)
 LIKELY = -1.0  # a logit that by a sigmoid is a score of 0.27
 FEW = 1000  # boxes that a detector without suppression gives at most
 _NAMES = {
     "boxes": {"boxes", "bboxes", "det_boxes", "detection_boxes", "pred_boxes", "box", "dets"},
-    "scores": {"scores", "score", "det_scores", "detection_scores", "pred_scores", "confidences", "confidence"},
-    "labels": {"labels", "label", "classes", "class_ids", "det_classes", "detection_classes", "pred_labels", "pred_classes"},
+    "scores": {
+        "scores",
+        "score",
+        "det_scores",
+        "detection_scores",
+        "pred_scores",
+        "confidences",
+        "confidence",
+    },
+    "labels": {
+        "labels",
+        "label",
+        "classes",
+        "class_ids",
+        "det_classes",
+        "detection_classes",
+        "pred_labels",
+        "pred_classes",
+    },
     "masks": {"masks", "pred_masks", "detection_masks"},
     "count": {"num_dets", "num_detections", "num_predictions", "num_det"},
 }
@@ -48,10 +79,13 @@ class Pair(NamedTuple):
 
 
 def decoded_of(outputs: Sequence[Shape]) -> dict[str, Shape] | None:
-    """Role -> output of ``decoded``: told by the names, or where these say nothing by type and shape. None: another form."""
+    """Role -> output of ``decoded``: told by the names, or where these say nothing by type and
+    shape. None: another form.
+    """
     roles: dict[str, Shape] = {}
     for shape in outputs:
-        plain = shape.name.lower().rsplit("/", 1)[-1].removesuffix(":0")  # TensorFlow counts a node's outputs
+        # TensorFlow counts a node's outputs
+        plain = shape.name.lower().rsplit("/", 1)[-1].removesuffix(":0")
         names = [role for role, known in _NAMES.items() if plain in known]
         role = names[0] if names else _role_by_shape(shape)
         if role is None or role in roles:
@@ -67,7 +101,10 @@ def decoded_of(outputs: Sequence[Shape]) -> dict[str, Shape] | None:
 
 
 def _without_batch(shape: Shape, rank: int = 1) -> tuple[int, ...]:
-    """(K,) of (K,), (1, K) or (1, K, 1); () of anything else. ``rank`` 2: (K, 4) of (K, 4) or (1, K, 4)."""
+    """(K,) of (K,), (1, K) or (1, K, 1); () of anything else.
+
+    ``rank`` 2: (K, 4) of (K, 4) or (1, K, 4).
+    """
     dims = shape.dims
     if len(dims) == rank + 1 and dims[0] == 1:
         return dims[1:]
@@ -87,10 +124,22 @@ def _role_by_shape(shape: Shape) -> str | None:
 
 
 def pair_of(outputs: Sequence[Shape]) -> Pair | None:
-    """Boxes (1, Q, 4) with logits or scores (1, Q, C) and maybe maps (1, Q, h, w). Names tell them apart where C is 4."""
-    flat = [shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1 and shape.dtype == "float32"]
+    """Boxes (1, Q, 4) with logits or scores (1, Q, C) and maybe maps (1, Q, h, w).
+
+    Names tell them apart where C is 4.
+    """
+    flat = [
+        shape
+        for shape in outputs
+        if len(shape.dims) == 3 and shape.dims[0] == 1 and shape.dtype == "float32"
+    ]
     maps = [shape for shape in outputs if len(shape.dims) == 4 and shape.dims[0] == 1]
-    if len(flat) != 2 or len(maps) > 1 or len(flat) + len(maps) != len(outputs) or flat[0].dims[1] != flat[1].dims[1]:
+    if (
+        len(flat) != 2
+        or len(maps) > 1
+        or len(flat) + len(maps) != len(outputs)
+        or flat[0].dims[1] != flat[1].dims[1]
+    ):
         return None
     fours = [shape for shape in flat if shape.dims[2] == 4]
     named = [shape for shape in fours if "box" in shape.name.lower() or shape.name == "dets"]
@@ -101,15 +150,22 @@ def pair_of(outputs: Sequence[Shape]) -> Pair | None:
     return Pair(boxes[0], logits, maps[0] if maps else None)
 
 
-def form_of(outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> tuple[str, bool]:
+def form_of(
+    outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: int | None, path: str | Path
+) -> tuple[str, bool]:
     """One of FORMS, and whether a YOLO's numbers of a box are the last axis.
 
-    ``known_classes``: of the file's metadata or else of the data set, None if neither is there. Raises :class:`InputError` that
-    lists the outputs if they are of no known form, or of several that nothing tells apart.
+    ``known_classes``: of the file's metadata or else of the data set, None if neither is there.
+    Raises :class:`InputError` that lists the outputs if they are of no known form, or of several
+    that nothing tells apart.
     """
     flat, maps = flat_and_maps(outputs)
     if flat is not None:
-        found = _seg_form(flat, maps, told) if maps else _flat_form(flat, told, probe, known_classes, path)
+        found = (
+            _seg_form(flat, maps, told)
+            if maps
+            else _flat_form(flat, told, probe, known_classes, path)
+        )
         if found is not None:
             return found
     elif decoded_of(outputs) is not None:
@@ -117,7 +173,10 @@ def form_of(outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: i
     elif (pair := pair_of(outputs)) is not None:
         return _pair_form(pair, probe), False
     listed = ", ".join(f"{shape.name} {list(shape.dims)}" for shape in outputs)
-    mend = "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its form with --form"
+    mend = (
+        "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its "
+        "form with --form"
+    )
     raise InputError(f"outputs {listed} are of no known form", path, mend)
 
 
@@ -132,17 +191,20 @@ def _pair_form(pair: Pair, probe: Probe) -> str:
 
 
 def are_odds(values: Array) -> bool:
-    """Whether rows (n, C) are a softmax already: within 0..1, with a sum of 1 each, over more than one class."""
+    """Whether rows (n, C) are a softmax already: within 0..1, with a sum of 1 each, over more than
+    one class.
+    """
     if not values.size or values.shape[1] < 2 or values.min() < 0 or values.max() > 1:
         return False
     return bool(np.abs(values.sum(axis=1) - 1).max() < 1e-2)
 
 
 def is_softmax(logits: Array) -> bool:
-    """Whether the last class of logits (n, C) is DETR's "no object": it wins most queries, and is not small there.
+    """Whether the last class of logits (n, C) is DETR's "no object": it wins most queries, and is
+    not small there.
 
-    A class with a sigmoid of its own has a logit above LIKELY only where there is an object, and few queries have one; and a
-    slot that upstream RF-DETR never uses has the lowest logit of all.
+    A class with a sigmoid of its own has a logit above LIKELY only where there is an object, and
+    few queries have one; and a slot that upstream RF-DETR never uses has the lowest logit of all.
     """
     if logits.shape[1] < 2 or not len(logits):
         return False
@@ -151,7 +213,9 @@ def is_softmax(logits: Array) -> bool:
 
 
 def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:
-    rows, numbers, weights = flat.dims[1], flat.dims[2], maps.dims[1]
+    rows = flat.dims[1]
+    numbers = flat.dims[2]
+    weights = maps.dims[1]
     if told.names and rows == 4 + len(told.names) + weights and not (told.end2end or told.nms):
         return "yolo-seg", False
     if numbers == 6 + weights and (told.end2end or told.nms or rows <= FEW):
@@ -161,7 +225,9 @@ def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:
     return ("yolo-seg", True) if numbers > 4 + weights and rows > numbers else None
 
 
-def _flat_form(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> tuple[str, bool] | None:
+def _flat_form(
+    flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path
+) -> tuple[str, bool] | None:
     first, last = flat.dims[1:]
     if told.names:  # the file names its classes: most shapes are then of one form only
         count = len(told.names)
@@ -180,7 +246,9 @@ def _flat_form(flat: Shape, told: Told, probe: Probe, known_classes: int | None,
 
 
 def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> str:
-    """Of (1, N, 6): finished rows, a YOLO of one class with objectness or of two without, or RT-DETR of two classes."""
+    """Of (1, N, 6): finished rows, a YOLO of one class with objectness or of two without, or
+    RT-DETR of two classes.
+    """
     if told.end2end or told.nms:
         return "rows"
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
@@ -190,7 +258,11 @@ def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path:
         if few or tail.any():
             return "rows"
         mend = "name it with --form: rows, or yolo-objectness"
-        raise InputError(f"{flat.name} {list(flat.dims)} is empty on a picture and may be of two forms", path, mend)
+        raise InputError(
+            f"{flat.name} {list(flat.dims)} is empty on a picture and may be of two forms",
+            path,
+            mend,
+        )
     few = flat.dims[1] <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
     if told.rt_detr or known_classes in (2, None) and few:
         return "rtdetr"
@@ -202,7 +274,12 @@ def _boxes_last(flat: Shape, probe: Probe, known_classes: int | None) -> tuple[s
     boxes, numbers = flat.dims[1:]
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
     few = boxes <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
-    if known_classes is not None and numbers == 4 + known_classes or few and (known_classes or 0) + 5 != numbers:
+    if (
+        known_classes is not None
+        and numbers == 4 + known_classes
+        or few
+        and (known_classes or 0) + 5 != numbers
+    ):
         return ("rtdetr", False) if few else ("yolo", True)
     if known_classes is None and numbers == 84:  # COCO's 80 classes without objectness
         return "yolo", True

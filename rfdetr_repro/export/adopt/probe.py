@@ -1,4 +1,6 @@
-"""A run of somebody else's file on pictures before it is adopted: what its numbers are is told by the numbers."""
+"""A run of somebody else's file on pictures before it is adopted: what its numbers are is told by
+the numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,50 @@ FIRST = 2  # pictures that every file is run on
 class Probe:
     """Outputs by name on pictures, each run once and only when asked for.
 
-    ``pictures``: makes the input float32 (1, 3, H, W) of each picture; never empty (a stand-in where there is no data).
+    ``pictures``: makes the input float32 (1, 3, H, W) of each picture; never empty (a stand-in
+    where there is no data).
     """
 
-    def __init__(self, model: onnx.ModelProto, name: str, pictures: Sequence[Callable[[], Array]], path: str | Path) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        name: str,
+        pictures: Sequence[Callable[[], Array]],
+        path: str | Path,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 2
         try:
             content = model.SerializeToString()
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # ONNX Runtime's own exception types share no public base class
-            raise InputError(f"ONNX Runtime cannot load the model ({error})", path, "export it again") from error
-        self.name, self.pictures, self.path = name, pictures, path
+            raise InputError(
+                f"ONNX Runtime cannot load the model ({error})", path, "export it again"
+            ) from error
+        self.name = name
+        self.pictures = pictures
+        self.path = path
         self.names = [value.name for value in self.session.get_outputs()]
         self.found: list[dict[str, Array]] = []
 
     def outputs(self, count: int = FIRST) -> list[dict[str, Array]]:
-        """Of the first ``count`` pictures, or of all if there are fewer: output name -> array, floats widened to float32."""
+        """Of the first ``count`` pictures, or of all if there are fewer: output name -> array,
+        floats widened to float32.
+        """
         for index in range(len(self.found), min(count, len(self.pictures))):
             feed = {self.name: self.pictures[index]()}
             try:
                 values = self.session.run(None, feed)
             except Exception as error:
-                raise InputError(f"the model does not run on one image ({error})", self.path, "export it again") from error
-            self.found.append({name: _wide(value) for name, value in zip(self.names, values, strict=True)})
+                raise InputError(
+                    f"the model does not run on one image ({error})", self.path, "export it again"
+                ) from error
+            self.found.append(
+                {name: _wide(value) for name, value in zip(self.names, values, strict=True)}
+            )
         return self.found[:count]
 
     def of(self, name: str, count: int = FIRST) -> list[Array]:
@@ -57,14 +78,20 @@ def _wide(value: Array) -> Array:
 
 
 def stand_in(hw: tuple[int, int]) -> Array:
-    """float32 (1, 3, H, W) in 0..1 where there is no picture: patches of colour on a gradient, always the same."""
+    """float32 (1, 3, H, W) in 0..1 where there is no picture: patches of colour on a gradient,
+    always the same.
+    """
     height, width = hw
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:height, 0:width]
-    picture = np.stack([rows / height, columns / width, np.full((height, width), 0.4)]).astype(np.float32)
+    picture = np.stack([rows / height, columns / width, np.full((height, width), 0.4)]).astype(
+        np.float32
+    )
     for _ in range(6):
-        top, left = random.integers(0, height), random.integers(0, width)
-        bottom, right = top + random.integers(1, height + 1), left + random.integers(1, width + 1)
+        top = random.integers(0, height)
+        left = random.integers(0, width)
+        bottom = top + random.integers(1, height + 1)
+        right = left + random.integers(1, width + 1)
         picture[:, top:bottom, left:right] = random.random((3, 1, 1))
     noise = random.normal(0, 0.02, picture.shape)
     return (picture + noise).clip(0, 1).astype(np.float32)[None]
@@ -82,8 +109,13 @@ def check_scores(values: Sequence[Array], what: str, path: str | Path) -> None:
 
 
 def check_finite(values: Sequence[Array], what: str, path: str | Path) -> None:
-    """:class:`InputError` for NaN and positive infinity; a logit of minus infinity is a class that is ruled out."""
+    """:class:`InputError` for NaN and positive infinity; a logit of minus infinity is a class that
+    is ruled out.
+    """
     for value in values:
         if np.isnan(value).any() or np.isposinf(value).any():
-            mend = "an overflow in half precision? export it in float32, or keep the overflowing nodes in float32"
+            mend = (
+                "an overflow in half precision? export it in float32, or keep the overflowing "
+                "nodes in float32"
+            )
             raise InputError(f"{what} are not finite on a picture", path, mend)

@@ -1,4 +1,6 @@
-"""Nodes that make ranked detections, best first, of each form of outputs that needs no YOLO suppression."""
+"""Nodes that make ranked detections, best first, of each form of outputs that needs no YOLO
+suppression.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,17 @@ from .boxes import Layout, relative_corners
 from .forms import FEW, pair_of
 from .yolo import flat_and_maps, masks_of
 
-FLOAT, INT = int(TensorProto.FLOAT), int(TensorProto.INT64)
+FLOAT = int(TensorProto.FLOAT)
+INT = int(TensorProto.INT64)
 
 
-def add_decoded(build: Builder, roles: Mapping[str, Shape], size: tuple[int, int], layout: Layout, halves: bool) -> None:
-    """Scores, labels and boxes of a detector's own choice, sorted. ``halves``: its masks are in 0..1, so 0.5 is taken off."""
+def add_decoded(
+    build: Builder, roles: Mapping[str, Shape], size: tuple[int, int], layout: Layout, halves: bool
+) -> None:
+    """Scores, labels and boxes of a detector's own choice, sorted.
+
+    ``halves``: its masks are in 0..1, so 0.5 is taken off.
+    """
     scores = build.one("Reshape", roles["scores"].name, build.constant([1, -1]))
     labels = build.one("Reshape", roles["labels"].name, build.constant([1, -1]))
     boxes = build.one("Reshape", roles["boxes"].name, build.constant([1, -1, 4]))
@@ -28,26 +36,44 @@ def add_decoded(build: Builder, roles: Mapping[str, Shape], size: tuple[int, int
     if roles["labels"].dtype != "int64":
         labels = build.one("Cast", labels, to=INT)
     if "count" in roles:  # beyond it the places are empty
-        last = build.one("Cast", build.one("Reshape", roles["count"].name, build.constant([1, 1])), to=INT)
-        there = build.one("Cast", build.one("Less", build.constant(np.arange(count)[None]), last), to=FLOAT)
+        last = build.one(
+            "Cast", build.one("Reshape", roles["count"].name, build.constant([1, 1])), to=INT
+        )
+        there = build.one(
+            "Cast", build.one("Less", build.constant(np.arange(count)[None]), last), to=FLOAT
+        )
         scores = build.one("Mul", scores, there)
     best, index = build.add("TopK", [scores, build.constant([min(FEW, count)])], 2, axis=1)
     rows = build.one("Squeeze", index, build.constant([0]))
     results = {
         "scores": (best, FLOAT),
         "labels": (_labels(build, build.one("Gather", labels, rows, axis=1), best), INT),
-        "boxes": (relative_corners(build, build.one("Gather", boxes, rows, axis=1), size, layout), FLOAT),
+        "boxes": (
+            relative_corners(build, build.one("Gather", boxes, rows, axis=1), size, layout),
+            FLOAT,
+        ),
     }
     if "masks" in roles:
         masks = build.one("Gather", roles["masks"].name, rows, axis=1)
-        results["masks"] = (build.one("Sub", masks, build.constant(0.5, np.float32)) if halves else masks, FLOAT)
+        results["masks"] = (
+            build.one("Sub", masks, build.constant(0.5, np.float32)) if halves else masks,
+            FLOAT,
+        )
     build.results(**results)
 
 
 def add_detr(
-    build: Builder, form: str, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, odds_given: bool
+    build: Builder,
+    form: str,
+    outputs: Sequence[Shape],
+    size: tuple[int, int],
+    layout: Layout,
+    odds_given: bool,
 ) -> None:
-    """``detr``, ``detr-softmax`` and ``boxes-scores`` without suppression. ``odds_given``: the softmax is in the file already."""
+    """``detr``, ``detr-softmax`` and ``boxes-scores`` without suppression.
+
+    ``odds_given``: the softmax is in the file already.
+    """
     pair = pair_of(outputs)
     assert pair is not None
     boxes, logits, masks = pair
@@ -55,11 +81,18 @@ def add_detr(
     if form == "detr-softmax":
         odds = logits.name if odds_given else build.one("Softmax", logits.name, axis=2)
         real, _ = build.add("Split", [odds, build.constant([classes - 1, 1])], 2, axis=2)
-        value, which = build.add("TopK", [real, build.constant([1])], 2, axis=2)  # a query has one class, as its authors choose
+        # a query has one class, as its authors choose
+        value, which = build.add("TopK", [real, build.constant([1])], 2, axis=2)
         last = build.constant([2])
-        best, index = build.add("TopK", [build.one("Squeeze", value, last), build.constant([min(FEW, queries)])], 2, axis=1)
+        best, index = build.add(
+            "TopK",
+            [build.one("Squeeze", value, last), build.constant([min(FEW, queries)])],
+            2,
+            axis=1,
+        )
         rows = build.one("Squeeze", index, build.constant([0]))
-        scores, label = best, build.one("Gather", build.one("Squeeze", which, last), rows, axis=1)
+        scores = best
+        label = build.one("Gather", build.one("Squeeze", which, last), rows, axis=1)
     else:
         scores, label, rows = _best_pairs(build, logits.name, queries, classes)
         scores = build.one("Sigmoid", scores) if form == "detr" else scores
@@ -71,7 +104,9 @@ def add_detr(
 
 
 def _best_pairs(build: Builder, scores: str, boxes: int, classes: int) -> tuple[str, str, str]:
-    """The best pairs of box and class of (1, N, C): score (1, K), class (1, K), box (K,); as many as there are boxes, or MOST."""
+    """The best pairs of box and class of (1, N, C): score (1, K), class (1, K), box (K,); as many
+    as there are boxes, or MOST.
+    """
     flat = build.one("Reshape", scores, build.constant([1, boxes * classes]))
     best, index = build.add("TopK", [flat, build.constant([min(MOST, boxes)])], 2, axis=1)
     query = build.one("Div", index, build.constant(classes))
@@ -79,17 +114,23 @@ def _best_pairs(build: Builder, scores: str, boxes: int, classes: int) -> tuple[
     return best, label, build.one("Squeeze", query, build.constant([0]))
 
 
-def add_suppressed(build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, nms: Nms) -> None:
+def add_suppressed(
+    build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, nms: Nms
+) -> None:
     """``boxes-scores`` of many boxes, with suppression."""
     pair = pair_of(outputs)
     assert pair is not None
     boxes, scores, _ = pair
     corners = relative_corners(build, boxes.name, size, layout)
     kept = suppress(build, Raw(corners, scores.name, *scores.dims[1:], corners=True), nms)
-    build.results(scores=(kept.scores, FLOAT), labels=(kept.labels, INT), boxes=(kept.boxes_xyxy, FLOAT))
+    build.results(
+        scores=(kept.scores, FLOAT), labels=(kept.labels, INT), boxes=(kept.boxes_xyxy, FLOAT)
+    )
 
 
-def add_rt_detr(build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout) -> None:
+def add_rt_detr(
+    build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout
+) -> None:
     """``rtdetr``: boxes and scores of a chosen few in one tensor."""
     (flat,) = outputs
     boxes, numbers = flat.dims[1:]
@@ -99,23 +140,39 @@ def add_rt_detr(build: Builder, outputs: Sequence[Shape], size: tuple[int, int],
     build.results(scores=(best, FLOAT), labels=(label, INT), boxes=(relative, FLOAT))
 
 
-def add_rows(build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, path: str | Path) -> None:
+def add_rows(
+    build: Builder,
+    outputs: Sequence[Shape],
+    size: tuple[int, int],
+    layout: Layout,
+    path: str | Path,
+) -> None:
     """``rows`` and ``rows-seg``: a detector with its own choice inside, best first."""
     flat, protos = flat_and_maps(outputs)
     weights = protos.dims[1] if protos else 0
     if flat is None or flat.dims[2] != 6 + weights:
-        raise InputError("no output (1, N, 6), or (1, N, 6 + P) with prototypes (1, P, h, w)", path, "choose another form")
+        raise InputError(
+            "no output (1, N, 6), or (1, N, 6 + P) with prototypes (1, P, h, w)",
+            path,
+            "choose another form",
+        )
     sizes = [4, 1, 1] + [weights] * (weights > 0)
     parts = build.add("Split", [flat.name, build.constant(sizes)], len(sizes), axis=2)
-    axis, kept = build.constant([2]), build.constant([min(FEW, flat.dims[1])])
+    axis = build.constant([2])
+    kept = build.constant([min(FEW, flat.dims[1])])
     best, index = build.add("TopK", [build.one("Squeeze", parts[1], axis), kept], 2, axis=1)
     rows = build.one("Squeeze", index, build.constant([0]))
-    labels = build.one("Cast", build.one("Squeeze", build.one("Gather", parts[2], rows, axis=1), axis), to=INT)
+    labels = build.one(
+        "Cast", build.one("Squeeze", build.one("Gather", parts[2], rows, axis=1), axis), to=INT
+    )
     labels = _labels(build, labels, best)
     boxes = relative_corners(build, build.one("Gather", parts[0], rows, axis=1), size, layout)
     results = {"scores": (best, FLOAT), "labels": (labels, INT), "boxes": (boxes, FLOAT)}
     if protos is not None:
-        results["masks"] = (masks_of(build, build.one("Gather", parts[3], rows, axis=1), protos, boxes), FLOAT)
+        results["masks"] = (
+            masks_of(build, build.one("Gather", parts[3], rows, axis=1), protos, boxes),
+            FLOAT,
+        )
     build.results(**results)
 
 

@@ -1,4 +1,6 @@
-"""Detections of a raw run, by plain arrays: what a form's numbers mean, to judge boxes and classes before nodes are added."""
+"""Detections of a raw run, by plain arrays: what a form's numbers mean, to judge boxes and classes
+before nodes are added.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from .yolo import flat_and_maps
 
 
 class Seen(NamedTuple):
-    """One picture: boxes (n, 4) as the file writes them, the score of the best class (n,), that class (n,)."""
+    """One picture: boxes (n, 4) as the file writes them, the score of the best class (n,), that
+    class (n,).
+    """
 
     boxes: Array
     scores: Array
@@ -28,8 +32,18 @@ class Seen(NamedTuple):
     used: frozenset[int]  # classes of any box with a score above USED
 
 
-def seen(form: str, outputs: Sequence[Shape], probe: Probe, channels_last: bool, path: str | Path, count: int = 2) -> list[Seen]:
-    """The first ``count`` pictures. Scores that are none, and numbers that are not finite, are an :class:`InputError`."""
+def seen(
+    form: str,
+    outputs: Sequence[Shape],
+    probe: Probe,
+    channels_last: bool,
+    path: str | Path,
+    count: int = 2,
+) -> list[Seen]:
+    """The first ``count`` pictures.
+
+    Scores that are none, and numbers that are not finite, are an :class:`InputError`.
+    """
     return [_one(form, outputs, values, channels_last, path) for values in probe.outputs(count)]
 
 
@@ -42,7 +56,9 @@ class Picture(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Objects where the network sees them: boxes (n, 4) xyxy in 0..1 of its input, category ids (n,)."""
+    """Objects where the network sees them: boxes (n, 4) xyxy in 0..1 of its input, category ids
+    (n,).
+    """
 
     boxes_xyxy: Array
     category_ids: Array
@@ -50,7 +66,9 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a file does on up to PICTURES pictures, looked at only when there is something to prove."""
+    """What a file does on up to PICTURES pictures, looked at only when there is something to
+    prove.
+    """
 
     form: str
     outputs: Sequence[Shape]
@@ -69,7 +87,9 @@ class Evidence:
         return set().union(*(one.used for one in self.seen()))
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(class of the detection, category id of the object) of every confident detection that lies on an object."""
+        """(class of the detection, category id of the object) of every confident detection that
+        lies on an object.
+        """
         found: list[tuple[int, int]] = []
         for one, truth in zip(self.seen(), self.truths, strict=False):
             boxes, ids = truth()
@@ -83,9 +103,15 @@ class Evidence:
         return found
 
 
-def agreed(layout: Layout, looked: Sequence[Seen], truths: Sequence[Callable[[], Truth]], size: tuple[int, int]) -> Layout:
-    """``layout``, or another order of the four numbers if no confident box lies on a labelled object in the one, but several in
-    the other: boxes of two orders may both be possible boxes."""
+def agreed(
+    layout: Layout,
+    looked: Sequence[Seen],
+    truths: Sequence[Callable[[], Truth]],
+    size: tuple[int, int],
+) -> Layout:
+    """``layout``, or another order of the four numbers if no confident box lies on a labelled
+    object in the one, but several in the other: boxes of two orders may both be possible boxes.
+    """
 
     def hits(order: str) -> int:
         scale = np.array(size * 2) if layout.unit == "pixels" else np.ones(4)
@@ -93,7 +119,9 @@ def agreed(layout: Layout, looked: Sequence[Seen], truths: Sequence[Callable[[],
         count = 0
         for one, truth in zip(looked, truths, strict=False):
             corners = corners_array(one.boxes[one.scores >= USED] / scale, order)
-            count += int((overlaps(corners, truth().boxes_xyxy).max(axis=0, initial=0) >= 0.5).sum())
+            count += int(
+                (overlaps(corners, truth().boxes_xyxy).max(axis=0, initial=0) >= 0.5).sum()
+            )
         return count
 
     found = {order: hits(order) for order in ORDERS}
@@ -113,7 +141,9 @@ def overlaps(one: Array, two: Array) -> Array:
     return np.asarray(common / np.maximum(union, 1e-12))
 
 
-def _one(form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bool, path: str | Path) -> Seen:
+def _one(
+    form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bool, path: str | Path
+) -> Seen:
     if form == "decoded":
         roles = decoded_of(outputs)
         assert roles is not None
@@ -127,7 +157,8 @@ def _one(form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bo
     if form in ("detr", "detr-softmax", "boxes-scores"):
         pair = pair_of(outputs)
         assert pair is not None
-        boxes, logits = values[pair.boxes.name][0], values[pair.logits.name][0]
+        boxes = values[pair.boxes.name][0]
+        logits = values[pair.logits.name][0]
         check_finite([logits], f"{pair.logits.name}", path)
         return _of_all(boxes, _scores(form, logits), path)
     flat = next(shape for shape in outputs if len(shape.dims) == 3)
@@ -154,7 +185,9 @@ def _scores(form: str, logits: Array) -> Array:
 
 def _chosen(boxes: Array, scores: Array, labels: Array, path: str | Path) -> Seen:
     check_scores([scores], "the scores", path)
-    check_finite([boxes[scores > 0], labels[scores > 0].astype(np.float64)], "boxes or labels", path)
+    check_finite(
+        [boxes[scores > 0], labels[scores > 0].astype(np.float64)], "boxes or labels", path
+    )
     labels = labels.astype(np.int64)
     there = labels[scores > 0]
     count = int(there.max(initial=-1)) + 1
@@ -165,4 +198,6 @@ def _of_all(boxes: Array, scores: Array, path: str | Path) -> Seen:
     check_scores([scores], "the class scores", path)
     check_finite([boxes], "boxes", path)
     used = np.flatnonzero((scores >= USED).any(axis=0))
-    return Seen(boxes, scores.max(axis=1), scores.argmax(axis=1), scores.shape[1], frozenset(used.tolist()))
+    return Seen(
+        boxes, scores.max(axis=1), scores.argmax(axis=1), scores.shape[1], frozenset(used.tolist())
+    )

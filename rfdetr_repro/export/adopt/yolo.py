@@ -1,12 +1,16 @@
-"""Raw outputs of YOLO-like detectors made into ranked detections inside the file: suppression, and masks from prototypes.
+"""Raw outputs of YOLO-like detectors made into ranked detections inside the file: suppression, and
+masks from prototypes.
 
-- ``yolo``: (1, 4 + C, N), centre and size, then class scores in 0..1 (YOLOv8, v9, 11), or the same transposed, (1, N, 4 + C);
-- ``yolo-seg``: (1, 4 + C + P, N) and prototypes (1, P, h, w): the last P numbers of a box weigh the prototypes to its mask;
+- ``yolo``: (1, 4 + C, N), centre and size, then class scores in 0..1 (YOLOv8, v9, 11), or the same
+  transposed, (1, N, 4 + C);
+- ``yolo-seg``: (1, 4 + C + P, N) and prototypes (1, P, h, w): the last P numbers of a box weigh the
+  prototypes to its mask;
 - ``yolo-objectness``: (1, N, 5 + C), the fifth number multiplies the scores (YOLOX, YOLOv5, v7).
 
-Masks are weighed, cropped to their box at the prototypes' resolution and left as logits (0 outside the box), only for the
-boxes that are kept: MOST x h x w float32 are written, 30.7 MB at 160 x 160. A reader scales the logits up and cuts at 0, as the
-vendors' current code does; older code cut a sigmoid at 0.5 after scaling, which moves edges by less than a prototype pixel.
+Masks are weighed, cropped to their box at the prototypes' resolution and left as logits (0 outside
+the box), only for the boxes that are kept: MOST x h x w float32 are written, 30.7 MB at 160 x 160.
+A reader scales the logits up and cuts at 0, as the vendors' current code does; older code cut a
+sigmoid at 0.5 after scaling, which moves edges by less than a prototype pixel.
 """
 
 from __future__ import annotations
@@ -27,8 +31,14 @@ YOLO_FORMS = ("yolo", "yolo-seg", "yolo-objectness")
 
 
 def flat_and_maps(outputs: Sequence[Shape]) -> tuple[Shape | None, Shape | None]:
-    """The one output (1, a, b) and the one (1, P, h, w), None where there is none or where there are several."""
-    flat = [shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1 and shape.dtype == "float32"]
+    """The one output (1, a, b) and the one (1, P, h, w), None where there is none or where there
+    are several.
+    """
+    flat = [
+        shape
+        for shape in outputs
+        if len(shape.dims) == 3 and shape.dims[0] == 1 and shape.dtype == "float32"
+    ]
     maps = [shape for shape in outputs if len(shape.dims) == 4 and shape.dims[0] == 1]
     if len(flat) != 1 or len(maps) > 1 or len(flat) + len(maps) != len(outputs):
         return None, None
@@ -48,15 +58,18 @@ def adopt_yolo(
 ) -> int:
     """Adds choice and masks to the graph; returns the number of classes.
 
-    ``size``: input (width, height). ``layout``: of the boxes. ``channels_last``: ``yolo`` and ``yolo-seg`` as (1, N, numbers).
+    ``size``: input (width, height). ``layout``: of the boxes. ``channels_last``: ``yolo`` and
+    ``yolo-seg`` as (1, N, numbers).
     """
     flat = next((shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1), None)
     protos = next((shape for shape in outputs if len(shape.dims) == 4), None)
     if flat is None or (form == "yolo-seg") != (protos is not None):
         raise InputError(f"the outputs are not of the form {form}", path, "choose another form")
-    weights, lead = protos.dims[1] if protos else 0, 5 if form == "yolo-objectness" else 4
+    weights = protos.dims[1] if protos else 0
+    lead = 5 if form == "yolo-objectness" else 4
     axis = 2 if channels_last or form == "yolo-objectness" else 1  # of the numbers of a box
-    numbers, anchors = flat.dims[axis], flat.dims[3 - axis]
+    numbers = flat.dims[axis]
+    anchors = flat.dims[3 - axis]
     classes = numbers - lead - weights
     if classes < 1:
         raise InputError(f"{numbers} numbers per box leave no class", path, "choose another form")
@@ -70,39 +83,64 @@ def adopt_yolo(
     raw = Raw(parts[0], scores, anchors, classes, axis, objectness, layout.order == "xyxy")
     kept = suppress(build, raw, nms)
     relative = relative_corners(build, kept.boxes_xyxy, size, layout._replace(order="xyxy"))
-    number, whole = TensorProto.FLOAT, TensorProto.INT64
-    results = {"scores": (kept.scores, number), "labels": (kept.labels, whole), "boxes": (relative, number)}
+    number = TensorProto.FLOAT
+    whole = TensorProto.INT64
+    results = {
+        "scores": (kept.scores, number),
+        "labels": (kept.labels, whole),
+        "boxes": (relative, number),
+    }
     if protos is not None:
         chosen = build.one("Gather", parts[-1], kept.anchors, axis=3 - axis)
-        chosen = build.one("Transpose", chosen, perm=[0, 2, 1]) if axis == 1 else chosen  # (1, K, P)
+        # (1, K, P)
+        chosen = build.one("Transpose", chosen, perm=[0, 2, 1]) if axis == 1 else chosen
         results["masks"] = (masks_of(build, chosen, protos, relative), number)
     build.results(**results)
     return classes
 
 
-def _injected(build: Builder, scores: str, anchors: int, classes: int, count: int, axis: int, path: str | Path) -> str:
-    """Scores of which exactly ``count`` anchors, spread evenly, exceed any threshold below 0.5; still computed from the image."""
+def _injected(
+    build: Builder, scores: str, anchors: int, classes: int, count: int, axis: int, path: str | Path
+) -> str:
+    """Scores of which exactly ``count`` anchors, spread evenly, exceed any threshold below 0.5;
+    still computed from the image.
+    """
     if not 0 <= count <= anchors:
         raise InputError(f"{count} candidates of {anchors} boxes", path, f"give 0 to {anchors}")
     pattern = np.zeros((1, anchors, classes), np.float32)
     places = np.linspace(0, anchors - 1, count).astype(int) if count else np.zeros(0, int)
     pattern[0, places, np.arange(count) % classes] = np.linspace(0.9, 0.5, count)
     pattern = pattern if axis == 2 else pattern.transpose(0, 2, 1)
-    return build.one("Add", build.one("Mul", scores, build.constant(1e-6, np.float32)), build.constant(pattern, np.float32))
+    return build.one(
+        "Add",
+        build.one("Mul", scores, build.constant(1e-6, np.float32)),
+        build.constant(pattern, np.float32),
+    )
 
 
 def masks_of(build: Builder, weights: str, protos: Shape, boxes_xyxy: str) -> str:
-    """(1, K, h, w) logits: weights (1, K, P) x prototypes, 0 outside the boxes (1, K, 4 in 0..1)."""
+    """(1, K, h, w) logits: weights (1, K, P) x prototypes, 0 outside the boxes (1, K, 4 in
+    0..1).
+    """
     _, count, height, width = protos.dims
     flat = build.one("Reshape", protos.name, build.constant([1, count, height * width]))
-    logits = build.one("Reshape", build.one("MatMul", weights, flat), build.constant([1, -1, height, width]))
+    logits = build.one(
+        "Reshape", build.one("MatMul", weights, flat), build.constant([1, -1, height, width])
+    )
     unit = build.constant(np.reshape([width, height] * 2, (1, 1, 4)), np.float32)
-    sides = build.add("Split", [build.one("Mul", boxes_xyxy, unit), build.constant([1, 1, 1, 1])], 4, axis=2)  # (1, K, 1)
+    # (1, K, 1)
+    sides = build.add(
+        "Split", [build.one("Mul", boxes_xyxy, unit), build.constant([1, 1, 1, 1])], 4, axis=2
+    )
     left, top, right, bottom = (build.one("Unsqueeze", side, build.constant([3])) for side in sides)
     columns = build.constant(np.arange(width).reshape(1, 1, 1, width), np.float32)
     rows = build.constant(np.arange(height).reshape(1, 1, height, 1), np.float32)
     inside = [
-        build.one("And", build.one("Not", build.one("Less", ramp, low)), build.one("Less", ramp, high))
+        build.one(
+            "And", build.one("Not", build.one("Less", ramp, low)), build.one("Less", ramp, high)
+        )
         for ramp, low, high in ((columns, left, right), (rows, top, bottom))
     ]
-    return build.one("Mul", logits, build.one("Cast", build.one("And", *inside), to=TensorProto.FLOAT))
+    return build.one(
+        "Mul", logits, build.one("Cast", build.one("And", *inside), to=TensorProto.FLOAT)
+    )

@@ -1,6 +1,8 @@
-"""How each ATen operator of the recorded pass becomes ONNX (opset 17): one small function per operator family.
+"""How each ATen operator of the recorded pass becomes ONNX (opset 17): one small function per
+operator family.
 
-Shapes are static, so every view is a Reshape to known sizes. An operator without an entry raises and names itself.
+Shapes are static, so every view is a Reshape to known sizes. An operator without an entry raises
+and names itself.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def _translates(*ops: Any) -> Callable[[Translation], Translation]:
 
 
 def _args(call: Call, *defaults: Any) -> list[Any]:
-    """The arguments of a call, missing ones filled from ``defaults`` (those of the last parameters)."""
+    """The arguments of a call, missing ones filled from ``defaults`` (those of the last
+    parameters).
+    """
     missing = len(call.op._schema.arguments) - len(call.args)
     return [*call.args, *defaults[len(defaults) - missing :]]
 
@@ -48,9 +52,19 @@ def _unary(kind: str) -> Translation:
 
 
 for _kind, _op in {
-    "Exp": aten.exp, "Log": aten.log, "Sin": aten.sin, "Cos": aten.cos, "Sqrt": aten.sqrt, "Neg": aten.neg, "Abs": aten.abs,
-    "Relu": aten.relu, "Sigmoid": aten.sigmoid, "Tanh": aten.tanh, "Erf": aten.erf, "Floor": aten.floor,
-}.items():  # fmt: skip
+    "Exp": aten.exp,
+    "Log": aten.log,
+    "Sin": aten.sin,
+    "Cos": aten.cos,
+    "Sqrt": aten.sqrt,
+    "Neg": aten.neg,
+    "Abs": aten.abs,
+    "Relu": aten.relu,
+    "Sigmoid": aten.sigmoid,
+    "Tanh": aten.tanh,
+    "Erf": aten.erf,
+    "Floor": aten.floor,
+}.items():
     _TABLE[_op.default] = _unary(_kind)
 
 
@@ -59,7 +73,13 @@ def _cast(graph: Graph, call: Call) -> str:
     return graph(call.args[0], call.outputs[0].dtype)
 
 
-@_translates(aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims)
+@_translates(
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+)
 def _reshape(graph: Graph, call: Call) -> str:
     return graph.reshape(call.args[0], call.outputs[0])
 
@@ -73,7 +93,9 @@ def _permute(graph: Graph, call: Call) -> str:
 @_translates(aten.transpose.int, aten.t.default)
 def _transpose(graph: Graph, call: Call) -> str:
     rank = call.args[0].dim()
-    first, second = (dim % rank for dim in call.args[1:]) if call.op is aten.transpose.int else (0, rank - 1)
+    first, second = (
+        (dim % rank for dim in call.args[1:]) if call.op is aten.transpose.int else (0, rank - 1)
+    )
     perm = list(range(rank))
     perm[first], perm[second] = second, first
     return graph.op("Transpose", [graph(call.args[0])], perm=perm)
@@ -117,7 +139,9 @@ def _slice(graph: Graph, call: Call) -> str:
 def _split(graph: Graph, call: Call) -> list[str]:
     x, _, dim = _args(call, 0)
     sizes = [part.shape[dim] for part in call.outputs]
-    name = graph.op("Split", [graph(x), graph.integers(sizes)], outputs=len(sizes), axis=dim % x.dim())
+    name = graph.op(
+        "Split", [graph(x), graph.integers(sizes)], outputs=len(sizes), axis=dim % x.dim()
+    )
     return list(graph.producer[name].output)
 
 
@@ -131,7 +155,9 @@ def _cat(graph: Graph, call: Call) -> str:
 def _stack(graph: Graph, call: Call) -> str:
     out, (tensors, dim) = call.outputs[0], _args(call, 0)
     axis = dim % out.dim()
-    parts = [graph.op("Unsqueeze", [graph(part, out.dtype), graph.integers([axis])]) for part in tensors]
+    parts = [
+        graph.op("Unsqueeze", [graph(part, out.dtype), graph.integers([axis])]) for part in tensors
+    ]
     return graph.op("Concat", parts, axis=axis)
 
 
@@ -151,7 +177,9 @@ _TABLE[aten.mul.Tensor] = _binary("Mul")
 _TABLE[aten.div.Tensor] = _binary("Div")
 _TABLE[aten.maximum.default] = _binary("Max")
 _TABLE[aten.minimum.default] = _binary("Min")
-_TABLE[aten.rsub.Scalar] = lambda graph, call: graph.op("Sub", [graph(call.args[1], call.outputs[0].dtype), graph(call.args[0])])
+_TABLE[aten.rsub.Scalar] = lambda graph, call: graph.op(
+    "Sub", [graph(call.args[1], call.outputs[0].dtype), graph(call.args[0])]
+)
 
 
 @_translates(aten.div.Tensor_mode)
@@ -160,19 +188,26 @@ def _floor_divide(graph: Graph, call: Call) -> str:
     if call.kwargs.get("rounding_mode") != "floor" or out.is_floating_point():
         raise TraceError("only integer floor division is translated")
     a, b = (graph(operand, out.dtype) for operand in call.args[:2])
-    return graph.op("Div", [graph.op("Sub", [a, graph.op("Mod", [a, b])]), b])  # Div alone would truncate
+    # Div alone would truncate
+    return graph.op("Div", [graph.op("Sub", [a, graph.op("Mod", [a, b])]), b])
 
 
 @_translates(aten.clamp.default)
 def _clamp(graph: Graph, call: Call) -> str:
     x, low, high = _args(call, None, None)
-    return graph.op("Clip", [graph(x), *("" if bound is None else graph(bound, x.dtype) for bound in (low, high))])
+    return graph.op(
+        "Clip",
+        [graph(x), *("" if bound is None else graph(bound, x.dtype) for bound in (low, high))],
+    )
 
 
 @_translates(aten.where.self)
 def _where(graph: Graph, call: Call) -> str:
     condition, a, b = call.args
-    return graph.op("Where", [graph(condition), graph(a, call.outputs[0].dtype), graph(b, call.outputs[0].dtype)])
+    return graph.op(
+        "Where",
+        [graph(condition), graph(a, call.outputs[0].dtype), graph(b, call.outputs[0].dtype)],
+    )
 
 
 @_translates(aten.gather.default)
@@ -194,20 +229,28 @@ def _index(graph: Graph, call: Call) -> str:
 def _topk(graph: Graph, call: Call) -> list[str]:
     x, k, dim, largest, ordered = _args(call, -1, True, True)
     wanted = [graph(x), graph.integers([k])]
-    name = graph.op("TopK", wanted, outputs=2, axis=dim % x.dim(), largest=int(largest), sorted=int(ordered))
+    name = graph.op(
+        "TopK", wanted, outputs=2, axis=dim % x.dim(), largest=int(largest), sorted=int(ordered)
+    )
     return list(graph.producer[name].output)
 
 
 @_translates(aten.amax.default)
 def _amax(graph: Graph, call: Call) -> str:
     x, dims, keep = _args(call, [], False)
-    return graph.op("ReduceMax", [graph(x)], axes=list(dims) or list(range(x.dim())), keepdims=int(keep))
+    return graph.op(
+        "ReduceMax", [graph(x)], axes=list(dims) or list(range(x.dim())), keepdims=int(keep)
+    )
 
 
 @_translates(aten.sum.dim_IntList)
 def _sum(graph: Graph, call: Call) -> str:
-    x, dims, keep = call.args[0], call.args[1], len(call.args) > 2 and call.args[2]
-    return graph.op("ReduceSum", [graph(x), graph.integers(dims or range(x.dim()))], keepdims=int(keep))
+    x = call.args[0]
+    dims = call.args[1]
+    keep = len(call.args) > 2 and call.args[2]
+    return graph.op(
+        "ReduceSum", [graph(x), graph.integers(dims or range(x.dim()))], keepdims=int(keep)
+    )
 
 
 @_translates(aten._softmax.default)
@@ -225,9 +268,12 @@ def _silu(graph: Graph, call: Call) -> str:
 def _gelu(graph: Graph, call: Call) -> str:
     if call.kwargs.get("approximate", "none") != "none":
         raise TraceError("only exact GELU is translated")
-    x, dtype = graph(call.args[0]), call.args[0].dtype
+    x = graph(call.args[0])
+    dtype = call.args[0].dtype
     erf = graph.op("Erf", [graph.op("Div", [x, graph(math.sqrt(2.0), dtype)])])
-    return graph.op("Mul", [graph.op("Mul", [x, graph.op("Add", [erf, graph(1.0, dtype)])]), graph(0.5, dtype)])
+    return graph.op(
+        "Mul", [graph.op("Mul", [x, graph.op("Add", [erf, graph(1.0, dtype)])]), graph(0.5, dtype)]
+    )
 
 
 @_translates(aten.addmm.default)
@@ -255,7 +301,9 @@ def _convolution(graph: Graph, call: Call) -> str:
     if transposed:
         raise TraceError("transposed convolution is not translated")
     inputs = [graph(x), graph(weight)] + ([] if bias is None else [graph(bias)])
-    shape: dict[str, Any] = dict(kernel_shape=list(weight.shape[2:]), strides=list(stride), dilations=list(dilation))
+    shape: dict[str, Any] = dict(
+        kernel_shape=list(weight.shape[2:]), strides=list(stride), dilations=list(dilation)
+    )
     name = graph.op("Conv", inputs, group=groups, pads=[*padding, *padding], **shape)
     graph.flops_of[name] = 2 * call.outputs[0].numel() * weight[0].numel()
     return name
@@ -279,15 +327,25 @@ def _attention(graph: Graph, call: Call) -> str:
     scores = graph.op("MatMul", [scaled, graph.op("Transpose", [graph(key)], perm=[0, 1, 3, 2])])
     name = graph.op("MatMul", [graph.op("Softmax", [scores], axis=-1), graph(value)])
     pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    graph.flops_of[scores], graph.flops_of[name] = 2 * pairs * query.shape[3], 2 * pairs * value.shape[3]
+    graph.flops_of[scores], graph.flops_of[name] = (
+        2 * pairs * query.shape[3],
+        2 * pairs * value.shape[3],
+    )
     return name
 
 
 @_translates(aten.grid_sampler_2d.default)
 def _grid_sample(graph: Graph, call: Call) -> str:
     x, grid, interpolation, padding, align = call.args
-    mode, padding_mode = ("bilinear", "nearest")[interpolation], ("zeros", "border", "reflection")[padding]
-    return graph.op("GridSample", [graph(x), graph(grid)], align_corners=int(align), mode=mode, padding_mode=padding_mode)
+    mode = ("bilinear", "nearest")[interpolation]
+    padding_mode = ("zeros", "border", "reflection")[padding]
+    return graph.op(
+        "GridSample",
+        [graph(x), graph(grid)],
+        align_corners=int(align),
+        mode=mode,
+        padding_mode=padding_mode,
+    )
 
 
 @_translates(aten.upsample_bilinear2d.default)
@@ -295,4 +353,6 @@ def _resize(graph: Graph, call: Call) -> str:
     x, _, align = call.args[:3]
     place = "align_corners" if align else "half_pixel"
     sizes = graph.integers(call.outputs[0].shape)
-    return graph.op("Resize", [graph(x), "", "", sizes], mode="linear", coordinate_transformation_mode=place)
+    return graph.op(
+        "Resize", [graph(x), "", "", sizes], mode="linear", coordinate_transformation_mode=place
+    )

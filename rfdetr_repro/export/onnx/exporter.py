@@ -1,8 +1,10 @@
-"""Subnet -> ONNX file: opset 17, batch 1, static shapes, ranking and box decoding inside (architecture facts section 11).
+"""Subnet -> ONNX file: opset 17, batch 1, static shapes, ranking and box decoding inside
+(architecture facts section 11).
 
-Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch embedding. Outputs, best first:
-``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous, ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head
-also ``masks`` (1, K, h, w) logits. K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes.
+Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch
+embedding. Outputs, best first: ``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous,
+``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head also ``masks`` (1, K, h, w) logits.
+K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ CONTRACTS = {
     "decoded": Contract("images", ("scores", "labels", "boxes", "masks"), _ranked),
     "upstream": Contract("input", ("dets", "labels", "masks"), _raw),
 }
-_FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}  # data-dependent: no CUDA-graph capture, no static engine
+# data-dependent: no CUDA-graph capture, no static engine
+_FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}
 PRECISIONS = ("fp32", "fp16")
 
 
@@ -76,33 +79,51 @@ def export_onnx(
     precision: str = "fp32",
     islands: Sequence[str] = (),
 ) -> Artifact:
-    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the subnet itself is not changed.
+    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the
+    subnet itself is not changed.
 
-    ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input ``input``, already normalised, ->
-    ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits, ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see
-    :mod:`.half`; ``islands`` names further nodes to keep in float32. Raises
-    :class:`InputError` if the classes of ``meta`` do not fit the head, ``TraceError`` if the graph cannot be static.
+    ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input
+    ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
+    ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`.half`; ``islands`` names further
+    nodes to keep in float32. Raises :class:`InputError` if the classes of ``meta`` do not fit the
+    head, ``TraceError`` if the graph cannot be static.
     """
     check_classes(subnet.config, meta)
     for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
         if given not in known:
-            raise InputError(f"unknown contract or precision {given!r}", mend=f"choose {' or '.join(known)}")
+            raise InputError(
+                f"unknown contract or precision {given!r}", mend=f"choose {' or '.join(known)}"
+            )
     decoded = contract == "decoded"
-    module = fold_normalisation(subnet) if decoded else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
+    module = (
+        fold_normalisation(subnet)
+        if decoded
+        else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
+    )
     model, flops, outputs = record(module, CONTRACTS[contract])
     content = model.SerializeToString(deterministic=True)
     inputs = {CONTRACTS[contract].input: example_images(subnet.arch)}
     manifest = describe(subnet, content, meta, inputs=inputs, outputs=outputs, flops=flops)
-    normalisation = NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
+    normalisation = (
+        NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
+    )
     manifest = replace(manifest, opset=OPSET, contract=contract, normalisation=normalisation)
-    return write_artifact(path, content, manifest) if precision == "fp32" else write_half(path, model, manifest, islands, "no")
+    return (
+        write_artifact(path, content, manifest)
+        if precision == "fp32"
+        else write_half(path, model, manifest, islands, "no")
+    )
 
 
 def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
     """Every class of the head must have a name and a category id, else :class:`InputError`."""
     if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
         given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
-        raise InputError(f"{given} for {config.num_classes} classes", meta.model.name, "name every class of the head")
+        raise InputError(
+            f"{given} for {config.num_classes} classes",
+            meta.model.name,
+            "name every class of the head",
+        )
 
 
 def example_images(arch: Arch) -> Tensor:
@@ -112,8 +133,12 @@ def example_images(arch: Arch) -> Tensor:
 
 
 def record(module: Detector, contract: Contract) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
-    """One pass of a subnet that already takes ``contract``'s input: ONNX model, FLOPs, outputs by name."""
-    return build_model(module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS)
+    """One pass of a subnet that already takes ``contract``'s input: ONNX model, FLOPs, outputs by
+    name.
+    """
+    return build_model(
+        module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS
+    )
 
 
 def describe(
@@ -129,7 +154,9 @@ def describe(
     return Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
-        model=replace(meta.model, arch=subnet.arch, task="segment" if subnet.config.masks else "detect"),
+        model=replace(
+            meta.model, arch=subnet.arch, task="segment" if subnet.config.masks else "detect"
+        ),
         class_names=tuple(meta.class_names),
         category_ids=tuple(meta.category_ids),
         inputs=tuple(_spec(name, tensor) for name, tensor in inputs.items()),
@@ -144,7 +171,9 @@ def describe(
 def build_model(
     module: nn.Module, images: Tensor, contract: Contract, k: int, decompositions: Mapping[Any, Any]
 ) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
-    """Records one pass of ``module(images)``; returns the checked model, its FLOPs and the recorded outputs."""
+    """Records one pass of ``module(images)``; returns the checked model, its FLOPs and the recorded
+    outputs.
+    """
     recorded = trace(module, images, lambda source: contract.run(module(source), k), decompositions)
     named = zip(contract.outputs, recorded.outputs, strict=True)
     outputs = {name: tensor for name, tensor in named if tensor is not None}
@@ -160,7 +189,10 @@ def _check(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     kinds = {node.op_type for node in model.graph.node}
     if kinds & _FORBIDDEN or any(node.domain for node in model.graph.node):
-        raise TraceError(f"the graph is not static standard ONNX: {sorted(kinds & _FORBIDDEN) or 'custom domain'}")
+        raise TraceError(
+            f"the graph is not static standard ONNX: "
+            f"{sorted(kinds & _FORBIDDEN) or 'custom domain'}"
+        )
 
 
 def _spec(name: str, tensor: Tensor) -> TensorSpec:
@@ -168,13 +200,28 @@ def _spec(name: str, tensor: Tensor) -> TensorSpec:
 
 
 def fold_normalisation(subnet: Detector) -> Detector:
-    """A float32 CPU copy of ``subnet`` that takes RGB in 0..1: (x - mean) / std is merged into the patch embedding's weights."""
+    """A float32 CPU copy of ``subnet`` that takes RGB in 0..1: (x - mean) / std is merged into the
+    patch embedding's weights.
+    """
     projection = getattr(getattr(subnet, "backbone", None), "patch_embed", None)
-    if not isinstance(projection, nn.Conv2d) or projection.in_channels != 3 or any(projection.padding) or projection.bias is None:
-        raise TraceError("no patch embedding (backbone.patch_embed: an unpadded convolution of 3 channels) to fold into")
+    if (
+        not isinstance(projection, nn.Conv2d)
+        or projection.in_channels != 3
+        or any(projection.padding)
+        or projection.bias is None
+    ):
+        raise TraceError(
+            "no patch embedding (backbone.patch_embed: an unpadded convolution of 3 channels) to "
+            "fold into"
+        )
     module = copy.deepcopy(subnet).to("cpu", torch.float32).eval().requires_grad_(False)
-    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64)[:, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     weight = projection.weight.detach().to("cpu", torch.float64) / std  # (D, 3, p, p)
     bias = projection.bias.detach().to("cpu", torch.float64) - (weight * mean).sum((1, 2, 3))
-    module.load_state_dict({"backbone.patch_embed.weight": weight, "backbone.patch_embed.bias": bias}, strict=False)
+    module.load_state_dict(
+        {"backbone.patch_embed.weight": weight, "backbone.patch_embed.bias": bias}, strict=False
+    )
     return module

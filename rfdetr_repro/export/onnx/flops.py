@@ -1,4 +1,6 @@
-"""Multiply-adds of an ONNX graph, counted as the paper's tables count them: matrix products and convolutions, nothing else."""
+"""Multiply-adds of an ONNX graph, counted as the paper's tables count them: matrix products and
+convolutions, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from .shapes import PRODUCTS, known_shapes
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Of one run. ``model`` after shape inference; a product whose shapes are not known raises ValueError with its name."""
+    """Of one run.
+
+    ``model`` after shape inference; a product whose shapes are not known raises ValueError with its
+    name.
+    """
     shapes = known_shapes(model)
     total = 0
     for index, node in enumerate(model.graph.node):
@@ -18,15 +24,20 @@ def multiply_adds(model: onnx.ModelProto) -> int:
             try:
                 total += _of(node, shapes)
             except KeyError as error:
-                raise ValueError(f"the shape of {error} at {node.op_type} {node.name or index} is not known") from error
+                raise ValueError(
+                    f"the shape of {error} at {node.op_type} {node.name or index} is not known"
+                ) from error
     return total
 
 
 def _of(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    left, right, out = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+    left = shapes[node.input[0]]
+    right = shapes[node.input[1]]
+    out = shapes[node.output[0]]
     if node.op_type == "Conv":  # weight (out, in / groups, *kernel)
         return math.prod(out) * math.prod(right[1:])
-    if node.op_type == "ConvTranspose":  # weight (in, out / groups, *kernel): every input pixel meets the kernel once
+    # weight (in, out / groups, *kernel): every input pixel meets the kernel once
+    if node.op_type == "ConvTranspose":
         return math.prod(left) * math.prod(right[1:])
     if node.op_type == "Gemm":
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)

@@ -1,6 +1,8 @@
-"""A static-shape ONNX graph under construction: names for tensors, deduplicated constants, nodes, and their multiply-add count.
+"""A static-shape ONNX graph under construction: names for tensors, deduplicated constants, nodes,
+and their multiply-add count.
 
-Everything is in order of recording, nothing carries a file path, a date or a random name: equal weights give equal bytes.
+Everything is in order of recording, nothing carries a file path, a date or a random name: equal
+weights give equal bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor
 
 from .trace import Trace, TraceError
 
-OPSET = 17  # the first with LayerNormalization as one operator; engines keep its statistics in float32 (facts section 11)
+# the first with LayerNormalization as one operator; engines keep its statistics in float32 (facts
+# section 11)
+OPSET = 17
 IR_VERSION = 8  # what opset 17 came with, so that older runtimes read the file
 
 _ONNX_TYPES = {
@@ -31,7 +35,10 @@ _ONNX_TYPES = {
 
 
 class Graph:
-    """Builder. ``graph(tensor)`` is the ONNX name of a tensor: a traced value, or a constant stored once."""
+    """Builder.
+
+    ``graph(tensor)`` is the ONNX name of a tensor: a traced value, or a constant stored once.
+    """
 
     def __init__(self, trace: Trace, input_name: str) -> None:
         self.trace = trace
@@ -45,8 +52,12 @@ class Graph:
         self._constants: dict[str, str] = {}  # content hash -> name
         self._parameters = {self._place(tensor): name for name, tensor in trace.parameters.items()}
 
-    def __call__(self, tensor: Tensor | float | int | bool, dtype: torch.dtype | None = None) -> str:
-        """Name of a tensor or number, as ``dtype`` if given (constants are converted, traced values are cast)."""
+    def __call__(
+        self, tensor: Tensor | float | int | bool, dtype: torch.dtype | None = None
+    ) -> str:
+        """Name of a tensor or number, as ``dtype`` if given (constants are converted, traced values
+        are cast).
+        """
         if not isinstance(tensor, Tensor):
             return self.constant(torch.tensor(tensor, dtype=dtype))
         name = self._names.get(id(tensor))
@@ -61,7 +72,9 @@ class Graph:
         return tensor.data_ptr(), tensor.numel()
 
     def constant(self, value: Tensor | np.ndarray[Any, Any]) -> str:
-        """Stores a constant (once per content) and returns its name: the parameter's own, or ``constant_N``."""
+        """Stores a constant (once per content) and returns its name: the parameter's own, or
+        ``constant_N``.
+        """
         array = value.detach().contiguous().numpy() if isinstance(value, Tensor) else value
         key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
         if key not in self._constants:
@@ -77,7 +90,9 @@ class Graph:
         return self.constant(np.asarray(list(values), dtype=np.int64))
 
     def op(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> str:
-        """Appends a node and returns the name of its first output; further ones are NAME_1, NAME_2, ..."""
+        """Appends a node and returns the name of its first output; further ones are NAME_1, NAME_2,
+        ...
+        """
         name = f"{kind.lower()}_{len(self.nodes)}"
         names = [name] + [f"{name}_{index}" for index in range(1, outputs)]
         node = helper.make_node(kind, list(inputs), names, name=name, **attributes)
@@ -88,7 +103,9 @@ class Graph:
     def bind(self, tensor: Tensor, name: str) -> None:
         """Says that ``name`` is ``tensor``; its type and shape go into the file."""
         self._names[id(tensor)] = name
-        self.infos.setdefault(name, helper.make_tensor_value_info(name, _ONNX_TYPES[tensor.dtype], list(tensor.shape)))
+        self.infos.setdefault(
+            name, helper.make_tensor_value_info(name, _ONNX_TYPES[tensor.dtype], list(tensor.shape))
+        )
 
     def reshape(self, tensor: Tensor, out: Tensor) -> str:
         """Reshape to ``out``'s shape; chains of reshapes become one."""
@@ -101,7 +118,9 @@ class Graph:
         return self.op("Reshape", [name, self.integers(out.shape)])
 
     def model(self, outputs: dict[str, Tensor], producer: str) -> tuple[onnx.ModelProto, int]:
-        """The finished model, with dead nodes removed and ``outputs`` renamed, and its floating-point operations."""
+        """The finished model, with dead nodes removed and ``outputs`` renamed, and its
+        floating-point operations.
+        """
         renamed = {self(tensor): name for name, tensor in outputs.items()}
         if len(renamed) < len(outputs) or any(name not in self.producer for name in renamed):
             raise TraceError("an output is the input, a constant, or another output")
@@ -114,14 +133,25 @@ class Graph:
         graph = helper.make_graph(
             live,
             "detector",
-            [helper.make_tensor_value_info(self.input_name, _ONNX_TYPES[source.dtype], list(source.shape))],
-            [helper.make_tensor_value_info(name, _ONNX_TYPES[t.dtype], list(t.shape)) for name, t in outputs.items()],
+            [
+                helper.make_tensor_value_info(
+                    self.input_name, _ONNX_TYPES[source.dtype], list(source.shape)
+                )
+            ],
+            [
+                helper.make_tensor_value_info(name, _ONNX_TYPES[t.dtype], list(t.shape))
+                for name, t in outputs.items()
+            ],
             [tensor for name, tensor in self.initializers.items() if name in used],
-            value_info=[info for name, info in self.infos.items() if name in used and name not in renamed],
+            value_info=[
+                info for name, info in self.infos.items() if name in used and name not in renamed
+            ],
         )
         flops = sum(self.flops_of.get(node.name, 0) for node in live)
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=IR_VERSION), flops
+        return helper.make_model(
+            graph, producer_name=producer, opset_imports=opsets, ir_version=IR_VERSION
+        ), flops
 
     def _live(self, wanted: set[str]) -> list[onnx.NodeProto]:
         kept = []

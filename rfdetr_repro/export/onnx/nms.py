@@ -1,13 +1,16 @@
 """Non-maximum suppression inside an ONNX graph, in one of two forms that keep the same boxes.
 
-- ``operator``: ONNX's NonMaxSuppression on the boxes above the confidence threshold. The sizes of its results depend on the
-  image, so it is for runtimes that have a fast one and need no fixed sizes: ONNX Runtime on the CPU, OpenVINO.
-- ``static``: plain tensor operations of fixed size without a loop, so that an engine and a CUDA graph can hold it.
+- ``operator``: ONNX's NonMaxSuppression on the boxes above the confidence threshold. The sizes of
+  its results depend on the image, so it is for runtimes that have a fast one and need no fixed
+  sizes: ONNX Runtime on the CPU, OpenVINO.
+- ``static``: plain tensor operations of fixed size without a loop, so that an engine and a CUDA
+  graph can hold it.
 
-The static form: greedy suppression keeps a box unless a better box that is itself kept overlaps it. Over candidates in order of
-score this is the only fixed point of keep = not (keep @ suppresses), and t rounds from "keep all" are right for every box at the
-end of a chain of at most t overlaps (a with b, b with c, ...). ``rounds`` is that bound; beyond it a box may be kept or lost that
-greedy suppression would not.
+The static form: greedy suppression keeps a box unless a better box that is itself kept overlaps it.
+Over candidates in order of score this is the only fixed point of keep = not (keep @ suppresses),
+and t rounds from "keep all" are right for every box at the end of a chain of at most t overlaps (a
+with b, b with c, ...). ``rounds`` is that bound; beyond it a box may be kept or lost that greedy
+suppression would not.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ SCOPE = "nms/"  # in the names of the suppression's nodes, by which a profile fi
 
 @dataclass(frozen=True)
 class Nms:
-    """Settings; the ``candidates`` best scores enter. ``multi_label``: every class of an anchor may be a candidate, not only its
-    best one (benchmark protocol section 2: vendors validate with the former and export the latter).
+    """Settings; the ``candidates`` best scores enter. ``multi_label``: every class of an anchor may
+    be a candidate, not only its best one (benchmark protocol section 2: vendors validate with the
+    former and export the latter).
 
-    ``inject``: for random weights: scores of so many boxes are set above the threshold and all others below it, because the time
-    of the vendors' suppression follows that number (benchmark protocol section 3). ``kind``: one of KINDS.
+    ``inject``: for random weights: scores of so many boxes are set above the threshold and all
+    others below it, because the time of the vendors' suppression follows that number (benchmark
+    protocol section 3). ``kind``: one of KINDS.
     """
 
     score: float = 0.01  # least confidence
@@ -46,13 +51,22 @@ class Nms:
 
     def __post_init__(self) -> None:
         choose(self.kind, KINDS, "kind of suppression")
-        whole = {"candidates": (1, 10**6), "rounds": (0, 10**4)} | ({} if self.inject is None else {"inject": (0, 10**6)})
+        whole = {"candidates": (1, 10**6), "rounds": (0, 10**4)} | (
+            {} if self.inject is None else {"inject": (0, 10**6)}
+        )
         check_ranges(self, whole, {"score": (0, 1), "iou": (0, 1)}, "the suppression")
 
     def describe(self) -> str:
         labels = "all classes" if self.multi_label else "best class"
-        how = "the operator NonMaxSuppression" if self.kind == "operator" else f"static, {self.rounds} rounds"
-        return f"NMS: score > {self.score:g}, IoU {self.iou:g}, {self.candidates} candidates, {labels}, {how}"
+        how = (
+            "the operator NonMaxSuppression"
+            if self.kind == "operator"
+            else f"static, {self.rounds} rounds"
+        )
+        return (
+            f"NMS: score > {self.score:g}, IoU {self.iou:g}, {self.candidates} candidates, "
+            f"{labels}, {how}"
+        )
 
     def stated(self) -> dict[str, str]:
         """What a manifest says of the suppression."""
@@ -67,8 +81,9 @@ STANDARD = Nms()
 class Raw(NamedTuple):
     """Names of a detector's raw values.
 
-    ``boxes``: (1, N, 4), or (1, 4, N) if ``class_axis`` is 1. ``scores``: (1, N, C) or (1, C, N), in 0..1. ``objectness``:
-    (1, N, 1), multiplies the scores; None where there is none. ``corners``: boxes are xyxy and not cxcywh.
+    ``boxes``: (1, N, 4), or (1, 4, N) if ``class_axis`` is 1. ``scores``: (1, N, C) or (1, C, N),
+    in 0..1. ``objectness``: (1, N, 1), multiplies the scores; None where there is none.
+    ``corners``: boxes are xyxy and not cxcywh.
     """
 
     boxes: str
@@ -90,7 +105,9 @@ class Kept(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Names of values, best first: score (1, M), anchor (M,) int64, label (M,) int64, corners (1, M, 4)."""
+    """Names of values, best first: score (1, M), anchor (M,) int64, label (M,) int64, corners (1,
+    M, 4).
+    """
 
     score: str
     anchor: str
@@ -125,7 +142,9 @@ def _every_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str
     """The best pairs of anchor and class: score (1, M), anchor (M,), label (M,)."""
     scores = raw.scores if raw.objectness is None else build.one("Mul", raw.scores, raw.objectness)
     flat = build.one("Reshape", scores, build.constant([1, raw.anchors * raw.classes]))
-    score, index = build.add("TopK", [flat, build.constant([candidates_of(raw, settings)])], 2, axis=1)
+    score, index = build.add(
+        "TopK", [flat, build.constant([candidates_of(raw, settings)])], 2, axis=1
+    )
     place = build.one("Squeeze", index, build.constant([0]))
     inner = build.constant(raw.classes if raw.class_axis == 2 else raw.anchors)
     outer = build.one("Div", place, inner)
@@ -136,7 +155,8 @@ def _every_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str
 def _best_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str]:
     """The best anchors by their best class: score (1, M), anchor (M,), label (M,).
 
-    The best class is found for the chosen anchors only: one maximum over all scores is all the work that grows with N x C.
+    The best class is found for the chosen anchors only: one maximum over all scores is all the work
+    that grows with N x C.
     """
     best = build.largest(raw.scores, raw.class_axis)  # (1, N)
     if raw.objectness is not None:
@@ -153,36 +173,52 @@ def _best_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str]
 
 
 def _above_threshold(build: Builder, best: str, most: int, least: float) -> tuple[str, str]:
-    """Score (1, M) and anchor (M,) of the best anchors above ``least``, ``most`` of them at most."""
-    there = build.one("NonZero", build.one("Greater", best, build.constant(least, np.float32)))  # (2, M)
+    """Score (1, M) and anchor (M,) of the best anchors above ``least``, ``most`` of them at
+    most.
+    """
+    # (2, M)
+    there = build.one("NonZero", build.one("Greater", best, build.constant(least, np.float32)))
     rows = build.one("Gather", there, build.constant(1), axis=0)  # (M,)
     found = build.one("Gather", best, rows, axis=1)  # (1, M)
     size = build.one("Min", build.one("Shape", rows), build.constant([most]))
     score, order = build.add("TopK", [found, size], 2, axis=1)
-    return score, build.one("Gather", rows, build.one("Squeeze", order, build.constant([0])), axis=0)
+    return score, build.one(
+        "Gather", rows, build.one("Squeeze", order, build.constant([0])), axis=0
+    )
 
 
 def _by_operator(build: Builder, found: _Candidates, raw: Raw, settings: Nms) -> Kept:
-    """Each class is a channel of the operator's scores, so that classes do not suppress each other."""
+    """Each class is a channel of the operator's scores, so that classes do not suppress each
+    other.
+    """
     most = min(MOST, candidates_of(raw, settings))
     channels = build.constant(np.arange(raw.classes).reshape(1, raw.classes, 1))
-    own = build.one("Equal", build.one("Unsqueeze", found.label, build.constant([0, 1])), channels)  # (1, C, M)
+    # (1, C, M)
+    own = build.one("Equal", build.one("Unsqueeze", found.label, build.constant([0, 1])), channels)
     none = build.constant(-1.0, np.float32)
     scores = build.one("Where", own, build.one("Unsqueeze", found.score, build.constant([1])), none)
     limits = [build.constant([settings.candidates]), build.constant([settings.iou], np.float32)]
     least = build.constant([settings.score], np.float32)
-    selected = build.one("NonMaxSuppression", found.corners, scores, *limits, least)  # (S, 3): image, class, candidate
+    # (S, 3): image, class, candidate
+    selected = build.one("NonMaxSuppression", found.corners, scores, *limits, least)
     chosen = build.one("Gather", selected, build.constant(2), axis=1)  # (S,)
     kept = build.one("Gather", found.score, chosen, axis=1)  # (1, S)
     padded = build.one("Concat", kept, build.constant(np.zeros((1, most)), np.float32), axis=1)
     best, order = build.add("TopK", [padded, build.constant([most])], 2, axis=1)
     # Empty places repeat a stand-in, whose score is 0: candidate M, all of whose numbers are 0.
-    places = build.one("Concat", chosen, build.one("Expand", build.one("Shape", found.anchor), build.constant([most])), axis=0)
+    places = build.one(
+        "Concat",
+        chosen,
+        build.one("Expand", build.one("Shape", found.anchor), build.constant([most])),
+        axis=0,
+    )
     rows = build.one("Gather", places, build.one("Squeeze", order, build.constant([0])), axis=0)
     first = build.constant([0])
     label = build.one("Gather", build.one("Concat", found.label, first, axis=0), rows, axis=0)
     anchor = build.one("Gather", build.one("Concat", found.anchor, first, axis=0), rows, axis=0)
-    corners = build.one("Concat", found.corners, build.constant(np.zeros((1, 1, 4)), np.float32), axis=1)
+    corners = build.one(
+        "Concat", found.corners, build.constant(np.zeros((1, 1, 4)), np.float32), axis=1
+    )
     boxes = build.one("Gather", corners, rows, axis=1)
     # The sizes are fixed; a Reshape says so to whatever reads the graph.
     return Kept(
@@ -196,40 +232,66 @@ def _by_operator(build: Builder, found: _Candidates, raw: Raw, settings: Nms) ->
 def _static(build: Builder, found: _Candidates, raw: Raw, settings: Nms) -> Kept:
     count = candidates_of(raw, settings)
     confident = build.one("Greater", found.score, build.constant(settings.score, np.float32))
-    keep = _fixed_point(build, _suppresses(build, found.corners, found.label, count, settings.iou), count, settings.rounds)
-    final = build.one("Mul", found.score, build.one("Mul", keep, build.one("Cast", confident, to=TensorProto.FLOAT)))
+    keep = _fixed_point(
+        build,
+        _suppresses(build, found.corners, found.label, count, settings.iou),
+        count,
+        settings.rounds,
+    )
+    final = build.one(
+        "Mul",
+        found.score,
+        build.one("Mul", keep, build.one("Cast", confident, to=TensorProto.FLOAT)),
+    )
     best, order = build.add("TopK", [final, build.constant([min(MOST, count)])], 2, axis=1)
     rows = build.one("Squeeze", order, build.constant([0]))
-    labels = build.one("Unsqueeze", build.one("Gather", found.label, rows, axis=0), build.constant([0]))
-    return Kept(best, labels, build.one("Gather", found.corners, rows, axis=1), build.one("Gather", found.anchor, rows, axis=0))
+    labels = build.one(
+        "Unsqueeze", build.one("Gather", found.label, rows, axis=0), build.constant([0])
+    )
+    return Kept(
+        best,
+        labels,
+        build.one("Gather", found.corners, rows, axis=1),
+        build.one("Gather", found.anchor, rows, axis=0),
+    )
 
 
 def corners_of(build: Builder, boxes_cxcywh: str) -> str:
     """(1, M, 4) xyxy of boxes (1, M, 4) cxcywh."""
     centre, extent = build.add("Split", [boxes_cxcywh, build.constant([2, 2])], 2, axis=2)
     half = build.one("Mul", extent, build.constant(0.5, np.float32))
-    return build.one("Concat", build.one("Sub", centre, half), build.one("Add", centre, half), axis=2)
+    return build.one(
+        "Concat", build.one("Sub", centre, half), build.one("Add", centre, half), axis=2
+    )
 
 
 def _suppresses(build: Builder, corners: str, label: str, count: int, iou: float) -> str:
-    """(K, K) float: 1 where row i comes before column j, has its class and overlaps it by more than ``iou``.
+    """(K, K) float: 1 where row i comes before column j, has its class and overlaps it by more than
+    ``iou``.
 
     Each side is a matrix of its own: a last axis of length 2 would be walked element by element.
     """
-    rows, columns = build.constant([1]), build.constant([0])
+    rows = build.constant([1])
+    columns = build.constant([0])
     zero = build.constant(0.0, np.float32)
     plain = build.one("Squeeze", corners, build.constant([0]))
-    left, top, right, bottom = build.add("Split", [plain, build.constant([1, 1, 1, 1])], 4, axis=1)  # (K, 1)
-    across = [build.one("Transpose", side, perm=[1, 0]) for side in (left, top, right, bottom)]  # (1, K)
+    # (K, 1)
+    left, top, right, bottom = build.add("Split", [plain, build.constant([1, 1, 1, 1])], 4, axis=1)
+    # (1, K)
+    across = [build.one("Transpose", side, perm=[1, 0]) for side in (left, top, right, bottom)]
     width = build.one("Sub", build.one("Min", right, across[2]), build.one("Max", left, across[0]))
     height = build.one("Sub", build.one("Min", bottom, across[3]), build.one("Max", top, across[1]))
-    overlap = build.one("Mul", build.one("Max", width, zero), build.one("Max", height, zero))  # (K, K)
+    # (K, K)
+    overlap = build.one("Mul", build.one("Max", width, zero), build.one("Max", height, zero))
     sides = build.one("Sub", right, left), build.one("Sub", bottom, top)
-    area = build.one("Mul", build.one("Max", sides[0], zero), build.one("Max", sides[1], zero))  # (K, 1)
+    # (K, 1)
+    area = build.one("Mul", build.one("Max", sides[0], zero), build.one("Max", sides[1], zero))
     # overlap > iou * (a + b - overlap), with the terms of one box on each side
     share = build.one("Mul", area, build.constant(iou / (1 + iou), np.float32))
     limit = build.one("Add", share, build.one("Transpose", share, perm=[1, 0]))
-    same = build.one("Equal", build.one("Unsqueeze", label, rows), build.one("Unsqueeze", label, columns))
+    same = build.one(
+        "Equal", build.one("Unsqueeze", label, rows), build.one("Unsqueeze", label, columns)
+    )
     places = np.arange(count)
     before = build.one("Less", build.constant(places[:, None]), build.constant(places[None]))
     chosen = build.one("And", build.one("And", build.one("Greater", overlap, limit), same), before)
@@ -238,7 +300,8 @@ def _suppresses(build: Builder, corners: str, label: str, count: int, iou: float
 
 def _fixed_point(build: Builder, suppresses: str, count: int, rounds: int) -> str:
     """(1, K) float: 1 for boxes that are kept."""
-    half, keep = build.constant(0.5, np.float32), build.constant(np.ones((1, count)), np.float32)
+    half = build.constant(0.5, np.float32)
+    keep = build.constant(np.ones((1, count)), np.float32)
     for _ in range(rounds):
         hit = build.one("MatMul", keep, suppresses)
         keep = build.one("Cast", build.one("Less", hit, half), to=TensorProto.FLOAT)

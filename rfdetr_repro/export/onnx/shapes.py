@@ -1,7 +1,8 @@
 """Static shapes of an ONNX graph: inferred, and where inference gives up, seen by running it once.
 
-Exporters leave chains of Shape, Gather and Reshape whose results inference cannot know, though with an image of fixed size they
-are always the same. A graph with an operator whose result size depends on the pixels is refused.
+Exporters leave chains of Shape, Gather and Reshape whose results inference cannot know, though with
+an image of fixed size they are always the same. A graph with an operator whose result size depends
+on the pixels is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If",
 
 
 def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names it in errors."""
+    """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names it
+    in errors.
+    """
     inferred, missing = inferred_shapes(model, path)
     if missing:
         _fill(inferred, _seen(inferred, missing, path))
@@ -29,14 +32,18 @@ def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
 
 
 def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
-    """``model`` with the shapes that inference finds, and the values whose shape it does not find; runs nothing.
+    """``model`` with the shapes that inference finds, and the values whose shape it does not find;
+    runs nothing.
 
-    :class:`InputError` for shapes that do not fit, and where an operator is there whose results have no fixed size.
+    :class:`InputError` for shapes that do not fit, and where an operator is there whose results
+    have no fixed size.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:  # onnx's InferenceError has no stable home
-        raise InputError(f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again") from error
+        raise InputError(
+            f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again"
+        ) from error
     missing = _missing(inferred)
     unfit = sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS)
     if missing and unfit:
@@ -67,7 +74,9 @@ def _missing(model: onnx.ModelProto) -> list[str]:
 
 
 def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[str, Any]:
-    """Name -> (shape, ONNX element type), from one run on an image of zeros that gives the shapes alone."""
+    """Name -> (shape, ONNX element type), from one run on an image of zeros that gives the shapes
+    alone.
+    """
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     constants = {constant.name for constant in exposed.graph.initializer}
@@ -79,7 +88,10 @@ def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[st
         for value in exposed.graph.input
         if value.name not in constants
     }
-    known = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    known = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*model.graph.value_info, *model.graph.output)
+    }
     del exposed.graph.output[:]
     asked = [f"rfdetr_repro/shape_{index}" for index in range(len(names))]
     for name, answer in zip(names, asked, strict=True):
@@ -88,11 +100,18 @@ def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[st
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            exposed.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         found = session.run(asked, feed)
     except Exception as error:  # ONNX Runtime's own exception types share no public base class
-        raise InputError(f"the model does not run on one image ({error})", path, "export it with a batch of 1") from error
-    return {name: (tuple(map(int, dims)), known.get(name, 0)) for name, dims in zip(names, found, strict=True)}
+        raise InputError(
+            f"the model does not run on one image ({error})", path, "export it with a batch of 1"
+        ) from error
+    return {
+        name: (tuple(map(int, dims)), known.get(name, 0))
+        for name, dims in zip(names, found, strict=True)
+    }
 
 
 def _fill(model: onnx.ModelProto, seen: dict[str, Any]) -> None:

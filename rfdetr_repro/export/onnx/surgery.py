@@ -11,7 +11,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 BYTE = 1 / 255
-INPUTS = {  # what a file's own input is: mean and standard deviation of RGB in 0..1, and whether the channels are reversed
+# what a file's own input is: mean and standard deviation of RGB in 0..1, and whether the channels
+# are reversed
+INPUTS = {
     "none": None,
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False),
     "bytes": ((0.0, 0.0, 0.0), (BYTE, BYTE, BYTE), False),  # RGB in 0..255
@@ -30,16 +32,22 @@ class Shape(NamedTuple):
 
 
 class Builder:
-    """Appends nodes and constants under names that nothing else has. ``opset``: of the model, for operators that changed."""
+    """Appends nodes and constants under names that nothing else has.
+
+    ``opset``: of the model, for operators that changed.
+    """
 
     def __init__(self, graph: onnx.GraphProto, opset: int = 17) -> None:
-        self.graph, self.opset = graph, opset
+        self.graph = graph
+        self.opset = opset
         self.part = ""  # where new names belong, see scope()
         self.count = len(graph.node) + len(graph.initializer)  # both only grow: names are used once
 
     @contextmanager
     def scope(self, part: str) -> Iterator[None]:
-        """Inside, the names of new nodes and constants begin with ``part``, after this project's own prefix."""
+        """Inside, the names of new nodes and constants begin with ``part``, after this project's
+        own prefix.
+        """
         before, self.part = self.part, part
         try:
             yield
@@ -52,10 +60,16 @@ class Builder:
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
-    def add(self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any) -> list[str]:
+    def add(
+        self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any
+    ) -> list[str]:
         self.count += 1
         base = f"{PREFIX}{self.part}{op}_{self.count}"
-        names = list(outputs) if not isinstance(outputs, int) else [f"{base}_{i}" for i in range(outputs)]
+        names = (
+            list(outputs)
+            if not isinstance(outputs, int)
+            else [f"{base}_{i}" for i in range(outputs)]
+        )
         self.graph.node.append(helper.make_node(op, list(inputs), names, name=base, **attributes))
         return names
 
@@ -99,7 +113,9 @@ def change_input(graph: onnx.GraphProto, image: str, kind: str) -> None:
     before = len(graph.node)
     build = Builder(graph)
     source = build.one("Gather", image, build.constant([2, 1, 0]), axis=1) if reverse else image
-    low, scale = (build.constant(np.reshape(values, (1, 3, 1, 1)), np.float32) for values in (mean, std))
+    low, scale = (
+        build.constant(np.reshape(values, (1, 3, 1, 1)), np.float32) for values in (mean, std)
+    )
     build.add("Div", [build.one("Sub", source, low), scale], [inner])
     added = [graph.node.pop() for _ in range(len(graph.node) - before)]
     for node in added:  # popped last first: ends in the right order ahead of the rest

@@ -1,9 +1,12 @@
-"""Records one forward pass of a module as a list of ATen calls, from which ``graph`` and ``onnx`` build the artifact.
+"""Records one forward pass of a module as a list of ATen calls, from which ``graph`` and ``onnx``
+build the artifact.
 
-A ``TorchDispatchMode`` sees every ATen call. Calls that do not depend on the input are not recorded: their results become
-constants, so position tables, proposals and other fixed values are folded for free. Custom operators are replaced by their
-decompositions. What cannot be expressed (branches on values, in-place writes) raises. Why not ``torch.onnx.export``: on the pico
-subnet, one busy core, it was measured at 18 s, ``torch.export`` alone at 6 s, this at 0.1 s; and a campaign exports dozens.
+A ``TorchDispatchMode`` sees every ATen call. Calls that do not depend on the input are not
+recorded: their results become constants, so position tables, proposals and other fixed values are
+folded for free. Custom operators are replaced by their decompositions. What cannot be expressed
+(branches on values, in-place writes) raises. Why not ``torch.onnx.export``: on the pico subnet, one
+busy core, it was measured at 18 s, ``torch.export`` alone at 6 s, this at 0.1 s; and a campaign
+exports dozens.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ class Call(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """``calls`` in order; tensors are identified by ``id``; any tensor that no call produced is a constant (or the input)."""
+    """``calls`` in order; tensors are identified by ``id``; any tensor that no call produced is a
+    constant (or the input).
+    """
 
     calls: list[Call]
     input: Tensor
@@ -39,7 +44,9 @@ class Trace(NamedTuple):
 
 
 class TraceError(RuntimeError):
-    """The module does something an artifact with static shapes cannot express; a bug of ours, not of the user."""
+    """The module does something an artifact with static shapes cannot express; a bug of ours, not
+    of the user.
+    """
 
 
 aten = torch.ops.aten
@@ -61,7 +68,13 @@ class _Recorder(TorchDispatchMode):
         self.traced = {id(source): source}  # keeps the tensors alive, so an id is never used twice
         self.storages = {source.untyped_storage().data_ptr()}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func in self.decompositions:
             with self:
@@ -71,35 +84,51 @@ class _Recorder(TorchDispatchMode):
         if result is not NotImplemented:
             return result
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        depends = any(self._is_traced(tensor, func) for tensor in inputs) and func not in _SHAPE_ONLY
+        depends = (
+            any(self._is_traced(tensor, func) for tensor in inputs) and func not in _SHAPE_ONLY
+        )
         result = func(*args, **kwargs)
         if depends:
             if func._schema.is_mutable:
                 raise TraceError(f"{func} writes in place; an artifact cannot")
             outputs = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
             if not outputs:
-                raise TraceError(f"{func} turns a traced tensor into a Python number; the graph would be fixed to this image")
+                raise TraceError(
+                    f"{func} turns a traced tensor into a Python number; the graph would be fixed "
+                    f"to this image"
+                )
             self.calls.append(Call(func, args, kwargs, outputs))
             self.traced.update((id(tensor), tensor) for tensor in outputs)
-            self.storages.update(tensor.untyped_storage().data_ptr() for tensor in outputs if tensor.numel())
+            self.storages.update(
+                tensor.untyped_storage().data_ptr() for tensor in outputs if tensor.numel()
+            )
         return result
 
     def _is_traced(self, tensor: Tensor, func: Any) -> bool:
         if id(tensor) in self.traced:
             return True
         if tensor.numel() and tensor.untyped_storage().data_ptr() in self.storages:
-            raise TraceError(f"an argument of {func} lost its identity; it would be frozen into a constant")
+            raise TraceError(
+                f"an argument of {func} lost its identity; it would be frozen into a constant"
+            )
         return False
 
 
 def trace(
-    module: nn.Module, source: Tensor, run: Callable[[Tensor], tuple[Tensor | None, ...]], decompositions: Mapping[Any, Any]
+    module: nn.Module,
+    source: Tensor,
+    run: Callable[[Tensor], tuple[Tensor | None, ...]],
+    decompositions: Mapping[Any, Any],
 ) -> Trace:
-    """Runs ``run(source)`` (which calls ``module`` on the CPU) once and records what depends on ``source``."""
+    """Runs ``run(source)`` (which calls ``module`` on the CPU) once and records what depends on
+    ``source``.
+    """
     recorder = _Recorder(source, decompositions)
     with torch.no_grad(), plain_linear(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), recorder:
         outputs = run(source)
     for output in outputs:
         if output is not None and id(output) not in recorder.traced:
             raise TraceError("an output does not depend on the input")
-    return Trace(recorder.calls, source, outputs, dict((*module.named_parameters(), *module.named_buffers())))
+    return Trace(
+        recorder.calls, source, outputs, dict((*module.named_parameters(), *module.named_buffers()))
+    )

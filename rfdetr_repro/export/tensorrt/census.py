@@ -1,6 +1,8 @@
-"""How many layers of an engine work in which type: the proof that a float16 engine is one (benchmark protocol, decision D3).
+"""How many layers of an engine work in which type: the proof that a float16 engine is one
+(benchmark protocol, decision D3).
 
-A wrapper once asked TensorRT 11 for float16 by a flag that no longer exists and measured a float32 engine (user pains, FP16).
+A wrapper once asked TensorRT 11 for float16 by a flag that no longer exists and measured a float32
+engine (user pains, FP16).
 """
 
 from __future__ import annotations
@@ -14,15 +16,24 @@ from typing import Any
 MOSTLY = 0.5  # of the layers with floating-point results
 _UNCOUNTED = {"CONSTANT", "CAST", "SHUFFLE"}  # they compute nothing
 _NAMES = {
-    "BFloat16": r"bf16|bfloat", "Half": r"\bhalf\b|fp16|float16", "Float": r"\bfloat\b|fp32|float32",
-    "FP8": r"fp8|e4m3", "FP4": r"fp4|e2m1", "Int8": r"int8", "Int4": r"int4", "Int32": r"int32",
-    "Int64": r"int64", "Bool": r"bool",
-}  # fmt: skip
-_FLOATING = ("Half", "Float", "BFloat16", "FP8", "FP4", "Int8", "Int4")  # Int8 and Int4 hold quantised numbers
+    "BFloat16": r"bf16|bfloat",
+    "Half": r"\bhalf\b|fp16|float16",
+    "Float": r"\bfloat\b|fp32|float32",
+    "FP8": r"fp8|e4m3",
+    "FP4": r"fp4|e2m1",
+    "Int8": r"int8",
+    "Int4": r"int4",
+    "Int32": r"int32",
+    "Int64": r"int64",
+    "Bool": r"bool",
+}
+# Int8 and Int4 hold quantised numbers
+_FLOATING = ("Half", "Float", "BFloat16", "FP8", "FP4", "Int8", "Int4")
 
 
 def engine_census(information: str) -> dict[str, int]:
-    """Precision -> number of layers, from the engine inspector's JSON (detailed profiling verbosity).
+    """Precision -> number of layers, from the engine inspector's JSON (detailed profiling
+    verbosity).
 
     A layer counts once, by its first output. Layers that came without details count as "unknown".
     """
@@ -38,7 +49,9 @@ def network_census(network: Any) -> dict[str, int]:
 
 
 def precision_of(asked: str, census: dict[str, int]) -> str:
-    """What a row may call the engine of an ``asked`` ("fp32", "fp16") graph: that, or "not fp16"."""
+    """What a row may call the engine of an ``asked`` ("fp32", "fp16") graph: that, or "not
+    fp16".
+    """
     if asked != "fp16":
         return asked
     floating = sum(census.get(kind, 0) for kind in _FLOATING)
@@ -52,7 +65,9 @@ def _of_layer(layer: Any) -> str:
 
 def _precision(words: str) -> str:
     """From "Half", "HALF" or "Row major linear FP16 format"."""
-    return next((name for name, pattern in _NAMES.items() if re.search(pattern, words.lower())), "unknown")
+    return next(
+        (name for name, pattern in _NAMES.items() if re.search(pattern, words.lower())), "unknown"
+    )
 
 
 def _counted(precisions: Iterable[str]) -> dict[str, int]:

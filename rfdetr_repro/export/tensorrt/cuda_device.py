@@ -1,7 +1,8 @@
 """A CUDA device for an engine: buffers with addresses, one stream, events, graph capture.
 
-PyTorch provides them where it can see a GPU, pycuda elsewhere; neither captures a foreign library's launches on a plain stream
-handle alike, so capture goes through cuda-bindings for both (benchmark protocol section 5).
+PyTorch provides them where it can see a GPU, pycuda elsewhere; neither captures a foreign library's
+launches on a plain stream handle alike, so capture goes through cuda-bindings for both (benchmark
+protocol section 5).
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Buffer(Protocol):
 
 
 class Device(Protocol):
-    """``stream``: handle of the one stream everything is ordered on, never the default stream (which cannot be captured)."""
+    """``stream``: handle of the one stream everything is ordered on, never the default stream
+    (which cannot be captured).
+    """
 
     gpu: Gpu
     stream: int
@@ -53,7 +56,9 @@ class Device(Protocol):
         ...
 
     def run(self, enqueue: Callable[[], object]) -> None:
-        """Records an event before and one after what ``enqueue`` puts on the stream, and waits for the latter."""
+        """Records an event before and one after what ``enqueue`` puts on the stream, and waits for
+        the latter.
+        """
         ...
 
     @property
@@ -73,10 +78,14 @@ def open_device() -> Device:
     try:
         driver = importlib.import_module("pycuda.driver")
         driver.init()
-    except Exception as error:  # pycuda's own errors, or ImportError, or a missing libcuda: all mean no device
+    except (
+        Exception
+    ) as error:  # pycuda's own errors, or ImportError, or a missing libcuda: all mean no device
         why = "PyTorch sees none" if torch is not None else "PyTorch is not installed"
         what = f"no CUDA device ({why}; pycuda: {type(error).__name__}: {error})"
-        raise InputError(what, mend="run where there is an NVIDIA GPU, or choose the backend onnxruntime") from error
+        raise InputError(
+            what, mend="run where there is an NVIDIA GPU, or choose the backend onnxruntime"
+        ) from error
     return PycudaDevice(driver)
 
 
@@ -106,7 +115,8 @@ class TorchDevice:
 
 class _TorchBuffer:
     def __init__(self, torch: Any, stream: Any, size_bytes: int) -> None:
-        self._torch, self._stream = torch, stream
+        self._torch = torch
+        self._stream = stream
         self._device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
         self._host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
         torch.cuda.synchronize()  # the zeros were written on another stream
@@ -158,7 +168,8 @@ class PycudaDevice:
 
 class _PycudaBuffer:
     def __init__(self, driver: Any, stream: Any, size_bytes: int) -> None:
-        self._driver, self._stream = driver, stream
+        self._driver = driver
+        self._stream = stream
         self.host: Array = driver.pagelocked_zeros(size_bytes, np.uint8)
         self._device = driver.mem_alloc(size_bytes)
         self.address = int(self._device)
@@ -172,13 +183,18 @@ class _PycudaBuffer:
 
 
 class CapturedGraph:
-    """What ``enqueue`` puts on ``stream``, recorded once; :meth:`launch` replays it. A failed capture is a StatedFailure."""
+    """What ``enqueue`` puts on ``stream``, recorded once; :meth:`launch` replays it.
+
+    A failed capture is a StatedFailure.
+    """
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
         try:
             self._runtime = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
-            raise InputError(f"CUDA graphs need cuda-bindings ({error})", mend="pip install cuda-bindings") from error
+            raise InputError(
+                f"CUDA graphs need cuda-bindings ({error})", mend="pip install cuda-bindings"
+            ) from error
         self._stream = stream
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
@@ -197,5 +213,8 @@ class CapturedGraph:
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         code, *results = getattr(self._runtime, name)(*arguments)
         if code != self._runtime.cudaError_t.cudaSuccess:
-            raise StatedFailure(f"CUDA graph: {name} says {getattr(code, 'name', code)}; measure without a graph and say so")
+            raise StatedFailure(
+                f"CUDA graph: {name} says {getattr(code, 'name', code)}; measure without a graph "
+                f"and say so"
+            )
         return tuple(results)

@@ -1,12 +1,14 @@
-"""ONNX artifact -> TensorRT or TensorRT-RTX engine with a manifest that says for which GPU, from which file and in which types.
+"""ONNX artifact -> TensorRT or TensorRT-RTX engine with a manifest that says for which GPU, from
+which file and in which types.
 
     python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend tensorrt-rtx [--out FOLDER] [--builds 3]
 
-Networks are strongly typed: the engine has the types of the graph, and a float16 engine is made from a float16 graph
-(``export/half.py``); a builder flag would be ignored by TensorRT 11 in silence. TensorRT builds on the GPU that will run the
-engine; TensorRT-RTX builds anywhere, for compute capability 8.0 and later. Engines differ from build to build by tactic timing,
-so ``build`` counts them and each has a timing cache of its own.
-"""
+Networks are strongly typed: the engine has the types of the graph, and a float16 engine is made
+from a float16 graph (``export/half.py``); a builder flag would be ignored by TensorRT 11 in
+silence. TensorRT builds on the GPU that will run the engine; TensorRT-RTX builds anywhere, for
+compute capability 8.0 and later. Engines differ from build to build by tactic timing, so ``build``
+counts them and each has a timing cache of its own.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ WORKSPACE_BYTES = 4 << 30  # as upstream's export (architecture facts section 11
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """``optimization_level`` 0..5; ``tf32`` lets float32 products use 10-bit mantissas; ``build`` counts builds of one file."""
+    """``optimization_level`` 0..5; ``tf32`` lets float32 products use 10-bit mantissas; ``build``
+    counts builds of one file.
+    """
 
     optimization_level: int = 3
     tf32: bool = False
@@ -43,7 +47,10 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.optimization_level <= 5 or self.build < 0:
-            raise InputError(f"level {self.optimization_level}, build {self.build}", mend="level 0 to 5, build 0 or more")
+            raise InputError(
+                f"level {self.optimization_level}, build {self.build}",
+                mend="level 0 to 5, build 0 or more",
+            )
 
 
 class Messages:
@@ -58,7 +65,9 @@ class Messages:
 
 
 def load_backend(backend: str) -> Any:
-    """The Python module of ``backend``; :class:`InputError` if it is not installed or of a version not known to work."""
+    """The Python module of ``backend``; :class:`InputError` if it is not installed or of a version
+    not known to work.
+    """
     if backend not in MODULES:
         raise InputError(f"unknown backend {backend!r}", mend=f"choose {' or '.join(MODULES)}")
     try:
@@ -72,17 +81,26 @@ def load_backend(backend: str) -> Any:
         ValueError,
     ) as error:
         mend = f'pip install "rfdetr-repro[{backend}]"'
-        raise InputError(f"{backend} is not installed ({type(error).__name__}: {error})", mend=mend) from error
+        raise InputError(
+            f"{backend} is not installed ({type(error).__name__}: {error})", mend=mend
+        ) from error
     first, end = VERSIONS[backend]
     if not first <= found < end:
         wanted = f">={first[0]}.{first[1]},<{end[0]}"
-        raise InputError(f"{backend} {module.__version__} is not supported", mend=f'pip install "{backend}{wanted}"')
+        raise InputError(
+            f"{backend} {module.__version__} is not supported",
+            mend=f'pip install "{backend}{wanted}"',
+        )
     return module
 
 
 def target(backend: str) -> tuple[Any, str]:
-    """The module, and the GPU an engine would be for; :class:`InputError` where none could be built."""
-    return load_backend(backend), AHEAD_OF_TIME if backend == "tensorrt-rtx" else str(open_device().gpu)
+    """The module, and the GPU an engine would be for; :class:`InputError` where none could be
+    built.
+    """
+    return load_backend(backend), AHEAD_OF_TIME if backend == "tensorrt-rtx" else str(
+        open_device().gpu
+    )
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:
@@ -99,17 +117,31 @@ def make_logger(trt: Any, messages: Messages) -> Any:
     return Logger()
 
 
-def build_engine(artifact: Artifact, backend: str, folder: str | Path, options: BuildOptions | None = None) -> Artifact:
-    """Builds, or finds, the engine of a static ONNX artifact in ``folder``: ``NAME-KEY.engine`` with its manifest.
+def build_engine(
+    artifact: Artifact, backend: str, folder: str | Path, options: BuildOptions | None = None
+) -> Artifact:
+    """Builds, or finds, the engine of a static ONNX artifact in ``folder``: ``NAME-KEY.engine``
+    with its manifest.
 
-    KEY hashes ONNX file, backend and its version, GPU and options, so an engine of anything else is never taken for it. Raises
-    :class:`InputError` without the package or GPU and for what the parser refuses, naming its nodes.
+    KEY hashes ONNX file, backend and its version, GPU and options, so an engine of anything else is
+    never taken for it. Raises :class:`InputError` without the package or GPU and for what the
+    parser refuses, naming its nodes.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
-        raise InputError(f"an ONNX file is needed, not {artifact.manifest.format}", artifact.path, "give what it was built from")
+        raise InputError(
+            f"an ONNX file is needed, not {artifact.manifest.format}",
+            artifact.path,
+            "give what it was built from",
+        )
     trt, where = target(backend)
-    identity = {"onnx": artifact.sha256, "backend": backend, "version": trt.__version__, "gpu": where, **asdict(options)}
+    identity = {
+        "onnx": artifact.sha256,
+        "backend": backend,
+        "version": trt.__version__,
+        "gpu": where,
+        **asdict(options),
+    }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     path = writable_folder(folder) / f"{artifact.path.stem}-{key}.engine"
     if path.is_file() and manifest_path(path).is_file():
@@ -118,11 +150,19 @@ def build_engine(artifact: Artifact, backend: str, folder: str | Path, options: 
         content = stream.read()
     if sha256_bytes(content) != artifact.sha256:
         raise InputError("the file changed since it was loaded", artifact.path, "load it again")
-    cache = path.with_name(f"timing-{sha256_bytes(f'{trt.__version__} {where} {options.build}'.encode())[:16]}.cache")
+    cache = path.with_name(
+        f"timing-{sha256_bytes(f'{trt.__version__} {where} {options.build}'.encode())[:16]}.cache"
+    )
     start = time.perf_counter()
-    engine, census, source = _built(trt, content, options, artifact.path, None if backend == "tensorrt-rtx" else cache)
+    engine, census, source = _built(
+        trt, content, options, artifact.path, None if backend == "tensorrt-rtx" else cache
+    )
     build = {name: str(value) for name, value in identity.items() if name != "onnx"}
-    build |= {"seconds": f"{time.perf_counter() - start:.1f}", "census": source, "onnx_precision": artifact.manifest.precision}
+    build |= {
+        "seconds": f"{time.perf_counter() - start:.1f}",
+        "census": source,
+        "onnx_precision": artifact.manifest.precision,
+    }
     manifest = replace(
         artifact.manifest,
         sha256=sha256_bytes(engine),
@@ -136,15 +176,23 @@ def build_engine(artifact: Artifact, backend: str, folder: str | Path, options: 
     return write_artifact(path, engine, manifest)
 
 
-def _built(trt: Any, content: bytes, options: BuildOptions, path: Path, cache: Path | None) -> tuple[bytes, dict[str, int], str]:
-    """Engine, census, and what was counted: "engine", or "network" where no GPU can load the engine."""
+def _built(
+    trt: Any, content: bytes, options: BuildOptions, path: Path, cache: Path | None
+) -> tuple[bytes, dict[str, int], str]:
+    """Engine, census, and what was counted: "engine", or "network" where no GPU can load the
+    engine.
+    """
     messages = Messages()
     logger = make_logger(trt, messages)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
-        raise InputError(f"{trt.__name__} refuses {_refused(parser)}", path, "use operators it has, or the backend onnxruntime")
+        raise InputError(
+            f"{trt.__name__} refuses {_refused(parser)}",
+            path,
+            "use operators it has, or the backend onnxruntime",
+        )
     config = builder.create_builder_config()
     _configure(trt, config, options, cache)
     serialized = builder.build_serialized_network(network, config)
@@ -162,7 +210,8 @@ def _built(trt: Any, content: bytes, options: BuildOptions, path: Path, cache: P
 
 def _configure(trt: Any, config: Any, options: BuildOptions, cache: Path | None) -> None:
     config.builder_optimization_level = options.optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector gives names alone
+    # else the inspector gives names alone
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
     if cache is not None:  # TensorRT-RTX times no tactics
@@ -172,25 +221,52 @@ def _configure(trt: Any, config: Any, options: BuildOptions, cache: Path | None)
 
 def _refused(parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc().splitlines()[-1][:160]}" for e in errors]
-    return "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "") or "the file"
+    told = [
+        f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): "
+        f"{e.desc().splitlines()[-1][:160]}"
+        for e in errors
+    ]
+    return (
+        "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "") or "the file"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest.")
+    parser = ArgumentParser(
+        "rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest."
+    )
     parser.add_argument("model", type=input_path, help="ONNX file with its manifest")
     parser.add_argument(
-        "--backend", default="tensorrt", choices=tuple(MODULES), help="what the engine is for (default: tensorrt)"
+        "--backend",
+        default="tensorrt",
+        choices=tuple(MODULES),
+        help="what the engine is for (default: tensorrt)",
     )
-    parser.add_argument("--out", type=output_folder, help="folder for engines (default: beside the model)")
-    parser.add_argument("--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5")
     parser.add_argument(
-        "--builds", type=whole(1, 1000), default=1, help="how many engines of the same file (a measurement wants 3)"
+        "--out", type=output_folder, help="folder for engines (default: beside the model)"
+    )
+    parser.add_argument(
+        "--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5"
+    )
+    parser.add_argument(
+        "--builds",
+        type=whole(1, 1000),
+        default=1,
+        help="how many engines of the same file (a measurement wants 3)",
     )
     args = parser.parse_args(argv)
     artifact = load_artifact(args.model)
     for build in range(args.builds):
-        print(summary(build_engine(artifact, args.backend, args.out or args.model.parent, BuildOptions(args.level, build=build))))
+        print(
+            summary(
+                build_engine(
+                    artifact,
+                    args.backend,
+                    args.out or args.model.parent,
+                    BuildOptions(args.level, build=build),
+                )
+            )
+        )
 
 
 def summary(engine: Artifact) -> str:
@@ -198,4 +274,7 @@ def summary(engine: Artifact) -> str:
     told = engine.manifest
     layers = ", ".join(f"{count} {kind}" for kind, count in told.census.items())
     types = f"{told.precision} (layers of the {told.build['census']}: {layers})"
-    return f"{engine.path}  {told.size_bytes / 1e6:.1f} MB  {types}  built in {told.build['seconds']} s for {told.build['gpu']}"
+    return (
+        f"{engine.path}  {told.size_bytes / 1e6:.1f} MB  {types}  built in {told.build['seconds']} "
+        f"s for {told.build['gpu']}"
+    )

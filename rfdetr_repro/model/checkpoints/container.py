@@ -1,7 +1,8 @@
-"""Checkpoint containers: which file it is, which of its tensors are the model's, and what it says about them.
+"""Checkpoint containers: which file it is, which of its tensors are the model's, and what it says
+about them.
 
-safetensors, PyTorch files (read by :mod:`.unpickle`, which runs nothing) and, beside a safetensors file, the ``config.json`` of
-Hugging Face transformers.
+safetensors, PyTorch files (read by :mod:`.unpickle`, which runs nothing) and, beside a safetensors
+file, the ``config.json`` of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -19,21 +20,36 @@ from rfdetr_repro.spec.files import open_input, parse_json, refuse_stand_in
 
 from .unpickle import RESAVE, Fields, read_pickle
 
-# Components that wrappers put into parameter names, in any order and at any depth; no model here has such a part.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+# Components that wrappers put into parameter names, in any order and at any depth; no model here
+# has such a part.
+_WRAPPERS = {
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+}
 # One parameter that each layout has; what stands before it is a wrapper's prefix.
-_ANCHORS = ("transformer.decoder.norm.weight", "decoder.layernorm.weight", "embeddings.position_embeddings", "pos_embed")
+_ANCHORS = (
+    "transformer.decoder.norm.weight",
+    "decoder.layernorm.weight",
+    "embeddings.position_embeddings",
+    "pos_embed",
+)
 _NESTED = 4  # levels of dictionaries that are searched for weights
 _NOT_WEIGHTS = re.compile(r"optim|lr_sched|loops|hyper_param|args|model_config")
 _EMA = re.compile(r"(?<![a-zA-Z])ema(?![a-z])|EMA|Ema(?![a-z])|averag", re.ASCII)
-_NO_WEIGHTS = ("_kp_active_mask", "n_averaged")  # an empty buffer of upstream's, the counter of torch's AveragedModel
+# an empty buffer of upstream's, the counter of torch's AveragedModel
+_NO_WEIGHTS = ("_kp_active_mask", "n_averaged")
 CONFIG_JSON = "config.json"
 
 
 def read_container(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds, as a dict. A safetensors file gives {"model": tensors, "metadata": {str: str}}.
+    """What a checkpoint file holds, as a dict. A safetensors file gives {"model": tensors,
+    "metadata": {str: str}}.
 
-    Missing, empty, truncated and foreign files, and pickles with a foreign global, raise :class:`InputError`.
+    Missing, empty, truncated and foreign files, and pickles with a foreign global, raise
+    :class:`InputError`.
     """
     with open_input(path) as stream:
         head = stream.read(256)
@@ -44,7 +60,9 @@ def read_container(path: str | Path) -> dict[str, Any]:
         return _read_safetensors(path)
     content = read_pickle(path)
     if not isinstance(content, dict):
-        raise InputError(f"the checkpoint holds a {type(content).__name__}, not a dictionary", path, RESAVE)
+        raise InputError(
+            f"the checkpoint holds a {type(content).__name__}, not a dictionary", path, RESAVE
+        )
     return content
 
 
@@ -60,7 +78,9 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
             content: dict[str, Any] = {"model": tensors, "metadata": stream.metadata() or {}}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"corrupt checkpoint: {error}", path, "copy or download it again") from error
+        raise InputError(
+            f"corrupt checkpoint: {error}", path, "copy or download it again"
+        ) from error
     beside = Path(path).with_name(CONFIG_JSON)
     if beside.is_file():
         content[CONFIG_JSON] = _read_json(beside)
@@ -72,11 +92,15 @@ def _read_json(path: Path) -> dict[str, Any]:
         with open_input(path) as stream:
             found = parse_json(stream.read())
     except (OSError, ValueError) as error:
-        raise InputError(f"unreadable {CONFIG_JSON} beside the weights: {error}", path, "copy it again, or remove it") from error
+        raise InputError(
+            f"unreadable {CONFIG_JSON} beside the weights: {error}",
+            path,
+            "copy it again, or remove it",
+        ) from error
     return found if isinstance(found, dict) else {}
 
 
-# -- weights ----------------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------
 
 
 def model_state(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -85,10 +109,12 @@ def model_state(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
 
 
 def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """(the model's tensors without wrappers' prefixes, where they stood: for the user, empty where there was no choice).
+    """(the model's tensors without wrappers' prefixes, where they stood: for the user, empty where
+    there was no choice).
 
-    Weights may stand at the top, under "model" or "state_dict", or deeper; an exponential moving average that a file holds
-    beside the raw weights is preferred. LoRA weights must be merged first.
+    Weights may stand at the top, under "model" or "state_dict", or deeper; an exponential moving
+    average that a file holds beside the raw weights is preferred. LoRA weights must be merged
+    first.
     """
     found = list(_candidates(content))
     if not found:
@@ -97,42 +123,69 @@ def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str,
         raise InputError("no weights", path, f"found only {', '.join(map(str, list(content)[:6]))}")
     found.sort(key=lambda one: _rank(one[0], content))
     where, tensors = found[0]
-    if alike := ["/".join(place) for place, _ in found if _rank(place, content) == _rank(where, content)][1:]:
+    if alike := [
+        "/".join(place) for place, _ in found if _rank(place, content) == _rank(where, content)
+    ][1:]:
         listed = ", ".join(["/".join(where), *alike])
         raise InputError(
-            f"several sets of weights ({listed}), none called the model", path, 'save the one you mean as {"model": ...}'
+            f"several sets of weights ({listed}), none called the model",
+            path,
+            'save the one you mean as {"model": ...}',
         )
     if any("lora_" in name or ".base_model." in name for name in tensors):
-        raise InputError("LoRA weights that are not merged", path, "merge them into the model, then save it again")
+        raise InputError(
+            "LoRA weights that are not merged",
+            path,
+            "merge them into the model, then save it again",
+        )
     tensors = {name: value for name, value in tensors.items() if not name.endswith(_NO_WEIGHTS)}
     kind = "the EMA weights" if _EMA.search(".".join(where)) else "the weights"
     others = sorted({"/".join(place) for place, _ in found if place != where})
     averaged = any(_EMA.search(".".join(place)) for place, _ in found)
-    note = f"{kind} under {'/'.join(where)!r}; not {', '.join(map(repr, others))}" if others and averaged else ""
+    note = (
+        f"{kind} under {'/'.join(where)!r}; not {', '.join(map(repr, others))}"
+        if others and averaged
+        else ""
+    )
     return tensors, note
 
 
 def _rank(where: tuple[str, ...], content: dict[str, Any]) -> tuple[Any, ...]:
-    """Sort key of candidates: what the file calls its model, or that model's moving average, comes first.
+    """Sort key of candidates: what the file calls its model, or that model's moving average, comes
+    first.
 
-    Lightning keeps moving averages in the state of a callback: they count only where nothing is called "model", because
-    upstream's files of best weights hold both, and there "model" is the one that was chosen.
+    Lightning keeps moving averages in the state of a callback: they count only where nothing is
+    called "model", because upstream's files of best weights hold both, and there "model" is the one
+    that was chosen.
     """
     average = bool(_EMA.search(".".join(where)))
     if where and where[0] == "callbacks" and "model" in content:
         average = False
     order = ("model", "state_dict", "model_state_dict")
     first = where[0] if where else ""
-    return not average, first == "callbacks", order.index(first) if first in order else len(order), len(where)
+    return (
+        not average,
+        first == "callbacks",
+        order.index(first) if first in order else len(order),
+        len(where),
+    )
 
 
-def _candidates(content: Mapping[Any, Any], where: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+def _candidates(
+    content: Mapping[Any, Any], where: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
     """(place, tensors) of each set of weights with an anchor, nested dictionaries included."""
-    tensors = {_unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        _unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
+    }
     prefixes = _prefixes(tensors)
     for prefix in prefixes:
         longer = tuple(one for one in prefixes if len(one) > len(prefix))
-        mine = [name for name in tensors if name.startswith(prefix) and not (longer and name.startswith(longer))]
+        mine = [
+            name
+            for name in tensors
+            if name.startswith(prefix) and not (longer and name.startswith(longer))
+        ]
         cut = {name[len(prefix) :]: tensors[name] for name in mine}
         named = prefix.strip(".")
         yield (*where, named) if named and named != "model" else where, cut
@@ -147,12 +200,22 @@ def _unwrapped(name: str) -> str:
 
 
 def _prefixes(tensors: dict[str, Tensor]) -> list[str]:
-    """What stands before the first anchor that the names have; a layout's own "model." stays where it belongs."""
+    """What stands before the first anchor that the names have; a layout's own "model." stays where
+    it belongs.
+    """
     for anchor in _ANCHORS:
-        found = {name[: -len(anchor)] for name in tensors if name == anchor or name.endswith(f".{anchor}")}
-        if anchor == "decoder.layernorm.weight":  # transformers: some of its names begin with "model.", others do not
+        found = {
+            name[: -len(anchor)]
+            for name in tensors
+            if name == anchor or name.endswith(f".{anchor}")
+        }
+        # transformers: some of its names begin with "model.", others do not
+        if anchor == "decoder.layernorm.weight":
             found = {re.sub(r"(^|\.)(model\.)+$", r"\1", prefix) for prefix in found}
-        elif anchor in ("embeddings.position_embeddings", "pos_embed"):  # encoders: their own prefixes are cut elsewhere
+        elif anchor in (
+            "embeddings.position_embeddings",
+            "pos_embed",
+        ):  # encoders: their own prefixes are cut elsewhere
             found = {""} if found else set()
         if found:
             return sorted(found)
@@ -160,34 +223,48 @@ def _prefixes(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _anything(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Tensors of another model: under "model" or "state_dict", or the whole; the caller says what is missing."""
+    """Tensors of another model: under "model" or "state_dict", or the whole; the caller says what
+    is missing.
+    """
     for key in ("model", "state_dict", ""):
         state = content.get(key, {}) if key else content
         if isinstance(state, Mapping):
-            tensors = {_unwrapped(str(name)): value for name, value in state.items() if isinstance(value, Tensor)}
+            tensors = {
+                _unwrapped(str(name)): value
+                for name, value in state.items()
+                if isinstance(value, Tensor)
+            }
             if tensors:
                 return [((key,) if key else (), tensors)]
     return []
 
 
-# -- what the file says -----------------------------------------------------------------------------------------------------
+# -- what the file says ----------------------------------------------------------------------------
 
 
 def arguments(content: dict[str, Any]) -> dict[str, Any]:
-    """Plain values the file says about its model: upstream's ``args`` and ``model_config``, later ones first.
+    """Plain values the file says about its model: upstream's ``args`` and ``model_config``, later
+    ones first.
 
-    Lightning keeps them in ``hyper_parameters``, flat or by part; transformers in the ``config.json`` beside the file.
+    Lightning keeps them in ``hyper_parameters``, flat or by part; transformers in the
+    ``config.json`` beside the file.
     """
     values: dict[str, Any] = {}
     hyper = _fields(content.get("hyper_parameters"))
     parts = [hyper, *(hyper.get(name) for name in ("train_config", "args", "model_config"))]
     for part in (*parts, content.get("args"), content.get("model_config")):
-        values |= {name: value for name, value in _fields(part).items() if value is not None or name not in values}
+        values |= {
+            name: value
+            for name, value in _fields(part).items()
+            if value is not None or name not in values
+        }
     for key in ("rfdetr_version", "model_name", "class_names"):
         if content.get(key) is not None:
             values[key] = content[key]
     names = _fields(content.get(CONFIG_JSON)).get("id2label")
-    if isinstance(names, Mapping) and not all(re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()):
+    if isinstance(names, Mapping) and not all(
+        re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()
+    ):
         values["id2label"] = names  # transformers' own stand-ins name nothing
     return values
 

@@ -1,7 +1,8 @@
 """Foreign parameter names -> the released RF-DETR names that :mod:`released` reads.
 
-Three foreign layouts: RF-DETR in Hugging Face transformers, DINOv2 as Hugging Face names it, DINOv2 as Meta published it.
-Names are translated and attention projections joined or cut; no value is computed.
+Three foreign layouts: RF-DETR in Hugging Face transformers, DINOv2 as Hugging Face names it, DINOv2
+as Meta published it. Names are translated and attention projections joined or cut; no value is
+computed.
 """
 
 from __future__ import annotations
@@ -18,25 +19,50 @@ ENCODER = "backbone.0.encoder.encoder."
 _HF_ENCODER = "backbone.backbone."
 _PROJECTOR = "backbone.0.projector.stages.0."
 
-# transformers name (prefixes "model." cut) -> released name; first match wins, what no row matches is kept.
+# transformers name (prefixes "model." cut) -> released name; first match wins, what no row matches
+# is kept.
 _TRANSFORMERS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^backbone\.backbone\.(.*)\.attention\.([qkv])_proj\.", rf"{ENCODER}\1.attention.attention.\2_."),
-        (r"^backbone\.backbone\.(.*)\.attention\.o_proj\.", rf"{ENCODER}\1.attention.output.dense."),
+        (
+            r"^backbone\.backbone\.(.*)\.attention\.([qkv])_proj\.",
+            rf"{ENCODER}\1.attention.attention.\2_.",
+        ),
+        (
+            r"^backbone\.backbone\.(.*)\.attention\.o_proj\.",
+            rf"{ENCODER}\1.attention.output.dense.",
+        ),
         (r"^backbone\.backbone\.", ENCODER),
         (r"^backbone\.projector\.layer_norm\.", rf"{_PROJECTOR}1."),
-        (r"^backbone\.projector\.projector_layer\.bottlenecks\.(\d+)\.conv(\d)\.conv\.", rf"{_PROJECTOR}0.m.\1.cv\2.conv."),
-        (r"^backbone\.projector\.projector_layer\.bottlenecks\.(\d+)\.conv(\d)\.norm\.", rf"{_PROJECTOR}0.m.\1.cv\2.bn."),
+        (
+            r"^backbone\.projector\.projector_layer\.bottlenecks\.(\d+)\.conv(\d)\.conv\.",
+            rf"{_PROJECTOR}0.m.\1.cv\2.conv.",
+        ),
+        (
+            r"^backbone\.projector\.projector_layer\.bottlenecks\.(\d+)\.conv(\d)\.norm\.",
+            rf"{_PROJECTOR}0.m.\1.cv\2.bn.",
+        ),
         (r"^backbone\.projector\.projector_layer\.conv(\d)\.conv\.", rf"{_PROJECTOR}0.cv\1.conv."),
         (r"^backbone\.projector\.projector_layer\.conv(\d)\.norm\.", rf"{_PROJECTOR}0.cv\1.bn."),
-        (r"^decoder\.layers\.(\d+)\.self_attn\.o_proj\.", r"transformer.decoder.layers.\1.self_attn.out_proj."),
-        (r"^decoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm1."),
-        (r"^decoder\.layers\.(\d+)\.cross_attn_layer_norm\.", r"transformer.decoder.layers.\1.norm2."),
+        (
+            r"^decoder\.layers\.(\d+)\.self_attn\.o_proj\.",
+            r"transformer.decoder.layers.\1.self_attn.out_proj.",
+        ),
+        (
+            r"^decoder\.layers\.(\d+)\.self_attn_layer_norm\.",
+            r"transformer.decoder.layers.\1.norm1.",
+        ),
+        (
+            r"^decoder\.layers\.(\d+)\.cross_attn_layer_norm\.",
+            r"transformer.decoder.layers.\1.norm2.",
+        ),
         (r"^decoder\.layers\.(\d+)\.layer_norm\.", r"transformer.decoder.layers.\1.norm3."),
         (r"^decoder\.layers\.(\d+)\.mlp\.fc(\d)\.", r"transformer.decoder.layers.\1.linear\2."),
         (r"^decoder\.layernorm\.", "transformer.decoder.norm."),
-        (r"^(decoder|enc_output|enc_output_norm|enc_out_class_embed|enc_out_bbox_embed)\.", r"transformer.\1."),
+        (
+            r"^(decoder|enc_output|enc_output_norm|enc_out_class_embed|enc_out_bbox_embed)\.",
+            r"transformer.\1.",
+        ),
         (r"^reference_point_embed\.", "refpoint_embed."),
         (r"^segmentation_bias$", "segmentation_head.bias"),
         (r"^blocks\.(\d+)\.layernorm\.", r"segmentation_head.blocks.\1.norm."),
@@ -67,7 +93,9 @@ def layout_of(names: Iterable[str]) -> str:
 
 
 def transformers_name(name: str) -> str:
-    """Released name of one transformers parameter; query, key and value of a decoder layer keep a ``q_``, ``k_``, ``v_`` mark."""
+    """Released name of one transformers parameter; query, key and value of a decoder layer keep a
+    ``q_``, ``k_``, ``v_`` mark.
+    """
     while name.startswith("model."):
         name = name[len("model.") :]
     if match := _SELF_ATTENTION.fullmatch(name):
@@ -80,7 +108,9 @@ def transformers_name(name: str) -> str:
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of ``RfDetrForObjectDetection`` or ``RfDetrForInstanceSegmentation`` in released names."""
+    """State dict of ``RfDetrForObjectDetection`` or ``RfDetrForInstanceSegmentation`` in released
+    names.
+    """
     released = {transformers_name(name): tensor for name, tensor in state.items()}
     for name in [name for name in released if name.endswith(".q_")]:
         stem = name[: -len(".q_")]
@@ -91,16 +121,24 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def from_dinov2(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     """Encoder weights in released names from either DINOv2 layout ("dinov2" or "dinov2-meta")."""
     if any("register" in name for name in state):
-        raise InputError("a DINOv2 with register tokens", mend="RF-DETR uses the plain dinov2-small or dinov2-base")
+        raise InputError(
+            "a DINOv2 with register tokens",
+            mend="RF-DETR uses the plain dinov2-small or dinov2-base",
+        )
     if layout == "dinov2":
-        return {ENCODER + re.sub(r"^(dinov2|model)\.", "", name): tensor for name, tensor in state.items()}
+        return {
+            ENCODER + re.sub(r"^(dinov2|model)\.", "", name): tensor
+            for name, tensor in state.items()
+        }
     released = {}
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
         if stem.endswith(".attn.qkv"):
             block = stem.split(".")[-3]
             for part, values in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                released[f"{ENCODER}encoder.layer.{block}.attention.attention.{part}.{kind}"] = values
+                released[f"{ENCODER}encoder.layer.{block}.attention.attention.{part}.{kind}"] = (
+                    values
+                )
         else:
             released[_meta_name(name)] = tensor
     return released
@@ -126,4 +164,7 @@ def _meta_name(name: str) -> str:
         translated, count = pattern.subn(replacement, name)
         if count:
             return translated
-    raise InputError(f"{name} is not a parameter of a plain DINOv2", mend="RF-DETR uses dinov2-small or dinov2-base")
+    raise InputError(
+        f"{name} is not a parameter of a plain DINOv2",
+        mend="RF-DETR uses dinov2-small or dinov2-base",
+    )

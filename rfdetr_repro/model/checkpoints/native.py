@@ -1,4 +1,7 @@
-"""One slim file per model: safetensors with its configuration as metadata. Loading executes nothing from the file."""
+"""One slim file per model: safetensors with its configuration as metadata.
+
+Loading executes nothing from the file.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # types 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint says about itself. Class index i means ``class_names[i]``, category ``category_ids[i]`` of the data."""
+    """What a checkpoint says about itself.
+
+    Class index i means ``class_names[i]``, category ``category_ids[i]`` of the data.
+    """
 
     config: ModelConfig
     arch: Arch  # the architecture it runs at when none is named
@@ -45,7 +51,8 @@ class ModelCard:
     train_data_sha256: str | None = None
     steps: int | None = None
     notes: str = ""
-    resize: str | None = None  # of pictures, a rule of resize_rules; None: antialiased, as in our training
+    # of pictures, a rule of resize_rules; None: antialiased, as in our training
+    resize: str | None = None
 
     def to_json(self) -> str:
         fields = asdict(self)
@@ -61,12 +68,17 @@ class ModelCard:
     def from_json(cls, text: str) -> ModelCard:
         card = decode(cls, parse_json(text))
         if len(card.class_names) != len(card.category_ids):
-            raise ValueError(f"{len(card.class_names)} class names and {len(card.category_ids)} category ids")
+            raise ValueError(
+                f"{len(card.class_names)} class names and {len(card.category_ids)} category ids"
+            )
         return card
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Atomic safetensors file; strings only in the metadata. Equal content gives equal bytes, and so one SHA-256."""
+    """Atomic safetensors file; strings only in the metadata.
+
+    Equal content gives equal bytes, and so one SHA-256.
+    """
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
@@ -77,18 +89,24 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 
 def _unwritable(error: SafetensorError, path: str | Path) -> InputError:
-    """The real cause: the operating system's own words where the library hands on its error number."""
+    """The real cause: the operating system's own words where the library hands on its error
+    number.
+    """
     found = re.search(r"os error (\d+)", str(error))
     number = int(found[1]) if found else 0
     cause = os.strerror(number) if number else str(error).removeprefix("Error while serializing: ")
     kept = "what was there before is kept"
-    return InputError(f"cannot write: {cause}", path, f"free some space; {kept}" if number in FULL else kept)
+    return InputError(
+        f"cannot write: {cause}", path, f"free some space; {kept}" if number in FULL else kept
+    )
 
 
 def _sort_metadata(path: Path) -> None:
-    """Puts the metadata of a safetensors file into alphabetical order, in place: the library's own order is random.
+    """Puts the metadata of a safetensors file into alphabetical order, in place: the library's own
+    order is random.
 
-    The file begins with the length of its header, an unsigned 64-bit integer, and the header, JSON padded with spaces.
+    The file begins with the length of its header, an unsigned 64-bit integer, and the header, JSON
+    padded with spaces.
     """
     with open(path, "r+b") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
@@ -96,13 +114,17 @@ def _sort_metadata(path: Path) -> None:
         header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
         if len(text) != size:
-            raise InputError("the header of the file changed its length when its metadata were sorted", path)
+            raise InputError(
+                "the header of the file changed its length when its metadata were sorted", path
+            )
         stream.seek(8)
         stream.write(text)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of one of our files; anything else is an :class:`InputError` that names the file."""
+    """Tensors and metadata of one of our files; anything else is an :class:`InputError` that names
+    the file.
+    """
     if not os.path.lexists(path):
         raise InputError("no such checkpoint", path, "check the path, or train one first")
     with open_input(path) as stream:
@@ -114,7 +136,11 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"corrupt checkpoint: {error}", path, "copy or train it again") from error
     if metadata.get("format") != FORMAT:
-        raise InputError("a safetensors file, but not one of ours", path, f"its metadata should say format {FORMAT}")
+        raise InputError(
+            "a safetensors file, but not one of ours",
+            path,
+            f"its metadata should say format {FORMAT}",
+        )
     return tensors, metadata
 
 
@@ -128,7 +154,9 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
     """(detector in evaluation mode, its card, the file's SHA-256)."""
     tensors, metadata = read_tensors(path)
     if "card" not in metadata:
-        raise InputError("this file holds a training state, not a model", path, "use RUN/supernet.safetensors")
+        raise InputError(
+            "this file holds a training state, not a model", path, "use RUN/supernet.safetensors"
+        )
     try:
         card = ModelCard.from_json(metadata["card"])
         _compare_shapes(tensors, card)
@@ -137,36 +165,58 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
     except InputError as error:
         raise InputError(str(error), path) from error
     except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"checkpoint does not fit its own description: {str(error)[:200]}", path, "train it again") from error
+        raise InputError(
+            f"checkpoint does not fit its own description: {str(error)[:200]}",
+            path,
+            "train it again",
+        ) from error
     return detector.eval(), card, sha256_file(path)
 
 
 def _compare_shapes(tensors: dict[str, Tensor], card: ModelCard) -> None:
-    """Raises ValueError unless the file holds the tensors of the model that its card describes; allocates nothing."""
+    """Raises ValueError unless the file holds the tensors of the model that its card describes;
+    allocates nothing.
+    """
     with torch.device("meta"):
         described = Detector(card.config, card.arch).state_dict()
     if missing := sorted(described.keys() - tensors.keys()):
         raise ValueError(f"{missing[0]} is missing")
     for name, tensor in described.items():
         if tensors[name].shape != tensor.shape:
-            raise ValueError(f"{name} is {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name} is {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+            )
     check_numbers({name: tensors[name] for name in described}, described)
 
 
 def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """:class:`InputError` unless each tensor is of a type that becomes the expected one without loss of meaning, and finite.
+    """:class:`InputError` unless each tensor is of a type that becomes the expected one without
+    loss of meaning, and finite.
 
-    Weights are of a floating type of 16 bits or more: integers, booleans, complex numbers and floats of 8 bits need scales or a
-    reading that no file states.
+    Weights are of a floating type of 16 bits or more: integers, booleans, complex numbers and
+    floats of 8 bits need scales or a reading that no file states.
     """
     for name, like in expected.items():
         tensor = tensors[name]
         if tensor.dtype not in FLOATS if like.is_floating_point() else tensor.dtype != like.dtype:
-            raise InputError(f"{name} is {tensor.dtype} instead of {like.dtype}", mend="save the model in float32 or float16")
+            raise InputError(
+                f"{name} is {tensor.dtype} instead of {like.dtype}",
+                mend="save the model in float32 or float16",
+            )
         if like.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"the weights hold values that are not finite, e.g. in {name}", mend="take an earlier checkpoint")
-        if like.dtype == torch.float32 and tensor.dtype == torch.float64 and not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"{name} holds values beyond the range of float32", mend="take an earlier checkpoint")
+            raise InputError(
+                f"the weights hold values that are not finite, e.g. in {name}",
+                mend="take an earlier checkpoint",
+            )
+        if (
+            like.dtype == torch.float32
+            and tensor.dtype == torch.float64
+            and not bool(torch.isfinite(tensor.float()).all())
+        ):
+            raise InputError(
+                f"{name} holds values beyond the range of float32",
+                mend="take an earlier checkpoint",
+            )
 
 
 def sha256_tensors(tensors: dict[str, Tensor]) -> str:

@@ -1,7 +1,9 @@
-"""Foreign checkpoints -> our detector: released RF-DETR files, Hugging Face transformers state dicts, DINOv2 encoders.
+"""Foreign checkpoints -> our detector: released RF-DETR files, Hugging Face transformers state
+dicts, DINOv2 encoders.
 
-Shapes tell most of a configuration; what they cannot tell (windows, feature stages, head and point counts) comes from the
-file's own arguments, else from the one preset with these shapes, else from the size the caller names (facts section 12).
+Shapes tell most of a configuration; what they cannot tell (windows, feature stages, head and point
+counts) comes from the file's own arguments, else from the one preset with these shapes, else from
+the size the caller names (facts section 12).
 """
 
 from __future__ import annotations
@@ -33,22 +35,28 @@ from .released import from_released, to_released
 from .upstream import check_settings, departures, described, transformers_settings
 
 UNNAMED = "unnamed"  # labels whose meaning does not matter
-NEVER = -30.0  # logit of a class that never wins: its score is 1e-13, and a few thousand steps of training can still raise it
-_KERNEL, _POSITIONS = f"{ENCODER}embeddings.patch_embeddings.projection.weight", f"{ENCODER}embeddings.position_embeddings"
+# logit of a class that never wins: its score is 1e-13, and a few thousand steps of training can
+# still raise it
+NEVER = -30.0
+_KERNEL = f"{ENCODER}embeddings.patch_embeddings.projection.weight"
+_POSITIONS = f"{ENCODER}embeddings.position_embeddings"
 
 
 def load_pretrained(
     path: str | Path, size: str | Preset | None = None, labels: str | Sequence[str] | None = None
 ) -> tuple[Detector, ModelCard, str]:
-    """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read, ours included.
+    """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read,
+    ours included.
 
-    ``size``: a preset or its name; needed for a DINOv2 encoder (the rest is initialised at random) and where the file does not
-    say enough about itself; a file of another size is an :class:`InputError`. ``labels``: what the labels of a foreign file
-    mean, where the file does not prove it (see :func:`labels_of_checkpoint`); :data:`UNNAMED` leaves that open, for training
-    that replaces the heads.
+    ``size``: a preset or its name; needed for a DINOv2 encoder (the rest is initialised at random)
+    and where the file does not say enough about itself; a file of another size is an
+    :class:`InputError`. ``labels``: what the labels of a foreign file mean, where the file does not
+    prove it (see :func:`labels_of_checkpoint`); :data:`UNNAMED` leaves that open, for training that
+    replaces the heads.
     """
     path = weights_file(path)
-    content, row = read_container(path), preset(size) if isinstance(size, str) else size
+    content = read_container(path)
+    row = preset(size) if isinstance(size, str) else size
     if content.get("metadata", {}).get("format") == FORMAT:
         if labels not in (None, UNNAMED):
             raise InputError("the file states its own labels", path, "leave the labels out")
@@ -61,20 +69,33 @@ def load_pretrained(
     try:
         if layout in ("dinov2", "dinov2-meta"):
             if row is None:
-                raise InputError("a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}")
+                raise InputError(
+                    "a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}"
+                )
             detector = _with_encoder(row, from_dinov2(state, layout))
             found_labels = labels_of_checkpoint({}, row.model.num_classes)
         else:
-            released = from_transformers(state) if layout == "transformers" else without_added_logits(state, said)
-            if str(content.get(CONFIG_JSON, {}).get("model_type", "")).startswith("rf_detr"):  # with names of either layout
+            released = (
+                from_transformers(state)
+                if layout == "transformers"
+                else without_added_logits(state, said)
+            )
+            # with names of either layout
+            if str(content.get(CONFIG_JSON, {}).get("model_type", "")).startswith("rf_detr"):
                 said = {**transformers_settings(content[CONFIG_JSON]), **said}
             configuration = content.get("model_config")
-            found = infer_preset(released, said, row, configuration if isinstance(configuration, dict) else {})
-            with torch.device("meta"):  # nothing is allocated before the file is known to hold what it describes
+            found = infer_preset(
+                released, said, row, configuration if isinstance(configuration, dict) else {}
+            )
+            # nothing is allocated before the file is known to hold what it describes
+            with torch.device("meta"):
                 described = Detector(found.model, found.arch).state_dict()
             most = Path(path).stat().st_size
             if sum(tensor.numel() for tensor in described.values()) > most:
-                raise InputError(f"a file of {most} bytes does not hold the model that it describes", mend="is it complete?")
+                raise InputError(
+                    f"a file of {most} bytes does not hold the model that it describes",
+                    mend="is it complete?",
+                )
             ours = from_released(released, described, found.model.groups)
             check_numbers(ours, described)
             detector = Detector(found.model, found.arch)
@@ -82,12 +103,24 @@ def load_pretrained(
             found_labels = _labels(said, found.model.num_classes, labels)
     except InputError as error:
         raise InputError(str(error), path) from error
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError) as error:
+    except (
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         told = str(error).strip() or type(error).__name__
-        raise InputError(f"the file describes itself with values that cannot be used ({told})", path, "name the size") from error
+        raise InputError(
+            f"the file describes itself with values that cannot be used ({told})",
+            path,
+            "name the size",
+        ) from error
     notes = "; ".join(note for note in (found_labels.note, taken) if note)
     rule = rule_of_upstream(said)
-    names, ids = found_labels.names, found_labels.category_ids
+    names = found_labels.names
+    ids = found_labels.category_ids
     resize = None if rule == ANTIALIASED else rule
     card = ModelCard(detector.config, detector.arch, names, ids, notes=notes, resize=resize)
     return detector.eval(), card, sha256_file(path)
@@ -106,20 +139,28 @@ def model_masks(path: str | Path) -> bool:
     """Whether the file is one of ours, of a model with a mask head."""
     metadata = read_container(path).get("metadata", {})
     return (
-        metadata.get("format") == FORMAT and ModelCard.from_json(metadata["card"]).config.masks if "card" in metadata else False
+        metadata.get("format") == FORMAT and ModelCard.from_json(metadata["card"]).config.masks
+        if "card" in metadata
+        else False
     )
 
 
 def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
-    """A randomly initialised detector with a DINOv2 encoder; kernel and positions are resampled to the stored sizes."""
+    """A randomly initialised detector with a DINOv2 encoder; kernel and positions are resampled to
+    the stored sizes.
+    """
     detector = Detector(row.model, row.arch)
     for key in (_KERNEL, _POSITIONS):
         if key not in encoder:
             raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", mend="is it a DINOv2?")
     encoder[_KERNEL] = resample_patch_kernel(encoder[_KERNEL], row.model.patch)
     side = math.isqrt(encoder[_POSITIONS].shape[1] - 1)
-    encoder[_POSITIONS] = resample_positions(encoder[_POSITIONS], (side, side), row.model.pos_grid_hw)
-    expected = {name: value for name, value in detector.state_dict().items() if name.startswith("backbone.")}
+    encoder[_POSITIONS] = resample_positions(
+        encoder[_POSITIONS], (side, side), row.model.pos_grid_hw
+    )
+    expected = {
+        name: value for name, value in detector.state_dict().items() if name.startswith("backbone.")
+    }
     ours = from_released(encoder, expected, row.model.groups)
     check_numbers(ours, expected)
     detector.load_state_dict(ours, strict=False)
@@ -132,23 +173,35 @@ def infer_preset(
     size: str | Preset | None = None,
     model_config: dict[str, Any] | None = None,
 ) -> Preset:
-    """Configuration and native architecture of a state dict in released names; see the module's description."""
+    """Configuration and native architecture of a state dict in released names; see the module's
+    description.
+    """
     shapes = _shapes(released)
     check_settings(said, model_config or {}, shapes)
     row = preset(size) if isinstance(size, str) else size or _matching_preset(shapes)
     if row is None:
         if "out_feature_indexes" not in said or "num_windows" not in said:
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
-            raise InputError(f"no size has these shapes ({known}) and the file does not describe itself", mend="name the size")
-        dim, nano = shapes["vit_dim"], PRESETS["nano"]
-        row = replace(nano, model=replace(nano.model, vit_dim=dim, vit_heads=max(1, dim // 64)))  # DINOv2 heads are 64 wide
+            raise InputError(
+                f"no size has these shapes ({known}) and the file does not describe itself",
+                mend="name the size",
+            )
+        dim = shapes["vit_dim"]
+        nano = PRESETS["nano"]
+        # DINOv2 heads are 64 wide
+        row = replace(nano, model=replace(nano.model, vit_dim=dim, vit_heads=max(1, dim // 64)))
     else:
         _refuse_other_size(row.model, shapes, size)
     model = replace(row.model, **{**_said_about_model(said, shapes["vit_depth"]), **shapes})
     resolution = row.arch.resolution
     samples = model.cross_heads * len(model.levels) * model.points
-    if (rows := len(released["transformer.decoder.layers.0.cross_attn.attention_weights.bias"])) != samples:
-        raise InputError(f"{rows} attention samples per query, but heads x levels x points = {samples}", mend="name the size")
+    if (
+        rows := len(released["transformer.decoder.layers.0.cross_attn.attention_weights.bias"])
+    ) != samples:
+        raise InputError(
+            f"{rows} attention samples per query, but heads x levels x points = {samples}",
+            mend="name the size",
+        )
     width = 0
     if "input_hw" in said:  # written by save_released
         resolution, width = (int(side) for side in said["input_hw"])
@@ -158,34 +211,55 @@ def infer_preset(
         resolution = model.patch * model.pos_grid_hw[0]
     windows = int(said.get("num_windows", row.arch.windows))
     queries = min(int(said.get("num_queries") or model.queries), model.queries)
-    return Preset(model, Arch(resolution, model.patch, windows, model.decoder_layers, queries, width), row.note)
+    return Preset(
+        model,
+        Arch(resolution, model.patch, windows, model.decoder_layers, queries, width),
+        row.note,
+    )
 
 
-def _refuse_other_size(model: ModelConfig, found: dict[str, Any], size: str | Preset | None, path: str | Path = "") -> None:
-    """Raises :class:`InputError` if the widths or parts ``found`` in a file are not those of ``model``, called ``size``."""
+def _refuse_other_size(
+    model: ModelConfig, found: dict[str, Any], size: str | Preset | None, path: str | Path = ""
+) -> None:
+    """Raises :class:`InputError` if the widths or parts ``found`` in a file are not those of
+    ``model``, called ``size``.
+    """
     for name in ("vit_dim", "hidden", "masks", "levels"):
         if found[name] != getattr(model, name):
             named = f"size {size}" if isinstance(size, str) else "the model"
-            raise InputError(f"the file has {name} {found[name]}, {named} has {getattr(model, name)}", path, "wrong size")
+            raise InputError(
+                f"the file has {name} {found[name]}, {named} has {getattr(model, name)}",
+                path,
+                "wrong size",
+            )
 
 
 def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
     """The fields of :class:`ModelConfig` that tensors tell."""
     try:
         groups = _count(released, r"transformer\.enc_output\.(\d+)\.weight")
-        rows, positions = released["refpoint_embed.weight"].shape[0], released[_POSITIONS].shape[1]
+        rows = released["refpoint_embed.weight"].shape[0]
+        positions = released[_POSITIONS].shape[1]
         if groups < 1 or rows % groups or math.isqrt(positions - 1) ** 2 != positions - 1:
-            raise InputError(f"{rows} queries in {groups} groups and {positions} positions do not fit together")
+            raise InputError(
+                f"{rows} queries in {groups} groups and {positions} positions do not fit together"
+            )
         return {
             "vit_dim": released[_KERNEL].shape[0],
-            "vit_depth": _count(released, rf"{re.escape(ENCODER)}encoder\.layer\.(\d+)\.norm1\.weight"),
+            "vit_depth": _count(
+                released, rf"{re.escape(ENCODER)}encoder\.layer\.(\d+)\.norm1\.weight"
+            ),
             "layer_scale": f"{ENCODER}encoder.layer.0.layer_scale1.lambda1" in released,
             "hidden": released["class_embed.weight"].shape[1],
             "num_classes": released["class_embed.bias"].shape[0],
-            "projector_blocks": _count(released, r"backbone\.0\.projector\.stages\.0\.0\.m\.(\d+)\.cv1\.conv\.weight"),
+            "projector_blocks": _count(
+                released, r"backbone\.0\.projector\.stages\.0\.0\.m\.(\d+)\.cv1\.conv\.weight"
+            ),
             "levels": _levels(released),
             "ffn": released["transformer.decoder.layers.0.linear1.bias"].shape[0],
-            "decoder_layers": _count(released, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"),
+            "decoder_layers": _count(
+                released, r"transformer\.decoder\.layers\.(\d+)\.norm1\.weight"
+            ),
             "queries": rows // groups,
             "groups": groups,
             "masks": "segmentation_head.bias" in released,
@@ -193,13 +267,18 @@ def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
             "pos_grid": math.isqrt(positions - 1),
         }
     except KeyError as error:
-        raise InputError(f"no RF-DETR checkpoint: it lacks {error.args[0]}", mend="is it another model?") from error
+        raise InputError(
+            f"no RF-DETR checkpoint: it lacks {error.args[0]}", mend="is it another model?"
+        ) from error
 
 
 def _count(names: dict[str, Tensor], pattern: str) -> int:
     found = {int(match[1]) for match in map(re.compile(pattern).fullmatch, names) if match}
     if found != set(range(len(found))):
-        raise InputError(f"parts of the model are missing: it has {len(found)} of {max(found) + 1} that match {pattern}")
+        raise InputError(
+            f"parts of the model are missing: it has {len(found)} of {max(found) + 1} that match "
+            f"{pattern}"
+        )
     return len(found)
 
 
@@ -207,7 +286,8 @@ def _levels(released: dict[str, Tensor]) -> tuple[str, ...]:
     prefix = "backbone.0.projector.stages"
     levels = []
     for level in range(_count(released, rf"{re.escape(prefix)}\.(\d+)\.1\.weight")):
-        up, down = f"{prefix}_sampling.{level}.0.0.weight", f"{prefix}_sampling.{level}.0.0.conv.weight"
+        up = f"{prefix}_sampling.{level}.0.0.weight"
+        down = f"{prefix}_sampling.{level}.0.0.conv.weight"
         levels.append("P3" if up in released else "P5" if down in released else "P4")
     return tuple(levels)
 
@@ -215,44 +295,85 @@ def _levels(released: dict[str, Tensor]) -> tuple[str, ...]:
 def _matching_preset(shapes: dict[str, Any]) -> Preset | None:
     """The only preset with these widths, depth, patch and position grid."""
     telling = ("vit_dim", "hidden", "levels", "decoder_layers", "masks", "patch", "pos_grid")
-    rows = [row for row in PRESETS.values() if all(getattr(row.model, name) == shapes[name] for name in telling)]
+    rows = [
+        row
+        for row in PRESETS.values()
+        if all(getattr(row.model, name) == shapes[name] for name in telling)
+    ]
     return rows[0] if len(rows) == 1 else None
 
 
 def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
     """Fields of :class:`ModelConfig` that only the file's own arguments tell."""
     if "proposal_side" in said:  # written by save_released
-        return {name: value for name, value in tuples(said).items() if name in ModelConfig.__dataclass_fields__}
-    names = {"sa_nheads": "self_heads", "ca_nheads": "cross_heads", "dec_n_points": "points", "vit_heads": "vit_heads"}
-    fields: dict[str, Any] = {ours: int(said[theirs]) for theirs, ours in names.items() if said.get(theirs) is not None}
+        return {
+            name: value
+            for name, value in tuples(said).items()
+            if name in ModelConfig.__dataclass_fields__
+        }
+    names = {
+        "sa_nheads": "self_heads",
+        "ca_nheads": "cross_heads",
+        "dec_n_points": "points",
+        "vit_heads": "vit_heads",
+    }
+    fields: dict[str, Any] = {
+        ours: int(said[theirs]) for theirs, ours in names.items() if said.get(theirs) is not None
+    }
     if said.get("out_feature_indexes"):
         stages = tuple(int(stage) for stage in said["out_feature_indexes"])
-        # Upstream takes the stage numbers for block indices (section 3), and its weights depend on it.
-        fields |= {"feature_stages": stages, "global_blocks": tuple(stage for stage in stages if stage < vit_depth)}
+        # Upstream takes the stage numbers for block indices (section 3), and its weights depend on
+        # it.
+        fields |= {
+            "feature_stages": stages,
+            "global_blocks": tuple(stage for stage in stages if stage < vit_depth),
+        }
     return fields
 
 
 def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
-    """Writes the released layout, a ``.pth`` that upstream's program loads and names rightly; returns its SHA-256.
+    """Writes the released layout, a ``.pth`` that upstream's program loads and names rightly;
+    returns its SHA-256.
 
-    Upstream expects n + 1 logits for n classes, labels from 0, the last logit unused: a logit that never wins is added where
-    the model has none that is unused, and taken off again by :func:`load_pretrained`. The 91 logits of COCO stay as they are.
-    What upstream's program cannot build is printed.
+    Upstream expects n + 1 logits for n classes, labels from 0, the last logit unused: a logit that
+    never wins is added where the model has none that is unused, and taken off again by
+    :func:`load_pretrained`. The 91 logits of COCO stay as they are. What upstream's program cannot
+    build is printed.
     """
-    model, arch = card.config, card.arch
+    model = card.config
+    arch = card.arch
     if isinstance(model.pos_grid, tuple):
-        raise InputError("the released layout has square position tables only", path, "save the model it was sliced from")
+        raise InputError(
+            "the released layout has square position tables only",
+            path,
+            "save the model it was sliced from",
+        )
     if reasons := departures(model, arch):
-        print(f"upstream's program will not run this model: it knows {'; '.join(reasons)}. This project reads the file")
-    released = {name: tensor.cpu().contiguous() for name, tensor in to_released(detector.state_dict(), model.groups).items()}
-    is_coco = (card.class_names, card.category_ids) == (coco_labels().names, coco_labels().category_ids)
+        print(
+            f"upstream's program will not run this model: it knows {'; '.join(reasons)}. This "
+            f"project reads the file"
+        )
+    released = {
+        name: tensor.cpu().contiguous()
+        for name, tensor in to_released(detector.state_dict(), model.groups).items()
+    }
+    is_coco = (card.class_names, card.category_ids) == (
+        coco_labels().names,
+        coco_labels().category_ids,
+    )
     used = [label for label, name in enumerate(card.class_names) if name != UNUSED]
-    content = described(model, arch, [card.class_names[i] for i in used], [card.category_ids[i] for i in used])
+    content = described(
+        model, arch, [card.class_names[i] for i in used], [card.category_ids[i] for i in used]
+    )
     if is_coco:
-        content["model_config"]["num_classes"] = content["args"].num_classes = len(card.class_names) - 1
+        content["model_config"]["num_classes"] = content["args"].num_classes = (
+            len(card.class_names) - 1
+        )
         content["args"].label_convention = "coco"
     else:
-        unused = next((label for label, name in enumerate(card.class_names) if name == UNUSED), None)
+        unused = next(
+            (label for label, name in enumerate(card.class_names) if name == UNUSED), None
+        )
         released = _with_last_logit_unused(released, used, unused)
         content["args"].added_logits = int(unused is None)
     content["args"].resize_rule = card.resize_rule
@@ -265,23 +386,37 @@ def _is_class_head(name: str) -> bool:
     return name.startswith(("class_embed.", "transformer.enc_out_class_embed."))
 
 
-def _with_last_logit_unused(released: dict[str, Tensor], used: list[int], unused: int | None) -> dict[str, Tensor]:
-    """Class heads with the rows ``used`` in order and one row after them: ``unused``, or a new one that never wins."""
+def _with_last_logit_unused(
+    released: dict[str, Tensor], used: list[int], unused: int | None
+) -> dict[str, Tensor]:
+    """Class heads with the rows ``used`` in order and one row after them: ``unused``, or a new one
+    that never wins.
+    """
     heads = {}
     for name, tensor in released.items():
         if _is_class_head(name):
-            never = torch.zeros_like(tensor[:1]) if name.endswith("weight") else torch.full_like(tensor[:1], NEVER)
-            heads[name] = torch.cat([tensor[used], never if unused is None else tensor[unused, None]])
+            never = (
+                torch.zeros_like(tensor[:1])
+                if name.endswith("weight")
+                else torch.full_like(tensor[:1], NEVER)
+            )
+            heads[name] = torch.cat(
+                [tensor[used], never if unused is None else tensor[unused, None]]
+            )
     return {**released, **heads}
 
 
 def without_added_logits(released: dict[str, Tensor], said: dict[str, Any]) -> dict[str, Tensor]:
     """Class heads without the logit that :func:`save_released` added."""
-    rows, names = released.get("class_embed.bias", torch.empty(0)).shape[0], said.get("class_names") or ()
+    rows = released.get("class_embed.bias", torch.empty(0)).shape[0]
+    names = said.get("class_names") or ()
     count = int(said.get("added_logits") or 0)
     if count < 1 or rows != len(names) + count:
         return released
-    return {name: tensor[:-count] if _is_class_head(name) else tensor for name, tensor in released.items()}
+    return {
+        name: tensor[:-count] if _is_class_head(name) else tensor
+        for name, tensor in released.items()
+    }
 
 
 @torch.no_grad()
@@ -289,12 +424,16 @@ def without_masks(detector: Detector) -> Detector:
     """The same detector without its mask head; boxes, scores and labels stay as they are."""
     fresh = Detector(replace(detector.config, masks=False), detector.arch)
     kept = fresh.state_dict()
-    fresh.load_state_dict({name: value for name, value in detector.state_dict().items() if name in kept})
+    fresh.load_state_dict(
+        {name: value for name, value in detector.state_dict().items() if name in kept}
+    )
     return fresh.train(detector.training)
 
 
 def with_classes(detector: Detector, labels: Labels) -> Detector:
-    """The same detector for other classes: rows of every class head are repeated, then cut (architecture facts section 10)."""
+    """The same detector for other classes: rows of every class head are repeated, then cut
+    (architecture facts section 10).
+    """
     count = len(labels.names)
     fresh = Detector(replace(detector.config, num_classes=count), detector.arch)
     state = detector.state_dict()

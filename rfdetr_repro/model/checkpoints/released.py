@@ -1,7 +1,7 @@
 """Released RF-DETR parameter names <-> ours (architecture facts section 12).
 
-Ours differ in three ways: short prefixes, query/key/value fused, and the two-stage heads of all groups stacked. Both
-directions are exact copies; nothing is recomputed.
+Ours differ in three ways: short prefixes, query/key/value fused, and the two-stage heads of all
+groups stacked. Both directions are exact copies; nothing is recomputed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ MASK_TOKEN = f"{_ENCODER}embeddings.mask_token"  # stored by DINOv2, used by not
 
 
 def released_names(name: str, groups: int) -> list[str]:
-    """The released names one of our parameters is made of: one, three (query, key, value) or ``groups`` of them."""
+    """The released names one of our parameters is made of: one, three (query, key, value) or
+    ``groups`` of them.
+    """
     for ours, theirs in _STACKED:
         if name.startswith(ours):
             return [theirs.format(g=g) + name[len(ours) :] for g in range(groups)]
@@ -66,14 +68,19 @@ def released_names(name: str, groups: int) -> list[str]:
             name = theirs + name[len(ours) :]
             break
     if match := _QKV.fullmatch(name):
-        return [f"{match[1]}.attention.attention.{part}.{match[2]}" for part in ("query", "key", "value")]
+        return [
+            f"{match[1]}.attention.attention.{part}.{match[2]}"
+            for part in ("query", "key", "value")
+        ]
     for pattern, replacement in _INNER:
         name = pattern.sub(replacement, name)
     return [name]
 
 
 def to_released(state: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
-    """Our state dict in the released layout, mask token included (zeros: no computation reads it)."""
+    """Our state dict in the released layout, mask token included (zeros: no computation reads
+    it).
+    """
     released = {}
     for name, tensor in state.items():
         names = released_names(name, groups)
@@ -86,25 +93,43 @@ def to_released(state: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
     return released
 
 
-def from_released(released: dict[str, Tensor], expected: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
-    """A state dict for a model whose own is ``expected``; missing, unknown or misshapen entries raise :class:`InputError`."""
+def from_released(
+    released: dict[str, Tensor], expected: dict[str, Tensor], groups: int
+) -> dict[str, Tensor]:
+    """A state dict for a model whose own is ``expected``; missing, unknown or misshapen entries
+    raise :class:`InputError`.
+    """
     left = dict(released)
     left.pop(MASK_TOKEN, None)
     state = {}
     for name, like in expected.items():
         names = released_names(name, groups)
         if missing := [key for key in names if key not in left]:
-            raise InputError(f"the checkpoint lacks {missing[0]} (and {len(missing) - 1} more)", mend="is it this size?")
+            raise InputError(
+                f"the checkpoint lacks {missing[0]} (and {len(missing) - 1} more)",
+                mend="is it this size?",
+            )
         parts = [left.pop(key) for key in names]
         if like.is_floating_point() and (odd := {part.dtype for part in parts} - FLOATS):
             what = f"{names[0]} is {odd.pop()}, which is no type of weights"
             raise InputError(what, mend="save the model in float32 or float16")
-        tensor = torch.stack(parts) if name.startswith("selection.") else torch.cat(parts) if len(parts) > 1 else parts[0]
+        tensor = (
+            torch.stack(parts)
+            if name.startswith("selection.")
+            else torch.cat(parts)
+            if len(parts) > 1
+            else parts[0]
+        )
         if tensor.shape != like.shape:
             raise InputError(
-                f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of {tuple(like.shape)}", mend="wrong size"
+                f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of "
+                f"{tuple(like.shape)}",
+                mend="wrong size",
             )
         state[name] = tensor
     if left:
-        raise InputError(f"the checkpoint has {len(left)} unknown entries, e.g. {sorted(left)[0]}", mend="is it this size?")
+        raise InputError(
+            f"the checkpoint has {len(left)} unknown entries, e.g. {sorted(left)[0]}",
+            mend="is it this size?",
+        )
     return state

@@ -1,9 +1,11 @@
 """Reads the pickle of a PyTorch file without running anything that the file names.
 
-A pickle is a small program: it may look up any importable name and call it. Here a name is looked up in :func:`inert_names` and
-nowhere else. What stands there is plain data (paths, dates, NumPy scalars and arrays, namespaces, tensors) or makes plain data;
-whatever else a file names is refused by its name, before it is imported. Each file gets fresh types, so that no file can alter
-what the next one sees. Tensors are views of storages that are read here from the archive, with their bounds checked.
+A pickle is a small program: it may look up any importable name and call it. Here a name is looked
+up in :func:`inert_names` and nowhere else. What stands there is plain data (paths, dates, NumPy
+scalars and arrays, namespaces, tensors) or makes plain data; whatever else a file names is refused
+by its name, before it is imported. Each file gets fresh types, so that no file can alter what the
+next one sees. Tensors are views of storages that are read here from the archive, with their bounds
+checked.
 """
 
 from __future__ import annotations
@@ -44,13 +46,30 @@ _STORAGES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_DTYPES = {name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)}
+_DTYPES = {
+    name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)
+}
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[biufc]\d{1,2}|[SU]\d{1,6}|[mM]8(?:\[\w+\])?|\?)")
 MOST_PICKLE_BYTES = 2**26  # of the description of tensors and values, which holds no weights
 MOST_WRITTEN = 2**22  # values, where each counts as often as it is part of another
 MOST_COPIED = 2**25  # bytes and elements that calls in a pickle may copy, all together
-_PLAIN_BUILTINS: tuple[type, ...] = (list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, bool, complex, slice)
-# Python 2's names of modules, which pickle protocols below 3 use, and where NumPy and pathlib moved.
+_PLAIN_BUILTINS: tuple[type, ...] = (
+    list,
+    dict,
+    tuple,
+    set,
+    frozenset,
+    str,
+    bytes,
+    bytearray,
+    int,
+    float,
+    bool,
+    complex,
+    slice,
+)
+# Python 2's names of modules, which pickle protocols below 3 use, and where NumPy and pathlib
+# moved.
 _MOVED = {
     "__builtin__": "builtins",
     "copy_reg": "copyreg",
@@ -94,14 +113,18 @@ class Foreign(Exception):
 
 
 class Fields:
-    """Attributes without behaviour: stands for ``argparse.Namespace``, ``types.SimpleNamespace`` and configuration objects."""
+    """Attributes without behaviour: stands for ``argparse.Namespace``, ``types.SimpleNamespace``
+    and configuration objects.
+    """
 
     def __init__(self, *_: Any, **fields: Any) -> None:
         self.__dict__.update(fields)
 
     def __setstate__(self, state: Any) -> None:
         for part in state if isinstance(state, tuple) else (state,):
-            self.__dict__.update({str(name): value for name, value in part.items()} if isinstance(part, dict) else {})
+            self.__dict__.update(
+                {str(name): value for name, value in part.items()} if isinstance(part, dict) else {}
+            )
 
 
 class _Dtype:
@@ -192,7 +215,8 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     """``torch._utils._rebuild_tensor_v2``: a view of a storage, its bounds checked."""
     if not isinstance(storage, Tensor):
         raise ValueError("a tensor without a storage")
-    sides, steps = [int(side) for side in size], [int(step) for step in stride]
+    sides = [int(side) for side in size]
+    steps = [int(step) for step in stride]
     if math.prod(sides) > storage.numel():  # weights share no numbers among themselves
         raise ValueError("a tensor is larger than its storage")
     last = int(offset) + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
@@ -211,15 +235,20 @@ def _tensor_v3(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) ->
 
 def inert_names() -> dict[str, Any]:
     """Dotted name in a pickle -> what stands for it; made anew for each file."""
-    namespace, settings, dictionary = (type(name, (Fields,), {}) for name in ("Namespace", "Settings", "Object"))
+    namespace, settings, dictionary = (
+        type(name, (Fields,), {}) for name in ("Namespace", "Settings", "Object")
+    )
     attributes = type("AttributeDict", (dict,), {})
-    dtype, array = type("dtype", (_Dtype,), {}), type("ndarray", (_Array,), {})
+    dtype = type("dtype", (_Dtype,), {})
+    array = type("ndarray", (_Array,), {})
     names: dict[str, Any] = {
         "argparse.Namespace": namespace,
         "types.SimpleNamespace": settings,
         "builtins.object": dictionary,
         "collections.OrderedDict": type("OrderedDict", (collections.OrderedDict,), {}),
-        "collections.defaultdict": type("defaultdict", (dict,), {"__init__": lambda self, *_: None}),
+        "collections.defaultdict": type(
+            "defaultdict", (dict,), {"__init__": lambda self, *_: None}
+        ),
         "collections.Counter": type("Counter", (dict,), {}),
         "numpy.dtype": dtype,
         "numpy.ndarray": array,
@@ -249,20 +278,31 @@ def inert_names() -> dict[str, Any]:
         "torch._utils._rebuild_tensor_v3": _tensor_v3,
         "torch._utils._rebuild_parameter": lambda data, *_: data,
         "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-        "torch._tensor._rebuild_from_type_v2": lambda make, kind, arguments, state: _tensor_of_type(make, arguments),
+        "torch._tensor._rebuild_from_type_v2": lambda make, kind, arguments, state: _tensor_of_type(
+            make, arguments
+        ),
         "torch.Size": lambda sides=(): tuple(sides),
         "torch.device": torch.device,
         "rfdetr.config.MultiScale": lambda value: value,  # upstream's enumerations: their values
         "rfdetr.config.AugmentationBackend": lambda value: value,
     }
-    for dated in (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone):
+    for dated in (
+        datetime.datetime,
+        datetime.date,
+        datetime.time,
+        datetime.timedelta,
+        datetime.timezone,
+    ):
         calls[f"datetime.{dated.__name__}"] = dated
     for builtin in _PLAIN_BUILTINS:
         calls[f"builtins.{builtin.__name__}"] = partial(_builtin, builtin)
     names |= {name: _Call(function) for name, function in calls.items()}
     names |= {f"torch.{name}": _Storage(kind) for name, kind in _STORAGES.items()}
     names |= {f"torch.{name}": kind for name, kind in _DTYPES.items()}
-    names |= {f"numpy.{kind.__name__}": _Marker(f"numpy.{kind.__name__}") for kind in set(np.sctypeDict.values())}
+    names |= {
+        f"numpy.{kind.__name__}": _Marker(f"numpy.{kind.__name__}")
+        for kind in set(np.sctypeDict.values())
+    }
     return names
 
 
@@ -273,14 +313,20 @@ def _tensor_of_type(make: Any, arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _builtin(kind: type, *parts: Any) -> Any:
-    """A value of a plain builtin type; a number of bytes to reserve is not a value, and text is not made of other values."""
+    """A value of a plain builtin type; a number of bytes to reserve is not a value, and text is not
+    made of other values.
+    """
     if kind in (bytes, bytearray) and parts and isinstance(parts[0], int):
         raise Foreign(f"builtins.{kind.__name__} of a size")
     if kind is str and parts and not isinstance(parts[0], (str, bytes)):
         raise Foreign(f"builtins.str of {type(parts[0]).__name__}")
     if kind in (set, frozenset, dict) and parts:
         members = list(parts[0])
-        _check_keys(members if kind is not dict or isinstance(parts[0], dict) else [key for key, _ in members])
+        _check_keys(
+            members
+            if kind is not dict or isinstance(parts[0], dict)
+            else [key for key, _ in members]
+        )
         return kind(members if not isinstance(parts[0], dict) else parts[0])
     return kind(*parts)
 
@@ -293,16 +339,19 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
 
 
 class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
-    """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id names.
+    """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id
+    names.
 
-    The standard library's unpickler in Python, because the one in C can neither bound what a pickle makes of itself (a table of
-    memory as large as any number it names, a list copied a million times, keys that take for ever to hash) nor refuse a change
-    of a tensor.
+    The standard library's unpickler in Python, because the one in C can neither bound what a pickle
+    makes of itself (a table of memory as large as any number it names, a list copied a million
+    times, keys that take for ever to hash) nor refuse a change of a tensor.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
-    def __init__(self, stream: BinaryIO, load_storage: Callable[[str, torch.dtype, int], Tensor]) -> None:
+    def __init__(
+        self, stream: BinaryIO, load_storage: Callable[[str, torch.dtype, int], Tensor]
+    ) -> None:
         super().__init__(stream)
         self.names, self.load_storage, self.copied = inert_names(), load_storage, 0
 
@@ -375,8 +424,12 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
         super().load_frozenset()
 
     def _count(self, parts: Any) -> None:
-        """Bounds what calls copy: each may copy all of its arguments, and the same long value may be given to many."""
-        self.copied += sum(len(part) for part in parts if hasattr(part, "__len__") and not isinstance(part, Tensor))
+        """Bounds what calls copy: each may copy all of its arguments, and the same long value may
+        be given to many.
+        """
+        self.copied += sum(
+            len(part) for part in parts if hasattr(part, "__len__") and not isinstance(part, Tensor)
+        )
         if self.copied > MOST_COPIED:
             raise ValueError("its values copy each other without end")
 
@@ -396,7 +449,10 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
 
 
 def _check_keys(keys: Any) -> None:
-    """Keys and members of sets: values that hash at once. A tuple of tuples of tuples may take for ever."""
+    """Keys and members of sets: values that hash at once.
+
+    A tuple of tuples of tuples may take for ever.
+    """
     for key in keys:
         for part in key if isinstance(key, tuple) else (key,):
             if isinstance(part, (tuple, frozenset)):
@@ -404,9 +460,11 @@ def _check_keys(keys: Any) -> None:
 
 
 def read_pickle(path: str | Path) -> Any:
-    """What a PyTorch file holds, a zip archive or the sequence of pickles that came before (until PyTorch 1.5).
+    """What a PyTorch file holds, a zip archive or the sequence of pickles that came before (until
+    PyTorch 1.5).
 
-    A foreign name raises :class:`InputError` that names it; a damaged file, or another kind of file, too.
+    A foreign name raises :class:`InputError` that names it; a damaged file, or another kind of
+    file, too.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -417,11 +475,19 @@ def read_pickle(path: str | Path) -> Any:
                 raise ValueError("a zip archive without its end")
             return _finished(_read_sequence(stream, Path(path).stat().st_size))
     except Foreign as error:
-        raise InputError(f"the file wants to load {error.name}, which is refused", path, RESAVE) from None
+        raise InputError(
+            f"the file wants to load {error.name}, which is refused", path, RESAVE
+        ) from None
     except _NotOurs as error:
-        raise InputError("not a checkpoint of tensors and plain values", path, "give a PyTorch or safetensors file") from error
+        raise InputError(
+            "not a checkpoint of tensors and plain values",
+            path,
+            "give a PyTorch or safetensors file",
+        ) from error
     except _DAMAGED as error:
-        raise InputError(f"corrupt checkpoint: {_first_line(error)}", path, "copy or download it again") from error
+        raise InputError(
+            f"corrupt checkpoint: {_first_line(error)}", path, "copy or download it again"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -432,7 +498,8 @@ class _Bounded:
     """A file of which one pickle is read: at most MOST_PICKLE_BYTES."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.left = stream, MOST_PICKLE_BYTES
+        self.stream = stream
+        self.left = MOST_PICKLE_BYTES
 
     def _taken(self, found: bytes) -> bytes:
         self.left -= len(found)
@@ -448,7 +515,9 @@ class _Bounded:
 
 
 def _read_sequence(stream: BinaryIO, size: int) -> Any:
-    """Magic number, protocol, machine, content, keys of storages: five pickles, then the storages."""
+    """Magic number, protocol, machine, content, keys of storages: five pickles, then the
+    storages.
+    """
     storages: dict[str, tuple[Tensor, int]] = {}
     left = size
 
@@ -478,18 +547,26 @@ def _read_sequence(stream: BinaryIO, size: int) -> Any:
     for key in load():
         buffer, itemsize = storages[str(key)]
         count = int.from_bytes(stream.read(8), "little")
-        if count * itemsize != len(buffer) or stream.readinto(memoryview(buffer.numpy())) != len(buffer):  # type: ignore[attr-defined]
+        if count * itemsize != len(buffer) or stream.readinto(memoryview(buffer.numpy())) != len(
+            buffer
+        ):  # type: ignore[attr-defined]
             raise ValueError("the file is cut short")
     return content
 
 
 def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
     members = {member.filename: member for member in archive.infolist()}
-    roots = [name[: -len("data.pkl")] for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
+    roots = [
+        name[: -len("data.pkl")]
+        for name in members
+        if name == "data.pkl" or name.endswith("/data.pkl")
+    ]
     if len(roots) != 1:
         raise _NotOurs
     root = roots[0]
-    if (order := members.get(f"{root}byteorder")) is not None and _small(archive, order).strip() != b"little":
+    if (order := members.get(f"{root}byteorder")) is not None and _small(
+        archive, order
+    ).strip() != b"little":
         raise InputError("the file was written on a big-endian machine", path, RESAVE)
     storages: dict[str, Tensor] = {}
     left = Path(path).stat().st_size
@@ -501,16 +578,27 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
             left -= member.file_size
             if left < 0:
                 raise ValueError("its storages are larger than the file")
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size < numel * dtype.itemsize:
+            if (
+                member.compress_type != zipfile.ZIP_STORED
+                or member.file_size < numel * dtype.itemsize
+            ):
                 raise ValueError(f"storage {key} is compressed or cut short")
             storages[key] = _bytes_of(path, member)
-        return storages[key][: numel * dtype.itemsize].view(dtype) if numel else torch.empty(0, dtype=dtype)
+        return (
+            storages[key][: numel * dtype.itemsize].view(dtype)
+            if numel
+            else torch.empty(0, dtype=dtype)
+        )
 
-    return InertUnpickler(io.BytesIO(_small(archive, members[f"{root}data.pkl"])), load_storage).load()
+    return InertUnpickler(
+        io.BytesIO(_small(archive, members[f"{root}data.pkl"])), load_storage
+    ).load()
 
 
 def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Content of a member that holds no weights; one that is long once it is inflated is refused before that."""
+    """Content of a member that holds no weights; one that is long once it is inflated is refused
+    before that.
+    """
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is compressed in an unusual way")
     with archive.open(member) as stream:
@@ -521,7 +609,9 @@ def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
-    """Content of a stored member, uint8 (n,); its checksum is not looked at, because PyTorch may leave it out."""
+    """Content of a stored member, uint8 (n,); its checksum is not looked at, because PyTorch may
+    leave it out.
+    """
     buffer = np.empty(member.file_size, dtype=np.uint8)
     with Path(path).open("rb") as stream:
         stream.seek(member.header_offset + 26)
@@ -533,15 +623,19 @@ def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
 
 
 def _finished(value: Any) -> Any:
-    """:func:`plain` of a value that is not larger written out than MOST_WRITTEN, and not part of itself."""
+    """:func:`plain` of a value that is not larger written out than MOST_WRITTEN, and not part of
+    itself.
+    """
     _written(value, {})
     return plain(value)
 
 
 def _written(value: Any, sizes: dict[int, int]) -> int:
-    """Number of values in ``value`` written out: what is part of many others counts in each. ``sizes``: by identity.
+    """Number of values in ``value`` written out: what is part of many others counts in each.
+    ``sizes``: by identity.
 
-    A few hundred bytes of pickle may hold a list of two lists of two lists, and so on: nobody could print or search that.
+    A few hundred bytes of pickle may hold a list of two lists of two lists, and so on: nobody could
+    print or search that.
     """
     if isinstance(value, (str, bytes, bytearray)):
         return 1 + len(value) // 16
@@ -556,7 +650,8 @@ def _written(value: Any, sizes: dict[int, int]) -> int:
     else:
         return 1
     if id(value) not in sizes:
-        sizes[id(value)] = MOST_WRITTEN + 1  # until the size is known: of a value that is part of itself
+        # until the size is known: of a value that is part of itself
+        sizes[id(value)] = MOST_WRITTEN + 1
         sizes[id(value)] = 1 + sum(_written(part, sizes) for part in parts)
     if sizes[id(value)] > MOST_WRITTEN:
         raise ValueError("its values contain each other without end")
@@ -564,9 +659,11 @@ def _written(value: Any, sizes: dict[int, int]) -> int:
 
 
 def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
-    """``value`` with finished NumPy arrays and dtypes in place of those in the making, at every depth of plain containers.
+    """``value`` with finished NumPy arrays and dtypes in place of those in the making, at every
+    depth of plain containers.
 
-    ``known``: by identity what was visited already, for a value may be part of many others, and of itself.
+    ``known``: by identity what was visited already, for a value may be part of many others, and of
+    itself.
     """
     known = {} if known is None else known
     if id(value) in known:
@@ -575,14 +672,17 @@ def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
         return value.value
     if isinstance(value, _Array) and not isinstance(value.value, list):
         return value.value
-    known[id(value)] = value, value  # the value itself is kept, so that its identity is not given to another one
+    # the value itself is kept, so that its identity is not given to another one
+    known[id(value)] = value, value
     if isinstance(value, _Array):
         known[id(value)] = value, plain(value.value, known)
     elif isinstance(value, Mapping):
         for key in list(value):
             value[key] = plain(value[key], known)  # type: ignore[index]
     elif isinstance(value, Fields):
-        value.__dict__.update({name: plain(one, known) for name, one in list(value.__dict__.items())})
+        value.__dict__.update(
+            {name: plain(one, known) for name, one in list(value.__dict__.items())}
+        )
     elif isinstance(value, list):
         value[:] = [plain(one, known) for one in value]
     elif type(value) in (tuple, set, frozenset):

@@ -1,7 +1,9 @@
-"""What upstream's program (``rfdetr`` 1.0 to 1.11) writes about a model, and what it must read about ours.
+"""What upstream's program (``rfdetr`` 1.0 to 1.11) writes about a model, and what it must read
+about ours.
 
-Settings that change what the weights mean stand in :data:`IMPLEMENTED`; a file that departs from them is refused by the setting's
-name. The rest of upstream's settings concern training only, or are told by the shapes of the weights.
+Settings that change what the weights mean stand in :data:`IMPLEMENTED`; a file that departs from
+them is refused by the setting's name. The rest of upstream's settings concern training only, or are
+told by the shapes of the weights.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PRESETS
 
 LAYOUT_VERSION = "1.11.2"  # of upstream, whose layout :func:`described` follows
-SAVED_STRIDE = "mask_stride"  # our own name for mask_downsample_ratio; a file that has it is one of ours
+# our own name for mask_downsample_ratio; a file that has it is one of ours
+SAVED_STRIDE = "mask_stride"
 
-# Setting -> values under which weights mean what they mean here. Read from upstream's ``populate_args`` (1.0 to 1.5) and
+# Setting -> values under which weights mean what they mean here. Read from upstream's
+# ``populate_args`` (1.0 to 1.5) and
 # ``ModelConfig`` (1.6 to 1.11).
 IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "encoder": ("dinov2_windowed_small", "dinov2_windowed_base"),
@@ -42,7 +46,8 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "dual_projector_kp_only": (False,),
     "num_decoder_registers": (0,),
 }
-# Settings of upstream's ``ModelConfig`` that shapes tell, that are read elsewhere, or that concern training or loading only.
+# Settings of upstream's ``ModelConfig`` that shapes tell, that are read elsewhere, or that concern
+# training or loading only.
 _HARMLESS = {
     "out_feature_indexes",
     "dec_layers",
@@ -82,31 +87,55 @@ _HARMLESS = {
     "class_names",
     "trust_checkpoint",
 }
-_REFUSED = "this setting changes what the weights mean and is not implemented here: use upstream's program for this file"
+_REFUSED = (
+    "this setting changes what the weights mean and is not implemented here: use upstream's "
+    "program for this file"
+)
 
 
-def check_settings(said: Mapping[str, Any], model_config: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """Refuses, by name, settings of a released file under which its weights mean something else than here.
+def check_settings(
+    said: Mapping[str, Any], model_config: Mapping[str, Any], shapes: Mapping[str, Any]
+) -> None:
+    """Refuses, by name, settings of a released file under which its weights mean something else
+    than here.
 
-    ``said``: all that the file says; ``model_config``: upstream's configuration of the model alone, of which a name that is not
-    known is refused too (unless the setting is off); ``shapes``: what the tensors tell.
+    ``said``: all that the file says; ``model_config``: upstream's configuration of the model alone,
+    of which a name that is not known is refused too (unless the setting is off); ``shapes``: what
+    the tensors tell.
     """
     for name, values in IMPLEMENTED.items():
-        own = name in ("encoder", "mask_downsample_ratio") and SAVED_STRIDE in said  # our own fields tell these in full
+        # our own fields tell these in full
+        own = name in ("encoder", "mask_downsample_ratio") and SAVED_STRIDE in said
         if said.get(name) is not None and said[name] not in values and not own:
             raise InputError(f"{name}={said[name]!r} (implemented: {values[0]!r})", mend=_REFUSED)
     if any(_number(count) for count in said.get("num_keypoints_per_class") or ()):
-        raise InputError(f"num_keypoints_per_class={said['num_keypoints_per_class']!r}: keypoints", mend=_REFUSED)
-    if said.get("segmentation_head") is not None and bool(said["segmentation_head"]) != shapes["masks"]:
+        raise InputError(
+            f"num_keypoints_per_class={said['num_keypoints_per_class']!r}: keypoints", mend=_REFUSED
+        )
+    if (
+        said.get("segmentation_head") is not None
+        and bool(said["segmentation_head"]) != shapes["masks"]
+    ):
         there = "has" if shapes["masks"] else "lacks"
-        raise InputError(f"segmentation_head={said['segmentation_head']!r}, but the file {there} a mask head")
+        raise InputError(
+            f"segmentation_head={said['segmentation_head']!r}, but the file {there} a mask head"
+        )
     if said.get("dim_feedforward") is not None and said["dim_feedforward"] != shapes["ffn"]:
-        raise InputError(f"dim_feedforward={said['dim_feedforward']!r}, but the weights have {shapes['ffn']}")
+        raise InputError(
+            f"dim_feedforward={said['dim_feedforward']!r}, but the weights have {shapes['ffn']}"
+        )
     _check_windows(said, shapes)
     ours = ModelConfig.__dataclass_fields__
     for name, value in model_config.items():
-        if name not in IMPLEMENTED and name not in _HARMLESS and name not in ours and value not in (None, False, 0, "", [], {}):
-            raise InputError(f"{name}={value!r} is a setting of the model that is not known here", mend=_REFUSED)
+        if (
+            name not in IMPLEMENTED
+            and name not in _HARMLESS
+            and name not in ours
+            and value not in (None, False, 0, "", [], {})
+        ):
+            raise InputError(
+                f"{name}={value!r} is a setting of the model that is not known here", mend=_REFUSED
+            )
 
 
 def _number(value: Any) -> bool:
@@ -114,16 +143,25 @@ def _number(value: Any) -> bool:
 
 
 def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """``window_block_indexes`` is always derived from the stages in released files: all other blocks."""
-    listed, stages = said.get("window_block_indexes"), said.get("out_feature_indexes")
+    """``window_block_indexes`` is always derived from the stages in released files: all other
+    blocks.
+    """
+    listed = said.get("window_block_indexes")
+    stages = said.get("out_feature_indexes")
     if not listed or not stages:
         return
     derived = set(range(shapes["vit_depth"])) - {int(stage) for stage in stages}
-    if {int(index) for index in listed} - set(range(max(map(int, stages)) + 1)) or {int(i) for i in listed} - derived:
-        raise InputError(f"window_block_indexes={list(listed)!r} with out_feature_indexes={list(stages)!r}", mend=_REFUSED)
+    if {int(index) for index in listed} - set(range(max(map(int, stages)) + 1)) or {
+        int(i) for i in listed
+    } - derived:
+        raise InputError(
+            f"window_block_indexes={list(listed)!r} with out_feature_indexes={list(stages)!r}",
+            mend=_REFUSED,
+        )
 
 
-# The same for the configuration of RF-DETR in Hugging Face transformers: of the detector, and of its backbone.
+# The same for the configuration of RF-DETR in Hugging Face transformers: of the detector, and of
+# its backbone.
 _TRANSFORMERS: dict[str, Any] = {
     "activation_function": "silu",
     "decoder_activation_function": "relu",
@@ -143,13 +181,17 @@ _TRANSFORMERS_BACKBONE: dict[str, Any] = {
 
 
 def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a ``config.json`` of transformers says, in upstream's words; a setting that is not implemented is refused by name."""
+    """What a ``config.json`` of transformers says, in upstream's words; a setting that is not
+    implemented is refused by name.
+    """
     backbone = config.get("backbone_config")
     backbone = backbone if isinstance(backbone, Mapping) else {}
     for part, table in ((config, _TRANSFORMERS), (backbone, _TRANSFORMERS_BACKBONE)):
         for name, value in table.items():
             if part.get(name, value) != value:
-                raise InputError(f"{name}={part[name]!r} in config.json (implemented: {value!r})", mend=_REFUSED)
+                raise InputError(
+                    f"{name}={part[name]!r} in config.json (implemented: {value!r})", mend=_REFUSED
+                )
     side = backbone.get("image_size")
     sides = set(side) if isinstance(side, list) else {side}
     found = {
@@ -167,7 +209,8 @@ def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-# Keyword of upstream's ``export`` -> (values that describe our file, what to use instead of another value).
+# Keyword of upstream's ``export`` -> (values that describe our file, what to use instead of another
+# value).
 _EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "format": (("onnx",), "use python -m rfdetr_repro.export --to torch|tensorrt|tensorrt-rtx"),
     "dynamic_batch": ((False,), "the batch of an exported file is 1"),
@@ -183,20 +226,27 @@ _EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def export_words(words: Mapping[str, Any], opset: int) -> str | None:
-    """``output_dir`` of upstream's ``export`` keywords; one that asks for another file is an :class:`InputError`."""
+    """``output_dir`` of upstream's ``export`` keywords; one that asks for another file is an
+    :class:`InputError`.
+    """
     allowed = {**_EXPORT_WORDS, "opset_version": ((opset,), f"the operator set is {opset}")}
     for name, value in words.items():
         if name in ("output_dir", "infer_dir"):
             continue
         if name not in allowed:
-            near = difflib.get_close_matches(name, [*allowed, "output_dir", "path", "contract", "name", "shape"], 1)
-            raise InputError(f"unknown setting {name} of an export", mend=f"did you mean {near[0]}?" if near else "")
+            near = difflib.get_close_matches(
+                name, [*allowed, "output_dir", "path", "contract", "name", "shape"], 1
+            )
+            raise InputError(
+                f"unknown setting {name} of an export",
+                mend=f"did you mean {near[0]}?" if near else "",
+            )
         if value not in allowed[name][0]:
             raise InputError(f"{name}={value!r} is not followed here", mend=allowed[name][1])
     return words.get("output_dir")
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 _CLASSES = {
     "nano": "RFDETRNano",
@@ -215,12 +265,15 @@ _CLASSES = {
     "seg-xlarge": "RFDETRSegXLarge",
     "seg-2xlarge": "RFDETRSeg2XLarge",
 }
-UPSTREAM_CLASSES = {name: size for size, name in _CLASSES.items()}  # class of upstream -> our name of the size
+# class of upstream -> our name of the size
+UPSTREAM_CLASSES = {name: size for size, name in _CLASSES.items()}
 _ENCODERS = {(384, 6): "dinov2_windowed_small", (768, 12): "dinov2_windowed_base"}
 
 
 def class_of(model: ModelConfig, arch: Arch) -> str:
-    """Upstream's class for a model: that of its own size, else one whose settings can all be replaced."""
+    """Upstream's class for a model: that of its own size, else one whose settings can all be
+    replaced.
+    """
     for size, name in _CLASSES.items():
         row = PRESETS[size]
         if replace(row.model, num_classes=model.num_classes) == model and row.arch == arch:
@@ -233,26 +286,35 @@ def departures(model: ModelConfig, arch: Arch) -> list[str]:
     height, width = arch.input_hw
     reasons = {
         f"a square input only, not {height}x{width}": height != width,
-        f"encoders of width 384 and 768 only, not {model.vit_dim}": (model.vit_dim, model.vit_heads) not in _ENCODERS,
+        f"encoders of width 384 and 768 only, not {model.vit_dim}": (model.vit_dim, model.vit_heads)
+        not in _ENCODERS,
         f"12 encoder blocks only, not {model.vit_depth}": model.vit_depth != 12,
         "encoders with LayerScale only": not model.layer_scale,
         f"3 projector blocks only, not {model.projector_blocks}": model.projector_blocks != 3,
         f"a feed-forward width of 2048 only, not {model.ffn}": model.ffn != 2048,
-        f"first-stage proposals of side 0.05 only, not {model.proposal_side:g}": model.proposal_side != 0.05,
+        f"first-stage proposals of side 0.05 only, not {model.proposal_side:g}": model.proposal_side
+        != 0.05,
         "global blocks at the feature stages only": set(model.global_blocks)
         != {stage for stage in model.feature_stages if stage < model.vit_depth},
-        f"the stored patch kernel only, {model.patch} px, not {arch.patch}": arch.patch != model.patch,
+        f"the stored patch kernel only, {model.patch} px, not {arch.patch}": arch.patch
+        != model.patch,
     }
     return [reason for reason, there in reasons.items() if there]
 
 
-def described(model: ModelConfig, arch: Arch, names: list[str], category_ids: list[int]) -> dict[str, Any]:
-    """What :func:`save_released` writes beside the weights: ``args``, ``model_config``, ``model_name`` and the version.
+def described(
+    model: ModelConfig, arch: Arch, names: list[str], category_ids: list[int]
+) -> dict[str, Any]:
+    """What :func:`save_released` writes beside the weights: ``args``, ``model_config``,
+    ``model_name`` and the version.
 
-    ``names``: of labels 0 to n - 1, as upstream's program numbers them; the head has one logit more.
+    ``names``: of labels 0 to n - 1, as upstream's program numbers them; the head has one logit
+    more.
     """
     config = {
-        "encoder": _ENCODERS.get((model.vit_dim, model.vit_heads), f"dinov2_windowed_{model.vit_dim}"),
+        "encoder": _ENCODERS.get(
+            (model.vit_dim, model.vit_heads), f"dinov2_windowed_{model.vit_dim}"
+        ),
         "out_feature_indexes": list(model.feature_stages),
         "dec_layers": model.decoder_layers,
         "two_stage": True,
@@ -275,7 +337,10 @@ def described(model: ModelConfig, arch: Arch, names: list[str], category_ids: li
         "segmentation_head": model.masks,
         "mask_downsample_ratio": model.mask_stride,
     }
-    ours = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()}
+    ours = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(model).items()
+    }
     arguments = argparse.Namespace(
         **{
             **ours,
@@ -287,4 +352,9 @@ def described(model: ModelConfig, arch: Arch, names: list[str], category_ids: li
         }
     )
     name = class_of(model, arch)
-    return {"args": arguments, "model_config": config, "model_name": name, "rfdetr_version": LAYOUT_VERSION}
+    return {
+        "args": arguments,
+        "model_config": config,
+        "model_name": name,
+        "rfdetr_version": LAYOUT_VERSION,
+    }

@@ -14,14 +14,19 @@ from .pool import Fingerprint, Make, Work
 
 
 class RayWorker:
-    """Lives in a process of its own; its methods are called in this order, ``pulse`` at any time beside them."""
+    """Lives in a process of its own; its methods are called in this order, ``pulse`` at any time
+    beside them.
+    """
 
     def __init__(self) -> None:
         self._work: Work | None = None
         self._threads = 1
 
     def hello(self, threads: int, fingerprint: Callable[[], Fingerprint]) -> Fingerprint:
-        """First of all: who this is. The thread count is set before anything loads a library that reads it."""
+        """First of all: who this is.
+
+        The thread count is set before anything loads a library that reads it.
+        """
         self._threads = threads
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)

@@ -1,4 +1,7 @@
-"""The connection to a Ray cluster: a private one on this machine, or one that runs already. Loads Ray when it is asked for."""
+"""The connection to a Ray cluster: a private one on this machine, or one that runs already.
+
+Loads Ray when it is asked for.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ class Node(NamedTuple):
     gpus: float
 
     def slots(self, threads: int, gpus: float, exclusive: bool) -> int:
-        """Workers of ``threads`` CPUs and ``gpus`` GPUs that fit; at most one if it shall have the machine alone."""
+        """Workers of ``threads`` CPUs and ``gpus`` GPUs that fit; at most one if it shall have the
+        machine alone.
+        """
         fit = int(self.cpus // threads)
         if gpus > 0:
             fit = min(fit, int(self.gpus / gpus + 1e-9))
@@ -48,12 +53,15 @@ def load_ray() -> ModuleType:
     except ImportError as error:
         mend = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
         raise InputError(f"many machines need Ray ({error})", mend=mend) from error
-    ray._private.worker._worker_logs_enabled = False  # it would print each death on stdout; the pool says it in one line
+    # it would print each death on stdout; the pool says it in one line
+    ray._private.worker._worker_logs_enabled = False
     return ray
 
 
 class Cluster:
-    """``address`` None: a cluster of ``cpus`` CPUs of this machine, that ends with :meth:`close`; else "auto" or HOST:PORT."""
+    """``address`` None: a cluster of ``cpus`` CPUs of this machine, that ends with :meth:`close`;
+    else "auto" or HOST:PORT.
+    """
 
     def __init__(self, address: str | None, cpus: int) -> None:
         self.ray = load_ray()
@@ -70,27 +78,42 @@ class Cluster:
         try:
             if self.local:
                 self._folder = TemporaryFolder(_short_place())
-                options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._folder.path)}
+                options |= {
+                    "num_cpus": cpus,
+                    "include_dashboard": False,
+                    "_temp_dir": str(self._folder.path),
+                }
                 with _path_for_children(), _own_signals():
-                    self.ray.init(address="local", object_store_memory=_OBJECT_STORE_BYTES, **options)
+                    self.ray.init(
+                        address="local", object_store_memory=_OBJECT_STORE_BYTES, **options
+                    )
             else:
                 with _own_signals():
                     self.ray.init(address=address, **options)
         except BaseException as error:
             self.close()
-            if not isinstance(error, (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError)):
+            if not isinstance(
+                error,
+                (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError),
+            ):
                 raise  # Ctrl-C, above all
             raise InputError(
                 f"no Ray cluster ({first_line(error)})",
                 "a local start" if self.local else f"--address {address}",
-                "start one with ray start --head, run the search on a machine of it, with its token (docs/many_machines.md)",
+                "start one with ray start --head, run the search on a machine of it, with its "
+                "token (docs/many_machines.md)",
             ) from error
 
     def nodes(self) -> list[Node]:
         """The machines that are alive now."""
         rows = [row for row in self.ray.nodes() if row["Alive"]]
         return [
-            Node(row["NodeID"], row["NodeManagerHostname"], row["Resources"].get("CPU", 0), row["Resources"].get("GPU", 0))
+            Node(
+                row["NodeID"],
+                row["NodeManagerHostname"],
+                row["Resources"].get("CPU", 0),
+                row["Resources"].get("GPU", 0),
+            )
             for row in rows
         ]
 
@@ -108,11 +131,16 @@ def _check_reachable(address: str) -> None:
     """Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
-        raise InputError(f"not a cluster address: {address}", mend="give auto or HOST:PORT, as ray start --head prints it")
+        raise InputError(
+            f"not a cluster address: {address}",
+            mend="give auto or HOST:PORT, as ray start --head prints it",
+        )
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"no Ray cluster ({error})", f"--address {address}", "start one with: ray start --head") from error
+        raise InputError(
+            f"no Ray cluster ({error})", f"--address {address}", "start one with: ray start --head"
+        ) from error
 
 
 @contextmanager
@@ -130,7 +158,9 @@ def _path_for_children() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Afterwards SIGTERM does what it did before: Ray's own handler would leave by another exit code."""
+    """Afterwards SIGTERM does what it did before: Ray's own handler would leave by another exit
+    code.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,7 +1,9 @@
-"""Work on many machines through Ray: items go one at a time to whoever is free, a lost worker's item goes to another.
+"""Work on many machines through Ray: items go one at a time to whoever is free, a lost worker's
+item goes to another.
 
-A worker is one actor. It says who it is, is refused if its versions differ from the driver's, runs ``make`` once, then works.
-Machines may join and leave at any time. ``docs/many_machines.md`` shows how to start them.
+A worker is one actor. It says who it is, is refused if its versions differ from the driver's, runs
+``make`` once, then works. Machines may join and leave at any time. ``docs/many_machines.md`` shows
+how to start them.
 """
 
 from __future__ import annotations
@@ -22,15 +24,25 @@ from .ray_actor import RayWorker
 from .ray_cluster import Cluster, Node, first_line
 
 POLL_S = 0.5  # how long to wait for a result before looking for new machines
-PULSE_S, SILENT_S = 10.0, 120.0  # a working process is asked so often; without an answer for so long it is given up
-NOTICE_S, PATIENCE_S = 10.0, 120.0  # without any worker: one line, then the end (if no machine could take one)
+# a working process is asked so often; without an answer for so long it is given up
+PULSE_S = 10.0
+SILENT_S = 120.0
+# without any worker: one line, then the end (if no machine could take one)
+NOTICE_S = 10.0
+PATIENCE_S = 120.0
 MOST_CRASHES = 3  # of a machine's workers before they have worked; then the machine is refused
-FREE, HELLO, START, WORK = "free", "hello", "start", "work"
+FREE = "free"
+HELLO = "hello"
+START = "start"
+WORK = "work"
 
 
 @dataclass(eq=False)
 class _Member:
-    """One worker as the driver sees it. ``ref``: the answer it owes for its stage; ``pulse``: and for the last question."""
+    """One worker as the driver sees it.
+
+    ``ref``: the answer it owes for its stage; ``pulse``: and for the last question.
+    """
 
     actor: Any
     node: Node
@@ -46,13 +58,16 @@ class _Member:
 
 
 class RayPool:
-    """A :class:`~rfdetr_repro.search.cluster.pool.Pool` of up to ``workers`` actors (None: as many as fit).
+    """A :class:`~rfdetr_repro.search.cluster.pool.Pool` of up to ``workers`` actors (None: as many
+    as fit).
 
-    ``address`` None starts a cluster on this machine; "auto" or HOST:PORT joins one. Each worker has ``threads`` CPUs and
-    ``gpus`` GPUs. ``exclusive``, for latencies: one worker per machine, which claims all its CPUs (and GPUs), on the device of
-    the first; ``work`` puts the machine into its result. An item whose worker dies is tried ``retries`` more times; then
-    :meth:`run` raises :class:`StatedFailure` after all others are done. What ``work`` raises is raised by :meth:`run`. No worker
-    left, or none to be had: :class:`InputError`. ``fingerprint`` runs here and on every worker. One pool at a time per process.
+    ``address`` None starts a cluster on this machine; "auto" or HOST:PORT joins one. Each worker
+    has ``threads`` CPUs and ``gpus`` GPUs. ``exclusive``, for latencies: one worker per machine,
+    which claims all its CPUs (and GPUs), on the device of the first; ``work`` puts the machine into
+    its result. An item whose worker dies is tried ``retries`` more times; then :meth:`run` raises
+    :class:`StatedFailure` after all others are done. What ``work`` raises is raised by :meth:`run`.
+    No worker left, or none to be had: :class:`InputError`. ``fingerprint`` runs here and on every
+    worker. One pool at a time per process.
     """
 
     def __init__(
@@ -67,9 +82,16 @@ class RayPool:
         fingerprint: Callable[[], Fingerprint] = fingerprint_here,
     ) -> None:
         if threads < 1 or (workers is not None and workers < 1) or gpus < 0 or retries < 0:
-            raise InputError("a pool needs at least one worker of one thread", mend="give positive numbers")
-        self.make, self.workers, self.exclusive = make, workers, exclusive
-        self.threads, self.gpus, self.retries, self.fingerprint = threads, gpus, retries, fingerprint
+            raise InputError(
+                "a pool needs at least one worker of one thread", mend="give positive numbers"
+            )
+        self.make = make
+        self.workers = workers
+        self.exclusive = exclusive
+        self.threads = threads
+        self.gpus = gpus
+        self.retries = retries
+        self.fingerprint = fingerprint
         self.here = fingerprint()
         self.device: str | None = None  # of the first accepted worker of an exclusive pool
         self._members: list[_Member] = []
@@ -105,8 +127,13 @@ class RayPool:
             for member in [member for member in self._members if member.stage == WORK]:
                 self._dismiss(member)
         if ledger.failures:
-            lost = f"{len(ledger.failures)} of {len(items)} items lost their worker {self.retries + 1} times"
-            which = "; ".join(f"{items[number]!r}: {reason}" for number, reason in sorted(ledger.failures.items()))
+            lost = (
+                f"{len(ledger.failures)} of {len(items)} items lost their worker "
+                f"{self.retries + 1} times"
+            )
+            which = "; ".join(
+                f"{items[number]!r}: {reason}" for number, reason in sorted(ledger.failures.items())
+            )
             raise StatedFailure(f"{lost}: {which}")
 
     def close(self) -> None:
@@ -115,20 +142,29 @@ class RayPool:
             self._dismiss(member)
         self.cluster.close()
 
-    # -- workers come ---------------------------------------------------------------------------------------------------
+    # -- workers come ------------------------------------------------------------------------------
 
     def _recruit(self, ledger: Ledger) -> None:
-        """Starts workers where there is room, at most one per open item; looks at the cluster every POLL_S."""
+        """Starts workers where there is room, at most one per open item; looks at the cluster every
+        POLL_S.
+        """
         if time.monotonic() - self._looked_at < POLL_S:
             return
         self._looked_at = time.monotonic()
-        nodes = [node for node in self.cluster.nodes() if node.slots(self.threads, self.gpus, self.exclusive)]
+        nodes = [
+            node
+            for node in self.cluster.nodes()
+            if node.slots(self.threads, self.gpus, self.exclusive)
+        ]
         welcome = [node for node in nodes if node.id not in self._refused]
         self._check_hope(nodes, welcome)
         most = min(ledger.open, self.workers or ledger.open)
         held = Counter(member.node.id for member in self._members)
         while welcome and len(self._members) < most:
-            free = {node: node.slots(self.threads, self.gpus, self.exclusive) - held[node.id] for node in welcome}
+            free = {
+                node: node.slots(self.threads, self.gpus, self.exclusive) - held[node.id]
+                for node in welcome
+            }
             node = max(free, key=lambda node: free[node])
             if free[node] < 1:
                 break
@@ -136,7 +172,9 @@ class RayPool:
             self._members.append(self._start(node))
 
     def _start(self, node: Node) -> _Member:
-        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            node.id, soft=False
+        )
         resources = self.ray.remote(
             num_cpus=node.cpus if self.exclusive else self.threads,
             num_gpus=(node.gpus if self.exclusive else self.gpus) if self.gpus else 0,
@@ -149,17 +187,24 @@ class RayPool:
         return _Member(actor, node, actor.hello.remote(self.threads, self.fingerprint))
 
     def _check_hope(self, nodes: list[Node], welcome: list[Node]) -> None:
-        """No worker and none in sight: says so once, and raises when waiting cannot help or has lasted too long."""
+        """No worker and none in sight: says so once, and raises when waiting cannot help or has
+        lasted too long.
+        """
         if any(member.stage in (START, WORK, FREE) for member in self._members):
-            self._alone_since, self._noticed = None, False
+            self._alone_since = None
+            self._noticed = False
             return
         if nodes and not welcome and not self._members:
             reason = list(self._refused.values())[-1]
-            raise InputError("no worker is left", self._where(), f"the last one was refused: {reason}")
+            raise InputError(
+                "no worker is left", self._where(), f"the last one was refused: {reason}"
+            )
         self._alone_since = self._alone_since or time.monotonic()
         waited_s = time.monotonic() - self._alone_since
         if not nodes and (self.cluster.local or waited_s > PATIENCE_S):
-            raise InputError("no machine can take a worker", self._where(), f"each needs {self._needs()}")
+            raise InputError(
+                "no machine can take a worker", self._where(), f"each needs {self._needs()}"
+            )
         if waited_s > NOTICE_S and not self._noticed:
             self._noticed = True
             _say(f"waiting for a machine with {self._needs()} free, in {self._where()}")
@@ -168,15 +213,18 @@ class RayPool:
         return "the local cluster" if self.cluster.local else f"the cluster {self.cluster.address}"
 
     def _needs(self) -> str:
-        cpus = f"all its CPUs ({self.threads} or more)" if self.exclusive else f"{self.threads} CPU(s)"
+        cpus = (
+            f"all its CPUs ({self.threads} or more)" if self.exclusive else f"{self.threads} CPU(s)"
+        )
         return f"{cpus} and {self.gpus:g} GPU(s)" if self.gpus else cpus
 
-    # -- and work -------------------------------------------------------------------------------------------------------
+    # -- and work ----------------------------------------------------------------------------------
 
     def _hand_out(self, items: Sequence[Any], ledger: Ledger) -> None:
         for member in self._members:
             if member.stage == FREE and (ticket := ledger.take()) is not None:
-                member.stage, member.ticket = WORK, ticket
+                member.stage = WORK
+                member.ticket = ticket
                 member.ref = member.actor.work.remote(items[ticket.item])
                 member.pulse, member.asked_at = None, time.monotonic()
 
@@ -204,13 +252,17 @@ class RayPool:
         self._feel_pulses(ledger)
         return finished
 
-    def _answered(self, member: _Member, answer: Any, ledger: Ledger, finished: list[tuple[Ticket, Any]]) -> None:
+    def _answered(
+        self, member: _Member, answer: Any, ledger: Ledger, finished: list[tuple[Ticket, Any]]
+    ) -> None:
         if member.stage == HELLO:
             self._judge(member, answer)
             return
         if member.ticket is not None and ledger.done(member.ticket):
             finished.append((member.ticket, answer))
-        member.stage, member.ref, member.ticket = FREE, None, None
+        member.stage = FREE
+        member.ref = None
+        member.ticket = None
 
     def _judge(self, member: _Member, there: Fingerprint) -> None:
         """Takes the worker on, or refuses it by one line."""
@@ -219,18 +271,25 @@ class RayPool:
             return
         device = there.device(gpu=self.gpus > 0)
         if self.exclusive and device != (self.device or device):
-            self._refuse(member, f"{device} there, {self.device} measures already; latencies of two devices are never mixed")
+            self._refuse(
+                member,
+                f"{device} there, {self.device} measures already; latencies of two devices are "
+                f"never mixed",
+            )
             return
         self.device = device if self.exclusive else None
         member.stage, member.ref = START, member.actor.start.remote(self.make)
 
-    # -- and go ---------------------------------------------------------------------------------------------------------
+    # -- and go ------------------------------------------------------------------------------------
 
     def _raised(self, member: _Member, error: Any) -> None:
-        """Work that raises ends the run with its own exception; a worker that cannot begin is refused."""
+        """Work that raises ends the run with its own exception; a worker that cannot begin is
+        refused.
+        """
         cause = error.cause if isinstance(error.cause, Exception) else error
         if member.stage == WORK:
-            cause.__cause__ = error if cause is not error else None  # with the traceback of the worker
+            # with the traceback of the worker
+            cause.__cause__ = error if cause is not error else None
             self._raised_by_work = cause
             self._dismiss(member)
         else:
@@ -251,7 +310,10 @@ class RayPool:
         elif member.stage in (HELLO, START):
             self._crashes[member.node.id] += 1
             if self._crashes[member.node.id] >= MOST_CRASHES:
-                self._refuse(member, f"{MOST_CRASHES} workers died before they worked, the last one: {reason}")
+                self._refuse(
+                    member,
+                    f"{MOST_CRASHES} workers died before they worked, the last one: {reason}",
+                )
 
     def _dismiss(self, member: _Member) -> None:
         if member in self._members:
@@ -259,7 +321,9 @@ class RayPool:
             self.ray.kill(member.actor)
 
     def _feel_pulses(self, ledger: Ledger) -> None:
-        """A process that is stopped, or a machine that hangs, ends no connection: it is asked, and must answer."""
+        """A process that is stopped, or a machine that hangs, ends no connection: it is asked, and
+        must answer.
+        """
         for member in [member for member in self._members if member.stage == WORK]:
             if member.pulse is not None and self.ray.wait([member.pulse], timeout=0)[0]:
                 member.pulse = None
@@ -278,5 +342,7 @@ def _say(line: str) -> None:
 def _reason(error: Any) -> str:
     """What Ray says of a death, without ids before it and advice after it."""
     text = " ".join(str(error).split())
-    text = text[max(0, text.find("The actor is dead because")) :].partition(" Some common causes")[0]
+    text = text[max(0, text.find("The actor is dead because")) :].partition(" Some common causes")[
+        0
+    ]
     return f"{type(error).__name__}: {text[:300]}"
