@@ -17,7 +17,20 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "rfdetr_repro"
-FIRST = ("reproduce", "train", "search", "finetune", "export", "bench", "evaluate", "predict", "tables", "plots", "report", "mean")
+FIRST = (
+    "reproduce",
+    "train",
+    "search",
+    "finetune",
+    "export",
+    "bench",
+    "evaluate",
+    "predict",
+    "tables",
+    "plots",
+    "report",
+    "mean",
+)
 
 
 class _Reached(Exception):

@@ -56,7 +56,7 @@ def drawing() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         'font-family="sans-serif" font-size="13">',
-        '<title>Layers of rfdetr_repro: each imports only from those below it</title>',
+        "<title>Layers of rfdetr_repro: each imports only from those below it</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for index, names in enumerate(rows):
@@ -67,7 +67,8 @@ def drawing() -> str:
         text = description(names[0]) if len(names) == 1 else "commands: arguments, one call, printing"
         size = 13 if len(shown) < 34 else 11
         parts += [
-            f'<rect x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{BOX_HEIGHT}" rx="4" fill="{fill}" stroke="#7a8797"/>',
+            f'<rect x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{BOX_HEIGHT}" rx="4" fill="{fill}" '
+            'stroke="#7a8797"/>',
             f'<text x="{MARGIN + 10}" y="{middle}" font-weight="bold" font-size="{size}" class="layer">{escape(shown)}</text>',
             f'<text x="{MARGIN + NAME_WIDTH}" y="{middle}" fill="#333333" font-size="12">{escape(text)}</text>',
         ]

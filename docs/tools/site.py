@@ -1,4 +1,4 @@
-"""What the site's build adds to the pages in ``docs``: the reference of commands, and pages that live elsewhere in the repository."""
+"""What the site's build adds to the pages in ``docs``: the reference of commands, and pages from elsewhere in the repository."""
 
 from __future__ import annotations
 

@@ -1,0 +1,300 @@
+"""The documentation agrees with the repository: links, file names, commands, cited sections, and the reference of commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rfdetr_repro.spec.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "rfdetr_repro/weights/README.md"])
+HAND_WRITTEN = [page for page in PAGES if page.name not in ("CHANGELOG.md",)]
+GENERATED = {"docs/contributing.md", "docs/changelog.md", "docs/security.md", "docs/reference/commands.md"}  # by the site's build
+MOST_WORDS = 900
+SOURCES = [
+    path
+    for folder in ("rfdetr_repro", "csrc", "tests", "benchmarks", "baselines", "reports", "campaigns")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh", ".toml")
+]
+METHOD = {
+    "architecture facts": "architecture.md",
+    "benchmark protocol": "protocol.md",
+    "kernel facts": "kernels.md",
+}
+
+
+def tool(name: str) -> ModuleType:
+    """A script of docs/tools, imported under its own name."""
+    folder = str(ROOT / "docs" / "tools")
+    spec = importlib.util.spec_from_file_location(f"docs_tools_{name}", f"{folder}/{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def told(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(text: str) -> str:
+    """``text`` without fenced and indented code."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+
+
+def code(text: str) -> list[str]:
+    """The lines of fenced and indented code, continued lines joined, comments taken off."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    unfenced = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = [line for line in unfenced.splitlines() if line.startswith("    ")]
+    joined = re.sub(r"\\\n\s*", " ", "\n".join([*fenced, *indented]))
+    return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+# -- size and links ------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MOST_WORDS
+
+
+def links(text: str) -> list[str]:
+    """Targets of links and pictures that are not on the web."""
+    targets = re.findall(r"\]\(\s*([^)\s]+)[^)]*\)", prose(text))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub and the site give a heading."""
+    plain = re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ +(.+?) *$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
+
+
+def broken(page: Path, target: str) -> bool:
+    path, _, anchor = target.partition("#")
+    file = (page.parent / path).resolve() if path else page
+    if not file.exists():
+        return not file.is_relative_to(ROOT) or told(file) not in GENERATED
+    return bool(anchor) and anchor not in {slug(heading) for heading in headings(file.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=told)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    found = links(page.read_text(encoding="utf-8"))
+    assert [target for target in found if broken(page, target)] == []
+
+
+def test_a_broken_link_is_found() -> None:
+    page = ROOT / "README.md"
+    text = "[a](docs/none.md) ![b](docs/pareto.png) [c](https://example.org) [d](docs/method/protocol.md#99-none)"
+    assert [target for target in links(text) if broken(page, target)] == ["docs/none.md", "docs/method/protocol.md#99-none"]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The site's build refuses what it cannot find; here the other direction, without mkdocs."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = set(re.findall(r": ([\w/]+\.md)$", navigation, flags=re.MULTILINE))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages | {page.removeprefix("docs/") for page in GENERATED}
+
+
+# -- files that are named ------------------------------------------------------------------------------------
+
+
+def named_files(text: str) -> set[str]:
+    """Paths of this repository in backticks: what begins with one of its folders and has no placeholder."""
+    folders = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "build"))))
+    return set(re.findall(rf"`((?:{folders})/(?:[\w./-]*[\w/])?)`", text))
+
+
+NOT_THERE = re.compile(r"^(?:runs/|results/(?:mine|bench|NAME)\b|docs/tools/none)|NAME|SPLIT|labels/|images/")
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=told)
+def test_every_named_file_exists(page: Path) -> None:
+    names = {name for name in named_files(page.read_text(encoding="utf-8")) if not NOT_THERE.search(name)}
+    assert [name for name in sorted(names) if not (ROOT / name).exists()] == []
+
+
+def test_a_file_that_is_not_there_is_found() -> None:
+    text = "see `rfdetr_repro/spec/arch.py`, `tests/no_such_file.py` and `csrc/`"
+    assert named_files(text) == {"rfdetr_repro/spec/arch.py", "tests/no_such_file.py", "csrc/"}
+
+
+# -- commands ------------------------------------------------------------------------------------------------
+
+
+@cache
+def commands() -> ModuleType:
+    return tool("commands")
+
+
+@cache
+def parser_of(module: str) -> argparse.ArgumentParser:
+    parser = commands().parser_of(module)
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
+
+
+def whole_commands(text: str) -> list[list[str]]:
+    """Words of every command line that is shown in full, from the module's name on."""
+    found = []
+    for line in code(text):
+        match = re.match(r"(?:\w+=\S+ )*(?:python|torchrun [-\w ]*?) ?-m ((?:rfdetr_repro|reports|benchmarks)[\w.]*)(.*)", line)
+        if match and "..." not in match[2]:
+            found.append([match[1], *shlex.split(match[2], comments=True)])
+    return found
+
+
+def make_stand_ins(words: list[str]) -> None:
+    """Files and folders for the placeholders of a command, because programs may refuse paths that do not exist."""
+    after = ""
+    for word in words:
+        is_result = after in ("--out", "--page", "--json")
+        if re.fullmatch(r"[A-Za-z][\w/.-]*", word) and not is_result and not word.startswith("rfdetr_repro"):
+            path = Path(word)
+            if path.suffix:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            elif word.isupper() or "/" in word:
+                path.mkdir(parents=True, exist_ok=True)
+        after = word
+
+
+def refused(words: list[str]) -> str:
+    """Why the program's own parser refuses a command; empty if the parser accepts the command."""
+    module, *arguments = words
+    make_stand_ins(arguments)
+    try:
+        parser_of(module).parse_args(arguments)
+    except ModuleNotFoundError as error:
+        return f"{module}: {error}"
+    except (SystemExit, InputError, argparse.ArgumentTypeError) as error:
+        return f"{shlex.join(words)}: {error}"
+    return ""
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_whole_command_is_accepted_by_its_program(elsewhere: None) -> None:
+    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    shown = {tuple(words) for page in PAGES for words in whole_commands(page.read_text(encoding="utf-8"))}
+    assert len(shown) > 30
+    assert [why for words in sorted(shown) if (why := refused(list(words)))] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python -m rfdetr_repro.tables --tabel 2",
+        "python -m rfdetr_repro.export --checkpoint FILE",
+        "python -m rfdetr_repro.no_such_program --data DIR",
+        "python -m rfdetr_repro.bench --protocol sometimes",
+    ],
+)
+def test_a_command_that_cannot_run_is_found(elsewhere: None, line: str) -> None:
+    [words] = whole_commands(f"    {line}")
+    assert refused(words)
+
+
+def test_every_option_in_the_text_exists(elsewhere: None) -> None:
+    """Commands inside sentences may leave arguments out; their module and their options must still exist."""
+    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    wrong = []
+    in_a_sentence = re.compile(r"`python\s+-m\s+((?:rfdetr_repro|reports)[a-z0-9_.]*)(?=[\s`])([^`]*)`")
+    for page in HAND_WRITTEN:
+        for module, rest in in_a_sentence.findall(page.read_text(encoding="utf-8")):
+            try:
+                known = {flag for action in parser_of(module)._actions for flag in action.option_strings}
+            except ModuleNotFoundError:
+                wrong.append(f"{told(page)}: {module}")
+                continue
+            wrong += [f"{told(page)}: {module} {flag}" for flag in re.findall(r"--[a-z][\w-]*", rest) if flag not in known]
+    assert wrong == []
+
+
+def test_the_reference_names_every_option_of_every_command(elsewhere: None) -> None:
+    """One section per program, with each of its options; the programs of the README are among them."""
+    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    page = commands().page()
+    sections = dict(zip(*[iter(re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:])] * 2, strict=True))
+    assert {"reproduce", "train", "search", "bench", "tables", "bench.compare"} <= set(sections)
+    for name, text in sections.items():
+        for action in parser_of(f"rfdetr_repro.{name}")._actions:
+            for flag in action.option_strings:
+                assert f"`{flag}`" in text or flag in ("-h", "--help"), f"{name} {flag}"
+
+
+def test_the_page_of_commands_names_every_command(elsewhere: None) -> None:
+    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert [name for name in commands().names() if f"python -m rfdetr_repro.{name}" not in text] == []
+
+
+# -- what comments cite --------------------------------------------------------------------------------------
+
+
+def sections(page: str) -> set[str]:
+    text = (ROOT / "docs/method" / page).read_text(encoding="utf-8")
+    return {match[1] for heading in headings(text) if (match := re.match(r"(\d+(?:\.\d+)*)\.? ", heading))}
+
+
+def citations(text: str) -> list[tuple[str, str]]:
+    """(document, section) of every citation, also of those that a line break or the mark of a comment divides."""
+    flat = re.sub(r"\s*\n[ \t]*(?:#|//|\*|;)?[ \t]*", " ", text)
+    names = "|".join(METHOD)
+    return [(name.lower(), number) for name, number in re.findall(rf"({names}),? section (\d+)", flat, flags=re.IGNORECASE)]
+
+
+def test_every_cited_section_has_its_heading() -> None:
+    cited = [(path, *citation) for path in SOURCES if path != Path(__file__) for citation in citations(path.read_text("utf-8"))]
+    assert len(cited) > 30
+    known = {document: sections(page) for document, page in METHOD.items()}
+    assert [f"{told(path)}: {name} section {number}" for path, name, number in cited if number not in known[name]] == []
+
+
+def test_a_section_that_is_not_there_is_found() -> None:
+    assert citations("# as in architecture\n# facts section 99, and benchmark protocol section 3") == [
+        ("architecture facts", "99"),
+        ("benchmark protocol", "3"),
+    ]
+    assert "99" not in sections("architecture.md") and {"1", "15"} <= sections("architecture.md")
+
+
+@pytest.mark.parametrize("page", METHOD.values())
+def test_sections_are_numbered_without_gaps(page: str) -> None:
+    assert sections(page) == {str(number) for number in range(1, len(sections(page)) + 1)}
+
+
+# -- the drawing of the layers -------------------------------------------------------------------------------
+
+
+def test_the_drawing_shows_the_layers_of_the_import_contract() -> None:
+    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    layers = tool("layers")
+    drawn = re.findall(r'class="layer">([^<]+)<', layers.PICTURE.read_text(encoding="utf-8"))
+    assert [box.split(" · ") for box in drawn] == layers.layers(), "run: python docs/tools/layers.py"
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = page[page.index("| layer | holds |") : page.index("Outside the package")]
+    missing = [name for names in layers.layers() for name in names if f"`{name}`" not in table]
+    assert missing == [], "add a row to the table of folders in docs/architecture.md"
