@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import importlib.util
+import os
 import re
 import shlex
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -163,23 +167,26 @@ def whole_commands(text: str) -> list[list[str]]:
 
 
 def make_stand_ins(words: list[str]) -> None:
-    """Files and folders for the placeholders of a command, because programs may refuse paths that do not exist."""
+    """Files and folders here for the placeholders of a command, because programs may refuse paths that do not exist."""
     after = ""
     for word in words:
         is_result = after in ("--out", "--page", "--json")
-        if re.fullmatch(r"[A-Za-z][\w/.-]*", word) and not is_result and not word.startswith("rfdetr_repro"):
-            path = Path(word)
-            if path.suffix:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.touch()
-            elif word.isupper() or "/" in word:
-                path.mkdir(parents=True, exist_ok=True)
         after = word
+        if is_result or not re.fullmatch(r"[A-Za-z][\w/.-]*", word):
+            continue
+        path = Path(word)
+        if path.suffix or word == "FILE":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        elif word.isupper() or "/" in word:
+            path.mkdir(parents=True, exist_ok=True)
 
 
-def refused(words: list[str]) -> str:
-    """Why the program's own parser refuses a command; empty if the parser accepts the command."""
-    module, *arguments = words
+def refused(words: list[str], folder: Path) -> str:
+    """Why the program's own parser refuses a command in an empty ``folder``; empty text if the parser accepts the command."""
+    module, *arguments = [word.replace("*", "some") for word in words]  # as the shell would put a name there
+    place = Path(tempfile.mkdtemp(dir=folder))
+    os.chdir(place)
     make_stand_ins(arguments)
     try:
         parser_of(module).parse_args(arguments)
@@ -187,20 +194,24 @@ def refused(words: list[str]) -> str:
         return f"{module}: {error}"
     except (SystemExit, InputError, argparse.ArgumentTypeError) as error:
         return f"{shlex.join(words)}: {error}"
+    finally:
+        os.chdir(folder)
     return ""
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, made the current one; the repository's programs can still be imported."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_every_whole_command_is_accepted_by_its_program(elsewhere: None) -> None:
+def test_every_whole_command_is_accepted_by_its_program(elsewhere: Path) -> None:
     pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
     shown = {tuple(words) for page in PAGES for words in whole_commands(page.read_text(encoding="utf-8"))}
     assert len(shown) > 30
-    assert [why for words in sorted(shown) if (why := refused(list(words)))] == []
+    assert [why for words in sorted(shown) if (why := refused(list(words), elsewhere))] == []
 
 
 @pytest.mark.parametrize(
@@ -212,12 +223,12 @@ def test_every_whole_command_is_accepted_by_its_program(elsewhere: None) -> None
         "python -m rfdetr_repro.bench --protocol sometimes",
     ],
 )
-def test_a_command_that_cannot_run_is_found(elsewhere: None, line: str) -> None:
+def test_a_command_that_cannot_run_is_found(elsewhere: Path, line: str) -> None:
     [words] = whole_commands(f"    {line}")
-    assert refused(words)
+    assert refused(words, elsewhere)
 
 
-def test_every_option_in_the_text_exists(elsewhere: None) -> None:
+def test_every_option_in_the_text_exists(elsewhere: Path) -> None:
     """Commands inside sentences may leave arguments out; their module and their options must still exist."""
     pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
     wrong = []
@@ -233,7 +244,7 @@ def test_every_option_in_the_text_exists(elsewhere: None) -> None:
     assert wrong == []
 
 
-def test_the_reference_names_every_option_of_every_command(elsewhere: None) -> None:
+def test_the_reference_names_every_option_of_every_command(elsewhere: Path) -> None:
     """One section per program, with each of its options; the programs of the README are among them."""
     pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
     page = commands().page()
@@ -245,10 +256,48 @@ def test_the_reference_names_every_option_of_every_command(elsewhere: None) -> N
                 assert f"`{flag}`" in text or flag in ("-h", "--help"), f"{name} {flag}"
 
 
-def test_the_page_of_commands_names_every_command(elsewhere: None) -> None:
+def test_the_page_of_commands_names_every_command(elsewhere: Path) -> None:
     pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert [name for name in commands().names() if f"python -m rfdetr_repro.{name}" not in text] == []
+
+
+# -- programs in Python ----------------------------------------------------------------------------------------
+
+
+def imports(source: str) -> list[tuple[str, str]]:
+    """(module, name) of every import from the package."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return [
+        (node.module or "", alias.name)
+        for node in nodes
+        for alias in node.names
+        if (node.module or "").startswith("rfdetr_repro")
+    ]
+
+
+def missing_import(module: str, name: str) -> bool:
+    try:
+        return not hasattr(importlib.import_module(module), name) and importlib.util.find_spec(f"{module}.{name}") is None
+    except ModuleNotFoundError:
+        return True
+
+
+def test_every_program_in_the_text_compiles_and_imports_what_exists() -> None:
+    pytest.importorskip("torch", reason="RFDETR and the operators need torch")
+    blocks = [
+        (page, block)
+        for page in PAGES
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    ]
+    found = [(told(page), *item) for page, block in blocks for item in imports(block)]
+    assert len(found) > 4
+    assert [(page, module, name) for page, module, name in found if missing_import(module, name)] == []
+
+
+def test_a_program_that_imports_nothing_that_exists_is_found() -> None:
+    assert [missing_import(*item) for item in imports("from rfdetr_repro import Arch, NoSuchName")] == [False, True]
+    assert missing_import("rfdetr_repro.no_such_folder", "name")
 
 
 # -- what comments cite --------------------------------------------------------------------------------------
