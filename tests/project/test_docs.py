@@ -268,12 +268,8 @@ def test_the_page_of_commands_names_every_command(elsewhere: Path) -> None:
 def imports(source: str) -> list[tuple[str, str]]:
     """(module, name) of every import from the package."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    return [
-        (node.module or "", alias.name)
-        for node in nodes
-        for alias in node.names
-        if (node.module or "").startswith("rfdetr_repro")
-    ]
+    named = [(node.module or "", alias.name) for node in nodes for alias in node.names]
+    return [(module, name) for module, name in named if module.startswith("rfdetr_repro")]
 
 
 def missing_import(module: str, name: str) -> bool:
