@@ -305,10 +305,16 @@ def sections(page: str) -> set[str]:
 
 
 def citations(text: str) -> list[tuple[str, str]]:
-    """(document, section) of every citation, also of those that a line break or the mark of a comment divides."""
+    """(document, section) of every citation, also of those that a line break or the mark of a comment divides.
+
+    "Facts" alone are those of the architecture, and "protocol" alone is the benchmark's.
+    """
     flat = re.sub(r"\s*\n[ \t]*(?:#|//|\*|;)?[ \t]*", " ", text)
-    names = "|".join(METHOD)
-    return [(name.lower(), number) for name, number in re.findall(rf"({names}),? section (\d+)", flat, flags=re.IGNORECASE)]
+    found = re.findall(r"\b(?:(architecture|kernel) )?facts,? section (\d+)", flat, flags=re.IGNORECASE)
+    facts = [(f"{name.lower() or 'architecture'} facts", number) for name, number in found]
+    return facts + [
+        ("benchmark protocol", number) for number in re.findall(r"\bprotocol,? section (\d+)", flat, flags=re.IGNORECASE)
+    ]
 
 
 def test_every_cited_section_has_its_heading() -> None:
@@ -318,9 +324,20 @@ def test_every_cited_section_has_its_heading() -> None:
     assert [f"{told(path)}: {name} section {number}" for path, name, number in cited if number not in known[name]] == []
 
 
+def test_every_cited_decision_is_in_the_protocol() -> None:
+    decisions = set(
+        re.findall(r"^\| (D\d+) \|", (ROOT / "docs/method/protocol.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+    cited = {number for path in SOURCES for number in re.findall(r"\bdecision (D\d+)", path.read_text(encoding="utf-8"))}
+    assert cited <= decisions and "D3" in decisions
+
+
 def test_a_section_that_is_not_there_is_found() -> None:
-    assert citations("# as in architecture\n# facts section 99, and benchmark protocol section 3") == [
+    text = "# as in architecture\n# facts section 99, kernel facts section 2 (facts section 6), benchmark\n# protocol section 3"
+    assert citations(text) == [
         ("architecture facts", "99"),
+        ("kernel facts", "2"),
+        ("architecture facts", "6"),
         ("benchmark protocol", "3"),
     ]
     assert "99" not in sections("architecture.md") and {"1", "15"} <= sections("architecture.md")
