@@ -232,7 +232,7 @@ def test_every_option_in_the_text_exists(elsewhere: Path) -> None:
     """Commands inside sentences may leave arguments out; their module and their options must still exist."""
     pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
     wrong = []
-    in_a_sentence = re.compile(r"`python\s+-m\s+((?:rfdetr_repro|reports)[a-z0-9_.]*)(?=[\s`])([^`]*)`")
+    in_a_sentence = re.compile(r"`python\s+-m\s+((?:rfdetr_repro|reports|benchmarks)[a-z0-9_.]*)(?=[\s`])([^`]*)`")
     for page in HAND_WRITTEN:
         for module, rest in in_a_sentence.findall(page.read_text(encoding="utf-8")):
             try:
