@@ -1,7 +1,8 @@
-"""Every command of the package with its arguments, read from the parsers that the commands themselves use.
+"""Every command of the package with its arguments, read from the parsers that the commands
+themselves use.
 
 ``python docs/tools/commands.py`` prints the reference as Markdown; the site's build makes a page of it.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class _Reached(Exception):
 
 
 def names() -> list[str]:
-    """The commands ``python -m rfdetr_repro.NAME``: every module that runs as a program and takes arguments."""
+    """The commands ``python -m rfdetr_repro.NAME``: every module that runs as a program and takes
+    arguments.
+    """
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -52,7 +55,9 @@ def names() -> list[str]:
         name = ".".join(parts[:-1] if parts[-1] == "__main__" else parts)
         if name and name != "cli":
             found.append(name)
-    by_main: dict[object, str] = {}  # a main that runs under several names is one command, under the shortest
+    by_main: dict[
+        object, str
+    ] = {}  # a main that runs under several names is one command, under the shortest
     for name in sorted(found, key=lambda name: (name.count("."), name)):
         by_main.setdefault(program(f"rfdetr_repro.{name}").main, name)
     commands = set(by_main.values())
@@ -63,12 +68,21 @@ def names() -> list[str]:
 def _runs_as_program(tree: ast.Module) -> bool:
     """Whether the module ends in ``if __name__ == "__main__"``."""
     tests = [node.test for node in tree.body if isinstance(node, ast.If)]
-    return any(isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__" for test in tests)
+    return any(
+        isinstance(test, ast.Compare)
+        and isinstance(test.left, ast.Name)
+        and test.left.id == "__name__"
+        for test in tests
+    )
 
 
 def _takes_no_arguments(tree: ast.Module) -> bool:
-    """Whether the module defines a ``main`` without parameters, as a worker does that other processes start."""
-    mains = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    """Whether the module defines a ``main`` without parameters, as a worker does that other
+    processes start.
+    """
+    mains = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"
+    ]
     return any(not main.args.args for main in mains)
 
 
@@ -112,8 +126,9 @@ def page() -> str:
     """The reference of all commands as Markdown."""
     sections = [
         "# All commands",
-        "This page is generated from the parsers of the programs. [Commands](../cli.md) says which command serves which purpose; "
-        "[data sets](../data.md) explains the arguments that name data.",
+        "This page is generated from the parsers of the programs. [Commands](../cli.md) says "
+        "which command serves which purpose; [data sets](../data.md) explains the arguments that "
+        "name data.",
     ]
     sections += [_section(name, parser_of(f"rfdetr_repro.{name}")) for name in names()]
     return "\n\n".join(sections) + "\n"
@@ -125,7 +140,11 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
     if parser.description:
         parts.append(_paragraph(parser.description))
     for group in parser._action_groups:
-        rows = [_row(action) for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        rows = [
+            _row(action)
+            for action in group._group_actions
+            if not isinstance(action, argparse._HelpAction)
+        ]
         if rows:
             if group.title not in ("options", "optional arguments", "positional arguments"):
                 parts.append(f"**{_cell(group.title or '').rstrip(':').capitalize()}**")
@@ -136,7 +155,9 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Prose as it is; a text with indented lines, which shows how to call the program, as it was typed."""
+    """Prose as it is; a text with indented lines, which shows how to call the program, as it was
+    typed.
+    """
     if any(line.startswith("    ") for line in text.splitlines()):
         return f"```text\n{text.strip()}\n```"
     return _cell(" ".join(text.split()))
@@ -147,7 +168,11 @@ def _row(action: argparse.Action) -> str:
     values = _values(action)
     shown = f"{flags} {values}".strip()
     needed = action.required and bool(action.option_strings)
-    default = "required" if needed or not action.option_strings and action.nargs not in ("?", "*") else _default(action)
+    default = (
+        "required"
+        if needed or not action.option_strings and action.nargs not in ("?", "*")
+        else _default(action)
+    )
     meaning = (action.help or "") % {**vars(action), "prog": ""} if action.help else ""
     if action.choices is not None:
         choices = ", ".join(f"`{choice}`" for choice in action.choices)
@@ -159,13 +184,21 @@ def _values(action: argparse.Action) -> str:
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
         return ""
     name = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
-    shown = {"+": f"{name} ...", "*": f"[{name} ...]", "?": f"[{name}]"}.get(str(action.nargs), name)
+    shown = {"+": f"{name} ...", "*": f"[{name} ...]", "?": f"[{name}]"}.get(
+        str(action.nargs), name
+    )
     return f"`{shown}`"
 
 
 def _default(action: argparse.Action) -> str:
     value = action.default
-    if value is None or value is False or value == argparse.SUPPRESS or value == [] or "default" in (action.help or ""):
+    if (
+        value is None
+        or value is False
+        or value == argparse.SUPPRESS
+        or value == []
+        or "default" in (action.help or "")
+    ):
         return ""
     if isinstance(value, (list, tuple)):
         value = ",".join(str(part) for part in value)
@@ -174,7 +207,13 @@ def _default(action: argparse.Action) -> str:
 
 def _cell(text: str) -> str:
     """Text without what Markdown or a table would take for its own."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    return (
+        " ".join(text.split())
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("*", "\\*")
+        .replace("_", "\\_")
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Draws the layers of the package, as the import contract in pyproject.toml states them: ``python docs/tools/layers.py``.
+"""Draws the layers of the package, as the import contract in pyproject.toml states them: ``python
+docs/tools/layers.py``.
 
-Writes ``docs/layers.svg``. The line of text in each box is the first line of that folder's or module's docstring.
+Writes ``docs/layers.svg``. The line of text in each box is the first line of that folder's or
+module's docstring.
 """
 
 from __future__ import annotations
@@ -17,26 +19,39 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "layers.svg"
-WIDTH, BOX_HEIGHT, GAP, MARGIN = 1040, 34, 8, 12
+WIDTH = 1040
+BOX_HEIGHT = 34
+GAP = 8
+MARGIN = 12
 NAME_WIDTH = 330  # px in which the names of a layer stand, left of its description
 LONGEST = 104  # characters of a description
-WITHOUT_TORCH, OTHER = "#d7e8d3", "#dbe4f0"
+WITHOUT_TORCH = "#d7e8d3"
+OTHER = "#dbe4f0"
 
 
 def layers() -> list[list[str]]:
     """The layers from the top down; modules of one layer do not import each other."""
     contract = _contract("layers")
-    return [[name.strip() for name in layer.replace("|", ":").split(":")] for layer in contract["layers"]]
+    return [
+        [name.strip() for name in layer.replace("|", ":").split(":")]
+        for layer in contract["layers"]
+    ]
 
 
 def without_torch() -> set[str]:
     """Names of the folders for which the contract forbids PyTorch."""
-    return {module.rpartition(".")[2] for module in _contract("from-records-alone")["source_modules"]}
+    return {
+        module.rpartition(".")[2] for module in _contract("from-records-alone")["source_modules"]
+    }
 
 
 def _contract(name: str) -> dict[str, list[str]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return next(contract for contract in settings["tool"]["importlinter"]["contracts"] if contract["id"] == name)
+    return next(
+        contract
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        if contract["id"] == name
+    )
 
 
 def description(name: str) -> str:
@@ -54,8 +69,8 @@ def drawing() -> str:
     free = without_torch()
     height = MARGIN * 2 + len(rows) * (BOX_HEIGHT + GAP) + 30
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 '
+        f'{WIDTH} {height}" font-family="sans-serif" font-size="13">',
         "<title>Layers of rfdetr_repro: each imports only from those below it</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
@@ -64,17 +79,21 @@ def drawing() -> str:
         fill = WITHOUT_TORCH if set(names) <= free else OTHER
         middle = top + BOX_HEIGHT // 2 + 5
         shown = " · ".join(names)
-        text = description(names[0]) if len(names) == 1 else "commands: arguments, one call, printing"
+        text = (
+            description(names[0]) if len(names) == 1 else "commands: arguments, one call, printing"
+        )
         size = 13 if len(shown) < 34 else 11
         parts += [
-            f'<rect x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{BOX_HEIGHT}" rx="4" fill="{fill}" '
-            'stroke="#7a8797"/>',
-            f'<text x="{MARGIN + 10}" y="{middle}" font-weight="bold" font-size="{size}" class="layer">{escape(shown)}</text>',
-            f'<text x="{MARGIN + NAME_WIDTH}" y="{middle}" fill="#333333" font-size="12">{escape(text)}</text>',
+            f'<rect x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{BOX_HEIGHT}" '
+            f'rx="4" fill="{fill}" stroke="#7a8797"/>',
+            f'<text x="{MARGIN + 10}" y="{middle}" font-weight="bold" font-size="{size}" '
+            f'class="layer">{escape(shown)}</text>',
+            f'<text x="{MARGIN + NAME_WIDTH}" y="{middle}" fill="#333333" '
+            f'font-size="12">{escape(text)}</text>',
         ]
     legend = height - MARGIN
     parts += [
-        f'<text x="{MARGIN}" y="{legend}" fill="#333333">A layer imports only from layers below it. Green layers run without '
+        f'<text x="{MARGIN}" y="{legend}" fill="#333333">A layer imports only from layers below it. Green layers run without '  # noqa: E501
         "PyTorch.</text>",
         "</svg>",
     ]

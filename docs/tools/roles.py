@@ -1,4 +1,6 @@
-"""Docstrings name other objects as ``:class:`Arch```; the Python reference shows such a name as code."""
+"""Docstrings name other objects as ``:class:`Arch```; the Python reference shows such a name as
+code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the site's build adds to the pages in ``docs``: the reference of commands, and pages from elsewhere in the repository."""
+"""What the site's build adds to the pages in ``docs``: the reference of commands, and pages from
+elsewhere in the repository.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-ELSEWHERE = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md"}
+ELSEWHERE = {
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

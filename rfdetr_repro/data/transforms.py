@@ -5,7 +5,7 @@ Training resizes uint8 RGB with Pillow's antialiased bilinear filter, ignoring t
 evaluation, prediction and artifacts do so too, unless the model's own rule is another one
 (:mod:`.resizing`; upstream mixed several filters, architecture facts section 11). Upstream's crop
 is replaced by a window of 0.5..1 of each side, which needs no absolute sizes and so fits any
-resolution (section 9). Only batches need torch.
+resolution (architecture facts section 9). Only batches need torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Race: configurations leave as soon as they cannot be on the frontier any more (product "The
-search", step 3).
+"""Race: configurations leave as soon as they cannot be on the frontier any more
+(docs/search.md).
 
 All start on a few images; after each stage the number of images grows, and a configuration leaves
 whose chance to be on the frontier of the whole split, given what was seen, has fallen to 1 -

@@ -1,8 +1,8 @@
-"""Accuracy of every configuration of a space, shared exactly (product "The search", step 1).
+"""Accuracy of every configuration of a space, shared exactly (docs/search.md).
 
 Configurations that differ only in decoder depth and query count share the backbone, the two-stage
-selection and one decoder pass; each still gets the numbers its own sliced subnet would give. Floor
-6: reads a model and a split, knows no store.
+selection and one decoder pass; each still gets the numbers its own sliced subnet would give. The
+module reads a model and a split, and knows no store.
 """
 
 from __future__ import annotations

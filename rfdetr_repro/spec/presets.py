@@ -134,8 +134,8 @@ PAPER_SUPERNET = Preset(
 )
 PAPER_SUPERNET_SEG = replace(PAPER_SUPERNET, model=replace(PAPER_SUPERNET.model, masks=True))
 
-# Small enough to learn something from scratch in minutes on two CPU cores (design note "pico
-# recipe").
+# Small enough to learn something from scratch in minutes on two CPU cores
+# (docs/method/pico.md).
 PICO = Preset(
     ModelConfig(
         vit_dim=192,

@@ -2,7 +2,7 @@
 ``TrainConfig.dense_weight`` > 0).
 
 Every token of the projected map predicts the class of the object at its centre and that object's
-box. It speeds the start of tiny runs (design note "pico recipe"); the head is thrown away after
+box. It speeds the start of tiny runs (docs/method/pico.md); the head is thrown away after
 training.
 """
 

@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("rfdetr_repro.train.slim", description="Weights of a model as float16.")
     parser.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
     parser.add_argument("target", type=output_file, help="file to write (.safetensors)")
-    parser.add_argument("--note", default="", type=label, help="a note that is kept in the file")
+    parser.add_argument("--note", type=label, help="a note that is kept in the file")
     args = parser.parse_args(argv)
     if args.target.suffix != ".safetensors":
         raise InputError("the target is no .safetensors file", args.target)
     torch.set_num_threads(1)
-    digest = slim(args.source, args.target, args.note)
+    digest = slim(args.source, args.target, args.note or "")
     print(f"{args.target}  {args.target.stat().st_size / 1e6:.1f} MB  sha256 {digest}")
 
 

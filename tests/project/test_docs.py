@@ -1,4 +1,6 @@
-"""The documentation agrees with the repository: links, file names, commands, cited sections, and the reference of commands."""
+"""The documentation agrees with the repository: links, file names, commands, cited sections, and
+the reference of commands.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,28 @@ import pytest
 from rfdetr_repro.spec.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "rfdetr_repro/weights/README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "rfdetr_repro/weights/README.md"]
+)
 HAND_WRITTEN = [page for page in PAGES if page.name not in ("CHANGELOG.md",)]
-GENERATED = {"docs/contributing.md", "docs/changelog.md", "docs/security.md", "docs/reference/commands.md"}  # by the site's build
+GENERATED = {
+    "docs/contributing.md",
+    "docs/changelog.md",
+    "docs/security.md",
+    "docs/reference/commands.md",
+}  # by the site's build
 MOST_WORDS = 900
 SOURCES = [
     path
-    for folder in ("rfdetr_repro", "csrc", "tests", "benchmarks", "baselines", "reports", "campaigns")
+    for folder in (
+        "rfdetr_repro",
+        "csrc",
+        "tests",
+        "benchmarks",
+        "baselines",
+        "reports",
+        "campaigns",
+    )
     for path in sorted((ROOT / folder).rglob("*"))
     if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh", ".toml")
 ]
@@ -67,7 +84,7 @@ def code(text: str) -> list[str]:
     return [line.strip() for line in joined.splitlines() if line.strip()]
 
 
-# -- size and links ------------------------------------------------------------------------------------------
+# -- size and links --------------------------------------------------------------------------------
 
 
 def test_the_readme_is_short() -> None:
@@ -87,7 +104,11 @@ def slug(heading: str) -> str:
 
 
 def headings(text: str) -> list[str]:
-    return re.findall(r"^#+ +(.+?) *$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE)
+    return re.findall(
+        r"^#+ +(.+?) *$",
+        re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL),
+        flags=re.MULTILINE,
+    )
 
 
 def broken(page: Path, target: str) -> bool:
@@ -95,7 +116,9 @@ def broken(page: Path, target: str) -> bool:
     file = (page.parent / path).resolve() if path else page
     if not file.exists():
         return not file.is_relative_to(ROOT) or told(file) not in GENERATED
-    return bool(anchor) and anchor not in {slug(heading) for heading in headings(file.read_text(encoding="utf-8"))}
+    return bool(anchor) and anchor not in {
+        slug(heading) for heading in headings(file.read_text(encoding="utf-8"))
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=told)
@@ -106,8 +129,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_a_broken_link_is_found() -> None:
     page = ROOT / "README.md"
-    text = "[a](docs/none.md) ![b](docs/pareto.png) [c](https://example.org) [d](docs/method/protocol.md#99-none)"
-    assert [target for target in links(text) if broken(page, target)] == ["docs/none.md", "docs/method/protocol.md#99-none"]
+    text = (
+        "[a](docs/none.md) ![b](docs/pareto.png) [c](https://example.org) "
+        "[d](docs/method/protocol.md#99-none)"
+    )
+    assert [target for target in links(text) if broken(page, target)] == [
+        "docs/none.md",
+        "docs/method/protocol.md#99-none",
+    ]
 
 
 def test_every_page_is_in_the_navigation() -> None:
@@ -118,21 +147,33 @@ def test_every_page_is_in_the_navigation() -> None:
     assert listed == pages | {page.removeprefix("docs/") for page in GENERATED}
 
 
-# -- files that are named ------------------------------------------------------------------------------------
+# -- files that are named --------------------------------------------------------------------------
 
 
 def named_files(text: str) -> set[str]:
-    """Paths of this repository in backticks: what begins with one of its folders and has no placeholder."""
-    folders = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "build"))))
+    """Paths of this repository in backticks: what begins with one of its folders and has no
+    placeholder.
+    """
+    folders = "|".join(
+        sorted(
+            path.name
+            for path in ROOT.iterdir()
+            if path.is_dir() and not path.name.startswith((".", "build"))
+        )
+    )
     return set(re.findall(rf"`((?:{folders})/(?:[\w./-]*[\w/])?)`", text))
 
 
-NOT_THERE = re.compile(r"^(?:runs/|results/(?:mine|bench|NAME)\b|docs/tools/none)|NAME|SPLIT|labels/|images/")
+NOT_THERE = re.compile(
+    r"^(?:runs/|results/(?:mine|bench|NAME)\b|docs/tools/none)|NAME|SPLIT|labels/|images/"
+)
 
 
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=told)
 def test_every_named_file_exists(page: Path) -> None:
-    names = {name for name in named_files(page.read_text(encoding="utf-8")) if not NOT_THERE.search(name)}
+    names = {
+        name for name in named_files(page.read_text(encoding="utf-8")) if not NOT_THERE.search(name)
+    }
     assert [name for name in sorted(names) if not (ROOT / name).exists()] == []
 
 
@@ -141,7 +182,7 @@ def test_a_file_that_is_not_there_is_found() -> None:
     assert named_files(text) == {"rfdetr_repro/spec/arch.py", "tests/no_such_file.py", "csrc/"}
 
 
-# -- commands ------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 @cache
@@ -160,14 +201,20 @@ def whole_commands(text: str) -> list[list[str]]:
     """Words of every command line that is shown in full, from the module's name on."""
     found = []
     for line in code(text):
-        match = re.match(r"(?:\w+=\S+ )*(?:python|torchrun [-\w ]*?) ?-m ((?:rfdetr_repro|reports|benchmarks)[\w.]*)(.*)", line)
+        match = re.match(
+            r"(?:\w+=\S+ )*(?:python|torchrun [-\w ]*?) ?-m "
+            r"((?:rfdetr_repro|reports|benchmarks)[\w.]*)(.*)",
+            line,
+        )
         if match and "..." not in match[2]:
             found.append([match[1], *shlex.split(match[2], comments=True)])
     return found
 
 
 def make_stand_ins(words: list[str]) -> None:
-    """Files and folders here for the placeholders of a command, because programs may refuse paths that do not exist."""
+    """Files and folders here for the placeholders of a command, because programs may refuse paths
+    that do not exist.
+    """
     after = ""
     for word in words:
         is_result = after in ("--out", "--page", "--json")
@@ -183,8 +230,12 @@ def make_stand_ins(words: list[str]) -> None:
 
 
 def refused(words: list[str], folder: Path) -> str:
-    """Why the program's own parser refuses a command in an empty ``folder``; empty text if the parser accepts the command."""
-    module, *arguments = [word.replace("*", "some") for word in words]  # as the shell would put a name there
+    """Why the program's own parser refuses a command in an empty ``folder``; empty text if the
+    parser accepts the command.
+    """
+    module, *arguments = [
+        word.replace("*", "some") for word in words
+    ]  # as the shell would put a name there
     place = Path(tempfile.mkdtemp(dir=folder))
     os.chdir(place)
     make_stand_ins(arguments)
@@ -208,8 +259,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_whole_command_is_accepted_by_its_program(elsewhere: Path) -> None:
-    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
-    shown = {tuple(words) for page in PAGES for words in whole_commands(page.read_text(encoding="utf-8"))}
+    pytest.importorskip(
+        "torch", reason="some programs import torch before they read their arguments"
+    )
+    shown = {
+        tuple(words) for page in PAGES for words in whole_commands(page.read_text(encoding="utf-8"))
+    }
     assert len(shown) > 30
     assert [why for words in sorted(shown) if (why := refused(list(words), elsewhere))] == []
 
@@ -229,26 +284,44 @@ def test_a_command_that_cannot_run_is_found(elsewhere: Path, line: str) -> None:
 
 
 def test_every_option_in_the_text_exists(elsewhere: Path) -> None:
-    """Commands inside sentences may leave arguments out; their module and their options must still exist."""
-    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    """Commands inside sentences may leave arguments out; their module and their options must still
+    exist.
+    """
+    pytest.importorskip(
+        "torch", reason="some programs import torch before they read their arguments"
+    )
     wrong = []
-    in_a_sentence = re.compile(r"`python\s+-m\s+((?:rfdetr_repro|reports|benchmarks)[a-z0-9_.]*)(?=[\s`])([^`]*)`")
+    in_a_sentence = re.compile(
+        r"`python\s+-m\s+((?:rfdetr_repro|reports|benchmarks)[a-z0-9_.]*)(?=[\s`])([^`]*)`"
+    )
     for page in HAND_WRITTEN:
         for module, rest in in_a_sentence.findall(page.read_text(encoding="utf-8")):
             try:
-                known = {flag for action in parser_of(module)._actions for flag in action.option_strings}
+                known = {
+                    flag for action in parser_of(module)._actions for flag in action.option_strings
+                }
             except ModuleNotFoundError:
                 wrong.append(f"{told(page)}: {module}")
                 continue
-            wrong += [f"{told(page)}: {module} {flag}" for flag in re.findall(r"--[a-z][\w-]*", rest) if flag not in known]
+            wrong += [
+                f"{told(page)}: {module} {flag}"
+                for flag in re.findall(r"--[a-z][\w-]*", rest)
+                if flag not in known
+            ]
     assert wrong == []
 
 
 def test_the_reference_names_every_option_of_every_command(elsewhere: Path) -> None:
-    """One section per program, with each of its options; the programs of the README are among them."""
-    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    """One section per program, with each of its options; the programs of the README are among
+    them.
+    """
+    pytest.importorskip(
+        "torch", reason="some programs import torch before they read their arguments"
+    )
     page = commands().page()
-    sections = dict(zip(*[iter(re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:])] * 2, strict=True))
+    sections = dict(
+        zip(*[iter(re.split(r"^## (.+)$", page, flags=re.MULTILINE)[1:])] * 2, strict=True)
+    )
     assert {"reproduce", "train", "search", "bench", "tables", "bench.compare"} <= set(sections)
     for name, text in sections.items():
         for action in parser_of(f"rfdetr_repro.{name}")._actions:
@@ -257,12 +330,16 @@ def test_the_reference_names_every_option_of_every_command(elsewhere: Path) -> N
 
 
 def test_the_page_of_commands_names_every_command(elsewhere: Path) -> None:
-    pytest.importorskip("torch", reason="some programs import torch before they read their arguments")
+    pytest.importorskip(
+        "torch", reason="some programs import torch before they read their arguments"
+    )
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    assert [name for name in commands().names() if f"python -m rfdetr_repro.{name}" not in text] == []
+    assert [
+        name for name in commands().names() if f"python -m rfdetr_repro.{name}" not in text
+    ] == []
 
 
-# -- programs in Python ----------------------------------------------------------------------------------------
+# -- programs in Python ----------------------------------------------------------------------------
 
 
 def imports(source: str) -> list[tuple[str, str]]:
@@ -274,7 +351,10 @@ def imports(source: str) -> list[tuple[str, str]]:
 
 def missing_import(module: str, name: str) -> bool:
     try:
-        return not hasattr(importlib.import_module(module), name) and importlib.util.find_spec(f"{module}.{name}") is None
+        return (
+            not hasattr(importlib.import_module(module), name)
+            and importlib.util.find_spec(f"{module}.{name}") is None
+        )
     except ModuleNotFoundError:
         return True
 
@@ -284,56 +364,92 @@ def test_every_program_in_the_text_compiles_and_imports_what_exists() -> None:
     blocks = [
         (page, block)
         for page in PAGES
-        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for block in re.findall(
+            r"^```python\n(.*?)^```",
+            page.read_text(encoding="utf-8"),
+            flags=re.MULTILINE | re.DOTALL,
+        )
     ]
     found = [(told(page), *item) for page, block in blocks for item in imports(block)]
     assert len(found) > 4
-    assert [(page, module, name) for page, module, name in found if missing_import(module, name)] == []
+    assert [
+        (page, module, name) for page, module, name in found if missing_import(module, name)
+    ] == []
 
 
 def test_a_program_that_imports_nothing_that_exists_is_found() -> None:
-    assert [missing_import(*item) for item in imports("from rfdetr_repro import Arch, NoSuchName")] == [False, True]
+    assert [
+        missing_import(*item) for item in imports("from rfdetr_repro import Arch, NoSuchName")
+    ] == [False, True]
     assert missing_import("rfdetr_repro.no_such_folder", "name")
 
 
-# -- what comments cite --------------------------------------------------------------------------------------
+# -- what comments cite ----------------------------------------------------------------------------
 
 
 def sections(page: str) -> set[str]:
     text = (ROOT / "docs/method" / page).read_text(encoding="utf-8")
-    return {match[1] for heading in headings(text) if (match := re.match(r"(\d+(?:\.\d+)*)\.? ", heading))}
+    return {
+        match[1]
+        for heading in headings(text)
+        if (match := re.match(r"(\d+(?:\.\d+)*)\.? ", heading))
+    }
 
 
 def citations(text: str) -> list[tuple[str, str]]:
-    """(document, section) of every citation, also of those that a line break or the mark of a comment divides.
+    """(document, section) of every citation, also of those that a line break or the mark of a
+    comment divides.
 
     "Facts" alone are those of the architecture, and "protocol" alone is the benchmark's.
     """
     flat = re.sub(r"\s*\n[ \t]*(?:#|//|\*|;)?[ \t]*", " ", text)
-    found = re.findall(r"\b(?:(architecture|kernel) )?facts,? section (\d+)", flat, flags=re.IGNORECASE)
+    found = re.findall(
+        r"\b(?:(architecture|kernel) )?facts,? section (\d+)", flat, flags=re.IGNORECASE
+    )
     facts = [(f"{name.lower() or 'architecture'} facts", number) for name, number in found]
     return facts + [
-        ("benchmark protocol", number) for number in re.findall(r"\bprotocol,? section (\d+)", flat, flags=re.IGNORECASE)
+        ("benchmark protocol", number)
+        for number in re.findall(r"\bprotocol,? section (\d+)", flat, flags=re.IGNORECASE)
     ]
 
 
 def test_every_cited_section_has_its_heading() -> None:
-    cited = [(path, *citation) for path in SOURCES if path != Path(__file__) for citation in citations(path.read_text("utf-8"))]
+    cited = [
+        (path, *citation)
+        for path in SOURCES
+        if path != Path(__file__)
+        for citation in citations(path.read_text("utf-8"))
+    ]
     assert len(cited) > 30
     known = {document: sections(page) for document, page in METHOD.items()}
-    assert [f"{told(path)}: {name} section {number}" for path, name, number in cited if number not in known[name]] == []
+    assert [
+        f"{told(path)}: {name} section {number}"
+        for path, name, number in cited
+        if number not in known[name]
+    ] == []
 
 
 def test_every_cited_decision_is_in_the_protocol() -> None:
     decisions = set(
-        re.findall(r"^\| (D\d+) \|", (ROOT / "docs/method/protocol.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        re.findall(
+            r"^\| (D\d+) \|",
+            (ROOT / "docs/method/protocol.md").read_text(encoding="utf-8"),
+            flags=re.MULTILINE,
+        )
     )
-    cited = {number for path in SOURCES for number in re.findall(r"\bdecision (D\d+)", path.read_text(encoding="utf-8"))}
+    cited = {
+        number
+        for path in SOURCES
+        for number in re.findall(r"\bdecision (D\d+)", path.read_text(encoding="utf-8"))
+    }
     assert cited <= decisions and "D3" in decisions
 
 
 def test_a_section_that_is_not_there_is_found() -> None:
-    text = "# as in architecture\n# facts section 99, kernel facts section 2 (facts section 6), benchmark\n# protocol section 3"
+    text = (
+        "# as in architecture\n# facts section 99, kernel facts section 2 (facts section 6), "
+        "benchmark\n# protocol section 3"
+    )
     assert citations(text) == [
         ("architecture facts", "99"),
         ("kernel facts", "2"),
@@ -348,14 +464,16 @@ def test_sections_are_numbered_without_gaps(page: str) -> None:
     assert sections(page) == {str(number) for number in range(1, len(sections(page)) + 1)}
 
 
-# -- the drawing of the layers -------------------------------------------------------------------------------
+# -- the drawing of the layers ---------------------------------------------------------------------
 
 
 def test_the_drawing_shows_the_layers_of_the_import_contract() -> None:
     pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     layers = tool("layers")
     drawn = re.findall(r'class="layer">([^<]+)<', layers.PICTURE.read_text(encoding="utf-8"))
-    assert [box.split(" · ") for box in drawn] == layers.layers(), "run: python docs/tools/layers.py"
+    assert [box.split(" · ") for box in drawn] == layers.layers(), (
+        "run: python docs/tools/layers.py"
+    )
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     table = page[page.index("| layer | holds |") : page.index("Outside the package")]
     missing = [name for names in layers.layers() for name in names if f"`{name}`" not in table]

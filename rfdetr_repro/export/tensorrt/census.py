@@ -2,7 +2,7 @@
 (benchmark protocol, decision D3).
 
 A wrapper once asked TensorRT 11 for float16 by a flag that no longer exists and measured a float32
-engine (user pains, FP16).
+engine (docs/method/field_reports.md).
 """
 
 from __future__ import annotations
