@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 PACK = Path(__file__).resolve().parent / "pack"
-# (share of objects, longest side as a part of the image side): the "pico mix" of docs/method/pico.md.
+# (share of objects, longest side as a part of the image side): "pico mix" of docs/method/pico.md
 SIZES = ((0.15, 0.10, 0.16), (0.45, 0.18, 0.36), (0.40, 0.36, 0.72))
 MIN_VISIBLE = 0.25
 MIN_PIXELS = 12
