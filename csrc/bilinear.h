@@ -75,7 +75,7 @@ RFDETR_HOST_DEVICE F bilinear_sample(F x, F y, I height, I width, I start, Sampl
   const I none = {}, single = none + 1;
   const F sx = convert<F>(width), sy = convert<F>(height), column = x * sx - T(0.5), row = y * sy - T(0.5);
   const F in = (column > T(-1)) & (row > T(-1)) & (column < sx) & (row < sy) ? one : zero;  // 0 for NaN
-  F c = column > T(-1) ? column : zero - T(1), r = row > T(-1) ? row : zero - T(1);       // also for NaN
+  F c = column > T(-1) ? column : zero - T(1), r = row > T(-1) ? row : zero - T(1);         // also for NaN
   c = c < sx ? c : sx, r = r < sy ? r : sy;
   I left = convert<I>(c), top = convert<I>(r);  // truncates towards zero: floor for all but (-1, 0)
   left -= c < convert<F>(left) ? single : none;

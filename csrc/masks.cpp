@@ -13,13 +13,13 @@ void check_masks(const Tensor& logits, int64_t height, int64_t width, const std:
                   "mask logits must be (K, h, w) with h, w >= 1");
   STD_TORCH_CHECK(logits.scalar_type() == ScalarType::Float, "mask logits must be float32");
   constexpr int64_t most = (int64_t(1) << 31) - 1, side = 1 << 24;
-  STD_TORCH_CHECK(height >= 1 && width >= 1 && height <= most && width <= most / height && logits.size(1) < side &&
-                      logits.size(2) < side,
-                  "cannot enlarge masks of ", logits.size(1), " x ", logits.size(2), " to ", height, " x ", width, " pixels");
+  STD_TORCH_CHECK(
+      height >= 1 && width >= 1 && height <= most && width <= most / height && logits.size(1) < side && logits.size(2) < side,
+      "cannot enlarge masks of ", logits.size(1), " x ", logits.size(2), " to ", height, " x ", width, " pixels");
   if (!boxes) return;
-  STD_TORCH_CHECK(boxes->dim() == 2 && boxes->size(0) == logits.size(0) && boxes->size(1) == 4 &&
-                      boxes->scalar_type() == ScalarType::Float,
-                  "boxes must be float32 (K, 4)");
+  STD_TORCH_CHECK(
+      boxes->dim() == 2 && boxes->size(0) == logits.size(0) && boxes->size(1) == 4 && boxes->scalar_type() == ScalarType::Float,
+      "boxes must be float32 (K, 4)");
   STD_TORCH_CHECK(boxes->is_cuda() == logits.is_cuda() && boxes->get_device_index() == logits.get_device_index(),
                   "boxes must be on the device of the mask logits");
 }

@@ -54,8 +54,7 @@ struct Operators {
   static std::tuple<Tensor, Tensor, Tensor> plain_backward(const Tensor& upstream, const Tensor& value,
                                                            std::vector<int64_t> level_sizes, const Tensor& locations,
                                                            const Tensor& weights, bool deterministic) {
-    const GradientTensors grads =
-        backward(Inputs(value, level_sizes, std::nullopt, locations, weights), upstream, deterministic);
+    const GradientTensors grads = backward(Inputs(value, level_sizes, std::nullopt, locations, weights), upstream, deterministic);
     return {grads.value, grads.points, grads.weights};
   }
 
@@ -74,10 +73,10 @@ struct Operators {
 };
 
 // Inside STABLE_TORCH_LIBRARY_IMPL.
-#define RFDETR_REGISTER(library, Device)                                                       \
-  library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::Device::plain));                           \
-  library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::Device::plain_backward));         \
-  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::Device::fused));                     \
+#define RFDETR_REGISTER(library, Device)                                               \
+  library.impl("ms_deform_attn", TORCH_BOX(&rfdetr::Device::plain));                   \
+  library.impl("ms_deform_attn_backward", TORCH_BOX(&rfdetr::Device::plain_backward)); \
+  library.impl("ms_deform_attn_fused", TORCH_BOX(&rfdetr::Device::fused));             \
   library.impl("ms_deform_attn_fused_backward", TORCH_BOX(&rfdetr::Device::fused_backward))
 
 }  // namespace rfdetr

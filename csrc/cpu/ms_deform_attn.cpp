@@ -81,6 +81,4 @@ extern "C" __attribute__((visibility("default"))) const char* rfdetr_isa() try {
   return "";
 }
 
-STABLE_TORCH_LIBRARY_IMPL(rfdetr, CPU, library) {
-  RFDETR_REGISTER(library, Cpu);
-}
+STABLE_TORCH_LIBRARY_IMPL(rfdetr, CPU, library) { RFDETR_REGISTER(library, Cpu); }

@@ -35,8 +35,7 @@ inline double levels_reached(double recall) {
 
 class ResampledAp {
  public:
-  ResampledAp(const ResampleWeights& weights, const std::vector<int>& thresholds)
-      : weights_(weights), thresholds_(thresholds) {
+  ResampledAp(const ResampleWeights& weights, const std::vector<int>& thresholds) : weights_(weights), thresholds_(thresholds) {
     for (std::vector<float>* one : {&found_, &seen_, &reached_, &ignored_}) one->resize(size_t(weights.resamples));
   }
 

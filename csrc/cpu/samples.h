@@ -19,7 +19,7 @@ struct Samples {
   alignas(64) I height[kMaxSamples], width[kMaxSamples], start[kMaxSamples];
   alignas(64) A inside[kMaxSamples];     // 1, or 0: contributes nothing
   alignas(64) I offset[4][kMaxSamples];  // of the corner, in rows of channels
-  alignas(64) A weight[4][kMaxSamples];        // bilinear weight x share for the forward pass, without share for the backward
+  alignas(64) A weight[4][kMaxSamples];  // bilinear weight x share for the forward pass, without share for the backward
   alignas(64) A along_x[4][kMaxSamples], along_y[4][kMaxSamples];
   alignas(64) A dot[4][kMaxSamples];  // upstream gradient . corner
 

@@ -101,7 +101,7 @@ RFDETR_AMX_TARGET void pack_weight(const float* weight, int64_t outputs, int64_t
                                    int64_t end) {
   static constexpr float kZeros[kBlock] = {};
   alignas(64) uint16_t parts[kParts * kTile];  // [part][16 outputs][32 inputs]
-  const __m512i column =  // of the 16 outputs, in pairs
+  const __m512i column =                       // of the 16 outputs, in pairs
       _mm512_set_epi32(240, 224, 208, 192, 176, 160, 144, 128, 112, 96, 80, 64, 48, 32, 16, 0);
   for (int64_t half = 2 * begin; half < 2 * end; ++half) {
     uint16_t* to = packed + half / 2 * (inputs / kBlock) * kParts * 2 * kTile + half % 2 * kTile;
@@ -148,7 +148,7 @@ template <int kParts, bool kPair>
 RFDETR_AMX_TARGET void multiply(const uint16_t* rows, int64_t stride, const uint16_t* outputs, int64_t input_blocks, bool fresh,
                                 float* sums) {
   constexpr int64_t next = 2 * kTile;  // between the parts of the outputs
-  __asm__ volatile("" ::: "memory");  // GCC does not know that tile loads read memory
+  __asm__ volatile("" ::: "memory");   // GCC does not know that tile loads read memory
   if (fresh) {
     _tile_zero(0);
     _tile_zero(1);
@@ -188,12 +188,13 @@ RFDETR_AMX_TARGET void multiply(const uint16_t* rows, int64_t stride, const uint
 // exp(-z^2) t P(t) with t = 1 / (1 + 0.33 z); P was fitted to erfc (largest error 3e-9) and 2^r on [-0.5, 0.5] to 8e-8.
 RFDETR_AMX_TARGET inline float gelu(float x) {
   const float z = (x < 0 ? -x : x) * 0.70710678f, t = 1 / (1 + 0.33f * z);
-  const float p = 0.161855815f + t * (0.404323834f + t * (-0.652870326f + t * (1.8713759f + t * (-1.92052951f + t *
-                  (1.426327f - t * 0.290482704f)))));
+  const float p =
+      0.161855815f +
+      t * (0.404323834f + t * (-0.652870326f + t * (1.8713759f + t * (-1.92052951f + t * (1.426327f - t * 0.290482704f)))));
   const float y = -z * z * 1.44269504f, exponent = y < -126 ? -126 : y, magic = 12582912;  // 1.5 * 2^23: adding it rounds
   const float shifted = exponent + magic, r = exponent - (shifted - magic);
-  const float power = 1.00000007f + r * (0.693146949f + r * (0.240221216f + r * (0.0555074268f + r * (0.0096754694f + r *
-                      0.00132669799f))));
+  const float power =
+      1.00000007f + r * (0.693146949f + r * (0.240221216f + r * (0.0555074268f + r * (0.0096754694f + r * 0.00132669799f))));
   const uint32_t whole = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(magic);
   const float tail = 0.5f * t * p * std::bit_cast<float>(std::bit_cast<uint32_t>(power) + (whole << 23));
   return x * (x < 0 ? tail : 1 - tail);
@@ -243,7 +244,7 @@ RFDETR_AMX_TARGET void run_rows(const float* x, int64_t rows, int64_t inputs, co
         add(packed.get() + t * stride, stride, columns, chunk / kBlock, k == 0, sum);
         if (k + chunk == inputs) {
           finish<kGelu>(sum, bias + o * kBlock, std::min(2 * kRows, rows - t * kRows), std::min(kBlock, outputs - o * kBlock),
-                 out + t * kRows * outputs + o * kBlock, outputs);
+                        out + t * kRows * outputs + o * kBlock, outputs);
         }
       }
     }

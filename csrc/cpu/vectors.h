@@ -7,7 +7,7 @@
 #include <string.h>
 
 #pragma GCC diagnostic ignored "-Wignored-attributes"  // vectors as template arguments: alignment is not needed there
-#pragma GCC diagnostic ignored "-Wpsabi"  // vectors as arguments: of inlined functions only
+#pragma GCC diagnostic ignored "-Wpsabi"               // vectors as arguments: of inlined functions only
 #if defined(__x86_64__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own AVX-512 header
 #include <immintrin.h>

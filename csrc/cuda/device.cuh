@@ -84,10 +84,9 @@ bool packs_of_16_bytes(const void* a, const void* b, const Problem& problem) {
 }
 
 // Calls `function` with 16-byte packs where pointers and channel count allow it, else channel by channel.
-#define WITH_PACKS(T, other, function, ...)                               \
-  return packs_of_16_bytes<T>(call->value, other, call->problem)          \
-             ? function<T, int(16 / sizeof(T))>(*call, __VA_ARGS__, stream) \
-             : function<T, 1>(*call, __VA_ARGS__, stream)
+#define WITH_PACKS(T, other, function, ...)                                                                                     \
+  return packs_of_16_bytes<T>(call->value, other, call->problem) ? function<T, int(16 / sizeof(T))>(*call, __VA_ARGS__, stream) \
+                                                                 : function<T, 1>(*call, __VA_ARGS__, stream)
 
 }  // namespace
 }  // namespace rfdetr

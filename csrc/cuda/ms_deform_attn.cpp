@@ -37,6 +37,4 @@ using Cuda = Operators<forward, backward>;
 }  // namespace
 }  // namespace rfdetr
 
-STABLE_TORCH_LIBRARY_IMPL(rfdetr, CUDA, library) {
-  RFDETR_REGISTER(library, Cuda);
-}
+STABLE_TORCH_LIBRARY_IMPL(rfdetr, CUDA, library) { RFDETR_REGISTER(library, Cuda); }
