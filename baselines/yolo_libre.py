@@ -33,9 +33,11 @@ model = kind(None, size=size, device="cpu").model.eval()
 params = sum(one.numel() for one in model.parameters())
 model.head.export = True
 with torch.no_grad():
-    torch.onnx.export(model, (torch.rand(1, 3, side, side),), str(Path(folder, "raw.onnx")), input_names=["images"],
+    torch.onnx.export(model, (torch.rand(1, 3, side, side),), str(Path(folder, "raw.onnx")),
+                      input_names=["images"],
                       output_names=["output"], opset_version=17, dynamo=False)
-versions = {"libreyolo": getattr(libreyolo, "__version__", "unknown"), "libreyolo-torch": torch.__version__}
+versions = {"libreyolo": getattr(libreyolo, "__version__", "unknown"),
+            "libreyolo-torch": torch.__version__}
 Path(folder, "exported.json").write_text(json.dumps({"params": params, "versions": versions}))
-"""  # noqa: E501
+"""
 PACKAGE = Package("libreyolo", "MIT", "RFDETR_LIBREYOLO_PYTHON", SCRIPT)

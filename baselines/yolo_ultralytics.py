@@ -27,11 +27,12 @@ import torch
 torch.manual_seed(0)
 model = YOLO(weights if weights != name else name + ".yaml")
 params = sum(one.numel() for one in model.model.parameters())
-written = model.export(format="onnx", imgsz=640, opset=17, simplify=False, dynamic=False, nms=False, half=False, batch=1)
+written = model.export(format="onnx", imgsz=640, opset=17, simplify=False, dynamic=False,
+                       nms=False, half=False, batch=1)
 shutil.move(str(written), str(Path(folder, "raw.onnx")))
 versions = {"ultralytics": ultralytics.__version__, "ultralytics-torch": torch.__version__}
 Path(folder, "exported.json").write_text(json.dumps({"params": params, "versions": versions}))
-"""  # noqa: E501
+"""
 COUNT = """
 import json, sys
 from pathlib import Path
@@ -61,10 +62,11 @@ for form in ("evaluated", "deployed"):
         model(torch.zeros(1, 3, 640, 640))
     rows.append(("flopcountermode", form, params, counter.get_total_flops()))
     if calculate_flops:
-        flops, _, _ = calculate_flops(model, input_shape=(1, 3, 640, 640), print_results=False, output_as_string=False)
+        flops, _, _ = calculate_flops(model, input_shape=(1, 3, 640, 640), print_results=False,
+                                      output_as_string=False)
         rows.append(("calflops", form, params, flops))
 Path(folder, "counted.json").write_text(json.dumps(rows))
-"""  # noqa: E501
+"""
 PACKAGE = Package("ultralytics", "AGPL-3.0", "RFDETR_ULTRALYTICS_PYTHON", SCRIPT, COUNT)
 
 

@@ -1,7 +1,8 @@
 """Boxes and masks drawn on images, and JSON:
 
-python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] [--arch KEY] [--shape HxW] [--threshold 0.3]
-"""  # noqa: E501
+python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] \
+    [--arch KEY] [--shape HxW] [--threshold 0.3]
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """How often the product's intervals hold the truth, and its verdicts are false or find what is
 there, on simulated latencies.
 
-    python -m benchmarks.studies.interval_coverage                  the table, 1,000 trials of each cell (minutes)
-    python -m benchmarks.studies.interval_coverage --trials 100     a quick look
+    python -m benchmarks.studies.interval_coverage                # the table; takes minutes
+    python -m benchmarks.studies.interval_coverage --trials 100   # a quick look
 
-Every trial simulates the samples that a protocol of this project takes, of noise whose true median
-is known, and asks the functions that make Records and verdicts: ``pooled_interval``,
+The table has 1,000 trials of each cell. Every trial simulates the samples that a protocol of this
+project takes, of noise whose true median is known, and asks the functions that make Records and
+verdicts: ``pooled_interval``,
 ``compare_series``, ``compare_sessions``, ``StopRule``. Columns: *stated*, trials with an interval;
 *coverage*, those of them whose 95 % interval holds the true median; *false*, FASTER or SLOWER
 between two equal models; *2 % found*, SLOWER for a model that is 2 % slower. Wanted: coverage of 90
@@ -14,7 +15,7 @@ to 97 %, at most 5 % false, at least 90 % found by the default comparison at its
 Noise is 1 % per sample (standard deviation of the logarithm). Kinds: independent samples; a level
 of its own for every block; first-order autoregression; a machine that drifts by 2 %; a level of its
 own for every build; rounds that hit all builds alike.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

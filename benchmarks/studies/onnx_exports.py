@@ -1,7 +1,7 @@
 """Our ONNX files against those that PyTorch's exporter makes of transformers' RF-DETR with equal
 weights, in ONNX Runtime.
 
-    python -m benchmarks.studies.onnx_exports                                 Nano and Seg-Nano, both contracts
+    python -m benchmarks.studies.onnx_exports                    # Nano and Seg-Nano, both contracts
     python -m benchmarks.studies.onnx_exports --sizes nano --rounds 60 --profile
 
 Equal work: "decoded" ends in ranked scores, labels, xyxy boxes and masks, "upstream" in raw boxes,
@@ -9,7 +9,7 @@ logits and masks; ours takes RGB in 0..1 and normalises inside (in the weights, 
 others take normalised pixels. Same options, same threads, in turns. Printed: both times, their
 ratio (above 1: ours is faster) with its interval, and how far the outputs are apart. ``--profile``
 adds the operators by their time. Exit code 1 when ours is certainly slower anywhere.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

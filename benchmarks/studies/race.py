@@ -1,6 +1,7 @@
 """The race against the exhaustive search of a trained supernet: what it costs and what it finds.
 
-    python -m benchmarks.studies.race --run RUN --data DIR [--seeds 3] [--confidence 0.95] [--margin 0.003] [--first 0.05]
+    python -m benchmarks.studies.race --run RUN --data DIR [--seeds 3] \
+        [--confidence 0.95] [--margin 0.003] [--first 0.05]
 
 Every configuration is matched once on every image; races of several seeds are then replayed from
 these matches, which changes neither their decisions nor their cost in image evaluations. Latency:
@@ -9,7 +10,7 @@ passes as parts of the exhaustive search's, wall time of the decisions beside th
 evaluations they leave (the exhaustive search's, timed here, times the part that is needed), and the
 part of its hypervolume (AP from 0, latency up to 5 % beyond the slowest configuration) that the
 survivors' frontier has.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

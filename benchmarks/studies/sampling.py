@@ -1,7 +1,8 @@
 """The sandwich rule against uniform sampling, at embedded scale: what each configuration's AP is
 after as many steps or passes.
 
-    python -m benchmarks.studies.sampling --data DIR --out RUNS [--steps 1500] [--seeds 1] [--weights FILE]
+    python -m benchmarks.studies.sampling --data DIR --out RUNS [--steps 1500] [--seeds 1] \
+        [--weights FILE]
         [--page docs/sampling.md]
 
 A step of the sandwich rule passes the largest, the smallest and a random architecture (arXiv
@@ -9,7 +10,7 @@ A step of the sandwich rule passes the largest, the smallest and a random archit
 of the steps (as many passes) and with as many steps. All configurations of the space are evaluated
 on the val split; hypervolume is the area under the frontier of AP over operations. Interrupted runs
 resume.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What searching the paper's space on a T4 would take, from counted operations, published rates and
 parts measured here.
 
-    python -m benchmarks.studies.search_projection [--race-passes 0.35] [--engine-minutes 6] [--out docs/search_cost.md]
+    python -m benchmarks.studies.search_projection [--race-passes 0.35] \
+        [--engine-minutes 6] [--out docs/search_cost.md]
 
 Operations: our counter, which gives the printed GFLOPs of every released size. Rate: the slowest of
 the paper's own RF-DETR rows (GFLOPs over TensorRT FP16 latency, Table 2) as a part of the card's
@@ -10,7 +11,7 @@ should do no worse. COCO evaluation and the resampled AP that a race decides by 
 made-up annotations with val2017's statistics; the former can be given, where this machine is not
 quiet. Minutes of an engine and the race's share of the passes are arguments: the former bounds
 TensorRT's build and the short protocol, the latter is what benchmarks/studies/race.py prints.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -141,18 +142,23 @@ def page(args: argparse.Namespace) -> str:
     table = "\n".join(f"| {name} | {figure} | {origin} |" for name, figure, origin in rows)
     return f"""# What a search of the paper's space would take on a T4
 
-A projection, not a measurement: no T4 was at hand. `python -m benchmarks.studies.search_projection` prints it; `python -m
-rfdetr_repro.search --plan` measures the passes of your own supernet on your own card instead. The published search took about
+A projection, not a measurement: no T4 was at hand. \
+`python -m benchmarks.studies.search_projection` prints it; `python -m
+rfdetr_repro.search --plan` measures the passes of your own supernet on your own card instead. \
+The published search took about
 {PUBLISHED_HOURS:,} hours of a T4 for {size:,} configurations.
 
 | what | figure | from |
 |---|---|---|
 {table}
 
-The passes are exact: what is shared is the backbone of configurations that differ in decoder layers and queries only, and the
-first layers of a deeper decoder. Scoring runs beside the passes on other cores and is counted all the same.
-The race's share of passes and evaluations is what benchmarks/studies/race.py prints; its decisions are counted as if nobody left.
-"""  # noqa: E501
+The passes are exact: what is shared is the backbone of configurations that differ in decoder \
+layers and queries only, and the
+first layers of a deeper decoder. Scoring runs beside the passes on other cores \
+and is counted all the same.
+The race's share of passes and evaluations is what benchmarks/studies/race.py prints; \
+its decisions are counted as if nobody left.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,12 +1,13 @@
 """What sharing saves at the paper's proportions: the 28 decoder variants of Nano's backbone,
 together and one by one.
 
-    python -m benchmarks.studies.shared_search [--images 4] [--rounds 3] [--arch r384-p16-w2-d6-q300] [--masks]
+    python -m benchmarks.studies.shared_search [--images 4] [--rounds 3] \
+        [--arch r384-p16-w2-d6-q300] [--masks]
 
 Random weights of the paper's supernet on composed images: time does not depend on either. Both ways
 give detections from decoded images to ranked boxes and masks, in turns; printed are the ratio of
 the median times and the largest difference of predictions.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

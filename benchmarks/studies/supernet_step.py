@@ -1,13 +1,14 @@
 """A supernet training step: where its time goes, and against the same step built from PyTorch's
 parts.
 
-    python -m benchmarks.studies.supernet_step [--size pico|paper-supernet] [--batch 8] [--steps 6] [--device cpu] [--masks]
+    python -m benchmarks.studies.supernet_step [--size pico|paper-supernet] [--batch 8] \
+        [--steps 6] [--device cpu] [--masks]
 
 The peer is the same model, data and losses with deformable attention by ``grid_sample`` and the
 matching done as DETR programs do it: per stage the costs of all queries against the targets of the
 whole batch, cut up per image and group, SciPy for each, one transfer to the host per stage. Steps
 alternate; ratios are of medians. Images and targets are made up; decoding is not measured.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -139,7 +140,10 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
                 self.loss.backward()
 
     with ExitStack() as stack:
-        patch = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))  # noqa: E731
+
+        def patch(where: Any, name: str, new: Any) -> Any:
+            return stack.enter_context(mock.patch.object(where, name, new))
+
         if peer:
             stack.enter_context(
                 mock.patch(

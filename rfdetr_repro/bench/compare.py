@@ -1,6 +1,7 @@
 """Stores of Records side by side: is what was measured later faster?
 
-python -m rfdetr_repro.bench.compare --old OLD1.jsonl OLD2.jsonl --new NEW1.jsonl NEW2.jsonl [--fail-slower]
+python -m rfdetr_repro.bench.compare --old OLD1.jsonl OLD2.jsonl \
+    --new NEW1.jsonl NEW2.jsonl [--fail-slower]
 python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl --between-sessions 0.02
 
 A file of a model that is measured again some minutes later differs by more than the samples of each
@@ -10,7 +11,7 @@ row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or
 graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them.
 Rows of different machines, or of a machine that is not known, are marked, and compared only with
 --any-machine; rows of different data are never.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,10 @@
 Records (``source`` "cost").
 
 python -m rfdetr_repro.bench.costs --out results/costs.jsonl --page docs/costs.md
-Weights do not matter and are never made: everything runs on shapes. Beside the Records, ``NAME.csv`` says of every printed cell
-whether it is reproduced to its last digit, and if not, why (``cost_cells``); the page says the same for a reader.
-"""  # noqa: E501
+Weights do not matter and are never made: everything runs on shapes. Beside the Records,
+``NAME.csv`` says of every printed cell whether it is reproduced to its last digit, and if not, why
+(``cost_cells``); the page says the same for a reader.
+"""
 
 from __future__ import annotations
 
@@ -142,20 +143,15 @@ def jobs(
         if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
             yield _job(model_id(name), "onnx", "deployed", partial(_onnx, name, artifacts))
         if _foreign(name) is not None:
-            for counter, form in product(("ultralytics", *COUNTERS), FORMS):
-                if counter in counters or counter == "ultralytics":
-                    yield _job(
-                        model_id(name), counter, form, partial(_by_package, name, counter, form)
-                    )
+            yield from _foreign_jobs(name, counters)
         elif size in PRESETS:
             row = PRESETS[size]
             yield from _own(model_id(name), row.model, row.arch, counters)
         else:
-            for form in FORMS:
-                for counter in (counter for counter in COUNTERS if counter in counters):
-                    yield _job(
-                        model_id(name), counter, form, partial(_counted, name, counter, form)
-                    )
+            for form, counter in product(FORMS, COUNTERS):
+                if counter in counters:
+                    count = partial(_counted, name, counter, form)
+                    yield _job(model_id(name), counter, form, count)
     if "shapes" in counters and any(name.removeprefix("rfdetr-") in PRESETS for name in names):
         for step, row in ABLATION.items():
             model = ModelId(
@@ -164,6 +160,16 @@ def jobs(
             yield _job(
                 model, "shapes", NO_ATTENTION, partial(_shapes, row.model, row.arch, NO_ATTENTION)
             )
+
+
+def _foreign_jobs(name: str, counters: Sequence[str]) -> Iterator[Job]:
+    """The counts of a model that only its own package knows: those that the package prints, and
+    those of ``counters``.
+    """
+    for counter, form in product(("ultralytics", *COUNTERS), FORMS):
+        if counter in counters or counter == "ultralytics":
+            count = partial(_by_package, name, counter, form)
+            yield _job(model_id(name), counter, form, count)
 
 
 def line(record: Record) -> str:

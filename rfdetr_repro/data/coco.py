@@ -283,8 +283,8 @@ class CocoSplit:
         total = len(self)
         parts = {
             "turned": "of {total} pictures {count} are turned by their EXIF",
-            "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: their stated "  # noqa: E501
-            "size is the stored one",
+            "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: "
+            "their stated size is the stored one",
         }
         return "; ".join(
             parts[kind].format(total=total, count=count) for kind, count in counts.items() if count

@@ -354,10 +354,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
     job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
     verdicts = label(job, Sam2(args.model, args.device), limits)
-    print(
-        f"{args.out}: "
-        f"{', '.join(f'{count} {verdict}' for verdict, count in sorted(verdicts.items())) or 'nothing to do'}"  # noqa: E501
-    )
+    found = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    print(f"{args.out}: {found or 'nothing to do'}")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,14 @@ def _check(manifest: Manifest) -> None:
     for digest in (manifest.sha256, manifest.onnx_sha256):
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"{digest[:70]!r} is no SHA-256")
+    _check_tensors(manifest)
+    if manifest.model.weights not in ("trained", "random", "published"):
+        raise ValueError(f"weights {manifest.model.weights!r} are not trained, random or published")
+    if not all(0 <= n < 2**63 for n in (manifest.params, manifest.flops, manifest.size_bytes)):
+        raise ValueError("a number of parameters, operations or bytes is out of range")
+
+
+def _check_tensors(manifest: Manifest) -> None:
     if not manifest.inputs or not manifest.outputs:
         raise ValueError("a model without inputs or outputs")
     for spec in (*manifest.inputs, *manifest.outputs):
@@ -144,14 +152,6 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{spec.name} has the shape {spec.shape}")
     if len(manifest.inputs[0].shape) != 4:
         raise ValueError(f"its input {manifest.inputs[0].shape} is no batch of images")
-    if manifest.model.weights not in ("trained", "random", "published"):
-        raise ValueError(f"weights {manifest.model.weights!r} are not trained, random or published")
-    if (
-        not 0 <= manifest.params < 2**63
-        or not 0 <= manifest.flops < 2**63
-        or not 0 <= manifest.size_bytes < 2**63
-    ):
-        raise ValueError("a number of parameters, operations or bytes is out of range")
 
 
 @dataclass(frozen=True)

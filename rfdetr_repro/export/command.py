@@ -1,7 +1,8 @@
 """Export one architecture of a trained supernet:
 
-python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors --arch r128-p16-w1-d2-q25 --out model.onnx
-"""  # noqa: E501
+python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors \
+    --arch r128-p16-w1-d2-q25 --out model.onnx
+"""
 
 from __future__ import annotations
 

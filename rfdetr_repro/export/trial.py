@@ -221,7 +221,8 @@ def _say(answer: dict[str, Any]) -> None:
 def _of_end(code: int) -> dict[str, str]:
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return {
-            "error": "the model does not load and run on one image in time, or takes too much memory"  # noqa: E501
+            "error": "the model does not load and run on one image in time, or takes too much "
+            "memory"
         }
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return {"error": f"the model ends the process that runs it ({name})"}

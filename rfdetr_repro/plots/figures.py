@@ -1,13 +1,14 @@
 """Draws the paper's figures and the campaign's own from stored numbers. Needs no torch.
 
-    python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|sensitivity|training|all [--records PATH] [--run DIR] [--out DIR]
+    python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|sensitivity|training|all \
+        [--records PATH] [--run DIR] [--out DIR]
 
 Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with
 comparable measurements beside them. Figure 4 (decoder layers by queries) and Figure 6 (predictions
 on images) were published as images only: 4 is drawn from a campaign's search, 6 from a run's
 predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here, as means
 over all configurations, and "sensitivity", over pairs that differ in one knob alone.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

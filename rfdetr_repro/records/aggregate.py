@@ -2,14 +2,15 @@
 17).
 
     python -m rfdetr_repro.mean --name rf100-vl --out results/rf100-vl.jsonl RUNS...
-    python -m rfdetr_repro.mean --name rf100-vl --size N --target-ms 2.3 --out results/rf100-vl.jsonl RUNS...
+    python -m rfdetr_repro.mean --name rf100-vl --size N --target-ms 2.3 \
+        --out results/rf100-vl.jsonl RUNS...
 
 Without a target every model that was measured on all data sets gets a Record of its own. With one
 each data set has the architecture that was found for it (paper section 4): of the files measured
 within the tolerance of the target, the best on ``--select``; what is averaged is what that same
 file does on ``--split``. A mean over fewer data sets than the benchmark has is another number and
 is not made. Stores are read, never changed.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -264,7 +265,8 @@ class Target(NamedTuple):
         if not near:
             closest = min(chosen_on, key=miss)
             what = f"{name} has no file within {self.tolerance:.0%} of {self.ms:g} ms"
-            raise InputError(what, mend=f"the nearest takes {closest.latency.median_ms:.3g} ms")  # type: ignore[union-attr]
+            nearest = closest.latency.median_ms  # type: ignore[union-attr]
+            raise InputError(what, mend=f"the nearest takes {nearest:.3g} ms")
         best = max(near, key=lambda record: (self.value(record), record.id))
         for record in records:
             if _split(record) == split and _file(record) == _file(best):

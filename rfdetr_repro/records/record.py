@@ -294,15 +294,39 @@ def _check_numbers(part: object, where: str) -> None:
             )
 
 
-def _check_inside(
-    what: str, value: float | None, low: float | None, high: float | None, where: str
-) -> None:
-    assert value is not None and low is not None and high is not None
-    slack = 1e-9 * abs(value)
-    if not low - slack <= value <= high + slack:
+def _check_words(latency: Latency, where: str) -> None:
+    choose(latency.method, ("measured", "modelled", "published"), "origin of a latency", where)
+    if not str(latency.throttled).startswith(("no", "yes", "unknown")):
         raise InputError(
-            f"the {what} {value:g} lies outside its own interval [{low:g}, {high:g}]", where
+            f"throttled = {latency.throttled!r} says neither no, yes nor unknown", where
         )
+
+
+def _check_fractions(accuracy: Accuracy, where: str) -> None:
+    for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
+        value = getattr(accuracy, name)
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise InputError(f"{name} = {value} is not a fraction", where, "store AP as 0..1")
+
+
+def _check_times(latency: Latency, where: str) -> None:
+    if not 0 < latency.median_ms < math.inf:
+        raise InputError(f"latency {latency.median_ms} ms is not a positive number", where)
+    low = latency.ci_low_ms
+    high = latency.ci_high_ms
+    if low is not None and high is not None and not low <= high:
+        raise InputError(f"the latency's interval [{low}, {high}] ms ends before it begins", where)
+
+
+def _check_interval(accuracy: Accuracy, where: str) -> None:
+    ap = accuracy.ap
+    low = accuracy.ap_low
+    high = accuracy.ap_high
+    if ap is None or low is None or high is None:
+        return
+    slack = 1e-9 * abs(ap)
+    if not low - slack <= ap <= high + slack:
+        raise InputError(f"the AP {ap:g} lies outside its own interval [{low:g}, {high:g}]", where)
 
 
 @dataclass(frozen=True)
@@ -354,46 +378,17 @@ class Record:
             self.model.name,
         )
         if self.latency is not None:
-            choose(
-                self.latency.method,
-                ("measured", "modelled", "published"),
-                "origin of a latency",
-                self.model.name,
-            )
-            if not str(self.latency.throttled).startswith(("no", "yes", "unknown")):
-                raise InputError(
-                    f"throttled = {self.latency.throttled!r} says neither no, yes nor unknown",
-                    self.model.name,
-                )
+            _check_words(self.latency, self.model.name)
         for part in (self.cost, self.accuracy, self.mask_accuracy, self.latency, self.machine):
             _check_numbers(part, self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
-            for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
-                value = getattr(accuracy, name, None)
-                if value is not None and not 0.0 <= value <= 1.0:
-                    raise InputError(
-                        f"{name} = {value} is not a fraction", self.model.name, "store AP as 0..1"
-                    )
-        if self.latency is not None and not 0 < self.latency.median_ms < math.inf:
-            raise InputError(
-                f"latency {self.latency.median_ms} ms is not a positive number", self.model.name
-            )
-        if self.latency is not None and None not in (
-            self.latency.ci_low_ms,
-            self.latency.ci_high_ms,
-        ):
-            if not self.latency.ci_low_ms <= self.latency.ci_high_ms:  # type: ignore[operator]
-                interval = f"[{self.latency.ci_low_ms}, {self.latency.ci_high_ms}]"
-                raise InputError(
-                    f"the latency's interval {interval} ms ends before it begins", self.model.name
-                )
+            if accuracy is not None:
+                _check_fractions(accuracy, self.model.name)
+        if self.latency is not None:
+            _check_times(self.latency, self.model.name)
         for accuracy in (self.accuracy, self.mask_accuracy):
-            if accuracy is not None and None not in (
-                accuracy.ap,
-                accuracy.ap_low,
-                accuracy.ap_high,
-            ):
-                _check_inside("AP", accuracy.ap, accuracy.ap_low, accuracy.ap_high, self.model.name)
+            if accuracy is not None:
+                _check_interval(accuracy, self.model.name)
 
     @functools.cached_property
     def id(self) -> str:

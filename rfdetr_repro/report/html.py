@@ -27,21 +27,25 @@ from .blocks import (
 )
 
 _STYLE = """
-body{font:15px/1.5 "DejaVu Sans",Verdana,sans-serif;color:#222;max-width:60rem;margin:2rem auto;padding:0 1rem 4rem}
+body{font:15px/1.5 "DejaVu Sans",Verdana,sans-serif;color:#222;
+max-width:60rem;margin:2rem auto;padding:0 1rem 4rem}
 body{word-wrap:break-word;overflow-wrap:anywhere}
 h1{font-size:1.9rem;margin:0 0 .2rem}h2{font-size:1.15rem;color:#0072B2;margin:2.2rem 0 .6rem}
-.subtitle,.quiet,.notes,figcaption{color:#6f6f6f;font-size:.85rem}.rule{border:0;border-top:3px solid #0072B2}
+.subtitle,.quiet,.notes,figcaption{color:#6f6f6f;font-size:.85rem}
+.rule{border:0;border-top:3px solid #0072B2}
 .table{overflow-x:auto}table{border-collapse:collapse;font-size:.78rem;white-space:nowrap}
 caption{text-align:left;font-weight:bold;padding-bottom:.3rem}
 th,td{padding:.12rem .5rem;text-align:left}thead tr:last-child th{border-bottom:1px solid #6f6f6f}
-td.r,th.r{text-align:right;font-variant-numeric:tabular-nums}th.g{text-align:center;color:#6f6f6f;border-bottom:1px solid #e3e3e3}
+td.r,th.r{text-align:right;font-variant-numeric:tabular-nums}
+th.g{text-align:center;color:#6f6f6f;border-bottom:1px solid #e3e3e3}
 td.s{color:#6f6f6f;font-weight:bold}tbody tr:last-child td{border-bottom:1px solid #6f6f6f}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1.2rem;margin:.4rem 0}dt{color:#6f6f6f}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1.2rem;margin:.4rem 0}
+dt{color:#6f6f6f}
 dd{margin:0;overflow-wrap:anywhere}
 img{max-width:100%}figure{margin:1rem 0}
 footer{position:fixed;left:0;right:0;bottom:0;background:#fff;border-top:1px solid #e3e3e3}
 footer{color:#6f6f6f;font-size:.8rem;text-align:center}
-"""  # noqa: E501
+"""
 
 
 def escape(text: str) -> str:
@@ -153,8 +157,8 @@ def write_html(document: Document, path: str | Path) -> Path:
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"<head>{meta}<title>{escape(document.title)}</title><style>{_STYLE}</style></head>"
     page = (
-        f"<!doctype html>\n<html "
-        f'lang="en">{head}<body>\n{body}\n<footer>{escape(document.footer)}</footer>\n</body></html>\n'
+        f'<!doctype html>\n<html lang="en">{head}<body>\n{body}\n'
+        f"<footer>{escape(document.footer)}</footer>\n</body></html>\n"
     )
     write_atomic(path, page)
     return path

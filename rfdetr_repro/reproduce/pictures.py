@@ -47,7 +47,8 @@ def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path
         captions.append(
             {
                 "file": path.name,
-                "caption": f"{name}: {split.description.rstrip('.')}. Model {artifact.sha256[:12]}.",  # noqa: E501
+                "caption": f"{name}: {split.description.rstrip('.')}. "
+                f"Model {artifact.sha256[:12]}.",
             }
         )
         paths.append(path)

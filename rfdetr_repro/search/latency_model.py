@@ -1,11 +1,12 @@
 """Latency of every architecture from a few measured engines, as a sum of non-negative parts.
 
-    latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens) + mask head(mask map, layers, queries)
+    latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens)
+        + mask head(mask map, layers, queries)
 
 Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from
 non-negative least squares on relative errors, so none can make more work cheaper. What the sum
 misses shows in the cross-validation error, stored with every prediction.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ class Arch:
 
         ``r384-p16-w2-d2-q300`` (``r384x640-...``: height x width); :meth:`parse` reads it back.
         """
-        return f"r{self._requested}-p{self.patch}-w{self.windows}-d{self.decoder_layers}-q{self.queries}"  # noqa: E501
+        grid = f"r{self._requested}-p{self.patch}-w{self.windows}"
+        return f"{grid}-d{self.decoder_layers}-q{self.queries}"
 
     @property
     def backbone(self) -> tuple[int, int, int, int]:

@@ -125,30 +125,26 @@ class Campaign:
                 told, "the campaign", "raise most_engines, or leave it out for twice the engines"
             )
         for target in self.targets_ms:
-            if (
-                isinstance(target, bool)
-                or not isinstance(target, (int, float))
-                or not 0 < target < 1e6
-            ):
-                told = f"target latency {target!r} is no positive number of ms"
-                raise InputError(told, "the campaign", "write targets_ms = [2.3]")
+            _check_target(target)
         if not all(isinstance(text, str) for text in self.departures):
             raise InputError(
                 "departures holds what is no text",
                 "the campaign",
                 'write departures = ["no augmentation"]',
             )
+        self._check_model()
+
+    def _check_model(self) -> None:
+        """Raises :class:`InputError` where the model lacks what space or metric ask of it."""
         stored = self.preset.model
-        if (
-            max(self.space.decoder_layers) > stored.decoder_layers
-            or max(self.space.queries) > stored.queries
-        ):
-            told = (
-                f"the space asks for {max(self.space.decoder_layers)} decoder layers and "
-                f"{max(self.space.queries)} queries"
+        layers = max(self.space.decoder_layers)
+        queries = max(self.space.queries)
+        if layers > stored.decoder_layers or queries > stored.queries:
+            raise InputError(
+                f"the space asks for {layers} decoder layers and {queries} queries",
+                "the campaign",
+                f"the model stores {stored.decoder_layers} layers and {stored.queries} queries",
             )
-            has = f"the model stores {stored.decoder_layers} layers and {stored.queries} queries"
-            raise InputError(told, "the campaign", has)
         if self.metric.startswith("mask") and not stored.masks:
             raise InputError(
                 f"metric {self.metric} of a model without masks",
@@ -226,23 +222,9 @@ def from_toml(path: Path) -> Campaign:
     tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and
     unknown keys are refused. The table [pretraining] is one of ``data`` and of what [train] takes.
     """
-    with open_input(path) as stream:
-        try:
-            fields: dict[str, Any] = tomllib.load(stream)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
-            raise InputError(f"not TOML ({error})", path) from error
+    fields = _toml(path)
     base = CAMPAIGNS[choose(fields.pop("base", "embedded"), CAMPAIGNS, "base campaign", path)]
-    for key in ("space", "train", "buffered", "sustained", "pretraining"):
-        if not isinstance(fields.get(key, {}), dict):
-            raise InputError(f"{key} is no table", path, f"write [{key}] on a line of its own")
-    for key in ("data", "weights", "size"):
-        if key in fields and (
-            not isinstance(fields[key], str) or not fields[key].strip() or "\0" in fields[key]
-        ):
-            raise InputError(f"{key} = {fields[key]!r} is no text", path)
+    _check_kinds(fields, path)
     # what the base's own words are about
     described = {"data", "train", "size", "pretraining"} & set(fields)
     changes: dict[str, Any] = {
@@ -253,13 +235,15 @@ def from_toml(path: Path) -> Campaign:
     for key in ("space", "train", "buffered", "sustained"):
         if key in fields:
             changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")
-    if "size" in fields:
-        changes["preset"] = preset(fields.pop("size"))
-    if "pretraining" in fields:
-        changes["pretraining"] = _pretraining(fields.pop("pretraining"), f"{path} [pretraining]")
-    for key in ("data", "weights"):
+    read = {
+        "size": ("preset", preset),
+        "pretraining": ("pretraining", lambda table: _pretraining(table, f"{path} [pretraining]")),
+        "data": ("data", Path),
+        "weights": ("weights", Path),
+    }
+    for key, (name, reader) in read.items():
         if key in fields:
-            changes[key] = Path(fields.pop(key))
+            changes[name] = reader(fields.pop(key))
     if described and "departures" not in fields:
         changes["departures"] = ()
     if "data" in changes and "title" not in fields:
@@ -268,6 +252,33 @@ def from_toml(path: Path) -> Campaign:
         return _changed(replace(base, **changes), fields, path)
     except InputError as error:
         raise error if str(path) in str(error) else InputError(str(error), path) from error
+
+
+def _check_target(target: object) -> None:
+    number = isinstance(target, (int, float)) and not isinstance(target, bool)
+    if not number or not 0 < target < 1e6:
+        told = f"target latency {target!r} is no positive number of ms"
+        raise InputError(told, "the campaign", "write targets_ms = [2.3]")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    with open_input(path) as stream:
+        try:
+            return tomllib.load(stream)
+        # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"not TOML ({error})", path) from error
+
+
+def _check_kinds(fields: dict[str, Any], path: Path) -> None:
+    """Raises :class:`InputError` where a table or a text of a campaign's file is something else."""
+    for key in ("space", "train", "buffered", "sustained", "pretraining"):
+        if not isinstance(fields.get(key, {}), dict):
+            raise InputError(f"{key} is no table", path, f"write [{key}] on a line of its own")
+    for key in ("data", "weights", "size"):
+        value = fields.get(key, "unset")
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise InputError(f"{key} = {value!r} is no text", path)
 
 
 def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:

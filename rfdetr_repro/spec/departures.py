@@ -14,13 +14,14 @@ PAPER_BATCH = 128
 _RECIPE = {
     "lr": "learning rate {here:g} (paper: {paper:g})",
     "lr_encoder": "learning rate of the backbone {here:g} (paper: {paper:g})",
-    "layer_decay": "rates of the backbone's layers fall by a factor of {here:g} from one to the next (paper: "  # noqa: E501
-    "{paper:g})",
+    "layer_decay": "rates of the backbone's layers fall by a factor of {here:g} from one to the "
+    "next (paper: {paper:g})",
     "component_decay": "the backbone's rates are multiplied by {here:g} (paper: {paper:g})",
     "weight_decay": "weight decay {here:g} (paper: {paper:g})",
     "beta2": "beta2 of Adam {here:g} (paper: {paper:g})",
     "warmup_steps": "{here} warm-up steps (paper: {paper})",
-    "cooldown_share": "the rate falls linearly to 0 over the last {here:.0%} of the steps (paper: constant)",  # noqa: E501
+    "cooldown_share": "the rate falls linearly to 0 over the last {here:.0%} of the steps "
+    "(paper: constant)",
     "clip_norm": "gradients clipped at norm {here:g} (paper: {paper:g})",
     "ema_decay": "decay of the averaged weights {here:g} (paper: {paper:g})",
     "class_weight": "classification loss of weight {here:g} (paper: {paper:g})",

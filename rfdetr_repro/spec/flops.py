@@ -1,13 +1,15 @@
 """Floating-point operations of every part of the model, from its shapes alone: 2 per multiply-add,
 one image. No torch here.
 
-Three conventions for one model (architecture facts section 2; each reproduces a published or measured column):
-  eager   upstream's evaluation forward, which Tables 2 and 3 of the paper print: heads on every layer, encoder masks, all blocks
+There are three conventions for one model, and each reproduces a published or a measured column:
+  eager   upstream's evaluation forward, which Tables 2 and 3 of the paper print: heads on every
+          layer, encoder masks, all blocks
   graph   upstream's export: heads and masks of the last layer only
-  deploy  what our exported subnet computes: like graph, but the first stage's box head runs on the chosen tokens only, and blocks
-          after the last read-out do not run
-Matrix products and convolutions count, attention included; resizing, normalisation and sampling do not, as in PyTorch's counter.
-"""  # noqa: E501
+  deploy  what our exported subnet computes: like graph, but the first stage's box head runs on the
+          chosen tokens only, and blocks after the last read-out do not run
+Matrix products and convolutions count, attention included; resizing, normalisation and sampling do
+not, as in PyTorch's counter.
+"""
 
 from __future__ import annotations
 

@@ -67,28 +67,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, _SIZES, {"proposal_side": (1e-6, 1)}, "the model")
-        sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
-        listed = {
-            "feature_stages": self.feature_stages,
-            "global_blocks": self.global_blocks,
-            "pos_grid": sides,
-        }
-        for name, values in listed.items():
-            if not all(type(value) is int and 0 <= value <= 4096 for value in values):
-                raise InputError(
-                    f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model"
-                )
-        for name, values in {
-            "feature_stages": self.feature_stages,
-            "global_blocks": self.global_blocks,
-        }.items():
-            if len(set(values)) < len(values):
-                raise InputError(f"{name} = {values!r} names a block twice", "the model")
-        if not self.feature_stages or min(self.feature_stages) < 1:
-            raise InputError(
-                f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later",
-                "the model",
-            )
+        self._check_blocks()
         if (
             self.vit_dim % self.vit_heads
             or self.hidden % self.self_heads
@@ -109,6 +88,23 @@ class ModelConfig:
         if not 1 <= len(self.levels) <= _MOST_LEVELS or set(self.levels) - {"P3", "P4", "P5"}:
             raise InputError(
                 f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5"
+            )
+
+    def _check_blocks(self) -> None:
+        sides = self.pos_grid if isinstance(self.pos_grid, tuple) else (self.pos_grid,)
+        blocks = {"feature_stages": self.feature_stages, "global_blocks": self.global_blocks}
+        for name, values in {**blocks, "pos_grid": sides}.items():
+            if not all(type(value) is int and 0 <= value <= 4096 for value in values):
+                raise InputError(
+                    f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model"
+                )
+        for name, values in blocks.items():
+            if len(set(values)) < len(values):
+                raise InputError(f"{name} = {values!r} names a block twice", "the model")
+        if not self.feature_stages or min(self.feature_stages) < 1:
+            raise InputError(
+                f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later",
+                "the model",
             )
 
     @property

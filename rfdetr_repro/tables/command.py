@@ -1,12 +1,13 @@
 """Prints the paper's tables, published beside measured, and the campaign's own frontier and
 sensitivity. Needs no torch.
 
-    python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] [--records PATH] [--scoreboard]
+    python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] \
+        [--records PATH] [--scoreboard]
 
 Tables are pure functions of the published CSVs and of stored Records; nothing is written back.
 Numbers are version 1's; the camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20
 mean the camera-ready's.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

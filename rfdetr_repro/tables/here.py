@@ -28,8 +28,8 @@ _PACKAGES = {
 }
 _PUBLISHED_ONLY = {
     "fastinst": "FastInst has no installable package: research code on detectron2",
-    "maskdino": "MaskDINO has no installable package: research code on detectron2 with its own CUDA "  # noqa: E501
-    "operator",
+    "maskdino": "MaskDINO has no installable package: research code on detectron2 with its own "
+    "CUDA operator",
     "caev2vits16truncated": "training a detector on this backbone is not part of the suite",
     "siglipv2vitb32": "training a detector on this backbone is not part of the suite",
     "sam2hieras": "training a detector on this backbone is not part of the suite",

@@ -48,7 +48,8 @@ _MEANING = {
     DIFFERENT: "measured here, outside the tolerance",
     NOT_RUN: "measurable here, but not run",
     NEEDS_GPU: f"everything is here but the GPU of the published latency ({GPU})",
-    PUBLISHED_ONLY: "never measured by this suite, for the reason that the list of open cells gives",  # noqa: E501
+    PUBLISHED_ONLY: "never measured by this suite, for the reason that the list of open cells "
+    "gives",
 }
 
 

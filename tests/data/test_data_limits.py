@@ -191,13 +191,14 @@ from rfdetr_repro import predict
 from rfdetr_repro.spec.errors import run_main
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_detector
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
-save_detector("m.safetensors", tiny_detector().state_dict(), ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS))
+card = ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS)
+save_detector("m.safetensors", tiny_detector().state_dict(), card)
 arguments = ["small.png", "--checkpoint", "m.safetensors", "--threshold", "0"]
 assert run_main(predict.main, arguments) == 0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert run_main(predict.main, ["big.jpg", *arguments[1:]]) == 0
 print("KiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.slow

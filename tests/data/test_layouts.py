@@ -306,11 +306,12 @@ def voc_xml(stem: str) -> str:
     objects = ""
     for number, (x, y, w, h) in enumerate(BOXES[stem]):
         sides = f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
-        objects += f"<object><name>{NAMES[number]}</name><difficult>0</difficult><bndbox>{sides}</bndbox></object>"  # noqa: E501
+        named = f"<name>{NAMES[number]}</name><difficult>0</difficult>"
+        objects += f"<object>{named}<bndbox>{sides}</bndbox></object>"
     size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
     return (
-        f"<annotation><folder>V</folder><filename>{stem}.jpg</filename><source><database>Unknown</database></source>"
-        f"{size}{objects}</annotation>"
+        f"<annotation><folder>V</folder><filename>{stem}.jpg</filename>"
+        f"<source><database>Unknown</database></source>{size}{objects}</annotation>"
     )
 
 

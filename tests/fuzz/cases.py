@@ -30,7 +30,8 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.reader}/{self.command}/{self.mutation.name if self.mutation else ' '.join(self.arguments)}"  # noqa: E501
+        what = self.mutation.name if self.mutation else " ".join(self.arguments)
+        return f"{self.reader}/{self.command}/{what}"
 
 
 BENCH = (

@@ -31,9 +31,14 @@ def of_onnx(content: bytes) -> Iterator[Mutation]:
     for name, change, refuse in (
         *_versions(),
         *_inputs(),
+        *_declarations(),
         *_structure(),
+        *_large(),
+        *_absent(),
         *_constants(),
+        *_constant_types(),
         *_expensive(),
+        *_endless_work(),
         *_metadata(),
     ):
         yield changed(name, change, refuse)
@@ -108,6 +113,15 @@ def _inputs() -> Iterator[Change]:
                 dim.dim_value = side
 
         yield f"input of {side} x {side}", square, True
+    for size in (-1, 0, 7, 2**62):  # 0 and less: left open
+
+        def out(model: ModelProto, size: int = size) -> None:
+            model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = size
+
+        yield f"output dimension {size}", out, False
+
+
+def _declarations() -> Iterator[Change]:
     for kind in (0, 2, 6, 7, 8, 9, 14, 16, 23, 99):
 
         def element(model: ModelProto, kind: int = kind) -> None:
@@ -144,12 +158,6 @@ def _inputs() -> Iterator[Change]:
         lambda model: setattr(model.graph.output[0], "name", "a\n\x1b[31mb\0"),
         True,
     )
-    for size in (-1, 0, 7, 2**62):  # 0 and less: left open
-
-        def out(model: ModelProto, size: int = size) -> None:
-            model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = size
-
-        yield f"output dimension {size}", out, False
 
     def wide(model: ModelProto) -> None:
         names = [
@@ -183,6 +191,15 @@ def _structure() -> Iterator[Change]:
         model.graph.node[0].name = "n" * 100_000
         model.graph.node[0].op_type = "N" * 100_000
 
+    yield "cycle", cycle, True
+    yield "node that reads itself", itself, True
+    yield "node twice", twice, True
+    yield "constant twice", doubled, False
+    yield "nodes in reverse", order, False
+    yield "long names", long_names, True
+
+
+def _large() -> Iterator[Change]:
     def deep(model: ModelProto) -> None:
         graph = helper.make_graph([], "inner", [], [])
         for _ in range(20):
@@ -213,15 +230,12 @@ def _structure() -> Iterator[Change]:
             helper.make_sparse_tensor(values, indices, [2**31, 2**31])
         )
 
-    yield "cycle", cycle, True
-    yield "node that reads itself", itself, True
-    yield "node twice", twice, True
-    yield "constant twice", doubled, False
-    yield "nodes in reverse", order, False
-    yield "long names", long_names, True
     yield "deep graphs", deep, True
     yield "20,000 nodes", many, False
     yield "sparse constant of 2^62", sparse, False
+
+
+def _absent() -> Iterator[Change]:
     yield "no nodes", lambda model: model.graph.ClearField("node"), True
     yield "no graph", lambda model: model.ClearField("graph"), True
     yield "missing constant", lambda model: model.graph.initializer.pop(), True
@@ -262,6 +276,9 @@ def _constants() -> Iterator[Change]:
         model.graph.initializer[2].CopyFrom(numpy_helper.from_array(array, "logits_c"))
 
     yield "one NaN", one_nan, True
+
+
+def _constant_types() -> Iterator[Change]:
     for dims in ([3, 10**12], [-1, 4], [0], [2**62, 2**62], [1] * 300, [1, 8, 5], []):
 
         def shaped(model: ModelProto, dims: list[int] = dims) -> None:
@@ -367,6 +384,9 @@ def _expensive() -> Iterator[Change]:
         # the last two look at the first size alone
         for op, change in {**exact, "Tile": tile, "Pad": pad}.items():
             yield f"{op} of {shape}", change, op in exact or 2**20 < shape[0]
+
+
+def _endless_work() -> Iterator[Change]:
     for limit in (10**9, 2**62):
 
         def numbers(model: ModelProto, limit: int = limit) -> None:

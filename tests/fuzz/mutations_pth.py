@@ -325,6 +325,10 @@ def _contents() -> Iterator[tuple[str, bool, Callable[[dict[str, Any]], Any]]]:
         True,
         lambda content: {**content, "model": dict(enumerate(content["model"].values()))},
     )
+    yield from _settings()
+
+
+def _settings() -> Iterator[tuple[str, bool, Callable[[dict[str, Any]], Any]]]:
     numbers = (None, True, -1, 0, 10**9, 2**70, 1.5, float("nan"), float("inf"))
     values: tuple[Any, ...] = (*numbers, "x", "y" * 5000, [], [1], [-1], {}, {"a": 1})
     keys = (

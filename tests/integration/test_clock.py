@@ -38,7 +38,7 @@ CLOCKS = {
 FILE_TIMES = {"st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns"}
 # "path:name" -> why a wrong clock does no harm there.
 ALLOWED = {
-    "rfdetr_repro/report/build.py:st_mtime": "which run is shown if none is named; the command prints which"  # noqa: E501
+    "rfdetr_repro/report/build.py:st_mtime": "which run is shown if none is named; it is printed"
 }
 NOW = 1_700_000_000.0
 

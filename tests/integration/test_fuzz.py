@@ -30,7 +30,8 @@ def test_the_judge_finds_what_is_wrong(tmp_path: Path) -> None:
     pass the test above.
     """
     script = f"""
-import sys; sys.path[:0] = [{str(FUZZ)!r}, {str(FUZZ.parent / "support")!r}, {str(FUZZ.parents[1])!r}]
+import sys
+sys.path[:0] = [{str(FUZZ)!r}, {str(FUZZ.parent / "support")!r}, {str(FUZZ.parents[1])!r}]
 import numpy, resource, time, types, os, pathlib
 import runner
 from cases import Case
@@ -49,12 +50,17 @@ def wrong(kind):
         if kind == "right": raise InputError("bad")
     return main
 for kind in runner.KINDS:
-    module = types.ModuleType(kind); module.main = wrong(kind); sys.modules[kind] = module; runner.MODULES[kind] = kind
+    module = types.ModuleType(kind)
+    module.main = wrong(kind)
+    sys.modules[kind] = module
+    runner.MODULES[kind] = kind
     mutation = Mutation("none", lambda path: None, True)
     seeds = pathlib.Path({str(tmp_path)!r}); (seeds / "file").touch()
-    found = runner.run_case(Case("r", kind, (), "file", mutation, True), seeds, timeout_s=2.0 if kind == "hang" else 300.0)
+    limit = 2.0 if kind == "hang" else 300.0
+    case = Case("r", kind, (), "file", mutation, True)
+    found = runner.run_case(case, seeds, timeout_s=limit)
     print(kind, "->", found.kind)
-"""  # noqa: E501
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )

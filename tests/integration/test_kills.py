@@ -34,7 +34,8 @@ fault = sys.argv[1]
 if not os.path.exists("half"):
     open("half", "w").close()
     if fault == "orphan":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(86400)"], start_new_session=True)
+        sleeper = [sys.executable, "-c", "import time; time.sleep(86400)"]
+        subprocess.Popen(sleeper, start_new_session=True)
     if fault == "scratch":
         open(os.path.join(os.environ["TMPDIR"], "scratch"), "w").close()
     time.sleep(86400)
@@ -64,7 +65,7 @@ found = run.go([Kill("work", "half", False, False, 0)])
 run.wrong += tool["differences"]({{"files": ["half", "whole"]}}, found)
 run.end_all()
 print(json.dumps([run.kills, run.wrong]))
-"""  # noqa: E501
+"""
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,10 @@ tool = runpy.run_path({str(KILLS / "__main__.py")!r})
 for runs, kills in ((8, 60), (1, 1), (3, 7)):
     rows = tool["plans"](runs, kills, True, random.Random(1))
     flat = [kill for row in rows for kill in row]
-    moments, groups = {{(one.command, one.moment) for one in flat if one.moment}}, {{one.group for one in flat}}
+    moments = {{(one.command, one.moment) for one in flat if one.moment}}
+    groups = {{one.group for one in flat}}
     print(len(rows), len(flat), len(moments), len(groups))
-"""  # noqa: E501
+"""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

@@ -15,7 +15,8 @@ from samples_run import write_run
 BLOCKED = """
 import sys
 
-HEAVY = {"torch", "onnx", "onnxruntime", "faster_coco_eval", "hotcoco", "safetensors", "pycocotools"}
+HEAVY = {"torch", "onnx", "onnxruntime", "faster_coco_eval", "hotcoco"}
+HEAVY |= {"safetensors", "pycocotools"}
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -29,7 +30,7 @@ except ImportError:
     pass
 else:
     sys.exit("the blocker does not block")
-"""  # noqa: E501
+"""
 
 FLOW = """
 import rfdetr_repro

@@ -117,10 +117,11 @@ def main(argv):
         time.sleep(float(sys.argv[2]) * (trainer.step == 4))
         return step(trainer, batches)
     Trainer.train_step = slow
-    setup = {"recipe": Recipe(TINY, TRAIN, SPACE), "split": read_split(sys.argv[3], "train"), "folder": Path(sys.argv[1])}
+    split = read_split(sys.argv[3], "train")
+    setup = {"recipe": Recipe(TINY, TRAIN, SPACE), "split": split, "folder": Path(sys.argv[1])}
     run_training(setup, 2)
 raise SystemExit(run_main(main))
-"""  # noqa: E501
+"""
 
 
 def said_until(process: subprocess.Popen[str], line: str) -> None:
@@ -183,9 +184,12 @@ from rfdetr_repro.bench.command.run import main
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.export import backends, trial
 trial.tried = lambda artifact: artifact  # the files hold no models
-backends.open_session = lambda artifact, backend="onnxruntime", **options: FakeSession(artifact, runtime=backend)
+def open_fake(artifact, backend="onnxruntime", **options):
+    return FakeSession(artifact, runtime=backend)
+
+backends.open_session = open_fake
 raise SystemExit(run_main(main, sys.argv[3:]))
-"""  # noqa: E501
+"""
 
 
 def test_two_benches_of_one_store_lose_nothing(tmp_path):
@@ -223,8 +227,11 @@ def slow(index, *rest):
     return write(index, *rest)
 embedded._write_image = slow
 config = embedded.EmbeddedConfig(64, train_images=1, val_images=1, test_images=1)
-raise SystemExit(run_main(lambda argv: embedded.write_embedded(Path(sys.argv[1]), config, workers=1) and None))
-"""  # noqa: E501
+def main(argv):
+    embedded.write_embedded(Path(sys.argv[1]), config, workers=1)
+
+raise SystemExit(run_main(main))
+"""
 
 
 def test_a_second_process_that_composes_the_same_data_set_is_refused(tmp_path):

@@ -121,8 +121,9 @@ from rfdetr_repro.records.store import Store
 from dataclasses import replace
 record = run_records()[0]
 for index in range(int(sys.argv[3])):
-    Store(sys.argv[1]).append(replace(record, model=replace(record.model, name=f"{sys.argv[2]}-{index}")))
-"""  # noqa: E501
+    model = replace(record.model, name=f"{sys.argv[2]}-{index}")
+    Store(sys.argv[1]).append(replace(record, model=model))
+"""
 
 
 def test_no_record_of_concurrent_writers_is_lost(tmp_path: Path) -> None:

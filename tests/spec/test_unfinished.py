@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,15 +125,16 @@ def test_makers_and_removers_do_not_hinder_each_other(tmp_path: Path) -> None:
             if (tmp_path / name).read_text() != str(number):
                 wrong.append(number)
 
-    removers = [threading.Thread(target=remove) for _ in range(2)]
-    makers = [threading.Thread(target=make, args=(f"file{number}",)) for number in range(3)]
-    for thread in (*removers, *makers):
-        thread.start()
-    for thread in makers:
-        thread.join()
-    stop.set()
-    for thread in removers:
-        thread.join()
+    with ThreadPoolExecutor(5) as pool:
+        removers = [pool.submit(remove) for _ in range(2)]
+        makers = [pool.submit(make, f"file{number}") for number in range(3)]
+        try:
+            for maker in makers:
+                maker.result()
+        finally:
+            stop.set()
+        for remover in removers:
+            remover.result()
     assert not wrong and sorted(path.name for path in tmp_path.iterdir()) == [
         "file0",
         "file1",

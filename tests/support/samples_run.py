@@ -192,8 +192,8 @@ def summary() -> dict[str, object]:
             {"name": "confirm", "seconds": 260.5, "detail": "frontier exported and measured"},
         ],
         "data": {
-            "description": "Sprites over photographs from a seed. val: known objects, new scenes; test: "  # noqa: E501
-            "unknown objects.",
+            "description": "Sprites over photographs from a seed. val: known objects, new scenes; "
+            "test: unknown objects.",
             "splits": {
                 name: {"images": count, "sha256": digest}
                 for name, (count, digest) in SPLITS.items()

@@ -209,10 +209,11 @@ SCRIPT = """
     from rfdetr_repro.train.recipe import Recipe
 
     torch.set_num_threads(1)
-    trainer = Trainer(Recipe(TINY, replace(TRAIN, steps=12), SPACE), read_split(sys.argv[1], "train"), Path(sys.argv[2]))
+    recipe = Recipe(TINY, replace(TRAIN, steps=12), SPACE)
+    trainer = Trainer(recipe, read_split(sys.argv[1], "train"), Path(sys.argv[2]))
     print("from", trainer.step, flush=True)
     trainer.run(lambda step, parts: print("step", step, flush=True))
-"""  # noqa: E501
+"""
 
 
 def start(data: Path, run: Path) -> subprocess.Popen[str]:

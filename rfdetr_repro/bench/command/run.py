@@ -1,8 +1,9 @@
 """Measure artifacts: latency by the protocol, and with --data their accuracy from the same files.
 
-python -m rfdetr_repro.bench --onnx a.onnx b.onnx --data DIR --split val --protocol both --out results/bench.jsonl
+python -m rfdetr_repro.bench --onnx a.onnx b.onnx --data DIR --split val --protocol both \
+    --out results/bench.jsonl
 python -m rfdetr_repro.bench --campaign buffer-sweep --models rfdetr-medium
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

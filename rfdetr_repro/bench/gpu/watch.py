@@ -224,7 +224,8 @@ class GpuWatch:
         while not self._stop.is_set():
             try:
                 reading = self.source.read()
-            except Exception as error:  # a dead driver raises whatever it likes; the measurement goes on, unwatched  # noqa: E501
+            # a dead driver raises whatever it likes; the measurement goes on, unwatched
+            except Exception as error:
                 with self._turn:
                     self._failure = f"the driver failed ({error})"
                     self._turn.notify_all()

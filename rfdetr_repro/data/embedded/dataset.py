@@ -44,8 +44,8 @@ NOTE = (
 SPLITS = {"train": "train", "val": "train", "test": "val"}
 DESCRIPTIONS = {
     "train": "scenes of the pack's train objects and backgrounds",
-    "val": "new scenes of the same train objects and backgrounds (another random stream); the search "  # noqa: E501
-    "chooses on it",
+    "val": "new scenes of the same train objects and backgrounds (another random stream); "
+    "the search chooses on it",
     "test": "objects, clutter and backgrounds that never occur in training",
 }
 

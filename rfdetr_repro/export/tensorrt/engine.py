@@ -1,14 +1,15 @@
 """ONNX artifact -> TensorRT or TensorRT-RTX engine with a manifest that says for which GPU, from
 which file and in which types.
 
-    python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend tensorrt-rtx [--out FOLDER] [--builds 3]
+    python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend tensorrt-rtx \
+        [--out FOLDER] [--builds 3]
 
 Networks are strongly typed: the engine has the types of the graph, and a float16 engine is made
 from a float16 graph (``export/half.py``); a builder flag would be ignored by TensorRT 11 in
 silence. TensorRT builds on the GPU that will run the engine; TensorRT-RTX builds anywhere, for
 compute capability 8.0 and later. Engines differ from build to build by tactic timing, so ``build``
 counts them and each has a timing cache of its own.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
