@@ -170,7 +170,8 @@ def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) 
     shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
     # The float32 score nearest to the threshold may lie just below it, and belongs to what is
     # shown.
-    least = min([threshold, *map(float, shown.scores)])
+    scores = () if shown.scores is None else shown.scores
+    least = min([threshold, *map(float, scores)])
     detections_figure(
         [canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1
     )

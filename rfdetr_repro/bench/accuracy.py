@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rfdetr_repro.data.annotations import ImageKey
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.letterbox import Letterbox
 from rfdetr_repro.data.resizing import model_input
@@ -119,7 +120,9 @@ def run_on(session: Session, image: Array) -> Detections:
     )
 
 
-def detect_image(session: Session, image: Array, image_id: int, labels: Array) -> ImageDetections:
+def detect_image(
+    session: Session, image: Array, image_id: ImageKey, labels: Array
+) -> ImageDetections:
     """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes
     (``labels``: :func:`label_map`).
 

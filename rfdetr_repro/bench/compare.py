@@ -147,18 +147,18 @@ def compare_stores(
         if (before := befores.get(key)) is None:
             pairs.append(Pair(_name(record), None, _why_not_there(record, befores)))
             continue
-        old = before[-1][1]
+        earlier = before[-1][1]
         both = [one for _, one in (*before, *after)]
         if data := _other_data([one for _, one in before], [one for _, one in after]):
             pairs.append(Pair(_name(record), None, data))
             continue
         moved = sorted(
-            {_machine_words(one.machine) for one in both} - {_machine_words(old.machine)}
+            {_machine_words(one.machine) for one in both} - {_machine_words(earlier.machine)}
         )
         note = (
-            f"{_machine_words(old.machine)} -> {', '.join(moved)}"
+            f"{_machine_words(earlier.machine)} -> {', '.join(moved)}"
             if moved
-            else _changes(old, record)
+            else _changes(earlier, record)
         )
         known = all(one.machine is not None and one.machine.cpu != "unknown" for one in both)
         if not any_machine and (moved or not known):

@@ -316,7 +316,6 @@ class _ImageReader:
             None,
         )
         sides = [entry.get("width"), entry.get("height")]
-        stated = [None if side is None else whole(side) for side in sides]
         if (
             key is None
             or not name
@@ -324,12 +323,8 @@ class _ImageReader:
         ):
             what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
             return ("images that are malformed", what, self.path, "add them"), None
-        width, height = stated if None not in stated else (None, None)
-        if width is not None and not (
-            1 <= min(width, height)
-            and max(width, height) <= LARGEST_SIDE
-            and width * height <= MOST_PIXELS
-        ):
+        width, height = (None if side is None else whole(side) for side in sides)
+        if width is not None and height is not None and not _possible(width, height):
             what = f"image id {short(key)} has size {short(width)} x {short(height)}"
             return ("images of an impossible size", what, self.path, "write its real size"), None
         found = finder.find(name)
@@ -343,12 +338,13 @@ class _ImageReader:
                 where,
                 mend,
             ), None
-        if width is None or self.open_all:
+        unstated = width is None or height is None
+        if unstated or self.open_all:
             try:
                 header = read_header(found)
             except InputError as error:
                 return ("images that cannot be decoded", str(error), "", "replace the file"), None
-            if width is None:
+            if unstated:
                 width, height = header.shown_wh if self.turned else header.stored_wh
                 self.sizes_from_files += 1
             elif (width, height) not in (header.stored_wh, header.shown_wh):
@@ -359,7 +355,14 @@ class _ImageReader:
                     found,
                     "write its real size",
                 ), None
+        assert width is not None and height is not None  # stated, or read from the file
         return None, ImageInfo(key, found, width, height)
+
+
+def _possible(width: int, height: int) -> bool:
+    """Whether a picture may have this size."""
+    longest = max(width, height)
+    return min(width, height) >= 1 and longest <= LARGEST_SIDE and width * height <= MOST_PIXELS
 
 
 @dataclass

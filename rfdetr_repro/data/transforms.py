@@ -18,6 +18,7 @@ import numpy as np
 
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
+from .annotations import ImageKey
 from .coco import MasksLater, Sample
 from .resizing import resize_image, resized
 
@@ -40,7 +41,7 @@ class Target:
     boxes_cxcywh: Tensor  # float32 (n, 4), 0..1 of the input image
     labels: Tensor  # int64 (n,) contiguous
     masks: Tensor | None  # bool (n, H, W) at input resolution
-    image_id: int
+    image_id: ImageKey
 
 
 @dataclass(frozen=True)

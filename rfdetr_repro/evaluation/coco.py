@@ -68,7 +68,7 @@ def boxes_in_pixels(boxes_xyxy: Array, size_hw: tuple[int, int]) -> Array:
 
 
 def detections_in_pixels(
-    image_id: int,
+    image_id: ImageKey,
     size_hw: tuple[int, int],
     scores: Array,
     labels: Array,

@@ -175,7 +175,7 @@ class Resamples:
         That of a split in which every image stands as often as it was drawn, to 1e-6 (tests), where
         no two detections of one image and class have equal scores.
         """
-        rows = np.flatnonzero(self.weights.any(axis=1)[found.image])
+        rows = np.flatnonzero(np.asarray(self.weights.any(axis=1))[found.image])
         # stable: of equals the earlier image first
         rows = rows[np.lexsort((-found.score[rows], found.label[rows]))]
         starts = np.searchsorted(found.label[rows], np.arange(len(self.objects) + 1)).astype(

@@ -35,11 +35,11 @@ def detections_of(
         logits = (
             None if ranked.mask_logits is None else ranked.mask_logits[row].float().cpu().numpy()
         )
-        columns = (
-            column[row].cpu().numpy()
-            for column in (ranked.scores.float(), ranked.labels, ranked.boxes_xyxy.float())
-        )
-        results.append(detections_in_pixels(info.id, (info.height, info.width), *columns, logits))
+        scores = ranked.scores[row].float().cpu().numpy()
+        labels = ranked.labels[row].cpu().numpy()
+        boxes = ranked.boxes_xyxy[row].float().cpu().numpy()
+        size_hw = info.height, info.width
+        results.append(detections_in_pixels(info.id, size_hw, scores, labels, boxes, logits))
     return results
 
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.codec import decode, without_absent
@@ -279,7 +280,8 @@ def _check_numbers(part: object, where: str) -> None:
     """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or
     negative.
     """
-    for name in _numbers_of(type(part)) if part is not None else ():
+    kind: type[Any] = type(part)
+    for name in _numbers_of(kind) if part is not None else ():
         value = getattr(part, name)
         if value is None:
             continue

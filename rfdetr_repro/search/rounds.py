@@ -114,7 +114,7 @@ def measure_rounds(
     while not reason:
         column = {}
         for name in rng.sample(names, len(names)):
-            mark = watch.mark() if watch else 0.0
+            mark = watch.mark() if watch else 0
             column[name] = _visit(calls[name], protocol, clock, timer)
             if watch:
                 verdicts[name].append(watch.since(mark).throttled)

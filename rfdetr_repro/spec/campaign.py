@@ -254,9 +254,9 @@ def from_toml(path: Path) -> Campaign:
         raise error if str(path) in str(error) else InputError(str(error), path) from error
 
 
-def _check_target(target: object) -> None:
+def _check_target(target: Any) -> None:
     number = isinstance(target, (int, float)) and not isinstance(target, bool)
-    if not number or not 0 < target < 1e6:
+    if not (number and 0 < target < 1e6):
         told = f"target latency {target!r} is no positive number of ms"
         raise InputError(told, "the campaign", "write targets_ms = [2.3]")
 

@@ -46,9 +46,10 @@ def decode(kind: type[T], fields: Any) -> T:
     """
     if not isinstance(fields, dict):
         raise TypeError(f"{kind.__name__} must be an object")
-    hints = _hints(kind)
-    plain = _plain_types(kind)
-    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(kind)}):  # type: ignore[arg-type]
+    row: type[Any] = kind
+    hints = _hints(row)
+    plain = _plain_types(row)
+    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(row)}):
         raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
     values = {
         name: value

@@ -253,7 +253,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 @contextmanager
-def open_input(path: str | Path) -> Iterator[Any]:
+def open_input(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Opens a user's regular file for reading bytes; any other path is an :class:`InputError`.
 
     FIFOs and devices are refused because they may never end.

@@ -48,6 +48,6 @@ class StepBar:
             self._bar.set_postfix_str(f"loss {self._loss:.2f}", refresh=False)
         self._bar.update(step - self._step)
         if self._prints and 10 * step // self._total > 10 * self._step // self._total:
-            loss = "" if self._loss is None else f", loss {self._loss:.2f}"
-            print(f"{self._label}: step {step} of {self._total}{loss}", flush=True)
+            shown = "" if self._loss is None else f", loss {self._loss:.2f}"
+            print(f"{self._label}: step {step} of {self._total}{shown}", flush=True)
         self._step = step

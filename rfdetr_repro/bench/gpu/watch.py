@@ -303,12 +303,11 @@ def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
 
 def _busy_mhz(readings: Sequence[Reading]) -> float | None:
     """None where no clock is known of a reading in which the GPU is known not to have been idle."""
-    known = [
-        reading
+    busy = [
+        reading.sm_mhz
         for reading in readings
-        if reading.sm_mhz is not None and reading.reasons is not None
+        if reading.sm_mhz is not None and reading.reasons is not None and not reading.reasons & IDLE
     ]
-    busy = [reading.sm_mhz for reading in known if not reading.reasons & IDLE]
     return statistics.fmean(busy) if busy else None
 
 

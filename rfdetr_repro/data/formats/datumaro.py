@@ -36,27 +36,29 @@ def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     result["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
     left_out: dict[str, int] = {}
     for number, item in enumerate(document["items"]):
-        item = item if isinstance(item, dict) else {}
-        image = item.get("image") if isinstance(item.get("image"), dict) else {}
+        item = _table(item)
+        image = _table(item.get("image"))
         key = item.get("id") if isinstance(item.get("id"), str) and item.get("id") else number
-        size = (
-            image.get("size")
-            if isinstance(image.get("size"), list) and len(image.get("size", [])) == 2
-            else [None, None]
-        )
-        media = item.get("media") if isinstance(item.get("media"), dict) else {}
+        size = image.get("size")
+        height, width = size if isinstance(size, list) and len(size) == 2 else (None, None)
+        media = _table(item.get("media"))
         name = (
             image.get("path")
             or media.get("path")
             or (f"{key}.jpg" if isinstance(key, str) else None)
         )
-        result["images"].append({"id": key, "file_name": name, "height": size[0], "width": size[1]})
+        result["images"].append({"id": key, "file_name": name, "height": height, "width": width})
         annotations = item.get("annotations")
         for row in _objects(annotations if isinstance(annotations, list) else [], left_out):
             result["annotations"].append(
                 {"id": len(result["annotations"]) + 1, "image_id": key, **row}
             )
     return result, left_out
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """``value``, or an empty object where it is something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _objects(annotations: list[Any], left_out: dict[str, int]) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def _objects(annotations: list[Any], left_out: dict[str, int]) -> list[dict[str,
 def _row(entry: Any) -> dict[str, Any] | None:
     if not isinstance(entry, dict) or entry.get("type") not in _READ:
         return None
-    attributes = entry.get("attributes") if isinstance(entry.get("attributes"), dict) else {}
+    attributes = _table(entry.get("attributes"))
     row: dict[str, Any] = {
         "category_id": entry.get("label_id"),
         "iscrowd": attributes.get("is_crowd", 0),

@@ -271,7 +271,7 @@ def _single(folder: Path, undivided: bool) -> Iterator[Found]:
             and any((folder / place).glob("*.xml"))
             and not (folder / "annotations.xml").is_file()
         ):
-            images = _existing(folder / "JPEGImages", folder / "images", folder)
+            pictures = _existing(folder / "JPEGImages", folder / "images", folder)
             siblings = [
                 folder.parent / name / place
                 for split in SPLITS
@@ -281,7 +281,7 @@ def _single(folder: Path, undivided: bool) -> Iterator[Found]:
             yield Found(
                 "voc",
                 folder / place,
-                images,
+                pictures,
                 undivided,
                 others=() if undivided else _existing(*siblings),
             )
@@ -342,6 +342,7 @@ def _explicit(named: ExplicitSplit) -> Found:
     if images is not None and not _is_dir(images):
         raise InputError("no such folder of images", short(images), "check the path")
     beside = path.parent
+    folders: tuple[Path, ...]
     if images is not None:
         folders = (images,)
     else:

@@ -149,7 +149,7 @@ def names_of_file(path: Path) -> dict[int, str]:
 
 
 def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
-    names = described.get("names")
+    names: Any = described.get("names")
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     keys = list(names) if isinstance(names, dict) else []
@@ -188,7 +188,7 @@ def _key_points(described: dict[str, Any], path: Path) -> int:
     """Numbers that follow a box in each line: points times values of ``kpt_shape``, 0 without
     it.
     """
-    shape = described.get("kpt_shape")
+    shape: Any = described.get("kpt_shape")
     if not given(shape):
         return 0
     try:

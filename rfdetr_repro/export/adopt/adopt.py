@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -376,9 +377,7 @@ def _inputs(
             fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
         )
 
-    return [lambda picture=picture: network_input(picture) for picture in pictures] or [
-        lambda: stand_in(hw)
-    ]
+    return [partial(network_input, picture) for picture in pictures] or [partial(stand_in, hw)]
 
 
 def _truths(
@@ -402,7 +401,7 @@ def _truths(
             ids,
         )
 
-    return [lambda picture=picture: truth(picture) for picture in pictures]
+    return [partial(truth, picture) for picture in pictures]
 
 
 def _channels_last(form: str, outputs: Sequence[Shape], known_classes: int | None) -> bool:

@@ -79,11 +79,11 @@ def join(
             "from the file's metadata" if names else "by number",
         )
     if asked is None and names:
-        found = _by_name(categories, count, names, path)
-        if found is not None:
-            return found
-    fitting = {kind: _map(kind, categories, count, settled, asked == kind) for kind in CLASSES}
-    fitting = {kind: found for kind, found in fitting.items() if found is not None}
+        by_name = _by_name(categories, count, names, path)
+        if by_name is not None:
+            return by_name
+    maps = {kind: _map(kind, categories, count, settled, asked == kind) for kind in CLASSES}
+    fitting = {kind: found for kind, found in maps.items() if found is not None}
     if asked is not None:
         if asked not in fitting:
             raise InputError(

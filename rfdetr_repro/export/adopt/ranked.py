@@ -122,7 +122,8 @@ def add_suppressed(
     assert pair is not None
     boxes, scores, _ = pair
     corners = relative_corners(build, boxes.name, size, layout)
-    kept = suppress(build, Raw(corners, scores.name, *scores.dims[1:], corners=True), nms)
+    anchors, classes = scores.dims[1:]
+    kept = suppress(build, Raw(corners, scores.name, anchors, classes, corners=True), nms)
     build.results(
         scores=(kept.scores, FLOAT), labels=(kept.labels, INT), boxes=(kept.boxes_xyxy, FLOAT)
     )

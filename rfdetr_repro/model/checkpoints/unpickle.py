@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -338,7 +338,33 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
     return array.value
 
 
-class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+if TYPE_CHECKING:
+
+    class _PythonUnpickler:
+        """What is used here of the standard library's unpickler in Python, which has no published
+        types.
+        """
+
+        dispatch: dict[int, Callable[[Any], None]]
+        stack: list[Any]
+
+        def __init__(self, stream: BinaryIO | _Bounded) -> None: ...
+        def load(self) -> Any: ...
+        def load_reduce(self) -> None: ...
+        def load_newobj(self) -> None: ...
+        def load_newobj_ex(self) -> None: ...
+        def load_build(self) -> None: ...
+        def load_setitem(self) -> None: ...
+        def load_setitems(self) -> None: ...
+        def load_additems(self) -> None: ...
+        def load_dict(self) -> None: ...
+        def load_frozenset(self) -> None: ...
+
+else:
+    _PythonUnpickler = pickle._Unpickler
+
+
+class InertUnpickler(_PythonUnpickler):
     """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id
     names.
 
@@ -347,13 +373,15 @@ class InertUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
     times, keys that take for ever to hash) nor refuse a change of a tensor.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def __init__(
-        self, stream: BinaryIO, load_storage: Callable[[str, torch.dtype, int], Tensor]
+        self, stream: BinaryIO | _Bounded, load_storage: Callable[[str, torch.dtype, int], Tensor]
     ) -> None:
         super().__init__(stream)
-        self.names, self.load_storage, self.copied = inert_names(), load_storage, 0
+        self.names = inert_names()
+        self.load_storage = load_storage
+        self.copied = 0
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name; any other name raises :class:`Foreign`."""
@@ -514,7 +542,7 @@ class _Bounded:
         return self._taken(self.stream.readline(self.left + 1))
 
 
-def _read_sequence(stream: BinaryIO, size: int) -> Any:
+def _read_sequence(stream: io.BufferedReader, size: int) -> Any:
     """Magic number, protocol, machine, content, keys of storages: five pickles, then the
     storages.
     """
@@ -547,9 +575,8 @@ def _read_sequence(stream: BinaryIO, size: int) -> Any:
     for key in load():
         buffer, itemsize = storages[str(key)]
         count = int.from_bytes(stream.read(8), "little")
-        if count * itemsize != len(buffer) or stream.readinto(memoryview(buffer.numpy())) != len(
-            buffer
-        ):  # type: ignore[attr-defined]
+        expected = len(buffer)
+        if count * itemsize != expected or stream.readinto(buffer.numpy().data) != expected:
             raise ValueError("the file is cut short")
     return content
 
@@ -617,7 +644,7 @@ def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
         stream.seek(member.header_offset + 26)
         name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
         stream.seek(member.header_offset + 30 + name + extra)
-        if stream.readinto(memoryview(buffer)) != member.file_size:
+        if stream.readinto(buffer.data) != member.file_size:
             raise ValueError("the file is cut short")
     return torch.from_numpy(buffer)
 
