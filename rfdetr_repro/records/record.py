@@ -280,7 +280,7 @@ def _check_numbers(part: object, where: str) -> None:
     """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or
     negative.
     """
-    kind: type[Any] = type(part)
+    kind: Any = type(part)
     for name in _numbers_of(kind) if part is not None else ():
         value = getattr(part, name)
         if value is None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,7 +237,7 @@ def from_toml(path: Path) -> Campaign:
     for key in ("space", "train", "buffered", "sustained"):
         if key in fields:
             changes[key] = _changed(getattr(base, key), fields.pop(key), f"{path} [{key}]")
-    read = {
+    read: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "size": ("preset", preset),
         "pretraining": ("pretraining", lambda table: _pretraining(table, f"{path} [pretraining]")),
         "data": ("data", Path),

@@ -46,7 +46,7 @@ def decode(kind: type[T], fields: Any) -> T:
     """
     if not isinstance(fields, dict):
         raise TypeError(f"{kind.__name__} must be an object")
-    row: type[Any] = kind
+    row: Any = kind
     hints = _hints(row)
     plain = _plain_types(row)
     if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(row)}):
