@@ -25,15 +25,18 @@ def check_backend(backend: str) -> None:
     """
     choose(backend, BACKENDS, "backend")
     if backend == "onnxruntime-cuda":
-        _class("ort_cuda_session", "check_provider")()
+        _class("ort_cuda", "check_provider")()
     elif backend == "openvino":
-        _class("openvino_session", "OpenVinoSession")
+        _class("openvino", "OpenVinoSession")
     elif backend == "torch-graph":
-        _class("torch_session", "graph_device")()
+        _class("torch", "graph_device")()
     elif backend in ("tensorrt", "tensorrt-rtx"):
-        _class("tensorrt_session", "TrtSession")
-        _class("cuda_device", "open_device")()
-        _class("tensorrt", "load_backend")(backend)
+        _class("tensorrt", "TrtSession")
+        from rfdetr_repro.export.tensorrt.cuda_device import open_device
+        from rfdetr_repro.export.tensorrt.engine import load_backend
+
+        open_device()
+        load_backend(backend)
 
 
 def open_session(

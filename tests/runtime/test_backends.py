@@ -11,7 +11,7 @@ import torch
 from samples_backends import REFUSED, WIDENED, Both, both_formats, rewritten, with_output_type
 from samples_export import images
 
-from rfdetr_repro.runtime.backends import BACKENDS, WITH_GRAPH, open_session
+from rfdetr_repro.runtime.backends import BACKENDS, WITH_GRAPH, check_backend, open_session
 from rfdetr_repro.spec.errors import InputError
 
 
@@ -46,6 +46,16 @@ def test_one_interface(both: Both, name: str) -> None:
         assert np.array_equal(got, copy) and np.array_equal(got, want)
     assert not np.array_equal(session.outputs().boxes_xyxy, expected.boxes_xyxy)
     assert session.gpu_ms is None or session.gpu_ms > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_backend_that_is_refused_lacks_a_package_or_a_device(both: Both, backend: str) -> None:
+    """None of ours: a module of this package that is not found is our own fault."""
+    for use in (check_backend, lambda name: open_session(both.onnx, name)):
+        try:
+            use(backend)
+        except InputError as error:
+            assert "rfdetr_repro" not in str(error), error
 
 
 def test_formats_do_not_cross(both: Both) -> None:
@@ -90,7 +100,7 @@ def test_bad_arguments(both: Both, arguments: dict[str, object], message: str) -
         (
             "tensorrt",
             "rfdetr_repro.runtime.tensorrt",
-            "cannot be loaded: .*tensorrt_session.*; install what it needs",
+            "cannot be loaded: .*runtime.tensorrt.*; install what it needs",
         ),
     ],
 )
