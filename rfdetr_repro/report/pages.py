@@ -37,6 +37,20 @@ def text_width_pt(text: str, size: float, weight: str = "normal") -> float:
     return size * sum(_advance(letter, weight) for letter in drawable(text))
 
 
+def _pieces(line: str, width_pt: float, size: float, weight: str) -> list[str]:
+    """``line`` cut into pieces of at most ``width_pt``, each of at least one letter."""
+    pieces = []
+    start = 0
+    used = 0.0
+    for place, letter in enumerate(line):
+        used += _advance(letter, weight)
+        if size * used > width_pt and place > start:
+            pieces.append(line[start:place])
+            start = place
+            used = _advance(letter, weight)
+    return [*pieces, line[start:]]
+
+
 def wrap(text: str, width_pt: float, size: float, weight: str = "normal") -> list[str]:
     """Lines of at most ``width_pt``; a word that is longer than a line is broken."""
     lines = []
@@ -46,14 +60,8 @@ def wrap(text: str, width_pt: float, size: float, weight: str = "normal") -> lis
             lines.append(line)
             line = ""
         line = f"{line} {word}" if line else word
-        while text_width_pt(line, size, weight) > width_pt and len(line) > 1:
-            cut = next(
-                n
-                for n in range(len(line) - 1, 0, -1)
-                if n == 1 or text_width_pt(line[:n], size, weight) <= width_pt
-            )
-            lines.append(line[:cut])
-            line = line[cut:]
+        *broken, line = _pieces(line, width_pt, size, weight)
+        lines += broken
     return [*lines, line] if line else lines or [""]
 
 

@@ -16,6 +16,7 @@ from samples_run import run_records, sha, summary, write_run
 
 from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.record import FINE_TUNING, NEVER_TRAINED
+from rfdetr_repro.report import pages
 from rfdetr_repro.report.after import published_changes
 from rfdetr_repro.report.blocks import Document, Drawing, Grid, Paragraph, Picture
 from rfdetr_repro.report.build import build_report, main, newest_run
@@ -226,6 +227,20 @@ def test_wrapped_lines_fit_and_lose_nothing():
     assert all(text_width_pt(line, 9.2) <= WIDTH_PT for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrap("", 100, 9) == [""]
+
+
+def test_a_long_word_is_broken_where_it_is_full_and_each_letter_looked_at_a_few_times(monkeypatch):
+    word = "".join("iWm.l"[(7 * place * place) % 5] for place in range(20_000))
+    lines = wrap(f"a {word} b", 100, 9.0)
+    assert "".join(lines).replace(" ", "") == f"a{word}b"
+    for line, after in zip(lines[1:-2], lines[2:-1], strict=True):
+        assert text_width_pt(line, 9.0) <= 100 < text_width_pt(line + after[0], 9.0)
+    assert wrap("WWW", 1, 9.0) == ["W", "W", "W"]
+    looked = []
+    advance = pages._advance
+    monkeypatch.setattr(pages, "_advance", lambda *of: looked.append(of) or advance(*of))
+    wrap(word, 100, 9.0)
+    assert len(looked) < 5 * len(word)
 
 
 def test_a_table_fits_the_page_or_wraps():
