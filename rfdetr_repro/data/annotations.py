@@ -27,10 +27,17 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import DuplicateKeyError, without_duplicates
 
 from .decoding import read_header
 from .image_files import ImageFinder, short
-from .segmentation import Segmentations, cut_segmentations, gather_segmentations, rle_bounds
+from .segmentation import (
+    SPAN_KEY,
+    Segmentations,
+    cut_segmentations,
+    gather_segmentations,
+    rle_bounds,
+)
 
 ImageKey = int | str  # a whole number of any size, or text, as the file has it
 # annotation tools round; up to here a box beyond the border is clipped without being counted
@@ -104,9 +111,10 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
     slim, spans = cut_segmentations(content)
     try:
         try:
-            document = json.loads(slim)
-        except ValueError:
-            document, spans = json.loads(content), spans[:0]  # for the right line and column
+            document = json.loads(slim, object_pairs_hook=_entry)
+        except ValueError:  # for the right line, column and key
+            document = json.loads(content, object_pairs_hook=_entry)
+            spans = spans[:0]
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", path, "write the file again") from error
     except json.JSONDecodeError as error:
@@ -119,6 +127,8 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
         raise InputError(
             "not a COCO file: it is nested too deeply", path, "export the data in COCO format"
         ) from error
+    except DuplicateKeyError as error:
+        raise InputError(f"not a COCO file: {error}", path, "keep one of the two") from error
     except ValueError as error:  # a number of more than 4,300 digits
         raise InputError(
             "not a COCO file: it holds a number of thousands of digits",
@@ -134,6 +144,14 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
                 "export the data in COCO format",
             )
     return document, spans
+
+
+def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of the document, each key once; a segmentation may lie apart under its own key."""
+    found = without_duplicates(pairs)
+    if SPAN_KEY in found and "segmentation" in found:
+        raise DuplicateKeyError("key 'segmentation' occurs twice")
+    return found
 
 
 def refuse_endless_numbers(document: dict[str, Any], path: Path) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core import mask as rle_code
 
+from rfdetr_repro.spec.files import without_duplicates
+
 from . import mask_logits as masks
 
 SPAN_KEY = "@span"  # stands in an annotation where its "segmentation" was cut out
@@ -46,7 +48,8 @@ class Segmentations:
         """
         if self.starts[row] < 0:
             return self.inline.get(row)
-        return json.loads(self.content[self.starts[row] : self.ends[row]].decode("utf-8"))
+        text = self.content[self.starts[row] : self.ends[row]].decode("utf-8")
+        return json.loads(text, object_pairs_hook=without_duplicates)
 
     def readable(self, row: int) -> Any:
         """As ``self[row]``; None also for text that is no JSON, which :meth:`fault` tells apart

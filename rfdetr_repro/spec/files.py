@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import FULL, InputError
+from .errors import FULL, InputError, shortened
 from .unfinished import (
     UNFINISHED,
     claimed_file,
@@ -312,14 +312,39 @@ def parse_json(content: str | bytes) -> Any:
     used.
 
     Beyond syntax errors these are NaN and infinite numbers (also by overflow, as in 1e999),
-    integers of thousands of digits, and nesting deeper than the interpreter's stack.
+    integers of thousands of digits, an object with a key twice, and nesting deeper than the
+    interpreter's stack.
     """
     if isinstance(content, bytes):
         content = content.decode("utf-8-sig")
     try:
-        return json.loads(content, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(
+            content,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=without_duplicates,
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+class DuplicateKeyError(ValueError):
+    """A JSON object has a key twice: which of the values counts would be left to chance."""
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; for ``object_pairs_hook`` of :mod:`json`. A key that occurs twice
+    is a :class:`DuplicateKeyError`.
+    """
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise DuplicateKeyError(f"key {shortened(repr(key), 60)} occurs twice")
+        seen.add(key)
+    return found
 
 
 def _no_constant(name: str) -> float:

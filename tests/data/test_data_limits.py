@@ -92,6 +92,41 @@ def test_an_annotation_id_that_is_no_id_is_malformed(tmp_path: Path, raw: str) -
         )
 
 
+MASK = "[[1, 1, 5, 1, 5, 5]]"
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "first", "second"),
+    [
+        (None, "extra", "1", "2"),
+        ("images", "file_name", '"a.png"', '"b.png"'),
+        ("annotations", "bbox", "[1, 1, 4, 4]", "[1, 1, 5, 5]"),
+        # segmentations are cut out before the rest is parsed: two, or one of the two
+        ("annotations", "segmentation", MASK, MASK),
+        ("annotations", "segmentation", "null", MASK),
+        ("annotations", "segmentation", MASK, "null"),
+        ("categories", "name", '"a"', '"b"'),
+    ],
+)
+def test_a_key_that_occurs_twice_is_refused(
+    tmp_path: Path, place: str | None, key: str, first: str, second: str
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        entry = document if place is None else document[place][0]
+        entry["@twice"] = "@raw"
+
+    folder = written(tmp_path, change)
+    path = folder / "annotations" / "instances_train.json"
+    document = json.loads(path.read_text())
+    entry = document if place is None else document[place][0]
+    entry.pop(key, None)
+    path.write_text(
+        json.dumps(document).replace('"@twice": null', f'"{key}": {first}, "{key}": {second}')
+    )
+    with pytest.raises(InputError, match=f"key '{key}' occurs twice.*instances_train.json"):
+        read_split(folder, "train")
+
+
 @pytest.mark.parametrize("raw", ["NaN", "-Infinity", "1e999"])
 @pytest.mark.parametrize("key", ["info", "licenses", "extra"])
 def test_numbers_that_json_has_not_are_refused(tmp_path: Path, key: str, raw: str) -> None:
@@ -208,7 +243,9 @@ def test_a_large_photo_is_drawn_with_masks_in_bounded_memory(tmp_path: Path) -> 
     """
     Image.new("RGB", (5000, 5000), (90, 120, 30)).save(tmp_path / "big.jpg")
     Image.new("RGB", (90, 90)).save(tmp_path / "small.png")
-    code = BIG.format(paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
+    code = BIG.format(
+        paths=[str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -26,6 +26,7 @@ from rfdetr_repro.spec.files import (
     atomic_path,
     open_input,
     parse_json,
+    read_json,
     remove_unfinished,
     write_atomic,
 )
@@ -112,6 +113,16 @@ def test_unusable_json_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
     assert parse_json(b'\xef\xbb\xbf{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]'])
+def test_a_key_that_occurs_twice_is_refused_by_its_name(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="key 'a' occurs twice"):
+        parse_json(text)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(InputError, match="not usable JSON .key 'a' occurs twice"):
+        read_json(tmp_path / "a.json")
+    assert parse_json('[{"a": 1}, {"a": 1, "b": {"a": 2}}]') == [{"a": 1}, {"a": 1, "b": {"a": 2}}]
 
 
 WRITER = """
