@@ -115,8 +115,12 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
     LONGEST_LINE characters.
 
-    An unknown flag or choice names the nearest one that is known.
+    An unknown flag or choice names the nearest one that is known. The beginning of a flag does not
+    stand for the flag: a command that is given another flag later would read it otherwise.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)

@@ -141,6 +141,28 @@ def test_the_nearest_flag_and_choice_are_named() -> None:
     assert len(str(caught.value)) <= LONGEST_LINE
 
 
+def test_the_beginning_of_a_flag_is_not_the_flag() -> None:
+    parser = ArgumentParser("rfdetr_repro.x")
+    parser.add_argument("--threads", type=int)
+    with pytest.raises(
+        InputError, match="unrecognized arguments: --thread.*did you mean --threads"
+    ):
+        parser.parse_args(["--thread=2"])
+    assert parser.parse_args(["--threads=2"]).threads == 2
+
+
+def test_every_command_takes_whole_flags_only() -> None:
+    root = Path(arguments.__file__).parents[2]
+    plain = [
+        path
+        for folder in ("rfdetr_repro", "reports")
+        for path in (root / folder).rglob("*.py")
+        if "argparse.ArgumentParser(" in path.read_text().replace("class ArgumentParser(", "")
+        and path.name != "errors.py"
+    ]
+    assert plain == []
+
+
 PARSERS = {  # module -> where its parser is made
     "rfdetr_repro.bench.command.run": "parser",
     "rfdetr_repro.search.command": "parser",
