@@ -22,6 +22,10 @@ from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
 
 MOST_DETECTIONS = 10**6  # per image and class
+NO_DETECTIONS = (
+    "The model detected nothing on any image: this AP is not a measure of how well the model "
+    "detects. Check its export, its score threshold and the names of its classes."
+)
 METRICS = {
     "AP": "ap",
     "AP50": "ap50",
@@ -138,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
             )
             print(f"{'':6}  {interval_sentence(metrics[kind])}")
+            if metrics[kind]["detections"] == 0:
+                print(f"{'':6}  {NO_DETECTIONS}")
     if metrics["why_no_masks"]:
         print(f"masks   not measured: {metrics['why_no_masks']}")
     if args.json:

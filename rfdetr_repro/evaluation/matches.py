@@ -318,10 +318,11 @@ def measured(
     kind: str = "bbox",
     artifact_sha256: str | None = None,
 ) -> Accuracy:
-    """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images;
-    ``kind``: bbox or segm.
+    """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images, and
+    how many detections there were; ``kind``: bbox or segm.
     """
     accuracy = evaluator.accuracy(detections, kind, artifact_sha256=artifact_sha256)
+    accuracy = replace(accuracy, detections=sum(len(found.scores) for found in detections))
     return with_interval(accuracy, matches(evaluator, detections, kind), Objects.of(evaluator))
 
 

@@ -352,7 +352,9 @@ def _mean_accuracy(found: Sequence[Accuracy | None], digest: str) -> Accuracy | 
     means = {name: None if None in column else fmean(column) for name, column in values.items()}
     rule = known[0].rule if len({accuracy.rule for accuracy in known}) == 1 else None
     low, high = mean_interval(known) or (None, None)
+    counts = [accuracy.detections for accuracy in known if accuracy.detections is not None]
     kept = {"rule": rule, "artifact_sha256": digest, "ap_low": low, "ap_high": high}
+    kept["detections"] = sum(counts) if len(counts) == len(known) else None
     return Accuracy(**means, max_dets=known[0].max_dets, **kept)  # type: ignore[arg-type]
 
 

@@ -181,10 +181,12 @@ def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
 
 def with_range(accuracy: Accuracy) -> str:
     """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``; an interval that is not
-    known is left out; "-": no AP.
+    known is left out; "-": no AP. ``0.0 (no detections)`` is of a model that found nothing at all.
     """
     if accuracy.ap is None:
         return "-"
+    if accuracy.detections == 0:
+        return f"{100 * accuracy.ap:.1f} (no detections)"
     if accuracy.ap_low is None or accuracy.ap_high is None:
         return f"{100 * accuracy.ap:.1f}"
     return f"{100 * accuracy.ap:.1f} [{100 * accuracy.ap_low:.1f}, {100 * accuracy.ap_high:.1f}]"

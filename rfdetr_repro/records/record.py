@@ -126,6 +126,8 @@ class Accuracy:
     ap_low: float | None = None
     ap_high: float | None = None
     resampled: Resampled | None = None
+    # how many the evaluator was given; None: not counted (an older Record, the search, published)
+    detections: int | None = None
 
 
 @dataclass(frozen=True)

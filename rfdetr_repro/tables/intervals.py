@@ -18,10 +18,12 @@ UNKNOWN_INTERVAL = "unknown"
 
 def interval_cell(accuracy: Accuracy | None) -> Cell:
     """95 % interval of AP in percent; "unknown" where there is an AP without one; empty without an
-    AP.
+    AP. "no detections" where the model found nothing at all.
     """
     if accuracy is None or accuracy.ap is None:
         return Cell()
+    if accuracy.detections == 0:
+        return Cell("no detections")
     if accuracy.ap_low is None or accuracy.ap_high is None:
         return Cell(UNKNOWN_INTERVAL)
     return Cell(f"[{100 * accuracy.ap_low:.1f}, {100 * accuracy.ap_high:.1f}]", MEASURED)

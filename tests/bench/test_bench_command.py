@@ -214,6 +214,27 @@ def scored(record: Record, ap: float, precision: str) -> Record:
     )
 
 
+def test_an_ap_of_no_detections_is_told_wherever_it_is_printed() -> None:
+    from samples_record import fixed_record
+
+    from rfdetr_repro.bench.command.printing import hints, lines
+    from rfdetr_repro.records.ap_intervals import with_range
+    from rfdetr_repro.tables.intervals import interval_cell
+
+    record = scored(fixed_record(), 0.0, "fp32")
+    assert record.accuracy is not None
+    for count, is_told in ((0, True), (7, False), (None, False)):
+        accuracy = replace(record.accuracy, detections=count)
+        found = {"m": [replace(record, accuracy=accuracy)]}
+        assert ("0.0 (no detections)" in "".join(lines(found))) == is_told
+        assert any("detected nothing" in line for line in hints(found)) == is_told
+        assert ("no detections" in with_range(accuracy)) == is_told
+        assert (interval_cell(accuracy).text == "no detections") == is_told
+        line = found["m"][0].to_json()
+        assert ("detections" in line) == (count is not None)
+        assert Record.from_json(line) == found["m"][0]
+
+
 @pytest.mark.parametrize(
     ("ap", "word"),
     [(0.498, "within"), (0.6, "within"), (0.496, "lost more than"), (0.005, "lost more than")],

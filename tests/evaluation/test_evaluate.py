@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from samples_coco import random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_artifact, tiny_detector
 
 from rfdetr_repro import evaluate
-from rfdetr_repro.bench.accuracy import accuracy_of
+from rfdetr_repro.bench import accuracy
+from rfdetr_repro.bench.accuracy import accuracy_of, detect_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.export import command as export
 from rfdetr_repro.export.artifact import Artifact, load_artifact
@@ -117,6 +119,32 @@ def test_checkpoint_to_metrics_in_pytorch(
         found["artifact"] == load_artifact(out).sha256
         and found["runtime"] in capsys.readouterr().out
     )
+
+
+def test_an_ap_of_no_detections_is_told(
+    artifact: Artifact,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What COCO's rule calls AP 0.0 is that of a model that finds nothing, or of a broken chain."""
+    metrics = tmp_path / "metrics.json"
+    arguments = ["--artifact", str(artifact.path), "--data", str(data), "--json", str(metrics)]
+    assert run_main(evaluate.main, [*arguments, "--threads", "1"]) == 0
+    assert evaluate.NO_DETECTIONS not in capsys.readouterr().out
+    split = read_split(data, "val")
+    given = detect_split(OrtSession(artifact, threads=1), split)
+    written = json.loads(metrics.read_text())
+    assert written["boxes"]["detections"] == sum(len(one.scores) for one in given) > 0
+
+    # its classes are none of the data's
+    monkeypatch.setattr(accuracy, "label_map", lambda *_: np.full(len(NAMES), -1))
+    assert run_main(evaluate.main, [*arguments, "--threads", "1"]) == 0
+    told = capsys.readouterr().out
+    assert told.count(evaluate.NO_DETECTIONS) == 2, told  # boxes, masks
+    written = json.loads(metrics.read_text())
+    assert written["boxes"]["ap"] == 0.0 and written["boxes"]["detections"] == 0
 
 
 def test_missing_metric_is_a_dash() -> None:

@@ -93,7 +93,7 @@ def test_a_place_that_takes_no_lock_is_one_line(tmp_path):
 
 CAMPAIGN = """
 import sys, time
-from rfdetr_repro import reproduce
+from rfdetr_repro.reproduce import run as reproduce
 from rfdetr_repro.spec.errors import run_main
 def data(run):
     print("composing", flush=True)
@@ -182,7 +182,8 @@ import sys
 from samples_bench import FakeSession
 from rfdetr_repro.bench.command.run import main
 from rfdetr_repro.spec.errors import run_main
-from rfdetr_repro.export import backends, trial
+from rfdetr_repro.export import trial
+from rfdetr_repro.runtime import backends
 trial.tried = lambda artifact: artifact  # the files hold no models
 def open_fake(artifact, backend="onnxruntime", **options):
     return FakeSession(artifact, runtime=backend)
@@ -218,7 +219,7 @@ def test_two_benches_of_one_store_lose_nothing(tmp_path):
 COMPOSE = """
 import sys, time
 from pathlib import Path
-from rfdetr_repro.data import embedded
+from rfdetr_repro.data.embedded import dataset as embedded
 from rfdetr_repro.spec.errors import run_main
 write = embedded._write_image
 def slow(index, *rest):

@@ -100,8 +100,12 @@ def _others(latency: Latency) -> str:
 
 
 def _percent(accuracy: Accuracy | None, metric: str) -> str:
+    """ "-" where it is not measured; an AP of no detections says so."""
     value = getattr(accuracy, metric, None)
-    return "-" if value is None else f"{100 * value:.1f}"
+    if accuracy is None or value is None:
+        return "-"
+    nothing = " (no detections)" if accuracy.detections == 0 and metric == "ap" else ""
+    return f"{100 * value:.1f}{nothing}"
 
 
 def verdict_line(first: str, second: str, verdict: Verdict) -> str:
@@ -202,13 +206,19 @@ def gate(
 
 
 def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What to try for somebody else's file whose AP is next to nothing: what was taken of it may be
-    wrong.
+    """What to try where a file detects nothing, and for somebody else's file whose AP is next to
+    nothing: what was taken of it may be wrong.
     """
     told = []
     for name, found in records.items():
         for record in found:
             ap = record.accuracy.ap if record.accuracy else None
+            if record.accuracy is not None and record.accuracy.detections == 0:
+                told.append(
+                    f"hint: {name}: the model detected nothing on any image, so that its AP is not "
+                    f"a measure of how well it detects. Check its export, its score threshold and "
+                    f"the names of its classes."
+                )
             if ap is not None and ap < NOTHING and record.adoption:
                 taken = "; ".join(f"{key} {value}" for key, value in record.adoption.items())
                 line = (
