@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ import torch
 
 from rfdetr_repro.bench.accuracy import label_map
 from rfdetr_repro.data.census import check_usable, mask_lines, print_census
-from rfdetr_repro.data.coco import ClassMap, CocoSplit, has_split, read_split
+from rfdetr_repro.data.coco import ClassMap, CocoSplit, read_split
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.evaluation.predict_images import Found, Picture, as_pictures, detect
-from rfdetr_repro.evaluation.predict_split import base_accuracies, single_detections
+from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
 from rfdetr_repro.export.onnx.exporter import OPSET, export_onnx
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
@@ -45,11 +45,13 @@ from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.train.prepare import read_held_out, read_splits
+from rfdetr_repro.train.run import TrainRequest, train
+from rfdetr_repro.train.start import cpu_weights
+from rfdetr_repro.train.trainer import MODEL
 from rfdetr_repro.train.upstream_words import Asked, from_upstream
 
 from .evaluate import percent
-
-CHECKPOINT = "supernet.safetensors"
 
 
 class RFDETR:
@@ -77,7 +79,7 @@ class RFDETR:
         labels: str | Sequence[str] | None = None,
     ) -> None:
         self.device = choose_device(device)
-        source = Path(size) / CHECKPOINT if Path(size).is_dir() else Path(size)
+        source = Path(size) / MODEL if Path(size).is_dir() else Path(size)
         if str(size) in PRESETS or (weights is not None and not source.is_file()):
             row = preset(str(size))
             if weights is None:
@@ -345,7 +347,6 @@ class RFDETR:
         its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says how
         many.
         """
-        from rfdetr_repro.train.processes import run_training
         from rfdetr_repro.train.recipe import Recipe
 
         processes = changes.pop("processes", None)
@@ -353,49 +354,45 @@ class RFDETR:
         drop_bad = changes.pop("drop_bad", False)
         folder = _run_folder(output_dir, resume)
         source = DataSource.of(dataset_dir).dropping(drop_bad)
-        train = read_split(source, "train")
-        val = read_split(source, "val", train.classes) if has_split(source, "val") else None
+        splits = read_splits(source)
+        split = splits["train"]
         base = {
             "epochs": epochs,
             "batch_size": batch_size,
             "grad_accum_steps": 4 if grad_accum_steps is None else grad_accum_steps,
         }
         said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
-        asked = from_upstream(len(train), base, {"lr": lr, **changes}, val is not None, said)
-        shape = self._checked(asked, train, shape)
-        test = (
-            [read_split(source, "test", train.classes)]
-            if asked.run_test and has_split(source, "test")
-            else []
+        asked = from_upstream(len(split), base, {"lr": lr, **changes}, "val" in splits, said)
+        shape = self._checked(asked, split, shape)
+        measured_after = ("val", "test") if asked.run_test else ("val",)
+        splits |= read_held_out(source, split.classes, measured_after[1:])
+        start = self._start(splits, source)
+        request = TrainRequest(
+            recipe=Recipe(Preset(start.config, self._arch(shape)), asked.train),
+            split=split,
+            folder=folder,
+            held_out={"val": splits["val"]} if "val" in splits else {},
+            initial=cpu_weights(start),
+            device=self.device,
+            processes=processes,
+            tensorboard=asked.tensorboard,
         )
-        start = self._start(train, [split for split in (val, *test) if split is not None], source)
         print("\n".join(asked.lines))
-        initial = {name: tensor.cpu() for name, tensor in start.state_dict().items()}
-        whole = Recipe(Preset(start.config, self._arch(shape)), asked.train)
-        setup = {
-            "recipe": whole,
-            "split": train,
-            "folder": folder,
-            "initial": initial,
-            "device": self.device,
-        }
-        evaluate = None if val is None else (lambda model: base_accuracies(model, {"val": val}))
-        trainer = run_training({**setup, "tensorboard": asked.tensorboard}, processes, evaluate)
-        if trainer.best.step:
-            print(trainer.best.describe())
-        path = trainer.folder / CHECKPOINT
-        self.detector, self.card, self.sha256 = load_pretrained(path)
+        run = train(request)
+        if run.best is not None:
+            print(run.best.describe())
+        self.detector, self.card, self.sha256 = load_pretrained(run.model)
         self.detector.to(self.device)
         self.trained = True
-        for split in ("val", "test") if asked.run_test else ("val",):
-            if has_split(source, split):
-                boxes = self.evaluate(source, split)["boxes"]
+        for name in measured_after:
+            if name in splits:
+                boxes = self.evaluate(source, name)["boxes"]
                 print(
-                    f"{split} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}"
+                    f"{name} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}"
                     if boxes
                     else ""
                 )
-        return path
+        return run.model
 
     def _checked(
         self, asked: Asked, train: CocoSplit, shape: tuple[int, int] | None
@@ -427,24 +424,26 @@ class RFDETR:
         return asked.resolution, asked.resolution
 
     def _start(
-        self, train: CocoSplit, held_out: Sequence[CocoSplit], dataset_dir: str | os.PathLike[str]
+        self, splits: Mapping[str, CocoSplit], dataset_dir: str | os.PathLike[str]
     ) -> Detector:
-        """The detector to start from, with a head for the classes of ``train``; says what the data
-        are.
+        """The detector to start from, with a head for the classes of the train split; says what the
+        data are.
         """
-        start = self._for_classes(train.classes)
-        if start.config.masks and not train.has_masks:
-            why = train.why_no_masks()
+        split = splits["train"]
+        start = self._for_classes(split.classes)
+        if start.config.masks and not split.has_masks:
+            why = split.why_no_masks()
             raise InputError(
                 f"this size predicts masks, but not every object of the train split has one: {why}",
                 dataset_dir,
                 "use a box size",
             )
-        self._warn_of_crowds(train)
-        print_census([train, *held_out])
+        self._warn_of_crowds(split)
+        print_census(splits.values())
         if start.config.masks:
+            held_out = [one for name, one in splits.items() if name != "train"]
             print("".join(f"{line}\n" for line in mask_lines(held_out)), end="")
-        print(Labels(train.classes.names, train.classes.category_ids, "from the data").describe())
+        print(Labels(split.classes.names, split.classes.category_ids, "from the data").describe())
         return start
 
     def _for_classes(self, classes: ClassMap) -> Detector:

@@ -11,6 +11,7 @@ from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.train import run
 
 
 def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
@@ -26,13 +27,14 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
     without masks.
     """
     from rfdetr_repro.data.census import mask_lines
+    from rfdetr_repro.train.prepare import boxes_only
 
     if not campaign.preset.model.masks:
         return
     needed = campaign.search_masks or campaign.metric.startswith("mask")
     lines = mask_lines([split for name, split in splits.items() if name != "train"])
-    if why := splits["train"].why_no_masks():
-        lines.insert(0, f"{why}: training boxes only")
+    if why := boxes_only(splits["train"]):
+        lines.insert(0, why)
     if needed and lines and (why or splits["val"].why_no_mask_ap()):
         mend = "mend the masks, or search for ap with search_masks = false"
         raise InputError(
@@ -49,13 +51,11 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
     serves both tasks.
     """
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.data.coco import has_split, read_split
+    from rfdetr_repro.train.prepare import read_splits
 
     assert campaign.pretraining is not None
     data = DataSource.of(campaign.pretraining.data).dropping(campaign.drop_bad)
-    splits = {"train": read_split(data, "train")}
-    if has_split(data, "val"):
-        splits["val"] = read_split(data, "val", splits["train"].classes)
+    splits = read_splits(data)
     print_census(splits.values())
     if campaign.preset.model.masks and not splits["train"].has_masks:
         raise InputError(
@@ -77,33 +77,25 @@ def train(
     """Trains the supernet in ``folder`` from ``weights`` (None: random); (its model, a line for the
     report).
     """
-    from rfdetr_repro.evaluation.predict_split import base_accuracies
     from rfdetr_repro.ops.device import choose_device
-    from rfdetr_repro.train.processes import run_training
-    from rfdetr_repro.train.start import start_from
-    from rfdetr_repro.train.trainer import MODEL
+    from rfdetr_repro.train.prepare import start_of
+    from rfdetr_repro.train.recipe import Recipe
 
-    held_out = {name: split for name, split in splits.items() if name != "train"}
-    masks = campaign.preset.model.masks and splits["train"].has_masks
-    chosen = recipe(campaign, campaign.train, masks=masks)
-    initial = None
-    if weights is not None:
-        row, initial, told = start_from(weights, chosen.preset, splits["train"].classes)
-        chosen = replace(chosen, preset=row)
-        print(told)
+    start = start_of(campaign.preset, splits["train"], weights)
+    if start.taken:
+        print(start.taken)
     device = choose_device()
     print(f"on {device}")
-    setup = {
-        "recipe": chosen,
-        "split": splits["train"],
-        "folder": folder,
-        "initial": initial,
-        "device": device,
-    }
-    trainer = run_training(
-        setup, evaluate=(lambda model: base_accuracies(model, held_out)) if held_out else None
+    request = run.TrainRequest(
+        recipe=Recipe(start.preset, campaign.train, campaign.space),
+        split=splits["train"],
+        folder=folder,
+        held_out={name: split for name, split in splits.items() if name != "train"},
+        initial=start.initial,
+        device=device,
     )
+    trained = run.train(request)
     return (
-        folder / MODEL,
-        f"{trainer.step} steps in {trainer.seconds / 60:.1f} min, {trainer.precision}",
+        trained.model,
+        f"{trained.steps} steps in {trained.seconds / 60:.1f} min, {trained.precision}",
     )

@@ -26,6 +26,7 @@ from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.settings import with_settings
 
 if TYPE_CHECKING:
@@ -80,20 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     # checked before the data is read; the model chooses what they change
     with_settings(TrainConfig(steps=args.steps), args.set)
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.data.coco import has_split, read_split
+    from rfdetr_repro.train.prepare import read_splits
     from rfdetr_repro.train.trainer import MODEL
 
-    train = read_split(args.data, "train")
-    held_out = {
-        name: read_split(args.data, name, train.classes)
-        for name in ("val", "test")
-        if has_split(args.data, name)
-    }
-    print_census([train, *held_out.values()])
+    splits = read_splits(args.data, ("val", "test"))
+    print_census(splits.values())
     source = args.run / MODEL if args.run.is_dir() else args.run
     tuning = FineTuning(source, arch, args.out, args.device, args.processes)
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
-    records = tuning.run({"train": train, **held_out}, lambda card: _settings(args, card), command)
+    records = tuning.run(splits, lambda card: _settings(args, card), command)
     print("\n".join(lines(records)))
     print(f"records in {args.out / 'records.jsonl'}")
 
@@ -122,14 +118,34 @@ class FineTuning:
 
         ``splits``: train and val or test.
         """
-        from rfdetr_repro.evaluation.predict_split import base_accuracies
         from rfdetr_repro.model.checkpoints.native import load_supernet
-        from rfdetr_repro.ops.device import choose_device
-        from rfdetr_repro.train.processes import run_training
-        from rfdetr_repro.train.recipe import Recipe
-        from rfdetr_repro.train.trainer import MODEL
 
-        supernet, card, digest = load_supernet(self.source)
+        before = load_supernet(self.source)
+        run = train(self._request(*before[:2], splits, settings))
+        models = dict(zip(VARIANTS, (before, load_supernet(run.model)), strict=True))
+        held_out = [split for name, split in splits.items() if name != "train"]
+        return [
+            record
+            for variant, (model, card, sha256) in models.items()
+            for record in self._measure(
+                model, self._identity(variant, sha256), held_out, card, command
+            )
+        ]
+
+    def _request(
+        self,
+        supernet: Detector,
+        card: ModelCard,
+        splits: Mapping[str, CocoSplit],
+        settings: Callable[[ModelCard], TrainConfig],
+    ) -> TrainRequest:
+        """The training of :attr:`arch` from the weights of ``supernet``; says if none of this
+        backbone were trained.
+        """
+        from rfdetr_repro.ops.device import choose_device
+        from rfdetr_repro.train.recipe import Recipe
+        from rfdetr_repro.train.start import cpu_weights
+
         supernet._check(self.arch)
         if card.space is not None and self.arch.backbone not in {
             one.backbone for one in card.space.training_archs()
@@ -138,38 +154,28 @@ class FineTuning:
                 f"{self.arch.key}: {self.source} trained no architecture of this backbone; it "
                 f"starts from resampled weights"
             )
-        train = splits["train"]
-        held_out = {name: split for name, split in splits.items() if name != "train"}
+        split = splits["train"]
+        held_out = {name: one for name, one in splits.items() if name != "train"}
         if (card.class_names, card.category_ids) != (
-            train.classes.names,
-            train.classes.category_ids,
+            split.classes.names,
+            split.classes.category_ids,
         ):
             raise InputError(
                 "the supernet was trained for other classes",
-                train.name,
+                split.name,
                 "use its data set, or train --weights",
             )
         if not held_out:
-            raise InputError("no val split", train.name, "fine-tuning is judged on one")
-        recipe = Recipe(Preset(card.config, self.arch), settings(card))
-        initial = {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
-        setup = {"recipe": recipe, "split": train, "folder": self.folder, "initial": initial}
-        evaluate = {"val": held_out["val"]} if "val" in held_out else held_out
-        setup["device"] = choose_device(self.device)
-        run_training(setup, self.processes, lambda model: base_accuracies(model, evaluate))
-        tuned, tuned_card, tuned_digest = load_supernet(self.folder / MODEL)
-        models = {
-            VARIANTS[0]: (supernet, card, digest),
-            VARIANTS[1]: (tuned, tuned_card, tuned_digest),
-        }
-        found = list(held_out.values())
-        return [
-            record
-            for variant, (model, its_card, sha256) in models.items()
-            for record in self._measure(
-                model, self._identity(variant, sha256), found, its_card, command
-            )
-        ]
+            raise InputError("no val split", split.name, "fine-tuning is judged on one")
+        return TrainRequest(
+            recipe=Recipe(Preset(card.config, self.arch), settings(card)),
+            split=split,
+            folder=self.folder,
+            held_out={"val": held_out["val"]} if "val" in held_out else held_out,
+            initial=cpu_weights(supernet),
+            device=choose_device(self.device),
+            processes=self.processes,
+        )
 
     def _identity(self, variant: str, sha256: str) -> ModelId:
         return ModelId(

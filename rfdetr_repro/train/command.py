@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import SearchSpace, parse_shape
@@ -24,11 +25,14 @@ from rfdetr_repro.spec.arguments import (
     whole,
 )
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
-from rfdetr_repro.spec.files import writable_folder
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 
+from .run import TrainRequest, train
 from .settings import with_settings
+
+if TYPE_CHECKING:
+    from rfdetr_repro.data.coco import CocoSplit
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,27 +116,28 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     args.data = source_of(args, ("train", "val"), needed=False)
-    row, space, train = preset(args.size), *_recipe(args.size, args.fixed)
+    row = preset(args.size)
+    space, config = _recipe(args.size, args.fixed)
     if args.shape is not None:
         if space is not None:
             raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
         row = replace(row, arch=row.arch.with_input(*args.shape))
     names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    train = with_settings(replace(train, seed=args.seed, **given), args.set)
+    config = with_settings(replace(config, seed=args.seed, **given), args.set)
     if args.plan:
-        _plan(args, row, space, train)
+        _plan(args, row, space, config)
         return
     for name in ("data", "out"):
         if getattr(args, name) is None:
             raise InputError(
                 f"--{name} is missing", mend="it names a folder; only --plan can do without"
             )
-    _train(args, row, space, train)
+    _train(args, row, space, config)
 
 
 def _plan(
-    args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig
+    args: argparse.Namespace, row: Preset, space: SearchSpace | None, config: TrainConfig
 ) -> None:
     from rfdetr_repro.ops.device import choose_device
 
@@ -148,73 +153,56 @@ def _plan(
             replace(row, model=replace(row.model, num_classes=len(split.classes.names))),
             len(split),
         )
-    print("\n".join(plan(Recipe(row, train, space), choose_device(args.device), images).lines()))
+    print("\n".join(plan(Recipe(row, config, space), choose_device(args.device), images).lines()))
 
 
 def _train(
-    args: argparse.Namespace, row: Preset, space: SearchSpace | None, train: TrainConfig
+    args: argparse.Namespace, row: Preset, space: SearchSpace | None, config: TrainConfig
 ) -> None:
     from rfdetr_repro.data.census import check_usable, mask_lines, print_census
 
     # torch loads slowly; arguments are checked first
-    from rfdetr_repro.data.coco import has_split, read_split
-    from rfdetr_repro.evaluation.predict_split import base_accuracies
-
     from .parallel import join_torchrun
-    from .processes import run_training
+    from .prepare import read_splits, start_of
     from .recipe import Recipe
-    from .start import start_from
-    from .trainer import MODEL
 
     device, ranks = join_torchrun(args.device)
-    split = read_split(args.data, "train")
-    held_out = (
-        {"val": read_split(args.data, "val", split.classes)} if has_split(args.data, "val") else {}
-    )
-    lines = []
-    initial = None
+    splits = read_splits(args.data)
+    split = splits.pop("train")
     if ranks.rank == 0:
-        print_census([split, *held_out.values()])
+        print_census([split, *splits.values()])
     else:
-        check_usable([split, *held_out.values()])
-    if row.model.masks and not split.has_masks:
-        row = replace(row, model=replace(row.model, masks=False))
-        lines.append(f"{split.why_no_masks()}: training boxes only")
-    if row.model.masks:
-        lines += mask_lines(held_out.values())
-    if args.weights is not None:
-        row, initial, told = start_from(args.weights, row, split.classes)
-        lines.append(told)
+        check_usable([split, *splits.values()])
+    start = start_of(row, split, args.weights)
+    request = TrainRequest(
+        recipe=Recipe(start.preset, config, space),
+        split=split,
+        folder=args.out,
+        held_out=splits if config.evaluate_every else {},
+        initial=start.initial,
+        device=device,
+        processes=args.processes,
+        tensorboard=args.tensorboard,
+    )
+    if ranks.rank == 0:
+        of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []
+        told = [start.boxes_only, *of_masks, start.taken, _classes(split)]
+        print("\n".join(line for line in told if line))
+        print(f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else ""))
+    run = train(request)
+    if ranks.rank == 0:
+        if run.best is not None:
+            print(run.best.describe())
+        print(f"model: {run.model}")
+
+
+def _classes(split: CocoSplit) -> str:
+    """How many images there are, and which label is which class."""
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
     listed = ", ".join(
         f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes)
     )
-    lines.append(f"{len(split)} images; class index=name(category id): {listed}")
-    if ranks.rank == 0:
-        print(
-            "\n".join(
-                [*lines, f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else "")]
-            )
-        )
-    writable_folder(args.out)  # before the progress bar appears
-    recipe = Recipe(row, train, space)
-    setup = {
-        "recipe": recipe,
-        "split": split,
-        "folder": args.out,
-        "initial": initial,
-        "device": device,
-    }
-    evaluate = (
-        (lambda model: base_accuracies(model, held_out))
-        if held_out and train.evaluate_every
-        else None
-    )
-    trainer = run_training({**setup, "tensorboard": args.tensorboard}, args.processes, evaluate)
-    if ranks.rank == 0:
-        if trainer.best.step:
-            print(trainer.best.describe())
-        print(f"model: {args.out / MODEL}")
+    return f"{len(split)} images; class index=name(category id): {listed}"
 
 
 def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:

@@ -16,24 +16,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError, StatedFailure
-from rfdetr_repro.spec.files import locked
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .interrupts import SIGNALS
-from .parallel import PATIENCE, Ranks
-from .progress import StepBar
-from .state import STATE
-from .trainer import MODEL, Evaluate, Trainer
+from .parallel import PATIENCE
+from .trainer import Trainer
 
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
@@ -41,76 +36,6 @@ _READY = b"ready\n"
 _SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
 MOST = 4
 IMAGES_EACH = 2
-
-
-def run_training(
-    setup: dict[str, Any], processes: int | None = None, evaluate: Evaluate | None = None
-) -> Trainer:
-    """Runs ``Trainer(**setup)`` to its end, behind a progress bar; ``processes`` None: as before
-    the run was stopped, else what suits its device and batch.
-
-    Several processes need the CPU and no ``torchrun``, and no more of them than images in a batch;
-    no other run trains in the folder; else :class:`InputError`.
-    """
-    # refuses what cannot work before any process is started
-    trainer = Trainer(**setup)
-    ranks = Ranks.current()
-    config = trainer.recipe.train
-    alone = trainer.device.type != "cpu" or ranks.size > 1
-    count = processes or (
-        1 if alone else trainer.saved_processes or default_processes(config.batch_size)
-    )
-    if trainer.saved_processes not in (None, max(count, ranks.size)) and ranks.rank == 0:
-        print(
-            f"{trainer.saved_processes} processes trained so far: with another number, equal up "
-            f"to rounding only",
-            file=sys.stderr,
-        )
-    if trainer.saved_precision not in (None, str(trainer.precision.dtype)) and ranks.rank == 0:
-        trained = trainer.saved_precision.removeprefix("torch.").replace("None", "float32")
-        print(
-            f"trained in {trained} so far: in another precision, equal up to rounding only",
-            file=sys.stderr,
-        )
-    if count > 1 and alone:
-        raise InputError(
-            f"{count} processes of one machine are for its CPU",
-            mend="start one per GPU by torchrun, and leave it out",
-        )
-    if count > config.batch_size:
-        raise InputError(f"a batch of {config.batch_size} cannot be split over {count} processes")
-    if trainer.finished and (trainer.folder / MODEL).exists():
-        print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
-        return trainer
-    if ranks.rank == 0:
-        print(f"precision: {trainer.precision}")
-    threads = torch.get_num_threads()
-    with _alone(trainer), shared(count, **setup):
-        trainer = Trainer(**setup) if count > 1 else trainer
-        with StepBar(trainer.step, config.steps, quiet=ranks.rank > 0) as bar:
-            trainer.run(bar.update, evaluate and partial(_with_threads, threads, evaluate))
-    return trainer
-
-
-def _alone(trainer: Trainer) -> AbstractContextManager[None]:
-    """Inside, no other run trains in this folder; of the processes of one run the first holds the
-    lock for all.
-    """
-    return (
-        locked(trainer.folder / STATE, "trains in this folder")
-        if trainer.ranks.rank == 0
-        else nullcontext()
-    )
-
-
-def _with_threads(threads: int, evaluate: Evaluate, detector: Detector) -> list[dict]:
-    """Evaluates with all threads while the other processes wait."""
-    mine = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return evaluate(detector)
-    finally:
-        torch.set_num_threads(mine)
 
 
 def default_processes(batch_size: int) -> int:

@@ -12,18 +12,23 @@ from typing import Any
 from rfdetr_repro.spec.errors import InputError
 
 
+def summary_writer() -> Any:
+    """The class that writes event files; :class:`InputError` where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "tensorboard is not installed",
+            mend="pip install tensorboard, or leave --tensorboard out",
+        ) from error
+    return SummaryWriter
+
+
 class Scalars:
     """Event files in ``folder/tensorboard``; needs the tensorboard package."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "tensorboard is not installed",
-                mend="pip install tensorboard, or leave --tensorboard out",
-            ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float], prefix: str = "train/") -> None:
         for name, value in values.items():

@@ -17,6 +17,7 @@ from rfdetr_repro.model.checkpoints.pretrained import (
     with_classes,
     without_masks,
 )
+from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import Preset
 
@@ -46,6 +47,11 @@ def start_from(
     told = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
     return (
         replace(row, model=detector.config),
-        {name: tensor.cpu() for name, tensor in detector.state_dict().items()},
+        cpu_weights(detector),
         told,
     )
+
+
+def cpu_weights(detector: Detector) -> dict[str, Tensor]:
+    """Parameters and buffers by name, on the CPU: what a :class:`.run.TrainRequest` starts from."""
+    return {name: tensor.cpu() for name, tensor in detector.state_dict().items()}

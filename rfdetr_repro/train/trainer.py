@@ -12,7 +12,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Trainer:
     recipe: Recipe
     split: CocoSplit
     folder: Path
-    initial: dict[str, Tensor] | None = None  # weights to start from; None: random
+    initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tensorboard: bool = False
     step: int = 0
@@ -80,7 +80,13 @@ class Trainer:
         model = replace(preset.model, num_classes=len(self.split.classes.names))
         self.detector = Detector(model, preset.arch)
         if self.initial is not None:
-            self.detector.load_state_dict(self.initial)
+            try:
+                self.detector.load_state_dict(self.initial)
+            except RuntimeError as error:  # names or shapes
+                raise InputError(
+                    f"the initial weights do not fit the model: {_first_misfit(error)}",
+                    mend="take weights of this architecture, with heads for the data's classes",
+                ) from error
         self.detector.to(
             self.device
         ).backbone.checkpoint_activations = config.checkpoint_activations
@@ -435,3 +441,9 @@ class Trainer:
         copy = Detector(self.detector.config, self.detector.arch)
         copy.load_state_dict(state)
         return copy.to(self.device).eval()
+
+
+def _first_misfit(error: RuntimeError) -> str:
+    """The first tensor that PyTorch names when it refuses a state."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 else lines[0]

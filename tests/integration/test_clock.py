@@ -21,8 +21,8 @@ from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.reproduce.run import Reproduction
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,18 +157,14 @@ def test_training_and_stages_take_no_negative_time(
     monkeypatch.setattr("tqdm.std.time", earlier)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # the bar is drawn on terminals only
     run = Reproduction(EMBEDDED, tmp_path / "run", "test")
-    setup = {
-        "recipe": Recipe(TINY, TRAIN, TINY_SPACE),
-        "split": read_split(data, "train"),
-        "folder": run.folder,
-    }
-    trainer = run.stages.run(
-        "train", "training", lambda: (run_training(setup, processes=1), "done")
+    request = TrainRequest(
+        Recipe(TINY, TRAIN, TINY_SPACE), read_split(data, "train"), run.folder, processes=1
     )
+    trained = run.stages.run("train", "training", lambda: (train(request), "done"))
     seconds = [row["seconds"] for row in read_log(run.folder)]
     assert (
         next(hours) > 2
-        and 0 < trainer.seconds < 600
+        and 0 < trained.seconds < 600
         and seconds == sorted(seconds)
         and all(0 < one < 600 for one in seconds)
     )

@@ -28,6 +28,8 @@ from rfdetr_repro.spec.campaign import EMBEDDED, Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.command import main as tables
+from rfdetr_repro.train.run import Run, TrainRequest
+from rfdetr_repro.train.trainer import MODEL
 
 SPACE = SearchSpace((48, 64), (16,), (1, 2), (0, 2), (3, 10))
 QUICK = Protocol(mode="buffered", buffer_ms=0.0, warmup=1, min_samples=3, max_samples=3)
@@ -192,16 +194,16 @@ def test_it_trains_on_a_gpu_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given: dict = {}
+    given: list[TrainRequest] = []
 
-    def run_training(setup: dict, **rest: object) -> SimpleNamespace:
-        given.update(setup)
-        return SimpleNamespace(precision="float32", step=1, seconds=60.0)
+    def accepted(request: TrainRequest) -> Run:
+        given.append(request)
+        return Run(request.folder, request.folder / MODEL, 1, 60.0, "float32", None)
 
     monkeypatch.setattr("rfdetr_repro.ops.device.choose_device", lambda: torch.device("cuda"))
-    monkeypatch.setattr("rfdetr_repro.train.processes.run_training", run_training)
+    monkeypatch.setattr("rfdetr_repro.train.run.train", accepted)
     train(tiny_campaign, {"train": SimpleNamespace(has_masks=True)}, tmp_path, None)
-    assert given["device"] == torch.device("cuda") and "on cuda" in capsys.readouterr().out
+    assert given[0].device == torch.device("cuda") and "on cuda" in capsys.readouterr().out
 
 
 def test_another_recipe_in_the_same_folder_is_refused(

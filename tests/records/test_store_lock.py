@@ -19,8 +19,8 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.records.store import Store, read_stores
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 from rfdetr_repro.spec.files import locked
-from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.state import STATE
 
 FOR_EVER = 86_400.0  # seconds; it is killed before
@@ -109,7 +109,7 @@ from tiny import SPACE, TINY, TRAIN
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.train.trainer import Recipe, Trainer
-from rfdetr_repro.train.processes import run_training
+from rfdetr_repro.train.run import TrainRequest, train
 def main(argv):
     step = Trainer.train_step
     def slow(trainer, batches):
@@ -118,8 +118,7 @@ def main(argv):
         return step(trainer, batches)
     Trainer.train_step = slow
     split = read_split(sys.argv[3], "train")
-    setup = {"recipe": Recipe(TINY, TRAIN, SPACE), "split": split, "folder": Path(sys.argv[1])}
-    run_training(setup, 2)
+    train(TrainRequest(Recipe(TINY, TRAIN, SPACE), split, Path(sys.argv[1]), processes=2))
 raise SystemExit(run_main(main))
 """
 
@@ -159,7 +158,7 @@ def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_loc
     recipe = Recipe(TINY, TRAIN, SPACE)
     split = read_split(data, "train")
     run = tmp_path / "run"
-    setup = {"recipe": recipe, "split": split, "folder": run}
+    request = TrainRequest(recipe, split, run, processes=1)
     # two processes: one of them has the lock
     with start(run, FOR_EVER, str(data), script=TRAINING) as first:
         try:
@@ -168,13 +167,13 @@ def test_a_second_training_in_a_folder_is_refused_and_a_killed_one_leaves_no_loc
                 InputError,
                 match=rf"another run \(pid {first.pid} since 2.+\) trains in this folder",
             ):
-                run_training(setup, 1)
+                train(request)
         finally:
             first.kill()
-    assert run_training(setup, 1).step == TRAIN.steps
+    assert train(request).steps == TRAIN.steps
     # a finished run trains nothing, and waits for nobody
     with locked(run / STATE, "trains in this folder"):
-        assert run_training(setup, 1).finished
+        assert train(request).steps == TRAIN.steps
 
 
 BENCH = """

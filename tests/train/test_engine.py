@@ -24,8 +24,8 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train import optim
 from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, schedule
-from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import LOG, read_log
 from rfdetr_repro.train.state import STATE, save
 from rfdetr_repro.train.trainer import MODEL, Trainer
@@ -353,17 +353,17 @@ def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As where a run goes on upon another machine."""
-    setup = {"recipe": RECIPE, "split": split, "folder": tmp_path}
+    request = TrainRequest(RECIPE, split, tmp_path, processes=1)
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (True, "as said here"))
     with pytest.raises(Killed), monkeypatch.context() as patch:
         patch.setattr(
             "rfdetr_repro.train.progress.StepBar.update",
             lambda bar, step, parts: kill_at_5(step, parts),
         )
-        run_training(setup, 1)
+        train(request)
     assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().out
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (False, "or there"))
-    run_training(setup, 1)
+    train(request)
     said = capsys.readouterr()
     assert "trained in bfloat16 so far: in another precision, equal up to rounding only" in said.err
     assert "precision: float32 backbone and projector (or there)" in said.out

@@ -23,8 +23,8 @@ from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.model.checkpoints.native import read_tensors
 from rfdetr_repro.spec.errors import Interrupted, run_main
 from rfdetr_repro.train import processes
-from rfdetr_repro.train.processes import run_training
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import read_log
 from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import MODEL, Trainer
@@ -170,8 +170,7 @@ def test_processes_are_ended_by_the_first_one(
     """The signal comes to all of them, as from a batch system; the others leave it to the first,
     which saves.
     """
-    setup: dict[str, Any] = {"recipe": SLOW, "split": split}
-    run_training({**setup, "folder": tmp_path / "whole"}, 2)
+    train(TrainRequest(SLOW, split, tmp_path / "whole", processes=2))
     started: list[subprocess.Popen[bytes]] = []
     start = processes._start
     step = Trainer.train_step
@@ -186,10 +185,10 @@ def test_processes_are_ended_by_the_first_one(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", to_all)
         with pytest.raises(Interrupted, match="SIGTERM at step 3 of 6: the state is saved"):
-            run_training({**setup, "folder": tmp_path / "cut"}, 2)
+            train(TrainRequest(SLOW, split, tmp_path / "cut", processes=2))
     assert started[0].poll() is not None
-    resumed = run_training({**setup, "folder": tmp_path / "cut"})
-    assert resumed.saved_processes == 2
+    train(TrainRequest(SLOW, split, tmp_path / "cut"))
+    assert read_tensors(tmp_path / "cut" / STATE)[1]["processes"] == "2"
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 

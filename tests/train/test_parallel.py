@@ -25,8 +25,10 @@ from rfdetr_repro.train import command as train_command
 from rfdetr_repro.train import parallel
 from rfdetr_repro.train import processes as module
 from rfdetr_repro.train.parallel import Ranks, join_torchrun
-from rfdetr_repro.train.processes import default_processes, run_training, shared
+from rfdetr_repro.train.processes import default_processes, shared
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest
+from rfdetr_repro.train.run import train as run_to_the_end
 from rfdetr_repro.train.run_log import LOG, read_log
 from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import Trainer
@@ -281,11 +283,10 @@ def test_a_resumed_run_keeps_its_processes(
         "split": split,
         "folder": tmp_path,
     }
-    assert run_training(short, 2).step == 3
+    assert run_to_the_end(TrainRequest(**short, processes=2)).steps == 3
     assert Trainer(**short).saved_processes == 2
-    assert (
-        run_training(short).step == 3 and "is complete: nothing to train" in capsys.readouterr().err
-    )
+    assert run_to_the_end(TrainRequest(**short)).steps == 3
+    assert "is complete: nothing to train" in capsys.readouterr().err
     monkeypatch.setattr(Ranks, "current", lambda: Ranks(0, 2))  # under torchrun
     with pytest.raises(InputError, match="2 processes of one machine are for its CPU"):
-        run_training({**short, "folder": tmp_path / "other"}, 2)
+        run_to_the_end(TrainRequest(**{**short, "folder": tmp_path / "other"}, processes=2))

@@ -1,0 +1,237 @@
+"""The one way to train: :class:`TrainRequest` says what a run needs, :func:`train` runs it.
+
+The training command, the campaigns, fine-tuning and ``RFDETR.train`` assemble a request each (see
+:mod:`.prepare`) and call :func:`train` once. This module loads no PyTorch until a run starts, so
+that commands can import it before they have read their arguments.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfdetr_repro.spec.arguments import MOST_PROCESSES
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import locked, sha256_file, writable_folder
+
+from .best import CHOOSING_SPLIT, Best
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.model.detector import Detector
+
+    from .recipe import Recipe
+    from .trainer import Evaluate, Trainer
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """All that a training run depends on.
+
+    Settings that contradict each other, a model with masks on a train split that lacks some, and a
+    number of processes that the batch cannot be split over are an :class:`InputError` here; what
+    can only be known on the machine that trains is checked at the start of :func:`train`.
+    """
+
+    recipe: Recipe
+    split: CocoSplit  # to train on
+    folder: Path  # of the run; an unfinished run of the same request in it is resumed
+    # name -> split, evaluated every ``evaluate_every`` steps and at the end; rows go to the log
+    held_out: Mapping[str, CocoSplit] = field(default_factory=dict)
+    # the detector's parameters by name, float32 on the CPU, with heads for the classes of
+    # ``split``; None: random, from the seed of the recipe
+    initial: Mapping[str, Tensor] | None = None
+    device: torch.device | None = None  # None: a GPU if there is one
+    # of this machine that share each batch on the CPU, 1 to MOST_PROCESSES; None: as many as
+    # before the run was stopped, else what suits device and batch
+    processes: int | None = None
+    tensorboard: bool = False  # also write TensorBoard curves; needs the tensorboard package
+
+    def __post_init__(self) -> None:
+        self.recipe.check()
+        count = self.processes
+        if count is not None:
+            whole = isinstance(count, int) and not isinstance(count, bool)
+            if not whole or not 1 <= count <= MOST_PROCESSES:
+                raise InputError(
+                    f"processes = {count!r} is not a whole number from 1 to {MOST_PROCESSES}"
+                )
+            batch_size = self.recipe.train.batch_size
+            if count > batch_size:
+                raise InputError(f"a batch of {batch_size} cannot be split over {count} processes")
+        if self.recipe.preset.model.masks and not self.split.has_masks:
+            raise InputError(
+                f"the {self.split.split} split has annotations without a segmentation",
+                self.split.name,
+                "train without masks",
+            )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Under ``torchrun`` the first process writes the files; the others may get here before it has.
+    """
+
+    folder: Path
+    model: Path  # the run's weights with their card, safetensors
+    steps: int  # optimizer steps, over all sessions
+    seconds: float  # training time over all sessions, evaluations not counted
+    precision: str  # what backbone and projector computed in, and why
+    best: Best | None  # the evaluation that chose the weights; None: they are the last average
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, in hexadecimal; the file is read when this is first asked."""
+        return sha256_file(self.model)
+
+
+def train(request: TrainRequest) -> Run:
+    """Trains to the end, behind a progress bar, or goes on with the unfinished run of the same
+    request in its folder; a run that is complete is returned as it is.
+
+    Bad input is an :class:`InputError` before any step is taken: another run's folder, a folder
+    that cannot be written or in which another process trains, weights of another model, several
+    processes on a GPU, ``patience`` without a val split, TensorBoard curves without the package. A
+    signal ends the run with :class:`~rfdetr_repro.spec.errors.Interrupted`, its state saved. A loss
+    or gradient that is not finite, memory that does not suffice, and a process that died are a
+    :class:`~rfdetr_repro.spec.errors.StatedFailure`.
+    """
+    import torch
+
+    from rfdetr_repro.ops.device import choose_device
+
+    from .processes import shared
+    from .progress import StepBar
+    from .trainer import MODEL, Trainer
+
+    device = choose_device() if request.device is None else request.device
+    # what the other processes construct their own trainers from
+    arguments: dict[str, Any] = {
+        "recipe": request.recipe,
+        "split": request.split,
+        "folder": request.folder,
+        "initial": request.initial,
+        "device": device,
+        "tensorboard": request.tensorboard,
+    }
+    # reads a saved state, and refuses what cannot work, before any process is started
+    trainer = Trainer(**arguments)
+    count = _process_count(request, trainer)
+    if trainer.finished and (trainer.folder / MODEL).exists():
+        print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
+        return _result(trainer)
+    _check_evaluation(request)
+    writable_folder(trainer.folder)
+    if trainer.ranks.rank == 0:
+        print(f"precision: {trainer.precision}")
+    evaluate = _evaluation(request, torch.get_num_threads())
+    with _alone(trainer), shared(count, **arguments):
+        trainer = Trainer(**arguments) if count > 1 else trainer
+        total = request.recipe.train.steps
+        with StepBar(trainer.step, total, quiet=trainer.ranks.rank > 0) as bar:
+            trainer.run(bar.update, evaluate)
+    return _result(trainer)
+
+
+def _process_count(request: TrainRequest, trainer: Trainer) -> int:
+    """Processes that this one trains with, itself counted; says what differs from the session
+    before.
+    """
+    from .processes import default_processes
+
+    batch_size = request.recipe.train.batch_size
+    ranks = trainer.ranks
+    alone = trainer.device.type != "cpu" or ranks.size > 1
+    count = request.processes or (
+        1 if alone else trainer.saved_processes or default_processes(batch_size)
+    )
+    if ranks.rank == 0:
+        _tell_changes(trainer, max(count, ranks.size))
+    if count > 1 and alone:
+        raise InputError(
+            f"{count} processes of one machine are for its CPU",
+            mend="start one per GPU by torchrun, and leave it out",
+        )
+    return count
+
+
+def _tell_changes(trainer: Trainer, processes: int) -> None:
+    """Says what makes a resumed run equal to an uninterrupted run up to rounding only."""
+    if trainer.saved_processes is not None and trainer.saved_processes != processes:
+        print(
+            f"{trainer.saved_processes} processes trained so far: with another number, equal up "
+            f"to rounding only",
+            file=sys.stderr,
+        )
+    before = trainer.saved_precision
+    if before is not None and before != str(trainer.precision.dtype):
+        trained = before.removeprefix("torch.").replace("None", "float32")
+        print(
+            f"trained in {trained} so far: in another precision, equal up to rounding only",
+            file=sys.stderr,
+        )
+
+
+def _check_evaluation(request: TrainRequest) -> None:
+    """Refuses what would stop the run at its first evaluation or its first curve."""
+    if request.recipe.train.patience and CHOOSING_SPLIT not in request.held_out:
+        raise InputError(
+            f"patience needs a {CHOOSING_SPLIT} split to evaluate on",
+            request.split.name,
+            "add one, or leave patience out",
+        )
+    if request.tensorboard:
+        from .scalars import summary_writer
+
+        summary_writer()
+
+
+def _evaluation(request: TrainRequest, threads: int) -> Evaluate | None:
+    """Evaluates a detector on the held-out splits with ``threads`` threads, while the other
+    processes wait; None without such splits.
+    """
+    if not request.held_out:
+        return None
+    return partial(_evaluate, request.held_out, threads)
+
+
+def _evaluate(held_out: Mapping[str, CocoSplit], threads: int, detector: Detector) -> list[dict]:
+    from rfdetr_repro.evaluation.predict_split import base_accuracies
+    from rfdetr_repro.ops.device import torch_threads
+
+    with torch_threads(threads):
+        return base_accuracies(detector, held_out)
+
+
+def _alone(trainer: Trainer) -> AbstractContextManager[None]:
+    """Inside, no other run trains in this folder; of the processes of one run the first holds the
+    lock for all.
+    """
+    from .state import STATE
+
+    if trainer.ranks.rank > 0:
+        return nullcontext()
+    return locked(trainer.folder / STATE, "trains in this folder")
+
+
+def _result(trainer: Trainer) -> Run:
+    from .trainer import MODEL
+
+    return Run(
+        folder=trainer.folder,
+        model=trainer.folder / MODEL,
+        steps=trainer.step,
+        seconds=trainer.seconds,
+        precision=str(trainer.precision),
+        best=replace(trainer.best) if trainer.best.step else None,
+    )
