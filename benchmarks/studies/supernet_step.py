@@ -128,8 +128,8 @@ class Parts:
 
 def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> None:
     """One optimizer step of the next drawn architecture, timed by part."""
-    detector = trainer.detector
-    scaled = trainer.scaler.scale
+    detector = trainer.state.detector
+    scaled = trainer.state.scaler.scale
 
     class Backward:
         def __init__(self, loss: Tensor) -> None:
@@ -160,8 +160,8 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
             parts.wrap("two-stage and decoder", detector.training_outputs),
         )
         patch(trainer, "_update", parts.wrap("clipping and optimizer", trainer._update))
-        patch(trainer.ema, "update", parts.wrap("moving average", trainer.ema.update))
-        patch(trainer.scaler, "scale", Backward)
+        patch(trainer.state.ema, "update", parts.wrap("moving average", trainer.state.ema.update))
+        patch(trainer.state.scaler, "scale", Backward)
         with parts.part("rest"):
             trainer.train_step(batches)
 
@@ -199,7 +199,7 @@ def _alternate(trainer: Trainer, ours: Parts, theirs: Parts, steps: int, batch: 
     for number in range(steps + 1):
         pair = {}
         for peer, parts in ((False, ours), (True, theirs)):
-            trainer.step = number  # both take the same architecture
+            trainer.state.step = number  # both take the same architecture
             batches = [
                 _batch(trainer, arch, batch) for arch in trainer.recipe.archs_of_step(number)
             ]
@@ -215,7 +215,7 @@ def _alternate(trainer: Trainer, ours: Parts, theirs: Parts, steps: int, batch: 
         ratios.append(pair[True] / pair[False])
     print(
         f"{steps} steps of {batch} images, {OBJECTS} objects each, "
-        f"{trainer.detector.config.groups} groups; {trainer.device}"
+        f"{trainer.state.detector.config.groups} groups; {trainer.device}"
     )
     for name, parts in (("ours", ours), ("grid_sample and per-image matching", theirs)):
         total = sum(parts.seconds.values())

@@ -127,7 +127,7 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
         timed = tuple(_time(trainer, arch, costs[arch]) for arch in _spread(costs))
         weights = sum(
             parameter.numel() * parameter.element_size()
-            for parameter in trainer.detector.parameters()
+            for parameter in trainer.state.detector.parameters()
         )
     update = float(np.median([one.update_seconds for one in timed]))
     passes = np.mean([sum(_seconds(timed, costs[arch]) for arch in archs) for archs in drawn])
@@ -199,7 +199,8 @@ class _Kept:
 
     def __init__(self, trainer: Trainer) -> None:
         self.seen = {
-            parameter.untyped_storage().data_ptr() for parameter in trainer.detector.parameters()
+            parameter.untyped_storage().data_ptr()
+            for parameter in trainer.state.detector.parameters()
         }
         self.bytes = 0
 
@@ -226,10 +227,12 @@ def _batch(trainer: Trainer, arch: Arch, count: int) -> Batch:
     targets = []
     for image in range(count):
         boxes = torch.rand(OBJECTS, 4, generator=generator) * 0.3 + 0.2
-        labels = torch.randint(trainer.detector.config.num_classes, (OBJECTS,), generator=generator)
+        labels = torch.randint(
+            trainer.state.detector.config.num_classes, (OBJECTS,), generator=generator
+        )
         masks = (
             torch.zeros(OBJECTS, height, width, dtype=torch.bool)
-            if trainer.detector.config.masks
+            if trainer.state.detector.config.masks
             else None
         )
         if masks is not None:

@@ -5,6 +5,7 @@ function of (seed, step).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
@@ -90,7 +91,7 @@ class Recipe:
             *((self.preset.arch,) if self.train.base_share else ()),
         )
 
-    def identity(self, data_sha256: str, initial: dict[str, Tensor] | None = None) -> str:
+    def identity(self, data_sha256: str, initial: Mapping[str, Tensor] | None = None) -> str:
         """What two runs must share to be one: recipe, data and the weights they start from."""
         preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
         fields = {

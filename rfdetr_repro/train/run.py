@@ -138,7 +138,7 @@ def train(request: TrainRequest) -> Run:
     with _alone(trainer), shared(count, **arguments):
         trainer = Trainer(**arguments) if count > 1 else trainer
         total = request.recipe.train.steps
-        with StepBar(trainer.step, total, quiet=trainer.ranks.rank > 0) as bar:
+        with StepBar(trainer.state.step, total, quiet=trainer.ranks.rank > 0) as bar:
             trainer.run(bar.update, evaluate)
     return _result(trainer)
 
@@ -149,12 +149,16 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
     """
     from .processes import default_processes
 
-    batch_size = request.recipe.train.batch_size
     ranks = trainer.ranks
     alone = trainer.device.type != "cpu" or ranks.size > 1
-    count = request.processes or (
-        1 if alone else trainer.saved_processes or default_processes(batch_size)
-    )
+    if request.processes is not None:
+        count = request.processes
+    elif alone:
+        count = 1
+    elif trainer.before is not None:
+        count = trainer.before.processes
+    else:
+        count = default_processes(request.recipe.train.batch_size)
     if ranks.rank == 0:
         _tell_changes(trainer, max(count, ranks.size))
     if count > 1 and alone:
@@ -167,15 +171,17 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
 
 def _tell_changes(trainer: Trainer, processes: int) -> None:
     """Says what makes a resumed run equal to an uninterrupted run up to rounding only."""
-    if trainer.saved_processes is not None and trainer.saved_processes != processes:
+    before = trainer.before
+    if before is None:
+        return
+    if before.processes != processes:
         print(
-            f"{trainer.saved_processes} processes trained so far: with another number, equal up "
-            f"to rounding only",
+            f"{before.processes} processes trained so far: with another number, equal up to "
+            f"rounding only",
             file=sys.stderr,
         )
-    before = trainer.saved_precision
-    if before is not None and before != str(trainer.precision.dtype):
-        trained = before.removeprefix("torch.").replace("None", "float32")
+    if before.precision not in (None, str(trainer.precision.dtype)):
+        trained = str(before.precision).removeprefix("torch.").replace("None", "float32")
         print(
             f"trained in {trained} so far: in another precision, equal up to rounding only",
             file=sys.stderr,
@@ -227,11 +233,12 @@ def _alone(trainer: Trainer) -> AbstractContextManager[None]:
 def _result(trainer: Trainer) -> Run:
     from .trainer import MODEL
 
+    state = trainer.state
     return Run(
         folder=trainer.folder,
         model=trainer.folder / MODEL,
-        steps=trainer.step,
-        seconds=trainer.seconds,
+        steps=state.step,
+        seconds=state.seconds,
         precision=str(trainer.precision),
-        best=replace(trainer.best) if trainer.best.step else None,
+        best=replace(state.best) if state.best.step else None,
     )

@@ -8,104 +8,116 @@ a file beside it, of which the state knows how many bytes are its own.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rfdetr_repro.model.checkpoints.native import read_tensors, write_tensors
+from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
 
 from .best import Best
 from .dense import DenseHead
-from .optim import Ema, Precision
-from .parallel import Ranks
+from .optim import Ema
 from .run_log import RunLog
 
 STATE = "training_state.safetensors"
 
 
-class Resumable(Protocol):
-    """What of a training run is saved, and is set again when the run is resumed."""
+@dataclass
+class TrainingState:
+    """All that a training step changes, and all of it that is saved.
 
-    folder: Path
-    identity: str  # of recipe, data and initial weights
-    detector: torch.nn.Module
-    dense: DenseHead | None
+    ``detector`` holds the raw weights, ``ema`` their moving average.
+    """
+
+    detector: Detector
+    dense: DenseHead | None  # the auxiliary per-token head; None where its weight is 0
     ema: Ema
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    precision: Precision
-    ranks: Ranks
-    log: RunLog
-    best: Best
-    step: int
-    seconds: float
-    left_out: set[str]
-    evaluation_due: bool
-    saved_processes: int | None
-    saved_precision: str | None
+    scaler: torch.amp.GradScaler  # switched off but for float16
+    step: int = 0  # optimizer steps that are complete
+    seconds: float = 0.0  # training time so far, over all sessions
+    best: Best = field(default_factory=Best)
+    # keys of architectures for which memory did not suffice
+    left_out: set[str] = field(default_factory=set)
+    evaluation_due: bool = False  # the evaluation after ``step`` was given up half-way
 
 
-def save(trainer: Resumable) -> None:
+@dataclass(frozen=True)
+class Session:
+    """How the steps of a state were computed; another session of the run that differs is equal up
+    to rounding only.
+    """
+
+    processes: int
+    # dtype of backbone and projector, such as "torch.bfloat16", "None" for float32; None: the state
+    # is of a version that did not keep it
+    precision: str | None
+
+
+def save(path: Path, state: TrainingState, log: RunLog, identity: str, session: Session) -> None:
     """Writes the log up to the step, then the state: killed between the two, a run finds its log
     too long, and cuts it.
+
+    ``identity``: of recipe, data and initial weights (:meth:`.recipe.Recipe.identity`).
     """
-    tensors = {f"model.{name}": value for name, value in trainer.detector.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in trainer.ema.state.items()}
-    if trainer.dense is not None:
-        tensors |= {f"dense.{name}": value for name, value in trainer.dense.state_dict().items()}
-    for index, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optim.{index}.{name}": value for name, value in state.items()}
+    tensors = {f"model.{name}": value for name, value in state.detector.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in state.ema.state.items()}
+    if state.dense is not None:
+        tensors |= {f"dense.{name}": value for name, value in state.dense.state_dict().items()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optim.{index}.{name}": value for name, value in moments.items()}
     metadata = {
-        "step": str(trainer.step),
-        "seconds": repr(trainer.seconds),
-        "log_bytes": str(trainer.log.flush()),
-        "evaluation_due": str(int(trainer.evaluation_due)),
-        "precision": str(trainer.precision.dtype),
-        "processes": str(trainer.ranks.size),
-        "recipe": trainer.identity,
-        "best": trainer.best.to_json(),
-        "left_out": json.dumps(sorted(trainer.left_out)),
-        "scaler": json.dumps(trainer.scaler.state_dict()),
+        "step": str(state.step),
+        "seconds": repr(state.seconds),
+        "log_bytes": str(log.flush()),
+        "evaluation_due": str(int(state.evaluation_due)),
+        "precision": str(session.precision),
+        "processes": str(session.processes),
+        "recipe": identity,
+        "best": state.best.to_json(),
+        "left_out": json.dumps(sorted(state.left_out)),
+        "scaler": json.dumps(state.scaler.state_dict()),
     }
-    write_tensors(trainer.folder / STATE, tensors, metadata)
+    write_tensors(path, tensors, metadata)
 
 
-def load(trainer: Resumable) -> None:
-    """Puts the saved state into a new trainer of the same recipe, data and start; another one is an
-    :class:`InputError`.
+def load(path: Path, state: TrainingState, log: RunLog, identity: str) -> Session:
+    """Puts what is saved into a new state, and the log to where it was; returns how it was trained.
+
+    A file of another ``identity`` is an :class:`InputError`.
     """
-    path = trainer.folder / STATE
     tensors, metadata = read_tensors(path)
-    if metadata.get("recipe") != trainer.identity:
+    if metadata.get("recipe") != identity:
         raise InputError(
             "this run was started with other data or settings",
             path,
             "use another --out, or the same settings",
         )
-    trainer.detector.load_state_dict(_under("model.", tensors))
-    trainer.ema.load(_under("ema.", tensors))
-    if trainer.dense is not None:
-        trainer.dense.load_state_dict(_under("dense.", tensors))
-    state = trainer.optimizer.state_dict()
+    state.detector.load_state_dict(_under("model.", tensors))
+    state.ema.load(_under("ema.", tensors))
+    if state.dense is not None:
+        state.dense.load_state_dict(_under("dense.", tensors))
+    optimizer = state.optimizer.state_dict()
     for name, value in _under("optim.", tensors).items():
         index, key = name.split(".")
-        state["state"].setdefault(int(index), {})[key] = value
-    trainer.optimizer.load_state_dict(state)
-    trainer.saved_processes = int(metadata.get("processes", "1"))
-    trainer.step, trainer.seconds = int(metadata["step"]), float(metadata["seconds"])
+        optimizer["state"].setdefault(int(index), {})[key] = value
+    state.optimizer.load_state_dict(optimizer)
+    state.step = int(metadata["step"])
+    state.seconds = float(metadata["seconds"])
     if "log_bytes" in metadata:
-        trainer.log.resume(int(metadata["log_bytes"]))
+        log.resume(int(metadata["log_bytes"]))
     else:  # states of earlier versions hold the rows themselves
-        trainer.log.resume(0, json.loads(metadata["log"]))
-    trainer.evaluation_due = metadata.get("evaluation_due") == "1"
-    trainer.saved_precision = metadata.get("precision")
-    trainer.best = Best.from_json(metadata["best"]) if "best" in metadata else Best()
-    trainer.left_out = set(json.loads(metadata.get("left_out", "[]")))
+        log.resume(0, json.loads(metadata["log"]))
+    state.evaluation_due = metadata.get("evaluation_due") == "1"
+    state.best = Best.from_json(metadata["best"]) if "best" in metadata else Best()
+    state.left_out = set(json.loads(metadata.get("left_out", "[]")))
     if scale := json.loads(metadata.get("scaler", "{}")):
-        trainer.scaler.load_state_dict(scale)
+        state.scaler.load_state_dict(scale)
+    return Session(int(metadata.get("processes", "1")), metadata.get("precision"))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

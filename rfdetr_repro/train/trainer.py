@@ -29,7 +29,6 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import atomic_path, writable_folder
 
-from .best import Best
 from .dense import DenseHead
 from .interrupts import Interrupts
 from .losses import detection_losses
@@ -39,7 +38,7 @@ from .parallel import Ranks
 from .recipe import Recipe
 from .run_log import LOG, RunLog
 from .scalars import Scalars
-from .state import STATE, load, save
+from .state import STATE, Session, TrainingState, load, save
 
 MODEL = "supernet.safetensors"
 BEST = "best.safetensors"
@@ -66,56 +65,57 @@ class Trainer:
     initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tensorboard: bool = False
-    step: int = 0
-    seconds: float = 0.0  # training time so far, over all sessions
-    best: Best = field(default_factory=Best)
-    # architectures for which memory did not suffice
-    left_out: set[str] = field(default_factory=set)
-    evaluation_due: bool = False  # the evaluation after the saved step was given up half-way
 
     def __post_init__(self) -> None:
         config = self.recipe.check().train
         preset = self.recipe.preset
         torch.manual_seed(config.seed)
         model = replace(preset.model, num_classes=len(self.split.classes.names))
-        self.detector = Detector(model, preset.arch)
+        detector = Detector(model, preset.arch)
         if self.initial is not None:
             try:
-                self.detector.load_state_dict(self.initial)
+                detector.load_state_dict(self.initial)
             except RuntimeError as error:  # names or shapes
                 raise InputError(
                     f"the initial weights do not fit the model: {_first_misfit(error)}",
                     mend="take weights of this architecture, with heads for the data's classes",
                 ) from error
-        self.detector.to(
-            self.device
-        ).backbone.checkpoint_activations = config.checkpoint_activations
-        self.dense = DenseHead(model).to(self.device) if config.dense_weight else None
-        modules: dict[str, torch.nn.Module] = {"": self.detector}
-        if self.dense is not None:
-            modules["dense."] = self.dense
-        self.optimizer = build_optimizer(modules, config, max(model.feature_stages))
-        self.ema = Ema(self.detector, config)
+        detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
+        dense = DenseHead(model).to(self.device) if config.dense_weight else None
+        modules: dict[str, torch.nn.Module] = {"": detector}
+        if dense is not None:
+            modules["dense."] = dense
         self.precision = precision(self.device, config)
         self.autocast = self.precision.dtype
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
+        self.state = TrainingState(
+            detector,
+            dense,
+            Ema(detector, config),
+            build_optimizer(modules, config, max(model.feature_stages)),
+            torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16),
+        )
         self.ranks = Ranks.current()
-        # that trained what was resumed; as many give the same bits again
-        self.saved_processes: int | None = None
-        self.saved_precision: str | None = None  # its dtype, likewise
         self.log = RunLog(self.folder / LOG)
         self._interrupts = Interrupts()
         self._updating = False  # from the first weight that changes until the step is counted
         self.identity = self.recipe.identity(self.split.sha256, self.initial)
-        if (self.folder / STATE).exists():
-            load(self)
+        # how the steps were trained that are resumed; None: the run is new
+        self.before: Session | None = None
+        path = self.folder / STATE
+        if path.exists():
+            self.before = load(path, self.state, self.log, self.identity)
+
+    def save(self) -> None:
+        """Writes the log and the state of the last complete step (see :mod:`.state`)."""
+        session = Session(self.ranks.size, str(self.precision.dtype))
+        save(self.folder / STATE, self.state, self.log, self.identity, session)
 
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or AP has not risen for ``patience`` evaluations."""
         config = self.recipe.train
-        return self.step >= config.steps or bool(
-            config.patience and self.best.misses >= config.patience
+        return self.state.step >= config.steps or bool(
+            config.patience and self.state.best.misses >= config.patience
         )
 
     def run(self, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
@@ -145,16 +145,18 @@ class Trainer:
         """
         first = self.ranks.rank == 0
         stream = self._batches(evaluated=evaluate is not None)
-        scalars = Scalars(self.folder, self.step) if self.tensorboard and first else None
+        scalars = Scalars(self.folder, self.state.step) if self.tensorboard and first else None
         try:
-            if self.evaluation_due:
+            if self.state.evaluation_due:
                 self._after_step(evaluate, scalars)
             while not self.finished:
-                started = time.perf_counter() - self.seconds  # evaluation is not training time
+                started = (
+                    time.perf_counter() - self.state.seconds
+                )  # evaluation is not training time
                 with self._interrupts.allowed():
                     batches = next(stream)
                 parts = self.train_step(batches)
-                self.seconds = time.perf_counter() - started
+                self.state.seconds = time.perf_counter() - started
                 if first:
                     self._note(parts, progress, scalars)
                 self._after_step(evaluate, scalars)
@@ -169,35 +171,36 @@ class Trainer:
         first = self.ranks.rank == 0
         if (
             config.evaluate_every
-            and self.step % config.evaluate_every == 0
-            or self.step == config.steps
+            and self.state.step % config.evaluate_every == 0
+            or self.state.step == config.steps
         ):
             if first and evaluate:
-                self.evaluation_due = True
+                self.state.evaluation_due = True
                 self._evaluate(evaluate, scalars)
-            self.evaluation_due = False
+            self.state.evaluation_due = False
             if config.patience:  # rank 0 knows; the others learn it here
-                (self.best.misses,) = map(
-                    int, self.ranks.sum([self.best.misses if first else 0], self.device)
+                (self.state.best.misses,) = map(
+                    int, self.ranks.sum([self.state.best.misses if first else 0], self.device)
                 )
-        if first and (self.finished or self.step % config.checkpoint_every == 0):
-            save(self)
+        if first and (self.finished or self.state.step % config.checkpoint_every == 0):
+            self.save()
 
     def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
         """Saves at the step that is complete, and says so; what was under way of another step is
         given up.
         """
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        step = f"at step {self.step} of {self.recipe.train.steps}"
-        self.optimizer.zero_grad(set_to_none=True)
+        step = f"at step {self.state.step} of {self.recipe.train.steps}"
+        self.state.optimizer.zero_grad(set_to_none=True)
         if self.ranks.rank > 0:
             return Interrupted(number, f"{step}: process {self.ranks.rank} has ended")
         if self._updating:  # raised by something else than our handler, which waits
             return Interrupted(
-                number, f"in the update after step {self.step}: the state saved before it is kept"
+                number,
+                f"in the update after step {self.state.step}: the state saved before it is kept",
             )
-        save(self)
-        evaluation = ", its evaluation still to be done" if self.evaluation_due else ""
+        self.save()
+        evaluation = ", its evaluation still to be done" if self.state.evaluation_due else ""
         return Interrupted(
             number, f"{step}{evaluation}: the state is saved; run the same command again to go on"
         )
@@ -215,7 +218,7 @@ class Trainer:
                 self.split.name,
                 "add one, or leave patience out",
             )
-        if not self.ranks.agree(f"{self.step} {self.identity}"):
+        if not self.ranks.agree(f"{self.state.step} {self.identity}"):
             raise InputError(
                 "the processes do not see the same run and data",
                 self.folder,
@@ -226,8 +229,8 @@ class Trainer:
             self.split,
             config,
             lambda step: [arch.input_hw for arch in self.recipe.archs_of_step(step)],
-            start_step=self.step,
-            stop_step=self.step if self.finished else config.steps,
+            start_step=self.state.step,
+            stop_step=self.state.step if self.finished else config.steps,
             masks=self.recipe.preset.model.masks,
             part=self.ranks.part,
         )
@@ -240,39 +243,39 @@ class Trainer:
         fitted into memory.
         """
         config = self.recipe.train
-        archs = self.recipe.archs_of_step(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * schedule(self.step, config)
-        self.detector.train()
+        archs = self.recipe.archs_of_step(self.state.step)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * schedule(self.state.step, config)
+        self.state.detector.train()
         updating = False
         parts = dict[str, float]()
         try:
             with self._interrupts.allowed():
                 for index, batch in enumerate(batches):
                     arch = archs[index % len(archs)]
-                    if arch.key not in self.left_out:
+                    if arch.key not in self.state.left_out:
                         parts = self._pass(batch, arch, index // len(archs), len(batches))
             if updating := bool(parts):
                 parts["grad_norm"] = self._update()
         except RuntimeError as error:
             self._leave_out(arch, error, updating)
             parts = {}
-        if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.left_out:
+        if not parts and {arch.key for arch in self.recipe.possible_archs()} <= self.state.left_out:
             raise StatedFailure(
-                f"out of memory at step {self.step}, and no architecture of the run is left: "
+                f"out of memory at step {self.state.step}, and no architecture of the run is left: "
                 f"{LESS_MEMORY}"
             )
-        self.step += 1
+        self.state.step += 1
         self._updating = False
         return parts
 
     def _pass(self, batch: Batch, arch: Arch, micro: int, passes: int) -> dict[str, float]:
         """Adds the gradients of one micro-batch at one architecture; returns its losses."""
         config = self.recipe.train
-        seed = int(np.random.default_rng((config.seed, 2, self.step, micro)).integers(2**62))
+        seed = int(np.random.default_rng((config.seed, 2, self.state.step, micro)).integers(2**62))
         draws = PointDraws(seed, self.ranks.part(config.batch_size).start)
         total, parts = self.loss(batch.to(self.device), arch, draws)
-        self.scaler.scale(total / passes).backward()
+        self.state.scaler.scale(total / passes).backward()
         parts = self._summed({"loss": float(total.detach()), **parts})
         if not math.isfinite(parts["loss"]):
             raise self._not_finite("loss", [arch], [micro])
@@ -286,22 +289,24 @@ class Trainer:
         but a float16 step is skipped by the loss scaler, which then lowers its scale.
         """
         parameters = [
-            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+            parameter
+            for group in self.state.optimizer.param_groups
+            for parameter in group["params"]
         ]
         self.ranks.sum_gradients(parameters)
         self._updating = True
-        self.scaler.unscale_(self.optimizer)
+        self.state.scaler.unscale_(self.state.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.clip_norm))
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
+        if not math.isfinite(norm) and not self.state.scaler.is_enabled():
             raise self._not_finite(
                 "gradient",
-                self.recipe.archs_of_step(self.step),
+                self.recipe.archs_of_step(self.state.step),
                 range(self.recipe.train.accumulate),
             )
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.detector, self.step + 1)
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.ema.update(self.state.detector, self.state.step + 1)
         return norm
 
     def _leave_out(self, arch: Arch, error: Exception, updating: bool) -> None:
@@ -314,25 +319,30 @@ class Trainer:
         if updating or self.recipe.space is None or self.ranks.size > 1:
             where = "in the update of the weights, after" if updating else "with"
             raise StatedFailure(
-                f"out of memory at step {self.step} {where} {arch.key}: {LESS_MEMORY}"
+                f"out of memory at step {self.state.step} {where} {arch.key}: {LESS_MEMORY}"
             ) from error
-        self.optimizer.zero_grad(set_to_none=True)
-        self.left_out.add(arch.key)
-        self.log.add({"step": self.step, "out_of_memory": arch.key})
-        print(f"out of memory at step {self.step}: the run goes on without {arch.key}")
+        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.left_out.add(arch.key)
+        self.log.add({"step": self.state.step, "out_of_memory": arch.key})
+        print(f"out of memory at step {self.state.step}: the run goes on without {arch.key}")
 
     def _note(
         self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None
     ) -> None:
-        if self.step % 10 == 0 or self.step == self.recipe.train.steps:
-            arch = self.recipe.archs_of_step(self.step - 1)[-1].key
+        if self.state.step % 10 == 0 or self.state.step == self.recipe.train.steps:
+            arch = self.recipe.archs_of_step(self.state.step - 1)[-1].key
             self.log.add(
-                {"step": self.step, "seconds": round(self.seconds, 2), "arch": arch, **parts}
+                {
+                    "step": self.state.step,
+                    "seconds": round(self.state.seconds, 2),
+                    "arch": arch,
+                    **parts,
+                }
             )
             if scalars is not None:
-                scalars.add(self.step, parts)
+                scalars.add(self.state.step, parts)
         if progress is not None:
-            progress(self.step, parts)
+            progress(self.state.step, parts)
 
     def _evaluate(self, evaluate: Evaluate, scalars: Scalars | None) -> None:
         """Rows of the EMA weights go to the log; with ``patience`` those of the raw weights too,
@@ -340,18 +350,22 @@ class Trainer:
         """
         models = {"ema": self.ema_detector()}
         if self.recipe.train.patience:
-            models["raw"] = self._copy(self.detector.state_dict())
+            models["raw"] = self._copy(self.state.detector.state_dict())
         with self._interrupts.allowed():
             rows = {name: evaluate(model) for name, model in models.items()}
         for name, found in rows.items():
             label = {} if name == "ema" else {"weights": name}
             for row in found:
-                self.log.add({"step": self.step, **label, **row})
+                self.log.add({"step": self.state.step, **label, **row})
             if scalars is not None:
-                scalars.add_evaluation(self.step, name, found)
-        if self.recipe.train.patience and (chosen := self.best.consider(self.step, rows)):
+                scalars.add_evaluation(self.state.step, name, found)
+        if self.recipe.train.patience and (
+            chosen := self.state.best.consider(self.state.step, rows)
+        ):
             save_detector(
-                self.folder / BEST, models[chosen].state_dict(), self.card(self.best.describe())
+                self.folder / BEST,
+                models[chosen].state_dict(),
+                self.card(self.state.best.describe()),
             )
 
     def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
@@ -360,12 +374,17 @@ class Trainer:
         keys = ", ".join(arch.key for arch in archs)
         chosen = [
             batch_indices(
-                len(self.split), config.batch_size, self.step, config.seed, m, config.accumulate
+                len(self.split),
+                config.batch_size,
+                self.state.step,
+                config.seed,
+                m,
+                config.accumulate,
             )
             for m in micros
         ]
         images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
-        where = f"{what} is not finite at step {self.step} with {keys}; in images {images}"
+        where = f"{what} is not finite at step {self.state.step} with {keys}; in images {images}"
         return StatedFailure(
             f"{where}; the last checkpoint is kept: look at these images, or lower lr"
         )
@@ -380,7 +399,7 @@ class Trainer:
         The denominators are those of the whole micro-batch, so the ranks' losses, and their
         gradients, add up.
         """
-        detector = self.detector
+        detector = self.state.detector
         config = self.recipe.train
         with torch.autocast(
             batch.images.device.type,
@@ -398,27 +417,27 @@ class Trainer:
         total, parts = detection_losses(
             outputs, batch.targets, groups, config, draws, max(1.0, objects * groups)
         )
-        if self.dense is not None:
-            summed, tokens = self.dense.loss(maps[0], batch.targets)
+        if self.state.dense is not None:
+            summed, tokens = self.state.dense.loss(maps[0], batch.targets)
             dense = summed / max(1.0, *self.ranks.sum([tokens], self.device))
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
 
     def card(self, notes: str = "") -> ModelCard:
         classes = self.split.classes
-        if self.left_out:
+        if self.state.left_out:
             notes = (
                 f"{notes}; " * bool(notes)
-                + f"not trained for want of memory: {', '.join(sorted(self.left_out))}"
+                + f"not trained for want of memory: {', '.join(sorted(self.state.left_out))}"
             )
         return ModelCard(
-            self.detector.config,
+            self.state.detector.config,
             self.recipe.preset.arch,
             tuple(classes.names),
             tuple(classes.category_ids),
             self.recipe.space,
             train_data_sha256=self.split.sha256,
-            steps=self.step,
+            steps=self.state.step,
             notes=notes,
         )
 
@@ -426,8 +445,8 @@ class Trainer:
         """Writes the run's slim model file (see :meth:`run`)."""
         path = self.folder / MODEL
         if self.ranks.rank == 0:
-            chosen = self.folder / BEST if self.best.step else None
-            save_detector(self.folder / LAST if chosen else path, self.ema.state, self.card())
+            chosen = self.folder / BEST if self.state.best.step else None
+            save_detector(self.folder / LAST if chosen else path, self.state.ema.state, self.card())
             if chosen:
                 with atomic_path(path) as temporary:
                     shutil.copyfile(chosen, temporary)
@@ -435,10 +454,10 @@ class Trainer:
 
     def ema_detector(self) -> Detector:
         """A copy of the detector with EMA weights, in evaluation mode."""
-        return self._copy(self.ema.state)
+        return self._copy(self.state.ema.state)
 
     def _copy(self, state: dict[str, Tensor]) -> Detector:
-        copy = Detector(self.detector.config, self.detector.arch)
+        copy = Detector(self.state.detector.config, self.state.detector.arch)
         copy.load_state_dict(state)
         return copy.to(self.device).eval()
 

@@ -113,8 +113,8 @@ from rfdetr_repro.train.run import TrainRequest, train
 def main(argv):
     step = Trainer.train_step
     def slow(trainer, batches):
-        print("step", trainer.step, flush=True)
-        time.sleep(float(sys.argv[2]) * (trainer.step == 4))
+        print("step", trainer.state.step, flush=True)
+        time.sleep(float(sys.argv[2]) * (trainer.state.step == 4))
         return step(trainer, batches)
     Trainer.train_step = slow
     split = read_split(sys.argv[3], "train")

@@ -27,7 +27,7 @@ from rfdetr_repro.train.optim import Ema, build_optimizer, rate_and_decay, sched
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import LOG, read_log
-from rfdetr_repro.train.state import STATE, save
+from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import MODEL, Trainer
 
 RECIPE = Recipe(TINY, TRAIN, SPACE)
@@ -62,7 +62,7 @@ def test_resume_equals_the_uninterrupted_run(split: CocoSplit, tmp_path: Path) -
     with pytest.raises(Killed):
         Trainer(RECIPE, split, tmp_path / "cut").run(kill_at_5)
     resumed = Trainer(RECIPE, split, tmp_path / "cut")
-    assert resumed.step == 3
+    assert resumed.state.step == 3
     resumed.run()
     whole = states(tmp_path / "whole")
     cut = states(tmp_path / "cut")
@@ -77,11 +77,11 @@ def test_resume_equals_the_uninterrupted_run(split: CocoSplit, tmp_path: Path) -
 
 def test_a_run_moves_the_weights_and_describes_itself(split: CocoSplit, tmp_path: Path) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
-    before = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
+    before = {name: value.clone() for name, value in trainer.state.detector.state_dict().items()}
     trainer.run()
     still = [
         name
-        for name, value in trainer.detector.state_dict().items()
+        for name, value in trainer.state.detector.state_dict().items()
         if torch.equal(value, before[name])
     ]
     assert not still
@@ -93,7 +93,8 @@ def test_a_run_moves_the_weights_and_describes_itself(split: CocoSplit, tmp_path
         and len(digest) == 64
     )
     assert all(
-        torch.equal(value, trainer.ema.state[name]) for name, value in detector.state_dict().items()
+        torch.equal(value, trainer.state.ema.state[name])
+        for name, value in detector.state_dict().items()
     )
 
 
@@ -164,7 +165,7 @@ def test_schedule() -> None:
 
 
 def test_ema_follows_its_schedule(split: CocoSplit, tmp_path: Path) -> None:
-    detector = Trainer(RECIPE, split, tmp_path).detector
+    detector = Trainer(RECIPE, split, tmp_path).state.detector
     ema = Ema(detector, TRAIN)
     name = "class_embed.bias"
     start = ema.state[name].clone()
@@ -192,16 +193,16 @@ def test_a_state_stays_as_small_as_it_is_however_long_the_log(
     appended, never written anew.
     """
     trainer = Trainer(RECIPE, split, tmp_path)
-    save(trainer)
+    trainer.save()
     small = header(tmp_path / STATE)
     for step in range(1, 81_601):
         trainer.log.add({"step": step, "seconds": 0.5 * step, "loss": 1 / step})
-    save(trainer)
+    trainer.save()
     first = (tmp_path / LOG).read_bytes()
     written = (tmp_path / LOG).stat().st_ino
     assert header(tmp_path / STATE) < small + 100 and len(list(read_log(tmp_path))) == 81_600
     trainer.log.add({"step": 81_601})
-    save(trainer)
+    trainer.save()
     assert (tmp_path / LOG).stat().st_ino == written and (
         tmp_path / LOG
     ).read_bytes() == first + b'{"step": 81601}\n'
@@ -214,24 +215,24 @@ def test_rows_of_steps_that_are_trained_again_are_cut_off(
     trainer = Trainer(RECIPE, split, tmp_path)
     for step in (1, 2):
         trainer.log.add({"step": step})
-    save(trainer)
+    trainer.save()
     with open(tmp_path / LOG, "a") as stream:
         stream.write('{"step": 3}\n{"ste')
     again = Trainer(RECIPE, split, tmp_path)
     again.log.add({"step": 4})
-    save(again)
+    again.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 4] and not capsys.readouterr().err
     os.truncate(tmp_path / LOG, 15)
     third = Trainer(RECIPE, split, tmp_path)
     third.log.add({"step": 5})
-    save(third)
+    third.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 5]
     assert (
         "holds 15 of the 36 bytes that the training state knows: rows of it are lost"
         in capsys.readouterr().err
     )
     (tmp_path / LOG).unlink()
-    save(Trainer(RECIPE, split, tmp_path))
+    Trainer(RECIPE, split, tmp_path).save()
     assert not list(read_log(tmp_path)) and "holds 0 of the" in capsys.readouterr().err
 
 
@@ -251,7 +252,7 @@ def test_a_state_that_holds_its_log_itself_goes_on(split: CocoSplit, tmp_path: P
     )
     (tmp_path / "old" / LOG).write_text('{"step": 3, "loss": 1.0}\n')
     resumed = Trainer(RECIPE, split, tmp_path / "old")
-    assert resumed.step == 3
+    assert resumed.state.step == 3
     resumed.run()
     assert [row["step"] for row in read_log(tmp_path / "old")] == [3, 6]
     whole = states(tmp_path / "whole")
@@ -302,7 +303,7 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
 ) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
     trainer.log.add({"step": 1})
-    save(trainer)
+    trainer.save()
     before = (tmp_path / STATE).read_bytes()
 
     def full(descriptor: int) -> None:
@@ -314,11 +315,11 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
         pytest.raises(InputError, match="the training log: No space left.*free some space"),
     ):
         patch.setattr(os, "fsync", full)
-        save(trainer)
+        trainer.save()
     assert (tmp_path / STATE).read_bytes() == before
     again = Trainer(RECIPE, split, tmp_path)
     again.log.add({"step": 3})
-    save(again)
+    again.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 3]
 
 

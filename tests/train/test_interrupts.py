@@ -75,7 +75,7 @@ def test_a_signal_saves_at_the_step_that_is_complete(
     assert str(caught.value) == told and caught.value.exit_code == 128 + number
     assert [signal.getsignal(one) for one in SIGNALS] == before
     resumed = Trainer(SLOW, split, tmp_path / "cut")
-    assert resumed.step == 4
+    assert resumed.state.step == 4
     resumed.run()
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
@@ -88,7 +88,7 @@ def interrupted_in(trainer: Trainer, name: str, step: int) -> None:
     calls = [0]
 
     def work(*arguments: Any) -> Any:
-        calls[0] += trainer.step == step
+        calls[0] += trainer.state.step == step
         if calls[0] == (2 if name == "_pass" else 1):
             send(signal.SIGTERM)
         return plain(*arguments)
@@ -123,7 +123,7 @@ def test_an_evaluation_given_up_is_made_first_when_the_run_goes_on(
     trainer = Trainer(recipe, split, tmp_path / "cut")
 
     def interrupted(detector: object) -> list[dict]:
-        if trainer.step == step:
+        if trainer.state.step == step:
             send(signal.SIGINT)
         return rows(detector)
 
@@ -133,7 +133,7 @@ def test_an_evaluation_given_up_is_made_first_when_the_run_goes_on(
     ):
         trainer.run(evaluate=interrupted)
     resumed = Trainer(recipe, split, tmp_path / "cut")
-    assert (resumed.step, resumed.evaluation_due) == (step, True)
+    assert (resumed.state.step, resumed.state.evaluation_due) == (step, True)
     resumed.run(evaluate=rows)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
@@ -177,7 +177,7 @@ def test_processes_are_ended_by_the_first_one(
     monkeypatch.setattr(processes, "_start", lambda: started.append(start()) or started[-1])
 
     def to_all(trainer: Trainer, batches: list) -> dict[str, float]:
-        if trainer.step == 3:
+        if trainer.state.step == 3:
             for pid in (started[0].pid, os.getpid()):
                 os.kill(pid, signal.SIGTERM)
         return step(trainer, batches)
@@ -212,7 +212,7 @@ SCRIPT = """
 
     step = Trainer.train_step
     def until(self, batches):
-        if self.step == 2:
+        if self.state.step == 2:
             os.kill(os.getpid(), getattr(signal, sys.argv[1]))
         return step(self, batches)
     if sys.argv[1] != "none":
@@ -264,7 +264,7 @@ def signal_at(step: int, number: int) -> Callable[[Trainer, list], dict[str, flo
     plain = Trainer.train_step
 
     def until(self: Trainer, batches: list) -> dict[str, float]:
-        if self.step == step:
+        if self.state.step == step:
             send(number)
         return plain(self, batches)
 

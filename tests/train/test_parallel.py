@@ -131,7 +131,7 @@ def test_a_killed_process_is_reported(
     ):
         train(2, kill, **setup)
     resumed = Trainer(**setup)
-    assert resumed.step == 3
+    assert resumed.state.step == 3
 
 
 def test_processes_end_with_their_parent(
@@ -284,7 +284,7 @@ def test_a_resumed_run_keeps_its_processes(
         "folder": tmp_path,
     }
     assert run_to_the_end(TrainRequest(**short, processes=2)).steps == 3
-    assert Trainer(**short).saved_processes == 2
+    assert Trainer(**short).before.processes == 2
     assert run_to_the_end(TrainRequest(**short)).steps == 3
     assert "is complete: nothing to train" in capsys.readouterr().err
     monkeypatch.setattr(Ranks, "current", lambda: Ranks(0, 2))  # under torchrun

@@ -63,7 +63,7 @@ def test_a_sandwich_step_averages_its_passes(split: CocoSplit, tmp_path: Path) -
     (batches,) = training_batches(split, recipe.train, sizes, 0, 1, masks=True)
     assert len({batch.images.shape for batch in batches}) > 1
     assert len({tuple(target.image_id for target in batch.targets) for batch in batches}) == 1
-    parameter = trainer.detector.class_embed.weight
+    parameter = trainer.state.detector.class_embed.weight
     gradients = []
     for index, arch in enumerate(recipe.archs_of_step(0)):
         trainer._pass(batches[index], arch, 0, 1)
@@ -100,15 +100,13 @@ def test_float16_scales_the_loss_and_keeps_the_scale(
 ) -> None:
     recipe = with_train(steps=2, bfloat16=False, float16=True, checkpoint_every=1)
     trainer = Trainer(recipe, split, tmp_path)
-    assert trainer.autocast == torch.float16 and trainer.scaler.is_enabled()
-    before = trainer.detector.class_embed.weight.detach().clone()
+    assert trainer.autocast == torch.float16 and trainer.state.scaler.is_enabled()
+    before = trainer.state.detector.class_embed.weight.detach().clone()
     trainer.run()
-    assert not torch.equal(before, trainer.detector.class_embed.weight)
-    trainer.scaler.update(8.0)
-    from rfdetr_repro.train.state import save
-
-    save(trainer)
-    assert Trainer(recipe, split, tmp_path).scaler.get_scale() == 8.0
+    assert not torch.equal(before, trainer.state.detector.class_embed.weight)
+    trainer.state.scaler.update(8.0)
+    trainer.save()
+    assert Trainer(recipe, split, tmp_path).state.scaler.get_scale() == 8.0
     monkeypatch.setattr(
         "rfdetr_repro.train.optim.bfloat16_is_fast", lambda device: (False, "as said")
     )
@@ -127,7 +125,7 @@ def test_a_plateau_ends_the_run_and_keeps_the_best_weights(
 
     trainer = Trainer(recipe, split, tmp_path)
     trainer.run(evaluate=evaluate)
-    assert (trainer.step, trainer.best.step, trainer.best.weights) == (
+    assert (trainer.state.step, trainer.state.best.step, trainer.state.best.weights) == (
         4,
         2,
         "raw",
@@ -139,9 +137,9 @@ def test_a_plateau_ends_the_run_and_keeps_the_best_weights(
     )
     assert "step 2, raw weights" in load_supernet(tmp_path / MODEL)[1].notes
     again = Trainer(recipe, split, tmp_path)
-    assert again.finished and again.best == trainer.best
+    assert again.finished and again.state.best == trainer.state.best
     again.run(evaluate=evaluate)
-    assert again.step == 4
+    assert again.state.step == 4
     rows = [row for row in read_log(tmp_path) if "split" in row]
     assert [row.get("weights", "ema") for row in rows] == ["ema", "raw"] * 4
 
@@ -177,7 +175,7 @@ def test_an_architecture_that_does_not_fit_is_left_out_and_named(
         {"step": 0, "out_of_memory": largest}
     ]
     assert largest in load_supernet(tmp_path / MODEL)[1].notes
-    assert Trainer(recipe, split, tmp_path).left_out == {largest}
+    assert Trainer(recipe, split, tmp_path).state.left_out == {largest}
     alone = replace(recipe, space=None, train=replace(TRAIN, steps=1))
     monkeypatch.setattr(Trainer, "loss", out_of_memory_with(TINY.arch.key))
     with pytest.raises(StatedFailure, match=f"out of memory at step 0 with {TINY.arch.key}"):

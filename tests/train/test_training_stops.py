@@ -53,11 +53,11 @@ def spoil_gradient(trainer: Trainer, value: float) -> None:
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()
-        if trainer.step == BAD_STEP:
+        if trainer.state.step == BAD_STEP:
             gradient.view(-1)[0] = value
         return gradient
 
-    trainer.detector.class_embed.weight.register_hook(spoiled)
+    trainer.state.detector.class_embed.weight.register_hook(spoiled)
 
 
 def nan_loss(trainer: Trainer) -> None:
@@ -65,7 +65,7 @@ def nan_loss(trainer: Trainer) -> None:
 
     def loss(*arguments: Any) -> Any:
         total, parts = plain(*arguments)
-        return (total * float("nan"), parts) if trainer.step == BAD_STEP else (total, parts)
+        return (total * float("nan"), parts) if trainer.state.step == BAD_STEP else (total, parts)
 
     trainer.loss = loss  # type: ignore[method-assign]
 
@@ -84,10 +84,10 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     assert f"gradient is not finite at step {BAD_STEP} with {arch}; in images {named}" in str(
         caught.value
     )
-    assert all(bool(one.isfinite().all()) for one in trainer.detector.state_dict().values())
+    assert all(bool(one.isfinite().all()) for one in trainer.state.detector.state_dict().values())
     assert all(bool(one.isfinite().all()) for one in state(tmp_path / "run").values())
     again = Trainer(RECIPE, split, tmp_path / "run")  # the cause is gone
-    assert again.step == 3
+    assert again.state.step == 3
     again.run()
     assert equal(state(tmp_path / "run"), state(tmp_path / "whole"))
 
@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_its_state(
         all(bool(one.isfinite().all()) for one in kept.values()) and not (tmp_path / MODEL).exists()
     )
     again = Trainer(RECIPE, split, tmp_path)
-    assert again.step == 3
+    assert again.state.step == 3
     again.run()
     assert again.finished and (tmp_path / MODEL).exists()
 
@@ -131,10 +131,10 @@ def test_a_gradient_of_one_process_that_is_not_finite_ends_all(
 def test_the_loss_scaler_skips_a_step_that_is_not_finite(split: CocoSplit, tmp_path: Path) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
     # as float16 training has it
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=True)
+    trainer.state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=True)
     spoil_gradient(trainer, float("inf"))
     scales: list[float] = []
-    trainer.run(lambda step, parts: scales.append(trainer.scaler.get_scale()))
+    trainer.run(lambda step, parts: scales.append(trainer.state.scaler.get_scale()))
     assert scales == [4.0] * BAD_STEP + [2.0] * (TRAIN.steps - BAD_STEP)
     assert trainer.finished and all(bool(one.isfinite().all()) for one in state(tmp_path).values())
 
@@ -154,7 +154,9 @@ def test_without_memory_for_any_architecture_the_run_fails(
         match="no architecture of the run is left: lower batch_size .* checkpoint_activations",
     ):
         trainer.run()
-    assert trainer.step < 100 and trainer.left_out == {arch.key for arch in recipe.possible_archs()}
+    assert trainer.state.step < 100 and trainer.state.left_out == {
+        arch.key for arch in recipe.possible_archs()
+    }
     assert not (tmp_path / MODEL).exists()
     drawn = {arch for step in range(300) for arch in recipe.archs_of_step(step)}
     assert drawn == set(recipe.possible_archs())
@@ -173,7 +175,7 @@ def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
     def fails(plain: Callable[..., Any]) -> Callable[..., Any]:
         def work(*arguments: Any, **named: Any) -> Any:
             found = plain(*arguments, **named)
-            if trainer.step == BAD_STEP:
+            if trainer.state.step == BAD_STEP:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return found
 
@@ -181,8 +183,8 @@ def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
 
     with monkeypatch.context() as patch:
         owner, name = {
-            "optimizer": (trainer.optimizer, "step"),
-            "ema": (trainer.ema, "update"),
+            "optimizer": (trainer.state.optimizer, "step"),
+            "ema": (trainer.state.ema, "update"),
         }.get(place, (torch.nn.utils, place))
         patch.setattr(owner, name, fails(getattr(owner, name)))
         told = (
@@ -191,9 +193,9 @@ def test_without_memory_for_an_update_the_run_ends_and_goes_on_from_its_state(
         )
         with pytest.raises(StatedFailure, match=told + "lower batch_size"):
             trainer.run()
-    assert not trainer.left_out and not (tmp_path / "run" / MODEL).exists()
+    assert not trainer.state.left_out and not (tmp_path / "run" / MODEL).exists()
     again = Trainer(RECIPE, split, tmp_path / "run")
-    assert again.step == 3
+    assert again.state.step == 3
     again.run()
     assert equal(state(tmp_path / "run"), state(tmp_path / "whole"))
 
@@ -211,7 +213,7 @@ SCRIPT = """
     torch.set_num_threads(1)
     recipe = Recipe(TINY, replace(TRAIN, steps=12), SPACE)
     trainer = Trainer(recipe, read_split(sys.argv[1], "train"), Path(sys.argv[2]))
-    print("from", trainer.step, flush=True)
+    print("from", trainer.state.step, flush=True)
     trainer.run(lambda step, parts: print("step", step, flush=True))
 """
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -219,7 +220,7 @@ def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> No
             )
 
 
-def sha256_tensors(tensors: dict[str, Tensor]) -> str:
+def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash of names, types, shapes and values; the order of the dictionary does not matter."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
