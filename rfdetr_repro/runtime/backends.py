@@ -25,18 +25,15 @@ def check_backend(backend: str) -> None:
     """
     choose(backend, BACKENDS, "backend")
     if backend == "onnxruntime-cuda":
-        _class("ort_cuda", "check_provider")()
+        _class("runtime.ort_cuda", "check_provider")()
     elif backend == "openvino":
-        _class("openvino", "OpenVinoSession")
+        _class("runtime.openvino", "OpenVinoSession")
     elif backend == "torch-graph":
-        _class("torch", "graph_device")()
+        _class("runtime.torch", "graph_device")()
     elif backend in ("tensorrt", "tensorrt-rtx"):
-        _class("tensorrt", "TrtSession")
-        from rfdetr_repro.export.tensorrt.cuda_device import open_device
-        from rfdetr_repro.export.tensorrt.engine import load_backend
-
-        open_device()
-        load_backend(backend)
+        _class("runtime.tensorrt", "TrtSession")
+        _class("export.tensorrt.cuda_device", "open_device")()
+        _class("export.tensorrt.engine", "load_backend")(backend)
 
 
 def open_session(
@@ -68,12 +65,16 @@ def open_session(
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
     if backend == "onnxruntime-cuda":
-        return _class("ort_cuda", "OrtCudaSession")(artifact, threads, cuda_graph=cuda_graph)
+        return _class("runtime.ort_cuda", "OrtCudaSession")(
+            artifact, threads, cuda_graph=cuda_graph
+        )
     if backend == "openvino":
-        return _class("openvino", "OpenVinoSession")(artifact, threads)
+        return _class("runtime.openvino", "OpenVinoSession")(artifact, threads)
     if backend in ("torch", "torch-graph"):
-        return _class("torch", "TorchSession")(artifact, threads, graph=backend == "torch-graph")
-    session = _class("tensorrt", "TrtSession")
+        return _class("runtime.torch", "TorchSession")(
+            artifact, threads, graph=backend == "torch-graph"
+        )
+    session = _class("runtime.tensorrt", "TrtSession")
     if artifact.manifest.format == "onnx":  # built into an engine beside it first
         from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
 
@@ -82,9 +83,11 @@ def open_session(
 
 
 def _class(module: str, name: str) -> Any:
-    """A session class; what it imports and cannot is named by an :class:`InputError`."""
+    """``name`` of a module of this package; what the module cannot import is an
+    :class:`InputError`.
+    """
     try:
-        return getattr(importlib.import_module(f".{module}", __package__), name)
+        return getattr(importlib.import_module(f"rfdetr_repro.{module}"), name)
     except InputError:
         raise
     except ImportError as error:

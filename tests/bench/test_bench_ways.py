@@ -79,9 +79,9 @@ def test_both_ways_of_pytorch_are_two_backends(
         # QUICK waits 0 ms
         (("--spin-ms", "20", "--backend", "tensorrt"), "20 ms of spinning do not fit"),
         (("--flush-l2", "--backend", "tensorrt", "--protocol", "all"), "leave no time to flush"),
-        (("--inject", "-1"), "cannot be negative"),
+        (("--inject", "-1"), "is not a whole number from 0"),
         (
-            ("--inject", "5", "--checkpoint", "x.pt", "--models", "yolov8-n"),
+            ("--inject", "5", "--checkpoint", __file__, "--models", "yolov8-n"),
             "leave one of them out",
         ),
     ],

@@ -446,14 +446,21 @@ def test_real_sets(name: str) -> None:
 
 
 def test_drop_bad_at_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Arguments that do not go together are refused before a file is opened."""
+    """Arguments that do not go together are refused before any work."""
+    model = tmp_path / "a.onnx"
+    model.touch()
+    listed = tmp_path / "y"
+    listed.touch()
     for argv, message in (
-        (["--artifact", "a.onnx"], "no data given"),
+        (["--artifact", str(model)], "no data given"),
         (
-            ["--artifact", "a.onnx", "--data", "x", "--annotations", "y"],
+            ["--artifact", str(model), "--data", str(tmp_path), "--annotations", str(listed)],
             "--data and --annotations are both given",
         ),
-        (["--artifact", "a.onnx", "--images", "y"], "--images without its annotation file"),
+        (
+            ["--artifact", str(model), "--images", str(tmp_path)],
+            "--images without its annotation file",
+        ),
     ):
         assert run_main(evaluate.main, argv) == 2
         assert message in capsys.readouterr().err

@@ -48,7 +48,8 @@ def outputs(artifact: Artifact, **changes: tuple[tuple[int, ...], str]) -> list[
 )
 def test_what_is_taken(artifact: Artifact, changes: dict[str, tuple[tuple[int, ...], str]]) -> None:
     check_outputs(outputs(artifact, **changes), artifact)
-    check_outputs(outputs(artifact, **changes)[:3], artifact)
+    boxes = replace(artifact.manifest, outputs=artifact.manifest.outputs[:3])
+    check_outputs(outputs(artifact, **changes)[:3], replace(artifact, manifest=boxes))
 
 
 @pytest.mark.parametrize(

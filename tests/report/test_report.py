@@ -195,7 +195,7 @@ def test_a_stage_without_a_time_is_not_counted_as_none(tmp_path):
     [
         ("summary.json", "{", "not JSON"),
         ("summary.json", "[]", "not a JSON object"),
-        ("records.jsonl", "garbage\n", "records.jsonl:1"),
+        ("records.jsonl", "garbage\n", "not a store of Records"),
         ("train_log.jsonl", "garbage\n", "train_log.jsonl:1"),
     ],
 )

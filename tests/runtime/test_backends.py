@@ -107,7 +107,7 @@ def test_bad_arguments(both: Both, arguments: dict[str, object], message: str) -
 def test_package_that_is_not_there(
     both: Both, backend: str, package: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"rfdetr_repro.export.{backend}_session", raising=False)
+    monkeypatch.delitem(sys.modules, f"rfdetr_repro.runtime.{backend}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=message):
         open_session(both.onnx, backend)

@@ -195,7 +195,7 @@ def test_a_cluster_without_a_gpu_says_so(join, tmp_path, monkeypatch):
 def test_a_local_cluster_ends_with_its_pool(tmp_path):
     ray.shutdown()
     pool = RayPool(MakeSquares(str(tmp_path), seconds=0.2), workers=2)
-    folder = Path(pool.cluster._folder)
+    folder = pool.cluster._folder.path
     results = pool.run(ITEMS)
     _, answer = next(results)
     with pytest.raises(InputError, match="uses Ray already"):
