@@ -186,7 +186,7 @@ def install_library(built: Path, target: Path) -> None:
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=".part-")
     os.close(handle)
     shutil.copy(built, part)
-    os.replace(part, target)
+    Path(part).replace(target)
 
 
 class BuildOps(build_ext):

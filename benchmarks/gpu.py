@@ -224,7 +224,7 @@ def step(name: str, command: list[str], out: Path, timeout_s: float) -> bool:
         # this device's kernels only: minutes less
         environment |= {"RFDETR_CUDA": "1", "RFDETR_CUDA_ARCHS": f"{major}{minor}"}
     started = time.monotonic()
-    with open(out / f"{name}.log", "w") as log:
+    with (out / f"{name}.log").open("w") as log:
         try:
             done = subprocess.run(
                 command,

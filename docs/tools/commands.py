@@ -170,7 +170,7 @@ def _row(action: argparse.Action) -> str:
     needed = action.required and bool(action.option_strings)
     default = (
         "required"
-        if needed or not action.option_strings and action.nargs not in ("?", "*")
+        if needed or (not action.option_strings and action.nargs not in ("?", "*"))
         else _default(action)
     )
     meaning = (action.help or "") % {**vars(action), "prog": ""} if action.help else ""

@@ -131,7 +131,7 @@ def confirm_all(
             with _failing(name, outcome):
                 cell.find_accuracies(progress)
         for protocol in protocols:
-            again = twin == "always" or twin == "once" and not _has_twin(store, protocol, context)
+            again = twin == "always" or (twin == "once" and not _has_twin(store, protocol, context))
             _measure(cells, protocol, outcome, watch, twin=again and protocol.mode != "paced")
     except BaseException:
         for cell in cells.values():

@@ -140,7 +140,7 @@ def jobs(
     """
     for name in names:
         size = name.removeprefix("rfdetr-")
-        if "onnx" in counters and size in PRESETS or "onnx" in counters and not _star(name):
+        if ("onnx" in counters and size in PRESETS) or ("onnx" in counters and not _star(name)):
             yield _job(model_id(name), "onnx", "deployed", partial(_onnx, name, artifacts))
         if _foreign(name) is not None:
             yield from _foreign_jobs(name, counters)

@@ -69,9 +69,14 @@ def flopcountermode(module: nn.Module, *inputs: Tensor) -> Count:
     """One forward pass by ``torch.utils.flop_counter``; attention is decomposed so that it is
     seen.
     """
-    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        with _ShapesOnly(), FlopCounterMode(display=False) as counter:
-            module(*map(_to_meta, inputs))
+    with (
+        torch.device("meta"),
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        _ShapesOnly(),
+        FlopCounterMode(display=False) as counter,
+    ):
+        module(*map(_to_meta, inputs))
     flops = float(counter.get_total_flops())
     return Count(flops, flops / 2)
 

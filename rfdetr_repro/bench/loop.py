@@ -207,10 +207,8 @@ class Lane:
                 self.gpu_ms.append(event_ms)
             taken += 1
             spent_s = (self.clock.now_ns() - start_ns) / 1e9
-            if (
-                self.elapsed_s + spent_s >= (self.protocol.min_time_s or self.rule.timeout_s)
-                or by_time
-                and spent_s >= LONG_BLOCK_S
+            if self.elapsed_s + spent_s >= (self.protocol.min_time_s or self.rule.timeout_s) or (
+                by_time and spent_s >= LONG_BLOCK_S
             ):
                 break
 
@@ -232,11 +230,8 @@ class Lane:
         elif window.busy_mhz is not None:
             self.expected_mhz = max(self.expected_mhz or 0.0, window.busy_mhz)
         self.windows.append((window, mark != SET_ASIDE, sum(self.samples_ms[before:]) / 1e3))
-        if (
-            mark == THROTTLED
-            and not self.throttled.startswith("yes")
-            or self.throttled == "no"
-            and mark != SET_ASIDE
+        if (mark == THROTTLED and not self.throttled.startswith("yes")) or (
+            self.throttled == "no" and mark != SET_ASIDE
         ):
             self.throttled = window.throttled
         return mark

@@ -21,11 +21,12 @@ from PIL import Image
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.decoding import decode
 from rfdetr_repro.data.mask_logits import packed_bits
+from rfdetr_repro.data.resizing import model_input
 from rfdetr_repro.evaluation.coco import boxes_in_pixels
 from rfdetr_repro.runtime.session import Detections, Session
 from rfdetr_repro.spec.files import open_input
 
-from .accuracy import Array, model_input, run_on
+from .accuracy import Array, run_on
 
 MOST = 100
 PICTURE_HW = (480, 640)  # of the drawn picture; about COCO's size

@@ -246,11 +246,8 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
             and split.origin.found.kind != "yolo"
             and split.origin.found.listed is None
         ):
-            if (
-                where in seen
-                and split.origin.found.kind != "cvat"
-                or where in seen
-                and split.origin.found.undivided
+            if (where in seen and split.origin.found.kind != "cvat") or (
+                where in seen and split.origin.found.undivided
             ):
                 what = (
                     f"the data set names no splits: {seen[where]} and {split.split} would be the "

@@ -118,7 +118,7 @@ class CocoSplit:
         self.empty_boxes = table.empty_boxes
         self.origin: Origin | None = None  # where it was read from; None: made by a program
         self._table = table
-        self._annotation_digest: Any = None  # hashlib object over the annotation file
+        self.annotation_digest: Any = None  # hashlib object over the annotation file
         self._decoded: dict[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class CocoSplit:
     def __getstate__(self) -> dict[str, Any]:
         """For another process: with the hash, without decoded images."""
         _ = self.sha256
-        return {**self.__dict__, "_annotation_digest": None, "_decoded": None}
+        return {**self.__dict__, "annotation_digest": None, "_decoded": None}
 
     @cached_property
     def sha256(self) -> str:
@@ -135,7 +135,7 @@ class CocoSplit:
 
         Reads all files once.
         """
-        digest = self._annotation_digest.copy()
+        digest = self.annotation_digest.copy()
         for info in self.images:
             with open_input(info.path) as stream:
                 while block := stream.read(1 << 20):
@@ -431,8 +431,8 @@ def read_split(
     result = CocoSplit(short(name), split, str(description), images.images, classes, table)
     result.origin = Origin(found, images, replace(content, text=b""))
     result.always_turned = found.kind in ("yolo", "labels")
-    result._annotation_digest = hashlib.sha256(content.text)
+    result.annotation_digest = hashlib.sha256(content.text)
     if dropped := result.dropped:
         # not the same data as all of it
-        result._annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())
+        result.annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())
     return result

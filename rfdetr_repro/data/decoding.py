@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input
@@ -259,7 +259,7 @@ def _reading(where: object) -> Iterator[None]:
         raise InputError(
             f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         mend = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
         raise InputError("cannot decode the image: the format is unknown", where, mend) from error
     except MemoryError as error:
@@ -273,8 +273,8 @@ def _reading(where: object) -> Iterator[None]:
 
 def _has_content(where: object) -> bool:
     return (
-        not (isinstance(where, (str, os.PathLike)) and os.path.isfile(where))
-        or os.path.getsize(where) > 0
+        not (isinstance(where, (str, os.PathLike)) and Path(where).is_file())
+        or Path(where).stat().st_size > 0
     )
 
 
@@ -288,7 +288,7 @@ def _header(picture: Image.Image) -> Header:
         # else Pillow would decode it to look behind the pixels
         if picture.format != "PNG" or "exif" in picture.info:
             orientation = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF says nothing of the pixels
+    except Exception:
         pass
     orientation = orientation if orientation in _TURNS else 1
     width, height = picture.size

@@ -273,7 +273,7 @@ def _label_all(
     key = sha256_bytes(f"{source_sha256} {limits} {sam.model.config.to_json_string()}".encode())
     done = _read_partial(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "a", encoding="utf-8") as stream:
+    with partial.open("a", encoding="utf-8") as stream:
         if not partial.stat().st_size:
             stream.write(json.dumps({"key": key}) + "\n")
         for index, info in enumerate(split.images):

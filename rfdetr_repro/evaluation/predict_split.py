@@ -8,6 +8,7 @@ come from artifacts instead (:mod:`rfdetr_repro.bench.accuracy`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def device_of(detector: Detector) -> torch.device:
     return next(detector.parameters()).device
 
 
-def base_accuracies(detector: Detector, splits: Mapping[str, CocoSplit]) -> list[dict]:
+def base_accuracies(detector: Detector, splits: Mapping[str, CocoSplit]) -> list[dict[str, Any]]:
     """Accuracy of the detector's own architecture on each split, as rows of a training log."""
     rows = []
     for name, split in splits.items():

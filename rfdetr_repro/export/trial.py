@@ -154,7 +154,7 @@ def _started() -> subprocess.Popen[bytes]:
         return _helper[1]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path),
+        "PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path),
     }
     command = [sys.executable, "-c", "from rfdetr_repro.export.trial import serve; serve()"]
     pipe = subprocess.PIPE

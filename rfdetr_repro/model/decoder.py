@@ -8,6 +8,7 @@ with exactly the numbers each would give alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -42,7 +43,7 @@ class MLP(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], zero_last: bool = False) -> None:
         super().__init__()
-        layers = [Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [Linear(a, b) for a, b in itertools.pairwise(widths)]
         if zero_last:
             nn.init.zeros_(layers[-1].weight)
             nn.init.zeros_(layers[-1].bias)

@@ -165,7 +165,7 @@ def float32_on_cpu(*tensors: Tensor) -> bool:
         and not _PLAIN.get()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined] # public, not declared so
     )
 
 

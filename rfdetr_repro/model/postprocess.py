@@ -48,7 +48,7 @@ def top_k(
     for them. ``recording``: one TopK node, for an exported graph; ONNX prescribes the same order of
     equals.
     """
-    b, n, classes = outputs.logits.shape
+    _, n, classes = outputs.logits.shape
     k = min(k, n * classes)
     flat_logits = outputs.logits.flatten(1)
     scores, flat = flat_logits.topk(k, dim=1) if recording else best_first(flat_logits, k)  # (B, k)

@@ -202,7 +202,7 @@ def _file_stem(name: str) -> str:
 
 @functools.cache
 def _read(stem: str) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
-    with open(CSV_FOLDER / f"{stem}.csv", encoding="utf-8", newline="") as stream:
+    with (CSV_FOLDER / f"{stem}.csv").open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
         rows = tuple(dict(row) for row in reader)
     return tuple(reader.fieldnames or ()), rows

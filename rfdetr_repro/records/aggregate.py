@@ -182,8 +182,8 @@ def _wanted(record: Record, args: argparse.Namespace) -> bool:
     scored = record.accuracy is not None or record.mask_accuracy is not None
     waited = args.mode != "buffered" or protocol.buffer_ms == args.buffer_ms
     graph = args.cuda_graph is None or bool(record.latency.cuda_graph) == (args.cuda_graph == "on")
-    searched = (
-        args.target_ms is None or record.model.family == "rfdetr" and record.model.size is None
+    searched = args.target_ms is None or (
+        record.model.family == "rfdetr" and record.model.size is None
     )
     how = (
         protocol.usual

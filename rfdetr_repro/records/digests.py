@@ -1,4 +1,4 @@
-"""Digests that a stored Record carries: has anything in its line been altered since the line was
+r"""Digests that a stored Record carries: has anything in its line been altered since the line was
 written?
 
 ``Record.id`` covers the request alone, so that a campaign finds what it has measured; the digests
@@ -8,7 +8,7 @@ but ``id`` and ``digest``; the parts serve to name what was altered.
 
 Canonical form: what is hashed is the JSON array ``[id, part, value]`` with ``value`` as parsed from
 the line, written by ``json.dumps`` with sorted keys, without spaces, non-ASCII characters as
-``\\uXXXX``, numbers as Python's ``repr`` gives them (the shortest text that reads back as the same
+``\uXXXX``, numbers as Python's ``repr`` gives them (the shortest text that reads back as the same
 float64). So the order of keys and white space do not matter, any number does. The id stands inside
 so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the
 SHA-256.

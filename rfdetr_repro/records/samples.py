@@ -150,8 +150,7 @@ def _old(values: Array, path: Path) -> Series:
         values.dtype != np.float64
         or not len(values)
         or values.ndim > 2
-        or values.ndim == 2
-        and values.shape[1] != 3
+        or (values.ndim == 2 and values.shape[1] != 3)
     ):
         raise InputError(f"samples of {values.dtype} {values.shape}", path, "measure again")
     _refuse_what_is_no_time(values if values.ndim == 1 else values[:, 0], path)

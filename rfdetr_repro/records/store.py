@@ -46,7 +46,7 @@ class Store:
         path = output_path(self.path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+") as stream:
+            with path.open("ab+") as stream:
                 _wait_for_lock(stream)
                 _refuse_other_content(stream, self.path)
                 _cut_torn_line(stream)
@@ -105,7 +105,7 @@ class Store:
         """Whether the last line is unfinished: of a run that was killed, or is writing."""
         if not self.path.exists() or not self.path.stat().st_size:
             return False
-        with open(self.path, "rb") as stream:
+        with self.path.open("rb") as stream:
             stream.seek(-1, os.SEEK_END)
             return stream.read() != b"\n"
 

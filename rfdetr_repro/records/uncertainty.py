@@ -329,7 +329,7 @@ def _cut(count: int) -> tuple[Array, Array]:
 def _medians(samples: Array, starts: Array) -> Array:
     size, rest = divmod(len(samples), int(starts.sum()))
     if not rest and starts[::size].all():
-        return np.median(samples.reshape(-1, size), axis=1)  # type: ignore[no-any-return]
+        return np.median(samples.reshape(-1, size), axis=1)
     return np.asarray([np.median(part) for part in np.split(samples, np.flatnonzero(starts)[1:])])
 
 

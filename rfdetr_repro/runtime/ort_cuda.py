@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -33,7 +33,10 @@ class OrtCudaSession(OrtSession):
     provider = "CUDAExecutionProvider"
     device = "cuda"
     runtime = "onnxruntime-cuda"
-    provider_options = {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+    provider_options: ClassVar[dict[str, str]] = {
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+    }
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, cuda_graph: bool = False) -> None:
         """``threads``: of the host side.

@@ -102,7 +102,7 @@ def race(
     objects: Objects,
     evaluate: Evaluate,
     thresholds: Sequence[int],
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: Rules = Rules(),
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Outcome:
     """Races the configurations of ``latency_ms`` (ms, modelled) for the frontier of latency and AP.

@@ -161,12 +161,13 @@ class Search:
             or record.latency.predicted_ms is not None
         ):
             return record
-        said = {
-            "predicted_ms": predicted.median_ms,
-            "heldout_error": predicted.heldout_error,
-            "heldout_p95": predicted.heldout_p95,
-        }
-        return self.store.append(replace(record, latency=replace(record.latency, **said)))
+        latency = replace(
+            record.latency,
+            predicted_ms=predicted.median_ms,
+            heldout_error=predicted.heldout_error,
+            heldout_p95=predicted.heldout_p95,
+        )
+        return self.store.append(replace(record, latency=latency))
 
     @property
     def machine(self) -> Machine:
@@ -225,7 +226,7 @@ class Search:
         heldout: RelativeError,
         *,
         goal: Goal = GOALS["ap"],
-        rules: Rules = Rules(),  # noqa: B008 - frozen
+        rules: Rules = Rules(),
         progress: Callable[[Stage], None] = lambda stage: None,
     ) -> tuple[list[Record], Outcome]:
         """Records of the configurations that a race for the frontier leaves, evaluated on every
@@ -363,7 +364,7 @@ class Search:
             assert isinstance(item, Part)
             path = self._race_file(item)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            with atomic_path(path) as temporary, temporary.open("wb") as stream:
                 columns = [
                     found[arch][kind].columns()
                     for arch in item.archs

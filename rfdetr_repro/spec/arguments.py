@@ -158,7 +158,7 @@ def _check_writable(target: Path, folder: Path) -> None:
     (read-only disks, root).
     """
     try:
-        os.stat(target)
+        target.stat()
     except OSError as error:
         # a name that is too long, links that lead in a circle
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
@@ -177,7 +177,7 @@ def _check_writable(target: Path, folder: Path) -> None:
 
 def _mode(found: Path) -> None:
     try:
-        os.stat(found)
+        found.stat()
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or error
         raise ArgumentTypeError(f"cannot read {_shown(str(found))}: {told}") from error

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?")
 
 
 def to_csv(rows: Iterable[Iterable[object]]) -> str:
-    """The rows as CSV with "\\n" between them; None is an empty cell, and texts that look like
+    r"""The rows as CSV with "\n" between them; None is an empty cell, and texts that look like
     formulas are escaped.
     """
     stream = io.StringIO()

@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -306,7 +307,7 @@ def _print_anything() -> None:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (stays open)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -321,7 +322,7 @@ def _traceback_file() -> str:
     started = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     try:
         handle, path = tempfile.mkstemp(prefix=f"rfdetr_repro-{started}-", suffix=".txt")
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{sys.argv}\n{traceback.format_exc()}")
     except OSError:
         traceback.print_exc()

@@ -80,12 +80,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
-        with open(temporary, "rb") as written:
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -174,7 +174,7 @@ def locked(path: str | Path, does: str) -> Iterator[None]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path.with_name(path.name + ".lock"), "a+")
+        stream = path.with_name(path.name + ".lock").open("a+")
     except OSError as error:
         raise InputError(
             f"cannot write: {error.strerror}", path, "choose a writable folder"
@@ -259,10 +259,10 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[Any]:
     FIFOs and devices are refused because they may never end.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            kind = "a folder" if os.path.isdir(path) else "no regular file"
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            kind = "a folder" if Path(path).is_dir() else "no regular file"
             raise InputError(f"cannot read: this is {kind}", path, "give the path of a file")
-        stream = open(path, "rb")
+        stream = Path(path).open("rb")  # noqa: SIM115 (only what opening raises is caught here)
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read: {told}", path, "check the path") from error

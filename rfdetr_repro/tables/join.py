@@ -246,7 +246,7 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
         and _data_allows(record, row)
         and _variant_allows(record, row, True)
     ):
-        if slot.buffer_ms is None or protocol is not None and protocol.only_waits(slot.buffer_ms):
+        if slot.buffer_ms is None or (protocol is not None and protocol.only_waits(slot.buffer_ms)):
             return _cell(milliseconds(record.latency.median_ms), record.latency.median_ms, record)
     if (
         slot.accuracy

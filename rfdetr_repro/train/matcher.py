@@ -9,7 +9,7 @@ targets) for each image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ def match(
 def _assign(cost: np.ndarray, targets: Sequence[Target], groups: int) -> Iterator[np.ndarray]:
     """(query rows, target rows) int64 (2, n) of each image, from (T, N) costs."""
     ends = list(accumulate((len(target.labels) for target in targets), initial=0))
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in pairwise(ends):
         # (G, q, n)
         blocks = (
             cost[first:last]

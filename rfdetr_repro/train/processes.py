@@ -87,7 +87,7 @@ def shared(count: int, **trainer: Any) -> Iterator[None]:
 def _start() -> Child:
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
     }
     command = [sys.executable, "-m", "rfdetr_repro.train.processes"]
     return subprocess.Popen(

@@ -44,7 +44,7 @@ class RunLog:
         was saved before usable.
         """
         try:
-            with open(self.path, "r+b" if self.path.exists() else "x+b") as stream:
+            with self.path.open("r+b" if self.path.exists() else "x+b") as stream:
                 self._cut(stream)
                 stream.write("".join(line + "\n" for line in self._waiting).encode())
                 stream.flush()
@@ -80,9 +80,9 @@ class RunLog:
         stream.seek(self.kept)
 
 
-def read_log(folder: Path) -> Iterator[dict]:
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
     """Rows of a run's training log, up to its last save."""
     path = folder / LOG
     if path.exists():
-        with open(path, encoding="utf-8") as stream:
+        with path.open(encoding="utf-8") as stream:
             yield from (json.loads(line) for line in stream)

@@ -144,7 +144,7 @@ def test_the_users_weights_are_copied_and_nothing_is_injected(fake, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "body,told",
+    ("body", "told"),
     [
         ("raise ValueError('no such opset')", "no such opset"),
         ("import os; os._exit(0)", "exit code 0"),
@@ -161,7 +161,7 @@ def test_an_export_that_fails_is_one_line(body: str, told: str, fake, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "name,package", [("yolo11-m", yolo_ultralytics.PACKAGE), ("yolox-s", yolo_libre.PACKAGE)]
+    ("name", "package"), [("yolo11-m", yolo_ultralytics.PACKAGE), ("yolox-s", yolo_libre.PACKAGE)]
 )
 def test_an_absent_package_is_one_line_that_says_how_to_go_on(
     name: str, package, tmp_path: Path, monkeypatch

@@ -284,10 +284,8 @@ def test_bad_annotations_are_one_clear_line(tmp_path: Path, message: str) -> Non
     with pytest.raises(InputError, match=re.escape(message.strip())) as error:
         read_split(tmp_path, "train")
     assert (
-        "\n" not in str(error.value)
-        and "instances_train.json" in str(error.value)
-        or "absent.png" in str(error.value)
-    )
+        "\n" not in str(error.value) and "instances_train.json" in str(error.value)
+    ) or "absent.png" in str(error.value)
 
 
 @pytest.mark.parametrize(

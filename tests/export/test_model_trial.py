@@ -22,8 +22,8 @@ from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
-from mutations_onnx import of_onnx  # noqa: E402
-from seeds import _foreign  # noqa: E402
+from mutations_onnx import of_onnx
+from seeds import _foreign
 
 GREEDY = [
     "ConstantOfShape of (1099511627776,)",

@@ -241,7 +241,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(
         PRESETS, "tiny-boxes", replace(TINY, model=replace(TINY.model, masks=False))
     )
-    yield
+    return
 
 
 def test_train_then_predict_then_resume(

@@ -32,7 +32,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if path.parent.name == "samples":
             key = f"samples in {path.parent.relative_to(folder).as_posix()}"
             found[key] = found.get(key, 0) + 1
-        elif path.suffix in BYTES and path.name not in TIMED or path.parent.name == "annotations":
+        elif (path.suffix in BYTES and path.name not in TIMED) or path.parent.name == "annotations":
             found[f"sha256 of {name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "train_log.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -21,7 +21,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_config import ModelConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
-from mutations_pth import of_pth  # noqa: E402
+from mutations_pth import of_pth
 
 CARD = ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS)
 STAND_INS = {

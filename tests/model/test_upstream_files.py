@@ -351,7 +351,6 @@ def test_no_file_changes_what_the_next_one_sees(tmp_path: Path) -> None:
     """A pickle may set attributes of what it names; here that is made anew for each file, or cannot
     be changed.
     """
-
     for target in (
         argparse.Namespace,
         torch.float32,

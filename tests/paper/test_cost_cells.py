@@ -28,7 +28,7 @@ from rfdetr_repro.records.store import Store
 
 
 @pytest.mark.parametrize(
-    "measured,printed,state",
+    ("measured", "printed", "state"),
     [
         (31.94, "31.9", "reproduced"),
         (31.95, "32.0", "reproduced"),

@@ -5,6 +5,7 @@ paired.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_the_figure_shows_the_numbers_of_the_table() -> None:
             for label in axes.get_yticklabels()
             if label.get_visible() and label.get_text()
         ]
-        assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(boxes))
         assert all(box.x0 >= 0 for box in boxes)
     text = " ".join(text.get_text() for text in figure.texts)
     assert "synthetic data: not COCO AP" in text and "162 configurations" in text

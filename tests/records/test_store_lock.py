@@ -74,11 +74,14 @@ def test_the_lock_ends_with_its_block(tmp_path):
     store = Store(tmp_path / "folder" / "records.jsonl")
     for _ in range(2):
         with pytest.raises(RuntimeError), store.exclusive():
-            with pytest.raises(
-                InputError, match=rf"another run \(pid {os.getpid()} since .+\) writes this store"
+            with (
+                pytest.raises(
+                    InputError,
+                    match=rf"another run \(pid {os.getpid()} since .+\) writes this store",
+                ),
+                Store(store.path).exclusive(),
             ):
-                with Store(store.path).exclusive():
-                    pass
+                pass
             raise RuntimeError
     with Store(tmp_path / "folder" / "other.jsonl").exclusive():
         pass
@@ -86,9 +89,9 @@ def test_the_lock_ends_with_its_block(tmp_path):
 
 def test_a_place_that_takes_no_lock_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
-        with Store(tmp_path / "file" / "records.jsonl").exclusive():
-            pass
+    exclusive = Store(tmp_path / "file" / "records.jsonl").exclusive()
+    with pytest.raises(InputError, match="cannot write"), exclusive:
+        pass
 
 
 CAMPAIGN = """

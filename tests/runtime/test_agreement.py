@@ -53,7 +53,7 @@ def test_differences_are_refused(pair: tuple[Detector, OrtSession], name: str) -
 
 
 def test_other_weights_are_refused(pair: tuple[Detector, OrtSession]) -> None:
-    subnet, session = pair
+    _subnet, session = pair
     other = tiny_detector().slice(ARCH)
     with torch.no_grad():
         other.class_embed.bias.add_(0.05)

@@ -95,7 +95,7 @@ class FakeDriver(ModuleType):
     def init(self) -> None:
         self.log.append("init")
 
-    def Device(self, index: int) -> Any:  # noqa: N802
+    def Device(self, index: int) -> Any:
         context = SimpleNamespace(
             push=lambda: self.log.append("push"), pop=lambda: self.log.append("pop")
         )
@@ -105,10 +105,10 @@ class FakeDriver(ModuleType):
             retain_primary_context=lambda: context,
         )
 
-    def Stream(self) -> Any:  # noqa: N802
+    def Stream(self) -> Any:
         return SimpleNamespace(handle=5, synchronize=lambda: self.log.append("synchronize"))
 
-    def Event(self) -> Any:  # noqa: N802
+    def Event(self) -> Any:
         def record(stream: Any) -> None:
             self.log.append("record")
 

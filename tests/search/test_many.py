@@ -189,7 +189,7 @@ def refuse(*arguments: Any, **named: Any) -> None:
 class Watched(RayPool):
     """Says of every result how many workers there were and how many CPUs the cluster had left."""
 
-    seen: list[tuple[bool, int, float]] = []  # noqa: RUF012 - emptied by the test that reads it
+    seen: list[tuple[bool, int, float]] = []
 
     def run(self, items: Any) -> Iterator[tuple[Any, Any]]:
         for pair in super().run(items):

@@ -127,7 +127,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         }
 
     monkeypatch.setattr(engines_module, "measure_engines", measure)
-    yield asked
+    return asked
 
 
 def test_more_engines_are_measured_while_the_error_is_too_large(

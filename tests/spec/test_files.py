@@ -100,9 +100,8 @@ def test_reading_never_waits_for_ever(kind: str, tmp_path: Path) -> None:
         path = Path("/dev/zero")
     elif kind == "nul":
         path = tmp_path / "a\0b"
-    with pytest.raises(InputError, match="cannot read"):
-        with open_input(path):
-            pass
+    with pytest.raises(InputError, match="cannot read"), open_input(path):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -225,8 +224,7 @@ def test_a_closed_output_and_an_ascii_terminal_end_no_program() -> None:
 
 
 def test_the_temporary_file_is_made_where_the_result_goes(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
-        with atomic_path(tmp_path / ("ü" * 120 + ".png")) as temporary:
-            assert temporary.parent == tmp_path and temporary.exists()
-            raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / ("ü" * 120 + ".png")) as temporary:
+        assert temporary.parent == tmp_path and temporary.exists()
+        raise RuntimeError
     assert not list(tmp_path.iterdir())

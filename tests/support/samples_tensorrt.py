@@ -126,7 +126,7 @@ class FakeTrt:
         self.runs = True
         self.capturable = True
 
-    def Builder(self, logger: Any) -> Any:  # noqa: N802
+    def Builder(self, logger: Any) -> Any:
         self.logger = logger
         network = SimpleNamespace(content=b"")
         config = SimpleNamespace()
@@ -146,7 +146,7 @@ class FakeTrt:
         self.logger.log(self.ILogger.Severity.ERROR, "no tactic for node x (In place.cpp:1)")
         return PREFIX + network.content if self.builds else None
 
-    def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
+    def OnnxParser(self, network: Any, logger: Any) -> Any:
         def parse(content: bytes) -> bool:
             network.content = content
             return not self.refused
@@ -159,7 +159,7 @@ class FakeTrt:
 
         return SimpleNamespace(parse=parse, num_errors=len(self.refused), get_error=get_error)
 
-    def Runtime(self, logger: Any) -> Any:  # noqa: N802
+    def Runtime(self, logger: Any) -> Any:
         def deserialize(content: bytes) -> FakeEngine | None:
             try:
                 onnx.load_model_from_string(content.removeprefix(PREFIX))
@@ -232,24 +232,24 @@ class FakeCudaRuntime:
             else self.cudaError_t.cudaSuccess
         )
 
-    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any]:  # noqa: N802
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any]:
         assert stream == self.device.stream and not self.device.waiting
         code = self._code("cudaStreamBeginCapture")
         self.device.captured = None if self.fails == "cudaStreamBeginCapture" else []
         return (code,)
 
-    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, Any]:  # noqa: N802
+    def cudaStreamEndCapture(self, stream: int) -> tuple[Any, Any]:
         work, self.device.captured = self.device.captured, None
         return self._code("cudaStreamEndCapture"), work
 
-    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, Any]:  # noqa: N802
+    def cudaGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, Any]:
         return self._code("cudaGraphInstantiate"), list(graph)
 
-    def cudaGraphDestroy(self, graph: Any) -> tuple[Any]:  # noqa: N802
+    def cudaGraphDestroy(self, graph: Any) -> tuple[Any]:
         graph.clear()
         return (self._code("cudaGraphDestroy"),)
 
-    def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Any]:  # noqa: N802
+    def cudaGraphLaunch(self, graph: Any, stream: int) -> tuple[Any]:
         for work in graph:
             self.device.do(work)
         return (self._code("cudaGraphLaunch"),)

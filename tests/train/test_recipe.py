@@ -37,7 +37,12 @@ def test_a_step_makes_no_architecture_anew(monkeypatch: pytest.MonkeyPatch) -> N
     made: list[int] = []
     recipe.archs_of_step(0)
     plain = Arch.__post_init__
-    monkeypatch.setattr(Arch, "__post_init__", lambda self: (made.append(1), plain(self)) and None)
+
+    def counted(self: Arch) -> None:
+        made.append(1)
+        plain(self)
+
+    monkeypatch.setattr(Arch, "__post_init__", counted)
     for step in range(50):
         recipe.archs_of_step(step)
     assert not made

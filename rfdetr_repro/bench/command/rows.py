@@ -41,7 +41,7 @@ def artifacts_of(
     targets: dict[Path, str] = {}
     for path in args.onnx:
         target = Path(args.out).parent / "adopted" / Path(path).name
-        if path in wanted or target in targets and not _has_manifest(path):
+        if path in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
                 f"two models are called {Path(path).stem!r}: {targets[target]} and {path}",
                 mend="rename one of the files",

@@ -42,7 +42,9 @@ def uses_gpu(backend: str) -> bool:
     """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where PyTorch takes
     one here.
     """
-    return any(word in backend for word in GPU_WORDS) or backend == "torch" and _torch_takes_a_gpu()
+    return any(word in backend for word in GPU_WORDS) or (
+        backend == "torch" and _torch_takes_a_gpu()
+    )
 
 
 def _torch_takes_a_gpu() -> bool:

@@ -11,9 +11,12 @@ import csv
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+T = TypeVar("T")
 
 PACK = Path(__file__).resolve().parent / "pack"
 # (share of objects, longest side as a part of the image side): "pico mix" of docs/method/pico.md
@@ -67,7 +70,7 @@ class Placed:
 @lru_cache(maxsize=2)
 def load_assets(part: str) -> Assets:
     """Decodes one part ("train" or "val") of the pack."""
-    with open(PACK / "catalog.csv", newline="", encoding="utf-8") as stream:
+    with (PACK / "catalog.csv").open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream)]
     categories = sorted(
         {
@@ -88,7 +91,7 @@ def load_assets(part: str) -> Assets:
         number: tuple(tuple(views) for views in by_model.values())
         for number, by_model in models.items()
     }
-    with open(PACK / "backgrounds.csv", newline="", encoding="utf-8") as stream:
+    with (PACK / "backgrounds.csv").open(newline="", encoding="utf-8") as stream:
         pictures = [row for row in csv.DictReader(stream) if row["split"] == part]
     backgrounds = tuple(
         (np.asarray(Image.open(PACK / row["file"]).convert("RGB")), "scene_" in row["file"])
@@ -125,7 +128,7 @@ def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
     )
 
 
-def _choose(items: tuple, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+def _choose(items: tuple[T, ...], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
@@ -165,7 +168,7 @@ def _objects(assets: Assets, side: int, rng: np.random.Generator) -> list[Placed
 
 def _scaled(sprite: Sprite, side: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Premultiplied float RGBA at the drawn size, mirrored and colour-jittered."""
-    share, low, high = SIZES[int(rng.choice(len(SIZES), p=[row[0] for row in SIZES]))]
+    _, low, high = SIZES[int(rng.choice(len(SIZES), p=[row[0] for row in SIZES]))]
     longest = rng.uniform(low, high) * side
     height, width = sprite.rgba.shape[:2]
     scale = longest / max(height, width)

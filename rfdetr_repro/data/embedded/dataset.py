@@ -78,11 +78,13 @@ def _file_name(index: int) -> str:
 
 def _write_images(
     indices: Sequence[int], config: EmbeddedConfig, split: str, folder: str
-) -> list[list[dict]]:
+) -> list[list[dict[str, Any]]]:
     return [_write_image(index, config, split, folder) for index in indices]
 
 
-def _write_image(index: int, config: EmbeddedConfig, split: str, folder: str) -> list[dict]:
+def _write_image(
+    index: int, config: EmbeddedConfig, split: str, folder: str
+) -> list[dict[str, Any]]:
     """Writes one JPEG (its quality is part of the scene) and returns its annotations without
     ids.
     """
@@ -179,7 +181,7 @@ def _write_split(
             {"id": number, "name": name} for number, name in load_assets(SPLITS[split]).categories
         ],
     }
-    os.replace(partial_folder, final)
+    partial_folder.replace(final)
     write_atomic(folder / "annotations" / f"instances_{split}.json", json.dumps(document))
 
 

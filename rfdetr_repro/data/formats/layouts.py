@@ -247,7 +247,7 @@ def _divided(root: Path, split: str) -> Iterator[Found]:
         _is_cvat(xml := root / "annotations.xml")
         and f'subset="{split}"'.encode() in xml.read_bytes()
     ):
-        yield Found("cvat", xml, _existing(root / "images" / split, root / "images") + (root,))
+        yield Found("cvat", xml, (*_existing(root / "images" / split, root / "images"), root))
 
 
 def _coco_folders(root: Path, name: str) -> tuple[Path, ...]:

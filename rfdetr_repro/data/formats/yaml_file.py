@@ -20,7 +20,7 @@ MOST_BYTES = 4 << 20  # a list of 20,000 class names has 0.5 MB
 ABSENT = ("", "null", "Null", "NULL", "~")  # how YAML writes nothing
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(yaml.BaseLoader):  # type: ignore[misc] # PyYAML has no types
     """Scalars as text; duplicate keys and references raise."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -178,8 +178,8 @@ def adopt(
         why_resized = " (usual for this form; --resize stretch is the other way)"
     rule, why_rule = _filter(RESIZE[resized], told, form, wishes)
     truths = _truths(pictures, image, resized)
-    suppressed = (
-        form in YOLO_FORMS or form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
+    suppressed = form in YOLO_FORMS or (
+        form == "boxes-scores" and _needs_suppression(outputs, looked, layout)
     )
     evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
     joined = _join(trained, evidence, told, looked, wishes)

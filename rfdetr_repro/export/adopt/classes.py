@@ -193,11 +193,8 @@ def _map(
         wanted = max(categories.ids) + 1
         if (
             min(categories.ids) < 0
-            or count < wanted
-            and settled
-            or count > wanted
-            and count != COCO_IDS
-            and not asked
+            or (count < wanted and settled)
+            or (count > wanted and count != COCO_IDS and not asked)
         ):
             return None
         size = max(count, max(categories.ids) + 1)

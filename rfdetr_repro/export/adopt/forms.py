@@ -264,7 +264,7 @@ def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path:
             mend,
         )
     few = flat.dims[1] <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
-    if told.rt_detr or known_classes in (2, None) and few:
+    if told.rt_detr or (known_classes in (2, None) and few):
         return "rtdetr"
     return "yolo" if known_classes == 2 else "yolo-objectness"
 
@@ -274,11 +274,8 @@ def _boxes_last(flat: Shape, probe: Probe, known_classes: int | None) -> tuple[s
     boxes, numbers = flat.dims[1:]
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
     few = boxes <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
-    if (
-        known_classes is not None
-        and numbers == 4 + known_classes
-        or few
-        and (known_classes or 0) + 5 != numbers
+    if (known_classes is not None and numbers == 4 + known_classes) or (
+        few and (known_classes or 0) + 5 != numbers
     ):
         return ("rtdetr", False) if few else ("yolo", True)
     if known_classes is None and numbers == 84:  # COCO's 80 classes without objectness

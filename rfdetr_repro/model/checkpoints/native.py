@@ -109,7 +109,7 @@ def _sort_metadata(path: Path) -> None:
     The file begins with the length of its header, an unsigned 64-bit integer, and the header, JSON
     padded with spaces.
     """
-    with open(path, "r+b") as stream:
+    with path.open("r+b") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(size))
         header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}

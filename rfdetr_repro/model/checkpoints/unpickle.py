@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -345,7 +345,7 @@ if TYPE_CHECKING:
         types.
         """
 
-        dispatch: dict[int, Callable[[Any], None]]
+        dispatch: ClassVar[dict[int, Callable[[Any], None]]]
         stack: list[Any]
 
         def __init__(self, stream: BinaryIO | _Bounded) -> None: ...
@@ -373,7 +373,7 @@ class InertUnpickler(_PythonUnpickler):
     times, keys that take for ever to hash) nor refuse a change of a tensor.
     """
 
-    dispatch = dict(_PythonUnpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
 
     def __init__(
         self, stream: BinaryIO | _Bounded, load_storage: Callable[[str, torch.dtype, int], Tensor]
