@@ -396,7 +396,7 @@ class Reproduction:
         """The confirmed Record with the highest AP on val."""
         on_val = [point.on("val") for point in confirmed_points(self.store.read())]
         scored = [
-            record
+            (record.accuracy.ap, record)
             for record in on_val
             if record is not None and record.accuracy and record.accuracy.ap is not None
         ]
@@ -405,7 +405,7 @@ class Reproduction:
                 "no confirmed file has an AP on val, so none is the best: does val hold objects of "
                 "the classes?"
             )
-        return max(scored, key=lambda record: record.accuracy.ap)
+        return max(scored, key=lambda pair: pair[0])[1]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -157,18 +157,17 @@ def refit_latency(
     judged = {
         record.model.arch: record.latency
         for record in confirmed
-        if record.latency and record.latency.predicted_ms
+        if record.model.arch and record.latency and record.latency.predicted_ms
     }
     if not judged:
         raise InputError(
             "no confirmed file has a prediction to compare with",
             mend="confirm candidates of this search first",
         )
-    seen = RelativeError.of(
-        [one.predicted_ms for one in judged.values()], [one.median_ms for one in judged.values()]
-    )
+    pairs = [(one.predicted_ms, one.median_ms) for one in judged.values() if one.predicted_ms]
+    seen = RelativeError.of([predicted for predicted, _ in pairs], [found for _, found in pairs])
     known = _known(search, short_form(search.decision))
-    ratios = [one.median_ms / one.predicted_ms for one in judged.values() if one.predicted_ms]
+    ratios = [found / predicted for predicted, found in pairs]
     state = median(ratios) if len(ratios) >= REFERENCES else 1.0
     latencies = {arch: state * metric("latency").cost(record) for arch, record in known.items()}
     latencies |= {arch: latency.median_ms for arch, latency in judged.items()}

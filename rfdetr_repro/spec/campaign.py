@@ -6,6 +6,7 @@ No torch here.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,7 +63,7 @@ class Campaign:
     preset: Preset
     space: SearchSpace
     train: TrainConfig
-    data: Path | None = None
+    data: os.PathLike[str] | None = None  # a path, or a DataSource of `data.source`
     weights: Path | None = None  # what training, or the stage before it, starts from; None: random
     pretraining: Pretraining | None = None
     scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`

@@ -5,6 +5,7 @@ as absent.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -233,7 +234,7 @@ def test_a_long_word_is_broken_where_it_is_full_and_each_letter_looked_at_a_few_
     word = "".join("iWm.l"[(7 * place * place) % 5] for place in range(20_000))
     lines = wrap(f"a {word} b", 100, 9.0)
     assert "".join(lines).replace(" ", "") == f"a{word}b"
-    for line, after in zip(lines[1:-2], lines[2:-1], strict=True):
+    for line, after in itertools.pairwise(lines):
         assert text_width_pt(line, 9.0) <= 100 < text_width_pt(line + after[0], 9.0)
     assert wrap("WWW", 1, 9.0) == ["W", "W", "W"]
     looked = []

@@ -107,7 +107,7 @@ def target(backend: str) -> tuple[Any, str]:
 def make_logger(trt: Any, messages: Messages) -> Any:
     """A logger of TensorRT that keeps errors in ``messages`` and prints nothing."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
