@@ -68,11 +68,12 @@ def cuda_uuid(library: Any = None) -> str:
         ) from error
     device = ctypes.c_int()
     raw = (ctypes.c_ubyte * 16)()
-    for call in (
+    calls: tuple[Callable[[], int], ...] = (
         lambda: cuda.cuInit(0),
         lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
         lambda: cuda.cuDeviceGetUuid(raw, device),
-    ):
+    )
+    for call in calls:
         if (code := call()) != 0:
             raise InputError(
                 f"CUDA sees no device (error {code})",
