@@ -170,10 +170,8 @@ class Trainer:
         config = self.recipe.train
         first = self.ranks.rank == 0
         if (
-            config.evaluate_every
-            and self.state.step % config.evaluate_every == 0
-            or self.state.step == config.steps
-        ):
+            config.evaluate_every and self.state.step % config.evaluate_every == 0
+        ) or self.state.step == config.steps:
             if first and evaluate:
                 self.state.evaluation_due = True
                 self._evaluate(evaluate, scalars)
