@@ -1,12 +1,13 @@
 """The interface upstream's users know:
 
     model = RFDETR("nano", weights="rf-detr-nano.pth")        # or "seg-medium", or a run's folder
-    model.train(dataset_dir="my_data", epochs=50, batch_size=4, grad_accum_steps=4, lr=1e-4, output_dir="runs/mine")
+    model.train(dataset_dir="my_data", epochs=50, batch_size=4, grad_accum_steps=4, lr=1e-4,
+                output_dir="runs/mine")
     detections = model.predict("street.jpg", threshold=0.5)   # supervision.Detections
 
 Labels are contiguous inside; ``class_id`` is the data set's own category id. The map is printed and
 kept in every file.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Every command of the package with its arguments, read from the parsers that the commands
 themselves use.
 
-``python docs/tools/commands.py`` prints the reference as Markdown; the site's build makes a page of it.
-"""  # noqa: E501
+``python docs/tools/commands.py`` prints the reference as Markdown; the site's build makes a page
+of it.
+"""
 
 from __future__ import annotations
 

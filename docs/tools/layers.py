@@ -93,8 +93,8 @@ def drawing() -> str:
         ]
     legend = height - MARGIN
     parts += [
-        f'<text x="{MARGIN}" y="{legend}" fill="#333333">A layer imports only from layers below it. Green layers run without '  # noqa: E501
-        "PyTorch.</text>",
+        f'<text x="{MARGIN}" y="{legend}" fill="#333333">A layer imports only from layers '
+        "below it. Green layers run without PyTorch.</text>",
         "</svg>",
     ]
     return "\n".join(parts) + "\n"

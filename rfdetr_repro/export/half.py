@@ -1,14 +1,15 @@
 """Float32 ONNX -> the same graph in float16 with named float32 islands, strictly typed: every
 operator's operands agree.
 
-    python -m rfdetr_repro.export.half MODEL.onnx --out MODEL-fp16.onnx [--audit-images DIR] [--islands NAME ...]
+    python -m rfdetr_repro.export.half MODEL.onnx --out MODEL-fp16.onnx \
+        [--audit-images DIR] [--islands NAME ...]
 
 Engines take types from the graph (TensorRT 11 knows no other way, benchmark protocol section 5), so
 they must be right in it. Made from the finished float32 graph, not by tracing a ``.half()`` module:
 constants are folded in float32, the audit and the islands speak of the same nodes, and other
 people's files take the same way. Input and outputs stay float32; Cast nodes stand only at the
 borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

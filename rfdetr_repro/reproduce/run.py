@@ -1,11 +1,12 @@
 """The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at
 every stage.
 
-    python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] [--data DIR] [--out runs/NAME]
+    python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] \
+        [--data DIR] [--out runs/NAME]
 
 Run it again and what is finished is read, not computed. Every stage leaves files that are whole or
 absent.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 """Frontier of the search space of a trained run:
 
-python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data [--strategy exhaustive|race] [--metric ap|mask_ap|...]
-    [--mode buffered|sustained] [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan]
+python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data \
+    [--strategy exhaustive|race] [--metric ap|mask_ap|...] [--mode buffered|sustained] \
+    [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] \
     [--workers ray] [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
 
 Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--most-engines",
         type=whole(*ENGINES),
-        help="while the model's error in a cross-validation is too large (default: twice --engines)",  # noqa: E501
+        help="while the model's error in a cross-validation is too large (default: twice "
+        "--engines)",
     )
     add(
         "--candidates",

@@ -1,12 +1,13 @@
 """Training of one found architecture after the search, from the supernet's weights, and what it
 changed (Tables 15 and 16):
 
-python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned [--steps N]
+python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 \
+    --data DIR --out runs/tuned [--steps N]
 
 Resolution, patch and windows stay what the search found: there is no multi-scale draw. Before and
 after are exported, and both files measured on val (and test), as Records with the variants "nas"
 and "nas+fine-tuning".
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

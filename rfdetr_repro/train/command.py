@@ -1,12 +1,14 @@
 """Train a supernet (or one fixed size) on a data set:
 
-python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] [--batch-size N] [--seed N] [--weights FILE]
-    [--fixed [--shape HxW]] [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] [--device cpu|cuda] [--plan]
+python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N] \
+    [--batch-size N] [--seed N] [--weights FILE] [--fixed [--shape HxW]] \
+    [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] \
+    [--device cpu|cuda] [--plan]
 
 DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md. Run it again to resume.
 Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train
 ...
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
