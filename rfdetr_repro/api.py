@@ -31,7 +31,8 @@ from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.evaluation.predict_images import Found, Picture, as_pictures, detect
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
-from rfdetr_repro.export.onnx.exporter import OPSET, export_onnx
+from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.export.onnx.graph import OPSET
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released, with_classes
 from rfdetr_repro.model.checkpoints.upstream import described, export_words

@@ -6,7 +6,8 @@ import sys
 
 from rfdetr_repro.spec.errors import run_main
 
-from .command.run import main, parser
+from .command.arguments import parser
+from .command.run import main
 
 __all__ = ["main", "parser"]
 

@@ -341,10 +341,10 @@ class Reproduction:
 
     def confirm(
         self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any
-    ) -> tuple[list, str]:
+    ) -> tuple[list[Any], str]:
         import numpy as np
 
-        from rfdetr_repro.bench.accuracy import model_input
+        from rfdetr_repro.data.resizing import model_input
         from rfdetr_repro.runtime.agreement import check_against
         from rfdetr_repro.runtime.session import OrtSession
         from rfdetr_repro.search.engines import forecasts

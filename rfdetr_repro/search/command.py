@@ -376,7 +376,7 @@ def read_searched(search: Any, data: Path, name: str) -> Any:
     return split
 
 
-def _bar(items: Iterable) -> Iterable:
+def _bar(items: Iterable[Any]) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(items, dynamic_ncols=True, disable=None)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean, median
+from typing import Any
 
 from rfdetr_repro.bench.confirm import call_of, example_input
 from rfdetr_repro.records.model_check import MEDIAN_BOUND, P95_BOUND
@@ -30,7 +31,7 @@ from .latency_model import LatencyModel, RelativeError, engine_order, heldout_er
 from .rounds import measure_rounds, short_form
 from .search import Search
 
-Progress = Callable[[Iterable], Iterable]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 FEWEST = 6
 # engines that are measured again beside new ones, so that all belong to one state of the machine
 REFERENCES = 3

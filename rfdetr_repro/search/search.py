@@ -42,9 +42,9 @@ from .latency_model import LatencyModel, RelativeError
 from .race import Outcome, Rules, Stage, race
 from .shared import by_backbone
 
-Progress = Callable[[Iterable], Iterable]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 # a pool's: (item, result) as they come
-Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict]]]
+Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict[Arch, Any]]]]
 
 
 @dataclass
@@ -344,7 +344,9 @@ class Search:
                 }
         return known
 
-    def _results(self, items: Sequence[Whole | Part]) -> Iterator[tuple[Whole | Part, dict]]:
+    def _results(
+        self, items: Sequence[Whole | Part]
+    ) -> Iterator[tuple[Whole | Part, dict[Arch, Any]]]:
         if self.run_items is not None:
             yield from self.run_items(items)
         else:
@@ -396,11 +398,11 @@ def _results(record: Record) -> tuple[Any, ...]:
 class _Sized:
     """An iterator that knows its length, for a progress bar."""
 
-    def __init__(self, items: Iterator, length: int) -> None:
+    def __init__(self, items: Iterator[Any], length: int) -> None:
         self.items = items
         self.length = length
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator[Any]:
         return self.items
 
     def __len__(self) -> int:

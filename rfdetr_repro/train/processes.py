@@ -121,7 +121,7 @@ def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
     if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
         os.environ["GLOO_SOCKET_IFNAME"] = loopback[0]
         stack.callback(os.environ.pop, "GLOO_SOCKET_IFNAME")
-    store = dist.FileStore(str(Path(place) / "store"), size)
+    store = dist.FileStore(str(Path(place) / "store"), size)  # type: ignore[attr-defined] # public
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     stack.callback(dist.destroy_process_group)
 

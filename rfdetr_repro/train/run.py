@@ -211,7 +211,9 @@ def _evaluation(request: TrainRequest, threads: int) -> Evaluate | None:
     return partial(_evaluate, request.held_out, threads)
 
 
-def _evaluate(held_out: Mapping[str, CocoSplit], threads: int, detector: Detector) -> list[dict]:
+def _evaluate(
+    held_out: Mapping[str, CocoSplit], threads: int, detector: Detector
+) -> list[dict[str, Any]]:
     from rfdetr_repro.evaluation.predict_split import base_accuracies
     from rfdetr_repro.ops.device import torch_threads
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ LESS_MEMORY = (
 )
 Progress = Callable[[int, dict[str, float]], None]
 # rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
-Evaluate = Callable[[Detector], list[dict]]
+Evaluate = Callable[[Detector], list[dict[str, Any]]]
 
 
 @dataclass
