@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = args
     package = f"{__package__}.{verb}"
     is_folder = (Path(__file__).parent / verb).is_dir()
-    module = importlib.import_module(f"{package}.__main__" if is_folder else package)
-    return run_main(module.main, rest)
+    name = f"{package}.__main__" if is_folder else package
+    return run_main(lambda words: importlib.import_module(name).main(words), rest)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from rfdetr_repro.spec.errors import run_main
 
-from .command.arguments import parser
-from .command.run import main
 
-__all__ = ["main", "parser"]
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Exit code of the command, whose modules are imported here: a signal that comes meanwhile ends
+    the program as one that comes later does.
+    """
+    from .command.run import main as command
+
+    return command(argv)
+
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
@@ -78,3 +80,40 @@ def test_a_terminal_that_knows_ascii_only() -> None:
             and done.stdout.isascii()
             and done.stderr == ""
         )
+
+
+INTERRUPTED_IMPORT = """
+import os, runpy, signal, sys
+awaited, module, *words = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == awaited:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = words
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "while_imported"),
+    [
+        ("rfdetr_repro.tables", "rfdetr_repro.tables.command"),
+        ("rfdetr_repro.mean", "rfdetr_repro.records.aggregate"),
+        ("rfdetr_repro.cli", "rfdetr_repro.tables.command"),
+    ],
+)
+def test_ctrl_c_while_a_command_is_imported_ends_in_one_line(
+    module: str, while_imported: str
+) -> None:
+    """The signal waits for the import; the command may have refused its arguments before."""
+    words = ["tables", "--no-such"] if module == "rfdetr_repro.cli" else ["--no-such"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, while_imported, module, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode in (EXIT_INTERRUPTED, EXIT_BAD_INPUT), done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
