@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -111,6 +112,7 @@ def model_artifact(
     to: str = "onnx",
     inject: int | None = None,
     suppression: str = "operator",
+    labels: str | Sequence[str] | None = None,
 ) -> Artifact:
     """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not
     there yet.
@@ -121,7 +123,8 @@ def model_artifact(
     in transformers' names. ``categories``: ids and names of the data set behind a baseline's
     weights. ``inject``: candidates of a model with random weights that ends with suppression
     (default 100; other models have no candidates). ``suppression``: its kind, of
-    ``rfdetr_repro.export.onnx.nms.KINDS``. Raises :class:`InputError`.
+    ``rfdetr_repro.export.onnx.nms.KINDS``. ``labels``: what the labels of a checkpoint of ours mean
+    where its file does not say so, as in :func:`load_pretrained`. Raises :class:`InputError`.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
@@ -130,11 +133,19 @@ def model_artifact(
     foreign = getattr(_catalog() and _catalog().ROWS.get(name), "foreign", None) is not None
     if foreign and checkpoint is None and inject is None:
         inject = importlib.import_module("baselines.foreign").INJECTED
-    made = _made_by(
-        name, digest, categories, inject if foreign else None, suppression if foreign else None
-    )
-    starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
     ours = name.removeprefix("rfdetr-") in PRESETS
+    if labels is not None and not ours:
+        raise InputError(
+            f"labels are for RF-DETR's files, and {name} takes the classes of the data",
+            mend="leave the labels out",
+        )
+    decided = {
+        "inject": inject if foreign else None,
+        "suppression": suppression if foreign else None,
+        "labels": labels,
+    }
+    made = _made_by(name, digest, categories, decided)
+    starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
     path = writable_folder(folder) / f"{name}-{made}.{suffix}"
     remove_abandoned_folders(folder)
@@ -144,17 +155,18 @@ def model_artifact(
         return _foreign(
             name, path, model, checkpoint, categories, Nms(inject=inject, kind=suppression)
         )
-    return (_ours if ours else _theirs)(name, path, model, checkpoint, categories)
+    if ours:
+        return _ours(name, path, model, checkpoint, labels)
+    return _theirs(name, path, model, checkpoint, categories)
 
 
 def _made_by(
     name: str,
     checkpoint_sha256: str | None,
     categories: Categories | None,
-    inject: int | None,
-    suppression: str | None,
+    decided: Mapping[str, Any],
 ) -> str:
-    """12 hex digits over all that decides the file's content."""
+    """12 hex digits over all that decides the file's content; of ``decided`` what is not None."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -168,8 +180,7 @@ def _made_by(
         "with": versions,
         "by": _sources(),
     }
-    made |= {} if inject is None else {"inject": inject}
-    made |= {} if suppression is None else {"suppression": suppression}
+    made |= {key: value for key, value in decided.items() if value is not None}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -189,7 +200,7 @@ def _sources() -> str:
 
 
 def _ours(
-    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None
+    name: str, path: Path, model: ModelId, checkpoint: Any, given: str | Sequence[str] | None
 ) -> Artifact:
     import torch
 
@@ -207,7 +218,7 @@ def _ours(
         labels = coco_labels()
         rule = ANTIALIASED
     else:
-        detector, card, _ = load_pretrained(checkpoint, size)
+        detector, card, _ = load_pretrained(checkpoint, size, given)
         arch = card.arch
         labels = Labels(card.class_names, card.category_ids)
         rule = card.resize_rule

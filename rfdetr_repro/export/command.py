@@ -15,6 +15,7 @@ from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arch import Arch, parse_shape
 from rfdetr_repro.spec.arguments import any_path, input_folder, label, output_file
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
 from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
@@ -31,7 +32,14 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.export", description="Checkpoint -> artifact with its manifest."
     )
     add = arguments.add_argument
-    add("--checkpoint", required=True, type=any_path, help="model file (.safetensors)")
+    add(
+        "--checkpoint",
+        required=True,
+        type=any_path,
+        help="model file: ours, released, transformers",
+    )
+    add("--size", help="name of the size, where the file does not tell it")
+    add("--labels", help=LABELS_HELP)
     add(
         "--arch",
         help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)",
@@ -77,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rfdetr_repro.export.onnx.exporter import export_onnx
 
     # torch loads slowly; arguments are checked first
-    from rfdetr_repro.model.checkpoints.native import load_supernet
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     from .artifact import ArtifactMeta
     from .half import audited_half, summary
     from .torch import export_torch
 
-    supernet, card, digest = load_supernet(args.checkpoint)
+    supernet, card, digest = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
     arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:

@@ -23,6 +23,7 @@ from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Accuracy, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime import backends
+from rfdetr_repro.spec.errors import InputError
 
 
 def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +204,34 @@ def test_a_gpu_backend_without_a_gpu(
     )
     assert code == 2 and ("no CUDA" in err or "is not installed" in err)
     assert not (tmp_path / "adopted").exists()
+
+
+def test_labels_go_to_the_reader_of_the_checkpoint_and_into_the_name_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rfdetr_repro.bench import models
+    from rfdetr_repro.model.checkpoints import pretrained
+
+    seen = []
+
+    def read(path: Path, size: str, labels: object = None) -> None:
+        seen.append((size, labels))
+        raise InputError("read")
+
+    monkeypatch.setattr(pretrained, "load_pretrained", read)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    for labels in (None, "from-1", ["a", "b"]):
+        with pytest.raises(InputError, match="^read$"):
+            models.model_artifact("rfdetr-nano", tmp_path, checkpoint=weights, labels=labels)
+    assert seen == [("nano", None), ("nano", "from-1"), ("nano", ["a", "b"])]
+    names = {models._made_by("rfdetr-nano", "ab", None, {"labels": given}) for _, given in seen}
+    assert len(names) == 3
+
+
+def test_labels_need_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, tmp_path, "--models", "rfdetr-nano", "--labels", "from-0")
+    assert code == 2 and "give --checkpoint too" in err
 
 
 def scored(record: Record, ap: float, precision: str) -> Record:

@@ -4,11 +4,13 @@ them.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from samples_coco import random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_artifact, tiny_detector
 
@@ -19,8 +21,10 @@ from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.export import command as export
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
+from rfdetr_repro.model.checkpoints.pretrained import save_released
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import run_main
+from rfdetr_repro.spec.labels import UNUSED
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +227,39 @@ def test_export_of_a_corrupt_checkpoint(tmp_path: Path, capsys: pytest.CaptureFi
         run_main(export.main, ["--checkpoint", str(path), "--out", str(tmp_path / "m.onnx")]) == 2
     )
     assert "supernet.safetensors" in capsys.readouterr().err
+
+
+def test_a_file_that_leaves_its_labels_open_is_exported_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names for all logits but one, and no version: labels count from 0 or from 1."""
+    path = tmp_path / "open.pth"
+    save_released(path, tiny_detector(), ModelCard(CONFIG, ARCH, NAMES, CATEGORY_IDS))
+    content = torch.load(path, weights_only=False)
+    content = {
+        "model": content["model"],
+        "args": argparse.Namespace(
+            **{
+                key: value
+                for key, value in vars(content["args"]).items()
+                if key not in ("added_logits", "rfdetr_version", "category_ids", "label_convention")
+            }
+        ),
+    }
+    torch.save(content, path)
+    out = tmp_path / "open.onnx"
+    arguments = ["--checkpoint", str(path), "--out", str(out)]
+    assert run_main(export.main, arguments) == 2 and not out.exists()
+    assert "count from 0 or from 1" in capsys.readouterr().err
+    for given, names in (
+        ("from-0", (*NAMES, UNUSED)),
+        ("from-1", (UNUSED, *NAMES)),
+        ("a,b, c,d", ("a", "b", "c", "d")),
+    ):
+        assert run_main(export.main, [*arguments, "--labels", given]) == 0
+        assert load_artifact(out).manifest.class_names == names
+    assert run_main(export.main, [*arguments, "--labels", "a,b"]) == 2
+    assert "2 names for 4 labels" in capsys.readouterr().err
 
 
 def test_sizes_are_names_of_architectures() -> None:

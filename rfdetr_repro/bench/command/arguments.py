@@ -11,6 +11,7 @@ from rfdetr_repro.paper.campaigns import BUFFERS_MS, CAMPAIGNS
 from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import folder_names, input_path, number, output_file, whole
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.labels import LABELS_HELP
 from rfdetr_repro.spec.protocol import BACKENDS, REAL, WHOLE, WITH_GRAPH, Protocol
 from rfdetr_repro.spec.ranges import choose
 
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         type=input_path,
         help="weights of the one model named by --models; without them they are random",
     )
+    what.add_argument("--labels", help=f"of --checkpoint: {LABELS_HELP}")
     what.add_argument(
         "--precision",
         default="",
@@ -284,6 +286,10 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(
             "--inject is for random weights, and --checkpoint has others",
             mend="leave one of them out",
+        )
+    if args.labels is not None and args.checkpoint is None:
+        raise InputError(
+            "--labels says what the labels of --checkpoint mean", mend="give --checkpoint too"
         )
     for precision in precisions(args):
         choose(precision, PRECISIONS, "precision")

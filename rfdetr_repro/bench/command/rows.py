@@ -17,6 +17,7 @@ import numpy as np
 from rfdetr_repro.data.source import source_of
 from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.labels import labels_given
 
 from .arguments import GRAPHS, names, precisions, split_names
 
@@ -296,6 +297,7 @@ def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> 
         how["suppression"] = "static"
     if args.checkpoint is not None:  # somebody's weights know classes by number only
         how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
+        how |= {"labels": labels_given(args.labels)}
     artifact: Artifact = _models().model_artifact(name, folder, **how)
     told = {
         key: artifact.manifest.packages[key]
