@@ -34,7 +34,11 @@ else:
 
 FLOW = """
 import rfdetr_repro
-from rfdetr_repro import pareto, paper, presets, tables, plots
+from rfdetr_repro import paper
+from rfdetr_repro.plots import figures as plots
+from rfdetr_repro.records import pareto
+from rfdetr_repro.spec import presets
+from rfdetr_repro.tables import command as tables
 from reports import build
 run = sys.argv[1]
 assert tables.main(["--table", "all", "--records", run]) == 0

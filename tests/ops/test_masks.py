@@ -125,7 +125,7 @@ def test_run_lengths_of_a_full_hd_image_need_no_enlarged_map() -> None:
     setup = """
 import sys, numpy as np
 sys.modules["torch"] = None
-from rfdetr_repro import masks
+from rfdetr_repro.data import mask_logits as masks
 y, x = np.mgrid[:108, :108]
 logits = np.float32([2 + k / 10 - np.hypot(x - k, y - k) / 9 for k in range(100)])
 masks.rles(logits[:1], 108, 108)
@@ -167,7 +167,8 @@ def test_bad_numbers() -> None:
 
 def test_works_without_torch() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from rfdetr_repro import masks; "
+        "import sys; sys.modules['torch'] = None; "
+        "from rfdetr_repro.data import mask_logits as masks; "
         "print(masks.rles([[[1.0]]], 2, 3))"
     )
     root = Path(__file__).resolve().parents[2]
