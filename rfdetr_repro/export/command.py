@@ -14,7 +14,7 @@ from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arch import Arch, parse_shape
 from rfdetr_repro.spec.arguments import any_path, input_folder, label, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
 from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
@@ -138,7 +138,3 @@ def _check_suffix(out: Path, to: str) -> None:
 def parse_arch(name: str) -> Arch:
     """An architecture key, or the name of a size."""
     return Arch.parse(name) if name.startswith("r") and "-" in name else preset(name).arch
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from rfdetr_repro.spec.arguments import folder_name, input_path, label, number, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.protocol import DECISION, MODES, REAL, Protocol
 
@@ -456,7 +456,3 @@ def _digest(parts: Iterable[str]) -> str:
 
 def _command(argv: Sequence[str] | None) -> str:
     return "python -m rfdetr_repro.mean " + " ".join(sys.argv[1:] if argv is None else argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

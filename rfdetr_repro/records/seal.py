@@ -15,14 +15,13 @@ store, byte for byte. The store itself is never changed.
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from rfdetr_repro.spec.arguments import input_file, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.files import open_input, output_path, parse_json, write_atomic
 
 from .digests import SEALED, digests_of
@@ -109,7 +108,3 @@ def _sealed(line: bytes, now: str) -> bytes:
     return json.dumps(
         {"id": record_id, "digest": digest, **fields}, sort_keys=True, allow_nan=False
     ).encode()
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

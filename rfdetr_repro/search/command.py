@@ -22,7 +22,7 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, folder_names, input_folder, number, whole
 from rfdetr_repro.spec.campaign import CANDIDATES, EMBEDDED, ENGINES, METRICS
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.files import remove_unfinished, write_atomic
 from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX
 
@@ -380,7 +380,3 @@ def _bar(items: Iterable[Any]) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(items, dynamic_ncols=True, disable=None)
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

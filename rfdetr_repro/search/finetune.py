@@ -23,7 +23,7 @@ from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, input_path, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
@@ -261,7 +261,3 @@ def _interval(before: Accuracy | None, after: Accuracy | None) -> str:
         return "unknown"
     told = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
     return told if change.distinguishable else f"{told}: not distinguishable from no change"
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

@@ -26,7 +26,7 @@ from rfdetr_repro.spec.arguments import (
     output_folder,
     whole,
 )
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 
@@ -216,7 +216,3 @@ def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
             mend="use --size paper-supernet, or add --fixed",
         )
     return (None if fixed else PAPER_SPACE), TrainConfig()
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

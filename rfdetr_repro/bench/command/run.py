@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.errors import StatedFailure, run_main
+from rfdetr_repro.spec.errors import StatedFailure
 
 from .arguments import FORMS, NORMALISE, check, parser, protocols_of
 from .printing import gate, hints, instrument_lines, lines, verdicts
@@ -97,7 +97,3 @@ def _watched(args: argparse.Namespace) -> Iterator[Watched | None]:
         return
     with watching(force=args.force, lock=args.lock_clocks) as watched:
         yield watched
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))
