@@ -4,6 +4,7 @@ weights.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from samples_onnx import WIDTH, layer_norm, noise, written
 
 from rfdetr_repro.bench.command.run import main as bench
 from rfdetr_repro.export.artifact import Artifact, load_artifact
+from rfdetr_repro.export.float16 import to_half
 from rfdetr_repro.export.fp16_audit import audit
-from rfdetr_repro.export.half import audited_half, half_artifact, main, to_half
+from rfdetr_repro.export.half import audited_half, half_artifact, main
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.runtime.agreement import Tolerance, check_against
 from rfdetr_repro.runtime.session import OrtSession
@@ -253,6 +255,24 @@ def test_an_overflowing_detector_is_kept_right_by_the_audit(tmp_path: Path) -> N
     assert not all(np.isfinite(values).all() for values in collapsed)
 
 
+def test_a_conversion_is_a_function_of_the_graph(tmp_path: Path) -> None:
+    """The float32 graph stays as it was, nothing is written, and the same graph gives the same
+    bytes and report.
+    """
+    wide = tiny_artifact(tmp_path)
+    model = onnx.load(wide.path)
+    before = model.SerializeToString(deterministic=True)
+    files = sorted(tmp_path.rglob("*"))
+    first, again = (to_half(model, ["Softmax"]) for _ in range(2))
+    assert model.SerializeToString(deterministic=True) == before
+    content, told = first.file(wide.manifest)
+    assert (content, told) == again.file(wide.manifest)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert told.sha256 == hashlib.sha256(content).hexdigest() and told.size_bytes == len(content)
+    made = half_artifact(wide, tmp_path / "h.onnx", islands=["Softmax"])
+    assert made.path.read_bytes() == content and made.manifest == told
+
+
 def test_constants_that_float16_does_not_have(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Add", ["x", "tiny"], ["a"], name="eps"),
@@ -282,7 +302,7 @@ def refused(folder: Path, case: str) -> Path:
     content = model.SerializeToString()
     manifest = wide.path.with_suffix(".json")
     manifest.write_text(
-        manifest.read_text().replace(wide.sha256, __import__("hashlib").sha256(content).hexdigest())
+        manifest.read_text().replace(wide.sha256, hashlib.sha256(content).hexdigest())
     )
     wide.path.write_bytes(content if case != "corrupt" else content[:-40])
     return wide.path

@@ -30,7 +30,7 @@ from rfdetr_repro.export.artifact import (
     TensorSpec,
     write_artifact,
 )
-from rfdetr_repro.export.half import write_half
+from rfdetr_repro.export.float16 import to_half
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.ops import DECOMPOSITIONS
@@ -84,9 +84,9 @@ def export_onnx(
 
     ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input
     ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
-    ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`.half`; ``islands`` names further
-    nodes to keep in float32. Raises :class:`InputError` if the classes of ``meta`` do not fit the
-    head, ``TraceError`` if the graph cannot be static.
+    ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`..float16`; ``islands`` names
+    further nodes to keep in float32. Raises :class:`InputError` if the classes of ``meta`` do not
+    fit the head, ``TraceError`` if the graph cannot be static.
     """
     check_classes(subnet.config, meta)
     for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
@@ -108,11 +108,9 @@ def export_onnx(
         NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
     )
     manifest = replace(manifest, opset=OPSET, contract=contract, normalisation=normalisation)
-    return (
-        write_artifact(path, content, manifest)
-        if precision == "fp32"
-        else write_half(path, model, manifest, islands, "no")
-    )
+    if precision == "fp16":
+        content, manifest = to_half(model, islands, path).file(manifest)
+    return write_artifact(path, content, manifest)
 
 
 def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:

@@ -1,0 +1,220 @@
+"""Float32 ONNX graph -> the same graph in float16 with named float32 islands, strictly typed: every
+operator's operands agree.
+
+A pure function of a graph: it reads and writes no file. :mod:`.half` does, for artifacts.
+
+Engines take types from the graph (TensorRT 11 knows no other way, benchmark protocol section 5), so
+they must be right in it. Made from the finished float32 graph, not by tracing a ``.half()`` module:
+constants are folded in float32, the audit and the islands speak of the same nodes, and other
+people's files take the same way. Input and outputs stay float32; Cast nodes stand only at the
+borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.files import sha256_bytes
+
+from .artifact import Manifest
+from .float32_regions import Wiring, find_islands
+
+HALF = int(TensorProto.FLOAT16)
+FLOAT = int(TensorProto.FLOAT)
+_SUFFIX = {HALF: "/float16", FLOAT: "/float32"}
+
+
+class Half(NamedTuple):
+    """The float16 graph and what stayed float32 in it.
+
+    ``islands``: reason -> names of the float32 graph's nodes, in order.
+    """
+
+    model: onnx.ModelProto
+    islands: dict[str, tuple[str, ...]]
+
+    def file(self, manifest: Manifest, audited: str = "no") -> tuple[bytes, Manifest]:
+        """Bytes of the float16 file and its manifest, for the caller to write.
+
+        ``manifest``: of the float32 file. ``audited``: what a range audit saw, "no" without one.
+        """
+        content = self.model.SerializeToString(deterministic=True)
+        build = {**manifest.build, "fp32_sha256": manifest.sha256, "audit": audited}
+        told = replace(
+            manifest,
+            sha256=sha256_bytes(content),
+            size_bytes=len(content),
+            precision="fp16",
+            build=build,
+            islands=self.islands,
+        )
+        return content, told
+
+
+def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object = "") -> Half:
+    """The float32 ``model``, which is not changed, in float16. ``islands``: further nodes or
+    operators to keep in float32.
+
+    Raises :class:`InputError` (naming ``where``) for graphs whose types cannot be known: custom
+    operators, sub-graphs.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _inline_constants(copy.graph)
+    wiring = Wiring(copy.graph, _types(copy, where))
+    reasons = find_islands(wiring, islands)
+    opset = next(entry.version for entry in copy.opset_import if entry.domain in ("", "ai.onnx"))
+    named: dict[str, list[str]] = {}
+    for index, reason in sorted(reasons.items()):
+        named.setdefault(reason, []).append(wiring.name(index))
+    _Rewriter(copy.graph, wiring, reasons, opset).run()
+    onnx.checker.check_model(copy, full_check=True)
+    return Half(copy, {reason: tuple(names) for reason, names in sorted(named.items())})
+
+
+def _inline_constants(graph: onnx.GraphProto) -> None:
+    """Constant nodes become initializers, so that each can be stored in the type its readers
+    want.
+    """
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        given = node.attribute[0]
+        value = helper.get_attribute_value(given)
+        if given.name == "value":
+            array = numpy_helper.to_array(value)
+        elif given.name in ("value_float", "value_floats", "value_int", "value_ints"):
+            array = np.asarray(value, dtype=np.float32 if "float" in given.name else np.int64)
+        else:
+            continue
+        graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+        graph.node.remove(node)
+
+
+def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
+    """Element type of every value."""
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or any(
+            attribute.HasField("g") for attribute in node.attribute
+        ):
+            mend = (
+                "export it in half precision with its own tool; python -m "
+                "rfdetr_repro.export.fp16_audit names the islands"
+            )
+            raise InputError(
+                f"{node.op_type} {node.name} has types a conversion to float16 cannot know",
+                where,
+                mend,
+            )
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=True
+        ).graph
+    except Exception as error:  # onnx's InferenceError has no stable home
+        raise InputError(
+            f"the model's types do not fit ({str(error).splitlines()[0]})", where, "export it again"
+        ) from error
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {constant.name: constant.data_type for constant in inferred.initializer}
+
+
+class _Rewriter:
+    """Walks the nodes in order; knows for every value in which type it exists, and under which
+    name.
+    """
+
+    def __init__(
+        self, graph: onnx.GraphProto, wiring: Wiring, reasons: dict[int, str], opset: int
+    ) -> None:
+        self.graph = graph
+        self.wiring = wiring
+        self.reasons = reasons
+        self.opset = opset
+        self.names = {(value.name, FLOAT): value.name for value in graph.input}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+
+    def run(self) -> None:
+        for index, node in enumerate(self.wiring.nodes):
+            self._node(index, node)
+        for value in self.graph.value_info:
+            if self.names.get((value.name, HALF)) == value.name:
+                value.type.tensor_type.elem_type = HALF
+        untouched = [c for c in self.wiring.constants.values() if c.data_type != FLOAT]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(self.nodes)
+        self.graph.initializer.extend([*untouched, *self.constants.values()])
+
+    def _node(self, index: int, node: onnx.NodeProto) -> None:
+        wanted = FLOAT if index in self.reasons else HALF
+        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        for place, name in enumerate(node.input):
+            if self.wiring.is_float(name):
+                node.input[place] = self._read(
+                    name,
+                    self._allowed(schema.inputs, place, wanted),
+                    as_it_is=node.op_type == "Cast",
+                )
+        if index in self.reasons:
+            node.name = f"float32/{self.reasons[index]}/{self.wiring.name(index)}"
+        if node.op_type == "LayerNormalization":
+            kept = [attribute for attribute in node.attribute if attribute.name != "stash_type"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("stash_type", FLOAT)])
+        self.nodes.append(node)
+        for place, name in enumerate(node.output):
+            if self.wiring.is_float(name):
+                self._write(node, place, self._allowed(schema.outputs, place, wanted))
+
+    @staticmethod
+    def _allowed(
+        formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int, wanted: int
+    ) -> int:
+        """``wanted``, or float32 where the operator has no float16."""
+        return wanted if "tensor(float16)" in formals[min(place, len(formals) - 1)].types else FLOAT
+
+    def _read(self, name: str, kind: int, *, as_it_is: bool) -> str:
+        """Name of a value in type ``kind``; a Cast is added where it exists in the other only."""
+        constant = self.wiring.constants.get(name)
+        if constant is not None:
+            return self._constant(constant, kind)
+        if as_it_is and (name, FLOAT) not in self.names:
+            kind = HALF
+        if (name, kind) not in self.names:
+            (source,) = (
+                self.names[name, other] for other in (HALF, FLOAT) if (name, other) in self.names
+            )
+            self._cast(source, name + _SUFFIX[kind], kind)
+            self.names[name, kind] = name + _SUFFIX[kind]
+        return self.names[name, kind]
+
+    def _cast(self, source: str, target: str, kind: int) -> None:
+        self.nodes.append(
+            helper.make_node("Cast", [source], [target], name=f"cast/{target}", to=kind)
+        )
+
+    def _constant(self, constant: TensorProto, kind: int) -> str:
+        name = constant.name if kind == FLOAT else constant.name + _SUFFIX[HALF]
+        if name not in self.constants:
+            array = numpy_helper.to_array(constant)
+            self.constants[name] = numpy_helper.from_array(
+                array.astype(np.float16) if kind == HALF else array, name
+            )
+        return name
+
+    def _write(self, node: onnx.NodeProto, place: int, kind: int) -> None:
+        name = node.output[place]
+        if node.op_type == "Cast":
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("to", kind))
+        self.names[name, kind] = name
+        if kind == HALF and name in self.wiring.outputs:  # a graph's outputs stay float32
+            node.output[place] = self.names[name, HALF] = name + _SUFFIX[HALF]
+            self._cast(name + _SUFFIX[HALF], name, FLOAT)
+            self.names[name, FLOAT] = name
