@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rfdetr_repro.records.record import Record as Record
     from rfdetr_repro.records.store import Store as Store
     from rfdetr_repro.runtime.backends import open_session as open_session
+    from rfdetr_repro.search.request import SearchRequest as SearchRequest
+    from rfdetr_repro.search.run import SearchResult as SearchResult
+    from rfdetr_repro.search.run import run_search as run_search
     from rfdetr_repro.spec.arch import Arch as Arch
     from rfdetr_repro.spec.arch import SearchSpace as SearchSpace
     from rfdetr_repro.spec.campaign import Campaign as Campaign
@@ -32,11 +35,14 @@ _HOMES = {
     "Protocol": "spec.protocol",
     "RFDETR": "api",
     "Record": "records.record",
+    "SearchRequest": "search.request",
+    "SearchResult": "search.run",
     "SearchSpace": "spec.arch",
     "Store": "records.store",
     "load_artifact": "export.artifact",
     "measure": "bench.interleaved",
     "open_session": "runtime.backends",
+    "run_search": "search.run",
 }
 __all__ = [
     "RFDETR",
@@ -45,12 +51,15 @@ __all__ = [
     "InputError",
     "Protocol",
     "Record",
+    "SearchRequest",
+    "SearchResult",
     "SearchSpace",
     "Store",
     "__version__",
     "load_artifact",
     "measure",
     "open_session",
+    "run_search",
 ]
 
 

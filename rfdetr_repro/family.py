@@ -43,11 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.data = source_of(args, ("val",))
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.search.command import open_search
     from rfdetr_repro.search.family import between, evaluate, never_trained
+    from rfdetr_repro.search.request import SearchRequest
+    from rfdetr_repro.search.run import open_search
 
     words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
-    search = open_search(args.run, args.data, masks=False, command=words)
+    search = open_search(SearchRequest(args.run, args.data, command=words))
     print_census([search.split])
     with search.store.exclusive():
         records = evaluate(

@@ -14,16 +14,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import confirmed_points
+from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arguments import output_folder
 from rfdetr_repro.spec.campaign import Campaign, campaign, from_scratch
@@ -40,11 +41,22 @@ from .plan import plan
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
+if TYPE_CHECKING:
+    from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.search.request import SearchRequest
+    from rfdetr_repro.search.run import LatencyFit, Refit, SearchRun
+
 T = TypeVar("T")
 # How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied
 # detections then do to an AP.
 AP_GAP = 0.005
 SCORE_GAP = 1e-4
+# a search's steps -> label and unit of their progress bars
+BARS = {
+    "engines": ("exporting engines", "engine"),
+    "backbones": ("searching", "backbone"),
+    "candidates": ("confirming", "model"),
+}
 
 
 @dataclass
@@ -136,42 +148,40 @@ class Reproduction:
             "training the supernet",
             lambda: train(self.campaign, splits, self.folder, weights),
         )
-        search = self.search(splits)
-        # the GPU that the found models will run on, if it is one
-        with search.deployment.watched() as search.watched:
-            heldout = self.find(search, splits)
+        run = self.search(splits)
+        with run.working():
+            fit = self.find(run)
+        search = run.search
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.after_search(search, splits)
         self.stages.run(
             "predictions", "drawing example predictions", lambda: self.predictions(search, splits)
         )
-        write_summary(
-            self, splits, started_at=started_at, search=search, heldout=heldout, costs=costs
-        )
+        write_summary(self, splits, started_at=started_at, search=search, fit=fit, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
 
-    def find(self, search: Any, splits: dict[str, Any]) -> Any:
-        """Engines, passes, confirmation; returns the latency model's error on engines left out."""
+    def find(self, run: SearchRun) -> LatencyFit:
+        """Engines, passes, confirmation, each a stage of its own; returns the latency model."""
         title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
-        latency = self.stages.run("latency", title, lambda: self.latency(search))
+        fit = self.stages.run("latency", title, lambda: self.latency(run))
         whole = "accuracy of every configuration"
         title = (
             "a race of the configurations for the frontier"
             if self.campaign.strategy == "race"
             else whole
         )
-        records = self.stages.run("search", title, lambda: self.evaluate(search, *latency))
+        records = self.stages.run("search", title, lambda: self.evaluate(run, fit))
         confirmed = self.stages.run(
             "confirm",
             "full protocol for frontier candidates",
-            lambda: self.confirm(search, splits, records, *latency),
+            lambda: self.confirm(run, fit, records),
         )
         self.stages.run(
             "model",
             "latency model beside the confirmed files",
-            lambda: self.judge(search, records, confirmed, latency),
+            lambda: self.judge(run, fit, records, confirmed),
         )
-        return latency[1]
+        return fit
 
     def report(self) -> tuple[Path, str]:
         """The PDF, built again only for other Records; their content says so, not a file's time: a
@@ -217,99 +227,74 @@ class Reproduction:
         work = partial(pretrain, self.campaign, self.folder / "pretraining")
         return self.stages.run("pretraining", f"training on {before.data.name}", work)
 
-    def search(self, splits: dict[str, Any]) -> Any:
-        from rfdetr_repro.bench.confirm import Context
-        from rfdetr_repro.model.checkpoints.native import load_supernet
-        from rfdetr_repro.ops.device import to_device
+    def search(self, splits: Mapping[str, CocoSplit]) -> SearchRun:
+        """The campaign's search of the trained supernet, opened."""
+        from rfdetr_repro.search.run import SearchRun
+
+        return SearchRun.open(self.request(splits))
+
+    def request(self, splits: Mapping[str, CocoSplit]) -> SearchRequest:
+        """What the campaign asks of a search of ``splits``."""
         from rfdetr_repro.search.deployment import Deployment
-        from rfdetr_repro.search.search import Search
-        from rfdetr_repro.train.trainer import MODEL
-
-        asked = self.campaign
-        deployment = Deployment(asked.backend, asked.precision, asked.cuda_graph)
-        detector, card, digest = load_supernet(self.folder / MODEL)
-        masks = card.config.masks and (asked.search_masks or asked.metric.startswith("mask"))
-        splits["val"].cache_images()
-        return Search(
-            to_device(detector, None),
-            card,
-            digest,
-            asked.space,
-            splits["val"],
-            self.store,
-            self.folder / "artifacts",
-            Context(asked.name, self.command, asked.train.seed),
-            masks=masks,
-            deployment=deployment,
-            decision=asked.decision,
-        )
-
-    def latency(self, search: Any) -> tuple[Any, str]:
-        from rfdetr_repro.search.engines import fit_latency
-
-        fit = self.fit()
-        targets = self.targets()
-        model, heldout, count = fit_latency(search, fit, bar("exporting engines", "engine"), print)
-        if targets is not None:
-            fit.check(heldout)
-            targets.check({arch: model.predict(arch) for arch in search.space})
-        self.engines = count
-        return (model, heldout), f"{count} engines; {heldout.describe()}"
-
-    def fit(self) -> Any:
-        from rfdetr_repro.search.engines import Fit
-
-        fit = Fit(self.campaign.engines, self.campaign.most_engines)
-        targets = self.targets()
-        return fit if targets is None else fit.within(targets.tolerance)
-
-    def targets(self) -> Any:
+        from rfdetr_repro.search.request import SearchRequest
         from rfdetr_repro.search.targets import Targets
 
-        return Targets(self.campaign.targets_ms) if self.campaign.targets_ms else None
-
-    def judge(
-        self, search: Any, records: Any, confirmed: Any, before: tuple[Any, Any]
-    ) -> tuple[Any, str]:
-        """Fits the model to the confirmed files too; what it had said of them is compared first."""
-        from rfdetr_repro.search.command import refitted
-
-        after, error, seen = refitted(search, self.fit(), confirmed, records, before)
-        told = f"{seen.describe('on the confirmed files:')}; fitted to them too, {error.describe()}"
-        return after, "; ".join(
-            [
-                told,
-                *(check.describe() for check in model_checks(confirmed) if not check.within_bound),
-            ]
+        asked = self.campaign
+        return SearchRequest(
+            self.folder,
+            splits,
+            space=asked.space,
+            strategy=asked.strategy,
+            metric=asked.metric,
+            masks=asked.search_masks,
+            targets=Targets(asked.targets_ms) if asked.targets_ms else None,
+            engines=asked.engines,
+            most_engines=asked.most_engines,
+            candidates=asked.candidates,
+            deployment=Deployment(asked.backend, asked.precision, asked.cuda_graph),
+            protocols=asked.protocols,
+            confirm_on=tuple(name for name in splits if name != "train"),
+            campaign=asked.name,
+            command=self.command,
+            seed=asked.train.seed,
+            tell=partial(print, flush=True),
+            progress=lambda step: bar(*BARS[step]),
         )
 
-    def evaluate(self, search: Any, model: Any, heldout: Any) -> tuple[Any, str]:
-        from rfdetr_repro.search.command import print_stage
-        from rfdetr_repro.search.evaluation import goal
-        from rfdetr_repro.search.race import Rules
+    def latency(self, run: SearchRun) -> tuple[LatencyFit, str]:
+        fit = run.fit()
+        return fit, f"{fit.engines} engines; {fit.heldout.describe()}"
 
-        whole = len(search.space) * len(search.split)
+    def judge(
+        self,
+        run: SearchRun,
+        fit: LatencyFit,
+        records: Sequence[Record],
+        confirmed: Sequence[Record],
+    ) -> tuple[Refit, str]:
+        """Fits the model to the confirmed files too; what it had said of them is compared first."""
+        refit = run.refit(fit, records, confirmed)
+        told = (
+            f"{refit.seen.describe('on the confirmed files:')}; fitted to them too, "
+            f"{refit.error.describe()}"
+        )
+        outside = [check for check in model_checks(confirmed) if not check.within_bound]
+        return refit, "; ".join([told, *(check.describe() for check in outside)])
+
+    def evaluate(self, run: SearchRun, fit: LatencyFit) -> tuple[list[Record], str]:
+        records, outcome = run.evaluate(fit)
         spent = ""
-        if self.campaign.strategy == "race":
-            records, outcome = search.race(
-                model, heldout, goal=goal(self.campaign.metric), rules=Rules(), progress=print_stage
-            )
+        if outcome is not None:
             spent = (
-                f", a race with {outcome.evaluations() / whole:.1%} of the image evaluations "
-                f"({outcome.took()})"
+                f", a race with {run.spent(outcome)} of the image evaluations ({outcome.took()})"
             )
-        else:
-            records = search.evaluate_all(model, heldout, bar("searching", "backbone"))
-        scored = [record for record in records if record.accuracy.ap50 is not None]
-        best = max(scored, key=lambda record: record.accuracy.ap50, default=None)
+        best = _highest(records, "ap50")
         told = (
             "val has no object, so no AP"
             if best is None
-            else f"best val AP50 {100 * best.accuracy.ap50:.1f}"
+            else f"best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})"
         )
-        return records, f"{len(records)} configurations{spent}; {told}" + (
-            f" ({best.model.arch.key})" if best else ""
-        )
+        return records, f"{len(records)} configurations{spent}; {told}"
 
     def costs(self, search: Any) -> dict[str, Any]:
         """The same configurations shared and one by one, on two backbones of the space (a cheap and
@@ -340,38 +325,15 @@ class Reproduction:
         return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
     def confirm(
-        self, search: Any, splits: dict[str, Any], records: Any, model: Any, heldout: Any
-    ) -> tuple[list[Any], str]:
-        import numpy as np
-
-        from rfdetr_repro.data.resizing import model_input
-        from rfdetr_repro.runtime.agreement import check_against
-        from rfdetr_repro.runtime.session import OrtSession
-        from rfdetr_repro.search.engines import forecasts
-        from rfdetr_repro.search.targets import candidates
-
-        chosen = candidates(records, self.campaign.candidates, self.campaign.metric, self.targets())
-        protocols = self.campaign.protocols
-        said = forecasts(search, model, heldout, chosen)
-        measured = []
-        held_out = [split for name, split in splits.items() if name != "train"]
-        for arch in bar("confirming", "model")(chosen):
-            if "confirm" not in self.stages.rows:
-                images = np.concatenate(
-                    [model_input(search.split.load_image(i), arch.input_hw) for i in range(4)]
-                )
-                check_against(
-                    search.detector.slice(arch),
-                    OrtSession(search.export(arch), protocols[0].threads),
-                    images,
-                )
-            measured += search.confirm(arch, held_out, protocols, said[arch])
+        self, run: SearchRun, fit: LatencyFit, records: Sequence[Record]
+    ) -> tuple[list[Record], str]:
+        confirmed = run.confirm(fit, records, check_exports="confirm" not in self.stages.rows)
         told = (
-            f"{len({record.model.arch for record in measured})} models, each checked against "
+            f"{len({record.model.arch for record in confirmed})} models, each checked against "
             f"PyTorch by matched boxes"
         )
-        gaps = describe_gaps(ap_gaps([*records, *measured])).removesuffix(".")
-        return measured, "; ".join(filter(None, (told, gaps)))
+        gaps = describe_gaps(ap_gaps([*records, *confirmed])).removesuffix(".")
+        return confirmed, "; ".join(filter(None, (told, gaps)))
 
     def after_search(self, search: Any, splits: dict[str, Any]) -> None:
         """Nothing unless the campaign asks for fine-tuning."""
@@ -390,23 +352,32 @@ class Reproduction:
         from .pictures import draw_examples
 
         best = self.best()
-        paths = draw_examples(search.export(best.model.arch), splits, self.folder / "predictions")
+        exported = search.deployed.export(best.model.arch)
+        paths = draw_examples(exported, splits, self.folder / "predictions")
         return paths, f"{len(paths)} pictures with {best.model.arch.key}"
 
     def best(self) -> Any:
         """The confirmed Record with the highest AP on val."""
         on_val = [point.on("val") for point in confirmed_points(self.store.read())]
-        scored = [
-            (record.accuracy.ap, record)
-            for record in on_val
-            if record is not None and record.accuracy and record.accuracy.ap is not None
-        ]
-        if not scored:
+        best = _highest([record for record in on_val if record is not None], "ap")
+        if best is None:
             raise StatedFailure(
                 "no confirmed file has an AP on val, so none is the best: does val hold objects of "
                 "the classes?"
             )
-        return max(scored, key=lambda pair: pair[0])[1]
+        return best
+
+
+def _highest(records: Iterable[Record], name: str) -> Any:
+    """The first Record with the highest AP of this name ("ap" or "ap50"); None where none has an
+    AP.
+    """
+    scored = [
+        (value, record)
+        for record in records
+        if record.accuracy is not None and (value := getattr(record.accuracy, name)) is not None
+    ]
+    return max(scored, key=lambda pair: pair[0], default=(None, None))[1]
 
 
 def parser() -> argparse.ArgumentParser:

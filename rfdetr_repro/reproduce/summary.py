@@ -22,7 +22,7 @@ def write_summary(
     *,
     started_at: str,
     search: Any,
-    heldout: Any,
+    fit: Any,
     costs: dict[str, Any],
 ) -> None:
     """Writes ``summary.json``, what the report needs beside Records and log."""
@@ -52,7 +52,7 @@ def write_summary(
             f"exports: {run.stages.rows['confirm']['detail']}",
             "accuracy and latency of every confirmed row come from the file with its SHA-256",
         ],
-        "search": _economy(run, search, heldout, costs),
+        "search": _economy(run, search, fit, costs),
     }
     write_atomic(run.folder / "summary.json", json.dumps(content, indent=1))
 
@@ -67,7 +67,7 @@ def _difference(costs: dict[str, Any]) -> str:
     return f"{100 * gap:.2g} points apart at most" if gap else "equal"
 
 
-def _economy(run: Any, search: Any, heldout: Any, costs: dict[str, Any]) -> dict[str, Any]:
+def _economy(run: Any, search: Any, fit: Any, costs: dict[str, Any]) -> dict[str, Any]:
     """What the search cost, beside what it would have cost one by one."""
     timed = costs["configurations"]
     return {
@@ -81,11 +81,11 @@ def _economy(run: Any, search: Any, heldout: Any, costs: dict[str, Any]) -> dict
             "speedup": costs["speedup"],
         },
         "latency_model": {
-            "engines_measured": run.engines,
-            "heldout": run.engines,
-            "heldout_median_error": heldout.median,
-            "heldout_p95_error": heldout.p95,
-            "heldout_max_error": heldout.maximum,
+            "engines_measured": fit.engines,
+            "heldout": fit.engines,
+            "heldout_median_error": fit.heldout.median,
+            "heldout_p95_error": fit.heldout.p95,
+            "heldout_max_error": fit.heldout.maximum,
             "mode": run.campaign.latency_mode,
             **_confirmed(run),
         },

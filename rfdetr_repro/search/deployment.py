@@ -1,24 +1,38 @@
-"""What the found models will run on.
+"""What the found models will run on, and the files that run there.
 
-Every latency of a search, modelled or measured, belongs to one deployment.
+Every latency of a search, modelled or measured, belongs to one :class:`Deployment`. Of one supernet
+a deployment is :class:`Deployed`: its :meth:`~Deployed.artifact` is the only way from an
+architecture to the file that is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfdetr_repro.bench.accuracy import audit_feeds
 from rfdetr_repro.bench.gpu.device import Watched, uses_gpu, watching
 from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.export.artifact import Artifact, load_artifact, manifest_path
+from rfdetr_repro.export.artifact import (
+    Artifact,
+    ArtifactMeta,
+    load_artifact,
+    manifest_path,
+)
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.session import Session
+from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import OF_ONNX, WITH_GRAPH
 
+if TYPE_CHECKING:
+    from rfdetr_repro.model.detector import Detector
+
 PRECISIONS = ("fp32", "fp16")
+ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines made of an ONNX file
 
 
 @dataclass(frozen=True)
@@ -48,24 +62,10 @@ class Deployment:
     def on_gpu(self) -> bool:
         return uses_gpu(self.backend)
 
-    def form(self, artifact: Artifact, split: CocoSplit) -> Artifact:
-        """The float32 ``artifact``, or its float16 form in ``fp16/`` beside it, made once; islands
-        by an audit on ``split``.
-        """
-        if self.precision == artifact.manifest.precision:
-            return artifact
-        path = artifact.path.parent / self.precision / artifact.path.name
-        if path.is_file() and manifest_path(path).is_file():
-            return load_artifact(path)
-        from rfdetr_repro.export.half import audited_half
-
-        return audited_half(artifact, path, feeds=audit_feeds(artifact, split))
-
-    def open(self, artifact: Artifact, threads: int, build: int = 0) -> Session:
-        build = build if self.on_gpu else 0
-        return open_session(
-            artifact, self.backend, threads=threads, cuda_graph=self.cuda_graph, build=build
-        )
+    @property
+    def builds_engines(self) -> bool:
+        """Whether the backend builds an engine of an ONNX file, which then is what runs."""
+        return self.backend in ENGINES
 
     @contextmanager
     def watched(self, *, force: bool = False) -> Iterator[Watched | None]:
@@ -77,3 +77,66 @@ class Deployment:
             return
         with watching(force=force) as watched:
             yield watched
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment of one supernet: each file is made once, in ``folder``, and found after that.
+
+    ``meta``: what an exporter needs to know of an architecture. ``split``: on whose first pictures
+    a conversion to float16 looks for values out of range.
+    """
+
+    deployment: Deployment
+    supernet: Detector
+    meta: Callable[[Arch], ArtifactMeta]
+    folder: Path
+    split: CocoSplit
+
+    def artifact(self, arch: Arch, build: int = 0) -> Artifact:
+        """The file that the runtime opens: :meth:`onnx`, or engine number ``build`` made of it
+        where the backend builds engines.
+        """
+        source = self.onnx(arch)
+        if not self.deployment.builds_engines:
+            return source
+        from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
+
+        options = BuildOptions(build=build)
+        return build_engine(source, self.deployment.backend, source.path.parent, options)
+
+    def open(self, arch: Arch, threads: int, build: int = 0) -> Session:
+        """A session of :meth:`artifact`; ``threads`` as :func:`~..runtime.backends.open_session`
+        takes them.
+        """
+        asked = self.deployment
+        return open_session(
+            self.artifact(arch, build),
+            asked.backend,
+            threads=threads,
+            cuda_graph=asked.cuda_graph,
+        )
+
+    def onnx(self, arch: Arch) -> Artifact:
+        """The ONNX file in the deployment's precision, which engines are built from."""
+        wide = self.export(arch)
+        precision = self.deployment.precision
+        if precision == wide.manifest.precision:
+            return wide
+        path = wide.path.parent / precision / wide.path.name
+        if path.is_file() and manifest_path(path).is_file():
+            return load_artifact(path)
+        from rfdetr_repro.export.half import audited_half
+
+        return audited_half(wide, path, feeds=audit_feeds(wide, self.split))
+
+    def export(self, arch: Arch) -> Artifact:
+        """The float32 ONNX file, which all others are made from."""
+        meta = self.meta(arch)
+        checkpoint = (meta.model.checkpoint_sha256 or "")[:8]
+        path = self.folder / f"{arch.key}-{checkpoint}.onnx"
+        if path.is_file() and manifest_path(path).is_file():
+            return load_artifact(path)
+        from rfdetr_repro.export.onnx.exporter import export_onnx
+
+        return export_onnx(self.supernet.slice(arch), path, meta=meta)

@@ -329,7 +329,7 @@ def measure_here(search: Search, item: Engines, progress: Progress = iter) -> di
     """
     sessions: dict[Arch, Session] = {}
     for arch in progress(item.archs):
-        sessions[arch] = search.deployment.open(search.artifact(arch), item.protocol.threads)
+        sessions[arch] = search.deployed.open(arch, item.protocol.threads)
         sessions[arch].run(example_input(sessions[arch], search.split))
     calls = {
         arch.key: call_of(session, item.protocol, search.split)

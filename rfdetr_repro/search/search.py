@@ -25,8 +25,7 @@ from rfdetr_repro.bench.machine import environment, this_machine
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision, with_interval
-from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, load_artifact
-from rfdetr_repro.export.onnx.exporter import export_onnx
+from rfdetr_repro.export.artifact import ArtifactMeta
 from rfdetr_repro.model.checkpoints.native import ModelCard
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import AP_RULE, Accuracy, DataId, Latency, Machine, ModelId, Record
@@ -36,7 +35,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import atomic_path
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 
-from .deployment import Deployment
+from .deployment import Deployed, Deployment
 from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
 from .latency_model import LatencyModel, RelativeError
 from .race import Outcome, Rules, Stage, race
@@ -101,22 +100,16 @@ class Search:
             checkpoint_sha256=self.checkpoint_sha256,
         )
 
-    def export(self, arch: Arch) -> Artifact:
-        """The float32 ONNX artifact of ``arch``, exported once per checkpoint."""
-        path = self.folder / f"{arch.key}-{self.checkpoint_sha256[:8]}.onnx"
-        if path.exists() and path.with_suffix(".json").exists():
-            return load_artifact(path)
-        meta = ArtifactMeta(
-            self.model_id(arch),
-            self.card.class_names,
-            self.card.category_ids,
-            self.card.resize_rule,
-        )
-        return export_onnx(self.detector.slice(arch), path, meta=meta)
+    @property
+    def deployed(self) -> Deployed:
+        """The supernet on the deployment: the files that are measured."""
+        return Deployed(self.deployment, self.detector, self._meta, self.folder, self.split)
 
-    def artifact(self, arch: Arch) -> Artifact:
-        """What the deployment runs: the export, or its float16 form."""
-        return self.deployment.form(self.export(arch), self.split)
+    def _meta(self, arch: Arch) -> ArtifactMeta:
+        card = self.card
+        return ArtifactMeta(
+            self.model_id(arch), card.class_names, card.category_ids, card.resize_rule
+        )
 
     @property
     def deployment_text(self) -> str:
@@ -136,10 +129,10 @@ class Search:
         ``predicted``: what the latency model said of it before; goes into the Records of the
         decision's mode that have none yet.
         """
-        artifact = self.artifact(arch)
+        deployed = self.deployed
         threads = protocols[0].threads
         row = Row(
-            artifact, lambda build: self.deployment.open(artifact, threads, build), tuple(splits)
+            deployed.onnx(arch), lambda build: deployed.open(arch, threads, build), tuple(splits)
         )
         context = self.context
         watch = self.watched and self.watched.watch

@@ -92,3 +92,27 @@ def candidates(
     return list(
         dict.fromkeys(record.model.arch for record in chosen if record.model.arch is not None)
     )
+
+
+def describe_picks(
+    targets: Targets, confirmed: Sequence[Record], y: str = "ap", mode: str = "buffered"
+) -> list[str]:
+    """One line per target, by the latency of the confirmed file in the mode that was decided by."""
+    metric_y = metric(y)
+    lines = []
+    decided = [
+        one for one in confirmed if one.protocol and one.protocol.mode == mode and one.latency
+    ]
+    for target, picks in targets.picks(decided, 1, y).items():
+        found = (
+            f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured "
+            f"{mode} latency"
+        )
+        for pick in picks:
+            assert pick.model.arch is not None and pick.latency is not None
+            value = metric_y.value(pick)
+            score = "unknown" if value is None else f"{100 * value:.1f}"
+            told = f"{metric_y.name} {score}, {pick.latency.median_ms:.3g} ms {mode}"
+            found = f"{pick.model.arch.key}, {told}"
+        lines.append(f"target {target:g} ms: {found}")
+    return lines

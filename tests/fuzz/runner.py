@@ -79,6 +79,7 @@ _LOADED_BY_THEM = (
     "rfdetr_repro.data.coco",
     "rfdetr_repro.export.onnx.exporter",
     "rfdetr_repro.plots.figures",
+    "rfdetr_repro.search.run",
 )
 
 
@@ -99,7 +100,7 @@ def load_commands() -> None:
     importlib.import_module("rfdetr_repro.search.finetune").FineTuning.run = _accepted
     for name, works in LONG_WORK.items():
         setattr(sys.modules[MODULES[name]], works, _accepted)
-    sys.modules["rfdetr_repro.search.command"].open_search = _accepted
+    sys.modules["rfdetr_repro.search.run"].open_search = _accepted
     sys.modules["rfdetr_repro.bench.models"].model_artifact = _accepted
 
 

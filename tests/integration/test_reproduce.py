@@ -178,7 +178,7 @@ def test_running_again_computes_nothing(
 
     for name in (
         "train.engine.Trainer.train_step",
-        "search.search.export_onnx",
+        "export.onnx.exporter.export_onnx",
         "search.evaluation.shared_detections",
         "bench.confirm.measure_interleaved",
     ):
@@ -216,7 +216,7 @@ def test_another_recipe_in_the_same_folder_is_refused(
 
 def test_shared_search_equals_one_by_one(finished: Reproduction) -> None:
     splits, _ = finished.data()
-    search = finished.search(splits)
+    search = finished.search(splits).search
     split = splits["val"]
     evaluator = CocoEvaluator(split)
     archs = [arch for arch in SPACE if arch.backbone == (64, 64, 16, 2)]

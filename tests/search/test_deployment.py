@@ -109,7 +109,7 @@ def test_a_model_fitted_anew_replaces_the_latencies_and_nothing_else(
 def test_float16_files_are_audited_on_the_split_and_measured(run: Path, place: Path) -> None:
     search = search_in(run, place, deployment=Deployment(precision="fp16"))
     arch = next(iter(SPACE))
-    artifact = search.artifact(arch)
+    artifact = search.deployed.artifact(arch)
     assert artifact.manifest.precision == "fp16" and artifact.manifest.build["audit"].startswith(
         "8 pictures"
     )
@@ -119,7 +119,7 @@ def test_float16_files_are_audited_on_the_split_and_measured(run: Path, place: P
         record.artifact.precision == "fp16" and record.accuracy.artifact_sha256 == artifact.sha256
     )
     assert artifact.path.stat().st_mtime_ns == made
-    assert search.export(arch).manifest.precision == "fp32"
+    assert search.deployed.export(arch).manifest.precision == "fp32"
 
 
 def test_what_another_machine_measured_is_measured_again(run: Path, place: Path) -> None:

@@ -30,6 +30,8 @@ from rfdetr_repro.search import distributed as many
 from rfdetr_repro.search.cluster.pool import LocalPool
 from rfdetr_repro.search.cluster.ray_pool import RayPool
 from rfdetr_repro.search.latency_model import LatencyModel, RelativeError, features
+from rfdetr_repro.search.request import SearchRequest
+from rfdetr_repro.search.run import open_search
 from rfdetr_repro.search.shared import shared_detections
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
@@ -347,7 +349,8 @@ def test_engines_are_measured_while_no_other_worker_works(
     monkeypatch.setattr(many, "RayPool", Logged)
     run = copy_of(place, tmp_path / "run")
     workers = many.Workers(run, place / "data", 2, "a:1")
-    workers.join(command.open_search(run, place / "data", masks=False, command="x", device="cpu"))
+    request = SearchRequest(run, place / "data", command="x", device="cpu")
+    workers.join(open_search(request))
     item = evaluation.Whole((TINY.arch,))
     (first,) = workers.run_items([item])
     assert list(workers.run_items([])) == [] and set(

@@ -25,7 +25,7 @@ from rfdetr_repro.search.evaluation import GOALS
 from rfdetr_repro.search.plan import Job, plan
 from rfdetr_repro.search.race import Rules
 from rfdetr_repro.search.search import Search, missing_classes
-from rfdetr_repro.search.targets import Targets, candidates
+from rfdetr_repro.search.targets import Targets, candidates, describe_picks
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
 from rfdetr_repro.spec.errors import InputError, run_main
@@ -184,9 +184,9 @@ def test_a_target_is_judged_by_the_latency_that_the_model_speaks_of(run: Path, p
         for one, ms in zip(confirmed, (7.0, 5.0), strict=True)
     )
     for mode, near, far in (("sustained", 5.1, 7.0), ("buffered", 7.1, 5.0)):
-        (line,) = command._picked(Targets((near,), 0.1), [slow, fast], "ap", mode)
+        (line,) = describe_picks(Targets((near,), 0.1), [slow, fast], "ap", mode)
         assert arch.key in line and f" ms {mode}" in line
-        (line,) = command._picked(Targets((far,), 0.1), [slow, fast], "ap", mode)
+        (line,) = describe_picks(Targets((far,), 0.1), [slow, fast], "ap", mode)
         assert "no confirmed configuration lies within 10%" in line
 
 
