@@ -177,7 +177,7 @@ def test_running_again_computes_nothing(
         raise AssertionError("computed again")
 
     for name in (
-        "train.engine.Trainer.train_step",
+        "train.trainer.Trainer.train_step",
         "export.onnx.exporter.export_onnx",
         "search.evaluation.shared_detections",
         "bench.confirm.measure_interleaved",
