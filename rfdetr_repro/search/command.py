@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.bench.command.arguments import split_names
 from rfdetr_repro.data.source import add_data_arguments, source_of

@@ -137,6 +137,9 @@ class Deployed:
         path = self.folder / f"{arch.key}-{checkpoint}.onnx"
         if path.is_file() and manifest_path(path).is_file():
             return load_artifact(path)
+        return self._exported(arch, path, meta)
+
+    def _exported(self, arch: Arch, path: Path, meta: ArtifactMeta) -> Artifact:
         from rfdetr_repro.export.onnx.exporter import export_onnx
 
         return export_onnx(self.supernet.slice(arch), path, meta=meta)

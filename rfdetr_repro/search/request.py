@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.spec import campaign as campaigns
 from rfdetr_repro.spec.arch import SearchSpace
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STRATEGIES = ("exhaustive", "race")
 CONFIRMED = ("val", "test")  # splits that a candidate may be confirmed on
 WHERE = "the search"
-Bar = Callable[[Iterable], Iterable]
+Bar = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def no_bar(step: str) -> Bar:

@@ -178,7 +178,7 @@ def test_running_again_computes_nothing(
 
     for name in (
         "train.trainer.Trainer.train_step",
-        "export.onnx.exporter.export_onnx",
+        "search.deployment.Deployed._exported",
         "search.evaluation.shared_detections",
         "bench.confirm.measure_interleaved",
     ):
