@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, DataId, Latency, ModelId, Record
-from rfdetr_repro.search.family import between, family_table, never_trained
+from rfdetr_repro.search.family import between, never_trained
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE
 from rfdetr_repro.tables.campaign import campaign_tables
+from rfdetr_repro.tables.family import family_table
 
 SPACE = SearchSpace((96, 128), (12, 16), (1,), (0, 2), (10, 25))
 
