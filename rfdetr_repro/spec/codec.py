@@ -33,10 +33,12 @@ def _hints(kind: type) -> dict[str, Any]:
 def _plain_types(kind: type) -> dict[str, frozenset[type]]:
     """Field -> the types whose values need no look: most values of a store are of these."""
     allowed = {str, int, float, bool}
-    return {
-        name: frozenset(typing.get_args(hint) or (hint,)) & allowed
-        for name, hint in _hints(kind).items()
-    }
+    return {name: frozenset(_options(hint)) & allowed for name, hint in _hints(kind).items()}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of ``X | Y``; any other type is its own only one."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def decode(kind: type[T], fields: Any) -> T:
@@ -61,7 +63,7 @@ def decode(kind: type[T], fields: Any) -> T:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     if value is None and type(None) in options:
         return None
     kinds = [option for option in options if option is not type(None)]
