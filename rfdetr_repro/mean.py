@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from rfdetr_repro.spec.errors import run_main
 
 
-def main(argv: Sequence[str] | None = None) -> int | None:
-    """Exit code of the command, whose modules are imported here: a signal that comes meanwhile ends
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command, whose modules are imported here: a signal that comes meanwhile ends
     the program as one that comes later does.
     """
     from .records.aggregate import main as command
 
-    return command(argv)
+    command(argv)
 
 
 if __name__ == "__main__":
