@@ -38,8 +38,8 @@ from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import frontier
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
+from rfdetr_repro.runtime import backends
 from rfdetr_repro.runtime.agreement import check_against
-from rfdetr_repro.runtime.backends import check_backend
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
@@ -185,7 +185,7 @@ class SearchRun:
     @classmethod
     def open(cls, request: SearchRequest) -> SearchRun:
         """Reads model and data, and says what is in the data if this is where they are read."""
-        check_backend(request.deployment.backend)
+        backends.check_backend(request.deployment.backend)
         search = open_search(request)
         splits = tuple(_split(request, search.card, name, search) for name in request.confirm_on)
         if not isinstance(request.data, Mapping):
