@@ -52,7 +52,7 @@ class Row(NamedTuple):
     masks: bool = False
     # what exports it in a process of its own; then ``build`` gives the name it has there
     foreign: Package | None = None
-    form: str = "detr"  # of its raw file, see rfdetr_repro.export.adopt.adopt
+    form: str = "detr"  # of its raw file, see rfdetr_repro.export.adopt.adoption
     star: str = ""  # why the model runs in PyTorch only, where no artifact can be made of it
 
 

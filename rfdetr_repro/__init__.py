@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rfdetr_repro.moved import install
+
 __version__ = "0.2.0"
+install()  # names of modules before version 0.2
 
 if TYPE_CHECKING:
     from rfdetr_repro.api import RFDETR as RFDETR

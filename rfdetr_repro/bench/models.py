@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.export.adopt.adopt import Categories, adopt
+from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import (
     Artifact,
     ArtifactMeta,

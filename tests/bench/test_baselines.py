@@ -15,7 +15,7 @@ from samples_baselines import CLASSES, FAMILIES, QUERIES, SIDE, images, library_
 
 from baselines import catalog, rt_detr
 from rfdetr_repro.bench import models
-from rfdetr_repro.export.adopt.adopt import adopt
+from rfdetr_repro.export.adopt.adoption import adopt
 from rfdetr_repro.export.onnx.surgery import INPUTS
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError

@@ -21,7 +21,7 @@ from rfdetr_repro.bench.accuracy import accuracy_of, detect_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.evaluation.coco import detections_in_pixels
 from rfdetr_repro.evaluation.predict_split import single_detections
-from rfdetr_repro.export.adopt.adopt import Categories, adopt
+from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.records.record import AP_RULE
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError

@@ -18,8 +18,8 @@ from samples_exported import detector
 
 from rfdetr_repro.bench.command.run import FORMS, NORMALISE, main
 from rfdetr_repro.bench.suppression import suppression_ms
-from rfdetr_repro.export.adopt import adopt as module
-from rfdetr_repro.export.adopt.adopt import Categories, adopt
+from rfdetr_repro.export.adopt import adoption as module
+from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import load_artifact
 from rfdetr_repro.export.command import main as export_main
 from rfdetr_repro.export.onnx.exporter import export_onnx

@@ -19,7 +19,7 @@ from onnx import helper
 from samples_exported import detector, ultralytics
 
 from rfdetr_repro.bench.accuracy import run_on
-from rfdetr_repro.export.adopt.adopt import BOXES, CLASSES, FORMS, Categories, Picture, adopt
+from rfdetr_repro.export.adopt.adoption import BOXES, CLASSES, FORMS, Categories, Picture, adopt
 from rfdetr_repro.export.half import half_artifact
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import InputError

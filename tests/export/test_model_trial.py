@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from samples_export import tiny_artifact, tiny_detector
 
 from rfdetr_repro.export import fp16_audit, trial
-from rfdetr_repro.export.adopt.adopt import adopt
+from rfdetr_repro.export.adopt.adoption import adopt
 from rfdetr_repro.export.artifact import write_artifact
 from rfdetr_repro.export.trial import Output, run_once, tried
 from rfdetr_repro.spec.errors import InputError, run_main

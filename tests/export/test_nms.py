@@ -19,7 +19,7 @@ from rfdetr_repro.bench.accuracy import accuracy_of, model_input
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.letterbox import GREY, Letterbox
 from rfdetr_repro.data.resizing import resize_image
-from rfdetr_repro.export.adopt.adopt import Categories, adopt
+from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.onnx.nms import KINDS, MOST, Nms
 from rfdetr_repro.runtime.session import OrtSession

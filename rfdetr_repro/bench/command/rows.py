@@ -24,7 +24,7 @@ from .arguments import GRAPHS, names, precisions, split_names
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Row
     from rfdetr_repro.data.coco import CocoSplit
-    from rfdetr_repro.export.adopt.adopt import Picture
+    from rfdetr_repro.export.adopt.adoption import Picture
     from rfdetr_repro.export.artifact import Artifact
 
 Failures = dict[str, Exception]
@@ -207,7 +207,7 @@ def _file(
     with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:
         made = _adopted(args, path, Path(scratch, target.name), splits)
         artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
-    from rfdetr_repro.export.adopt.adopt import described
+    from rfdetr_repro.export.adopt.adoption import described
 
     print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
     if "injected_candidates" in artifact.manifest.packages:
@@ -221,7 +221,7 @@ def _adopted(
     """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of
     the file that is kept.
     """
-    from rfdetr_repro.export.adopt.adopt import adopt
+    from rfdetr_repro.export.adopt.adoption import adopt
     from rfdetr_repro.export.onnx.nms import Nms
     from rfdetr_repro.export.trial import tried
 
@@ -264,7 +264,7 @@ def suppression_of(backend: str) -> str:
 
 def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
     """Makers of the first pictures of the first split, on which an adopted file is looked at."""
-    from rfdetr_repro.export.adopt.adopt import Picture
+    from rfdetr_repro.export.adopt.adoption import Picture
 
     def picture(index: int) -> Picture:
         sample = splits[0].sample(index)
@@ -285,7 +285,7 @@ def _models() -> Any:
 
 
 def _categories(splits: Sequence[CocoSplit]) -> Any:
-    from rfdetr_repro.export.adopt.adopt import Categories
+    from rfdetr_repro.export.adopt.adoption import Categories
 
     return Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
 
