@@ -9,10 +9,10 @@
 #include <random>
 #include <vector>
 
-#include "../csrc/cpu/isa.h"
-#include "../csrc/cpu/masks.h"
-#include "../csrc/cuda/masks.cuh"
-#include "../csrc/cuda/ms_deform_attn.cuh"
+#include "../../csrc/cpu/isa.h"
+#include "../../csrc/cpu/masks.h"
+#include "../../csrc/cuda/masks.cuh"
+#include "../../csrc/cuda/ms_deform_attn.cuh"
 
 namespace {
 

@@ -4,7 +4,7 @@ for ARM, and run there.
 
 from __future__ import annotations
 
-import re
+import ast
 import shutil
 import subprocess
 import sys
@@ -28,9 +28,10 @@ TORCH = Path(torch.__file__).parent
 
 def setting(name: str) -> str:
     """A text that setup.py compiles with."""
-    found = re.search(rf'^{name} = "([^"]*)"', SETUP, re.MULTILINE)
-    assert found is not None
-    return found[1]
+    for node in ast.parse(SETUP).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return str(ast.literal_eval(node.value))
+    raise AssertionError(f"setup.py has no {name}")
 
 
 def flags(*more: str) -> list[str]:

@@ -28,6 +28,16 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.tables.commands import LEGEND, command, spelled_out
 from rfdetr_repro.tables.here import bench_name, published_only
 
+PARSERS = {  # program -> the module that has its parser
+    "rfdetr_repro.bench": "rfdetr_repro.bench.command.run",
+    "rfdetr_repro.export": "rfdetr_repro.export.command",
+    "rfdetr_repro.finetune": "rfdetr_repro.search.finetune",
+    "rfdetr_repro.mean": "rfdetr_repro.records.aggregate",
+    "rfdetr_repro.reproduce": "rfdetr_repro.reproduce.run",
+    "rfdetr_repro.search": "rfdetr_repro.search.command",
+    "rfdetr_repro.train": "rfdetr_repro.train.command",
+}
+
 
 @pytest.fixture(autouse=True)
 def stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,10 +67,7 @@ def commands() -> tuple[str, ...]:
 def parsed(words: list[str]) -> argparse.Namespace:
     """``words``: python -m MODULE and its arguments; what its parser refuses fails the test."""
     assert words[:2] == ["python", "-m"], words
-    try:
-        module = importlib.import_module(words[2] + ".__main__")
-    except ModuleNotFoundError:
-        module = importlib.import_module(words[2])
+    module = importlib.import_module(PARSERS.get(words[2], words[2]))
     try:
         return module.parser().parse_args(words[3:])
     except (SystemExit, InputError):
