@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,10 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
     """
     if path.suffix.lower() != ".data":
         return read_text_yaml(path)
-    with open_input(path) as stream:
-        lines = stream.read(1 << 20).decode("utf-8-sig", "replace").splitlines()
-    pairs = [line.split("=", 1) for line in lines if "=" in line]
-    described: dict[str, Any] = {key.strip(): value.strip() for key, value in pairs}
+    described = _darknet_pairs(path)
     named = ImageFinder([path.parent]).find(described.get("names", "obj.names"))
     if named is None:
         raise InputError(
@@ -141,6 +139,31 @@ def _read(path: Path) -> dict[str, Any]:
         key: described[key] for key in ("train", "val", "valid", "test") if described.get(key)
     }
     return {**listed, "names": [name.strip() for name in names if name.strip()]}
+
+
+def _darknet_pairs(path: Path) -> dict[str, str]:
+    """The ``key = value`` lines of darknet's data file; any other content is an
+    :class:`InputError`.
+    """
+    with open_input(path) as stream:
+        content = stream.read(1 << 20)
+    pairs = {}
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError("the file is no text in UTF-8", path, "write key = value lines") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_]+", key.strip()):
+            raise InputError(
+                f"line {number} is no key = value: {short(line)}", path, "write names = obj.names"
+            )
+        pairs[key.strip()] = value.strip()
+    if not pairs:
+        raise InputError("the file is empty", path, "write train, val and names as key = value")
+    return pairs
 
 
 def names_of_file(path: Path) -> dict[int, str]:
