@@ -231,7 +231,7 @@ def library_model(name: str, checkpoint: str | Path | None = None) -> Any:
         model = row.build(len(tensors[row.class_head]) if tensors else row.num_classes)
     except ImportError as error:
         raise InputError(
-            f"{name} needs transformers 5 or later ({error})", mend="pip install 'transformers>=5'"
+            f"{name} needs transformers 5 or later ({error})", hint="pip install 'transformers>=5'"
         ) from error
     if tensors:
         _load(model, tensors, checkpoint)

@@ -100,22 +100,22 @@ def counts(package: Package, model: str) -> dict[tuple[str, str], tuple[int, flo
 def _run(package: Package, script: str, arguments: list[str], answer: Path) -> None:
     model = arguments[0]
     request = [package.interpreter, "-c", script, *arguments]
-    mend = (
+    hint = (
         f"pip install {package.name} ({package.licence}) in an environment of its own and set "
         f"{package.variable} to its python, "
     )
-    mend += "or export the model yourself and give --onnx FILE"
+    hint += "or export the model yourself and give --onnx FILE"
     try:
         done = subprocess.run(
             request, cwd=answer.parent, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(
-            f"{package.name} cannot be run: {error}", package.interpreter, mend
+            f"{package.name} cannot be run: {error}", package.interpreter, hint
         ) from error
     told = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
     if done.returncode == ABSENT:
-        raise InputError(f"{model} needs {package.name} ({told})", package.interpreter, mend)
+        raise InputError(f"{model} needs {package.name} ({told})", package.interpreter, hint)
     if done.returncode or not answer.is_file():
         raise StatedFailure(
             f"{package.name} did not export {model} (exit code {done.returncode}): {told}"

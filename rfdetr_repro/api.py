@@ -92,7 +92,7 @@ class RFDETR:
             self.detector, self.card, self.sha256 = load_pretrained(source, labels=labels)
         else:
             raise InputError(
-                f"{str(size)!r} is no size, file or run", mend=f"sizes: {', '.join(PRESETS)}"
+                f"{str(size)!r} is no size, file or run", hint=f"sizes: {', '.join(PRESETS)}"
             )
         self.trained = weights is not None or str(size) not in PRESETS
         if arch is not None:
@@ -139,7 +139,7 @@ class RFDETR:
             from supervision import Detections
         except ImportError as error:
             raise InputError(
-                "supervision is not installed", mend="pip install supervision, or use .detect()"
+                "supervision is not installed", hint="pip install supervision, or use .detect()"
             ) from error
 
         pictures, many = as_pictures(images)
@@ -199,7 +199,7 @@ class RFDETR:
         """
         if not self.trained:
             raise InputError(
-                "a model with random weights has no accuracy", mend="train it, or give weights"
+                "a model with random weights has no accuracy", hint="train it, or give weights"
             )
         chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
         check_usable([chosen])
@@ -239,7 +239,7 @@ class RFDETR:
         """
         folder = export_words(words, OPSET)
         if path is not None and folder is not None:
-            raise InputError("both a path and output_dir", mend="give one of them")
+            raise InputError("both a path and output_dir", hint="give one of them")
         if path is None:
             path = writable_folder(folder or "output") / "inference_model.onnx"
             contract = contract or "upstream"
@@ -287,7 +287,7 @@ class RFDETR:
         if settings.get("dtype") not in (None, torch.float32, "float32"):
             raise InputError(
                 "PyTorch inference here is in float32",
-                mend="use .export() and --precision fp16 of the export command",
+                hint="use .export() and --precision fp16 of the export command",
             )
         print(
             "nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an "
@@ -315,7 +315,7 @@ class RFDETR:
         """Refused: this project sends nothing anywhere."""
         raise InputError(
             "models are not uploaded from here",
-            mend='use .save("weights.pth"), which upstream\'s program uploads',
+            hint='use .save("weights.pth"), which upstream\'s program uploads',
         )
 
     export_for_roboflow = deploy_to_roboflow
@@ -405,12 +405,12 @@ class RFDETR:
         if asked.device is not None and torch.device(asked.device).type != self.device.type:
             raise InputError(
                 f"this model is on {self.device}, not on {asked.device}",
-                mend="give device to RFDETR(...)",
+                hint="give device to RFDETR(...)",
             )
         if asked.groups not in (None, self.card.config.groups):
             raise InputError(
                 f"this model has {self.card.config.groups} query groups, not {asked.groups}",
-                mend="leave group_detr out",
+                hint="leave group_detr out",
             )
         if asked.class_names is not None and asked.class_names != train.classes.names:
             listed = ", ".join(train.classes.names[:5])
@@ -422,7 +422,7 @@ class RFDETR:
         if asked.resolution is None:
             return shape
         if shape is not None:
-            raise InputError("both shape and resolution", mend="give one of them")
+            raise InputError("both shape and resolution", hint="give one of them")
         return asked.resolution, asked.resolution
 
     def _start(

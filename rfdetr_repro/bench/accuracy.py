@@ -83,7 +83,7 @@ def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
 
 
 def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
-    """How to mend classes that do not fit: near names, the model's own, or how to say what its
+    """The hint for classes that do not fit: near names, the model's own, or how to say what its
     labels mean.
     """
     named = [name for name in manifest.class_names if name != UNUSED]
@@ -131,11 +131,11 @@ def detect_image(
     """
     found = run_on(session, image)
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
-        mend = "an overflow in half precision, or broken weights? export it again"
+        hint = "an overflow in half precision, or broken weights? export it again"
         raise InputError(
             f"the model gives numbers that are not finite on image {image_id}",
             session.manifest.model.name,
-            mend,
+            hint,
         )
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"

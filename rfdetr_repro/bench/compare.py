@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not olds or not news:
         raise InputError(
             "nothing to compare",
-            mend="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each",
+            hint="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each",
         )
     pairs = compare_stores(
         olds, news, any_machine=args.any_machine, margin=args.margin, between=args.between_sessions

@@ -205,7 +205,7 @@ def _package_counts(name: str) -> dict[tuple[str, str], tuple[int, float]]:
     if not package.count:
         raise InputError(
             f"the parameters and operations of {name} are not counted here",
-            mend="count it with --counters onnx",
+            hint="count it with --counters onnx",
         )
     found: dict[tuple[str, str], tuple[int, float]] = importlib.import_module(
         "baselines.foreign"
@@ -218,7 +218,7 @@ def _by_package(name: str, counter: str, form: str) -> Cost:
     if counted is None:
         raise InputError(
             f"{counter} is not in {name}'s interpreter",
-            mend=f"install it there, or leave {counter} out of --counters",
+            hint=f"install it there, or leave {counter} out of --counters",
         )
     return Cost(counted[0], counted[1], counted[1] / 2, counter, form)
 

@@ -89,7 +89,7 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
         pipeline = importlib.import_module("calflops.calculate_pipline")
     except ImportError as error:
         raise InputError(
-            f"calflops cannot be imported ({error})", mend="pip install calflops accelerate"
+            f"calflops cannot be imported ({error})", hint="pip install calflops accelerate"
         ) from error
     _register_once(module)
     tallies = (pipeline.module_flop_count, pipeline.module_mac_count)

@@ -100,7 +100,7 @@ def measure_interleaved(
     if not isinstance(protocol, Protocol):
         raise InputError(
             f"{protocol!r} is no protocol",
-            mend="give rfdetr_repro.spec.protocol.Protocol(mode=...)",
+            hint="give rfdetr_repro.spec.protocol.Protocol(mode=...)",
         )
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)

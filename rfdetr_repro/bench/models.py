@@ -90,7 +90,7 @@ def model_id(name: str, weights: str = "random") -> ModelId:
     if name not in model_names():
         missing = "" if _catalog() else f" ({_MISSING})"
         raise InputError(
-            f"unknown model {name!r}{missing}", mend=f"choose one of {', '.join(model_names())}"
+            f"unknown model {name!r}{missing}", hint=f"choose one of {', '.join(model_names())}"
         )
     size = name.removeprefix("rfdetr-")
     if size in PRESETS:
@@ -137,7 +137,7 @@ def model_artifact(
     if labels is not None and not ours:
         raise InputError(
             f"labels are for RF-DETR's files, and {name} takes the classes of the data",
-            mend="leave the labels out",
+            hint="leave the labels out",
         )
     decided = {
         "inject": inject if foreign else None,
@@ -240,7 +240,7 @@ def _theirs(
         if checkpoint is not None:
             raise InputError(
                 f"{name} is measured with random weights only: {row.star}",
-                mend="leave --checkpoint out",
+                hint="leave --checkpoint out",
             )
         from .starred import write_recipe
 

@@ -46,7 +46,7 @@ LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it 
 LARGEST_SIDE = 1_000_000  # px
 MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
 _SAME_ID = "images whose id another image has"
-MEND = "mend or remove them, or add --drop-bad to leave them out"
+HINT = "correct or remove them, or add --drop-bad to leave them out"
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
         number = category_key(entry.get("id"))
         name = entry.get("name")
         if number is None or isinstance(name, bool) or not isinstance(name, (str, int)):
-            mend = 'a category needs a whole number as id (3, not "3"), and a name'
-            raise InputError("a category without id or name", path, mend)
+            hint = 'a category needs a whole number as id (3, not "3"), and a name'
+            raise InputError("a category without id or name", path, hint)
         if number in names:
             raise InputError("two categories share one id", path, "give each its own")
         names[number] = unicodedata.normalize("NFC", str(name))
@@ -290,18 +290,18 @@ def parse_images(
             faults.append((_SAME_ID, what, path, "ids must be unique: give each image its own"))
             ambiguous.add(info.id)
     if faults and not drop_bad:
-        kind, what, where, mend = faults[0]
+        kind, what, where, hint = faults[0]
         others = f"; {len(faults)} of {len(entries)} images are bad" if len(faults) > 1 else ""
-        raise InputError(what, where, f"{mend}, or add --drop-bad to leave the image out{others}")
+        raise InputError(what, where, f"{hint}, or add --drop-bad to leave the image out{others}")
     for key in ambiguous:
         del images[key]
         faults.append((_SAME_ID, "", path, ""))
         dropped_ids.add(key)
     if not images:
-        mend = (
+        hint = (
             f"all {len(faults)} are bad: {faults[0][1]}" if faults else "give a split with images"
         )
-        raise InputError("no images", path, mend)
+        raise InputError("no images", path, hint)
     counts: dict[str, int] = {}
     for kind, *_ in faults:
         counts[kind] = counts.get(kind, 0) + 1
@@ -323,7 +323,7 @@ class _ImageReader:
     def read(
         self, number: int, entry: dict[str, Any], finder: ImageFinder
     ) -> tuple[Any, ImageInfo | None]:
-        """((kind, what, where, mend), None) for a bad entry, else (None, its ImageInfo)."""
+        """((kind, what, where, hint), None) for a bad entry, else (None, its ImageInfo)."""
         key = image_key(entry.get("id"))
         name = next(
             (
@@ -349,12 +349,12 @@ class _ImageReader:
         if found is None:
             hint = finder.hint(name)
             where = f"{finder.folders[0]}/{short(name)}"
-            mend = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
+            hint = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
             return (
                 "images whose file is missing",
                 f"image file missing (image id {short(key)})",
                 where,
-                mend,
+                hint,
             ), None
         unstated = width is None or height is None
         if unstated or self.open_all:
@@ -500,7 +500,7 @@ def _sort_out(
                     "; it needs image_id, category_id, bbox [x, y, width, height] and numbers in "
                     "them"
                 )
-            raise InputError(f"{what} ({detail})", path, f"{int(new.sum())} such; {MEND}")
+            raise InputError(f"{what} ({detail})", path, f"{int(new.sum())} such; {HINT}")
         counts[f"annotation that {fault}"] = int(new.sum())
     return bad, counts
 

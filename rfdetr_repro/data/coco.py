@@ -376,7 +376,7 @@ class CocoSplit:
                 f"annotation id {self._table.ids[row]} of image id {info.id} ({self.split} split)"
             )
             raise InputError(
-                f"no usable segmentation: {error}", where, "mend it, or train without masks"
+                f"no usable segmentation: {error}", where, "correct it, or train without masks"
             ) from error
 
 

@@ -179,7 +179,7 @@ def decode_array(values: np.ndarray) -> np.ndarray:
     given = f"{values.dtype} {tuple(values.shape)}"
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"not an image: an array {given}", mend="give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+            f"not an image: an array {given}", hint="give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
         )
     if 0 in values.shape:
         raise InputError(f"an empty image: an array {given}")
@@ -189,12 +189,12 @@ def decode_array(values: np.ndarray) -> np.ndarray:
     if np.issubdtype(values.dtype, np.floating):
         values = _of_parts(values, f"an image array {given}")
     elif values.dtype != np.uint8:
-        mend = {"uint16": "divide by 65535 (float, 0..1)", "bool": "give 255 * mask as uint8"}.get(
+        hint = {"uint16": "divide by 65535 (float, 0..1)", "bool": "give 255 * mask as uint8"}.get(
             str(values.dtype), ""
         )
         raise InputError(
             f"an image array must be uint8, or float in 0..1, not {given}",
-            mend=mend or "convert it to uint8",
+            hint=hint or "convert it to uint8",
         )
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
@@ -204,11 +204,11 @@ def _of_parts(values: np.ndarray, what: str) -> np.ndarray:
     low = float(values.min())
     high = float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{what} has values that are not finite", mend="give values in 0..1")
+        raise InputError(f"{what} has values that are not finite", hint="give values in 0..1")
     if low < 0 or high > 1:
         raise InputError(
             f"{what} has values from {low:g} to {high:g}, not in 0..1",
-            mend="divide by 255, do not normalise",
+            hint="divide by 255, do not normalise",
         )
     return np.rint(values.astype(np.float32) * np.float32(255)).astype(np.uint8)
 
@@ -241,7 +241,7 @@ def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
     else:
         raise InputError(
             f"not an image: {type(source).__name__}",
-            mend="give a path, the bytes of a file, or a Pillow image",
+            hint="give a path, the bytes of a file, or a Pillow image",
         )
 
 
@@ -260,8 +260,8 @@ def _reading(where: object) -> Iterator[None]:
             f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except UnidentifiedImageError as error:
-        mend = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
-        raise InputError("cannot decode the image: the format is unknown", where, mend) from error
+        hint = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
+        raise InputError("cannot decode the image: the format is unknown", where, hint) from error
     except MemoryError as error:
         raise InputError(
             "cannot decode the image: it does not fit into memory", where, "cut it into tiles"

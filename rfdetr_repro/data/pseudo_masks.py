@@ -71,7 +71,7 @@ class Sam2:
             from transformers import Sam2Model
         except ImportError as error:
             raise InputError(
-                "transformers is not installed", mend="pip install transformers"
+                "transformers is not installed", hint="pip install transformers"
             ) from error
         try:
             model: Any = Sam2Model.from_pretrained(

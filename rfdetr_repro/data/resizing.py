@@ -38,7 +38,7 @@ def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED
         letterbox = Letterbox((image.shape[0], image.shape[1]), size_hw)
         return letterbox.picture(image, resize_image if rule == LETTERBOX else resize_plain)
     if rule not in (ANTIALIASED, PLAIN):
-        raise InputError(f"unknown resize rule {rule!r}", mend="export the model again")
+        raise InputError(f"unknown resize rule {rule!r}", hint="export the model again")
     return resize_image(image, size_hw) if rule == ANTIALIASED else resize_plain(image, size_hw)
 
 

@@ -155,22 +155,22 @@ def source_of(
     if stray or (args.images is not None and args.annotations is None):
         raise InputError(
             f"--images{f'-{stray[0]}' if stray else ''} without its annotation file",
-            mend="name both",
+            hint="name both",
         )
     if args.annotations is None:
         if later:
             raise InputError(
                 f"--annotations-{later[0]} without --annotations",
-                mend=f"name the {splits[0]} split too",
+                hint=f"name the {splits[0]} split too",
             )
         if args.data is None and needed:
             raise InputError(
                 "no data given",
-                mend="give --data FOLDER, or --annotations FILE with --images FOLDER",
+                hint="give --data FOLDER, or --annotations FILE with --images FOLDER",
             )
         return None if args.data is None else DataSource(args.data, (), args.drop_bad)
     if args.data is not None:
-        raise InputError("--data and --annotations are both given", mend="leave one of them out")
+        raise InputError("--data and --annotations are both given", hint="leave one of them out")
     named = [(splits[0], ExplicitSplit(args.annotations, args.images))]
     for name in later:
         images = getattr(args, f"images_{name}")

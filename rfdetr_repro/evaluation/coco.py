@@ -206,7 +206,7 @@ class CocoEvaluator:
         self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
     ) -> Any:
         if kind not in ("bbox", "segm"):
-            raise InputError(f"unknown kind of evaluation {kind!r}", mend="choose bbox or segm")
+            raise InputError(f"unknown kind of evaluation {kind!r}", hint="choose bbox or segm")
         rows, rles = self._columns(detections, kind == "segm")
         truth = self._truth(kind)
         if rles is None:
@@ -269,7 +269,7 @@ class CocoEvaluator:
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
                 where = f"annotation id {annotation['id']} of image id {annotation['image_id']}"
                 raise InputError(
-                    f"no usable segmentation: {error}", where, "mend it, or evaluate boxes only"
+                    f"no usable segmentation: {error}", where, "correct it, or evaluate boxes only"
                 ) from error
         return rles
 

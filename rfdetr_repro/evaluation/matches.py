@@ -160,7 +160,7 @@ class Resamples:
         if not whole or drawn.min(initial=0) < 0:
             told = f"resamples of {drawn.dtype} {drawn.shape}"
             raise InputError(
-                told, mend=f"give whole numbers >= 0 of shape (B, {len(objects.count)})"
+                told, hint=f"give whole numbers >= 0 of shape (B, {len(objects.count)})"
             )
         if (drawn == drawn[0]).all():
             drawn = drawn[:1]
@@ -191,7 +191,7 @@ class Resamples:
             )
         except OverflowError as error:
             raise InputError(
-                f"too many detections to resample ({error})", mend="resample fewer images"
+                f"too many detections to resample ({error})", hint="resample fewer images"
             ) from error
         there = self.objects > 0
         classes = np.maximum(there.sum(axis=0), 1)

@@ -96,11 +96,11 @@ def _array(picture: np.ndarray | torch.Tensor) -> np.ndarray:
     given = f"{picture.dtype} {tuple(picture.shape)}".removeprefix("torch.")
     if picture.dim() != 3 or picture.shape[0] != 3:
         raise InputError(
-            f"not an image: a tensor {given}", mend="give (3, H, W); an array may be (H, W, 3)"
+            f"not an image: a tensor {given}", hint="give (3, H, W); an array may be (H, W, 3)"
         )
     if not (picture.is_floating_point() or picture.dtype == torch.uint8):
         raise InputError(
-            f"an image tensor must be uint8, or float in 0..1, not {given}", mend="convert it"
+            f"an image tensor must be uint8, or float in 0..1, not {given}", hint="convert it"
         )
     values = picture.detach().cpu()
     return (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
@@ -155,7 +155,7 @@ def detect(
         ):
             what = "the model gives numbers that are not finite"
             raise InputError(
-                what, mend="its weights are broken or too large: take an earlier checkpoint"
+                what, hint="its weights are broken or too large: take an earlier checkpoint"
             )
         if not (
             torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()
@@ -190,7 +190,7 @@ def _one(
     if ranked.mask_logits is not None and bool(torch.isnan(ranked.mask_logits).any()):
         raise InputError(
             "the model gives masks that are NaN",
-            mend="its weights have diverged, or overflow; use others",
+            hint="its weights have diverged, or overflow; use others",
         )
     bitmaps: Any = None
     if ranked.mask_logits is not None and small_masks:

@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.precision == "fp32" and (args.audit_images or args.islands):
         raise InputError("--audit-images and --islands belong to --precision fp16")
     if args.to == "torch" and args.precision == "fp16":
-        raise InputError("a PyTorch artifact is float32", mend="use --to onnx for fp16")
+        raise InputError("a PyTorch artifact is float32", hint="use --to onnx for fp16")
     _check_suffix(args.out, args.to)
     asked = None if args.arch is None else parse_arch(args.arch)
     if args.to.startswith("tensorrt"):
@@ -127,12 +127,12 @@ def _check_suffix(out: Path, to: str) -> None:
     if out.suffix.lower() == wanted:
         return
     what = f"--to {to} writes a {wanted} file, and --out says {out.suffix or 'no ending'}"
-    mend = f"name the file {out.with_suffix(wanted).name}"
+    hint = f"name the file {out.with_suffix(wanted).name}"
     if out.suffix.lower() in (".engine", ".plan", ".trt") and not to.startswith("tensorrt"):
-        mend += "; for an engine add --to tensorrt, which builds the engine beside the ONNX file"
+        hint += "; for an engine add --to tensorrt, which builds the engine beside the ONNX file"
     if out.suffix.lower() == ".safetensors" and to == "onnx":
-        mend += ", or add --to torch"
-    raise InputError(what, out, mend)
+        hint += ", or add --to torch"
+    raise InputError(what, out, hint)
 
 
 def parse_arch(name: str) -> Arch:

@@ -45,8 +45,8 @@ def content_of(artifact: Artifact, form: str) -> bytes:
     if artifact.manifest.format != form:
         given = artifact.manifest.format
         target = "torch" if artifact.manifest.format == "torch" else "onnxruntime"
-        mend = f"open it with the backend {target}, or export it again with --to {form}"
-        raise InputError(f"this backend runs {form} files, not {given}", artifact.path, mend)
+        hint = f"open it with the backend {target}, or export it again with --to {form}"
+        raise InputError(f"this backend runs {form} files, not {given}", artifact.path, hint)
     with open_input(artifact.path) as stream:
         content: bytes = stream.read()
     if (sha256_bytes(content), len(content)) != (artifact.sha256, artifact.manifest.size_bytes):
@@ -81,8 +81,8 @@ def check_outputs(found: Sequence[TensorSpec], artifact: Artifact) -> None:
     names = [spec.name for spec in found]
     if names not in (list(_OUTPUTS)[:3], list(_OUTPUTS)):
         decoded = artifact.manifest.contract == "decoded"
-        mend = "export it again" if decoded else "measure an export of the decoded contract"
-        raise InputError(f"outputs {names} are not ranked detections", artifact.path, mend)
+        hint = "export it again" if decoded else "measure an export of the decoded contract"
+        raise InputError(f"outputs {names} are not ranked detections", artifact.path, hint)
     stated = [spec.name for spec in artifact.manifest.outputs]
     if sorted(stated) != sorted(names):
         told = (

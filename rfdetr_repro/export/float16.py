@@ -102,14 +102,14 @@ def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
         if node.domain not in ("", "ai.onnx") or any(
             attribute.HasField("g") for attribute in node.attribute
         ):
-            mend = (
+            hint = (
                 "export it in half precision with its own tool; python -m "
                 "rfdetr_repro.export.fp16_audit names the islands"
             )
             raise InputError(
                 f"{node.op_type} {node.name} has types a conversion to float16 cannot know",
                 where,
-                mend,
+                hint,
             )
     try:
         inferred = onnx.shape_inference.infer_shapes(

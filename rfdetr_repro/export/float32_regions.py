@@ -155,7 +155,7 @@ def _asked(wiring: Wiring, asked: Iterable[str]) -> set[int]:
         if name not in by_name and name not in by_kind:
             raise InputError(
                 f"no node or operator {name!r} to keep in float32",
-                mend="take names of the float32 graph",
+                hint="take names of the float32 graph",
             )
         found |= by_name.get(name) or by_kind[name]
     return found

@@ -99,7 +99,7 @@ def run_once(
             Output(name, dtype, tuple(shape), finite)
             for name, dtype, shape, finite in answer["outputs"]
         ]
-    raise InputError(str(answer["error"]), path, str(answer.get("mend", "export it again")))
+    raise InputError(str(answer["error"]), path, str(answer.get("hint", "export it again")))
 
 
 def tried(artifact: Artifact) -> Artifact:
@@ -113,9 +113,9 @@ def tried(artifact: Artifact) -> Artifact:
     if odd := [
         output.name for output in found if output.name in ("scores", "boxes") and not output.finite
     ]:
-        mend = "an overflow in half precision, or broken weights? export it again"
+        hint = "an overflow in half precision, or broken weights? export it again"
         raise InputError(
-            f"the model gives {' and '.join(odd)} that are not finite", artifact.path, mend
+            f"the model gives {' and '.join(odd)} that are not finite", artifact.path, hint
         )
     return artifact
 

@@ -82,7 +82,7 @@ class Detector(nn.Module):
             size = tuple(images.shape[-2:])
             raise InputError(
                 f"image size {size} is not divisible by patch x windows = {patch * windows}",
-                mend="resize to Arch.input_hw",
+                hint="resize to Arch.input_hw",
             )
         return self.projector(self.backbone(images, patch, windows))
 

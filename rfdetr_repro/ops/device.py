@@ -29,15 +29,15 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}", mend="choose cpu, cuda or cuda:N") from error
+        raise InputError(f"unknown device {name!r}", hint="choose cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda") or (
         device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     ):
-        raise InputError(f"no device {name!r} on this machine", mend="choose cpu, or leave it out")
+        raise InputError(f"no device {name!r} on this machine", hint="choose cpu, or leave it out")
     if device.type == "cuda" and not kernels:
         raise InputError(
             "the operators were built for the CPU only",
-            mend="build them where nvcc is, or choose cpu",
+            hint="build them where nvcc is, or choose cpu",
         )
     return device
 

@@ -149,7 +149,7 @@ def slots(table: str) -> tuple[Slot, ...]:
 def table_rows(table: str) -> tuple[Row, ...]:
     """The rows of a table as the camera-ready has them."""
     if table not in TABLES:
-        raise InputError(f"unknown table {table!r}", mend=f"choose one of {', '.join(TABLES)}")
+        raise InputError(f"unknown table {table!r}", hint=f"choose one of {', '.join(TABLES)}")
     numbers = published_table(table).row_numbers
     rows = zip(numbers, published_rows(table), strict=True)
     return tuple(

@@ -144,7 +144,7 @@ def published_records(table: str | int | None = None, version: str = "v2") -> li
         if name not in TABLES or not TABLES[name].records:
             known = ", ".join(key for key, info in TABLES.items() if info.records)
             raise InputError(
-                f"table {name!r} has no rows of accuracy or latency", mend=f"choose one of {known}"
+                f"table {name!r} has no rows of accuracy or latency", hint=f"choose one of {known}"
             )
         for row, identity in published_rows(name, version):
             records += _row_records(name, identity, row)
@@ -195,7 +195,7 @@ def _file_stem(name: str) -> str:
     if name not in others:
         raise InputError(
             f"unknown published table {name!r}",
-            mend=f"choose one of {', '.join([*TABLES, *others])}",
+            hint=f"choose one of {', '.join([*TABLES, *others])}",
         )
     return name
 
@@ -210,7 +210,7 @@ def _read(stem: str) -> tuple[tuple[str, ...], tuple[dict[str, str], ...]]:
 
 def _kept(row_version: str, version: str) -> bool:
     if version not in ("v1", "v2", "all"):
-        raise InputError(f"unknown version {version!r}", mend="choose v1, v2 or all")
+        raise InputError(f"unknown version {version!r}", hint="choose v1, v2 or all")
     return version == "all" or not row_version or version in row_version.split("+")
 
 

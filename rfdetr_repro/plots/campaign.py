@@ -110,7 +110,7 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
     if not panels:
         raise InputError(
             "no search or protocol Records with AP and latency to plot",
-            mend="give the Records of a campaign",
+            hint="give the Records of a campaign",
         )
     supernets = list(dict.fromkeys(panel.example.model.checkpoint_sha256 for panel in panels))
     return sorted(
@@ -399,7 +399,7 @@ def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
     groups = comparable_searches(records)
     if not groups:
         raise InputError(
-            "no search Records with an architecture to plot", mend="give the Records of a campaign"
+            "no search Records with an architecture to plot", hint="give the Records of a campaign"
         )
     others = sum(map(len, groups[1:]))
     return groups[0], f"; {others} Records of other searches are left out" if others else ""

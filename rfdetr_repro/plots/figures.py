@@ -174,12 +174,12 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
         if run is None:
             raise InputError(
                 "Figure 6 shows predictions on images that were never published as data",
-                mend="give a run of your own with --run",
+                hint="give a run of your own with --run",
             )
         return pictures_figure(run, path)
     if figure == "training":
         if run is None:
-            raise InputError("the training curve needs a run folder", mend="give it with --run")
+            raise InputError("the training curve needs a run folder", hint="give it with --run")
         return training_plot(read_log(run / "train_log.jsonl"), path)
     return CAMPAIGN[figure](records, path)
 

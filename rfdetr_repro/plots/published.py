@@ -67,7 +67,7 @@ def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = 
     """
     if number not in FIGURES:
         raise InputError(
-            f"no published points for figure {number}", mend=f"choose one of {', '.join(FIGURES)}"
+            f"no published points for figure {number}", hint=f"choose one of {', '.join(FIGURES)}"
         )
     stem, rows, columns, _ = FIGURES[number]
     panels: dict[str, list[dict[str, str]]] = {}

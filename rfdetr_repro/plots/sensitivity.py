@@ -37,7 +37,7 @@ def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
     if not groups:
         raise InputError(
             "no pair of search Records to plot that differ in one knob",
-            mend="give the Records of a campaign",
+            hint="give the Records of a campaign",
         )
     return *groups[0], len(groups) - 1
 

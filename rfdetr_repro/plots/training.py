@@ -25,7 +25,7 @@ def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None
     if not losses and not curves:
         raise InputError(
             "the training log holds neither a loss nor an evaluation",
-            mend="give the train_log.jsonl of a run",
+            hint="give the train_log.jsonl of a run",
         )
     panels = figure.subplots(1, bool(losses) + bool(curves), squeeze=False)[0].tolist()
     figure.subplots_adjust(left=0.085, right=0.93, bottom=0.17, top=0.8, wspace=0.28)

@@ -107,24 +107,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (args.target_ms is None) != (args.size is None):
         raise InputError(
             "--size and --target-ms belong together",
-            mend="give both, or neither for models measured everywhere",
+            hint="give both, or neither for models measured everywhere",
         )
     best = metric(args.metric).value
     args.name = args.name.lower() if args.name.lower() in COUNTS else args.name
     if args.name.startswith("coco"):
         raise InputError(
-            f"{args.name} is one data set, not a benchmark of several", mend="choose another --name"
+            f"{args.name} is one data set, not a benchmark of several", hint="choose another --name"
         )
     read = {record.id: record for record in read_stores(args.stores)}
     records = [record for record in read.values() if _wanted(record, args)]
     names = _names(records)
     expected = COUNTS.get(args.name, len(names))
     if not names:
-        mend = "check --mode, --variant and --runtime"
+        hint = "check --mode, --variant and --runtime"
         raise InputError(
             f"no file was measured that has an AP and a {args.mode} latency",
             ", ".join(map(str, args.stores)),
-            mend,
+            hint,
         )
     if not args.name.startswith("embedded") and any(
         record.data and record.data.synthetic for record in records
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not complete:
             raise InputError(
                 f"no model was measured on {expected} data sets of {args.name}",
-                mend="; ".join(short) or f"measure their {args.split} split",
+                hint="; ".join(short) or f"measure their {args.split} split",
             )
     else:
         near = Target(args.target_ms, args.tolerance, args.select, best)
@@ -204,12 +204,12 @@ def _names(records: Iterable[Record]) -> set[str]:
             digests.setdefault((record.data.name, record.data.split), record.data.sha256)
             != record.data.sha256
         ):
-            mend = (
+            hint = (
                 "name their folders, or the info of their annotations, differently and measure "
                 "again"
             )
             raise InputError(
-                f"two data sets are called {record.data.name!r}", f"split {record.data.split}", mend
+                f"two data sets are called {record.data.name!r}", f"split {record.data.split}", hint
             )
     return {name for name, _ in digests}
 
@@ -233,7 +233,7 @@ class Target(NamedTuple):
         if len(by_set) != expected:
             raise InputError(
                 f"{len(by_set)} data sets were measured, the benchmark has {expected}",
-                mend="give all their stores",
+                hint="give all their stores",
             )
         if len(hows := {_how(record) for own in by_set.values() for record in own}) > 1:
             differing = [
@@ -242,8 +242,8 @@ class Target(NamedTuple):
                 if len(set(values)) > 1
             ]
             told = "; ".join(" and ".join(values[:2]) for values in differing)
-            mend = "choose with --runtime, --cuda-graph or --buffer-ms, or give other stores"
-            raise InputError(f"the files were not measured alike: {told}", mend=mend)
+            hint = "choose with --runtime, --cuda-graph or --buffer-ms, or give other stores"
+            raise InputError(f"the files were not measured alike: {told}", hint=hint)
         return [self._pick(name, own, split) for name, own in sorted(by_set.items())]
 
     def _pick(self, name: str, records: Sequence[Record], split: str) -> Record:
@@ -259,21 +259,21 @@ class Target(NamedTuple):
         if not chosen_on:
             raise InputError(
                 f"{name} has no measured file on its {self.split} split",
-                mend="measure one, or choose --select",
+                hint="measure one, or choose --select",
             )
         near = [record for record in chosen_on if miss(record) <= self.tolerance * (1 + 1e-9)]
         if not near:
             closest = min(chosen_on, key=miss)
             what = f"{name} has no file within {self.tolerance:.0%} of {self.ms:g} ms"
             nearest = closest.latency.median_ms  # type: ignore[union-attr]
-            raise InputError(what, mend=f"the nearest takes {nearest:.3g} ms")
+            raise InputError(what, hint=f"the nearest takes {nearest:.3g} ms")
         best = max(near, key=lambda record: (self.value(record), record.id))
         for record in records:
             if _split(record) == split and _file(record) == _file(best):
                 return record
         what = f"file {_file(best)[0][:12]} of {name} was not measured on its {split} split"
         raise InputError(
-            what, mend="python -m rfdetr_repro.bench --onnx FILE --data DIR --split val,test"
+            what, hint="python -m rfdetr_repro.bench --onnx FILE --data DIR --split val,test"
         )
 
 

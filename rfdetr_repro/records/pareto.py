@@ -132,7 +132,7 @@ def metric(name: str) -> Metric:
     is.
     """
     if name not in METRICS:
-        raise InputError(f"unknown metric {name!r}", mend=f"choose one of {', '.join(METRICS)}")
+        raise InputError(f"unknown metric {name!r}", hint=f"choose one of {', '.join(METRICS)}")
     return METRICS[name]
 
 
@@ -162,7 +162,7 @@ def frontier(records: Iterable[Record], x: str = "latency", y: str = "ap") -> li
     if len(groups) > 1:
         mixed = "; ".join(" / ".join(filter(None, key)) for key in groups)
         raise InputError(
-            f"one front cannot mix {mixed}", mend="select one backend and one data split"
+            f"one front cannot mix {mixed}", hint="select one backend and one data split"
         )
     return _front(next(iter(groups.values()), []), metric(x), metric(y))
 

@@ -448,9 +448,9 @@ class Record:
         if stored_id is not None and stored_id != record.id:
             raise InputError(
                 f"Record {stored_id} does not hash to its id ({record.id})",
-                mend="the line was altered; remove it",
+                hint="the line was altered; remove it",
             )
         if wrong:
             told = f"{wrong} of Record {record.id} was altered: the digest differs"
-            raise InputError(told, mend="remove the line, measure again")
+            raise InputError(told, hint="remove the line, measure again")
         return record

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out is not None and len(args.stores) > 1:
         raise InputError(
             f"--out {args.out} is for one store, {len(args.stores)} are given",
-            mend="seal one store at a time",
+            hint="seal one store at a time",
         )
     if args.out is not None and output_path(args.out).exists():
         raise InputError("--out would replace a file", args.out, "give the name of a new file")

@@ -69,14 +69,14 @@ def check_times(samples: Samples) -> None:
     a clock that did not move between the start and the end of a call has measured nothing.
     """
     if not len(samples):
-        raise InputError("there are no samples", mend="measure again")
+        raise InputError("there are no samples", hint="measure again")
     wrong = ~(np.isfinite(samples) & (samples > 0))
     if wrong.any():
         told = (
             f"{int(wrong.sum())} of {len(samples)} samples are not positive times, such as "
             f"{samples[wrong][0]:g} ms"
         )
-        raise InputError(told, mend="measure again, with a clock of higher resolution")
+        raise InputError(told, hint="measure again, with a clock of higher resolution")
 
 
 def all_equal(*several: Series) -> bool:
@@ -274,7 +274,7 @@ def _check_margin(margin: float, between: float | None = None) -> None:
         if not 0 <= part < math.inf:
             raise InputError(
                 f"the {name} {part} is no part of a latency",
-                mend="give a number from 0 on, such as 0.01",
+                hint="give a number from 0 on, such as 0.01",
             )
 
 

@@ -16,7 +16,7 @@ from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json
 
-MEND = "write it again by running the campaign"
+HINT = "write it again by running the campaign"
 
 
 @dataclass
@@ -61,7 +61,7 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     if (folder / "summary.json").exists():
         run.summary = read_json(folder / "summary.json")
         if not isinstance(run.summary, dict):
-            raise InputError("not a JSON object", folder / "summary.json", MEND)
+            raise InputError("not a JSON object", folder / "summary.json", HINT)
         _check_summary(run.summary, folder / "summary.json")
     if (folder / "train_log.jsonl").exists():
         run.log = read_log(folder / "train_log.jsonl")
@@ -98,10 +98,10 @@ def _check_summary(summary: dict[str, Any], path: Path) -> None:
                 value = value.get(name) if value is not None else None
             if value is not None and not isinstance(value, kind):
                 raise InputError(
-                    f"{place!r} is no {'object' if kind is dict else 'list'}", path, MEND
+                    f"{place!r} is no {'object' if kind is dict else 'list'}", path, HINT
                 )
     if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
-        raise InputError("a stage is no object", path, MEND)
+        raise InputError("a stage is no object", path, HINT)
 
 
 def _captions(path: Path) -> dict[str, str]:

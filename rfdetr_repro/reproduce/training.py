@@ -36,9 +36,9 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
     if why := boxes_only(splits["train"]):
         lines.insert(0, why)
     if needed and lines and (why or splits["val"].why_no_mask_ap()):
-        mend = "mend the masks, or search for ap with search_masks = false"
+        hint = "correct the masks, or search for ap with search_masks = false"
         raise InputError(
-            f"the campaign searches with masks, but {lines[0]}", splits["train"].name, mend
+            f"the campaign searches with masks, but {lines[0]}", splits["train"].name, hint
         )
     print("".join(f"{line}\n" for line in lines), end="", flush=True)
 

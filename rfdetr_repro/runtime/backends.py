@@ -50,7 +50,7 @@ def open_session(
     this returns (``torch-graph`` always does). ``build``: 0, 1, ...: which of several engines that
     TensorRT builds of one file; other backends build nothing and open the same again. Unknown
     names, a package or device that is not there, a file of another format, and anything else a user
-    can mend: :class:`InputError`.
+    can hint: :class:`InputError`.
     """
     choose(backend, BACKENDS, "backend")
     if not 1 <= threads <= 1024 or build < 0:
@@ -60,7 +60,7 @@ def open_session(
     if cuda_graph and backend not in WITH_GRAPH:
         raise InputError(
             f"{backend} has no CUDA graph",
-            mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
+            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
         )
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
@@ -91,5 +91,5 @@ def _class(module: str, name: str) -> Any:
     except InputError:
         raise
     except ImportError as error:
-        mend = "install what it needs, or choose another backend"
-        raise InputError(f"the backend cannot be loaded: {error}", mend=mend) from error
+        hint = "install what it needs, or choose another backend"
+        raise InputError(f"the backend cannot be loaded: {error}", hint=hint) from error

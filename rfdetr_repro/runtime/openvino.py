@@ -26,8 +26,8 @@ from .session import Detections, Session, identity_of
 try:
     import openvino
 except ImportError as error:
-    mend = "pip install 'rfdetr-repro[openvino]', or choose another backend"
-    raise InputError("the package openvino is not installed", mend=mend) from error
+    hint = "pip install 'rfdetr-repro[openvino]', or choose another backend"
+    raise InputError("the package openvino is not installed", hint=hint) from error
 
 _DTYPES = {
     "f16": "float16",

@@ -139,8 +139,8 @@ class OrtCudaSession(OrtSession):
 def check_provider(name: str = OrtCudaSession.provider) -> None:
     """Raises :class:`InputError` if the installed onnxruntime was built without this provider."""
     if name not in onnxruntime.get_available_providers():
-        mend = "install onnxruntime-gpu in place of onnxruntime, or choose another backend"
-        raise InputError(f"this onnxruntime has no {name}", mend=mend)
+        hint = "install onnxruntime-gpu in place of onnxruntime, or choose another backend"
+        raise InputError(f"this onnxruntime has no {name}", hint=hint)
 
 
 def _preload() -> str:

@@ -103,10 +103,10 @@ class TrtSession(Session):
 
     def _refuse_foreign(self, trt: Any, artifact: Artifact, backend: str) -> None:
         told = self.manifest
-        mend = f"python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend {backend}"
+        hint = f"python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend {backend}"
         if told.format != backend:
             raise InputError(
-                f"this is {told.format}, not an engine of {backend}", artifact.path, mend
+                f"this is {told.format}, not an engine of {backend}", artifact.path, hint
             )
         version = told.build.get("version")
         built_for = told.build.get("gpu")
@@ -114,14 +114,14 @@ class TrtSession(Session):
             raise InputError(
                 f"the engine was built by {backend} {version}, here is {trt.__version__}",
                 artifact.path,
-                mend,
+                hint,
             )
         too_old = built_for == AHEAD_OF_TIME and self.device.gpu.capability < (8, 0)
         if too_old or built_for not in (AHEAD_OF_TIME, str(self.device.gpu)):
             raise InputError(
                 f"the engine was built for {built_for}, here is {self.device.gpu}",
                 artifact.path,
-                mend,
+                hint,
             )
 
     def _load(self, artifact: Artifact) -> Any:

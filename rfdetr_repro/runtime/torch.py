@@ -124,6 +124,6 @@ def graph_device() -> torch.device:
     """The GPU that a CUDA graph needs; without one :class:`InputError`."""
     if not torch.cuda.is_available():
         raise InputError(
-            "torch-graph needs a CUDA device, and there is none", mend="choose the backend torch"
+            "torch-graph needs a CUDA device, and there is none", hint="choose the backend torch"
         )
     return choose_device("cuda")

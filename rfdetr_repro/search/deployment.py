@@ -50,10 +50,10 @@ class Deployment:
             told = f"no search for {self.backend} {self.precision}"
             raise InputError(
                 told,
-                mend=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}",
+                hint=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}",
             )
         if self.cuda_graph and self.backend not in WITH_GRAPH:
-            raise InputError(f"{self.backend} has no CUDA graph", mend="leave it out")
+            raise InputError(f"{self.backend} has no CUDA graph", hint="leave it out")
 
     def __str__(self) -> str:
         return " ".join([self.backend, self.precision] + ["CUDA graph"] * self.cuda_graph)

@@ -70,7 +70,7 @@ class Fit:
         """Numbers of engines after each round."""
         if self.engines < FEWEST:
             raise InputError(
-                f"{self.engines} engines are too few", mend=f"measure at least {FEWEST}"
+                f"{self.engines} engines are too few", hint=f"measure at least {FEWEST}"
             )
         most = min(2 * self.engines if self.most is None else self.most, space)
         sizes = [min(self.engines, space)]
@@ -163,7 +163,7 @@ def refit_latency(
     if not judged:
         raise InputError(
             "no confirmed file has a prediction to compare with",
-            mend="confirm candidates of this search first",
+            hint="confirm candidates of this search first",
         )
     pairs = [(one.predicted_ms, one.median_ms) for one in judged.values() if one.predicted_ms]
     seen = RelativeError.of([predicted for predicted, _ in pairs], [found for _, found in pairs])

@@ -54,7 +54,7 @@ GOALS = {
 
 def goal(metric: str) -> Goal:
     if metric not in GOALS:
-        raise InputError(f"unknown metric {metric!r}", mend=f"choose one of {', '.join(GOALS)}")
+        raise InputError(f"unknown metric {metric!r}", hint=f"choose one of {', '.join(GOALS)}")
     return GOALS[metric]
 
 

@@ -24,7 +24,7 @@ def never_trained(
     if not fresh:
         raise InputError(
             "every patch size given was trained",
-            mend=f"give others than {', '.join(map(str, space.patches))}",
+            hint=f"give others than {', '.join(map(str, space.patches))}",
         )
     depth = (max(space.decoder_layers),)
     queries = (max(space.queries),)

@@ -93,7 +93,7 @@ class LatencyModel:
         if len(archs) != len(measured) or len(archs) < 4:
             raise InputError(
                 f"{len(archs)} architectures and {len(measured)} latencies",
-                mend="measure at least four engines",
+                hint="measure at least four engines",
             )
         if not (np.isfinite(measured) & (measured > 0)).all():
             raise InputError(
@@ -133,7 +133,7 @@ class LatencyModel:
     def error(self, archs: Sequence[Arch], latency_ms: Sequence[float]) -> RelativeError:
         """Relative error on measured engines; meaningful for engines that were not fitted."""
         if not archs:
-            raise InputError("no engines to compare with", mend="hold some out of the fit")
+            raise InputError("no engines to compare with", hint="hold some out of the fit")
         return RelativeError.of([self.predict(arch) for arch in archs], list(latency_ms))
 
     def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
@@ -161,7 +161,7 @@ class LatencyModel:
             if set(coefficients) != set(features(Arch(64, 16, 1, 1, 1), config)):
                 raise ValueError("its features are not those of this version")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"not a latency model ({error})", mend="fit it again") from error
+            raise InputError(f"not a latency model ({error})", hint="fit it again") from error
         return cls(coefficients, config)
 
 

@@ -50,7 +50,7 @@ class Rules:
         if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
             raise InputError(
                 f"race rules {self} make no race",
-                mend="first, confidence in (0, 1); fewest >= 1 < growth",
+                hint="first, confidence in (0, 1); fewest >= 1 < growth",
             )
 
     def first_images(self, images: int) -> int:

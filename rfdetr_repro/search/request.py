@@ -135,7 +135,7 @@ def check_confirmed(names: Iterable[str], told: str) -> None:
     but val and test.
     """
     if "val" not in names or set(names) - set(CONFIRMED):
-        raise InputError(told, mend="write val, or val,test")
+        raise InputError(told, hint="write val, or val,test")
 
 
 def _check_protocols(protocols: tuple[Protocol, ...]) -> None:

@@ -78,7 +78,7 @@ def short_form(decision: Protocol) -> Protocol:
     if not decision.usual:
         raise InputError(
             f"a search by {decision.rhythm} latencies is not possible",
-            mend="choose buffered or sustained",
+            hint="choose buffered or sustained",
         )
     rounds = {
         "warmup": 2,

@@ -135,7 +135,7 @@ def run_search(request: SearchRequest) -> SearchResult:
     """Searches: engines, passes, full protocol of the candidates.
 
     Run again, it goes on where it was, or reads what is finished. :class:`InputError` for what can
-    be mended, before anything is measured where it can be known by then; another run that writes
+    be corrected, before anything is measured where it can be known by then; another run that writes
     the same store is one.
     """
     run = SearchRun.open(request)
@@ -321,7 +321,7 @@ def open_search(request: SearchRequest) -> Search:
         raise InputError(
             f"mask AP on val cannot be measured: {why}",
             split.name if isinstance(request.data, Mapping) else request.data,
-            "mend the masks, or choose ap or ap50",
+            "correct the masks, or choose ap or ap50",
         )
     split.cache_images()
     return Search(

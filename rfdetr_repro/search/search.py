@@ -76,7 +76,7 @@ class Search:
         known = {arch.backbone for arch in trained}
         if not backbones & known:
             raise InputError(
-                "the search space has no backbone that was trained", mend=f"trained: {trained}"
+                "the search space has no backbone that was trained", hint=f"trained: {trained}"
             )
         if (
             max(self.space.decoder_layers) > self.card.config.decoder_layers
@@ -87,7 +87,7 @@ class Search:
                 f"queries"
             )
             raise InputError(
-                "the search space asks for more than is stored", mend=f"the checkpoint has {stored}"
+                "the search space asks for more than is stored", hint=f"the checkpoint has {stored}"
             )
 
     def model_id(self, arch: Arch) -> ModelId:
@@ -226,7 +226,7 @@ class Search:
         image; see :mod:`.race`.
         """
         if goal.kind == "segm" and not self.masks:
-            raise InputError(f"a race for {goal.metric} needs masks", mend="search with masks")
+            raise InputError(f"a race for {goal.metric} needs masks", hint="search with masks")
         objects = Objects.of(self.evaluation.evaluator)
         parts: dict[tuple[Arch, str], list[Matches]] = {}
 

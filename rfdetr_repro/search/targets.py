@@ -26,7 +26,7 @@ class Targets:
         if not self.latencies_ms or not numbers or not 0 < self.tolerance < 1:
             raise InputError(
                 f"target latencies {self.latencies_ms} to {self.tolerance:g}",
-                mend="positive ms, a tolerance in (0, 1)",
+                hint="positive ms, a tolerance in (0, 1)",
             )
 
     @classmethod
@@ -36,7 +36,7 @@ class Targets:
             return cls(tuple(float(part) for part in text.split(",")), tolerance)
         except ValueError as error:
             raise InputError(
-                f"{text!r} is no list of latencies", mend="write milliseconds like 2.3,3.5,4.4"
+                f"{text!r} is no list of latencies", hint="write milliseconds like 2.3,3.5,4.4"
             ) from error
 
     def reaches(self, target_ms: float, latency_ms: float) -> bool:
@@ -51,7 +51,7 @@ class Targets:
                 near = min(latency_ms, key=lambda arch: abs(latency_ms[arch] - target))
                 what = f"no configuration within {self.tolerance:.0%} of {target:g} ms"
                 raise InputError(
-                    what, mend=f"the nearest is {near.key} at {latency_ms[near]:.3g} ms"
+                    what, hint=f"the nearest is {near.key} at {latency_ms[near]:.3g} ms"
                 )
 
     def picks(

@@ -48,12 +48,12 @@ class Arch:
         if low < 1 or self.decoder_layers < 0 or self.width < 0:
             raise InputError(
                 f"architecture {self.key} has a value below its minimum",
-                mend="all >= 1, decoder layers >= 0",
+                hint="all >= 1, decoder layers >= 0",
             )
         if max(self.resolution, self.width) > MAX_SIDE:
             raise InputError(
                 f"architecture {self.key} is larger than {MAX_SIDE} px",
-                mend="choose a smaller input",
+                hint="choose a smaller input",
             )
         if self.width == self.resolution:
             object.__setattr__(self, "width", 0)  # one spelling of a square
@@ -68,7 +68,7 @@ class Arch:
                 f"architecture {self.key} cuts an image into {self.tokens} patches, more than "
                 f"{MAX_TOKENS}"
             )
-            raise InputError(told, mend="lower the resolution or raise the patch")
+            raise InputError(told, hint="lower the resolution or raise the patch")
 
     @property
     def _requested(self) -> str:
@@ -145,11 +145,11 @@ class Arch:
         match = _ARCH_KEY.fullmatch(key.strip())
         if match is None:
             raise InputError(
-                f"{key!r} is not an architecture", mend="write it like r384-p16-w2-d2-q300"
+                f"{key!r} is not an architecture", hint="write it like r384-p16-w2-d2-q300"
             )
         height, width, patch, windows, depth, queries = match.groups()
         if width is not None and int(width) == 0:
-            raise InputError(f"{key!r} has a width of 0", mend="leave it out for a square")
+            raise InputError(f"{key!r} has a width of 0", hint="leave it out for a square")
         return cls(int(height), int(patch), int(windows), int(depth), int(queries), int(width or 0))
 
 
@@ -158,7 +158,7 @@ def parse_shape(text: str) -> tuple[int, int]:
     match = re.fullmatch(f"{_DIGITS}x{_DIGITS}", text.strip())
     if match is None:
         raise InputError(
-            f"{text!r} is not a shape", mend="write height x width in px, like 384x640"
+            f"{text!r} is not a shape", hint="write height x width in px, like 384x640"
         )
     return int(match[1]), int(match[2])
 
@@ -228,8 +228,8 @@ class SearchSpace:
     def check(self) -> SearchSpace:
         """Returns itself; raises :class:`InputError` if no configuration is legal."""
         if len(self) == 0:
-            mend = "add a larger resolution or a smaller patch"
-            raise InputError("the search space has no legal configuration", asdict(self), mend)
+            hint = "add a larger resolution or a smaller patch"
+            raise InputError("the search space has no legal configuration", asdict(self), hint)
         return self
 
     def training_archs(self) -> tuple[Arch, ...]:

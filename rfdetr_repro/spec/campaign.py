@@ -207,7 +207,7 @@ def campaign(name: str) -> Campaign:
         return from_toml(Path(name))
     raise InputError(
         f"unknown campaign {name!r}",
-        mend=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file",
+        hint=f"choose one of {', '.join(CAMPAIGNS)}, or give a .toml file",
     )
 
 
@@ -253,14 +253,14 @@ def from_toml(path: Path) -> Campaign:
     try:
         return _changed(replace(base, **changes), fields, path)
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(str(error), path) from error
+        raise error.at(path) from error
 
 
 def _check_target(target: Any) -> None:
     number = isinstance(target, (int, float)) and not isinstance(target, bool)
     if not (number and 0 < target < 1e6):
         told = f"target latency {target!r} is no positive number of ms"
-        raise InputError(told, "the campaign", "write targets_ms = [2.3]")
+        raise InputError(told, hint="write targets_ms = [2.3]")
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like: one line (what, where, how to mend) and exit code 2, never a
+"""What a user's mistake looks like: one line (what, where, what to do) and exit code 2, never a
 traceback.
 
 Every command's ``main`` is wrapped by :func:`run_main`; library code raises :class:`InputError` and
@@ -37,21 +37,44 @@ LONGEST_LINE = 300
 
 
 class InputError(Exception):
-    """Bad arguments or bad input.
+    """Bad arguments or bad input. Prints as one line, ``what (where); hint``.
 
-    ``what`` is wrong, ``where`` it is, how to ``mend`` it; prints as one line.
+    Args:
+        what: what is wrong.
+        where: the file, folder or argument that is wrong; empty where ``what`` names it.
+        hint: what the user can do about it.
     """
 
-    def __init__(self, what: str, where: object = "", mend: str = "") -> None:
-        parts = [" ".join(part.split()) for part in (what, f"in {where}" if where else "", mend)]
+    def __init__(self, what: str, where: object = "", hint: str = "") -> None:
+        self.what = " ".join(what.split())
+        self.where = " ".join(str(where).split()) if where else ""
+        self.hint = " ".join(hint.split())
+        super().__init__(self._line())
+
+    def at(self, place: object) -> InputError:
+        """The same error in ``place``, which only the caller knows: a file, say, where the error
+        names a key of the file.
+        """
+        outer = str(place)
+        if outer in self.where:
+            return self
+        inside = self.where if self.where and self.where not in outer else ""
+        return InputError(self.what, f"{inside} in {outer}" if inside else outer, self.hint)
+
+    def _line(self) -> str:
+        line = _message(self.what, self.where, self.hint)
+        if len(line) <= LONGEST_LINE:
+            return line
         # the place by its end, which holds the name of the file
-        if len("; ".join(filter(None, parts))) > LONGEST_LINE:
-            parts = [
-                shortened(parts[0], 150),
-                shortened(parts[1], 60, tail=50),
-                shortened(parts[2], 86),
-            ]
-        super().__init__("; ".join(filter(None, parts)))
+        place = shortened(self.where, 60, tail=50)
+        hint = shortened(self.hint, 140)
+        rest = len(_message("", place, hint))
+        return _message(shortened(self.what, LONGEST_LINE - rest), place, hint)
+
+
+def _message(what: str, where: str, hint: str) -> str:
+    placed = f"{what} ({where})" if where else what
+    return f"{placed}; {hint}" if hint else placed
 
 
 def nearest(text: str, options: Collection[str]) -> str | None:
@@ -151,7 +174,7 @@ class ArgumentParser(argparse.ArgumentParser):
             if self.prog.startswith(("rfdetr_repro.", "reports."))
             else "the same command with"
         )
-        raise InputError(message, mend=f"{command} --help lists the arguments")
+        raise InputError(message, hint=f"{command} --help lists the arguments")
 
 
 def run_main(
@@ -207,9 +230,9 @@ def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str]
                 file=sys.stderr,
             )
             return EXIT_INTERNAL
-        mend = "free some space and run again" if error.errno in FULL else ""
+        hint = "free some space and run again" if error.errno in FULL else ""
         line = InputError(
-            f"cannot write or read: {error.strerror}", error.filename or "the output folder", mend
+            f"cannot write or read: {error.strerror}", error.filename or "the output folder", hint
         )
         print(f"error: {line}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -283,7 +306,7 @@ def _output_lost() -> int:
         _discard_output()
         told = InputError(
             f"cannot write the output: {error.strerror}",
-            mend="free some space, or send the output elsewhere",
+            hint="free some space, or send the output elsewhere",
         )
         print(f"error: {told}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -31,7 +31,7 @@ def flops_by_part(model: ModelConfig, arch: Arch, convention: str = "deploy") ->
     if convention not in CONVENTIONS:
         raise InputError(
             f"unknown FLOPs convention {convention!r}",
-            mend=f"choose one of {', '.join(CONVENTIONS)}",
+            hint=f"choose one of {', '.join(CONVENTIONS)}",
         )
     parts = _backbone(
         model, arch, blocks=max(model.feature_stages) if convention == "deploy" else model.vit_depth

@@ -169,25 +169,25 @@ def labels_of_checkpoint(
         if len(convention) != num_classes:
             told = f"{len(convention)} names for {num_classes} labels"
             raise InputError(
-                told, mend=f"name each label in order; {UNUSED!r} for one that means nothing"
+                told, hint=f"name each label in order; {UNUSED!r} for one that means nothing"
             )
         return _padded(tuple(str(name) for name in convention), num_classes, 0, "names as given")
     if convention not in (None, *CONVENTIONS):
         raise InputError(
             f"unknown labels {convention!r}",
-            mend=f"choose {', '.join(CONVENTIONS)}, or give the names",
+            hint=f"choose {', '.join(CONVENTIONS)}, or give the names",
         )
     if convention == "coco":
         if num_classes != len(coco_labels().names):
             raise InputError(
                 f"COCO's category ids need 91 logits, the file has {num_classes}",
-                mend="choose from-0 or from-1",
+                hint="choose from-0 or from-1",
             )
         return coco_labels()
     if convention is not None:
         if not names:
             raise InputError(
-                "the file names no classes", mend="give the names of all labels in order"
+                "the file names no classes", hint="give the names of all labels in order"
             )
         return _padded(
             names,
@@ -221,13 +221,13 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
         if len(ids) != num_classes or len(set(ids)) != num_classes:
             raise InputError(
                 f"{len(set(ids))} category ids for {num_classes} class names",
-                mend="save the model again",
+                hint="save the model again",
             )
         return Labels(names, ids, "names in the file")
     if len(names) > num_classes:
         raise InputError(
             f"{len(names)} class names for {num_classes} logits",
-            mend="give the names of all labels in order",
+            hint="give the names of all labels in order",
         )
     age = _age(said)
     if age is not None and (
@@ -247,7 +247,7 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
     raise InputError(
         f"{len(names)} class names for {num_classes} logits, and the file does not say whether "
         f"labels count from 0 or from 1",
-        mend="say which: labels from-0 (upstream since 1.6), from-1 (before, and up to 1.9.3 with "
+        hint="say which: labels from-0 (upstream since 1.6), from-1 (before, and up to 1.9.3 with "
         "Roboflow's grouping category), or the names of all labels in order; RFDETR(size, "
         "weights=FILE, labels=...).save(...) writes a file that says so",
     )

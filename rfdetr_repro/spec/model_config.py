@@ -117,7 +117,7 @@ class ModelConfig:
         known = cls.__dataclass_fields__
         if unknown := sorted(set(fields) - set(known)):
             raise InputError(
-                f"unknown model fields {unknown}", mend="the file is from another version"
+                f"unknown model fields {unknown}", hint="the file is from another version"
             )
         return cls(**tuples(fields))
 

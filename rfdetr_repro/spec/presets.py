@@ -199,5 +199,5 @@ def preset(name: str) -> Preset:
         "paper-supernet-seg": PAPER_SUPERNET_SEG,
     }
     if name not in rows:
-        raise InputError(f"unknown size {name!r}", mend=f"choose one of {', '.join(rows)}")
+        raise InputError(f"unknown size {name!r}", hint=f"choose one of {', '.join(rows)}")
     return rows[name]

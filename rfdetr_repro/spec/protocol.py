@@ -106,12 +106,12 @@ class Protocol:
         if not 0 <= self.spin_ms <= (self.buffer_ms if self.mode == "buffered" else 0):
             raise InputError(
                 f"{self.spin_ms:g} ms of spinning do not fit into the wait before a sample",
-                mend="buffered only",
+                hint="buffered only",
             )
         if self.flush_l2 and self.mode == "paced":
             raise InputError(
                 "frames that arrive at a fixed rate leave no time to flush the cache",
-                mend="leave --flush-l2 out",
+                hint="leave --flush-l2 out",
             )
 
     @property

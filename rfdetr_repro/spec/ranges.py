@@ -52,9 +52,9 @@ def plain_name(value: Any, what: str, where: object = "") -> str:
         and not forbidden & set(value)
     )
     if not usable:
-        mend = (
+        hint = (
             "use up to 100 letters, digits, spaces, hyphens and underscores, not at the ends a dot "
             "or a space"
         )
-        raise InputError(f"{what} {value!r} cannot be the name of a folder", where, mend)
+        raise InputError(f"{what} {value!r} cannot be the name of a folder", where, hint)
     return value

@@ -101,7 +101,7 @@ class TrainConfig:
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         if self.patience and not self.evaluate_every:
             raise InputError(
-                f"patience {self.patience} without evaluations", mend="set evaluate_every"
+                f"patience {self.patience} without evaluations", hint="set evaluate_every"
             )
 
     def settings(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def table_name(text: str) -> str:
         name = _ALSO.get(plain, plain if plain != "17" else name)
     name = _ALSO.get(name, name)
     if name not in CHOICES:
-        raise InputError(f"unknown table {text!r}", mend=f"choose one of {', '.join(CHOICES)}")
+        raise InputError(f"unknown table {text!r}", hint=f"choose one of {', '.join(CHOICES)}")
     return name
 
 
@@ -73,7 +73,7 @@ def build_tables(name: str, records: Sequence[Record], form: str = "text") -> li
         if not tables:
             raise InputError(
                 "no campaign Records to show",
-                mend="run a campaign first, or give its folder with --records",
+                hint="run a campaign first, or give its folder with --records",
             )
         return tables
     whole = form in ("csv", "json")

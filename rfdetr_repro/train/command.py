@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     space, config = _recipe(args.size, args.fixed)
     if args.shape is not None:
         if space is not None:
-            raise InputError("a supernet trains on square images", mend="use --shape with --fixed")
+            raise InputError("a supernet trains on square images", hint="use --shape with --fixed")
         row = replace(row, arch=row.arch.with_input(*args.shape))
     names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("data", "out"):
         if getattr(args, name) is None:
             raise InputError(
-                f"--{name} is missing", mend="it names a folder; only --plan can do without"
+                f"--{name} is missing", hint="it names a folder; only --plan can do without"
             )
     _train(args, row, space, config)
 
@@ -213,6 +213,6 @@ def _recipe(size: str, fixed: bool) -> tuple[SearchSpace | None, TrainConfig]:
     if not fixed and size not in ("paper-supernet", "paper-supernet-seg"):
         raise InputError(
             f"size {size} stores too few layers for a supernet",
-            mend="use --size paper-supernet, or add --fixed",
+            hint="use --size paper-supernet, or add --fixed",
         )
     return (None if fixed else PAPER_SPACE), TrainConfig()

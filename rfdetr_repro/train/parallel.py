@@ -96,7 +96,7 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine finds {torch.cuda.device_count()} GPUs",
-                mend="start fewer",
+                hint="start fewer",
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -108,7 +108,7 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
         ]:
             raise InputError(
                 f"WORLD_SIZE is set, but not {', '.join(missing)}",
-                mend="start by torchrun, or unset it",
+                hint="start by torchrun, or unset it",
             )
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device, Ranks.current()

@@ -171,12 +171,12 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
-        mend = (
+        hint = (
             "lower the batch size and raise accumulate, set checkpoint_activations=true, or take a "
             "smaller space"
         )
         raise InputError(
-            f"out of memory with {arch.key} and {count} images", trainer.device, mend
+            f"out of memory with {arch.key} and {count} images", trainer.device, hint
         ) from error
     scale = whole / count
     return Timed(arch, gflops, min(passes) * scale, min(updates), count, int(kept.bytes * scale))

@@ -49,16 +49,16 @@ class Recipe:
                 )
                 raise InputError(
                     f"{stored}, the space asks for {depth} and {queries}",
-                    mend="take other weights, or a smaller space",
+                    hint="take other weights, or a smaller space",
                 )
         if self.space is None and self.train.sampling != "uniform":
             raise InputError(
-                "the sandwich rule needs a search space", mend="train a supernet, or leave it out"
+                "the sandwich rule needs a search space", hint="train a supernet, or leave it out"
             )
         if self.space is not None and self.train.multi_scale:
             raise InputError(
                 "a supernet draws its own resolutions",
-                mend="leave multi_scale out, or train one fixed size",
+                hint="leave multi_scale out, or train one fixed size",
             )
         return self
 

@@ -164,7 +164,7 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
     if count > 1 and alone:
         raise InputError(
             f"{count} processes of one machine are for its CPU",
-            mend="start one per GPU by torchrun, and leave it out",
+            hint="start one per GPU by torchrun, and leave it out",
         )
     return count
 

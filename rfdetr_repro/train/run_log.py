@@ -51,13 +51,13 @@ class RunLog:
                 os.fsync(stream.fileno())
                 self.kept = stream.tell()
         except OSError as error:
-            mend = (
+            hint = (
                 "free some space; what was saved before is kept"
                 if error.errno in FULL
                 else "what was saved before is kept"
             )
             raise InputError(
-                f"cannot write the training log: {error.strerror}", self.path, mend
+                f"cannot write the training log: {error.strerror}", self.path, hint
             ) from error
         self._waiting.clear()
         return self.kept

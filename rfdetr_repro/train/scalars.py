@@ -19,7 +19,7 @@ def summary_writer() -> Any:
     except ImportError as error:
         raise InputError(
             "tensorboard is not installed",
-            mend="pip install tensorboard, or leave --tensorboard out",
+            hint="pip install tensorboard, or leave --tensorboard out",
         ) from error
     return SummaryWriter
 

@@ -22,7 +22,7 @@ def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is no setting", mend="write NAME=VALUE, like lr=2e-4")
+            raise InputError(f"{text!r} is no setting", hint="write NAME=VALUE, like lr=2e-4")
         choose(name, TrainConfig.__dataclass_fields__, "setting")
         changes[name] = _parsed(value, type(getattr(config, name)), text)
     return replace(config, **changes)

@@ -79,7 +79,7 @@ class Trainer:
             except RuntimeError as error:  # names or shapes
                 raise InputError(
                     f"the initial weights do not fit the model: {_first_misfit(error)}",
-                    mend="take weights of this architecture, with heads for the data's classes",
+                    hint="take weights of this architecture, with heads for the data's classes",
                 ) from error
         detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
         dense = DenseHead(model).to(self.device) if config.dense_weight else None

@@ -192,7 +192,7 @@ def from_upstream(
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(
                 f"{name} {value!r} is not a whole number",
-                mend='a batch size of "auto" is not known here',
+                hint='a batch size of "auto" is not known here',
             )
         if value < 1:
             raise InputError(f"{name} {value} is not positive")
@@ -239,13 +239,13 @@ def _refuse(given: Mapping[str, Any]) -> None:
     known = [*TrainConfig.__dataclass_fields__, *_RULED, *_ONLY, *_ASIDE, *_RENAMED]
     for name, value in sorted(given.items()):
         if name in _ONLY and value not in _ONLY[name][0]:
-            raise InputError(f"{name}={value!r} is not followed here", mend=_ONLY[name][1])
+            raise InputError(f"{name}={value!r} is not followed here", hint=_ONLY[name][1])
         if name not in known:
             near = difflib.get_close_matches(name, known, 3, 0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             settings = ", ".join(TrainConfig.__dataclass_fields__)
             raise InputError(
-                f"unknown setting {name}", mend=f"{hint}known: {settings}, and upstream's keywords"
+                f"unknown setting {name}", hint=f"{hint}known: {settings}, and upstream's keywords"
             )
 
 
@@ -260,7 +260,7 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
         if text is None:
             raise InputError(
                 f"multi_scale={value!r} is not followed here",
-                mend="choose True (one size per step) or False",
+                hint="choose True (one size per step) or False",
             )
         ours["multi_scale"] = text
     if "warmup_epochs" in given:
@@ -274,7 +274,7 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
     if _number(given.pop("lr_drop", epochs), "lr_drop") < epochs:
         raise InputError(
             "a step of the learning rate within the run (lr_drop) is not followed here",
-            mend="use cooldown_share",
+            hint="use cooldown_share",
         )
     if given.get("seed", 0) is None:
         del given["seed"]
@@ -287,7 +287,7 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
     kind = given.pop("amp_dtype", "auto" if given.pop("amp", True) else None)
     if kind not in kinds:
         raise InputError(
-            f"amp_dtype={kind!r} is not followed here", mend="choose auto, bf16, fp16 or None"
+            f"amp_dtype={kind!r} is not followed here", hint="choose auto, bf16, fp16 or None"
         )
     return ours | kinds[kind]
 
@@ -305,7 +305,7 @@ def _stopping(given: dict[str, Any], per_epoch: int, evaluated: bool) -> dict[st
         if not evaluated:
             raise InputError(
                 "early_stopping needs a val split to evaluate on",
-                mend="add one, or leave early_stopping out",
+                hint="add one, or leave early_stopping out",
             )
         ours["patience"] = patience
     return ours

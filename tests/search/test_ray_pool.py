@@ -123,7 +123,7 @@ def test_what_the_work_raises_is_raised_here_and_not_retried(join, tmp_path):
             found.append(pair)
     # and the pool is still of use
     assert numbers(found) == [0, 1, 2] == numbers(list(pool.run(ITEMS[:3])))
-    assert str(caught.value) == "no such number; in item 3; leave it out"
+    assert str(caught.value) == "no such number (item 3); leave it out"
     assert sum(line.startswith("3 ") for line in make.lines()) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_cluster_without_a_gpu_says_so(join, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_pool, "PATIENCE_S", 0.0)
     with pytest.raises(
         InputError,
-        match="no machine can take a worker; in the cluster .+; each needs 1 CPU.s. and 1 GPU.s.",
+        match="no machine can take a worker .the cluster .+.; each needs 1 CPU.s. and 1 GPU.s.",
     ):
         list(join(MakeSquares(str(tmp_path)), gpus=1).run(ITEMS))
 

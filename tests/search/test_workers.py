@@ -36,7 +36,7 @@ def test_local_pool_does_no_more_than_is_asked_for(tmp_path):
 
 
 def test_local_pool_raises_what_the_work_raises(tmp_path):
-    with pytest.raises(InputError, match="no such number; in item 1; leave it out"):
+    with pytest.raises(InputError, match="no such number .item 1.; leave it out"):
         list(
             LocalPool(MakeSquares(str(tmp_path), seconds=0, forbidden=1)).run(
                 [Square(0), Square(1)]

@@ -265,15 +265,15 @@ def test_a_state_that_holds_its_log_itself_goes_on(split: CocoSplit, tmp_path: P
     [
         (
             "Error while serializing: header too large",
-            "cannot write: header too large; in PATH; what was there before is kept",
+            "cannot write: header too large (PATH); what was there before is kept",
         ),
         (
             "I/O error: No space left on device (os error 28)",
-            "No space left on device; in PATH; free some space; what was there",
+            "No space left on device (PATH); free some space; what was there",
         ),
         (
             "I/O error: Permission denied (os error 13)",
-            "cannot write: Permission denied; in PATH; what was there before is kept",
+            "cannot write: Permission denied (PATH); what was there before is kept",
         ),
     ],
 )
@@ -292,7 +292,7 @@ def test_a_state_that_cannot_be_written_names_the_real_cause(
 
 def test_the_librarys_own_limit_of_a_header_is_said(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="cannot write: header too large; .*what was there before is kept"
+        InputError, match="cannot write: header too large .*; what was there before is kept"
     ) as caught:
         write_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"log": "x" * 101_000_000})
     assert "free some space" not in str(caught.value)

@@ -270,36 +270,36 @@ def check(args: argparse.Namespace) -> None:
     """Refuses what cannot be run, before anything is loaded."""
     if not args.onnx and not names(args) and args.campaign is None:
         raise InputError(
-            "nothing to measure", mend="give --onnx FILE..., --models NAME,... or --campaign NAME"
+            "nothing to measure", hint="give --onnx FILE..., --models NAME,... or --campaign NAME"
         )
     if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
         raise InputError(
             f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none",
-            mend="leave them out",
+            hint="leave them out",
         )
     if args.spin_ms and "buffered" not in MODES[args.protocol]:
         raise InputError(
             f"--spin-ms is part of the wait of the buffered mode, {args.protocol} has none",
-            mend="leave it out",
+            hint="leave it out",
         )
     if args.inject is not None and args.checkpoint is not None:
         raise InputError(
             "--inject is for random weights, and --checkpoint has others",
-            mend="leave one of them out",
+            hint="leave one of them out",
         )
     if args.labels is not None and args.checkpoint is None:
         raise InputError(
-            "--labels says what the labels of --checkpoint mean", mend="give --checkpoint too"
+            "--labels says what the labels of --checkpoint mean", hint="give --checkpoint too"
         )
     for precision in precisions(args):
         choose(precision, PRECISIONS, "precision")
     if args.cuda_graph != "off" and args.backend not in (*WITH_GRAPH, "torch"):
         raise InputError(
             f"{args.backend} has no CUDA graph",
-            mend=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
+            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
         )
     if args.checkpoint is not None and len(names(args)) != 1:
-        raise InputError("--checkpoint belongs to one model", mend="name one with --models")
+        raise InputError("--checkpoint belongs to one model", hint="name one with --models")
 
 
 def names(args: argparse.Namespace) -> list[str]:
@@ -310,7 +310,7 @@ def split_names(text: str) -> list[str]:
     """``"val,test"`` -> each once; none at all is an :class:`InputError`."""
     found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
-        raise InputError(f"{text!r} names no split", mend="write val, or val,test")
+        raise InputError(f"{text!r} names no split", hint="write val, or val,test")
     return found
 
 

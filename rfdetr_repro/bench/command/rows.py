@@ -45,7 +45,7 @@ def artifacts_of(
         if path in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
                 f"two models are called {Path(path).stem!r}: {targets[target]} and {path}",
-                mend="rename one of the files",
+                hint="rename one of the files",
             )
         targets[target] = path
         wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
@@ -107,7 +107,7 @@ def rows_of(
                 raise InputError(
                     f"two models are called {label!r}: {rows[row].artifact.path} and "
                     f"{artifact.path}",
-                    mend="rename one",
+                    hint="rename one",
                 )
             rows[row] = Row(
                 artifact, _opener(artifact, args, graph), tuple(splits) if trained else ()
@@ -136,8 +136,8 @@ def read_data(args: argparse.Namespace) -> list[CocoSplit]:
     found = [read_split(args.data, name) for name in names]
     for split in found:
         if not len(split.table.ids):
-            mend = "give a split with annotations, or leave --data out and measure latency only"
-            raise InputError(f"split {split.split!r} has no annotations", args.data, mend)
+            hint = "give a split with annotations, or leave --data out and measure latency only"
+            raise InputError(f"split {split.split!r} has no annotations", args.data, hint)
     print_census(found)
     return found
 
@@ -152,12 +152,12 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
                 name = _title(artifact)
                 star = artifact.manifest.packages["star"]
                 raise InputError(
-                    f"{name} runs in PyTorch only: {star}", mend="measure it with --backend torch"
+                    f"{name} runs in PyTorch only: {star}", hint="measure it with --backend torch"
                 )
             if args.cuda_graph != "off":
                 raise InputError(
                     f"{_title(artifact)} runs without a CUDA graph only",
-                    mend="leave --cuda-graph out",
+                    hint="leave --cuda-graph out",
                 )
             from rfdetr_repro.bench.starred import ModuleSession
 
@@ -280,7 +280,7 @@ def _models() -> Any:
         return importlib.import_module("rfdetr_repro.bench.models")
     except ImportError as error:
         raise InputError(
-            "models by name are not available", mend="give files with --onnx"
+            "models by name are not available", hint="give files with --onnx"
         ) from error
 
 

@@ -64,7 +64,7 @@ def cuda_uuid(library: Any = None) -> str:
         cuda = library or ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise InputError(
-            "no CUDA driver on this machine", mend="choose a backend of the CPU"
+            "no CUDA driver on this machine", hint="choose a backend of the CPU"
         ) from error
     device = ctypes.c_int()
     raw = (ctypes.c_ubyte * 16)()
@@ -77,7 +77,7 @@ def cuda_uuid(library: Any = None) -> str:
         if (code := call()) != 0:
             raise InputError(
                 f"CUDA sees no device (error {code})",
-                mend="check nvidia-smi and CUDA_VISIBLE_DEVICES",
+                hint="check nvidia-smi and CUDA_VISIBLE_DEVICES",
             )
     return f"GPU-{uuid.UUID(bytes=bytes(raw))}"
 

@@ -31,7 +31,7 @@ class GpuLoad:
             self._cuda = library or ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             raise InputError(
-                "no CUDA driver on this machine", mend="choose a backend of the CPU"
+                "no CUDA driver on this machine", hint="choose a backend of the CPU"
             ) from error
         self._clock = clock or WallClock()
         self._context, self._address = ctypes.c_void_p(), ctypes.c_uint64()
@@ -52,7 +52,7 @@ class GpuLoad:
             )
         except StatedFailure as error:
             raise InputError(
-                f"the GPU cannot be worked between samples: {error}", mend="check nvidia-smi"
+                f"the GPU cannot be worked between samples: {error}", hint="check nvidia-smi"
             ) from error
 
     def flush_l2(self) -> None:

@@ -115,12 +115,12 @@ class NvmlSource:
             self.handle = find(device)
         except ImportError as error:
             raise InputError(
-                "GPU state needs nvidia-ml-py", mend="pip install nvidia-ml-py"
+                "GPU state needs nvidia-ml-py", hint="pip install nvidia-ml-py"
             ) from error
         except self._error() as error:
             raise InputError(
                 f"GPU {device} cannot be watched ({error})",
-                mend="check nvidia-smi, or measure without a watch",
+                hint="check nvidia-smi, or measure without a watch",
             ) from error
 
     def _error(self) -> type[Exception]:

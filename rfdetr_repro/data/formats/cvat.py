@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.data.annotations import MEND
+from rfdetr_repro.data.annotations import HINT
 from rfdetr_repro.spec.errors import InputError
 
 from .xml_file import Element, numbers_of, read_xml
@@ -74,14 +74,14 @@ def _row(
 ) -> dict[str, Any]:
     where = f"a {shape.tag[:20]} of image {image['file_name']}"
     if (label := shape.get("label")) not in number:
-        raise InputError(f"{where} has the label {label!r}, which is not listed", path, MEND)
+        raise InputError(f"{where} has the label {label!r}, which is not listed", path, HINT)
     category = {"category_id": number[label]}
     if shape.tag == "box":
         if numbers_of([shape.get("rotation", "0")], path, where)[0] % 360:
             raise InputError(
                 f"{where} is rotated",
                 path,
-                "RF-DETR finds upright boxes: draw it upright, or " + MEND,
+                "RF-DETR finds upright boxes: draw it upright, or " + HINT,
             )
         left, top, right, bottom = numbers_of(
             [shape.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], path, where
@@ -91,14 +91,14 @@ def _row(
         pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
         points = numbers_of([value for pair in pairs for value in pair], path, where)
         if len(points) < 6 or len(points) % 2:
-            raise InputError(f"{where} has fewer than three points", path, MEND)
+            raise InputError(f"{where} has fewer than three points", path, HINT)
         xs = points[::2]
         ys = points[1::2]
         box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
         return {**category, "bbox": box, "segmentation": [points]}
     if shape.tag == "mask":
         return {**category, **_mask(shape, image, path, where)}
-    raise InputError(f"{where} is of an unknown kind", path, MEND)
+    raise InputError(f"{where} is of an unknown kind", path, HINT)
 
 
 def _mask(shape: Element, image: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
@@ -109,11 +109,11 @@ def _mask(shape: Element, image: dict[str, Any], path: Path, where: str) -> dict
     left, top, width, height = (int(value) for value in numbers_of(sides, path, where))
     runs = [int(value) for value in numbers_of(list(shape.get("rle", "").split(",")), path, where)]
     if "width" not in image:
-        raise InputError(f"image {image['file_name']} has a mask but no size", path, MEND)
+        raise InputError(f"image {image['file_name']} has a mask but no size", path, HINT)
     if min(left, top, *runs) < 0 or min(width, height) < 1 or sum(runs) != width * height:
-        raise InputError(f"{where} does not fill its box", path, MEND)
+        raise InputError(f"{where} does not fill its box", path, HINT)
     if left + width > image["width"] or top + height > image["height"]:
-        raise InputError(f"{where} lies outside the image", path, MEND)
+        raise InputError(f"{where} lies outside the image", path, HINT)
     inside = np.zeros(len(runs), dtype=bool)
     inside[1::2] = True
     whole = np.zeros((image["height"], image["width"]), dtype=bool)

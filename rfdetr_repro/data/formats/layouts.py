@@ -309,7 +309,7 @@ def _voc(root: Path, name: str) -> Iterator[Found]:
             raise InputError(
                 "the list of images is a link that leads nowhere, or no file",
                 listed,
-                "mend or remove it",
+                "correct or remove it",
             )
         if listed.is_file() and (folder / "Annotations").is_dir():
             yield Found(

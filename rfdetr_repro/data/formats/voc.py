@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.data.annotations import MEND
+from rfdetr_repro.data.annotations import HINT
 from rfdetr_repro.data.image_files import SUFFIXES, ImageFinder, short
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input
@@ -107,7 +107,7 @@ def _text(entry: Element, name: str) -> str:
 
 def _name(entry: Element, path: Path, place: int) -> str:
     if not (name := _text(entry, "name")):
-        raise InputError(f"object {place} has no name", path, MEND)
+        raise InputError(f"object {place} has no name", path, HINT)
     return name
 
 
@@ -133,7 +133,7 @@ def _shape(entry: Element, path: Path, place: int) -> dict[str, Any]:
     Roboflow, supervision).
     """
     if (box := entry.find("bndbox")) is None:
-        raise InputError(f"object {place} has no bndbox", path, MEND)
+        raise InputError(f"object {place} has no bndbox", path, HINT)
     left, top, right, bottom = numbers_of(
         [_text(box, side) for side in _SIDES], path, f"object {place}"
     )

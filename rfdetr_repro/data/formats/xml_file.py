@@ -48,8 +48,8 @@ def numbers_of(texts: list[str | None], path: Path, where: str) -> list[float]:
         ]
     except ValueError as error:
         raise InputError(
-            f"{where} has a coordinate that is no number", path, "mend the file"
+            f"{where} has a coordinate that is no number", path, "correct the file"
         ) from error
     if not all(math.isfinite(value) for value in values):
-        raise InputError(f"{where} has a coordinate that is not finite", path, "mend the file")
+        raise InputError(f"{where} has a coordinate that is not finite", path, "correct the file")
     return values

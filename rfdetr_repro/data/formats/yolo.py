@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.data.annotations import MEND
+from rfdetr_repro.data.annotations import HINT
 from rfdetr_repro.data.decoding import read_header
 from rfdetr_repro.data.image_files import ImageFinder, is_picture, short
 from rfdetr_repro.spec.errors import InputError
@@ -202,7 +202,7 @@ def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
             raise InputError(
                 f"nc says {short(count)} classes, but there are {len(found)} names",
                 path,
-                "mend one of them",
+                "correct one of them",
             )
     return found
 
@@ -380,7 +380,7 @@ def _label_file(image: Path) -> Path | None:
             raise InputError(
                 "the label file is a link that leads nowhere, or no file",
                 place,
-                "mend or remove it",
+                "correct or remove it",
             )
     return None
 
@@ -416,14 +416,14 @@ class _LabelReader:
             if row is not None:
                 yield row
             elif not self.drop_bad:
-                raise InputError(fault[0], f"{path}:{number}", f"{fault[1]}; {MEND}")
+                raise InputError(fault[0], f"{path}:{number}", f"{fault[1]}; {HINT}")
             else:
                 self.drop(f"label line with {fault[2]}")
 
     def _row(
         self, line: str, width: int, height: int
     ) -> tuple[tuple[str, str, str], dict[str, Any] | None]:
-        """((what, how to mend, kind), None) for a bad line, else its annotation."""
+        """((what, hint, kind), None) for a bad line, else its annotation."""
         nothing = ("", "", "")
         try:
             # Python reads 1_0 and the digits of other scripts as numbers
@@ -433,7 +433,7 @@ class _LabelReader:
             class_id = int(values[0])
         except (ValueError, OverflowError):
             what = f"a label with a word that is no number: {line.strip()[:40]!r}"
-            return (what, "mend the line", "a word that is no number"), None
+            return (what, "correct the line", "a word that is no number"), None
         if class_id != values[0] or class_id not in self.names:
             known = f"ids go from {min(self.names)} to {max(self.names)}"
             return (
@@ -444,7 +444,7 @@ class _LabelReader:
         if not all(math.isfinite(value) for value in values):
             return (
                 "a label with a number that is not finite",
-                "mend the line",
+                "correct the line",
                 "a number that is not finite",
             ), None
         if self.key_points:
@@ -463,10 +463,10 @@ class _LabelReader:
             wanted = "a box has 5 (class cx cy w h), a polygon an odd number from 7 on"
             return (f"a label with {len(values)} numbers", wanted, "a wrong number of values"), None
         if min(values[1:]) < -_BEYOND or max(values[1:]) > 1 + _BEYOND:
-            mend = "write parts of the image (pixels divided by its width and height)"
+            hint = "write parts of the image (pixels divided by its width and height)"
             return (
                 f"a label with a coordinate outside 0..1: {line.strip()[:40]!r}",
-                mend,
+                hint,
                 "a coordinate outside 0..1",
             ), None
         return nothing, {"category_id": class_id, **_shape(values[1:], width, height)}

@@ -274,7 +274,7 @@ def _normalise(
     if image.dtype == "uint8":
         if wishes.normalise not in (None, "none", "bytes", "bgr-bytes", "bgr"):
             raise InputError(
-                f"a uint8 input cannot take {wishes.normalise} values", mend="leave --normalise out"
+                f"a uint8 input cannot take {wishes.normalise} values", hint="leave --normalise out"
             )
         return (
             ("bgr", "")

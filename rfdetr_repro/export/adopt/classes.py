@@ -249,5 +249,5 @@ def _by_name(
         f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}), without "
         f"{len(missing)} of the data set"
     )
-    mend = "give the model's own data set, or join them with --classes"
-    raise InputError(f"{what} ({listed})", path, mend)
+    hint = "give the model's own data set, or join them with --classes"
+    raise InputError(f"{what} ({listed})", path, hint)

@@ -173,11 +173,11 @@ def form_of(
     elif (pair := pair_of(outputs)) is not None:
         return _pair_form(pair, probe), False
     listed = ", ".join(f"{shape.name} {list(shape.dims)}" for shape in outputs)
-    mend = (
+    hint = (
         "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its "
         "form with --form"
     )
-    raise InputError(f"outputs {listed} are of no known form", path, mend)
+    raise InputError(f"outputs {listed} are of no known form", path, hint)
 
 
 def _pair_form(pair: Pair, probe: Probe) -> str:
@@ -257,11 +257,11 @@ def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path:
         few = flat.dims[1] <= FEW
         if few or tail.any():
             return "rows"
-        mend = "name it with --form: rows, or yolo-objectness"
+        hint = "name it with --form: rows, or yolo-objectness"
         raise InputError(
             f"{flat.name} {list(flat.dims)} is empty on a picture and may be of two forms",
             path,
-            mend,
+            hint,
         )
     few = flat.dims[1] <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
     if told.rt_detr or (known_classes in (2, None) and few):

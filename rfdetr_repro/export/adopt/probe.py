@@ -104,8 +104,8 @@ def check_scores(values: Sequence[Array], what: str, path: str | Path) -> None:
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if low < -1e-3 or high > 1 + 1e-3:
             seen = f"{what} from {low:.4g} to {high:.4g} on a picture are no scores in 0..1"
-            mend = "name the form with --form; a model of keypoints or oriented boxes is not taken"
-            raise InputError(seen, path, mend)
+            hint = "name the form with --form; a model of keypoints or oriented boxes is not taken"
+            raise InputError(seen, path, hint)
 
 
 def check_finite(values: Sequence[Array], what: str, path: str | Path) -> None:
@@ -114,8 +114,8 @@ def check_finite(values: Sequence[Array], what: str, path: str | Path) -> None:
     """
     for value in values:
         if np.isnan(value).any() or np.isposinf(value).any():
-            mend = (
+            hint = (
                 "an overflow in half precision? export it in float32, or keep the overflowing "
                 "nodes in float32"
             )
-            raise InputError(f"{what} are not finite on a picture", path, mend)
+            raise InputError(f"{what} are not finite on a picture", path, hint)

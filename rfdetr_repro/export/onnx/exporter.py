@@ -92,7 +92,7 @@ def export_onnx(
     for given, known in ((contract, tuple(CONTRACTS)), (precision, PRECISIONS)):
         if given not in known:
             raise InputError(
-                f"unknown contract or precision {given!r}", mend=f"choose {' or '.join(known)}"
+                f"unknown contract or precision {given!r}", hint=f"choose {' or '.join(known)}"
             )
     decoded = contract == "decoded"
     module = (

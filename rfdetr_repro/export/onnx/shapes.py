@@ -47,8 +47,8 @@ def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.Mode
     missing = _missing(inferred)
     unfit = sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS)
     if missing and unfit:
-        mend = "export it with outputs of fixed size"
-        raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, mend)
+        hint = "export it with outputs of fixed size"
+        raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, hint)
     return inferred, missing
 
 

@@ -84,7 +84,7 @@ def open_device() -> Device:
         why = "PyTorch sees none" if torch is not None else "PyTorch is not installed"
         what = f"no CUDA device ({why}; pycuda: {type(error).__name__}: {error})"
         raise InputError(
-            what, mend="run where there is an NVIDIA GPU, or choose the backend onnxruntime"
+            what, hint="run where there is an NVIDIA GPU, or choose the backend onnxruntime"
         ) from error
     return PycudaDevice(driver)
 
@@ -193,7 +193,7 @@ class CapturedGraph:
             self._runtime = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise InputError(
-                f"CUDA graphs need cuda-bindings ({error})", mend="pip install cuda-bindings"
+                f"CUDA graphs need cuda-bindings ({error})", hint="pip install cuda-bindings"
             ) from error
         self._stream = stream
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal

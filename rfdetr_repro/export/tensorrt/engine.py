@@ -50,7 +50,7 @@ class BuildOptions:
         if not 0 <= self.optimization_level <= 5 or self.build < 0:
             raise InputError(
                 f"level {self.optimization_level}, build {self.build}",
-                mend="level 0 to 5, build 0 or more",
+                hint="level 0 to 5, build 0 or more",
             )
 
 
@@ -70,7 +70,7 @@ def load_backend(backend: str) -> Any:
     not known to work.
     """
     if backend not in MODULES:
-        raise InputError(f"unknown backend {backend!r}", mend=f"choose {' or '.join(MODULES)}")
+        raise InputError(f"unknown backend {backend!r}", hint=f"choose {' or '.join(MODULES)}")
     try:
         module = importlib.import_module(MODULES[backend])
         found = tuple(int(part) for part in module.__version__.split(".")[:2])
@@ -81,16 +81,16 @@ def load_backend(backend: str) -> Any:
         AttributeError,
         ValueError,
     ) as error:
-        mend = f'pip install "rfdetr-repro[{backend}]"'
+        hint = f'pip install "rfdetr-repro[{backend}]"'
         raise InputError(
-            f"{backend} is not installed ({type(error).__name__}: {error})", mend=mend
+            f"{backend} is not installed ({type(error).__name__}: {error})", hint=hint
         ) from error
     first, end = VERSIONS[backend]
     if not first <= found < end:
         wanted = f">={first[0]}.{first[1]},<{end[0]}"
         raise InputError(
             f"{backend} {module.__version__} is not supported",
-            mend=f'pip install "{backend}{wanted}"',
+            hint=f'pip install "{backend}{wanted}"',
         )
     return module
 

@@ -123,7 +123,7 @@ def from_dinov2(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
     if any("register" in name for name in state):
         raise InputError(
             "a DINOv2 with register tokens",
-            mend="RF-DETR uses the plain dinov2-small or dinov2-base",
+            hint="RF-DETR uses the plain dinov2-small or dinov2-base",
         )
     if layout == "dinov2":
         return {
@@ -166,5 +166,5 @@ def _meta_name(name: str) -> str:
             return translated
     raise InputError(
         f"{name} is not a parameter of a plain DINOv2",
-        mend="RF-DETR uses dinov2-small or dinov2-base",
+        hint="RF-DETR uses dinov2-small or dinov2-base",
     )

@@ -164,7 +164,7 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
         detector = Detector(card.config, card.arch)
         detector.load_state_dict(tensors)
     except InputError as error:
-        raise InputError(str(error), path) from error
+        raise error.at(path) from error
     except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(
             f"checkpoint does not fit its own description: {str(error)[:200]}",
@@ -202,12 +202,12 @@ def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> No
         if tensor.dtype not in FLOATS if like.is_floating_point() else tensor.dtype != like.dtype:
             raise InputError(
                 f"{name} is {tensor.dtype} instead of {like.dtype}",
-                mend="save the model in float32 or float16",
+                hint="save the model in float32 or float16",
             )
         if like.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
                 f"the weights hold values that are not finite, e.g. in {name}",
-                mend="take an earlier checkpoint",
+                hint="take an earlier checkpoint",
             )
         if (
             like.dtype == torch.float32
@@ -216,7 +216,7 @@ def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> No
         ):
             raise InputError(
                 f"{name} holds values beyond the range of float32",
-                mend="take an earlier checkpoint",
+                hint="take an earlier checkpoint",
             )
 
 

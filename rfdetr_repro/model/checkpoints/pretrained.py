@@ -70,7 +70,7 @@ def load_pretrained(
         if layout in ("dinov2", "dinov2-meta"):
             if row is None:
                 raise InputError(
-                    "a DINOv2 encoder without a size", mend=f"name one of {', '.join(PRESETS)}"
+                    "a DINOv2 encoder without a size", hint=f"name one of {', '.join(PRESETS)}"
                 )
             detector = _with_encoder(row, from_dinov2(state, layout))
             found_labels = labels_of_checkpoint({}, row.model.num_classes)
@@ -94,7 +94,7 @@ def load_pretrained(
             if sum(tensor.numel() for tensor in described.values()) > most:
                 raise InputError(
                     f"a file of {most} bytes does not hold the model that it describes",
-                    mend="is it complete?",
+                    hint="is it complete?",
                 )
             ours = from_released(released, described, found.model.groups)
             check_numbers(ours, described)
@@ -102,7 +102,7 @@ def load_pretrained(
             detector.load_state_dict(ours)
             found_labels = _labels(said, found.model.num_classes, labels)
     except InputError as error:
-        raise InputError(str(error), path) from error
+        raise error.at(path) from error
     except (
         TypeError,
         ValueError,
@@ -152,7 +152,7 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
     detector = Detector(row.model, row.arch)
     for key in (_KERNEL, _POSITIONS):
         if key not in encoder:
-            raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", mend="is it a DINOv2?")
+            raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", hint="is it a DINOv2?")
     encoder[_KERNEL] = resample_patch_kernel(encoder[_KERNEL], row.model.patch)
     side = math.isqrt(encoder[_POSITIONS].shape[1] - 1)
     encoder[_POSITIONS] = resample_positions(
@@ -184,7 +184,7 @@ def infer_preset(
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
             raise InputError(
                 f"no size has these shapes ({known}) and the file does not describe itself",
-                mend="name the size",
+                hint="name the size",
             )
         dim = shapes["vit_dim"]
         nano = PRESETS["nano"]
@@ -200,7 +200,7 @@ def infer_preset(
     ) != samples:
         raise InputError(
             f"{rows} attention samples per query, but heads x levels x points = {samples}",
-            mend="name the size",
+            hint="name the size",
         )
     width = 0
     if "input_hw" in said:  # written by save_released
@@ -268,7 +268,7 @@ def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise InputError(
-            f"no RF-DETR checkpoint: it lacks {error.args[0]}", mend="is it another model?"
+            f"no RF-DETR checkpoint: it lacks {error.args[0]}", hint="is it another model?"
         ) from error
 
 

@@ -107,12 +107,12 @@ def from_released(
         if missing := [key for key in names if key not in left]:
             raise InputError(
                 f"the checkpoint lacks {missing[0]} (and {len(missing) - 1} more)",
-                mend="is it this size?",
+                hint="is it this size?",
             )
         parts = [left.pop(key) for key in names]
         if like.is_floating_point() and (odd := {part.dtype for part in parts} - FLOATS):
             what = f"{names[0]} is {odd.pop()}, which is no type of weights"
-            raise InputError(what, mend="save the model in float32 or float16")
+            raise InputError(what, hint="save the model in float32 or float16")
         tensor = (
             torch.stack(parts)
             if name.startswith("selection.")
@@ -124,12 +124,12 @@ def from_released(
             raise InputError(
                 f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of "
                 f"{tuple(like.shape)}",
-                mend="wrong size",
+                hint="wrong size",
             )
         state[name] = tensor
     if left:
         raise InputError(
             f"the checkpoint has {len(left)} unknown entries, e.g. {sorted(left)[0]}",
-            mend="is it this size?",
+            hint="is it this size?",
         )
     return state

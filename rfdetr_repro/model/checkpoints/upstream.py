@@ -107,10 +107,10 @@ def check_settings(
         # our own fields tell these in full
         own = name in ("encoder", "mask_downsample_ratio") and SAVED_STRIDE in said
         if said.get(name) is not None and said[name] not in values and not own:
-            raise InputError(f"{name}={said[name]!r} (implemented: {values[0]!r})", mend=_REFUSED)
+            raise InputError(f"{name}={said[name]!r} (implemented: {values[0]!r})", hint=_REFUSED)
     if any(_number(count) for count in said.get("num_keypoints_per_class") or ()):
         raise InputError(
-            f"num_keypoints_per_class={said['num_keypoints_per_class']!r}: keypoints", mend=_REFUSED
+            f"num_keypoints_per_class={said['num_keypoints_per_class']!r}: keypoints", hint=_REFUSED
         )
     if (
         said.get("segmentation_head") is not None
@@ -134,7 +134,7 @@ def check_settings(
             and value not in (None, False, 0, "", [], {})
         ):
             raise InputError(
-                f"{name}={value!r} is a setting of the model that is not known here", mend=_REFUSED
+                f"{name}={value!r} is a setting of the model that is not known here", hint=_REFUSED
             )
 
 
@@ -156,7 +156,7 @@ def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     } - derived:
         raise InputError(
             f"window_block_indexes={list(listed)!r} with out_feature_indexes={list(stages)!r}",
-            mend=_REFUSED,
+            hint=_REFUSED,
         )
 
 
@@ -190,7 +190,7 @@ def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in table.items():
             if part.get(name, value) != value:
                 raise InputError(
-                    f"{name}={part[name]!r} in config.json (implemented: {value!r})", mend=_REFUSED
+                    f"{name}={part[name]!r} in config.json (implemented: {value!r})", hint=_REFUSED
                 )
     side = backbone.get("image_size")
     sides = set(side) if isinstance(side, list) else {side}
@@ -239,10 +239,10 @@ def export_words(words: Mapping[str, Any], opset: int) -> str | None:
             )
             raise InputError(
                 f"unknown setting {name} of an export",
-                mend=f"did you mean {near[0]}?" if near else "",
+                hint=f"did you mean {near[0]}?" if near else "",
             )
         if value not in allowed[name][0]:
-            raise InputError(f"{name}={value!r} is not followed here", mend=allowed[name][1])
+            raise InputError(f"{name}={value!r} is not followed here", hint=allowed[name][1])
     return words.get("output_dir")
 
 

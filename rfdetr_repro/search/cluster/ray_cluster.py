@@ -51,8 +51,8 @@ def load_ray() -> ModuleType:
         import ray.exceptions
         import ray.util.scheduling_strategies
     except ImportError as error:
-        mend = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
-        raise InputError(f"many machines need Ray ({error})", mend=mend) from error
+        hint = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
+        raise InputError(f"many machines need Ray ({error})", hint=hint) from error
     # it would print each death on stdout; the pool says it in one line
     ray._private.worker._worker_logs_enabled = False
     return ray
@@ -70,7 +70,7 @@ class Cluster:
         self._folder: TemporaryFolder | None = None
         self._open = False
         if self.ray.is_initialized():
-            raise InputError("this process uses Ray already", mend="close the other pool first")
+            raise InputError("this process uses Ray already", hint="close the other pool first")
         if address not in (None, "auto"):
             _check_reachable(address)
         self._open = True
@@ -133,7 +133,7 @@ def _check_reachable(address: str) -> None:
     if not host or "/" in host or not port.isdigit():
         raise InputError(
             f"not a cluster address: {address}",
-            mend="give auto or HOST:PORT, as ray start --head prints it",
+            hint="give auto or HOST:PORT, as ray start --head prints it",
         )
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()

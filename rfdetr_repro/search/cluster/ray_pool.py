@@ -83,7 +83,7 @@ class RayPool:
     ) -> None:
         if threads < 1 or (workers is not None and workers < 1) or gpus < 0 or retries < 0:
             raise InputError(
-                "a pool needs at least one worker of one thread", mend="give positive numbers"
+                "a pool needs at least one worker of one thread", hint="give positive numbers"
             )
         self.make = make
         self.workers = workers
