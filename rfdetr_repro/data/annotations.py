@@ -1,5 +1,4 @@
-"""A COCO annotation file as columns: parsed in one pass, checked, sorted by image; no image is
-decoded here.
+"""Annotation rows of a COCO file as columns: checked, and sorted by image.
 
 Checks are vectorised (COCO train: 118k images, 860k annotations); only when one fails is the
 culprit looked for one by one, so that the message can name the image id and the annotation id. Rows
@@ -15,11 +14,9 @@ are of three kinds:
 
 from __future__ import annotations
 
-import json
 import math
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,48 +24,40 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.files import DuplicateKeyError, without_duplicates
 
-from .decoding import read_header
-from .image_files import ImageFinder, short
-from .segmentation import (
-    SPAN_KEY,
-    Segmentations,
-    cut_segmentations,
-    gather_segmentations,
-    rle_bounds,
+from .coco_document import (
+    ClassMap,
+    ImageKey,
+    category_key,
+    image_key,
+    parse_classes,
+    parse_document,
+    refuse_endless_numbers,
+    whole,
 )
+from .image_files import short
+from .image_table import MOST_PIXELS, ImageInfo, ImageTable, parse_images
+from .segmentation import Segmentations, gather_segmentations, rle_bounds
 
-ImageKey = int | str  # a whole number of any size, or text, as the file has it
+__all__ = [
+    "HINT",
+    "AnnotationTable",
+    "ClassMap",
+    "ImageInfo",
+    "ImageKey",
+    "ImageTable",
+    "image_key",
+    "parse_annotations",
+    "parse_classes",
+    "parse_document",
+    "parse_images",
+    "refuse_endless_numbers",
+]
+
 # annotation tools round; up to here a box beyond the border is clipped without being counted
 BORDER_PX = 1.0
 LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it means anything
-LARGEST_SIDE = 1_000_000  # px
-MOST_PIXELS = 2**31 - 1  # run lengths of masks are 32-bit numbers
-_SAME_ID = "images whose id another image has"
 HINT = "correct or remove them, or add --drop-bad to leave them out"
-
-
-@dataclass(frozen=True)
-class ClassMap:
-    """Contiguous label (0..n-1) <-> category id and name.
-
-    Taken from the train split and kept with the checkpoint.
-    """
-
-    category_ids: tuple[int, ...]
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.category_ids)
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    id: ImageKey
-    path: Path
-    width: int  # px, as the JSON says; checked against the file when it is decoded
-    height: int
 
 
 @dataclass(frozen=True)
@@ -90,297 +79,6 @@ class AnnotationTable:
     boxes_from_masks: int  # the file has no box
     areas_from_boxes: int  # the file has no area
     dropped: dict[str, int]  # bad rows that were left out by kind
-
-
-@dataclass(frozen=True)
-class ImageTable:
-    """Images of a split in the file's order, and what was found on the way."""
-
-    images: tuple[ImageInfo, ...]
-    sizes_from_files: int = 0  # the file states no width and height
-    repeated_entries: int = 0  # the same id and file once more
-    same_file: int = 0  # entries whose picture another entry names too, under another id
-    dropped: dict[str, int] = field(default_factory=dict)
-    dropped_ids: frozenset[ImageKey] = frozenset()
-
-
-def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """(COCO document without the text of its segmentations, their spans int64 (k, 2) in
-    ``content``).
-    """
-    slim, spans = cut_segmentations(content)
-    try:
-        try:
-            document = json.loads(slim, object_pairs_hook=_entry)
-        except ValueError:  # for the right line, column and key
-            document = json.loads(content, object_pairs_hook=_entry)
-            spans = spans[:0]
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", path, "write the file again") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not JSON ({error.msg})",
-            f"{path}:{error.lineno}:{error.colno}",
-            "write the file again",
-        ) from error
-    except RecursionError as error:
-        raise InputError(
-            "not a COCO file: it is nested too deeply", path, "export the data in COCO format"
-        ) from error
-    except DuplicateKeyError as error:
-        raise InputError(f"not a COCO file: {error}", path, "keep one of the two") from error
-    except ValueError as error:  # a number of more than 4,300 digits
-        raise InputError(
-            "not a COCO file: it holds a number of thousands of digits",
-            path,
-            "write the file again",
-        ) from error
-    for key in ("images", "annotations", "categories"):
-        entries = document.get(key) if isinstance(document, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise InputError(
-                f"not a COCO file: no list of objects {key!r}",
-                path,
-                "export the data in COCO format",
-            )
-    return document, spans
-
-
-def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the document, each key once; a segmentation may lie apart under its own key."""
-    found = without_duplicates(pairs)
-    if SPAN_KEY in found and "segmentation" in found:
-        raise DuplicateKeyError("key 'segmentation' occurs twice")
-    return found
-
-
-def refuse_endless_numbers(document: dict[str, Any], path: Path) -> None:
-    """Refuses NaN and infinite numbers, which JSON has not, outside images and annotations (whose
-    rows are checked by value).
-    """
-    for key, part in document.items():
-        if key not in ("images", "annotations") and not _finite_numbers(part):
-            what = f"not JSON: {short(repr(key))} holds NaN or a number without end"
-            raise InputError(what, path, "write null where a value is unknown")
-
-
-def _finite_numbers(value: Any) -> bool:
-    """Whether parsed JSON holds no NaN and no infinite number, neither of which JSON has."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            return False
-        if isinstance(item, dict):
-            pending.extend(item.values())
-        elif isinstance(item, list):
-            pending.extend(item)
-    return True
-
-
-def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None) -> ClassMap:
-    """The file's own categories in order of id, or ``classes`` after a check that the file agrees
-    with it.
-
-    Roboflow adds a category that only names the project (supercategory "none", parent of the
-    others, never used): it is no class.
-    """
-    names: dict[int, str] = {}
-    for entry in document["categories"]:
-        number = category_key(entry.get("id"))
-        name = entry.get("name")
-        if number is None or isinstance(name, bool) or not isinstance(name, (str, int)):
-            hint = 'a category needs a whole number as id (3, not "3"), and a name'
-            raise InputError("a category without id or name", path, hint)
-        if number in names:
-            raise InputError("two categories share one id", path, "give each its own")
-        names[number] = unicodedata.normalize("NFC", str(name))
-    if classes is not None:
-        for category_id, name in zip(classes.category_ids, classes.names, strict=True):
-            if names.get(category_id, name) not in (name, unicodedata.normalize("NFC", name)):
-                what = (
-                    f"category id {category_id} is {short(repr(names[category_id]))} here but "
-                    f"{name!r} in the train split"
-                )
-                raise InputError(what, path, "use the same ids")
-        return classes
-    parents = {str(entry.get("supercategory")) for entry in document["categories"]}
-    unnamed = [
-        entry
-        for entry in document["categories"]
-        if entry.get("supercategory") == "none" and str(entry["name"]) in parents
-    ]
-    placeholders = {whole(entry["id"]) for entry in unnamed}
-    placeholders -= (
-        {whole(entry.get("category_id")) for entry in document["annotations"]}
-        if placeholders
-        else set()
-    )
-    kept = sorted(set(names) - placeholders)
-    if not kept:
-        raise InputError("no categories", path, "export the data in COCO format")
-    return ClassMap(tuple(kept), tuple(names[category_id] for category_id in kept))
-
-
-def whole(value: object) -> int | None:
-    """A whole number of any size: an int, an integral float, or decimal text; None for anything
-    else (also a bool).
-    """
-    if type(value) is int:
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if (
-        isinstance(value, str)
-        and len(value) < 100
-        and value.isascii()
-        and value.strip().removeprefix("-").isdigit()
-    ):
-        return int(value)
-    return None
-
-
-def category_key(value: object) -> int | None:
-    """A category id: a whole number (an integral float counts as such); None for anything else,
-    also text.
-    """
-    return None if isinstance(value, str) else whole(value)
-
-
-def image_key(value: object) -> ImageKey | None:
-    """An image id: a whole number (an integral float counts as one), or text that is kept as it is;
-    None for anything else.
-    """
-    if isinstance(value, str):
-        return value or None
-    return whole(value)
-
-
-def parse_images(
-    entries: list[dict[str, Any]],
-    path: Path,
-    folders: Sequence[Path],
-    *,
-    drop_bad: bool = False,
-    turned: bool = False,
-) -> ImageTable:
-    """All images, in the file's order; each must exist (folders are listed once).
-
-    Headers are read only where the JSON states no size, and with ``drop_bad``; ``turned``: such a
-    size is the one that viewers show (EXIF).
-    """
-    finder = ImageFinder(folders)
-    reader = _ImageReader(path, turned, open_all=drop_bad)
-    images: dict[ImageKey, ImageInfo] = {}
-    repeated = 0
-    faults = []
-    dropped_ids = set()
-    ambiguous: set[ImageKey] = set()  # whose annotations may belong to either image: both are bad
-    for number, entry in enumerate(entries):
-        fault, info = reader.read(number, entry, finder)
-        if info is None:
-            faults.append(fault)
-            dropped_ids.add(image_key(entry.get("id")))
-        elif info.id not in images:
-            images[info.id] = info
-        elif images[info.id].path == info.path:
-            repeated += 1
-        else:
-            what = f"image id {short(info.id)} occurs 2 times"
-            faults.append((_SAME_ID, what, path, "ids must be unique: give each image its own"))
-            ambiguous.add(info.id)
-    if faults and not drop_bad:
-        kind, what, where, hint = faults[0]
-        others = f"; {len(faults)} of {len(entries)} images are bad" if len(faults) > 1 else ""
-        raise InputError(what, where, f"{hint}, or add --drop-bad to leave the image out{others}")
-    for key in ambiguous:
-        del images[key]
-        faults.append((_SAME_ID, "", path, ""))
-        dropped_ids.add(key)
-    if not images:
-        hint = (
-            f"all {len(faults)} are bad: {faults[0][1]}" if faults else "give a split with images"
-        )
-        raise InputError("no images", path, hint)
-    counts: dict[str, int] = {}
-    for kind, *_ in faults:
-        counts[kind] = counts.get(kind, 0) + 1
-    found = tuple(images.values())
-    ids = frozenset(key for key in dropped_ids if key is not None and key not in images)
-    same_file = len(found) - len({info.path for info in found})
-    return ImageTable(found, reader.sizes_from_files, repeated, same_file, counts, ids)
-
-
-class _ImageReader:
-    """Entries of ``images`` to :class:`ImageInfo`; counts sizes that come from the files."""
-
-    def __init__(self, path: Path, turned: bool, open_all: bool) -> None:
-        self.path = path
-        self.turned = turned
-        self.open_all = open_all  # so that pictures that cannot be decoded are found and left out
-        self.sizes_from_files = 0
-
-    def read(
-        self, number: int, entry: dict[str, Any], finder: ImageFinder
-    ) -> tuple[Any, ImageInfo | None]:
-        """((kind, what, where, hint), None) for a bad entry, else (None, its ImageInfo)."""
-        key = image_key(entry.get("id"))
-        name = next(
-            (
-                entry[word]
-                for word in ("file_name", "coco_url", "path")
-                if isinstance(entry.get(word), str)
-            ),
-            None,
-        )
-        sides = [entry.get("width"), entry.get("height")]
-        if (
-            key is None
-            or not name
-            or any(side is not None and whole(side) is None for side in sides)
-        ):
-            what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
-            return ("images that are malformed", what, self.path, "add them"), None
-        width, height = (None if side is None else whole(side) for side in sides)
-        if width is not None and height is not None and not _possible(width, height):
-            what = f"image id {short(key)} has size {short(width)} x {short(height)}"
-            return ("images of an impossible size", what, self.path, "write its real size"), None
-        found = finder.find(name)
-        if found is None:
-            hint = finder.hint(name)
-            where = f"{finder.folders[0]}/{short(name)}"
-            hint = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
-            return (
-                "images whose file is missing",
-                f"image file missing (image id {short(key)})",
-                where,
-                hint,
-            ), None
-        unstated = width is None or height is None
-        if unstated or self.open_all:
-            try:
-                header = read_header(found)
-            except InputError as error:
-                return ("images that cannot be decoded", str(error), "", "replace the file"), None
-            if unstated:
-                width, height = header.shown_wh if self.turned else header.stored_wh
-                self.sizes_from_files += 1
-            elif (width, height) not in (header.stored_wh, header.shown_wh):
-                what = f"image id {short(key)} is not {width} x {height} as stated"
-                return (
-                    "images of another size than stated",
-                    what,
-                    found,
-                    "write its real size",
-                ), None
-        assert width is not None and height is not None  # stated, or read from the file
-        return None, ImageInfo(key, found, width, height)
-
-
-def _possible(width: int, height: int) -> bool:
-    """Whether a picture may have this size."""
-    longest = max(width, height)
-    return min(width, height) >= 1 and longest <= LARGEST_SIDE and width * height <= MOST_PIXELS
 
 
 @dataclass

@@ -1,0 +1,164 @@
+"""What an ONNX file expects of its input: normalisation, resize and antialiasing, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+
+from rfdetr_repro.data.letterbox import Letterbox
+from rfdetr_repro.data.resizing import resize_image
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.resize_rules import with_antialias
+
+from .file import ImageInput, Told
+from .probe import stand_in
+from .seen import Picture, Truth
+from .wishes import Wishes
+from .yolo import YOLO_FORMS
+
+Array = np.ndarray[Any, Any]
+
+
+def chosen_normalisation(
+    model: onnx.ModelProto, image: ImageInput, told: Told, wishes: Wishes
+) -> tuple[str, str]:
+    """One of NORMALISE, and why."""
+    inputs = [value.name for value in model.graph.input]
+    upstream = {"dets", "labels"} <= {
+        value.name for value in model.graph.output
+    } and "input" in inputs
+    if image.dtype == "uint8":
+        if wishes.normalise not in (None, "none", "bytes", "bgr-bytes", "bgr"):
+            raise InputError(
+                f"a uint8 input cannot take {wishes.normalise} values", hint="leave --normalise out"
+            )
+        return (
+            ("bgr", "")
+            if wishes.normalise in ("bgr", "bgr-bytes")
+            else ("none", " (bytes, as the input's type says)")
+        )
+    if wishes.normalise is not None:
+        return wishes.normalise, " (as asked)"
+    if upstream and not _normalises_itself(model.graph, image.shape.name):
+        return (
+            "imagenet",
+            " (the input and outputs are named as upstream RF-DETR exports them, and it "
+            "normalises outside)",
+        )
+    if told.ultralytics:
+        return "none", " (as its authors do)"
+    inside = _normalises_itself(model.graph, image.shape.name)
+    return (
+        "none",
+        " (the file does so itself)"
+        if inside
+        else " (assumed: RGB in 0..1; --normalise imagenet is the other way)",
+    )
+
+
+def _normalises_itself(graph: onnx.GraphProto, image: str) -> bool:
+    """Whether a constant is subtracted from the image, or it is scaled channel by channel, before
+    the first other operation.
+    """
+    constants = {constant.name for constant in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    values = {image}
+    for node in graph.node:
+        if not values & set(node.input):
+            continue
+        others = [name for name in node.input if name not in values]
+        if (
+            node.op_type in ("Sub", "Add", "BatchNormalization")
+            and others
+            and all(name in constants for name in others)
+        ):
+            return True
+        if node.op_type in ("Cast", "Transpose", "Identity", "Reshape", "Resize", "Mul", "Div"):
+            values |= set(node.output)
+    return False
+
+
+def chosen_resize(told: Told, wishes: Wishes) -> tuple[str, str]:
+    """One of RESIZE, and why; of YOLO's forms the form decides later."""
+    if wishes.resize is not None:
+        return wishes.resize, " (as asked)"
+    if told.ultralytics:
+        return (
+            ("stretch", " (as its authors do)")
+            if told.rt_detr
+            else ("letterbox", " (as its authors do)")
+        )
+    return "stretch", " (assumed; --resize letterbox is the other way)"
+
+
+def chosen_filter(rule: str, told: Told, form: str, wishes: Wishes) -> tuple[str, str]:
+    """The resize rule with or without antialiasing, and what is said of that.
+
+    Ultralytics resizes with OpenCV, which does not average (and YOLO's other authors do so too);
+    the rest resizes with Pillow or torchvision, which do.
+    """
+    if wishes.antialias is not None:
+        return with_antialias(
+            rule, wishes.antialias
+        ), f"{'with' if wishes.antialias else 'without'} antialiasing (as asked)"
+    if told.ultralytics:
+        return with_antialias(rule, False), "without antialiasing (as its authors do)"
+    if "rfdetr_notes" in told.entries:
+        return with_antialias(
+            rule, False
+        ), "without antialiasing (the file is of upstream RF-DETR >= 1.8)"
+    if form in YOLO_FORMS:
+        return with_antialias(
+            rule, False
+        ), "without antialiasing (usual for this form; --antialias is the other way)"
+    return with_antialias(
+        rule, True
+    ), "with antialiasing (assumed; --no-antialias is the other way)"
+
+
+def network_inputs(
+    pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str
+) -> list[Callable[[], Array]]:
+    hw = image.shape.dims[2], image.shape.dims[3]
+
+    def network_input(picture: Callable[[], Picture]) -> Array:
+        pixels = picture().pixels
+        size = pixels.shape[0], pixels.shape[1]
+        fitted = (
+            resize_image(pixels, hw)
+            if resize == "stretch"
+            else Letterbox(size, hw).picture(pixels, resize_image)
+        )
+        return np.ascontiguousarray(
+            fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+        )
+
+    return [partial(network_input, picture) for picture in pictures] or [partial(stand_in, hw)]
+
+
+def truths_of(
+    pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str
+) -> list[Callable[[], Truth]]:
+    """Each picture's objects where the network sees them: boxes xyxy in 0..1 of its input, category
+    ids.
+    """
+    hw = image.shape.dims[2], image.shape.dims[3]
+
+    def truth(picture: Callable[[], Picture]) -> Truth:
+        pixels, boxes, ids = picture()
+        height, width = pixels.shape[:2]
+        if resize == "stretch":
+            return Truth(boxes / [width, height, width, height], ids)
+        letterbox = Letterbox((height, width), hw)
+        (top, left), (input_h, input_w) = letterbox.top_left, hw
+        return Truth(
+            (boxes * letterbox.scale + [left, top, left, top])
+            / [input_w, input_h, input_w, input_h],
+            ids,
+        )
+
+    return [partial(truth, picture) for picture in pictures]
