@@ -5,50 +5,27 @@ labels are meant.
 from __future__ import annotations
 
 import argparse
-import collections
-import datetime
-import functools
-import io
 import json
-import os
-import pathlib
-import pickle
 import subprocess
 import sys
 import types
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from samples_released import described, small_released
+from samples_upstream import SAID, renamed, written
 
 from rfdetr_repro.model.checkpoints.native import ModelCard
 from rfdetr_repro.model.checkpoints.pretrained import UNNAMED, load_pretrained, save_released
-from rfdetr_repro.model.checkpoints.unpickle import read_pickle
-from rfdetr_repro.model.checkpoints.upstream import (
-    IMPLEMENTED,
-    check_settings,
-    class_of,
-    departures,
-)
+from rfdetr_repro.model.checkpoints.upstream import class_of, departures
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.labels import COCO_NAMES, UNUSED, coco_labels, labels_of_checkpoint
+from rfdetr_repro.spec.labels import UNUSED
 from rfdetr_repro.spec.presets import PRESETS
-
-State = dict[str, torch.Tensor]
-SAID = {
-    "sa_nheads": 2,
-    "ca_nheads": 4,
-    "dec_n_points": 2,
-    "out_feature_indexes": [1, 2, 3, 4],
-    "num_windows": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +36,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     save_released(path, detector, described(detector))
     content = torch.load(path, weights_only=False)  # our own file
     return {"content": content, "released": released, "detector": detector}
-
-
-def written(folder: Path, content: Any, **how: Any) -> Path:
-    path = folder / "file.pth"
-    torch.save(content, path, **how)
-    return path
-
-
-def renamed(state: State, prefix: str) -> State:
-    return {prefix + name: value for name, value in state.items()}
 
 
 # -- wrappers and the choice of weights ------------------------------------------------------------
@@ -202,216 +169,6 @@ def test_lightning_files_bring_their_names(saved: dict[str, Any], tmp_path: Path
     assert card.class_names == (*names, UNUSED)
 
 
-# -- pickles ---------------------------------------------------------------------------------------
-
-HARMLESS: dict[str, Any] = {
-    "path": pathlib.PurePosixPath("/data/set"),
-    "windows": pathlib.PureWindowsPath("C:/data"),
-    "scalar": np.float64(0.42),
-    "integer": np.int64(7),
-    "flag": np.bool_(True),
-    "array": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
-    "text": np.array(["a", "bcd"]),
-    "dtype": np.dtype("float32"),
-    "ordered": collections.OrderedDict(a=1),
-    "default": collections.defaultdict(list, a=[1]),
-    "counter": collections.Counter("aab"),
-    "deque": collections.deque([1, 2]),
-    "set": {1, 2},
-    "frozen": frozenset({3}),
-    "complex": 1 + 2j,
-    "bytes": b"\x00\xff",
-    "float16": torch.float16,
-    "device": torch.device("cuda:0"),
-    "size": torch.Size([2, 3]),
-    "date": datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.timezone.utc),
-    "delta": datetime.timedelta(seconds=5),
-    "namespace": argparse.Namespace(a=1, b=types.SimpleNamespace(c=[2])),
-}
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "sequence"])
-def test_plain_values_of_every_kind_are_read(zipped: bool, protocol: int, tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        {"model": {}, "args": HARMLESS},
-        pickle_protocol=protocol,
-        _use_new_zipfile_serialization=zipped,
-    )
-    found = read_pickle(path)["args"]
-    for name, value in HARMLESS.items():
-        if isinstance(value, np.ndarray):
-            assert found[name].dtype == value.dtype and np.array_equal(found[name], value), name
-        elif name == "namespace":
-            assert found[name].a == 1 and found[name].b.c == [2]
-        elif name in ("deque", "size"):
-            assert list(found[name]) == list(value)
-        else:
-            assert found[name] == value, name
-
-
-def test_paths_of_both_platforms_are_read(tmp_path: Path) -> None:
-    """A file from Windows names ``pathlib.WindowsPath``, which cannot even be made here."""
-    for module in ("pathlib", "pathlib._local"):
-        stream = io.BytesIO()
-        torch.save({"where": pathlib.PurePosixPath("a/b")}, stream)
-        for kind in ("PosixPath", "WindowsPath"):
-            path = tmp_path / f"{module}-{kind}.pth"
-            path.write_bytes(
-                _with_global(
-                    stream.getvalue(), b"cpathlib\nPurePosixPath\n", f"c{module}\n{kind}\n".encode()
-                )
-            )
-            assert str(read_pickle(path)["where"]).replace("\\", "/") == "a/b"
-
-
-def _with_global(archive: bytes, old: bytes, new: bytes) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(target, "w") as changed:
-        for member in source.infolist():
-            content = source.read(member)
-            if member.filename.endswith("data.pkl"):
-                # where it stands depends on Python's version
-                names = (b"cpathlib._local\nPurePosixPath\n", old)
-                for name in names:
-                    content = content.replace(name, new)
-            changed.writestr(member.filename, content)
-    return target.getvalue()
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.complex64],
-)
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "sequence"])
-def test_tensors_are_those_of_torch(zipped: bool, dtype: torch.dtype, tmp_path: Path) -> None:
-    """Views, shared storages, transposed and empty tensors, parameters: bit for bit what torch's
-    own loader gives.
-    """
-    base = torch.arange(24).reshape(4, 6).to(dtype)
-    state = {
-        "base": base,
-        "column": base[:, 2],
-        "turned": base.t(),
-        "empty": base[:0],
-        "one": base[1, 1],
-    }
-    if dtype.is_floating_point:
-        state["parameter"] = torch.nn.Parameter(base.clone())
-    path = written(tmp_path, state, _use_new_zipfile_serialization=zipped)
-    ours = read_pickle(path)
-    theirs = torch.load(path, weights_only=True)
-    for name, value in theirs.items():
-        assert ours[name].dtype == value.dtype and torch.equal(ours[name], value), name
-    assert ours["column"].untyped_storage().data_ptr() == ours["base"].untyped_storage().data_ptr()
-
-
-class Calls:
-    """Pickles as a call of ``function``."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "sequence"])
-@pytest.mark.parametrize(
-    ("function", "arguments", "name"),
-    [
-        (os.system, ("true",), "posix.system|os.system"),
-        (eval, ("1",), "builtins.eval|__builtin__.eval"),
-        (getattr, (1, "real"), "getattr"),
-        (functools.partial, (print,), "functools.partial"),
-        (subprocess.run, (["true"],), "(?:subprocess|commands).run"),
-        (torch.load, ("x",), "torch.serialization.load"),
-        (np.load, ("x",), "numpy.*load"),
-        (bytearray, (1 << 40,), "bytearray"),
-        (torch.nn.Linear, (1, 1), "torch.nn.*Linear"),
-        (Path, ("x",), None),
-    ],
-)
-def test_only_plain_data_is_made(
-    function: Any, arguments: Any, name: str | None, zipped: bool, tmp_path: Path
-) -> None:
-    path = written(
-        tmp_path, {"args": Calls(function, *arguments)}, _use_new_zipfile_serialization=zipped
-    )
-    if name is None:
-        assert str(read_pickle(path)["args"]) == "x"
-        return
-    with pytest.raises(InputError, match=f"({name}).*refused"):
-        read_pickle(path)
-
-
-def test_no_file_changes_what_the_next_one_sees(tmp_path: Path) -> None:
-    """A pickle may set attributes of what it names; here that is made anew for each file, or cannot
-    be changed.
-    """
-    for target in (
-        argparse.Namespace,
-        torch.float32,
-        collections.OrderedDict,
-        pathlib.PurePosixPath,
-        datetime.date,
-    ):
-        stream = io.BytesIO()
-        pickler = pickle.Pickler(stream, 2)
-        pickler.dump(target)
-        # BUILD with {"changed": 1}
-        program = stream.getvalue()[:-1] + b"}X\x07\x00\x00\x00changedK\x01sb."
-        torch.save({"args": 0}, tmp_path / "change.pth")
-        _replace_pickle(tmp_path / "change.pth", program)
-        with pytest.raises(InputError):
-            read_pickle(tmp_path / "change.pth")
-        assert not hasattr(target, "changed")
-    torch.save({"args": argparse.Namespace(a=1)}, tmp_path / "next.pth")
-    assert not hasattr(read_pickle(tmp_path / "next.pth")["args"], "changed")
-
-
-def _replace_pickle(path: Path, program: bytes) -> None:
-    with zipfile.ZipFile(path) as source:
-        parts = {member.filename: source.read(member) for member in source.infolist()}
-    with zipfile.ZipFile(path, "w") as target:
-        for name, content in parts.items():
-            target.writestr(name, program if name.endswith("data.pkl") else content)
-
-
-# -- settings --------------------------------------------------------------------------------------
-
-SHAPES = {"masks": True, "ffn": 2048, "vit_depth": 12}
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("bbox_reparam", False),
-        ("lite_refpoint_refine", False),
-        ("two_stage", False),
-        ("layer_norm", False),
-        ("rms_norm", True),
-        ("decoder_norm", "Identity"),
-        ("num_channels", 4),
-        ("mask_downsample_ratio", 2),
-        ("use_grouppose_keypoints", True),
-        ("num_keypoints_per_class", [0, 17]),
-        ("num_decoder_registers", 4),
-        ("dual_projector", True),
-        ("encoder", "dinov2_registers_windowed_small"),
-        ("encoder", "dinov2_windowed_large"),
-        ("segmentation_head", False),
-        ("dim_feedforward", 1024),
-        ("window_block_indexes", [0, 3]),
-    ],
-)
-def test_settings_that_change_the_meaning_are_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=name):
-        check_settings({"out_feature_indexes": [3, 6, 9, 12], name: value}, {}, SHAPES)
-
-
 def test_a_refused_setting_is_refused_in_a_file(saved: dict[str, Any], tmp_path: Path) -> None:
     said = {**SAID, "bbox_reparam": False}
     for part in (
@@ -421,80 +178,6 @@ def test_a_refused_setting_is_refused_in_a_file(saved: dict[str, Any], tmp_path:
     ):
         with pytest.raises(InputError, match=r"bbox_reparam=False.*file\.pth"):
             load_pretrained(written(tmp_path, {"model": saved["released"], **part}))
-
-
-def test_settings_of_the_future_are_refused_unless_they_are_off() -> None:
-    check_settings({}, {"shiny_new_thing": False, "license": "Apache-2.0", "compile": True}, SHAPES)
-    with pytest.raises(InputError, match="shiny_new_thing=3"):
-        check_settings({}, {"shiny_new_thing": 3}, SHAPES)
-
-
-def test_what_released_files_say_is_implemented() -> None:
-    """Settings of the published files, as upstream 1.4.1 writes them for every size."""
-    said = {name: values[0] for name, values in IMPLEMENTED.items()}
-    said |= {
-        "window_block_indexes": [0, 1, 2, 4, 5, 7, 8, 10, 11],
-        "out_feature_indexes": [3, 6, 9, 12],
-        "dim_feedforward": 2048,
-    }
-    check_settings({**said, "segmentation_head": True, "num_keypoints_per_class": []}, {}, SHAPES)
-
-
-# -- labels ----------------------------------------------------------------------------------------
-
-NAMES = ["cat", "dog"]
-# fields of upstream's own argument parser
-OLD = {"class_names": NAMES, "cutoff_epoch": 0, "set_cost_class": 2}
-
-
-@pytest.mark.parametrize(
-    ("said", "logits", "expected"),
-    [
-        (OLD, 3, (UNUSED, "cat", "dog")),
-        ({"class_names": NAMES, "rfdetr_version": "1.8.2"}, 3, ("cat", "dog", UNUSED)),
-        ({"class_names": NAMES, "rfdetr_version": "1.11.2"}, 3, ("cat", "dog", UNUSED)),
-        ({"class_names": NAMES, "rfdetr_version": "1.11.2"}, 6, ("cat", "dog", *[UNUSED] * 4)),
-        # 1.6: without a version
-        (
-            {"class_names": NAMES, "accelerator": "auto", "eval_interval": 1},
-            3,
-            ("cat", "dog", UNUSED),
-        ),
-        ({"class_names": NAMES}, 2, ("cat", "dog")),
-        ({"id2label": {"0": "cat", "1": "dog"}}, 2, ("cat", "dog")),
-        ({"id2label": {0: "cat", 2: "dog"}}, 4, ("cat", UNUSED, "dog", UNUSED)),
-    ],
-)
-def test_proved_conventions(said: dict[str, Any], logits: int, expected: tuple[str, ...]) -> None:
-    assert labels_of_checkpoint(said, logits).names == expected
-
-
-@pytest.mark.parametrize(
-    ("said", "logits"),
-    [
-        ({"class_names": NAMES}, 3),  # nothing tells the version
-        # 1.5: contiguous labels, with or without a grouping category before them
-        ({**OLD, "progress_bar": False}, 3),
-        ({**OLD, "class_names": NAMES}, 4),
-        # a grouping category took one label, which one is not told
-        ({"class_names": NAMES, "rfdetr_version": "1.8.2"}, 4),
-        ({"class_names": ["person", "car"]}, 91),
-    ],
-)
-def test_conventions_that_cannot_be_proved_are_asked_for(said: dict[str, Any], logits: int) -> None:
-    with pytest.raises(InputError, match=r"from-0.*from-1"):
-        labels_of_checkpoint(said, logits)
-    assert labels_of_checkpoint(said, logits, "from-0").names[:2] == tuple(said["class_names"])
-    assert labels_of_checkpoint(said, logits, "from-1").names[1:3] == tuple(said["class_names"])
-
-
-def test_given_labels() -> None:
-    assert labels_of_checkpoint({}, 3, ["a", "b", "c"]).names == ("a", "b", "c")
-    assert labels_of_checkpoint({}, 91, "coco") == coco_labels()
-    assert labels_of_checkpoint({**OLD, "class_names": dict(COCO_NAMES)}, 91) == coco_labels()
-    for convention, logits in (("from-2", 3), ("coco", 3), (["a", "b"], 1)):
-        with pytest.raises(InputError):
-            labels_of_checkpoint({"class_names": NAMES}, logits, convention)
 
 
 def test_a_file_of_unknown_labels_is_asked_for_but_may_be_trained_from(
