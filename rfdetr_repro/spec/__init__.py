@@ -1,3 +1,3 @@
-"""What can be chosen and how it is written down: architectures, recipes, protocols, campaigns,
-files, errors. No torch here.
+"""What a user can choose, and how each choice is written down: architectures, training recipes,
+protocols, campaigns, files and errors. No torch here.
 """

@@ -1,4 +1,4 @@
-"""The architecture and the space of architectures that a search goes through. No torch here.
+"""The architecture and the space of architectures that a search evaluates. No torch here.
 
 Sources: RF-DETR (arXiv 2511.09554 v2) Appendix A for the space, Tables 7 and 8 for the rounding
 rule of :attr:`Arch.input_hw`.
@@ -26,29 +26,32 @@ _ARCH_KEY = re.compile(f"r{_DIGITS}(?:x{_DIGITS})?-p{_DIGITS}-w{_DIGITS}-d{_DIGI
 
 @dataclass(frozen=True, order=True)
 class Arch:
-    """One point of the search space: the five knobs of the paper, and a width for rectangles.
+    """One point of the search space: the five knobs of the paper, and a width for rectangular
+    inputs.
 
-    Weights never depend on it.
+    The weights do not depend on an ``Arch``. Raises :class:`InputError` for values that are not
+    whole numbers, for values below their minimum, for sides above ``MAX_SIDE`` and for more than
+    ``MAX_TOKENS`` patches.
     """
 
     resolution: int  # requested image side (height, if `width` is given) in pixels; see `input_hw`
     patch: int  # patch side in pixels
-    windows: int  # attention windows per side (2 means 2 x 2)
-    decoder_layers: int  # decoder layers run, 0..N
+    windows: int  # attention windows per side; 2 means 2 x 2
+    decoder_layers: int  # decoder layers that run, 0..N
     queries: int  # object queries kept, most confident first
-    width: int = 0  # requested image width in pixels; 0: square. Search spaces are square
+    width: int = 0  # requested image width in pixels; 0 means square. Search spaces are square
 
     def __post_init__(self) -> None:
         if not all(
             isinstance(value, int) and not isinstance(value, bool)
             for value in asdict(self).values()
         ):
-            raise InputError(f"architecture {asdict(self)} holds what is no whole number")
+            raise InputError(f"architecture {asdict(self)} has a value that is not a whole number")
         low = min(self.resolution, self.patch, self.windows, self.queries)
         if low < 1 or self.decoder_layers < 0 or self.width < 0:
             raise InputError(
                 f"architecture {self.key} has a value below its minimum",
-                hint="all >= 1, decoder layers >= 0",
+                hint="every value is at least 1, decoder_layers at least 0",
             )
         if max(self.resolution, self.width) > MAX_SIDE:
             raise InputError(
@@ -56,19 +59,19 @@ class Arch:
                 hint="choose a smaller input",
             )
         if self.width == self.resolution:
-            object.__setattr__(self, "width", 0)  # one spelling of a square
+            object.__setattr__(self, "width", 0)  # a square has only this spelling
         if min(self.input_hw) == 0:
-            told = (
+            message = (
                 f"resolution {self._requested} is smaller than patch x windows = "
                 f"{self.patch * self.windows}"
             )
-            raise InputError(told, self.key, "raise the resolution or lower patch or windows")
+            raise InputError(message, self.key, "raise the resolution or lower patch or windows")
         if self.tokens > MAX_TOKENS:
-            told = (
+            message = (
                 f"architecture {self.key} cuts an image into {self.tokens} patches, more than "
                 f"{MAX_TOKENS}"
             )
-            raise InputError(told, hint="lower the resolution or raise the patch")
+            raise InputError(message, hint="lower the resolution or raise the patch")
 
     @property
     def _requested(self) -> str:
@@ -76,7 +79,7 @@ class Arch:
 
     @property
     def input_hw(self) -> tuple[int, int]:
-        """Real input (H, W) in pixels: what was requested, rounded down to multiples of patch x
+        """Actual input (H, W) in pixels: the requested sides, rounded down to multiples of patch x
         windows (Tables 7, 8).
         """
         unit = self.patch * self.windows
@@ -84,64 +87,68 @@ class Arch:
 
     @property
     def rounding(self) -> str:
-        """What to log when the real side is not the requested one; empty otherwise."""
+        """What to log where the actual side differs from the requested side; empty otherwise."""
         height, width = self.input_hw
         unit = self.patch * self.windows
         real = f"{height}x{width}" if self.width else str(height)
-        told = (
+        message = (
             f"resolution {self._requested} -> {real} px (rounded down to a multiple of patch x "
             f"windows = {unit})"
         )
-        return told if real != self._requested else ""
+        return message if real != self._requested else ""
 
     @property
     def grid_hw(self) -> tuple[int, int]:
-        """Tokens per column and per row."""
+        """Patches per image: (rows, columns)."""
         height, width = self.input_hw
         return height // self.patch, width // self.patch
 
     @property
     def tokens(self) -> int:
-        """Patches of one image, class tokens not counted."""
+        """Number of patches of one image, without the class token."""
         return self.grid_hw[0] * self.grid_hw[1]
 
     @property
     def key(self) -> str:
-        """Short name, e.g.
-
-        ``r384-p16-w2-d2-q300`` (``r384x640-...``: height x width); :meth:`parse` reads it back.
+        """Short name, like ``r384-p16-w2-d2-q300`` (``r384x640-...``: height x width).
+        :meth:`parse` reads it back.
         """
         grid = f"r{self._requested}-p{self.patch}-w{self.windows}"
         return f"{grid}-d{self.decoder_layers}-q{self.queries}"
 
     @property
     def backbone(self) -> tuple[int, int, int, int]:
-        """(height, width, patch, windows): architectures that agree here share one backbone
-        pass.
+        """(height, width, patch, windows): architectures with the same tuple share one pass of the
+        backbone.
         """
         return *self.input_hw, self.patch, self.windows
 
     def with_input(self, height: int, width: int) -> Arch:
-        """The same architecture for images of (height, width) px; not divisible by patch x windows:
-        :class:`InputError`.
+        """The same architecture for images of (``height``, ``width``) pixels.
+
+        Raises :class:`InputError` where a side is not divisible by patch x windows.
         """
         unit = self.patch * self.windows
         if height < unit or width < unit or height % unit or width % unit:
             nearest = "x".join(
                 str(max(1, (side + unit // 2) // unit) * unit) for side in (height, width)
             )
-            told = f"input {height}x{width} px is not divisible by patch x windows = {unit}"
-            raise InputError(told, self.key, f"the nearest is {nearest}")
+            message = f"input {height}x{width} px is not divisible by patch x windows = {unit}"
+            raise InputError(message, self.key, f"the nearest is {nearest}")
         return replace(self, resolution=height, width=width)
 
     def knobs(self) -> dict[str, int]:
-        """Field -> value, without the width of a square: what is hashed, so that squares keep the
-        ids they have always had.
+        """Field -> value, without the width of a square. This is what ids hash, so squares keep the
+        ids that they had before rectangles existed.
         """
         return {name: value for name, value in asdict(self).items() if name != "width" or value}
 
     @classmethod
     def parse(cls, key: str) -> Arch:
+        """The architecture of a :attr:`key`, like ``r384-p16-w2-d2-q300``.
+
+        Raises :class:`InputError` where the text is not a key.
+        """
         match = _ARCH_KEY.fullmatch(key.strip())
         if match is None:
             raise InputError(
@@ -165,11 +172,12 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The axes of a search; iterating yields every legal architecture once, in a fixed order.
+    """The axes of a search. Iterating yields every legal architecture once, in a fixed order.
 
-    Resolutions are rounded down to multiples of patch x windows, so two grid points may be one
-    architecture: it is counted, drawn and searched once, under the first of its resolutions.
-    ``len`` counts architectures, :meth:`grid_points` what is written down.
+    Resolutions are rounded down to multiples of patch x windows, so two grid points may be the same
+    architecture. Such an architecture is counted, drawn and searched once, under the first of its
+    resolutions. ``len`` counts architectures, :meth:`grid_points` counts combinations of the axes.
+    Raises :class:`InputError` for an axis that is empty, repeats a value or leaves its range.
     """
 
     resolutions: tuple[int, ...]
@@ -186,11 +194,13 @@ class SearchSpace:
                 type(value) is int and low <= value <= high for value in values
             )
             if not whole or not values or len(set(values)) != len(values):
-                told = (
-                    f"{name} = {values!r} is no list of different whole numbers from {low} to "
+                message = (
+                    f"{name} = {values!r} is not a list of different whole numbers from {low} to "
                     f"{high}"
                 )
-                raise InputError(told, "the search space", f"write {name} = [{low + 1}, {low + 2}]")
+                raise InputError(
+                    message, "the search space", f"write {name} = [{low + 1}, {low + 2}]"
+                )
 
     def __iter__(self) -> Iterator[Arch]:
         heads = list(dict.fromkeys(product(self.decoder_layers, self.queries)))
@@ -202,8 +212,8 @@ class SearchSpace:
         return len(self.training_archs()) * len(set(self.decoder_layers)) * len(set(self.queries))
 
     def grid_points(self) -> int:
-        """Legal combinations of the axes, those that round to the same architecture counted each:
-        6,468 in the paper's space.
+        """Number of legal combinations of the axes. Combinations that round to the same
+        architecture count separately: 6,468 in the paper's space.
         """
         return self._backbone_points() * len(self.decoder_layers) * len(self.queries)
 
@@ -214,29 +224,29 @@ class SearchSpace:
         )
 
     def counted(self) -> str:
-        """What to print where grid points coincide; empty where all are different."""
+        """What to print where grid points coincide; empty where all differ."""
         points = self._backbone_points()
         distinct = len(self.training_archs())
         if points == distinct:
             return ""
-        told = (
+        message = (
             f"{self.grid_points()} grid points are {len(self)} architectures: of {points} "
             f"backbones {points - distinct} round"
         )
-        return f"{told} to the size of another, {distinct} are distinct; each is counted once"
+        return f"{message} to the size of another, {distinct} are distinct; each is counted once"
 
     def check(self) -> SearchSpace:
-        """Returns itself; raises :class:`InputError` if no configuration is legal."""
+        """Returns the space; raises :class:`InputError` if it has no legal configuration."""
         if len(self) == 0:
             hint = "add a larger resolution or a smaller patch"
             raise InputError("the search space has no legal configuration", asdict(self), hint)
         return self
 
     def training_archs(self) -> tuple[Arch, ...]:
-        """One per backbone, with all decoder layers and all queries (v2 Appendix A: both are
-        dropped only at inference).
+        """One architecture per backbone, with all decoder layers and all queries (v2 Appendix A:
+        both are dropped at inference only).
 
-        Made once per space, because every training step draws from them.
+        The tuple is made once per space, because every training step draws from it.
         """
         return _training_archs(self)
 

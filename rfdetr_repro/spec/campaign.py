@@ -1,6 +1,5 @@
-"""A campaign: everything one run of the whole flow needs, as a row or a TOML file.
-
-No torch here.
+"""A campaign: all settings of one run of the whole flow, by name or from a TOML file. No torch
+here.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ CANDIDATES = (1, 10**5)
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A stage before the campaign's own training, on other data: a COCO-format folder with masks
-    where the preset has them.
+    """A training stage before the campaign's own, on other data: ``data`` is a COCO-format folder,
+    with masks where the preset has masks.
     """
 
     data: Path
@@ -54,8 +53,10 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Campaign:
-    """``data`` is a COCO-format folder, or None for the embedded set, which is composed into the
-    run folder.
+    """All settings of one run of the whole flow.
+
+    ``data`` is a COCO-format folder, or None for the embedded data set, which is composed into the
+    run folder. Raises :class:`InputError` for settings that cannot work.
     """
 
     name: str
@@ -68,26 +69,28 @@ class Campaign:
     pretraining: Pretraining | None = None
     scratch: TrainConfig | None = None  # the recipe from random weights; None: `train`
     data_seed: int = 0
-    # from the paper, beyond those that settings tell (departures.py); printed in the report
+    # departures from the paper that do not follow from the settings (departures.py); printed in the
+    # report
     departures: tuple[str, ...] = ()
     engines: int = 18  # exported and measured to fit and to test the latency model
-    # more, while the model's cross-validation error is too large; None: twice engines
+    # upper limit while the latency model's cross-validation error is too large; None: twice
+    # `engines`
     most_engines: int | None = None
     candidates: int = 10  # frontier points that get the full protocol
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
-    targets_ms: tuple[float, ...] = ()  # target latencies; without any the frontier
-    # of the best confirmed architecture, after the search; 0: none, and no patch sizes beyond the
-    # space
+    targets_ms: tuple[float, ...] = ()  # target latencies; empty: the frontier
+    # fine-tuning of the best confirmed architecture after the search; 0: none, and no evaluation of
+    # patch sizes beyond the space
     finetune_steps: int = 0
     backend: str = "onnxruntime"  # what the found models will run on
     precision: str = "fp32"  # of their files
     cuda_graph: bool = False
-    # leave rows of the data that cannot be used out, and say how many, instead of refusing them
+    # leave out unusable rows of the data, and print how many, instead of refusing the data
     drop_bad: bool = False
-    # "buffered" or "sustained": engines, choices, targets and fronts are all of this one
+    # "buffered" or "sustained": engines, choices, targets and fronts all use this mode
     latency_mode: str = "buffered"
-    # mask AP of every configuration too; confirmed points always have it
+    # mask AP of every configuration too; confirmed points always have mask AP
     search_masks: bool = False
     buffered: Protocol = Protocol(mode="buffered", min_samples=64, max_samples=64, threads=1)
     sustained: Protocol = Protocol(
@@ -103,7 +106,7 @@ class Campaign:
         for mode in MODES:
             if (found := getattr(self, mode)).mode != mode or not found.usual:
                 raise InputError(
-                    f"[{mode}] asks for {found.rhythm}", "the campaign", f"leave its mode at {mode}"
+                    f"[{mode}] sets {found.rhythm}", "the campaign", f"leave its mode at {mode}"
                 )
         choose(self.backend, OF_ONNX, "backend")
         check_ranges(
@@ -119,31 +122,33 @@ class Campaign:
             raise InputError(
                 f"{self.backend} has no CUDA graph",
                 "the campaign",
-                f"choose {', '.join(WITH_GRAPH)}, or leave it out",
+                f"choose {', '.join(WITH_GRAPH)}, or leave cuda_graph out",
             )
         if self.most_engines is not None and self.most_engines < self.engines:
-            told = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
+            message = f"most_engines = {self.most_engines} is less than engines = {self.engines}"
             raise InputError(
-                told, "the campaign", "raise most_engines, or leave it out for twice the engines"
+                message,
+                "the campaign",
+                "raise most_engines, or leave most_engines out for twice the engines",
             )
         for target in self.targets_ms:
             _check_target(target)
         if not all(isinstance(text, str) for text in self.departures):
             raise InputError(
-                "departures holds what is no text",
+                "departures has a value that is not a text",
                 "the campaign",
                 'write departures = ["no augmentation"]',
             )
         self._check_model()
 
     def _check_model(self) -> None:
-        """Raises :class:`InputError` where the model lacks what space or metric ask of it."""
+        """Raises :class:`InputError` where the model lacks what the space or the metric needs."""
         stored = self.preset.model
         layers = max(self.space.decoder_layers)
         queries = max(self.space.queries)
         if layers > stored.decoder_layers or queries > stored.queries:
             raise InputError(
-                f"the space asks for {layers} decoder layers and {queries} queries",
+                f"the space needs {layers} decoder layers and {queries} queries",
                 "the campaign",
                 f"the model stores {stored.decoder_layers} layers and {stored.queries} queries",
             )
@@ -156,14 +161,14 @@ class Campaign:
 
     @property
     def decision(self) -> Protocol:
-        """The protocol by whose latencies everything is decided; the other one is measured beside
-        it and decides nothing.
+        """The protocol whose latencies decide everything. The other protocol is measured too and
+        decides nothing.
         """
         return self.buffered if self.latency_mode == "buffered" else self.sustained
 
     @property
     def protocols(self) -> tuple[Protocol, Protocol]:
-        """Of a confirmed file, the deciding one first."""
+        """The two protocols that a confirmed file is measured by, the deciding protocol first."""
         return (
             (self.buffered, self.sustained)
             if self.latency_mode == "buffered"
@@ -200,7 +205,10 @@ CAMPAIGNS = {"embedded": EMBEDDED, "coco": COCO}
 
 
 def campaign(name: str) -> Campaign:
-    """A campaign by name or from a TOML file."""
+    """The campaign called ``name``, or read from the TOML file ``name``.
+
+    Raises :class:`InputError` for an unknown name or an unusable file.
+    """
     if name in CAMPAIGNS:
         return CAMPAIGNS[name]
     if name.endswith(".toml"):
@@ -212,22 +220,24 @@ def campaign(name: str) -> Campaign:
 
 
 def from_scratch(chosen: Campaign) -> Campaign:
-    """The same campaign from random weights, with the recipe for that."""
+    """The same campaign from random weights, with the recipe for random weights."""
     if chosen.scratch is None:
         return replace(chosen, weights=None)
     return replace(chosen, weights=None, train=chosen.scratch)
 
 
 def from_toml(path: Path) -> Campaign:
-    """Reads ``base`` (a campaign name, default embedded), ``name``, ``title``, ``data``,
-    ``weights``, ``size``, ``engines``, ``candidates`` and every other field by its name, and the
-    tables [space], [train], [buffered], [sustained]; what is absent comes from the base, and
-    unknown keys are refused. The table [pretraining] is one of ``data`` and of what [train] takes.
+    """Reads a campaign from a TOML file.
+
+    ``base`` names the campaign that the file changes (default: embedded); every other key is a
+    field of :class:`Campaign` or of ``size``, and the tables [space], [train], [buffered] and
+    [sustained] change parts of the base. The table [pretraining] holds ``data`` and what [train]
+    takes. Absent keys come from the base. Raises :class:`InputError` for unknown keys.
     """
     fields = _toml(path)
     base = CAMPAIGNS[choose(fields.pop("base", "embedded"), CAMPAIGNS, "base campaign", path)]
     _check_kinds(fields, path)
-    # what the base's own words are about
+    # keys that the base's own departures describe
     described = {"data", "train", "size", "pretraining"} & set(fields)
     changes: dict[str, Any] = {
         "name": plain_name(fields.pop("name", path.stem), "the campaign's name", path)
@@ -259,15 +269,15 @@ def from_toml(path: Path) -> Campaign:
 def _check_target(target: Any) -> None:
     number = isinstance(target, (int, float)) and not isinstance(target, bool)
     if not (number and 0 < target < 1e6):
-        told = f"target latency {target!r} is no positive number of ms"
-        raise InputError(told, hint="write targets_ms = [2.3]")
+        message = f"target latency {target!r} is not a positive number of ms"
+        raise InputError(message, hint="write targets_ms = [2.3]")
 
 
 def _toml(path: Path) -> dict[str, Any]:
     with open_input(path) as stream:
         try:
             return tomllib.load(stream)
-        # no TOML, no UTF-8, an integer of thousands of digits, nested too deeply
+        # not TOML, not UTF-8, an integer of thousands of digits, or nested too deeply
         except (ValueError, RecursionError) as error:
             raise InputError(f"not TOML ({error})", path) from error
 
@@ -276,11 +286,11 @@ def _check_kinds(fields: dict[str, Any], path: Path) -> None:
     """Raises :class:`InputError` where a table or a text of a campaign's file is something else."""
     for key in ("space", "train", "buffered", "sustained", "pretraining"):
         if not isinstance(fields.get(key, {}), dict):
-            raise InputError(f"{key} is no table", path, f"write [{key}] on a line of its own")
+            raise InputError(f"{key} is not a table", path, f"write [{key}] on a line of its own")
     for key in ("data", "weights", "size"):
         value = fields.get(key, "unset")
         if not isinstance(value, str) or not value.strip() or "\0" in value:
-            raise InputError(f"{key} = {value!r} is no text", path)
+            raise InputError(f"{key} = {value!r} is not a text", path)
 
 
 def _pretraining(fields: dict[str, Any], where: str) -> Pretraining:

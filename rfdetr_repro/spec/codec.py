@@ -1,6 +1,5 @@
-"""Dataclasses from JSON and back: the one decoder, which refuses unknown fields and wrong types.
-
-No torch here.
+"""The decoder from JSON values to dataclasses. It refuses unknown fields and wrong types. No torch
+here.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ T = TypeVar("T")
 
 
 def without_absent(value: Any) -> Any:
-    """``value`` without the entries of dictionaries that are None, at every depth."""
+    """``value`` without the dictionary entries that are None, at every depth; tuples become
+    lists.
+    """
     if isinstance(value, dict):
         return {key: without_absent(item) for key, item in value.items() if item is not None}
     return [without_absent(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -31,13 +32,13 @@ def _hints(kind: type) -> dict[str, Any]:
 
 @functools.cache
 def _plain_types(kind: type) -> dict[str, frozenset[type]]:
-    """Field -> the types whose values need no look: most values of a store are of these."""
+    """Field -> the types whose values are taken as they are, which are most values of a store."""
     allowed = {str, int, float, bool}
     return {name: frozenset(_options(hint)) & allowed for name, hint in _hints(kind).items()}
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of ``X | Y``; any other type is its own only one."""
+    """The alternatives of ``X | Y``; any other type has itself as the only alternative."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 

@@ -1,9 +1,9 @@
-"""CSV that a spreadsheet opens without running anything in it: names come from data sets and files
-that somebody else made.
+"""CSV that is safe to open in a spreadsheet, although names come from data sets and files of other
+people.
 
 A spreadsheet takes a cell that begins with "=", "+", "-" or "@" for a formula, which may read other
-files or open addresses. Such a cell gets an apostrophe in front, by which spreadsheets know text
-(OWASP, "CSV Injection"). Numbers stay numbers.
+files or open addresses. An apostrophe in front makes such a cell a text (OWASP, "CSV Injection").
+Numbers stay numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?%?")
 
 
 def to_csv(rows: Iterable[Iterable[object]]) -> str:
-    r"""The rows as CSV with "\n" between them; None is an empty cell, and texts that look like
-    formulas are escaped.
+    """The rows as CSV, with newlines between rows. None becomes an empty cell, and texts that look
+    like formulas are escaped.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -30,7 +30,7 @@ def to_csv(rows: Iterable[Iterable[object]]) -> str:
 def csv_cell(value: object) -> object:
     """``value``, with an apostrophe in front if it is a text that a spreadsheet would run.
 
-    A sign alone is no formula.
+    A sign alone is not a formula.
     """
     if value is None:
         return ""

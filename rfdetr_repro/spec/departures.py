@@ -1,5 +1,5 @@
-"""Where a campaign departs from the paper's recipe, in sentences that follow from its settings
-alone.
+"""Sentences that state where a campaign departs from the paper's recipe; they follow from its
+settings alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ PAPER_BATCH = 128
 _RECIPE = {
     "lr": "learning rate {here:g} (paper: {paper:g})",
     "lr_encoder": "learning rate of the backbone {here:g} (paper: {paper:g})",
-    "layer_decay": "rates of the backbone's layers fall by a factor of {here:g} from one to the "
-    "next (paper: {paper:g})",
+    "layer_decay": "learning rates of the backbone's layers fall by a factor of {here:g} from "
+    "layer to layer (paper: {paper:g})",
     "component_decay": "the backbone's rates are multiplied by {here:g} (paper: {paper:g})",
     "weight_decay": "weight decay {here:g} (paper: {paper:g})",
     "beta2": "beta2 of Adam {here:g} (paper: {paper:g})",
@@ -52,8 +52,8 @@ _MODEL = {
 
 
 def departures(chosen: Campaign) -> list[str]:
-    """One sentence each: initial weights, recipe and shapes that are not the paper's, then what the
-    campaign states itself.
+    """One sentence per departure: initial weights, recipe and model shapes that differ from the
+    paper, then the departures that the campaign states.
     """
     found = [_initial_weights(chosen)]
     found += _differing(chosen.preset.model, PAPER_SUPERNET.model, _MODEL)

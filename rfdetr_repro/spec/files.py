@@ -1,6 +1,4 @@
-"""Files that are either whole or absent: atomic writes, locks, hashes, and JSON that is what it
-should be.
-"""
+"""Files that are either whole or absent: atomic writes, locks, hashes, and strict JSON."""
 
 from __future__ import annotations
 
@@ -27,13 +25,13 @@ from .unfinished import (
     remove_abandoned_writes,
 )
 
-MOST_FILES = 200_000  # that are looked through below a folder
-# of the final name that a temporary name repeats: file systems allow 255 bytes
+MOST_FILES = 200_000  # that a search below a folder visits
+# bytes of the final name that a temporary name repeats; file systems allow 255 bytes
 _MOST_NAME_BYTES = 150
 
 
 def output_path(path: str | Path) -> Path:
-    """The regular file that a result goes to: links are followed, so that the link stays and its
+    """The regular file that a result is written to. Links are followed: the link stays, and its
     target is written.
 
     Raises :class:`InputError` for a folder, a device, a FIFO, or a path that no file system can
@@ -46,7 +44,7 @@ def output_path(path: str | Path) -> Path:
                 "cannot write: these links lead in a circle", path, "choose another name"
             )
         if target.exists() and not target.is_file():
-            kind = "a folder" if target.is_dir() else "no regular file"
+            kind = "a folder" if target.is_dir() else "not a regular file"
             raise InputError(f"cannot write: this is {kind}", path, "give the name of a file")
     except (
         OSError,
@@ -62,11 +60,12 @@ def output_path(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of ``path``; renames it to ``path`` if the block
-    succeeds, removes it otherwise.
+    """Yields a temporary path in the folder of ``path``, and renames it to ``path`` if the block
+    succeeds; otherwise the temporary file is removed.
 
-    The temporary name ends in :data:`UNFINISHED`, so a writer that goes by a name's ending must be
-    told the format. What a killed writer of the same ``path`` left is removed first.
+    The temporary name ends in :data:`UNFINISHED`, so a writer that infers the format from the name
+    needs the format as an argument. Temporary files that a killed writer of the same ``path`` left
+    are removed first. Raises :class:`InputError` where the file cannot be written.
     """
     target = output_path(path)
     try:
@@ -100,11 +99,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: str | Path) -> list[Path]:
-    """Removes what killed writers left in ``folder`` and below, and returns the removed paths;
-    files being written stay.
+    """Removes the unfinished files of killed writers in ``folder`` and below, and returns the
+    removed paths. Files that a running process is writing stay.
     """
     removed = []
-    for place, _, names in os.walk(folder):  # which passes over what others remove meanwhile
+    # os.walk skips folders that another process removes meanwhile
+    for place, _, names in os.walk(folder):
         removed += remove_abandoned_folders(place)
         removed += remove_abandoned_files(
             Path(place, name) for name in names if name[0] == "." and name.endswith(UNFINISHED)
@@ -113,7 +113,7 @@ def remove_unfinished(folder: str | Path) -> list[Path]:
 
 
 def files_below(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder from ``folder`` down, and the names of its files; links to folders are not
+    """Yields each folder from ``folder`` down with the names of its files; links to folders are not
     followed.
 
     Raises :class:`InputError` for a folder that cannot be read, and for more than
@@ -127,14 +127,14 @@ def files_below(folder: str | Path) -> Iterator[tuple[Path, list[str]]]:
                 raise InputError(
                     f"more than {MOST_FILES} files lie below this folder",
                     folder,
-                    "give the folder that is meant",
+                    "give the folder that holds the files",
                 )
             yield Path(parent), names
     except OSError as error:
         raise InputError(
             f"cannot read: {error.strerror}",
             error.filename or folder,
-            "give the folder that is meant",
+            "give the folder that holds the files",
         ) from error
 
 
@@ -143,20 +143,23 @@ def _raise(error: OSError) -> None:
 
 
 def writable_folder(path: str | Path) -> Path:
-    """Makes the folder, and finds out before any long work whether a file can be written there."""
+    """Makes the folder and checks, before any long work, that a file can be written in it.
+
+    Raises :class:`InputError` where that fails.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        told = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write: {told}", folder, "choose a writable folder") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write: {reason}", folder, "choose a writable folder") from error
     return folder
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes to ``path`` so that a reader sees the old file or the new one,
-    never a part.
+    """Writes text (as UTF-8) or bytes to ``path`` so that a reader sees either the old file or the
+    new file, never a part.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -164,12 +167,12 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 @contextmanager
 def locked(path: str | Path, does: str) -> Iterator[None]:
-    """Inside, no other process, nor another block of this one, is in such a block for ``path``,
-    that need not exist.
+    """Holds a lock for ``path``, which need not exist, while the block runs.
 
-    Another that is: :class:`InputError` "another run (pid, since when, on which machine) ``does``".
-    The lock (``path`` + ".lock") ends with the block or the process, however that ends; its file
-    stays, so that nobody locks a removed one.
+    If another process, or another block of this process, holds the lock, raises :class:`InputError`
+    "another run (pid, since when, on which machine) ``does``". The lock (on ``path`` + ".lock")
+    ends with the block or with the process, however it ends. The lock file stays, so that no
+    process locks a removed file.
     """
     path = Path(path)
     try:
@@ -190,8 +193,8 @@ def locked(path: str | Path, does: str) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
-    """As :func:`locked`, without a file that stays: the folder is made and locked, where its disk
-    can lock folders.
+    """Like :func:`locked`, but locks the folder itself and leaves no lock file. Makes the folder; a
+    disk that cannot lock folders is used without a lock.
     """
     import fcntl  # here, because readers of files on other systems have none
 
@@ -222,7 +225,7 @@ def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
 
 
 def _lock(stream: TextIO, path: Path, does: str) -> None:
-    """Takes the lock or says who has it."""
+    """Takes the lock, or raises an :class:`InputError` that names the holder."""
     import fcntl  # here, because readers of files on other systems have none
 
     try:
@@ -240,11 +243,15 @@ def _lock(stream: TextIO, path: Path, does: str) -> None:
 
 
 def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of ``content`` as 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file as 64 hex digits."""
+    """SHA-256 of a file as 64 hex digits.
+
+    Raises :class:`InputError` where the file cannot be read.
+    """
     digest = hashlib.sha256()
     with open_input(path) as stream:
         while block := stream.read(1 << 20):
@@ -260,19 +267,19 @@ def open_input(path: str | os.PathLike[str]) -> Iterator[Any]:
     """
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            kind = "a folder" if Path(path).is_dir() else "no regular file"
+            kind = "a folder" if Path(path).is_dir() else "not a regular file"
             raise InputError(f"cannot read: this is {kind}", path, "give the path of a file")
         stream = Path(path).open("rb")  # noqa: SIM115 (only what opening raises is caught here)
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read: {told}", path, "check the path") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read: {reason}", path, "check the path") from error
     with stream:
         yield stream
 
 
 def refuse_stand_in(head: bytes, path: str | Path) -> None:
-    """:class:`InputError` where a file's first bytes are those of what is often saved in its place:
-    a web page, a pointer.
+    """Raises :class:`InputError` where ``head``, the first bytes of a file, show a web page or a
+    Git LFS pointer that was saved in place of the file.
     """
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"version https://git-lfs"):
@@ -288,8 +295,8 @@ def refuse_stand_in(head: bytes, path: str | Path) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Parses a UTF-8 JSON file; anything else is an :class:`InputError` that names line and
-    column.
+    """Parses a UTF-8 JSON file. Raises :class:`InputError`, with line and column, for anything
+    else.
     """
     with open_input(path) as stream:
         content = stream.read()
@@ -308,11 +315,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """``json.loads`` for text that somebody else wrote. Raises ValueError for all that cannot be
-    used.
+    """``json.loads`` for untrusted text. Raises ValueError for everything that cannot be used.
 
     Beyond syntax errors these are NaN and infinite numbers (also by overflow, as in 1e999),
-    integers of thousands of digits, an object with a key twice, and nesting deeper than the
+    integers of thousands of digits, an object with a duplicate key, and nesting deeper than the
     interpreter's stack.
     """
     if isinstance(content, bytes):
@@ -329,12 +335,12 @@ def parse_json(content: str | bytes) -> Any:
 
 
 class DuplicateKeyError(ValueError):
-    """A JSON object has a key twice: which of the values counts would be left to chance."""
+    """A JSON object has a key twice, so which of its values counts would be left to chance."""
 
 
 def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these pairs; for ``object_pairs_hook`` of :mod:`json`. A key that occurs twice
-    is a :class:`DuplicateKeyError`.
+    """The object of these pairs, for the ``object_pairs_hook`` of :mod:`json`. Raises
+    :class:`DuplicateKeyError` for a key that occurs twice.
     """
     found = dict(pairs)
     if len(found) == len(pairs):
@@ -348,7 +354,7 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _finite(text: str) -> float:

@@ -5,8 +5,8 @@ There are three conventions for one model, and each reproduces a published or a 
   eager   upstream's evaluation forward, which Tables 2 and 3 of the paper print: heads on every
           layer, encoder masks, all blocks
   graph   upstream's export: heads and masks of the last layer only
-  deploy  what our exported subnet computes: like graph, but the first stage's box head runs on the
-          chosen tokens only, and blocks after the last read-out do not run
+  deploy  what the exported subnet computes: like graph, but the first stage's box head runs on the
+          chosen tokens only, and blocks after the last feature stage do not run
 Matrix products and convolutions count, attention included; resizing, normalisation and sampling do
 not, as in PyTorch's counter.
 """

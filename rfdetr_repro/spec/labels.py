@@ -1,8 +1,8 @@
-"""What a label means: contiguous indices inside, original category ids outside, and the map between
-them stored and printed.
+"""What a label means: contiguous indices inside the program, original category ids outside, and the
+map between the two, which is stored and printed.
 
 Label conventions changed between upstream releases, which is the most frequent cause of shifted
-classes; so the convention of a checkpoint is stated wherever it is read. No torch here.
+classes. So the convention of a checkpoint is stated wherever a checkpoint is read. No torch here.
 """
 
 from __future__ import annotations
@@ -104,19 +104,19 @@ COCO_NAMES = dict(
     )
 )
 UNUSED = "(unused)"
-# what a caller may say where a file leaves its labels open
+# conventions that a caller may state where a file does not
 CONVENTIONS = ("from-0", "from-1", "coco")
 
 LABELS_HELP = (
-    "what the labels of a foreign file mean, where it does not say: from-0 (upstream since 1.6), "
-    "from-1 (before), coco (COCO's category ids), or the names of all labels in order, separated "
-    "by commas"
+    "what the labels of a file from another program mean, where the file does not state it: from-0 "
+    "(upstream since 1.6), from-1 (upstream before 1.6), coco (COCO's category ids), or the names "
+    "of all labels in order, separated by commas"
 )
 
 
 def labels_given(text: str | None) -> str | list[str] | None:
-    """The value of ``--labels``: one of :data:`CONVENTIONS`, or the names of all labels, separated
-    by commas.
+    """The value of ``--labels``: an item of :data:`CONVENTIONS`, or the list of all label names,
+    which commas separate on the command line.
     """
     if text is None or text in CONVENTIONS:
         return text
@@ -125,8 +125,8 @@ def labels_given(text: str | None) -> str | list[str] | None:
 
 @dataclass(frozen=True)
 class Labels:
-    """Label i is called ``names[i]`` and stands for ``category_ids[i]`` of the data; ``note`` says
-    where this is known from.
+    """Label i is called ``names[i]`` and means ``category_ids[i]`` of the data; ``note`` states how
+    this is known.
     """
 
     names: tuple[str, ...]
@@ -146,30 +146,31 @@ class Labels:
 
 
 def coco_labels() -> Labels:
-    """The 91 logits of the released COCO checkpoints: logit = category id; 0 and the ten holes are
-    unused.
+    """The labels of the released COCO checkpoints: 91 logits, each of which is its category id; 0
+    and the ten ids that COCO does not use are unused.
     """
     names = tuple(COCO_NAMES.get(id_, UNUSED) for id_ in range(91))
     return Labels(names, tuple(range(91)), "COCO category ids")
 
 
 def labels_of_checkpoint(
-    said: Mapping[str, Any], num_classes: int, convention: str | Sequence[str] | None = None
+    stated: Mapping[str, Any], num_classes: int, convention: str | Sequence[str] | None = None
 ) -> Labels:
-    """The label map of a foreign checkpoint with ``num_classes`` logits, from what it says about
-    itself.
+    """The label map of a checkpoint from another program with ``num_classes`` logits.
 
-    ``convention``: how the caller settles what the file leaves open: "from-0" (label i is the i-th
-    name), "from-1" (label 0 is unused), "coco" (91 logits, label = COCO's category id), or the
-    names of all labels in order. Without it, a file whose convention cannot be proved is an
-    :class:`InputError` that names the choices.
+    ``stated`` is what the checkpoint states about itself. ``convention`` settles what the file
+    leaves open: "from-0" (label i is the i-th name), "from-1" (label 0 is unused), "coco" (91
+    logits, label = COCO's category id), or the names of all labels in order. Without
+    ``convention``, a file whose convention cannot be proved raises an :class:`InputError` that
+    names the choices.
     """
-    names = _names_of(said)
+    names = _names_of(stated)
     if convention is not None and not isinstance(convention, str):
         if len(convention) != num_classes:
-            told = f"{len(convention)} names for {num_classes} labels"
+            message = f"{len(convention)} names for {num_classes} labels"
             raise InputError(
-                told, hint=f"name each label in order; {UNUSED!r} for one that means nothing"
+                message,
+                hint=f"name each label in order, and write {UNUSED!r} for a label without a class",
             )
         return _padded(tuple(str(name) for name in convention), num_classes, 0, "names as given")
     if convention not in (None, *CONVENTIONS):
@@ -193,12 +194,12 @@ def labels_of_checkpoint(
             names,
             num_classes,
             CONVENTIONS.index(convention),
-            f"names in the file, labels {convention} as asked",
+            f"names in the file, labels {convention} as given",
         )
-    return _stated(said, names, num_classes)
+    return _stated(stated, names, num_classes)
 
 
-def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -> Labels:
+def _stated(stated: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -> Labels:
     """The label map that the file itself proves."""
     if not names:
         if num_classes == 91:
@@ -214,10 +215,10 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
         and set(names) == set(COCO_NAMES.values())
     ):
         return coco_labels()
-    if not said.get("class_names"):  # each label has its number in id2label
+    if not stated.get("class_names"):  # each label has its number in id2label
         return _padded(names, num_classes, 0, "id2label of config.json")
     if len(names) == num_classes:
-        ids = tuple(int(id_) for id_ in said.get("category_ids") or range(num_classes))
+        ids = tuple(int(id_) for id_ in stated.get("category_ids") or range(num_classes))
         if len(ids) != num_classes or len(set(ids)) != num_classes:
             raise InputError(
                 f"{len(set(ids))} category ids for {num_classes} class names",
@@ -229,7 +230,7 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
             f"{len(names)} class names for {num_classes} logits",
             hint="give the names of all labels in order",
         )
-    age = _age(said)
+    age = _age(stated)
     if age is not None and (
         age >= _FILTERED or (age >= _CONTIGUOUS and len(names) == num_classes - 1)
     ):
@@ -247,19 +248,19 @@ def _stated(said: Mapping[str, Any], names: tuple[str, ...], num_classes: int) -
     raise InputError(
         f"{len(names)} class names for {num_classes} logits, and the file does not say whether "
         f"labels count from 0 or from 1",
-        hint="say which: labels from-0 (upstream since 1.6), from-1 (before, and up to 1.9.3 with "
+        hint="state the labels: from-0 (upstream since 1.6), from-1 (before, and up to 1.9.3 with "
         "Roboflow's grouping category), or the names of all labels in order; RFDETR(size, "
-        "weights=FILE, labels=...).save(...) writes a file that says so",
+        "weights=FILE, labels=...).save(...) writes a file that states them",
     )
 
 
-def _names_of(said: Mapping[str, Any]) -> tuple[str, ...]:
+def _names_of(stated: Mapping[str, Any]) -> tuple[str, ...]:
     """Class names in the order of labels: upstream's ``class_names``, or ``id2label`` of a
     transformers configuration.
     """
-    names = said.get("class_names") or ()
-    if not names and isinstance(said.get("id2label"), Mapping):
-        found = {int(label): str(name) for label, name in said["id2label"].items()}
+    names = stated.get("class_names") or ()
+    if not names and isinstance(stated.get("id2label"), Mapping):
+        found = {int(label): str(name) for label, name in stated["id2label"].items()}
         return tuple(found.get(label, UNUSED) for label in range(max(found, default=-1) + 1))
     if isinstance(names, str):
         names = [names]
@@ -269,7 +270,7 @@ def _names_of(said: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _padded(names: tuple[str, ...], num_classes: int, first: int, note: str) -> Labels:
-    """``names`` from label ``first`` on, the labels before and after them unused."""
+    """``names`` from label ``first`` on; the labels before and after are unused."""
     after = num_classes - first - len(names)
     if after < 0:
         raise InputError(
@@ -285,8 +286,8 @@ def _padded(names: tuple[str, ...], num_classes: int, first: int, note: str) -> 
 _REMAPPED = (1, 5)
 _CONTIGUOUS = (1, 6)
 _FILTERED = (1, 9, 4)
-# Settings that came with a version, for files that do not tell theirs (upstream writes it since
-# 1.7). Newest first.
+# Settings that came with a version, for files that do not state their version (upstream writes it
+# since 1.7). Newest first.
 _CAME_WITH = (
     (
         _CONTIGUOUS,
@@ -304,12 +305,12 @@ _CAME_WITH = (
 )
 
 
-def _age(said: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Upstream's version that wrote a file, or the oldest that can have; None where nothing
-    tells.
+def _age(stated: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The version of upstream that wrote a file, or the oldest version that can have written it;
+    None if unknown.
     """
-    if match := re.match(r"\d+(\.\d+)*", str(said.get("rfdetr_version") or "")):
+    if match := re.match(r"\d+(\.\d+)*", str(stated.get("rfdetr_version") or "")):
         return tuple(int(part) for part in match[0].split("."))
     return next(
-        (version for version, names in _CAME_WITH if any(name in said for name in names)), None
+        (version for version, names in _CAME_WITH if any(name in stated for name in names)), None
     )

@@ -1,4 +1,4 @@
-"""Names that a package offers and loads when they are asked for. No torch here."""
+"""Names that a package offers and loads on first use. No torch here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """``__getattr__`` of ``package``; ``homes``: name -> the module of the package that has it.
+    """A function for ``package`` to use as ``__getattr__``, the hook for missing module attributes.
 
-    Any other name is an AttributeError, as it is of a package without this.
+    ``homes`` maps each offered name to the module, below ``package``, that defines it. Any other
+    name raises AttributeError.
     """
 
     def load(name: str) -> Any:

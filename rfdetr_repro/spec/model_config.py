@@ -1,5 +1,5 @@
-"""Everything that fixes the shape or meaning of a weight; what may vary with the same weights is an
-``Arch``. No torch here.
+"""Everything that fixes the shape or the meaning of a weight. An ``Arch`` holds what may vary with
+the same weights. No torch here.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ _MOST_LEVELS = 8
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the shape or meaning of a weight; :class:`Arch` is what may vary with
-    the same weights.
+    """Everything that fixes the shape or the meaning of a weight; :class:`Arch` holds what may vary
+    with the same weights.
 
-    Defaults are RF-DETR Nano (ViT-S family).
+    Defaults are RF-DETR Nano (ViT-S). Raises :class:`InputError` for values that are not whole
+    numbers or out of range, and for widths that are not divisible by their number of heads.
     """
 
     vit_dim: int = 384
@@ -47,7 +48,8 @@ class ModelConfig:
     global_blocks: tuple[int, ...] = (3, 6, 9)  # 0-based; the others attend within windows
     hidden: int = 256
     projector_blocks: int = 3
-    levels: tuple[str, ...] = ("P4",)  # of the projector: P3 twice, P4 once, P5 half the ViT's grid
+    # of the projector: P3 has twice, P4 once and P5 half the side of the ViT's grid
+    levels: tuple[str, ...] = ("P4",)
     self_heads: int = 8
     cross_heads: int = 16
     points: int = 2
@@ -82,9 +84,12 @@ class ModelConfig:
                 "a feature stage or global block lies beyond the last block", asdict(self)
             )
         if len(self.pos_grid_hw) != 2 or min(self.pos_grid_hw) < 1:
-            raise InputError(f"position table {self.pos_grid} is no side and no (height, width)")
+            raise InputError(
+                f"position table {self.pos_grid} is neither a side nor (height, width)"
+            )
         if isinstance(self.pos_grid, tuple) and self.pos_grid[0] == self.pos_grid[1]:
-            object.__setattr__(self, "pos_grid", self.pos_grid[0])  # one spelling of a square
+            # a square has only this spelling
+            object.__setattr__(self, "pos_grid", self.pos_grid[0])
         if not 1 <= len(self.levels) <= _MOST_LEVELS or set(self.levels) - {"P3", "P4", "P5"}:
             raise InputError(
                 f"projector levels {self.levels} are not 1 to {_MOST_LEVELS} of P3, P4, P5"
@@ -96,14 +101,16 @@ class ModelConfig:
         for name, values in {**blocks, "pos_grid": sides}.items():
             if not all(type(value) is int and 0 <= value <= 4096 for value in values):
                 raise InputError(
-                    f"{name} = {values!r} holds what is no whole number from 0 to 4096", "the model"
+                    f"{name} = {values!r} has a value that is not a whole number from 0 to 4096",
+                    "the model",
                 )
         for name, values in blocks.items():
             if len(set(values)) < len(values):
                 raise InputError(f"{name} = {values!r} names a block twice", "the model")
         if not self.feature_stages or min(self.feature_stages) < 1:
             raise InputError(
-                f"feature_stages = {self.feature_stages!r}: at least one, after block 1 or later",
+                f"feature_stages = {self.feature_stages!r} must name at least one stage, from "
+                f"block 1 on",
                 "the model",
             )
 
@@ -114,6 +121,10 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        """The configuration of a JSON object whose lists stand for tuples.
+
+        Raises :class:`InputError` for unknown fields.
+        """
         known = cls.__dataclass_fields__
         if unknown := sorted(set(fields) - set(known)):
             raise InputError(
@@ -123,7 +134,7 @@ class ModelConfig:
 
 
 def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """What JSON made lists, as tuples again."""
+    """``fields`` with every list as a tuple, as it was before JSON."""
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }

@@ -189,8 +189,8 @@ PICO_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "pico.safetenso
 
 
 def preset(name: str) -> Preset:
-    """The preset called ``name``; an unknown one is an :class:`InputError` that lists what there
-    is.
+    """The preset called ``name``. Raises :class:`InputError`, which lists the known presets, for an
+    unknown name.
     """
     rows = {
         **PRESETS,

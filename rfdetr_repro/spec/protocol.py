@@ -1,6 +1,5 @@
-"""How latency is measured: stored with every result, and hashed into what a Record's request is.
-
-No torch here.
+"""How latency is measured. The settings are stored with every result and are part of the hash of a
+Record's request. No torch here.
 """
 
 from __future__ import annotations
@@ -51,16 +50,18 @@ _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
 class Protocol:
     """How latency is measured; stored with every result (benchmark protocol section 3).
 
-    Scopes: "engine", from the bound input to final boxes, scores, labels and masks; "device", with
-    the copies in and out; "host", from an encoded picture to Python objects in pixels.
+    Scopes: "engine" runs from the bound input to final boxes, scores, labels and masks; "device"
+    adds the copies to and from the device; "host" runs from an encoded picture to Python objects in
+    pixels.
     """
 
-    # "buffered": wait before every sample; "sustained": closed loop; "paced": arrivals at `fps`
+    # "buffered": a wait before every sample; "sustained": a closed loop; "paced": frames arrive at
+    # `fps`
     mode: str = "buffered"
     scope: str = "engine"
     buffer_ms: float = PAPER_WAIT_MS  # wait before each sample when buffered
-    warmup: int = 10  # runs before timing; kept apart
-    min_samples: int = 64  # per build, as is the maximum
+    warmup: int = 10  # runs before timing, which are not part of the samples
+    min_samples: int = 64  # per build, like `max_samples`
     max_samples: int = 256
     # stop when the 95 % interval of the median is narrower than this part of it
     relative_ci: float = 0.005
@@ -68,14 +69,15 @@ class Protocol:
     builds: int = 1
     threads: int = 2  # intra-op threads of a CPU runtime
     batch: int = 1
-    # of a GPU: "free", "locked" to its base clock, or "denied": a lock was asked for and refused
+    # of a GPU: "free", "locked" (to its base clock) or "denied" (a lock was requested and refused)
     clock_policy: str = "free"
     fps: float = 0.0  # arrivals per second when paced
-    min_time_s: float = 0.0  # timed seconds of every build; if > 0 they alone end a series
+    # timed seconds of every build; a value above 0 alone decides when a series ends
+    min_time_s: float = 0.0
     settle_s: float = 0.0  # warm up until this many seconds show no trend; 0: `warmup` runs only
     # last part of the buffered wait in which the GPU is kept busy, so that its clock stays up
     spin_ms: float = 0.0
-    flush_l2: bool = False  # the GPU's L2 cache is overwritten before each sample
+    flush_l2: bool = False  # overwrite the GPU's L2 cache before each sample
 
     def __post_init__(self) -> None:
         choose(self.mode, ("buffered", "sustained", "paced"), "protocol mode")
@@ -88,7 +90,7 @@ class Protocol:
             )
         if self.batch != 1:
             raise InputError(
-                f"batch = {self.batch}: one image at a time is timed",
+                f"batch = {self.batch}, but images are timed one at a time",
                 "the protocol",
                 "leave batch out",
             )
@@ -106,7 +108,7 @@ class Protocol:
         if not 0 <= self.spin_ms <= (self.buffer_ms if self.mode == "buffered" else 0):
             raise InputError(
                 f"{self.spin_ms:g} ms of spinning do not fit into the wait before a sample",
-                hint="buffered only",
+                hint="spin in buffered mode only",
             )
         if self.flush_l2 and self.mode == "paced":
             raise InputError(
@@ -116,9 +118,8 @@ class Protocol:
 
     @property
     def rhythm(self) -> str:
-        """When a sample begins and what the GPU did before it, e.g.
-
-        "buffered 200 ms", "paced 30 fps", "sustained, cold L2".
+        """When a sample begins and what the GPU did before it, like "buffered 200 ms", "paced 30
+        fps" or "sustained, cold L2".
         """
         pace = {"buffered": f" {self.buffer_ms:g} ms", "paced": f" {self.fps:g} fps"}.get(
             self.mode, ""
@@ -128,25 +129,25 @@ class Protocol:
 
     @property
     def short(self) -> str:
-        """:attr:`rhythm` without the wait where that is the paper's 200 ms."""
+        """:attr:`rhythm`, without the wait where the wait is the paper's 200 ms."""
         return self.rhythm.replace(f"buffered {PAPER_WAIT_MS:g} ms", "buffered")
 
     @property
     def usual(self) -> bool:
-        """Buffered or sustained, and the GPU left alone between samples."""
+        """Whether the mode is buffered or sustained and the GPU is left alone between samples."""
         return self.mode != "paced" and not self.spin_ms and not self.flush_l2
 
     def only_waits(self, buffer_ms: float | None) -> bool:
-        """Whether samples are taken as the paper's are, after this wait."""
+        """Whether samples are taken like the paper's, after a wait of ``buffer_ms``."""
         return self.mode == "buffered" and self.buffer_ms == buffer_ms and self.usual
 
     def settings(self) -> dict[str, Any]:
-        """Field -> value, later fields only where they are set: what is hashed, so that older
-        Records keep their ids.
+        """Field -> value. Fields that were added later appear only where they are set. This is what
+        ids hash, so older Records keep their ids.
         """
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
 
 
-MODES = ("buffered", "sustained")  # of the protocols that a campaign measures
-# what is decided by unless a campaign says otherwise: buffered, as the paper's columns are
+MODES = ("buffered", "sustained")  # modes that a campaign measures
+# decides unless a campaign sets another protocol: buffered, as in the paper's columns
 DECISION = Protocol(threads=1)

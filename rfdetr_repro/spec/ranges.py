@@ -1,4 +1,6 @@
-"""Settings are checked whole, before anything is spent: type, range and choice of every field."""
+"""Range checks of settings: every field's type, range and choice is checked before anything is
+spent.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ Range = tuple[float, float]  # lowest and highest value, both allowed
 def check_ranges(
     settings: object, whole: Mapping[str, Range], real: Mapping[str, Range], what: str = ""
 ) -> None:
-    """Checks the fields of ``settings`` named by ``whole`` (integers) and ``real`` (finite
-    numbers).
+    """Checks the fields of ``settings`` that ``whole`` (integers) and ``real`` (finite numbers)
+    name.
 
-    Raises :class:`InputError` for the first field of another type or outside its range. A bool is
-    no number.
+    Raises :class:`InputError` for the first field that has another type or lies outside its range;
+    a bool is not a number. ``what`` names the settings in the message.
     """
     for names, kinds, noun in ((whole, (int,), "a whole number"), (real, (int, float), "a number")):
         for name, (low, high) in names.items():
@@ -29,8 +31,8 @@ def check_ranges(
 
 
 def choose(value: object, options: Collection[str], what: str, where: object = "") -> str:
-    """``value`` if it is one of ``options``; else an :class:`InputError` that names the nearest
-    option.
+    """``value`` if it is among ``options``. Otherwise raises :class:`InputError`, which names the
+    nearest option.
     """
     if isinstance(value, str) and value in options:
         return value
@@ -42,7 +44,9 @@ def choose(value: object, options: Collection[str], what: str, where: object = "
 
 
 def plain_name(value: Any, what: str, where: object = "") -> str:
-    """``value`` if it can be the name of a folder on any system; else an :class:`InputError`."""
+    """``value`` if it can be the name of a folder on any system. Otherwise raises
+    :class:`InputError`.
+    """
     forbidden = set('/\\:*?"<>|')
     usable = (
         isinstance(value, str)
@@ -53,8 +57,8 @@ def plain_name(value: Any, what: str, where: object = "") -> str:
     )
     if not usable:
         hint = (
-            "use up to 100 letters, digits, spaces, hyphens and underscores, not at the ends a dot "
-            "or a space"
+            "use up to 100 letters, digits, spaces, hyphens and underscores, without a dot or a "
+            "space at either end"
         )
         raise InputError(f"{what} {value!r} cannot be the name of a folder", where, hint)
     return value

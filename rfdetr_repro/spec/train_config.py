@@ -54,7 +54,8 @@ class TrainConfig:
     """Training recipe. Defaults are upstream's (architecture facts section 9); presets state where
     they depart.
 
-    Rates are per optimizer step; ``steps`` counts optimizer steps.
+    Rates are per optimizer step, and ``steps`` counts optimizer steps. Raises :class:`InputError`
+    for values out of range.
     """
 
     steps: int = 1000
@@ -68,7 +69,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     beta2: float = 0.999
     warmup_steps: int = 0
-    # last part of the run in which the rate falls linearly to 0; the paper has none
+    # last part of the run, in which the rate falls linearly to 0; the paper has no such part
     cooldown_share: float = 0.0
     clip_norm: float = 0.1
     ema_decay: float = 0.993
@@ -86,9 +87,10 @@ class TrainConfig:
     base_share: float = 0.0
     checkpoint_every: int = 500  # steps
     evaluate_every: int = 0  # steps; 0 = only at the end
-    # or "sandwich": largest, smallest and a random architecture in every step (arXiv 1903.05134)
+    # "uniform", or "sandwich": the largest, the smallest and a random architecture in every step
+    # (arXiv 1903.05134)
     sampling: str = "uniform"
-    # of one fixed architecture: a random side per step, upstream's recipe
+    # for one fixed architecture: a random side per step, as in upstream's recipe
     multi_scale: bool = False
     float16: bool = False  # autocast with loss scaling where there are no bfloat16 instructions
     # backbone blocks run again in the backward pass: less memory, a third more work
@@ -105,8 +107,8 @@ class TrainConfig:
             )
 
     def settings(self) -> dict[str, Any]:
-        """Field -> value; a field that came later only where it departs from its default, so that
-        older runs resume.
+        """Field -> value. Fields that were added later appear only where they differ from their
+        default, so that older runs resume.
         """
         return {
             key: value

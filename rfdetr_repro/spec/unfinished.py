@@ -1,9 +1,8 @@
-"""What a killed process leaves behind, told apart from what another process is writing at this
-moment.
+"""Tells the remains of a killed process from files that another process is writing at this moment.
 
-Whoever makes a temporary file or folder holds a lock on it. A lock ends with its process, however
-that ends; so what can be locked is abandoned and may be removed, at any time and beside any number
-of running programs. Where the disk cannot lock, nothing is removed.
+Whoever makes a temporary file or folder holds a lock on it, and a lock ends with its process,
+however the process ends. So a temporary file that can be locked is abandoned and may be removed, at
+any time and while any number of programs run. Where the disk cannot lock, nothing is removed.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-UNFINISHED = ".part"  # ending of what is being written; no reader looks for it
+UNFINISHED = ".part"  # ending of files that are being written; no reader matches it
 _FOLDER = re.compile(r"\.rfdetr-[a-z0-9_]{8}\.part")
 _PATIENCE_S = 5.0  # for processes that are just ending and still write into a folder
 
 
 def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
-    """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``; returns its open descriptor,
-    which holds the lock, and path.
+    """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``. Returns its open descriptor,
+    which holds the lock, and its path.
     """
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=UNFINISHED, dir=folder)
@@ -35,11 +34,12 @@ def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
 
 
 class TemporaryFolder:
-    """A new folder in ``place`` (default: the system's temporary folder), which :meth:`remove`
-    removes, or the next run.
+    """A new folder in ``place`` (default: the system's temporary folder). :meth:`remove` removes
+    the folder; if the process is killed before, the next run does.
     """
 
     def __init__(self, place: str | Path | None = None) -> None:
+        """Makes the folder in ``place`` and locks it."""
         place = tempfile.gettempdir() if place is None else place
         remove_abandoned_folders(place)
         while True:
@@ -53,7 +53,9 @@ class TemporaryFolder:
             os.close(self._handle)
 
     def remove(self) -> None:
-        """Waits a little for processes that are just ending and still write into the folder."""
+        """Removes the folder, waiting a few seconds for processes that are just ending and still
+        write into it.
+        """
         end = time.monotonic() + _PATIENCE_S
         while True:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -65,8 +67,8 @@ class TemporaryFolder:
 
 @contextmanager
 def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
-    """Yields a new folder that is removed at the end; if the process is killed inside, by the next
-    run.
+    """Yields a new folder that is removed at the end of the block; if the process is killed inside,
+    the next run removes the folder.
     """
     folder = TemporaryFolder(place)
     try:
@@ -76,10 +78,10 @@ def temporary_folder(place: str | Path | None = None) -> Iterator[Path]:
 
 
 def remove_abandoned_folders(place: str | Path | None = None) -> list[Path]:
-    """Removes the temporary folders of killed runs of this user in ``place`` and returns their
+    """Removes the temporary folders of this user's killed runs in ``place`` and returns their
     paths.
 
-    The default is the system's temporary folders, the one that the environment names and /tmp.
+    The default is the system's temporary folders: the folder that the environment names, and /tmp.
     """
     places = {tempfile.gettempdir(), "/tmp"} if place is None else {str(place)}
     found = [
@@ -92,14 +94,14 @@ def remove_abandoned_folders(place: str | Path | None = None) -> list[Path]:
 
 
 def remove_abandoned_files(paths: Iterable[Path]) -> list[Path]:
-    """Removes those of the regular files ``paths`` that no process is writing; returns the removed
-    ones.
+    """Removes the regular files of ``paths`` that no process is writing, and returns the removed
+    paths.
     """
     return [path for path in paths if _removed(path, folder=False)]
 
 
 def remove_abandoned_writes(folder: Path, stem: str) -> list[Path]:
-    """Removes what killed writers of the one file ``stem`` left in ``folder``; see
+    """Removes the temporary files that killed writers of the file ``stem`` left in ``folder``; see
     :func:`claimed_file`.
     """
     name = re.compile(re.escape(f".{stem}.") + r"[a-z0-9_]{8}" + re.escape(UNFINISHED))
@@ -109,7 +111,7 @@ def remove_abandoned_writes(folder: Path, stem: str) -> list[Path]:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Of a folder that can be read; nothing else."""
+    """Entries of the folder; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -118,8 +120,8 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _removed(path: Path, *, folder: bool) -> bool:
-    """Locks and removes a regular file or a folder of this user that nobody holds; whether it is
-    gone by that.
+    """Locks and removes a regular file or a folder of this user that no process holds. Returns
+    whether this removed it.
     """
     is_kind, mode = (
         (stat.S_ISDIR, os.O_RDONLY | os.O_DIRECTORY) if folder else (stat.S_ISREG, os.O_RDWR)
@@ -144,10 +146,10 @@ def _removed(path: Path, *, folder: bool) -> bool:
 
 
 def _claim(handle: int, path: str | Path, *, unless_locked: bool = False) -> bool:
-    """Locks the open file and says whether it still lies at ``path``.
+    """Locks the open file and returns whether ``path`` still names it.
 
-    A disk that cannot lock: True for whoever made the file, False (``unless_locked``) for whoever
-    would remove it.
+    On a disk that cannot lock, returns True to the maker of the file, and False (``unless_locked``)
+    to a process that would remove the file.
     """
     try:
         import fcntl  # here, because other systems have none

@@ -48,7 +48,7 @@ class Recipe:
                     f"{self.preset.model.queries} queries"
                 )
                 raise InputError(
-                    f"{stored}, the space asks for {depth} and {queries}",
+                    f"{stored}, the space needs {depth} and {queries}",
                     hint="take other weights, or a smaller space",
                 )
         if self.space is None and self.train.sampling != "uniform":

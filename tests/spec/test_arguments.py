@@ -113,7 +113,7 @@ def test_files_that_are_written(tmp_path: Path) -> None:
             arguments.output_folder(str(tmp_path / name))
     assert arguments.output_folder(str(tmp_path / "deep/er")) == tmp_path / "deep/er"
     for device in ("/dev/full", "/dev/null"):
-        with pytest.raises(argparse.ArgumentTypeError, match="no regular file"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not a regular file"):
             arguments.output_file(device)
     assert sorted(tmp_path.rglob("*")) == before
 

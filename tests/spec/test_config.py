@@ -70,7 +70,7 @@ def test_a_space_whose_sizes_differ_is_its_grid() -> None:
         {"decoder_layers": ()},
         {"patches": (0,)},
     ):
-        with pytest.raises(InputError, match="no list of different whole numbers"):
+        with pytest.raises(InputError, match="not a list of different whole numbers"):
             replace(PICO_SPACE, **changes)
     assert len(PICO_SPACE) >= 100
     assert all(len({getattr(arch, knob) for arch in PICO_SPACE}) > 1 for knob in KNOBS)
@@ -121,12 +121,12 @@ def test_rectangles() -> None:
     with pytest.raises(InputError, match="smaller than patch x windows"):
         replace(square, width=31)
     for wrong in ({"width": 640.0}, {"queries": True}, {"resolution": 10**9}):
-        with pytest.raises(InputError, match="no whole number|larger than 16384 px"):
+        with pytest.raises(InputError, match="not a whole number|larger than 16384 px"):
             replace(square, **wrong)
     with pytest.raises(InputError, match="a width of 0"):
         Arch.parse("r384x0-p16-w2-d2-q300")
     for table in ((24, 24, 30), (24,), (0, 3)):
-        with pytest.raises(InputError, match="is no side and no .height, width."):
+        with pytest.raises(InputError, match="is neither a side nor .height, width."):
             ModelConfig(pos_grid=table)
     assert square.knobs() == {
         "resolution": 384,

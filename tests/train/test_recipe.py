@@ -91,7 +91,7 @@ def test_contradictions_are_refused() -> None:
     with pytest.raises(InputError, match="draws its own resolutions"):
         Recipe(TINY, replace(TRAIN, multi_scale=True), SPACE).check()
     with pytest.raises(
-        InputError, match="stores 1 layers and 10 queries, the space asks for 2 and 10"
+        InputError, match="stores 1 layers and 10 queries, the space needs 2 and 10"
     ):
         Recipe(replace(TINY, model=replace(TINY.model, decoder_layers=1)), TRAIN, SPACE).check()
     with pytest.raises(InputError, match="unknown sampling"):
