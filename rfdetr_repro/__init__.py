@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name.startswith("RFDETR"):
-        from rfdetr_repro.upstream_classes import upstream_class
+        from rfdetr_repro.api.upstream_classes import upstream_class
 
         return upstream_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

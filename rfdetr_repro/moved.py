@@ -126,6 +126,7 @@ MOVED = {
     "tables_sensitivity": "tables.sensitivity",
     "tables_timing": "tables.timing",
     "train.engine": "train.trainer",
+    "upstream_classes": "api.upstream_classes",
     "validation": "evaluation.predict_split",
 }
 

@@ -116,7 +116,7 @@ def test_a_file_that_is_no_picture_is_found_before_anything_is_drawn(tmp_path: P
     write(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_text("no picture")
     with pytest.raises(
-        InputError, match=r"cannot decode the image: the format is unknown; in .*b\.png"
+        InputError, match=r"cannot decode the image: the format is unknown \(.*b\.png\)"
     ):
         predict.main(
             [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from rfdetr_repro.bench.accuracy import label_map
-from rfdetr_repro.data.census import check_usable, mask_lines, print_census
-from rfdetr_repro.data.coco import ClassMap, CocoSplit, read_split
+from rfdetr_repro.data.census import check_usable
+from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.evaluate import percent
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.evaluation.predict_images import Found, Picture, as_pictures, detect
@@ -34,8 +35,8 @@ from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.onnx.graph import OPSET
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
-from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released, with_classes
-from rfdetr_repro.model.checkpoints.upstream import described, export_words
+from rfdetr_repro.model.checkpoints.pretrained import load_pretrained, save_released
+from rfdetr_repro.model.checkpoints.upstream import export_words
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.records.ap_intervals import with_range
@@ -46,17 +47,17 @@ from rfdetr_repro.spec.files import writable_folder
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
-from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train.prepare import read_held_out, read_splits
 from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.start import cpu_weights
 from rfdetr_repro.train.trainer import MODEL
-from rfdetr_repro.train.upstream_words import Asked, from_upstream
+from rfdetr_repro.train.upstream_words import from_upstream
 
-from .evaluate import percent
+from .fine_tuning import checked_shape, run_folder, starting_detector
+from .upstream_methods import UpstreamMethods
 
 
-class RFDETR:
+class RFDETR(UpstreamMethods):
     """One detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's
     folder.
 
@@ -279,47 +280,6 @@ class RFDETR:
         settings.pop("trust_checkpoint", None)  # no file is trusted: none runs anything here
         return RFDETR(path, **settings)
 
-    def optimize_for_inference(self, *_: Any, **settings: Any) -> None:
-        """Nothing to prepare here; says which command makes the fast file.
-
-        A number format other than float32 is refused.
-        """
-        if settings.get("dtype") not in (None, torch.float32, "float32"):
-            raise InputError(
-                "PyTorch inference here is in float32",
-                hint="use .export() and --precision fp16 of the export command",
-            )
-        print(
-            "nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an "
-            "inference runtime"
-        )
-
-    inference = optimize_for_inference
-
-    def remove_optimized_model(self) -> None:
-        """Upstream's counterpart of :meth:`optimize_for_inference`; nothing to remove here."""
-
-    def get_model_config(self) -> dict[str, Any]:
-        """Upstream's configuration of this model, under upstream's names."""
-        names = list(self.card.class_names)
-        ids = list(self.card.category_ids)
-        return described(self.card.config, self.card.arch, names, ids)["model_config"]
-
-    def val(
-        self, dataset_dir: str | os.PathLike[str], **settings: Any
-    ) -> dict[str, Accuracy | None]:
-        """:meth:`evaluate` on the val split."""
-        return self.evaluate(dataset_dir, **{"split": "val", **settings})
-
-    def deploy_to_roboflow(self, *_: Any, **__: Any) -> None:
-        """Refused: this project sends nothing anywhere."""
-        raise InputError(
-            "models are not uploaded from here",
-            hint='use .save("weights.pth"), which upstream\'s program uploads',
-        )
-
-    export_for_roboflow = deploy_to_roboflow
-
     # -- training ----------------------------------------------------------------------------------
 
     def train(
@@ -354,7 +314,7 @@ class RFDETR:
         processes = changes.pop("processes", None)
         shape = changes.pop("shape", None)
         drop_bad = changes.pop("drop_bad", False)
-        folder = _run_folder(output_dir, resume)
+        folder = run_folder(output_dir, resume)
         source = DataSource.of(dataset_dir).dropping(drop_bad)
         splits = read_splits(source)
         split = splits["train"]
@@ -365,10 +325,10 @@ class RFDETR:
         }
         said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
         asked = from_upstream(len(split), base, {"lr": lr, **changes}, "val" in splits, said)
-        shape = self._checked(asked, split, shape)
+        shape = checked_shape(asked, self.detector, self.device, split, shape)
         measured_after = ("val", "test") if asked.run_test else ("val",)
         splits |= read_held_out(source, split.classes, measured_after[1:])
-        start = self._start(splits, source)
+        start = starting_detector(self.detector, self.card, splits, source)
         request = TrainRequest(
             recipe=Recipe(Preset(start.config, self._arch(shape)), asked.train),
             split=split,
@@ -395,96 +355,6 @@ class RFDETR:
                     else ""
                 )
         return run.model
-
-    def _checked(
-        self, asked: Asked, train: CocoSplit, shape: tuple[int, int] | None
-    ) -> tuple[int, int] | None:
-        """The input shape that was asked for, after a look at what else must agree with this model
-        and the data.
-        """
-        if asked.device is not None and torch.device(asked.device).type != self.device.type:
-            raise InputError(
-                f"this model is on {self.device}, not on {asked.device}",
-                hint="give device to RFDETR(...)",
-            )
-        if asked.groups not in (None, self.card.config.groups):
-            raise InputError(
-                f"this model has {self.card.config.groups} query groups, not {asked.groups}",
-                hint="leave group_detr out",
-            )
-        if asked.class_names is not None and asked.class_names != train.classes.names:
-            listed = ", ".join(train.classes.names[:5])
-            raise InputError(
-                f"class_names are not those of the data ({listed})",
-                train.name,
-                "leave class_names out",
-            )
-        if asked.resolution is None:
-            return shape
-        if shape is not None:
-            raise InputError("both shape and resolution", hint="give one of them")
-        return asked.resolution, asked.resolution
-
-    def _start(
-        self, splits: Mapping[str, CocoSplit], dataset_dir: str | os.PathLike[str]
-    ) -> Detector:
-        """The detector to start from, with a head for the classes of the train split; says what the
-        data are.
-        """
-        split = splits["train"]
-        start = self._for_classes(split.classes)
-        if start.config.masks and not split.has_masks:
-            why = split.why_no_masks()
-            raise InputError(
-                f"this size predicts masks, but not every object of the train split has one: {why}",
-                dataset_dir,
-                "use a box size",
-            )
-        self._warn_of_crowds(split)
-        print_census(splits.values())
-        if start.config.masks:
-            held_out = [one for name, one in splits.items() if name != "train"]
-            print("".join(f"{line}\n" for line in mask_lines(held_out)), end="")
-        print(Labels(split.classes.names, split.classes.category_ids, "from the data").describe())
-        return start
-
-    def _for_classes(self, classes: ClassMap) -> Detector:
-        """The detector with a head for ``classes``; where they already are its own, unchanged."""
-        if (classes.names, classes.category_ids) == (self.card.class_names, self.card.category_ids):
-            return self.detector
-        return with_classes(self.detector, Labels(classes.names, classes.category_ids))
-
-    def _warn_of_crowds(self, train: CocoSplit) -> None:
-        most = train.most_objects()
-        if most > self.card.arch.queries:
-            print(
-                f"an image has {most} objects, but the model finds at most "
-                f"{self.card.arch.queries} per image"
-            )
-
-
-def _run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
-    """Where the run lives, after a check that what is there is what ``resume`` expects."""
-    from rfdetr_repro.train.state import STATE
-
-    resume = True if resume in (None, "") else resume  # upstream's word for no file
-    if not isinstance(resume, bool):
-        folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
-        if not (folder / STATE).exists():
-            raise InputError("nothing to resume", folder, "give the folder of an unfinished run")
-        return folder
-    if not resume and (Path(output_dir) / STATE).exists():
-        raise InputError(
-            "the folder holds a run", output_dir, "resume it, or choose another folder"
-        )
-    return Path(output_dir)
-
-
-def _recipe(
-    images: int, epochs: int, batch_size: int, accumulate: int, changes: dict[str, Any]
-) -> TrainConfig:
-    base = {"epochs": epochs, "batch_size": batch_size, "grad_accum_steps": accumulate}
-    return from_upstream(images, base, changes).train
 
 
 def _random(row: Preset) -> tuple[Detector, ModelCard, str]:

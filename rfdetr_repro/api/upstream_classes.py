@@ -14,7 +14,7 @@ from rfdetr_repro.model.checkpoints.upstream import UPSTREAM_CLASSES
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import Labels
 
-from .api import RFDETR
+from .rfdetr import RFDETR
 
 _TAKEN = ("pretrain_weights", "device", "resolution", "num_classes", "labels", "arch")
 
