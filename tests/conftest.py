@@ -5,6 +5,7 @@ of GPU tests.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# a shell starts a background job with SIGINT ignored, and its children inherit that
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     from hypothesis import HealthCheck, settings
 except ImportError:  # the tests that need it skip themselves

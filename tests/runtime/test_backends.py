@@ -64,12 +64,12 @@ def test_formats_do_not_cross(both: Both) -> None:
             open_session(both.torch, backend)
     with pytest.raises(
         InputError,
-        match="runs onnx files, not torch; .*; open it with the backend torch, or export it again",
+        match="runs onnx files, not torch .*; open it with the backend torch, or export it again",
     ):
         open_session(both.torch)
     with pytest.raises(
         InputError,
-        match="runs torch files, not onnx; .*; open it with the backend onnxruntime, or export",
+        match="runs torch files, not onnx .*; open it with the backend onnxruntime, or export",
     ):
         open_session(both.onnx, "torch")
 

@@ -105,7 +105,7 @@ def test_files_of_one_name_keep_their_manifests(both: Both) -> None:
     both.torch.path.with_name(f"{both.torch.path.name}.json").rename(
         hidden := both.torch.path.with_name("hidden")
     )
-    with pytest.raises(InputError, match="no manifest; .*keep .*safetensors.json beside"):
+    with pytest.raises(InputError, match="no manifest .*keep .*safetensors.json beside"):
         load_artifact(both.torch.path)
     hidden.rename(both.torch.path.with_name(f"{both.torch.path.name}.json"))
 

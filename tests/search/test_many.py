@@ -318,8 +318,8 @@ def test_a_worker_that_sees_other_files_is_refused(
     after = load_supernet(run / "supernet.safetensors")[2], read_split(copy / "data", "val").sha256
     (changed,) = [index for index in range(2) if before[index] != after[index]]
     told = (
-        f"a worker sees another file ({after[changed][:12]}, the search {before[changed][:12]}); "
-        f"in {copy}"
+        f"a worker sees another file ({after[changed][:12]}, the search {before[changed][:12]}) "
+        f"({copy}"
     )
     lines = [line for line in capfd.readouterr().err.splitlines() if "worker" in line]
     assert len(lines) == 2 + 1 and all(
