@@ -1,1 +1,4 @@
-"""Records, the store that holds them, and the statistics that are read from them. No torch here."""
+"""Records, the store that holds Records, and the statistics computed from Records.
+
+No torch here.
+"""

@@ -1,15 +1,15 @@
-"""The mean over the data sets of a benchmark, as the paper prints it for RF100-VL (Tables 4, 14 and
-17).
+r"""The mean over the data sets of a benchmark, as the paper prints it for RF100-VL (Tables 4, 14
+and 17).
 
     python -m rfdetr_repro.mean --name rf100-vl --out results/rf100-vl.jsonl RUNS...
     python -m rfdetr_repro.mean --name rf100-vl --size N --target-ms 2.3 \
         --out results/rf100-vl.jsonl RUNS...
 
-Without a target every model that was measured on all data sets gets a Record of its own. With one
-each data set has the architecture that was found for it (paper section 4): of the files measured
-within the tolerance of the target, the best on ``--select``; what is averaged is what that same
-file does on ``--split``. A mean over fewer data sets than the benchmark has is another number and
-is not made. Stores are read, never changed.
+Without a target, every model that was measured on all data sets gets a Record of its own. With a
+target, each data set contributes the architecture that was found for it (paper section 4): of the
+files measured within the tolerance of the target, the best file on ``--select``; the mean is over
+the results of these files on ``--split``. A mean over fewer data sets than the benchmark has is not
+comparable with the benchmark and is refused. Stores are read, never changed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ from .store import Store, read_stores
 
 COUNTS = {"rf100-vl": 100, "rf20-vl": 20}  # data sets that a benchmark of this name has
 METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
-TOLD = 5  # models that are not complete, at most so many lines
+TOLD = 5  # lines about incomplete models, at most
 How = tuple[object, ...]
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m rfdetr_repro.mean``."""
     arguments = ArgumentParser(
         "rfdetr_repro.mean", description="Mean over the data sets of a benchmark."
     )
@@ -51,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         "--name",
         required=True,
         type=folder_name,
-        help=f"of the benchmark; {', '.join(COUNTS)} must be complete, others are what the stores "
-        f"hold",
+        help=f"name of the benchmark; {', '.join(COUNTS)} must be complete, any other benchmark "
+        f"consists of the data sets in the stores",
     )
     add(
         "--split",
@@ -64,45 +65,61 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         default=DECISION.mode,
         choices=MODES,
-        help="whose latencies are averaged, and by which targets are met",
+        help="protocol mode of the latencies that are averaged and compared with the target",
     )
     add(
         "--buffer-ms",
         type=number(*REAL["buffer_ms"]),
         default=Protocol.buffer_ms,
-        help="wait of the buffered mode",
+        help="wait before each sample in the buffered mode, in ms",
     )
-    add("--cuda-graph", choices=("on", "off"), help="only files that ran with one, or without")
-    add("--runtime", type=label, help="only files that ran on this one, e.g. tensorrt")
-    add("--size", type=label, help="with --target-ms: the mean's name, e.g. N")
+    add(
+        "--cuda-graph",
+        choices=("on", "off"),
+        help="only files that ran with a CUDA graph, or only files that ran without",
+    )
+    add("--runtime", type=label, help="only files that ran on this runtime, e.g. tensorrt")
+    add(
+        "--size",
+        type=label,
+        help="with --target-ms: the size that the mean is printed under, e.g. N",
+    )
     add(
         "--variant",
         type=label,
-        help="only files of this variant, e.g. nas+fine-tuning; default: nas, or without one",
+        help="only files of this variant, e.g. nas+fine-tuning; default: nas, or no variant",
     )
     add(
         "--target-ms",
         type=number(0, 1e6, "()"),
-        help="each data set has its own architecture, near this latency",
+        help="average the architecture that each data set found near this latency, in ms",
     )
     add(
         "--tolerance",
         type=number(0, 1, "()"),
         default=0.1,
-        help="part of the target by which a file may miss it",
+        help="largest relative deviation of a file's latency from the target",
     )
-    add("--select", default="val", type=folder_name, help="split on which the best is chosen")
+    add(
+        "--select",
+        default="val",
+        type=folder_name,
+        help="split on which the best file near the target is chosen",
+    )
     add(
         "--metric",
         default="ap",
         choices=("ap", "ap50", "mask_ap", "mask_ap50"),
-        help="by which it is the best",
+        help="metric by which the best file is chosen",
     )
     add("--out", required=True, type=output_file, help="store to append the means to")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``python -m rfdetr_repro.mean``. Raises :class:`InputError` for an
+    incomplete benchmark.
+    """
     args = parser().parse_args(argv)
     if (args.target_ms is None) != (args.size is None):
         raise InputError(
@@ -130,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         record.data and record.data.synthetic for record in records
     ):
         raise InputError(
-            "composed images are no benchmark of real ones", args.name, "name the mean embedded-..."
+            "composed images do not make a benchmark of real images",
+            args.name,
+            "name the mean embedded-...",
         )
     if len(names) == 1:
         raise InputError(
@@ -163,7 +182,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _wanted(record: Record, args: argparse.Namespace) -> bool:
-    """Files with an AP and a latency of the wanted kind; models of random weights have none."""
+    """Whether the file has an AP and a latency of the wanted kind; models with random weights have
+    no AP.
+    """
     artifact = record.artifact
     protocol = record.protocol
     if (
@@ -196,7 +217,7 @@ def _wanted(record: Record, args: argparse.Namespace) -> bool:
 
 
 def _names(records: Iterable[Record]) -> set[str]:
-    """Names of the data sets. Two of one name would pass for one: an :class:`InputError`."""
+    """Names of the data sets. Raises :class:`InputError` where two data sets share a name."""
     digests: dict[tuple[str, str], str | None] = {}
     for record in records:
         assert record.data is not None
@@ -215,17 +236,18 @@ def _names(records: Iterable[Record]) -> set[str]:
 
 
 class Target(NamedTuple):
-    """Which file stands for a data set."""
+    """The rule that chooses a data set's file near a target latency."""
 
     ms: float
-    tolerance: float  # a part of it
-    split: str  # on which the best is chosen
+    tolerance: float  # largest relative deviation from `ms`
+    split: str  # split on which the best file is chosen
     value: Callable[[Record], float | None]
 
     def picks(self, records: Iterable[Record], split: str, expected: int) -> list[Record]:
         """One Record on ``split`` for each data set.
 
-        A set without one is an :class:`InputError` that names it.
+        Raises :class:`InputError` for a data set without a file near the target, for files that
+        were not measured alike, and where the number of data sets is not ``expected``.
         """
         by_set: dict[str, list[Record]] = {}
         for record in records:
@@ -241,9 +263,9 @@ class Target(NamedTuple):
                 for values in zip(*hows, strict=True)
                 if len(set(values)) > 1
             ]
-            told = "; ".join(" and ".join(values[:2]) for values in differing)
+            message = "; ".join(" and ".join(values[:2]) for values in differing)
             hint = "choose with --runtime, --cuda-graph or --buffer-ms, or give other stores"
-            raise InputError(f"the files were not measured alike: {told}", hint=hint)
+            raise InputError(f"the files were not measured alike: {message}", hint=hint)
         return [self._pick(name, own, split) for name, own in sorted(by_set.items())]
 
     def _pick(self, name: str, records: Sequence[Record], split: str) -> Record:
@@ -278,8 +300,8 @@ class Target(NamedTuple):
 
 
 def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Record]], list[str]]:
-    """(Records of every model measured alike on all data sets, why other models were left out: the
-    nearest to complete first).
+    """Two lists: the Records of every model that was measured alike on all ``expected`` data sets,
+    and the reasons why other models were left out, the most complete model first.
     """
     groups: dict[How, list[Record]] = {}
     for record in records:
@@ -306,11 +328,11 @@ def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Re
 def mean_of(
     parts: Sequence[Record], model: ModelId, name: str, command: str | None = None
 ) -> Record:
-    """The Record of the mean. ``artifact`` and ``data`` are hashed over those of the parts, in
-    order of the data sets' names.
+    """The Record of the mean of ``parts``. ``artifact`` and ``data`` hash those of the parts, in
+    the order of the data sets' names.
 
-    A metric that some data set lacks (no object of that size) is absent: a mean over the others is
-    not the benchmark's.
+    A metric that some data set lacks (no object of that size) is absent, because a mean over the
+    other data sets is not the benchmark's.
     """
     first = parts[0]
     assert first.artifact is not None and first.data is not None
@@ -382,8 +404,8 @@ def _mean_cost(found: Sequence[Cost | None]) -> Cost | None:
 
 
 def line(record: Record) -> str:
-    """What the command prints of a mean: AP of boxes and of masks in percent, with the 95 %
-    interval where all parts have one.
+    """The line that the command prints for a mean: AP of boxes and of masks in percent, with the 95
+    % interval where all parts have an interval.
     """
     model = record.model
     latency = record.latency
@@ -424,7 +446,7 @@ def _how(record: Record) -> How:
 
 
 def _options(record: Record) -> str:
-    """What tells means of one model apart, and is in no other part of the request."""
+    """What distinguishes means of the same model and is in no other part of the request."""
     assert record.artifact is not None and record.latency is not None
     graph = (
         "" if record.latency.cuda_graph is None else f"mean_cuda_graph={record.latency.cuda_graph}"

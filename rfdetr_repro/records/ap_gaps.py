@@ -1,9 +1,9 @@
-"""AP of a configuration in the search (PyTorch) beside AP of its confirmed file, and what is said
-where they differ.
+"""AP of a configuration in the search (PyTorch) compared with AP of its confirmed file, and a
+sentence about differences.
 
-Both count the same detections of the same images by one rule
+Both count the same detections of the same images by the same rule
 (:data:`rfdetr_repro.records.record.AP_RULE`). The file sums its products in another order, or in
-half precision, so a score may move in its last digits and a rank with it.
+half precision, so a score may change in its last digits, and a rank with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KINDS = ("ap", "mask_ap")
 
 @dataclass(frozen=True)
 class Gap:
-    """One kind of AP of one configuration: fractions."""
+    """Difference of an AP of one configuration between search and confirmed file, as fractions."""
 
     arch: str  # its key
     kind: str  # "ap" or "mask_ap"
@@ -29,13 +29,13 @@ class Gap:
 
     @property
     def points(self) -> float:
-        """Percent points, not rounded."""
+        """Confirmed minus searched, in percentage points, not rounded."""
         return 100 * (self.confirmed - self.searched)
 
 
 def ap_gaps(records: Iterable[Record]) -> list[Gap]:
-    """One Gap per confirmed file and kind whose search Record (same weights, same images) is among
-    ``records``.
+    """One Gap per confirmed file and kind of AP for which ``records`` hold a search Record with the
+    same weights and images.
     """
     records = list(records)
     searched = {
@@ -71,7 +71,7 @@ def _subject(record: Record) -> tuple[object, ...]:
 
 
 def describe_gaps(gaps: list[Gap]) -> str:
-    """One sentence; empty where nothing was both searched and confirmed."""
+    """One sentence; empty where no configuration was both searched and confirmed."""
     if not gaps:
         return ""
     apart = [gap for gap in gaps if gap.searched != gap.confirmed]

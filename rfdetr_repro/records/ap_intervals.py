@@ -1,15 +1,15 @@
-"""How sure an AP is: its 95 % interval over other images of the same kind, and whether two APs can
-be told apart at all.
+"""How certain an AP is: its 95 % interval over other images of the same kind, and whether two APs
+are distinguishable.
 
-An AP on 150 images is a sample. Images are drawn again with replacement (bootstrap); what one AP
-and another do on the same draws is paired, and their difference is far surer than either.
-Everything here is arithmetic on numbers that a Record keeps, so a table can say which rows are
-distinguishable without the images; :mod:`rfdetr_repro.evaluation.matches` makes the numbers.
+An AP on 150 images is a sample. Images are drawn again with replacement (bootstrap). APs of two
+models on the same draws are paired, and their difference is far more certain than either AP.
+Everything here is arithmetic on numbers that a Record keeps, so a table can mark distinguishable
+rows without the images; :mod:`rfdetr_repro.evaluation.matches` computes the numbers.
 
 Single APs: bias-corrected and accelerated quantiles (BCa; Efron 1987,
 https://doi.org/10.2307/2289144), since an AP of few images is a little too high: its precision
 envelope takes a maximum at every recall. Quantiles are Student's for as many images as carry the
-AP, since the plain ones cover too rarely where few images hold a class. Means over data sets
+AP, since normal quantiles cover too rarely where few images hold a class. Means over data sets
 combine their parts' intervals (MOVER; Zou and Donner 2008, https://doi.org/10.1002/sim.3095).
 Coverage by simulation: docs/ap_intervals.md.
 """
@@ -31,14 +31,16 @@ Array = np.ndarray[Any, Any]
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 SEED = 0
-FEWEST = 10  # images; of fewer no interval is given
+FEWEST = 10  # images; fewer images have no interval
 _LEAST_FREEDOM = 4.0
-_STEPS = 65535  # of the stored APs: 0.0015 points apart
+_STEPS = 65535  # of the stored APs, 0.0015 points apart
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``mean``: of the second AP minus the first, as fractions, with its 95 % interval."""
+    """``mean`` is the second AP minus the first, as a fraction; ``low`` and ``high`` are its 95 %
+    interval.
+    """
 
     mean: float
     low: float
@@ -46,13 +48,13 @@ class Difference:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def student_levels(freedom: float) -> Array:
-    """Where the two ends of the interval lie on a standard normal axis, float64 (2,): Student's
-    quantiles.
+    """Positions of the interval's two ends on a standard normal axis, float64 (2,): quantiles of
+    Student's distribution.
     """
     tail = (1 - CONFIDENCE) / 2
     return np.array([stdtrit(freedom, tail), stdtrit(freedom, 1 - tail)])
@@ -62,8 +64,8 @@ def degrees_of_freedom(influences: Array) -> float:
     """How many images carry the estimate with these influences, float64 (images,): (sum of
     squares)^2 / sum of fourth powers.
 
-    All of them where all matter alike, a third of normally distributed ones, few where a class lies
-    on few; at least 4.
+    The result is the number of images where all images matter alike, a third of it for normally
+    distributed influences, and few where a class is on few images; at least 4.
     """
     squares = influences**2
     total = float((squares**2).sum())
@@ -71,7 +73,9 @@ def degrees_of_freedom(influences: Array) -> float:
 
 
 def acceleration(influences: Array) -> float:
-    """BCa's: how fast the standard error changes with the AP."""
+    """The acceleration of BCa, from influences, float64 (images,): how fast the standard error
+    changes with the AP.
+    """
     spread = float((influences**2).sum())
     return float((influences**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
 
@@ -95,8 +99,8 @@ def bootstrap_interval(ap: float, resampled: Array, influences: Array) -> tuple[
 
 
 def influence_interval(ap: float, influences: Array) -> tuple[float, float]:
-    """The same without draws: the standard error from every image's influence, symmetric in the
-    log-odds of the AP.
+    """The 95 % interval without draws: the standard error from every image's influence, float64
+    (images,), symmetric in the log-odds of the AP.
     """
     images = len(influences)
     if not 0 < ap < 1:
@@ -108,11 +112,11 @@ def influence_interval(ap: float, influences: Array) -> tuple[float, float]:
 
 
 def of_equal_images(ap: float, images: int) -> tuple[float, float]:
-    """Interval of an AP that every image agrees on: as many others may still be of another kind
-    (Clopper and Pearson).
+    """Interval of an AP that every image agrees on, since other images may still differ (Clopper
+    and Pearson).
 
-    At 0 none of ``images`` held a find, at 1 none held an error; the share of images that do is
-    bounded, and the AP with it.
+    At 0 none of ``images`` held a true positive, at 1 none held an error. The share of images that
+    do is bounded, and the AP with that share.
     """
     share = 1 - ((1 - CONFIDENCE) / 2) ** (1 / images)
     return around(ap, ap - share, ap + share)
@@ -124,8 +128,8 @@ def around(ap: float, low: float, high: float) -> tuple[float, float]:
 
 
 def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | None:
-    """What ``other`` gains over ``one``; ``None`` where an AP is absent or both were not resampled
-    alike on the same images.
+    """What ``other`` gains over ``one``. ``None`` where an AP is absent, or where the two were not
+    resampled alike on the same images.
     """
     if one is None or other is None or one.ap is None or other.ap is None:
         return None
@@ -161,8 +165,8 @@ def paired(one: Record, other: Record, masks: bool = False) -> Difference | None
 
 
 def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
-    """Interval of the mean AP over independent data sets from theirs (MOVER); ``None`` if one is
-    not known.
+    """Interval of the mean AP over independent data sets from the intervals of the parts (MOVER);
+    ``None`` if any interval is unknown.
     """
     aps = []
     lows = []
@@ -180,8 +184,8 @@ def mean_interval(parts: Sequence[Accuracy]) -> tuple[float, float] | None:
 
 
 def with_range(accuracy: Accuracy) -> str:
-    """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``; an interval that is not
-    known is left out; "-": no AP. ``0.0 (no detections)`` is of a model that found nothing at all.
+    """AP in percent with its 95 % interval, like ``50.9 [48.1, 53.5]``. An unknown interval is left
+    out, and "-" is an absent AP. ``0.0 (no detections)`` marks a model that found nothing at all.
     """
     if accuracy.ap is None:
         return "-"

@@ -3,18 +3,18 @@ written?
 
 ``Record.id`` covers the request alone, so that a campaign finds what it has measured; the digests
 cover the results too. A line holds ``"digest": {"all": D, "accuracy": D, "cost": D, "latency": D,
-"mask_accuracy": D}``, with a part only where the Record has that part. ``all`` is over every field
-but ``id`` and ``digest``; the parts serve to name what was altered.
+"mask_accuracy": D}``, with a part only where the Record has that part. ``all`` covers every field
+except ``id`` and ``digest``; the digests of parts locate an alteration.
 
 Canonical form: what is hashed is the JSON array ``[id, part, value]`` with ``value`` as parsed from
 the line, written by ``json.dumps`` with sorted keys, without spaces, non-ASCII characters as
 ``\uXXXX``, numbers as Python's ``repr`` gives them (the shortest text that reads back as the same
-float64). So the order of keys and white space do not matter, any number does. The id stands inside
-so that a part of one Record does not pass for another's. A digest is the first 16 hex digits of the
-SHA-256.
+float64). So the order of keys and white space do not matter, and any changed number does. The id is
+inside so that a part of one Record does not pass for a part of another Record. A digest is the
+first 16 hex digits of the SHA-256.
 
-Digests find accidents and careless edits. They are no signature: whoever alters a line on purpose
-can compute them anew.
+Digests find accidents and careless edits. Digests are not signatures: a person who alters a line on
+purpose can compute new digests.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from collections.abc import Mapping
 from typing import Any
 
 WHOLE = "all"
-PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results: what a Record says came out
-# UTC time at which a line written without digests was given them (rfdetr_repro.seal)
+PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results of a Record
+# UTC time at which digests were added to a line written without digests (rfdetr_repro.seal)
 SEALED = "sealed_at"
 
 
 def digests_of(fields: Mapping[str, Any], record_id: str) -> dict[str, str]:
-    """Part -> digest, of a Record's fields as JSON values, without ``id`` and ``digest``."""
+    """Part -> digest of ``fields``: a Record's fields as JSON values, without ``id`` and
+    ``digest``.
+    """
     parts = {part: fields[part] for part in PARTS if part in fields}
     return {
         name: _digest(record_id, name, value) for name, value in {WHOLE: fields, **parts}.items()
@@ -39,10 +41,11 @@ def digests_of(fields: Mapping[str, Any], record_id: str) -> dict[str, str]:
 
 
 def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
-    """What of ``fields`` is not as the digests in a line say, such as "accuracy"; an empty text if
-    everything is.
+    """Names the parts of ``fields`` that do not agree with the digests of their line, such as
+    "accuracy"; empty if all agree.
 
-    Raises ValueError for a ``digest`` that is no object of texts, or has no digest of the whole.
+    Raises ValueError for a ``digest`` that is not an object of texts, or has no digest of the
+    whole.
     """
     if (
         not isinstance(digest, dict)
@@ -50,13 +53,13 @@ def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
         or not all(isinstance(value, str) for value in digest.values())
     ):
         raise ValueError(
-            f"digest = {repr(digest)[:60]} is no object of hexadecimal texts with {WHOLE!r}"
+            f"digest = {repr(digest)[:60]} is not an object of hexadecimal texts with {WHOLE!r}"
         )
     found = digests_of(fields, record_id)
     if {name: value for name, value in digest.items() if name != SEALED} == found:
         return ""
     wrong = [part for part in PARTS if digest.get(part) != found.get(part)]
-    return " and ".join(wrong) or "a field besides the results"
+    return " and ".join(wrong) or "a field other than the results"
 
 
 def _digest(record_id: str, name: str, value: Any) -> str:

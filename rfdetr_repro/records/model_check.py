@@ -1,9 +1,9 @@
-"""The latency model beside what was measured afterwards: was its stated error true? Read from
+"""The latency model compared with later measurements: was its stated error true? Computed from
 Records alone; no torch here.
 
-A confirmed file's Record holds what the model said of it before (``latency.predicted_ms``) and the
-error that was stated then, on engines left out of the fit; both are of the mode that the Record's
-protocol measures.
+A confirmed file's Record holds the latency that the model predicted (``latency.predicted_ms``) and
+the error that was stated with the prediction, on engines left out of the fit. Both are for the mode
+of the Record's protocol.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from statistics import median
 from .pareto import backend
 from .record import FINE_TUNING, Record
 
-# of the model's relative error; a coarser model ranks nothing and meets no target
+# bounds of the model's relative error; a coarser model is not used to rank or to meet targets
 MEDIAN_BOUND = 0.03
 P95_BOUND = 0.10
-SURE = 0.05  # a deviation from what was stated that chance explains less often is one
+SURE = 0.05  # probability below which chance does not explain a deviation from the stated error
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """Predictions of one latency model beside measured medians, both in ms, file by file;
-    ``stated``: median and 95 % of its relative error as it was said before, None where the Records
-    do not tell.
+    """Predictions of one latency model and measured medians, both in ms, file by file.
+
+    ``stated_median`` and ``stated_p95`` are the median and the 95 % quantile of the model's
+    relative error as stated with the predictions; None where the Records do not state them.
     """
 
     backend: str
@@ -43,16 +44,18 @@ class ModelCheck:
 
     @property
     def median(self) -> float:
+        """Median of :attr:`errors`, a fraction."""
         return median(self.errors)
 
     @property
     def worst(self) -> float:
+        """Largest of :attr:`errors`, a fraction."""
         return max(self.errors)
 
     @property
     def held(self) -> bool | None:
-        """Whether no more files lie beyond the stated 95 % than chance explains; None where nothing
-        was stated.
+        """Whether no more files lie beyond the stated 95 % quantile than chance explains; None
+        where nothing was stated.
         """
         if self.stated_p95 is None:
             return None
@@ -65,8 +68,8 @@ class ModelCheck:
 
     @property
     def within_bound(self) -> bool:
-        """Whether the model may rank: its error, as stated and on the confirmed files, stays within
-        the bounds.
+        """Whether the model may rank: its stated error and its error on the confirmed files stay
+        within the bounds.
         """
         stated = (self.stated_median or 0.0) <= MEDIAN_BOUND and (
             self.stated_p95 or 0.0
@@ -78,8 +81,8 @@ class ModelCheck:
         )
 
     def describe(self) -> str:
-        """For table and report: the error stated before, the error seen, and what follows from
-        them.
+        """Sentences for table and report: the stated error, the observed error, and the
+        consequence.
         """
         stated = "stated error unknown"
         if self.stated_median is not None and self.stated_p95 is not None:
@@ -95,18 +98,19 @@ class ModelCheck:
         if not self.within_bound:
             text += (
                 f" It exceeds the bound ({bound_text()}): modelled latencies rank nothing here, "
-                f"measured ones do."
+                f"measured latencies do."
             )
         return text
 
 
 def bound_text() -> str:
+    """The bounds of the model's error, to print."""
     return f"median {MEDIAN_BOUND:.0%}, 95 % {P95_BOUND:.0%}"
 
 
 def model_checks(records: Iterable[Record]) -> list[ModelCheck]:
-    """One for each checkpoint and backend that has confirmed files with a prediction; a file counts
-    once.
+    """One check for each checkpoint and backend that has confirmed files with a prediction; a file
+    counts once.
     """
     groups: dict[tuple[object, str], dict[str, Record]] = {}
     for record in records:
@@ -135,7 +139,7 @@ def _check(how: str, records: list[Record]) -> ModelCheck:
 
 
 def too_coarse(record: Record) -> bool:
-    """Whether a modelled latency comes from a model whose stated error exceeds the bound."""
+    """Whether the latency comes from a latency model whose stated error exceeds the bound."""
     latency = record.latency
     if latency is None or latency.method != "modelled":
         return False

@@ -1,9 +1,9 @@
-"""Which Records are worth keeping: the accuracy-latency frontier, the best under a budget, and the
-campaign's confirmed points.
+"""Which Records are worth keeping: the accuracy-latency frontier, the best Record under a budget,
+and the campaign's confirmed points.
 
 The direction (lower or higher is better) belongs to the metric. Two latencies are compared only if
-they were obtained the same way (published, modelled, or measured by the same runtime, protocol mode
-and machine), two APs only on the same images.
+they were obtained in the same way (published, modelled, or measured by the same runtime, protocol
+mode and machine), two APs only on the same images.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from .record import FINE_TUNING, TUNED, Record
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a Record, its unit, which direction is better, and the backend or data it is
-    comparable within.
+    """A number of a Record, with its unit and its better direction.
+
+    ``within`` names the backend or the data inside which two values are comparable.
     """
 
     name: str
@@ -31,16 +32,18 @@ class Metric:
     within: Callable[[Record], str]
 
     def cost(self, record: Record) -> float:
-        """The value with its sign set so that smaller is better; only for Records that have it."""
+        """The value with its sign set so that smaller is better, for Records that have the
+        value.
+        """
         value = self.value(record)
         assert value is not None
         return value if self.lower_is_better else -value
 
 
 def backend(record: Record) -> str:
-    """How the latency was obtained, e.g. ``modelled onnxruntime fp32 buffered on CPU``, ``published
-    tensorrt-fp16``, ``onnxruntime-cpu buffered on CPU``. A wait other than the paper's 200 ms is
-    told with the mode.
+    """How the latency was obtained, like ``modelled onnxruntime fp32 buffered on CPU``, ``published
+    tensorrt-fp16`` or ``onnxruntime-cpu buffered on CPU``. The mode includes its wait where the
+    wait is not the paper's 200 ms.
     """
     if record.latency is None:
         return "no latency"
@@ -55,8 +58,8 @@ def backend(record: Record) -> str:
 
 
 def modelled_for(search: Record, timed: Record) -> bool:
-    """Whether the modelled latencies stand for what ``timed`` was measured on: data set, supernet,
-    runtime, machine and mode.
+    """Whether the modelled latency of ``search`` is for what ``timed`` was measured on: data set,
+    supernet, runtime, machine and mode.
     """
     artifact = timed.artifact
     machine = timed.machine
@@ -83,11 +86,11 @@ def modelled_for(search: Record, timed: Record) -> bool:
 
 
 def latency_mode(record: Record) -> str | None:
-    """The mode that a latency is of, measured or modelled, e.g. "buffered", "sustained", "buffered
-    100 ms"; None: not known.
+    """The mode of the measured or modelled latency, like "buffered", "sustained" or "buffered 100
+    ms"; None if unknown.
 
-    No axis and no decision mixes two of them. Models of Records without a mode in their deployment
-    were fitted to sustained ones.
+    No axis and no decision mixes two modes. Latency models of Records without a mode in their
+    deployment were fitted to sustained latencies.
     """
     if record.latency is None or record.published is not None:
         return None
@@ -128,8 +131,8 @@ METRICS: dict[str, Metric] = {
 
 
 def metric(name: str) -> Metric:
-    """The metric called ``name``; an unknown one is an :class:`InputError` that lists what there
-    is.
+    """The metric called ``name``. Raises :class:`InputError`, which lists the known metrics, for an
+    unknown name.
     """
     if name not in METRICS:
         raise InputError(f"unknown metric {name!r}", hint=f"choose one of {', '.join(METRICS)}")
@@ -139,8 +142,8 @@ def metric(name: str) -> Metric:
 def comparable_groups(
     records: Iterable[Record], x: str = "latency", y: str = "ap"
 ) -> dict[tuple[str, str], list[Record]]:
-    """Records that have both metrics, grouped by (backend of x, images of y); only within a group
-    may they be compared.
+    """Records that have both metrics, grouped by (backend of x, images of y). Only Records of the
+    same group may be compared.
     """
     along = metric(x)
     up = metric(y)
@@ -152,11 +155,11 @@ def comparable_groups(
 
 
 def frontier(records: Iterable[Record], x: str = "latency", y: str = "ap") -> list[Record]:
-    """Records that no other one beats in ``x`` without losing in ``y``, best ``x`` first.
+    """Records that no other Record beats in ``x`` without losing in ``y``, best ``x`` first.
 
-    Records without either metric are left out. Of several with the same ``x`` and ``y`` the first
-    stays. Raises :class:`InputError` if the Records are not comparable; :func:`frontiers` groups
-    them instead.
+    Records without either metric are left out. Of several Records with the same ``x`` and ``y`` the
+    first stays. Raises :class:`InputError` if the Records are not comparable; :func:`frontiers`
+    groups such Records instead.
     """
     groups = comparable_groups(records, x, y)
     if len(groups) > 1:
@@ -178,8 +181,8 @@ def frontiers(
 
 
 def best_under(records: Iterable[Record], budget_ms: float, y: str = "ap") -> Record | None:
-    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equals the faster;
-    ``None`` if all are slower.
+    """The Record with the best ``y`` and a latency of at most ``budget_ms``; of equal Records the
+    faster. ``None`` if all are slower.
     """
     kept = [
         record
@@ -191,7 +194,7 @@ def best_under(records: Iterable[Record], budget_ms: float, y: str = "ap") -> Re
 
 def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]:
     front: list[Record] = []
-    # stable: of equals the first comes first
+    # stable: of equal Records the first comes first
     for record in sorted(records, key=lambda item: (along.cost(item), up.cost(item))):
         if not front or up.cost(record) < up.cost(front[-1]):
             front.append(record)
@@ -200,8 +203,8 @@ def _front(records: Sequence[Record], along: Metric, up: Metric) -> list[Record]
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One exported file and everything measured from it: the full protocol on val and test,
-    buffered and sustained.
+    """One exported file with everything that was measured from it: the full protocol on val and
+    test, buffered and sustained.
     """
 
     arch: Arch | None
@@ -213,6 +216,7 @@ class Confirmed:
 
     @property
     def any(self) -> Record:
+        """A Record of the file, whichever exists."""
         record = self.val or self.test or self.sustained
         assert record is not None
         return record
@@ -230,8 +234,8 @@ class Confirmed:
         )
 
     def on(self, split: str) -> Record | None:
-        """The Record that holds the AP on ``split``, val or test; a file has one AP, whatever mode
-        was timed beside it.
+        """The Record that holds the AP on ``split`` ("val" or "test"). A file has one AP per split,
+        in whatever mode its latency was measured.
         """
         found = [self.val, self.sustained] if split == "val" else [self.test, self.sustained_test]
         here = [record for record in found if record is not None and _split(record) == split]
@@ -244,8 +248,8 @@ class Confirmed:
 
     @property
     def predicted(self) -> Record | None:
-        """The Record whose latency the latency model had predicted, if any: of the mode that the
-        search decided by.
+        """The Record whose latency the latency model had predicted, in the mode that the search
+        decided by; None if nothing was predicted.
         """
         found = (self.val, self.test, self.sustained, self.sustained_test)
         return next(
@@ -259,12 +263,12 @@ class Confirmed:
 
 
 def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
-    """Protocol Records grouped by the file they were measured from (SHA-256), runtime and machine,
-    fastest first.
+    """Protocol Records grouped by the file that they were measured from (SHA-256), runtime and
+    machine, fastest first.
 
-    With and without a CUDA graph are two points. Left out are Records of fine-tuned models, which
-    are no part of what was searched, and of protocols that are neither the buffered nor the
-    sustained one.
+    The same file with and without a CUDA graph gives two points. Records of fine-tuned models,
+    which are not part of what was searched, are left out, and so are protocols other than the usual
+    buffered and sustained protocols.
     """
     groups: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
@@ -295,7 +299,9 @@ def _split(record: Record) -> str:
 
 
 def _fastest_first(point: Confirmed) -> tuple[float, float]:
-    """By the buffered latency; files without one come last, by the sustained latency."""
+    """By the buffered latency; files without a buffered latency come last, by the sustained
+    latency.
+    """
     ms = [
         one.latency.median_ms if one and one.latency else float("inf")
         for one in (point.buffered, point.sustained)
@@ -304,8 +310,8 @@ def _fastest_first(point: Confirmed) -> tuple[float, float]:
 
 
 def decision_mode(points: Sequence[Confirmed]) -> str:
-    """The mode that the points are compared by: the one that was predicted, else buffered where
-    anything was measured so.
+    """The mode that the points are compared by: the mode that was predicted, else buffered where
+    any point has a buffered latency.
     """
     for point in points:
         if point.predicted is not None:
@@ -314,8 +320,8 @@ def decision_mode(points: Sequence[Confirmed]) -> str:
 
 
 def measured_front(points: Sequence[Confirmed]) -> set[str]:
-    """SHA-256s of the points still on the frontier by what was measured on val, in the mode of
-    :func:`decision_mode`; raises if the points are not comparable.
+    """SHA-256s of the points on the frontier of what was measured on val, in the mode of
+    :func:`decision_mode`. Raises :class:`InputError` if the points are not comparable.
     """
     mode = decision_mode(points)
     found = [point.val if mode == "buffered" else point.sustained for point in points]

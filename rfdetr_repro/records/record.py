@@ -1,5 +1,5 @@
-"""The one thing that flows: a ``Record`` says what ran, on which data, from which file, how, where,
-and what came out.
+"""The currency of the package: a ``Record`` states what ran, on which data, from which file, how
+and where, and the results.
 
 Absent is ``None``, never 0 or -1. Accuracy is a fraction in 0..1, latency is in milliseconds.
 ``Record.id`` hashes the *request*, so a campaign resumes by skipping ids that are stored. A stored
@@ -31,17 +31,18 @@ SCHEMA = 1
 # source: an average over data sets; variant: a size no training step drew
 MEAN = "mean"
 NEVER_TRAINED = "patch never trained"
-# What an accuracy measured here is of. Until it was stated, an artifact's best 100 per image were
-# handed over, and the search
-# and PyTorch did not cut boxes.
+# What an accuracy measured here counts. Before this rule was stated, an artifact passed on its best
+# 100 detections per image, and the search and PyTorch did not cut boxes.
 AP_RULE = "every detection, boxes cut at the border"
-# campaign: a found architecture before and after; variant: after
+# campaign: a found architecture before and after fine-tuning; variant: after fine-tuning
 FINE_TUNING = "fine-tuning"
 TUNED = "nas+fine-tuning"
 
 
 @dataclass(frozen=True)
 class ModelId:
+    """Which model ran."""
+
     family: str  # "rfdetr", "yolov8", ...
     name: str  # printed name
     task: str = "detect"  # "detect" or "segment"
@@ -54,6 +55,8 @@ class ModelId:
 
 @dataclass(frozen=True)
 class DataId:
+    """Which images the model ran on; ``sha256`` is over the annotations."""
+
     name: str
     split: str
     sha256: str | None = None
@@ -61,12 +64,14 @@ class DataId:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the images are composed by this project: their AP says nothing about COCO."""
+        """Whether this project composed the images, so that their AP says nothing about COCO."""
         return self.name.startswith("embedded")
 
 
 @dataclass(frozen=True)
 class ArtifactId:
+    """Which file ran, on which runtime."""
+
     sha256: str  # of the file that ran (engine or ONNX)
     onnx_sha256: str
     runtime: str  # "onnxruntime-cpu", "tensorrt", ...
@@ -77,6 +82,8 @@ class ArtifactId:
 
 @dataclass(frozen=True)
 class Cost:
+    """Size and operations of the model, for one image."""
+
     params: int | None = None
     flops: float | None = None  # 2 per multiply-add; what else counts depends on the counter
     macs: float | None = None  # multiply-adds
@@ -88,7 +95,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Resampled:
-    """How the interval of an AP came about: the images were drawn again, with replacement
+    """How the interval of an AP was obtained: images were drawn again, with replacement
     (:mod:`.ap_intervals`).
     """
 
@@ -98,7 +105,7 @@ class Resampled:
     resamples: int | None = None
     seed: int | None = None
     freedom: float | None = None  # degrees of freedom: how many images carry the AP
-    # of how often each image was drawn: two APs with the same one are paired
+    # of how often each image was drawn: two APs with the same digest are paired
     draws_sha256: str | None = None
     # AP of each resample: base64 of little-endian uint16, 65535 is 1
     aps: str | None = field(default=None, repr=False)
@@ -126,13 +133,14 @@ class Accuracy:
     ap_low: float | None = None
     ap_high: float | None = None
     resampled: Resampled | None = None
-    # how many the evaluator was given; None: not counted (an older Record, the search, published)
+    # detections that the evaluator was given; None: not counted (an older Record, the search,
+    # published)
     detections: int | None = None
 
 
 @dataclass(frozen=True)
 class Build:
-    """One of several builds behind a Latency: another session, or another engine of the same ONNX
+    """One of several builds of a Latency: another session, or another engine of the same ONNX
     file.
     """
 
@@ -143,9 +151,9 @@ class Build:
 
 @dataclass(frozen=True)
 class Itself:
-    """A/A: the same file measured twice, interleaved as if it were two models.
+    """A/A: the same file measured twice, interleaved like two models.
 
-    What differs is the instrument's own error.
+    The difference is the instrument's own error.
     """
 
     median_ms: float  # the second time
@@ -157,7 +165,7 @@ class Itself:
 
     @property
     def told(self) -> str:
-        """E.g. "+0.12 % (-0.30 % to +0.55 %), SAME"."""
+        """The result to print, like "+0.12 % (-0.30 % to +0.55 %), SAME"."""
         interval = (
             "no interval"
             if self.low is None or self.high is None
@@ -168,7 +176,7 @@ class Itself:
 
 @dataclass(frozen=True)
 class Paced:
-    """Open-loop arrivals at ``fps``: the deadline of a frame is the arrival of the next one."""
+    """Open-loop arrivals at ``fps``: the deadline of a frame is the arrival of the next frame."""
 
     fps: float
     missed_share: float  # of the frames, 0..1
@@ -181,9 +189,9 @@ class Paced:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What the GPU did while it was timed.
+    """The state of the GPU while a latency was measured.
 
-    Shares are of the readings; an item the driver denies is in ``unknown``.
+    Shares are of the readings; ``unknown`` lists items that the driver denies.
     """
 
     # cause -> seconds by the driver's counters, blocks set aside included
@@ -204,6 +212,10 @@ class GpuState:
 
 @dataclass(frozen=True)
 class Latency:
+    """Latency of one image in milliseconds, with the statistics and the circumstances of its
+    samples.
+    """
+
     median_ms: float  # from arrival to result when paced
     method: str = "measured"  # "measured" or "modelled" (additive latency model) or "published"
     ci_low_ms: float | None = None
@@ -219,7 +231,7 @@ class Latency:
     cuda_graph: bool | None = None
     throttled: str = "unknown"  # "no", "yes: CAUSE", "unknown"
     artifact_sha256: str | None = None
-    samples_sha256: str | None = None  # names the raw samples beside the store
+    samples_sha256: str | None = None  # names the file of raw samples next to the store
     # of the latency model behind it: median relative error on engines left out of the fit
     heldout_error: float | None = None
     p999_ms: float | None = None  # None below 6636 samples
@@ -233,24 +245,27 @@ class Latency:
     gpu: GpuState | None = None
     interval: str | None = None  # what the interval rests on, or why there is none
     num_blocks: int | None = None  # of neighbouring samples, over all builds
-    effective_blocks: float | None = None  # independent blocks that would say as much
+    effective_blocks: float | None = None  # independent blocks with the same information
     # samples taken while the GPU throttled: kept, and marked in the samples' file
     num_marked: int | None = None
-    # rows of one session were measured in turns; intervals speak of their session
+    # rows of the same session were interleaved; an interval holds for its session
     session: str | None = None
     itself: Itself | None = None
-    # part of a run that is the suppression added to somebody else's file
+    # time of the suppression that was added to a file of another project
     suppression_ms: float | None = None
-    heldout_p95: float | None = None  # beside heldout_error: what 95 % of the errors stay below
-    # measured only: what the latency model said before, with the heldout_error it stated
+    heldout_p95: float | None = None  # 95 % of the held-out errors stay below this
+    # measured only: the latency model's earlier prediction; heldout_error is the error stated with
+    # it
     predicted_ms: float | None = None
-    # of a model fitted to confirmed files too: median error on them of the one before
+    # where confirmed files joined the fit: the earlier model's median error on these files
     confirmed_error: float | None = None
-    confirmed_worst: float | None = None  # and the largest
+    confirmed_worst: float | None = None  # the earlier model's largest error on these files
 
 
 @dataclass(frozen=True)
 class Machine:
+    """The machine that a latency was measured on, or whose latency was modelled."""
+
     cpu: str
     cores: int
     memory_gib: float
@@ -262,6 +277,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Published:
+    """Where a published number is printed."""
+
     table: str  # "2", "v2_17", ...
     row: int  # 0-based line of the CSV
     version: str  # "v1", "v2", "v1+v2"
@@ -279,8 +296,8 @@ def _numbers_of(kind: type) -> tuple[str, ...]:
 
 
 def _check_numbers(part: object, where: str) -> None:
-    """Raises :class:`InputError` where a count, a time, a share or an AP is no finite number, or
-    negative.
+    """Raises :class:`InputError` where a count, a time, a share or an AP is negative or not a
+    finite number.
     """
     kind: Any = type(part)
     for name in _numbers_of(kind) if part is not None else ():
@@ -288,7 +305,7 @@ def _check_numbers(part: object, where: str) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{name} = {value!r} is no number", where)
+            raise InputError(f"{name} = {value!r} is not a number", where)
         if not 0 <= value < math.inf and not name.startswith("ap"):  # an AP has its own message
             what = "latency" if name == "median_ms" else name
             raise InputError(
@@ -302,7 +319,7 @@ def _check_words(latency: Latency, where: str) -> None:
     choose(latency.method, ("measured", "modelled", "published"), "origin of a latency", where)
     if not str(latency.throttled).startswith(("no", "yes", "unknown")):
         raise InputError(
-            f"throttled = {latency.throttled!r} says neither no, yes nor unknown", where
+            f"throttled = {latency.throttled!r} does not begin with no, yes or unknown", where
         )
 
 
@@ -335,6 +352,12 @@ def _check_interval(accuracy: Accuracy, where: str) -> None:
 
 @dataclass(frozen=True)
 class Record:
+    """What ran, on which data, from which file, how and where, and the results.
+
+    Raises :class:`InputError` for contradictions, such as an accuracy of random weights, results of
+    another file than ``artifact``, or numbers out of range.
+    """
+
     source: str  # "search", "protocol", "training", MEAN or "paper:table2:row5"
     model: ModelId
     data: DataId | None = None
@@ -350,11 +373,11 @@ class Record:
     started_at: str | None = None  # UTC, ISO 8601
     command: str | None = None
     seed: int | None = None
-    # what a modelled latency stands for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
+    # what a modelled latency is for: "onnxruntime fp32", "tensorrt fp16 CUDA graph", ...
     deployment: str | None = None
     env: dict[str, str] = field(default_factory=dict)  # package -> version, "git" -> commit
     parts: tuple[str, ...] | None = None  # ids of the Records that this one averages
-    # somebody else's file: form, boxes, resize, normalisation, classes as taken
+    # of another project's file: form, boxes, resize rule, normalisation and classes as interpreted
     adoption: dict[str, str] | None = None
     schema: int = SCHEMA
     # read from a line without digests; never stored itself
@@ -396,8 +419,8 @@ class Record:
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hex digits over the request: model, data, runtime, precision, protocol, machine (not
-        over any result).
+        """16 hex digits over the request: model, data, runtime, precision, protocol and machine,
+        without any result.
         """
         model = {**vars(self.model), "arch": self.model.arch and self.model.arch.knobs()}
         request = {
@@ -417,8 +440,8 @@ class Record:
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """One line of JSON, without absent fields, with digests of what it says (none where the
-        Record is ``unverified``).
+        """One line of JSON, without absent fields, with digests of its contents (without digests
+        where the Record is ``unverified``).
         """
         fields = without_absent(dataclasses.asdict(self))
         sealed = {} if fields.pop("unverified") else {"digest": digests_of(fields, self.id)}
@@ -426,10 +449,10 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Record:
-        """Inverse of :meth:`to_json`. Raises :class:`InputError` on anything that is not a Record
+        """Inverse of :meth:`to_json`. Raises :class:`InputError` for anything that is not a Record
         of this schema, or was altered.
 
-        A line without digests, as older versions wrote them, gives a Record that is ``unverified``.
+        A line without digests, as older versions wrote it, gives a Record that is ``unverified``.
         """
         try:
             fields = parse_json(line)
@@ -451,6 +474,6 @@ class Record:
                 hint="the line was altered; remove it",
             )
         if wrong:
-            told = f"{wrong} of Record {record.id} was altered: the digest differs"
-            raise InputError(told, hint="remove the line, measure again")
+            message = f"{wrong} of Record {record.id} was altered: the digest differs"
+            raise InputError(message, hint="remove the line, measure again")
         return record

@@ -1,5 +1,5 @@
-"""Raw samples of a latency with their builds, blocks and marks, kept as ``samples/SHA256.npz``
-beside the store.
+"""Raw samples of a latency with their builds, blocks and marks, stored as ``samples/SHA256.npz`` in
+the folder of the store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rfdetr_repro.spec.files import open_input, sha256_bytes, write_atomic
 
 Array = np.ndarray[Any, Any]
 BLOCK = 8  # samples between two looks at the stop rule, and between two models
-# marks: taken while the GPU throttled; and, besides, taken again after a rest
+# marks: taken while the GPU throttled; throttled and repeated after a rest
 THROTTLED = 1
 SET_ASIDE = 2
 _UNMARKED: Array = np.zeros(0, np.int64)
@@ -27,7 +27,7 @@ _UNMARKED: Array = np.zeros(0, np.int64)
 class Series(NamedTuple):
     """Samples in the order in which they were taken, build by build."""
 
-    ms: Array  # float64 (n,), each a float32 number: that is what is stored
+    ms: Array  # float64 (n,) of float32 numbers, which is the stored precision
     build: Array  # int64 (n,)
     block: Array  # int64 (n,) round of the interleaved measurement
     mark: Array = _UNMARKED  # int64 (n,): 0, THROTTLED or SET_ASIDE; empty: all 0
@@ -50,12 +50,12 @@ class Series(NamedTuple):
 
     @property
     def num_marked(self) -> int:
-        """Samples that were taken while the GPU throttled."""
+        """Number of samples that were taken while the GPU throttled."""
         return int((self.mark > 0).sum())
 
     @property
     def counted(self) -> Series:
-        """The samples that medians and intervals are made of: all but those set aside."""
+        """The samples that enter medians and intervals: all except those set aside."""
         if not (self.mark == SET_ASIDE).any():
             return self
         kept = self.mark != SET_ASIDE
@@ -63,12 +63,12 @@ class Series(NamedTuple):
 
     @property
     def layout(self) -> tuple[tuple[int, int], ...]:
-        """The (build, block) pairs there are."""
+        """The sorted (build, block) pairs of the samples."""
         return tuple(sorted({*zip(self.build.tolist(), self.block.tolist(), strict=True)}))
 
 
 def as_stored(ms: Array) -> Array:
-    """The samples, float64 (n,), as they will be read back: rounded to float32, seven digits."""
+    """The samples, float64 (n,), as they are read back: rounded to float32, seven digits."""
     return np.asarray(ms, dtype=np.float32).astype(np.float64)
 
 
@@ -92,9 +92,10 @@ def save_samples(folder: Path, series: Series) -> str:
 
 
 def load_samples(folder: Path, sha256: str) -> Series:
-    """What :func:`save_samples` wrote, or a .npy of older versions; else :class:`InputError`.
+    """The samples that :func:`save_samples` wrote, or a .npy file of older versions. Raises
+    :class:`InputError` for anything else.
 
-    Older files are float64 (n, 3), milliseconds, build, block, or float64 (n,) of one build.
+    Older files are float64 (n, 3) of milliseconds, build and block, or float64 (n,) of one build.
     """
     path = folder / "samples" / f"{sha256}.npz"
     if not path.is_file() and path.with_suffix(".npy").is_file():
@@ -102,7 +103,9 @@ def load_samples(folder: Path, sha256: str) -> Series:
     with open_input(path) as stream:
         content = stream.read()
     if sha256_bytes(content) != sha256:
-        raise InputError("the samples are not those the Record names", path, "measure again")
+        raise InputError(
+            "the samples are not the samples that the Record names", path, "measure again"
+        )
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
         values = found if isinstance(found, np.ndarray) else dict(found.items())
@@ -133,16 +136,16 @@ def _new(arrays: dict[str, Array], path: Path) -> Series:
         or len({len(array) for array in arrays.values()}) > 1
         or not len(arrays["ms"])
     ):
-        told = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
-        raise InputError(f"samples of {told}", path, "measure again")
-    _refuse_what_is_no_time(arrays["ms"], path)
+        shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
+        raise InputError(f"samples of {shapes}", path, "measure again")
+    _check_times(arrays["ms"], path)
     numbers = [arrays.get(name, _UNMARKED).astype(np.int64) for name in ("build", "block", "mark")]
     return Series(arrays["ms"].astype(np.float64), *numbers)
 
 
-def _refuse_what_is_no_time(ms: Array, path: Path) -> None:
+def _check_times(ms: Array, path: Path) -> None:
     if not (np.isfinite(ms).all() and (ms >= 0).all()):
-        raise InputError("samples that are no times", path, "measure again")
+        raise InputError("samples that are not times", path, "measure again")
 
 
 def _old(values: Array, path: Path) -> Series:
@@ -153,7 +156,7 @@ def _old(values: Array, path: Path) -> Series:
         or (values.ndim == 2 and values.shape[1] != 3)
     ):
         raise InputError(f"samples of {values.dtype} {values.shape}", path, "measure again")
-    _refuse_what_is_no_time(values if values.ndim == 1 else values[:, 0], path)
+    _check_times(values if values.ndim == 1 else values[:, 0], path)
     if values.ndim == 1:
         return Series.of(values)
     return Series(values[:, 0], *values[:, 1:].T.astype(np.int64))

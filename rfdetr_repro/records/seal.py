@@ -1,15 +1,15 @@
-"""Which Records of a store are unaltered since they were written; and digests for stores that were
-written without them.
+"""Finds the Records of a store that are unaltered since they were written, and adds digests to
+stores that were written without digests.
 
     python -m rfdetr_repro.seal results/*.jsonl
     python -m rfdetr_repro.seal results/old.jsonl --out results/sealed.jsonl
 
-The command counts, for each store, the Records whose digests agree with what they say, and those
-that have no digests. A store with an altered Record is an error that names the line. With --out a
-copy of the one store is written in which every Record without digests has them, and beside them the
-time at which that was done (``sealed_at``): such digests say that the Record has not been altered
-since that time, and nothing about the time before. Every other line of the copy is that of the
-store, byte for byte. The store itself is never changed.
+For each store the command counts the Records that agree with their digests, and the Records without
+digests. A store with an altered Record is an error that names the line. With --out the command
+writes a copy of one store in which every Record without digests gets digests and the time of this
+step (``sealed_at``). Such digests prove that the Record has not been altered since that time, and
+nothing about the time before. Every other line of the copy equals the line of the store, byte for
+byte. The store itself is never changed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ WITHOUT = "without digests"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command ``python -m rfdetr_repro.seal``. Raises :class:`InputError` for an altered
+    Record.
+    """
     parser = ArgumentParser(
         "rfdetr_repro.seal",
-        description="Which Records of stores are unaltered since they were written.",
+        description="Count the Records of stores that are unaltered since they were written.",
     )
     parser.add_argument(
         "stores", type=input_file, nargs="+", metavar="STORE.jsonl", help="files of Records"
     )
-    told = (
-        "write a copy of the one store in which Records without digests have them, with the time; "
-        "the file must not exist"
+    copy_help = (
+        "write a copy of the store, in which Records without digests get digests and the time of "
+        "this step, to this new file"
     )
-    parser.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=told)
+    parser.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=copy_help)
     args = parser.parse_args(argv)
     if args.out is not None and len(args.stores) > 1:
         raise InputError(
@@ -65,15 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def states(path: Path) -> Counter[str]:
-    """Lines of a store by what their digests say: VERIFIED, LATER (given to the line after it was
+    """Counts the lines of a store by their digests: VERIFIED, LATER (added after the line was
     written) or WITHOUT.
     """
     return Counter(map(_state, _checked_lines(path)))
 
 
 def seal(path: Path, out: Path) -> int:
-    """Writes a copy of the store ``path`` with digests for the Records that have none; returns how
-    many those are.
+    """Writes to ``out`` a copy of the store ``path`` with digests for the Records without digests,
+    and returns their number.
     """
     lines = _checked_lines(path)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -83,7 +86,10 @@ def seal(path: Path, out: Path) -> int:
 
 
 def _checked_lines(path: Path) -> list[bytes]:
-    """The whole lines of a store; an altered or unreadable Record is an :class:`InputError`."""
+    """The complete lines of a store.
+
+    Raises :class:`InputError` for an altered or unreadable Record.
+    """
     if not path.exists():
         raise InputError("no such store", path, "give a .jsonl file of Records")
     Store(path).read()

@@ -1,10 +1,10 @@
-"""What one knob does alone: pairs of searched configurations that differ in it by one step,
-everything else equal.
+"""The effect of one knob alone, from pairs of searched configurations that differ in this knob by
+one step and in nothing else.
 
-A mean over all configurations with some value mixes in whatever else they have; the mean over pairs
-does not. Pairs that share a backbone share its errors, so the bootstrap draws backbones, not pairs.
-The interval says how much a step depends on where in the space it is taken; it holds neither the
-uncertainty of the images nor that of the latency model.
+A mean over all configurations with some value mixes in the effects of their other knobs; a mean
+over pairs does not. Pairs that share a backbone share its errors, so the bootstrap draws backbones,
+not pairs. The interval tells how much a step depends on its place in the space; it includes neither
+the uncertainty of the images nor that of the latency model.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Change:
-    """A mean and its 95 % interval; ``None`` where fewer than two backbones leave nothing to
-    resample.
+    """A mean and its 95 % interval; the interval is ``None`` where fewer than two backbones leave
+    nothing to resample.
     """
 
     mean: float
@@ -40,8 +40,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Step:
-    """From one value of a knob to its next larger one, over all pairs that differ in nothing
-    else.
+    """A step from one value of a knob to the next larger value, over all pairs that differ in
+    nothing else.
     """
 
     knob: str
@@ -70,8 +70,8 @@ def searched(records: Iterable[Record]) -> list[Record]:
 
 
 def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
-    """Searched Records by model file, images, and the origin of their latencies; the largest group
-    first.
+    """Searched Records grouped by model file, images and origin of their latencies, the largest
+    group first.
     """
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in searched(records):
@@ -91,8 +91,8 @@ def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def sensitivity(group: Sequence[Record]) -> list[Step]:
-    """Every step of which the Records (one of :func:`comparable_searches`) have a pair, in the
-    order of the knobs.
+    """Every step for which the Records of ``group`` (from :func:`comparable_searches`) have a pair,
+    in the order of the knobs.
     """
     steps = []
     for knob in KNOBS:
@@ -123,8 +123,8 @@ def _step(knob: str, low: int, high: int, pairs: Sequence[tuple[Record, Record]]
 
 
 def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
-    """Mean of ``values`` with the percentile interval of means over resampled clusters
-    (``clusters[i]`` is that of value i).
+    """Mean of ``values``, with the percentile interval of means over resampled clusters;
+    ``clusters[i]`` is the cluster of value i.
     """
     numbers = np.asarray(values, dtype=np.float64)
     names = {name: index for index, name in enumerate(dict.fromkeys(clusters))}

@@ -1,9 +1,9 @@
 """From latency samples to statements (benchmark protocol section 3): median, interval, tails, and
-who is faster.
+comparisons.
 
-What an interval rests on is in ``uncertainty.py``: blocks, builds and rounds, never single samples.
-An interval speaks of the session in which its samples were taken; what another session would give,
-only several sessions can tell (:func:`compare_sessions`). Equal samples give equal numbers.
+``uncertainty.py`` computes what an interval rests on: blocks, builds and rounds, never single
+samples. An interval holds for the session in which its samples were taken; only several sessions
+show what another session would give (:func:`compare_sessions`). Equal samples give equal numbers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from .uncertainty import Spread, paired, runs_of, spread_of, together, too_few
 
 Samples = np.ndarray[Any, Any]  # float64 (n,) milliseconds
 
-WIDEST = math.log(2)  # an interval that reaches beyond half or twice the median says nothing
+WIDEST = math.log(2)  # an interval that reaches beyond half or twice the median is not stated
 EQUAL = "all samples are equal: the clock does not resolve how they differ"
 
 
 class Interval(NamedTuple):
+    """Lower and upper end of an interval, in ms."""
+
     low: float
     high: float
 
@@ -36,7 +38,7 @@ class Verdict(NamedTuple):
     """``word`` about the first of two sample sets; ``difference_ms`` (first - second) with its
     interval.
 
-    Without an interval the word is UNDECIDED. ``reason`` says what is missing, or what the word
+    Without an interval the word is UNDECIDED. ``reason`` states what is missing, or what the word
     leaves out.
     """
 
@@ -47,7 +49,9 @@ class Verdict(NamedTuple):
 
 
 class Median(NamedTuple):
-    """A median in ms; its 95 % interval within the session, or None and in ``told`` why."""
+    """A median in ms with its 95 % interval within the session; where the interval is None,
+    ``told`` states why.
+    """
 
     ms: float
     interval: Interval | None
@@ -56,7 +60,7 @@ class Median(NamedTuple):
 
     @property
     def relative_width(self) -> float:
-        """Of the interval, as a part of the median; infinite without one."""
+        """Width of the interval as a fraction of the median; infinite without an interval."""
         return (
             math.inf
             if self.interval is None
@@ -65,31 +69,31 @@ class Median(NamedTuple):
 
 
 def check_times(samples: Samples) -> None:
-    """Raises :class:`InputError` unless there are samples and all of them are finite and positive:
-    a clock that did not move between the start and the end of a call has measured nothing.
+    """Raises :class:`InputError` unless there are samples and all of them are finite and positive.
+    A clock that did not move between the start and the end of a call has measured nothing.
     """
     if not len(samples):
         raise InputError("there are no samples", hint="measure again")
     wrong = ~(np.isfinite(samples) & (samples > 0))
     if wrong.any():
-        told = (
+        message = (
             f"{int(wrong.sum())} of {len(samples)} samples are not positive times, such as "
             f"{samples[wrong][0]:g} ms"
         )
-        raise InputError(told, hint="measure again, with a clock of higher resolution")
+        raise InputError(message, hint="measure again, with a clock of higher resolution")
 
 
 def all_equal(*several: Series) -> bool:
-    """Whether each series consists of equal samples: then nothing is known of how far its median
-    may be off.
+    """Whether each series consists of equal samples, so that nothing is known about the error of
+    its median.
     """
     return all(len(series.ms) > 1 and float(np.ptp(series.ms)) == 0 for series in several)
 
 
 def median_of(series: Series) -> Median:
-    """Median of all samples, and how sure it is.
+    """Median of all samples with its interval.
 
-    No sample, and samples that are no times: :class:`InputError`.
+    Raises :class:`InputError` for an empty series, and for samples that are not positive times.
     """
     check_times(series.ms)
     ms = float(np.median(series.ms))
@@ -102,7 +106,7 @@ def median_of(series: Series) -> Median:
     builds = f"{spread.builds} builds" if spread.builds > 1 else "one build"
     seen = (
         f"one session, {builds}, {spread.blocks} blocks, worth {spread.effective_blocks:.1f} "
-        f"independent ones"
+        f"independent blocks"
     )
     if not spread.half_width < WIDEST:
         return Median(
@@ -113,14 +117,14 @@ def median_of(series: Series) -> Median:
 
 
 def median_interval(samples: Samples) -> Interval | None:
-    """95 % interval of the median of neighbouring samples of one build, in order of time; None if
-    they are too few.
+    """95 % interval of the median of neighbouring samples of one build, in order of time; None
+    where there are too few samples.
     """
     return pooled_interval(Series.of(samples))
 
 
 def pooled_interval(series: Series) -> Interval | None:
-    """95 % interval of the median over builds and blocks; None if they are too few."""
+    """95 % interval of the median over builds and blocks; None where there are too few."""
     return median_of(series).interval
 
 
@@ -129,7 +133,7 @@ def samples_needed(quantile: float) -> int:
     """Least number of samples for which a tail quantile may be stated: 64 for 0.9, 662 for 0.99
     (MLPerf LoadGen early stopping).
 
-    The smallest n at which seeing at most one sample beyond the quantile has a probability of at
+    This is the smallest n at which at most one sample beyond the quantile has a probability of at
     most 1 %.
     """
     beyond = 1 - max(quantile, 1 - quantile)
@@ -140,7 +144,9 @@ def samples_needed(quantile: float) -> int:
 
 
 def tail(samples: Samples, quantile: float) -> float | None:
-    """The quantile in milliseconds, or None with too few samples to state it."""
+    """The quantile in milliseconds, or None where there are too few samples to state the
+    quantile.
+    """
     if len(samples) < samples_needed(quantile):
         return None
     return float(np.quantile(samples, quantile))
@@ -154,11 +160,10 @@ def summarise(
     artifact_sha256: str | None = None,
     series: Series | None = None,
 ) -> Latency:
-    """Samples in ms -> ``Latency``. Images per second only for a closed loop, where it means
-    something.
+    """``Latency`` from samples in ms. Images per second are given for a closed loop only.
 
-    ``series``: the same samples with their builds and blocks; without, they are one build's, in
-    blocks of BLOCK.
+    ``series`` holds the same samples with their builds and blocks; without ``series`` the samples
+    are of one build, in blocks of BLOCK.
     """
     found = median_of(Series.of(samples) if series is None else series)
     return Latency(
@@ -183,20 +188,20 @@ def summarise(
 
 
 def compare(first: Samples, second: Samples, *, margin: float = 0.01) -> Verdict:
-    """:func:`compare_series` of two builds that were measured apart, each in order of time."""
+    """:func:`compare_series` of two builds that were measured separately, each in order of time."""
     return compare_series(Series.of(first), Series.of(second), margin=margin, in_turns=False)
 
 
 def compare_series(
     first: Series, second: Series, *, margin: float = 0.01, in_turns: bool = True
 ) -> Verdict:
-    """Is ``first`` faster than ``second``? By the 95 % interval of the ratio of their medians,
-    within one session.
+    """Whether ``first`` is faster than ``second``, by the 95 % interval of the ratio of their
+    medians within one session.
 
     SAME if the whole interval lies within ``margin`` of the second median, FASTER or SLOWER if it
     lies on one side of zero, else UNDECIDED. Series ``in_turns`` were measured interleaved: their
-    blocks are compared round by round, so that what the machine did in a round cancels. Series
-    without rounds in common, and those measured apart, are compared as wholes.
+    blocks are compared round by round, so that effects of the machine on a whole round cancel.
+    Series without common rounds, and series that were measured separately, are compared as wholes.
     """
     _check_margin(margin)
     for series in (first, second):
@@ -225,11 +230,11 @@ def compare_sessions(
     margin: float = 0.01,
     between: float | None = None,
 ) -> Verdict:
-    """:func:`compare_series` of what was measured in sessions of their own, one series each.
+    """:func:`compare_series` for files that were measured in separate sessions, one series each.
 
-    Sessions of one file differ by more than the samples inside them tell. How much, is seen from
-    several sessions of a side, or is given as ``between``, the standard deviation of a session's
-    median as a part of it. With neither the word is UNDECIDED.
+    Sessions of one file differ by more than the samples inside a session show. The size of this
+    difference comes from several sessions of a side, or from ``between``: the standard deviation of
+    a session's median, as a fraction of the median. Without either, the word is UNDECIDED.
     """
     _check_margin(margin, between)
     for series in (*first, *second):
@@ -257,11 +262,11 @@ def compare_sessions(
         )
         degrees = float(free)
     else:
-        told = (
-            "one session of each, and sessions differ by more than their samples tell; give more "
+        message = (
+            "one session of each, and sessions differ by more than their samples show; give more "
             "stores, or --between-sessions"
         )
-        return Verdict("UNDECIDED", medians[0] - medians[1], None, told)
+        return Verdict("UNDECIDED", medians[0] - medians[1], None, message)
     spread = Spread(error, degrees, len(parts), 1, float(len(parts)))
     return _verdict(_log_ratio(*medians), spread, medians[1], margin)
 
@@ -273,17 +278,17 @@ def _check_margin(margin: float, between: float | None = None) -> None:
     ):
         if not 0 <= part < math.inf:
             raise InputError(
-                f"the {name} {part} is no part of a latency",
+                f"the {name} {part} is not a fraction of a latency",
                 hint="give a number from 0 on, such as 0.01",
             )
 
 
 def _one_build(*sides: Sequence[Any]) -> str:
-    return "" if min(map(len, sides)) > 1 else "of one build, another one may differ"
+    return "" if min(map(len, sides)) > 1 else "of one build; another build may differ"
 
 
 def _mean(runs: Sequence[Any]) -> float:
-    """Of the blocks' differences, each build counting alike."""
+    """Mean of the blocks' differences; every build has the same weight."""
     return float(np.mean([run.medians.mean() for run in runs]))
 
 
@@ -298,7 +303,7 @@ def _verdict(log_ratio: float, spread: Spread, second_ms: float, margin: float) 
             "UNDECIDED",
             difference,
             None,
-            f"too unsteady: {spread.blocks} blocks say nothing about a ratio",
+            f"too unsteady: {spread.blocks} blocks give no ratio",
         )
     low, high = (math.expm1(log_ratio + side * spread.half_width) for side in (-1, 1))
     interval = Interval(second_ms * low, second_ms * high)

@@ -1,5 +1,5 @@
-"""Append-only JSON Lines of Records: one file per campaign; of two lines with one id a reader takes
-the later.
+"""Append-only JSON Lines of Records, one file per campaign. Of two lines with the same id a reader
+takes the later line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from rfdetr_repro.spec.files import files_below, locked, open_input, output_path
 from .record import Record
 
 _LONGEST_LINE = 1 << 24
-_TRAINING_LOG = "train_log.jsonl"  # of a run folder that has no Records yet
+_TRAINING_LOG = "train_log.jsonl"  # file of a run folder that may not hold Records yet
 _BLOCK = 4096  # bytes read at a time to find the last newline; a Record is about 1 kB
 
 
 class Store:
-    """``results/NAME.jsonl``. A killed run loses at most its last, unfinished line."""
+    """A file ``results/NAME.jsonl``. A killed run loses at most its last, unfinished line."""
 
     def __init__(self, path: str | Path) -> None:
+        """The store at ``path``, which need not exist."""
         self.path = Path(path)
 
     def append(self, record: Record) -> Record:
-        """Writes one line and forces it to disk; a torn last line left by a killed run is cut off
+        """Writes one line and forces it to disk. A torn last line that a killed run left is cut off
         first.
         """
         self.extend([record])
@@ -39,8 +40,8 @@ class Store:
         batch costs little.
 
         Any number of processes and threads may append at once: each waits for the file's lock,
-        which is held for one write. A file that holds anything but Records is an
-        :class:`InputError` and stays as it is.
+        which is held for one write. Raises :class:`InputError` for a file that holds anything other
+        than Records, and leaves that file as it is.
         """
         lines = "".join(record.to_json() + "\n" for record in records).encode()
         path = output_path(self.path)
@@ -60,17 +61,17 @@ class Store:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Inside, no other search or campaign writes this store; one that does already:
-        :class:`InputError`.
+        """Keeps other searches and campaigns from writing this store while the block runs.
 
-        Readers, and appends outside of such a block, are not kept waiting.
+        Raises :class:`InputError` where another run is in such a block. Readers, and appends
+        outside of such a block, do not wait.
         """
         with locked(self.path, "writes this store"):
             yield
 
     def read(self) -> list[Record]:
-        """All Records, later ones replacing earlier ones of the same id, in order of first
-        appearance.
+        """All Records in order of first appearance; a later Record replaces an earlier Record with
+        the same id. Raises :class:`InputError` for anything that is not a Record.
         """
         if not self.path.exists():
             return []
@@ -82,9 +83,11 @@ class Store:
         torn = lines[-1]
         foreign = not whole and not torn.startswith(b'{"'[: len(torn)])
         if foreign or (whole and _content_of(whole[0])):
-            told = _content_of(torn if foreign else whole[0]) or "its first line is no JSON object"
+            message = (
+                _content_of(torn if foreign else whole[0]) or "its first line is not a JSON object"
+            )
             raise InputError(
-                f"not a store of Records: {told}",
+                f"not a store of Records: {message}",
                 self.path,
                 "give a records.jsonl, or the folder of a run",
             )
@@ -102,7 +105,7 @@ class Store:
         return list(records.values())
 
     def torn(self) -> bool:
-        """Whether the last line is unfinished: of a run that was killed, or is writing."""
+        """Whether the last line is unfinished, because a run was killed or is writing."""
         if not self.path.exists() or not self.path.stat().st_size:
             return False
         with self.path.open("rb") as stream:
@@ -110,12 +113,13 @@ class Store:
             return stream.read() != b"\n"
 
     def ids(self) -> set[str]:
+        """Ids of the stored Records."""
         return {record.id for record in self.read()}
 
 
 def read_stores(paths: Iterable[str | Path]) -> list[Record]:
-    """Records of several files or folders; a run folder is read by its ``records.jsonl`` alone, any
-    other by its ``*.jsonl``.
+    """Records of several files or folders. Of a run folder only ``records.jsonl`` is read, of any
+    other folder every ``*.jsonl`` file.
     """
     records: list[Record] = []
     for path in map(Path, paths):
@@ -126,35 +130,33 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
             if Store(file).torn():
                 print(
                     f"{file}: its last line is unfinished and left out; a run was cut off there, "
-                    f"or goes on",
+                    f"or is still writing",
                     file=sys.stderr,
                 )
-    if told := unverified_words(records):
-        print(told, file=sys.stderr)
+    if message := unverified_words(records):
+        print(message, file=sys.stderr)
     return records
 
 
 def unverified_words(records: Sequence[Record]) -> str:
-    """How many of the Records came from lines without digests, in one line; an empty text if none
-    did.
-    """
+    """One line about the number of Records from lines without digests; empty if there are none."""
     count = sum(record.unverified for record in records)
     if not count:
         return ""
-    told = (
-        "of older versions: whether they were altered since is not known (python -m "
-        "rfdetr_repro.seal tells which)"
+    message = (
+        "they come from an older version, and whether they were altered since is unknown (python "
+        "-m rfdetr_repro.seal lists them)"
     )
-    return f"unverified: {count} of {len(records)} Records hold no digest, as those {told}"
+    return f"unverified: {count} of {len(records)} Records have no digest: {message}"
 
 
 def _files(path: Path) -> list[Path]:
     """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON
-    Lines but training logs.
+    Lines except training logs.
     """
     if not path.is_dir():
         return [path]
-    if (path / "records.jsonl").exists():  # training logs lie beside it
+    if (path / "records.jsonl").exists():  # the training log is in the same folder
         return [path / "records.jsonl"]
     found: list[Path] = []
     for folder, names in files_below(path):
@@ -168,15 +170,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def _content_of(line: bytes) -> str:
-    """What a file is whose first line is this; empty if it may be a Record."""
+    """Names the content of a file with this first line; empty if the line may be a Record."""
     if not line.strip(b"\0 \r\t"):
         return "it holds no text" if line.strip() else ""
     try:
         fields = parse_json(line)
     except ValueError:
-        return "" if line.startswith(b'{"') else "its first line is no JSON object"
+        return "" if line.startswith(b'{"') else "its first line is not a JSON object"
     if not isinstance(fields, dict):
-        return "its first line is no JSON object"
+        return "its first line is not a JSON object"
     if "step" in fields and "schema" not in fields:
         return "this is the log of a training run"
     return ""
@@ -192,7 +194,9 @@ def _wait_for_lock(stream: BinaryIO) -> None:
 
 
 def _refuse_other_content(stream: BinaryIO, path: Path) -> None:
-    """Reads the first line: a file of anything but Records must not be cut or added to."""
+    """Raises :class:`InputError` where the first line is not a Record: a file of anything else must
+    not be cut or extended.
+    """
     stream.seek(0)
     first = stream.readline(_LONGEST_LINE)
     if first.endswith(b"\n"):

@@ -1,19 +1,19 @@
 """How far a median may be off, from blocks of neighbouring samples, of one build or several.
 
-Neighbours in time share the state of the machine, so a block of samples is one observation, never a
-sample. On top of the spread of the blocks' medians come, where the data show them:
+Neighbours in time share the state of the machine, so the unit of observation is a block of samples,
+never a single sample. The spread of the blocks' medians is widened, where the data show it, by:
 
 * *Dependence between blocks*: correlation of neighbouring blocks, corrected for the bias that few
   blocks give; where the series runs on smoothly across the blocks' edges, also the correlation that
   a first-order autoregression of the samples implies.
-* *Builds*: another session or engine of the same file. Their variance is added where an F test does
-  not clearly deny it.
-* *Rounds*: what the machine did to all interleaved builds at once, in the same way.
+* *Builds*: another session or engine of the same file. Their variance is added unless an F test
+  clearly denies it.
+* *Rounds*: effects of the machine on all interleaved builds at once, in the same way.
 
 The interval is Student's: an estimate of spread from few observations is itself uncertain, and the
-degrees of freedom (after Satterthwaite) say how much. Everything is in logarithms, so differences
-are ratios. ``benchmarks/studies/interval_coverage.py`` shows how often intervals hold the truth and
-verdicts are false.
+degrees of freedom (after Satterthwaite) measure how much. Everything is in logarithms, so
+differences are ratios. ``benchmarks/studies/interval_coverage.py`` shows how often intervals hold
+the truth and verdicts are false.
 
 Sources: Kendall 1954 (bias of an estimated autocorrelation), Satterthwaite 1946, Bancroft 1944
 (pooling after a test).
@@ -33,21 +33,21 @@ from .samples import BLOCK, Series
 Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
-LEAST_BLOCKS = 4  # of every build: of fewer nothing can be said about their spread
-# a series of fewer blocks than LEAST_BLOCKS is cut into so many, where it has the samples
+LEAST_BLOCKS = 4  # of every build; fewer blocks do not determine a spread
+# pieces that a series of fewer than LEAST_BLOCKS blocks is cut into, where it has enough samples
 PIECES = 32
-POOL = 0.2  # level of the test above which builds, or rounds, are not thought to differ
+POOL = 0.2  # level of the test above which builds, or rounds, count as equal
 EDGE = 0.05  # level of the test that a series jumps at the edges of its blocks
-# standard deviations (by the median deviation) beyond which a sample says nothing more about
-# correlation
+# standard deviations (by the median deviation) at which samples are clipped before correlations are
+# computed
 CLIP = 3.0
 _NORMAL_QUARTILE = 0.6745
 _MOST_CORRELATION = 0.98
-_LEAST_MS = 1e-6  # a clock that did not move: no logarithm otherwise
+_LEAST_MS = 1e-6  # so that a clock that did not move has a logarithm
 
 
 class Run(NamedTuple):
-    """One build, or the difference of two that were measured in turns, in order of time.
+    """One build, or the difference of two builds that were measured in turns, in order of time.
 
     All values are logarithms.
     """
@@ -66,21 +66,22 @@ class Spread(NamedTuple):
     degrees: float
     blocks: int
     builds: int
-    effective_blocks: float  # about as many independent blocks say as much about the spread
+    effective_blocks: float  # number of independent blocks that determine the spread as well
 
     @property
     def half_width(self) -> float:
+        """Half the width of the 95 % interval, a logarithm."""
         return float(stdtrit(self.degrees, (1 + CONFIDENCE) / 2)) * self.error
 
 
 def runs_of(series: Series) -> list[Run]:
-    """The builds of a series."""
+    """One run per build of the series."""
     logs = np.log(np.maximum(series.ms, _LEAST_MS))
     runs = []
     for build in dict.fromkeys(series.build.tolist()):
-        mine = series.build == build
-        samples = logs[mine]
-        rounds = series.block[mine]
+        in_build = series.build == build
+        samples = logs[in_build]
+        rounds = series.block[in_build]
         starts = np.concatenate([[True], rounds[1:] != rounds[:-1]])
         if starts.sum() < LEAST_BLOCKS:
             starts, rounds = _cut(len(samples))
@@ -89,8 +90,8 @@ def runs_of(series: Series) -> list[Run]:
 
 
 def paired(first: Series, second: Series) -> list[Run]:
-    """Differences (first - second) by the (build, block) pairs that both have; none if a build has
-    too few of them.
+    """Differences (first - second) by the (build, block) pairs that both series have; empty if a
+    build has too few of them.
     """
     if np.array_equal(first.build, second.build) and np.array_equal(first.block, second.block):
         if (
@@ -127,7 +128,7 @@ def paired(first: Series, second: Series) -> list[Run]:
 
 
 def too_few(runs: Sequence[Run]) -> str:
-    """Why nothing can be said about the spread, or an empty text."""
+    """Why the spread cannot be determined; empty if it can."""
     least = min((len(run.medians) for run in runs), default=0)
     if least < LEAST_BLOCKS:
         return f"{least} blocks of {BLOCK} samples in a build, at least {LEAST_BLOCKS} are needed"
@@ -135,9 +136,9 @@ def too_few(runs: Sequence[Run]) -> str:
 
 
 def spread_of(runs: Sequence[Run], *, of_median: bool) -> Spread:
-    """``of_median``: of the median of all samples, which is a little less certain than the mean of
-    the blocks' medians.
+    """Spread of the mean of the blocks' medians.
 
+    ``of_median``: spread of the median of all samples instead, which is a little less certain.
     ``runs`` have at least LEAST_BLOCKS blocks each (:func:`too_few`).
     """
     number = len(runs)
@@ -159,7 +160,7 @@ def spread_of(runs: Sequence[Run], *, of_median: bool) -> Spread:
 
 
 def together(one: Spread, other: Spread) -> Spread:
-    """Of the difference of two that were measured apart (Welch)."""
+    """Spread of the difference of two means that were measured separately (Welch)."""
     error = math.hypot(one.error, other.error)
     if not error:
         return Spread(
@@ -226,8 +227,8 @@ def _exceeds(part: float, base: float, part_degrees: float, base_degrees: float)
 
 
 def _inflation(runs: Sequence[Run], blocks: float) -> float:
-    """Variance of the mean of ``blocks`` dependent block medians, as a multiple of what their
-    spread alone says.
+    """Variance of the mean of ``blocks`` dependent block medians, as a multiple of the variance for
+    independent blocks.
     """
     average = _average_correlation(_neighbour_correlation(runs, blocks), blocks)
     if _smooth(runs):
@@ -335,9 +336,9 @@ def _medians(samples: Array, starts: Array) -> Array:
 
 def _rounds(series: Series, build: int) -> dict[int, Array]:
     """Round -> logarithms of its samples."""
-    mine = series.build == build
-    logs = np.log(np.maximum(series.ms[mine], _LEAST_MS))
-    rounds = series.block[mine]
+    in_build = series.build == build
+    logs = np.log(np.maximum(series.ms[in_build], _LEAST_MS))
+    rounds = series.block[in_build]
     edges = np.flatnonzero(rounds[1:] != rounds[:-1]) + 1
     firsts = rounds[np.concatenate([[0], edges])] if len(rounds) else []
     return (

@@ -75,9 +75,9 @@ def test_the_digest_is_the_documented_one():
             {"ap": 0.9, "max_dets": 100, "artifact_sha256": SHA256},
             "mask_accuracy of",
         ),
-        ("env", {"torch": "9"}, "a field besides the results"),
-        ("command", "another", "a field besides the results"),
-        ("machine.memory_gib", 1.5, "a field besides the results"),
+        ("env", {"torch": "9"}, "a field other than the results"),
+        ("command", "another", "a field other than the results"),
+        ("machine.memory_gib", 1.5, "a field other than the results"),
     ],
 )
 def test_an_altered_record_is_refused_and_the_field_named(place, value, told, tmp_path):
@@ -156,7 +156,7 @@ def test_readers_say_how_many_are_unverified(tmp_path, capsys):
     for reader in readers:
         reader()
         told = capsys.readouterr().err
-        assert f"unverified: 3 of {total} Records hold no digest" in told and told.count("\n") == 1
+        assert f"unverified: 3 of {total} Records have no digest" in told and told.count("\n") == 1
     Store(tmp_path / "new.jsonl").extend(run_records())
     read_stores([tmp_path / "new.jsonl"])
     assert "unverified" not in capsys.readouterr().err

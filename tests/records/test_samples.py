@@ -79,7 +79,7 @@ def test_what_is_no_samples_is_refused(tmp_path: Path) -> None:
     digest = save_samples(tmp_path, SERIES)
     (tmp_path / "samples" / f"{digest}.npz").write_bytes(b"other")
     for wrong, told in (
-        (digest, "not those the Record names"),
+        (digest, "not the samples that the Record names"),
         ("0" * 64, "cannot read"),
         (stored(tmp_path, b"no array"), "not an array file"),
         # a pickle inside
