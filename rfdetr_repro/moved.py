@@ -41,6 +41,7 @@ MOVED = {
     "data.cvat": "data.formats.cvat",
     "data.datumaro": "data.formats.datumaro",
     "data.layouts": "data.formats.layouts",
+    "data.resizing": "data.network_input",
     "data.voc": "data.formats.voc",
     "data.xml_file": "data.formats.xml_file",
     "data.yaml_file": "data.formats.yaml_file",

@@ -27,7 +27,7 @@ import onnxruntime
 
 from benchmarks.ratios import Ratio, ratio, turns_ms
 from benchmarks.subjects import both, export_theirs, random_meta
-from rfdetr_repro.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_repro.data.network_input import normalise
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.spec.presets import PRESETS
 
@@ -66,11 +66,7 @@ def open_file(path: Path, threads: int, profile: bool = False) -> onnxruntime.In
 def feeds(side_hw: tuple[int, int], contract: str) -> dict[str, Array]:
     """The same picture for both: ours takes it in 0..1 where it normalises itself."""
     image = np.random.default_rng(0).random((1, 3, *side_hw), dtype=np.float32)
-    mean, std = (
-        np.array(values, np.float32)[None, :, None, None]
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    normalised = ((image - mean) / std).astype(np.float32)
+    normalised = normalise(image)
     return {"ours": image if contract == "decoded" else normalised, "theirs": normalised}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from rfdetr_repro.data.annotations import ImageKey
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.letterbox import Letterbox
-from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.export.artifact import Artifact
@@ -47,7 +47,7 @@ def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[di
     manifest = artifact.manifest
     pictures = (split.load_image(index) for index in range(min(count, len(split))))
     return [
-        {manifest.inputs[0].name: model_input(picture, manifest.input_hw, manifest.resize)}
+        {manifest.inputs[0].name: network_input([picture], manifest.input_hw, manifest.resize)}
         for picture in pictures
     ]
 
@@ -110,7 +110,7 @@ def run_on(session: Session, image: Array) -> Detections:
     """
     rule = session.manifest.resize
     input_hw = session.manifest.input_hw
-    found = session.run(model_input(image, input_hw, rule))
+    found = session.run(network_input([image], input_hw, rule))
     if rule not in (LETTERBOX, PLAIN_LETTERBOX):
         return found
     letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)

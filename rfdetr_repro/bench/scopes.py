@@ -21,7 +21,7 @@ from PIL import Image
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.decoding import decode
 from rfdetr_repro.data.mask_logits import packed_bits
-from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.evaluation.coco import boxes_in_pixels
 from rfdetr_repro.runtime.session import Detections, Session
 from rfdetr_repro.spec.files import open_input
@@ -58,7 +58,9 @@ def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callabl
 def example_input(session: Session, split: CocoSplit | None) -> Array:
     """float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded noise."""
     if split is not None and len(split):
-        return model_input(split.load_image(0), session.manifest.input_hw, session.manifest.resize)
+        return network_input(
+            [split.load_image(0)], session.manifest.input_hw, session.manifest.resize
+        )
     return np.random.default_rng(0).random(session.manifest.inputs[0].shape, dtype=np.float32)
 
 

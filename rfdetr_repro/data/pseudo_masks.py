@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from rfdetr_repro.data.formats.layouts import locate
 from rfdetr_repro.spec.arguments import folder_name, input_folder, input_path, number, output_file
@@ -39,14 +38,13 @@ from rfdetr_repro.spec.files import (
 from .annotations import ImageKey, image_key
 from .census import print_census
 from .coco import CocoSplit, read_split
+from .network_input import network_input
 from .segmentation import rle_of_bitmap
 from .source import DataSource
 
 SMALLEST_IOU = 0.5  # predicted by the model
 SMALLEST_BOX_IOU = 0.5  # of the mask's own box with the prompt
 PROMPTS = 64  # boxes of one image at a time
-_MEAN = np.array((0.485, 0.456, 0.406), np.float32)
-_STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
 @dataclass(frozen=True)
@@ -94,11 +92,10 @@ class Sam2:
         import torch
 
         height, width = image.shape[:2]
-        resized = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BILINEAR)
-        pixels = (np.asarray(resized, np.float32) / 255 - _MEAN) / _STD
+        pixels = network_input([image], (self.side, self.side), normalised=True)
         scale = np.array([self.side / width, self.side / height] * 2, np.float32)
         with torch.inference_mode():
-            batch = torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).to(self.device)
+            batch = torch.from_numpy(pixels).to(self.device)
             embeddings = self.model.get_image_embeddings(batch)
             for start in range(0, len(boxes_xyxy), PROMPTS):
                 prompts = torch.from_numpy(

@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 
 from rfdetr_repro.data.decoding import Decoded, decode, decode_array, decode_reduced
-from rfdetr_repro.data.resizing import resized
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.data.segmentation import MaskMaps, masks_to_bitmaps
-from rfdetr_repro.data.transforms import to_input
 from rfdetr_repro.model.detector import Detector, Outputs
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.spec.arch import Arch
@@ -146,7 +145,9 @@ def detect(
             for picture in pictures[start : start + batch_size]
         ]
         batch = torch.from_numpy(
-            to_input([resized(image.pixels, arch.input_hw, resize) for image in images])
+            network_input(
+                [image.pixels for image in images], arch.input_hw, resize, normalised=True
+            )
         )
         outputs = detector(batch.to(device), arch)
         if not (
@@ -157,12 +158,6 @@ def detect(
             raise InputError(
                 what, hint="its weights are broken or too large: take an earlier checkpoint"
             )
-        if not (
-            torch.isfinite(outputs.logits).all() and torch.isfinite(outputs.boxes_cxcywh).all()
-        ):
-            # no score is then above any threshold
-            told = "the model gives scores or boxes that are not finite"
-            raise InputError(told, arch.key, "its weights have diverged, or overflow; use others")
         found += [
             _one(outputs, row, image.size_hw, threshold, arch.queries, small_masks)
             for row, image in enumerate(images)

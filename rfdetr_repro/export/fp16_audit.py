@@ -24,7 +24,7 @@ import onnx
 import onnxruntime
 
 from rfdetr_repro.data.decoding import decode
-from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.export.onnx_file import check_operators, load, load_whole
 from rfdetr_repro.export.trial import check_size, run_once
 from rfdetr_repro.spec.arguments import input_folder, input_path, whole
@@ -271,7 +271,7 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
     if not files:
         raise InputError("no pictures", images, "give a folder with .jpg or .png files")
     for file in files[:count]:
-        yield {name: model_input(decode(file), (height, width))}
+        yield {name: network_input([decode(file)], (height, width))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from rfdetr_repro.data.transforms import normalise
+from rfdetr_repro.data.network_input import normalise
 from rfdetr_repro.model.postprocess import top_k
 from rfdetr_repro.spec.errors import StatedFailure
 

@@ -22,13 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from rfdetr_repro.bench.confirm import Context
 from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.census import print_census
 from rfdetr_repro.data.coco import CocoSplit, read_split
-from rfdetr_repro.data.resizing import model_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.predict_split import device_of
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
@@ -294,8 +292,8 @@ class SearchRun:
 
     def _check_export(self, arch: Arch) -> None:
         search = self.search
-        pictures = (search.split.load_image(index) for index in range(CHECKED_IMAGES))
-        images = np.concatenate([model_input(picture, arch.input_hw) for picture in pictures])
+        pictures = [search.split.load_image(index) for index in range(CHECKED_IMAGES)]
+        images = network_input(pictures, arch.input_hw)
         session = OrtSession(search.deployed.export(arch), self.request.protocols[0].threads)
         check_against(search.detector.slice(arch), session, images)
 

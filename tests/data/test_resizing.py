@@ -21,8 +21,8 @@ from rfdetr_repro.bench.accuracy import detect_split
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.letterbox import Letterbox
 from rfdetr_repro.data.loader import evaluation_batches
-from rfdetr_repro.data.resizing import model_input, resize_plain, resized
-from rfdetr_repro.data.transforms import make_batch, normalise
+from rfdetr_repro.data.network_input import network_input, normalise, resize_plain, resized
+from rfdetr_repro.data.transforms import make_batch
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
@@ -57,7 +57,7 @@ def test_plain_is_pytorchs_bilinear_without_antialiasing(
     expected = torch.nn.functional.interpolate(
         tensor, size_hw, mode="bilinear", align_corners=False, antialias=False
     )
-    np.testing.assert_allclose(model_input(image, size_hw, PLAIN), expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(network_input([image], size_hw, PLAIN), expected.numpy(), atol=2e-5)
 
 
 def test_antialiased_is_pillows_and_differs() -> None:
@@ -189,7 +189,7 @@ def test_evaluation_batches_follow_the_rule(tmp_path: Path) -> None:
     split = read_split(write_folder(tmp_path, random_document(3), "val"), "val")
     for rule in (ANTIALIASED, PLAIN):
         (batch, *_) = evaluation_batches(split, (32, 32), 2, resize=rule)
-        expected = normalise(model_input(split.load_image(0), (32, 32), rule))[0]
+        expected = normalise(network_input([split.load_image(0)], (32, 32), rule))[0]
         np.testing.assert_allclose(batch.images[0].numpy(), expected, atol=1e-6)
 
 

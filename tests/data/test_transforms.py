@@ -14,14 +14,14 @@ from PIL import Image
 from samples_coco import ellipse
 
 from rfdetr_repro.data.coco import Sample
-from rfdetr_repro.data.resizing import resize_image
-from rfdetr_repro.data.transforms import (
+from rfdetr_repro.data.network_input import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    make_batch,
+    network_input,
     normalise,
-    to_input,
+    resize_image,
 )
+from rfdetr_repro.data.transforms import make_batch
 
 
 def sample(seed: int = 0, height: int = 60, width: int = 80, count: int = 3) -> Sample:
@@ -51,10 +51,10 @@ def test_resize_is_pillows_antialiased_bilinear() -> None:
 def test_transforms_import_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import rfdetr_repro.data.transforms as t; "
-        "print(t.IMAGENET_MEAN)"
+        "print(t.SMALLEST_CROP)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and "0.485" in done.stdout, done.stderr
+    assert done.returncode == 0 and "0.5" in done.stdout, done.stderr
 
 
 def test_normalise() -> None:
@@ -72,7 +72,7 @@ def test_evaluation_batch_is_resize_and_normalise() -> None:
     batch = make_batch([one, two], (32, 48))
     assert batch.images.shape == (2, 3, 32, 48) and batch.images.dtype == torch.float32
     assert batch.images[0].numpy() == pytest.approx(
-        to_input([resize_image(one.image, (32, 48))])[0]
+        network_input([one.image], (32, 48), normalised=True)[0]
     )
     target = batch.targets[1]
     assert (target.image_id, target.boxes_cxcywh.dtype, target.labels.dtype) == (

@@ -18,9 +18,9 @@ from rfdetr_repro.bench.accuracy import (
     detect_image,
     detect_split,
     label_map,
-    model_input,
 )
 from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.records.record import ArtifactId
 from rfdetr_repro.runtime.session import Detections, OrtSession
 from rfdetr_repro.spec.errors import InputError
@@ -69,8 +69,8 @@ class Oracle:
                     order.index(label),
                 )
                 scores[0, row], masks[0, row] = 0.9, np.where(mask, 1.0, -1.0)
-            self.known[model_input(sample.image, self.manifest.input_hw).tobytes()] = Detections(
-                scores, labels, boxes, masks
+            self.known[network_input([sample.image], self.manifest.input_hw).tobytes()] = (
+                Detections(scores, labels, boxes, masks)
             )
 
     def run(self, images: np.ndarray) -> Detections:
@@ -79,7 +79,7 @@ class Oracle:
 
 def test_input_follows_the_resize_rule() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    made = model_input(image, (32, 16))
+    made = network_input([image], (32, 16))
     expected = (
         np.asarray(Image.fromarray(image).resize((16, 32), Image.Resampling.BILINEAR), np.float32)
         / 255
@@ -125,7 +125,7 @@ def test_classes_the_split_lacks_are_dropped(split: CocoSplit, real: OrtSession)
     assert labels.tolist() == [-1, 0, 1, 2]
     # the tiny model's class 0 is now the boat
     found = detect_image(real, split.load_image(0), 100, labels)
-    kept = real.run(model_input(split.load_image(0), (32, 32))).labels[0]
+    kept = real.run(network_input([split.load_image(0)], (32, 32))).labels[0]
     assert found.labels.tolist() == [label - 1 for label in kept if label > 0]
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from samples_coco import random_document, write_folder
 
-from rfdetr_repro.bench.accuracy import accuracy_of, model_input
+from rfdetr_repro.bench.accuracy import accuracy_of
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.letterbox import GREY, Letterbox
-from rfdetr_repro.data.resizing import resize_image
+from rfdetr_repro.data.network_input import network_input, resize_image
 from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.onnx.nms import KINDS, MOST, Nms
@@ -280,7 +280,7 @@ def test_boxes_of_a_wide_image_come_back_in_its_own_pixels(tmp_path: Path) -> No
     artifact = adopt(
         path, tmp_path / "adopted.onnx", form="yolo", categories=categories, nms=Nms(iou=0.99)
     )
-    assert model_input(split.load_image(0), (HEIGHT, WIDTH), LETTERBOX_RULE).shape == (
+    assert network_input([split.load_image(0)], (HEIGHT, WIDTH), LETTERBOX_RULE).shape == (
         1,
         3,
         HEIGHT,

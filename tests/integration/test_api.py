@@ -20,7 +20,7 @@ from tiny import TINY, TRAIN, tiny_detector
 import rfdetr_repro
 from rfdetr_repro import predict as predict_command
 from rfdetr_repro.api import RFDETR
-from rfdetr_repro.bench.accuracy import model_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import with_classes
@@ -133,7 +133,7 @@ def test_rectangular_inputs(model: RFDETR, tmp_path: Path) -> None:
     assert session.manifest.input_hw == (64, 96) and session.manifest.model.arch == Arch(
         64, 16, 1, 2, 10, 96
     )
-    found = session.run(model_input(picture(), (64, 96)))
+    found = session.run(network_input([picture()], (64, 96)))
     assert np.allclose(found.scores[0], wide.scores, atol=1e-5)
     folder = write_folder(tmp_path / "data", random_document(3), "val")
     assert model.evaluate(folder, "val", shape=(64, 96))["boxes"] is not None

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 
 from rfdetr_repro.data.letterbox import Letterbox
-from rfdetr_repro.data.resizing import resize_image
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import with_antialias
 
 from .file import ImageInput, Told
 from .probe import stand_in
 from .seen import Picture, Truth
-from .wishes import Wishes
+from .wishes import RESIZE, Wishes
 from .yolo import YOLO_FORMS
 
 Array = np.ndarray[Any, Any]
@@ -123,21 +123,15 @@ def chosen_filter(rule: str, told: Told, form: str, wishes: Wishes) -> tuple[str
 def network_inputs(
     pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str
 ) -> list[Callable[[], Array]]:
+    """Makers of what the network sees of each picture, float32 (1, 3, H, W) in 0..1; without
+    pictures of a drawn one.
+    """
     hw = image.shape.dims[2], image.shape.dims[3]
 
-    def network_input(picture: Callable[[], Picture]) -> Array:
-        pixels = picture().pixels
-        size = pixels.shape[0], pixels.shape[1]
-        fitted = (
-            resize_image(pixels, hw)
-            if resize == "stretch"
-            else Letterbox(size, hw).picture(pixels, resize_image)
-        )
-        return np.ascontiguousarray(
-            fitted.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-        )
+    def seen(picture: Callable[[], Picture]) -> Array:
+        return network_input([picture().pixels], hw, RESIZE[resize])
 
-    return [partial(network_input, picture) for picture in pictures] or [partial(stand_in, hw)]
+    return [partial(seen, picture) for picture in pictures] or [partial(stand_in, hw)]
 
 
 def truths_of(

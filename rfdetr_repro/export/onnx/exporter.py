@@ -21,7 +21,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from rfdetr_repro.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from rfdetr_repro.data.network_input import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_repro.export.artifact import (
     NORMALISATION,
     Artifact,

@@ -1,0 +1,148 @@
+"""The one way from a picture to a network's input: crop, resize, flip, scale to 0..1, normalise.
+
+Training, evaluation, prediction, the search and artifacts all call :func:`network_input`. The
+conventions that differ between models (the resize rules of :mod:`rfdetr_repro.spec.resize_rules`
+and normalisation) and between training and evaluation (flip and crop) are its arguments. No torch
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
+
+from .letterbox import Letterbox
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Images = TypeVar("Images", "np.ndarray", "Tensor")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class View(NamedTuple):
+    """The part of a picture that training shows: a window (left, top, right, bottom) in whole px of
+    the picture, and whether it is mirrored.
+    """
+
+    window: tuple[int, int, int, int]
+    flip: bool
+
+
+def network_input(
+    pictures: Sequence[np.ndarray],
+    input_hw: tuple[int, int],
+    rule: str = ANTIALIASED,
+    *,
+    normalised: bool = False,
+    views: Sequence[View] | None = None,
+) -> np.ndarray:
+    """B pictures uint8 (H, W, 3) RGB, each of its own size -> contiguous float32 (B, 3, *input_hw).
+
+    ``rule``: one of :mod:`rfdetr_repro.spec.resize_rules`; it says whether the resize is
+    antialiased and whether the aspect ratio is kept. An unknown rule is an :class:`InputError`.
+    ``normalised``: False gives values in 0..1, which artifacts take; True the same less ImageNet's
+    mean, over its standard deviation, which the network in PyTorch takes. ``views``: one
+    :class:`View` per picture, for training, which resizes by the antialiased rule only.
+    """
+    if views is None:
+        fitted = [resized(picture, input_hw, rule) for picture in pictures]
+    else:
+        if rule != ANTIALIASED:
+            raise ValueError(f"training resizes with antialiasing, not {rule!r}")
+        fitted = [
+            _seen(picture, input_hw, view) for picture, view in zip(pictures, views, strict=True)
+        ]
+    values = np.stack(fitted).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(normalise(values) if normalised else values)
+
+
+def _seen(picture: np.ndarray, input_hw: tuple[int, int], view: View) -> np.ndarray:
+    image = resize_image(picture, input_hw, view.window)
+    return image[:, ::-1] if view.flip else image
+
+
+def normalise(images: Images) -> Images:
+    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its
+    standard deviation.
+    """
+    if isinstance(images, np.ndarray):
+        mean, std = (
+            np.array(values, dtype=images.dtype)[:, None, None]
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+    else:
+        mean, std = (
+            images.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+    return (images - mean) / std
+
+
+def resize_image(
+    image: np.ndarray,
+    size_hw: tuple[int, int],
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right,
+    bottom) px: only that part.
+    """
+    height, width = size_hw
+    return np.asarray(
+        Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
+    )
+
+
+def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED) -> np.ndarray:
+    """uint8 (H, W, 3) -> (*size_hw, 3) in 0..255: uint8 where Pillow rounds, float32 of the plain
+    rules.
+
+    An unknown rule is an :class:`InputError`.
+    """
+    if rule in (LETTERBOX, PLAIN_LETTERBOX):
+        letterbox = Letterbox((image.shape[0], image.shape[1]), size_hw)
+        return letterbox.picture(image, resize_image if rule == LETTERBOX else resize_plain)
+    if rule not in (ANTIALIASED, PLAIN):
+        raise InputError(f"unknown resize rule {rule!r}", hint="export the model again")
+    return resize_image(image, size_hw) if rule == ANTIALIASED else resize_plain(image, size_hw)
+
+
+def resize_plain(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 3) -> float32 (*size_hw, 3) in 0..255, not rounded: each pixel from the four
+    nearest to its centre.
+
+    The centre of pixel i lies at (i + 0.5) * scale - 0.5, not before the first pixel (PyTorch's
+    ``align_corners=False``).
+    """
+    top, bottom, down = _nearest(image.shape[0], size_hw[0])
+    left, right, across = _nearest(image.shape[1], size_hw[1])
+    down, across = down[:, None, None], across[None, :, None]
+    above = image[top]
+    below = image[bottom]
+    upper = above[:, left] * (1 - across) + above[:, right] * across
+    lower = below[:, left] * (1 - across) + below[:, right] * across
+    return (upper * (1 - down) + lower * down).astype(np.float32)
+
+
+def _nearest(side: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of ``size`` new pixels: the two old ones beside its centre, and the weight of the
+    second, float32.
+    """
+    scale = np.float32(side / size)
+    centre = np.maximum(
+        (np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5),
+        np.float32(0),
+    )
+    first = np.minimum(centre.astype(np.int64), side - 1)
+    return (
+        first,
+        np.minimum(first + 1, side - 1),
+        (centre - first.astype(np.float32)).astype(np.float32),
+    )
