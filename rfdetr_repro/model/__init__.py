@@ -1,3 +1,3 @@
-"""The RF-DETR model: windowed DINOv2, projector, two-stage query selection, decoder, heads; one
-weight, many architectures.
+"""The RF-DETR model: windowed DINOv2, projector, two-stage query selection, decoder and heads. One
+set of weights serves many architectures.
 """

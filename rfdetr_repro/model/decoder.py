@@ -1,9 +1,9 @@
 """Decoder with fixed references (architecture facts section 6): every layer reads the same
-reference boxes, nothing is refined.
+reference boxes, and no layer refines them.
 
-Queries form *segments* (the groups of training; the query counts of a shared evaluation):
-self-attention stays inside a segment, all else is per query. So one pass serves many query sets
-with exactly the numbers each would give alone.
+Queries form *segments* (the groups of training, or the query counts of a shared evaluation):
+self-attention stays inside a segment, everything else is per query. So one pass serves many query
+sets and gives each exactly the numbers of a pass of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sine_embedding(boxes_cxcywh: Tensor, dim: int) -> Tensor:
     """(..., 4) in 0..1 -> (..., 2*dim): dim/2 channels per number, sin and cos interleaved, in the
     order y, x, w, h.
     """
-    # periods in float32, as upstream
+    # periods in float32, as in upstream
     channel = torch.arange(dim // 2, dtype=torch.float32, device=boxes_cxcywh.device)
     period = 10000 ** (2 * torch.div(channel, 2, rounding_mode="floor") / (dim // 2))
     cx, cy, w, h = boxes_cxcywh.unbind(-1)
@@ -39,9 +39,12 @@ def sine_embedding(boxes_cxcywh: Tensor, dim: int) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; ``zero_last`` starts the last one at 0."""
+    """Linear layers with ReLU between them, (..., widths[0]) -> (..., widths[-1]); ``zero_last``
+    initialises the last layer with 0.
+    """
 
     def __init__(self, widths: tuple[int, ...], zero_last: bool = False) -> None:
+        """Layers of ``widths[0]`` inputs, hidden widths, and ``widths[-1]`` outputs."""
         super().__init__()
         layers = [Linear(a, b) for a, b in itertools.pairwise(widths)]
         if zero_last:
@@ -50,17 +53,19 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., widths[0]) -> (..., widths[-1])."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
 class SegmentSelfAttention(nn.Module):
-    """Multi-head self-attention inside segments; parameters laid out as
+    """Multi-head self-attention inside segments; parameters have the layout of
     ``nn.MultiheadAttention``.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
+        """``dim`` channels in ``heads`` heads."""
         super().__init__()
         self.heads = heads
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
@@ -86,11 +91,14 @@ class SegmentSelfAttention(nn.Module):
 
 
 class DeformableCrossAttention(nn.Module):
-    """Multi-scale deformable attention with offsets relative to the reference box (one level per
-    map).
+    """Multi-scale deformable attention with offsets relative to the reference box; each map is a
+    level.
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        """Heads, points, levels and width of ``config``; offsets start on a ring, as in Deformable
+        DETR.
+        """
         super().__init__()
         self.heads, self.points, self.levels = config.cross_heads, config.points, len(config.levels)
         dim = config.hidden
@@ -130,6 +138,7 @@ class DecoderLayer(nn.Module):
     """Post-norm layer: self-attention, deformable cross-attention, feed-forward."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Widths and heads of ``config``."""
         super().__init__()
         dim = config.hidden
         self.self_attn = SegmentSelfAttention(dim, config.self_heads)
@@ -143,15 +152,19 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, pos: Tensor, segments: tuple[int, ...], references: Tensor, source: Source
     ) -> Tensor:
+        """x, pos (B, N, d), references (B, N, 4) cxcywh, N = sum(segments) -> (B, N, d)."""
         x = self.norm1(x + self.self_attn(x, pos, segments))
         x = self.norm2(x + self.cross_attn(x + pos, references, *source))
         return self.norm3(x + feed_forward(x, self.linear1, self.linear2))
 
 
 class Decoder(nn.Module):
-    """Learned query tables, reference embedding and the layer stack."""
+    """Learned query tables, reference embedding and the stack of layers."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Tables for ``config.groups`` groups of ``config.queries`` queries, and
+        ``config.decoder_layers`` layers.
+        """
         super().__init__()
         dim = config.hidden
         rows = config.groups * config.queries
@@ -168,7 +181,7 @@ class Decoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def tables(self, groups: int, queries: int) -> tuple[Tensor, Tensor]:
-        """First ``queries`` rows of each of the first ``groups`` groups: content (g*q, d),
+        """First ``queries`` rows of each of the first ``groups`` groups: content (g*q, d) and
         reference deltas (g*q, 4).
         """
         content = self.query_feat.unflatten(0, (-1, self.stored_queries))[:groups, :queries]
@@ -183,8 +196,8 @@ class Decoder(nn.Module):
         source: Source,
         depth: int,
     ) -> list[Tensor]:
-        """references (B, N, 4) cxcywh, content (N, d) -> hidden states after layers 1..depth, each
-        normalised (B, N, d).
+        """references (B, N, 4) cxcywh, content (N, d) -> hidden states (B, N, d) after each of the
+        layers 1..depth, normalised.
         """
         pos = self.ref_point_head(sine_embedding(references, content.shape[-1]))
         x = content[None].expand(len(references), -1, -1)

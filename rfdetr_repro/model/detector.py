@@ -1,8 +1,9 @@
 """RF-DETR assembled: ``detector(images, arch)`` runs any architecture of the space with one set of
 weights.
 
-``slice(arch)`` cuts the stand-alone subnet with equal outputs; ``shared_outputs`` runs every
-decoder depth and query count of a backbone in one pass. There is no active-architecture state.
+``slice(arch)`` cuts out the stand-alone subnet with equal outputs; ``decode_shared`` runs every
+decoder depth and query count of a backbone in one pass. The architecture is an argument of each
+call, never a state.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from .vit import WindowedViT, resample_patch_kernel, resample_positions
 
 
 class Outputs(NamedTuple):
-    """What one prediction stage says about N queries."""
+    """What one prediction stage predicts for N queries."""
 
     logits: Tensor  # (B, N, C), before the sigmoid
-    boxes_cxcywh: Tensor  # (B, N, 4), parts of the image, not clamped
+    boxes_cxcywh: Tensor  # (B, N, 4), fractions of the image, not clamped
     masks: MaskFeatures | None
 
     @property
@@ -47,11 +48,10 @@ class TrainingOutputs(NamedTuple):
 
 
 class Detector(nn.Module):
-    """The supernet, and equally each of its subnets (a subnet's native architecture needs no
-    resampling).
-    """
+    """The supernet, and equally each of its subnets, whose own architecture needs no resampling."""
 
     def __init__(self, config: ModelConfig, arch: Arch) -> None:
+        """A detector with random weights; ``arch`` is the default architecture of a call."""
         super().__init__()
         self.config = config
         self.arch = arch
@@ -70,13 +70,14 @@ class Detector(nn.Module):
         return self.arch.input_hw
 
     def num_params(self) -> int:
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def features(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
         """(B, 3, H, W) ImageNet-normalised -> one map (B, d, h, w) per projector level, P4 at
         H/patch x W/patch.
 
-        H and W must be divisible by patch*windows, else :class:`InputError`.
+        Raises :class:`InputError` where H or W is not divisible by patch * windows.
         """
         if images.shape[-2] % (patch * windows) or images.shape[-1] % (patch * windows):
             size = tuple(images.shape[-2:])
@@ -87,10 +88,11 @@ class Detector(nn.Module):
         return self.projector(self.backbone(images, patch, windows))
 
     def forward(self, images: Tensor, arch: Arch | None = None, *, masks: bool = True) -> Outputs:
-        """Evaluation: images (B, 3, H, W) normalised -> the outputs of the last decoder layer of
-        ``arch`` (default: its own).
+        """Evaluation: images (B, 3, H, W), normalised -> the outputs of the last decoder layer of
+        ``arch`` (default: the detector's own architecture).
 
-        ``masks`` False leaves the mask head out.
+        ``masks`` False skips the mask head. Raises :class:`InputError` for more layers or queries
+        than the model stores.
         """
         arch = arch or self.arch
         self._check(arch)
@@ -109,11 +111,11 @@ class Detector(nn.Module):
         *,
         masks: bool = True,
     ) -> dict[tuple[int, int], Outputs]:
-        """One decoder pass for every (depth, query count): each equals the subnet that has only
-        these layers and queries.
+        """One decoder pass for every (depth, query count); each result equals that of the subnet
+        with only these layers and queries.
 
-        ``maps`` from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries, tokens)
-        rows).
+        ``maps`` comes from :meth:`features`. Depth 0 gives the encoder's outputs (min(queries,
+        tokens) rows).
         """
         depths, counts = sorted(set(depths)), tuple(sorted(set(queries)))
         source = _source(maps)
@@ -142,7 +144,10 @@ class Detector(nn.Module):
     def training_outputs(
         self, maps: list[Tensor], image_hw: tuple[int, int], arch: Arch
     ) -> TrainingOutputs:
-        """All layers, all groups. ``maps`` in float32 from :meth:`features`."""
+        """Outputs of all layers and all groups.
+
+        ``maps`` comes from :meth:`features`, in float32.
+        """
         groups = self.config.groups
         source = _source(maps)
         selected = self.selection(*source, groups, arch.queries)
@@ -160,7 +165,7 @@ class Detector(nn.Module):
 
     def _references(self, selected: Selected, groups: int, queries: int) -> tuple[Tensor, Tensor]:
         """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use
-        the embedding raw.
+        the raw embedding.
         """
         content, deltas = self.decoder.tables(groups, queries)
         deltas = deltas.unflatten(0, (groups, queries))
@@ -202,13 +207,13 @@ class Detector(nn.Module):
         if arch.decoder_layers > self.config.decoder_layers or arch.queries > self.config.queries:
             stored = f"{self.config.decoder_layers} layers and {self.config.queries} queries"
             raise InputError(
-                f"the model stores {stored}", arch.key, "choose an architecture within them"
+                f"the model stores {stored}", arch.key, "choose an architecture with at most these"
             )
 
     @torch.no_grad()
     def slice(self, arch: Arch) -> Detector:
-        """The stand-alone subnet of ``arch`` in evaluation mode; its outputs equal ``self(images,
-        arch)``.
+        """The stand-alone subnet of ``arch`` in evaluation mode, whose outputs equal ``self(images,
+        arch)``. Raises :class:`InputError` for more layers or queries than the model stores.
         """
         self._check(arch)
         layers = arch.decoder_layers
@@ -261,7 +266,7 @@ def _first(outputs: Outputs, count: int) -> Outputs:
 
 
 def _split(outputs: Outputs, counts: tuple[int, ...]) -> list[Outputs]:
-    """The queries cut into segments of ``counts``."""
+    """``outputs`` cut into segments of ``counts`` queries."""
     masks: list[MaskFeatures | None] = [None] * len(counts)
     if outputs.masks is not None:
         masks = [

@@ -1,9 +1,9 @@
-"""The decoder's feed-forward network, a strip of rows at a time in training on the CPU.
+"""The decoder's feed-forward network, computed in strips of rows when training on the CPU.
 
 With 13 groups the hidden activations of one layer are 13 x 300 x 2048 numbers per image, the
-largest tensor of a training step; writing them and their gradient to fresh memory costs more than
-the products. Strips stay in the cache's reach, and the backward pass computes them again (one
-product in six more) instead of keeping them.
+largest tensor of a training step; writing these activations and their gradient to fresh memory
+costs more than the products. Strips fit into the cache, and the backward pass recomputes their
+activations (one additional product per six) instead of keeping them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from .linear import Linear, Product, float32_on_cpu
 
-# of hidden activations: below the size from which C libraries return memory to the system
+# bytes of hidden activations of a strip: below the size from which C libraries return memory to the
+# system
 STRIP_BYTES = 1 << 24
 
 

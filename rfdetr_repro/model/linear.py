@@ -1,8 +1,8 @@
-"""Linear layers that use the processor's matrix unit for float32 where there is one
+"""Linear layers that use the processor's matrix unit for float32, where the processor has one
 (``rfdetr::split_linear``).
 
 On CPUs with AMX a float32 product of three bfloat16 parts per number is as exact as the float32
-product and faster. Everywhere else, and for every other type or device, this is ``F.linear``
+product and faster. Everywhere else, and for every other type or device, the layer is ``F.linear``
 itself. In training the outputs and the gradient of the inputs are split products; the gradient of
 the weights stays a float32 product.
 """
@@ -22,8 +22,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR, split_linear, split_linear_pack
 
-ALIGNMENT = 32  # inputs must be a multiple of it
-# below these padding to tiles costs more than the tiles save
+ALIGNMENT = 32  # the number of inputs must be a multiple of this
+# below these sizes, padding to tiles costs more than the tiles save
 FEWEST_ROWS = 16
 FEWEST_OUTPUTS = 32
 
@@ -33,8 +33,8 @@ _PLAIN = ContextVar("plain", default=False)
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """Inside, linear layers are ``F.linear`` everywhere: for exporters, which write down the
-    operators they see.
+    """Makes linear layers use ``F.linear`` everywhere while the block runs: exporters record the
+    operators that run.
     """
     token = _PLAIN.set(True)
     try:
@@ -45,7 +45,7 @@ def plain_linear() -> Iterator[None]:
 
 def float32_parts() -> int:
     """bfloat16 parts per float32: 3 (all 24 bits) for PyTorch's matmul precision "highest", 2 (16
-    bits) for less.
+    bits) for lower precisions.
 
     ``torch.set_float32_matmul_precision`` defines "high" as "each float32 number as the sum of two
     bfloat16 numbers".
@@ -54,7 +54,8 @@ def float32_parts() -> int:
 
 
 class _Packed(NamedTuple):
-    # shares the parameter's memory, so its address cannot be given to another tensor meanwhile
+    # shares the parameter's memory, so that the address cannot be reused for another tensor
+    # meanwhile
     weight: Tensor
     version: int
     parts: int
@@ -62,22 +63,23 @@ class _Packed(NamedTuple):
 
 
 class PackedLinear:
-    """``F.linear`` that remembers the packed form of the one weight it is called with; 1.5 times
-    the weight's memory.
+    """``F.linear`` that caches the packed form of its weight, which takes 1.5 times the weight's
+    memory.
 
-    Packed at the first call that can use it and again whenever the weight has changed. Copies and
-    pickles start empty.
+    The weight is packed at the first call that can use the packed form, and again whenever it has
+    changed. Copies and pickles start with an empty cache.
     """
 
     def __init__(self) -> None:
+        """Starts with an empty cache."""
         self._packed: _Packed | None = None
 
     def __reduce__(self) -> tuple[type[PackedLinear], tuple[()]]:
         return PackedLinear, ()
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
-        """x (..., I), weight (O, I), bias (O,) -> (..., O), with the exact GELU of the result if
-        asked for.
+        """x (..., I), weight (O, I), bias (O,) -> (..., O); with ``gelu``, the exact GELU of the
+        result.
         """
         if not splits(x, weight):
             plain = F.linear(x, weight, bias)
@@ -103,29 +105,34 @@ class PackedLinear:
 
 
 class Linear(nn.Linear):
-    """(..., in) -> (..., out) with bias; parameters, their names and results as ``nn.Linear``.
+    """(..., in) -> (..., out) with bias; parameters, their names and results are those of
+    ``nn.Linear``.
 
-    ``gelu``: exact, after it.
+    ``gelu`` applies the exact GELU to the result.
     """
 
     def __init__(self, inputs: int, outputs: int, gelu: bool = False) -> None:
+        """``inputs`` and ``outputs`` are numbers of channels."""
         super().__init__(inputs, outputs)
         self.gelu, self._packed = gelu, PackedLinear()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
         return self._packed(x, self.weight, self.bias, self.gelu)
 
 
 class Product:
-    """x (N, I) -> x @ weight.T (+ bias) for one weight (O, I) and many x, split where that pays;
-    not differentiable.
+    """x (N, I) -> x @ weight.T (+ bias) for one weight (O, I) and many x, split where that is
+    faster; not differentiable.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """``weight`` (O, I), ``bias`` (O,) or None for 0."""
         self._weight, self._bias = weight, weight.new_zeros(len(weight)) if bias is None else bias
         self._tiles: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, O), float32."""
         if not splits(x, self._weight):
             return torch.addmm(self._bias, x, self._weight.t())
         if self._tiles is None:
@@ -136,7 +143,7 @@ class Product:
 class _TrainedLinear(torch.autograd.Function):
     """x (N, I), weight (O, I), bias (O,) -> (N, O).
 
-    Packs the weight each time: it changes every step.
+    Packs the weight at every call, because the weight changes at every step.
     """
 
     @staticmethod
@@ -157,7 +164,7 @@ class _TrainedLinear(torch.autograd.Function):
 
 
 def float32_on_cpu(*tensors: Tensor) -> bool:
-    """Whether eager float32 arithmetic on the CPU is what is asked for: no autocast, no tracing, no
+    """Whether the tensors meet in eager float32 arithmetic on the CPU: no autocast, no tracing, no
     compiling.
     """
     return (
@@ -174,7 +181,7 @@ def splits(x: Tensor, weight: Tensor) -> bool:
     return (
         HAS_SPLIT_LINEAR
         and float32_on_cpu(x, weight)
-        and not weight.is_inference()  # its changes cannot be seen
+        and not weight.is_inference()  # changes of an inference tensor cannot be detected
         and weight.shape[1] % ALIGNMENT == 0
         and weight.shape[0] >= FEWEST_OUTPUTS
         and x.numel() >= FEWEST_ROWS * weight.shape[1]

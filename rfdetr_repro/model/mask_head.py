@@ -1,5 +1,5 @@
-"""Segmentation head (architecture facts section 7): a finer map, one block per decoder layer, dot
-products.
+"""Segmentation head (architecture facts section 7): a finer map, one block per decoder layer, and
+dot products with the queries.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from .linear import Linear
 
 
 class MaskFeatures(NamedTuple):
-    """Mask logits in factored form; training samples it at points and never builds (B, N, h, w)."""
+    """Mask logits in factored form. Training samples the logits at points and never builds (B, N,
+    h, w).
+    """
 
     pixels: Tensor  # (B, d, h, w)
     queries: Tensor  # (B, N, d)
     bias: Tensor  # (1,)
 
     def logits(self) -> Tensor:
-        """(B, N, h, w)."""
+        """Mask logits (B, N, h, w); above 0 is foreground."""
         return torch.einsum("bnd,bdhw->bnhw", self.queries, self.pixels) + self.bias
 
 
@@ -31,12 +33,14 @@ class MaskBlock(nn.Module):
     """Depthwise 3x3, LayerNorm, linear, GELU, residual; no expansion and no layer scale."""
 
     def __init__(self, dim: int) -> None:
+        """``dim`` channels."""
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.pwconv1 = Linear(dim, dim, gelu=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, h, w) -> (B, dim, h, w)."""
         y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         return x + self.pwconv1(y).permute(0, 3, 1, 2)
 
@@ -45,6 +49,7 @@ class QueryBlock(nn.Module):
     """x + MLP(LayerNorm(x)), then a linear map; shared by all layers."""
 
     def __init__(self, dim: int) -> None:
+        """``dim`` channels."""
         super().__init__()
         self.norm_in = nn.LayerNorm(dim)
         self.fc1 = Linear(dim, 4 * dim, gelu=True)
@@ -52,13 +57,17 @@ class QueryBlock(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
         return self.proj(x + self.fc2(self.fc1(self.norm_in(x))))
 
 
 class MaskHead(nn.Module):
-    """Pixel side per decoder layer, query side shared."""
+    """One block per decoder layer on the side of the pixels, and one block for queries that all
+    layers share.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
+        """Width, stride and number of layers of ``config``."""
         super().__init__()
         dim = config.hidden
         self.stride = config.mask_stride
@@ -74,6 +83,9 @@ class MaskHead(nn.Module):
         return F.interpolate(memory_map, size=size, mode="bilinear", align_corners=False)
 
     def encoder_pixels(self, resized: Tensor) -> Tensor:
+        """Pixel embeddings (B, d, h, w) for the encoder's masks; not projected in the released
+        1.4.1 eager path.
+        """
         return self.pixel_proj(resized) if self.encoder_projected else resized
 
     def layer_pixels(self, resized: Tensor, depth: int) -> list[Tensor]:
@@ -82,7 +94,7 @@ class MaskHead(nn.Module):
         for block in self.blocks[:depth]:
             resized = block(resized)
             pixels.append(resized)
-        return pixels  # projected lazily: a caller that needs one layer projects one
+        return pixels  # not projected yet: a caller that needs one layer projects only that layer
 
     def features(self, pixels: Tensor, queries: Tensor, *, project: bool = True) -> MaskFeatures:
         """pixels (B, d, h, w), queries (B, N, d) -> factored mask logits."""

@@ -19,15 +19,15 @@ class Ranked(NamedTuple):
 
     scores: Tensor  # (B, k) in 0..1
     labels: Tensor  # (B, k) int64
-    boxes_xyxy: Tensor  # (B, k, 4), parts of the image, not clamped
+    boxes_xyxy: Tensor  # (B, k, 4), fractions of the image, not clamped
     mask_logits: Tensor | None  # (B, k, h, w); > 0 is foreground
 
 
 def best_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(B, N) -> the k largest of each row and their indices, both (B, k); of equal values the lower
-    index wins and comes first.
+    """(B, N) -> the k largest values of each row and their indices, both (B, k). Of equal values
+    the lower index wins and comes first.
 
-    ``torch.topk`` picks among equals as it likes, differently on each device.
+    ``torch.topk`` chooses among equal values arbitrarily, and differently on each device.
     """
     last = values.topk(k, dim=1).values[:, -1:]
     above = values > last
@@ -41,12 +41,12 @@ def best_first(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def top_k(
     outputs: Outputs, k: int, *, masks: bool = True, threshold: float = 0.0, recording: bool = False
 ) -> Ranked:
-    """Ranks ``outputs``; k is capped at queries x classes. Of equal scores the earlier query, then
-    the lower label comes first.
+    """Ranks ``outputs``; k is capped at queries x classes. Of equal scores the earlier query comes
+    first, then the lower label.
 
-    ``threshold`` (0..1, for a batch of one): lower scores are left out before anything is gathered
-    for them. ``recording``: one TopK node, for an exported graph; ONNX prescribes the same order of
-    equals.
+    ``threshold`` (0..1, for a batch of one) drops lower scores before anything is gathered for
+    them. ``recording`` uses a single TopK node, for an exported graph; ONNX prescribes the same
+    order of equal scores.
     """
     _, n, classes = outputs.logits.shape
     k = min(k, n * classes)

@@ -20,9 +20,11 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of each pixel of a (B, C, H, W) map, eps 1e-6."""
 
     def __init__(self, channels: int) -> None:
+        """LayerNorm over ``channels`` channels."""
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -37,6 +39,7 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         act: Callable[[Tensor], Tensor] = F.silu,
     ) -> None:
+        """A convolution with a square ``kernel``, padded by half its side."""
         super().__init__()
         self.conv = nn.Conv2d(
             channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False
@@ -45,6 +48,7 @@ class ConvNorm(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
         return self.act(self.norm(self.conv(x)))
 
 
@@ -52,11 +56,13 @@ class Bottleneck(nn.Module):
     """Two 3x3 convolutions, no residual."""
 
     def __init__(self, channels: int) -> None:
+        """``channels`` channels in and out."""
         super().__init__()
         self.cv1 = ConvNorm(channels, channels, 3)
         self.cv2 = ConvNorm(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, channels, h, w)."""
         return self.cv2(self.cv1(x))
 
 
@@ -66,6 +72,7 @@ class Fusion(nn.Module):
     """
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
+        """``channels`` is the number of concatenated input channels."""
         super().__init__()
         half = config.hidden // 2
         self.cv1 = ConvNorm(channels, config.hidden, 1)
@@ -74,6 +81,7 @@ class Fusion(nn.Module):
         self.norm = ChannelNorm(config.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, hidden, h, w)."""
         parts = list(self.cv1(x).chunk(2, dim=1))
         for block in self.m:
             parts.append(block(parts[-1]))
@@ -81,7 +89,7 @@ class Fusion(nn.Module):
 
 
 def _sampler(level: str, channels: int) -> nn.Module:
-    """From the ViT's grid to that of ``level``; P3 halves the channels."""
+    """From the ViT's grid to the grid of ``level``; P3 halves the channels."""
     if level == "P3":
         return nn.ConvTranspose2d(channels, channels // 2, 2, 2)
     if level == "P5":
@@ -90,9 +98,10 @@ def _sampler(level: str, channels: int) -> nn.Module:
 
 
 class Projector(nn.Module):
-    """One resampling per level and input map, one fusion per level."""
+    """One resampling per level and input map, and one fusion per level."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Levels and widths of ``config``."""
         super().__init__()
         dim = config.vit_dim
         inputs = len(config.feature_stages)

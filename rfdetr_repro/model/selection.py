@@ -1,8 +1,8 @@
-"""Two-stage query selection (architecture facts section 5): every token proposes a box, the most
-confident become references.
+"""Two-stage query selection (architecture facts section 5): every token proposes a box, and the
+most confident proposals become references.
 
 The G groups of training are one batched computation over stacked weights; evaluation uses group 0.
-Rows come out in order of confidence, which is what makes query dropping a prefix.
+Rows are in order of confidence, so dropping queries means taking a prefix.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class GroupLinear(nn.Module):
     """
 
     def __init__(self, groups: int, features_in: int, features_out: int) -> None:
+        """``groups`` maps from ``features_in`` to ``features_out`` channels, which start as
+        copies.
+        """
         super().__init__()
         self.weight = nn.Parameter(torch.empty(groups, features_out, features_in))
         self.bias = nn.Parameter(torch.zeros(groups, features_out))
@@ -44,6 +47,7 @@ class GroupLinear(nn.Module):
         self._first = PackedLinear()
 
     def forward(self, x: Tensor, groups: int) -> Tensor:
+        """(B, G or 1, N, in) -> (B, groups, N, out)."""
         if groups == 1:
             return self._first(x, self.weight[0], self.bias[0])
         return torch.matmul(x, self.weight[:groups].transpose(1, 2)) + self.bias[:groups, None]
@@ -53,19 +57,21 @@ class GroupNorm1d(nn.Module):
     """G independent LayerNorms (eps 1e-5) over the last axis of (B, g, N, d)."""
 
     def __init__(self, groups: int, dim: int) -> None:
+        """``groups`` norms over ``dim`` channels."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(groups, dim))
         self.bias = nn.Parameter(torch.zeros(groups, dim))
 
     def forward(self, x: Tensor, groups: int) -> Tensor:
+        """(B, groups, N, d) -> (B, groups, N, d)."""
         if groups == 1:
             return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])
         return F.layer_norm(x, x.shape[-1:]) * self.weight[:groups, None] + self.bias[:groups, None]
 
 
 def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
-    """Box reparametrisation: centre moves by delta * size, size scales by exp(delta); all (..., 4),
-    cxcywh.
+    """Box reparametrisation: the centre moves by delta * size, the size scales by exp(delta); all
+    (..., 4), cxcywh.
     """
     centre = deltas[..., :2] * references_cxcywh[..., 2:] + references_cxcywh[..., :2]
     return torch.cat([centre, deltas[..., 2:].exp() * references_cxcywh[..., 2:]], dim=-1)
@@ -74,8 +80,8 @@ def apply_deltas(deltas: Tensor, references_cxcywh: Tensor) -> Tensor:
 def token_proposals(
     level_sizes: list[tuple[int, int]], side: float, like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Proposals (S, 4) cxcywh, zero where invalid, and validity (S, 1); a token is valid if all
-    four lie in (0.01, 0.99).
+    """Proposals (S, 4) cxcywh, zero where invalid, and validity (S, 1). A token is valid if all
+    four numbers lie in (0.01, 0.99).
     """
     levels = []
     for level, (h, w) in enumerate(level_sizes):
@@ -84,15 +90,16 @@ def token_proposals(
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         size = torch.full_like(grid_x, side * 2.0**level)
         levels.append(torch.stack([grid_x, grid_y, size, size], dim=-1).flatten(0, 1))
-    proposals = torch.cat(levels).to(like.dtype)  # built in float32, as upstream
+    proposals = torch.cat(levels).to(like.dtype)  # built in float32, as in upstream
     valid = ((proposals > 0.01) & (proposals < 0.99)).all(-1, keepdim=True)
     return torch.where(valid, proposals, torch.zeros_like(proposals)), valid
 
 
 class QuerySelection(nn.Module):
-    """Per-group projection, class head and box head over tokens."""
+    """Projection, class head and box head over tokens, one of each per group."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Groups, widths and classes of ``config``."""
         super().__init__()
         groups = config.groups
         dim = config.hidden

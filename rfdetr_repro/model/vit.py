@@ -4,7 +4,7 @@
 The token grid is cut into w x w windows, each with its own copy of the class token. Windowed blocks
 attend inside a window, global blocks over all windows of an image, class copies included. Patch
 kernels are resampled as in FlexiViT (arXiv 2212.08013, section 3.4), positions bicubically; both
-are pure functions of the stored weights, so one weight serves every architecture.
+are pure functions of the stored weights, so one set of weights serves every architecture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rfdetr_repro.spec.model_config import ModelConfig
 
 from .linear import Linear
 
-UNFUSED_TOKENS = 800  # attention() on a CPU; measured between 785 and 1024 tokens
+# limit of attention() on a CPU: the crossover, measured, lies between 785 and 1024 tokens
+UNFUSED_TOKENS = 800
 
 
 @lru_cache(maxsize=64)
@@ -38,10 +39,10 @@ def _kernel_resize_matrix(old: int, new: int) -> Tensor:
 
 
 def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
-    """(D, C, p, p) -> (D, C, patch, patch) such that, for patch >= p, a patch enlarged bilinearly
-    gives the same token.
+    """(D, C, p, p) -> (D, C, patch, patch) such that, for patch >= p, a bilinearly enlarged patch
+    gives the same token (FlexiViT, section 3.4).
 
-    Differentiable; gradients reach the stored kernel. For patch < p it is the least-squares
+    Differentiable; gradients reach the stored kernel. For patch < p the result is the least-squares
     solution.
     """
     old = weight.shape[-1]
@@ -55,12 +56,12 @@ def resample_patch_kernel(weight: Tensor, patch: int) -> Tensor:
 def resample_positions(
     positions: Tensor, stored_hw: tuple[int, int], grid_hw: tuple[int, int]
 ) -> Tensor:
-    """(1, 1 + Gh*Gw, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing, class row kept; unchanged
-    if the grids are equal.
+    """(1, 1 + Gh*Gw, D) -> (1, 1 + gh*gw, D): bicubic with antialiasing; the class row is kept.
+    Unchanged if the grids are equal.
     """
     if grid_hw == stored_hw:
         return positions
-    exact = positions.float()  # as upstream, whatever the model's precision
+    exact = positions.float()  # as in upstream, at any precision of the model
     table = exact[:, 1:].unflatten(1, stored_hw).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=grid_hw, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([exact[:, :1], table.flatten(2).transpose(1, 2)], dim=1).to(positions.dtype)
@@ -83,9 +84,10 @@ def from_windows(tokens: Tensor, windows: int, grid_hw: tuple[int, int]) -> Tens
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, heads, N, d) scaled dot-product attention. On CPU, bfloat16 training of short sequences
-    is faster unfused (measured 2.5x); of long ones it is not, and the N x N scores of all blocks
-    would have to be kept.
+    """Scaled dot-product attention, (B, heads, N, d) -> (B, heads, N, d).
+
+    On the CPU, bfloat16 training is faster unfused for short sequences (measured 2.5 times). For
+    long sequences the fused form is faster, and does not keep the N x N scores of all blocks.
     """
     if (
         q.dtype == torch.bfloat16
@@ -102,12 +104,14 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused query-key-value projection."""
 
     def __init__(self, dim: int, heads: int) -> None:
+        """``dim`` channels in ``heads`` heads."""
         super().__init__()
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, N, dim) -> (B, N, dim)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -116,6 +120,9 @@ class Block(nn.Module):
     """Pre-norm transformer block with optional LayerScale."""
 
     def __init__(self, dim: int, heads: int, layer_scale: bool) -> None:
+        """``dim`` channels in ``heads`` heads; ``layer_scale`` adds a learned scale per channel to
+        both branches.
+        """
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads)
@@ -126,8 +133,8 @@ class Block(nn.Module):
         self.scale2 = nn.Parameter(torch.ones(dim)) if layer_scale else None
 
     def forward(self, x: Tensor, merge: int) -> Tensor:
-        """x (B*w*w, n, D); ``merge`` windows are joined into one attention sequence (1 = windowed,
-        w*w = global).
+        """x (B*w*w, n, D) -> (B*w*w, n, D); ``merge`` windows form one attention sequence (1 =
+        windowed, w*w = global).
         """
         attended = self.norm1(x)
         attended = attended.reshape(-1, merge * x.shape[1], x.shape[2])
@@ -141,6 +148,7 @@ class WindowedViT(nn.Module):
     """DINOv2 backbone; returns one normalised map per feature stage."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Widths, blocks and position table of ``config``, with random weights."""
         super().__init__()
         dim = config.vit_dim
         patch = config.patch
@@ -153,7 +161,7 @@ class WindowedViT(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim, config.vit_heads, config.layer_scale) for _ in range(config.vit_depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=1e-6)  # shared by all read-outs
+        self.norm = nn.LayerNorm(dim, eps=1e-6)  # shared by all feature stages
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -181,14 +189,14 @@ class WindowedViT(nn.Module):
         return torch.cat([cls, tokens], dim=1), grid_hw
 
     def forward(self, images: Tensor, patch: int, windows: int) -> list[Tensor]:
-        """(B, 3, H, W), H and W divisible by patch*windows -> per stage (B, D, H/patch,
-        W/patch).
+        """(B, 3, H, W), H and W divisible by patch * windows -> one map (B, D, H/patch, W/patch)
+        per feature stage.
         """
         x, grid_hw = self.embed(images, patch, windows)
         stages = self.config.feature_stages
         maps = []
         again = self.checkpoint_activations and torch.is_grad_enabled()
-        for index in range(max(stages)):  # blocks after the last read-out would run for nothing
+        for index in range(max(stages)):  # later blocks have no effect on the maps
             merge = windows * windows if index in self.config.global_blocks else 1
             block = self.blocks[index]
             x = (

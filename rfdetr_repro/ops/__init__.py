@@ -1,8 +1,9 @@
-"""The compiled operators and what belongs to them: gradients, shape rules, references.
+"""The compiled operators with their gradients, shape rules and references.
 
 The kernels are in csrc/, one file per device, built by setup.py into one library that this package
-loads. Without it the import fails: there is no silent fallback. :data:`DECOMPOSITIONS` turns the
-attention operators into plain ATen for exporters: ``exported.run_decompositions(DECOMPOSITIONS)``.
+loads. Without the library the import fails: there is no silent fallback. :data:`DECOMPOSITIONS`
+turns the attention operators into plain ATen for exporters:
+``exported.run_decompositions(DECOMPOSITIONS)``.
 """
 
 from rfdetr_repro.spec.errors import LibraryNotBuilt

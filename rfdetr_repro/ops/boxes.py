@@ -2,8 +2,8 @@
 decoder.
 
 ``cxcywh`` is centre x, centre y, width, height; ``xyxy`` is left, top, right, bottom. Both are
-float tensors whose last axis is 4, in any one unit (normalised to the image or pixels), leading
-axes free. Overlaps follow GIoU (Rezatofighi et al. 2019) and never divide by zero: two boxes
+float tensors whose last axis is 4, in a common unit (fractions of the image, or pixels); leading
+axes are free. Overlaps follow GIoU (Rezatofighi et al. 2019) and never divide by zero: two boxes
 without area have IoU 0 (and GIoU 0 when their hull has no area either).
 """
 

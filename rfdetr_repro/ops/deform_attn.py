@@ -19,7 +19,7 @@ from . import library as _library  # noqa: F401  loads the operators
 from . import reference
 from .reference import Levels, accumulate_dtype
 
-DEVICES = ("cpu", "cuda")  # those with kernels
+DEVICES = ("cpu", "cuda")  # devices with kernels
 _PLAIN = torch.ops.rfdetr.ms_deform_attn.default
 _FUSED = torch.ops.rfdetr.ms_deform_attn_fused.default
 
@@ -40,8 +40,8 @@ def ms_deform_attn(
     ``value`` may be float32, float64, float16 or bfloat16 and sets the output's type; locations and
     weights are cast to :func:`accumulate_dtype`, in which everything is computed. Under autocast
     all of it is float32. On the CPU results and gradients are bitwise reproducible, whatever the
-    number of threads; on CUDA the gradient of ``value`` is only under
-    ``torch.use_deterministic_algorithms``, which makes it slow. Second derivatives go through plain
+    number of threads; on CUDA the gradient of ``value`` is reproducible only under
+    ``torch.use_deterministic_algorithms``, which is slower. Second derivatives go through plain
     PyTorch. Raises RuntimeError when shapes, types or devices disagree.
     """
     dtype = accumulate_dtype(value.dtype)
@@ -67,8 +67,8 @@ def ms_deform_attn_fused(
 
     value (B, S, M, D), offsets (B, Q, M, L, P, 2), reference_boxes (B, Q, 4) cxcywh in the units of
     locations (0..1), attention_logits (B, Q, M, L, P) -> (B, Q, M * D). Locations are centre +
-    offset / P * size / 2 (architecture facts section 6), weights the softmax of the L * P logits of
-    a head. Types, limits, reproducibility and errors as there.
+    offset / P * size / 2 (architecture facts section 6), and weights are the softmax of the L * P
+    logits of a head. Types, limits, reproducibility and errors are those of :func:`ms_deform_attn`.
     """
     dtype = accumulate_dtype(value.dtype)
     return _call(
@@ -103,7 +103,8 @@ def _call(op: Any, direct: Any, value: Tensor, *rest: Any) -> Tensor:
 class _Direct(torch.autograd.Function):
     """The eager way to an operator.
 
-    The gradients registered below do the same; their Python takes longer than a small call.
+    The gradients registered below compute the same, but their Python overhead exceeds the time of a
+    small call.
     """
 
     op: Any
@@ -144,7 +145,7 @@ def _gradient(backward_op: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, 
         *tensors,
         value.is_cuda and torch.are_deterministic_algorithms_enabled(),
     )
-    twice = torch.is_grad_enabled()  # create_graph: the gradient is differentiated, too
+    twice = torch.is_grad_enabled()  # create_graph: the gradient is differentiated too
     first, *rest = backward_op(*arguments) if twice else _below_autograd(backward_op, *arguments)
     return first, None, *rest
 

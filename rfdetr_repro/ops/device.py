@@ -1,4 +1,4 @@
-"""Which device a command uses: said, never guessed in silence."""
+"""The device that a command uses: stated, never guessed silently."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device called "cpu", "cuda" or "cuda:N"; None: the GPU if there is one and the operators
-    know it, else the CPU.
+    """The device called "cpu", "cuda" or "cuda:N". None chooses the GPU if there is one with
+    operators built for it, else the CPU.
 
-    An unknown or absent device, and a GPU without operators for it, are :class:`InputError`.
+    Raises :class:`InputError` for an unknown or absent device, and for a GPU without operators.
     """
     kernels = build_info()["cuda"]
     if name is None:
@@ -33,20 +33,22 @@ def choose_device(name: str | None = None) -> torch.device:
     if device.type not in ("cpu", "cuda") or (
         device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     ):
-        raise InputError(f"no device {name!r} on this machine", hint="choose cpu, or leave it out")
+        raise InputError(
+            f"no device {name!r} on this machine", hint="choose cpu, or leave the device out"
+        )
     if device.type == "cuda" and not kernels:
         raise InputError(
             "the operators were built for the CPU only",
-            hint="build them where nvcc is, or choose cpu",
+            hint="build the operators on a machine with nvcc, or choose cpu",
         )
     return device
 
 
 def to_device(module: Module, name: str | None) -> Module:
-    """The module on :func:`choose_device` of ``name``, to be evaluated there.
+    """The module on the device that :func:`choose_device` returns for ``name``.
 
-    On a GPU float32 stays float32 from here on: by default convolutions round to TF32, and the
-    search's shared passes would differ from stand-alone ones.
+    On a GPU this switches TF32 off for the whole process: convolutions round to TF32 by default,
+    and the search's shared passes would differ from stand-alone passes.
     """
     device = choose_device(name)
     if device.type == "cuda":
@@ -56,9 +58,8 @@ def to_device(module: Module, name: str | None) -> Module:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Inside, PyTorch's operators use ``count`` threads; afterwards as many as before.
-
-    Setting takes less than a microsecond.
+    """Lets PyTorch's operators use ``count`` threads while the block runs, then restores the
+    previous number. Setting the number takes less than a microsecond.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -69,7 +70,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def named(device: torch.device) -> str:
-    """The device in words, for people."""
+    """The name of the device, to print."""
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -78,7 +79,9 @@ def named(device: torch.device) -> str:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory that PyTorch has had on a GPU, or that this process has had, so far."""
+    """Largest amount of memory in bytes that PyTorch has used on a GPU, or that this process has
+    used, so far.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (

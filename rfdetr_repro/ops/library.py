@@ -1,4 +1,4 @@
-"""Loads the compiled library and says what it was built with."""
+"""Loads the compiled library and reports how it was built."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LIBRARY = Path(__file__).resolve().parents[1] / "librfdetr_ops.so"
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Registers the operators of the library at ``path`` with PyTorch; its plain C functions are on
-    the handle.
+    """Registers the operators of the library at ``path`` with PyTorch, and returns the handle with
+    its plain C functions.
 
     Raises :class:`LibraryNotBuilt` where the file is missing or does not load.
     """
@@ -32,11 +32,11 @@ HANDLE = load(LIBRARY)
 
 
 def build_info() -> dict[str, Any]:
-    """What the loaded library was built with: ``torch`` (version), ``cuda`` (bool), ``cuda_archs``
+    """How the loaded library was built: ``torch`` (version), ``cuda`` (bool), ``cuda_archs``
     (list), ``compiler``.
 
-    And ``isa``: the instruction set its attention kernels use on this processor; ``RFDETR_ISA`` in
-    the environment at the first call chooses another.
+    ``isa`` is the instruction set that the attention kernels use on this processor; ``RFDETR_ISA``
+    in the environment at the first call chooses another.
     """
     for name in ("rfdetr_build_info", "rfdetr_isa"):
         getattr(HANDLE, name).restype = ctypes.c_char_p

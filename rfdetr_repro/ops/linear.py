@@ -14,21 +14,21 @@ def split_linear_pack(weight: Tensor, parts: int) -> Tensor:
     """float32 (O, I) -> bfloat16 (ceil(O / 32), I / 32, 1024 * parts): the layout
     :func:`split_linear` reads.
 
-    ``parts`` bfloat16 per number: 3 keep all 24 bits of it, 2 keep 16. I must be a multiple of 32.
-    Raises RuntimeError otherwise, and without :data:`HAS_SPLIT_LINEAR`.
+    ``parts`` is the number of bfloat16 per float32: 3 keep all 24 bits, 2 keep 16 bits. Raises
+    RuntimeError unless I is a multiple of 32, and without :data:`HAS_SPLIT_LINEAR`.
     """
     return torch.ops.rfdetr.split_linear_pack.default(weight, parts)
 
 
 def split_linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """x float32 (N, I), packed weight of (O, I), bias float32 (O,) -> x @ weight.T + bias, float32
-    (N, O); ``gelu``: its GELU.
+    (N, O); with ``gelu``, the GELU of that.
 
     Sums of products of bfloat16 parts, in float32 on the AMX unit (the idea: Henry, Tang and
     Heinecke 2019, arXiv 1904.06376). With 3 parts the error is at most that of a float32 product;
-    with 2 it is about 2^-16 of the summed magnitudes. Each row's result is bitwise the same
-    whatever the other rows and the number of threads. NaN and infinite inputs give non-finite
-    results, subnormal numbers count as zero. No gradient. Raises RuntimeError as
+    with 2 it is about 2^-16 of the summed magnitudes. Each row's result is bitwise independent of
+    the other rows and of the number of threads. NaN and infinite inputs give non-finite results,
+    subnormal numbers count as zero. No gradient. Raises RuntimeError like
     :func:`split_linear_pack`.
     """
     return torch.ops.rfdetr.split_linear.default(x, packed, bias, gelu)

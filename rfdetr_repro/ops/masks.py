@@ -1,5 +1,5 @@
-"""The mask path on tensors: logits of the kept queries only, then masks of the image without an
-enlarged map.
+"""The mask path on tensors: logits of the kept queries only, then masks of the whole image without
+an enlarged map of logits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def mask_logits(queries: Tensor, pixels: Tensor, bias: Tensor | None = None) -> 
     """Query embeddings (..., K, d) x pixel embeddings (..., d, h, w) -> mask logits (..., K, h, w);
     ``bias`` (1,) is added.
 
-    One matrix product; select the queries first, its cost is theirs.
+    One matrix product, whose cost grows with the number of queries: select the queries first.
     """
     logits = (queries @ pixels.flatten(-2)).unflatten(-1, pixels.shape[-2:])
     return logits if bias is None else logits + bias
@@ -42,11 +42,11 @@ def masks_from_logits(
 def mask_runs(
     logits: Tensor, height: int, width: int, *, boxes_xyxy: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same masks as COCO run lengths, down the columns and starting with unset pixels; on the
-    CPU.
+    """The masks of :func:`masks_from_logits` as COCO run lengths, down the columns and starting
+    with unset pixels; CPU only.
 
-    Returns (runs int32 (n,), starts int64 (K + 1,)): mask k's are ``runs[starts[k]:starts[k + 1]]``
-    and add up to height * width.
+    Returns (runs int32 (n,), starts int64 (K + 1,)): mask k has the runs ``runs[starts[k]:starts[k
+    + 1]]``, which add up to height * width.
     """
     boxes = None if boxes_xyxy is None else boxes_xyxy.float()
     return torch.ops.rfdetr.mask_runs.default(logits.float(), height, width, boxes)

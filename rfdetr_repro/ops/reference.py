@@ -1,5 +1,5 @@
-"""Multi-scale deformable attention in plain PyTorch: what the operators are checked against, and
-their second derivative.
+"""Multi-scale deformable attention in plain PyTorch: the reference that the operators are checked
+against, and their second derivative.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def ms_deform_attn_reference(
     value: Tensor, level_sizes: Levels, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """:func:`ms_deform_attn` through ``torch.nn.functional.grid_sample``; arguments, shapes and
-    types are its own.
+    types are the same.
 
-    Differs where ``grid_sample`` does: the gradient of a point exactly on the rim, and locations
-    that are not finite.
+    Differs from the operator where ``grid_sample`` does: the gradient of a point exactly on the
+    rim, and locations that are not finite.
     """
     dtype = accumulate_dtype(value.dtype)
     batch, _, heads, channels = value.shape
@@ -88,8 +88,8 @@ def _unfused(
 def ms_deform_attn_smooth(
     value: Tensor, level_sizes: Levels, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """The same function from gathers and products, which autograd can differentiate any number of
-    times.
+    """:func:`ms_deform_attn_reference` from gathers and products, which autograd can differentiate
+    any number of times.
 
     ``grid_sample`` has no second derivative. Memory grows with B * Q * M * L * P * 4 * D.
     """

@@ -1,4 +1,4 @@
-"""The published numbers and which cell of which table each belongs to. No torch here."""
+"""The published numbers, and the cell of the table that each number belongs to. No torch here."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The paper's latency experiments as campaigns on whatever device is here: which models, which
-protocols.
+"""The paper's latency experiments as campaigns on the device of this machine: models and protocols.
 
-``table1`` measures the models of Table 1 in FP32 and FP16, buffered; ``buffer-sweep`` those of the
-camera-ready's Table 20 with waits of 0, 200, 400 and 800 ms. ``rfdetr_repro.tables`` puts the
-Records beside the published rows.
+``table1`` measures the models of Table 1 in FP32 and FP16, buffered; ``buffer-sweep`` measures the
+models of the camera-ready's Table 20 with waits of 0, 200, 400 and 800 ms. ``rfdetr_repro.tables``
+prints the Records next to the published rows.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ BUFFERS_MS = (0.0, 200.0, 400.0, 800.0)
 
 
 def campaign_models(campaign: str, known: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(names of ``known`` that stand in the campaign's table, rows of the table that no name stands
-    for).
+    """Two lists: the names of ``known`` that are in the campaign's table, and the rows of the table
+    that have no name in ``known``.
     """
     rows = {
         join_key(record)[:2]: f"{record.model.name} {record.model.size}"
@@ -32,9 +31,8 @@ def campaign_models(campaign: str, known: Iterable[str]) -> tuple[list[str], lis
 
 
 def _key(name: str) -> tuple[str, str]:
-    """(family, size) of a model's name, e.g.
-
-    "rfdetr-medium" or "yolov8-m", spelled as the published tables' keys are.
+    """(family, size) of a model's name, such as "rfdetr-medium" or "yolov8-m", in the spelling of
+    the published tables' keys.
     """
     family, _, size = name.rpartition("-")
     return join_key(Record("search", ModelId(family, name, size=size)))[:2]

@@ -1,8 +1,8 @@
-"""What a printed cell is: every table as rows of identified cells, each with the metric it holds
-and what would fill it.
+"""The printed cells of every table: rows of identified cells, each with its metric and with what a
+Record needs to fill the cell.
 
-A cell is one number that the camera-ready prints in a table. Labels, notes and the columns that
-this project derived are not cells, nor is a place where the paper prints "-" or words.
+A cell is one number that the camera-ready prints in a table. Labels, notes and columns that this
+project derived are not cells, nor are places where the paper prints "-" or words.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _KNOBS = {
 
 @dataclass(frozen=True)
 class Slot:
-    """A column of numbers: the CSV's name for it, its ``metric`` and, where a table prints one
-    metric several times, which one.
+    """A column of numbers: its name in the CSV, its ``metric`` and, where a table prints a metric
+    several times, which of the columns it is.
 
-    ``metric``: params, flops, ms, one of :data:`paper.METRICS`, or knob, fit and reported, which no
-    Record of this suite fills.
+    ``metric``: params, flops, ms, an item of :data:`paper.METRICS`, or knob, fit and reported,
+    which no Record of this suite fills.
     """
 
     column: str
@@ -61,21 +61,22 @@ class Slot:
 
     @property
     def accuracy(self) -> bool:
+        """Whether the column holds an AP."""
         return self.metric in METRICS
 
 
 @dataclass(frozen=True)
 class Row:
-    """A printed row: its cells by CSV column, and what it is about."""
+    """A printed row: its cells by CSV column, and the model and data that the row is about."""
 
     table: str
     number: int  # 0-based line of the CSV
     printed: dict[str, str]
     identity: Record
-    arch: Arch | None  # of an RF-DETR row that stands for one architecture
+    arch: Arch | None  # of an RF-DETR row of a single architecture
 
     def text(self, slot: Slot) -> str:
-        """The printed number, "" if there is none."""
+        """The printed number; empty if there is none."""
         text = self.printed.get(slot.column, "")
         return text if _NUMBER.fullmatch(text) else ""
 
@@ -86,6 +87,7 @@ class Row:
 
     @property
     def label(self) -> str:
+        """Name, size and variant of the row's model."""
         model = self.identity.model
         return " ".join(filter(None, (model.name, model.size, model.variant)))
 
@@ -141,13 +143,15 @@ SLOTS: dict[str, tuple[Slot, ...]] = {
 
 
 def slots(table: str) -> tuple[Slot, ...]:
-    """The columns of numbers of a table, in its order."""
+    """The columns of numbers of a table, in the table's order."""
     return SLOTS.get(table, STANDARD)
 
 
 @functools.cache
 def table_rows(table: str) -> tuple[Row, ...]:
-    """The rows of a table as the camera-ready has them."""
+    """The rows of a table as the camera-ready prints them. Raises :class:`InputError` for an
+    unknown table.
+    """
     if table not in TABLES:
         raise InputError(f"unknown table {table!r}", hint=f"choose one of {', '.join(TABLES)}")
     numbers = published_table(table).row_numbers
@@ -175,8 +179,8 @@ def _size_params() -> dict[tuple[str, Arch], int]:
 
 
 def expected_params(row: Row) -> int | None:
-    """Parameters that the paper prints for the row's model, in this table or, by its architecture,
-    in another.
+    """Number of parameters that the paper prints for the row's model, in this table or, for the
+    same architecture, in another table.
     """
     cost = row.identity.cost
     task = row.identity.model.task

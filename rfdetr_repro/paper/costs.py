@@ -1,10 +1,11 @@
-"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12, 13 against cost Records: reproduced to
-the printed digit, or why not.
+"""Every parameter and GFLOPs cell of Tables 2, 3, 5, 9, 12 and 13 compared with cost Records:
+reproduced to the printed digit, or the reason why not.
 
 The paper mixes conventions: RF-DETR and LW-DETR are counted by PyTorch's FlopCounterMode on the
 authors' evaluation forward, D-FINE prints what its authors report (calflops, deployed form),
 RT-DETR what its authors report (counter unknown), Table 5 leaves attention out. ``CONVENTIONS``
-says so per family, and a cell is compared with a Record of its own convention only. No torch here.
+lists the convention of each family, and a cell is compared only with a Record of the same
+convention. No torch here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CONVENTIONS = {
     "rfdetr": ("shapes", "evaluated"),
     "lwdetr": ("flopcountermode", "evaluated"),
     "dfine": ("calflops", "deployed"),
-    # its authors report 7 G without a decimal: the paper counted this one itself
+    # its authors report 7 G without a decimal: the paper counted this size itself
     "dfine N": ("flopcountermode", "deployed"),
     "rtdetr": ("flopcountermode", "evaluated"),
     # what its authors print; deployed: normalisation folded into the convolutions
@@ -68,9 +69,10 @@ REASONS = {
 
 
 class CostCell(NamedTuple):
-    """One printed number.
+    """One printed number and its count.
 
-    ``row``: 0-based line of the table's CSV; ``measured`` in the unit of the column, unrounded.
+    ``row`` is the 0-based line of the table's CSV; ``measured`` is in the unit of the column
+    (millions, or 10^9 operations), unrounded.
     """
 
     table: str
@@ -81,7 +83,7 @@ class CostCell(NamedTuple):
     published: str
     measured: float | None
     counter: str
-    state: str  # one of STATES; "cut": equal if further digits are cut off instead of rounded
+    state: str  # an item of STATES; "cut": equal if further digits are cut off instead of rounded
     reason: str  # why it is not "reproduced"
     record_id: str
 
@@ -90,7 +92,9 @@ _Found = dict[tuple[str | None, ...], Record]
 
 
 def cost_cells(records: Iterable[Record]) -> list[CostCell]:
-    """Of the cost Records (``source`` "cost") among ``records``."""
+    """The cells of all tables, compared with the cost Records (``source`` "cost") among
+    ``records``.
+    """
     found: _Found = {}
     for record in records:
         if record.source == "cost" and record.cost:
@@ -105,11 +109,14 @@ def cost_cells(records: Iterable[Record]) -> list[CostCell]:
 
 
 def to_csv(cells: Iterable[CostCell]) -> str:
+    """The cells as CSV with a header."""
     return as_csv([CostCell._fields, *cells])
 
 
 def to_markdown(cells: Sequence[CostCell]) -> str:
-    """A page: first its command, then how many cells are in which state, then every cell."""
+    """The cells as a page: the command that makes the page, the number of cells in each state, and
+    every cell.
+    """
     counts = ", ".join(f"{sum(cell.state == state for cell in cells)} {state}" for state in STATES)
     lines = [
         f"<!-- {COMMAND} -->",
@@ -242,7 +249,7 @@ def _cell(
 
 
 def compare(measured: float, printed: str) -> str:
-    """One of STATES for a number and its printed text."""
+    """The item of STATES for a number and its printed text."""
     digit = Decimal(1).scaleb(Decimal(printed).as_tuple().exponent)  # type: ignore[arg-type]
     exact = Decimal(repr(measured))
     if exact.quantize(digit, ROUND_HALF_UP) == Decimal(printed):

@@ -1,11 +1,11 @@
 """The published numbers: every accuracy or latency row of the paper as a ``Record``, and every
 table as it was printed.
 
-Data: ``data/`` beside this file (its README says where each number comes from). Tables keep version
-1's numbering. A row that changed between versions stands twice in a file; the camera-ready rule
-keeps ``v1+v2`` and ``v2``. AP is a fraction in Records and in percent in printed tables. A
-published Record never holds a measurement and a measured one never overwrites it: they join by
-:func:`join_key`.
+Data: the folder ``data/`` next to this file (its README names the source of each number). Tables
+keep version 1's numbering. A row that changed between versions is in a file twice; the camera-ready
+rule keeps ``v1+v2`` and ``v2``. AP is a fraction in Records and in percent in printed tables. A
+published Record never holds a measurement, and a measured Record never overwrites a published
+Record: they join by :func:`join_key`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
 
 @dataclass(frozen=True)
 class TableInfo:
-    """What a table of the paper is about; ``data`` is the name measured Records join on."""
+    """The subject of a table of the paper; ``data`` is the data set's name that measured Records
+    join on.
+    """
 
     title: str
     data: str = "coco-val2017"
     task: str = "detect"
-    records: bool = True  # False: nothing in it is an accuracy, a latency or an architecture
+    records: bool = True  # False: the table holds no accuracy, latency or architecture
 
 
 TABLES: dict[str, TableInfo] = {
@@ -93,8 +95,8 @@ _BACKBONE_STEPS = {"DINOv2 ViT/S-14": "4"}
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table as printed: ``rows`` map every column of ``columns`` to its text; ``sources`` has one
-    entry per row.
+    """A table as printed. Each of ``rows`` maps every column of ``columns`` to its text;
+    ``sources`` has an entry per row.
     """
 
     name: str
@@ -132,8 +134,8 @@ def published_records(table: str | int | None = None, version: str = "v2") -> li
     """Published rows as Records (``source`` "paper:table2:row5", row = 0-based line of the CSV),
     one table or all.
 
-    A row with several measurements (Tables 1, 11, v2 20) gives one Record each, told apart by size
-    or variant. Rows printed as differences (Tables 11, 15, 16) carry no accuracy;
+    A row with several measurements (Tables 1, 11, v2 20) gives one Record per measurement, which
+    differ in size or variant. Rows printed as differences (Tables 11, 15, 16) carry no accuracy;
     ``published.note`` quotes them. Tables 7 and 8 carry an ``Arch`` only.
     """
     names = (
@@ -152,8 +154,8 @@ def published_records(table: str | int | None = None, version: str = "v2") -> li
 
 
 def published_rows(name: str | int, version: str = "v2") -> list[tuple[dict[str, str], Record]]:
-    """Every row of a table: its printed cells, and a Record that says what the row is about but
-    holds no accuracy and no latency.
+    """Every row of a table: its printed cells, and a Record that identifies the row's model and
+    data and holds no accuracy and no latency.
 
     The RF-DETR rows of Tables 5, 6 and v2 19 carry the ``Arch`` that their step names spell out.
     """
@@ -173,16 +175,16 @@ def architectures() -> dict[tuple[str, str], Arch]:
 
 
 def join_key(record: Record) -> tuple[str, str, str, str]:
-    """(family, size, task, data name) with spellings unified: what two Records must share to stand
-    side by side.
+    """(family, size, task, data name) with unified spellings: two Records with the same key are
+    printed next to each other.
     """
     family = _family(record.model.family)
     size = record.model.size or ""
     size = _SIZES.get(size.lower(), size.upper())
-    # Table 4 says N where Table 2 says T, with the same parameters
+    # Table 4 prints N where Table 2 prints T, with the same parameters
     if family == "lwdetr" and size == "N":
         size = "T"
-    # Table 4's, whose numbers Table 2 prints for R18, which Table 1 calls M-size
+    # Table 4's M has the numbers that Table 2 prints for R18, which Table 1 calls M-size
     if family == "rtdetr" and size == "M":
         size = "R18"
     return family, size, record.model.task, record.data.name if record.data else ""
@@ -304,8 +306,8 @@ def _architecture(record: Record, row: dict[str, str]) -> Iterator[Record]:
 
 
 def _gap_rows(record: Record, row: dict[str, str]) -> Iterator[Record]:
-    """Table 11: one Record per size for the absolute row; one without accuracy that quotes the
-    differences otherwise.
+    """Table 11: one Record per size for the absolute row; for other rows one Record without
+    accuracy, which quotes the differences.
     """
     sizes = {size: row[size] for size in ("s", "m", "l", "xl")}
     if row["kind"] == "absolute":

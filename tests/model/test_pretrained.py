@@ -92,7 +92,7 @@ def test_the_files_arguments_win_where_shapes_say_nothing() -> None:
     found = infer_preset(state, said)
     assert found.arch.key == "r512-p16-w4-d2-q200" and found.model.queries == 300
     assert found.model.feature_stages == (2, 5, 8, 11) == found.model.global_blocks
-    with pytest.raises(InputError, match="wrong size"):
+    with pytest.raises(InputError, match="name the size of the file"):
         infer_preset(state, {}, "xlarge")
     with pytest.raises(InputError, match="attention samples"):
         infer_preset(state, {**said, "dec_n_points": 4})
@@ -159,7 +159,7 @@ def _saved(folder: Path, detector: Detector) -> Path:
 def test_our_own_file_of_another_size_is_refused(tmp_path: Path) -> None:
     detector, _ = small_released()
     save_detector(tmp_path / "model.safetensors", detector.state_dict(), described(detector))
-    with pytest.raises(InputError, match="wrong size.*model|model.*wrong size"):
+    with pytest.raises(InputError, match="name the size.*model|model.*name the size"):
         load_pretrained(tmp_path / "model.safetensors", "nano")
 
 

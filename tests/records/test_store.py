@@ -190,9 +190,9 @@ def test_the_committed_records_are_read() -> None:
     ("content", "told"),
     [
         (b'{"step": 10, "loss": 1.5}\n', "the log of a training run"),
-        (b"<!DOCTYPE html>\n<html>\n", "no JSON object"),
-        (b"[1, 2]\n", "no JSON object"),
-        (b"shopping list", "no JSON object"),
+        (b"<!DOCTYPE html>\n<html>\n", "not a JSON object"),
+        (b"[1, 2]\n", "not a JSON object"),
+        (b"shopping list", "not a JSON object"),
         (bytes(4096), "no text"),
     ],
 )

@@ -112,7 +112,7 @@ def test_files_of_one_name_keep_their_manifests(both: Both) -> None:
 
 def test_it_is_no_checkpoint(both: Both) -> None:
     """Its first convolution takes other numbers than a checkpoint's."""
-    with pytest.raises(InputError, match="not one of ours"):
+    with pytest.raises(InputError, match="this package did not write"):
         load_supernet(both.torch.path)
 
 

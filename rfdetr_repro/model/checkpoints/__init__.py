@@ -1,1 +1,3 @@
-"""Weights in files: our own format, what others release, and what both say about the model."""
+"""Weights in files: this package's format, the formats of other projects, and what the files state
+about their models.
+"""

@@ -1,8 +1,8 @@
-"""Checkpoint containers: which file it is, which of its tensors are the model's, and what it says
-about them.
+"""Checkpoint containers: the kind of the file, the tensors of its model, and what the file states
+about the model.
 
-safetensors, PyTorch files (read by :mod:`.unpickle`, which runs nothing) and, beside a safetensors
-file, the ``config.json`` of Hugging Face transformers.
+Containers are safetensors, PyTorch files (read by :mod:`.unpickle`, which executes nothing) and,
+next to a safetensors file, the ``config.json`` of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rfdetr_repro.spec.files import open_input, parse_json, refuse_stand_in
 from .unpickle import RESAVE, Fields, read_pickle
 
 # Components that wrappers put into parameter names, in any order and at any depth; no model here
-# has such a part.
+# has such a component.
 _WRAPPERS = {
     "module",
     "_orig_mod",
@@ -29,27 +29,27 @@ _WRAPPERS = {
     "_checkpoint_wrapped_module",
     "_forward_module",
 }
-# One parameter that each layout has; what stands before it is a wrapper's prefix.
+# One parameter of each layout; whatever precedes it in a name is a wrapper's prefix.
 _ANCHORS = (
     "transformer.decoder.norm.weight",
     "decoder.layernorm.weight",
     "embeddings.position_embeddings",
     "pos_embed",
 )
-_NESTED = 4  # levels of dictionaries that are searched for weights
+_NESTED = 4  # levels of dictionaries to search for weights
 _NOT_WEIGHTS = re.compile(r"optim|lr_sched|loops|hyper_param|args|model_config")
 _EMA = re.compile(r"(?<![a-zA-Z])ema(?![a-z])|EMA|Ema(?![a-z])|averag", re.ASCII)
-# an empty buffer of upstream's, the counter of torch's AveragedModel
+# an empty buffer of upstream, and the counter of torch's AveragedModel
 _NO_WEIGHTS = ("_kp_active_mask", "n_averaged")
 CONFIG_JSON = "config.json"
 
 
 def read_container(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint file holds, as a dict. A safetensors file gives {"model": tensors,
+    """The content of a checkpoint file as a dict. A safetensors file gives {"model": tensors,
     "metadata": {str: str}}.
 
-    Missing, empty, truncated and foreign files, and pickles with a foreign global, raise
-    :class:`InputError`.
+    Raises :class:`InputError` for missing, empty and truncated files, for files of other kinds, and
+    for pickles with a global outside plain data.
     """
     with open_input(path) as stream:
         head = stream.read(256)
@@ -67,7 +67,7 @@ def read_container(path: str | Path) -> dict[str, Any]:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file itself, or the ``model.safetensors`` of a folder that transformers wrote."""
+    """``path`` itself, or the ``model.safetensors`` of a folder that transformers wrote."""
     inside = Path(path) / "model.safetensors"
     return inside if inside.is_file() else Path(path)
 
@@ -81,9 +81,9 @@ def _read_safetensors(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"corrupt checkpoint: {error}", path, "copy or download it again"
         ) from error
-    beside = Path(path).with_name(CONFIG_JSON)
-    if beside.is_file():
-        content[CONFIG_JSON] = _read_json(beside)
+    config_path = Path(path).with_name(CONFIG_JSON)
+    if config_path.is_file():
+        content[CONFIG_JSON] = _read_json(config_path)
     return content
 
 
@@ -93,9 +93,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             found = parse_json(stream.read())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"unreadable {CONFIG_JSON} beside the weights: {error}",
+            f"unreadable {CONFIG_JSON} in the folder of the weights: {error}",
             path,
-            "copy it again, or remove it",
+            "copy the file again, or remove it",
         ) from error
     return found if isinstance(found, dict) else {}
 
@@ -109,12 +109,12 @@ def model_state(content: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
 
 
 def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """(the model's tensors without wrappers' prefixes, where they stood: for the user, empty where
-    there was no choice).
+    """The model's tensors, without the prefixes of wrappers, and a note for the user that states
+    which weights were chosen; the note is empty where there was no choice.
 
-    Weights may stand at the top, under "model" or "state_dict", or deeper; an exponential moving
-    average that a file holds beside the raw weights is preferred. LoRA weights must be merged
-    first.
+    Weights may be at the top, under "model" or "state_dict", or deeper. An exponential moving
+    average is preferred to raw weights in the same file. Raises :class:`InputError` where the file
+    holds no weights, several equally suitable sets of weights, or LoRA weights that are not merged.
     """
     found = list(_candidates(content))
     if not found:
@@ -130,7 +130,7 @@ def chosen_weights(content: dict[str, Any], path: str | Path) -> tuple[dict[str,
         raise InputError(
             f"several sets of weights ({listed}), none called the model",
             path,
-            'save the one you mean as {"model": ...}',
+            'save the set that you mean as {"model": ...}',
         )
     if any("lora_" in name or ".base_model." in name for name in tensors):
         raise InputError(
@@ -154,9 +154,9 @@ def _rank(where: tuple[str, ...], content: dict[str, Any]) -> tuple[Any, ...]:
     """Sort key of candidates: what the file calls its model, or that model's moving average, comes
     first.
 
-    Lightning keeps moving averages in the state of a callback: they count only where nothing is
-    called "model", because upstream's files of best weights hold both, and there "model" is the one
-    that was chosen.
+    Lightning keeps moving averages in the state of a callback: these count only where nothing is
+    called "model", because upstream's files of best weights hold both, with the chosen weights
+    under "model".
     """
     average = bool(_EMA.search(".".join(where)))
     if where and where[0] == "callbacks" and "model" in content:
@@ -174,19 +174,21 @@ def _rank(where: tuple[str, ...], content: dict[str, Any]) -> tuple[Any, ...]:
 def _candidates(
     content: Mapping[Any, Any], where: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """(place, tensors) of each set of weights with an anchor, nested dictionaries included."""
+    """Yields (place, tensors) of each set of weights with an anchor, nested dictionaries
+    included.
+    """
     tensors = {
         _unwrapped(str(name)): value for name, value in content.items() if isinstance(value, Tensor)
     }
     prefixes = _prefixes(tensors)
     for prefix in prefixes:
         longer = tuple(one for one in prefixes if len(one) > len(prefix))
-        mine = [
+        own_names = [
             name
             for name in tensors
             if name.startswith(prefix) and not (longer and name.startswith(longer))
         ]
-        cut = {name[len(prefix) :]: tensors[name] for name in mine}
+        cut = {name[len(prefix) :]: tensors[name] for name in own_names}
         named = prefix.strip(".")
         yield (*where, named) if named and named != "model" else where, cut
     if len(where) < _NESTED:
@@ -200,8 +202,8 @@ def _unwrapped(name: str) -> str:
 
 
 def _prefixes(tensors: dict[str, Tensor]) -> list[str]:
-    """What stands before the first anchor that the names have; a layout's own "model." stays where
-    it belongs.
+    """The prefixes before the first anchor that occurs among the names; a layout's own "model."
+    stays part of the name.
     """
     for anchor in _ANCHORS:
         found = {
@@ -223,8 +225,8 @@ def _prefixes(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _anything(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Tensors of another model: under "model" or "state_dict", or the whole; the caller says what
-    is missing.
+    """Tensors of another model: under "model" or "state_dict", or at the top. The caller reports
+    what is missing.
     """
     for key in ("model", "state_dict", ""):
         state = content.get(key, {}) if key else content
@@ -243,11 +245,11 @@ def _anything(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, 
 
 
 def arguments(content: dict[str, Any]) -> dict[str, Any]:
-    """Plain values the file says about its model: upstream's ``args`` and ``model_config``, later
-    ones first.
+    """Plain values that the file states about its model: upstream's ``args`` and ``model_config``;
+    later values win.
 
-    Lightning keeps them in ``hyper_parameters``, flat or by part; transformers in the
-    ``config.json`` beside the file.
+    Lightning stores these in ``hyper_parameters``, flat or by part; transformers in the
+    ``config.json`` next to the file.
     """
     values: dict[str, Any] = {}
     hyper = _fields(content.get("hyper_parameters"))
@@ -265,7 +267,7 @@ def arguments(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(names, Mapping) and not all(
         re.fullmatch(r"LABEL_\d+", str(name)) for name in names.values()
     ):
-        values["id2label"] = names  # transformers' own stand-ins name nothing
+        values["id2label"] = names  # names like LABEL_0 are placeholders of transformers
     return values
 
 

@@ -1,7 +1,7 @@
-"""Foreign parameter names -> the released RF-DETR names that :mod:`released` reads.
+"""Parameter names of other projects -> the released RF-DETR names that :mod:`released` reads.
 
-Three foreign layouts: RF-DETR in Hugging Face transformers, DINOv2 as Hugging Face names it, DINOv2
-as Meta published it. Names are translated and attention projections joined or cut; no value is
+Three layouts: RF-DETR in Hugging Face transformers, DINOv2 as Hugging Face names it, DINOv2 as Meta
+published it. Names are translated, and attention projections are joined or cut; no value is
 computed.
 """
 
@@ -19,8 +19,8 @@ ENCODER = "backbone.0.encoder.encoder."
 _HF_ENCODER = "backbone.backbone."
 _PROJECTOR = "backbone.0.projector.stages.0."
 
-# transformers name (prefixes "model." cut) -> released name; first match wins, what no row matches
-# is kept.
+# transformers name (prefixes "model." cut) -> released name; the first match wins, and a name that
+# no row matches is kept.
 _TRANSFORMERS = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -79,7 +79,9 @@ _SELF_ATTENTION = re.compile(r"decoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.
 
 
 def layout_of(names: Iterable[str]) -> str:
-    """ "released", "transformers", "dinov2", "dinov2-meta" or "unknown"."""
+    """The layout that the names belong to: "released", "transformers", "dinov2", "dinov2-meta" or
+    "unknown".
+    """
     names = set(names)
     if "transformer.decoder.norm.weight" in names:
         return "released"
@@ -93,8 +95,8 @@ def layout_of(names: Iterable[str]) -> str:
 
 
 def transformers_name(name: str) -> str:
-    """Released name of one transformers parameter; query, key and value of a decoder layer keep a
-    ``q_``, ``k_``, ``v_`` mark.
+    """Released name of a transformers parameter. The query, key and value of a decoder layer end in
+    ``q_``, ``k_`` and ``v_``, because the released layout has them in one tensor.
     """
     while name.startswith("model."):
         name = name[len("model.") :]
@@ -108,7 +110,7 @@ def transformers_name(name: str) -> str:
 
 
 def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of ``RfDetrForObjectDetection`` or ``RfDetrForInstanceSegmentation`` in released
+    """State dict of ``RfDetrForObjectDetection`` or ``RfDetrForInstanceSegmentation``, in released
     names.
     """
     released = {transformers_name(name): tensor for name, tensor in state.items()}
@@ -119,7 +121,9 @@ def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_dinov2(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """Encoder weights in released names from either DINOv2 layout ("dinov2" or "dinov2-meta")."""
+    """Encoder weights in released names from either DINOv2 layout ("dinov2" or "dinov2-meta").
+    Raises :class:`InputError` for a DINOv2 with register tokens, and for other models.
+    """
     if any("register" in name for name in state):
         raise InputError(
             "a DINOv2 with register tokens",

@@ -1,4 +1,4 @@
-"""One slim file per model: safetensors with its configuration as metadata.
+"""One file per model: safetensors with the model's configuration as metadata.
 
 Loading executes nothing from the file.
 """
@@ -34,28 +34,34 @@ from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
 FORMAT = "rfdetr_repro/1"
-FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # types of weights
+FLOATS = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+}  # types that weights may have
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a checkpoint says about itself.
+    """What a checkpoint states about its model.
 
-    Class index i means ``class_names[i]``, category ``category_ids[i]`` of the data.
+    Class index i is called ``class_names[i]`` and means category ``category_ids[i]`` of the data.
     """
 
     config: ModelConfig
-    arch: Arch  # the architecture it runs at when none is named
+    arch: Arch  # the architecture that runs unless a call names another
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    space: SearchSpace | None = None  # what it was trained to be sliced into
+    space: SearchSpace | None = None  # the space that the weights were trained for
     train_data_sha256: str | None = None
     steps: int | None = None
     notes: str = ""
-    # of pictures, a rule of resize_rules; None: antialiased, as in our training
+    # how pictures are resized, a rule of resize_rules; None: antialiased, as in the training here
     resize: str | None = None
 
     def to_json(self) -> str:
+        """The card as JSON with sorted keys."""
         fields = asdict(self)
         if self.resize is None:
             del fields["resize"]
@@ -63,10 +69,12 @@ class ModelCard:
 
     @property
     def resize_rule(self) -> str:
+        """The rule of resize_rules by which pictures are resized."""
         return self.resize or ANTIALIASED
 
     @classmethod
     def from_json(cls, text: str) -> ModelCard:
+        """Inverse of :meth:`to_json`. Raises ValueError or TypeError for anything else."""
         card = decode(cls, parse_json(text))
         if len(card.class_names) != len(card.category_ids):
             raise ValueError(
@@ -76,21 +84,22 @@ class ModelCard:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Atomic safetensors file; strings only in the metadata.
+    """Writes a safetensors file atomically; metadata are strings.
 
-    Equal content gives equal bytes, and so one SHA-256.
+    Equal content gives equal bytes, and so the same SHA-256. Raises :class:`InputError` where the
+    file cannot be written.
     """
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
             save_file(whole, str(temporary), metadata={"format": FORMAT, **metadata})
             _sort_metadata(temporary)
-        except SafetensorError as error:  # its own type, a full disk included
+        except SafetensorError as error:  # raised for a full disk too
             raise _unwritable(error, path) from error
 
 
 def _unwritable(error: SafetensorError, path: str | Path) -> InputError:
-    """The real cause: the operating system's own words where the library hands on its error
+    """The cause of the error, in the operating system's words where the library passes on the error
     number.
     """
     found = re.search(r"os error (\d+)", str(error))
@@ -103,8 +112,8 @@ def _unwritable(error: SafetensorError, path: str | Path) -> InputError:
 
 
 def _sort_metadata(path: Path) -> None:
-    """Puts the metadata of a safetensors file into alphabetical order, in place: the library's own
-    order is random.
+    """Sorts the metadata of a safetensors file alphabetically, in place; the library writes them in
+    random order.
 
     The file begins with the length of its header, an unsigned 64-bit integer, and the header, JSON
     padded with spaces.
@@ -115,19 +124,17 @@ def _sort_metadata(path: Path) -> None:
         header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
         if len(text) != size:
-            raise InputError(
-                "the header of the file changed its length when its metadata were sorted", path
-            )
+            raise InputError("sorting the metadata changed the length of the file's header", path)
         stream.seek(8)
         stream.write(text)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of one of our files; anything else is an :class:`InputError` that names
-    the file.
+    """Tensors and metadata of a file that this package wrote. Raises :class:`InputError`, with the
+    path, for anything else.
     """
     if not os.path.lexists(path):
-        raise InputError("no such checkpoint", path, "check the path, or train one first")
+        raise InputError("no such checkpoint", path, "check the path, or train a model first")
     with open_input(path) as stream:
         refuse_stand_in(stream.read(256), path)
     try:
@@ -135,12 +142,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"corrupt checkpoint: {error}", path, "copy or train it again") from error
+        raise InputError(
+            f"corrupt checkpoint: {error}", path, "copy the file again, or train again"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise InputError(
-            "a safetensors file, but not one of ours",
+            "a safetensors file that this package did not write",
             path,
-            f"its metadata should say format {FORMAT}",
+            f"its metadata should state format {FORMAT}",
         )
     return tensors, metadata
 
@@ -152,7 +161,9 @@ def save_detector(path: str | Path, state: dict[str, Tensor], card: ModelCard) -
 
 
 def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
-    """(detector in evaluation mode, its card, the file's SHA-256)."""
+    """A detector in evaluation mode, its card, and the file's SHA-256. Raises :class:`InputError`
+    where the file does not hold a model of this package.
+    """
     tensors, metadata = read_tensors(path)
     if "card" not in metadata:
         raise InputError(
@@ -169,14 +180,14 @@ def load_supernet(path: str | Path) -> tuple[Detector, ModelCard, str]:
         raise InputError(
             f"checkpoint does not fit its own description: {str(error)[:200]}",
             path,
-            "train it again",
+            "train the model again",
         ) from error
     return detector.eval(), card, sha256_file(path)
 
 
 def _compare_shapes(tensors: dict[str, Tensor], card: ModelCard) -> None:
-    """Raises ValueError unless the file holds the tensors of the model that its card describes;
-    allocates nothing.
+    """Raises ValueError unless the file holds the tensors of the model that its card describes.
+    Allocates no memory for the model.
     """
     with torch.device("meta"):
         described = Detector(card.config, card.arch).state_dict()
@@ -191,11 +202,11 @@ def _compare_shapes(tensors: dict[str, Tensor], card: ModelCard) -> None:
 
 
 def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """:class:`InputError` unless each tensor is of a type that becomes the expected one without
-    loss of meaning, and finite.
+    """Raises :class:`InputError` unless each tensor is finite and has a type that converts to the
+    expected type without a change of meaning.
 
-    Weights are of a floating type of 16 bits or more: integers, booleans, complex numbers and
-    floats of 8 bits need scales or a reading that no file states.
+    Weights have a floating type of at least 16 bits. Integers, booleans, complex numbers and floats
+    of 8 bits need scales, or an interpretation that no file states.
     """
     for name, like in expected.items():
         tensor = tensors[name]
@@ -206,7 +217,7 @@ def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> No
             )
         if like.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"the weights hold values that are not finite, e.g. in {name}",
+                f"the weights hold values that are not finite, for example in {name}",
                 hint="take an earlier checkpoint",
             )
         if (
@@ -221,7 +232,9 @@ def check_numbers(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> No
 
 
 def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values; the order of the dictionary does not matter."""
+    """Hash of names, types, shapes and values, as 64 hex digits; the order of the dictionary does
+    not matter.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

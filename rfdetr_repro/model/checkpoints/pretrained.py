@@ -1,9 +1,9 @@
-"""Foreign checkpoints -> our detector: released RF-DETR files, Hugging Face transformers state
-dicts, DINOv2 encoders.
+"""Checkpoints of other projects -> a detector: released RF-DETR files, Hugging Face transformers
+state dicts, DINOv2 encoders.
 
-Shapes tell most of a configuration; what they cannot tell (windows, feature stages, head and point
-counts) comes from the file's own arguments, else from the one preset with these shapes, else from
-the size the caller names (facts section 12).
+Shapes determine most of a configuration. What shapes cannot determine (windows, feature stages,
+head and point counts) comes from the file's own arguments, else from the only preset with these
+shapes, else from the size that the caller names (architecture facts section 12).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from .native import FORMAT, ModelCard, check_numbers, load_supernet
 from .released import from_released, to_released
 from .upstream import check_settings, departures, described, transformers_settings
 
-UNNAMED = "unnamed"  # labels whose meaning does not matter
-# logit of a class that never wins: its score is 1e-13, and a few thousand steps of training can
-# still raise it
+UNNAMED = "unnamed"  # for labels whose meaning does not matter
+# logit of a class that never wins: its score is 1e-13, and a few thousand training steps can still
+# raise the score
 NEVER = -30.0
 _KERNEL = f"{ENCODER}embeddings.patch_embeddings.projection.weight"
 _POSITIONS = f"{ENCODER}embeddings.position_embeddings"
@@ -45,14 +45,14 @@ _POSITIONS = f"{ENCODER}embeddings.position_embeddings"
 def load_pretrained(
     path: str | Path, size: str | Preset | None = None, labels: str | Sequence[str] | None = None
 ) -> tuple[Detector, ModelCard, str]:
-    """(detector in evaluation mode, its card, SHA-256) from any checkpoint this project can read,
-    ours included.
+    """A detector in evaluation mode, its card and the file's SHA-256, from any checkpoint that this
+    package reads, its own included.
 
-    ``size``: a preset or its name; needed for a DINOv2 encoder (the rest is initialised at random)
-    and where the file does not say enough about itself; a file of another size is an
-    :class:`InputError`. ``labels``: what the labels of a foreign file mean, where the file does not
-    prove it (see :func:`labels_of_checkpoint`); :data:`UNNAMED` leaves that open, for training that
-    replaces the heads.
+    ``size`` is a preset or its name: needed for a DINOv2 encoder (the rest of the model is
+    initialised at random), and where the file does not state enough about itself. ``labels`` states
+    what the labels mean where the file does not prove it (see :func:`labels_of_checkpoint`);
+    :data:`UNNAMED` leaves the meaning open, for training that replaces the heads. Raises
+    :class:`InputError` for a file of another size, and for a file that cannot be used.
     """
     path = weights_file(path)
     content = read_container(path)
@@ -64,13 +64,13 @@ def load_pretrained(
         if row is not None:
             _refuse_other_size(row.model, asdict(loaded[1].config), size, path)
         return loaded
-    (state, taken), said = chosen_weights(content, path), arguments(content)
+    (state, taken), stated = chosen_weights(content, path), arguments(content)
     layout = layout_of(state)
     try:
         if layout in ("dinov2", "dinov2-meta"):
             if row is None:
                 raise InputError(
-                    "a DINOv2 encoder without a size", hint=f"name one of {', '.join(PRESETS)}"
+                    "a DINOv2 encoder needs a size", hint=f"choose one of {', '.join(PRESETS)}"
                 )
             detector = _with_encoder(row, from_dinov2(state, layout))
             found_labels = labels_of_checkpoint({}, row.model.num_classes)
@@ -78,29 +78,29 @@ def load_pretrained(
             released = (
                 from_transformers(state)
                 if layout == "transformers"
-                else without_added_logits(state, said)
+                else without_added_logits(state, stated)
             )
-            # with names of either layout
+            # whose names are of either layout
             if str(content.get(CONFIG_JSON, {}).get("model_type", "")).startswith("rf_detr"):
-                said = {**transformers_settings(content[CONFIG_JSON]), **said}
+                stated = {**transformers_settings(content[CONFIG_JSON]), **stated}
             configuration = content.get("model_config")
             found = infer_preset(
-                released, said, row, configuration if isinstance(configuration, dict) else {}
+                released, stated, row, configuration if isinstance(configuration, dict) else {}
             )
-            # nothing is allocated before the file is known to hold what it describes
+            # allocate nothing before the file is known to hold what it describes
             with torch.device("meta"):
                 described = Detector(found.model, found.arch).state_dict()
             most = Path(path).stat().st_size
             if sum(tensor.numel() for tensor in described.values()) > most:
                 raise InputError(
                     f"a file of {most} bytes does not hold the model that it describes",
-                    hint="is it complete?",
+                    hint="check that the file is complete",
                 )
             ours = from_released(released, described, found.model.groups)
             check_numbers(ours, described)
             detector = Detector(found.model, found.arch)
             detector.load_state_dict(ours)
-            found_labels = _labels(said, found.model.num_classes, labels)
+            found_labels = _labels(stated, found.model.num_classes, labels)
     except InputError as error:
         raise error.at(path) from error
     except (
@@ -111,14 +111,14 @@ def load_pretrained(
         AttributeError,
         RuntimeError,
     ) as error:
-        told = str(error).strip() or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
         raise InputError(
-            f"the file describes itself with values that cannot be used ({told})",
+            f"the file describes itself with values that cannot be used ({reason})",
             path,
-            "name the size",
+            "name the size of the model",
         ) from error
     notes = "; ".join(note for note in (found_labels.note, taken) if note)
-    rule = rule_of_upstream(said)
+    rule = rule_of_upstream(stated)
     names = found_labels.names
     ids = found_labels.category_ids
     resize = None if rule == ANTIALIASED else rule
@@ -126,17 +126,17 @@ def load_pretrained(
     return detector.eval(), card, sha256_file(path)
 
 
-def _labels(said: dict[str, Any], num_classes: int, labels: str | Sequence[str] | None) -> Labels:
+def _labels(stated: dict[str, Any], num_classes: int, labels: str | Sequence[str] | None) -> Labels:
     if labels != UNNAMED:
-        return labels_of_checkpoint(said, num_classes, labels)
+        return labels_of_checkpoint(stated, num_classes, labels)
     try:
-        return labels_of_checkpoint(said, num_classes)
+        return labels_of_checkpoint(stated, num_classes)
     except InputError:
         return labels_of_checkpoint({}, num_classes)
 
 
 def model_masks(path: str | Path) -> bool:
-    """Whether the file is one of ours, of a model with a mask head."""
+    """Whether the file is a model of this package that has a mask head."""
     metadata = read_container(path).get("metadata", {})
     return (
         metadata.get("format") == FORMAT and ModelCard.from_json(metadata["card"]).config.masks
@@ -146,13 +146,15 @@ def model_masks(path: str | Path) -> bool:
 
 
 def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
-    """A randomly initialised detector with a DINOv2 encoder; kernel and positions are resampled to
-    the stored sizes.
+    """A randomly initialised detector with a DINOv2 encoder, whose kernel and positions are
+    resampled to the stored sizes.
     """
     detector = Detector(row.model, row.arch)
     for key in (_KERNEL, _POSITIONS):
         if key not in encoder:
-            raise InputError(f"the encoder lacks {key[len(ENCODER) :]}", hint="is it a DINOv2?")
+            raise InputError(
+                f"the encoder lacks {key[len(ENCODER) :]}", hint="check that the file is a DINOv2"
+            )
     encoder[_KERNEL] = resample_patch_kernel(encoder[_KERNEL], row.model.patch)
     side = math.isqrt(encoder[_POSITIONS].shape[1] - 1)
     encoder[_POSITIONS] = resample_positions(
@@ -169,22 +171,25 @@ def _with_encoder(row: Preset, encoder: dict[str, Tensor]) -> Detector:
 
 def infer_preset(
     released: dict[str, Tensor],
-    said: dict[str, Any],
+    stated: dict[str, Any],
     size: str | Preset | None = None,
     model_config: dict[str, Any] | None = None,
 ) -> Preset:
-    """Configuration and native architecture of a state dict in released names; see the module's
-    description.
+    """Configuration and architecture of a state dict in released names; see the description of the
+    module.
+
+    Raises :class:`InputError` where shapes and the file's statements do not determine a
+    configuration.
     """
     shapes = _shapes(released)
-    check_settings(said, model_config or {}, shapes)
+    check_settings(stated, model_config or {}, shapes)
     row = preset(size) if isinstance(size, str) else size or _matching_preset(shapes)
     if row is None:
-        if "out_feature_indexes" not in said or "num_windows" not in said:
+        if "out_feature_indexes" not in stated or "num_windows" not in stated:
             known = ", ".join(f"{name} {value}" for name, value in shapes.items())
             raise InputError(
                 f"no size has these shapes ({known}) and the file does not describe itself",
-                hint="name the size",
+                hint="name the size of the model",
             )
         dim = shapes["vit_dim"]
         nano = PRESETS["nano"]
@@ -192,7 +197,7 @@ def infer_preset(
         row = replace(nano, model=replace(nano.model, vit_dim=dim, vit_heads=max(1, dim // 64)))
     else:
         _refuse_other_size(row.model, shapes, size)
-    model = replace(row.model, **{**_said_about_model(said, shapes["vit_depth"]), **shapes})
+    model = replace(row.model, **{**_stated_fields(stated, shapes["vit_depth"]), **shapes})
     resolution = row.arch.resolution
     samples = model.cross_heads * len(model.levels) * model.points
     if (
@@ -200,17 +205,17 @@ def infer_preset(
     ) != samples:
         raise InputError(
             f"{rows} attention samples per query, but heads x levels x points = {samples}",
-            hint="name the size",
+            hint="name the size of the model",
         )
     width = 0
-    if "input_hw" in said:  # written by save_released
-        resolution, width = (int(side) for side in said["input_hw"])
-    elif "resolution" in said:
-        resolution = int(said["resolution"])
+    if "input_hw" in stated:  # written by save_released
+        resolution, width = (int(side) for side in stated["input_hw"])
+    elif "resolution" in stated:
+        resolution = int(stated["resolution"])
     elif (model.patch, model.pos_grid) != (row.model.patch, row.model.pos_grid):
         resolution = model.patch * model.pos_grid_hw[0]
-    windows = int(said.get("num_windows", row.arch.windows))
-    queries = min(int(said.get("num_queries") or model.queries), model.queries)
+    windows = int(stated.get("num_windows", row.arch.windows))
+    queries = min(int(stated.get("num_queries") or model.queries), model.queries)
     return Preset(
         model,
         Arch(resolution, model.patch, windows, model.decoder_layers, queries, width),
@@ -230,12 +235,12 @@ def _refuse_other_size(
             raise InputError(
                 f"the file has {name} {found[name]}, {named} has {getattr(model, name)}",
                 path,
-                "wrong size",
+                "name the size of the file",
             )
 
 
 def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
-    """The fields of :class:`ModelConfig` that tensors tell."""
+    """The fields of :class:`ModelConfig` that follow from the shapes of the tensors."""
     try:
         groups = _count(released, r"transformer\.enc_output\.(\d+)\.weight")
         rows = released["refpoint_embed.weight"].shape[0]
@@ -268,7 +273,8 @@ def _shapes(released: dict[str, Tensor]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise InputError(
-            f"no RF-DETR checkpoint: it lacks {error.args[0]}", hint="is it another model?"
+            f"not an RF-DETR checkpoint: it lacks {error.args[0]}",
+            hint="check that the file is an RF-DETR model",
         ) from error
 
 
@@ -303,12 +309,12 @@ def _matching_preset(shapes: dict[str, Any]) -> Preset | None:
     return rows[0] if len(rows) == 1 else None
 
 
-def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
-    """Fields of :class:`ModelConfig` that only the file's own arguments tell."""
-    if "proposal_side" in said:  # written by save_released
+def _stated_fields(stated: dict[str, Any], vit_depth: int) -> dict[str, Any]:
+    """Fields of :class:`ModelConfig` that only the file's own arguments state."""
+    if "proposal_side" in stated:  # written by save_released
         return {
             name: value
-            for name, value in tuples(said).items()
+            for name, value in tuples(stated).items()
             if name in ModelConfig.__dataclass_fields__
         }
     names = {
@@ -318,12 +324,14 @@ def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
         "vit_heads": "vit_heads",
     }
     fields: dict[str, Any] = {
-        ours: int(said[theirs]) for theirs, ours in names.items() if said.get(theirs) is not None
+        ours: int(stated[theirs])
+        for theirs, ours in names.items()
+        if stated.get(theirs) is not None
     }
-    if said.get("out_feature_indexes"):
-        stages = tuple(int(stage) for stage in said["out_feature_indexes"])
+    if stated.get("out_feature_indexes"):
+        stages = tuple(int(stage) for stage in stated["out_feature_indexes"])
         # Upstream takes the stage numbers for block indices (section 3), and its weights depend on
-        # it.
+        # this.
         fields |= {
             "feature_stages": stages,
             "global_blocks": tuple(stage for stage in stages if stage < vit_depth),
@@ -332,13 +340,13 @@ def _said_about_model(said: dict[str, Any], vit_depth: int) -> dict[str, Any]:
 
 
 def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
-    """Writes the released layout, a ``.pth`` that upstream's program loads and names rightly;
-    returns its SHA-256.
+    """Writes the released layout, a ``.pth`` file that upstream's program loads with the right
+    class names; returns its SHA-256.
 
-    Upstream expects n + 1 logits for n classes, labels from 0, the last logit unused: a logit that
-    never wins is added where the model has none that is unused, and taken off again by
-    :func:`load_pretrained`. The 91 logits of COCO stay as they are. What upstream's program cannot
-    build is printed.
+    Upstream expects n + 1 logits for n classes, with labels from 0 and the last logit unused. Where
+    the model has no unused logit, a logit that never wins is added, which :func:`load_pretrained`
+    removes again. The 91 logits of COCO stay as they are. Prints what upstream's program cannot
+    build. Raises :class:`InputError` for a position table that is not square.
     """
     model = card.config
     arch = card.arch
@@ -346,12 +354,12 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
         raise InputError(
             "the released layout has square position tables only",
             path,
-            "save the model it was sliced from",
+            "save the model that this model was sliced from",
         )
     if reasons := departures(model, arch):
         print(
-            f"upstream's program will not run this model: it knows {'; '.join(reasons)}. This "
-            f"project reads the file"
+            f"upstream's program will not run this model: it supports {'; '.join(reasons)}. This "
+            f"package reads the file"
         )
     released = {
         name: tensor.cpu().contiguous()
@@ -389,7 +397,7 @@ def _is_class_head(name: str) -> bool:
 def _with_last_logit_unused(
     released: dict[str, Tensor], used: list[int], unused: int | None
 ) -> dict[str, Tensor]:
-    """Class heads with the rows ``used`` in order and one row after them: ``unused``, or a new one
+    """Class heads with the rows ``used`` in order and a last row: the row ``unused``, or a new row
     that never wins.
     """
     heads = {}
@@ -406,11 +414,11 @@ def _with_last_logit_unused(
     return {**released, **heads}
 
 
-def without_added_logits(released: dict[str, Tensor], said: dict[str, Any]) -> dict[str, Tensor]:
-    """Class heads without the logit that :func:`save_released` added."""
+def without_added_logits(released: dict[str, Tensor], stated: dict[str, Any]) -> dict[str, Tensor]:
+    """``released`` without the logit that :func:`save_released` added to the class heads."""
     rows = released.get("class_embed.bias", torch.empty(0)).shape[0]
-    names = said.get("class_names") or ()
-    count = int(said.get("added_logits") or 0)
+    names = stated.get("class_names") or ()
+    count = int(stated.get("added_logits") or 0)
     if count < 1 or rows != len(names) + count:
         return released
     return {
@@ -421,7 +429,7 @@ def without_added_logits(released: dict[str, Tensor], said: dict[str, Any]) -> d
 
 @torch.no_grad()
 def without_masks(detector: Detector) -> Detector:
-    """The same detector without its mask head; boxes, scores and labels stay as they are."""
+    """The same detector without its mask head; boxes, scores and labels are unchanged."""
     fresh = Detector(replace(detector.config, masks=False), detector.arch)
     kept = fresh.state_dict()
     fresh.load_state_dict(

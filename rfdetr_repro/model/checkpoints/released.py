@@ -1,7 +1,7 @@
-"""Released RF-DETR parameter names <-> ours (architecture facts section 12).
+"""Released RF-DETR parameter names <-> the names in this package (architecture facts section 12).
 
-Ours differ in three ways: short prefixes, query/key/value fused, and the two-stage heads of all
-groups stacked. Both directions are exact copies; nothing is recomputed.
+The names here differ in three ways: short prefixes, fused query/key/value, and stacked two-stage
+heads of all groups. Both directions are exact copies; no value is computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .native import FLOATS
 
 _ENCODER = "backbone.0.encoder.encoder."
 
-# (ours, released): regular prefixes, first match wins; what a prefix does not name is kept.
+# (name here, released name): prefixes, of which the first match wins; the rest of the name is kept.
 _PREFIXES = (
     ("backbone.cls_token", f"{_ENCODER}embeddings.cls_token"),
     ("backbone.pos_embed", f"{_ENCODER}embeddings.position_embeddings"),
@@ -53,12 +53,12 @@ _STACKED = (
     ("selection.bbox_embed.", "transformer.enc_out_bbox_embed.{g}.layers."),
 )
 _QKV = re.compile(r"(.*encoder\.layer\.\d+)\.attn\.qkv\.(weight|bias)")
-MASK_TOKEN = f"{_ENCODER}embeddings.mask_token"  # stored by DINOv2, used by nothing
+MASK_TOKEN = f"{_ENCODER}embeddings.mask_token"  # stored by DINOv2, unused
 
 
 def released_names(name: str, groups: int) -> list[str]:
-    """The released names one of our parameters is made of: one, three (query, key, value) or
-    ``groups`` of them.
+    """The released names that a parameter of this package consists of: one, three (query, key,
+    value) or ``groups`` of them.
     """
     for ours, theirs in _STACKED:
         if name.startswith(ours):
@@ -78,7 +78,7 @@ def released_names(name: str, groups: int) -> list[str]:
 
 
 def to_released(state: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
-    """Our state dict in the released layout, mask token included (zeros: no computation reads
+    """``state`` in the released layout, including the mask token (zeros, since no computation reads
     it).
     """
     released = {}
@@ -96,8 +96,8 @@ def to_released(state: dict[str, Tensor], groups: int) -> dict[str, Tensor]:
 def from_released(
     released: dict[str, Tensor], expected: dict[str, Tensor], groups: int
 ) -> dict[str, Tensor]:
-    """A state dict for a model whose own is ``expected``; missing, unknown or misshapen entries
-    raise :class:`InputError`.
+    """A state dict for a model whose own state dict is ``expected``. Raises :class:`InputError` for
+    missing, unknown and misshapen entries.
     """
     left = dict(released)
     left.pop(MASK_TOKEN, None)
@@ -107,11 +107,11 @@ def from_released(
         if missing := [key for key in names if key not in left]:
             raise InputError(
                 f"the checkpoint lacks {missing[0]} (and {len(missing) - 1} more)",
-                hint="is it this size?",
+                hint="check that the file has this size",
             )
         parts = [left.pop(key) for key in names]
         if like.is_floating_point() and (odd := {part.dtype for part in parts} - FLOATS):
-            what = f"{names[0]} is {odd.pop()}, which is no type of weights"
+            what = f"{names[0]} is {odd.pop()}, which is not a type of weights"
             raise InputError(what, hint="save the model in float32 or float16")
         tensor = (
             torch.stack(parts)
@@ -124,12 +124,12 @@ def from_released(
             raise InputError(
                 f"{names[0]} has shape {tuple(parts[0].shape)}, expected a part of "
                 f"{tuple(like.shape)}",
-                hint="wrong size",
+                hint="name the size of the file",
             )
         state[name] = tensor
     if left:
         raise InputError(
             f"the checkpoint has {len(left)} unknown entries, e.g. {sorted(left)[0]}",
-            hint="is it this size?",
+            hint="check that the file has this size",
         )
     return state

@@ -1,9 +1,9 @@
 """What upstream's program (``rfdetr`` 1.0 to 1.11) writes about a model, and what it must read
-about ours.
+about a model of this package.
 
-Settings that change what the weights mean stand in :data:`IMPLEMENTED`; a file that departs from
-them is refused by the setting's name. The rest of upstream's settings concern training only, or are
-told by the shapes of the weights.
+:data:`IMPLEMENTED` lists the settings that change what the weights mean; a file that departs from
+them is refused by the setting's name. The other settings of upstream concern training only, or
+follow from the shapes of the weights.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import PRESETS
 
-LAYOUT_VERSION = "1.11.2"  # of upstream, whose layout :func:`described` follows
-# our own name for mask_downsample_ratio; a file that has it is one of ours
+LAYOUT_VERSION = "1.11.2"  # version of upstream whose layout :func:`described` follows
+# the name of mask_downsample_ratio here; only files of this package have it
 SAVED_STRIDE = "mask_stride"
 
-# Setting -> values under which weights mean what they mean here. Read from upstream's
+# Setting -> values under which weights have the same meaning as here. Read from upstream's
 # ``populate_args`` (1.0 to 1.5) and
 # ``ModelConfig`` (1.6 to 1.11).
 IMPLEMENTED: dict[str, tuple[Any, ...]] = {
@@ -34,7 +34,7 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "layer_norm": (True,),
     "rms_norm": (False,),
     "decoder_norm": ("LN",),
-    "position_embedding": ("sine",),  # computed, but read by nothing in the decoder
+    "position_embedding": ("sine",),  # computed, but not read by the decoder
     "num_channels": (3,),
     "mask_downsample_ratio": (4,),
     "use_cls_token": (False,),
@@ -46,8 +46,8 @@ IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "dual_projector_kp_only": (False,),
     "num_decoder_registers": (0,),
 }
-# Settings of upstream's ``ModelConfig`` that shapes tell, that are read elsewhere, or that concern
-# training or loading only.
+# Settings of upstream's ``ModelConfig`` that follow from shapes, that are read elsewhere, or that
+# concern training or loading only.
 _HARMLESS = {
     "out_feature_indexes",
     "dec_layers",
@@ -94,37 +94,38 @@ _REFUSED = (
 
 
 def check_settings(
-    said: Mapping[str, Any], model_config: Mapping[str, Any], shapes: Mapping[str, Any]
+    stated: Mapping[str, Any], model_config: Mapping[str, Any], shapes: Mapping[str, Any]
 ) -> None:
-    """Refuses, by name, settings of a released file under which its weights mean something else
-    than here.
+    """Refuses settings under which the weights of a released file mean something else than here;
+    the :class:`InputError` names the setting.
 
-    ``said``: all that the file says; ``model_config``: upstream's configuration of the model alone,
-    of which a name that is not known is refused too (unless the setting is off); ``shapes``: what
-    the tensors tell.
+    ``stated`` is everything that the file states. ``model_config`` is upstream's configuration of
+    the model alone; an unknown name in it is refused too, unless that setting is off. ``shapes``
+    follows from the tensors.
     """
     for name, values in IMPLEMENTED.items():
-        # our own fields tell these in full
-        own = name in ("encoder", "mask_downsample_ratio") and SAVED_STRIDE in said
-        if said.get(name) is not None and said[name] not in values and not own:
-            raise InputError(f"{name}={said[name]!r} (implemented: {values[0]!r})", hint=_REFUSED)
-    if any(_number(count) for count in said.get("num_keypoints_per_class") or ()):
+        # the fields of this package state these in full
+        own = name in ("encoder", "mask_downsample_ratio") and SAVED_STRIDE in stated
+        if stated.get(name) is not None and stated[name] not in values and not own:
+            raise InputError(f"{name}={stated[name]!r} (implemented: {values[0]!r})", hint=_REFUSED)
+    if any(_number(count) for count in stated.get("num_keypoints_per_class") or ()):
         raise InputError(
-            f"num_keypoints_per_class={said['num_keypoints_per_class']!r}: keypoints", hint=_REFUSED
+            f"num_keypoints_per_class={stated['num_keypoints_per_class']!r}: keypoints",
+            hint=_REFUSED,
         )
     if (
-        said.get("segmentation_head") is not None
-        and bool(said["segmentation_head"]) != shapes["masks"]
+        stated.get("segmentation_head") is not None
+        and bool(stated["segmentation_head"]) != shapes["masks"]
     ):
         there = "has" if shapes["masks"] else "lacks"
         raise InputError(
-            f"segmentation_head={said['segmentation_head']!r}, but the file {there} a mask head"
+            f"segmentation_head={stated['segmentation_head']!r}, but the file {there} a mask head"
         )
-    if said.get("dim_feedforward") is not None and said["dim_feedforward"] != shapes["ffn"]:
+    if stated.get("dim_feedforward") is not None and stated["dim_feedforward"] != shapes["ffn"]:
         raise InputError(
-            f"dim_feedforward={said['dim_feedforward']!r}, but the weights have {shapes['ffn']}"
+            f"dim_feedforward={stated['dim_feedforward']!r}, but the weights have {shapes['ffn']}"
         )
-    _check_windows(said, shapes)
+    _check_windows(stated, shapes)
     ours = ModelConfig.__dataclass_fields__
     for name, value in model_config.items():
         if (
@@ -133,21 +134,19 @@ def check_settings(
             and name not in ours
             and value not in (None, False, 0, "", [], {})
         ):
-            raise InputError(
-                f"{name}={value!r} is a setting of the model that is not known here", hint=_REFUSED
-            )
+            raise InputError(f"{name}={value!r} is an unknown setting of the model", hint=_REFUSED)
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and value > 0
 
 
-def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+def _check_windows(stated: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     """``window_block_indexes`` is always derived from the stages in released files: all other
     blocks.
     """
-    listed = said.get("window_block_indexes")
-    stages = said.get("out_feature_indexes")
+    listed = stated.get("window_block_indexes")
+    stages = stated.get("out_feature_indexes")
     if not listed or not stages:
         return
     derived = set(range(shapes["vit_depth"])) - {int(stage) for stage in stages}
@@ -160,8 +159,8 @@ def _check_windows(said: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
         )
 
 
-# The same for the configuration of RF-DETR in Hugging Face transformers: of the detector, and of
-# its backbone.
+# The same for the configuration of RF-DETR in Hugging Face transformers: the detector, and its
+# backbone.
 _TRANSFORMERS: dict[str, Any] = {
     "activation_function": "silu",
     "decoder_activation_function": "relu",
@@ -181,8 +180,8 @@ _TRANSFORMERS_BACKBONE: dict[str, Any] = {
 
 
 def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a ``config.json`` of transformers says, in upstream's words; a setting that is not
-    implemented is refused by name.
+    """The settings in a ``config.json`` of transformers under upstream's names. Raises
+    :class:`InputError`, which names the setting, for a setting that is not implemented.
     """
     backbone = config.get("backbone_config")
     backbone = backbone if isinstance(backbone, Mapping) else {}
@@ -209,8 +208,8 @@ def transformers_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-# Keyword of upstream's ``export`` -> (values that describe our file, what to use instead of another
-# value).
+# Keyword of upstream's ``export`` -> (values that describe the exported file here, what to use
+# instead of another value).
 _EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "format": (("onnx",), "use python -m rfdetr_repro.export --to torch|tensorrt|tensorrt-rtx"),
     "dynamic_batch": ((False,), "the batch of an exported file is 1"),
@@ -219,15 +218,15 @@ _EXPORT_WORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "quantization": ((None, "fp32"), "use python -m rfdetr_repro.export --precision fp16"),
     "fp16": ((False,), "use python -m rfdetr_repro.export --precision fp16"),
     "tensorrt": ((False,), "use python -m rfdetr_repro.export --to tensorrt"),
-    "simplify": ((False, True), ""),  # the graph is built without what a simplifier takes out
+    "simplify": ((False, True), ""),  # the graph is built without what a simplifier removes
     "verbose": ((False, True), ""),
     "force": ((False, True), ""),
 }
 
 
 def export_words(words: Mapping[str, Any], opset: int) -> str | None:
-    """``output_dir`` of upstream's ``export`` keywords; one that asks for another file is an
-    :class:`InputError`.
+    """``output_dir`` of upstream's ``export`` keywords. Raises :class:`InputError` for a keyword
+    that would need another kind of file.
     """
     allowed = {**_EXPORT_WORDS, "opset_version": ((opset,), f"the operator set is {opset}")}
     for name, value in words.items():
@@ -242,7 +241,7 @@ def export_words(words: Mapping[str, Any], opset: int) -> str | None:
                 hint=f"did you mean {near[0]}?" if near else "",
             )
         if value not in allowed[name][0]:
-            raise InputError(f"{name}={value!r} is not followed here", hint=allowed[name][1])
+            raise InputError(f"{name}={value!r} is not supported here", hint=allowed[name][1])
     return words.get("output_dir")
 
 
@@ -265,14 +264,14 @@ _CLASSES = {
     "seg-xlarge": "RFDETRSegXLarge",
     "seg-2xlarge": "RFDETRSeg2XLarge",
 }
-# class of upstream -> our name of the size
+# class of upstream -> name of the size here
 UPSTREAM_CLASSES = {name: size for size, name in _CLASSES.items()}
 _ENCODERS = {(384, 6): "dinov2_windowed_small", (768, 12): "dinov2_windowed_base"}
 
 
 def class_of(model: ModelConfig, arch: Arch) -> str:
-    """Upstream's class for a model: that of its own size, else one whose settings can all be
-    replaced.
+    """Upstream's class for a model: the class of the same size, else a class whose settings can all
+    be replaced.
     """
     for size, name in _CLASSES.items():
         row = PRESETS[size]
@@ -282,7 +281,7 @@ def class_of(model: ModelConfig, arch: Arch) -> str:
 
 
 def departures(model: ModelConfig, arch: Arch) -> list[str]:
-    """Why upstream's program cannot build a model; empty where it can."""
+    """The reasons why upstream's program cannot build a model; empty where it can."""
     height, width = arch.input_hw
     reasons = {
         f"a square input only, not {height}x{width}": height != width,
@@ -305,11 +304,11 @@ def departures(model: ModelConfig, arch: Arch) -> list[str]:
 def described(
     model: ModelConfig, arch: Arch, names: list[str], category_ids: list[int]
 ) -> dict[str, Any]:
-    """What :func:`save_released` writes beside the weights: ``args``, ``model_config``,
+    """What :func:`save_released` writes in addition to the weights: ``args``, ``model_config``,
     ``model_name`` and the version.
 
-    ``names``: of labels 0 to n - 1, as upstream's program numbers them; the head has one logit
-    more.
+    ``names`` are those of labels 0 to n - 1, as upstream's program numbers labels; the head has n +
+    1 logits.
     """
     config = {
         "encoder": _ENCODERS.get(
