@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import sys
+from rfdetr_repro.spec.launch import Program
 
-from rfdetr_repro.report.build import main
-from rfdetr_repro.spec.errors import run_main
+main = Program("rfdetr_repro.report.command")
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    main.run()

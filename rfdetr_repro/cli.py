@@ -1,52 +1,185 @@
-"""``rfdetr-repro VERB ...``: the same verbs as ``python -m rfdetr_repro.VERB``."""
+"""``rfdetr-repro VERB ...``: every program of this package under one name.
+
+A verb loads its program when it is asked for, so that the list of verbs and the help of a light
+program need neither PyTorch nor NumPy. Each program also runs as ``python -m MODULE``.
+"""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import NamedTuple
 
 from rfdetr_repro import __version__
-from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main
+from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, InputError, nearest, run_main
+from rfdetr_repro.spec.launch import Program
 
-VERBS = {
-    "reproduce": "the whole flow: data, supernet, search, artifacts, measured records, report",
-    "train": "train the supernet, or one fixed size",
-    "finetune": "train one found architecture after the search",
-    "search": "frontier of the search space of a trained run",
-    "export": "checkpoint -> artifact with its manifest",
-    "bench": "accuracy and latency records of an artifact",
-    "evaluate": "COCO metrics of an artifact",
-    "predict": "boxes and masks drawn on images, and JSON",
-    "tables": "a paper table: published beside measured",
-    "plots": "the paper's figures from the store",
+PROGRAM = "rfdetr-repro"
+
+
+class Verb(NamedTuple):
+    """``text``: one line of the list; ``module``: where ``parser`` and ``main`` are; ``also``: the
+    name after ``python -m``, empty where there is none.
+    """
+
+    text: str
+    module: str
+    also: str = ""
+
+
+def _verb(text: str, module: str, also: str = "") -> Verb:
+    return Verb(text, f"rfdetr_repro.{module}", also and f"rfdetr_repro.{also}")
+
+
+GROUPS: dict[str, dict[str, Verb]] = {
+    "the whole flow": {
+        "reproduce": _verb(
+            "data, supernet, search, artifacts, measured Records and report",
+            "reproduce.run",
+            "reproduce",
+        ),
+    },
+    "data": {
+        "census": _verb(
+            "count images, objects and classes of a data set, and check its files",
+            "data.census_command",
+        ),
+        "pseudo-masks": _verb(
+            "masks for a data set that has boxes only, by a copy of SAM 2",
+            "data.pseudo_masks_command",
+            "data.pseudo_masks",
+        ),
+        "embedded": _verb(
+            "write the synthetic data set that comes with this package",
+            "data.embedded.command",
+            "data.embedded",
+        ),
+    },
+    "train": {
+        "train": _verb("train the supernet, or one fixed size", "train.command", "train"),
+        "finetune": _verb(
+            "train one found architecture further after the search", "search.finetune", "finetune"
+        ),
+        "slim": _verb(
+            "store a trained model as a small float16 file", "train.slim_command", "train.slim"
+        ),
+    },
+    "search": {
+        "search": _verb(
+            "accuracy and latency of every architecture of a supernet, and the frontier",
+            "search.command",
+            "search",
+        ),
+        "family": _verb("evaluate patch sizes that training never drew", "family", "family"),
+    },
+    "deploy and measure": {
+        "export": _verb(
+            "write an architecture of a checkpoint as an artifact", "export.command", "export"
+        ),
+        "half": _verb(
+            "convert a float32 ONNX artifact to float16", "export.half_command", "export.half"
+        ),
+        "fp16-audit": _verb(
+            "find the parts of an ONNX model that leave the range of float16",
+            "export.fp16_audit_command",
+            "export.fp16_audit",
+        ),
+        "tensorrt": _verb(
+            "build a TensorRT engine from an ONNX artifact",
+            "export.tensorrt.command",
+            "export.tensorrt",
+        ),
+        "bench": _verb(
+            "measure accuracy and latency of artifacts as Records", "bench.command.run", "bench"
+        ),
+        "compare": _verb(
+            "say whether the models of one store are faster than those of another",
+            "bench.command.compare",
+            "bench.compare",
+        ),
+        "intervals": _verb(
+            "compute the stored intervals of a store again from the raw samples",
+            "bench.command.intervals",
+            "bench.intervals",
+        ),
+        "costs": _verb(
+            "count parameters and operations of models",
+            "bench.command.costs",
+            "bench.costs",
+        ),
+        "evaluate": _verb("COCO metrics of an artifact on a data set", "evaluate", "evaluate"),
+        "predict": _verb("draw boxes and masks on images, and write JSON", "predict", "predict"),
+    },
+    "publish": {
+        "tables": _verb(
+            "print a table of the paper, published values beside measured values",
+            "tables.command",
+            "tables",
+        ),
+        "plots": _verb("draw the figures of the paper and of a campaign", "plots.command", "plots"),
+        "report": _verb("write the report of a run as PDF and HTML", "report.command", "report"),
+        "mean": _verb("mean over the data sets of a benchmark", "records.aggregate", "mean"),
+        "seal": _verb("say which Records of a store are unaltered", "records.seal", "seal"),
+        "roofline": _verb(
+            "draw how near the operators come to the limit of the processor",
+            "report.roofline_command",
+        ),
+    },
 }
+VERBS: dict[str, Verb] = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+
+
+def program_of(verb: str) -> Program:
+    """The program behind a verb; its help and errors call it ``rfdetr-repro VERB``.
+
+    An unknown verb is an :class:`InputError` that names the nearest verb.
+    """
+    if verb not in VERBS:
+        near = nearest(verb, VERBS)
+        hint = f"did you mean {near}? " if near else ""
+        raise InputError(f"unknown verb {verb!r}", hint=f"{hint}{PROGRAM} --help lists the verbs")
+    return Program(VERBS[verb].module, f"{PROGRAM} {verb}")
+
+
+def overview() -> str:
+    """The help of the program itself: every verb, by group."""
+    lines = [
+        f"usage: {PROGRAM} VERB [arguments]",
+        "",
+        "RF-DETR from a data set to a measured Pareto front.",
+    ]
+    width = max(map(len, VERBS)) + 2
+    for title, verbs in GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<{width}}{verb.text}" for name, verb in verbs.items()]
+    lines += [
+        "",
+        f"{PROGRAM} VERB --help      lists the arguments of a verb",
+        f"{PROGRAM} --version        prints the version",
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code of the verb; without a known verb prints the list (exit code 2, or 0 for
-    --help).
-    """
-    args = list(sys.argv[1:] if argv is None else argv)
-    if args and args[0] in ("-V", "--version"):
-        print(f"rfdetr-repro {__version__}")
+    """Runs a verb and returns its exit code; see :func:`rfdetr_repro.spec.errors.run_main`."""
+    return run_main(_main, list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: Sequence[str] | None) -> int | None:
+    words = list(argv or ())
+    if not words:
+        sys.stderr.write(overview() + "\n")
+        return EXIT_BAD_INPUT
+    verb, *rest = words
+    if verb in ("-h", "--help", "help"):
+        if rest and verb == "help":
+            return program_of(rest[0])([*rest[1:], "--help"])
+        sys.stdout.write(overview() + "\n")
         return EXIT_OK
-    if not args or args[0] not in VERBS:
-        asked = bool(args) and args[0] in ("-h", "--help")
-        lines = [
-            "usage: rfdetr-repro VERB [options]",
-            *(f"  {verb:<10} {text}" for verb, text in VERBS.items()),
-        ]
-        if args and not asked:
-            lines.insert(0, f"error: unknown verb {args[0]!r}")
-        print("\n".join(lines), file=sys.stdout if asked else sys.stderr)
-        return EXIT_OK if asked else EXIT_BAD_INPUT
-    verb, *rest = args
-    package = f"{__package__}.{verb}"
-    is_folder = (Path(__file__).parent / verb).is_dir()
-    name = f"{package}.__main__" if is_folder else package
-    return run_main(lambda words: importlib.import_module(name).main(words), rest)
+    if verb in ("-V", "--version"):
+        sys.stdout.write(f"{PROGRAM} {__version__}\n")
+        return EXIT_OK
+    return program_of(verb)(rest)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m rfdetr_repro.evaluate --artifact model.onnx --data DIR --split val --j
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -13,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.export.artifact import load_artifact
-from rfdetr_repro.records.ap_intervals import FEWEST
 from rfdetr_repro.spec.arguments import MOST_THREADS, folder_name, input_path, output_file, whole
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
@@ -56,6 +55,8 @@ def evaluate(
     "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence where the model
     has masks that cannot be measured on this split, else "". Bad input raises :class:`InputError`.
     """
+    from rfdetr_repro.export.artifact import load_artifact
+
     artifact = load_artifact(artifact_path)
     if artifact.manifest.model.weights == "random":
         raise InputError(
@@ -96,34 +97,38 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
     return tqdm(indices, desc="evaluate", unit="image", disable=None)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
+    arguments.add_argument(
         "--artifact", required=True, type=input_path, help="artifact with its manifest beside it"
     )
-    add_data_arguments(parser, "the --split is evaluated", ("evaluated",))
-    parser.add_argument(
+    add_data_arguments(arguments, "the --split is evaluated", ("evaluated",))
+    arguments.add_argument(
         "--split", default="val", type=folder_name, help="which split of the data (default: val)"
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--backend",
         default="onnxruntime",
         choices=BACKENDS,
         help="what runs the artifact (default: onnxruntime)",
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--threads", type=whole(1, MOST_THREADS), default=2, help="of the runtime (default: 2)"
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--max-dets",
         type=whole(1, MOST_DETECTIONS),
         default=100,
         help="detections per image and class that count",
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--json", type=output_file, help="also write the metrics here, as fractions"
     )
-    args = parser.parse_args(argv)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
     args.data = source_of(args, (args.split,))
     # loads slowly; the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
@@ -157,6 +162,8 @@ def percent(value: float | None) -> str:
 
 def interval_sentence(metrics: Mapping[str, Any]) -> str:
     """The 95 % interval of AP of the metrics of boxes or masks, and how it came about."""
+    from rfdetr_repro.records.ap_intervals import FEWEST
+
     resampled = metrics["resampled"]
     if resampled is None:
         return f"The 95 % interval of AP is unknown: it takes an AP and at least {FEWEST} images."

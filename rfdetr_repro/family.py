@@ -10,6 +10,7 @@ the trained architecture with as many tokens, both with the space's largest deco
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,35 +18,39 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import MAX_SIDE
 from rfdetr_repro.spec.arguments import input_folder, wholes
 from rfdetr_repro.spec.errors import ArgumentParser, run_main
-from rfdetr_repro.tables.family import family_table
-from rfdetr_repro.tables.format import render
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
         "rfdetr_repro.family", description="Patch sizes that training never drew."
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--run", required=True, type=input_folder, help="run folder of a supernet that was searched"
     )
-    add_data_arguments(parser, "the val split is evaluated", ("val",))
-    parser.add_argument(
+    add_data_arguments(arguments, "the val split is evaluated", ("val",))
+    arguments.add_argument(
         "--patches",
         type=wholes(1, 10_000),
         help="patch sides in px, like 10,14,18; default: even sizes around the trained ones",
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--resolutions",
         type=wholes(1, MAX_SIDE),
         default=[],
         help="image sides in px; default: those of the space",
     )
-    args = parser.parse_args(argv)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
     args.data = source_of(args, ("val",))
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.search.family import between, evaluate, never_trained
     from rfdetr_repro.search.request import SearchRequest
     from rfdetr_repro.search.run import open_search
+    from rfdetr_repro.tables.family import family_table
+    from rfdetr_repro.tables.format import render
 
     words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
     search = open_search(SearchRequest(args.run, args.data, command=words))

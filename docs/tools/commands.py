@@ -8,7 +8,6 @@ of it.
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import importlib.util
 import sys
@@ -18,21 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "rfdetr_repro"
-FIRST = (
-    "reproduce",
-    "train",
-    "search",
-    "finetune",
-    "export",
-    "bench",
-    "evaluate",
-    "predict",
-    "tables",
-    "plots",
-    "report",
-    "mean",
-)
 
 
 class _Reached(Exception):
@@ -41,50 +25,6 @@ class _Reached(Exception):
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         super().__init__()
         self.parser = parser
-
-
-def names() -> list[str]:
-    """The commands ``python -m rfdetr_repro.NAME``: every module that runs as a program and takes
-    arguments.
-    """
-    found = []
-    for file in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        if not _runs_as_program(tree) or _takes_no_arguments(tree):
-            continue
-        parts = file.relative_to(PACKAGE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__main__" else parts)
-        if name and name != "cli":
-            found.append(name)
-    by_main: dict[
-        object, str
-    ] = {}  # a main that runs under several names is one command, under the shortest
-    for name in sorted(found, key=lambda name: (name.count("."), name)):
-        by_main.setdefault(program(f"rfdetr_repro.{name}").main, name)
-    commands = set(by_main.values())
-    first = [name for name in FIRST if name in commands]
-    return first + sorted(commands - set(first))
-
-
-def _runs_as_program(tree: ast.Module) -> bool:
-    """Whether the module ends in ``if __name__ == "__main__"``."""
-    tests = [node.test for node in tree.body if isinstance(node, ast.If)]
-    return any(
-        isinstance(test, ast.Compare)
-        and isinstance(test.left, ast.Name)
-        and test.left.id == "__name__"
-        for test in tests
-    )
-
-
-def _takes_no_arguments(tree: ast.Module) -> bool:
-    """Whether the module defines a ``main`` without parameters, as a worker does that other
-    processes start.
-    """
-    mains = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"
-    ]
-    return any(not main.args.args for main in mains)
 
 
 def program(module: str) -> Any:
@@ -100,14 +40,29 @@ def _is_package(module: str) -> bool:
 
 
 def parser_of(module: str) -> argparse.ArgumentParser:
-    """The parser with which ``python -m module`` reads its arguments."""
-    main: Callable[[list[str]], object] = program(module).main
+    """The parser with which ``python -m module`` reads its arguments, or ``rfdetr-repro VERB`` for
+    the module "rfdetr-repro VERB".
+    """
+    if module.startswith("rfdetr-repro "):
+        cli = importlib.import_module("rfdetr_repro.cli")
+        found: argparse.ArgumentParser = cli.program_of(module.partition(" ")[2]).parser()
+        return found
+    main: Callable[[list[str]], object] = _main_of(module)
     with _stopping_at_the_parser():
         try:
             main([])
         except _Reached as reached:
             return reached.parser
     raise RuntimeError(f"{module} reads no arguments")
+
+
+def _main_of(module: str) -> Callable[[list[str]], object]:
+    """The function that ``python -m module`` runs: that of the verb, where the module is one."""
+    cli = importlib.import_module("rfdetr_repro.cli")
+    for name, verb in cli.VERBS.items():
+        if verb.also == module:
+            return cli.program_of(name)  # type: ignore[no-any-return]
+    return program(module).main  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -125,19 +80,25 @@ def _stopping_at_the_parser() -> Iterator[None]:
 
 def page() -> str:
     """The reference of all commands as Markdown."""
+    cli = importlib.import_module("rfdetr_repro.cli")
     sections = [
         "# All commands",
         "This page is generated from the parsers of the programs. [Commands](../cli.md) says "
         "which command serves which purpose; [data sets](../data.md) explains the arguments that "
         "name data.",
     ]
-    sections += [_section(name, parser_of(f"rfdetr_repro.{name}")) for name in names()]
+    for title, verbs in cli.GROUPS.items():
+        sections.append(f"## {title.capitalize()}")
+        sections += [
+            _section(name, verb.also, cli.program_of(name).parser()) for name, verb in verbs.items()
+        ]
     return "\n\n".join(sections) + "\n"
 
 
-def _section(name: str, parser: argparse.ArgumentParser) -> str:
+def _section(name: str, also: str, parser: argparse.ArgumentParser) -> str:
     """Heading, description and one table per group of arguments."""
-    parts = [f"## {name}", f"`python -m rfdetr_repro.{name}`"]
+    told = f"`rfdetr-repro {name}`" + (f", also `python -m {also}`" if also else "")
+    parts = [f"### {name}", told]
     if parser.description:
         parts.append(_paragraph(parser.description))
     for group in parser._action_groups:

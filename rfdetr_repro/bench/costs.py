@@ -9,13 +9,15 @@ Weights do not matter and are never made: everything runs on shapes. Beside the 
 
 from __future__ import annotations
 
-import argparse
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.bench.command.costs").run()
+
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -24,94 +26,19 @@ from typing import Any
 import torch
 
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.paper.costs import NO_ATTENTION, STATES, cost_cells, to_csv, to_markdown
+from rfdetr_repro.paper.costs import NO_ATTENTION
 from rfdetr_repro.records.record import Cost, ModelId, Record
-from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.arguments import output_file, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
-from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import flops_by_part, total_flops
 from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import ABLATION, PRESETS
-from rfdetr_repro.spec.ranges import choose
 
 from .counters import COUNTERS
-from .machine import environment
-from .models import _catalog, known_name, model_artifact, model_id, model_names
+from .models import _catalog, model_artifact, model_id, model_names
 
 Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
-EVERY = ("shapes", "onnx", *COUNTERS)
 FORMS = ("evaluated", "deployed")
-
-
-def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser(
-        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
-    )
-    add = arguments.add_argument
-    add(
-        "--models",
-        default="paper",
-        help="names, comma-separated; default: those of the paper's tables",
-    )
-    add(
-        "--counters",
-        help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed",
-    )
-    add(
-        "--artifacts",
-        default="results/artifacts",
-        type=output_folder,
-        help="folder for the ONNX files of the counter onnx",
-    )
-    add(
-        "--out",
-        default="results/costs.jsonl",
-        type=output_file,
-        help="store to append to; what it holds is not counted again",
-    )
-    add("--page", type=output_file, help="Markdown file of every printed cell, e.g. docs/costs.md")
-    return arguments
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parser().parse_args(argv)
-    counters = args.counters.split(",") if args.counters else _default_counters()
-    for counter in counters:
-        choose(counter, EVERY, "counter")
-    names = paper_models() if args.models == "paper" else args.models.split(",")
-    for name in names:
-        model_id(name)
-    names = [known_name(name) for name in names]
-    store = Store(args.out)
-    known = store.ids()
-    command = "python -m rfdetr_repro.bench.costs " + " ".join(
-        sys.argv[1:] if argv is None else argv
-    )
-    for request, count in jobs(names, counters, args.artifacts):
-        if request.id not in known:
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            record = replace(
-                request, cost=count(), started_at=now, command=command.strip(), env=environment()
-            )
-            print(line(store.append(record)), flush=True)
-    cells = cost_cells(store.read())
-    write_atomic(Path(args.out).with_suffix(".csv"), to_csv(cells))
-    if args.page:
-        write_atomic(Path(args.page), to_markdown(cells))
-    counts = {state: sum(cell.state == state for cell in cells) for state in STATES}
-    print(", ".join(f"{count} cells {state}" for state, count in counts.items()))
-
-
-def _default_counters() -> list[str]:
-    if importlib.util.find_spec("calflops"):
-        return ["shapes", *COUNTERS]
-    print(
-        "calflops is not installed: D-FINE's and one of LW-DETR's cells are not counted (pip "
-        "install calflops accelerate)"
-    )
-    return ["shapes", "flopcountermode"]
 
 
 def paper_models() -> list[str]:
@@ -285,7 +212,3 @@ def _counted(name: str, counter: str, form: str) -> Cost:
 def _onnx(name: str, folder: str | Path) -> Cost:
     manifest = model_artifact(name, folder).manifest
     return Cost(manifest.params, float(manifest.flops), manifest.flops / 2, "onnx", "deployed")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

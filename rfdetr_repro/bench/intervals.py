@@ -11,18 +11,20 @@ those that were measured without keeping samples, are counted and not judged.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.bench.command.intervals").run()
+
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from rfdetr_repro.records.record import Latency, Record
 from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import median_of
-from rfdetr_repro.records.store import Store, unverified_words
-from rfdetr_repro.spec.arguments import input_path
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure, run_main
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.errors import InputError
 
 from .twin import stored_twin
 
@@ -36,37 +38,6 @@ class Line(NamedTuple):
     word: str
     name: str
     told: str = ""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples."
-    )
-    parser.add_argument(
-        "stores",
-        type=input_path,
-        nargs="+",
-        metavar="STORE.jsonl",
-        help="Records; their samples lie beside",
-    )
-    parser.add_argument(
-        "--quiet", action="store_true", help="print only what is not equal, and the counts"
-    )
-    args = parser.parse_args(argv)
-    lines = [line for store in args.stores for line in recompute(store)]
-    for line in lines:
-        if line.word != "no samples" and not (args.quiet and line.word == "equal"):
-            print(f"{line.word}: {line.name}: {line.told}")
-    words = [line.word for line in lines]
-    print(
-        ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies"
-    )
-    if told := unverified_words(
-        [record for store in args.stores for record in Store(store).read()]
-    ):
-        print(told, file=sys.stderr)
-    if bad := words.count("different") + words.count("lost"):
-        raise StatedFailure(f"{bad} of {len(words)} latencies are not what their samples give")
 
 
 def recompute(path: Path) -> list[Line]:
@@ -125,7 +96,3 @@ def _shown(numbers: tuple[float | None, ...]) -> str:
     median, low, high = numbers
     interval = "no interval" if low is None or high is None else f"{low:.4f} to {high:.4f}"
     return f"{median:.4f} ms ({interval})"
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

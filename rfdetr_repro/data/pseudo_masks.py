@@ -13,6 +13,11 @@ project's choice.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.data.pseudo_masks_command").run()
+
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +27,7 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.data.formats.layouts import locate
-from rfdetr_repro.spec.arguments import folder_name, input_folder, input_path, number, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import (
     locked,
     open_input,
@@ -313,47 +317,3 @@ def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]
 def _xyxy(box_xywh: Sequence[float]) -> list[float]:
     x, y, width, height = box_xywh
     return [x, y, x + width, y + height]
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "rfdetr_repro.data.pseudo_masks",
-        description="Masks for boxes, by the user's copy of SAM 2.",
-    )
-    parser.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
-    parser.add_argument(
-        "--split",
-        default="train",
-        type=folder_name,
-        help="which split of the data (default: train)",
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        type=input_folder,
-        help="folder of a SAM 2 model in transformers' form",
-    )
-    parser.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
-    parser.add_argument(
-        "--smallest-iou",
-        type=number(0, 1),
-        default=SMALLEST_IOU,
-        help="that the model predicts for its mask",
-    )
-    parser.add_argument(
-        "--smallest-box-iou",
-        type=number(0, 1),
-        default=SMALLEST_BOX_IOU,
-        help="of the mask's box with the object's",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    args = parser.parse_args(argv)
-    limits = Filter(args.smallest_iou, args.smallest_box_iou)
-    job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
-    verdicts = label(job, Sam2(args.model, args.device), limits)
-    found = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-    print(f"{args.out}: {found or 'nothing to do'}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

@@ -12,9 +12,12 @@ are the islands to keep in float32.
 
 from __future__ import annotations
 
-import argparse
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.export.fp16_audit_command").run()
+
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +30,7 @@ from rfdetr_repro.data.decoding import decode
 from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.export.onnx_file import check_operators, load, load_whole
 from rfdetr_repro.export.trial import check_size, run_once
-from rfdetr_repro.spec.arguments import input_folder, input_path, whole
-from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import files_below
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +48,6 @@ SUMMING = {
     "ReduceLogSumExp",
 }
 LOST = 0.5  # part of a value's non-zero numbers that may be subnormal
-MOST_INPUTS = 100_000
 MOST_BYTES = 2**26  # of intermediate values fetched per run, to bound memory
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -272,35 +273,3 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
         raise InputError("no pictures", images, "give a folder with .jpg or .png files")
     for file in files[:count]:
         yield {name: network_input([decode(file)], (height, width))}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when everything fits float16, 1 when islands are needed."""
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", type=input_path, help="float32 ONNX file")
-    parser.add_argument(
-        "--images",
-        type=input_folder,
-        help="folder of pictures; without it the model sees noise, which proves less",
-    )
-    parser.add_argument(
-        "--count",
-        type=whole(1, MOST_INPUTS),
-        default=8,
-        help=f"number of inputs, 1 to {MOST_INPUTS}",
-    )
-    args = parser.parse_args(argv)
-    found = audit(args.model, feeds_of(args.model, args.images, args.count))
-    for risk in found.risks:
-        print(f"{risk.kind:<16} {risk.op:<20} {risk.node}: {risk.value} up to {risk.largest:.4g}")
-    source = f"{found.runs} pictures" if args.images else f"{found.runs} inputs of noise"
-    islands = found.islands
-    verdict = f"{len(islands)} nodes to keep in float32" if islands else "all fit float16"
-    print(f"{len(found.ranges)} values on {source}: {verdict}")
-    return EXIT_FAILED if islands else EXIT_OK
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

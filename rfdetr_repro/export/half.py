@@ -7,15 +7,18 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.export.half_command").run()
+
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rfdetr_repro.export.onnx_file import load
-from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import InputError
 
-from .artifact import Artifact, load_artifact, write_artifact
+from .artifact import Artifact, write_artifact
 from .float16 import to_half
 from .fp16_audit import Array, audit, feeds_of
 
@@ -60,27 +63,6 @@ def audited_half(
     return half_artifact(artifact, path, islands=[*islands, *found.islands], audited=seen)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact."
-    )
-    parser.add_argument("model", type=input_path, help="float32 ONNX file with its manifest")
-    parser.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
-    parser.add_argument(
-        "--audit-images",
-        type=input_folder,
-        help="folder of pictures for the range audit (default: noise)",
-    )
-    parser.add_argument(
-        "--islands", nargs="*", default=(), help="further nodes or operators to keep in float32"
-    )
-    args = parser.parse_args(argv)
-    made = audited_half(
-        load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands
-    )
-    print(summary(made))
-
-
 def summary(artifact: Artifact) -> str:
     """One line: where, how large, which islands, what the audit saw."""
     told = artifact.manifest
@@ -89,7 +71,3 @@ def summary(artifact: Artifact) -> str:
         f"{artifact.path}  {told.size_bytes / 1e6:.1f} MB  fp16; float32 islands: {islands}; "
         f"audit: {told.build['audit']}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run_main(main))

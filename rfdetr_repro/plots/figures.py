@@ -21,10 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
-from rfdetr_repro.records.store import read_stores
-from rfdetr_repro.spec.arguments import input_folder, input_path, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, shortened
+from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.files import open_input, parse_json
 
 from .campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
@@ -36,9 +33,6 @@ from .style import save
 from .training import draw_training
 
 HEIGHTS_IN = {"knobs": 6.4, "4": 5.4, "training": 2.7}
-# the camera-ready's numbers
-_ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}
-DEFAULT_RECORDS = Path("results")
 
 
 def published_figure(number: str | int, path: str | Path, records: Sequence[Record] = ()) -> Path:
@@ -166,7 +160,12 @@ CAMPAIGN = {
 }
 
 
-def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
+def draw_figure(figure: str, records: Sequence[Record], run: Path | None, out: Path) -> Path:
+    """Draws the figure of this name into the folder ``out`` and returns the picture's path.
+
+    ``run``: the run folder that figure 6 and the training curve are drawn from; without it they
+    are an :class:`InputError`.
+    """
     path = out / (f"figure{figure}.png" if figure.isdigit() else f"{figure}.png")
     if figure in FIGURES:
         return published_figure(figure, path, records)
@@ -182,55 +181,3 @@ def _draw(figure: str, records: Sequence[Record], run: Path | None, out: Path) -
             raise InputError("the training curve needs a run folder", hint="give it with --run")
         return training_plot(read_log(run / "train_log.jsonl"), path)
     return CAMPAIGN[figure](records, path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    figures = [*FIGURES, *CAMPAIGN, "training", "6"]
-    parser = ArgumentParser(
-        prog="rfdetr_repro.plots", description="Figures from published and stored numbers."
-    )
-    parser.add_argument(
-        "--figure",
-        default="all",
-        choices=[*figures, *_ALSO, "all"],
-        help="default all that can be drawn",
-    )
-    parser.add_argument(
-        "--records",
-        type=input_path,
-        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
-    )
-    parser.add_argument(
-        "--run", type=input_folder, help="a run folder: its Records and training log"
-    )
-    parser.add_argument(
-        "--out",
-        type=output_folder,
-        default=Path("figures"),
-        help="folder for the pictures; default figures/",
-    )
-    options = parser.parse_args(argv)
-    source = (
-        options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
-    )
-    records = read_stores([source]) if source else []
-    if options.figure != "all":
-        wanted = [_ALSO.get(options.figure, options.figure)]
-    else:
-        has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
-        searched = any(record.source == "search" for record in records)
-        paired = any(map(sensitivity, comparable_searches(records)))
-        wanted = [
-            *FIGURES,
-            *(["pareto", "knobs", "4"] if searched else []),
-            *(["sensitivity"] if paired else []),
-            *(["training"] if has_log else []),
-        ]
-        wanted += (
-            ["6"]
-            if options.run is not None and any((options.run / "predictions").glob("*.png"))
-            else []
-        )
-    for figure in wanted:
-        print(_draw(figure, records, options.run, options.out))
-    return 0

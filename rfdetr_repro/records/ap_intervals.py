@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+import scipy  # its subpackages are loaded when they are used
 
 from .record import Accuracy, Record
 
@@ -57,7 +57,9 @@ def student_levels(freedom: float) -> Array:
     Student's distribution.
     """
     tail = (1 - CONFIDENCE) / 2
-    return np.array([stdtrit(freedom, tail), stdtrit(freedom, 1 - tail)])
+    return np.array(
+        [scipy.special.stdtrit(freedom, tail), scipy.special.stdtrit(freedom, 1 - tail)]
+    )
 
 
 def degrees_of_freedom(influences: Array) -> float:
@@ -91,9 +93,11 @@ def bootstrap_interval(ap: float, resampled: Array, influences: Array) -> tuple[
         return of_equal_images(ap, len(influences))
     below = float((resampled < ap).mean() + 0.5 * (resampled == ap).mean())
     margin = 0.5 / len(resampled)
-    bias = float(ndtri(min(max(below, margin), 1 - margin)))
+    bias = float(scipy.special.ndtri(min(max(below, margin), 1 - margin)))
     shifted = bias + student_levels(degrees_of_freedom(influences))
-    levels = ndtr(bias + shifted / np.maximum(1 - acceleration(influences) * shifted, 0.1))
+    levels = scipy.special.ndtr(
+        bias + shifted / np.maximum(1 - acceleration(influences) * shifted, 0.1)
+    )
     low, high = np.quantile(resampled, levels)
     return around(ap, float(low), float(high))
 
@@ -141,7 +145,7 @@ def difference(one: Accuracy | None, other: Accuracy | None) -> Difference | Non
         return None
     gained = decode(second.aps) - decode(first.aps)
     freedom = min(first.freedom or _LEAST_FREEDOM, second.freedom or _LEAST_FREEDOM)
-    low, high = np.quantile(gained, ndtr(student_levels(freedom)))
+    low, high = np.quantile(gained, scipy.special.ndtr(student_levels(freedom)))
     mean = other.ap - one.ap
     return Difference(mean, min(float(low), mean), max(float(high), mean))
 

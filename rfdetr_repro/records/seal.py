@@ -14,6 +14,7 @@ byte. The store itself is never changed.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -33,23 +34,25 @@ LATER = "verified since a later time"
 WITHOUT = "without digests"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command ``python -m rfdetr_repro.seal``. Raises :class:`InputError` for an altered
-    Record.
-    """
-    parser = ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
         "rfdetr_repro.seal",
         description="Count the Records of stores that are unaltered since they were written.",
     )
-    parser.add_argument(
+    arguments.add_argument(
         "stores", type=input_file, nargs="+", metavar="STORE.jsonl", help="files of Records"
     )
     copy_help = (
         "write a copy of the store, in which Records without digests get digests and the time of "
         "this step, to this new file"
     )
-    parser.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=copy_help)
-    args = parser.parse_args(argv)
+    arguments.add_argument("--out", type=output_file, metavar="NEW.jsonl", help=copy_help)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command ``rfdetr-repro seal``. Raises :class:`InputError` for an altered Record."""
+    args = parser().parse_args(argv)
     if args.out is not None and len(args.stores) > 1:
         raise InputError(
             f"--out {args.out} is for one store, {len(args.stores)} are given",

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import fdtrc, stdtrit
+import scipy  # its subpackages are loaded when they are used
 
 from .samples import BLOCK, Series
 
@@ -71,7 +71,7 @@ class Spread(NamedTuple):
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval, a logarithm."""
-        return float(stdtrit(self.degrees, (1 + CONFIDENCE) / 2)) * self.error
+        return float(scipy.special.stdtrit(self.degrees, (1 + CONFIDENCE) / 2)) * self.error
 
 
 def runs_of(series: Series) -> list[Run]:
@@ -223,7 +223,7 @@ def _exceeds(part: float, base: float, part_degrees: float, base_degrees: float)
     """Whether a variance is larger than another beyond what a test at the level POOL lets pass."""
     if part <= base:
         return False
-    return base == 0 or float(fdtrc(part_degrees, base_degrees, part / base)) < POOL
+    return base == 0 or float(scipy.special.fdtrc(part_degrees, base_degrees, part / base)) < POOL
 
 
 def _inflation(runs: Sequence[Run], blocks: float) -> float:
@@ -276,7 +276,12 @@ def _smooth(runs: Sequence[Run]) -> bool:
     # neighbouring squared differences share a sample: two thirds of them are worth a degree of
     # freedom
     return (
-        float(fdtrc(len(edges), max(len(inner) * 2 / 3, 1.0), edges.mean() / inner.mean())) > EDGE
+        float(
+            scipy.special.fdtrc(
+                len(edges), max(len(inner) * 2 / 3, 1.0), edges.mean() / inner.mean()
+            )
+        )
+        > EDGE
     )
 
 

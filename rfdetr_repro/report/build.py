@@ -8,11 +8,9 @@ Everything printed comes from the files of the run folder; an absent part is nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.errors import InputError
 
 from .content import report
 from .html import write_html
@@ -53,23 +51,3 @@ def newest_run(folder: Path = RUNS) -> Path:
             "run python -m rfdetr_repro.reproduce, or give a folder with --run",
         )
     return max(found, key=lambda path: max(file.stat().st_mtime for file in path.iterdir()))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(
-        prog="rfdetr_repro.report", description="Report of a run as PDF and HTML."
-    )
-    parser.add_argument(
-        "--run", type=input_folder, help="run folder; default the newest under runs/"
-    )
-    parser.add_argument(
-        "--records", type=input_path, help="Records to use instead of the run's records.jsonl"
-    )
-    parser.add_argument(
-        "--out", type=output_file, help="PDF to write; default report.pdf in the run folder"
-    )
-    options = parser.parse_args(argv)
-    path = build_report(options.run or newest_run(), options.out, options.records)
-    print(path)
-    print(path.with_suffix(".html"))
-    return 0

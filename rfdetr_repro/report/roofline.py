@@ -11,19 +11,16 @@ value maps. Needs no torch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from rfdetr_repro.plots.style import BLUE, GREY, ORANGE, VERMILION, save
-from rfdetr_repro.spec.arguments import input_file, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.plots.style import BLUE, GREY, ORANGE, VERMILION
+from rfdetr_repro.spec.errors import InputError
 
 SERIES = {
     "ours": ("this operator", BLUE, "o"),
@@ -90,18 +87,3 @@ def draw(figure: FigureBase, rows: list[dict[str, Any]]) -> None:
         axis.set_minor_locator(NullLocator())
     axes.set_title("Deformable attention, forward, float32, one thread")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.0)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
-    parser.add_argument(
-        "--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG"
-    )
-    args = parser.parse_args(argv)
-    rows = rows_of(args.benchmarks)
-    save(lambda figure: draw(figure, rows), args.out, height_in=3.2)
-    print(f"{args.out}: {len(rows)} cases")
-    return 0

@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
@@ -135,6 +136,20 @@ class StatedFailure(Exception):
     """
 
 
+# what the help and the errors of the program that runs call the program; "": by its module
+_NAME: ContextVar[str] = ContextVar("name of the program", default="")
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Inside, help and errors of a program call the program ``name``, e.g. "rfdetr-repro train"."""
+    before = _NAME.set(name)
+    try:
+        yield
+    finally:
+        _NAME.reset(before)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
     LONGEST_LINE characters.
@@ -143,8 +158,11 @@ class ArgumentParser(argparse.ArgumentParser):
     stand for the flag: a command that is given another flag later would read it otherwise.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+    def __init__(self, prog: str | None = None, **kwargs: Any) -> None:
+        name = _NAME.get()
+        if not name and prog is not None and prog.startswith(("rfdetr_repro.", "reports.")):
+            name = f"python -m {prog}"
+        super().__init__(name or prog, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
@@ -169,11 +187,8 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        command = (
-            f"python -m {self.prog}"
-            if self.prog.startswith(("rfdetr_repro.", "reports."))
-            else "the same command with"
-        )
+        known = self.prog.startswith(("rfdetr-repro", "python -m"))
+        command = self.prog if known else "the same command with"
         raise InputError(message, hint=f"{command} --help lists the arguments")
 
 

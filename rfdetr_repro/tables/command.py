@@ -11,6 +11,7 @@ mean the camera-ready's.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,23 +109,29 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
         prog="rfdetr_repro.tables", description="Published numbers beside measured ones."
     )
-    parser.add_argument("--table", default="all", help=f"one of {', '.join(CHOICES)}; default all")
-    parser.add_argument(
+    arguments.add_argument(
+        "--table", default="all", help=f"one of {', '.join(CHOICES)}; default all"
+    )
+    arguments.add_argument(
         "--format", choices=FORMATS, default="text", help="of the printed tables (default: text)"
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--records",
         type=input_path,
         help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
     )
-    parser.add_argument(
+    arguments.add_argument(
         "--scoreboard", action="store_true", help="the state of every cell instead of its value"
     )
-    options = parser.parse_args(argv)
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
     name = table_name(options.table)
     records = load_records(options.records)
     tables = (

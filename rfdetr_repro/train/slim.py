@@ -9,15 +9,16 @@ bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+if __name__ == "__main__":  # before the imports below: the program loads them when it needs them
+    from rfdetr_repro.spec.launch import Program
+
+    Program("rfdetr_repro.train.slim_command").run()
+
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from rfdetr_repro.model.checkpoints.native import load_supernet, save_detector
-from rfdetr_repro.spec.arguments import input_file, label, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.errors import InputError
 
 
 def slim(source: str | Path, target: str | Path, note: str = "") -> str:
@@ -36,20 +37,3 @@ def slim(source: str | Path, target: str | Path, note: str = "") -> str:
     }
     notes = "; ".join(part for part in (card.notes, note, f"float16 of {digest[:12]}") if part)
     return save_detector(target, half, replace(card, notes=notes))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.train.slim", description="Weights of a model as float16.")
-    parser.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
-    parser.add_argument("target", type=output_file, help="file to write (.safetensors)")
-    parser.add_argument("--note", type=label, help="a note that is kept in the file")
-    args = parser.parse_args(argv)
-    if args.target.suffix != ".safetensors":
-        raise InputError("the target is no .safetensors file", args.target)
-    torch.set_num_threads(1)
-    digest = slim(args.source, args.target, args.note or "")
-    print(f"{args.target}  {args.target.stat().st_size / 1e6:.1f} MB  sha256 {digest}")
-
-
-if __name__ == "__main__":
-    raise SystemExit(run_main(main))

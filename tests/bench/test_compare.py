@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from samples_record import SHA, fixed_record
 
-from rfdetr_repro.bench.compare import compare_stores, main
+from rfdetr_repro.bench.command.compare import main
+from rfdetr_repro.bench.compare import compare_stores
 from rfdetr_repro.records.record import ArtifactId, DataId, Machine, Record
 from rfdetr_repro.records.samples import SET_ASIDE, Series, load_samples, save_samples
 from rfdetr_repro.records.store import Store

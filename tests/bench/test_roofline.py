@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_repro.report.roofline import main, rows_of
+from rfdetr_repro.report.roofline import rows_of
+from rfdetr_repro.report.roofline_command import main
 from rfdetr_repro.spec.errors import run_main
 
 ROW = {

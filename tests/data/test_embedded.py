@@ -16,8 +16,9 @@ import pytest
 
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded import dataset as embedded
+from rfdetr_repro.data.embedded.command import main
 from rfdetr_repro.data.embedded.compose import MIN_PIXELS, PACK, load_assets
-from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, compose, main, write_embedded
+from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, compose, write_embedded
 from rfdetr_repro.spec.errors import InputError, run_main
 
 SMALL = EmbeddedConfig(image_side=96, train_images=6, val_images=4, test_images=3, seed=3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rfdetr_repro.data import pseudo_masks as module
+from rfdetr_repro.data import pseudo_masks_command
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.formats.layouts import locate
@@ -163,9 +164,9 @@ def test_no_model_is_one_line(
         "--out",
         str(tmp_path / "out.json"),
     ]
-    assert run_main(module.main, arguments) == 2
+    assert run_main(pseudo_masks_command.main, arguments) == 2
     assert capsys.readouterr().err.startswith("error: no SAM 2 model")
-    assert run_main(module.main, [*arguments, "--smallest-iou", "2"]) == 2
+    assert run_main(pseudo_masks_command.main, [*arguments, "--smallest-iou", "2"]) == 2
 
 
 def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
@@ -192,7 +193,7 @@ def test_data_are_checked_before_the_model_is_looked_for(
         "--out",
         str(folder / "out.json"),
     ]
-    assert run_main(module.main, arguments) == 2
+    assert run_main(pseudo_masks_command.main, arguments) == 2
     assert "box of negative size" in capsys.readouterr().err and not (folder / "out.json").exists()
 
 

@@ -14,7 +14,8 @@ from samples_export import tiny_artifact
 from samples_onnx import WIDTH, layer_norm, noise, written
 
 from rfdetr_repro.export import fp16_audit
-from rfdetr_repro.export.fp16_audit import audit, feeds_of, main
+from rfdetr_repro.export.fp16_audit import audit, feeds_of
+from rfdetr_repro.export.fp16_audit_command import main
 from rfdetr_repro.spec.errors import InputError, run_main
 
 

@@ -20,7 +20,8 @@ from rfdetr_repro.bench.command.run import main as bench
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.export.float16 import to_half
 from rfdetr_repro.export.fp16_audit import audit
-from rfdetr_repro.export.half import audited_half, half_artifact, main
+from rfdetr_repro.export.half import audited_half, half_artifact
+from rfdetr_repro.export.half_command import main
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.runtime.agreement import Tolerance, check_against
 from rfdetr_repro.runtime.session import OrtSession

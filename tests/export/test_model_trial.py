@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 from samples_export import tiny_artifact, tiny_detector
 
-from rfdetr_repro.export import fp16_audit, trial
+from rfdetr_repro.export import fp16_audit_command, trial
 from rfdetr_repro.export.adopt.adoption import adopt
 from rfdetr_repro.export.artifact import write_artifact
 from rfdetr_repro.export.trial import Output, run_once, tried
@@ -90,7 +90,7 @@ def test_a_spoiled_file_is_one_line_and_nothing_is_written(
         adopt(path, tmp_path / "adopted" / "m.onnx")
     assert len(str(told.value).splitlines()) == 1 and "m.onnx" in str(told.value)
     assert not (tmp_path / "adopted").exists()
-    assert run_main(fp16_audit.main, [str(path), "--count", "1"]) == 2
+    assert run_main(fp16_audit_command.main, [str(path), "--count", "1"]) == 2
 
 
 @pytest.mark.parametrize("name", GREEDY)

@@ -19,7 +19,8 @@ from samples_tensorrt import A10, T4, FakeDevice, FakeTrt
 from rfdetr_repro.export.artifact import Artifact, load_artifact, write_artifact
 from rfdetr_repro.export.onnx.exporter import export_onnx
 from rfdetr_repro.export.tensorrt import engine as module
-from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine, load_backend, main
+from rfdetr_repro.export.tensorrt.command import main
+from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine, load_backend
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_bytes
 

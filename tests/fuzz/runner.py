@@ -47,27 +47,27 @@ MODULES = {
     "evaluate": "rfdetr_repro.evaluate",
     "predict": "rfdetr_repro.predict",
     "bench": "rfdetr_repro.bench.command.run",
-    "fp16_audit": "rfdetr_repro.export.fp16_audit",
+    "fp16_audit": "rfdetr_repro.export.fp16_audit_command",
     "tables": "rfdetr_repro.tables.command",
     "mean": "rfdetr_repro.records.aggregate",
-    "compare": "rfdetr_repro.bench.compare",
-    "report": "rfdetr_repro.report.build",
+    "compare": "rfdetr_repro.bench.command.compare",
+    "report": "rfdetr_repro.report.command",
     "reproduce": "rfdetr_repro.reproduce.run",
     "export": "rfdetr_repro.export.command",
     "train": "rfdetr_repro.train.command",
     "search": "rfdetr_repro.search.command",
     "finetune": "rfdetr_repro.search.finetune",
     "family": "rfdetr_repro.family",
-    "plots": "rfdetr_repro.plots.figures",
-    "intervals": "rfdetr_repro.bench.intervals",
-    "costs": "rfdetr_repro.bench.costs",
+    "plots": "rfdetr_repro.plots.command",
+    "intervals": "rfdetr_repro.bench.command.intervals",
+    "costs": "rfdetr_repro.bench.command.costs",
     "seal": "rfdetr_repro.records.seal",
-    "half": "rfdetr_repro.export.half",
-    "slim": "rfdetr_repro.train.slim",
-    "embedded": "rfdetr_repro.data.embedded.dataset",
+    "half": "rfdetr_repro.export.half_command",
+    "slim": "rfdetr_repro.train.slim_command",
+    "embedded": "rfdetr_repro.data.embedded.command",
 }
 # command -> what its arguments are for
-LONG_WORK = {"train": "_train", "costs": "jobs", "embedded": "write_embedded"}
+LONG_WORK = {"train": "_train", "embedded": "write_embedded"}
 _LOADED_BY_THEM = (
     "torch",
     "onnx",
@@ -78,8 +78,14 @@ _LOADED_BY_THEM = (
     "rfdetr_repro.bench.accuracy",
     "rfdetr_repro.data.coco",
     "rfdetr_repro.export.onnx.exporter",
+    "rfdetr_repro.bench.compare",
+    "rfdetr_repro.bench.costs",
+    "rfdetr_repro.bench.intervals",
+    "rfdetr_repro.export.half",
     "rfdetr_repro.plots.figures",
+    "rfdetr_repro.report.build",
     "rfdetr_repro.search.run",
+    "rfdetr_repro.train.slim",
 )
 
 
@@ -100,6 +106,7 @@ def load_commands() -> None:
     importlib.import_module("rfdetr_repro.search.finetune").FineTuning.run = _accepted
     for name, works in LONG_WORK.items():
         setattr(sys.modules[MODULES[name]], works, _accepted)
+    sys.modules["rfdetr_repro.bench.costs"].jobs = _accepted
     sys.modules["rfdetr_repro.search.run"].open_search = _accepted
     sys.modules["rfdetr_repro.bench.models"].model_artifact = _accepted
 

@@ -35,7 +35,7 @@ else:
 FLOW = """
 import rfdetr_repro
 from rfdetr_repro import paper
-from rfdetr_repro.plots import figures as plots
+from rfdetr_repro.plots import command as plots
 from rfdetr_repro.records import pareto
 from rfdetr_repro.spec import presets
 from rfdetr_repro.tables import command as tables

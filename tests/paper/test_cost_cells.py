@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from rfdetr_repro.bench import costs, counters
+from rfdetr_repro.bench import counters
+from rfdetr_repro.bench.command import costs as command
 from rfdetr_repro.paper.costs import (
     COMMAND,
     CONVENTIONS,
@@ -134,7 +135,7 @@ def test_the_command_stores_counts_once_and_no_path(tmp_path, monkeypatch) -> No
     page = tmp_path / "costs.md"
     monkeypatch.setattr(sys, "argv", ["costs"])
     for _ in range(2):
-        costs.main(
+        command.main(
             [
                 "--models",
                 "rfdetr-nano",

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from samples_records import measured
 from samples_run import SPACE, run_records, training_rows, write_run
 
+from rfdetr_repro.plots import command
 from rfdetr_repro.plots import figures as plots
 from rfdetr_repro.plots.campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots.detections import Annotations, draw_detections
@@ -374,7 +375,7 @@ def test_figure_6_shows_the_pictures_of_a_run(tmp_path, capsys):
         and "Predictions on held-out images" in words(figure)
         and "Figure 6" in words(figure)
     )
-    assert run_main(plots.main, ["--figure", "6", "--run", str(run), "--out", str(tmp_path)]) == 0
+    assert run_main(command.main, ["--figure", "6", "--run", str(run), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "figure6.png").stat().st_size > 1000
     (run / "predictions" / "bad.png").write_text("no picture")
     with pytest.raises(InputError, match="not a picture"):
@@ -383,7 +384,7 @@ def test_figure_6_shows_the_pictures_of_a_run(tmp_path, capsys):
 
 
 def test_figures_of_the_camera_ready_have_their_own_numbers(tmp_path, capsys):
-    assert run_main(plots.main, ["--figure", "7", "--out", str(tmp_path)]) == 0
+    assert run_main(command.main, ["--figure", "7", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip().endswith("figure5.png")
     assert "Figure 5 (7 in the camera-ready)" in words(drawn(draw_published, "5"))
 
@@ -456,7 +457,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path / "run", pictures=False)
-    assert run_main(plots.main, ["--run", str(run), "--out", "out"]) == 0
+    assert run_main(command.main, ["--run", str(run), "--out", "out"]) == 0
     names = {
         "figure1.png",
         "figure5.png",
@@ -484,7 +485,7 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run_main(plots.main, arguments) == 2
+    assert run_main(command.main, arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

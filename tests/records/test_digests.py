@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from samples_run import SPACE, protocol_record, run_records
 
-from rfdetr_repro.bench import compare, intervals
+from rfdetr_repro.bench.command import compare, intervals
 from rfdetr_repro.records import seal
 from rfdetr_repro.records.record import Accuracy, ModelId, Record
 from rfdetr_repro.records.store import Store, read_stores

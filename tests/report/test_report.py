@@ -20,7 +20,8 @@ from rfdetr_repro.records.record import FINE_TUNING, NEVER_TRAINED
 from rfdetr_repro.report import pages
 from rfdetr_repro.report.after import published_changes
 from rfdetr_repro.report.blocks import Document, Drawing, Grid, Paragraph, Picture
-from rfdetr_repro.report.build import build_report, main, newest_run
+from rfdetr_repro.report.build import build_report, newest_run
+from rfdetr_repro.report.command import main
 from rfdetr_repro.report.content import duration, report
 from rfdetr_repro.report.html import write_html
 from rfdetr_repro.report.pages import WIDTH_PT, Pages, text_width_pt, wrap

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rfdetr_repro.cli import VERBS, program_of
 from rfdetr_repro.spec import arguments
 from rfdetr_repro.spec.errors import LONGEST_LINE, ArgumentParser, InputError, run_main
 
@@ -163,25 +164,10 @@ def test_every_command_takes_whole_flags_only() -> None:
     assert plain == []
 
 
-PARSERS = {  # module -> where its parser is made
-    "rfdetr_repro.bench.command.run": "parser",
-    "rfdetr_repro.search.command": "parser",
-    "rfdetr_repro.train.command": "parser",
-    "rfdetr_repro.export.command": "parser",
-    "rfdetr_repro.bench.costs": "parser",
-    "rfdetr_repro.bench.compare": "_parser",
-    "rfdetr_repro.search.finetune": "parser",
-    "rfdetr_repro.records.aggregate": "parser",
-    "rfdetr_repro.predict": "parser",
-    "rfdetr_repro.reproduce.run": "parser",
-}
-
-
 def actions() -> Iterator[tuple[str, argparse.Action]]:
-    pytest.importorskip("torch", reason="some commands import torch")
-    for module, made_by in PARSERS.items():
-        for action in getattr(importlib.import_module(module), made_by)()._actions:
-            yield module, action
+    for verb in VERBS:
+        for action in program_of(verb).parser()._actions:
+            yield verb, action
 
 
 def test_no_argument_is_a_bare_number_or_path() -> None:
@@ -189,23 +175,21 @@ def test_no_argument_is_a_bare_number_or_path() -> None:
     the current folder.
     """
     bare = [
-        f"{module} {action.dest}"
-        for module, action in actions()
-        if action.type in (int, float, Path)
+        f"{verb} {action.dest}" for verb, action in actions() if action.type in (int, float, Path)
     ]
     assert bare == []
 
 
 def test_defaults_are_values_that_their_arguments_take() -> None:
-    for module, action in actions():
+    for verb, action in actions():
         if (
             isinstance(action.default, (int, float))
             and not isinstance(action.default, bool)
             and action.type is not None
         ):
-            assert action.type(str(action.default)) == action.default, (module, action.dest)  # type: ignore[operator]
+            assert action.type(str(action.default)) == action.default, (verb, action.dest)  # type: ignore[operator]
         if action.choices is not None and action.default is not None:
-            assert action.default in action.choices, (module, action.dest)
+            assert action.default in action.choices, (verb, action.dest)
 
 
 BENCH = {
@@ -279,11 +263,11 @@ COMMANDS = {
         "json": ["/dev/full", "", "a\0b", "n" * 5000],
         "backend": ["nope"],
     },
-    ("rfdetr_repro.bench.compare", (".", ".")): {
+    ("rfdetr_repro.bench.command.compare", (".", ".")): {
         "margin": ["nan", "-1", "inf"],
         "between-sessions": ["nan", "-1"],
     },
-    ("rfdetr_repro.plots.figures", ("--figure", "3")): {
+    ("rfdetr_repro.plots.command", ("--figure", "3")): {
         "run": ["missing", "n" * 5000, "a\0b", "a\nb", "é\udc80"],
         "out": ["/dev/null"],
     },
@@ -293,7 +277,7 @@ COMMANDS = {
         "name": ["", "a/b"],
         "out": ["/dev/full", "/"],
     },
-    ("rfdetr_repro.export.fp16_audit", (".",)): {
+    ("rfdetr_repro.export.fp16_audit_command", (".",)): {
         "count": ["0", "99999999999999999999"],
         "images": ["missing", "n" * 5000],
     },

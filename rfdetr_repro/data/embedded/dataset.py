@@ -28,8 +28,7 @@ import numpy as np
 from faster_coco_eval.core import mask as mask_codec
 from PIL import Image
 
-from rfdetr_repro.spec.arguments import LARGEST_SEED, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import locked_folder, read_json, write_atomic
 
 from .compose import Scene, compose_scene, load_assets
@@ -222,26 +221,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
-    parser.add_argument("--out", required=True, type=output_folder, help="folder to write")
-    parser.add_argument(
-        "--train-images",
-        type=whole(1, 10**6),
-        default=EmbeddedConfig.train_images,
-        help="how many (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--side",
-        type=whole(64, 4096),
-        default=EmbeddedConfig.image_side,
-        help="image side in pixels",
-    )
-    parser.add_argument(
-        "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the compositions"
-    )
-    args = parser.parse_args(argv)
-    config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
-    print(f"{write_embedded(args.out, config)}: {NOTE}")

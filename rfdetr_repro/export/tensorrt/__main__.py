@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from rfdetr_repro.spec.launch import Program
 
-from rfdetr_repro.spec.errors import run_main
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command, whose modules are imported here: a signal that comes meanwhile ends
-    the program as one that comes later does.
-    """
-    from .engine import main as command
-
-    command(argv)
-
+main = Program("rfdetr_repro.export.tensorrt.command")
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    main.run()

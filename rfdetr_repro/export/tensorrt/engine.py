@@ -17,14 +17,12 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact, load_artifact, manifest_path, write_artifact
-from rfdetr_repro.spec.arguments import input_path, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import open_input, sha256_bytes, writable_folder, write_atomic
 
 from .census import engine_census, network_census, precision_of
@@ -230,44 +228,6 @@ def _refused(parser: Any) -> str:
     return (
         "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "") or "the file"
     )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest."
-    )
-    parser.add_argument("model", type=input_path, help="ONNX file with its manifest")
-    parser.add_argument(
-        "--backend",
-        default="tensorrt",
-        choices=tuple(MODULES),
-        help="what the engine is for (default: tensorrt)",
-    )
-    parser.add_argument(
-        "--out", type=output_folder, help="folder for engines (default: beside the model)"
-    )
-    parser.add_argument(
-        "--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5"
-    )
-    parser.add_argument(
-        "--builds",
-        type=whole(1, 1000),
-        default=1,
-        help="how many engines of the same file (a measurement wants 3)",
-    )
-    args = parser.parse_args(argv)
-    artifact = load_artifact(args.model)
-    for build in range(args.builds):
-        print(
-            summary(
-                build_engine(
-                    artifact,
-                    args.backend,
-                    args.out or args.model.parent,
-                    BuildOptions(args.level, build=build),
-                )
-            )
-        )
 
 
 def summary(engine: Artifact) -> str:

@@ -1,0 +1,99 @@
+"""``python -m rfdetr_repro.bench.costs``: parameters and operations of the models of the paper's
+tables, as Records.
+
+:mod:`rfdetr_repro.bench.costs` does the counting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rfdetr_repro.spec.arguments import output_file, output_folder
+from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.ranges import choose
+
+EVERY = ("shapes", "onnx", "flopcountermode", "calflops")
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
+    )
+    add = arguments.add_argument
+    add(
+        "--models",
+        default="paper",
+        help="names, comma-separated; default: those of the paper's tables",
+    )
+    add(
+        "--counters",
+        help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed",
+    )
+    add(
+        "--artifacts",
+        default="results/artifacts",
+        type=output_folder,
+        help="folder for the ONNX files of the counter onnx",
+    )
+    add(
+        "--out",
+        default="results/costs.jsonl",
+        type=output_file,
+        help="store to append to; what it holds is not counted again",
+    )
+    add("--page", type=output_file, help="Markdown file of every printed cell, e.g. docs/costs.md")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    wanted = args.counters.split(",") if args.counters else None
+    for counter in wanted or ():
+        choose(counter, EVERY, "counter")
+    # loads slowly; the arguments are checked first
+    from rfdetr_repro.bench.costs import jobs, line, paper_models
+    from rfdetr_repro.bench.machine import environment
+    from rfdetr_repro.bench.models import known_name, model_id
+    from rfdetr_repro.paper.costs import STATES, cost_cells, to_csv, to_markdown
+    from rfdetr_repro.records.store import Store
+
+    counters = wanted or _default_counters()
+    names = paper_models() if args.models == "paper" else args.models.split(",")
+    for name in names:
+        model_id(name)
+    names = [known_name(name) for name in names]
+    store = Store(args.out)
+    known = store.ids()
+    command = "python -m rfdetr_repro.bench.costs " + " ".join(
+        sys.argv[1:] if argv is None else argv
+    )
+    for request, count in jobs(names, counters, args.artifacts):
+        if request.id not in known:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            record = replace(
+                request, cost=count(), started_at=now, command=command.strip(), env=environment()
+            )
+            print(line(store.append(record)), flush=True)
+    cells = cost_cells(store.read())
+    write_atomic(Path(args.out).with_suffix(".csv"), to_csv(cells))
+    if args.page:
+        write_atomic(Path(args.page), to_markdown(cells))
+    counts = {state: sum(cell.state == state for cell in cells) for state in STATES}
+    print(", ".join(f"{count} cells {state}" for state, count in counts.items()))
+
+
+def _default_counters() -> list[str]:
+    if importlib.util.find_spec("calflops"):
+        return ["shapes", "flopcountermode", "calflops"]
+    print(
+        "calflops is not installed: D-FINE's and one of LW-DETR's cells are not counted (pip "
+        "install calflops accelerate)"
+    )
+    return ["shapes", "flopcountermode"]

@@ -1,0 +1,55 @@
+"""``python -m rfdetr_repro.data.pseudo_masks``: masks for boxes, by the user's copy of SAM 2."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rfdetr_repro.spec.arguments import folder_name, input_folder, input_path, number, output_file
+from rfdetr_repro.spec.errors import ArgumentParser
+
+from .pseudo_masks import SMALLEST_BOX_IOU, SMALLEST_IOU, Filter, Sam2, label, read_job
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        "rfdetr_repro.data.pseudo_masks",
+        description="Masks for boxes, by the user's copy of SAM 2.",
+    )
+    arguments.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
+    arguments.add_argument(
+        "--split",
+        default="train",
+        type=folder_name,
+        help="which split of the data (default: train)",
+    )
+    arguments.add_argument(
+        "--model",
+        required=True,
+        type=input_folder,
+        help="folder of a SAM 2 model in transformers' form",
+    )
+    arguments.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
+    arguments.add_argument(
+        "--smallest-iou",
+        type=number(0, 1),
+        default=SMALLEST_IOU,
+        help="that the model predicts for its mask",
+    )
+    arguments.add_argument(
+        "--smallest-box-iou",
+        type=number(0, 1),
+        default=SMALLEST_BOX_IOU,
+        help="of the mask's box with the object's",
+    )
+    arguments.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    limits = Filter(args.smallest_iou, args.smallest_box_iou)
+    job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
+    verdicts = label(job, Sam2(args.model, args.device), limits)
+    found = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    print(f"{args.out}: {found or 'nothing to do'}")

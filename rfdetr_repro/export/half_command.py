@@ -1,0 +1,38 @@
+"""``python -m rfdetr_repro.export.half``: a float32 ONNX artifact as a float16 artifact."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
+from rfdetr_repro.spec.errors import ArgumentParser
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        "rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact."
+    )
+    arguments.add_argument("model", type=input_path, help="float32 ONNX file with its manifest")
+    arguments.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
+    arguments.add_argument(
+        "--audit-images",
+        type=input_folder,
+        help="folder of pictures for the range audit (default: noise)",
+    )
+    arguments.add_argument(
+        "--islands", nargs="*", default=(), help="further nodes or operators to keep in float32"
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    # loads slowly; the arguments are checked first
+    from .artifact import load_artifact
+    from .half import audited_half, summary
+
+    made = audited_half(
+        load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands
+    )
+    print(summary(made))

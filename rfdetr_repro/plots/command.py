@@ -1,0 +1,78 @@
+"""``python -m rfdetr_repro.plots``: figures from published and stored numbers."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfdetr_repro.spec.arguments import input_folder, input_path, output_folder
+from rfdetr_repro.spec.errors import ArgumentParser
+
+# figures that are drawn from a paper's own numbers, then those of a campaign
+PUBLISHED = ("1", "5")
+CAMPAIGN = ("pareto", "knobs", "sensitivity", "4", "training", "6")
+# the camera-ready's numbers
+ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}
+DEFAULT_RECORDS = Path("results")
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        prog="rfdetr_repro.plots", description="Figures from published and stored numbers."
+    )
+    arguments.add_argument(
+        "--figure",
+        default="all",
+        choices=[*PUBLISHED, *CAMPAIGN, *ALSO, "all"],
+        help="default all that can be drawn",
+    )
+    arguments.add_argument(
+        "--records",
+        type=input_path,
+        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
+    )
+    arguments.add_argument(
+        "--run", type=input_folder, help="a run folder: its Records and training log"
+    )
+    arguments.add_argument(
+        "--out",
+        type=output_folder,
+        default=Path("figures"),
+        help="folder for the pictures; default figures/",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    # loads slowly; the arguments are checked first
+    from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
+    from rfdetr_repro.records.store import read_stores
+
+    from .figures import draw_figure
+
+    source = (
+        options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
+    )
+    records = read_stores([source]) if source else []
+    if options.figure != "all":
+        wanted = [ALSO.get(options.figure, options.figure)]
+    else:
+        has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
+        searched = any(record.source == "search" for record in records)
+        paired = any(map(sensitivity, comparable_searches(records)))
+        wanted = [
+            *PUBLISHED,
+            *(["pareto", "knobs", "4"] if searched else []),
+            *(["sensitivity"] if paired else []),
+            *(["training"] if has_log else []),
+        ]
+        wanted += (
+            ["6"]
+            if options.run is not None and any((options.run / "predictions").glob("*.png"))
+            else []
+        )
+    for figure in wanted:
+        print(draw_figure(figure, records, options.run, options.out))
+    return 0

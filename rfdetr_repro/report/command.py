@@ -1,0 +1,36 @@
+"""``python -m rfdetr_repro.report``: the report of a run as PDF and HTML."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rfdetr_repro.spec.arguments import input_folder, input_path, output_file
+from rfdetr_repro.spec.errors import ArgumentParser
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        prog="rfdetr_repro.report", description="Report of a run as PDF and HTML."
+    )
+    arguments.add_argument(
+        "--run", type=input_folder, help="run folder; default the newest under runs/"
+    )
+    arguments.add_argument(
+        "--records", type=input_path, help="Records to use instead of the run's records.jsonl"
+    )
+    arguments.add_argument(
+        "--out", type=output_file, help="PDF to write; default report.pdf in the run folder"
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    # loads slowly; the arguments are checked first
+    from .build import build_report, newest_run
+
+    path = build_report(options.run or newest_run(), options.out, options.records)
+    print(path)
+    print(path.with_suffix(".html"))
+    return 0

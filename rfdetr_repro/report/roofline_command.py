@@ -1,0 +1,38 @@
+"""``python -m reports.roofline``: how near the attention operators come to what the processor can
+do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfdetr_repro.spec.arguments import input_file, output_file
+from rfdetr_repro.spec.errors import ArgumentParser
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        "reports.roofline",
+        description="How near the attention operators come to what the processor can do: a figure "
+        "from the numbers of a benchmark run.",
+    )
+    arguments.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
+    arguments.add_argument(
+        "--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG"
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    # loads slowly; the arguments are checked first
+    from rfdetr_repro.plots.style import save
+
+    from .roofline import draw, rows_of
+
+    rows = rows_of(args.benchmarks)
+    save(lambda figure: draw(figure, rows), args.out, height_in=3.2)
+    print(f"{args.out}: {len(rows)} cases")
+    return 0

@@ -1,0 +1,33 @@
+"""``python -m rfdetr_repro.train.slim``: a trained model as a small float16 file."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from rfdetr_repro.spec.arguments import input_file, label, output_file
+from rfdetr_repro.spec.errors import ArgumentParser, InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = ArgumentParser(
+        "rfdetr_repro.train.slim", description="Weights of a model as float16."
+    )
+    arguments.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
+    arguments.add_argument("target", type=output_file, help="file to write (.safetensors)")
+    arguments.add_argument("--note", type=label, help="a note that is kept in the file")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(argv)
+    if args.target.suffix != ".safetensors":
+        raise InputError("the target is no .safetensors file", args.target)
+    # loads slowly; the arguments are checked first
+    import torch
+
+    from .slim import slim
+
+    torch.set_num_threads(1)
+    digest = slim(args.source, args.target, args.note or "")
+    print(f"{args.target}  {args.target.stat().st_size / 1e6:.1f} MB  sha256 {digest}")
