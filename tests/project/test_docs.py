@@ -293,7 +293,8 @@ def test_every_option_in_the_text_exists(elsewhere: Path) -> None:
     )
     wrong = []
     in_a_sentence = re.compile(
-        r"`(?:python\s+-m\s+(?=\w+\.)|(?=rfdetr-repro ))((?:rfdetr_repro|reports|benchmarks)[a-z0-9_.]*|"
+        r"`(?:python\s+-m\s+(?=\w+\.)|(?=rfdetr-repro ))"
+        r"((?:rfdetr_repro|reports|benchmarks)[a-z0-9_.]*|"
         r"rfdetr-repro [a-z][a-z0-9-]*)(?=[\s`])([^`]*)`"
     )
     for page in HAND_WRITTEN:
