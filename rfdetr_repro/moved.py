@@ -14,7 +14,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 PACKAGE = "rfdetr_repro"
-CONFIG = ("spec.arch", "spec.model_config", "spec.train_config")  # were one module, ``config``
+# modules whose names are now in several
+PARTED = {
+    "config": ("spec.arch", "spec.model_config", "spec.train_config"),
+    "plots.campaign": ("plots.pareto", "plots.knobs"),
+    "plots_campaign": ("plots.pareto", "plots.knobs"),
+}
 MOVED = {
     "ap_gaps": "records.ap_gaps",
     "ap_intervals": "records.ap_intervals",
@@ -90,7 +95,6 @@ MOVED = {
     "model_check": "records.model_check",
     "pareto": "records.pareto",
     "pictures": "reproduce.pictures",
-    "plots_campaign": "plots.campaign",
     "plots_detections": "plots.detections",
     "plots_pictures": "plots.pictures",
     "plots_published": "plots.published",
@@ -154,12 +158,15 @@ class _Alias(Loader):
 class _Joined(Loader):
     """A module with the public names of several."""
 
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = ModuleType(spec.name, "The names that this module had.")
-        for name in CONFIG:
+        for name in self.names:
             found = vars(importlib.import_module(f"{PACKAGE}.{name}"))
             vars(module).update({key: value for key, value in found.items() if key[0] != "_"})
-        told = f"{spec.name} is now {', '.join(CONFIG)}; the old name goes with version 0.3"
+        told = f"{spec.name} is now {', '.join(self.names)}; the old name goes with version 0.3"
         warnings.warn(told, DeprecationWarning, stacklevel=2)
         return module
 
@@ -172,8 +179,8 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, old = fullname.partition(".")
-        if package == PACKAGE and old == "config":
-            return ModuleSpec(fullname, _Joined())
+        if package == PACKAGE and old in PARTED:
+            return ModuleSpec(fullname, _Joined(PARTED[old]))
         if package != PACKAGE or old not in MOVED:
             return None
         return ModuleSpec(fullname, _Alias(f"{PACKAGE}.{MOVED[old]}"))

@@ -21,16 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.errors import InputError, shortened
-from rfdetr_repro.spec.files import open_input, parse_json
 
-from .campaign import draw_decoder, draw_knobs, draw_pareto, pareto_height_in
 from .detections import Annotations, detections_height_in, draw_detections
+from .knobs import draw_decoder, draw_knobs
+from .pareto import draw_pareto, pareto_height_in
 from .pictures import draw_pictures, pictures_height_in, run_pictures
 from .published import FIGURES, draw_published
 from .sensitivity import draw_sensitivity, sensitivity_height_in
 from .style import save
-from .training import draw_training
+from .training import draw_training, read_log
 
 HEIGHTS_IN = {"knobs": 6.4, "4": 5.4, "training": 2.7}
 
@@ -51,20 +50,20 @@ def pictures_figure(run: str | Path, path: str | Path) -> Path:
 
 def pareto_plot(records: Sequence[Record], path: str | Path) -> Path:
     """Search points and confirmed frontier of a campaign; see
-    :func:`plots_campaign.draw_pareto`.
+    :func:`rfdetr_repro.plots.pareto.draw_pareto`.
     """
     return save(partial(draw_pareto, records=records), path, pareto_height_in(records))
 
 
 def knob_plot(records: Sequence[Record], path: str | Path) -> Path:
     """Effect of the five knobs over all searched configurations; see
-    :func:`plots_campaign.draw_knobs`.
+    :func:`rfdetr_repro.plots.knobs.draw_knobs`.
     """
     return save(partial(draw_knobs, records=records), path, HEIGHTS_IN["knobs"])
 
 
 def sensitivity_plot(records: Sequence[Record], path: str | Path) -> Path:
-    """Paired effect of one step of each knob; see :func:`plots_sensitivity.draw_sensitivity`."""
+    """Paired effect of one step of each knob; see :func:`.draw_sensitivity`."""
     return save(partial(draw_sensitivity, records=records), path, sensitivity_height_in(records))
 
 
@@ -74,7 +73,7 @@ def decoder_plot(records: Sequence[Record], path: str | Path) -> Path:
 
 
 def training_plot(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
-    """Loss and AP50 over steps; see :func:`plots_training.draw_training` for the rows."""
+    """Loss and AP50 over steps; see :func:`.draw_training` for the rows."""
     return save(partial(draw_training, rows=rows), path, HEIGHTS_IN["training"])
 
 
@@ -89,7 +88,7 @@ def detections_figure(
     columns: int = 2,
 ) -> Path:
     """Predictions (beside ground truth if given) drawn on (H, W, 3) uint8 images; see
-    :class:`plots_detections.Annotations`.
+    :class:`.Annotations`.
     """
     draw = partial(
         draw_detections,
@@ -101,55 +100,6 @@ def detections_figure(
         columns=columns,
     )
     return save(draw, path, detections_height_in(len(images), truths is not None, columns))
-
-
-# what is drawn
-_LOGGED = {
-    "step": (0, 1e12),
-    "loss": (-1e30, 1e30),
-    "ap50": (0, 1),
-    "val_ap50": (0, 1),
-    "test_ap50": (0, 1),
-}
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is
-    an :class:`InputError`.
-    """
-    with open_input(path) as stream:
-        lines = stream.read().split(b"\n")
-    if lines[-1] and not lines[-1].startswith(b"{"):
-        raise InputError("not a row of a training log", f"{path}:{len(lines)}", "remove the line")
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):
-        if line.strip():
-            try:
-                row = parse_json(line)
-            except ValueError as error:
-                raise InputError(
-                    f"not JSON ({error})", f"{path}:{number}", "remove the line"
-                ) from error
-            if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
-            if not all(
-                isinstance(value, (int, float, str)) or value is None for value in row.values()
-            ):
-                raise InputError(
-                    "a row holds more than numbers and names", f"{path}:{number}", "remove the line"
-                )
-            for name, (low, high) in _LOGGED.items():
-                value = row.get(name)
-                if value is not None and (
-                    isinstance(value, (bool, str)) or not low <= value <= high
-                ):
-                    told = (
-                        f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to "
-                        f"{high:g}"
-                    )
-                    raise InputError(told, f"{path}:{number}", "remove the line")
-            rows.append(row)
-    return rows
 
 
 CAMPAIGN = {

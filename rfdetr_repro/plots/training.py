@@ -3,13 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import FigureBase
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, shortened
+from rfdetr_repro.spec.files import open_input, parse_json
 
 from .style import BLUE, GREY, VERMILION, end_label
+
+# what is drawn
+_LOGGED = {
+    "step": (0, 1e12),
+    "loss": (-1e30, 1e30),
+    "ap50": (0, 1),
+    "val_ap50": (0, 1),
+    "test_ap50": (0, 1),
+}
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is
+    an :class:`InputError`.
+    """
+    with open_input(path) as stream:
+        lines = stream.read().split(b"\n")
+    if lines[-1] and not lines[-1].startswith(b"{"):
+        raise InputError("not a row of a training log", f"{path}:{len(lines)}", "remove the line")
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        if line.strip():
+            try:
+                row = parse_json(line)
+            except ValueError as error:
+                raise InputError(
+                    f"not JSON ({error})", f"{path}:{number}", "remove the line"
+                ) from error
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise InputError("not a row with a step", f"{path}:{number}", "remove the line")
+            if not all(
+                isinstance(value, (int, float, str)) or value is None for value in row.values()
+            ):
+                raise InputError(
+                    "a row holds more than numbers and names", f"{path}:{number}", "remove the line"
+                )
+            for name, (low, high) in _LOGGED.items():
+                value = row.get(name)
+                if value is not None and (
+                    isinstance(value, (bool, str)) or not low <= value <= high
+                ):
+                    told = (
+                        f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to "
+                        f"{high:g}"
+                    )
+                    raise InputError(told, f"{path}:{number}", "remove the line")
+            rows.append(row)
+    return rows
 
 
 def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:

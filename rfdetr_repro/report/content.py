@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from rfdetr_repro.paper.published import TABLES
-from rfdetr_repro.plots.campaign import draw_knobs, draw_pareto, drawable_points, pareto_height_in
 from rfdetr_repro.plots.figures import HEIGHTS_IN
+from rfdetr_repro.plots.knobs import draw_knobs
+from rfdetr_repro.plots.pareto import draw_pareto, drawable_points, pareto_height_in
 from rfdetr_repro.plots.sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots.training import draw_training
 from rfdetr_repro.records.sensitivity import comparable_searches, searched, sensitivity

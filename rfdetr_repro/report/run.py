@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.plots.figures import read_log
+from rfdetr_repro.plots.training import read_log
 from rfdetr_repro.records.pareto import Confirmed, confirmed_points
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import read_stores

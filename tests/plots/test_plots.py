@@ -19,8 +19,9 @@ from samples_run import SPACE, run_records, training_rows, write_run
 
 from rfdetr_repro.plots import command
 from rfdetr_repro.plots import figures as plots
-from rfdetr_repro.plots.campaign import draw_decoder, draw_knobs, draw_pareto
 from rfdetr_repro.plots.detections import Annotations, draw_detections
+from rfdetr_repro.plots.knobs import draw_decoder, draw_knobs
+from rfdetr_repro.plots.pareto import draw_pareto
 from rfdetr_repro.plots.pictures import draw_pictures, run_pictures
 from rfdetr_repro.plots.published import draw_published
 from rfdetr_repro.plots.style import BLUE, drawable, shortened, style

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 
 import pytest
 
-from rfdetr_repro.moved import CONFIG, MOVED
+from rfdetr_repro.moved import MOVED, PARTED
 
 NEEDS = {"export.openvino_session": "openvino"}
 
@@ -24,12 +25,30 @@ def test_an_old_name_is_the_new_module(old: str) -> None:
     assert new.__spec__ is spec and new.__name__ == f"rfdetr_repro.{MOVED[old]}"
 
 
-def test_the_module_of_three_configurations() -> None:
-    sys.modules.pop("rfdetr_repro.config", None)
-    with pytest.warns(DeprecationWarning, match=r"spec\.arch"):
-        config = importlib.import_module("rfdetr_repro.config")
-    arch = importlib.import_module(f"rfdetr_repro.{CONFIG[0]}")
-    assert config.Arch is arch.Arch and config.ModelConfig and config.TrainConfig
+@pytest.mark.parametrize("old", sorted(PARTED))
+def test_an_old_name_has_what_is_now_in_several_modules(old: str) -> None:
+    sys.modules.pop(f"rfdetr_repro.{old}", None)
+    with pytest.warns(DeprecationWarning, match=re.escape(PARTED[old][0])):
+        joined = importlib.import_module(f"rfdetr_repro.{old}")
+    for name in PARTED[old]:
+        module = importlib.import_module(f"rfdetr_repro.{name}")
+        own = [
+            key
+            for key, value in vars(module).items()
+            if key[0] != "_" and getattr(value, "__module__", "") == module.__name__
+        ]
+        assert own and all(getattr(joined, key) is getattr(module, key) for key in own)
+
+
+def test_the_names_that_were_moved_apart() -> None:
+    for old, names in {
+        "config": ("Arch", "ModelConfig", "TrainConfig"),
+        "plots.campaign": ("draw_pareto", "pareto_panels", "draw_knobs", "draw_decoder"),
+    }.items():
+        sys.modules.pop(f"rfdetr_repro.{old}", None)
+        with pytest.warns(DeprecationWarning, match="the old name goes with version"):
+            module = importlib.import_module(f"rfdetr_repro.{old}")
+        assert all(hasattr(module, name) for name in names)
 
 
 def test_a_name_that_never_was_is_not_found() -> None:

@@ -16,7 +16,7 @@ from samples_report import everything
 from samples_run import protocol_record, run_records, search_record, sha, training_rows
 
 from rfdetr_repro.paper.published import published_records
-from rfdetr_repro.plots.campaign import pareto_panels
+from rfdetr_repro.plots.pareto import pareto_panels
 from rfdetr_repro.records.record import MEAN, Cost, DataId, Latency, ModelId, Record
 from rfdetr_repro.report.blocks import Grid
 from rfdetr_repro.report.build import build_report

@@ -1,0 +1,256 @@
+"""The effect of each knob over all searched configurations, and what decoder layers and queries are
+worth: the counterpart of the paper's Figure 4, from a campaign's search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, quantiles
+
+from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
+
+from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.sensitivity import comparable_searches
+from rfdetr_repro.spec.errors import InputError
+
+from .style import BLUE, GREEN, GREY, PALETTE, drawable, end_label, origin_line
+from .values import ap_percent, arch_of, data_words, mode_of, ms_of
+
+PUBLISHED_FIGURE_4 = (
+    "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 "
+    "AP, -10 % latency (nano)."
+)
+KNOBS = {
+    "resolution": "resolution, px",
+    "patch": "patch, px",
+    "windows": "windows per side",
+    "decoder_layers": "decoder layers",
+    "queries": "queries",
+}
+
+
+def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
+    """Effect of each of the five knobs over all searched configurations, then decoder depth by
+    queries.
+    """
+    search, left_out = _largest_search(records)
+    grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.075, top=0.88)
+    figure.text(
+        0.085,
+        0.955,
+        drawable(f"Effect of each knob over {len(search)} configurations{data_words(search[0])}"),
+        fontsize=9.5,
+        fontweight="bold",
+    )
+    explained = f"line: mean over all other knobs; band: 10th to 90th percentile{left_out}"
+    figure.text(0.085, 0.925, explained, color=GREY, fontsize=7.5)
+    rows: tuple[tuple[Callable[[Record], float], str, str], ...] = (
+        (ap_percent, "AP, %", BLUE),
+        (ms_of, _modelled_label(search), GREEN),
+    )
+    for holder, (value, label, color) in zip(grid[:2], rows, strict=True):
+        _knob_row(holder, search, value, label, color)
+    _decoder_panels(grid[2], search)
+
+
+def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
+    """The largest group of searched Records that may share an axis, and words on how many others
+    are left out.
+    """
+    groups = comparable_searches(records)
+    if not groups:
+        raise InputError(
+            "no search Records with an architecture to plot", hint="give the Records of a campaign"
+        )
+    others = sum(map(len, groups[1:]))
+    return groups[0], f"; {others} Records of other searches are left out" if others else ""
+
+
+def _modelled_label(search: Sequence[Record]) -> str:
+    return f"modelled {mode_of(search[0])} ms"
+
+
+def _split(
+    holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False
+) -> list[Axes]:
+    """Replaces an axes by `columns` axes in its place; `gap` between them and `margin` at the
+    right, in widths of one.
+    """
+    spec = holder.get_subplotspec()
+    figure = holder.get_figure()
+    assert spec is not None and figure is not None
+    holder.remove()
+    ratios = [part for _ in range(columns) for part in (1, gap)]
+    inner = spec.subgridspec(1, 2 * columns, wspace=0, width_ratios=[*ratios[:-1], margin])
+    axes: list[Axes] = []
+    for column in range(columns):
+        axes.append(
+            figure.add_subplot(inner[0, 2 * column], sharey=axes[0] if axes and share_y else None)
+        )
+    return axes
+
+
+def _knob_row(
+    holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str
+) -> None:
+    panels = _split(holder, len(KNOBS), 0.14, share_y=True)
+    for axes, (knob, title) in zip(panels, KNOBS.items(), strict=True):
+        groups = _by_knob(search, knob, value)
+        positions = range(len(groups))
+        means = [fmean(values) for values in groups.values()]
+        spread = [_spread(values) for values in groups.values()]
+        axes.fill_between(
+            positions,
+            [low for low, _ in spread],
+            [high for _, high in spread],
+            color=color,
+            alpha=0.15,
+            linewidth=0,
+        )
+        axes.plot(positions, means, color=color, marker="o", markersize=3.2)
+        axes.set_xticks(list(positions), [str(key) for key in groups])
+        axes.set_xlim(-0.3, len(groups) - 0.7)
+        axes.set_xlabel(title)
+        axes.tick_params(labelleft=axes is panels[0])
+    panels[0].set_ylabel(label)
+    panels[0].set_ylim(bottom=0)
+
+
+def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
+    """AP and latency by decoder layers, a line per number of queries; AP over latency of one
+    backbone (Figure 4).
+    """
+    search, left_out = _largest_search(records)
+    over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
+    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
+    title = drawable(f"Dropping decoder layers and queries{data_words(search[0])}")
+    figure.text(0.085, 0.955, title, fontsize=9.5, fontweight="bold")
+    _decoder_panels(over_all, search).set_title("mean over all backbones", fontweight="normal")
+    _one_backbone(one, search)
+    origin_line(figure, f"Measured here: {_last_layer(search)}{left_out}\n{PUBLISHED_FIGURE_4}")
+
+
+def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
+    """AP over latency of the backbone of the best configuration: a line per number of layers, a
+    point per number of queries.
+    """
+    (axes,) = _split(holder, 1, 0, margin=0.13)
+    best = max(search, key=lambda record: (ap_percent(record), -ms_of(record)))
+    group = [record for record in search if _same_backbone(record, best)]
+    layers = sorted({arch_of(record).decoder_layers for record in group})
+    for color, depth in zip(PALETTE * 9, layers, strict=False):
+        line = sorted(
+            (record for record in group if arch_of(record).decoder_layers == depth),
+            key=lambda one: arch_of(one).queries,
+        )
+        axes.plot(
+            [ms_of(record) for record in line],
+            [ap_percent(record) for record in line],
+            color=color,
+            marker="o",
+            markersize=3.2,
+        )
+        for record in line:
+            above = (0, 7) if depth != layers[0] else (0, -8)
+            end_label(
+                axes,
+                (ms_of(record), ap_percent(record)),
+                str(arch_of(record).queries),
+                color,
+                above,
+                "center",
+            )
+        end_label(
+            axes,
+            (ms_of(line[-1]), ap_percent(line[-1])),
+            f"{depth} layer{'' if depth == 1 else 's'}",
+            color,
+            (9, 0),
+        )
+    arch = arch_of(best)
+    name = (
+        f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} "
+        f"window{'' if arch.windows == 1 else 's'} per side"
+    )
+    axes.set_title(
+        f"one backbone, that of the best AP: {name}; numbers at points: queries",
+        fontweight="normal",
+    )
+    axes.margins(x=0.03, y=0.16)
+    axes.set_xlabel(_modelled_label(search))
+    axes.set_ylabel("AP, %")
+
+
+def _same_backbone(one: Record, other: Record) -> bool:
+    return (arch_of(one).backbone, one.model.checkpoint_sha256) == (
+        arch_of(other).backbone,
+        other.model.checkpoint_sha256,
+    )
+
+
+def _last_layer(search: Sequence[Record]) -> str:
+    """What the removal of the last decoder layer does, in the paper's own words and units."""
+    ap, ms = (_by_knob(search, "decoder_layers", value) for value in (ap_percent, ms_of))
+    if len(ap) < 2:
+        return "one decoder depth only"
+    *_, before, last = ap
+    gain = fmean(ap[before]) - fmean(ap[last])
+    saved = 100 * (fmean(ms[before]) / fmean(ms[last]) - 1)
+    change = f"{gain:+.1f} AP, {saved:+.0f} % modelled latency"
+    return f"{len(search)} searched configurations; without the last decoder layer {change}."
+
+
+def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
+    """Returns the left panel."""
+    left, right = _split(holder, 2, 0.62, margin=0.26)
+    for axes, value, label in (
+        (left, ap_percent, "AP, %"),
+        (right, ms_of, _modelled_label(search)),
+    ):
+        by_queries: dict[int, list[Record]] = {}
+        for record in search:
+            by_queries.setdefault(arch_of(record).queries, []).append(record)
+        ends = []
+        for color, (queries, group) in zip(PALETTE * 9, sorted(by_queries.items()), strict=False):
+            means = {
+                depth: fmean(values)
+                for depth, values in _by_knob(group, "decoder_layers", value).items()
+            }
+            axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
+            ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
+        _spread_labels(axes, ends)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("decoder layers run")
+        axes.set_ylabel(label)
+    return left
+
+
+def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
+    """Writes line names at the right end, pushed apart so that they do not overlap."""
+    low, high = axes.get_ylim()
+    height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
+    gap = (high - low) * 9 / max(height_pt, 1)
+    place = -float("inf")
+    for value, x, text, color in sorted(ends):
+        place = max(value, place + gap)
+        offset_pt = (place - value) / (high - low) * height_pt
+        end_label(axes, (x, value), text, color, (6, offset_pt))
+
+
+def _by_knob(
+    search: Iterable[Record], knob: str, value: Callable[[Record], float]
+) -> dict[int, list[float]]:
+    groups: dict[int, list[float]] = {}
+    for record in search:
+        groups.setdefault(getattr(arch_of(record), knob), []).append(value(record))
+    return dict(sorted(groups.items()))
+
+
+def _spread(values: list[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    deciles = quantiles(values, n=10, method="inclusive")
+    return deciles[0], deciles[-1]
