@@ -17,6 +17,7 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arguments import MOST_THREADS, folder_name, input_path, output_file, whole
 from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.metrics import COCO_METRICS_IN_WORDS, percent
 from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
 
@@ -25,14 +26,6 @@ NO_DETECTIONS = (
     "The model detected nothing on any image: this AP is not a measure of how well the model "
     "detects. Check its export, its score threshold and the names of its classes."
 )
-METRICS = {
-    "AP": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "AP small": "ap_s",
-    "AP medium": "ap_m",
-    "AP large": "ap_l",
-}
 
 
 def evaluate(
@@ -143,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(
                 f"{kind:6}"
                 + "".join(
-                    f"  {label} {percent(metrics[kind][name])}" for label, name in METRICS.items()
+                    f"  {label} {percent(metrics[kind][name], '-')}"
+                    for name, label in COCO_METRICS_IN_WORDS.items()
                 )
             )
             print(f"{'':6}  {interval_sentence(metrics[kind])}")
@@ -155,11 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_atomic(args.json, json.dumps(metrics, indent=1) + "\n")
 
 
-def percent(value: float | None) -> str:
-    """A fraction as percent with one decimal; "-" where there is no ground truth."""
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def interval_sentence(metrics: Mapping[str, Any]) -> str:
     """The 95 % interval of AP of the metrics of boxes or masks, and how it came about."""
     from rfdetr_repro.records.ap_intervals import FEWEST
@@ -167,8 +156,8 @@ def interval_sentence(metrics: Mapping[str, Any]) -> str:
     resampled = metrics["resampled"]
     if resampled is None:
         return f"The 95 % interval of AP is unknown: it takes an AP and at least {FEWEST} images."
-    low = percent(metrics["ap_low"])
-    high = percent(metrics["ap_high"])
+    low = percent(metrics["ap_low"], absent="-")
+    high = percent(metrics["ap_high"], absent="-")
     how = (
         f"{resampled['resamples']} resamples of the {resampled['images']} images, seed "
         f"{resampled['seed']}"

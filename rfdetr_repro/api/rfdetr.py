@@ -45,6 +45,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
 from rfdetr_repro.spec.labels import Labels
+from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.train.prepare import read_held_out, read_splits

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rfdetr_repro.records.record import Machine, Record
+from rfdetr_repro.records.record import Machine, MeasuredRecord, Record
 from rfdetr_repro.records.samples import Series, load_samples
 from rfdetr_repro.records.statistics import Verdict, compare_sessions
 from rfdetr_repro.records.store import Store
@@ -106,7 +106,6 @@ def compare_stores(
 
 def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Record]]]) -> str:
     """What the old store has of the model instead."""
-    assert record.artifact is not None and record.protocol is not None
     others = [
         one for found in befores.values() for _, one in found if _model(one) == _model(record)
     ]
@@ -168,7 +167,7 @@ def _measured(path: Path) -> dict[Key, Record]:
     records = [
         r
         for r in Store(path).read()
-        if r.latency and r.latency.method == "measured" and r.artifact and r.protocol
+        if (view := MeasuredRecord.of(r)) is not None and view.latency.method == "measured"
     ]
     if not records:
         raise InputError(
@@ -180,17 +179,14 @@ def _measured(path: Path) -> dict[Key, Record]:
 
 
 def _key(record: Record) -> Key:
-    artifact = record.artifact
-    protocol = record.protocol
-    assert artifact is not None and protocol is not None
-    graph = record.latency is not None and record.latency.cuda_graph
+    measured = record.as_measured()
     return (
         record.source,
         *_model(record),
-        artifact.runtime,
-        artifact.precision,
-        bool(graph),
-        protocol,
+        measured.artifact.runtime,
+        measured.artifact.precision,
+        measured.graph,
+        measured.protocol,
     )
 
 
@@ -204,10 +200,10 @@ def _name(record: Record) -> str:
 
 
 def _how(record: Record) -> str:
-    artifact = record.artifact
-    protocol = record.protocol
-    assert artifact is not None and protocol is not None
-    graph = " CUDA graph" if record.latency is not None and record.latency.cuda_graph else ""
+    measured = record.as_measured()
+    artifact = measured.artifact
+    protocol = measured.protocol
+    graph = " CUDA graph" if measured.graph else ""
     return f"{artifact.runtime} {artifact.precision}{graph} {protocol.rhythm} {protocol.scope}"
 
 
@@ -223,12 +219,11 @@ def _machine_words(machine: Machine | None) -> str:
 
 def _changes(before: Record, after: Record) -> str:
     """What else differs between the two, besides time."""
-    assert before.artifact is not None and after.artifact is not None
+    old = before.as_measured().artifact
+    new = after.as_measured().artifact
     told = []
-    if before.artifact.options != after.artifact.options:
-        told.append(
-            f"{before.artifact.options or 'no options'} -> {after.artifact.options or 'no options'}"
-        )
-    if before.artifact.onnx_sha256 != after.artifact.onnx_sha256:
-        told.append(f"file {before.artifact.onnx_sha256[:8]} -> {after.artifact.onnx_sha256[:8]}")
+    if old.options != new.options:
+        told.append(f"{old.options or 'no options'} -> {new.options or 'no options'}")
+    if old.onnx_sha256 != new.onnx_sha256:
+        told.append(f"file {old.onnx_sha256[:8]} -> {new.onnx_sha256[:8]}")
     return "; ".join(told)

@@ -32,21 +32,12 @@ from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file, writable_folder
 from rfdetr_repro.spec.labels import Labels, coco_labels
-from rfdetr_repro.spec.presets import PRESETS
+from rfdetr_repro.spec.presets import PRESETS, SIZE_LETTERS
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 from rfdetr_repro.spec.unfinished import remove_abandoned_folders, temporary_folder
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
-_LETTERS = {
-    "nano": "N",
-    "small": "S",
-    "medium": "M",
-    "large": "L",
-    "xlarge": "XL",
-    "2xlarge": "2XL",
-    "max": "Max",
-}
 _MISSING = (
     "D-FINE, RT-DETR, LW-DETR and the rest need the repository's baselines folder on the Python "
     "path"
@@ -95,7 +86,7 @@ def model_id(name: str, weights: str = "random") -> ModelId:
     size = name.removeprefix("rfdetr-")
     if size in PRESETS:
         row = PRESETS[size]
-        letter = _LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
+        letter = SIZE_LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
         shown, task = ("RF-DETR-Seg", "segment") if row.model.masks else ("RF-DETR", "detect")
         return ModelId("rfdetr", shown, task, letter, arch=row.arch, weights=weights)
     row = _catalog().ROWS[name]

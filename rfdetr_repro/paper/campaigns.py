@@ -14,7 +14,6 @@ from rfdetr_repro.records.record import ModelId, Record
 from .published import join_key, published_records
 
 CAMPAIGNS = {"table1": "1", "buffer-sweep": "v2_20"}  # -> published table
-BUFFERS_MS = (0.0, 200.0, 400.0, 800.0)
 
 
 def campaign_models(campaign: str, known: Iterable[str]) -> tuple[list[str], list[str]]:

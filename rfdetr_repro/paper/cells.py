@@ -13,10 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arch import KNOBS, Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.metrics import COCO_METRICS
+from rfdetr_repro.spec.presets import NAMES_OF_LETTERS
+from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .published import METRICS, TABLES, architectures, published_rows, published_table
+from .published import (
+    BUFFERS_MS,
+    TABLES,
+    architectures,
+    column_of_knob,
+    published_rows,
+    published_table,
+)
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 NAIVE = "naive FP16 export"  # the variant that a Record of Table 1's broken export must name
@@ -24,19 +34,7 @@ METRIC_LABELS = {
     "params_m": "Params M",
     "gflops": "GFLOPs",
     "latency_ms": "ms",
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_s": "APs",
-    "ap_m": "APm",
-    "ap_l": "APl",
-}
-_KNOBS = {
-    "resolution": "resolution",
-    "patch_size": "patch",
-    "windows": "windows",
-    "decoder_layers": "layers",
-    "queries": "queries",
+    **COCO_METRICS,
 }
 
 
@@ -45,7 +43,7 @@ class Slot:
     """A column of numbers: its name in the CSV, its ``metric`` and, where a table prints a metric
     several times, which of the columns it is.
 
-    ``metric``: params, flops, ms, an item of :data:`paper.METRICS`, or knob, fit and reported,
+    ``metric``: params, flops, ms, an item of :data:`COCO_METRICS`, or knob, fit and reported,
     which no Record of this suite fills.
     """
 
@@ -62,7 +60,7 @@ class Slot:
     @property
     def accuracy(self) -> bool:
         """Whether the column holds an AP."""
-        return self.metric in METRICS
+        return self.metric in COCO_METRICS
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,15 @@ def _buffered(precision: str) -> tuple[Slot, Slot]:
     group = f"buffered {precision.upper()}"
     stem = f"buffered_{upper.lower()}"
     return (
-        Slot(f"{stem}_ap", "AP", "ap", group, precision, 200.0),
-        Slot(f"{stem}_latency_ms", "ms", "ms", group, precision, 200.0),
+        Slot(f"{stem}_ap", "AP", "ap", group, precision, PAPER_WAIT_MS),
+        Slot(f"{stem}_latency_ms", "ms", "ms", group, precision, PAPER_WAIT_MS),
     )
 
 
 STANDARD = _standard()
-KNOBS = tuple(Slot(column, label, "knob") for column, label in _KNOBS.items())
+KNOB_SLOTS = tuple(
+    Slot(column_of_knob(knob), knob.removeprefix("decoder_"), "knob") for knob in KNOBS
+)
 SLOTS: dict[str, tuple[Slot, ...]] = {
     "1": (
         Slot("reported_ap", "AP", "reported", "reported"),
@@ -119,8 +119,8 @@ SLOTS: dict[str, tuple[Slot, ...]] = {
         *_buffered("fp16"),
         Slot("ap_fp16_naive_export", "AP", "ap", NAIVE, "fp16", variant=NAIVE),
     ),
-    "7": KNOBS + STANDARD,
-    "8": KNOBS + STANDARD,
+    "7": KNOB_SLOTS + STANDARD,
+    "8": KNOB_SLOTS + STANDARD,
     "9": (
         Slot("reported", "reported", "reported"),
         Slot("calflops", "calflops", "flops", counter="calflops"),
@@ -135,8 +135,8 @@ SLOTS: dict[str, tuple[Slot, ...]] = {
     "v2_20": (
         Slot("ap", "AP", "ap", precision="fp16"),
         *(
-            Slot(f"latency_ms_buffer_{wait}", f"{wait} ms", "ms", "", "fp16", float(wait))
-            for wait in (0, 200, 400, 800)
+            Slot(f"latency_ms_buffer_{wait:g}", f"{wait:g} ms", "ms", "", "fp16", wait)
+            for wait in BUFFERS_MS
         ),
     ),
 }
@@ -187,6 +187,15 @@ def expected_params(row: Row) -> int | None:
     if cost is not None and cost.params is not None:
         return cost.params
     return _size_params().get((task, row.arch)) if row.arch is not None else None
+
+
+def preset_name(row: Row) -> str:
+    """The preset of an RF-DETR row with a size, e.g. ``seg-nano``; "" for any other row."""
+    model = row.identity.model
+    name = NAMES_OF_LETTERS.get((model.size or "").upper(), "")
+    if row.arch is None or not name:
+        return ""
+    return f"seg-{name}" if model.task == "segment" else name
 
 
 def _arch(identity: Record) -> Arch | None:

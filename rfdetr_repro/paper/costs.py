@@ -11,11 +11,12 @@ convention. No torch here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import NamedTuple
 
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.csv_text import to_csv as as_csv
+from rfdetr_repro.spec.metrics import decimals_of, rounds_to
 
 from .published import join_key, published_records, published_table
 
@@ -250,8 +251,8 @@ def _cell(
 
 def compare(measured: float, printed: str) -> str:
     """The item of STATES for a number and its printed text."""
-    digit = Decimal(1).scaleb(Decimal(printed).as_tuple().exponent)  # type: ignore[arg-type]
-    exact = Decimal(repr(measured))
-    if exact.quantize(digit, ROUND_HALF_UP) == Decimal(printed):
+    if rounds_to(measured, printed):
         return "reproduced"
-    return "cut" if exact.quantize(digit, ROUND_DOWN) == Decimal(printed) else "differs"
+    digit = Decimal(1).scaleb(-decimals_of(printed))
+    cut = Decimal(repr(measured)).quantize(digit, ROUND_DOWN)
+    return "cut" if cut == Decimal(printed) else "differs"

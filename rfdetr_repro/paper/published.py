@@ -16,14 +16,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rfdetr_repro.records.record import Accuracy, Cost, DataId, Latency, ModelId, Published, Record
-from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arch import KNOBS, Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.metrics import COCO_METRICS
+from rfdetr_repro.spec.presets import SIZE_LETTERS
 
 CSV_FOLDER = Path(__file__).with_name("data")
 CITATION = "arXiv 2511.09554, ICLR 2026"
-METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
+BUFFERS_MS = (0.0, 200.0, 400.0, 800.0)  # waits of the camera-ready's Table 20
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,10 @@ TABLES: dict[str, TableInfo] = {
 }
 
 _FAMILIES = {"yolov11": "yolo11", "rfdetrseg": "rfdetr"}
+# how rows of the CSVs spell sizes -> the letter that Records join on
 _SIZES = {
-    "nano": "N",
-    "small": "S",
-    "medium": "M",
-    "large": "L",
-    "xlarge": "XL",
+    **{name: letter.upper() for name, letter in SIZE_LETTERS.items()},
     "x": "XL",
-    "2xlarge": "2XL",
     "tiny": "T",
 }
 
@@ -254,8 +253,6 @@ def _identity(name: str, number: int, row: dict[str, str]) -> Record:
 
 def _row_records(name: str, identity: Record, row: dict[str, str]) -> Iterator[Record]:
     record = replace(identity, latency=_latency(row.get("latency_ms")))
-    published = identity.published
-    assert published is not None
     special = {
         "1": _reported_and_measured,
         "7": _architecture,
@@ -266,9 +263,9 @@ def _row_records(name: str, identity: Record, row: dict[str, str]) -> Iterator[R
     if name in special:
         yield from special[name](record, row)
     elif row.get("ap_kind") == "delta":
-        deltas = " ".join(f"{metric} {row[metric]}" for metric in METRICS if row[metric])
-        note = f"{published.note} change: {deltas}".strip() if deltas else published.note
-        yield replace(record, published=replace(published, note=note))
+        deltas = " ".join(f"{metric} {row[metric]}" for metric in COCO_METRICS if row[metric])
+        note = _printed(record).note
+        yield _reprinted(record, note=f"{note} change: {deltas}".strip() if deltas else note)
     else:
         yield _with_accuracy(record, _accuracy(row))
 
@@ -289,20 +286,21 @@ def _reported_and_measured(record: Record, row: dict[str, str]) -> Iterator[Reco
                 variant, "tensorrt-fp16"
             )
             yield replace(
-                record,
+                _reprinted(record, latency_backend=backend),
                 model=replace(record.model, variant=variant),
                 accuracy=_accuracy({"ap": row[ap]}),
                 latency=_latency(row.get(latency_ms)),
-                published=replace(record.published, latency_backend=backend),  # type: ignore[type-var]
             )
 
 
+def column_of_knob(knob: str) -> str:
+    """The column of the CSVs that holds one of :data:`KNOBS`."""
+    return "patch_size" if knob == "patch" else knob
+
+
 def _architecture(record: Record, row: dict[str, str]) -> Iterator[Record]:
-    names = ("resolution", "patch_size", "windows", "decoder_layers", "queries")
-    yield replace(
-        record,
-        model=replace(record.model, variant="nas", arch=Arch(*(int(row[name]) for name in names))),
-    )
+    arch = Arch(**{knob: int(row[column_of_knob(knob)]) for knob in KNOBS})
+    yield replace(record, model=replace(record.model, variant="nas", arch=arch))
 
 
 def _gap_rows(record: Record, row: dict[str, str]) -> Iterator[Record]:
@@ -319,18 +317,28 @@ def _gap_rows(record: Record, row: dict[str, str]) -> Iterator[Record]:
             )
     else:
         gaps = " ".join(f"{size.upper()} {gap}" for size, gap in sizes.items())
-        yield replace(record, published=replace(record.published, note=f"AP gap to D-FINE: {gaps}"))  # type: ignore[type-var]
+        yield _reprinted(record, note=f"AP gap to D-FINE: {gaps}")
 
 
 def _buffers(record: Record, row: dict[str, str]) -> Iterator[Record]:
-    for buffer_ms in (0, 200, 400, 800):
+    for wait_ms in BUFFERS_MS:
         yield replace(
-            record,
-            model=replace(record.model, variant=f"buffer {buffer_ms} ms"),
+            _reprinted(record, latency_backend="tensorrt-fp16"),
+            model=replace(record.model, variant=f"buffer {wait_ms:g} ms"),
             accuracy=_accuracy(row),
-            latency=_latency(row[f"latency_ms_buffer_{buffer_ms}"]),
-            published=replace(record.published, latency_backend="tensorrt-fp16"),  # type: ignore[type-var]
+            latency=_latency(row[f"latency_ms_buffer_{wait_ms:g}"]),
         )
+
+
+def _printed(record: Record) -> Published:
+    if record.published is None:
+        raise ValueError(f"{record.source} is no published Record")
+    return record.published
+
+
+def _reprinted(record: Record, **changes: Any) -> Record:
+    """The Record with other words on where and how it was printed."""
+    return replace(record, published=replace(_printed(record), **changes))
 
 
 def _with_accuracy(record: Record, accuracy: Accuracy | None) -> Record:
@@ -344,7 +352,7 @@ def _with_accuracy(record: Record, accuracy: Accuracy | None) -> Record:
 def _accuracy(row: dict[str, str]) -> Accuracy | None:
     values = {
         metric: round(float(row[metric]) / 100, 6) if row.get(metric) else None
-        for metric in METRICS
+        for metric in COCO_METRICS
     }
     return Accuracy(**values) if any(value is not None for value in values.values()) else None  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rfdetr_repro.records.record import Record
+from rfdetr_repro.spec.errors import InputError
 
 from .detections import Annotations, detections_height_in, draw_detections
 from .knobs import draw_decoder, draw_knobs

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
+from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS, KNOBS
 from rfdetr_repro.spec.errors import InputError
 
 from .style import BLUE, GREEN, GREY, PALETTE, drawable, end_label, origin_line
@@ -22,13 +23,6 @@ PUBLISHED_FIGURE_4 = (
     "Published (arXiv 2511.09554, Figure 4): the points exist as an image only; its text: about -2 "
     "AP, -10 % latency (nano)."
 )
-KNOBS = {
-    "resolution": "resolution, px",
-    "patch": "patch, px",
-    "windows": "windows per side",
-    "decoder_layers": "decoder layers",
-    "queries": "queries",
-}
 
 
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
@@ -81,7 +75,8 @@ def _split(
     """
     spec = holder.get_subplotspec()
     figure = holder.get_figure()
-    assert spec is not None and figure is not None
+    if spec is None or figure is None:
+        raise ValueError("the axes to replace belong to no grid of a figure")
     holder.remove()
     ratios = [part for _ in range(columns) for part in (1, gap)]
     inner = spec.subgridspec(1, 2 * columns, wspace=0, width_ratios=[*ratios[:-1], margin])
@@ -97,7 +92,7 @@ def _knob_row(
     holder: Axes, search: Sequence[Record], value: Callable[[Record], float], label: str, color: str
 ) -> None:
     panels = _split(holder, len(KNOBS), 0.14, share_y=True)
-    for axes, (knob, title) in zip(panels, KNOBS.items(), strict=True):
+    for axes, knob in zip(panels, KNOBS, strict=True):
         groups = _by_knob(search, knob, value)
         positions = range(len(groups))
         means = [fmean(values) for values in groups.values()]
@@ -113,7 +108,8 @@ def _knob_row(
         axes.plot(positions, means, color=color, marker="o", markersize=3.2)
         axes.set_xticks(list(positions), [str(key) for key in groups])
         axes.set_xlim(-0.3, len(groups) - 0.7)
-        axes.set_xlabel(title)
+        unit = f", {KNOB_UNITS[knob]}" if knob in KNOB_UNITS else ""
+        axes.set_xlabel(f"{KNOB_LABELS[knob]}{unit}")
         axes.tick_params(labelleft=axes is panels[0])
     panels[0].set_ylabel(label)
     panels[0].set_ylim(bottom=0)

@@ -296,8 +296,7 @@ def _whiskers(records: Iterable[Record]) -> list[list[float]]:
     low = []
     high = []
     for record in records:
-        latency = record.latency
-        assert latency is not None
+        latency = record.as_latency().latency
         low.append(
             latency.median_ms
             - (latency.ci_low_ms if latency.ci_low_ms is not None else latency.median_ms)
@@ -316,12 +315,13 @@ def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
     low = []
     high = []
     for record in records:
-        accuracy = record.accuracy
-        known = (
-            accuracy is not None and accuracy.ap_low is not None and accuracy.ap_high is not None
-        )
-        low.append(ap_percent(record) - 100 * accuracy.ap_low if known else math.nan)  # type: ignore[union-attr,operator]
-        high.append(100 * accuracy.ap_high - ap_percent(record) if known else math.nan)  # type: ignore[union-attr,operator]
+        accuracy = record.as_accuracy().accuracy
+        if accuracy.ap_low is None or accuracy.ap_high is None:
+            low.append(math.nan)
+            high.append(math.nan)
+        else:
+            low.append(ap_percent(record) - 100 * accuracy.ap_low)
+            high.append(100 * accuracy.ap_high - ap_percent(record))
     return [low, high]
 
 

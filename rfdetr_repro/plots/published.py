@@ -17,8 +17,7 @@ from matplotlib.figure import FigureBase
 from rfdetr_repro.paper.published import join_key, published_table
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.tables.join import COCO_IMAGES, accuracy_of
-from rfdetr_repro.tables.timing import timed_as_published
+from rfdetr_repro.tables.join import COCO_IMAGES, accuracy_of, timed_as_published
 
 from .style import (
     BLACK,

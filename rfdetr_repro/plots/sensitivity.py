@@ -12,18 +12,11 @@ from matplotlib.figure import FigureBase
 from rfdetr_repro.records.pareto import backend
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import Change, Step, comparable_searches, sensitivity
+from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 from rfdetr_repro.spec.errors import InputError
 
 from .style import BLUE, GREEN, GREY, LIGHT, origin_line
 
-_NAMES = {
-    "resolution": "resolution",
-    "patch": "patch",
-    "windows": "windows per side",
-    "decoder_layers": "decoder layers",
-    "queries": "queries",
-}
-_UNITS = {"resolution": " px", "patch": " px"}
 _HEAD_IN = 0.66
 _FOOT_IN = 0.52
 _ROW_IN = 0.2
@@ -103,7 +96,8 @@ def _rows(steps: Sequence[Step]) -> list[Step | None]:
 
 
 def _label(step: Step) -> str:
-    return f"{_NAMES[step.knob]} {step.low} → {step.high}{_UNITS.get(step.knob, '')}"
+    unit = f" {KNOB_UNITS[step.knob]}" if step.knob in KNOB_UNITS else ""
+    return f"{KNOB_LABELS[step.knob]} {step.low} → {step.high}{unit}"
 
 
 def _panel(axes: Axes, rows: Sequence[Step | None], changes: Sequence[Change], color: str) -> None:

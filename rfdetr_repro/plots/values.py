@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rfdetr_repro.records.pareto import latency_mode
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Record, ScoredRecord
 from rfdetr_repro.spec.arch import Arch
 
 from .style import drawable, shortened
@@ -14,22 +14,19 @@ def mode_of(record: Record) -> str:
 
 
 def arch_of(record: Record) -> Arch:
-    assert record.model.arch is not None
-    return record.model.arch
+    return record.as_searched().arch
 
 
 def ms_of(record: Record) -> float:
-    assert record.latency is not None
-    return record.latency.median_ms
+    return record.as_latency().ms
 
 
 def has_ap(record: Record) -> bool:
-    return record.accuracy is not None and record.accuracy.ap is not None
+    return ScoredRecord.of(record) is not None
 
 
 def ap_percent(record: Record) -> float:
-    assert record.accuracy is not None and record.accuracy.ap is not None
-    return 100 * record.accuracy.ap
+    return 100 * record.as_accuracy().ap
 
 
 def data_name(record: Record) -> str:

@@ -27,6 +27,7 @@ from typing import NamedTuple
 from rfdetr_repro.spec.arguments import folder_name, input_path, label, number, output_file
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.files import sha256_bytes
+from rfdetr_repro.spec.metrics import COCO_METRICS, milliseconds, percent
 from rfdetr_repro.spec.protocol import DECISION, MODES, REAL, Protocol
 
 from .ap_intervals import mean_interval, with_range
@@ -36,7 +37,6 @@ from .statistics import verdict_of
 from .store import Store, read_stores
 
 COUNTS = {"rf100-vl": 100, "rf20-vl": 20}  # data sets that a benchmark of this name has
-METRICS = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l")
 TOLD = 5  # lines about incomplete models, at most
 How = tuple[object, ...]
 
@@ -220,18 +220,13 @@ def _names(records: Iterable[Record]) -> set[str]:
     """Names of the data sets. Raises :class:`InputError` where two data sets share a name."""
     digests: dict[tuple[str, str], str | None] = {}
     for record in records:
-        assert record.data is not None
-        if (
-            digests.setdefault((record.data.name, record.data.split), record.data.sha256)
-            != record.data.sha256
-        ):
+        data = _data(record)
+        if digests.setdefault((data.name, data.split), data.sha256) != data.sha256:
             hint = (
                 "name their folders, or the info of their annotations, differently and measure "
                 "again"
             )
-            raise InputError(
-                f"two data sets are called {record.data.name!r}", f"split {record.data.split}", hint
-            )
+            raise InputError(f"two data sets are called {data.name!r}", f"split {data.split}", hint)
     return {name for name, _ in digests}
 
 
@@ -270,8 +265,7 @@ class Target(NamedTuple):
 
     def _pick(self, name: str, records: Sequence[Record], split: str) -> Record:
         def miss(record: Record) -> float:
-            assert record.latency is not None
-            return abs(record.latency.median_ms - self.ms) / self.ms
+            return abs(record.as_latency().ms - self.ms) / self.ms
 
         chosen_on = [
             record
@@ -335,29 +329,28 @@ def mean_of(
     other data sets is not the benchmark's.
     """
     first = parts[0]
-    assert first.artifact is not None and first.data is not None
-    artifacts = [part.artifact for part in parts if part.artifact is not None]
+    artifacts = [part.as_measured().artifact for part in parts]
     digest = _digest(part.sha256 for part in artifacts)
     onnx = _digest(part.onnx_sha256 for part in artifacts)
     size = round(fmean(part.size_bytes for part in artifacts))
-    data = [part.data for part in parts if part.data is not None]
+    data = [_data(part) for part in parts]
     images = [part.num_images for part in data if part.num_images is not None]
     return Record(
         MEAN,
         model,
         data=DataId(
             name,
-            f"{first.data.split}, mean over {len(parts)} data sets",
+            f"{data[0].split}, mean over {len(parts)} data sets",
             _digest(f"{part.name} {part.sha256}" for part in data),
             sum(images) if len(images) == len(data) else None,
         ),
         artifact=ArtifactId(
-            digest, onnx, first.artifact.runtime, first.artifact.precision, size, _options(first)
+            digest, onnx, artifacts[0].runtime, artifacts[0].precision, size, _options(first)
         ),
         cost=_mean_cost([part.cost for part in parts]),
         accuracy=_mean_accuracy([part.accuracy for part in parts], digest),
         mask_accuracy=_mean_accuracy([part.mask_accuracy for part in parts], digest),
-        latency=_mean_latency([part.latency for part in parts], digest),
+        latency=_mean_latency([part.as_latency().latency for part in parts], digest),
         protocol=first.protocol,
         machine=first.machine,
         parts=tuple(part.id for part in parts),
@@ -370,7 +363,7 @@ def _mean_accuracy(found: Sequence[Accuracy | None], digest: str) -> Accuracy | 
     known = [accuracy for accuracy in found if accuracy is not None]
     if len(known) < len(found):
         return None
-    values = {name: [getattr(accuracy, name) for accuracy in known] for name in METRICS}
+    values = {name: [getattr(accuracy, name) for accuracy in known] for name in COCO_METRICS}
     means = {name: None if None in column else fmean(column) for name, column in values.items()}
     rule = known[0].rule if len({accuracy.rule for accuracy in known}) == 1 else None
     low, high = mean_interval(known) or (None, None)
@@ -380,13 +373,12 @@ def _mean_accuracy(found: Sequence[Accuracy | None], digest: str) -> Accuracy | 
     return Accuracy(**means, max_dets=known[0].max_dets, **kept)  # type: ignore[arg-type]
 
 
-def _mean_latency(found: Sequence[Latency | None], digest: str) -> Latency:
-    known = [latency for latency in found if latency is not None]
+def _mean_latency(found: Sequence[Latency], digest: str) -> Latency:
     return Latency(
-        fmean(latency.median_ms for latency in known),
-        num_samples=sum(latency.num_samples or 0 for latency in known),
-        cuda_graph=known[0].cuda_graph,
-        throttled=verdict_of([latency.throttled for latency in known]),
+        fmean(latency.median_ms for latency in found),
+        num_samples=sum(latency.num_samples or 0 for latency in found),
+        cuda_graph=found[0].cuda_graph,
+        throttled=verdict_of([latency.throttled for latency in found]),
         artifact_sha256=digest,
     )
 
@@ -408,25 +400,24 @@ def line(record: Record) -> str:
     % interval where all parts have an interval.
     """
     model = record.model
-    latency = record.latency
+    data = _data(record)
+    measured = record.as_measured()
     title = " ".join(filter(None, (model.name, model.size, model.variant)))
     scores = []
     for kind, accuracy in (("box", record.accuracy), ("mask", record.mask_accuracy)):
         if accuracy is not None:
-            ap50 = "-" if accuracy.ap50 is None else f"{100 * accuracy.ap50:.1f}"
+            ap50 = percent(accuracy.ap50, absent="-")
             scores.append(f"{kind} AP {with_range(accuracy)}, {kind} AP50 {ap50}")
-    assert record.data is not None and latency is not None and record.artifact is not None
-    how = f"{latency.median_ms:.2f} ms on {record.artifact.runtime} {record.artifact.precision}"
-    return f"{title}: {', '.join(scores) or 'no AP'}, {how}; {record.data.name} {record.data.split}"
+    ms = milliseconds(measured.latency.median_ms)
+    how = f"{ms} ms on {measured.artifact.runtime} {measured.artifact.precision}"
+    return f"{title}: {', '.join(scores) or 'no AP'}, {how}; {data.name} {data.split}"
 
 
 def _how(record: Record) -> How:
     """What must be the same for two Records to be averaged."""
-    artifact = record.artifact
-    protocol = record.protocol
+    measured = record.as_measured()
+    artifact = measured.artifact
     machine = record.machine
-    assert artifact is not None and protocol is not None
-    graph = record.latency.cuda_graph if record.latency else None
     most = {
         accuracy.max_dets
         for accuracy in (record.accuracy, record.mask_accuracy)
@@ -439,29 +430,34 @@ def _how(record: Record) -> How:
         artifact.options,
         record.model.task,
         device,
-        graph,
+        measured.latency.cuda_graph,
         tuple(sorted(most)),
-        json.dumps(protocol.settings(), sort_keys=True),
+        json.dumps(measured.protocol.settings(), sort_keys=True),
     )
 
 
 def _options(record: Record) -> str:
     """What distinguishes means of the same model and is in no other part of the request."""
-    assert record.artifact is not None and record.latency is not None
-    graph = (
-        "" if record.latency.cuda_graph is None else f"mean_cuda_graph={record.latency.cuda_graph}"
-    )
+    measured = record.as_measured()
+    replayed = measured.latency.cuda_graph
+    graph = "" if replayed is None else f"mean_cuda_graph={replayed}"
     most = next(
         accuracy.max_dets
         for accuracy in (record.accuracy, record.mask_accuracy)
         if accuracy is not None
     )
-    return " ".join(filter(None, (record.artifact.options, graph, f"max_dets={most}")))
+    return " ".join(filter(None, (measured.artifact.options, graph, f"max_dets={most}")))
 
 
 def _file(record: Record) -> tuple[str, str]:
-    assert record.artifact is not None
-    return record.artifact.sha256, record.artifact.runtime
+    artifact = record.as_measured().artifact
+    return artifact.sha256, artifact.runtime
+
+
+def _data(record: Record) -> DataId:
+    if record.data is None:
+        raise InputError(f"Record {record.id} of {record.model.name} names no data set")
+    return record.data
 
 
 def _set(record: Record) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rfdetr_repro.spec.metrics import percent
+
 from .pareto import METRICS
 from .record import AP_RULE, Record
 
@@ -87,6 +89,6 @@ def describe_gaps(gaps: list[Gap]) -> str:
     return (
         f"AP in the search and of the confirmed file differs for {len(apart)} of {len(gaps)} "
         f"values, by at most {abs(worst.points):.2g} points ({worst.arch}: {name} "
-        f"{100 * worst.searched:.2f} in the search, {100 * worst.confirmed:.2f} of the file): "
-        f"{reason}."
+        f"{percent(worst.searched, digits=2)} in the search, "
+        f"{percent(worst.confirmed, digits=2)} of the file): {reason}."
     )

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import scipy  # its subpackages are loaded when they are used
 
+from rfdetr_repro.spec.metrics import percent
+
 from .record import Accuracy, Record
 
 Array = np.ndarray[Any, Any]
@@ -194,10 +196,10 @@ def with_range(accuracy: Accuracy) -> str:
     if accuracy.ap is None:
         return "-"
     if accuracy.detections == 0:
-        return f"{100 * accuracy.ap:.1f} (no detections)"
+        return f"{percent(accuracy.ap)} (no detections)"
     if accuracy.ap_low is None or accuracy.ap_high is None:
-        return f"{100 * accuracy.ap:.1f}"
-    return f"{100 * accuracy.ap:.1f} [{100 * accuracy.ap_low:.1f}, {100 * accuracy.ap_high:.1f}]"
+        return percent(accuracy.ap)
+    return f"{percent(accuracy.ap)} [{percent(accuracy.ap_low)}, {percent(accuracy.ap_high)}]"
 
 
 def encode(aps: Array) -> str:

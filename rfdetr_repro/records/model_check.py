@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from rfdetr_repro.spec.metrics import share
+
 from .pareto import backend
 from .record import FINE_TUNING, Record
 
@@ -86,12 +88,14 @@ class ModelCheck:
         """
         stated = "stated error unknown"
         if self.stated_median is not None and self.stated_p95 is not None:
-            stated = f"stated error median {self.stated_median:.1%}, 95 % {self.stated_p95:.1%}"
+            stated = (
+                f"stated error median {share(self.stated_median)}, 95 % {share(self.stated_p95)}"
+            )
         count = len(self.errors)
         files = "the confirmed file" if count == 1 else f"the {count} confirmed files"
         text = (
-            f"Latency model, {self.backend}: {stated}; on {files} median {self.median:.1%}, worst "
-            f"{self.worst:.1%}."
+            f"Latency model, {self.backend}: {stated}; on {files} median {share(self.median)}, "
+            f"worst {share(self.worst)}."
         )
         if self.held is False:
             text += " That is more than was stated."
@@ -105,7 +109,7 @@ class ModelCheck:
 
 def bound_text() -> str:
     """The bounds of the model's error, to print."""
-    return f"median {MEDIAN_BOUND:.0%}, 95 % {P95_BOUND:.0%}"
+    return f"median {share(MEDIAN_BOUND, 0)}, 95 % {share(P95_BOUND, 0)}"
 
 
 def model_checks(records: Iterable[Record]) -> list[ModelCheck]:

@@ -36,7 +36,8 @@ class Metric:
         value.
         """
         value = self.value(record)
-        assert value is not None
+        if value is None:
+            raise InputError(f"Record {record.id} of {record.model.name} has no {self.name}")
         return value if self.lower_is_better else -value
 
 
@@ -217,9 +218,8 @@ class Confirmed:
     @property
     def any(self) -> Record:
         """A Record of the file, whichever exists."""
-        record = self.val or self.test or self.sustained
-        assert record is not None
-        return record
+        found = (self.val, self.test, self.sustained, self.sustained_test)
+        return next(record for record in found if record is not None)
 
     @property
     def buffered(self) -> Record | None:

@@ -16,12 +16,13 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.codec import decode, without_absent
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
+from rfdetr_repro.spec.metrics import COCO_METRICS
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import choose
 
@@ -324,7 +325,7 @@ def _check_words(latency: Latency, where: str) -> None:
 
 
 def _check_fractions(accuracy: Accuracy, where: str) -> None:
-    for name in ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ap_low", "ap_high"):
+    for name in (*COCO_METRICS, "ap_low", "ap_high"):
         value = getattr(accuracy, name)
         if value is not None and not 0.0 <= value <= 1.0:
             raise InputError(f"{name} = {value} is not a fraction", where, "store AP as 0..1")
@@ -439,6 +440,22 @@ class Record:
             request["deployment"] = self.deployment
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
+    def as_accuracy(self, masks: bool = False) -> ScoredRecord:
+        """The view with an AP, of boxes or of masks; :class:`InputError` if there is none."""
+        return _required(ScoredRecord.of(self, masks), self, "AP of masks" if masks else "AP")
+
+    def as_latency(self) -> TimedRecord:
+        """The view with a latency; :class:`InputError` if there is none."""
+        return _required(TimedRecord.of(self), self, "latency")
+
+    def as_measured(self) -> MeasuredRecord:
+        """The view with file, protocol and latency; :class:`InputError` if one is absent."""
+        return _required(MeasuredRecord.of(self), self, "latency of a file under a protocol")
+
+    def as_searched(self) -> SearchedRecord:
+        """The view with an architecture; :class:`InputError` if there is none."""
+        return _required(SearchedRecord.of(self), self, "architecture")
+
     def to_json(self) -> str:
         """One line of JSON, without absent fields, with digests of its contents (without digests
         where the Record is ``unverified``).
@@ -477,3 +494,83 @@ class Record:
             message = f"{wrong} of Record {record.id} was altered: the digest differs"
             raise InputError(message, hint="remove the line, measure again")
         return record
+
+
+# Views: a Record together with the parts that its reader needs, none of them None. ``of`` gives
+# None for a Record that lacks one, the methods of Record raise.
+
+
+@dataclass(frozen=True)
+class ScoredRecord:
+    """A Record with an AP."""
+
+    record: Record
+    accuracy: Accuracy
+    ap: float  # fraction in 0..1
+
+    @classmethod
+    def of(cls, record: Record, masks: bool = False) -> ScoredRecord | None:
+        """Of boxes or of masks; None where there is no AP."""
+        accuracy = record.mask_accuracy if masks else record.accuracy
+        if accuracy is None or accuracy.ap is None:
+            return None
+        return cls(record, accuracy, accuracy.ap)
+
+
+@dataclass(frozen=True)
+class TimedRecord:
+    """A Record with a latency: measured, modelled or published."""
+
+    record: Record
+    latency: Latency
+
+    @classmethod
+    def of(cls, record: Record) -> TimedRecord | None:
+        return None if record.latency is None else cls(record, record.latency)
+
+    @property
+    def ms(self) -> float:
+        """The median in milliseconds."""
+        return self.latency.median_ms
+
+
+@dataclass(frozen=True)
+class MeasuredRecord:
+    """A Record with a latency, the file that ran and the protocol."""
+
+    record: Record
+    artifact: ArtifactId
+    protocol: Protocol
+    latency: Latency
+
+    @classmethod
+    def of(cls, record: Record) -> MeasuredRecord | None:
+        if record.artifact is None or record.protocol is None or record.latency is None:
+            return None
+        return cls(record, record.artifact, record.protocol, record.latency)
+
+    @property
+    def graph(self) -> bool:
+        """Whether a CUDA graph was replayed."""
+        return bool(self.latency.cuda_graph)
+
+
+@dataclass(frozen=True)
+class SearchedRecord:
+    """A Record of one architecture of a search space."""
+
+    record: Record
+    arch: Arch
+
+    @classmethod
+    def of(cls, record: Record) -> SearchedRecord | None:
+        return None if record.model.arch is None else cls(record, record.model.arch)
+
+
+View = TypeVar("View")
+
+
+def _required(view: View | None, record: Record, what: str) -> View:
+    if view is None:
+        raise InputError(f"Record {record.id} of {record.model.name} has no {what}")
+    return view

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.arch import KNOBS, Arch
 
 from .pareto import backend, images
-from .record import NEVER_TRAINED, Record
+from .record import NEVER_TRAINED, Record, ScoredRecord, SearchedRecord, TimedRecord
 
-KNOBS = ("resolution", "patch", "windows", "decoder_layers", "queries")
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 0
@@ -62,10 +61,9 @@ def searched(records: Iterable[Record]) -> list[Record]:
         for record in records
         if record.source == "search"
         and record.model.variant != NEVER_TRAINED
-        and record.model.arch is not None
-        and record.latency is not None
-        and record.accuracy is not None
-        and record.accuracy.ap is not None
+        and SearchedRecord.of(record) is not None
+        and TimedRecord.of(record) is not None
+        and ScoredRecord.of(record) is not None
     ]
 
 
@@ -143,20 +141,12 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[Any]) -> Change:
 
 
 def _ap_points(low: Record, high: Record) -> float:
-    assert (
-        low.accuracy
-        and high.accuracy
-        and low.accuracy.ap is not None
-        and high.accuracy.ap is not None
-    )
-    return 100 * (high.accuracy.ap - low.accuracy.ap)
+    return 100 * (high.as_accuracy().ap - low.as_accuracy().ap)
 
 
 def _latency_percent(low: Record, high: Record) -> float:
-    assert low.latency is not None and high.latency is not None
-    return 100 * (high.latency.median_ms / low.latency.median_ms - 1)
+    return 100 * (high.as_latency().ms / low.as_latency().ms - 1)
 
 
 def _arch(record: Record) -> Arch:
-    assert record.model.arch is not None
-    return record.model.arch
+    return record.as_searched().arch

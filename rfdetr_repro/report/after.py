@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
+from rfdetr_repro.spec.metrics import decimals
 from rfdetr_repro.tables.campaign import finetuning_tables
 from rfdetr_repro.tables.family import family_table
 from rfdetr_repro.tables.format import Table
@@ -52,16 +53,15 @@ def _beside_published(table: Table) -> list[Block]:
     found = _values(table, "change_ap")
     if not found:
         return []
-    inside = all(low <= round(value, 1) <= high for value in found)
+    inside = all(low <= float(decimals(value, 1)) <= high for value in found)
     words = (
-        f"The paper's Tables 15 and 16 print changes of AP from {low:+.1f} to {high:+.1f} (COCO, "
-        f"published)."
+        f"The paper's Tables 15 and 16 print changes of AP from {_points(low)} to {_points(high)} "
+        f"(COCO, published)."
     )
     verdict = "lie within that range" if inside else "do not all lie within that range"
     return [
         Paragraph(
-            f"{words} The changes measured here, {', '.join(f'{value:+.1f}' for value in found)}, "
-            f"{verdict}."
+            f"{words} The changes measured here, {', '.join(map(_points, found))}, {verdict}."
         )
     ]
 
@@ -98,11 +98,17 @@ def _family(fresh: Sequence[Record], records: Sequence[Record]) -> list[Block]:
             "with as many tokens (v2 Appendix L, without numbers)."
         )
         measured = (
-            f"Here they differ by {max(gaps):.1f} AP at most, by {sum(gaps) / len(gaps):.1f} on "
+            f"Here they differ by {decimals(max(gaps), 1)} AP at most, by "
+            f"{decimals(sum(gaps) / len(gaps), 1)} on "
             f"average."
         )
         blocks.append(Paragraph(f"{words} {measured}"))
     return blocks
+
+
+def _points(value: float) -> str:
+    """A number of points with its sign."""
+    return decimals(value, 1, signed=True)
 
 
 def _values(table: Table, column: str) -> list[float]:

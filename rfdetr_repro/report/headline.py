@@ -8,40 +8,38 @@ from collections.abc import Sequence
 
 from rfdetr_repro.records.ap_intervals import with_range
 from rfdetr_repro.records.pareto import Confirmed
-from rfdetr_repro.records.record import Latency, Record
-from rfdetr_repro.tables.format import milliseconds, percent
+from rfdetr_repro.records.record import Latency, Record, ScoredRecord
+from rfdetr_repro.spec.metrics import milliseconds, percent
 from rfdetr_repro.tables.intervals import not_told_apart
 
 from .blocks import Block, Facts, Paragraph
 from .run import Run
 
 NAMED = 4  # names in one list
+Rated = tuple[Confirmed, ScoredRecord]  # a file, and its AP on val
 
 
 def headline(run: Run) -> list[Block]:
     """Facts of every data set with a rated file; which others are not told apart from it is part of
     them.
     """
-    by_data: dict[str, list[Confirmed]] = {}
+    by_data: dict[str, list[Rated]] = {}
     for point in run.points:
-        if (
-            (rated := point.on("val")) is not None
-            and rated.accuracy is not None
-            and rated.accuracy.ap is not None
-        ):
-            by_data.setdefault(rated.data.name if rated.data else "unnamed images", []).append(
-                point
-            )
+        rated = point.on("val")
+        if rated is not None and (scored := ScoredRecord.of(rated)) is not None:
+            name = rated.data.name if rated.data else "unnamed images"
+            by_data.setdefault(name, []).append((point, scored))
     if not by_data:
         return [Paragraph("A file with AP measured on a val split: not in this run.", quiet=True)]
     return [Facts(_facts(name, points, len(by_data) > 1)) for name, points in by_data.items()]
 
 
-def _facts(data: str, points: Sequence[Confirmed], several: bool) -> list[tuple[str, str]]:
-    best = max(points, key=lambda point: point.on("val").accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
+def _facts(data: str, rated: Sequence[Rated], several: bool) -> list[tuple[str, str]]:
+    best, chosen = max(rated, key=lambda pair: pair[1].ap)
     pairs = [("data set", data)] if several else []
     pairs.append(("highest AP on val", _name(best)))
-    if said := _established(best, points):
+    others = [pair for pair in rated if pair[0].sha256 != best.sha256]
+    if said := _established(chosen.record, others):
         pairs.append(("how sure", said))
     for split, record in ((split, best.on(split)) for split in ("val", "test")):
         pairs.append((f"{split} AP50 / AP", ap_words(record)))
@@ -51,21 +49,19 @@ def _facts(data: str, points: Sequence[Confirmed], several: bool) -> list[tuple[
     return [*pairs, ("file", f"SHA-256 {best.sha256[:16]}")]
 
 
-def _established(best: Confirmed, points: Sequence[Confirmed]) -> str:
+def _established(chosen: Record, rated: Sequence[Rated]) -> str:
     """Which other files are not told apart from the best; empty for the only file."""
-    others = {point.sha256: point for point in points if point.sha256 != best.sha256}
+    others = {point.sha256: (point, scored.record) for point, scored in rated}
     if not others:
         return ""
-    chosen = best.on("val")
-    assert chosen is not None
-    records = {
-        point.sha256: record for point in others.values() if (record := point.on("val")) is not None
-    }
-    same, unknown = not_told_apart(chosen, list(records.values()))
-    by_id = {id(record): others[sha256] for sha256, record in records.items()}
+    same, unknown = not_told_apart(chosen, [record for _, record in others.values()])
     sentences = []
     if same:
-        names = [_name(by_id[id(record)]) for record in same]
+        names = [
+            _name(point)
+            for point, record in others.values()
+            if any(record is found for found in same)
+        ]
         sentences.append(
             f"not told apart from {_listed(names)}: the 95 % interval of the paired difference of "
             f"AP holds 0."

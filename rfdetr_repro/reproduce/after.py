@@ -14,6 +14,7 @@ from rfdetr_repro.search.family import between, evaluate, never_trained
 from rfdetr_repro.search.finetune import VARIANTS, FineTuning
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
+from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.train_config import TrainConfig
 
 
@@ -66,4 +67,4 @@ def _val_ap(records: list[Record], variant: str) -> str:
         if record.model.variant == variant and record.data and record.data.split == "val"
     ]
     value = metric("ap").value(of_variant[0]) if of_variant else None
-    return "unknown" if value is None else f"{100 * value:.1f}"
+    return percent(value, absent="unknown")

@@ -36,6 +36,7 @@ from rfdetr_repro.spec.files import (
     writable_folder,
     write_atomic,
 )
+from rfdetr_repro.spec.metrics import percent
 
 from .plan import plan
 from .summary import now, write_summary
@@ -292,7 +293,7 @@ class Reproduction:
         told = (
             "val has no object, so no AP"
             if best is None
-            else f"best val AP50 {100 * best.accuracy.ap50:.1f} ({best.model.arch.key})"
+            else f"best val AP50 {percent(best.accuracy.ap50)} ({best.model.arch.key})"
         )
         return records, f"{len(records)} configurations{spent}; {told}"
 

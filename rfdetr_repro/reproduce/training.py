@@ -53,7 +53,8 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.train.prepare import read_splits
 
-    assert campaign.pretraining is not None
+    if campaign.pretraining is None:
+        raise InputError("the campaign has no pretraining", campaign.name)
     data = DataSource.of(campaign.pretraining.data).dropping(campaign.drop_bad)
     splits = read_splits(data)
     print_census(splits.values())

@@ -268,8 +268,10 @@ def measure_engines(
 
 
 def _measured(record: Record) -> Measured:
-    assert record.artifact is not None and record.latency is not None and record.machine is not None
-    return Measured(record.artifact, record.latency, record.machine)
+    measured = record.as_measured()
+    if record.machine is None:
+        raise InputError(f"Record {record.id} of {record.model.name} names no machine")
+    return Measured(measured.artifact, measured.latency, record.machine)
 
 
 def _scaled(

@@ -24,6 +24,7 @@ from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import MOST_PROCESSES, input_path, output_folder, whole
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
@@ -234,7 +235,8 @@ def lines(records: Sequence[Record]) -> list[str]:
         ):
             rows += [f"{split:6} {kind:6} {row}" for row in _differences(*pair)]
     files = ", ".join(
-        f"{record.model.variant} {record.artifact.sha256[:12]} {record.latency.median_ms:.2f} ms"
+        f"{record.model.variant} {record.artifact.sha256[:12]} "
+        f"{milliseconds(record.latency.median_ms)} ms"
         for record in (before[0], after[0])
         if record.artifact and record.latency
     )

@@ -25,6 +25,7 @@ from rfdetr_repro.records.record import Latency
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import parse_json
+from rfdetr_repro.spec.metrics import share
 from rfdetr_repro.spec.model_config import ModelConfig
 
 Backbone = tuple[int, int, int, int]  # Arch.backbone
@@ -43,7 +44,9 @@ class RelativeError(NamedTuple):
         return cls(float(np.median(errors)), float(np.percentile(errors, 95)), float(errors.max()))
 
     def describe(self, of: str = "cross-validation error") -> str:
-        return f"{of} median {self.median:.1%}, 95 % {self.p95:.1%}, worst {self.maximum:.1%}"
+        return (
+            f"{of} median {share(self.median)}, 95 % {share(self.p95)}, worst {share(self.maximum)}"
+        )
 
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:

@@ -301,9 +301,8 @@ class Search:
         after = []
         changed = []
         for record in records:
-            assert record.model.arch is not None
             latency = replace(
-                model.latency(record.model.arch, heldout),
+                model.latency(record.as_searched().arch, heldout),
                 confirmed_error=seen.median,
                 confirmed_worst=seen.maximum,
             )

@@ -11,6 +11,7 @@ from rfdetr_repro.records.pareto import frontier, metric
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.metrics import percent
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,9 @@ def describe_picks(
             f"{mode} latency"
         )
         for pick in picks:
-            assert pick.model.arch is not None and pick.latency is not None
             value = metric_y.value(pick)
-            score = "unknown" if value is None else f"{100 * value:.1f}"
-            told = f"{metric_y.name} {score}, {pick.latency.median_ms:.3g} ms {mode}"
-            found = f"{pick.model.arch.key}, {told}"
+            score = percent(value, absent="unknown")
+            told = f"{metric_y.name} {score}, {pick.as_latency().ms:.3g} ms {mode}"
+            found = f"{pick.as_searched().arch.key}, {told}"
         lines.append(f"target {target:g} ms: {found}")
     return lines

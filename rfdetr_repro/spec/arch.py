@@ -19,6 +19,17 @@ MAX_SIDE = 16384  # px; larger inputs are mistakes
 # patches of an image, as of 2048 x 2048 px in patches of 16; attention grows with their square
 MAX_TOKENS = 2**14
 
+# The knobs that a search turns, in the order of the fields of Arch; and how figures call them.
+KNOB_LABELS = {
+    "resolution": "resolution",
+    "patch": "patch",
+    "windows": "windows per side",
+    "decoder_layers": "decoder layers",
+    "queries": "queries",
+}
+KNOBS = tuple(KNOB_LABELS)
+KNOB_UNITS = {"resolution": "px", "patch": "px"}
+
 _DIGITS = "([0-9]{1,9})"
 
 _ARCH_KEY = re.compile(f"r{_DIGITS}(?:x{_DIGITS})?-p{_DIGITS}-w{_DIGITS}-d{_DIGITS}-q{_DIGITS}")

@@ -103,6 +103,24 @@ PRESETS: dict[str, Preset] = {
     "seg-max": _small(890, 6, patch=10, windows=1, masks=True),  # in the paper only (Table 8)
 }
 
+# Sizes of the paper's tables: name -> letter there. From XL on the backbone is DINOv2-B.
+SIZE_LETTERS = {
+    "nano": "N",
+    "small": "S",
+    "medium": "M",
+    "large": "L",
+    "xlarge": "XL",
+    "2xlarge": "2XL",
+    "max": "Max",
+}
+NAMES_OF_LETTERS = {letter.upper(): name for name, letter in SIZE_LETTERS.items()}
+
+
+def wide(size: str) -> bool:
+    """Whether a size of :data:`SIZE_LETTERS` has the wider backbone."""
+    return PRESETS[size].model.vit_dim > PRESETS["nano"].model.vit_dim
+
+
 # Steps 3 to 9 of the paper's ablation (Table 5), from LW-DETR M with a DINOv2 backbone to RF-DETR
 # M; step 10 repeats step 9, and
 # steps 4 and 5 change the training only. Position tables are as large as the grid: 40 x 40 at patch

@@ -42,6 +42,7 @@ REAL = {
     "settle_s": (0, _LONGEST_S),
     "spin_ms": (0, 1e6),
 }
+MODES = ("buffered", "sustained")  # modes that a campaign measures
 PAPER_WAIT_MS = 200.0
 _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
 
@@ -80,7 +81,7 @@ class Protocol:
     flush_l2: bool = False  # overwrite the GPU's L2 cache before each sample
 
     def __post_init__(self) -> None:
-        choose(self.mode, ("buffered", "sustained", "paced"), "protocol mode")
+        choose(self.mode, (*MODES, "paced"), "protocol mode")
         choose(self.scope, ("engine", "device", "host"), "scope of a latency")
         choose(self.clock_policy, ("free", "locked", "denied"), "clock policy")
         check_ranges(self, WHOLE, REAL, "the protocol")
@@ -148,6 +149,5 @@ class Protocol:
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
 
 
-MODES = ("buffered", "sustained")  # modes that a campaign measures
 # decides unless a campaign sets another protocol: buffered, as in the paper's columns
 DECISION = Protocol(threads=1)

@@ -21,8 +21,9 @@ from rfdetr_repro.records.pareto import (
     metric,
 )
 from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, Latency, Record
+from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent, percent_value
 
-from .format import MEASURED, MISSING, Cell, Column, Table, milliseconds, percent
+from .format import MEASURED, MISSING, Cell, Column, Table
 from .intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
 
 SYNTHETIC = (
@@ -231,7 +232,7 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
             row[f"searched_{key}"], row[f"fine-tuned_{key}"] = _ap_cell(low), _ap_cell(high)
             if low is not None and high is not None:
                 row[f"change_{key}"] = Cell(
-                    f"{100 * (high - low):+.1f}", MEASURED, round(100 * (high - low), 4)
+                    in_points(high - low), MEASURED, percent_value(high - low)
                 )
         row["change_ci"] = change_interval_cell(start, after)
         row["change_mask_ci"] = change_interval_cell(start, after, masks=True)
@@ -345,13 +346,15 @@ def _point_cells(point: Confirmed, front: bool | None) -> dict[str, Cell]:
     cells["sustained_ms"] = _ms_cell(sustained)
     if sustained and sustained.images_per_s is not None:
         cells["images_per_s"] = Cell(
-            f"{sustained.images_per_s:.1f}", MEASURED, sustained.images_per_s
+            decimals(sustained.images_per_s, 1), MEASURED, sustained.images_per_s
         )
     if record.cost and record.cost.params:
-        cells["params"] = Cell(f"{record.cost.params / 1e6:.2f}", value=record.cost.params / 1e6)
+        cells["params"] = Cell(
+            decimals(record.cost.params / 1e6, 2), value=record.cost.params / 1e6
+        )
     if record.artifact:
         cells["size"] = Cell(
-            f"{record.artifact.size_bytes / 1e6:.1f}", value=record.artifact.size_bytes / 1e6
+            decimals(record.artifact.size_bytes / 1e6, 1), value=record.artifact.size_bytes / 1e6
         )
     return {**cells, "sha256": Cell(point.sha256[:12], value=point.sha256)}
 
@@ -360,7 +363,7 @@ def _ap_cell(value: float | None) -> Cell:
     return (
         Cell(state=MISSING)
         if value is None
-        else Cell(percent(value), MEASURED, round(100 * value, 4))
+        else Cell(percent(value), MEASURED, percent_value(value))
     )
 
 

@@ -24,8 +24,8 @@ from rfdetr_repro.spec.errors import ArgumentParser, InputError
 
 from .campaign import campaign_tables
 from .format import FORMATS, Table, render
-from .here import Here
 from .join import Measured
+from .missing import Here
 from .published import paper_table, shown_columns
 from .scoreboard import scoreboard
 from .sensitivity import sensitivity_tables

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Record, ScoredRecord, SearchedRecord
 from rfdetr_repro.spec.arch import Arch
+from rfdetr_repro.spec.metrics import in_points, percent
 
 from .format import MEASURED, Cell, Column, Table
 
@@ -32,45 +33,38 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
     ]
     table = Table("family", "Patch sizes that training never drew", columns)
     for record in records:
-        arch = record.model.arch
-        assert arch is not None and record.accuracy is not None
+        arch = record.as_searched().arch
+        own = record.accuracy
         row = {"arch": Cell(arch.key), "tokens": Cell(str(arch.tokens), value=float(arch.tokens))}
-        row |= {"ap": _percent(record.accuracy.ap), "ap50": _percent(record.accuracy.ap50)}
+        row |= {"ap": _percent(own.ap if own else None)}
+        row |= {"ap50": _percent(own.ap50 if own else None)}
         like = _equivalent(arch, trained)
-        ap = like.accuracy.ap if like is not None and like.accuracy else None
-        if (
-            like is not None
-            and like.model.arch is not None
-            and ap is not None
-            and record.accuracy.ap is not None
-        ):
-            difference = 100 * (record.accuracy.ap - ap)
-            row |= {"like": Cell(like.model.arch.key), "like_ap": _percent(ap)}
-            row["gap"] = Cell(f"{difference:+.1f}", MEASURED, difference)
+        known = ScoredRecord.of(like.record) if like is not None else None
+        if like is not None and known is not None and own is not None and own.ap is not None:
+            difference = own.ap - known.ap
+            row |= {"like": Cell(like.arch.key), "like_ap": _percent(known.ap)}
+            row["gap"] = Cell(in_points(difference), MEASURED, 100 * difference)
         table.add(row)
     synthetic = records[0].data is not None and records[0].data.synthetic
     table.notes = ["AP in percent" + (" on SYNTHETIC images: not COCO AP." if synthetic else ".")]
     return table
 
 
-def _equivalent(arch: Arch, trained: Sequence[Record]) -> Record | None:
+def _equivalent(arch: Arch, trained: Sequence[Record]) -> SearchedRecord | None:
     """The trained Record with as many tokens and the same decoder."""
+    alike = [
+        one
+        for record in trained
+        if (one := SearchedRecord.of(record)) is not None
+        and one.arch.tokens == arch.tokens
+        and (one.arch.decoder_layers, one.arch.queries) == (arch.decoder_layers, arch.queries)
+    ]
 
-    def alike(record: Record) -> bool:
-        one = record.model.arch
-        return (
-            one is not None
-            and one.tokens == arch.tokens
-            and (one.decoder_layers, one.queries) == (arch.decoder_layers, arch.queries)
-        )
+    def distance(one: SearchedRecord) -> tuple[bool, int]:
+        return one.arch.windows != arch.windows, abs(one.arch.input_hw[0] - arch.input_hw[0])
 
-    def distance(record: Record) -> tuple[bool, int]:
-        one = record.model.arch
-        assert one is not None
-        return one.windows != arch.windows, abs(one.input_hw[0] - arch.input_hw[0])
-
-    return min(filter(alike, trained), key=distance, default=None)
+    return min(alike, key=distance, default=None)
 
 
 def _percent(value: float | None) -> Cell:
-    return Cell("-") if value is None else Cell(f"{100 * value:.1f}", MEASURED, 100 * value)
+    return Cell("-") if value is None else Cell(percent(value), MEASURED, 100 * value)

@@ -110,15 +110,6 @@ def width_of(text: str) -> int:
     )
 
 
-def percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def milliseconds(value: float | None) -> str:
-    """Two decimals below 10 ms, one above."""
-    return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-
-
 def render(tables: Sequence[Table], form: str) -> str:
     """All tables in one of :data:`FORMATS`, ending with a newline."""
     if form == "json":

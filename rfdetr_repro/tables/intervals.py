@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from rfdetr_repro.records.ap_intervals import Difference, paired
 from rfdetr_repro.records.record import Accuracy, Record
+from rfdetr_repro.spec.metrics import in_points, percent, percent_value
 
 from .format import MEASURED, Cell
 
@@ -26,7 +27,7 @@ def interval_cell(accuracy: Accuracy | None) -> Cell:
         return Cell("no detections")
     if accuracy.ap_low is None or accuracy.ap_high is None:
         return Cell(UNKNOWN_INTERVAL)
-    return Cell(f"[{100 * accuracy.ap_low:.1f}, {100 * accuracy.ap_high:.1f}]", MEASURED)
+    return Cell(f"[{percent(accuracy.ap_low)}, {percent(accuracy.ap_high)}]", MEASURED)
 
 
 def gain_cell(before: Record | None, record: Record | None, masks: bool = False) -> Cell:
@@ -46,8 +47,9 @@ def gain_cell(before: Record | None, record: Record | None, masks: bool = False)
         or second.ap is None
     ):
         return Cell()
-    points = 100 * (second.ap - first.ap)
-    return Cell(f"{points:+.1f}{mark(paired(before, record, masks))}", MEASURED, round(points, 4))
+    difference = second.ap - first.ap
+    told = f"{in_points(difference)}{mark(paired(before, record, masks))}"
+    return Cell(told, MEASURED, percent_value(difference))
 
 
 def change_interval_cell(before: Record, after: Record, masks: bool = False) -> Cell:
@@ -58,8 +60,8 @@ def change_interval_cell(before: Record, after: Record, masks: bool = False) -> 
     if change is None:
         return Cell(UNKNOWN_INTERVAL)
     return Cell(
-        f"[{100 * change.low:+.1f}, "
-        f"{100 * change.high:+.1f}]{'' if change.distinguishable else f' {SAME}'}",
+        f"[{in_points(change.low)}, {in_points(change.high)}]"
+        f"{'' if change.distinguishable else f' {SAME}'}",
         MEASURED,
     )
 

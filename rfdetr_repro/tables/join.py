@@ -4,6 +4,10 @@ Record it came from.
 Two Records that would fill one cell become two lines. Cells of one line come from one machine and
 runtime, and those of one precision from one file. Counts of parameters and operations (source
 "cost") belong to the model and may stand on any line.
+
+How the paper's latencies were taken: RF-DETR (arXiv 2511.09554) section 4 and Appendix A: T4,
+TensorRT 10.4, FP16, batch 1, 200 ms between two images, CUDA graphs. The authors' tool replays a
+graph for RF-DETR, LW-DETR and RT-DETR and launches D-FINE and the YOLOs kernel by kernel.
 """
 
 from __future__ import annotations
@@ -12,17 +16,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rfdetr_repro.paper.cells import NAIVE, Row, Slot, expected_params, slots, table_rows
-from rfdetr_repro.paper.published import METRICS, join_key
-from rfdetr_repro.records.record import MEAN, Accuracy, Record
+from rfdetr_repro.paper.published import join_key
+from rfdetr_repro.records.record import MEAN, Accuracy, Record, ScoredRecord
+from rfdetr_repro.spec.metrics import (
+    COCO_METRICS,
+    decimals,
+    in_points,
+    milliseconds,
+    percent,
+    percent_value,
+)
+from rfdetr_repro.spec.presets import NAMES_OF_LETTERS, wide
+from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .format import MEASURED, Cell, milliseconds, percent
+from .format import MEASURED, Cell
 
 COCO_IMAGES = 5000  # val2017; AP on a part of it is another number
 # a Record without a size is this size if its parameters differ by less: widths are not in an Arch
 SAME_MODEL = 0.25
-# sizes of the paper; from XL on the backbone is DINOv2-B
-RELEASED = ("N", "S", "M", "L", "XL", "2XL", "MAX")
 SLOWER = 1.05  # Table 11 compares at similar latency
+GPU = "T4"
+# families as :func:`rfdetr_repro.paper.published.join_key` spells them
+WITH_GRAPH = ("rfdetr", "lwdetr", "rtdetr")
 Key = tuple[str, str, str, str]
 
 
@@ -156,16 +171,15 @@ class Measured:
             if _same_model(row, key, other, record):
                 yield record
 
-    def of_size(self, family: str, size: str) -> list[Record]:
+    def of_size(self, family: str, size: str) -> list[ScoredRecord]:
         """Protocol Records on COCO detection with an AP, of one family and size (Table 11)."""
         group = self._groups.get((family, "detect"), ())
         return [
-            record
+            scored
             for key, record in group
             if key[1] == size
             and _on(record, "coco-val2017")
-            and record.accuracy
-            and record.accuracy.ap is not None
+            and (scored := ScoredRecord.of(record)) is not None
         ]
 
     def lines(self, row: Row) -> list[Line]:
@@ -218,7 +232,7 @@ def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
     if arch != row.arch:
         return False
     if other[1]:
-        return other[1] == key[1] or (not key[1] and other[1] in RELEASED)
+        return other[1] == key[1] or (not key[1] and other[1] in NAMES_OF_LETTERS)
     expected = expected_params(row)
     params = record.cost.params if record.cost else None
     return (
@@ -255,7 +269,7 @@ def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
         and _variant_allows(record, row, False)
     ):
         value = getattr(accuracy_of(record), slot.metric, None)
-        return None if value is None else _cell(percent(value), round(100 * value, 4), record)
+        return None if value is None else _cell(percent(value), percent_value(value), record)
     return None
 
 
@@ -282,7 +296,7 @@ def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
     if (value := record.cost.params if slot.metric == "params" else record.cost.flops) is None:
         return None
     scaled = value / (1e6 if slot.metric == "params" else 1e9)
-    return _cell(f"{scaled:.1f}", scaled, record)
+    return _cell(decimals(scaled, 1), scaled, record)
 
 
 def _same_data(record: Record, row: Row) -> bool:
@@ -353,15 +367,21 @@ def _alike(a: Record, b: Record) -> bool:
 def _difference(a: Record, b: Record) -> dict[str, Cell]:
     """Percentage points by which ``a`` is better, per metric that both have."""
     cells = {}
-    for metric in METRICS:
+    for metric in COCO_METRICS:
         high = getattr(accuracy_of(a), metric, None)
         low = getattr(accuracy_of(b), metric, None)
         if high is not None and low is not None:
-            points = round(100 * (high - low), 4)
+            difference = high - low
             files = " - ".join(
                 record.artifact.sha256 if record.artifact else "" for record in (a, b)
             )
-            cells[metric] = Cell(f"{points:+.1f}", MEASURED, points, f"{a.id} - {b.id}", files)
+            cells[metric] = Cell(
+                in_points(difference),
+                MEASURED,
+                percent_value(difference),
+                f"{a.id} - {b.id}",
+                files,
+            )
     return cells
 
 
@@ -369,23 +389,23 @@ def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell
     """Table 11: D-FINE's AP, or the gap of the best RF-DETR with the row's backbone that is at most
     5 % slower.
     """
-    wide = "DINOv2-B" in row.identity.model.name
-    sizes = RELEASED[4:] if wide else RELEASED[:4]
+    large = "DINOv2-B" in row.identity.model.name
+    sizes = [letter for letter, name in NAMES_OF_LETTERS.items() if wide(name) is large]
     for slot in slots("11"):
         for base in measured.of_size("dfine", slot.size):
             if not row.printed["kind"].startswith("delta"):
-                ap = 100 * base.accuracy.ap  # type: ignore[union-attr,operator]
-                yield base, {slot.column: _cell(f"{ap:.1f}", round(ap, 4), base)}
+                cell = _cell(percent(base.ap), percent_value(base.ap), base.record)
+                yield base.record, {slot.column: cell}
                 continue
             rivals = [
-                record
+                rival
                 for size in sizes
-                for record in measured.of_size("rfdetr", size)
-                if _near(record, base)
+                for rival in measured.of_size("rfdetr", size)
+                if _near(rival.record, base.record)
             ]
             if rivals:
-                best = max(rivals, key=lambda record: record.accuracy.ap)  # type: ignore[union-attr,arg-type,return-value]
-                yield best, {slot.column: _difference(best, base)["ap"]}
+                best = max(rivals, key=lambda rival: rival.ap).record
+                yield best, {slot.column: _difference(best, base.record)["ap"]}
 
 
 def _near(record: Record, base: Record) -> bool:
@@ -399,3 +419,38 @@ def _near(record: Record, base: Record) -> bool:
     if not _timed_alike(record, base):
         return False
     return record.latency.median_ms <= SLOWER * base.latency.median_ms
+
+
+def timed_as_published(
+    record: Record,
+    *,
+    precision: str = "fp16",
+    wait_ms: float = PAPER_WAIT_MS,
+    in_pytorch: bool = False,
+) -> bool:
+    """Whether GPU, runtime, precision, wait and CUDA graph are those of a published latency.
+
+    ``in_pytorch``: of a starred row.
+    """
+    artifact = record.artifact
+    protocol = record.protocol
+    machine = record.machine
+    latency = record.latency
+    if (
+        record.source not in ("protocol", MEAN)
+        or artifact is None
+        or protocol is None
+        or machine is None
+        or latency is None
+    ):
+        return False
+    if GPU not in (machine.gpu or "").replace("-", " ").split() or not protocol.only_waits(wait_ms):
+        return False
+    if in_pytorch:
+        return artifact.runtime.startswith("torch") and not latency.cuda_graph
+    graph = join_key(record)[0] in WITH_GRAPH
+    return (
+        artifact.runtime.startswith("tensorrt")
+        and artifact.precision == precision
+        and latency.cuda_graph is graph
+    )

@@ -10,9 +10,10 @@ from statistics import median
 from typing import NamedTuple
 
 from rfdetr_repro.records.pareto import confirmed_points, latency_mode, modelled_for
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import Record, TimedRecord
+from rfdetr_repro.spec.metrics import in_points, milliseconds, percent_value, share
 
-from .format import MEASURED, Cell, Column, Table, milliseconds
+from .format import MEASURED, Cell, Column, Table
 
 
 class Row(NamedTuple):
@@ -20,14 +21,13 @@ class Row(NamedTuple):
     left out of its fit.
     """
 
-    record: Record
+    timed: TimedRecord
     modelled_ms: float
     stated_error: float | None
 
     @property
     def measured_ms(self) -> float:
-        assert self.record.latency is not None
-        return self.record.latency.median_ms
+        return self.timed.ms
 
     @property
     def error(self) -> float:
@@ -40,44 +40,44 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
     latency too.
     """
     search = [
-        record for record in records if record.source == "search" and record.latency is not None
+        view
+        for record in records
+        if record.source == "search" and (view := TimedRecord.of(record)) is not None
     ]
     groups: dict[tuple[object, ...], list[Row]] = {}
     for point in confirmed_points(records):
         for timed in (point.buffered, point.sustained):
-            if timed is None or timed.latency is None:
-                continue
-            row = _row(timed, search)
-            if row is not None:
+            view = None if timed is None else TimedRecord.of(timed)
+            row = None if view is None else _row(view, search)
+            if timed is not None and view is not None and row is not None:
                 name = timed.data.name if timed.data else "unknown data"
                 key = (
                     name,
                     timed.model.checkpoint_sha256,
                     timed.machine,
                     _mode(timed),
-                    bool(timed.latency.cuda_graph),
+                    bool(view.latency.cuda_graph),
                 )
                 groups.setdefault(key, []).append(row)
     return [_table(rows) for rows in groups.values()]
 
 
-def _row(timed: Record, search: Sequence[Record]) -> Row | None:
+def _row(timed: TimedRecord, search: Sequence[TimedRecord]) -> Row | None:
     """As noted when the file was measured; else of the search, unless its model was fitted to
     confirmed files since.
     """
-    assert timed.latency is not None
     if timed.latency.predicted_ms is not None:
         return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
-    for record in search:
-        assert record.latency is not None
-        refitted = record.latency.confirmed_error is not None
-        if record.model.arch == timed.model.arch and not refitted and modelled_for(record, timed):
-            return Row(timed, record.latency.median_ms, record.latency.heldout_error)
+    for said in search:
+        same = said.record.model.arch == timed.record.model.arch
+        refitted = said.latency.confirmed_error is not None
+        if same and not refitted and modelled_for(said.record, timed.record):
+            return Row(timed, said.ms, said.latency.heldout_error)
     return None
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    first = rows[0].record
+    first = rows[0].timed.record
     mode = _mode(first)
     columns = [
         Column("arch", "architecture", right=False),
@@ -89,14 +89,13 @@ def _table(rows: Sequence[Row]) -> Table:
     name = f" on {first.data.name}" if first.data else ""
     table = Table("modelled", f"Modelled against confirmed latency{name}, {mode}", columns)
     for row in sorted(rows, key=lambda row: row.measured_ms):
-        record = row.record
-        latency = row.record.latency
-        assert latency is not None
+        record = row.timed.record
+        latency = row.timed.latency
         cells = {
             "arch": Cell(record.model.arch.key if record.model.arch else record.model.name),
             "modelled_ms": Cell(milliseconds(row.modelled_ms), value=row.modelled_ms),
             "measured_ms": Cell(milliseconds(row.measured_ms), MEASURED, row.measured_ms),
-            "error": Cell(f"{100 * row.error:+.1f}", value=round(100 * row.error, 4)),
+            "error": Cell(in_points(row.error), value=percent_value(row.error)),
         }
         if latency.ci_low_ms is not None and latency.ci_high_ms is not None:
             cells["ci"] = Cell(
@@ -110,14 +109,14 @@ def _table(rows: Sequence[Row]) -> Table:
 def _summary(rows: Sequence[Row]) -> str:
     errors = [abs(row.error) for row in rows]
     if len(rows) == 1:
-        return f"Error of the model on this file: {errors[0]:.1%}."
+        return f"Error of the model on this file: {share(errors[0])}."
     pairs = list(combinations(rows, 2))
     swapped = sum(
         (a.modelled_ms - b.modelled_ms) * (a.measured_ms - b.measured_ms) < 0 for a, b in pairs
     )
     told = (
-        f"Error of the model on these {len(rows)} files: median {median(errors):.1%}, largest "
-        f"{max(errors):.1%}."
+        f"Error of the model on these {len(rows)} files: median {share(median(errors))}, largest "
+        f"{share(max(errors))}."
     )
     return (
         f"{told} It orders {swapped} of {len(pairs)} pairs of files by latency otherwise than the "
@@ -128,7 +127,7 @@ def _summary(rows: Sequence[Row]) -> str:
 def _stated(rows: Sequence[Row]) -> list[str]:
     stated = sorted({row.stated_error for row in rows if row.stated_error is not None})
     return [
-        f"The model had stated {error:.1%}, its median error on engines left out of its fit."
+        f"The model had stated {share(error)}, its median error on engines left out of its fit."
         for error in stated
     ]
 

@@ -3,6 +3,11 @@
 Every printed column of numbers has a measured one of the same name; GFLOPs of the RF-DETR rows also
 have a computed one. Where nothing was measured the cell says whether it could be: "not measured" or
 "not measurable here".
+
+GFLOPs of RF-DETR rows are computed from their architecture alone: arithmetic, no measurement and no
+Record. Two conventions reproduce every printed value: Tables 2, 3 and 12 to 17 count upstream's
+evaluation forward ("eager" of ``rfdetr_repro.spec.flops``); Tables 5, 6 and v2 19 count the same
+without the attention products.
 """
 
 from __future__ import annotations
@@ -10,21 +15,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rfdetr_repro.paper.cells import Row, slots, table_rows
-from rfdetr_repro.paper.published import CITATION, METRICS, TABLES
+from rfdetr_repro.paper.cells import Row, preset_name, slots, table_rows
+from rfdetr_repro.paper.published import CITATION, TABLES
 from rfdetr_repro.records.record import Record
+from rfdetr_repro.spec.flops import flops_by_part
+from rfdetr_repro.spec.metrics import COCO_METRICS, decimals, decimals_of, rounds_to
+from rfdetr_repro.spec.presets import PRESETS
 
-from .computed import CONVENTION, WITHOUT_ATTENTION, computed_gflops, without_attention
 from .format import COMPUTED, MARKS, MEASURED, MISSING, PUBLISHED, UNAVAILABLE, Cell, Column, Table
-from .here import Here, published_only
 from .intervals import interval_cell
 from .join import Line, Measured, accuracy_of, counter_of
+from .missing import Here, published_only
 
 HERE = "measured here"
 # measured columns that are shown even when nothing was measured
 _ALWAYS = ("ms", "ap", "ap50", "flops")
 # numbers that have to agree to the printed digit: their difference is shown
 _COUNTED = ("params", "flops")
+CONVENTION = "computed from the architecture by rfdetr_repro.spec.flops, convention eager"
+WITHOUT_ATTENTION = "without attention products"
+_ATTENTION = ("backbone attention", "decoder attention")
 
 
 def paper_table(
@@ -141,14 +151,40 @@ def _left(row: Row) -> dict[str, Cell]:
     return cells
 
 
+def without_attention(table: str) -> bool:
+    """Whether the GFLOPs of a table leave out the attention products."""
+    return table in ("5", "6", "v2_19")
+
+
+def computed_gflops(row: Row) -> Cell | None:
+    """GFLOPs (2 per multiply-add) of the row's architecture; ``None`` if it is not an RF-DETR of
+    one architecture.
+    """
+    if row.arch is None:
+        return None
+    name = preset_name(row)
+    nano = PRESETS["nano"].model  # Table 5 changes the patch and the layers of the S family
+    model = (
+        PRESETS[name].model
+        if name
+        else replace(nano, patch=row.arch.patch, decoder_layers=row.arch.decoder_layers)
+    )
+    parts = flops_by_part(model, row.arch, "eager")
+    total = sum(
+        value
+        for part, value in parts.items()
+        if not (without_attention(row.table) and part in _ATTENTION)
+    )
+    return Cell(decimals(total / 1e9, 1), COMPUTED, total / 1e9)
+
+
 def difference(printed: str, value: float) -> str:
     """ "=" if ``value`` rounds to the printed number, else what has to be added to the printed
     one.
     """
-    digits = len(printed.partition(".")[2])
-    if f"{value:.{digits}f}" == f"{float(printed):.{digits}f}":
+    if rounds_to(value, printed):
         return "="
-    return f"{value - float(printed):+.{max(digits, 1)}f}"
+    return decimals(value - float(printed), max(decimals_of(printed), 1), signed=True)
 
 
 def _open_cells(row: Row, here: Here, reasons: dict[str, int]) -> dict[str, Cell]:
@@ -231,7 +267,7 @@ def _notes(name: str, reasons: dict[str, int], measured: Measured) -> list[str]:
         f"Published: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause): the authors' "
         f"numbers, not ours. AP in percent."
     ]
-    if any(slot.column in METRICS for slot in slots(name)) or reasons:
+    if any(slot.column in COCO_METRICS for slot in slots(name)) or reasons:
         notes.append(
             f"{MARKS[MISSING]} = not measured; {MARKS[UNAVAILABLE]} = not measurable here; Δ = "
             f"measured - published"

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from rfdetr_repro.paper.cells import Row, Slot, slots, table_rows
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Record
+from rfdetr_repro.spec.metrics import decimals, decimals_of
+from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .commands import LEGEND, command, spelled_out
-from .computed import computed_gflops
 from .format import Cell, Column, Table
-from .here import Here, published_only
-from .join import Line, Measured
-from .published import difference, title
-from .timing import GPU, WAIT_MS, timed_as_published
+from .join import GPU, Line, Measured, timed_as_published
+from .missing import LEGEND, Here, command, published_only, spelled_out
+from .published import computed_gflops, difference, title
 
 # points of AP, milliseconds
 AP_TOLERANCE = 0.2
@@ -130,13 +129,13 @@ def within(slot: Slot, printed: str, value: float) -> bool:
     if slot.metric in ("params", "flops"):
         return difference(printed, value) == "="
     tolerance = MS_TOLERANCE if slot.metric == "ms" else AP_TOLERANCE
-    digits = len(printed.partition(".")[2])
-    return abs(round(value, digits) - float(printed)) <= tolerance + 1e-9
+    shown = float(decimals(value, decimals_of(printed)))
+    return abs(shown - float(printed)) <= tolerance + 1e-9
 
 
 def as_printed(row: Row, slot: Slot, record: Record) -> bool:
     """Whether a latency was measured the way the printed one was."""
-    wait_ms = WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
+    wait_ms = PAPER_WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
     starred = row.printed.get("latency_backend") == "pytorch"
     return timed_as_published(
         record, precision=slot.precision or "fp16", wait_ms=wait_ms, in_pytorch=starred

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rfdetr_repro.spec.metrics import percent
+
 CHOOSING_SPLIT = "val"
 
 
@@ -44,7 +46,9 @@ class Best:
         return name
 
     def describe(self) -> str:
-        return f"best: step {self.step}, {self.weights} weights, val AP {100 * self.ap:.2f}"
+        return (
+            f"best: step {self.step}, {self.weights} weights, val AP {percent(self.ap, digits=2)}"
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

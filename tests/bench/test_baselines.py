@@ -128,7 +128,7 @@ def test_every_row_has_the_key_of_its_printed_row() -> None:
 
 def test_the_scoreboards_names_are_known() -> None:
     from rfdetr_repro.paper.cells import table_rows
-    from rfdetr_repro.tables.here import bench_name
+    from rfdetr_repro.tables.missing import bench_name
 
     rows = [row for table in ("2", "3", "4", "9", "12", "13", "14") for row in table_rows(table)]
     names = {bench_name(row) for row in rows if row.arch is None or row.identity.model.size}

@@ -9,7 +9,8 @@ from dataclasses import replace
 from samples_record import SHA, fixed_record
 
 from rfdetr_repro.bench.command.arguments import check, parser, precisions, protocols_of
-from rfdetr_repro.paper.campaigns import BUFFERS_MS, campaign_models
+from rfdetr_repro.paper.campaigns import campaign_models
+from rfdetr_repro.paper.published import BUFFERS_MS
 from rfdetr_repro.records.record import ArtifactId, DataId, ModelId, Record
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.tables.published import Here, paper_table

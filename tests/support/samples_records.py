@@ -16,7 +16,7 @@ from rfdetr_repro.records.record import (
     Record,
 )
 from rfdetr_repro.spec.protocol import Protocol
-from rfdetr_repro.tables.here import Here
+from rfdetr_repro.tables.missing import Here
 
 SHA = "5e" * 32
 OTHER_SHA = "ab" * 32

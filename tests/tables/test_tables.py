@@ -20,6 +20,7 @@ from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import ArtifactId, Cost, Itself, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, run_main
+from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.tables import command as tables
 from rfdetr_repro.tables.campaign import SYNTHETIC, campaign_tables
 from rfdetr_repro.tables.format import (
@@ -32,12 +33,11 @@ from rfdetr_repro.tables.format import (
     Cell,
     Column,
     Table,
-    milliseconds,
     render,
     width_of,
 )
-from rfdetr_repro.tables.here import Here
 from rfdetr_repro.tables.join import Measured
+from rfdetr_repro.tables.missing import Here
 from rfdetr_repro.tables.published import paper_table, shown_columns
 
 

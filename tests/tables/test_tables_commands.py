@@ -25,8 +25,13 @@ from rfdetr_repro.runtime.backends import BACKENDS
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import campaign
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.tables.commands import LEGEND, command, spelled_out
-from rfdetr_repro.tables.here import bench_name, published_only
+from rfdetr_repro.tables.missing import (
+    LEGEND,
+    bench_name,
+    command,
+    published_only,
+    spelled_out,
+)
 
 PARSERS = {  # program -> the module that has its parser
     "rfdetr_repro.bench": "rfdetr_repro.bench.command.run",

@@ -10,15 +10,14 @@ import pytest
 from samples_records import NOTHING, OTHER_SHA, SHA, T4, counted, measured
 from samples_run import run_records
 
-from rfdetr_repro.paper.cells import Row, cells, slots, table_rows
+from rfdetr_repro.paper.cells import Row, cells, preset_name, slots, table_rows
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Accuracy, ArtifactId, Cost, DataId, Latency, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.protocol import Protocol
-from rfdetr_repro.tables.computed import computed_gflops, preset_name
 from rfdetr_repro.tables.format import MEASURED, Cell, Table
 from rfdetr_repro.tables.join import Measured
-from rfdetr_repro.tables.published import paper_table
+from rfdetr_repro.tables.published import computed_gflops, paper_table
 
 NANO = Arch(384, 16, 2, 2, 300)
 MEDIUM = Arch(576, 16, 2, 4, 300)

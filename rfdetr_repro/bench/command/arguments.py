@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from rfdetr_repro.bench.gpu.device import uses_gpu
 from rfdetr_repro.data.source import add_data_arguments
-from rfdetr_repro.paper.campaigns import BUFFERS_MS, CAMPAIGNS
+from rfdetr_repro.paper.campaigns import CAMPAIGNS
+from rfdetr_repro.paper.published import BUFFERS_MS
 from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import folder_names, input_path, number, output_file, whole
 from rfdetr_repro.spec.errors import ArgumentParser, InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
-from rfdetr_repro.spec.protocol import BACKENDS, REAL, WHOLE, WITH_GRAPH, Protocol
+from rfdetr_repro.spec.protocol import BACKENDS, MODES, REAL, WHOLE, WITH_GRAPH, Protocol
 from rfdetr_repro.spec.ranges import choose
 
 FORMS = (
@@ -35,12 +36,13 @@ BOXES = tuple(
     for order in ("xyxy", "cxcywh", "xywh", "yxyx")
     for unit in ("pixels", "relative")
 )
-MODES = {
+# what --protocol takes -> modes
+PROTOCOLS = {
     "buffered": ("buffered",),
     "sustained": ("sustained",),
     "paced": ("paced",),
-    "both": ("buffered", "sustained"),
-    "all": ("buffered", "sustained", "paced"),
+    "both": MODES,
+    "all": (*MODES, "paced"),
 }
 PRECISIONS = ("fp32", "fp16")
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
@@ -149,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
     how = parsed.add_argument_group("how")
     how.add_argument(
         "--protocol",
-        choices=MODES,
+        choices=PROTOCOLS,
         default="buffered",
         help="a wait before each sample, closed loop, fixed rate",
     )
@@ -277,7 +279,7 @@ def check(args: argparse.Namespace) -> None:
             f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none",
             hint="leave them out",
         )
-    if args.spin_ms and "buffered" not in MODES[args.protocol]:
+    if args.spin_ms and "buffered" not in PROTOCOLS[args.protocol]:
         raise InputError(
             f"--spin-ms is part of the wait of the buffered mode, {args.protocol} has none",
             hint="leave it out",
@@ -340,7 +342,7 @@ def protocols_of(args: argparse.Namespace) -> list[Protocol]:
         return [_waiting(base, buffer_ms) for buffer_ms in BUFFERS_MS]
     if args.campaign is not None:
         return [base]
-    return [_of_mode(base, mode, args) for mode in MODES[args.protocol]]
+    return [_of_mode(base, mode, args) for mode in PROTOCOLS[args.protocol]]
 
 
 def _waiting(base: Protocol, buffer_ms: float) -> Protocol:

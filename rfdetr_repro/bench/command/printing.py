@@ -9,6 +9,7 @@ from rfdetr_repro.records.record import Accuracy, Latency, Record
 from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import Verdict, compare_series
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.metrics import decimals, percent, share
 
 HEADER = (
     "model",
@@ -55,10 +56,10 @@ def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
 
 
 def _cells(name: str, record: Record) -> tuple[str, ...]:
-    latency = record.latency
-    protocol = record.protocol
-    artifact = record.artifact
-    assert latency is not None and protocol is not None and artifact is not None
+    measured = record.as_measured()
+    latency = measured.latency
+    protocol = measured.protocol
+    artifact = measured.artifact
     return (
         name,
         "-" if record.data is None else f"{record.data.name}/{record.data.split}",
@@ -73,7 +74,7 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
         "-" if latency.suppression_ms is None else f"{latency.suppression_ms:.2f}",
         "-" if latency.images_per_s is None else f"{latency.images_per_s:.1f}",
-        "-" if latency.paced is None else f"{latency.paced.missed_share:.1%}",
+        "-" if latency.paced is None else f"{share(latency.paced.missed_share)}",
         _throttled(latency),
         _others(latency),
         str(latency.num_samples),
@@ -105,7 +106,7 @@ def _percent(accuracy: Accuracy | None, metric: str) -> str:
     if accuracy is None or value is None:
         return "-"
     nothing = " (no detections)" if accuracy.detections == 0 and metric == "ap" else ""
-    return f"{100 * value:.1f}{nothing}"
+    return f"{percent(value)}{nothing}"
 
 
 def verdict_line(first: str, second: str, verdict: Verdict) -> str:
@@ -197,7 +198,9 @@ def gate(
     for (name, *_), points in scored.items():
         if {"fp32", "fp16"} <= set(points):
             drop = points["fp32"] - points["fp16"]
-            line = f"{name}: FP16 {points['fp16']:.1f} AP, FP32 {points['fp32']:.1f}"
+            line = (
+                f"{name}: FP16 {decimals(points['fp16'], 1)} AP, FP32 {decimals(points['fp32'], 1)}"
+            )
             told.append(
                 f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}"
             )
@@ -222,7 +225,7 @@ def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
             if ap is not None and ap < NOTHING and record.adoption:
                 taken = "; ".join(f"{key} {value}" for key, value in record.adoption.items())
                 line = (
-                    f"hint: {name}: AP {100 * ap:.1f}. The file was taken as: {taken}. If one of "
+                    f"hint: {name}: AP {percent(ap)}. The file was taken as: {taken}. If one of "
                     f"these is wrong, give --form, "
                 )
                 line += (
