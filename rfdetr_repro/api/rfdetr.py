@@ -26,7 +26,6 @@ from rfdetr_repro.bench.accuracy import label_map
 from rfdetr_repro.data.census import check_usable
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.source import DataSource
-from rfdetr_repro.evaluate import percent
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.evaluation.predict_images import Found, Picture, as_pictures, detect
