@@ -45,7 +45,7 @@ def pico_artifact(folder: Path, arch: Arch = PICO.arch, form: str = "onnx") -> A
 
 def both(row: Preset) -> tuple[Any, Detector]:
     """(transformers' model, ours) with the same random weights."""
-    from baselines.transformers_rf_detr import build
+    from rfdetr_repro.baselines.rf_detr_transformers.adapter import build
 
     torch.manual_seed(0)
     theirs = build(row.model, row.arch.windows)

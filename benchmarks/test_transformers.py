@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.transformers_rf_detr import build
 from benchmarks.studies.operators import operator_ms
+from rfdetr_repro.baselines.rf_detr_transformers.adapter import build
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.checkpoints.layouts import from_transformers
 from rfdetr_repro.model.checkpoints.released import from_released

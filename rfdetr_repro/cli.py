@@ -89,6 +89,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "export.tensorrt.command",
             "export.tensorrt",
         ),
+        "baselines": _verb(
+            "list the other detectors that can be measured by name",
+            "baselines.command",
+            "baselines",
+        ),
         "bench": _verb(
             "measure accuracy and latency of artifacts as Records", "bench.command.run", "bench"
         ),

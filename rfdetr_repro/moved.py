@@ -138,6 +138,20 @@ MOVED = {
     "upstream_classes": "api.upstream_classes",
     "validation": "evaluation.predict_split",
 }
+# of the folder baselines of the repository, which was no part of the package; baselines.py there
+# stands for the folder
+BASELINES = {
+    "baselines.catalog": "baselines.catalog",
+    "baselines.d_fine": "baselines.d_fine.adapter",
+    "baselines.deployed": "baselines.deployed",
+    "baselines.foreign": "baselines.package",
+    "baselines.lw_detr": "baselines.lw_detr.adapter",
+    "baselines.open_vocabulary": "baselines.open_vocabulary.adapter",
+    "baselines.rt_detr": "baselines.rt_detr.adapter",
+    "baselines.transformers_rf_detr": "baselines.rf_detr_transformers.adapter",
+    "baselines.yolo_libre": "baselines.yolo_libre",
+    "baselines.yolo_ultralytics": "baselines.yolo_ultralytics",
+}
 
 
 class _Alias(Loader):
@@ -182,6 +196,8 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if fullname in BASELINES:
+            return ModuleSpec(fullname, _Alias(f"{PACKAGE}.{BASELINES[fullname]}"))
         package, _, old = fullname.partition(".")
         if package == PACKAGE and old in PARTED:
             return ModuleSpec(fullname, _Joined(PARTED[old]))

@@ -14,17 +14,16 @@ if __name__ == "__main__":  # before the imports below: the program loads them w
 
     Program("rfdetr_repro.bench.command.costs").run()
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from rfdetr_repro.baselines import catalog
+from rfdetr_repro.baselines.baseline import FORMS, HasCounts, HasModule
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.paper.costs import NO_ATTENTION
 from rfdetr_repro.records.record import Cost, ModelId, Record
@@ -35,28 +34,37 @@ from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import ABLATION, PRESETS
 
 from .counters import COUNTERS
-from .models import _catalog, model_artifact, model_id, model_names
+from .models import model_artifact, model_id
 
 Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
-FORMS = ("evaluated", "deployed")
 
 
 def paper_models() -> list[str]:
-    """Every size of ours, every baseline of another family."""
-    rows = getattr(_catalog(), "ROWS", {})
-    foreign = {name: row.foreign for name, row in rows.items() if row.foreign is not None}
-    absent = {package.name for package in foreign.values() if package.count and not package.present}
-    if absent:
-        print(
-            f"not counted for want of {', '.join(sorted(absent))}: "
-            f"{', '.join(n for n in foreign if foreign[n].name in absent)}"
-        )
-    usable = {name for name, package in foreign.items() if package.count and package.present}
-    return [
-        name
-        for name in model_names()
-        if not name.endswith("@transformers") and (name not in foreign or name in usable)
-    ]
+    """Every size of ours, every baseline of this package that is of another family."""
+    absent: dict[str, list[str]] = {}
+    names = [f"rfdetr-{size}" for size in PRESETS]
+    for name, known in catalog.entries().items():
+        counted_there = _foreign(name)
+        if counted_there is not None and counted_there.cannot_count:
+            absent.setdefault(counted_there.cannot_count, []).append(name)
+        elif known.provider == catalog.HERE and not name.endswith("@transformers"):
+            names.append(name)
+    for reason, left_out in absent.items():
+        print(f"not counted, for {reason}: {', '.join(left_out)}")
+    return names
+
+
+def check(names: Sequence[str], counters: Sequence[str]) -> None:
+    """Raises :class:`InputError` for a model that none of ``counters`` can count."""
+    for name in names:
+        known = catalog.entries().get(name)
+        if known is None or isinstance(known.baseline, HasCounts | HasModule):
+            continue
+        if "onnx" not in counters:
+            raise InputError(
+                f"the operations of {name} can be counted in its file only",
+                hint="count them with --counters onnx",
+            )
 
 
 def jobs(
@@ -69,12 +77,13 @@ def jobs(
         size = name.removeprefix("rfdetr-")
         if ("onnx" in counters and size in PRESETS) or ("onnx" in counters and not _star(name)):
             yield _job(model_id(name), "onnx", "deployed", partial(_onnx, name, artifacts))
-        if _foreign(name) is not None:
+        baseline = None if size in PRESETS else catalog.entry(name).baseline
+        if isinstance(baseline, HasCounts):
             yield from _foreign_jobs(name, counters)
         elif size in PRESETS:
             row = PRESETS[size]
             yield from _own(model_id(name), row.model, row.arch, counters)
-        else:
+        elif isinstance(baseline, HasModule):
             for form, counter in product(FORMS, COUNTERS):
                 if counter in counters:
                     count = partial(_counted, name, counter, form)
@@ -116,28 +125,21 @@ def _job(model: ModelId, counter: str, form: str, count: Callable[[], Cost]) -> 
 
 
 def _star(name: str) -> str:
-    catalog = _catalog()
-    return catalog.ROWS[name].star if catalog and name in catalog.ROWS else ""
+    known = catalog.entries().get(name)
+    return known.baseline.torch_only if known else ""
 
 
-def _foreign(name: str) -> Any:
-    """The package that knows model ``name``, if it is one that is never imported here."""
-    row = getattr(_catalog(), "ROWS", {}).get(name)
-    return row and row.foreign
+def _foreign(name: str) -> HasCounts | None:
+    """The baseline of model ``name``, if it runs in a process of its own and counts there."""
+    known = catalog.entries().get(name)
+    return known.baseline if known and isinstance(known.baseline, HasCounts) else None
 
 
 @cache
-def _package_counts(name: str) -> dict[tuple[str, str], tuple[int, float]]:
-    package = _foreign(name)
-    if not package.count:
-        raise InputError(
-            f"the parameters and operations of {name} are not counted here",
-            hint="count it with --counters onnx",
-        )
-    found: dict[tuple[str, str], tuple[int, float]] = importlib.import_module(
-        "baselines.foreign"
-    ).counts(package, _catalog().ROWS[name].build(0))
-    return found
+def _package_counts(name: str) -> Mapping[tuple[str, str], tuple[int, float]]:
+    baseline = _foreign(name)
+    assert baseline is not None, name
+    return baseline.counts(catalog.entry(name).size)
 
 
 def _by_package(name: str, counter: str, form: str) -> Cost:
@@ -200,10 +202,9 @@ class _MasksToo(torch.nn.Module):
 
 
 def _counted(name: str, counter: str, form: str) -> Cost:
-    catalog = _catalog()
     with torch.device("meta"):
         module = catalog.module(name, form)
-        images = torch.empty(1, 3, *catalog.ROWS[name].hw)
+        images = torch.empty(1, 3, *catalog.entry(name).size.hw)
     params = sum(parameter.numel() for parameter in module.parameters())
     count = COUNTERS[counter](module, images)
     return Cost(params, count.flops, count.macs, counter, form)

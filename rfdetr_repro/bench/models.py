@@ -1,5 +1,5 @@
-"""Models by name, as artifacts to measure: ours from its presets, other people's from the
-repository's ``baselines`` folder.
+"""Models by name, as artifacts to measure: ours from its presets, other people's from
+``rfdetr_repro.baselines``.
 
 An artifact is made once and found again by its name, which hashes what made it: model, weights,
 categories, programs, versions. Weights are random unless a checkpoint is named, and the manifest
@@ -9,66 +9,45 @@ says which; random weights may give a latency, never an accuracy.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
-import importlib.util
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.export.adopt.adoption import Categories, adopt
-from rfdetr_repro.export.artifact import (
-    Artifact,
-    ArtifactMeta,
-    load_artifact,
-    manifest_path,
-    write_artifact,
-)
-from rfdetr_repro.export.onnx.nms import Nms
+from rfdetr_repro.baselines import catalog, package
+from rfdetr_repro.baselines.baseline import ExportRequest
+from rfdetr_repro.baselines.catalog import Entry
+from rfdetr_repro.export.adopt.adoption import Categories
+from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, load_artifact, manifest_path
+from rfdetr_repro.export.onnx.nms import STANDARD, Nms
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_file, writable_folder
 from rfdetr_repro.spec.labels import Labels, coco_labels
 from rfdetr_repro.spec.presets import PRESETS, SIZE_LETTERS
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
-from rfdetr_repro.spec.unfinished import remove_abandoned_folders, temporary_folder
+from rfdetr_repro.spec.unfinished import remove_abandoned_folders
 
 PACKAGES = ("torch", "onnx", "onnxscript", "transformers")
 SEED = 0
-_MISSING = (
-    "D-FINE, RT-DETR, LW-DETR and the rest need the repository's baselines folder on the Python "
-    "path"
-)
 
 
-def _catalog() -> Any:
-    """The module ``baselines.catalog``, or None where the repository is not on the path: the
-    package does not depend on it.
-    """
-    return (
-        importlib.import_module("baselines.catalog")
-        if importlib.util.find_spec("baselines")
-        else None
-    )
-
-
-@cache
 def model_names() -> tuple[str, ...]:
     """Every name that :func:`model_artifact` takes here."""
-    catalog = _catalog()
-    return (*(f"rfdetr-{size}" for size in PRESETS), *(catalog.ROWS if catalog else ()))
+    return (*(f"rfdetr-{size}" for size in PRESETS), *catalog.entries())
 
 
 def known_name(name: str) -> str:
     """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters:
     lwdetr-s is lwdetr-small.
     """
-    rows = getattr(_catalog(), "ROWS", {})
     keys = {
-        f"{row.family}-{row.size}{'-seg' * row.masks}".lower(): known for known, row in rows.items()
+        f"{row.size.family}-{row.size.size}{'-seg' * row.size.masks}".lower(): known
+        for known, row in catalog.entries().items()
     }
     return name if name in model_names() else keys.get(name.lower(), name)
 
@@ -79,19 +58,19 @@ def model_id(name: str, weights: str = "random") -> ModelId:
     """
     name = known_name(name)
     if name not in model_names():
-        missing = "" if _catalog() else f" ({_MISSING})"
+        left_out = "".join(f" ({line})" for line in catalog.find().refused)
         raise InputError(
-            f"unknown model {name!r}{missing}", hint=f"choose one of {', '.join(model_names())}"
+            f"unknown model {name!r}{left_out}", hint=f"choose one of {', '.join(model_names())}"
         )
-    size = name.removeprefix("rfdetr-")
-    if size in PRESETS:
-        row = PRESETS[size]
-        letter = SIZE_LETTERS.get(size.removeprefix("seg-"), size.removeprefix("seg-"))
+    preset = name.removeprefix("rfdetr-")
+    if preset in PRESETS:
+        row = PRESETS[preset]
+        letter = SIZE_LETTERS.get(preset.removeprefix("seg-"), preset.removeprefix("seg-"))
         shown, task = ("RF-DETR-Seg", "segment") if row.model.masks else ("RF-DETR", "detect")
         return ModelId("rfdetr", shown, task, letter, arch=row.arch, weights=weights)
-    row = _catalog().ROWS[name]
-    task = "segment" if row.masks else "detect"
-    return ModelId(row.family, row.name, task, row.size, weights=weights)
+    size = catalog.entry(name).size
+    task = "segment" if size.masks else "detect"
+    return ModelId(size.family, size.name, task, size.size, weights=weights)
 
 
 def model_artifact(
@@ -121,34 +100,37 @@ def model_artifact(
     model = model_id(name, "random" if checkpoint is None else "trained")
     digest = None if checkpoint is None else sha256_file(checkpoint)
     model = replace(model, checkpoint_sha256=digest)
-    foreign = getattr(_catalog() and _catalog().ROWS.get(name), "foreign", None) is not None
-    if foreign and checkpoint is None and inject is None:
-        inject = importlib.import_module("baselines.foreign").INJECTED
     ours = name.removeprefix("rfdetr-") in PRESETS
     if labels is not None and not ours:
         raise InputError(
             f"labels are for RF-DETR's files, and {name} takes the classes of the data",
             hint="leave the labels out",
         )
+    if not ours:
+        baseline = catalog.entry(name).baseline
+        if baseline.suppression and checkpoint is None and inject is None:
+            inject = package.INJECTED
+    suppressed = not ours and baseline.suppression
     decided = {
-        "inject": inject if foreign else None,
-        "suppression": suppression if foreign else None,
+        "inject": inject if suppressed else None,
+        "suppression": suppression if suppressed else None,
         "labels": labels,
+        "plug-in": None if ours else catalog.entry(name).fingerprint or None,
     }
     made = _made_by(name, digest, categories, decided)
-    starred = getattr(_catalog() and _catalog().ROWS.get(name), "star", "")
+    starred = not ours and baseline.torch_only
     suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
     path = writable_folder(folder) / f"{name}-{made}.{suffix}"
     remove_abandoned_folders(folder)
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
-    if foreign:
-        return _foreign(
-            name, path, model, checkpoint, categories, Nms(inject=inject, kind=suppression)
-        )
     if ours:
         return _ours(name, path, model, checkpoint, labels)
-    return _theirs(name, path, model, checkpoint, categories)
+    nms = Nms(inject=inject, kind=suppression) if suppressed else STANDARD
+    request = ExportRequest(
+        path, model, None if checkpoint is None else Path(checkpoint), categories, nms
+    )
+    return _theirs(catalog.entry(name), request)
 
 
 def _made_by(
@@ -159,11 +141,11 @@ def _made_by(
 ) -> str:
     """12 hex digits over all that decides the file's content; of ``decided`` what is not None."""
     versions = {}
-    for package in PACKAGES:
+    for distribution in PACKAGES:
         try:
-            versions[package] = importlib.metadata.version(package)
+            versions[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "none"
+            versions[distribution] = "none"
     made = {
         "name": name,
         "weights": checkpoint_sha256 or SEED,
@@ -178,15 +160,11 @@ def _made_by(
 @cache
 def _sources() -> str:
     """Hash of the programs that build and export models."""
-    catalog = _catalog()
-    package = Path(__file__).parents[1]
-    folders = [
-        package / "model",
-        package / "export",
-        package / "spec",
-        *([Path(catalog.__file__).parent] if catalog else []),
-    ]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [Path(__file__)]
+    root = Path(__file__).parents[1]
+    folders = [root / name for name in ("model", "export", "spec", "baselines")]
+    kinds = ("*.py", "*.toml")
+    files = [file for folder in folders for kind in kinds for file in sorted(folder.rglob(kind))]
+    files.append(Path(__file__))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -221,70 +199,24 @@ def _ours(
     )
 
 
-def _theirs(
-    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None
-) -> Artifact:
-    """Exported by PyTorch, then adopted: normalisation, choice and box form go into the file."""
-    catalog = _catalog()
-    row = catalog.ROWS[name]
-    if row.star:
-        if checkpoint is not None:
-            raise InputError(
-                f"{name} is measured with random weights only: {row.star}",
-                hint="leave --checkpoint out",
-            )
-        from .starred import write_recipe
-
-        return write_recipe(
-            row, name, path, model, {"transformers": importlib.metadata.version("transformers")}
+def _theirs(entry: Entry, request: ExportRequest) -> Artifact:
+    """Exported by the baseline, or a recipe where no file can be made of the model."""
+    reason = entry.baseline.torch_only
+    if not reason:
+        return entry.baseline.export(entry.size, request)
+    if request.checkpoint is not None:
+        raise InputError(
+            f"{entry.size.id} is measured with random weights only: {reason}",
+            hint="leave --checkpoint out",
         )
-    detector = catalog.module(name, "deployed", checkpoint)
-    params = sum(parameter.numel() for parameter in detector.parameters())
-    with temporary_folder(path.parent) as scratch:
-        exported = Path(scratch, f"{name}.onnx")
-        catalog.export(detector, exported, row.hw, dynamo=row.dynamo)
-        adopted = adopt(
-            exported,
-            Path(scratch, "adopted.onnx"),
-            categories=categories,
-            form="detr",
-            boxes="cxcywh-relative",
-            normalise=row.normalise,
-            weights=model.weights,
-        )
-        versions = {
-            package: importlib.metadata.version(package) for package in ("torch", "transformers")
-        }
-        packages = adopted.manifest.packages | versions
-        manifest = replace(adopted.manifest, model=model, params=params, packages=packages)
-        return write_artifact(path, adopted.path.read_bytes(), manifest)
+    from .starred import write_recipe
+
+    return write_recipe(entry, request)
 
 
-def _foreign(
-    name: str, path: Path, model: ModelId, checkpoint: Any, categories: Categories | None, nms: Nms
-) -> Artifact:
-    """Exported by another process, then adopted: suppression and masks go into the file.
-
-    Random weights leave suppression nothing to do, so a stated number of candidates is injected.
-    """
-    foreign = importlib.import_module("baselines.foreign")
-    row = _catalog().ROWS[name]
-    with temporary_folder(path.parent) as scratch:
-        work = Path(scratch, "export")
-        work.mkdir()
-        exported = foreign.export(row.foreign, row.build(0), work, checkpoint)
-        options: dict[str, Any] = {
-            "form": row.form,
-            "normalise": row.normalise,
-            "weights": model.weights,
-            "nms": nms,
-        }
-        adopted = adopt(
-            exported.path, Path(scratch, "adopted.onnx"), categories=categories, **options
-        )
-        packages = adopted.manifest.packages | exported.versions
-        manifest = replace(adopted.manifest, model=model, params=exported.params, packages=packages)
-        return write_artifact(path, adopted.path.read_bytes(), manifest)
-
-
-MODELS = model_names()
+def __getattr__(name: str) -> Any:
+    """``MODELS`` was a constant until version 0.2."""
+    if name == "MODELS":
+        warnings.warn("MODELS is now model_names(); it goes with 0.3", DeprecationWarning, 2)
+        return model_names()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,21 +7,22 @@ by weights "random": it gives a latency, parameters and operations, never an acc
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from importlib.metadata import version
 
 import torch
 
+from rfdetr_repro.baselines import catalog
+from rfdetr_repro.baselines.baseline import SEED, ExportRequest
+from rfdetr_repro.baselines.catalog import Entry
+from rfdetr_repro.baselines.library import LibraryBaseline
 from rfdetr_repro.export.artifact import Artifact, Manifest, TensorSpec, write_artifact
 from rfdetr_repro.export.contract import Array, check_images, content_of
 from rfdetr_repro.export.onnx.nms import MOST
 from rfdetr_repro.model.detector import Outputs
 from rfdetr_repro.model.postprocess import Ranked, top_k
 from rfdetr_repro.ops.device import choose_device, torch_threads
-from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.runtime.session import Detections, Session, identity_of
 from rfdetr_repro.spec.files import sha256_bytes
 
@@ -32,30 +33,34 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
-def write_recipe(
-    row: Any, name: str, path: Path, model: ModelId, packages: dict[str, str]
-) -> Artifact:
-    """The artifact of the catalogue's row ``name``; counted on shapes, nothing is run."""
-    catalog = importlib.import_module("baselines.catalog")
-    content = json.dumps({"model": name, "seed": catalog.SEED, "form": "evaluated"}).encode()
+def write_recipe(entry: Entry, request: ExportRequest) -> Artifact:
+    """The artifact of a baseline that no file can be made of; counted on shapes, nothing is run."""
+    size = entry.size
+    content = json.dumps({"model": size.id, "seed": SEED, "form": "evaluated"}).encode()
     with torch.device("meta"):
-        module = catalog.module(name, "evaluated")
-        images = torch.empty(1, 3, *row.hw)
+        module = catalog.module(size.id, "evaluated")
+        images = torch.empty(1, 3, *size.hw)
+    versions = {name: version(name) for name in _packages(entry)}
     names = ("scores", "float32"), ("labels", "int64"), ("boxes", "float32")
     manifest = Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
-        model=replace(model, weights="random"),
+        model=replace(request.model, weights="random"),
         class_names=(),
         category_ids=(),
-        inputs=(TensorSpec("images", (1, 3, *row.hw), "float32"),),
+        inputs=(TensorSpec("images", (1, 3, *size.hw), "float32"),),
         outputs=tuple(TensorSpec(name, (), dtype) for name, dtype in names),
         params=sum(parameter.numel() for parameter in module.parameters()),
         flops=int(flopcountermode(module, images).flops),
         format=FORMAT,
-        packages=packages | {"star": row.star},
+        packages=versions | {"star": entry.baseline.torch_only},
     )
-    return write_artifact(path, content, manifest)
+    return write_artifact(request.path, content, manifest)
+
+
+def _packages(entry: Entry) -> tuple[str, ...]:
+    """Distributions whose version decides what the recipe makes."""
+    return ("transformers",) if isinstance(entry.baseline, LibraryBaseline) else ()
 
 
 class ModuleSession(Session):
@@ -66,9 +71,7 @@ class ModuleSession(Session):
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
         recipe = json.loads(content_of(artifact, FORMAT))
         device = choose_device()
-        module = importlib.import_module("baselines.catalog").module(
-            recipe["model"], recipe["form"]
-        )
+        module = catalog.module(recipe["model"], recipe["form"])
         self.manifest, self._module, self._threads = artifact.manifest, module.to(device), threads
         self._mean, self._std = (
             torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD)

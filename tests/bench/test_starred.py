@@ -4,6 +4,7 @@ backends refuse it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import catalog
+from rfdetr_repro.baselines import catalog
+from rfdetr_repro.baselines.card import Card
+from rfdetr_repro.baselines.library import LibraryBaseline
 from rfdetr_repro.bench import models
 from rfdetr_repro.bench.command.run import main
 from rfdetr_repro.bench.starred import ModuleSession
@@ -33,16 +36,21 @@ class Small(torch.nn.Module):
         return rows[..., :4].sigmoid(), rows[..., 4:]
 
 
-class Forms:
-    evaluated = deployed = staticmethod(lambda model: model)
+class Tiny(LibraryBaseline):
+    """Its library's model is the module that is run."""
+
+    def module(self, size: Any, form: str = "deployed", checkpoint: Any = None) -> Any:
+        torch.manual_seed(0)
+        return Small().requires_grad_(False)
 
 
 @pytest.fixture
 def starred(monkeypatch: pytest.MonkeyPatch) -> str:
-    row = catalog.ROWS["grounding-dino-t"]._replace(
-        build=lambda _: Small().requires_grad_(False), forms=Forms, hw=(SIDE, SIDE)
-    )
-    monkeypatch.setitem(catalog.ROWS, "grounding-dino-t", row)
+    known = catalog.entry("grounding-dino-t")
+    card = Card("GroundingDINO", "MIT", "here", "none", torch_only=known.baseline.torch_only)
+    size = replace(known.size, hw=(SIDE, SIDE))
+    entry = catalog.Entry(Tiny(card, "none"), size)
+    monkeypatch.setitem(catalog.entries(), "grounding-dino-t", entry)
     return "grounding-dino-t"
 
 
@@ -117,7 +125,7 @@ def test_the_tiny_model_of_the_library_runs() -> None:
     pytest.importorskip(
         "transformers.models.mm_grounding_dino", reason="transformers (>= 5) is not installed"
     )
-    assert {catalog.ROWS[name].family for name in ("grounding-dino-t", "llmdet-t")} == {
+    assert {catalog.entry(name).size.family for name in ("grounding-dino-t", "llmdet-t")} == {
         "groundingdino",
         "llmdet",
     }

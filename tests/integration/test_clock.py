@@ -26,7 +26,7 @@ from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("rfdetr_repro", "baselines", "benchmarks", "reports")
+FOLDERS = ("rfdetr_repro", "benchmarks", "reports")
 CLOCKS = {
     "time.time",
     "time.time_ns",

@@ -19,7 +19,7 @@ import torch
 from filled import fill, uniform
 from tiny import TINY
 
-from baselines.transformers_rf_detr import build
+from rfdetr_repro.baselines.rf_detr_transformers.adapter import build
 from rfdetr_repro.data.transforms import Target
 from rfdetr_repro.model.checkpoints.layouts import from_transformers, transformers_name
 from rfdetr_repro.model.checkpoints.pretrained import infer_preset, load_pretrained

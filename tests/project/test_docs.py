@@ -41,7 +41,6 @@ SOURCES = [
         "csrc",
         "tests",
         "benchmarks",
-        "baselines",
         "reports",
         "campaigns",
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from rfdetr_repro.moved import MOVED, PARTED
+from rfdetr_repro.moved import BASELINES, MOVED, PARTED
 
 NEEDS = {"export.openvino_session": "openvino"}
 
@@ -49,6 +50,30 @@ def test_the_names_that_were_moved_apart() -> None:
         with pytest.warns(DeprecationWarning, match="the old name goes with version"):
             module = importlib.import_module(f"rfdetr_repro.{old}")
         assert all(hasattr(module, name) for name in names)
+
+
+@pytest.mark.parametrize("old", sorted(BASELINES))
+def test_the_folder_of_baselines_is_part_of_the_package(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``baselines.py`` in the repository's root stands for the folder that was there."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    new = importlib.import_module(f"rfdetr_repro.{BASELINES[old]}")
+    for name in ("baselines", old):
+        sys.modules.pop(name, None)
+    with pytest.warns(DeprecationWarning, match="the old name goes with version"):
+        assert importlib.import_module(old) is new
+
+
+def test_old_names_of_the_catalogue() -> None:
+    from rfdetr_repro.baselines import catalog, exporting
+
+    with pytest.warns(DeprecationWarning, match="goes with version"):
+        assert catalog.ROWS["dfine-s"].family == "dfine"
+    with pytest.warns(DeprecationWarning, match="goes with version"):
+        assert catalog.export is exporting.export
+    with pytest.raises(AttributeError, match="no attribute"):
+        catalog.nothing_of_this_name  # noqa: B018 (the look-up is what is tested)
 
 
 def test_a_name_that_never_was_is_not_found() -> None:

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("rfdetr_repro", "csrc", "benchmarks", "baselines", "reports", "tests")
+FOLDERS = ("rfdetr_repro", "csrc", "benchmarks", "reports", "tests")
 LINE_LENGTH = 130  # of C++ and CUDA; clang-format wraps at less
 DRAWERS = {"utils", "util", "misc", "common", "helpers"}
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from baselines import d_fine, lw_detr, rt_detr
+from rfdetr_repro.baselines.d_fine import adapter as d_fine
+from rfdetr_repro.baselines.lw_detr import adapter as lw_detr
+from rfdetr_repro.baselines.rt_detr import adapter as rt_detr
 
 CLASSES = 5
 QUERIES = 12

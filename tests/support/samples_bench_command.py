@@ -63,6 +63,8 @@ def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str
             raise InputError(f"unknown model {name!r}")
         return fake_artifact(folder, name, weights="trained" if checkpoint else "random")
 
-    known = SimpleNamespace(MODELS=("rfdetr-medium", "dfine-m"), model_artifact=model_artifact)
+    known = SimpleNamespace(
+        model_names=lambda: ("rfdetr-medium", "dfine-m"), model_artifact=model_artifact
+    )
     monkeypatch.setitem(sys.modules, "rfdetr_repro.bench.models", known)
     return asked

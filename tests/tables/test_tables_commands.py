@@ -80,13 +80,13 @@ def parsed(words: list[str]) -> argparse.Namespace:
 
 
 def check_models(names: list[str], args: argparse.Namespace) -> None:
-    from baselines.catalog import ROWS
+    from rfdetr_repro.baselines.catalog import entries
 
     for name in names:
         models.model_id(name)  # an unknown one is an InputError
-        row = ROWS.get(models.known_name(name))
-        if row is not None and row.star:
-            assert args.checkpoint is None and args.backend == "torch", f"{name}: {row.star}"
+        known = entries().get(models.known_name(name))
+        if known is not None and (reason := known.baseline.torch_only):
+            assert args.checkpoint is None and args.backend == "torch", f"{name}: {reason}"
 
 
 def check(words: list[str]) -> None:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for counter in wanted or ():
         choose(counter, EVERY, "counter")
     # loads slowly; the arguments are checked first
-    from rfdetr_repro.bench.costs import jobs, line, paper_models
+    from rfdetr_repro.bench.costs import check, jobs, line, paper_models
     from rfdetr_repro.bench.machine import environment
     from rfdetr_repro.bench.models import known_name, model_id
     from rfdetr_repro.paper.costs import STATES, cost_cells, to_csv, to_markdown
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         model_id(name)
     names = [known_name(name) for name in names]
+    check(names, counters)
     store = Store(args.out)
     known = store.ids()
     command = "python -m rfdetr_repro.bench.costs " + " ".join(

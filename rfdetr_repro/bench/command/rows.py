@@ -78,7 +78,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
     given = names(args)
     if args.campaign is None or given or args.onnx:
         return given
-    found, missing = campaign_models(args.campaign, _models().MODELS)
+    found, missing = campaign_models(args.campaign, _models().model_names())
     if missing:
         print(f"not built here: {', '.join(missing)}; give their files with --onnx")
     return found

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 TOKENS = 195
 
 
-def build_tiny(num_classes: int = 80, **changes: Any) -> nn.Module:
-    """transformers' detector (Swin-T, BERT base), random weights, whatever the classes.
+def build(size: str = "tiny", num_classes: int = 80, **changes: Any) -> Any:
+    """transformers' detector (Swin-T, BERT base), random weights; there is one size, and its
+    classes are words.
 
     ``changes`` replace fields.
     """
@@ -26,7 +27,8 @@ def build_tiny(num_classes: int = 80, **changes: Any) -> nn.Module:
 
     settings: Any = library.MMGroundingDinoConfig  # its type stubs lack inherited settings
     config = settings(disable_custom_kernels=True, **changes)
-    return library.MMGroundingDinoForObjectDetection(config).eval().requires_grad_(False)
+    model: Any = library.MMGroundingDinoForObjectDetection(config)
+    return model.eval().requires_grad_(False)
 
 
 class Forward(nn.Module):

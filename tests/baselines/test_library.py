@@ -4,6 +4,7 @@ program.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import torch
 from safetensors.torch import save_file
 from samples_baselines import CLASSES, FAMILIES, QUERIES, SIDE, images, library_model, smallest_lead
 
-from baselines import catalog, rt_detr
+from rfdetr_repro.baselines import catalog
+from rfdetr_repro.baselines.exporting import export
+from rfdetr_repro.baselines.library import LibraryBaseline
+from rfdetr_repro.baselines.rt_detr import BASELINE as RT_DETR
+from rfdetr_repro.baselines.rt_detr.adapter import CARD
 from rfdetr_repro.bench import models
 from rfdetr_repro.export.adopt.adoption import adopt
 from rfdetr_repro.export.onnx.surgery import INPUTS
@@ -79,8 +84,9 @@ def test_an_adopted_export_gives_the_librarys_own_detections(family: str, tmp_pa
     batch = images()
     assert smallest_lead(model, normalised(family, batch)) > CLEAR
     expected = own_post_processing(family, model(normalised(family, batch)))
-    catalog.export(FAMILIES[family].deployed(model), tmp_path / "raw.onnx", (SIDE, SIDE))
-    row = next(row for row in catalog.ROWS.values() if row.family == family)
+    export(FAMILIES[family].deployed(model), tmp_path / "raw.onnx", (SIDE, SIDE))
+    sizes = [known.size for known in catalog.entries().values()]
+    row = next(size for size in sizes if size.family == family)
     adopted = adopt(
         tmp_path / "raw.onnx", tmp_path / "adopted.onnx", form="detr", normalise=row.normalise
     )
@@ -104,7 +110,9 @@ def test_every_row_has_the_key_of_its_printed_row() -> None:
         for table in ("2", "3", "12", "13")
         for record in published_records(table)
     }
-    ours = {name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.MODELS}
+    ours = {
+        name: join_key(Record("cost", models.model_id(name)))[:3] for name in models.model_names()
+    }
     left = {key for key in printed if not key[0].startswith(("fastinst", "maskdino"))} - set(
         ours.values()
     )
@@ -143,12 +151,16 @@ def test_the_scoreboards_names_are_known() -> None:
 
 
 def tiny_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(num_classes: int) -> Any:
-        model = library_model("rtdetr")
-        return model if num_classes == CLASSES else rt_detr.build("r18", num_classes)
+    class Tiny(LibraryBaseline):
+        def build(self, size: Any, num_classes: int) -> Any:
+            if num_classes == CLASSES:
+                return library_model("rtdetr")
+            return super().build(size, num_classes)
 
-    row = catalog.ROWS["rtdetr-r18"]._replace(build=build, num_classes=CLASSES, hw=(SIDE, SIDE))
-    monkeypatch.setitem(catalog.ROWS, "rtdetr-r18", row)
+    known = catalog.entry("rtdetr-r18")
+    baseline = Tiny(CARD, RT_DETR.adapter.__name__, class_head=RT_DETR.class_head)
+    size = replace(known.size, num_classes=CLASSES, hw=(SIDE, SIDE))
+    monkeypatch.setitem(catalog.entries(), "rtdetr-r18", catalog.Entry(baseline, size))
 
 
 def test_an_artifact_is_made_once_and_says_what_it_is(
@@ -210,7 +222,7 @@ def test_a_file_that_does_not_fit_is_one_line(
     }
     first = "model.encoder_input_proj.0.0.weight"
     if case == "no head":
-        del state[catalog.ROWS["rtdetr-r18"].class_head]
+        del state[RT_DETR.class_head]
     elif case == "missing":
         del state[first]
     elif case == "unknown":
@@ -237,17 +249,12 @@ def test_what_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="unknown model 'dfine-q'; choose one of rfdetr-nano"):
         models.model_artifact("dfine-q", tmp_path)
 
-    def missing(num_classes: int) -> Any:
+    def missing(*_: object) -> Any:
         raise ImportError("No module named 'transformers'")
 
-    monkeypatch.setitem(catalog.ROWS, "dfine-n", catalog.ROWS["dfine-n"]._replace(build=missing))
+    monkeypatch.setattr(catalog.entry("dfine-n").baseline, "build", missing)
     with pytest.raises(InputError, match="dfine-n needs transformers 5 or later"):
         models.model_artifact("dfine-n", tmp_path)
-    models.model_names.cache_clear()
-    monkeypatch.setattr(models, "_catalog", lambda: None)
-    with pytest.raises(InputError, match="need the repository's baselines folder"):
-        models.model_artifact("dfine-n", tmp_path)
-    models.model_names.cache_clear()
 
 
 def test_our_own_model_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
-"""D-FINE (arXiv 2410.13842, Apache-2.0) as transformers ports it, in the five sizes of the authors'
-configuration files.
-"""
+"""Builds D-FINE: transformers' port with the settings of ``baseline.toml``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from .deployed import Detector, merge_normalisations, merge_parallel_convolutions
+from rfdetr_repro.baselines.card import read_card
+from rfdetr_repro.baselines.deployed import (
+    Detector,
+    merge_normalisations,
+    merge_parallel_convolutions,
+)
 
 
 class Backbone(NamedTuple):
@@ -48,45 +52,11 @@ B5 = Backbone(
     False,
 )
 
-_THREE_LEVELS: dict[str, Any] = {"decoder_n_points": [3, 6, 3]}
-_TWO_LEVELS: dict[str, Any] = {
-    "num_feature_levels": 2,
-    "feat_strides": [16, 32],
-    "encode_proj_layers": [1],
-    "decoder_n_points": [6, 6],
-    "d_model": 128,
-    "encoder_hidden_dim": 128,
-    "encoder_ffn_dim": 512,
-    "decoder_ffn_dim": 512,
-    "decoder_in_channels": [128, 128],
-}
-# the authors freeze those of L and X only
-_TRAINED_NORMS: dict[str, Any] = {"freeze_backbone_batch_norms": False}
-_WIDE: dict[str, Any] = {
-    "encoder_hidden_dim": 384,
-    "encoder_ffn_dim": 2048,
-    "decoder_in_channels": [384, 384, 384],
-}
-SIZES: dict[str, tuple[Backbone, dict[str, Any]]] = {
-    "n": (
-        B0,
-        _TRAINED_NORMS
-        | _TWO_LEVELS
-        | {"depth_mult": 0.5, "hidden_expansion": 0.34, "decoder_layers": 3},
-    ),
-    "s": (
-        B0,
-        _TRAINED_NORMS
-        | _THREE_LEVELS
-        | {"depth_mult": 0.34, "hidden_expansion": 0.5, "decoder_layers": 3},
-    ),
-    "m": (B2, _TRAINED_NORMS | _THREE_LEVELS | {"depth_mult": 0.67, "decoder_layers": 4}),
-    "l": (B4, _THREE_LEVELS),
-    "x": (B5, _THREE_LEVELS | _WIDE),
-}
+BACKBONES = {"B0": B0, "B2": B2, "B4": B4, "B5": B5}
+CARD = read_card(Path(__file__).parent)
 
 
-def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
+def build(size: str, num_classes: int = 80, **changes: Any) -> Any:
     """transformers' detector, weights as its own initialisation draws them.
 
     ``changes`` replace fields of its configuration.
@@ -94,7 +64,8 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
     import transformers.models.d_fine as library
     from transformers.models.hgnet_v2 import HGNetV2Config
 
-    row, fields = SIZES[size]
+    fields = dict(CARD.by_key(size).settings)
+    row = BACKBONES[fields.pop("backbone")]
     levels = fields.get("num_feature_levels", 3)
     settings: Any = HGNetV2Config  # its type stubs lack inherited settings
     backbone = settings(
@@ -115,7 +86,8 @@ def build(size: str, num_classes: int = 80, **changes: Any) -> nn.Module:
         | fields
         | changes
     )
-    return library.DFineForObjectDetection(settings(**fields)).eval().requires_grad_(False)
+    model: Any = library.DFineForObjectDetection(settings(**fields))
+    return model.eval().requires_grad_(False)
 
 
 def deployed(model: Any) -> Detector:

@@ -77,7 +77,8 @@ def merge_parallel_convolutions(model: nn.Module) -> nn.Module:
     ``act(conv3x3(x))``; returns ``model``.
     """
     for parent in list(model.modules()):
-        for name, block in list(parent.named_children()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, block in children:
             if type(block).__name__.endswith("RepVggBlock") and _sides(block) == ((3, 3), (1, 1)):
                 setattr(parent, name, nn.Sequential(_merged(block), block.activation))
     return model
@@ -88,7 +89,8 @@ def merge_normalisations(model: nn.Module) -> nn.Module:
     returns ``model``.
     """
     for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, layer in children:
             if type(layer).__name__ == "DFineConvNormLayer":
                 weight, bias = _folded(layer.conv, layer.norm)
                 setattr(
@@ -114,15 +116,16 @@ def _merged(block: Any) -> nn.Conv2d:
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     """A convolution as ``like``, with these weights and a bias."""
+    kind: Any = nn.Conv2d  # its attributes are typed wider than its arguments
     with torch.device(weight.device):
-        merged = nn.Conv2d(
+        merged: nn.Conv2d = kind(
             like.in_channels,
             like.out_channels,
             like.kernel_size,
             like.stride,
             like.padding,
             groups=like.groups,
-        )  # type: ignore[arg-type]
+        )
     merged.weight = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False)
     merged.bias = nn.Parameter(bias.to(like.weight.dtype), requires_grad=False)
     return merged

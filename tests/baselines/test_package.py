@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from baselines import catalog, foreign, yolo_libre, yolo_ultralytics
+from rfdetr_repro.baselines import package, yolo_libre, yolo_ultralytics
 from rfdetr_repro.bench import models
 from rfdetr_repro.runtime.session import OrtSession, identity_of
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -84,7 +84,7 @@ def test_a_raw_export_becomes_an_artifact_that_says_what_it_is(
 ) -> None:
     raw_model(tmp_path / "vendor.onnx", "seg" in name)
     fake(f"return shutil.copy({str(tmp_path / 'vendor.onnx')!r}, 'anything.onnx')")
-    monkeypatch.setattr(foreign, "INJECTED", 20)
+    monkeypatch.setattr(package, "INJECTED", 20)
     artifact = models.model_artifact(name, tmp_path / "models")
     manifest = artifact.manifest
     assert (manifest.model.name, manifest.model.size) == (
@@ -117,11 +117,11 @@ def test_another_number_of_candidates_is_another_file(fake, tmp_path: Path) -> N
         count: artifact.manifest.packages["injected_candidates"] for count, artifact in made.items()
     }
     assert (
-        told == {0: "0", 7: "7", None: str(foreign.INJECTED)}
+        told == {0: "0", 7: "7", None: str(package.INJECTED)}
         and len({artifact.sha256 for artifact in made.values()}) == 3
     )
     assert (
-        models.model_artifact("yolov8-n", tmp_path / "models", inject=foreign.INJECTED).path
+        models.model_artifact("yolov8-n", tmp_path / "models", inject=package.INJECTED).path
         == made[None].path
     )
 
@@ -161,33 +161,33 @@ def test_an_export_that_fails_is_one_line(body: str, told: str, fake, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("yolo11-m", yolo_ultralytics.PACKAGE), ("yolox-s", yolo_libre.PACKAGE)]
+    ("name", "baseline"),
+    [("yolo11-m", yolo_ultralytics.BASELINE), ("yolox-s", yolo_libre.BASELINE)],
 )
 def test_an_absent_package_is_one_line_that_says_how_to_go_on(
-    name: str, package, tmp_path: Path, monkeypatch
+    name: str, baseline, tmp_path: Path, monkeypatch
 ) -> None:
-    folder = tmp_path / "none" / package.name
+    folder = tmp_path / "none" / baseline.package_name
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("raise ImportError('not here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
     with pytest.raises(
         InputError,
-        match=f"needs {package.name}.*pip install {package.name}.*{package.variable}.*--onnx FILE",
+        match=f"needs {baseline.package_name}.*pip install {baseline.package_name}.*"
+        f"{baseline.variable}.*--onnx FILE",
     ):
         models.model_artifact(name, tmp_path / "models")
-    monkeypatch.setenv(package.variable, str(tmp_path / "no-python"))
-    with pytest.raises(InputError, match=f"{package.name} cannot be run"):
+    monkeypatch.setenv(baseline.variable, str(tmp_path / "no-python"))
+    with pytest.raises(InputError, match=f"{baseline.package_name} cannot be run"):
         models.model_artifact(name, tmp_path / "models")
 
 
 def test_every_size_has_the_name_it_has_there() -> None:
-    given = {
-        row.build(0) for row in catalog.ROWS.values() if row.foreign is yolo_ultralytics.PACKAGE
-    }
+    given = {size.key for size in yolo_ultralytics.BASELINE.sizes}
     assert given == {
         f"yolo{family}{size}{seg}"
         for family in ("v8", "11")
         for size in "nsmlx"
         for seg in ("", "-seg")
     }
-    assert sum(row.foreign is yolo_libre.PACKAGE for row in catalog.ROWS.values()) == 10
+    assert len(yolo_libre.BASELINE.sizes) == 10

@@ -1,0 +1,14 @@
+"""LW-DETR (arXiv 2406.03459), as transformers ports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_repro.baselines.card import read_card
+from rfdetr_repro.baselines.library import LibraryBaseline
+
+BASELINE = LibraryBaseline(
+    read_card(Path(__file__).parent),
+    f"{__name__}.adapter",
+    class_head="class_embed.weight",
+)

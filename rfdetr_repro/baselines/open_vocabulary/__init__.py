@@ -1,0 +1,10 @@
+"""GroundingDINO and LLMDet, whose cost the paper measures: PyTorch only, random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rfdetr_repro.baselines.card import read_card
+from rfdetr_repro.baselines.library import LibraryBaseline
+
+BASELINE = LibraryBaseline(read_card(Path(__file__).parent), f"{__name__}.adapter")
