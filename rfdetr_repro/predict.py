@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint",
         required=True,
         type=any_path,
-        help="model file: ours, released, transformers",
+        help="checkpoint of this project, of the released RF-DETR, or of transformers",
     )
-    add("--size", help="name of the size, where the file does not tell it")
+    add("--size", help="name of the model size, for a file that does not state the size")
     add("--labels", help=LABELS_HELP)
     add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
     add(
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--antialias",
         action=argparse.BooleanOptionalAction,
-        help="resize of pictures (default: what the checkpoint states)",
+        help="how images are resized (default: the rule that the checkpoint states)",
     )
     add(
         "--out",

@@ -78,7 +78,9 @@ class PackageBaseline(CardBaseline):
         return os.environ.get(self.variable) or sys.executable
 
     def export(self, size: Size, request: ExportRequest) -> Artifact:
-        """Exported by another process, then adopted: suppression and masks go into the file."""
+        """Exports a baseline in another process, then adopts the file: suppression and masks become
+        part of the graph.
+        """
         from .exporting import adopt_export
 
         with temporary_folder(request.path.parent) as scratch:
@@ -99,7 +101,7 @@ class PackageBaseline(CardBaseline):
         weights: str | Path = size.key
         if checkpoint is not None:
             if not Path(checkpoint).is_file():
-                raise InputError("no such file", checkpoint)
+                raise InputError("the file does not exist", checkpoint)
             # packages write beside the file
             weights = shutil.copy(checkpoint, folder / f"weights{Path(checkpoint).suffix}")
         answer = folder / "exported.json"

@@ -1,6 +1,6 @@
-"""Maps a session over a split: resize, run, detections in pixels, COCO metrics.
+"""Accuracy of a session on a split: resize, run, detections in pixels, COCO metrics.
 
-Images are independent; nothing is batched.
+Images are processed independently, without batches.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ Array = np.ndarray[Any, Any]
 
 
 class HasClasses(Protocol):
-    """A manifest or a model card."""
+    """The classes of a manifest or of a model card."""
 
     @property
-    def class_names(self) -> tuple[str, ...]: ...
+    def class_names(self) -> tuple[str, ...]:
+        """The name of every output label."""
 
     @property
-    def category_ids(self) -> tuple[int, ...]: ...
+    def category_ids(self) -> tuple[int, ...]:
+        """The category id of every output label."""
 
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[dict[str, Array]]:
-    """Inputs by name of the first ``count`` images of ``split``: what a float16 range audit of the
-    artifact looks at.
+    """Model inputs for the first ``count`` images of ``split``, on which a float16 range audit runs
+    the artifact.
+
+    Each item maps the input's name to a float32 array (1, 3, H, W) in 0..1.
     """
     manifest = artifact.manifest
     pictures = (split.load_image(index) for index in range(min(count, len(split))))
@@ -53,13 +57,13 @@ def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[di
 
 
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
-    """int64 (classes of the model,): the split's label of each output label, -1 where the split has
-    no such category.
+    """int64 (classes of the model,): for each output label the split's label, or -1 where the split
+    has no such category.
 
-    Categories are joined by id and name. Where ids differ (many model files number their classes
-    themselves) names decide, if each name of the split is that of exactly one category and of
-    exactly one class of the model. A category of the split that the model lacks is an
-    :class:`InputError`.
+    Categories are matched by id and name. Where ids differ, as in many model files, which number
+    their classes from 0, categories are matched by name, provided that each name of the split
+    belongs to exactly one category and to exactly one class of the model. Raises
+    :class:`InputError` if the model lacks a category of the split.
     """
     known = dict(zip(manifest.category_ids, manifest.class_names, strict=True))
     wanted = dict(zip(split.classes.category_ids, split.classes.names, strict=True))
@@ -76,15 +80,15 @@ def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
     where = f"split {split.split} of {split.name}"
     listed = ", ".join(wrong[:3])
     raise InputError(
-        f"the model does not know {len(wrong)} categories ({listed})",
+        f"the model lacks {len(wrong)} categories of the data ({listed})",
         where,
         _which_classes(manifest, wanted),
     )
 
 
 def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
-    """The hint for classes that do not fit: near names, the model's own, or how to say what its
-    labels mean.
+    """The hint for classes that do not match: a similar name, the model's own names, or the option
+    that names its labels.
     """
     named = [name for name in manifest.class_names if name != UNUSED]
     folded = {name.strip().casefold(): name for name in named}
@@ -94,19 +98,19 @@ def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
         if (key := name.strip().casefold()) in folded
     ]
     if near and near[0][0] != near[0][1]:
-        return f"the model writes {near[0][1]!r}: name the classes alike"
+        return f"the model's name is {near[0][1]!r}: write the class names alike"
     if all(re.fullmatch(r"class \d+", name) for name in named):
-        return "the model's file names no classes: give labels (the names of all labels in order)"
+        return "the model's file names no classes: give labels, the names of all labels in order"
     own = ", ".join(named[:3])
     return (
-        f"evaluate it on its own data set (it knows {own}{', ...' if len(named) > 3 else ''}), or "
-        f"say what its labels mean"
+        f"evaluate the model on its own data set (its classes are "
+        f"{own}{', ...' if len(named) > 3 else ''}), or state the meaning of its labels"
     )
 
 
 def run_on(session: Session, image: Array) -> Detections:
-    """Detections of a uint8 (H, W, 3) image, by the manifest's resize rule; boxes and maps relative
-    to the image itself.
+    """Detections in a uint8 (H, W, 3) RGB image, resized by the manifest's rule; boxes and mask
+    maps are relative to the original image.
     """
     rule = session.manifest.resize
     input_hw = session.manifest.input_hw
@@ -123,26 +127,30 @@ def run_on(session: Session, image: Array) -> Detections:
 def detect_image(
     session: Session, image: Array, image_id: ImageKey, labels: Array
 ) -> ImageDetections:
-    """Detections of a uint8 (H, W, 3) image in px: all that the artifact gives of known classes
-    (``labels``: :func:`label_map`).
+    """Detections in a uint8 (H, W, 3) RGB image, in pixels: all detections of the split's classes.
 
-    COCO's maxDets counts per image and class, so nothing is cut here; see
-    :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`.
+    ``labels``: the map that :func:`label_map` gives.
+
+    No detection is dropped here, because COCO's maxDets counts per image and class; see
+    :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`. Raises :class:`InputError` for scores
+    or boxes that are not finite and for labels beyond the classes.
     """
     found = run_on(session, image)
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
-        hint = "an overflow in half precision, or broken weights? export it again"
+        hint = (
+            "check for an overflow in half precision or broken weights, and export the model again"
+        )
         raise InputError(
-            f"the model gives numbers that are not finite on image {image_id}",
+            f"the model returns numbers that are not finite for image {image_id}",
             session.manifest.model.name,
             hint,
         )
     if found.labels.size and not 0 <= found.labels.min() <= found.labels.max() < len(labels):
         wrong = f"labels {found.labels.min()} to {found.labels.max()} for {len(labels)} classes"
         raise InputError(
-            f"the model gives {wrong}",
+            f"the model returns {wrong}",
             session.manifest.model.name,
-            "name the classes it was trained on",
+            "name all classes that the model was trained on",
         )
     mapped = labels[found.labels[0]]
     kept = np.flatnonzero(mapped >= 0)
@@ -156,9 +164,9 @@ def detect_image(
 def detect_split(
     session: Session, split: CocoSplit, *, progress: Progress = iter
 ) -> list[ImageDetections]:
-    """Detections of every image of ``split``, in its order.
+    """Detections in every image of ``split``, in the split's order.
 
-    ``progress`` wraps the sequence of indices (e.g. a progress bar).
+    ``progress`` wraps the sequence of indices , as a progress bar does.
     """
     labels = label_map(session.manifest, split)
     ids = [info.id for info in split.images]
@@ -171,10 +179,10 @@ def detect_split(
 def accuracy_of(
     session: Session, split: CocoSplit, *, max_dets: int = 100, progress: Progress = iter
 ) -> tuple[Accuracy, Accuracy | None]:
-    """(box accuracy, mask accuracy or None) of the session's own file on ``split``, in fractions,
-    with 95 % intervals of AP.
+    """(box accuracy, mask accuracy or None) of the session's file on ``split``, as fractions in
+    0..1, with 95 % intervals of AP.
 
-    ``max_dets``: detections per image and class that count (COCO's maxDets).
+    ``max_dets``: COCO's maxDets, the number of detections per image and class that count.
     """
     with_masks = len(session.manifest.outputs) == 4 and not split.why_no_mask_ap()
     detections = detect_split(session, split, progress=progress)

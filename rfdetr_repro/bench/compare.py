@@ -1,16 +1,16 @@
-"""Stores of Records side by side: is what was measured later faster?
+"""Compares stores of Records: are the later measurements faster?
 
 python -m rfdetr_repro.bench.compare --old OLD1.jsonl OLD2.jsonl \
     --new NEW1.jsonl NEW2.jsonl [--fail-slower]
 python -m rfdetr_repro.bench.compare OLD.jsonl NEW.jsonl --between-sessions 0.02
 
-A file of a model that is measured again some minutes later differs by more than the samples of each
-time tell. So a verdict needs several stores of a side, each measured in a session of its own, or
---between-sessions, the standard deviation between sessions that is known of the machine; else every
-row is UNDECIDED. Rows are joined by request: model, runtime, precision, with or without a CUDA
-graph, protocol. Verdicts come from the raw samples beside each store, so all must still have them.
-Rows of different machines, or of a machine that is not known, are marked, and compared only with
---any-machine; rows of different data are never.
+The latency of one file, measured again a few minutes later, differs by more than the samples of
+each session show. A verdict therefore needs several stores on each side, each measured in a session
+of its own, or --between-sessions, the machine's known standard deviation between sessions;
+otherwise every row is UNDECIDED. Rows are joined by request: model, runtime, precision, CUDA graph
+or not, protocol. Verdicts are computed from the raw samples next to each store, which must still be
+there. Rows of different or unknown machines are marked, and compared only with --any-machine; rows
+of different data are never compared.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ Key = tuple[object, ...]
 
 
 class Pair(NamedTuple):
-    """One request in both stores.
+    """One measurement request in both stores.
 
-    ``verdict`` is about the new one; without it ``reason`` says why they are not compared.
+    ``verdict`` compares the new measurement with the old; where it is None, ``reason`` says why the
+    two are not compared.
     """
 
     name: str
@@ -53,10 +54,12 @@ def compare_stores(
     margin: float = 0.01,
     between: float | None = None,
 ) -> list[Pair]:
-    """Every request of the new stores, in order. Each store is a session; one that is not there is
-    an :class:`InputError`.
+    """Compares every request of the new stores, in order, with the old stores. Each store is a
+    session.
 
-    ``between``: known standard deviation of a median between sessions, as a part of it.
+    ``between``: known standard deviation of the median between sessions, as a fraction of the
+    median. ``margin``: largest difference, as a fraction of the median, at which two rows are the
+    SAME. Raises :class:`InputError` for a store that does not exist or holds no measured latency.
     """
     befores = _sessions(old)
     afters = _sessions(new)
@@ -67,19 +70,21 @@ def compare_stores(
             pairs.append(Pair(_name(record), None, _why_not_there(record, befores)))
             continue
         earlier = before[-1][1]
-        both = [one for _, one in (*before, *after)]
-        if data := _other_data([one for _, one in before], [one for _, one in after]):
+        both = [record for _, record in (*before, *after)]
+        if data := _other_data([record for _, record in before], [record for _, record in after]):
             pairs.append(Pair(_name(record), None, data))
             continue
         moved = sorted(
-            {_machine_words(one.machine) for one in both} - {_machine_words(earlier.machine)}
+            {_machine_words(record.machine) for record in both} - {_machine_words(earlier.machine)}
         )
         note = (
             f"{_machine_words(earlier.machine)} -> {', '.join(moved)}"
             if moved
             else _changes(earlier, record)
         )
-        known = all(one.machine is not None and one.machine.cpu != "unknown" for one in both)
+        known = all(
+            record.machine is not None and record.machine.cpu != "unknown" for record in both
+        )
         if not any_machine and (moved or not known):
             reason = (
                 "measured on another machine"
@@ -89,7 +94,7 @@ def compare_stores(
             pairs.append(Pair(_name(record), None, reason, note))
             continue
         try:
-            sides = [[_series(path, one) for path, one in side] for side in (after, before)]
+            sides = [[_series(path, record) for path, record in side] for side in (after, before)]
         except InputError as error:
             pairs.append(Pair(_name(record), None, str(error), note))
             continue
@@ -105,27 +110,33 @@ def compare_stores(
 
 
 def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Record]]]) -> str:
-    """What the old store has of the model instead."""
+    """Why a request is not in the old stores: they lack the model, or hold other measurements of
+    it.
+    """
     others = [
-        one for found in befores.values() for _, one in found if _model(one) == _model(record)
+        record
+        for found in befores.values()
+        for _, record in found
+        if _model(record) == _model(record)
     ]
     if not others:
         return "not in the old store"
-    names = dict.fromkeys(_how(one) for one in others)
+    names = dict.fromkeys(_how(record) for record in others)
     return f"not in the old store, which has the model by {' and by '.join(names)}"
 
 
 def _other_data(olds: Sequence[Record], news: Sequence[Record]) -> str:
-    """Why latencies of different pictures are not compared; an empty text where they are of the
-    same.
+    """The reason not to compare latencies that were measured on different data; "" where the data
+    are the same.
     """
     before, after = (
-        {one.data and (one.data.name, one.data.sha256) for one in side} for side in (olds, news)
+        {record.data and (record.data.name, record.data.sha256) for record in side}
+        for side in (olds, news)
     )
     if before & after:
         return ""
     names = [
-        " and ".join(sorted(one[0] if one else "no data set" for one in side))
+        " and ".join(sorted(record[0] if record else "no data set" for record in side))
         for side in (before, after)
     ]
     return (
@@ -135,13 +146,13 @@ def _other_data(olds: Sequence[Record], news: Sequence[Record]) -> str:
 
 
 def _sessions(stores: Path | Sequence[Path]) -> dict[Key, list[tuple[Path, Record]]]:
-    """Request -> its Record in each store that has it; samples that stand in two stores are one
+    """Request -> its Record in each store that has one; samples that two stores share count as one
     session.
     """
     found: dict[Key, list[tuple[Path, Record]]] = {}
     for path in [stores] if isinstance(stores, Path) else stores:
         for key, record in _measured(path).items():
-            known = {_samples_of(one) for _, one in found.get(key, [])}
+            known = {_samples_of(record) for _, record in found.get(key, [])}
             if _samples_of(record) is None or _samples_of(record) not in known:
                 found.setdefault(key, []).append((path, record))
     return found
@@ -153,17 +164,18 @@ def _samples_of(record: Record) -> str | None:
 
 def _series(path: Path, record: Record) -> Series:
     if (sha256 := _samples_of(record)) is None:
-        raise InputError("the Record names no raw samples", record.id)
+        raise InputError("the Record has no raw samples", record.id)
     return load_samples(path.parent, sha256).counted
 
 
 def _measured(path: Path) -> dict[Key, Record]:
-    """Request -> Record; one request on several data splits is one measurement.
+    """Request -> Record; a request on several data splits is one measurement, of which the latest
+    Record counts.
 
-    The latest one counts.
+
     """
     if not path.is_file():
-        raise InputError("no such store", path, "give a .jsonl file of Records")
+        raise InputError("the store does not exist", path, "give a .jsonl file of Records")
     records = [
         r
         for r in Store(path).read()
@@ -208,9 +220,7 @@ def _how(record: Record) -> str:
 
 
 def _machine_words(machine: Machine | None) -> str:
-    """What must be the same: the processor, which every run uses, and the GPU where there is
-    one.
-    """
+    """What must be equal for a comparison: the processor, and the GPU where there is one."""
     if machine is None:
         return "unknown machine"
     gpu = machine.gpu_uuid if machine.gpu == "unknown" else machine.gpu
@@ -218,12 +228,12 @@ def _machine_words(machine: Machine | None) -> str:
 
 
 def _changes(before: Record, after: Record) -> str:
-    """What else differs between the two, besides time."""
+    """Other differences between two measurements: options of the runtime and the model file."""
     old = before.as_measured().artifact
     new = after.as_measured().artifact
-    told = []
+    message = []
     if old.options != new.options:
-        told.append(f"{old.options or 'no options'} -> {new.options or 'no options'}")
+        message.append(f"{old.options or 'no options'} -> {new.options or 'no options'}")
     if old.onnx_sha256 != new.onnx_sha256:
-        told.append(f"file {old.onnx_sha256[:8]} -> {new.onnx_sha256[:8]}")
-    return "; ".join(told)
+        message.append(f"file {old.onnx_sha256[:8]} -> {new.onnx_sha256[:8]}")
+    return "; ".join(message)

@@ -1,13 +1,13 @@
-"""Artifacts under the protocol: accuracy on each split, then latency of all of them interleaved,
-and a Record for every cell.
+"""Measures artifacts by the protocol: accuracy on each split, then latency of all artifacts,
+interleaved, with a Record for every cell.
 
-A cell is (artifact, split, protocol). What is stored already for this file, data, protocol and
-machine is not measured again; a cell is stored as soon as it is finished. Raw latency samples lie
-beside the store, as ``samples/SHA256.npz``.
+A cell is (artifact, split, protocol). A cell that the store already holds for this file, data,
+protocol and machine is not measured again; a cell is stored as soon as it is finished. Raw latency
+samples are stored next to the store, as ``samples/SHA256.npz``.
 
-A row may be measured twice, by sessions of its own and interleaved as if the second time were
-another model (A/A): what differs between the two is the instrument's own error, and stands in the
-row's Record.
+A row may be measured twice (A/A): by separate sessions, interleaved as if the second measurement
+were another model. The difference of the two is the error of the measurement itself and is stored
+in the row's Record.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ __all__ = ["Context", "Outcome", "Row", "call_of", "confirm", "confirm_all", "ex
 
 @dataclass(frozen=True)
 class Context:
-    """What is the same for all Records of a campaign."""
+    """The fields that all Records of a campaign share."""
 
     campaign: str | None = None
     command: str | None = None
     seed: int | None = None
     max_dets: int = 100
-    machine: Machine | None = None  # this one
+    machine: Machine | None = None  # None: this machine
 
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact and how to open a build of it: a fresh session of the file, or of another engine
-    made from it.
+    """One artifact and the function that opens build 0, 1, ...: a new session of the file, or of
+    another engine built from the file.
     """
 
     artifact: Artifact
     open_build: Callable[[int], Session]
-    splits: tuple[CocoSplit, ...] = ()  # without any: latency only
+    splits: tuple[CocoSplit, ...] = ()  # without splits, only latency is measured
 
 
 @dataclass
 class Outcome:
-    """Records by row, in order of split, then protocol; and why the other rows failed."""
+    """Records by row, ordered by split, then protocol; and the errors of the rows that failed."""
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
@@ -80,11 +80,11 @@ def confirm(
     session: Session | None = None,
     progress: Progress = iter,
 ) -> list[Record]:
-    """Records of one artifact for every (split, protocol), split-major; without splits latency
-    only. Raises what went wrong.
+    """Records of one artifact for every (split, protocol), ordered by split; without splits,
+    latency only.
 
-    Accuracy and latency come from one session object; one that opened another file is a
-    :class:`StatedFailure`.
+    Accuracy and latency come from one session. Raises :class:`StatedFailure` if the session opened
+    another file, and the error of a measurement that failed.
     """
 
     def open_build(build: int) -> Session:
@@ -111,14 +111,16 @@ def confirm_all(
     twin: str = "never",
     progress: Progress = iter,
 ) -> Outcome:
-    """Measures all rows by all protocols. A row that fails does not stop the others.
+    """Measures all rows by all protocols; a row that fails does not stop the others.
 
     ``twin``: whether the first row of a protocol is measured a second time (A/A): "never",
-    "always", or "once" in a store and campaign. Frames at a fixed rate are never measured twice.
+    "always", or "once" per store and campaign. The paced mode is never measured twice. Raises
+    :class:`InputError` for protocols with different numbers of threads, and OSError for a store
+    that cannot be written.
     """
     if not protocols or len({protocol.threads for protocol in protocols}) > 1:
         raise InputError(
-            "the protocols of one confirmation must name one number of threads", ", ".join(rows)
+            "all protocols of one measurement must use the same number of threads", ", ".join(rows)
         )
     outcome = Outcome()
     cells = {}
@@ -144,9 +146,9 @@ def confirm_all(
 
 
 class _failing:
-    """Notes what went wrong with a row; the others go on.
+    """Records the error of a row and lets the other rows go on.
 
-    A store that cannot be written (OSError) ends everything.
+    An OSError, from a store that cannot be written, ends the measurement.
     """
 
     def __init__(self, name: str, outcome: Outcome) -> None:
@@ -163,7 +165,9 @@ class _failing:
 
 
 def stated(error: Exception) -> Exception:
-    """The error as one line for the user: what a runtime raises says of what type it is."""
+    """The error as one line for the user; the line names the type of an error that a runtime
+    raised.
+    """
     if isinstance(error, (InputError, StatedFailure)):
         return error
     failure = StatedFailure(f"{type(error).__name__}: {error}")
@@ -189,7 +193,9 @@ def _measure(
     *,
     twin: bool,
 ) -> None:
-    """Latency of every row that lacks it, interleaved; each is stored when it is finished."""
+    """Measures the latency of every row that lacks a latency, interleaved; each row is stored when
+    it is finished.
+    """
     calls = {}
     for name, cell in cells.items():
         if name not in outcome.failures and cell.lacks(protocol):
@@ -209,9 +215,9 @@ def _measure(
 
 
 class _Session:
-    """Rows that are measured in turns, and what becomes of each.
+    """Rows that are measured in turns, and the handling of their results.
 
-    A row waits for its second time, if it has one.
+    A row that is measured twice waits for its second measurement.
     """
 
     def __init__(self, cells: Mapping[str, _Cells], protocol: Protocol, outcome: Outcome) -> None:

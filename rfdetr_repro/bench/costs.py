@@ -1,10 +1,11 @@
-"""Parameters and operations of every model of Tables 2, 3, 5, 9, 12, 13 that can be built here, as
-Records (``source`` "cost").
+"""Parameters and operations of the models of Tables 2, 3, 5, 9, 12 and 13 that can be built on this
+machine, as Records (``source`` "cost").
 
 python -m rfdetr_repro.bench.costs --out results/costs.jsonl --page docs/costs.md
-Weights do not matter and are never made: everything runs on shapes. Beside the Records,
-``NAME.csv`` says of every printed cell whether it is reproduced to its last digit, and if not, why
-(``cost_cells``); the page says the same for a reader.
+
+Weights do not matter and are never allocated: everything is computed from shapes. Next to the
+Records, ``NAME.csv`` states for every printed cell whether the cell is reproduced to its last
+digit, and if not, why (``cost_cells``); the page states the same for a reader.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from rfdetr_repro.spec.presets import ABLATION, PRESETS
 from .counters import COUNTERS
 from .models import model_artifact, model_id
 
-Job = tuple[Record, Callable[[], Cost]]  # the request, and what answers it
+# the Record that is requested, and the function that computes it
+Job = tuple[Record, Callable[[], Cost]]
 
 
 def paper_models() -> list[str]:
@@ -70,8 +72,8 @@ def check(names: Sequence[str], counters: Sequence[str]) -> None:
 def jobs(
     names: Sequence[str], counters: Sequence[str], artifacts: str | Path = "results/artifacts"
 ) -> Iterator[Job]:
-    """What to count: for ours the formulas of ``flops`` beside PyTorch's counter, for baselines
-    each counter on both forms.
+    """The counts to make: for RF-DETR the formulas of ``flops`` and PyTorch's counter, for
+    baselines each counter on both forms.
     """
     for name in names:
         size = name.removeprefix("rfdetr-")
@@ -99,8 +101,8 @@ def jobs(
 
 
 def _foreign_jobs(name: str, counters: Sequence[str]) -> Iterator[Job]:
-    """The counts of a model that only its own package knows: those that the package prints, and
-    those of ``counters``.
+    """The counts of a model that only its own package can build: the counts that the package
+    prints, and those of ``counters``.
     """
     for counter, form in product(("ultralytics", *COUNTERS), FORMS):
         if counter in counters or counter == "ultralytics":
@@ -109,6 +111,7 @@ def _foreign_jobs(name: str, counters: Sequence[str]) -> Iterator[Job]:
 
 
 def line(record: Record) -> str:
+    """One printed line: model, counter, form, parameters in millions, GFLOPs and GMACs."""
     cost = record.cost
     model = record.model
     assert cost is not None and cost.flops is not None and cost.macs is not None
@@ -146,8 +149,8 @@ def _by_package(name: str, counter: str, form: str) -> Cost:
     counted = _package_counts(name).get((counter, form))
     if counted is None:
         raise InputError(
-            f"{counter} is not in {name}'s interpreter",
-            hint=f"install it there, or leave {counter} out of --counters",
+            f"{counter} is not installed in {name}'s interpreter",
+            hint=f"install {counter} there, or leave it out of --counters",
         )
     return Cost(counted[0], counted[1], counted[1] / 2, counter, form)
 
@@ -161,10 +164,10 @@ def _own(model: ModelId, config: ModelConfig, arch: Arch, counters: Sequence[str
 
 
 def _shapes(config: ModelConfig, arch: Arch, form: str) -> Cost:
-    """By formula.
+    """Counts by formula.
 
-    Evaluated: with the weights of all query groups and DINOv2's mask token, which every released
-    file holds.
+    The parameters include the weights of all query groups and DINOv2's mask token, which every
+    released file holds.
     """
     deployed = form == "deployed"
     with torch.device("meta"):
@@ -190,7 +193,7 @@ def _deployed(config: ModelConfig, arch: Arch) -> Cost:
 
 
 class _MasksToo(torch.nn.Module):
-    """Mask maps are made when they are asked for."""
+    """A segmentation model whose mask maps are part of the forward pass."""
 
     def __init__(self, subnet: Detector) -> None:
         super().__init__()

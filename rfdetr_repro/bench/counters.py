@@ -1,12 +1,12 @@
-"""Operations of a module as two public programs count them, from shapes alone: modules live on
+"""Operations of a module as two public counters see them, from shapes alone: modules are on
 PyTorch's meta device.
 
 - ``flopcountermode``: PyTorch's own; 2 per multiply-add of matrix products, convolutions and
   attention, nothing else;
 - ``calflops`` (optional package, what D-FINE's authors use): 2 per multiply-add of ``F.linear``,
   convolutions and ``torch.matmul``, and about one per element of activations, normalisations,
-  softmax and resizing. It patches Python functions, so it does not see fused attention, ``@``,
-  ``bmm`` or elementwise operators: LW-DETR loses a quarter (Table 9).
+  softmax and resizing. The package patches Python functions, so it does not see fused attention,
+  ``@``, ``bmm`` or elementwise operators: a quarter of LW-DETR's operations is missing (Table 9).
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from rfdetr_repro.spec.errors import InputError
 
 
 class Count(NamedTuple):
+    """Operations of one forward pass: floating-point operations and multiply-adds."""
+
     flops: float
     macs: float
 
 
 class _ShapesOnly(TorchDispatchMode):
-    """Keeps everything on the meta device: tensors made elsewhere move there, and checks of values
-    are taken to hold.
+    """Keeps all tensors on the meta device: tensors made elsewhere are moved there, and checks of
+    values are assumed to pass.
 
-    ``tallies``: stacks of lists that a patching counter fills; entries that PyTorch's own shape
-    rules cause are taken out again.
+    ``tallies``: stacks of lists that a patching counter fills; entries caused by PyTorch's own
+    shape rules are removed.
     """
 
     def __init__(self, tallies: Sequence[list[list[Any]]] = ()) -> None:
@@ -66,8 +68,8 @@ def _to_meta(value: Any) -> Any:
 
 
 def flopcountermode(module: nn.Module, *inputs: Tensor) -> Count:
-    """One forward pass by ``torch.utils.flop_counter``; attention is decomposed so that it is
-    seen.
+    """Counts one forward pass with ``torch.utils.flop_counter``; attention is decomposed so that
+    the counter sees it.
     """
     with (
         torch.device("meta"),
@@ -82,7 +84,9 @@ def flopcountermode(module: nn.Module, *inputs: Tensor) -> Count:
 
 
 def calflops(module: nn.Module, *inputs: Tensor) -> Count:
-    """One forward pass by the package calflops; not installed: :class:`InputError`."""
+    """Counts one forward pass with the package calflops; raises :class:`InputError` if the package
+    is not installed.
+    """
     try:
         package = importlib.import_module("calflops")
         # the package's own spelling
@@ -94,7 +98,7 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
     _register_once(module)
     tallies = (pipeline.module_flop_count, pipeline.module_mac_count)
     args = [_to_meta(one) for one in inputs]
-    # under torch.device(...) operators and activations would count twice
+    # inside torch.device(...), operators and activations would count twice
     with torch.no_grad(), _ShapesOnly(tallies):
         flops, macs, _ = package.calculate_flops(
             module, args=args, print_results=False, output_as_string=False
@@ -103,8 +107,8 @@ def calflops(module: nn.Module, *inputs: Tensor) -> Count:
 
 
 def _register_once(module: nn.Module) -> None:
-    """A module that stands under two names, as transformers' heads do, counts once; it stays an
-    attribute under both.
+    """Registers a module with two names, like transformers' heads, once, so that it counts once;
+    both attributes stay.
     """
     seen: set[int] = set()
     for parent in list(module.modules()):

@@ -1,12 +1,13 @@
-"""Medians and intervals of a store once more, from its raw samples: is what the Records say what
-the samples give?
+"""Recomputes the medians and intervals of a store from its raw samples and compares them with the
+Records.
 
 python -m rfdetr_repro.bench.intervals results/embedded.jsonl
 
-One line per latency: what is stored and what is computed, "equal" or "different". Exit code 1 if
-one is different, or its samples are lost or altered. Latencies of older versions name no method of
-their interval: theirs was another one, and both are shown. Published and modelled latencies, and
-those that were measured without keeping samples, are counted and not judged.
+The command prints one line per latency with the stored and the computed value, and "equal" or
+"different". The exit code is 1 if a latency is different, or if its samples are lost or altered.
+Latencies of older versions name no interval method, because theirs was another method; both
+intervals are shown. Published and modelled latencies, and latencies whose samples were not kept,
+are only counted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rfdetr_repro.spec.errors import InputError
 
 from .twin import stored_twin
 
-# of a stored number: logarithms and exponentials of other libraries differ in the last digits
+# relative tolerance: logarithms and exponentials of other libraries differ in the last digits
 TOLERANCE = 1e-9
 
 
@@ -37,16 +38,16 @@ class Line(NamedTuple):
 
     word: str
     name: str
-    told: str = ""
+    text: str = ""
 
 
 def recompute(path: Path) -> list[Line]:
-    """A line for every latency of the store.
+    """A :class:`Line` for every latency of the store.
 
-    A store that is not there is an :class:`InputError`.
+    Raises :class:`InputError` if the store does not exist.
     """
     if not path.is_file():
-        raise InputError("no such store", path, "give a .jsonl file of Records")
+        raise InputError("the store does not exist", path, "give a .jsonl file of Records")
     return [
         _line(path.parent, record, record.latency)
         for record in Store(path).read()
@@ -67,10 +68,10 @@ def _line(folder: Path, record: Record, latency: Latency) -> Line:
         return Line("lost", name, str(error))
     computed = (found.ms, *(found.interval or (None, None)))
     stored = (latency.median_ms, latency.ci_low_ms, latency.ci_high_ms)
-    told = f"{_shown(stored)} stored, {_shown(computed)} from {len(series.ms)} samples"
+    text = f"{_shown(stored)} stored, {_shown(computed)} from {len(series.ms)} samples"
     equal = all(map(_close, stored, computed)) and latency.num_samples == len(series.ms)
     if latency.itself is not None and twin is not None:
-        told += f"; A/A {latency.itself.told} stored, {twin.told} computed"
+        text += f"; A/A {latency.itself.told} stored, {twin.told} computed"
         equal = (
             equal
             and twin.verdict == latency.itself.verdict
@@ -82,8 +83,8 @@ def _line(folder: Path, record: Record, latency: Latency) -> Line:
             and _close(twin.high, latency.itself.high)
         )
     if latency.interval is None and _close(stored[0], computed[0]):
-        return Line("older method", name, told)
-    return Line("equal" if equal else "different", name, told)
+        return Line("older method", name, text)
+    return Line("equal" if equal else "different", name, text)
 
 
 def _close(one: float | None, other: float | None) -> bool:

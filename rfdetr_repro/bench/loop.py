@@ -1,5 +1,5 @@
-"""One build of one model on its way through the protocol: warm-up, blocks of samples, the verdict
-on each block.
+"""The measurement loop of one build of one model: warm-up, blocks of samples, and the decision
+whether each block counts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,33 @@ from .timers import Clock, Timer
 from .warm_up import Watch, settle
 
 Run = Callable[[], object]
-# of a series that is ended by time: a closed loop is not to be interrupted often
+# block length of a series that ends by time, so that a closed loop is seldom interrupted
 LONG_BLOCK_S = 2.0
-IDLE_S = 1.0  # an idle GPU is looked at for so long, to know what it draws
-RESTS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # after a block that throttled, longer each time
-# of all builds and models that are measured together; then blocks are taken as they come
+IDLE_S = 1.0  # time for which an idle GPU is observed, to measure its idle power
+RESTS_S = (1.0, 2.0, 4.0, 8.0, 15.0)  # rests after blocks that throttled, longer each time
+# rests of all builds and models that are measured together; after that, throttled blocks are kept
 REST_BUDGET_S = 30.0
-# below the highest clock of the series' unthrottled blocks: then a throttled block is worth a rest
+# drop below the highest clock of the unthrottled blocks, beyond which a throttled block leads to a
+# rest
 CLOCK_DROP = 0.05
 
 
 class Call(NamedTuple):
-    """What is timed. ``gpu_ms`` reads, untimed, how long the GPU says the last call took."""
+    """The call that is timed.
+
+    ``gpu_ms`` gives, outside the timed region, the GPU's own duration of the last call in ms.
+    """
 
     run: Run
-    sha256: str | None = None  # of the file that runs
+    sha256: str | None = None  # SHA-256 of the model file
     gpu_ms: Callable[[], float | None] | None = None
-    cuda_graph: bool | None = None  # whether a captured graph is replayed; None: not on such a GPU
-    before: Run | None = None  # untimed, at the end of the wait before each sample
+    # whether a captured CUDA graph is replayed; None: the backend has no CUDA graphs
+    cuda_graph: bool | None = None
+    before: Run | None = None  # untimed work at the end of the wait before each sample
 
 
 class StopRule(NamedTuple):
-    """When a series ends. ``reason`` is stored with the result."""
+    """Decides when a series of samples ends; the reason is stored with the result."""
 
     min_samples: int
     max_samples: int
@@ -50,6 +55,7 @@ class StopRule(NamedTuple):
 
     @classmethod
     def of(cls, protocol: Protocol) -> StopRule:
+        """The stop rule of ``protocol``."""
         return cls(
             protocol.min_samples,
             protocol.max_samples,
@@ -59,9 +65,10 @@ class StopRule(NamedTuple):
         )
 
     def exhausted(self, count: int, elapsed_s: float) -> str | None:
-        """Why a build with ``count`` samples is to stop now, or None.
+        """The reason to stop a build that has ``count`` samples, or None to go on.
 
-        The time limit outranks the least number of samples: the count tells what was reached.
+        The time limit outranks the least number of samples; the stored count shows how many were
+        taken.
         """
         if count and 0 < self.min_time_s <= elapsed_s:
             return f"{self.min_time_s:g} s measured"
@@ -72,8 +79,8 @@ class StopRule(NamedTuple):
         return f"maximum of {count} samples" if count >= self.max_samples else None
 
     def settled(self, builds: Sequence[Series]) -> str | None:
-        """Why a model with these samples needs no more, or None: its interval, over all builds, is
-        narrow enough.
+        """The reason why a model needs no more samples (its interval over all builds is narrow
+        enough), or None.
         """
         if self.min_time_s > 0 or min(len(build.ms) for build in builds) < self.min_samples:
             return None
@@ -89,14 +96,15 @@ class StopRule(NamedTuple):
 
 
 class Rests:
-    """Seconds of rest that are left to everything that is measured together."""
+    """The remaining rest time, in seconds, that all models of one measurement share."""
 
     def __init__(self, budget_s: float = REST_BUDGET_S) -> None:
+        """Starts with ``budget_s`` seconds of rest."""
         self.left_s = budget_s
         self.taken_s = 0.0
 
     def take(self, wanted_s: float, clock: Clock) -> bool:
-        """Sleeps, or says that the budget is spent."""
+        """Sleeps for ``seconds`` and returns True, or returns False if the budget is spent."""
         if wanted_s > self.left_s:
             return False
         clock.sleep(wanted_s)
@@ -105,10 +113,10 @@ class Rests:
         return True
 
 
-class Lane:
-    """The samples of one build, all that were taken.
+class BuildLoop:
+    """The measurement loop of one build, with all samples taken.
 
-    ``windows``: what the watch saw during each block.
+    ``windows``: the observations of the GPU watch during each block.
     """
 
     def __init__(
@@ -120,6 +128,9 @@ class Lane:
         watch: Watch | None,
         rests: Rests | None = None,
     ) -> None:
+        """Starts without samples; ``watch`` observes the GPU, and ``rests`` is the rest budget that
+        all models share.
+        """
         self.call = call
         self.protocol = protocol
         self.clock = clock
@@ -134,7 +145,7 @@ class Lane:
         self.throttled = "unknown" if watch is None else "no"
         self.expected_mhz: float | None = None  # highest clock under load of the unthrottled blocks
         self.trace: Trace | None = None
-        # whether it counts, and the seconds spent in its calls
+        # whether the block counts, and the seconds spent in its calls
         self.windows: list[tuple[Window, bool, float]] = []
         self.idle_power_w: float | None = None
         self.elapsed_s = 0.0
@@ -152,7 +163,7 @@ class Lane:
 
     @property
     def series(self) -> Series:
-        """All samples, those set aside too."""
+        """All samples, including those that were set aside."""
         blocks, marks = (
             np.asarray(numbers, dtype=np.int64) for numbers in (self.blocks, self.marks)
         )
@@ -162,16 +173,16 @@ class Lane:
 
     @property
     def count(self) -> int:
-        """Samples that were not set aside."""
+        """Number of samples that were not set aside."""
         return len(self.marks) - self.marks.count(SET_ASIDE)
 
     def take_block(self, number: int, *, settle: bool) -> None:
-        """One block of samples; ``settle`` runs once untimed first, because another model has used
-        the caches.
+        """Takes one block of samples; ``settle`` first runs the call once, untimed, because another
+        model has used the caches.
 
-        A block in which the GPU throttled is kept and marked. If its clock really fell, a rest
-        follows, longer from time to time and within the budget; then the block is set aside, and
-        taken again.
+        A block in which the GPU throttled is kept and marked. If the GPU's clock dropped, a rest
+        follows, longer each time and within the budget; the block is then set aside and taken
+        again.
         """
         start = self.clock.now_ns()
         before = len(self.samples_ms)
@@ -223,7 +234,7 @@ class Lane:
         self.samples_ms += self.trace.response_ms.tolist()
 
     def _judge(self, window: Window, before: int) -> int:
-        """The mark of the block's samples; rests where that may help."""
+        """Marks the block's samples, and rests where a rest may help."""
         mark = 0
         if window.invalid:
             mark = SET_ASIDE if self._slowed(window) and self._rested() else THROTTLED
@@ -246,9 +257,9 @@ class Lane:
         return True
 
     def _slowed(self, window: Window) -> bool:
-        """Whether the clock fell below what the series has shown.
+        """Whether the clock dropped below the highest clock of the series.
 
-        Without a clock, or a block to go by, that is not known.
+        The answer is False where no clock is known, or no earlier block.
         """
         if window.busy_mhz is None or self.expected_mhz is None:
             return False

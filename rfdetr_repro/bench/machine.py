@@ -1,7 +1,8 @@
-"""What a measurement ran on: processor, memory, driver, package versions, commit.
+"""The machine and environment of a measurement: processor, memory, driver, package versions,
+commit.
 
-What is not there is left out. What is there and cannot be read is "unknown": a question that fails
-is never taken for a no.
+A missing part is left out. A part that exists and cannot be read is "unknown": a query that fails
+never counts as absence.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from rfdetr_repro.records.record import Machine
 
 UNKNOWN = "unknown"
-# Any of these is there where an NVIDIA driver is loaded: on Linux, in containers, and in Windows'
+# At least one of these files exists where an NVIDIA driver is loaded: on Linux, in containers, and
+# in Windows'
 # subsystem for Linux.
 DRIVER_SIGNS = (
     "/proc/driver/nvidia/version",
@@ -46,11 +48,11 @@ PACKAGES = (
 
 @lru_cache
 def this_machine() -> Machine:
-    """The machine this process runs on; cores and memory as far as this process may use them
-    (affinity, container limits).
+    """The machine that this process runs on, with the cores and the memory that this process may
+    use (affinity, container limits).
 
-    ``gpu``: the first NVIDIA GPU's name; None where no NVIDIA driver is loaded; "unknown" where one
-    is that does not answer.
+    ``gpu``: the name of the first NVIDIA GPU; None where no NVIDIA driver is loaded; "unknown"
+    where a driver is loaded and does not answer.
     """
     gpu, driver = _nvidia()
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
@@ -60,7 +62,7 @@ def this_machine() -> Machine:
 
 
 def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
-    """Model name as the operating system gives it."""
+    """Model name of the processor, as the operating system gives it."""
     path = Path(cpuinfo)
     if path.is_file():
         for line in path.read_text(errors="replace").splitlines():
@@ -76,8 +78,8 @@ def cpu_model(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
 
 
 def usable_cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:
-    """Cores this process may use, rounded up: the least of machine, affinity and container
-    quota.
+    """Number of cores that this process may use, rounded up: the least of machine, affinity and
+    container quota.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -89,15 +91,17 @@ def usable_cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:
 
 
 def usable_memory_bytes(cgroup: str | Path = "/sys/fs/cgroup") -> int:
-    """Memory this process may use: the lesser of the machine's and the container's."""
+    """Memory in bytes that this process may use: the lesser of the machine's memory and the
+    container's limit.
+    """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _read(Path(cgroup, "memory.max")).strip()
     return min(total, int(limit)) if limit.isdigit() else total
 
 
 def environment() -> dict[str, str]:
-    """Package -> version, "python", and where there is a repository "git" -> what
-    :func:`git_commit` says of it.
+    """Versions by package, "python", and, inside a repository, "git" with the answer of
+    :func:`git_commit`.
     """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -110,10 +114,11 @@ def environment() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the work tree whose top is ``folder``; None where there is no work tree.
+    """Commit of the work tree whose top folder is ``folder``; None where there is no work tree.
 
-    "COMMIT-dirty" if tracked files differ from the commit; "COMMIT-unknown" if git does not tell
-    whether they do; "unknown" if git is missing, fails, or there is no commit yet.
+    The answer is "COMMIT-dirty" if tracked files differ from the commit, "COMMIT-unknown" if git
+    cannot tell whether they differ, and "unknown" if git is missing or fails, or if there is no
+    commit yet.
     """
     if not (folder / ".git").exists():
         return None
@@ -127,21 +132,21 @@ def git_commit(folder: Path) -> str | None:
 
 
 def machine_with_gpu(uuid: str) -> Machine:
-    """This machine, with the one of its GPUs that is measured; its name is "unknown" if the driver
-    does not tell.
+    """This machine with the GPU that is measured; the GPU's name is "unknown" if the driver does
+    not give the name.
     """
     gpu, driver = _nvidia(f"--id={uuid}")
     return replace(this_machine(), gpu=gpu or UNKNOWN, driver=driver or UNKNOWN, gpu_uuid=uuid)
 
 
 def has_nvidia_driver(signs: Sequence[str] = DRIVER_SIGNS) -> bool:
-    """Whether an NVIDIA driver is loaded, whether or not its GPUs can be asked."""
+    """Whether an NVIDIA driver is loaded, even if its GPUs cannot be queried."""
     return any(Path(sign).exists() for sign in signs)
 
 
 def _nvidia(*which: str, signs: Sequence[str] = DRIVER_SIGNS) -> tuple[str | None, str | None]:
-    """(name, driver) of the first GPU; None and None without a driver or a GPU; "unknown" where the
-    driver does not tell.
+    """(name, driver version) of the first GPU; (None, None) without a driver or a GPU; "unknown"
+    for a value that the driver does not give.
     """
     unknown = (UNKNOWN, UNKNOWN) if has_nvidia_driver(signs) else (None, None)
     code, found = _run(
@@ -156,14 +161,14 @@ def _nvidia(*which: str, signs: Sequence[str] = DRIVER_SIGNS) -> tuple[str | Non
 
 
 def _output(command: Sequence[str]) -> str | None:
-    """What a command prints, or None if it is not there, fails or hangs."""
+    """The output of a command, or None if the command is missing, fails or hangs."""
     code, found = _run(command)
     return found if code == 0 else None
 
 
 def _run(command: Sequence[str]) -> tuple[int | None, str]:
-    """Exit code and output of a command; no code for one that is not there, cannot be started or
-    hangs.
+    """Exit code and output of a command; the code is None if the command is missing, cannot be
+    started or hangs.
     """
     if shutil.which(command[0]) is None:
         return None, ""

@@ -1,9 +1,9 @@
 """Models by name, as artifacts to measure: ours from its presets, other people's from
 ``rfdetr_repro.baselines``.
 
-An artifact is made once and found again by its name, which hashes what made it: model, weights,
-categories, programs, versions. Weights are random unless a checkpoint is named, and the manifest
-says which; random weights may give a latency, never an accuracy.
+An artifact is made once and found again by its file name, which holds a hash of its origin: model,
+weights, categories, source code, versions. Weights are random unless a checkpoint is named, and the
+manifest states which; artifacts with random weights give latencies, never accuracies.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ SEED = 0
 
 
 def model_names() -> tuple[str, ...]:
-    """Every name that :func:`model_artifact` takes here."""
+    """Every name that :func:`model_artifact` accepts on this machine."""
     return (*(f"rfdetr-{size}" for size in PRESETS), *catalog.entries())
 
 
 def known_name(name: str) -> str:
-    """``name`` itself, or the name here of what the scoreboard calls so by the paper's letters:
-    lwdetr-s is lwdetr-small.
+    """The catalogue's name for a name with the paper's size letter (``lwdetr-s`` is
+    ``lwdetr-small``); else ``name`` itself.
     """
     keys = {
         f"{row.size.family}-{row.size.size}{'-seg' * row.size.masks}".lower(): known
@@ -53,8 +53,8 @@ def known_name(name: str) -> str:
 
 
 def model_id(name: str, weights: str = "random") -> ModelId:
-    """Family, printed name and size as the paper's tables have them; an unknown name is an
-    :class:`InputError`.
+    """Family, printed name and size, as in the paper's tables; raises :class:`InputError` for an
+    unknown name.
     """
     name = known_name(name)
     if name not in model_names():
@@ -84,17 +84,19 @@ def model_artifact(
     suppression: str = "operator",
     labels: str | Sequence[str] | None = None,
 ) -> Artifact:
-    """The artifact of model ``name`` in ``folder``: ranked detections inside, made if it is not
-    there yet.
+    """The artifact of model ``name`` in ``folder``, whose graph ends in ranked detections; made
+    unless the folder already holds it.
 
-    ``to``: "onnx", or "torch" for a file that PyTorch runs, which exists of our models only.
+    ``to``: "onnx", or "torch" for a file that PyTorch runs, which only RF-DETR's models have.
 
-    ``checkpoint``: for ours any file that :func:`load_pretrained` reads, for a baseline safetensors
-    in transformers' names. ``categories``: ids and names of the data set behind a baseline's
-    weights. ``inject``: candidates of a model with random weights that ends with suppression
-    (default 100; other models have no candidates). ``suppression``: its kind, of
-    ``rfdetr_repro.export.onnx.nms.KINDS``. ``labels``: what the labels of a checkpoint of ours mean
-    where its file does not say so, as in :func:`load_pretrained`. Raises :class:`InputError`.
+    ``checkpoint``: for RF-DETR any file that :func:`load_pretrained` reads, for a baseline a
+    safetensors file with transformers' names. ``categories``: ids and names of the classes of a
+    baseline's weights. ``inject``: number of candidates above the score threshold for a model with
+    random weights that ends with suppression (default 100; other models have no candidates).
+    ``suppression``: its kind, from ``rfdetr_repro.export.onnx.nms.KINDS``. ``labels``: the meaning
+    of the labels of an RF-DETR checkpoint whose file does not state the meaning, as in
+    :func:`load_pretrained`. Raises :class:`InputError` for an unknown name and for a combination
+    that does not exist.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
@@ -103,7 +105,7 @@ def model_artifact(
     ours = name.removeprefix("rfdetr-") in PRESETS
     if labels is not None and not ours:
         raise InputError(
-            f"labels are for RF-DETR's files, and {name} takes the classes of the data",
+            f"labels are for RF-DETR's checkpoints, and {name} uses the classes of the data",
             hint="leave the labels out",
         )
     if not ours:
@@ -139,7 +141,9 @@ def _made_by(
     categories: Categories | None,
     decided: Mapping[str, Any],
 ) -> str:
-    """12 hex digits over all that decides the file's content; of ``decided`` what is not None."""
+    """12 hexadecimal digits, a hash of everything that determines the file's content, including the
+    items of ``decided`` that are not None.
+    """
     versions = {}
     for distribution in PACKAGES:
         try:
@@ -159,7 +163,7 @@ def _made_by(
 
 @cache
 def _sources() -> str:
-    """Hash of the programs that build and export models."""
+    """Hash of the source code that builds and exports models."""
     root = Path(__file__).parents[1]
     folders = [root / name for name in ("model", "export", "spec", "baselines")]
     kinds = ("*.py", "*.toml")

@@ -1,9 +1,10 @@
-"""Frames that arrive at a fixed rate, whether or not the last one is finished: does the model hold
-30 or 60 fps?
+"""The paced mode: frames arrive at a fixed rate, whether or not the previous frame is finished.
+Does the model sustain 30 or 60 fps?
 
-The loop is open: arrivals follow the schedule, one frame is worked on at a time, the others wait in
-a queue without end. The time of a frame runs from its arrival, so it contains waiting and the
-operating system's delay in waking us up. Its deadline is the arrival of the next frame.
+The loop is open: arrivals follow the schedule, one frame is processed at a time, and the others
+wait in an unbounded queue. The response time of a frame starts at its arrival, so it includes the
+wait in the queue and the operating system's wake-up delay. The deadline of a frame is the arrival
+of the next frame.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ Array = np.ndarray[Any, Any]
 
 
 class Trace(NamedTuple):
-    """One value per frame, in order of arrival."""
+    """Response times and queue lengths, with one value per frame in order of arrival."""
 
-    response_ms: Array  # float64, from arrival to result
-    queued: Array  # int64, frames that wait when this one is taken up
+    response_ms: Array  # float64 (n,), ms from arrival to result
+    queued: Array  # int64 (n,), number of waiting frames when the frame is started
 
 
 def run_paced(
     run: Callable[[], object], fps: float, frames: int, clock: Clock, timeout_s: float
 ) -> Trace:
-    """``frames`` arrivals, 1 / fps s apart; fewer if ``timeout_s`` are over before."""
+    """Processes ``frames`` arrivals, 1 / fps seconds apart; fewer if ``timeout_s`` seconds pass
+    before the last.
+    """
     responses: list[float] = []
     queued: list[int] = []
     period_ns = 1e9 / fps
@@ -52,7 +55,7 @@ def run_paced(
 
 
 def summary(traces: list[Trace], fps: float) -> Paced:
-    """What the frames of all builds say about deadlines and queue."""
+    """Summary of missed deadlines and queue lengths over the frames of all builds."""
     response = np.concatenate([trace.response_ms for trace in traces])
     queued = np.concatenate([trace.queued for trace in traces])
     late = np.maximum(0.0, response - 1e3 / fps)

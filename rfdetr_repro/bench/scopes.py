@@ -1,12 +1,13 @@
-"""What one timed call is: the three scopes of a row (benchmark protocol section 3).
+"""The content of one timed call: the three scopes of a row (benchmark protocol section 3).
 
-- ``engine``: ``launch`` on an input that is bound already, to boxes, scores, labels and masks where
-  the backend leaves them;
-- ``device``: ``bind``, ``launch`` and ``outputs``, so with the copies to the device and back;
-- ``host``: from the bytes of a picture in memory to Python objects in pixels: decode, resize, run,
-  scale. The MOST best detections are kept whatever their score, and their masks become bits at the
-  picture's size, so that the work hardly depends on the weights. Run lengths are a form for
-  evaluation and not made.
+- ``engine``: ``launch`` on an input that is already bound, up to boxes, scores, labels and masks
+  where the backend leaves them;
+- ``device``: ``bind``, ``launch`` and ``outputs``, which includes the copies to the device and
+  back;
+- ``host``: from the bytes of an encoded image in memory to Python objects in pixels: decode,
+  resize, run, scale. The MOST best detections are kept whatever their score, and their masks become
+  bits at the image's size, so that the work hardly depends on the weights. Run-length masks are a
+  format for evaluation and are not computed.
 """
 
 from __future__ import annotations
@@ -29,21 +30,24 @@ from rfdetr_repro.spec.files import open_input
 from .accuracy import Array, run_on
 
 MOST = 100
-PICTURE_HW = (480, 640)  # of the drawn picture; about COCO's size
+PICTURE_HW = (480, 640)  # size of the synthetic image, about COCO's mean size
 
 
 class Detection(NamedTuple):
-    score: float  # 0..1
+    """One detection, as the host scope returns it."""
+
+    score: float  # in 0..1
     label: int
-    box_xyxy: tuple[float, float, float, float]  # px
-    mask: Array | None  # uint8 bits of one (H, W) mask
+    box_xyxy: tuple[float, float, float, float]  # pixels
+    mask: Array | None  # uint8, packed bits of one (H, W) mask
 
 
 def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callable[[], object]:
-    """A call that does the work of ``scope`` and nothing else, on the first image of ``split`` or a
-    drawn one.
+    """A call that does the work of ``scope`` and nothing else, on the first image of ``split``, or
+    on a synthetic image without a split.
 
-    The picture is the same for all models: a static graph's time does not depend on it.
+    All models get the same image, because the duration of a static graph does not depend on the
+    image.
     """
     if scope == "host":
         encoded = picture_bytes(split)
@@ -56,7 +60,9 @@ def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callabl
 
 
 def example_input(session: Session, split: CocoSplit | None) -> Array:
-    """float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded noise."""
+    """The model input, float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded
+    noise.
+    """
     if split is not None and len(split):
         return network_input(
             [split.load_image(0)], session.manifest.input_hw, session.manifest.resize
@@ -65,9 +71,7 @@ def example_input(session: Session, split: CocoSplit | None) -> Array:
 
 
 def picture_bytes(split: CocoSplit | None) -> bytes:
-    """The file of the first image as it lies on disk; without data a JPEG of smooth seeded
-    colours.
-    """
+    """The first image's file, as bytes; without data, a JPEG of smooth seeded colours."""
     if split is not None and len(split):
         with open_input(split.images[0].path) as stream:
             return bytes(stream.read())
@@ -81,13 +85,15 @@ def picture_bytes(split: CocoSplit | None) -> bytes:
 
 
 def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
-    """An encoded picture -> detections in its pixels, best first."""
+    """Detections in an encoded image, in pixels, in order of falling score."""
     image = decode(encoded)
     return objects(run_on(session, image), *image.shape[:2])
 
 
 def objects(found: Detections, height: int, width: int) -> list[Detection]:
-    """The MOST best detections as Python objects, in pixels of an image of (height, width)."""
+    """The MOST best detections as Python objects, in pixels of an image of the size (height,
+    width).
+    """
     boxes = boxes_in_pixels(found.boxes_xyxy[0, :MOST], (height, width)).tolist()
     masks = (
         [None] * len(boxes)

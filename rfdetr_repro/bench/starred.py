@@ -1,8 +1,9 @@
 """Models that run in PyTorch only: the paper's rows with a star. Their artifact is a recipe, a JSON
-file of name and seed.
+file with name and seed.
 
-No graph can be made of them, so a row of theirs is marked by its runtime, torch-DEVICE-eager, and
-by weights "random": it gives a latency, parameters and operations, never an accuracy.
+These models cannot be exported as a graph. Their rows are marked by the runtime,
+torch-DEVICE-eager, and by weights "random": the rows hold latency, parameters and operations, never
+accuracy.
 """
 
 from __future__ import annotations
@@ -64,11 +65,12 @@ def _packages(entry: Entry) -> tuple[str, ...]:
 
 
 class ModuleSession(Session):
-    """The library's own program, eager, on the GPU if there is one, with ``threads`` threads during
-    :meth:`launch`.
-    """
+    """The library's own module, run eagerly on the GPU if there is one, else on the CPU."""
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
+        """Builds the module that the recipe names, with seeded random weights; ``threads`` CPU
+        threads are used during :meth:`launch`.
+        """
         recipe = json.loads(content_of(artifact, FORMAT))
         device = choose_device()
         module = catalog.module(recipe["model"], recipe["form"])
@@ -82,11 +84,12 @@ class ModuleSession(Session):
         self.artifact_id = identity_of(artifact, f"torch-{device.type}-eager", settings)
 
     def bind(self, images: Array) -> None:
+        """Copies float32 (1, 3, H, W) images to the device."""
         self._images.copy_(torch.from_numpy(check_images(images, self.manifest)))
 
     @torch.inference_mode()
     def launch(self) -> None:
-        """Normalisation, the model, and the choice of its best (query, class) pairs; a class is a
+        """Runs normalisation, the model, and the ranking of the (query, class) pairs; a class is a
         token of the prompt.
         """
         with torch_threads(self._threads):
@@ -96,5 +99,6 @@ class ModuleSession(Session):
             torch.cuda.synchronize()
 
     def outputs(self) -> Detections:
+        """Copies the ranked detections to host memory."""
         assert self._ranked is not None, "launch first"
         return Detections.of([value.cpu().numpy() for value in self._ranked if value is not None])

@@ -1,5 +1,5 @@
-"""How much of a run is the suppression that was added to somebody else's detector, by ONNX
-Runtime's own profile on the CPU.
+"""The share of a run that is spent in non-maximum suppression added to an adopted detector, from
+ONNX Runtime's profile on the CPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ WARM_UP = 3
 
 
 def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: int) -> float | None:
-    """Median time in ms that the nodes of the added suppression take in one run; None where none
-    was added, or where the profile does not tell.
+    """Median time in ms that the nodes of the added suppression take in one run; None where no
+    suppression was added, or where the profile does not show the nodes.
 
-    ``images``: float32 (1, 3, H, W) in 0..1, as the artifact takes them. The kernels' own times are
-    added up, which leaves out what lies between two nodes; a profiled run is slower as a whole, so
-    its total is not the latency.
+    ``images``: float32 (1, 3, H, W) in 0..1, the model input. The sum of the kernel times leaves
+    out the time between two nodes; a profiled run is slower as a whole, so its total is not the
+    latency.
     """
     if "nms" not in artifact.manifest.packages or artifact.manifest.format != "onnx":
         return None
@@ -49,10 +49,10 @@ def suppression_ms(artifact: Artifact, images: np.ndarray[Any, Any], threads: in
 
 
 def _per_run(events: list[dict[str, Any]]) -> float | None:
-    """Of a profile's events: the median over the runs, warm-up left out, of the time in the
-    suppression's kernels, in ms.
+    """The median over the profiled runs, without warm-up, of the time in the suppression's kernels,
+    in ms.
 
-    None where the profile names no run or none of these kernels: their time is then not known.
+    None where the profile shows no run or none of these kernels: the time is then unknown.
     """
     runs = sorted(
         (event["ts"], event["ts"] + event["dur"])

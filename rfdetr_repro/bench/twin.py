@@ -1,6 +1,6 @@
-"""A/A: a file that was measured twice, interleaved as if it were two models.
+"""A/A measurements: one file, measured twice, interleaved as if the file were two models.
 
-What differs is the instrument's own error.
+The difference of the two is the error of the measurement itself.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from rfdetr_repro.spec.errors import InputError
 
 
 def itself(first: Series, second: Series, samples_sha256: str | None = None) -> Itself:
-    """What the instrument says of the second time against the first.
+    """Compares the second measurement with the first.
 
-    ``samples_sha256``: of the second time.
+    ``samples_sha256``: hash of the second measurement's raw samples.
     """
     one = first.counted
     two = second.counted
@@ -40,11 +40,15 @@ def itself(first: Series, second: Series, samples_sha256: str | None = None) -> 
 
 
 def stored_twin(folder: Path, latency: Latency) -> Itself | None:
-    """The same, from the samples beside a store; None where the file was measured once."""
+    """The comparison from the raw samples next to a store; None where the file was measured
+    once.
+    """
     if latency.itself is None:
         return None
     first = latency.samples_sha256
     second = latency.itself.samples_sha256
     if first is None or second is None:
-        raise InputError("a file that was measured twice names one set of raw samples", folder)
+        raise InputError(
+            "the Record of an A/A measurement names only one set of raw samples", folder
+        )
     return itself(load_samples(folder, first), load_samples(folder, second), second)

@@ -1,9 +1,9 @@
-"""Warm until nothing drifts any more: run time, and with a GPU watch clock and temperature
+"""The warm-up lasts until nothing drifts: run time, and, on a watched GPU, clock and temperature
 (benchmark protocol section 3).
 
-The window is cut into slices; a straight line is laid through the last SLICES of them. A quantity
-is flat if the line changes by less than its limit over the window, or by less than twice the line's
-own uncertainty.
+The window is divided into slices, and a straight line is fitted through the last SLICES slices. A
+quantity is flat if the line changes over the window by less than the quantity's limit, or by less
+than twice the line's standard error.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from rfdetr_repro.bench.gpu.watch import Window
 from .timers import Clock, Timer
 
 SLICES = 8
-MOST_WINDOWS = 10  # then the warm-up ends, flat or not, and says so
-# change over the window; the first two as parts
+MOST_WINDOWS = 10  # after that the warm-up ends, flat or not, and the Record says which
+# largest change over the window; the first two are fractions
 RUN_LIMIT = 0.02
 CLOCK_LIMIT = 0.01
 TEMPERATURE_LIMIT_C = 1.0
 
 
 class Watch(Protocol):
-    """What :class:`rfdetr_repro.bench.gpu.watch.GpuWatch` does."""
+    """The interface of :class:`rfdetr_repro.bench.gpu.watch.GpuWatch`."""
 
-    def mark(self) -> int: ...
+    def mark(self) -> int:
+        """A mark of the present moment, for :meth:`since`."""
 
-    def since(self, mark: int) -> Window: ...
+    def since(self, mark: int) -> Window:
+        """What the GPU did since ``mark``."""
 
 
 class Slice(NamedTuple):
+    """Mean run time, clock and temperature of one slice of the warm-up window."""
+
     run_ms: float
     sm_mhz: float | None
     temperature_c: float | None
@@ -46,8 +50,10 @@ def settle(
     timer: Timer,
     watch: Watch | None = None,
 ) -> str:
-    """Runs until flat; returns "flat after T s", or "not flat after T s: WHAT drifts"; and of a
-    watched GPU what was not seen.
+    """Runs the model until nothing drifts.
+
+    Returns "flat after T s" or "not flat after T s: WHAT drifts"; for a watched GPU, the text also
+    names the quantities that were not seen.
     """
     slices: list[Slice] = []
     start = clock.now_ns()
@@ -64,7 +70,7 @@ def settle(
 
 
 def _unseen(slices: Sequence[Slice]) -> str:
-    """Quantities of a watched GPU on which "flat" does not rest, because a slice lacks them."""
+    """Quantities of a watched GPU that were not judged, because a slice lacks them."""
     names = [
         name
         for name in ("sm_mhz", "temperature_c")
@@ -74,7 +80,9 @@ def _unseen(slices: Sequence[Slice]) -> str:
 
 
 def drifts(slices: Sequence[Slice]) -> list[str]:
-    """Names of the quantities that are not flat; what could not be read is not judged."""
+    """Names of the quantities that are not flat; a quantity that could not be read is not
+    judged.
+    """
     found = []
     for name, unit, limit, relative in (
         ("run_ms", "ms", RUN_LIMIT, True),
@@ -93,7 +101,9 @@ def drifts(slices: Sequence[Slice]) -> list[str]:
 
 
 def line_change(values: Sequence[float]) -> tuple[float, float]:
-    """Change of the least-squares line from the first to the last value, and its standard error."""
+    """Change of the least-squares line from the first to the last value, and the standard error of
+    that change.
+    """
     x = np.linspace(-0.5, 0.5, len(values))
     y = np.asarray(values, dtype=float)
     slope = float(x @ (y - y.mean()) / (x @ x))

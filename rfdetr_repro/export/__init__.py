@@ -1,3 +1,1 @@
-"""From a PyTorch subnet to one file that is measured: ONNX with a manifest, and sessions that run
-it.
-"""
+"""Export: from a PyTorch subnet to the one file that is measured, with its manifest."""

@@ -1,4 +1,4 @@
-"""``python -m rfdetr_repro.export``: a checkpoint to an artifact with its manifest."""
+"""``python -m rfdetr_repro.export``: exports a checkpoint as an artifact with its manifest."""
 
 from __future__ import annotations
 

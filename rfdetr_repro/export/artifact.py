@@ -1,8 +1,8 @@
-"""The unit that is measured: a model file and, beside it, a manifest that says what it is
+"""The unit of measurement: a model file with a manifest that describes the file
 (``NAME.onnx`` + ``NAME.json``; ``NAME.safetensors`` + ``NAME.safetensors.json``).
 
-A file is named by its SHA-256. :func:`load_artifact` refuses a file whose bytes are not those its
-manifest names. No torch here.
+An artifact is identified by the SHA-256 of its file. :func:`load_artifact` refuses a file whose
+hash differs from the hash in its manifest. This module does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 @dataclass(frozen=True)
 class ArtifactMeta:
-    """What an exporter cannot read off the weights.
+    """Facts that an exporter cannot derive from the weights.
 
-    ``category_ids[label]`` is the data set's id of an output label.
+    ``category_ids[label]`` is the data set's category id of an output label.
     """
 
-    model: ModelId  # its arch is filled in by the exporter
+    model: ModelId  # the exporter fills in the architecture
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    resize: str = RESIZE_RULE  # of pictures, as the weights know them: the model card's rule
+    resize: str = RESIZE_RULE  # resize rule of the images in training, from the model card
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: static shape, numpy dtype name."""
+    """An input or output: name, static shape, numpy dtype name."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a reader of the file needs to use it and to report it."""
+    """Everything that is needed to run the file and to report its measurements."""
 
     sha256: str
     size_bytes: int
@@ -60,9 +60,9 @@ class Manifest:
     category_ids: tuple[int, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    params: int  # of the deployed subnet
+    params: int  # number of parameters of the deployed subnet
     flops: int  # 2 per multiply-add of matrix products and convolutions, one image
-    # "fp16"; of an engine that is not mostly half where it should be: "not fp16"
+    # "fp32", "fp16", or "not fp16" for an engine that should compute in float16 and mostly does not
     precision: str = "fp32"
     # or "torch" (export/torch.py), or an engine's backend (export/tensorrt/engine.py)
     format: str = "onnx"
@@ -71,14 +71,18 @@ class Manifest:
     normalisation: str = NORMALISATION
     contract: str = "decoded"  # or "upstream": raw boxes and logits, see export/onnx/exporter.py
     resize: str = RESIZE_RULE
-    packages: dict[str, str] = field(default_factory=dict)  # what made the file
-    onnx_sha256: str | None = None  # of an engine: the ONNX file it was built from
+    packages: dict[str, str] = field(
+        default_factory=dict
+    )  # versions of the packages that made the file
+    onnx_sha256: str | None = (
+        None  # of an engine: the SHA-256 of the ONNX file that it was built from
+    )
     build: dict[str, str] = field(default_factory=dict)  # options and circumstances of a conversion
     # fp16: reason -> nodes kept in float32
     islands: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    # of an engine: precision -> layers that work in it
+    # of an engine: precision -> number of layers that compute in this precision
     census: dict[str, int] = field(default_factory=dict)
-    # of somebody else's file: what was taken of it, see export/adopt/
+    # of an adopted file: how the file was read, see export/adopt/
     adoption: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -90,17 +94,19 @@ class Manifest:
 
     @property
     def cost(self) -> Cost:
+        """Parameters and floating-point operations, as a Record holds them."""
         return Cost(self.params, float(self.flops))
 
     def to_json(self) -> str:
+        """The manifest as JSON text."""
         fields = dataclasses.asdict(self)
         fields["model"]["arch"] = self.model.arch and self.model.arch.key
         return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, fields: Any, path: str | Path) -> Manifest:
-        """Rebuilds a manifest from parsed JSON; anything else is an :class:`InputError` that names
-        ``path``.
+        """A manifest from parsed JSON; raises :class:`InputError`, which names ``path``, if the
+        content is not a manifest.
         """
         try:
             if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
@@ -125,33 +131,38 @@ class Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raises ValueError where fields of the right types do not fit together."""
+    """Raises ValueError where fields contradict each other or are out of range."""
     if len(manifest.class_names) != len(manifest.category_ids):
         raise ValueError(
             f"{len(manifest.class_names)} class names and {len(manifest.category_ids)} category ids"
         )
-    # below 0: classes that the data set lacks
+    # an id below 0 is a class that the data set lacks
     known = [number for number in manifest.category_ids if number >= 0]
     if len(set(known)) != len(known):
         raise ValueError("two classes have one category id")
     for digest in (manifest.sha256, manifest.onnx_sha256):
         if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError(f"{digest[:70]!r} is no SHA-256")
+            raise ValueError(f"{digest[:70]!r} is not a SHA-256 hash")
     _check_tensors(manifest)
     if manifest.model.weights not in ("trained", "random", "published"):
-        raise ValueError(f"weights {manifest.model.weights!r} are not trained, random or published")
+        raise ValueError(
+            f"the origin of the weights, {manifest.model.weights!r}, is not trained, random or "
+            f"published"
+        )
     if not all(0 <= n < 2**63 for n in (manifest.params, manifest.flops, manifest.size_bytes)):
         raise ValueError("a number of parameters, operations or bytes is out of range")
 
 
 def _check_tensors(manifest: Manifest) -> None:
     if not manifest.inputs or not manifest.outputs:
-        raise ValueError("a model without inputs or outputs")
+        raise ValueError("the model has no inputs or no outputs")
     for spec in (*manifest.inputs, *manifest.outputs):
         if not all(0 < side < 2**31 for side in spec.shape):
             raise ValueError(f"{spec.name} has the shape {spec.shape}")
     if len(manifest.inputs[0].shape) != 4:
-        raise ValueError(f"its input {manifest.inputs[0].shape} is no batch of images")
+        raise ValueError(
+            f"the input shape {manifest.inputs[0].shape} is not that of a batch of images"
+        )
 
 
 @dataclass(frozen=True)
@@ -163,12 +174,13 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
+        """The SHA-256 of the file."""
         return self.manifest.sha256
 
 
 def manifest_path(path: str | Path) -> Path:
-    """``NAME.json`` beside ``NAME.onnx``; ``NAME.EXT.json`` beside any other, so files of one name
-    do not share a manifest.
+    """``NAME.json`` for ``NAME.onnx``, ``NAME.EXT.json`` for any other file, so that files with the
+    same stem have separate manifests.
     """
     path = Path(path)
     return (
@@ -179,38 +191,44 @@ def manifest_path(path: str | Path) -> Path:
 
 
 def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Artifact:
-    """Writes file and manifest, each whole or not at all; the manifest comes last, so a killed run
-    leaves no pair that lies.
+    """Writes file and manifest, each completely or not at all; the manifest is written last, so
+    that an interrupted run leaves no inconsistent pair.
     """
     path = Path(path)
     if manifest_path(path) == path:
-        raise InputError("an artifact cannot be called .json", path, "name it like model.onnx")
+        raise InputError(
+            "an artifact's file name cannot end in .json", path, "choose a name like model.onnx"
+        )
     write_atomic(path, content)
     write_atomic(manifest_path(path), manifest.to_json())
     return Artifact(path, manifest)
 
 
 def load_artifact(path: str | Path) -> Artifact:
-    """Reads the manifest of ``path`` and checks the file's hash.
+    """The artifact at ``path``, after a check of the file's hash against the manifest.
 
-    Missing or differing: :class:`InputError`.
+    Raises :class:`InputError` if the file or the manifest is missing, or if the hash differs.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("no such artifact", path, "make one with python -m rfdetr_repro.export")
-    beside = manifest_path(path)
-    if not beside.is_file():
+        raise InputError(
+            "the artifact does not exist",
+            path,
+            "make an artifact with python -m rfdetr_repro.export",
+        )
+    manifest_file = manifest_path(path)
+    if not manifest_file.is_file():
         raise InputError(
             "the artifact has no manifest",
-            beside,
-            f"keep {beside.name} beside {path.name}, or export again",
+            manifest_file,
+            f"keep {manifest_file.name} next to {path.name}, or export the model again",
         )
-    manifest = Manifest.from_json(read_json(beside), beside)
+    manifest = Manifest.from_json(read_json(manifest_file), manifest_file)
     found = sha256_file(path)
     if found != manifest.sha256:
         named = manifest.sha256[:12]
         raise InputError(
-            f"the file ({found[:12]}) is not the one its manifest names ({named})",
+            f"the file's hash ({found[:12]}) differs from the hash in its manifest ({named})",
             path,
             "export the model again",
         )

@@ -1,4 +1,4 @@
-"""Export one architecture of a trained supernet:
+"""Exports one architecture of a trained supernet:
 
 python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors \
     --arch r128-p16-w1-d2-q25 --out model.onnx
@@ -22,32 +22,35 @@ from rfdetr_repro.spec.unfinished import temporary_folder
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
 _OUT = (
-    "file to write: .onnx, or .safetensors with --to torch; its manifest, and an engine of --to "
-    "tensorrt, go beside the file"
+    "file to write, NAME.onnx, or NAME.safetensors with --to torch; the manifest, and the engine "
+    "of --to tensorrt, are written to the same folder"
 )
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.export", description="Checkpoint -> artifact with its manifest."
+        "rfdetr_repro.export",
+        description="Exports a checkpoint as an artifact: a model file with a manifest.",
     )
     add = arguments.add_argument
     add(
         "--checkpoint",
         required=True,
         type=any_path,
-        help="model file: ours, released, transformers",
+        help="checkpoint of this project, of the released RF-DETR, or of transformers",
     )
-    add("--size", help="name of the size, where the file does not tell it")
+    add("--size", help="name of the model size, for a file that does not state the size")
     add("--labels", help=LABELS_HELP)
     add(
         "--arch",
-        help="like r384-p16-w2-d2-q300, or the name of a size (default: the checkpoint's own)",
+        help="architecture, such as r384-p16-w2-d2-q300 (resolution, patch size, windows, decoder "
+        "layers, queries), or the name of a size (default: the checkpoint's own)",
     )
     add(
         "--shape",
         type=parse_shape,
-        help="input height x width in px, like 384x640 (default: the architecture's)",
+        help="height x width of the input in pixels, such as 384x640 (default: the architecture's)",
     )
     add("--out", required=True, type=output_file, help=_OUT)
     add("--precision", default="fp32", choices=("fp32", "fp16"))
@@ -55,33 +58,38 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--audit-images",
         type=input_folder,
-        help="fp16: folder of pictures for the range audit (default: noise)",
+        help="folder of images for the range audit of --precision fp16 (default: noise)",
     )
     add(
         "--islands",
         nargs="*",
         default=(),
-        help="fp16: further nodes or operators to keep in float32",
+        help="further nodes or operators to keep in float32 with --precision fp16",
     )
     add(
         "--antialias",
         action=argparse.BooleanOptionalAction,
-        help="resize of pictures (default: what the checkpoint states)",
+        help="how images are resized (default: the rule that the checkpoint states)",
     )
-    add("--name", type=label, help="printed name (default: rfdetr-ARCH)")
+    add("--name", type=label, help="name of the model in reports (default: rfdetr-ARCH)")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Exports the checkpoint that ``argv`` names; raises :class:`InputError` for bad arguments or a
+    bad checkpoint.
+    """
     args = parser().parse_args(argv)
     if args.precision == "fp32" and (args.audit_images or args.islands):
         raise InputError("--audit-images and --islands belong to --precision fp16")
     if args.to == "torch" and args.precision == "fp16":
-        raise InputError("a PyTorch artifact is float32", hint="use --to onnx for fp16")
+        raise InputError(
+            "an artifact for PyTorch is always in float32", hint="use --to onnx for fp16"
+        )
     _check_suffix(args.out, args.to)
     asked = None if args.arch is None else parse_arch(args.arch)
     if args.to.startswith("tensorrt"):
-        tensorrt.target(args.to)  # fails before the work, not after it
+        tensorrt.target(args.to)  # fails before the work rather than after it
     from rfdetr_repro.export.onnx.exporter import export_onnx
 
     # torch loads slowly; arguments are checked first
@@ -103,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         export = export_torch if args.to == "torch" else export_onnx
         artifact = export(supernet.slice(arch), args.out, meta=meta)
     else:
-        with temporary_folder() as folder:  # the audit looks at the float32 graph
+        with temporary_folder() as folder:  # the audit runs the float32 graph
             wide = export_onnx(supernet.slice(arch), Path(folder, "fp32.onnx"), meta=meta)
             artifact = audited_half(
                 wide, args.out, pictures=args.audit_images, islands=args.islands
@@ -120,21 +128,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check_suffix(out: Path, to: str) -> None:
-    """A file's name must say what is in it: ONNX bytes called .engine would be handed to
-    TensorRT.
+    """Raises :class:`InputError` unless the file's suffix matches its content: ONNX bytes in a file
+    .engine would be given to TensorRT.
     """
     wanted = SUFFIXES[to]
     if out.suffix.lower() == wanted:
         return
-    what = f"--to {to} writes a {wanted} file, and --out says {out.suffix or 'no ending'}"
+    what = (
+        f"--to {to} writes a {wanted} file, and the file name in --out has "
+        f"{out.suffix or 'no ending'}"
+    )
     hint = f"name the file {out.with_suffix(wanted).name}"
     if out.suffix.lower() in (".engine", ".plan", ".trt") and not to.startswith("tensorrt"):
-        hint += "; for an engine add --to tensorrt, which builds the engine beside the ONNX file"
+        hint += "; for an engine add --to tensorrt, which builds the engine next to the ONNX file"
     if out.suffix.lower() == ".safetensors" and to == "onnx":
         hint += ", or add --to torch"
     raise InputError(what, out, hint)
 
 
 def parse_arch(name: str) -> Arch:
-    """An architecture key, or the name of a size."""
+    """The architecture of a key, such as r384-p16-w2-d2-q300, or of a size's name."""
     return Arch.parse(name) if name.startswith("r") and "-" in name else preset(name).arch

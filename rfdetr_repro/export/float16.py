@@ -1,13 +1,14 @@
-"""Float32 ONNX graph -> the same graph in float16 with named float32 islands, strictly typed: every
-operator's operands agree.
+"""Converts a float32 ONNX graph to float16 with named float32 islands, strictly typed: the operand
+types of every operator agree.
 
-A pure function of a graph: it reads and writes no file. :mod:`.half` does, for artifacts.
+The conversion is a pure function of a graph and touches no file; :mod:`.half` converts artifacts.
 
-Engines take types from the graph (TensorRT 11 knows no other way, benchmark protocol section 5), so
-they must be right in it. Made from the finished float32 graph, not by tracing a ``.half()`` module:
-constants are folded in float32, the audit and the islands speak of the same nodes, and other
-people's files take the same way. Input and outputs stay float32; Cast nodes stand only at the
-borders of islands. Islands' nodes are called ``float32/REASON/NAME``.
+Engines take types from the graph (in TensorRT 11 there is no other way, benchmark protocol section
+5), so the graph must state the right types. The conversion starts from the finished float32 graph
+rather than from a ``.half()`` module: constants are folded in float32, the audit and the islands
+name the same nodes, and files of other programs are converted in the same way. Input and outputs
+stay float32; Cast nodes occur only at the borders of islands. The nodes of islands are named
+``float32/REASON/NAME``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SUFFIX = {HALF: "/float16", FLOAT: "/float32"}
 
 
 class Half(NamedTuple):
-    """The float16 graph and what stayed float32 in it.
+    """A float16 graph and its float32 islands.
 
     ``islands``: reason -> names of the float32 graph's nodes, in order.
     """
@@ -41,13 +42,14 @@ class Half(NamedTuple):
     islands: dict[str, tuple[str, ...]]
 
     def file(self, manifest: Manifest, audited: str = "no") -> tuple[bytes, Manifest]:
-        """Bytes of the float16 file and its manifest, for the caller to write.
+        """The bytes and the manifest of the float16 file, for the caller to write.
 
-        ``manifest``: of the float32 file. ``audited``: what a range audit saw, "no" without one.
+        ``manifest``: manifest of the float32 file. ``audited``: summary of the range audit, or
+        "no".
         """
         content = self.model.SerializeToString(deterministic=True)
         build = {**manifest.build, "fp32_sha256": manifest.sha256, "audit": audited}
-        told = replace(
+        described = replace(
             manifest,
             sha256=sha256_bytes(content),
             size_bytes=len(content),
@@ -55,15 +57,15 @@ class Half(NamedTuple):
             build=build,
             islands=self.islands,
         )
-        return content, told
+        return content, described
 
 
 def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object = "") -> Half:
-    """The float32 ``model``, which is not changed, in float16. ``islands``: further nodes or
-    operators to keep in float32.
+    """Converts a float32 ``model``, which is not changed, to float16.
 
-    Raises :class:`InputError` (naming ``where``) for graphs whose types cannot be known: custom
-    operators, sub-graphs.
+    ``islands``: further nodes or operators to keep in float32. Raises :class:`InputError`, which
+    names ``where``, for graphs whose types cannot be inferred, because of custom operators or
+    sub-graphs.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -80,8 +82,8 @@ def to_half(model: onnx.ModelProto, islands: Iterable[str] = (), where: object =
 
 
 def _inline_constants(graph: onnx.GraphProto) -> None:
-    """Constant nodes become initializers, so that each can be stored in the type its readers
-    want.
+    """Turns Constant nodes into initializers, so that each constant can be stored in the type that
+    its readers need.
     """
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         given = node.attribute[0]
@@ -97,17 +99,18 @@ def _inline_constants(graph: onnx.GraphProto) -> None:
 
 
 def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
-    """Element type of every value."""
+    """ONNX element type of every value."""
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or any(
             attribute.HasField("g") for attribute in node.attribute
         ):
             hint = (
-                "export it in half precision with its own tool; python -m "
+                "export the model in half precision with its own tool; python -m "
                 "rfdetr_repro.export.fp16_audit names the islands"
             )
             raise InputError(
-                f"{node.op_type} {node.name} has types a conversion to float16 cannot know",
+                f"the types of {node.op_type} {node.name} cannot be inferred, which the "
+                f"conversion to float16 needs",
                 where,
                 hint,
             )
@@ -115,9 +118,11 @@ def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
         inferred = onnx.shape_inference.infer_shapes(
             model, check_type=True, strict_mode=True, data_prop=True
         ).graph
-    except Exception as error:  # onnx's InferenceError has no stable home
+    except Exception as error:  # onnx's InferenceError has no stable import path
         raise InputError(
-            f"the model's types do not fit ({str(error).splitlines()[0]})", where, "export it again"
+            f"the types of the model are inconsistent ({str(error).splitlines()[0]})",
+            where,
+            "export it again",
         ) from error
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -125,8 +130,8 @@ def _types(model: onnx.ModelProto, where: object) -> dict[str, int]:
 
 
 class _Rewriter:
-    """Walks the nodes in order; knows for every value in which type it exists, and under which
-    name.
+    """Rewrites the nodes in order; keeps for every value the types in which it exists, and the
+    names.
     """
 
     def __init__(
@@ -176,11 +181,13 @@ class _Rewriter:
     def _allowed(
         formals: Sequence[onnx.defs.OpSchema.FormalParameter], place: int, wanted: int
     ) -> int:
-        """``wanted``, or float32 where the operator has no float16."""
+        """``wanted``, or float32 where the operator does not support float16."""
         return wanted if "tensor(float16)" in formals[min(place, len(formals) - 1)].types else FLOAT
 
     def _read(self, name: str, kind: int, *, as_it_is: bool) -> str:
-        """Name of a value in type ``kind``; a Cast is added where it exists in the other only."""
+        """Name of a value in the type ``kind``; a Cast is added where the value exists in the other
+        type only.
+        """
         constant = self.wiring.constants.get(name)
         if constant is not None:
             return self._constant(constant, kind)

@@ -1,12 +1,13 @@
-"""Which nodes of an ONNX detector stay float32 when the rest becomes float16, and why.
+"""The nodes of an ONNX detector that stay float32 when the rest becomes float16, with reasons.
 
-Between the last matrix product and a coordinate every digit counts: float16 near 1 has steps of
-1/2048 of the image. So what lies behind the outputs ``boxes`` and ``scores``, the grid of a
-GridSample, and a sine, cosine or exponential stays float32, back to the product that feeds it; a
-softmax, too, unless only matrix products read it: engines fuse such attention into one kernel,
-whose statistics are float32, and users saw casts around the softmax prevent that.
-LayerNormalization needs no island: opset 17 keeps its statistics in float32 (``stash_type``).
-Everything else is asked for by name, for example by :mod:`.fp16_audit`.
+Between the last matrix product and a coordinate every digit counts: near 1, float16 has steps of
+1/2048 of the image. Therefore the nodes that compute the outputs ``boxes`` and ``scores``, the grid
+of a GridSample, and a sine, cosine or exponential stay float32, back to the product that feeds
+them. A softmax stays float32 too, unless only matrix products read its result: engines fuse such
+attention into one kernel, whose statistics are float32, and users reported that casts around the
+softmax prevent the fusion. LayerNormalization needs no island, because opset 17 keeps its
+statistics in float32 (``stash_type``). All other islands are requested by name, for example by
+:mod:`.fp16_audit`.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ TYPED_BY_ATTRIBUTE = {
 
 
 class Wiring:
-    """A graph whose value types are known.
+    """A graph with the types and producers of its values.
 
     ``types``: value -> ONNX element type; ``producer``: value -> index of its node.
     """
 
     def __init__(self, graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
+        """``types``: value -> ONNX element type."""
         self.nodes, self.types = list(graph.node), types
         self.constants = {constant.name: constant for constant in graph.initializer}
         self.outputs = [value.name for value in graph.output]
@@ -66,18 +68,21 @@ class Wiring:
                 self.readers.setdefault(name, []).append(node)
 
     def name(self, index: int) -> str:
-        """As :func:`rfdetr_repro.export.fp16_audit.audit` calls it."""
+        """The name of a node, as :func:`rfdetr_repro.export.fp16_audit.audit` reports it."""
         return self.nodes[index].name or f"{self.nodes[index].op_type}_{index}"
 
     def is_float(self, name: str) -> bool:
+        """Whether a value is float32."""
         return self.types.get(name) == TensorProto.FLOAT
 
     def traced(self, node: onnx.NodeProto) -> list[str]:
-        """The float32 inputs that are no constants."""
+        """The float32 inputs of a node that are not constants."""
         return [name for name in node.input if self.is_float(name) and name not in self.constants]
 
     def behind(self, values: Iterable[str]) -> set[int]:
-        """Nodes that make these values, back to the nearest BOUNDARIES, which are not included."""
+        """Indices of the nodes that compute these values, back to the nearest BOUNDARIES, which are
+        excluded.
+        """
         found: set[int] = set()
         waiting = list(values)
         while waiting:
@@ -93,10 +98,10 @@ class Wiring:
 
 
 def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
-    """Index of a node -> why it stays float32. ``asked``: names of nodes, or operators (every node
-    of that kind).
+    """Index -> reason, for every node that stays float32.
 
-    Raises :class:`InputError` for a name the graph does not have.
+    ``asked``: names of nodes, or of operators, which stand for every node of that kind. Raises
+    :class:`InputError` for a name that is not in the graph.
     """
     reasons: dict[int, str] = {}
 
@@ -120,7 +125,7 @@ def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
     for kind, reason in EXACT.items():
         of_kind = {i for i, node in enumerate(nodes) if node.op_type == kind}
         add(reason, of_kind | wiring.behind(nodes[i].input[0] for i in of_kind))
-    # engines want image and grid of one type
+    # engines need the same type for image and grid
     grids = {i for i, node in enumerate(nodes) if node.op_type == "GridSample"}
     add("sampling", grids | wiring.behind(nodes[i].input[1] for i in grids))
     for output, reason in OUTPUTS.items():
@@ -129,8 +134,8 @@ def find_islands(wiring: Wiring, asked: Iterable[str]) -> dict[int, str]:
 
 
 def _joined(wiring: Wiring, reasons: dict[int, str]) -> dict[int, str]:
-    """Adds what reads float32 alone, up to the next boundary: a cast there and back would gain
-    nothing.
+    """Adds the nodes that read only float32 values, up to the next boundary, because two casts
+    would gain nothing.
     """
     for index, node in enumerate(wiring.nodes):
         inputs = wiring.traced(node)
@@ -154,8 +159,8 @@ def _asked(wiring: Wiring, asked: Iterable[str]) -> set[int]:
     for name in asked:
         if name not in by_name and name not in by_kind:
             raise InputError(
-                f"no node or operator {name!r} to keep in float32",
-                hint="take names of the float32 graph",
+                f"there is no node or operator {name!r} to keep in float32",
+                hint="use the names of the float32 graph",
             )
         found |= by_name.get(name) or by_kind[name]
     return found
@@ -167,8 +172,8 @@ def _is_attention(wiring: Wiring, softmax: onnx.NodeProto) -> bool:
 
 
 def _leaves_range(constant: TensorProto | None) -> bool:
-    """Whether float16 has no such number: too large, or a single one too small to keep two
-    digits.
+    """Whether float16 cannot represent a constant: a value is too large, or a scalar is too small
+    to keep two digits.
     """
     if constant is None or constant.data_type != TensorProto.FLOAT:
         return False

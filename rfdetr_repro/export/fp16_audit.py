@@ -1,13 +1,13 @@
-"""Which parts of an ONNX model leave the range of float16, found on a CPU by running the float32
-model.
+"""Finds the parts of an ONNX model that leave the range of float16, by running the float32 model on
+a CPU.
 
     python -m rfdetr_repro.export.fp16_audit MODEL.onnx [--images DIR] [--count N]
 
-A float16 graph on a CPU does not show the collapse (its nodes run in float32), and a collapsed
-LayerNorm is a wrong finite number, not NaN. So every intermediate value of the float32 model is
-looked at: above 65,504 it overflows; a square, sum or exponential of large inputs overflows inside
-its kernel; far below 1 it loses all digits; NaN and plus infinity are no numbers. The nodes named
-are the islands to keep in float32.
+A float16 graph on a CPU does not show overflows, because its nodes run in float32, and an overflow
+in LayerNorm gives a wrong finite number rather than NaN. The audit therefore examines every
+intermediate value of the float32 model: values above 65,504 overflow; a square, sum or exponential
+of large inputs overflows inside its kernel; values far below 1 lose all digits; NaN and positive
+infinity are errors. The nodes named are the islands to keep in float32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from rfdetr_repro.spec.files import files_below
 Array = np.ndarray[Any, Any]
 LARGEST = 65504.0
 SUBNORMAL = 2.0**-14
-# ahead of an operator whose kernel squares, sums or exponentiates in the type of its input
+# input limits of operators whose kernel squares, sums or exponentiates in the type of its input
 RISKY_INPUT = 512.0
 SUMMING = {
     "Pow",
@@ -47,15 +47,17 @@ SUMMING = {
     "ReduceSumSquare",
     "ReduceLogSumExp",
 }
-LOST = 0.5  # part of a value's non-zero numbers that may be subnormal
-MOST_BYTES = 2**26  # of intermediate values fetched per run, to bound memory
+LOST = 0.5  # share of a value's non-zero elements that may be subnormal
+MOST_BYTES = 2**26  # bytes of intermediate values that are fetched per run, to bound memory
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
 class Range(NamedTuple):
-    """What was seen of one float value: largest finite magnitude, and the part of its non-zero
-    numbers that float16 cannot hold well; ``odd``: "NaN" or "infinite" where the float32 model
-    itself has no number. Minus infinity, which masks write, is none of these: float16 has it too.
+    """The observed range of a float value: the largest finite magnitude, and the share of the
+    non-zero elements that float16 cannot represent well.
+
+    ``odd``: "NaN" or "infinite" where the float32 model itself gives such an element. Negative
+    infinity, which masks contain, does not count, because float16 has it too.
     """
 
     largest: float
@@ -64,9 +66,9 @@ class Range(NamedTuple):
 
 
 class Risk(NamedTuple):
-    """A node that should stay in float32, and why.
+    """A node that should stay in float32, and the reason.
 
-    ``value``: the name of the input or output meant.
+    ``value``: name of the node's input or output that leaves the range.
     """
 
     node: str
@@ -77,7 +79,7 @@ class Risk(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """``ranges`` by value name; ``risks`` in order of the graph.
+    """Result of an audit: ``ranges`` by value name, ``risks`` in the order of the graph.
 
     ``islands``: names of the nodes to keep in float32.
     """
@@ -88,16 +90,18 @@ class Audit(NamedTuple):
 
     @property
     def islands(self) -> list[str]:
-        """Overflows only: subnormal numbers cost digits, not the result."""
+        """Names of the nodes to keep in float32: those that overflow, because subnormal elements
+        only cost digits.
+        """
         return list(dict.fromkeys(risk.node for risk in self.risks if risk.kind != "subnormal"))
 
 
 def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
-    """Runs the float32 model at ``path`` on every feed (input name -> array) and judges what its
-    nodes read and write.
+    """Runs the float32 model at ``path`` on every feed (input name -> array) and judges the inputs
+    and outputs of its nodes.
 
-    Raises :class:`InputError` for a file that is no ONNX model, one that does not run, one whose
-    outputs are not finite, and without any feed.
+    Raises :class:`InputError` for a file that is not an ONNX model, that does not run, or whose
+    outputs are not finite, and if there is no feed.
     """
     model, _ = load_whole(path)
     check_operators(model, path)
@@ -106,7 +110,7 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
     feeds = iter(feeds)
     first = next(feeds, None)
     if first is None:
-        raise InputError("nothing to run the model on", path, "give at least one image")
+        raise InputError("there is no image to run the model on", path, "give at least one image")
     shapes = {name: value.shape for name, value in first.items()}
     tried = run_once(model.SerializeToString(), path, optimised=False, shapes=shapes)
     session = _session(model, path)
@@ -127,7 +131,7 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
                 Exception
             ) as error:  # ONNX Runtime's own exception types share no public base class
                 raise InputError(
-                    f"the model does not run ({error})", path, "check its inputs"
+                    f"the model cannot be run ({error})", path, "check the inputs of the model"
                 ) from error
             for name, value in zip(part, values, strict=True):
                 _check_result(name, value, results, path)
@@ -140,8 +144,8 @@ def audit(path: str | Path, feeds: Iterable[dict[str, Array]]) -> Audit:
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
-    """The shape that the file states of an output, 0 where it leaves a side open; None where it
-    states none.
+    """The shape that the file states for an output, with 0 for an open dimension; None where the
+    file states no shape.
     """
     tensor = value.type.tensor_type
     return tuple(dim.dim_value for dim in tensor.shape.dim) if tensor.HasField("shape") else None
@@ -150,13 +154,13 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
 def _check_result(
     name: str, value: Array, results: dict[str, tuple[int, ...] | None], path: str | Path
 ) -> None:
-    """:class:`InputError` for an output of the model that is not finite, or not of the shape that
-    the file states.
+    """Raises :class:`InputError` for an output that is not finite, or whose shape is not the one
+    that the file states.
     """
     if name not in results:
         return
     if np.isnan(value).any() or np.isposinf(value).any():
-        what = f"the float32 model itself gives values that are not finite, in {name}"
+        what = f"the float32 model itself gives values that are not finite in {name}"
         raise InputError(what, path, "audit a model that works in float32")
     stated = results[name]
     if stated is None:
@@ -164,13 +168,13 @@ def _check_result(
     if len(stated) != value.ndim or any(
         side not in (0, found) for side, found in zip(stated, value.shape, strict=True)
     ):
-        what = f"{name} is {value.shape}, and the file states {stated}"
+        what = f"{name} has the shape {value.shape}, and the file states {stated}"
         raise InputError(what, path, "export it again")
 
 
 def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """``names`` in order, cut into parts of at most MOST_BYTES, or of one name; ``sizes`` in
-    bytes.
+    """Divides ``names``, in order, into parts of at most MOST_BYTES, or of one name; ``sizes`` are
+    in bytes.
     """
     part: list[str] = []
     size = 0
@@ -186,7 +190,7 @@ def _parts(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]
 
 
 def _exposed(model: onnx.ModelProto) -> list[str]:
-    """Makes every node's outputs outputs of the graph; returns their names in order."""
+    """Makes the outputs of every node outputs of the graph; returns their names in order."""
     names = [name for node in model.graph.node for name in node.output if name]
     there = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in there)
@@ -195,16 +199,18 @@ def _exposed(model: onnx.ModelProto) -> list[str]:
 
 def _session(model: onnx.ModelProto, path: str | Path) -> Any:
     options = onnxruntime.SessionOptions()
-    # keeps every value by its name
+    # keeps every value under its name
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what fails is an exception
+    options.log_severity_level = 4  # failures raise exceptions
     try:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
         raise InputError(
-            f"ONNX Runtime cannot load the model ({error})", path, "is it a complete float32 model?"
+            f"ONNX Runtime cannot load the model ({error})",
+            path,
+            "check that the file is a complete float32 model",
         ) from error
 
 
@@ -246,8 +252,10 @@ def _risks(model: onnx.ModelProto, ranges: dict[str, Range]) -> Iterator[Risk]:
 
 
 def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict[str, Array]]:
-    """``count`` inputs for a model with one float input (1, 3, H, W) in 0..1: pictures of
-    ``images``, else seeded noise.
+    """``count`` feeds, input name -> float32 (1, 3, H, W) in 0..1: images from the folder
+    ``images``, or seeded noise.
+
+    Raises :class:`InputError` for a model with other inputs, and for a folder without images.
     """
     graph = load(path).graph
     constants = {constant.name for constant in graph.initializer}
@@ -259,7 +267,7 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
             f"the model must have one float32 input (1, 3, H, W) of fixed size, not "
             f"{sizes or len(inputs)} of ONNX type {kind}"
         )
-        raise InputError(what, path, "export it so")
+        raise InputError(what, path, "export the model with such an input")
     name, (height, width) = inputs[0].name, sizes[2:]
     check_size(height, width, path)
     if images is None:
@@ -270,6 +278,8 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
     below = ((folder / name) for folder, names in files_below(images) for name in names)
     files = sorted(file for file in below if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise InputError("no pictures", images, "give a folder with .jpg or .png files")
+        raise InputError(
+            "there are no images in the folder", images, "give a folder with .jpg or .png files"
+        )
     for file in files[:count]:
         yield {name: network_input([decode(file)], (height, width))}

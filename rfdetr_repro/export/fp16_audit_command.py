@@ -14,29 +14,32 @@ MOST_INPUTS = 100_000
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.export.fp16_audit",
         description="Which parts of an ONNX model leave the range of float16, found on a CPU by "
         "running the float32 model. Exit code 0 if everything fits float16, 1 if some nodes must "
         "stay in float32.",
     )
-    arguments.add_argument("model", type=input_path, help="float32 ONNX file")
+    arguments.add_argument("model", type=input_path, help="float32 ONNX file to audit")
     arguments.add_argument(
         "--images",
         type=input_folder,
-        help="folder of pictures; without it the model sees noise, which proves less",
+        help="folder of images to run the model on (default: noise, which proves less)",
     )
     arguments.add_argument(
         "--count",
         type=whole(1, MOST_INPUTS),
         default=8,
-        help=f"number of inputs, 1 to {MOST_INPUTS}",
+        help=f"number of images or noise inputs, 1 to {MOST_INPUTS}",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when everything fits float16, 1 when islands are needed."""
+    """Prints the audit of the model that ``argv`` names; the exit code is 0 if everything fits
+    float16, 1 if islands are needed.
+    """
     args = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from .fp16_audit import audit, feeds_of
@@ -46,6 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{risk.kind:<16} {risk.op:<20} {risk.node}: {risk.value} up to {risk.largest:.4g}")
     source = f"{found.runs} pictures" if args.images else f"{found.runs} inputs of noise"
     islands = found.islands
-    verdict = f"{len(islands)} nodes to keep in float32" if islands else "all fit float16"
+    verdict = f"{len(islands)} nodes to keep in float32" if islands else "all values fit float16"
     print(f"{len(found.ranges)} values on {source}: {verdict}")
     return EXIT_FAILED if islands else EXIT_OK

@@ -1,5 +1,5 @@
-"""Float32 ONNX artifact -> float16 artifact: reads the file, looks at its range, and writes what
-:func:`.float16.to_half` makes of its graph.
+"""Converts a float32 ONNX artifact to float16: reads the file, audits its range, and writes the
+graph that :func:`.float16.to_half` returns.
 
     python -m rfdetr_repro.export.half MODEL.onnx --out MODEL-fp16.onnx \
         [--audit-images DIR] [--islands NAME ...]
@@ -22,23 +22,26 @@ from .artifact import Artifact, write_artifact
 from .float16 import to_half
 from .fp16_audit import Array, audit, feeds_of
 
-_NOISE = 2  # inputs of noise for the audit when there are no pictures
+_NOISE = 2  # noise inputs for an audit without images
 
 
 def half_artifact(
     artifact: Artifact, path: str | Path, *, islands: Iterable[str] = (), audited: str = "no"
 ) -> Artifact:
-    """Writes the float16 form of a float32 artifact, ours or adopted, as ``path`` with its manifest
-    beside it.
+    """Writes the float16 form of a float32 artifact, exported or adopted, as ``path`` with its
+    manifest.
+
+    ``islands``: further nodes or operators to keep in float32. Raises :class:`InputError` for an
+    artifact that is not float32 ONNX.
     """
     manifest = artifact.manifest
     if manifest.format != "onnx" or manifest.precision != "fp32":
         raise InputError(
-            f"a float32 ONNX file is needed, not {manifest.format} {manifest.precision}",
+            f"the artifact must be a float32 ONNX file, not {manifest.format} {manifest.precision}",
             artifact.path,
         )
-    content, told = to_half(load(artifact.path), islands, path).file(manifest, audited)
-    return write_artifact(path, content, told)
+    content, manifest = to_half(load(artifact.path), islands, path).file(manifest, audited)
+    return write_artifact(path, content, manifest)
 
 
 def audited_half(
@@ -49,8 +52,10 @@ def audited_half(
     feeds: Iterable[dict[str, Array]] = (),
     islands: Sequence[str] = (),
 ) -> Artifact:
-    """:func:`half_artifact` with the islands that the range audit finds on ``pictures`` (a folder),
-    on ``feeds`` (ready inputs of pictures, by name), or without either on noise.
+    """Like :func:`half_artifact`, with the islands that a range audit finds.
+
+    The audit runs the model on the images in the folder ``pictures``, or on ``feeds`` (inputs by
+    name), or on noise.
     """
     feeds = list(feeds)
     found = audit(
@@ -64,10 +69,10 @@ def audited_half(
 
 
 def summary(artifact: Artifact) -> str:
-    """One line: where, how large, which islands, what the audit saw."""
-    told = artifact.manifest
-    islands = ", ".join(f"{len(names)} {reason}" for reason, names in told.islands.items())
+    """One line with path, size, islands and the audit's result."""
+    manifest = artifact.manifest
+    islands = ", ".join(f"{len(names)} {reason}" for reason, names in manifest.islands.items())
     return (
-        f"{artifact.path}  {told.size_bytes / 1e6:.1f} MB  fp16; float32 islands: {islands}; "
-        f"audit: {told.build['audit']}"
+        f"{artifact.path}  {manifest.size_bytes / 1e6:.1f} MB  fp16; float32 islands: {islands}; "
+        f"audit: {manifest.build['audit']}"
     )

@@ -10,15 +10,16 @@ from rfdetr_repro.spec.errors import ArgumentParser
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.export.half", description="float32 ONNX artifact -> float16 artifact."
+        "rfdetr_repro.export.half", description="Converts a float32 ONNX artifact to float16."
     )
-    arguments.add_argument("model", type=input_path, help="float32 ONNX file with its manifest")
+    arguments.add_argument("model", type=input_path, help="float32 ONNX file, which has a manifest")
     arguments.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
     arguments.add_argument(
         "--audit-images",
         type=input_folder,
-        help="folder of pictures for the range audit (default: noise)",
+        help="folder of images for the range audit (default: noise)",
     )
     arguments.add_argument(
         "--islands", nargs="*", default=(), help="further nodes or operators to keep in float32"
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Converts the artifact that ``argv`` names to float16."""
     args = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from .artifact import load_artifact

@@ -1,7 +1,7 @@
-"""An ONNX file read whole: the graph, and the weights that lie in other files beside it.
+"""Reads a whole ONNX file: the graph, and weights in further files of the same folder.
 
-What such a file names is looked at before it is opened: nothing outside the model's own folder, no
-device, no more than one protobuf message holds.
+Further files are checked before they are opened: they must be regular files in the model's own
+folder, and together no larger than a protobuf message may be.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input, refuse_stand_in, sha256_file
 
-LARGEST_BYTES = 2**31 - 1  # of one protobuf message
+LARGEST_BYTES = 2**31 - 1  # largest size of a protobuf message
 OLDEST_OPSET = 13
 
 
 def load(path: str | Path) -> onnx.ModelProto:
-    """The ONNX model at ``path``, without what lies beside it; a missing or broken one is an
-    :class:`InputError`.
+    """The ONNX model at ``path``, without its external data; raises :class:`InputError` if the file
+    is missing or broken.
     """
     with open_input(Path(path)) as stream:
         content = stream.read(LARGEST_BYTES + 1)
     refuse_stand_in(content[:256], path)
     if len(content) > LARGEST_BYTES:
         raise InputError(
-            "the model has more than 2 GB", path, "export it with external data, or in float16"
+            "the model has more than 2 GB",
+            path,
+            "export the model with external data, or in float16",
         )
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:
-            raise ValueError("it has no nodes")
-    except Exception as error:  # protobuf's DecodeError has no stable home
-        raise InputError(f"not an ONNX model ({error})", path, "export it again") from error
+            raise ValueError("the graph has no nodes")
+    except Exception as error:  # protobuf's DecodeError has no stable import path
+        raise InputError(f"not an ONNX model ({error})", path, "export the model again") from error
     return model
 
 
 def load_whole(path: str | Path) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model with all its weights inside, and hashes of the files beside it that they were read
-    from.
+    """The model with all its weights inside, and the SHA-256 hashes of the external files that were
+    read.
 
-    A constant whose data are not of its type and shape is an :class:`InputError`.
+    Raises :class:`InputError` for a constant whose data do not match its type and shape.
     """
     model = load(path)
     hashes = {}
@@ -55,7 +57,9 @@ def load_whole(path: str | Path) -> tuple[onnx.ModelProto, dict[str, str]]:
             external_data_helper.load_external_data_for_model(model, str(Path(path).parent))
         except Exception as error:  # onnx raises its own checker's and the system's errors
             raise InputError(
-                f"its external data cannot be read ({error})", path, "export the model again"
+                f"the model's external data cannot be read ({error})",
+                path,
+                "export the model again",
             ) from error
         for tensor in tensors(model.graph):
             tensor.ClearField("data_location")
@@ -69,33 +73,33 @@ def load_whole(path: str | Path) -> tuple[onnx.ModelProto, dict[str, str]]:
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """Of the standard operators; 0 where the file states none."""
+    """The opset of the standard operators; 0 where the file states none."""
     return next(
         (opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0
     )
 
 
 def check_operators(model: onnx.ModelProto, path: str | Path) -> None:
-    """:class:`InputError` for an old opset and for operators that are not standard ones."""
+    """Raises :class:`InputError` for an old opset and for operators that are not standard."""
     version = opset_of(model)
     if version < OLDEST_OPSET:
         raise InputError(
-            f"the model is of opset {version}",
+            f"the model has the opset {version}",
             path,
-            f"export it with opset {OLDEST_OPSET} or later",
+            f"export the model with opset {OLDEST_OPSET} or later",
         )
     if custom := sorted(
         {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     ):
         raise InputError(
-            f"the model has operators of {', '.join(custom)}",
+            f"the model has custom operators of {', '.join(custom)}",
             path,
-            "export it with standard operators only",
+            "export the model with standard operators only",
         )
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every constant of the graph and of the graphs inside its nodes."""
+    """The constants of the graph and of the graphs inside its nodes."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -107,8 +111,8 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files beside ``path`` that hold the model's weights; what is missing or no file of its
-    folder: :class:`InputError`.
+    """The external files that hold the model's weights; raises :class:`InputError` for a missing
+    file and for a file outside the model's folder.
     """
     outside = [
         tensor for tensor in tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL
@@ -118,7 +122,7 @@ def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if not entries.get("location"):
             raise InputError(
-                f"the data of {tensor.name} lie in a file that has no name",
+                f"the data of {tensor.name} are in a file without a name",
                 path,
                 "export the model again",
             )
@@ -139,33 +143,40 @@ def _checked_files(files: list[Path], path: Path) -> list[Path]:
             folder = path.parent.resolve()
             inside = file.resolve()
             if not inside.is_relative_to(folder):
-                what = f"its external data {file.name} lies outside the model's folder"
+                what = f"the external data file {file.name} is outside the model's folder"
                 raise InputError(what, path, "keep the files together")
             if not file.is_file():
-                what = f"its weights are in {file.name}, which is not there or no file"
-                raise InputError(what, path, f"put {file.name} beside the model")
+                what = (
+                    f"the model's weights are in {file.name}, which is missing or not a regular "
+                    f"file"
+                )
+                raise InputError(what, path, f"put {file.name} into the model's folder")
             size += file.stat().st_size
         except (
             OSError,
             ValueError,
             RuntimeError,
-        ) as error:  # a loop of links, a NUL character, a name that is too long
-            told = getattr(error, "strerror", None) or error
+        ) as error:  # a loop of links, a NUL character, or a name that is too long
+            reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"its external data cannot be read ({told})", path, "export the model again"
+                f"the model's external data cannot be read ({reason})",
+                path,
+                "export the model again",
             ) from error
     if size > LARGEST_BYTES:
         raise InputError(
-            "with its external data the model has more than 2 GB", path, "export it in float16"
+            "the model has more than 2 GB with its external data",
+            path,
+            "export the model in float16",
         )
     return files
 
 
 def _check_constants(model: onnx.ModelProto, path: str | Path) -> None:
-    """:class:`InputError` for a constant that lies about its size or type, and for weights that are
-    no numbers.
+    """Raises :class:`InputError` for a constant whose data contradict its size or type, and for
+    weights that are NaN.
 
-    Infinite constants are of masks and limits, and stay.
+    Infinite constants belong to masks and limits, and are accepted.
     """
     for tensor in tensors(model.graph):
         name = tensor.name or "without a name"
@@ -173,7 +184,7 @@ def _check_constants(model: onnx.ModelProto, path: str | Path) -> None:
             value = numpy_helper.to_array(tensor)
             odd = value.dtype.kind in "fc" and bool(np.isnan(value).any())
         except Exception as error:  # onnx raises whatever fits
-            what = f"the constant {name} is not of its type and shape ({error})"
+            what = f"the data of the constant {name} do not match its type and shape ({error})"
             raise InputError(
                 what, path, "copy the file again, or export the model again"
             ) from error

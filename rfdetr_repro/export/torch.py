@@ -1,9 +1,10 @@
-"""Subnet -> one safetensors file that PyTorch runs: weights with ImageNet normalisation folded in,
-and their architecture.
+"""Exports a subnet as one safetensors file that PyTorch runs: weights with ImageNet normalisation
+folded in, and the architecture.
 
-The counterpart of ``export/onnx/exporter.py`` with the same manifest: input ``images`` in 0..1,
-outputs ranked detections. The file is not a checkpoint (its input is scaled otherwise), and says so
-by a format of its own. Loading executes nothing from the file. Equal weights give equal bytes.
+The module is the counterpart of ``export/onnx/exporter.py`` and writes the same manifest: input
+``images`` in 0..1, outputs ranked detections. The file is not a checkpoint, because its input is
+scaled differently, and has a format of its own. Loading executes no code from the file. Equal
+weights give equal bytes.
 """
 
 from __future__ import annotations
@@ -34,23 +35,25 @@ FORMAT = "rfdetr_repro/subnet/1"
 
 
 def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Artifact:
-    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the
-    subnet itself is not changed.
+    """Writes ``subnet`` (from ``supernet.slice``), which is not changed, as ``path`` with its
+    manifest.
 
-    Parameters and FLOPs in the manifest are those of the ONNX file of the same subnet. Raises
+    The manifest holds the parameters and FLOPs of the ONNX file of the same subnet. Raises
     :class:`InputError` if the classes of ``meta`` do not fit the head or ``path`` ends in
     ``.onnx``.
     """
     check_classes(subnet.config, meta)
     if Path(path).suffix == ".onnx":
         raise InputError(
-            "a PyTorch artifact cannot be called .onnx", path, "name it like model.safetensors"
+            "the file name of an artifact for PyTorch cannot end in .onnx",
+            path,
+            "choose a name like model.safetensors",
         )
     module = fold_normalisation(subnet)
     _, flops, outputs = record(module, CONTRACTS["decoded"])
     card = ModelCard(subnet.config, subnet.arch, tuple(meta.class_names), tuple(meta.category_ids))
     tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    # one entry: safetensors writes several in any order
+    # one entry, because safetensors writes several in arbitrary order
     content = save(tensors, {FORMAT: card.to_json()})
     manifest = describe(
         subnet,
@@ -70,8 +73,8 @@ def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> A
 
 
 def read_subnet(content: bytes, path: str | Path) -> Detector:
-    """The subnet in a file's bytes, float32 on the CPU, in evaluation mode; anything else:
-    :class:`InputError`.
+    """The subnet in a file's bytes, float32 on the CPU, in evaluation mode; raises
+    :class:`InputError` for other content.
     """
     try:
         length = int.from_bytes(content[:8], "little")
@@ -87,6 +90,6 @@ def read_subnet(content: bytes, path: str | Path) -> Detector:
     except (SafetensorError, RuntimeError, TypeError, KeyError, ValueError, InputError) as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise InputError(
-            f"not a subnet that --to torch wrote ({reason})", path, "export it again"
+            f"not a subnet that --to torch wrote ({reason})", path, "export the model again"
         ) from error
     return detector.eval().requires_grad_(False)

@@ -1,9 +1,10 @@
-"""The first run of somebody else's ONNX file: in a process of its own, with bounds on memory and
-time.
+"""The first run of an ONNX file of another program: in a separate process, with limits on memory
+and time.
 
-A few hundred bytes of ONNX can ask for terabytes, loop without end, or end the process that runs
-them. So a file is run once on noise where all of this ends a helper process alone. The helper
-(:func:`serve`) loads the libraries once and forks for each file. No torch here.
+A few hundred bytes of ONNX can request terabytes, loop endlessly, or crash the process that runs
+them. A file is therefore run once on noise in a helper process, so that only the helper is
+affected. The helper (:func:`serve`) loads the libraries once and forks for each file. This module
+does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.contract import content_of
 from rfdetr_repro.spec.errors import InputError
 
-LARGEST_PIXELS = 2048 * 2048  # of an image input
-BASE_BYTES = 3 * 2**29  # of memory that every file may take; larger files and images may take more
+LARGEST_PIXELS = 2048 * 2048  # largest number of pixels of an image input
+# bytes of memory that every file may use; larger files and images may use more
+BASE_BYTES = 3 * 2**29
 BYTES_PER_FILE_BYTE = 10
 BYTES_PER_INPUT_BYTE = 100
-BASE_SECONDS = 15  # of processor time
-SECONDS_PER_MB = 0.3  # of the file
-PATIENCE = 20  # times the processor time, until a helper that does nothing is given up
-# values fetched per run; more where those before were small
+BASE_SECONDS = 15  # seconds of processor time that every file may use
+SECONDS_PER_MB = 0.3  # seconds of processor time per MB of the file
+PATIENCE = 20  # factor on the processor time, after which a helper without progress is ended
+# number of values fetched per run; more if the previous values were small
 AT_A_TIME = 48
 MOST_AT_A_TIME = 4096
 SMALL_BYTES = 2**24
@@ -55,7 +57,7 @@ _helper: tuple[int, subprocess.Popen[bytes]] | None = None
 
 
 class Output(NamedTuple):
-    """One output of the run: numpy dtype name, shape, and whether each of its numbers is finite."""
+    """An output of the run: numpy dtype name, shape, and whether all its elements are finite."""
 
     name: str
     dtype: str
@@ -64,15 +66,15 @@ class Output(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of its content; of text at least the number of its strings."""
+        """Size of the content in bytes; for text, at least the number of strings."""
         return math.prod(self.shape) * _BYTES.get(self.dtype, 1)
 
 
 def check_size(height: int, width: int, path: str | Path) -> None:
-    """:class:`InputError` for an image input of more than LARGEST_PIXELS pixels."""
+    """Raises :class:`InputError` for an image input with more than LARGEST_PIXELS pixels."""
     if height * width > LARGEST_PIXELS:
         what = f"the model takes images of {height}x{width}, more than {LARGEST_PIXELS} pixels"
-        raise InputError(what, path, "export it for a smaller size")
+        raise InputError(what, path, "export the model for a smaller size")
 
 
 def run_once(
@@ -82,13 +84,13 @@ def run_once(
     optimised: bool = True,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Output]:
-    """Loads the ONNX model ``content`` in ONNX Runtime on the CPU and runs it on noise in 0..1, in
-    another process.
+    """Loads the ONNX model ``content`` in ONNX Runtime on the CPU and runs the model on noise in
+    0..1, in another process.
 
-    ``optimised``: with all graph optimisations, else with none. ``shapes``: of inputs whose shape
-    the file leaves open. ``path`` names the file in errors. A model that does not load or run, that
-    takes more memory or time than a file of its size may, or that ends the process:
-    :class:`InputError`.
+    ``optimised``: with all graph optimisations, or with none. ``shapes``: shapes of inputs that the
+    file leaves open. ``path`` names the file in errors. Raises :class:`InputError` for a model that
+    does not load or run, that uses more memory or time than allowed for its size, or that ends the
+    process.
     """
     fixed = {name: list(shape) for name, shape in (shapes or {}).items()}
     seconds = math.ceil(BASE_SECONDS + SECONDS_PER_MB * len(content) / 1e6)
@@ -103,8 +105,8 @@ def run_once(
 
 
 def tried(artifact: Artifact) -> Artifact:
-    """``artifact`` itself, after :func:`run_once` if it is an ONNX file; outputs that are no
-    numbers are refused too.
+    """``artifact`` itself, after :func:`run_once` if it is an ONNX file; raises :class:`InputError`
+    also for outputs that are not finite.
     """
     if artifact.manifest.format != "onnx":
         return artifact
@@ -113,9 +115,11 @@ def tried(artifact: Artifact) -> Artifact:
     if odd := [
         output.name for output in found if output.name in ("scores", "boxes") and not output.finite
     ]:
-        hint = "an overflow in half precision, or broken weights? export it again"
+        hint = (
+            "check for an overflow in half precision or broken weights, and export the model again"
+        )
         raise InputError(
-            f"the model gives {' and '.join(odd)} that are not finite", artifact.path, hint
+            f"the model returns {' and '.join(odd)} that are not finite", artifact.path, hint
         )
     return artifact
 
@@ -123,7 +127,7 @@ def tried(artifact: Artifact) -> Artifact:
 def _ask(
     request: dict[str, Any], content: bytes, patience_s: float, path: str | Path
 ) -> dict[str, Any]:
-    """Sends one file to the helper and waits for the answer; a helper that does not answer is
+    """Sends a file to the helper and waits for the answer; a helper that does not answer is
     ended.
     """
     helper = _started()
@@ -138,7 +142,7 @@ def _ask(
         _stop()
         if isinstance(error, OSError):
             raise InputError(
-                f"the process that tries the model ended ({error})", path, "run again"
+                f"the process that tries the model ended ({error})", path, "run the command again"
             ) from error
         raise
     if not line:
@@ -172,7 +176,7 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def _stop() -> None:
-    """Ends the helper that this process started, and the file that it tries."""
+    """Ends the helper that this process started, and the run of the file."""
     global _helper
     if _helper is None or _helper[0] != os.getpid():
         return
@@ -191,12 +195,12 @@ def _stop() -> None:
 
 
 class _NotLoaded(Exception):
-    """ONNX Runtime makes no session of the file."""
+    """ONNX Runtime cannot load the file."""
 
 
 def serve() -> None:
-    """Reads requests, a line of JSON and the file, and answers each with a line of JSON, until the
-    input ends.
+    """Reads requests, each a line of JSON and the file, and answers each with a line of JSON, until
+    the input ends.
     """
     import numpy  # noqa: F401 (loaded once, for all forks)
     import onnxruntime  # noqa: F401
@@ -221,11 +225,10 @@ def _say(answer: dict[str, Any]) -> None:
 def _of_end(code: int) -> dict[str, str]:
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return {
-            "error": "the model does not load and run on one image in time, or takes too much "
-            "memory"
+            "error": "the model does not load and run on one image in time, or uses too much memory"
         }
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return {"error": f"the model ends the process that runs it ({name})"}
+    return {"error": f"the model crashes the process that runs it ({name})"}
 
 
 def _answer(content: bytes, request: dict[str, Any]) -> None:
@@ -238,12 +241,12 @@ def _answer(content: bytes, request: dict[str, Any]) -> None:
     except _NotLoaded as error:
         answer = {"error": f"ONNX Runtime cannot load the model ({' '.join(str(error).split())})"}
     except MemoryError:
-        answer = {"error": "the model takes too much memory for a file of its size"}
+        answer = {"error": "the model uses too much memory for a file of its size"}
     except Exception as error:  # ONNX Runtime's own exception types share no public base class
-        told = " ".join(str(error).split())
-        small = any(word in told for word in ("bad_alloc", "Failed to allocate", "overflow"))
-        what = "takes too much memory" if small else "does not run on one image"
-        answer = {"error": f"the model {what} ({told})"}
+        message = " ".join(str(error).split())
+        small = any(word in message for word in ("bad_alloc", "Failed to allocate", "overflow"))
+        what = "uses too much memory" if small else "does not run on one image"
+        answer = {"error": f"the model {what} ({message})"}
     _say(answer)
     os._exit(0)
 
@@ -295,7 +298,7 @@ def _run(
 
 
 def _noise(value: Any, shape: Sequence[Any]) -> Any:
-    """Noise in 0..1 for an input of numbers, else zeros."""
+    """Noise in 0..1 for a floating-point input, zeros for other inputs."""
     import numpy as np
 
     types = {"float": "float32", "double": "float64"}
@@ -305,5 +308,5 @@ def _noise(value: Any, shape: Sequence[Any]) -> Any:
         not all(isinstance(side, int) and side >= 0 for side in shape)
         or math.prod(shape) > 3 * LARGEST_PIXELS
     ):
-        raise ValueError(f"its input {value.name} has the shape {list(shape)}")
+        raise ValueError(f"the input {value.name} has the shape {list(shape)}")
     return np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype)

@@ -1,7 +1,7 @@
-"""Does the artifact compute what the subnet computes? Compared by matched boxes, never elementwise.
+"""Check that an artifact computes what its subnet computes, by matched boxes, never elementwise.
 
-Nearly equal scores may come in any order, and two-stage selection may swap queries (benchmark
-protocol section 6).
+Detections with nearly equal scores may come in any order, and two-stage selection may swap queries
+(benchmark protocol section 6).
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from .session import Array, Detections, Session
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact may be from PyTorch.
+    """Largest differences that are allowed between an artifact and PyTorch.
 
-    ``same_object``: boxes farther apart than this are not compared at all.
+    Box distances are the largest of the four coordinate differences, as parts of the image size.
+    Boxes farther apart than ``same_object`` are not compared at all.
     """
 
-    box: float = 1e-3  # parts of the image
+    box: float = 1e-3  # part of the image size
     score: float = 1e-3
     mask_logit: float = 1e-2  # relative to the largest logit of the image where that exceeds 1
-    matched: float = 0.98  # share of detections that must find their partner
-    same_object: float = 0.02  # parts of the image
+    matched: float = 0.98  # share of detections that must be matched
+    same_object: float = 0.02  # part of the image size
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Agreement:
     box: float
     score: float
     mask_logit: float | None
-    matched: float  # share of detections with a partner
+    matched: float  # share of detections that were matched
     num_detections: int
 
 
@@ -49,10 +50,10 @@ class Agreement:
 def check_against(
     subnet: nn.Module, session: Session, images: Array, tolerance: Tolerance | None = None
 ) -> Agreement:
-    """Compares PyTorch and artifact on ``images`` (N, 3, H, W) float32 RGB in 0..1 by matched
-    boxes.
+    """Compares the detections of PyTorch and of the artifact on ``images``.
 
-    Beyond ``tolerance``: :class:`StatedFailure`.
+    ``images``: float32 (N, 3, H, W), RGB in 0..1. Raises :class:`StatedFailure` where a difference
+    exceeds ``tolerance``.
     """
     tolerance = tolerance or Tolerance()
     differences: list[tuple[float, float, float]] = []
@@ -78,8 +79,8 @@ def check_against(
 
 
 def _match(expected: Detections, found: Detections, same_object: float) -> Array:
-    """Index pairs (n, 2) of one image: the assignment of equal labels with the least sum of box and
-    score differences.
+    """Matched index pairs (n, 2) of one image: the assignment of detections with equal labels that
+    has the least sum of box and score differences.
     """
     box = np.abs(expected.boxes_xyxy[0][:, None] - found.boxes_xyxy[0][None]).max(-1)  # (K, K)
     cost = box + np.abs(expected.scores[0][:, None] - found.scores[0][None])

@@ -1,8 +1,8 @@
-"""Opens an artifact on a backend by name. What a backend needs is imported when it is asked for.
+"""Opens an artifact on a backend by name; the packages of a backend are imported on demand.
 
 ONNX files run on ``onnxruntime`` (CPU), ``onnxruntime-cuda``, ``openvino`` (CPU), ``tensorrt`` and
-``tensorrt-rtx``; files of format torch on ``torch`` (eager, on the GPU if there is one) and
-``torch-graph``. ``Session.artifact_id.runtime`` says what ran.
+``tensorrt-rtx``. Files of the format torch run on ``torch`` (eager, on the GPU if there is one) and
+``torch-graph`` (CUDA graph). ``Session.artifact_id.runtime`` names the runtime that ran the model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .session import OrtSession, Session
 
 
 def check_backend(backend: str) -> None:
-    """Finds out, before any work, whether ``backend`` can run here: its package and its device.
+    """Raises :class:`InputError` unless the package and the device of ``backend`` are available.
 
-    If not: :class:`InputError`.
+    Commands call this function before they start any work.
     """
     choose(backend, BACKENDS, "backend")
     if backend == "onnxruntime-cuda":
@@ -44,23 +44,25 @@ def open_session(
     cuda_graph: bool = False,
     build: int = 0,
 ) -> Session:
-    """A session of ``artifact`` on one of BACKENDS.
+    """A session that runs ``artifact`` on ``backend``, which is one of BACKENDS.
 
-    ``threads``: of a CPU runtime, of the host side of a GPU one. ``cuda_graph``: captured before
-    this returns (``torch-graph`` always does). ``build``: 0, 1, ...: which of several engines that
-    TensorRT builds of one file; other backends build nothing and open the same again. Unknown
-    names, a package or device that is not there, a file of another format, and anything else a user
-    can hint: :class:`InputError`.
+    ``threads``: number of threads of a CPU runtime, or of the host side of a GPU runtime, 1 to
+    1024. ``cuda_graph``: capture a CUDA graph before returning (``torch-graph`` always does).
+    ``build``: 0, 1, ...: number of the TensorRT engine, for several builds of one file; other
+    backends build nothing and open the same file again. Raises :class:`InputError` for an unknown
+    backend, a missing package or device, and a file in another format.
     """
     choose(backend, BACKENDS, "backend")
     if not 1 <= threads <= 1024 or build < 0:
         raise InputError(
-            f"{threads} threads, build {build}", backend, "1 to 1024 threads; builds count from 0"
+            f"{threads} threads and build {build} are not possible",
+            backend,
+            "give 1 to 1024 threads; builds are numbered from 0",
         )
     if cuda_graph and backend not in WITH_GRAPH:
         raise InputError(
-            f"{backend} has no CUDA graph",
-            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
+            f"the backend {backend} cannot replay a CUDA graph",
+            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
         )
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
@@ -75,7 +77,7 @@ def open_session(
             artifact, threads, graph=backend == "torch-graph"
         )
     session = _class("runtime.tensorrt", "TrtSession")
-    if artifact.manifest.format == "onnx":  # built into an engine beside it first
+    if artifact.manifest.format == "onnx":  # the engine is built first, next to the ONNX file
         from rfdetr_repro.export.tensorrt.engine import BuildOptions, build_engine
 
         artifact = build_engine(artifact, backend, artifact.path.parent, BuildOptions(build=build))
@@ -83,13 +85,14 @@ def open_session(
 
 
 def _class(module: str, name: str) -> Any:
-    """``name`` of a module of this package; what the module cannot import is an
-    :class:`InputError`.
+    """The attribute ``name`` of a module of this package.
+
+    Raises :class:`InputError` if the module cannot import a package that it needs.
     """
     try:
         return getattr(importlib.import_module(f"rfdetr_repro.{module}"), name)
     except InputError:
         raise
     except ImportError as error:
-        hint = "install what it needs, or choose another backend"
+        hint = "install the missing package, or choose another backend"
         raise InputError(f"the backend cannot be loaded: {error}", hint=hint) from error

@@ -1,8 +1,8 @@
-"""OpenVINO on the CPU (the extra ``openvino``), in float32 unless the file itself says otherwise.
+"""OpenVINO on the CPU (the extra ``openvino``), in float32 unless the file itself is in float16.
 
-Left alone, OpenVINO computes a float32 file in bfloat16 where the processor can (benchmark protocol
-section 6). So the precision is asked for, read back, and the compiled model is searched for nodes
-that compute in another one.
+By default, OpenVINO computes a float32 file in bfloat16 where the processor supports it
+(benchmark protocol section 6). The session therefore sets the precision, reads it back, and
+searches the compiled model for nodes that compute in another precision.
 """
 
 from __future__ import annotations
@@ -41,13 +41,19 @@ _DTYPES |= {
     for kind, name in (("i", "int"), ("u", "uint"))
     for bits in (8, 16, 32, 64)
 }
-_HALF = {"f16", "bf16"}  # what OpenVINO may compute a float32 node in
+_HALF = {"f16", "bf16"}  # half precisions that OpenVINO may choose for a float32 node
 
 
 class OpenVinoSession(Session):
-    """One stream, latency hint, ``threads`` threads. ``precision``: INFERENCE_PRECISION_HINT."""
+    """OpenVINO with one stream, the latency hint and ``threads`` threads."""
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, precision: str = "f32") -> None:
+        """Compiles the model of ``artifact`` and checks what the compiled model reports.
+
+        ``precision``: the value of INFERENCE_PRECISION_HINT. Raises :class:`InputError` for a file
+        that OpenVINO cannot load, :class:`StatedFailure` if a property or a node's precision is not
+        the one that was set.
+        """
         self.manifest = artifact.manifest
         content = content_of(artifact, "onnx")
         wanted = {
@@ -65,7 +71,9 @@ class OpenVinoSession(Session):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise InputError(
-                f"OpenVINO cannot load the model ({reason})", artifact.path, "export it again"
+                f"OpenVINO cannot load the model ({reason})",
+                artifact.path,
+                "export the model again",
             ) from error
         self._check_properties(wanted)
         self._check_precision({precision, *_precisions(model)})
@@ -75,8 +83,8 @@ class OpenVinoSession(Session):
         self.artifact_id = identity_of(artifact, "openvino-cpu", f"threads={threads} {chosen}")
 
     def _check_properties(self, wanted: dict[str, Any]) -> None:
-        """What the compiled model says of itself must be what was asked for; else
-        :class:`StatedFailure`.
+        """Raises :class:`StatedFailure` unless the compiled model reports the properties that were
+        set.
         """
         used = {name: _text(self._compiled.get_property(name)) for name in wanted}
         if other := [
@@ -87,8 +95,8 @@ class OpenVinoSession(Session):
             raise StatedFailure(f"OpenVINO runs with {', '.join(other)}")
 
     def _check_precision(self, allowed: set[str]) -> None:
-        """No node may compute in a half precision that neither the file nor the caller asked for;
-        else :class:`StatedFailure`.
+        """Raises :class:`StatedFailure` if a node computes in a half precision that neither the
+        file nor the caller asked for.
         """
         census = self.census()
         if _HALF & set(census) - allowed:
@@ -98,8 +106,8 @@ class OpenVinoSession(Session):
             )
 
     def census(self) -> Counter[str]:
-        """Number of nodes of the compiled model by the precision they run in, as OpenVINO names it
-        in small letters.
+        """Number of nodes of the compiled model by execution precision, in OpenVINO's names in
+        lower case ("f32").
         """
         nodes = self._compiled.get_runtime_model().get_ops()
         return Counter(
@@ -107,15 +115,16 @@ class OpenVinoSession(Session):
         )
 
     def bind(self, images: Array) -> None:
-        """No copy: the array itself is what ``launch`` reads."""
+        """Binds float32 (1, 3, H, W) images without a copy: ``launch`` reads the array itself."""
         self._bound = openvino.Tensor(check_images(images, self.manifest), shared_memory=True)
         self._request.set_input_tensor(self._bound)
 
     def launch(self) -> None:
+        """Runs the compiled model on the bound images."""
         self._request.infer(share_inputs=True, share_outputs=True)
 
     def outputs(self) -> Detections:
-        """Copies: the next ``launch`` writes to the same memory."""
+        """Copies of the outputs, because the next ``launch`` writes to the same memory."""
         count = len(self._compiled.outputs)
         return Detections.of(
             [self._request.get_output_tensor(index).data.copy() for index in range(count)]
@@ -134,7 +143,7 @@ def _precisions(model: Any) -> set[str]:
 def _spec(port: Any) -> TensorSpec:
     """An input or output as OpenVINO describes it.
 
-    It reads bfloat16 as float16, so the type is not taken from numpy.
+    OpenVINO gives bfloat16 as numpy's float16, so the type is taken from OpenVINO's own name.
     """
     name = port.get_element_type().get_type_name()
     shape = tuple(
@@ -144,7 +153,7 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _text(value: Any) -> str:
-    """A property as plain text: types and enumerations by their short names."""
+    """The short name of a property that is a type or an enumeration; else its text."""
     if isinstance(value, openvino.Type):
         return str(value.get_type_name())
     return str(getattr(value, "name", value))

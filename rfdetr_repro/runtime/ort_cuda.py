@@ -1,9 +1,9 @@
 """ONNX Runtime on an NVIDIA GPU, with buffers bound on the device, so that ``launch`` copies
 nothing.
 
-ONNX Runtime puts what a provider cannot run on the CPU, and a session whose provider does not load
-on the CPU altogether. Both are refused here: a row of this backend ran on the GPU alone. Products
-are float32 as written, not TF32.
+ONNX Runtime moves nodes that a provider cannot run to the CPU, and runs the whole session there if
+the provider does not load. Both are refused here, so that every row of this backend ran on the GPU
+alone. Matrix products are computed in float32, not in TF32.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 
 from .session import Array, Detections, OrtSession, identity_of
 
-WARMUP = 3  # runs that choose convolution algorithms and, with a CUDA graph, capture it
+# runs in which convolution algorithms are chosen and the CUDA graph, if any, is captured
+WARMUP = 3
 
 
 class OrtCudaSession(OrtSession):
-    """``bind`` is the copy to the device, ``launch`` a run on it, synchronised, ``outputs`` the
-    copy back.
+    """ONNX Runtime's CUDA provider: ``bind`` copies to the device, ``launch`` runs there and waits,
+    ``outputs`` copies back.
     """
 
     provider = "CUDAExecutionProvider"
@@ -39,9 +40,10 @@ class OrtCudaSession(OrtSession):
     }
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, cuda_graph: bool = False) -> None:
-        """``threads``: of the host side.
+        """Loads the model on the GPU, binds the buffers and runs the model WARMUP times.
 
-        ``cuda_graph``: ONNX Runtime captures one here and replays it in ``launch``.
+        ``threads``: number of host threads. ``cuda_graph``: ONNX Runtime captures a CUDA graph here
+        and replays the graph in ``launch``.
         """
         check_provider(self.provider)
         self._captured = cuda_graph
@@ -55,8 +57,8 @@ class OrtCudaSession(OrtSession):
             self.run(np.zeros(self._input.shape, np.float32))
 
     def _load(self, artifact: Artifact, threads: int, options: dict[str, str]) -> None:
-        """Opens the file on this provider alone, with these options; says which of the ways to fail
-        it was.
+        """Opens the file on this provider alone; an :class:`InputError` names the cause of a
+        failure: nodes left to the CPU, an option that is ignored, or a provider that does not load.
         """
         providers: list[Any] = [(self.provider, options)]
         complaint = _preload()
@@ -74,14 +76,16 @@ class OrtCudaSession(OrtSession):
                     raise
                 self._open(artifact, threads, providers, {})
                 self._check_provider(artifact, complaint)
-                what = f"{self.provider} leaves nodes of the model to the CPU"
+                what = (
+                    f"{self.provider} cannot run all nodes of the model and leaves some to the CPU"
+                )
                 raise InputError(what, artifact.path, "choose another backend") from error
         self._check_provider(artifact, complaint)
         used = self._session.get_provider_options().get(self.provider, {})
         if ignored := sorted(
             f"{name}={value}" for name, value in options.items() if used.get(name) != value
         ):
-            raise StatedFailure(f"{self.provider} does not take {', '.join(ignored)}")
+            raise StatedFailure(f"{self.provider} ignores the options {', '.join(ignored)}")
 
     def _check_provider(self, artifact: Artifact, complaint: str) -> None:
         found = self._session.get_providers()
@@ -93,21 +97,21 @@ class OrtCudaSession(OrtSession):
             raise InputError(
                 what,
                 artifact.path,
-                "install a driver and CUDA libraries that fit, or choose another backend",
+                "install a matching driver and CUDA libraries, or choose another backend",
             )
 
     def _allocate(self, artifact: Artifact) -> None:
-        """One buffer on the device for the input and for each output; their addresses never
-        change.
+        """Allocates device buffers, whose addresses never change, for the input and for each
+        output.
         """
         self._binding = self._session.io_binding()
         buffers = []
         for spec in (self._input, *self._output_specs):
             if UNKNOWN in spec.shape:
                 raise InputError(
-                    f"{spec.name} has no fixed shape {spec.shape}",
+                    f"{spec.name} has the shape {spec.shape}, which is not fixed",
                     artifact.path,
-                    "export it with fixed shapes",
+                    "export the model with fixed shapes",
                 )
             dtype = np.dtype(spec.dtype).type
             buffers.append(
@@ -119,7 +123,7 @@ class OrtCudaSession(OrtSession):
             self._binding.bind_ortvalue_output(spec.name, buffer)
 
     def bind(self, images: Array) -> None:
-        """Copies to the device."""
+        """Copies float32 (1, 3, H, W) images to the device."""
         self._input_buffer.update_inplace(check_images(images, self.manifest))
 
     def launch(self) -> None:
@@ -129,10 +133,11 @@ class OrtCudaSession(OrtSession):
 
     @property
     def cuda_graph(self) -> bool:
+        """Whether ``launch`` replays a captured CUDA graph."""
         return self._captured
 
     def outputs(self) -> Detections:
-        """Copies to host memory."""
+        """Copies the outputs to host memory."""
         return Detections.of([np.array(buffer.numpy()) for buffer in self._output_buffers])
 
 
@@ -144,24 +149,24 @@ def check_provider(name: str = OrtCudaSession.provider) -> None:
 
 
 def _preload() -> str:
-    """Loads the CUDA libraries that pip installed, which ONNX Runtime does not find by itself; its
-    first complaint, or "".
+    """Loads the CUDA libraries that pip installed, which ONNX Runtime does not find by itself;
+    returns the first line that ONNX Runtime prints, or "".
     """
-    preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21
-    said = io.StringIO()
+    preload = getattr(onnxruntime, "preload_dlls", None)  # since ONNX Runtime 1.21
+    printed = io.StringIO()
     if preload is not None:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(printed):
             preload()
-    return next(iter(said.getvalue().splitlines()), "")
+    return next(iter(printed.getvalue().splitlines()), "")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Inside, ONNX Runtime's own log on stderr holds fatal errors only: what failed is said once,
+    """Limits ONNX Runtime's own log on stderr to fatal errors, so that a failure is reported once,
     by the exception.
     """
     onnxruntime.set_default_logger_severity(4)
     try:
         yield
     finally:
-        onnxruntime.set_default_logger_severity(2)  # its default: warnings
+        onnxruntime.set_default_logger_severity(2)  # ONNX Runtime's default: warnings

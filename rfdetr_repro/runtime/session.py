@@ -1,9 +1,9 @@
 """Running an artifact: one small interface, ``Session``, and its ONNX Runtime implementation on the
 CPU.
 
-A session hashes the bytes it really opened, so accuracy and latency taken from it belong to one
-file. No torch here; the check against PyTorch is ``runtime/agreement.py``, other backends are
-opened by ``runtime/backends.py``.
+A session hashes the bytes that it opened, so the accuracy and the latency that it gives belong to
+one file. This module does not import PyTorch; ``runtime/agreement.py`` compares a session with
+PyTorch, and ``runtime/backends.py`` opens the other backends.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from rfdetr_repro.spec.resize_rules import option_of
 
 Array = np.ndarray[Any, Any]
 
-_DTYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names where numpy has others
+# ONNX Runtime's type names that differ from numpy's
+_DTYPES = {"float": "float32", "double": "float64"}
 
 
 class Detections(NamedTuple):
-    """Outputs of one image, best first, exactly as the artifact gives them (batch axis of 1
-    kept).
+    """Outputs for one image in order of falling score, as the artifact gives them, with the batch
+    axis of 1.
     """
 
     scores: Array  # float32 (1, K) in 0..1
@@ -44,69 +45,70 @@ class Detections(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[Array]) -> Detections:
-        """From a runtime's arrays in this order, widened to these types where :mod:`contract`
-        allows it.
+        """From a runtime's arrays in this order, widened to these types where
+        :mod:`rfdetr_repro.export.contract` allows that.
         """
         scores, labels, boxes, *masks = exact(values)
         return cls(scores, labels, boxes, masks[0] if masks else None)
 
 
 class Session(Protocol):
-    """What the benchmark and the evaluation need of any backend.
+    """The interface of a backend, used by the benchmark and the evaluation.
 
-    ``run`` is ``bind``, ``launch`` and ``outputs`` in a row: latency of ``launch`` alone is the
-    engine scope, of all three the device scope (benchmark protocol section 3). Subclasses inherit
-    ``run`` and ``gpu_ms``.
+    ``run`` calls ``bind``, ``launch`` and ``outputs`` in turn. The engine scope times ``launch``
+    alone, the device scope all three (benchmark protocol section 3). Subclasses inherit
+    ``run`` and may override ``gpu_ms``.
     """
 
     manifest: Manifest
     artifact_id: ArtifactId
 
     def bind(self, images: Array) -> None:
-        """Puts images float32 (1, 3, H, W) RGB in 0..1, H and W as the manifest says, where
-        ``launch`` reads them.
+        """Puts ``images`` where ``launch`` reads them.
 
-        Other shapes and types: :class:`InputError`.
+        ``images``: float32 (1, 3, H, W), RGB in 0..1, with the manifest's height and width. Raises
+        :class:`InputError` for other shapes and types.
         """
         ...
 
     def launch(self) -> None:
-        """From the bound input to finished outputs where the backend leaves them; returns when they
-        are complete.
+        """Runs the model on the bound images and returns when the outputs are complete; they stay
+        where the backend leaves them.
         """
         ...
 
     def outputs(self) -> Detections:
-        """What the last ``launch`` left, in host memory that no later launch changes."""
+        """Detections of the last ``launch``, in host memory that no later launch changes."""
         ...
 
     def run(self, images: Array) -> Detections:
-        """The three in a row."""
+        """Binds ``images``, runs the model and returns the detections."""
         self.bind(images)
         self.launch()
         return self.outputs()
 
     @property
     def gpu_ms(self) -> float | None:
-        """Time of the last ``launch`` between two events on the GPU's own stream, in ms; None where
-        no events are taken.
+        """Duration of the last ``launch`` in ms between two events on the GPU's stream; None where
+        no events are recorded.
         """
         return None
 
     @property
     def cuda_graph(self) -> bool | None:
-        """Whether ``launch`` replays a captured CUDA graph; None where there is nothing to
-        capture.
+        """Whether ``launch`` replays a captured CUDA graph; None on a backend without CUDA
+        graphs.
         """
         return None
 
 
 class OrtSession(Session):
-    """ONNX Runtime on the CPU: ``threads`` intra-op threads, all graph optimisations, sequential
-    execution.
-    """
+    """ONNX Runtime on the CPU with all graph optimisations and sequential execution."""
 
     def __init__(self, artifact: Artifact, threads: int = 2) -> None:
+        """Opens ``artifact`` with ``threads`` intra-op threads; raises :class:`InputError` if ONNX
+        Runtime cannot load the file.
+        """
         self._open(artifact, threads, ["CPUExecutionProvider"], {})
         settings = f"threads={threads} graph=all ort={onnxruntime.__version__}"
         self.artifact_id = identity_of(artifact, "onnxruntime-cpu", settings)
@@ -116,16 +118,17 @@ class OrtSession(Session):
     def _open(
         self, artifact: Artifact, threads: int, providers: list[Any], config: dict[str, str]
     ) -> None:
-        """Loads and checks the file; ``providers`` and ``config`` are ONNX Runtime's.
+        """Loads and checks the file with ONNX Runtime's ``providers`` and session configuration
+        ``config``.
 
-        No other provider takes over on failure.
+        No other provider is used if loading fails.
         """
         self.manifest = artifact.manifest
         content = content_of(artifact, "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what fails is an exception
+        options.log_severity_level = 4  # failures raise exceptions
         for key, value in config.items():
             options.add_session_config_entry(key, value)
         try:
@@ -134,7 +137,9 @@ class OrtSession(Session):
             )
         except Exception as error:  # ONNX Runtime's own exception types share no public base class
             raise InputError(
-                f"ONNX Runtime cannot load the model ({error})", artifact.path, "export it again"
+                f"ONNX Runtime cannot load the model ({error})",
+                artifact.path,
+                "export the model again",
             ) from error
         self._session.disable_fallback()
         self._output_specs = [_spec(value) for value in self._session.get_outputs()]
@@ -142,23 +147,24 @@ class OrtSession(Session):
         self._input = check_input([_spec(value) for value in self._session.get_inputs()], artifact)
 
     def bind(self, images: Array) -> None:
-        """No copy: the array itself is what ``launch`` reads."""
+        """Binds float32 (1, 3, H, W) images without a copy: ``launch`` reads the array itself."""
         self._feed = {self._input.name: check_images(images, self.manifest)}
 
     def launch(self) -> None:
-        """ONNX Runtime's own call and nothing else; the outputs are new arrays in host memory."""
+        """Calls ONNX Runtime and does nothing else; the outputs are new arrays in host memory."""
         self._outputs = self._session.run(None, self._feed)
 
     def outputs(self) -> Detections:
+        """Detections of the last ``launch``; ONNX Runtime allocates new arrays for every run."""
         return Detections.of(self._outputs)
 
 
 def identity_of(artifact: Artifact, runtime: str, options: str) -> ArtifactId:
-    """Identity of an ONNX file that a runtime takes as it is."""
+    """The identity of an artifact whose file a runtime loads unchanged."""
     manifest = artifact.manifest
     if kind := manifest.packages.get("nms_kind"):
         options = " ".join(filter(None, (options, f"nms={kind}")))
-    # the time of suppression follows it, so the row says it
+    # the duration of the suppression depends on this number, so the identity holds the number
     if injected := manifest.packages.get("injected_candidates"):
         options = " ".join(filter(None, (options, f"injected_candidates={injected}")))
     options = " ".join(filter(None, (options, option_of(manifest.resize))))

@@ -1,9 +1,9 @@
-"""Running an engine: buffers bound by address, one stream, a CUDA graph or plain launches,
-everything on the GPU until asked for.
+"""Runs a TensorRT engine: buffers bound by address, one stream, a CUDA graph or plain launches;
+outputs stay on the GPU until they are asked for.
 
-The graph is captured once, after one plain launch (which also lets TensorRT-RTX compile its
-kernels), before anything is timed. A capture that fails raises: a row never says "graph" for plain
-launches.
+The graph is captured once, before any timing, after one plain launch, in which TensorRT-RTX also
+compiles its kernels. A failed capture raises an error, so a row that is marked "graph" never ran
+with plain launches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rfdetr_repro.spec.resize_rules import option_of
 
 from .session import Array, Detections, Session
 
-DTYPES: dict[str, Any] = {  # a type that is not here is refused, never read as another
+DTYPES: dict[str, Any] = {  # other types are refused
     "FLOAT": np.float32,
     "HALF": np.float16,
     "INT64": np.int64,
@@ -36,19 +36,17 @@ _OUTPUTS = ("scores", "labels", "boxes", "masks")
 
 
 class _Bound(NamedTuple):
-    """One input or output: its buffer, and the host side of it as an array."""
+    """One input or output: its device buffer, and the host copy as an array."""
 
     buffer: Buffer
     array: Array
 
 
 class TrtSession(Session):
-    """An engine of ``backend`` ("tensorrt" or "tensorrt-rtx") on the current GPU; ``cuda_graph``:
-    replay a captured graph.
+    """An engine of ``backend`` ("tensorrt" or "tensorrt-rtx") on the current GPU.
 
-    ``threads`` means nothing to a GPU and is taken so that sessions open alike. Raises
-    :class:`InputError` for an engine of another GPU, version or file than its manifest says, and
-    without a GPU; StatedFailure if a launch or the capture fails.
+    Raises :class:`InputError` without a GPU, and for an engine whose GPU, version or content is not
+    what its manifest states; :class:`StatedFailure` if a launch or the capture fails.
     """
 
     def __init__(
@@ -60,6 +58,12 @@ class TrtSession(Session):
         threads: int = 2,
         device: Device | None = None,
     ) -> None:
+        """Loads the engine, binds its buffers and runs it once.
+
+        ``cuda_graph``: capture a CUDA graph and replay it in ``launch``. ``threads`` is accepted,
+        like in every session, and ignored. ``device``: the GPU; by default CUDA's first visible
+        device.
+        """
         self.manifest = artifact.manifest
         trt = load_backend(backend)
         self.device = device or open_device()
@@ -82,44 +86,46 @@ class TrtSession(Session):
         self.device.run(self._launch_plain)
         if cuda_graph:
             self._graph = self._captured()
-        told = self.manifest
+        manifest = self.manifest
         graph = "on" if cuda_graph else "off"
         options = {
-            name: told.build.get(name, "unknown")
+            name: manifest.build.get(name, "unknown")
             for name in ("optimization_level", "tf32", "build", "version")
         }
-        if injected := told.packages.get("injected_candidates"):  # as in session.identity_of
+        if injected := manifest.packages.get("injected_candidates"):  # as in session.identity_of
             options["injected_candidates"] = injected
         named = [
             f"cuda_graph={graph}",
             *(f"{name}={value}" for name, value in options.items()),
-            option_of(told.resize),
+            option_of(manifest.resize),
         ]
         settings = " ".join(filter(None, named))
-        onnx_sha256 = told.onnx_sha256 or "unknown"
+        onnx_sha256 = manifest.onnx_sha256 or "unknown"
         self.artifact_id = ArtifactId(
-            artifact.sha256, onnx_sha256, backend, told.precision, told.size_bytes, settings
+            artifact.sha256, onnx_sha256, backend, manifest.precision, manifest.size_bytes, settings
         )
 
     def _refuse_foreign(self, trt: Any, artifact: Artifact, backend: str) -> None:
-        told = self.manifest
+        manifest = self.manifest
         hint = f"python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend {backend}"
-        if told.format != backend:
+        if manifest.format != backend:
             raise InputError(
-                f"this is {told.format}, not an engine of {backend}", artifact.path, hint
+                f"the file's format is {manifest.format}, not an engine of {backend}",
+                artifact.path,
+                hint,
             )
-        version = told.build.get("version")
-        built_for = told.build.get("gpu")
+        version = manifest.build.get("version")
+        built_for = manifest.build.get("gpu")
         if version != trt.__version__:
             raise InputError(
-                f"the engine was built by {backend} {version}, here is {trt.__version__}",
+                f"the engine was built by {backend} {version}, and {trt.__version__} is installed",
                 artifact.path,
                 hint,
             )
         too_old = built_for == AHEAD_OF_TIME and self.device.gpu.capability < (8, 0)
         if too_old or built_for not in (AHEAD_OF_TIME, str(self.device.gpu)):
             raise InputError(
-                f"the engine was built for {built_for}, here is {self.device.gpu}",
+                f"the engine was built for {built_for}, and this GPU is {self.device.gpu}",
                 artifact.path,
                 hint,
             )
@@ -128,13 +134,15 @@ class TrtSession(Session):
         with open_input(artifact.path) as stream:
             content = stream.read()
         if sha256_bytes(content) != artifact.sha256:
-            raise InputError("the file changed since it was loaded", artifact.path, "load it again")
+            raise InputError(
+                "the file changed since it was loaded", artifact.path, "load the file again"
+            )
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise InputError(
-                f"the engine does not load: {self._messages.last()}",
+                f"the engine cannot be loaded: {self._messages.last()}",
                 artifact.path,
-                "build it again here",
+                "build the engine again on this machine",
             )
         return engine
 
@@ -148,27 +156,29 @@ class TrtSession(Session):
             raise InputError(
                 f"{name} is {kind}, which has no numpy type",
                 artifact.path,
-                "export it with float32 outputs",
+                "export the model with float32 outputs",
             )
         if min(shape, default=1) < 1:
             raise InputError(
                 f"{name} has the shape {shape}, which is not fixed",
                 artifact.path,
-                "export it with fixed sizes",
+                "export the model with fixed shapes",
             )
         if self._engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
             raise InputError(
-                f"{name} is a tensor of the host",
+                f"{name} is a tensor in host memory",
                 artifact.path,
                 "export a detector with images as its only input",
             )
         dtype = np.dtype(DTYPES[kind])
-        told = {
+        stated = {
             spec.name: (spec.shape, spec.dtype)
             for spec in (*self.manifest.inputs, *self.manifest.outputs)
         }
-        if told.get(name) != (shape, dtype.name):
-            what = f"{name} is {dtype.name} {shape}, its manifest says {told.get(name, 'nothing')}"
+        if stated.get(name) != (shape, dtype.name):
+            what = (
+                f"{name} is {dtype.name} {shape}, its manifest says {stated.get(name, 'nothing')}"
+            )
             raise InputError(what, artifact.path, "build the engine again")
         buffer = self.device.buffer(int(np.prod(shape)) * dtype.itemsize)
         if not self._context.set_tensor_address(name, buffer.address):
@@ -176,7 +186,7 @@ class TrtSession(Session):
         return _Bound(buffer, buffer.host.view(dtype).reshape(shape))
 
     def _captured(self) -> CapturedGraph:
-        # TensorRT-RTX knows beforehand
+        # TensorRT-RTX tells beforehand whether the stream can be captured
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self.device.stream):
             raise StatedFailure(
@@ -189,12 +199,12 @@ class TrtSession(Session):
 
     def _launch_plain(self) -> None:
         if not self._context.execute_async_v3(self.device.stream):
-            raise StatedFailure(f"the engine does not run: {self._messages.last()}")
+            raise StatedFailure(f"the engine cannot be run: {self._messages.last()}")
 
     def bind(self, images: Array) -> None:
-        """images float32 (1, 3, H, W) RGB in 0..1, copied to the device.
+        """Copies ``images``, float32 (1, 3, H, W), RGB in 0..1, to the device.
 
-        Other shapes and types: :class:`InputError`.
+        Raises :class:`InputError` for other shapes and types.
         """
         np.copyto(self._input, check_images(images, self.manifest))
         self._bound[self.manifest.inputs[0].name].buffer.upload()
@@ -208,19 +218,21 @@ class TrtSession(Session):
             self._graph.launch()
 
     def launch(self) -> None:
-        """One run, finished when it returns; the outputs stay on the device."""
+        """Runs the engine and waits for the end; the outputs stay on the device."""
         self.device.run(self.enqueue)
 
     @property
     def gpu_ms(self) -> float | None:
+        """Duration of the last ``launch`` in ms between two CUDA events."""
         return self.device.elapsed_ms
 
     @property
     def cuda_graph(self) -> bool:
+        """Whether ``launch`` replays a captured CUDA graph."""
         return self._graph is not None
 
     def outputs(self) -> Detections:
-        """Copies what the last launch left to new arrays in host memory."""
+        """Copies the outputs of the last ``launch`` to new arrays in host memory."""
         found = [self._bound[name] for name in _OUTPUTS if name in self._bound]
         for bound in found:
             bound.buffer.download()

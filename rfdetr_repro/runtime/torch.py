@@ -1,9 +1,9 @@
-"""PyTorch runs an artifact: eager on CPU or GPU, or as one CUDA graph captured when the session is
-opened.
+"""PyTorch runs an artifact: eagerly on CPU or GPU, or as one CUDA graph that is captured when the
+session is opened.
 
-The file is what ``--to torch`` writes. Matrix products are float32 as written (no TF32); on a CPU
-with AMX the linear layers are the split products of ``model/linear.py``, as exact as float32. A
-capture that fails raises; nothing goes on without it.
+The file is one that ``--to torch`` writes. Matrix products are computed in float32, not in TF32; on
+a CPU with AMX the linear layers use the split products of ``model/linear.py``, which are as exact
+as float32. A failed capture raises an error; the session never falls back to eager execution.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 
 from .session import Detections, Session, identity_of
 
-WARMUP = 3  # runs before a capture: kernels are chosen and workspaces allocated
+WARMUP = 3  # runs before a capture, in which kernels are chosen and workspaces allocated
 
 
 class TorchSession(Session):
-    """``graph``: a CUDA graph; else eager, on the GPU if there is one. ``threads`` hold during
-    :meth:`launch`, the ban on TF32 for the whole process.
+    """PyTorch on the GPU if there is one, else on the CPU.
+
+    On a GPU, TF32 is turned off for the whole process.
     """
 
     def __init__(self, artifact: Artifact, threads: int = 2, *, graph: bool = False) -> None:
+        """Loads the subnet and, with ``graph``, captures a CUDA graph.
+
+        ``threads``: number of CPU threads during :meth:`launch`. Raises :class:`InputError` for
+        ``graph`` without a GPU, :class:`StatedFailure` if the capture fails.
+        """
         device = graph_device() if graph else choose_device()
         self.manifest, self._threads = artifact.manifest, threads
         subnet = read_subnet(content_of(artifact, "torch"), artifact.path)
@@ -58,7 +64,7 @@ class TorchSession(Session):
 
     @torch.inference_mode()
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Warms up on a side stream, as capturing asks for, then records one pass over fixed
+        """Warms up on a side stream, as a capture requires, then records one pass over fixed
         buffers.
         """
         graph = torch.cuda.CUDAGraph()
@@ -81,12 +87,12 @@ class TorchSession(Session):
         return top_k(self._subnet(self._images), self._subnet.arch.queries)
 
     def bind(self, images: Array) -> None:
-        """Copies to the device."""
+        """Copies float32 (1, 3, H, W) images to the device."""
         self._images.copy_(torch.from_numpy(check_images(images, self.manifest)))
 
     @torch.inference_mode()
     def launch(self) -> None:
-        """One pass, or one replay of the graph; on a GPU also the wait for it."""
+        """Runs one forward pass, or replays the graph; on a GPU, waits for the end."""
         with torch_threads(self._threads):
             self._launch()
 
@@ -105,23 +111,25 @@ class TorchSession(Session):
 
     @property
     def gpu_ms(self) -> float | None:
+        """Duration of the last ``launch`` in ms between two CUDA events; None on the CPU."""
         return (
             None if self._events is None else float(self._events[0].elapsed_time(self._events[1]))
         )
 
     @property
     def cuda_graph(self) -> bool | None:
+        """Whether ``launch`` replays a captured CUDA graph; None on the CPU."""
         return None if self._events is None else self._graph is not None
 
     def outputs(self) -> Detections:
-        """Copies to host memory."""
+        """Copies the outputs to host memory."""
         assert self._ranked is not None, "launch first"
         values: list[Tensor] = [value for value in self._ranked if value is not None]
         return Detections.of([value.cpu().numpy() for value in values])
 
 
 def graph_device() -> torch.device:
-    """The GPU that a CUDA graph needs; without one :class:`InputError`."""
+    """The GPU, which a CUDA graph needs; raises :class:`InputError` if there is none."""
     if not torch.cuda.is_available():
         raise InputError(
             "torch-graph needs a CUDA device, and there is none", hint="choose the backend torch"

@@ -65,7 +65,7 @@ def test_a_failing_row_is_one_line_and_counts(
     assert code == 1 and "good" in out
     lines = err.splitlines()
     assert len(lines) == 3 and lines[-1] == "failed: 2 of 3 rows"
-    assert any("no such file" in line for line in lines) and any(
+    assert any("the file does not exist" in line for line in lines) and any(
         "broken: the model does not load" in line for line in lines
     )
     assert [record.model.name for record in Store(tmp_path / "out" / "s.jsonl").read()] == ["good"]
@@ -87,11 +87,11 @@ def test_two_models_under_one_name(tmp_path: Path, capsys: pytest.CaptureFixture
     code, _, err = run(capsys, tmp_path, "--onnx", str(first.path), str(other.path))
     assert (
         code == 2
-        and f"two models are called 'm fp32': {first.path} and {other.path}" in err
+        and f"two models have the name 'm fp32': {first.path} and {other.path}" in err
         and err.count("\n") == 1
     )
     code, _, err = run(capsys, tmp_path, "--onnx", str(first.path), str(first.path))
-    assert code == 2 and "two models are called" in err
+    assert code == 2 and "two models have the name" in err
 
 
 def test_adopted_files_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +101,7 @@ def test_adopted_files_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture
     code, _, err = run(
         capsys, tmp_path, "--onnx", str(tmp_path / "a" / "m.onnx"), str(tmp_path / "b" / "m.onnx")
     )
-    assert code == 2 and "two models are called 'm'" in err
+    assert code == 2 and "two models have the name 'm'" in err
 
 
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_models_by_name(
     assert code == 1 and "failed: nobody: unknown model 'nobody'" in err and "1 of 3 rows" in err
     data = write_folder(tmp_path / "data", random_document(0), "val")
     code, out, _ = run(capsys, tmp_path, "--models", "rfdetr-medium", "--data", str(data))
-    assert code == 0 and "rfdetr-medium: random weights, so latency only" in out
+    assert code == 0 and "rfdetr-medium has random weights, so only latency is measured" in out
 
 
 def test_table_1_measures_both_precisions(
@@ -134,7 +134,7 @@ def test_table_1_measures_both_precisions(
     halves(monkeypatch)
     code, out, err = run(capsys, tmp_path, "--campaign", "table1")
     assert code == 0, err
-    assert "not built here: YOLOv8 M, YOLOv11 M, RT-DETR R18, LW-DETR M" in out
+    assert "cannot be built on this machine: YOLOv8 M, YOLOv11 M, RT-DETR R18, LW-DETR M" in out
     records = Store(tmp_path / "out" / "s.jsonl").read()
     assert [(r.model.name, r.artifact.precision) for r in records] != [] and len(records) == 4
     assert {record.campaign for record in records} == {"table1"}

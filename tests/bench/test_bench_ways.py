@@ -70,11 +70,11 @@ def test_both_ways_of_pytorch_are_two_backends(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--flush-l2",), "onnxruntime has none"),
-        (("--spin-ms", "20"), "onnxruntime has none"),
+        (("--flush-l2",), "onnxruntime runs on the CPU"),
+        (("--spin-ms", "20"), "onnxruntime runs on the CPU"),
         (
             ("--spin-ms", "20", "--backend", "tensorrt", "--protocol", "sustained"),
-            "sustained has none",
+            "sustained has no wait",
         ),
         # QUICK waits 0 ms
         (("--spin-ms", "20", "--backend", "tensorrt"), "20 ms of spinning do not fit"),

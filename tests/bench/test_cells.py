@@ -270,7 +270,7 @@ def test_random_weights_and_mixed_threads(tmp_path: Path, split: CocoSplit) -> N
     }
     outcome = confirm_all(rows, [PROTOCOL], Store(tmp_path / "s.jsonl"))
     assert "no accuracy" in str(outcome.failures["m"]) and outcome.records["n"][0].accuracy is None
-    with pytest.raises(InputError, match="one number of threads"):
+    with pytest.raises(InputError, match="same number of threads"):
         confirm_all(rows, [PROTOCOL, Protocol(threads=5)], Store(tmp_path / "s.jsonl"))
 
 

@@ -133,7 +133,7 @@ def test_random_weights_have_no_accuracy(splits: list[CocoSplit], tmp_path: Path
 
 
 def test_protocols_must_agree_on_threads(artifact: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="one number of threads"):
+    with pytest.raises(InputError, match="same number of threads"):
         confirm(
             artifact,
             [],

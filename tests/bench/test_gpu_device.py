@@ -47,7 +47,7 @@ def test_a_machine_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         module.ctypes, "CDLL", lambda _: (_ for _ in ()).throw(OSError("no such file"))
     )
-    with pytest.raises(InputError, match="no CUDA driver"):
+    with pytest.raises(InputError, match="has no CUDA driver"):
         cuda_uuid()
 
 
@@ -55,7 +55,7 @@ def test_a_gpu_in_use_is_refused_unless_forced() -> None:
     with pytest.raises(InputError, match=r"in use by process 77.*--force"):
         opened(FakeNvml(pids=(77,)))
     _, told = opened(FakeNvml(pids=(77,)), force=True)
-    assert told == ["measured beside other processes on the GPU: 77"]
+    assert told == ["other processes use the GPU during the measurement: 77"]
 
 
 def test_what_nvml_denies_is_said_and_stays_unknown() -> None:
@@ -64,7 +64,7 @@ def test_what_nvml_denies_is_said_and_stays_unknown() -> None:
         "unknown: "
     )
     (_, window), told = opened(FakeNvml(denied=("nvmlInit",)))
-    assert "is not watched, its throttling stays unknown" in told[
+    assert "is not watched, so whether it throttles stays unknown" in told[
         0
     ] and window.throttled.startswith("unknown: ")
 

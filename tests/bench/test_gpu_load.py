@@ -103,7 +103,7 @@ def test_spinning_lasts_as_long_as_it_should_and_leaves_the_cache() -> None:
     "fails", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuMemAlloc_v2"]
 )
 def test_a_gpu_that_cannot_be_worked_is_one_line(fails: str) -> None:
-    with pytest.raises(InputError, match=f"{fails} says error 2") as refused:
+    with pytest.raises(InputError, match=f"{fails} returned the error 2") as refused:
         opened(fails)
     assert "\n" not in str(refused.value)
 

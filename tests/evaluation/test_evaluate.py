@@ -198,8 +198,8 @@ def test_evaluate_bad_input(
     ("change", "message"),
     [
         ({"--islands": "Add"}, "belong to --precision fp16"),
-        ({"--precision": "fp16", "--to": "torch"}, "a PyTorch artifact is float32"),
-        ({"--to": "torch"}, "writes a .safetensors file, and --out says .onnx"),
+        ({"--precision": "fp16", "--to": "torch"}, "an artifact for PyTorch is always in float32"),
+        ({"--to": "torch"}, "writes a .safetensors file, and the file name in --out has .onnx"),
         ({"--arch": "r32-p8"}, "not an architecture"),
         ({"--arch": "huge"}, "unknown size"),
         ({"--arch": "r32-p8-w1-d9-q5"}, "stores 2 layers"),

@@ -209,11 +209,11 @@ def broken(path: Path, case: str) -> Path:
 
 BROKEN = {
     "not ONNX": "not an ONNX model",
-    "dynamic": "name them with --shape",
+    "dynamic": "give the size with --shape",
     "custom operator": "operators of acme",
     "old": "opset 11",
-    "batch of 2": "takes a batch of 2",
-    "no detector": "of no known form",
+    "batch of 2": "needs a batch of 2",
+    "no detector": "match no known form",
 }
 
 
@@ -349,7 +349,7 @@ def test_the_record_says_what_was_taken_and_a_hint_follows_an_ap_of_nothing(
     ]
     assert run_main(main, arguments) == 0
     told = capsys.readouterr().out
-    assert "hint: rows: AP 0.0. The file was taken as: input 32x64" in told and "--boxes" in told
+    assert "hint: rows: AP 0.0. The file was read as: input 32x64" in told and "--boxes" in told
     (record,) = Store(tmp_path / "store.jsonl").read()
     assert record.adoption is not None and set(record.adoption) == {
         "input",

@@ -63,7 +63,7 @@ REFUSED = {
     "pose": (ultralytics("pose", "Pose", kpt_shape="[17, 3]"), "task=pose.*keypoints"),
     "oriented": (ultralytics("obb", "OBB"), "task=obb.*oriented boxes"),
     "classifier": (ultralytics("classify", "Classify"), "task=classify"),
-    "pose without metadata": ({}, "are no scores in 0..1"),
+    "pose without metadata": ({}, "are not scores in 0..1"),
 }
 
 
@@ -253,7 +253,7 @@ def test_external_data_are_inside_the_artifact_and_hashed(tmp_path: Path) -> Non
     second = [two.manifest.packages[key] for key in keys]
     assert first[0] == second[0] and first[1] != second[1]
     weights.unlink()
-    with pytest.raises(InputError, match="weights are in weights.bin, which is not there"):
+    with pytest.raises(InputError, match="weights are in weights.bin, which is missing"):
         adopt(apart, tmp_path / "three.onnx")
     assert not (tmp_path / "three.onnx").exists()
 

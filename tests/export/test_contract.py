@@ -55,16 +55,16 @@ def test_what_is_taken(artifact: Artifact, changes: dict[str, tuple[tuple[int, .
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scores": ((1, 8), "bool")}, "scores is bool, which does not become float32"),
+        ({"scores": ((1, 8), "bool")}, "scores is bool, which cannot become float32"),
         ({"scores": ((1, 8), "bfloat16")}, "scores is bfloat16"),
         ({"scores": ((1, 8), "int64")}, "scores is int64"),
         ({"boxes": ((1, 8, 4), "float64")}, "boxes is float64"),
-        ({"labels": ((1, 8), "float32")}, "labels is float32, which does not become int64"),
+        ({"labels": ((1, 8), "float32")}, "labels is float32, which cannot become int64"),
         ({"labels": ((1, 8), "uint64")}, "labels is uint64"),
         ({"masks": ((1, 8, 8, 8), "bool")}, "masks is bool"),
-        ({"scores": ((8,), "float32")}, r"scores has shape \(8,\), not \(1, K\)"),
-        ({"boxes": ((1, 8, 5), "float32")}, r"boxes has shape \(1, 8, 5\), not \(1, K, 4\)"),
-        ({"labels": ((2, 8), "int64")}, r"labels has shape \(2, 8\)"),
+        ({"scores": ((8,), "float32")}, r"scores has the shape \(8,\), not \(1, K\)"),
+        ({"boxes": ((1, 8, 5), "float32")}, r"boxes has the shape \(1, 8, 5\), not \(1, K, 4\)"),
+        ({"labels": ((2, 8), "int64")}, r"labels has the shape \(2, 8\)"),
         ({"extra": ((1,), "float32")}, "are not ranked detections"),
     ],
 )
@@ -82,7 +82,7 @@ def test_order_of_the_outputs_counts(artifact: Artifact) -> None:
     ):
         check_outputs([outputs(artifact)[i] for i in (1, 0, 2)], artifact)
     upstream = Artifact(artifact.path, replace(artifact.manifest, contract="upstream"))
-    with pytest.raises(InputError, match="measure an export of the decoded contract"):
+    with pytest.raises(InputError, match="exported with the decoded contract"):
         check_outputs(outputs(artifact)[1:], upstream)
 
 
@@ -96,12 +96,12 @@ def test_the_input_is_the_manifest_s(artifact: Artifact) -> None:
         [replace(spec, dtype="float16")],
     ]
     for found in wrong:
-        with pytest.raises(InputError, match="its manifest says images float32"):
+        with pytest.raises(InputError, match="its manifest states images float32"):
             check_input(found, artifact)
     whole = Artifact(
         artifact.path, replace(artifact.manifest, inputs=(replace(spec, dtype="uint8"),))
     )
-    with pytest.raises(InputError, match="images of type uint8 are not known"):
+    with pytest.raises(InputError, match="images of the type uint8 are not supported"):
         check_input(whole.manifest.inputs, whole)
 
 
@@ -125,7 +125,8 @@ def test_widening_is_exact() -> None:
 def test_content_is_what_the_manifest_names(artifact: Artifact, tmp_path: Path) -> None:
     assert content_of(artifact, "onnx") == artifact.path.read_bytes()
     with pytest.raises(
-        InputError, match="runs torch files, not onnx .*; open it with the backend onnxruntime"
+        InputError,
+        match="torch files, not onnx .*; open the file with the backend onnxruntime",
     ):
         content_of(artifact, "torch")
     with pytest.raises(InputError, match="changed since it was loaded"):

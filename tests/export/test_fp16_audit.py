@@ -139,7 +139,7 @@ def test_our_own_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     code = run_main(main, [str(artifact), "--images", str(pictures)])
     told = capsys.readouterr().out
-    assert code == 0 and "on 1 pictures: all fit float16" in told, told
+    assert code == 0 and "on 1 pictures: all values fit float16" in told, told
 
 
 def broken(folder: Path, case: str) -> list[str]:
@@ -157,7 +157,7 @@ def broken(folder: Path, case: str) -> list[str]:
     if case == "broken picture":
         (pictures / "a.png").write_bytes(b"no")
     more = {
-        "no pictures": ["--images", str(pictures)],
+        "there are no images": ["--images", str(pictures)],
         "broken picture": ["--images", str(pictures)],
     }
     more |= {"none": ["--count", "0"], "endless": ["--count", "9" * 20]}
@@ -169,7 +169,7 @@ BROKEN = (
     "corrupt",
     "two axes",
     "dynamic",
-    "no pictures",
+    "there are no images",
     "broken picture",
     "none",
     "endless",

@@ -220,11 +220,11 @@ def test_injected_candidates_are_as_many_as_asked(tmp_path: Path, count: int) ->
 
 def test_bad_requests_are_one_line(tmp_path: Path) -> None:
     path = raw_file(tmp_path / "raw.onnx", {"out": np.zeros((1, 6, 40), np.float32)})
-    with pytest.raises(InputError, match="41 candidates of 40 boxes"):
+    with pytest.raises(InputError, match="41 candidates cannot be injected among 40 boxes"):
         adopt(path, tmp_path / "a.onnx", weights="random", nms=Nms(inject=41))
-    with pytest.raises(InputError, match="said to be trained"):
+    with pytest.raises(InputError, match="stated to be trained"):
         adopt(path, tmp_path / "a.onnx", nms=Nms(inject=4))
-    with pytest.raises(InputError, match="not of the form yolo-seg"):
+    with pytest.raises(InputError, match="do not have the form yolo-seg"):
         adopt(path, tmp_path / "a.onnx", form="yolo-seg")
     with pytest.raises(InputError, match="leave no class"):
         adopt(
@@ -232,7 +232,7 @@ def test_bad_requests_are_one_line(tmp_path: Path) -> None:
             tmp_path / "a.onnx",
             form="yolo-objectness",
         )
-    with pytest.raises(InputError, match="of no known form"):
+    with pytest.raises(InputError, match="match no known form"):
         adopt(
             raw_file(tmp_path / "odd.onnx", {"out": np.zeros((1, 4, 4), np.float32)}),
             tmp_path / "a.onnx",

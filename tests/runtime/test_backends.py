@@ -64,12 +64,12 @@ def test_formats_do_not_cross(both: Both) -> None:
             open_session(both.torch, backend)
     with pytest.raises(
         InputError,
-        match="runs onnx files, not torch .*; open it with the backend torch, or export it again",
+        match="runs onnx files, not torch .*; open the file with the backend torch, or export",
     ):
         open_session(both.torch)
     with pytest.raises(
         InputError,
-        match="runs torch files, not onnx .*; open it with the backend onnxruntime, or export",
+        match="torch files, not onnx .*; open the file with the backend onnxruntime, or export",
     ):
         open_session(both.onnx, "torch")
 
@@ -78,7 +78,7 @@ def test_formats_do_not_cross(both: Both) -> None:
     ("arguments", "message"),
     [
         ({"backend": "tflite"}, "unknown backend 'tflite'; choose one of onnxruntime, "),
-        ({"backend": "onnxruntime", "cuda_graph": True}, "onnxruntime has no CUDA graph"),
+        ({"backend": "onnxruntime", "cuda_graph": True}, "onnxruntime cannot replay a CUDA graph"),
         ({"backend": "torch", "cuda_graph": True}, "choose one of .*torch-graph"),
         ({"threads": 0}, "0 threads"),
         ({"build": -1}, "build -1"),
@@ -100,7 +100,7 @@ def test_bad_arguments(both: Both, arguments: dict[str, object], message: str) -
         (
             "tensorrt",
             "rfdetr_repro.runtime.tensorrt",
-            "cannot be loaded: .*runtime.tensorrt.*; install what it needs",
+            "cannot be loaded: .*runtime.tensorrt.*; install the missing package",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_types_that_widen(both: Both, output: str, dtype: str, tmp_path: Path) -
 
 @pytest.mark.parametrize(("output", "dtype"), REFUSED)
 def test_types_that_do_not(both: Both, output: str, dtype: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"output {output} is {dtype}, which does not become"):
+    with pytest.raises(InputError, match=f"output {output} is {dtype}, which cannot become"):
         open_session(with_output_type(both.onnx, output, dtype, tmp_path))
 
 

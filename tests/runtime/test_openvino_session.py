@@ -120,7 +120,7 @@ def test_half_precision_outputs_are_read_as_such(
 )
 def test_types_that_are_refused(both: Both, output: str, dtype: str, tmp_path: Path) -> None:
     """OpenVINO hands bfloat16 out as float16: the same bits, other numbers."""
-    with pytest.raises(InputError, match=f"output {output} is {dtype}, which does not become"):
+    with pytest.raises(InputError, match=f"output {output} is {dtype}, which cannot become"):
         OpenVinoSession(with_output_type(both.onnx, output, dtype, tmp_path))
 
 

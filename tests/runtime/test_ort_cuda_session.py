@@ -76,7 +76,7 @@ def test_outputs_without_a_fixed_shape(both: Both, tmp_path: Path) -> None:
     changed = rewritten(both.onnx, model.SerializeToString(), tmp_path)
     expected = OrtSession(both.onnx, 1).run(images(1)).scores
     assert np.array_equal(OrtSession(changed, 1).run(images(1)).scores, expected[:, ::2])
-    with pytest.raises(InputError, match="scores has no fixed shape"):
+    with pytest.raises(InputError, match="scores has the shape .*, which is not fixed"):
         OnCpu(changed, 1)
 
 
@@ -100,7 +100,7 @@ def test_nodes_left_to_the_cpu_are_refused(both: Both, capfd: pytest.CaptureFixt
         provider_options: dict[str, str] = {}
 
     with pytest.raises(
-        InputError, match="AzureExecutionProvider leaves nodes of the model to the CPU"
+        InputError, match="AzureExecutionProvider cannot run all nodes of the model"
     ):
         RunsNothing(both.onnx)
     assert capfd.readouterr().err == ""
@@ -120,7 +120,7 @@ def test_an_option_that_is_not_taken(both: Both) -> None:
     class WithOption(OnCpu):
         provider_options = {"use_tf32": "0"}
 
-    with pytest.raises(StatedFailure, match="does not take use_tf32=0"):
+    with pytest.raises(StatedFailure, match="ignores the options use_tf32=0"):
         WithOption(both.onnx)
 
 

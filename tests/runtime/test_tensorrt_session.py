@@ -152,19 +152,21 @@ def test_an_engine_that_cannot_be_captured_says_so_before(setup: Setup) -> None:
 
 def test_a_launch_that_fails_raises(setup: Setup) -> None:
     setup.trt.runs = False
-    with pytest.raises(StatedFailure, match="does not run"):
+    with pytest.raises(StatedFailure, match="(does not|cannot be) run"):
         setup.open()
 
 
 def test_engines_of_elsewhere_are_refused(setup: Setup) -> None:
     setup.device.gpu = T4
-    with pytest.raises(InputError, match="was built for NVIDIA A10 sm_86, here is Tesla T4 sm_75"):
+    with pytest.raises(
+        InputError, match="was built for NVIDIA A10 sm_86, and this GPU is Tesla T4 sm_75"
+    ):
         setup.open()
     setup.device.gpu = A10
     setup.trt.__version__ = "11.4.0"
-    with pytest.raises(InputError, match="was built by tensorrt 10.4.0, here is 11.4.0"):
+    with pytest.raises(InputError, match="was built by tensorrt 10.4.0, and 11.4.0 is installed"):
         setup.open()
-    with pytest.raises(InputError, match="this is onnx, not an engine of tensorrt"):
+    with pytest.raises(InputError, match="format is onnx, not an engine of tensorrt"):
         TrtSession(setup.onnx, "tensorrt", cuda_graph=False)
 
 
@@ -180,13 +182,13 @@ def test_engines_built_ahead_of_time_need_a_new_enough_gpu(
     monkeypatch.setattr(build_module, "VERSIONS", {"tensorrt-rtx": ((10, 4), (12, 0))})
     assert TrtSession(ahead, "tensorrt-rtx", cuda_graph=True).artifact_id.runtime == "tensorrt-rtx"
     setup.device.gpu = T4
-    with pytest.raises(InputError, match="8.0 or later, here is Tesla T4 sm_75"):
+    with pytest.raises(InputError, match="8.0 or later, and this GPU is Tesla T4 sm_75"):
         TrtSession(ahead, "tensorrt-rtx", cuda_graph=True)
 
 
 def test_corrupt_and_replaced_engines(setup: Setup) -> None:
     corrupt = setup.altered(b"not an engine")
-    with pytest.raises(InputError, match="the engine does not load: magic tag does not match"):
+    with pytest.raises(InputError, match="the engine cannot be loaded: magic tag does not match"):
         TrtSession(corrupt, "tensorrt", cuda_graph=False)
     setup.engine.path.write_bytes(b"ENGINE")
     with pytest.raises(InputError, match="changed since it was loaded"):

@@ -105,7 +105,7 @@ def test_files_of_one_name_keep_their_manifests(both: Both) -> None:
     both.torch.path.with_name(f"{both.torch.path.name}.json").rename(
         hidden := both.torch.path.with_name("hidden")
     )
-    with pytest.raises(InputError, match="no manifest .*keep .*safetensors.json beside"):
+    with pytest.raises(InputError, match="no manifest .*keep .*safetensors.json next to"):
         load_artifact(both.torch.path)
     hidden.rename(both.torch.path.with_name(f"{both.torch.path.name}.json"))
 
@@ -172,7 +172,7 @@ def altered(both: Both, change: str) -> bytes:
 )
 def test_files_that_are_no_subnets(both: Both, change: str, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="not a subnet that --to torch wrote .*export it again"
+        InputError, match="not a subnet that --to torch wrote .*export the model again"
     ) as caught:
         TorchSession(rewritten(both.torch, altered(both, change), tmp_path))
     assert "\n" not in str(caught.value)
@@ -183,13 +183,13 @@ def test_a_manifest_of_another_size(both: Both) -> None:
     wrong = replace(manifest, inputs=(replace(manifest.inputs[0], shape=(1, 3, 64, 64)),))
     with pytest.raises(
         InputError,
-        match=r"takes images float32 \(1, 3, 32, 32\), its manifest says images float32 \(1, 3, 64",
+        match=r"inputs are images float32 \(1, 3, 32, 32\), and its manifest states images",
     ):
         TorchSession(replace(both.torch, manifest=wrong))
 
 
 def test_exporter_refuses(both: Both, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be called .onnx"):
+    with pytest.raises(InputError, match="cannot end in .onnx"):
         export_torch(both.subnet, tmp_path / "m.onnx", meta=meta())
     with pytest.raises(InputError, match="1 names and 1 category ids for 3 classes"):
         export_torch(

@@ -1,4 +1,4 @@
-"""Flags of the benchmark command, and the protocols they stand for."""
+"""Arguments of the benchmark command, and the protocols that they describe."""
 
 from __future__ import annotations
 
@@ -52,19 +52,22 @@ SETTLE_S = 30.0
 # with fewer, a difference of 2 % between models is often not found
 # (benchmarks/studies/interval_coverage.py)
 BUILDS = 4
-# of a series; a day, and one frame in 100 s, are the most
+# limits of a series: a day, a million samples, and one frame in 100 s
 LONGEST_S = 86_400.0
 MOST_SAMPLES = 10**6
 FPS = (0.01, 10_000.0)
-PACED_S = 10.0  # least time of a paced series, unless --samples says otherwise
-_GRAPH = "captured before timing, on backends that have it; both: a row with and a row without it"
+PACED_S = 10.0  # least duration of a paced series in s, unless --samples is given
+_GRAPH = (
+    "replay a CUDA graph, captured before timing, on backends that support CUDA graphs; both: "
+    "measure a row with and a row without the graph"
+)
 _SECONDS = (
-    f"of the sustained mode, once it is flat (default: {LONG_S:g} on a GPU, else as long as the "
-    f"stop rule wants)"
+    f"seconds to measure in the sustained mode after the warm-up (default: {LONG_S:g} on a GPU; on "
+    f"a CPU, until the stop rule is met)"
 )
 _TWICE = (
-    "measure the first model a second time, as if it were another one: the instrument's own error "
-    "(default: with several)"
+    "measure the first model twice, as if the second time were another model, to find the error of "
+    "the measurement itself (default: only with several models)"
 )
 _EPILOG = (
     "Exit codes: 0 done, 1 a row failed (the others are stored), 2 bad arguments or bad input."
@@ -72,8 +75,12 @@ _EPILOG = (
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     parsed = ArgumentParser(
-        "rfdetr_repro.bench", description="Accuracy and latency as Records.", epilog=_EPILOG
+        "rfdetr_repro.bench",
+        description="Measures the latency of models and, with --data, their accuracy, and stores "
+        "both as Records.",
+        epilog=_EPILOG,
     )
     what = parsed.add_argument_group("what is measured")
     what.add_argument(
@@ -81,91 +88,105 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="artifacts with their manifests, or any ONNX files",
+        help="artifacts with their manifests, or ONNX files of any other detector, which are "
+        "adopted first",
     )
     what.add_argument(
-        "--models", default="", help="names, separated by commas, of models that can be built here"
+        "--models",
+        default="",
+        help="names of models, separated by commas, to build with random weights or with "
+        "--checkpoint, such as rfdetr-nano",
     )
     what.add_argument(
         "--checkpoint",
         type=input_path,
-        help="weights of the one model named by --models; without them they are random",
+        help="weights for the model that --models names (default: random weights, which allow "
+        "latency only)",
     )
-    what.add_argument("--labels", help=f"of --checkpoint: {LABELS_HELP}")
+    what.add_argument("--labels", help=f"meaning of the labels of --checkpoint: {LABELS_HELP}")
     what.add_argument(
         "--precision",
         default="",
-        help="fp32, fp16 or both: converts the files; left out: as they are",
+        help="precisions to measure, fp32, fp16 or fp32,fp16; files are converted where needed "
+        "(default: the precision of each file)",
     )
     add_wishes(
         parsed.add_argument_group(
-            "what an ONNX file without a manifest is, where the file does not say so itself"
+            "how to read an ONNX file without a manifest, where the file itself does not tell"
         )
     )
     what.add_argument(
         "--nms-score",
         type=number(0, 1, "[)"),
         default=0.01,
-        help="of YOLO's raw outputs: least confidence",
+        help="least confidence of a box that enters non-maximum suppression, for raw YOLO outputs",
     )
     what.add_argument(
         "--nms-iou",
         type=number(0, 1, "(]"),
         default=0.7,
-        help="of these: above it the worse of two boxes goes",
+        help="IoU above which the lower-scoring box is suppressed, for raw YOLO outputs",
     )
     what.add_argument(
         "--nms-candidates",
         type=whole(1, 10**6),
         default=1000,
-        help="of these: best scores that enter the suppression",
+        help="number of best scores that enter non-maximum suppression, for raw YOLO outputs",
     )
     what.add_argument(
         "--multi-label",
         action="store_true",
-        help="of these: every class of a box counts, not its best only",
+        help="let every class of a box be a candidate, not only its best class, for raw YOLO "
+        "outputs",
     )
     what.add_argument(
         "--inject",
         type=whole(0, 10**6),
-        help="random weights, suppression inside: so many scores above its threshold",
+        help="number of scores to raise above the confidence threshold, for models with random "
+        "weights that end with suppression",
     )
     what.add_argument(
         "--random-weights",
         action="store_true",
-        help="of such files: they are not trained, so latency only",
+        help="state that the weights in ONNX files without a manifest are random, so that only "
+        "latency is measured",
     )
     add_data_arguments(what, "without data only latency is measured", ("val", "test"))
     what.add_argument(
         "--split",
         default="val",
         type=folder_names,
-        help="or several, like val,test: one latency, an accuracy on each",
+        help="split of --data to evaluate, or several, such as val,test",
     )
     what.add_argument(
         "--ap-gate",
         type=number(0, 100),
         default=0.3,
-        help="points of AP that FP16 may lose to FP32 of the same model",
+        help="largest loss of AP, in points, of the FP16 file against the FP32 file of the same "
+        "model; a larger loss gives exit code 1",
     )
-    how = parsed.add_argument_group("how")
+    how = parsed.add_argument_group("how to measure")
     how.add_argument(
         "--protocol",
         choices=PROTOCOLS,
         default="buffered",
-        help="a wait before each sample, closed loop, fixed rate",
+        help="buffered: wait before each sample; sustained: closed loop without waits; paced: "
+        "frames arrive at a fixed rate; both: buffered and sustained",
     )
     how.add_argument(
-        "--campaign", choices=CAMPAIGNS, help="rows and protocols of one of the paper's tables"
+        "--campaign",
+        choices=CAMPAIGNS,
+        help="measure the models of one of the paper's tables by the table's protocol",
     )
     how.add_argument(
         "--scope",
         choices=("engine", "device", "host"),
         default="engine",
-        help="what a sample contains",
+        help="work in a sample; engine: the model alone; device: with the copies to and from the "
+        "device; host: from an encoded image to detections in pixels",
     )
     how.add_argument(
-        "--backend", default="onnxruntime", choices=BACKENDS, help="what runs the files"
+        "--backend", default="onnxruntime", choices=BACKENDS, help="runtime that runs the files"
     )
     how.add_argument(
         "--cuda-graph", choices=tuple(GRAPHS), nargs="?", const="on", default="off", help=_GRAPH
@@ -174,142 +195,160 @@ def parser() -> argparse.ArgumentParser:
         "--buffer-ms",
         type=number(*REAL["buffer_ms"]),
         default=Protocol.buffer_ms,
-        help="wait before each sample of the buffered mode",
+        help="wait before each sample of the buffered mode, in ms",
     )
     how.add_argument(
         "--spin-ms",
         type=number(*REAL["spin_ms"]),
         default=0.0,
-        help="last part of that wait in which the GPU is kept busy",
+        help="last part of the wait of the buffered mode, in ms, in which the GPU is kept busy",
     )
     how.add_argument(
         "--flush-l2",
         action="store_true",
-        help="overwrite the GPU's L2 cache before each sample: cold, not hot",
+        help="overwrite the GPU's L2 cache before each sample, so that samples start with a cold "
+        "cache",
     )
     how.add_argument(
-        "--fps", type=number(*FPS), default=30.0, help="arrivals per second of the paced mode"
+        "--fps",
+        type=number(*FPS),
+        default=30.0,
+        help="frames that arrive per second in the paced mode",
     )
     how.add_argument("--seconds", type=number(0, LONGEST_S), nargs="?", const=LONG_S, help=_SECONDS)
     how.add_argument(
         "--formal",
         action="store_true",
-        help=f"{FORMAL_S:g} s sustained, 200 samples buffered, at least 4 builds",
+        help=f"measure for a publication: {FORMAL_S:g} s in the sustained mode, 200 samples in the "
+        f"buffered mode, at least {BUILDS} builds",
     )
     how.add_argument(
         "--builds",
         type=whole(*WHOLE["builds"]),
         default=BUILDS,
-        help="sessions, or engines, of every model; 4 tell 2 %% apart",
+        help="number of sessions, or engines, to build and measure of every model; 4 builds "
+        "resolve differences of 2 %%",
     )
     how.add_argument("--twice", action=argparse.BooleanOptionalAction, default=None, help=_TWICE)
     how.add_argument(
         "--threads",
         type=whole(*WHOLE["threads"]),
         default=Protocol.threads,
-        help="intra-op threads of a CPU runtime",
+        help="number of intra-op threads of a CPU runtime",
     )
     how.add_argument(
         "--samples",
         type=whole(1, MOST_SAMPLES),
-        help=f"least number of samples of a build (default {Protocol.min_samples})",
+        help=f"least number of samples of each build (default {Protocol.min_samples})",
     )
     how.add_argument(
-        "--force", action="store_true", help="measure although other processes use the GPU"
+        "--force", action="store_true", help="measure even if other processes use the GPU"
     )
     how.add_argument(
         "--lock-clocks",
         action="store_true",
-        help="lock the GPU to its base clock while it is measured",
+        help="lock the GPU to its base clock during the measurement",
     )
     parsed.add_argument(
         "--out",
         default="results/bench.jsonl",
         type=output_file,
-        help="store to append to; what it holds is not measured again",
+        help="store to append to; measurements that the store already holds are not repeated",
     )
     return parsed
 
 
 def add_wishes(group: argparse._ArgumentGroup) -> None:
-    """Options for somebody else's file; each one left out is told from the file and from a run on
-    pictures, and printed.
+    """Adds the options that describe a file of another program.
+
+    An option that is left out is inferred from the file and from a run on images, and printed.
     """
     group.add_argument(
         "--form",
         choices=FORMS,
-        help="what the outputs are, as rfdetr_repro/export/adopt/forms.py lists them",
+        help="format of the model's outputs (docs/any_onnx.md lists the formats)",
     )
     group.add_argument(
         "--boxes",
         choices=BOXES,
-        help="order of a box's four numbers, and pixels of the input or parts of it",
+        help="order of a box's four numbers, and their unit: pixels of the input, or relative to "
+        "the input's size",
     )
     group.add_argument(
         "--classes",
         choices=CLASSES,
-        help="class k is the k-th category, or category id k, or class 0 is none",
+        help="category of output class k; order: the k-th category; ids: the category with id k; "
+        "background-first: the k-th category, and class 0 is no object",
     )
     group.add_argument(
         "--shape",
         type=parse_shape,
-        help="height x width of the input, like 384x640, if the file leaves it open",
+        help="height x width of the input, such as 384x640, for a file that leaves the size open",
     )
     group.add_argument(
-        "--normalise", choices=NORMALISE, help="what the model's input needs after RGB in 0..1"
+        "--normalise",
+        choices=NORMALISE,
+        help="normalisation that the model's input needs, starting from RGB in 0..1",
     )
     group.add_argument(
-        "--resize", choices=RESIZE, help="how a picture is made the size of the model's input"
+        "--resize", choices=RESIZE, help="how an image is resized to the model's input"
     )
     group.add_argument(
         "--antialias",
         action=argparse.BooleanOptionalAction,
-        help="whether that resize averages over pixels",
+        help="whether the resize averages over pixels when an image shrinks",
     )
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuses what cannot be run, before anything is loaded."""
+    """Raises :class:`InputError` for arguments that contradict each other, before anything is
+    loaded.
+    """
     if not args.onnx and not names(args) and args.campaign is None:
         raise InputError(
             "nothing to measure", hint="give --onnx FILE..., --models NAME,... or --campaign NAME"
         )
     if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
         raise InputError(
-            f"--spin-ms and --flush-l2 are for a GPU, and {args.backend} has none",
+            f"--spin-ms and --flush-l2 need a GPU, and the backend {args.backend} runs on the CPU",
             hint="leave them out",
         )
     if args.spin_ms and "buffered" not in PROTOCOLS[args.protocol]:
         raise InputError(
-            f"--spin-ms is part of the wait of the buffered mode, {args.protocol} has none",
+            f"--spin-ms is part of the wait of the buffered mode, and the mode {args.protocol} "
+            f"has no wait",
             hint="leave it out",
         )
     if args.inject is not None and args.checkpoint is not None:
         raise InputError(
-            "--inject is for random weights, and --checkpoint has others",
+            "--inject is for random weights, and --checkpoint gives trained weights",
             hint="leave one of them out",
         )
     if args.labels is not None and args.checkpoint is None:
         raise InputError(
-            "--labels says what the labels of --checkpoint mean", hint="give --checkpoint too"
+            "--labels states the meaning of the labels of --checkpoint, which is not given",
+            hint="give --checkpoint too",
         )
     for precision in precisions(args):
         choose(precision, PRECISIONS, "precision")
     if args.cuda_graph != "off" and args.backend not in (*WITH_GRAPH, "torch"):
         raise InputError(
-            f"{args.backend} has no CUDA graph",
-            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave it out",
+            f"the backend {args.backend} cannot replay a CUDA graph",
+            hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave --cuda-graph out",
         )
     if args.checkpoint is not None and len(names(args)) != 1:
-        raise InputError("--checkpoint belongs to one model", hint="name one with --models")
+        raise InputError("--checkpoint needs exactly one model", hint="name one with --models")
 
 
 def names(args: argparse.Namespace) -> list[str]:
+    """The names in --models."""
     return [name.strip() for name in args.models.split(",") if name.strip()]
 
 
 def split_names(text: str) -> list[str]:
-    """``"val,test"`` -> each once; none at all is an :class:`InputError`."""
+    """The splits in a text such as ``"val,test"``, each once; raises :class:`InputError` if there
+    is none.
+    """
     found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
         raise InputError(f"{text!r} names no split", hint="write val, or val,test")
@@ -317,13 +356,13 @@ def split_names(text: str) -> list[str]:
 
 
 def precisions(args: argparse.Namespace) -> list[str]:
-    """Wanted precisions; none: the files' own."""
+    """The requested precisions; an empty list stands for each file's own precision."""
     given = [part.strip() for part in args.precision.split(",") if part.strip()]
     return given or (list(PRECISIONS) if args.campaign == "table1" else [])
 
 
 def protocols_of(args: argparse.Namespace) -> list[Protocol]:
-    """One Protocol per mode, or per wait of the buffer sweep."""
+    """One Protocol per mode, or, for the buffer sweep, one per wait."""
     samples = args.samples or (200 if args.formal else Protocol.min_samples)
     most = max(samples, Protocol.max_samples)
     wait_s = samples * args.buffer_ms / 1e3
@@ -354,7 +393,7 @@ def _waiting(base: Protocol, buffer_ms: float) -> Protocol:
 
 def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
     if mode != "buffered":
-        base = replace(base, spin_ms=0.0)  # there is no wait
+        base = replace(base, spin_ms=0.0)  # without a wait there is no time to spin
     if mode == "sustained":
         wanted = (
             args.seconds if args.seconds is not None else LONG_S if uses_gpu(args.backend) else 0.0

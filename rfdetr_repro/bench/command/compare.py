@@ -14,38 +14,50 @@ from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.bench.compare", description="Verdicts on latencies of stores of Records."
+        "rfdetr_repro.bench.compare",
+        description="Compares the latencies of two groups of stores of Records, row by row.",
     )
     arguments.add_argument(
         "first",
         type=input_path,
         nargs="?",
         metavar="OLD.jsonl",
-        help="a store that was measured before",
+        help="store that was measured before the change",
     )
     arguments.add_argument(
         "second",
         type=input_path,
         nargs="?",
         metavar="NEW.jsonl",
-        help="a store that was measured after the change",
+        help="store that was measured after the change",
     )
     stores = (
-        "stores of the same models, each measured in a session of its own; beside OLD.jsonl or "
-        "NEW.jsonl if that is given"
+        "of the same models, each measured in a session of its own; added to OLD.jsonl or "
+        "NEW.jsonl if those are given"
     )
     arguments.add_argument(
-        "--old", type=input_path, nargs="+", default=[], metavar="STORE", help=f"before: {stores}"
+        "--old",
+        type=input_path,
+        nargs="+",
+        default=[],
+        metavar="STORE",
+        help=f"stores measured before the change, {stores}",
     )
     arguments.add_argument(
-        "--new", type=input_path, nargs="+", default=[], metavar="STORE", help=f"after: {stores}"
+        "--new",
+        type=input_path,
+        nargs="+",
+        default=[],
+        metavar="STORE",
+        help=f"stores measured after the change, {stores}",
     )
-    told = (
-        "known standard deviation of a median between sessions, as a part of it, like 0.02; "
-        "default: seen from several stores"
+    text = (
+        "known standard deviation of the median between sessions, as a fraction of the median, "
+        "such as 0.02; default: estimated from several stores on each side"
     )
-    arguments.add_argument("--between-sessions", type=number(0, 1), metavar="PART", help=told)
+    arguments.add_argument("--between-sessions", type=number(0, 1), metavar="PART", help=text)
     arguments.add_argument(
         "--fail-slower",
         action="store_true",
@@ -54,18 +66,23 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--any-machine",
         action="store_true",
-        help="compare rows of different machines too; they stay marked",
+        help="compare rows of different machines too, and mark them",
     )
     arguments.add_argument(
         "--margin",
         type=number(0, 1),
         default=0.01,
-        help="part of the median within which two rows are the SAME",
+        help="largest difference, as a fraction of the median, at which two rows count as the SAME",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints a verdict for every row of the stores that ``argv`` names.
+
+    Raises :class:`InputError` if there is nothing to compare and, with --fail-slower,
+    :class:`StatedFailure` for a slower row.
+    """
     args = parser().parse_args(argv)
     olds = [*([args.first] if args.first else []), *args.old]
     news = [*([args.second] if args.second else []), *args.new]
@@ -84,14 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         olds, news, any_machine=args.any_machine, margin=args.margin, between=args.between_sessions
     )
     for pair in pairs:
-        told = f"{pair.name}: not compared: {pair.reason}"
+        text = f"{pair.name}: not compared: {pair.reason}"
         if pair.verdict is not None:
-            told = verdict_line(f"{pair.name}, new", "old", pair.verdict)
-        print(told + (f" [{pair.note}]" if pair.note else ""))
-    if told := unverified_words(
+            text = verdict_line(f"{pair.name}, new", "old", pair.verdict)
+        print(text + (f" [{pair.note}]" if pair.note else ""))
+    if text := unverified_words(
         [record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]
     ):
-        print(told, file=sys.stderr)
+        print(text, file=sys.stderr)
     words = [pair.verdict.word for pair in pairs if pair.verdict is not None]
     counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
     print(f"{len(words)} of {len(pairs)} rows compared" + (f": {counts}" if counts else ""))

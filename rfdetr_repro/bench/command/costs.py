@@ -23,36 +23,44 @@ EVERY = ("shapes", "onnx", "flopcountermode", "calflops")
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.bench.costs", description="Parameters and operations of models, as Records."
+        "rfdetr_repro.bench.costs",
+        description="Counts parameters and operations of models, and stores the counts as Records.",
     )
     add = arguments.add_argument
     add(
         "--models",
         default="paper",
-        help="names, comma-separated; default: those of the paper's tables",
+        help="names of models, separated by commas; default: the models of the paper's tables",
     )
     add(
         "--counters",
-        help=f"of {','.join(EVERY)}; default: all but onnx, calflops where it is installed",
+        help=f"counters, separated by commas, from {','.join(EVERY)}; default: all but onnx, and "
+        f"calflops only where the package is installed",
     )
     add(
         "--artifacts",
         default="results/artifacts",
         type=output_folder,
-        help="folder for the ONNX files of the counter onnx",
+        help="folder for the ONNX files that the counter onnx exports",
     )
     add(
         "--out",
         default="results/costs.jsonl",
         type=output_file,
-        help="store to append to; what it holds is not counted again",
+        help="store to append to; counts that the store already holds are not repeated",
     )
-    add("--page", type=output_file, help="Markdown file of every printed cell, e.g. docs/costs.md")
+    add(
+        "--page",
+        type=output_file,
+        help="Markdown file to write, with a row for every printed cell, e.g. docs/costs.md",
+    )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Counts the models that ``argv`` names and writes Records, CSV and page."""
     args = parser().parse_args(argv)
     wanted = args.counters.split(",") if args.counters else None
     for counter in wanted or ():

@@ -14,23 +14,32 @@ from rfdetr_repro.spec.errors import ArgumentParser, StatedFailure
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.bench.intervals", description="Intervals of stores from their raw samples."
+        "rfdetr_repro.bench.intervals",
+        description="Recomputes the latency intervals of stores from their raw samples and "
+        "compares them with the Records.",
     )
     arguments.add_argument(
         "stores",
         type=input_path,
         nargs="+",
         metavar="STORE.jsonl",
-        help="Records; their samples lie beside",
+        help="stores of Records, each with its folder of raw samples next to it",
     )
     arguments.add_argument(
-        "--quiet", action="store_true", help="print only what is not equal, and the counts"
+        "--quiet",
+        action="store_true",
+        help="print only the latencies that are not equal, and the counts",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the comparison of the stores that ``argv`` names with their raw samples.
+
+    Raises :class:`StatedFailure` if a latency differs from its samples.
+    """
     args = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from rfdetr_repro.bench.intervals import recompute
@@ -39,14 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = [line for store in args.stores for line in recompute(store)]
     for line in lines:
         if line.word != "no samples" and not (args.quiet and line.word == "equal"):
-            print(f"{line.word}: {line.name}: {line.told}")
+            print(f"{line.word}: {line.name}: {line.text}")
     words = [line.word for line in lines]
     print(
         ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "no latencies"
     )
-    if told := unverified_words(
+    if text := unverified_words(
         [record for store in args.stores for record in Store(store).read()]
     ):
-        print(told, file=sys.stderr)
+        print(text, file=sys.stderr)
     if bad := words.count("different") + words.count("lost"):
-        raise StatedFailure(f"{bad} of {len(words)} latencies are not what their samples give")
+        raise StatedFailure(
+            f"{bad} of {len(words)} latencies differ from their samples, or their samples are lost"
+        )

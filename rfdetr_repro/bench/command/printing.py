@@ -1,4 +1,4 @@
-"""What the benchmark command prints: a table, who is faster, what FP16 costs, what failed."""
+"""The output of the benchmark command: a table, verdicts on speed, the loss by FP16, failures."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ HEADER = (
     "file",
 )
 
-NOTHING = 0.005  # AP below which something about the file or the data must be wrong
+NOTHING = 0.005  # AP below which the file or the data must be wrong
 
 
 def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """A small table; "-" is not measured, "n/a" has too few samples. AP in percent.
+    """The lines of the table of Records, with AP in percent; "-" means not measured, "n/a" too few
+    samples.
 
     Columns without any value are left out.
     """
@@ -89,19 +90,19 @@ def _interval(latency: Latency) -> str:
 
 
 def _throttled(latency: Latency) -> str:
-    """ "-" where no GPU is watched."""
+    """Whether the GPU throttled; "-" where no GPU is watched."""
     return "-" if latency.throttled == "unknown" else latency.throttled.partition(":")[0]
 
 
 def _others(latency: Latency) -> str:
-    """Other programs seen on the GPU; "-" where none is watched."""
+    """Other programs that were seen on the GPU; "-" where no GPU is watched."""
     if latency.gpu is None:
         return "-"
     return "unknown" if latency.gpu.other_programs is None else str(latency.gpu.other_programs)
 
 
 def _percent(accuracy: Accuracy | None, metric: str) -> str:
-    """ "-" where it is not measured; an AP of no detections says so."""
+    """AP in percent; "-" where not measured, and a remark where there were no detections."""
     value = getattr(accuracy, metric, None)
     if accuracy is None or value is None:
         return "-"
@@ -110,6 +111,9 @@ def _percent(accuracy: Accuracy | None, metric: str) -> str:
 
 
 def verdict_line(first: str, second: str, verdict: Verdict) -> str:
+    """One line that compares ``first`` with ``second``: the verdict, the difference in ms and its
+    95 % interval.
+    """
     joint = {"SAME": "as", "UNDECIDED": "against"}.get(verdict.word, "than")
     interval = "no interval"
     if verdict.interval_ms is not None:
@@ -122,8 +126,10 @@ def verdict_line(first: str, second: str, verdict: Verdict) -> str:
 
 
 def instrument_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What the instrument says of files that were measured twice: its own error."""
-    told = []
+    """Lines on A/A measurements: the error of the measurement itself, from files that were measured
+    twice.
+    """
+    output = []
     for name, found in records.items():
         for record in found:
             if (
@@ -131,15 +137,17 @@ def instrument_lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
                 and record.latency.itself is not None
                 and record.protocol is not None
             ):
-                told.append(
+                output.append(
                     f"A/A, {name} twice, {record.protocol.rhythm}: {record.latency.itself.told}"
                 )
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(output))
 
 
 def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]:
-    """Every model against the fastest of its protocol, by the raw samples in ``folder``."""
-    told = []
+    """Lines that compare every model with the fastest model of the same protocol, by the raw
+    samples in ``folder``.
+    """
+    output = []
     for protocol in dict.fromkeys(
         record.protocol for found in records.values() for record in found
     ):
@@ -150,11 +158,11 @@ def verdicts(records: Mapping[str, Sequence[Record]], folder: Path) -> list[str]
         if len(latencies) < 2 or protocol is None:
             continue
         fastest = min(latencies, key=lambda name: latencies[name].median_ms)
-        told.append(f"{protocol.rhythm}:")
+        output.append(f"{protocol.rhythm}:")
         for name in latencies:
             if name != fastest:
-                told.append("  " + _against(name, fastest, latencies, folder))
-    return told
+                output.append("  " + _against(name, fastest, latencies, folder))
+    return output
 
 
 def _first(records: Sequence[Record], protocol: object) -> Record | None:
@@ -169,9 +177,9 @@ def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Pa
     sessions = [latencies[key].session for key in (name, other)]
     verdict = compare_series(*(series.counted for series in pair))
     if None in sessions or sessions[0] != sessions[1]:
-        told = "not measured in one session, and sessions differ by more than their samples tell"
+        output = "not measured in one session, and sessions differ by more than their samples show"
         verdict = Verdict(
-            "UNDECIDED", latencies[name].median_ms - latencies[other].median_ms, None, told
+            "UNDECIDED", latencies[name].median_ms - latencies[other].median_ms, None, output
         )
     return verdict_line(name, other, verdict)
 
@@ -179,21 +187,21 @@ def _against(name: str, other: str, latencies: Mapping[str, Latency], folder: Pa
 def gate(
     records: Mapping[str, Sequence[Record]], limit_points: float
 ) -> tuple[list[str], list[str]]:
-    """FP16 beside FP32 of one model on one split: (lines, those of them that lose more than
-    ``limit_points`` of AP).
+    """Compares FP16 with FP32 of each model and split: all lines, and the lines in which FP16 loses
+    more than ``limit_points`` AP.
     """
     scored: dict[tuple[object, ...], dict[str, float]] = {}
     for found in records.values():
         for record in found:
-            # masks where their AP is known: a split may hold none
+            # mask AP where it is known, because a split may hold no masks
             kinds = (record.mask_accuracy, record.accuracy)
             accuracy = next((one for one in kinds if one is not None and one.ap is not None), None)
             if accuracy is not None and accuracy.ap is not None and record.artifact and record.data:
-                # one name stands for several sizes
+                # several sizes share a name
                 shown = " ".join(filter(None, (record.model.name, record.model.size)))
                 key = (shown, record.data.name, record.data.split)
                 scored.setdefault(key, {})[record.artifact.precision] = 100 * accuracy.ap
-    told = []
+    output = []
     failed = []
     for (name, *_), points in scored.items():
         if {"fp32", "fp16"} <= set(points):
@@ -201,23 +209,23 @@ def gate(
             line = (
                 f"{name}: FP16 {decimals(points['fp16'], 1)} AP, FP32 {decimals(points['fp32'], 1)}"
             )
-            told.append(
+            output.append(
                 f"{line}, {'lost more than' if drop > limit_points else 'within'} {limit_points:g}"
             )
-            failed += told[-1:] if drop > limit_points else []
-    return told, failed
+            failed += output[-1:] if drop > limit_points else []
+    return output, failed
 
 
 def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
-    """What to try where a file detects nothing, and for somebody else's file whose AP is next to
-    nothing: what was taken of it may be wrong.
+    """Hints for a file that detects nothing, and for an adopted file whose AP is close to 0, which
+    may have been read wrongly.
     """
-    told = []
+    output = []
     for name, found in records.items():
         for record in found:
             ap = record.accuracy.ap if record.accuracy else None
             if record.accuracy is not None and record.accuracy.detections == 0:
-                told.append(
+                output.append(
                     f"hint: {name}: the model detected nothing on any image, so that its AP is not "
                     f"a measure of how well it detects. Check its export, its score threshold and "
                     f"the names of its classes."
@@ -225,12 +233,12 @@ def hints(records: Mapping[str, Sequence[Record]]) -> list[str]:
             if ap is not None and ap < NOTHING and record.adoption:
                 taken = "; ".join(f"{key} {value}" for key, value in record.adoption.items())
                 line = (
-                    f"hint: {name}: AP {percent(ap)}. The file was taken as: {taken}. If one of "
+                    f"hint: {name}: AP {percent(ap)}. The file was read as: {taken}. If one of "
                     f"these is wrong, give --form, "
                 )
                 line += (
                     "--boxes, --classes, --resize or --normalise; are these the data the model was "
                     "trained on?"
                 )
-                told.append(line)
-    return list(dict.fromkeys(told))
+                output.append(line)
+    return list(dict.fromkeys(output))

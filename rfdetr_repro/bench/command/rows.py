@@ -1,5 +1,5 @@
-"""From the command's files and names to rows: artifacts, adopted or built where needed, under names
-that differ.
+"""Rows from the command's files and names: artifacts, adopted or built where needed, with distinct
+names.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from rfdetr_repro.export.artifact import Artifact
 
 Failures = dict[str, Exception]
-LOOKED_AT = 16  # pictures of the data that somebody else's file may be run on before it is adopted
+LOOKED_AT = 16  # images of the data on which a file may be run before it is adopted
 
 
 def artifacts_of(
     args: argparse.Namespace, splits: Sequence[CocoSplit]
 ) -> tuple[list[Artifact], Failures]:
-    """Every artifact that was asked for, in each wanted precision, and what could not be had.
+    """Every requested artifact in each requested precision, and the errors of those that could not
+    be made.
 
-    What fails alone is raised.
+    The error of a single artifact is raised.
     """
     wanted: dict[str, Callable[[], Artifact]] = {}
     targets: dict[Path, str] = {}
@@ -44,7 +45,7 @@ def artifacts_of(
         target = Path(args.out).parent / "adopted" / Path(path).name
         if path in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
-                f"two models are called {Path(path).stem!r}: {targets[target]} and {path}",
+                f"two models have the name {Path(path).stem!r}: {targets[target]} and {path}",
                 hint="rename one of the files",
             )
         targets[target] = path
@@ -72,23 +73,26 @@ def artifacts_of(
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
-    """Names of --models; for a campaign without files or names, those of its table that can be
-    built here.
+    """The names in --models; for a campaign without files or names, the models of its table that
+    can be built on this machine.
     """
     given = names(args)
     if args.campaign is None or given or args.onnx:
         return given
     found, missing = campaign_models(args.campaign, _models().model_names())
     if missing:
-        print(f"not built here: {', '.join(missing)}; give their files with --onnx")
+        print(
+            f"these models cannot be built on this machine: {', '.join(missing)}; give their files "
+            f"with --onnx"
+        )
     return found
 
 
 def rows_of(
     artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace
 ) -> dict[str, Row]:
-    """Rows under printed names; two files of one name and precision are refused, for their Records
-    would replace each other.
+    """Rows by printed name; raises :class:`InputError` for two files with the same name and
+    precision, whose Records would replace each other.
     """
     from rfdetr_repro.bench.confirm import Row
 
@@ -100,14 +104,14 @@ def rows_of(
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
         trained = artifact.manifest.model.weights != "random"
         if splits and not trained:
-            print(f"{label}: random weights, so latency only")
+            print(f"{label} has random weights, so only latency is measured")
         for graph in graphs:
             row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
             if row in rows:
                 raise InputError(
-                    f"two models are called {label!r}: {rows[row].artifact.path} and "
+                    f"two models have the name {label!r}: {rows[row].artifact.path} and "
                     f"{artifact.path}",
-                    hint="rename one",
+                    hint="rename one of the files",
                 )
             rows[row] = Row(
                 artifact, _opener(artifact, args, graph), tuple(splits) if trained else ()
@@ -116,15 +120,15 @@ def rows_of(
 
 
 def _title(artifact: Artifact) -> str:
-    """Name with size: the paper's families print one name in every size."""
+    """Name with size, because the paper's families share one name across sizes."""
     model = artifact.manifest.model
     return " ".join(filter(None, (model.name, model.size)))
 
 
 def read_data(args: argparse.Namespace) -> list[CocoSplit]:
-    """The splits of the data, or none; prints what they hold.
+    """The splits of the data, or none; prints their contents.
 
-    One without annotations cannot be scored and is refused.
+    Raises :class:`InputError` for a split without annotations, which cannot be scored.
     """
     names = split_names(args.split)
     args.data = source_of(args, tuple(names), needed=False)
@@ -152,11 +156,12 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
                 name = _title(artifact)
                 star = artifact.manifest.packages["star"]
                 raise InputError(
-                    f"{name} runs in PyTorch only: {star}", hint="measure it with --backend torch"
+                    f"{name} can be run in PyTorch only: {star}",
+                    hint="measure the model with --backend torch",
                 )
             if args.cuda_graph != "off":
                 raise InputError(
-                    f"{_title(artifact)} runs without a CUDA graph only",
+                    f"{_title(artifact)} cannot be captured as a CUDA graph",
                     hint="leave --cuda-graph out",
                 )
             from rfdetr_repro.bench.starred import ModuleSession
@@ -171,8 +176,8 @@ def _opener(artifact: Artifact, args: argparse.Namespace, graph: bool) -> Callab
 
 
 def backend_of(args: argparse.Namespace, graph: bool) -> str:
-    """``torch`` with and without a CUDA graph are two backends; with ``both``, either name stands
-    for the pair.
+    """The backend for a CUDA graph setting: ``torch`` with and without a CUDA graph are two
+    backends, and with ``both`` either name stands for the pair.
     """
     if args.cuda_graph == "both" and args.backend in ("torch", "torch-graph"):
         return "torch-graph" if graph else "torch"
@@ -182,28 +187,28 @@ def backend_of(args: argparse.Namespace, graph: bool) -> str:
 def _has_manifest(path: str | Path) -> bool:
     from rfdetr_repro.export.artifact import manifest_path
 
-    # a broken link is a manifest that is lost, not a file without
+    # a broken link is a lost manifest, not a file without a manifest
     return os.path.lexists(manifest_path(path))
 
 
 def _file(
     args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` beside the
-    store, and that is said.
+    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` next to the
+    store, with a printed notice.
     """
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
     from rfdetr_repro.export.trial import tried
 
     if not path.is_file():
         raise InputError(
-            "no such file",
+            "the file does not exist",
             path,
-            "give anybody's ONNX file, or one made by python -m rfdetr_repro.export",
+            "give an ONNX file, such as one that python -m rfdetr_repro.export wrote",
         )
     if _has_manifest(path):
         return tried(load_artifact(path))
-    # nothing is kept of a file that does not run
+    # nothing is kept of a file that cannot be run
     with TemporaryDirectory(prefix="rfdetr_repro_") as scratch:
         made = _adopted(args, path, Path(scratch, target.name), splits)
         artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
@@ -218,8 +223,8 @@ def _file(
 def _adopted(
     args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The file at ``path`` adopted as ``target``, and run once by the backend; engines are built of
-    the file that is kept.
+    """Adopts the file at ``path`` as ``target`` and runs it once on the backend; engines are built
+    from the adopted file.
     """
     from rfdetr_repro.export.adopt.adoption import adopt
     from rfdetr_repro.export.onnx.nms import Nms
@@ -256,14 +261,14 @@ def _adopted(
 
 
 def suppression_of(backend: str) -> str:
-    """The kind of suppression that suits a backend: CPU runtimes have a fast operator, engines want
-    fixed sizes.
+    """The kind of suppression for a backend: CPU runtimes have a fast operator, engines need fixed
+    sizes.
     """
     return "operator" if backend in ("onnxruntime", "openvino") else "static"
 
 
 def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
-    """Makers of the first pictures of the first split, on which an adopted file is looked at."""
+    """Functions that load the first images of the first split, on which an adopted file is run."""
     from rfdetr_repro.export.adopt.adoption import Picture
 
     def picture(index: int) -> Picture:
@@ -295,19 +300,19 @@ def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> 
     how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
     if suppression_of(args.backend) == "static":
         how["suppression"] = "static"
-    if args.checkpoint is not None:  # somebody's weights know classes by number only
+    if args.checkpoint is not None:  # a foreign checkpoint knows classes by number only
         how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
         how |= {"labels": labels_given(args.labels)}
     artifact: Artifact = _models().model_artifact(name, folder, **how)
-    told = {
+    settings = {
         key: artifact.manifest.packages[key]
         for key in ("nms", "injected_candidates")
         if key in artifact.manifest.packages
     }
-    if told:
+    if settings:
         print(
             f"{name}: "
-            + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items())
+            + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         )
     return artifact
 
@@ -315,14 +320,14 @@ def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> 
 def _in_precision(
     artifact: Artifact, precision: str, folder: Path, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The artifact itself, or its float16 form in ``folder``, made once: islands by a range audit
-    on the data, or on noise.
+    """The artifact itself, or its float16 form in ``folder``, made once, with float32 islands from
+    a range audit on the data or on noise.
     """
     if artifact.manifest.precision == precision:
         return artifact
     if precision != "fp16":
         raise InputError(
-            f"{artifact.manifest.precision} cannot be made {precision} again",
+            f"a file in {artifact.manifest.precision} cannot be converted to {precision}",
             artifact.path,
             "give the FP32 file",
         )

@@ -1,4 +1,4 @@
-"""Measure artifacts: latency by the protocol, and with --data their accuracy from the same files.
+"""Measures artifacts: latency by the protocol, and with --data the accuracy of the same files.
 
 python -m rfdetr_repro.bench --onnx a.onnx b.onnx --data DIR --split val --protocol both \
     --out results/bench.jsonl
@@ -29,6 +29,9 @@ __all__ = ["FORMS", "NORMALISE", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measures the artifacts that ``argv`` names and prints the Records; raises :class:`InputError`
+    for bad arguments, :class:`StatedFailure` if a row fails.
+    """
     args = parser().parse_args(argv)
     check(args)
     protocols = protocols_of(args)
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = len(rows.keys() | failures.keys())
     if wanted == 1 and failures:
         raise next(iter(failures.values()))
-    told, lost = gate(outcome.records, args.ap_gate)
+    compared, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
         found = outcome.records
         print(
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     *lines(found),
                     *instrument_lines(found),
                     *verdicts(found, store.path.parent),
-                    *told,
+                    *compared,
                     *hints(found),
                 ]
             )
@@ -82,14 +85,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _count(failed: int, wanted: int, lost: int) -> str:
     parts = [f"{failed} of {wanted} rows"] * bool(failed) + [
-        f"{lost} FP16 models lose too much AP"
+        f"{lost} FP16 models lose more AP than allowed"
     ] * bool(lost)
     return "; ".join(parts)
 
 
 @contextmanager
 def _watched(args: argparse.Namespace) -> Iterator[Watched | None]:
-    """A watch on the GPU for backends that use one."""
+    """A watch on the GPU, for backends that use a GPU."""
     from rfdetr_repro.bench.gpu.device import uses_gpu, watching
 
     if not uses_gpu(args.backend):

@@ -1,8 +1,8 @@
-"""The GPU that is about to be measured: which one it is, who else uses it, its clocks, and the
-watch on it.
+"""The GPU that is about to be measured: its identity, other processes that use it, its clocks, and
+a watch on it.
 
-CUDA and NVML number devices differently, so the device is named by the UUID that CUDA gives for its
-first visible one.
+CUDA and NVML number devices differently, so the device is named by the UUID of CUDA's first visible
+device.
 """
 
 from __future__ import annotations
@@ -23,33 +23,37 @@ GPU_WORDS = ("cuda", "tensorrt", "torch-graph")
 
 
 class Watched(NamedTuple):
+    """A watch on the GPU, the machine with that GPU, and the clock policy in force."""
+
     watch: GpuWatch
     machine: Machine
     clock_policy: str  # as in Protocol
 
 
 class Denied:
-    """A source that cannot be read; a watch on it says "unknown" and why."""
+    """A source that cannot be read; a watch on this source answers "unknown" with the reason."""
 
     def __init__(self, error: InputError) -> None:
+        """``error``: the reason, which :meth:`read` raises."""
         self.error = error
 
     def read(self) -> Reading:
+        """Raises the error."""
         raise self.error
 
 
 def uses_gpu(backend: str) -> bool:
-    """Whether a backend of this name works on an NVIDIA GPU; eager "torch" does where PyTorch takes
-    one here.
-    """
+    """Whether the backend runs on an NVIDIA GPU; "torch" does where PyTorch selects a GPU."""
     return any(word in backend for word in GPU_WORDS) or (
         backend == "torch" and _torch_takes_a_gpu()
     )
 
 
 def _torch_takes_a_gpu() -> bool:
-    """Asked of what the session itself asks: the driver's files may be absent where there is a GPU,
-    and there without one.
+    """Whether the torch session would select a GPU.
+
+    The answer comes from the same function that the session uses, because the driver's files may be
+    absent where there is a GPU, and present without a GPU.
     """
     from rfdetr_repro.ops.device import choose_device  # PyTorch loads slowly
 
@@ -57,14 +61,14 @@ def _torch_takes_a_gpu() -> bool:
 
 
 def cuda_uuid(library: Any = None) -> str:
-    """``GPU-...`` of CUDA's first visible device, as NVML writes it; no driver or no device:
-    :class:`InputError`.
+    """The UUID of CUDA's first visible device, ``GPU-...``, as NVML writes it; raises
+    :class:`InputError` without a driver or a device.
     """
     try:
         cuda = library or ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise InputError(
-            "no CUDA driver on this machine", hint="choose a backend of the CPU"
+            "this machine has no CUDA driver", hint="choose a backend that runs on the CPU"
         ) from error
     device = ctypes.c_int()
     raw = (ctypes.c_ubyte * 16)()
@@ -91,17 +95,19 @@ def watching(
     nvml: Any = None,
     say: Callable[[str], None] = print,
 ) -> Iterator[Watched]:
-    """A watch on the GPU from before any session is opened: whoever is on it now is somebody else.
+    """A watch on the GPU that starts before any session is opened, so that every process on the GPU
+    at that time is a foreign process.
 
-    Other processes: :class:`InputError` unless ``force``. ``lock``: to the base clock while it
-    lasts, if the driver lets us. What NVML denies is said once and stays "unknown".
+    Raises :class:`InputError` for foreign processes unless ``force`` is set. ``lock``: lock the GPU
+    to its base clock for the duration of the watch, if the driver permits. A value that NVML denies
+    is reported once and stays "unknown".
     """
     device = device or cuda_uuid()
     source: Source
     try:
         source = NvmlSource(device, nvml)
     except InputError as error:
-        say(f"the GPU is not watched, its throttling stays unknown: {error}")
+        say(f"the GPU is not watched, so whether it throttles stays unknown: {error}")
         source = Denied(error)
     watch = GpuWatch(source).start()
     try:
@@ -111,18 +117,18 @@ def watching(
             raise InputError(
                 f"the GPU is in use by process {pids}",
                 device,
-                "wait for it, or measure anyway with --force",
+                "wait until the process ends, or measure anyway with --force",
             )
         if window.processes:
             say(
-                f"measured beside other processes on the GPU: "
+                f"other processes use the GPU during the measurement: "
                 f"{', '.join(map(str, window.processes))}"
             )
         if window.unknown and isinstance(source, NvmlSource):
-            say(f"the driver does not tell: {window.unknown}")
+            say(f"the driver does not report {window.unknown}")
         with locked(source, lock) as policy:
             if policy == "denied":
-                say("the clocks cannot be locked without more rights; they are left free")
+                say("the clocks cannot be locked without more privileges and are left free")
             yield Watched(watch, machine_with_gpu(device), policy)
     finally:
         watch.stop()
@@ -130,11 +136,11 @@ def watching(
 
 @contextmanager
 def locked(source: Source, wanted: bool) -> Iterator[str]:
-    """Yields "locked": to the default application clock, as a power cap cuts the highest one;
-    "denied", or "free".
+    """Locks the clocks to the default application clock (a power cap lowers the highest clock);
+    yields "locked", "denied" or "free".
 
-    The lock is taken back at the end. NVML cannot tell of a lock that was there before, so none is
-    taken unless it is asked for.
+    The lock is released at the end. NVML does not report an earlier lock, so the clocks are locked
+    only on request.
     """
     if not wanted:
         yield "free"

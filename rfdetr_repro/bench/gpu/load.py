@@ -1,8 +1,8 @@
-"""What is done to a GPU between samples: its L2 cache overwritten, its clock kept up (benchmark
+"""Work on a GPU between samples: the L2 cache is overwritten, or the clock is kept up (benchmark
 protocol section 3).
 
-Both are plain writes to a buffer of the device by the CUDA driver, in the primary context that
-PyTorch, ONNX Runtime and TensorRT share, so they serve every backend.
+Both are plain writes to a device buffer by the CUDA driver, in the primary context that PyTorch,
+ONNX Runtime and TensorRT share, so every backend can use them.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.protocol import Protocol
 
 L2_CACHE_SIZE = 38  # CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE
-FLUSHED_SIZES = 2  # of the cache: its replacement is not strictly least recently used
-# small enough to leave the cache alone; so many writes before the host waits for them
+# cache sizes per flush, because the cache's replacement is not strictly least-recently-used
+FLUSHED_SIZES = 2
+# small enough to leave the cache alone; SPIN_WRITES writes before each wait of the host
 SPIN_BYTES = 1 << 16
 SPIN_WRITES = 64
 
 
 class GpuLoad:
-    """Writes on CUDA's first visible device. No driver, device or memory: :class:`InputError`."""
+    """Writes on CUDA's first visible device."""
 
     def __init__(self, library: Any = None, clock: Clock | None = None) -> None:
+        """Allocates the buffer; raises :class:`InputError` without a driver, a device or enough
+        memory.
+        """
         try:
             self._cuda = library or ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             raise InputError(
-                "no CUDA driver on this machine", hint="choose a backend of the CPU"
+                "this machine has no CUDA driver", hint="choose a backend that runs on the CPU"
             ) from error
         self._clock = clock or WallClock()
         self._context, self._address = ctypes.c_void_p(), ctypes.c_uint64()
@@ -52,11 +56,11 @@ class GpuLoad:
             )
         except StatedFailure as error:
             raise InputError(
-                f"the GPU cannot be worked between samples: {error}", hint="check nvidia-smi"
+                f"the GPU cannot be kept busy between samples: {error}", hint="check nvidia-smi"
             ) from error
 
     def flush_l2(self) -> None:
-        """Overwrites twice the size of the L2 cache and waits for it."""
+        """Overwrites twice the size of the L2 cache and waits for the end."""
         self._inside(lambda: self._write(self.flushed_bytes))
 
     def spin(self, seconds: float) -> None:
@@ -81,7 +85,7 @@ class GpuLoad:
         self._call("cuCtxSynchronize")
 
     def _inside(self, work: Callable[[], None]) -> None:
-        """``work`` with the primary context current, whatever is current outside."""
+        """Runs ``work`` in the primary context and restores the caller's context."""
         self._call("cuCtxPushCurrent_v2", self._context)
         try:
             work()
@@ -90,19 +94,21 @@ class GpuLoad:
 
     def _call(self, name: str, *arguments: Any) -> None:
         if (code := getattr(self._cuda, name)(*arguments)) != 0:
-            raise StatedFailure(f"{name} says error {code}")
+            raise StatedFailure(f"{name} returned the error {code}")
 
 
 @cache
 def this_gpu() -> GpuLoad:
-    """One buffer for all rows of a process."""
+    """The :class:`GpuLoad` that all rows of a process share."""
     return GpuLoad()
 
 
 def work_before(
     protocol: Protocol, open_load: Callable[[], GpuLoad] = this_gpu
 ) -> Callable[[], None] | None:
-    """What ``protocol`` asks for before each sample, spinning first; None: nothing."""
+    """The untimed work that ``protocol`` requests before each sample (first spinning, then the
+    flush), or None.
+    """
     if not protocol.spin_ms and not protocol.flush_l2:
         return None
     load = open_load()

@@ -1,4 +1,6 @@
-"""Windows of the GPU watch -> what a Record keeps of them (benchmark protocol section 4)."""
+"""The GPU state that a Record keeps, from the windows of the GPU watch (benchmark protocol section
+4).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ def gpu_state(
     *,
     rested_s: float = 0.0,
 ) -> GpuState | None:
-    """``windows``: each with whether its block counts and the seconds spent in its calls; None
-    without a watch.
+    """The GPU state of a measurement; None without a watch.
 
-    ``closed_loop``: the GPU did nothing between the calls. Energy is that of the counted blocks'
-    calls: a window is a little longer than they, and its energy is cut by the same part.
+    ``windows``: each window with a flag whether its block counts and the seconds spent in its
+    calls. ``closed_loop``: whether the calls followed each other without waits. The energy, in J,
+    is that of the calls of the counted blocks: a window is slightly longer than its calls, and its
+    energy is reduced in proportion.
     """
     if not windows:
         return None
@@ -59,16 +62,14 @@ def gpu_state(
 
 
 def _throttled_s(windows: Sequence[Window]) -> dict[str, float]:
-    """Cause -> seconds over all windows; only of causes that the driver counted in each of the
-    windows.
-    """
+    """Cause -> seconds over all windows, for the causes that the driver counted in every window."""
     counted = [window.throttled_s or {} for window in windows]
     causes = sorted(set.intersection(*map(set, counted)))
     return {cause: sum(spent[cause] for spent in counted) for cause in causes}
 
 
 def _throttled_share(windows: Sequence[Window]) -> dict[str, float] | None:
-    """Cause -> part of the time of all windows; None where none is known."""
+    """Cause -> fraction of the time of all windows, or None where no fraction is known."""
     known = [(window.shares, window.seconds) for window in windows if window.shares is not None]
     total = sum(seconds for _, seconds in known)
     if not total:
@@ -81,7 +82,9 @@ def _throttled_share(windows: Sequence[Window]) -> dict[str, float] | None:
 
 
 def _other_programs(windows: Sequence[Window]) -> int | None:
-    """None where the driver told of none and of some window not whether there were any."""
+    """Foreign processes over all windows; None where no process was seen and the driver did not
+    report processes in every window.
+    """
     seen = {pid for window in windows for pid in window.processes}
     blind = any(not window.readings or "processes" in window.unknown for window in windows)
     return None if blind and not seen else len(seen)

@@ -1,10 +1,10 @@
-"""Watches a GPU while it is measured: did it throttle, why, at what clocks, power and temperature,
-and was it alone?
+"""Watches a GPU during a measurement: throttling and its causes, clocks, power, temperature, other
+processes.
 
-"Not throttled" has to be proved by the driver's cumulative counters and the polled reasons; what
-cannot be seen is "unknown" and says why (benchmark protocol section 4). Boost clocks touch the
-power limit for microseconds in normal work, so a window throttled if a cause held for more than
-SHARE of its time. The source of readings is NVML, or a recording.
+"Not throttled" must be proved by the driver's cumulative counters and the polled reasons; a state
+that cannot be observed is "unknown", with the reason (benchmark protocol section 4). Boost clocks
+reach the power limit for microseconds in normal work, so a window counts as throttled if a cause
+held for more than SHARE of the window's time. The source of readings is NVML or a recording.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from rfdetr_repro.spec.errors import InputError
 POLL_S = 0.02
 # of a window's time, by the driver's counters, or of its readings, by the polled reasons
 SHARE = 0.01
-HUNG_S = 2.0  # a driver that does not answer for so long is not watched any more
+HUNG_S = 2.0  # after this time without an answer, the driver is no longer polled
 
-# Reasons for a lower clock that invalidate a sample (NVML's clock event bits); idle or application
-# clocks, for one, do not.
+# Reasons for a lower clock that invalidate a sample (NVML's clock event bits); an idle GPU or
+# application # clocks, for example, do not.
 REASONS = {"power": 0x4 | 0x80, "thermal": 0x20 | 0x40, "hardware": 0x8}
 IDLE = 0x1
 # NVML's policies whose violation time the driver accumulates.
@@ -37,7 +37,7 @@ POLICIES = {"power": 0, "thermal": 1, "board limit": 3, "reliability": 5}
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at the GPU.
+    """One reading of the GPU's state.
 
     An item that could not be read is None and named in ``unsupported`` with the driver's reason.
     """
@@ -49,60 +49,65 @@ class Reading:
     power_w: float | None = None
     energy_j: float | None = None  # since the driver was loaded
     reasons: int | None = None  # bits of NVML's clock event reasons
-    # cause -> cumulative time; absent: cannot be read
+    # cause -> cumulative time; a cause that cannot be read is absent
     throttled_ns: dict[str, int] = field(default_factory=dict)
-    processes: tuple[int, ...] | None = None  # of other programs on this GPU
+    processes: tuple[int, ...] | None = None  # process ids of other programs on this GPU
     unsupported: dict[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):
-    """Where readings come from."""
+    """A source of readings."""
 
-    def read(self) -> Reading: ...
+    def read(self) -> Reading:
+        """The GPU's present state."""
 
 
 class Window(NamedTuple):
-    """What happened between two moments.
+    """Summary of the readings between two moments.
 
     ``throttled`` is "no", "yes: CAUSE, ..." or "unknown: REASON".
     """
 
     throttled: str
     readings: int
-    sm_mhz: tuple[int, int] | None  # lowest and highest
-    power_w: float | None  # mean
+    sm_mhz: tuple[int, int] | None  # lowest and highest SM clock
+    power_w: float | None  # mean power
     energy_j: float | None
-    temperature_c: int | None  # highest
-    # of the readings in which the GPU had dropped its clocks for want of work
+    temperature_c: int | None  # highest temperature
+    # share of the readings in which the GPU had lowered its clocks because it was idle
     idle_share: float | None
-    processes: tuple[int, ...]  # of others, seen at any time
+    processes: tuple[int, ...]  # foreign processes that were seen at any time
     seconds: float = 0.0  # from the first reading to the last
     clocks: dict[int, int] | None = None  # SM clock in MHz -> readings
-    # cause -> time by the driver's counters; a cause it does not count is absent
+    # cause -> time by the driver's counters; a cause without a counter is absent
     throttled_s: dict[str, float] | None = None
     unknown: str = ""  # items that could not be read, with the driver's reasons
-    shares: dict[str, float] | None = None  # cause -> part of the window's time; None: not known
+    shares: dict[str, float] | None = None  # cause -> fraction of the window's time; None: unknown
     busy_mhz: float | None = None  # mean SM clock of the readings in which the GPU was not idle
 
     @property
     def mean_sm_mhz(self) -> float | None:
+        """Mean SM clock of the readings in MHz, or None if no clock was read."""
         if not self.clocks:
             return None
         return sum(mhz * count for mhz, count in self.clocks.items()) / sum(self.clocks.values())
 
     @property
     def invalid(self) -> bool:
+        """Whether the GPU is known to have throttled."""
         return self.throttled.startswith("yes")
 
 
 class NvmlSource:
-    """Readings of a GPU by nvidia-ml-py. ``device``: its UUID, or NVML's index, which is not
-    CUDA's.
+    """Readings of a GPU by the package nvidia-ml-py.
 
-    Raises :class:`InputError` without the package, the driver or that GPU.
+    ``device``: the GPU's UUID, or NVML's index, which differs from CUDA's index.
     """
 
     def __init__(self, device: int | str = 0, nvml: Any = None) -> None:
+        """Connects to NVML; raises :class:`InputError` without the package, the driver or the
+        GPU.
+        """
         try:
             self.nvml = nvml or import_module("pynvml")
             self.nvml.nvmlInit()
@@ -115,7 +120,8 @@ class NvmlSource:
             self.handle = find(device)
         except ImportError as error:
             raise InputError(
-                "GPU state needs nvidia-ml-py", hint="pip install nvidia-ml-py"
+                "reading the GPU's state needs the package nvidia-ml-py",
+                hint="pip install nvidia-ml-py",
             ) from error
         except self._error() as error:
             raise InputError(
@@ -128,6 +134,7 @@ class NvmlSource:
         return nvml.NVMLError if nvml is not None else OSError
 
     def read(self) -> Reading:
+        """Reads every item; an item that NVML denies is None and named in ``unsupported``."""
         nvml = self.nvml
         handle = self.handle
         unsupported: dict[str, str] = {}
@@ -178,11 +185,14 @@ class NvmlSource:
 
 
 class GpuWatch:
-    """Polls a source in a thread between :meth:`start` and :meth:`stop`; :meth:`since` sums up what
-    it saw.
+    """Polls a source in a thread between :meth:`start` and :meth:`stop`; :meth:`since` summarises
+    the readings.
     """
 
     def __init__(self, source: Source, *, poll_s: float = POLL_S, hung_s: float = HUNG_S) -> None:
+        """``poll_s``: seconds between readings; ``hung_s``: seconds after which a driver that does
+        not answer counts as hung.
+        """
         self.source = source
         self.poll_s = poll_s
         self.hung_s = hung_s
@@ -192,23 +202,25 @@ class GpuWatch:
         self._thread: threading.Thread | None = None
 
     def start(self) -> GpuWatch:
-        # a hung driver must not keep us
+        """Starts polling and waits for the first reading."""
+        # a hung driver must not block the program
         self._thread = threading.Thread(target=self._poll, name="gpu-watch", daemon=True)
         self._thread.start()
         self._wait_for(1)
         return self
 
     def stop(self) -> None:
+        """Stops polling; waits at most ``hung_s`` seconds for the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(self.hung_s)
 
     def mark(self) -> int:
-        """A moment for :meth:`since`: that of the latest reading."""
+        """A mark for :meth:`since`: the number of the latest reading."""
         return max(0, len(self._readings) - 1)
 
     def since(self, mark: int) -> Window:
-        """Everything from the reading of ``mark`` to one that begins now."""
+        """Summary of the readings from ``mark`` to a reading that begins now."""
         self._wait_for(len(self._readings) + 2)  # the next one may have begun before
         with self._turn:
             return summed_up(self._readings[mark:], self._failure)
@@ -224,7 +236,7 @@ class GpuWatch:
         while not self._stop.is_set():
             try:
                 reading = self.source.read()
-            # a dead driver raises whatever it likes; the measurement goes on, unwatched
+            # a failed driver may raise any error; the measurement goes on without a watch
             except Exception as error:
                 with self._turn:
                     self._failure = f"the driver failed ({error})"
@@ -237,7 +249,9 @@ class GpuWatch:
 
 
 def summed_up(readings: Sequence[Reading], failure: str = "") -> Window:
-    """A window of readings in order of time; ``failure`` says why there are no more of them."""
+    """Summary of ``readings``, which are in order of time; ``failure`` is the reason if the
+    readings ended early.
+    """
 
     def known(name: str) -> list[Any]:
         return [
@@ -280,10 +294,10 @@ def _throttled_s(readings: Sequence[Reading]) -> dict[str, float]:
 
 
 def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
-    """The larger of what the counters and the polled reasons say; causes that held at no time are
-    left out.
+    """Cause -> fraction of the time, the larger of counters and polled reasons; causes that never
+    held are left out.
 
-    None where neither can be read: then whether a cause held is not known.
+    None where neither can be read, so that whether a cause held is unknown.
     """
     counted = _throttled_s(readings)
     polled = [reading.reasons for reading in readings if reading.reasons is not None]
@@ -302,7 +316,9 @@ def _shares(readings: Sequence[Reading]) -> dict[str, float] | None:
 
 
 def _busy_mhz(readings: Sequence[Reading]) -> float | None:
-    """None where no clock is known of a reading in which the GPU is known not to have been idle."""
+    """Mean SM clock in MHz of the readings in which the GPU was not idle; None without such a
+    reading.
+    """
     busy = [
         reading.sm_mhz
         for reading in readings
@@ -334,9 +350,9 @@ def _verdict(readings: Sequence[Reading], failure: str) -> str:
         if any(cause not in reading.throttled_ns for reading in readings)
     ]
     if missing or any(reading.reasons is None for reading in readings):
-        told = (
+        reason = (
             "; ".join(f"{item}: {why}" for item, why in sorted(blind.items()))
             or "counters of power or heat are not there"
         )
-        return f"unknown: {told}"
+        return f"unknown: {reason}"
     return "no"

@@ -1,4 +1,4 @@
-"""ONNX files of other programs, made artifacts with ranked detections."""
+"""Adopts ONNX files of other programs as artifacts with ranked detections."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Somebody else's ONNX file as an artifact: ranked detections in the same form, made by nodes added
-to the file itself.
+"""Adopts an ONNX file of another program as an artifact: nodes that are added to the file turn its
+outputs into ranked detections.
 
-What a detector's own code does around the graph (normalisation, sigmoid, choice of the best, box
-form) becomes part of the file, so its latency is of the same work as ours and one SHA-256 stands
-for all of it. :mod:`.forms` lists the forms of outputs that are taken. What the file does not state
-is told from its metadata (:mod:`.file`) and from its numbers on pictures (:mod:`.probe`); what is
-taken for granted is said in the manifest's ``adoption``; what cannot be told is refused with the
-option that names it.
+The work that a detector's own code does around the graph (normalisation, sigmoid, ranking, box
+format) becomes part of the file, so that its latency covers the same work as that of RF-DETR's own
+artifacts, and one SHA-256 identifies all of it. :mod:`.forms` lists the supported output formats. A
+property that the user does not state is read from the file's metadata (:mod:`.file`) or inferred
+from its outputs on images (:mod:`.probe`); an assumption is stated in the manifest's ``adoption``;
+a property that cannot be inferred leads to an error that names the option.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rfdetr_repro.spec.errors import InputError
 from .boxes import BOXES
 from .classes import CLASSES, Categories, ClassMap, join
 from .description import described, finished, fixed_shape, parameters, precision_of
-from .file import Told, read, refuse_other_tasks, standard_input
+from .file import Metadata, read, refuse_other_tasks, standard_input
 from .forms import FORMS
 from .preprocessing import (
     chosen_filter,
@@ -76,58 +76,58 @@ def adopt(
     weights: str = "trained",
     nms: Nms = STANDARD,
     pictures: Sequence[Callable[[], Picture]] = (),
-    **said: Any,
+    **stated: Any,
 ) -> Artifact:
-    """Writes the file at ``path`` as an artifact ``out`` with its manifest beside it.
+    """Writes the file at ``path`` as the artifact ``out`` with its manifest.
 
-    ``categories``: of the data set the model was trained on. ``nms``: suppression of forms that
-    need one; its ``inject`` is for random weights only. ``pictures``: makers of pictures of the
-    kind the model was trained on, on which its outputs are looked at; without any a drawn picture
-    stands in. ``said``: what the user says of the file, by the names of :class:`Wishes`. Raises
-    :class:`InputError` for what is no detector of one image, and for what cannot be told and was
-    not said.
+    ``categories``: the categories of the data set that the model was trained on. ``nms``: settings
+    of suppression, for formats that need suppression; its ``inject`` is for random weights only.
+    ``pictures``: functions that load images like those of the training data, on which the outputs
+    are examined; without images, a synthetic image is used. ``stated``: the user's statements about
+    the file, by the fields of :class:`Wishes`. Raises :class:`InputError` for a file that is not a
+    detector of single images, and for a property that can neither be inferred nor is stated.
     """
-    wishes = Wishes(**said)
+    wishes = Wishes(**stated)
     wishes.check(path)
     if nms.inject is not None and weights != "random":
         raise InputError(
-            "scores are set in a model that is said to be trained",
+            "scores are injected into a model whose weights are stated to be trained",
             path,
-            "say that its weights are random",
+            "state that the weights are random",
         )
-    model, told, hashes = read(path)
-    refuse_other_tasks(model, told, path)
+    model, metadata, hashes = read(path)
+    refuse_other_tasks(model, metadata, path)
     check_operators(model, path)
     params = parameters(model)
     precision = precision_of(model)
-    image = standard_input(model, told, wishes.shape, path)
+    image = standard_input(model, metadata, wishes.shape, path)
     _try(model, path)
     model = with_shapes(model, path)
     _widen_outputs(model)
-    normalised, why_normalised = chosen_normalisation(model, image, told, wishes)
+    normalised, why_normalised = chosen_normalisation(model, image, metadata, wishes)
     change_input(model.graph, image.shape.name, normalised)
     trained = categories if weights != "random" else None
     outputs = [fixed_shape(value, path) for value in model.graph.output]
-    resized, why_resized = chosen_resize(told, wishes)
+    resized, why_resized = chosen_resize(metadata, wishes)
     probe = Probe(model, image.shape.name, network_inputs(pictures, image, resized), path)
-    form, last = chosen_form(outputs, told, probe, trained, wishes, path)
+    form, last = chosen_form(outputs, metadata, probe, trained, wishes, path)
     looked = seen(form, outputs, probe, last, path)
     truths = truths_of(pictures, image, resized)
     layout = chosen_layout(
-        form, outputs, told, looked if weights != "random" else [], image, wishes
+        form, outputs, metadata, looked if weights != "random" else [], image, wishes
     )
     if wishes.boxes is None:
         layout = agreed(layout, looked, truths, image.size)
-    if wishes.resize is None and form in YOLO_FORMS and not told.ultralytics:
+    if wishes.resize is None and form in YOLO_FORMS and not metadata.ultralytics:
         resized = "letterbox"
         why_resized = " (usual for this form; --resize stretch is the other way)"
-    rule, why_rule = chosen_filter(RESIZE[resized], told, form, wishes)
+    rule, why_rule = chosen_filter(RESIZE[resized], metadata, form, wishes)
     truths = truths_of(pictures, image, resized)
     suppressed = form in YOLO_FORMS or (
         form == "boxes-scores" and needs_suppression(outputs, looked, layout)
     )
     evidence = Evidence(form, outputs, probe, last, layout, image.size, truths, path)
-    joined = _join(trained, evidence, told, looked, wishes)
+    joined = _join(trained, evidence, metadata, looked, wishes)
     ranked = all((np.diff(one.scores) <= 0).all() for one in looked)
     halves = form == "decoded" and masks_in_0_1(outputs, probe)
     reading = Reading(
@@ -165,16 +165,16 @@ def adopt(
 
 
 def _try(model: onnx.ModelProto, path: str | Path) -> None:
-    """Runs the file once, in another process: what comes later runs it in this one."""
+    """Runs the file once in another process, because later steps run the file in this process."""
     try:
         run_once(model.SerializeToString(), path)
     except InputError:
-        inferred_shapes(model, path)  # where shapes are the cause, the error names them
+        inferred_shapes(model, path)  # if shapes are the cause, this error names them
         raise
 
 
 def _widen_outputs(model: onnx.ModelProto) -> None:
-    """Outputs in float16 become float32 under their own names."""
+    """Converts float16 outputs to float32 and keeps their names."""
     for value in model.graph.output:
         if value.type.tensor_type.elem_type in (TensorProto.FLOAT16, TensorProto.DOUBLE):
             narrow = f"{value.name}/own_type"
@@ -190,20 +190,20 @@ def _widen_outputs(model: onnx.ModelProto) -> None:
 def _join(
     categories: Categories | None,
     evidence: Evidence,
-    told: Told,
+    metadata: Metadata,
     looked: Sequence[Seen],
     wishes: Wishes,
 ) -> ClassMap:
     settled = evidence.form not in ("decoded", "rows", "rows-seg")
     count = max(one.classes for one in looked)
-    if not settled and told.names:
-        settled, count = count <= len(told.names), max(count, len(told.names))
+    if not settled and metadata.names:
+        settled, count = count <= len(metadata.names), max(count, len(metadata.names))
     elif not settled and categories is not None:
         count = max(one.classes for one in evidence.seen())
     return join(
         categories,
         count,
-        told.names,
+        metadata.names,
         evidence,
         asked=wishes.classes,
         settled=settled,

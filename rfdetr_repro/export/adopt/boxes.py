@@ -1,5 +1,5 @@
-"""How somebody else's boxes are written: order of the four numbers and unit, told by their own
-values on pictures.
+"""Box format of an adopted file: order of the four numbers and unit, inferred from the values on
+images.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ Array = np.ndarray[Any, Any]
 ORDERS = ("xyxy", "cxcywh", "xywh", "yxyx")
 UNITS = ("pixels", "relative")
 BOXES = tuple(f"{order}-{unit}" for order in ORDERS for unit in UNITS)
-BEYOND = 0.25  # of the image's side: no box of a detector reaches further out than that
-ODD = 0.1  # part of the boxes that may be odd before an order is ruled out
+BEYOND = 0.25  # part of the image's side: no detector's box extends further outside the image
+ODD = 0.1  # share of implausible boxes beyond which an order is ruled out
 # no coordinate relative to the image is larger; no list of boxes in pixels is all smaller
 RELATIVE = 2.0
 
 
 class Layout(NamedTuple):
-    """One of ORDERS, one of UNITS (pixels of the network's input), and whether the values proved
-    both.
+    """A box format: one of ORDERS, one of UNITS (pixels are those of the network's input), and
+    whether the values proved both.
     """
 
     order: str
@@ -35,24 +35,25 @@ class Layout(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Layout:
-        """``cxcywh-relative`` and the like."""
+        """The layout that a text such as ``cxcywh-relative`` names."""
         order, unit = text.split("-")
         return cls(order, unit)
 
     def describe(self) -> str:
+        """The layout in words, for the manifest."""
         unit = "0..1" if self.unit == "relative" else "pixels of the input"
         return f"{self.order} in {unit}" + (
-            "" if self.proved else " (assumed: the test run gave no box to tell by)"
+            "" if self.proved else " (assumed: the test run gave no confident box to infer it from)"
         )
 
 
 def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path) -> Layout:
-    """Order and unit of ``boxes`` (n, 4), those of confident detections. ``size``: input (width,
-    height).
+    """Order and unit of ``boxes``, float (n, 4), the boxes of confident detections. ``size``:
+    (width, height) of the input.
 
-    ``usual``: one of BOXES, which holds as long as the values do not rule it out. Raises
-    :class:`InputError` if they fit no order, or several others, and if they lie far outside the
-    input.
+    ``usual``: one of BOXES, which is taken unless the values rule it out. Raises
+    :class:`InputError` if the values fit no order, or several other orders, or if they lie far
+    outside the input.
     """
     order, unit = usual.split("-")
     boxes = boxes[np.abs(boxes).sum(axis=1) > 0]
@@ -62,7 +63,7 @@ def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path)
         raise InputError(
             "boxes of the test run are not finite",
             path,
-            "an overflow in half precision? export it in float32",
+            "check for an overflow in half precision, and export the model in float32",
         )
     unit = "relative" if np.abs(boxes).max() <= RELATIVE else "pixels"
     scale = np.array(size * 2) if unit == "pixels" else np.ones(4)
@@ -82,13 +83,13 @@ def layout_of(boxes: Array, size: tuple[int, int], usual: str, path: str | Path)
     raise InputError(
         what,
         path,
-        "name what they are with --boxes (such as xyxy-pixels), or the outputs with --form",
+        "state the box format with --boxes (such as xyxy-pixels), or the output format with --form",
     )
 
 
 def _odd(boxes: Array, order: str) -> float:
-    """The part of the boxes, relative to the image, that are inside out or far outside it if read
-    in this order.
+    """The share of the boxes, relative to the image, that are inverted or far outside the image if
+    read in this order.
     """
     corners = corners_array(boxes, order)
     inside_out = (corners[:, 2] < corners[:, 0]) | (corners[:, 3] < corners[:, 1])
@@ -97,7 +98,7 @@ def _odd(boxes: Array, order: str) -> float:
 
 
 def corners_array(boxes: Array, order: str) -> Array:
-    """(n, 4) xyxy of boxes (n, 4) in ``order``."""
+    """Boxes float (n, 4) in ``order``, as (n, 4) xyxy."""
     if order == "xyxy":
         return boxes
     if order == "yxyx":
@@ -109,7 +110,9 @@ def corners_array(boxes: Array, order: str) -> Array:
 
 
 def relative_corners(build: Builder, boxes: str, size: tuple[int, int], layout: Layout) -> str:
-    """(1, K, 4) xyxy in 0..1 of boxes (1, K, 4) in ``layout``."""
+    """Adds nodes that turn boxes (1, K, 4) in ``layout`` into (1, K, 4) xyxy in 0..1; returns the
+    value's name.
+    """
     if layout.order == "cxcywh":
         boxes = corners_of(build, boxes)
     elif layout.order == "xywh":
@@ -126,7 +129,7 @@ def relative_corners(build: Builder, boxes: str, size: tuple[int, int], layout: 
 def duplicates(
     corners: Array, labels: Array, scores: Array, least: float = 0.2, iou: float = 0.8
 ) -> bool:
-    """Whether one object has several confident boxes of one class: corners (n, 4) xyxy, labels
+    """Whether an object has several confident boxes of one class: corners float (n, 4) xyxy, labels
     (n,), scores (n,).
     """
     kept = np.flatnonzero(scores >= least)[:300]
@@ -143,8 +146,8 @@ def duplicates(
 def confident(
     boxes: Sequence[Array], scores: Sequence[Array], least: float = 0.05, most: int = 300
 ) -> Array:
-    """(n, 4): of each picture's boxes (N, 4) with scores (N,) those above ``least``, its best
-    ``most``.
+    """Boxes (n, 4): from each image's boxes (N, 4) with scores (N,), the best ``most`` boxes with
+    scores above ``least``.
     """
     parts = []
     for one, score in zip(boxes, scores, strict=True):

@@ -1,10 +1,11 @@
-"""Which category each output class of somebody else's detector is: by name, by count, or by what
-the detector was seen to use.
+"""The category of each output class of an adopted detector: by name, by count, or by the classes
+that the detector uses on images.
 
-A detector of n categories with ids 1..n may give n classes in order of id, n + 1 classes whose
+A detector of n categories with the ids 1..n may have n classes in order of id, n + 1 classes whose
 number is the id (class 0 is never used), or n + 1 classes of which the last is never used. The
-shapes are the same; a wrong choice names every object one off. So a choice is proved on pictures,
-by a class that only one of them allows or by the objects that are labelled there, or asked for.
+shapes of the last two are equal, and a wrong choice shifts every class by 1. The choice is
+therefore proved on images, by a class that only one mapping allows or by labelled objects;
+otherwise the user must choose.
 """
 
 from __future__ import annotations
@@ -16,38 +17,39 @@ from typing import NamedTuple, Protocol
 from rfdetr_repro.spec.errors import InputError
 
 CLASSES = ("order", "ids", "background-first")
-COCO_IDS = 91  # classes of a detector whose class number is COCO's category id, 0 to 90
-# detections on labelled objects that a proof needs, and how many times more than by another map
+COCO_IDS = 91  # number of classes of a detector whose class number is COCO's category id, 0 to 90
+# detections on labelled objects that a proof needs, and the factor by which they must exceed those
+# of another mapping
 ENOUGH = 2
 CLEAR = 3
 USED = 0.2  # score above which a class counts as used
 
 
 class Categories(NamedTuple):
-    """The data set's categories: id and name of each, in order of id."""
+    """Ids and names of the data set's categories, in order of id."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
 
 
 class Evidence(Protocol):
-    """What a file does on pictures."""
+    """Observations of a file's detections on images."""
 
     def used(self) -> set[int]:
-        """Classes seen with confidence."""
+        """The classes that were seen with confidence."""
         ...
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(class of the detection, category id of the object) of confident detections on labelled
+        """(class of the detection, category id of the object), for confident detections on labelled
         objects.
         """
         ...
 
 
 class ClassMap(NamedTuple):
-    """Category id and name of each output class, and how they were found.
+    """Category id and name of each output class, and how the mapping was found.
 
-    Ids below 0: no category of the data set.
+    An id below 0 is no category of the data set.
     """
 
     ids: tuple[int, ...]
@@ -65,12 +67,12 @@ def join(
     settled: bool = True,
     path: str | Path = "",
 ) -> ClassMap:
-    """``count`` output classes; ``names``: of the file's own metadata, or none; ``evidence``: what
-    the file does on pictures.
+    """The mapping of ``count`` output classes to categories.
 
-    ``asked``: one of CLASSES. ``settled``: False where ``count`` is only the least number of
-    classes that the labels seen allow. Raises :class:`InputError` where nothing fits, and where
-    several ways fit that differ.
+    ``names``: the class names in the file's metadata, which may be empty. ``evidence``: the file's
+    detections on images. ``asked``: one of CLASSES. ``settled``: False where ``count`` is only the
+    least number of classes that the observed labels allow. Raises :class:`InputError` if no mapping
+    fits, or if several different mappings fit.
     """
     if categories is None:
         return ClassMap(
@@ -87,14 +89,14 @@ def join(
     if asked is not None:
         if asked not in fitting:
             raise InputError(
-                f"{_counts(count, categories)}: they cannot be joined by {asked!r}",
+                f"{_counts(count, categories)}: the mapping {asked!r} does not fit",
                 path,
-                _mend(fitting),
+                _hint(fitting),
             )
         return fitting[asked]._replace(how=f"{fitting[asked].how}, as asked")
     if not fitting:
         raise InputError(
-            _counts(count, categories), path, "name the categories the model was trained on"
+            _counts(count, categories), path, "give the categories that the model was trained on"
         )
     if len({_effect(found, categories) for found in fitting.values()}) == 1:
         found = next(iter(fitting.values()))
@@ -105,7 +107,7 @@ def join(
                 f"{_counts(count, categories)}: none of the classes used on pictures ({listed}) is "
                 f"one of its categories"
             )
-            raise InputError(what, path, _mend(fitting))
+            raise InputError(what, path, _hint(fitting))
         return found
     return _proved(fitting, evidence, categories, count, path)
 
@@ -124,7 +126,7 @@ def _proved(
         for found in fitting.values()
         if seen and all(_is_category(found, label, categories) for label in seen)
     ]
-    # one of each effect
+    # one mapping of each effect
     known = list({_effect(found, categories): found for found in reversed(known)}.values())
     if len(known) == 1:
         return known[0]._replace(
@@ -141,12 +143,12 @@ def _proved(
             how=f"{found.how}, proved by {max(hits)} of {len(pairs)} detections on labelled objects"
         )
     used = (
-        f"the classes used on pictures ({shown}) do not tell"
+        f"the classes used on pictures ({shown}) do not decide which"
         if seen
         else "no class is used with confidence on the pictures"
     )
-    what = f"{_counts(count, categories)}: how they belong together cannot be proved, {used}"
-    raise InputError(what, path, _mend(fitting))
+    what = f"{_counts(count, categories)}: the mapping between them cannot be proved, {used}"
+    raise InputError(what, path, _hint(fitting))
 
 
 def _is_category(found: ClassMap, label: int, categories: Categories) -> bool:
@@ -154,17 +156,23 @@ def _is_category(found: ClassMap, label: int, categories: Categories) -> bool:
 
 
 def _effect(found: ClassMap, categories: Categories) -> tuple[int, ...]:
-    """What a class map says of the data set's categories: two maps of one effect need no choice."""
+    """The categories that a class map assigns; no choice is needed between two maps with the same
+    effect.
+    """
     ids = [number if number in categories.ids else -1 for number in found.ids]
     while ids and ids[-1] == -1:
         ids.pop()
     return tuple(ids)
 
 
-def _mend(fitting: dict[str, ClassMap]) -> str:
-    """Short: --help says what each choice means."""
+def _hint(fitting: dict[str, ClassMap]) -> str:
+    """The hint, which is short because --help explains the choices."""
     ways = [f"--classes {kind}" for kind in fitting]
-    return f"choose {' or '.join(ways)}" if ways else "name the categories the model was trained on"
+    return (
+        f"choose {' or '.join(ways)}"
+        if ways
+        else "give the categories that the model was trained on"
+    )
 
 
 def _counts(count: int, categories: Categories) -> str:
@@ -177,9 +185,9 @@ def _counts(count: int, categories: Categories) -> str:
 def _map(
     kind: str, categories: Categories, count: int, settled: bool, asked: bool
 ) -> ClassMap | None:
-    """None where ``count`` classes cannot be joined so.
+    """The class map of the given kind; None where ``count`` classes do not allow that kind.
 
-    More classes than ids are taken of COCO's detectors only, or if asked.
+    More classes than ids are accepted from COCO's detectors only, or on request.
     """
     number = len(categories.ids)
     known = dict(zip(*categories, strict=True))
@@ -224,8 +232,8 @@ def _plain(name: str) -> str:
 def _by_name(
     categories: Categories, count: int, names: Sequence[str], path: str | Path
 ) -> ClassMap | None:
-    """Each class of the file's own names is the category of that name; None where the names are
-    mere numbers.
+    """Maps each class to the category of the same name; None where the names in the file are mere
+    numbers.
     """
     if count not in (len(names), len(names) + 1) or all(
         _plain(name) in (str(i), f"class{i}") for i, name in enumerate(names)
@@ -233,11 +241,11 @@ def _by_name(
         return None
     wanted = {_plain(name): number for number, name in zip(*categories, strict=True)}
     if len(wanted) < len(categories.ids):
-        return None  # two categories of one name
+        return None  # two categories have the same name
     given = [_plain(name) for name in _padded(names, count)]
     missing = [name for name in categories.names if _plain(name) not in given]
     if not missing:
-        # A class without a category gets a number of its own that is none.
+        # A class without a category gets a number below 0, which is no category.
         ids = tuple(wanted.get(name, -1 - index) for index, name in enumerate(given))
         known = dict(zip(*categories, strict=True))
         shown = tuple(
@@ -249,5 +257,5 @@ def _by_name(
         f"the file's metadata names {len(names)} classes ({', '.join(names[:3])}), without "
         f"{len(missing)} of the data set"
     )
-    hint = "give the model's own data set, or join them with --classes"
+    hint = "give the model's own data set, or choose a mapping with --classes"
     raise InputError(f"{what} ({listed})", path, hint)

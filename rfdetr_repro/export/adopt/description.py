@@ -1,4 +1,4 @@
-"""What can be read off a finished ONNX file: shapes, number of parameters, precision, manifest."""
+"""Description of a finished ONNX file: shapes, number of parameters, precision, manifest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .file import ImageInput
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Numbers in the file's constants of a floating type, or of the integers that stand for them in
-    a quantised file.
+    """Number of floating-point constants in the file, or of the integers that replace them in a
+    quantised file.
     """
     kinds = {
         TensorProto.FLOAT,
@@ -40,7 +40,7 @@ def parameters(model: onnx.ModelProto) -> int:
 
 
 def precision_of(model: onnx.ModelProto) -> str:
-    """``fp16`` where most weights are, ``int8`` where they are quantised."""
+    """``fp16`` where most weights are float16, ``int8`` where they are quantised, else ``fp32``."""
     sizes: dict[int, int] = {}
     for constant in model.graph.initializer:
         sizes[constant.data_type] = sizes.get(constant.data_type, 0) + int(np.prod(constant.dims))
@@ -55,7 +55,7 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 
 def finished(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> tuple[bytes, Manifest]:
-    """The finished file and what can be read off it."""
+    """The finished file's bytes and its manifest."""
     content = model.SerializeToString(deterministic=True)
     given = [fixed_shape(value, path) for value in model.graph.output]
     return content, Manifest(
@@ -74,11 +74,14 @@ def finished(model: onnx.ModelProto, path: str | Path, image: ImageInput) -> tup
 
 
 def fixed_shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
+    """Name, dtype and shape of a value; raises :class:`InputError` unless the shape is fixed."""
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_value for dim in tensor.shape.dim)
     if not tensor.HasField("shape") or min(dims, default=1) < 1 or not tensor.elem_type:
         raise InputError(
-            f"{value.name} has no fixed shape", path, "export it with a fixed size and a batch of 1"
+            f"the shape of {value.name} is not fixed",
+            path,
+            "export the model with a fixed size and a batch of 1",
         )
     try:
         return Shape(
@@ -86,10 +89,10 @@ def fixed_shape(value: onnx.ValueInfoProto, path: str | Path) -> Shape:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{value.name} is of the unknown ONNX type {tensor.elem_type}", path, "export it again"
+            f"{value.name} has the unknown ONNX type {tensor.elem_type}", path, "export it again"
         ) from error
 
 
 def described(adoption: dict[str, str]) -> str:
-    """One line of what a manifest's ``adoption`` says."""
+    """A manifest's ``adoption`` in one line."""
     return "; ".join(f"{key} {value}" for key, value in adoption.items())

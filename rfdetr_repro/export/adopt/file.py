@@ -1,5 +1,5 @@
-"""Somebody else's ONNX file read whole: external data, what its metadata says, and its image input
-made a standard one.
+"""Reads an ONNX file to adopt: external data, metadata, and the image input, which becomes a
+standard input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rfdetr_repro.spec.files import sha256_file
 REFUSED_TASKS = {
     "pose": "keypoints",
     "obb": "oriented boxes",
-    "classify": "classes of whole pictures",
+    "classify": "classes of whole images",
     "semantic": "a class map",
     "depth": "a depth map",
 }
@@ -32,8 +32,8 @@ IMAGE_TYPES = ("float32", "float16", "float64", "uint8")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the file's own metadata says; None and empty: nothing."""
+class Metadata:
+    """The file's own metadata; None and empty values are not stated."""
 
     author: str = ""
     task: str = ""
@@ -46,8 +46,8 @@ class Told:
 
     @property
     def ultralytics(self) -> bool:
-        """Ultralytics' and YOLOv5's exporters write ``stride`` and ``names``, or ``end2end``;
-        nobody else's does.
+        """Whether Ultralytics' or YOLOv5's exporter wrote the file: only these write ``stride`` and
+        ``names``, or ``end2end``.
         """
         written = self.entries.keys()
         return (
@@ -58,21 +58,24 @@ class Told:
 
     @property
     def rt_detr(self) -> bool:
+        """Whether the file is Ultralytics' RT-DETR."""
         words = f"{self.head} {self.entries.get('description', '')}".lower()
         return self.ultralytics and ("rtdetr" in words or "rt-detr" in words)
 
 
-def read(path: str | Path) -> tuple[onnx.ModelProto, Told, dict[str, str]]:
-    """The model with all its weights inside, what its metadata says, and hashes of the files it was
-    read from.
+def read(path: str | Path) -> tuple[onnx.ModelProto, Metadata, dict[str, str]]:
+    """The model with all its weights inside, its metadata, and the SHA-256 hashes of the files
+    read.
+
+    Raises :class:`InputError` for a file that is not a whole ONNX model.
     """
-    model, beside = load_whole(path)
-    hashes = {"adopted_from_sha256": sha256_file(Path(path)), **beside}
-    return model, _told(model), hashes
+    model, external = load_whole(path)
+    hashes = {"adopted_from_sha256": sha256_file(Path(path)), **external}
+    return model, _metadata(model), hashes
 
 
-def refuse_other_tasks(model: onnx.ModelProto, told: Told, path: str | Path) -> None:
-    """:class:`InputError` for a model that its metadata or the names of its outputs say to be no
+def refuse_other_tasks(model: onnx.ModelProto, metadata: Metadata, path: str | Path) -> None:
+    """Raises :class:`InputError` for a model that, by its metadata or output names, is not a
     detector of upright boxes.
     """
     for value in model.graph.output:
@@ -80,17 +83,17 @@ def refuse_other_tasks(model: onnx.ModelProto, told: Told, path: str | Path) -> 
             raise InputError(
                 f"the output {value.name} holds keypoints",
                 path,
-                "adopt a detector or a model of instance masks",
+                "adopt a detector or an instance segmentation model",
             )
-    if told.task in REFUSED_TASKS:
+    if metadata.task in REFUSED_TASKS:
         what = (
-            f"the file's metadata says task={told.task}: the model gives "
-            f"{REFUSED_TASKS[told.task]}, not detections"
+            f"the file's metadata says task={metadata.task}: the model returns "
+            f"{REFUSED_TASKS[metadata.task]}, not detections"
         )
-        raise InputError(what, path, "adopt a detector or a model of instance masks")
+        raise InputError(what, path, "adopt a detector or an instance segmentation model")
 
 
-def _told(model: onnx.ModelProto) -> Told:
+def _metadata(model: onnx.ModelProto) -> Metadata:
     entries = {entry.key: entry.value for entry in model.metadata_props}
     names = _value(entries.get("names"))
     if isinstance(names, dict):
@@ -99,7 +102,7 @@ def _told(model: onnx.ModelProto) -> Told:
     size = _value(entries.get("imgsz"))
     hw = (int(size[0]), int(size[-1])) if isinstance(size, (list, tuple)) and size else None
     options = _value(entries.get("args"))
-    return Told(
+    return Metadata(
         author=entries.get("author", ""),
         task=entries.get("task", "").lower(),
         head=entries.get("head", ""),
@@ -125,22 +128,21 @@ def _value(text: str | None) -> Any:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """The image as the artifact takes it, float32 (1, 3, H, W), and what the file's own input
-    was.
-    """
+    """The artifact's image input, float32 (1, 3, H, W), and the file's original input."""
 
     shape: Shape
-    dtype: str  # of the file's own input
+    dtype: str  # numpy dtype name of the file's own input
     channels_last: bool
-    path: str | Path  # of the file, for errors
-    assumed: tuple[str, ...] = ()  # what was set in the file
+    path: str | Path  # the file's path, for errors
+    assumed: tuple[str, ...] = ()  # values that were set in the file
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)"""
+        """(width, height) of the input in pixels."""
         return self.shape.dims[3], self.shape.dims[2]
 
     def describe(self) -> str:
+        """The input in words, for the manifest."""
         parts = [f"{self.shape.dims[2]}x{self.shape.dims[3]} RGB 0..1"]
         if self.dtype != "float32" or self.channels_last:
             parts.append(f"inside {self.dtype} {'NHWC' if self.channels_last else 'NCHW'}")
@@ -148,14 +150,14 @@ class ImageInput:
 
 
 def standard_input(
-    model: onnx.ModelProto, told: Told, wanted_hw: tuple[int, int] | None, path: str | Path
+    model: onnx.ModelProto, metadata: Metadata, wanted_hw: tuple[int, int] | None, path: str | Path
 ) -> ImageInput:
-    """Gives the model one image input of fixed size, batch 1, float32 (1, 3, H, W); inputs for
+    """Gives the model a single image input of fixed size, float32 (1, 3, H, W); inputs for image
     sizes become constants.
 
-    ``wanted_hw``: for a file whose height and width are symbolic. Nothing but the inputs is
-    changed; a uint8 or float16 input, and one with channels last, keeps its own type and layout
-    behind the added nodes.
+    ``wanted_hw``: (height, width) for a file whose size is symbolic. Only the inputs are changed; a
+    uint8 or float16 input, and an input with channels last, keeps its type and layout behind the
+    added nodes. Raises :class:`InputError` for other inputs.
     """
     constants = {constant.name for constant in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -168,7 +170,10 @@ def standard_input(
             f"{listed or 'none'}"
         )
         raise InputError(
-            what, path, "export it so; sizes of the picture may be asked for as orig_target_sizes"
+            what,
+            path,
+            "export the model with this input; an input orig_target_sizes for the image size is "
+            "accepted too",
         )
     value = images[0]
     dims = _dims(value)
@@ -176,11 +181,11 @@ def standard_input(
     (batch, height, width) = (dims[0], *dims[1:3]) if last else (dims[0], *dims[2:])
     if batch not in (0, 1):
         raise InputError(
-            f"the model takes a batch of {batch}: {_listed(value)}",
+            f"the model needs a batch of {batch}: {_listed(value)}",
             path,
-            "export it with a batch of 1",
+            "export the model with a batch of 1",
         )
-    height, width = _size(value, (height, width), told, wanted_hw, path)
+    height, width = _size(value, (height, width), metadata, wanted_hw, path)
     check_size(height, width, path)
     assumed = ("batch 1",) * (batch == 0) + ((f"size {height}x{width}",) if 0 in dims[1:] else ())
     dtype = _kind(value)
@@ -208,26 +213,26 @@ def _is_side_input(value: onnx.ValueInfoProto) -> bool:
 
 
 def _side_constant(graph: onnx.GraphProto, value: onnx.ValueInfoProto, hw: tuple[int, int]) -> str:
-    """An input for the picture's size becomes (1, 1), so that boxes come as parts of the picture; a
-    mask of pixels, all ones.
+    """Replaces an input for the image size by (1, 1), so that boxes are relative to the image, and
+    an input for a pixel mask by ones.
     """
     dims = _dims(value)
     dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     if value.name in SIZES:
         array = np.ones((2,) if len(dims) == 1 else (1, 2), dtype)
-        told = f"{value.name} = (1, 1)"
+        metadata = f"{value.name} = (1, 1)"
     else:
         array = np.ones((1, dims[1] or hw[0], dims[2] or hw[1]), dtype)
-        told = f"{value.name} all ones"
+        metadata = f"{value.name} all ones"
     graph.initializer.append(numpy_helper.from_array(array, value.name))
     graph.input.remove(value)
-    return told
+    return metadata
 
 
 def _size(
     value: onnx.ValueInfoProto,
     hw: tuple[int, int],
-    told: Told,
+    metadata: Metadata,
     wanted: tuple[int, int] | None,
     path: str | Path,
 ) -> tuple[int, int]:
@@ -236,22 +241,22 @@ def _size(
             raise InputError(
                 f"the model's input is fixed at {hw[0]}x{hw[1]}",
                 path,
-                "leave --shape out, or export it again",
+                "leave --shape out, or export the model for another size",
             )
         return hw
-    found = wanted or told.image_hw
+    found = wanted or metadata.image_hw
     if found is None:
         what = (
-            f"height and width of {_listed(value)} are open, and the file does not say which it "
-            f"was made for"
+            f"height and width of {_listed(value)} are open, and the file does not state the size "
+            f"that it was made for"
         )
-        raise InputError(what, path, "name them with --shape HEIGHTxWIDTH")
+        raise InputError(what, path, "give the size with --shape HEIGHTxWIDTH")
     for fixed, side in zip(hw, found, strict=True):
         if fixed not in (0, side):
             raise InputError(
-                f"{_listed(value)} does not take {found[0]}x{found[1]}",
+                f"{_listed(value)} does not accept the size {found[0]}x{found[1]}",
                 path,
-                "name another --shape",
+                "give another size with --shape",
             )
     return found
 
@@ -259,8 +264,8 @@ def _size(
 def _convert(
     model: onnx.ModelProto, value: onnx.ValueInfoProto, shape: Shape, dtype: str, last: bool
 ) -> None:
-    """Nodes from float32 (1, 3, H, W) in 0..1 to the file's own type and layout, ahead of
-    everything that reads the image.
+    """Adds nodes that convert float32 (1, 3, H, W) in 0..1 to the file's own type and layout,
+    before all nodes that read the image.
     """
     graph = model.graph
     inner = f"{PREFIX}image"
@@ -282,21 +287,21 @@ def _convert(
 
 
 def to_front(graph: onnx.GraphProto, before: int) -> None:
-    """Moves the nodes from index ``before`` on ahead of all others, in their order."""
+    """Moves the nodes from index ``before`` on to the front, in their order."""
     added = [graph.node.pop() for _ in range(len(graph.node) - before)]
     for node in added:
         graph.node.insert(0, node)
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
-    """Shapes with symbols are found anew, from the fixed input."""
+    """Removes shapes with symbols, so that they are inferred again from the fixed input."""
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
 
 
 def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    """0 for what is not a positive number."""
+    """The dimensions of a value, with 0 for a dimension that is not a positive number."""
     return tuple(max(0, dim.dim_value) for dim in value.type.tensor_type.shape.dim)
 
 
@@ -311,7 +316,7 @@ def _listed(value: onnx.ValueInfoProto) -> str:
 
 
 def _kind(value: onnx.ValueInfoProto) -> str:
-    """numpy's name of a tensor's type; what is no tensor of a known type has none."""
+    """The numpy dtype name of a tensor; "no tensor" or the ONNX number for other values."""
     number = value.type.tensor_type.elem_type
     if not value.type.HasField("tensor_type") or number == TensorProto.UNDEFINED:
         return "no tensor"

@@ -1,21 +1,22 @@
-"""What the outputs of somebody else's detector are: by names and shapes, by the file's metadata,
-and by its numbers on pictures.
+"""The output format of an adopted detector, from names and shapes, the file's metadata, and the
+values on images.
 
-The forms, each with one image per run:
+The formats, each for one image per run:
 
 - ``decoded``: scores (1, K), labels (1, K), boxes (1, K, 4) in any order, and maybe masks (1, K, h,
-  w): this project's own files, the official exports of D-FINE, RT-DETR and DEIM, and what ends in a
-  suppression with separate outputs;
+  w): this project's own files, the official exports of D-FINE, RT-DETR and DEIM, and files that end
+  in suppression with separate outputs;
 - ``detr``: boxes (1, Q, 4), logits (1, Q, C), maybe mask logits (1, Q, h, w): each class has its
   own sigmoid (RF-DETR upstream);
 - ``detr-softmax``: the same, but the last class is "no object" and the scores are a softmax over
-  all (DETR and its kin), inside the file or not;
+  all (DETR and its variants), inside the file or not;
 - ``boxes-scores``: boxes (1, N, 4), scores (1, N, C) in 0..1;
-- ``rows``: (1, N, 6), a box, a score and a class number: detectors with their own choice inside;
+- ``rows``: (1, N, 6), a box, a score and a class number: detectors that select their detections
+  inside the graph;
 - ``rows-seg``: (1, N, 6 + P) and prototypes (1, P, h, w): the same with masks;
 - ``rtdetr``: (1, N, 4 + C), boxes and scores in one tensor without suppression: Ultralytics'
   RT-DETR;
-- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes, suppression and masks are added
+- ``yolo``, ``yolo-seg``, ``yolo-objectness``: all boxes; suppression and masks are added
   (:mod:`.adopt_yolo`).
 """
 
@@ -30,7 +31,7 @@ import numpy as np
 from rfdetr_repro.export.onnx.surgery import Shape
 from rfdetr_repro.spec.errors import InputError
 
-from .file import Told
+from .file import Metadata
 from .probe import Array, Probe
 from .yolo import YOLO_FORMS, flat_and_maps
 
@@ -44,8 +45,8 @@ FORMS = (
     "rtdetr",
     *YOLO_FORMS,
 )
-LIKELY = -1.0  # a logit that by a sigmoid is a score of 0.27
-FEW = 1000  # boxes that a detector without suppression gives at most
+LIKELY = -1.0  # a logit whose sigmoid is a score of 0.27
+FEW = 1000  # the most boxes that a detector without suppression returns
 _NAMES = {
     "boxes": {"boxes", "bboxes", "det_boxes", "detection_boxes", "pred_boxes", "box", "dets"},
     "scores": {
@@ -73,18 +74,20 @@ _NAMES = {
 
 
 class Pair(NamedTuple):
+    """Outputs for boxes (1, Q, 4), logits or scores (1, Q, C), and maybe mask maps (1, Q, h, w)."""
+
     boxes: Shape
     logits: Shape
     masks: Shape | None
 
 
 def decoded_of(outputs: Sequence[Shape]) -> dict[str, Shape] | None:
-    """Role -> output of ``decoded``: told by the names, or where these say nothing by type and
-    shape. None: another form.
+    """Role -> output for the format ``decoded``, by name, or by type and shape where the names are
+    not known; None for another format.
     """
     roles: dict[str, Shape] = {}
     for shape in outputs:
-        # TensorFlow counts a node's outputs
+        # TensorFlow numbers a node's outputs
         plain = shape.name.lower().rsplit("/", 1)[-1].removesuffix(":0")
         names = [role for role, known in _NAMES.items() if plain in known]
         role = names[0] if names else _role_by_shape(shape)
@@ -101,9 +104,9 @@ def decoded_of(outputs: Sequence[Shape]) -> dict[str, Shape] | None:
 
 
 def _without_batch(shape: Shape, rank: int = 1) -> tuple[int, ...]:
-    """(K,) of (K,), (1, K) or (1, K, 1); () of anything else.
+    """The shape (K,) for (K,), (1, K) or (1, K, 1), and () for any other shape.
 
-    ``rank`` 2: (K, 4) of (K, 4) or (1, K, 4).
+    With ``rank`` 2: (K, 4) for (K, 4) or (1, K, 4).
     """
     dims = shape.dims
     if len(dims) == rank + 1 and dims[0] == 1:
@@ -126,7 +129,7 @@ def _role_by_shape(shape: Shape) -> str | None:
 def pair_of(outputs: Sequence[Shape]) -> Pair | None:
     """Boxes (1, Q, 4) with logits or scores (1, Q, C) and maybe maps (1, Q, h, w).
 
-    Names tell them apart where C is 4.
+    Names decide where C is 4.
     """
     flat = [
         shape
@@ -151,20 +154,24 @@ def pair_of(outputs: Sequence[Shape]) -> Pair | None:
 
 
 def form_of(
-    outputs: Sequence[Shape], told: Told, probe: Probe, known_classes: int | None, path: str | Path
+    outputs: Sequence[Shape],
+    metadata: Metadata,
+    probe: Probe,
+    known_classes: int | None,
+    path: str | Path,
 ) -> tuple[str, bool]:
-    """One of FORMS, and whether a YOLO's numbers of a box are the last axis.
+    """The output format, one of FORMS, and whether the numbers of a YOLO box are on the last axis.
 
-    ``known_classes``: of the file's metadata or else of the data set, None if neither is there.
-    Raises :class:`InputError` that lists the outputs if they are of no known form, or of several
-    that nothing tells apart.
+    ``known_classes``: number of classes from the file's metadata, or from the data set, or None.
+    Raises :class:`InputError`, which lists the outputs, if they match no format, or several that
+    cannot be told apart.
     """
     flat, maps = flat_and_maps(outputs)
     if flat is not None:
         found = (
-            _seg_form(flat, maps, told)
+            _seg_form(flat, maps, metadata)
             if maps
-            else _flat_form(flat, told, probe, known_classes, path)
+            else _flat_form(flat, metadata, probe, known_classes, path)
         )
         if found is not None:
             return found
@@ -174,10 +181,10 @@ def form_of(
         return _pair_form(pair, probe), False
     listed = ", ".join(f"{shape.name} {list(shape.dims)}" for shape in outputs)
     hint = (
-        "export it with boxes and logits, or with its NMS inside as rows (1, N, 6), or name its "
-        "form with --form"
+        "export the model with boxes and logits, or with its NMS inside as rows (1, N, 6), or name "
+        "its form with --form"
     )
-    raise InputError(f"outputs {listed} are of no known form", path, hint)
+    raise InputError(f"the outputs {listed} match no known form", path, hint)
 
 
 def _pair_form(pair: Pair, probe: Probe) -> str:
@@ -191,8 +198,8 @@ def _pair_form(pair: Pair, probe: Probe) -> str:
 
 
 def are_odds(values: Array) -> bool:
-    """Whether rows (n, C) are a softmax already: within 0..1, with a sum of 1 each, over more than
-    one class.
+    """Whether rows (n, C) are softmax probabilities: within 0..1, each with the sum 1, over more
+    than one class.
     """
     if not values.size or values.shape[1] < 2 or values.min() < 0 or values.max() > 1:
         return False
@@ -200,8 +207,8 @@ def are_odds(values: Array) -> bool:
 
 
 def is_softmax(logits: Array) -> bool:
-    """Whether the last class of logits (n, C) is DETR's "no object": it wins most queries, and is
-    not small there.
+    """Whether the last class of logits (n, C) is DETR's "no object": the class with the largest
+    logit in most queries, and not small there.
 
     A class with a sigmoid of its own has a logit above LIKELY only where there is an object, and
     few queries have one; and a slot that upstream RF-DETR never uses has the lowest logit of all.
@@ -212,13 +219,17 @@ def is_softmax(logits: Array) -> bool:
     return bool(((logits[:, :-1].max(axis=1) < last) & (last > LIKELY)).mean() > 0.5)
 
 
-def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:
+def _seg_form(flat: Shape, maps: Shape, metadata: Metadata) -> tuple[str, bool] | None:
     rows = flat.dims[1]
     numbers = flat.dims[2]
     weights = maps.dims[1]
-    if told.names and rows == 4 + len(told.names) + weights and not (told.end2end or told.nms):
+    if (
+        metadata.names
+        and rows == 4 + len(metadata.names) + weights
+        and not (metadata.end2end or metadata.nms)
+    ):
         return "yolo-seg", False
-    if numbers == 6 + weights and (told.end2end or told.nms or rows <= FEW):
+    if numbers == 6 + weights and (metadata.end2end or metadata.nms or rows <= FEW):
         return "rows-seg", False
     if rows > 4 + weights and numbers > rows:
         return "yolo-seg", False
@@ -226,17 +237,17 @@ def _seg_form(flat: Shape, maps: Shape, told: Told) -> tuple[str, bool] | None:
 
 
 def _flat_form(
-    flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path
+    flat: Shape, metadata: Metadata, probe: Probe, known_classes: int | None, path: str | Path
 ) -> tuple[str, bool] | None:
     first, last = flat.dims[1:]
-    if told.names:  # the file names its classes: most shapes are then of one form only
-        count = len(told.names)
-        if first == 4 + count and not (told.end2end or told.nms):
+    if metadata.names:  # the file names its classes, so that most shapes match one form only
+        count = len(metadata.names)
+        if first == 4 + count and not (metadata.end2end or metadata.nms):
             return "yolo", False
     if last == 6:
-        found = _six(flat, told, probe, known_classes, path)
+        found = _six(flat, metadata, probe, known_classes, path)
         return found, found == "yolo"
-    if told.rt_detr and last > 4:
+    if metadata.rt_detr and last > 4:
         return "rtdetr", False
     if first > 4 and last > first:
         return "yolo", False
@@ -245,11 +256,13 @@ def _flat_form(
     return None
 
 
-def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path: str | Path) -> str:
-    """Of (1, N, 6): finished rows, a YOLO of one class with objectness or of two without, or
-    RT-DETR of two classes.
+def _six(
+    flat: Shape, metadata: Metadata, probe: Probe, known_classes: int | None, path: str | Path
+) -> str:
+    """The format of an output (1, N, 6): finished rows, a YOLO with one class and objectness or
+    with two classes, or RT-DETR with two classes.
     """
-    if told.end2end or told.nms:
+    if metadata.end2end or metadata.nms:
         return "rows"
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
     tail = values[:, 5]
@@ -257,20 +270,22 @@ def _six(flat: Shape, told: Told, probe: Probe, known_classes: int | None, path:
         few = flat.dims[1] <= FEW
         if few or tail.any():
             return "rows"
-        hint = "name it with --form: rows, or yolo-objectness"
+        hint = "choose --form rows or --form yolo-objectness"
         raise InputError(
-            f"{flat.name} {list(flat.dims)} is empty on a picture and may be of two forms",
+            f"{flat.name} {list(flat.dims)} is empty on a picture and may have either of two forms",
             path,
             hint,
         )
     few = flat.dims[1] <= FEW and bool(np.abs(values[:, :4]).max() <= 2)
-    if told.rt_detr or (known_classes in (2, None) and few):
+    if metadata.rt_detr or (known_classes in (2, None) and few):
         return "rtdetr"
     return "yolo" if known_classes == 2 else "yolo-objectness"
 
 
 def _boxes_last(flat: Shape, probe: Probe, known_classes: int | None) -> tuple[str, bool]:
-    """Of (1, N, numbers): objectness or none, many boxes or a chosen few."""
+    """The format of an output (1, N, numbers): with or without objectness, all boxes or a
+    selection.
+    """
     boxes, numbers = flat.dims[1:]
     values = np.concatenate([value[0] for value in probe.of(flat.name)])
     few = boxes <= FEW and bool(np.abs(values[:, :4]).max() <= 2)

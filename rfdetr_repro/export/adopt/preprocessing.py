@@ -1,4 +1,6 @@
-"""What an ONNX file expects of its input: normalisation, resize and antialiasing, and why."""
+"""The preprocessing that an ONNX file expects, with reasons: normalisation, resize and
+antialiasing.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import with_antialias
 
-from .file import ImageInput, Told
+from .file import ImageInput, Metadata
 from .probe import stand_in
 from .seen import Picture, Truth
 from .wishes import RESIZE, Wishes
@@ -24,9 +26,9 @@ Array = np.ndarray[Any, Any]
 
 
 def chosen_normalisation(
-    model: onnx.ModelProto, image: ImageInput, told: Told, wishes: Wishes
+    model: onnx.ModelProto, image: ImageInput, metadata: Metadata, wishes: Wishes
 ) -> tuple[str, str]:
-    """One of NORMALISE, and why."""
+    """The normalisation, one of NORMALISE, and the reason in words."""
     inputs = [value.name for value in model.graph.input]
     upstream = {"dets", "labels"} <= {
         value.name for value in model.graph.output
@@ -34,7 +36,7 @@ def chosen_normalisation(
     if image.dtype == "uint8":
         if wishes.normalise not in (None, "none", "bytes", "bgr-bytes", "bgr"):
             raise InputError(
-                f"a uint8 input cannot take {wishes.normalise} values", hint="leave --normalise out"
+                f"a uint8 input cannot hold {wishes.normalise} values", hint="leave --normalise out"
             )
         return (
             ("bgr", "")
@@ -49,7 +51,7 @@ def chosen_normalisation(
             " (the input and outputs are named as upstream RF-DETR exports them, and it "
             "normalises outside)",
         )
-    if told.ultralytics:
+    if metadata.ultralytics:
         return "none", " (as its authors do)"
     inside = _normalises_itself(model.graph, image.shape.name)
     return (
@@ -61,8 +63,8 @@ def chosen_normalisation(
 
 
 def _normalises_itself(graph: onnx.GraphProto, image: str) -> bool:
-    """Whether a constant is subtracted from the image, or it is scaled channel by channel, before
-    the first other operation.
+    """Whether the graph subtracts a constant from the image, or scales its channels, before any
+    other operation.
     """
     constants = {constant.name for constant in graph.initializer}
     constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
@@ -82,32 +84,34 @@ def _normalises_itself(graph: onnx.GraphProto, image: str) -> bool:
     return False
 
 
-def chosen_resize(told: Told, wishes: Wishes) -> tuple[str, str]:
-    """One of RESIZE, and why; of YOLO's forms the form decides later."""
+def chosen_resize(metadata: Metadata, wishes: Wishes) -> tuple[str, str]:
+    """The resize, one of RESIZE, and the reason in words; for YOLO's formats the format decides
+    later.
+    """
     if wishes.resize is not None:
         return wishes.resize, " (as asked)"
-    if told.ultralytics:
+    if metadata.ultralytics:
         return (
             ("stretch", " (as its authors do)")
-            if told.rt_detr
+            if metadata.rt_detr
             else ("letterbox", " (as its authors do)")
         )
     return "stretch", " (assumed; --resize letterbox is the other way)"
 
 
-def chosen_filter(rule: str, told: Told, form: str, wishes: Wishes) -> tuple[str, str]:
-    """The resize rule with or without antialiasing, and what is said of that.
+def chosen_filter(rule: str, metadata: Metadata, form: str, wishes: Wishes) -> tuple[str, str]:
+    """The resize rule with or without antialiasing, and the reason in words.
 
-    Ultralytics resizes with OpenCV, which does not average (and YOLO's other authors do so too);
-    the rest resizes with Pillow or torchvision, which do.
+    Ultralytics and the other YOLO authors resize with OpenCV, which does not average; other authors
+    resize with Pillow or torchvision, which do.
     """
     if wishes.antialias is not None:
         return with_antialias(
             rule, wishes.antialias
         ), f"{'with' if wishes.antialias else 'without'} antialiasing (as asked)"
-    if told.ultralytics:
+    if metadata.ultralytics:
         return with_antialias(rule, False), "without antialiasing (as its authors do)"
-    if "rfdetr_notes" in told.entries:
+    if "rfdetr_notes" in metadata.entries:
         return with_antialias(
             rule, False
         ), "without antialiasing (the file is of upstream RF-DETR >= 1.8)"
@@ -137,8 +141,8 @@ def network_inputs(
 def truths_of(
     pictures: Sequence[Callable[[], Picture]], image: ImageInput, resize: str
 ) -> list[Callable[[], Truth]]:
-    """Each picture's objects where the network sees them: boxes xyxy in 0..1 of its input, category
-    ids.
+    """Each image's objects in the coordinates of the network's input: boxes (n, 4) xyxy in 0..1,
+    category ids (n,).
     """
     hw = image.shape.dims[2], image.shape.dims[3]
 

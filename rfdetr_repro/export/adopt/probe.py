@@ -1,5 +1,5 @@
-"""A run of somebody else's file on pictures before it is adopted: what its numbers are is told by
-the numbers.
+"""Runs a file on images before it is adopted, so that the meaning of its outputs can be inferred
+from their values.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import onnxruntime
 from rfdetr_repro.spec.errors import InputError
 
 Array = np.ndarray[Any, Any]
-PICTURES = 16  # at most, where a proof needs many
-FIRST = 2  # pictures that every file is run on
+PICTURES = 16  # the most images that a proof uses
+FIRST = 2  # images that every file is run on
 
 
 class Probe:
-    """Outputs by name on pictures, each run once and only when asked for.
+    """Outputs by name on images; the file is run on an image once, and only on demand.
 
-    ``pictures``: makes the input float32 (1, 3, H, W) of each picture; never empty (a stand-in
-    where there is no data).
+    ``pictures``: functions that give the input float32 (1, 3, H, W) of each image; never empty,
+    because a synthetic image replaces missing data.
     """
 
     def __init__(
@@ -33,6 +33,9 @@ class Probe:
         pictures: Sequence[Callable[[], Array]],
         path: str | Path,
     ) -> None:
+        """Loads the model in ONNX Runtime; raises :class:`InputError` if the model does not
+        load.
+        """
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 2
@@ -43,7 +46,7 @@ class Probe:
             )
         except Exception as error:  # ONNX Runtime's own exception types share no public base class
             raise InputError(
-                f"ONNX Runtime cannot load the model ({error})", path, "export it again"
+                f"ONNX Runtime cannot load the model ({error})", path, "export the model again"
             ) from error
         self.name = name
         self.pictures = pictures
@@ -52,7 +55,7 @@ class Probe:
         self.found: list[dict[str, Array]] = []
 
     def outputs(self, count: int = FIRST) -> list[dict[str, Array]]:
-        """Of the first ``count`` pictures, or of all if there are fewer: output name -> array,
+        """For the first ``count`` images, or all if there are fewer: output name -> array, with
         floats widened to float32.
         """
         for index in range(len(self.found), min(count, len(self.pictures))):
@@ -61,7 +64,9 @@ class Probe:
                 values = self.session.run(None, feed)
             except Exception as error:
                 raise InputError(
-                    f"the model does not run on one image ({error})", self.path, "export it again"
+                    f"the model does not run on one image ({error})",
+                    self.path,
+                    "export the model again",
                 ) from error
             self.found.append(
                 {name: _wide(value) for name, value in zip(self.names, values, strict=True)}
@@ -69,7 +74,7 @@ class Probe:
         return self.found[:count]
 
     def of(self, name: str, count: int = FIRST) -> list[Array]:
-        """One output on the first ``count`` pictures."""
+        """The output ``name`` on the first ``count`` images."""
         return [values[name] for values in self.outputs(count)]
 
 
@@ -78,8 +83,8 @@ def _wide(value: Array) -> Array:
 
 
 def stand_in(hw: tuple[int, int]) -> Array:
-    """float32 (1, 3, H, W) in 0..1 where there is no picture: patches of colour on a gradient,
-    always the same.
+    """A synthetic input, float32 (1, 3, H, W) in 0..1, where there is no image: patches of colour
+    on a gradient, always the same.
     """
     height, width = hw
     random = np.random.default_rng(0)
@@ -98,24 +103,29 @@ def stand_in(hw: tuple[int, int]) -> Array:
 
 
 def check_scores(values: Sequence[Array], what: str, path: str | Path) -> None:
-    """:class:`InputError` unless all are finite and within 0..1."""
+    """Raises :class:`InputError` unless all values are finite and within 0..1."""
     for value in values:
         check_finite([value], what, path)
         low, high = (float(value.min()), float(value.max())) if value.size else (0.0, 0.0)
         if low < -1e-3 or high > 1 + 1e-3:
-            seen = f"{what} from {low:.4g} to {high:.4g} on a picture are no scores in 0..1"
-            hint = "name the form with --form; a model of keypoints or oriented boxes is not taken"
+            seen = (
+                f"{what} reach from {low:.4g} to {high:.4g} on a picture and are not scores in 0..1"
+            )
+            hint = (
+                "name the output form with --form; models of keypoints or oriented boxes are not "
+                "supported"
+            )
             raise InputError(seen, path, hint)
 
 
 def check_finite(values: Sequence[Array], what: str, path: str | Path) -> None:
-    """:class:`InputError` for NaN and positive infinity; a logit of minus infinity is a class that
-    is ruled out.
+    """Raises :class:`InputError` for NaN and positive infinity; a logit of minus infinity rules a
+    class out.
     """
     for value in values:
         if np.isnan(value).any() or np.isposinf(value).any():
             hint = (
-                "an overflow in half precision? export it in float32, or keep the overflowing "
-                "nodes in float32"
+                "check for an overflow in half precision; export the model in float32, or keep the "
+                "overflowing nodes in float32"
             )
             raise InputError(f"{what} are not finite on a picture", path, hint)

@@ -1,6 +1,4 @@
-"""Nodes that make ranked detections, best first, of each form of outputs that needs no YOLO
-suppression.
-"""
+"""Nodes that produce ranked detections, best first, for each output format except YOLO's."""
 
 from __future__ import annotations
 
@@ -25,9 +23,9 @@ INT = int(TensorProto.INT64)
 def add_decoded(
     build: Builder, roles: Mapping[str, Shape], size: tuple[int, int], layout: Layout, halves: bool
 ) -> None:
-    """Scores, labels and boxes of a detector's own choice, sorted.
+    """Adds nodes that sort the scores, labels and boxes that a detector selected.
 
-    ``halves``: its masks are in 0..1, so 0.5 is taken off.
+    ``halves``: the masks are in 0..1, so 0.5 is subtracted.
     """
     scores = build.one("Reshape", roles["scores"].name, build.constant([1, -1]))
     labels = build.one("Reshape", roles["labels"].name, build.constant([1, -1]))
@@ -35,7 +33,7 @@ def add_decoded(
     count = roles["boxes"].dims[-2]
     if roles["labels"].dtype != "int64":
         labels = build.one("Cast", labels, to=INT)
-    if "count" in roles:  # beyond it the places are empty
+    if "count" in roles:  # places beyond the count are empty
         last = build.one(
             "Cast", build.one("Reshape", roles["count"].name, build.constant([1, 1])), to=INT
         )
@@ -72,7 +70,7 @@ def add_detr(
 ) -> None:
     """``detr``, ``detr-softmax`` and ``boxes-scores`` without suppression.
 
-    ``odds_given``: the softmax is in the file already.
+    ``odds_given``: the file already contains the softmax.
     """
     pair = pair_of(outputs)
     assert pair is not None
@@ -81,7 +79,7 @@ def add_detr(
     if form == "detr-softmax":
         odds = logits.name if odds_given else build.one("Softmax", logits.name, axis=2)
         real, _ = build.add("Split", [odds, build.constant([classes - 1, 1])], 2, axis=2)
-        # a query has one class, as its authors choose
+        # one class per query, as in the authors' code
         value, which = build.add("TopK", [real, build.constant([1])], 2, axis=2)
         last = build.constant([2])
         best, index = build.add(
@@ -104,8 +102,8 @@ def add_detr(
 
 
 def _best_pairs(build: Builder, scores: str, boxes: int, classes: int) -> tuple[str, str, str]:
-    """The best pairs of box and class of (1, N, C): score (1, K), class (1, K), box (K,); as many
-    as there are boxes, or MOST.
+    """The best (box, class) pairs of scores (1, N, C): score (1, K), class (1, K), box (K,), where
+    K is the smaller of N and MOST.
     """
     flat = build.one("Reshape", scores, build.constant([1, boxes * classes]))
     best, index = build.add("TopK", [flat, build.constant([min(MOST, boxes)])], 2, axis=1)
@@ -117,7 +115,7 @@ def _best_pairs(build: Builder, scores: str, boxes: int, classes: int) -> tuple[
 def add_suppressed(
     build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, nms: Nms
 ) -> None:
-    """``boxes-scores`` of many boxes, with suppression."""
+    """Adds suppression to ``boxes-scores`` with many boxes."""
     pair = pair_of(outputs)
     assert pair is not None
     boxes, scores, _ = pair
@@ -132,7 +130,7 @@ def add_suppressed(
 def add_rt_detr(
     build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout
 ) -> None:
-    """``rtdetr``: boxes and scores of a chosen few in one tensor."""
+    """``rtdetr``: boxes and scores of the selected queries in one tensor."""
     (flat,) = outputs
     boxes, numbers = flat.dims[1:]
     corners, scores = build.add("Split", [flat.name, build.constant([4, numbers - 4])], 2, axis=2)
@@ -148,7 +146,7 @@ def add_rows(
     layout: Layout,
     path: str | Path,
 ) -> None:
-    """``rows`` and ``rows-seg``: a detector with its own choice inside, best first."""
+    """``rows`` and ``rows-seg``: sorts the detections that a detector selected inside the graph."""
     flat, protos = flat_and_maps(outputs)
     weights = protos.dims[1] if protos else 0
     if flat is None or flat.dims[2] != 6 + weights:
@@ -178,6 +176,6 @@ def add_rows(
 
 
 def _labels(build: Builder, labels: str, scores: str) -> str:
-    """Labels (1, K), 0 where the score is 0: some programs fill empty places with -1."""
+    """Labels (1, K), 0 where the score is 0, because some programs fill empty places with -1."""
     there = build.one("Greater", scores, build.constant(0.0, np.float32))
     return build.one("Where", there, labels, build.constant(0))

@@ -17,7 +17,7 @@ from rfdetr_repro.spec.errors import InputError
 from .boxes import Layout, confident, corners_array, duplicates, layout_of
 from .classes import Categories
 from .description import fixed_shape
-from .file import ImageInput, Told
+from .file import ImageInput, Metadata
 from .forms import FEW, are_odds, decoded_of, form_of, pair_of
 from .probe import Probe
 from .ranked import add_decoded, add_detr, add_rows, add_rt_detr, add_suppressed
@@ -37,9 +37,11 @@ _USUAL = {
 
 
 class Reading(NamedTuple):
-    """How the outputs are read: one of FORMS; whether a YOLO's numbers of a box are the last axis;
-    how boxes are written; whether suppression is added; whether 0.5 is taken off masks in 0..1;
-    whether the best came first on every picture; whether logits are a softmax already.
+    """How the outputs are read.
+
+    The output format, one of FORMS; whether the numbers of a YOLO box are on the last axis; the box
+    format; whether suppression is added; whether 0.5 is subtracted from masks in 0..1; whether the
+    detections were sorted on every image; whether the logits are softmax probabilities.
     """
 
     form: str
@@ -53,18 +55,18 @@ class Reading(NamedTuple):
 
 def chosen_form(
     outputs: Sequence[Shape],
-    told: Told,
+    metadata: Metadata,
     probe: Probe,
     categories: Categories | None,
     wishes: Wishes,
     path: str | Path,
 ) -> tuple[str, bool]:
-    """One of FORMS that the outputs fit, and whether a YOLO's numbers of a box are the last
+    """The output format, one of FORMS, and whether the numbers of a YOLO box are on the last
     axis.
     """
-    known = len(told.names) or (len(categories.ids) if categories else None)
+    known = len(metadata.names) or (len(categories.ids) if categories else None)
     if wishes.form is None:
-        form, last = form_of(outputs, told, probe, known, path)
+        form, last = form_of(outputs, metadata, probe, known, path)
     else:
         form = wishes.form
         last = _channels_last(wishes.form, outputs, known)
@@ -73,8 +75,8 @@ def chosen_form(
 
 
 def _channels_last(form: str, outputs: Sequence[Shape], known_classes: int | None) -> bool:
-    """Of a form that was asked for: whether a YOLO's numbers of a box are the last axis, by their
-    count or by many boxes.
+    """For a requested format: whether the numbers of a YOLO box are on the last axis, inferred from
+    their count or from the number of boxes.
     """
     flat, maps = flat_and_maps(outputs)
     if form not in ("yolo", "yolo-seg") or flat is None or flat.dims[1] <= flat.dims[2]:
@@ -85,7 +87,7 @@ def _channels_last(form: str, outputs: Sequence[Shape], known_classes: int | Non
 
 
 def _fits(form: str, outputs: Sequence[Shape], channels_last: bool, path: str | Path) -> None:
-    """:class:`InputError` unless the outputs can be read in this form."""
+    """Raises :class:`InputError` unless the outputs can be read in this format."""
     flat, maps = flat_and_maps(outputs)
     wanted = {
         "decoded": (
@@ -103,12 +105,12 @@ def _fits(form: str, outputs: Sequence[Shape], channels_last: bool, path: str | 
         ),
         "yolo-seg": (
             flat is not None and maps is not None,
-            f"the outputs are not of the form {form}",
+            f"the outputs do not have the form {form}",
         ),
-        "yolo": (flat is not None and maps is None, f"the outputs are not of the form {form}"),
+        "yolo": (flat is not None and maps is None, f"the outputs do not have the form {form}"),
         "yolo-objectness": (
             flat is not None and maps is None,
-            f"the outputs are not of the form {form}",
+            f"the outputs do not have the form {form}",
         ),
     }
     fits, what = wanted.get(
@@ -125,11 +127,11 @@ def _fits(form: str, outputs: Sequence[Shape], channels_last: bool, path: str | 
             )
 
 
-def _usual_boxes(form: str, outputs: Sequence[Shape], told: Told) -> str:
-    """How boxes of this form are written as long as their values do not say otherwise: one of
-    BOXES.
+def _usual_boxes(form: str, outputs: Sequence[Shape], metadata: Metadata) -> str:
+    """The usual box format, one of BOXES, of an output format, which is taken unless the values
+    rule it out.
     """
-    if told.rt_detr and form == "rows":
+    if metadata.rt_detr and form == "rows":
         return "cxcywh-relative"
     if form == "decoded" and any("detection_boxes" in shape.name for shape in outputs):
         return "yxyx-relative"  # TensorFlow's object detection
@@ -139,31 +141,37 @@ def _usual_boxes(form: str, outputs: Sequence[Shape], told: Told) -> str:
 def chosen_layout(
     form: str,
     outputs: Sequence[Shape],
-    told: Told,
+    metadata: Metadata,
     looked: Sequence[Seen],
     image: ImageInput,
     wishes: Wishes,
 ) -> Layout:
+    """The box format: the user's choice, or the usual format, checked against the values on
+    images.
+    """
     if wishes.boxes is not None:
         layout = Layout.parse(wishes.boxes)
     else:
-        usual = _usual_boxes(form, outputs, told)
+        usual = _usual_boxes(form, outputs, metadata)
         boxes = confident([one.boxes for one in looked], [one.scores for one in looked])
         layout = layout_of(boxes, image.size, usual, image.path)
-    if not layout.proved and form in YOLO_FORMS:  # all anchors have a box, and each tells the unit
+    # every anchor has a box, and each box shows the unit
+    if not layout.proved and form in YOLO_FORMS:
         largest = max((float(np.abs(one.boxes).max(initial=0)) for one in looked), default=0.0)
         layout = layout._replace(unit="relative" if 0 < largest <= 2 else "pixels")
     if form in YOLO_FORMS and layout.order not in ("cxcywh", "xyxy"):
         raise InputError(
             f"boxes {layout.order} of a YOLO",
             image.path,
-            "name what they are with --boxes: cxcywh or xyxy",
+            "state the box format with --boxes: cxcywh or xyxy",
         )
     return layout
 
 
 def needs_suppression(outputs: Sequence[Shape], looked: Sequence[Seen], layout: Layout) -> bool:
-    """More boxes than any detector of sets gives, or several confident boxes of one object."""
+    """Whether there are more boxes than a set-prediction detector returns, or several confident
+    boxes per object.
+    """
     pair = pair_of(outputs)
     many = pair is not None and pair.boxes.dims[1] > FEW
     return many or any(
@@ -172,11 +180,13 @@ def needs_suppression(outputs: Sequence[Shape], looked: Sequence[Seen], layout: 
 
 
 def gives_odds(outputs: Sequence[Shape], probe: Probe) -> bool:
+    """Whether the logits are softmax probabilities already."""
     pair = pair_of(outputs)
     return pair is not None and all(are_odds(value[0]) for value in probe.of(pair.logits.name))
 
 
 def masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
+    """Whether the masks are in 0..1 rather than logits."""
     roles = decoded_of(outputs)
     if roles is None or "masks" not in roles:
         return False
@@ -189,6 +199,9 @@ def masks_in_0_1(outputs: Sequence[Shape], probe: Probe) -> bool:
 def add_nodes(
     model: onnx.ModelProto, reading: Reading, image: ImageInput, nms: Nms, path: str | Path
 ) -> None:
+    """Adds the nodes that turn the outputs, read as ``reading`` describes, into ranked
+    detections.
+    """
     outputs = [fixed_shape(value, path) for value in model.graph.output]
     size = image.size
     form = reading.form
@@ -229,7 +242,7 @@ def add_nodes(
 
 
 def _is_ours(outputs: Sequence[Shape], layout: Layout, halves: bool) -> bool:
-    """Whether nothing is left to do: this project's own outputs, in their order and types."""
+    """Whether the outputs are this project's own, in order and types, so that no node is needed."""
     ours = [
         ("scores", "float32", 2),
         ("labels", "int64", 2),

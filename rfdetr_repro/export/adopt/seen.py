@@ -1,5 +1,5 @@
-"""Detections of a raw run, by plain arrays: what a form's numbers mean, to judge boxes and classes
-before nodes are added.
+"""Detections of a raw run as plain arrays, from which box format and classes are judged before
+nodes are added.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .yolo import flat_and_maps
 
 
 class Seen(NamedTuple):
-    """One picture: boxes (n, 4) as the file writes them, the score of the best class (n,), that
-    class (n,).
+    """Detections in one image: boxes (n, 4) in the file's own format, score of the best class (n,),
+    that class (n,).
     """
 
     boxes: Array
     scores: Array
     labels: Array
-    classes: int  # how many the outputs have; of labels, the largest seen and one
-    used: frozenset[int]  # classes of any box with a score above USED
+    classes: int  # number of classes of the outputs; for labels, the largest label seen plus 1
+    used: frozenset[int]  # classes with a score above USED in any box
 
 
 def seen(
@@ -40,15 +40,17 @@ def seen(
     path: str | Path,
     count: int = 2,
 ) -> list[Seen]:
-    """The first ``count`` pictures.
+    """Detections in the first ``count`` images.
 
-    Scores that are none, and numbers that are not finite, are an :class:`InputError`.
+    Raises :class:`InputError` for scores outside 0..1 and for values that are not finite.
     """
     return [_one(form, outputs, values, channels_last, path) for values in probe.outputs(count)]
 
 
 class Picture(NamedTuple):
-    """uint8 (H, W, 3) RGB, and its objects: boxes float (n, 4) xyxy in px, category ids (n,)."""
+    """An image uint8 (H, W, 3) RGB and its objects: boxes float (n, 4) xyxy in pixels, category ids
+    (n,).
+    """
 
     pixels: Array
     boxes_xyxy: Array
@@ -56,7 +58,7 @@ class Picture(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Objects where the network sees them: boxes (n, 4) xyxy in 0..1 of its input, category ids
+    """Objects in the coordinates of the network's input: boxes (n, 4) xyxy in 0..1, category ids
     (n,).
     """
 
@@ -66,8 +68,8 @@ class Truth(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a file does on up to PICTURES pictures, looked at only when there is something to
-    prove.
+    """Observations of a file's detections on up to PICTURES images, made only when a choice must be
+    proved.
     """
 
     form: str
@@ -75,20 +77,21 @@ class Evidence:
     probe: Probe
     channels_last: bool
     layout: Layout
-    size: tuple[int, int]  # of the input, (width, height)
+    size: tuple[int, int]  # (width, height) of the input
     truths: Sequence[Callable[[], Truth]]
     path: str | Path
 
     def seen(self) -> list[Seen]:
+        """Detections of up to PICTURES images."""
         return seen(self.form, self.outputs, self.probe, self.channels_last, self.path, PICTURES)
 
     def used(self) -> set[int]:
-        """Classes seen with confidence."""
+        """The classes that were seen with confidence."""
         return set().union(*(one.used for one in self.seen()))
 
     def pairs(self) -> list[tuple[int, int]]:
-        """(class of the detection, category id of the object) of every confident detection that
-        lies on an object.
+        """(class of the detection, category id of the object) for every confident detection that
+        overlaps an object.
         """
         found: list[tuple[int, int]] = []
         for one, truth in zip(self.seen(), self.truths, strict=False):
@@ -109,8 +112,10 @@ def agreed(
     truths: Sequence[Callable[[], Truth]],
     size: tuple[int, int],
 ) -> Layout:
-    """``layout``, or another order of the four numbers if no confident box lies on a labelled
-    object in the one, but several in the other: boxes of two orders may both be possible boxes.
+    """``layout``, or the layout with another order of the four numbers, if confident boxes overlap
+    labelled objects only in the other order.
+
+    The check is needed because the values may be possible boxes in two orders.
     """
 
     def hits(order: str) -> int:
@@ -132,7 +137,7 @@ def agreed(
 
 
 def overlaps(one: Array, two: Array) -> Array:
-    """(n, m) intersection over union of boxes xyxy (n, 4) and (m, 4)."""
+    """Intersection over union (n, m), in 0..1, of boxes xyxy (n, 4) and (m, 4)."""
     low = np.maximum(one[:, None, :2], two[None, :, :2])
     high = np.minimum(one[:, None, 2:], two[None, :, 2:])
     common = (high - low).clip(0).prod(axis=2)

@@ -1,4 +1,4 @@
-"""What the user says of an ONNX file, checked against the choices there are."""
+"""The user's statements about an ONNX file, checked against the known choices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ RESIZE = {"stretch": RESIZE_RULE, "letterbox": LETTERBOX_RULE}
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user says of the file; None: to be told from the file. Each is checked against the
-    choices named here.
+    """The user's statements about a file; a field that is None is inferred from the file.
 
-    ``form``: of FORMS. ``normalise``: of NORMALISE, what RGB in 0..1 needs before the file's own
-    input. ``resize``: of RESIZE; ``antialias``: whether that averages. ``boxes``: of BOXES.
-    ``classes``: of CLASSES. ``shape``: (height, width) of a file that leaves them open.
+    ``form``: one of FORMS. ``normalise``: one of NORMALISE, the conversion from RGB in 0..1 to the
+    file's own input. ``resize``: one of RESIZE; ``antialias``: whether the resize averages.
+    ``boxes``: one of BOXES. ``classes``: one of CLASSES. ``shape``: (height, width) for a file that
+    leaves the size open.
     """
 
     form: str | None = None
@@ -36,6 +36,7 @@ class Wishes:
     shape: tuple[int, int] | None = None
 
     def check(self, path: str | Path) -> None:
+        """Raises :class:`InputError` for a value that is not one of the known choices."""
         choices = {
             "form": FORMS,
             "normalise": NORMALISE,

@@ -1,16 +1,17 @@
-"""Raw outputs of YOLO-like detectors made into ranked detections inside the file: suppression, and
+"""Turns raw outputs of YOLO-like detectors into ranked detections inside the file: suppression, and
 masks from prototypes.
 
 - ``yolo``: (1, 4 + C, N), centre and size, then class scores in 0..1 (YOLOv8, v9, 11), or the same
   transposed, (1, N, 4 + C);
-- ``yolo-seg``: (1, 4 + C + P, N) and prototypes (1, P, h, w): the last P numbers of a box weigh the
-  prototypes to its mask;
+- ``yolo-seg``: (1, 4 + C + P, N) and prototypes (1, P, h, w): the last P numbers of a box are the
+  weights of the prototypes in its mask;
 - ``yolo-objectness``: (1, N, 5 + C), the fifth number multiplies the scores (YOLOX, YOLOv5, v7).
 
-Masks are weighed, cropped to their box at the prototypes' resolution and left as logits (0 outside
-the box), only for the boxes that are kept: MOST x h x w float32 are written, 30.7 MB at 160 x 160.
-A reader scales the logits up and cuts at 0, as the vendors' current code does; older code cut a
-sigmoid at 0.5 after scaling, which moves edges by less than a prototype pixel.
+Masks are weighted sums of the prototypes, cropped to their box at the prototypes' resolution and
+left as logits (0 outside the box), only for the boxes that are kept: MOST x h x w float32 are
+written, 30.7 MB at 160 x 160. A reader scales the logits up and thresholds them at 0, as the
+vendors' current code does; older code thresholded a sigmoid at 0.5 after scaling, which moves edges
+by less than a prototype pixel.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ YOLO_FORMS = ("yolo", "yolo-seg", "yolo-objectness")
 
 
 def flat_and_maps(outputs: Sequence[Shape]) -> tuple[Shape | None, Shape | None]:
-    """The one output (1, a, b) and the one (1, P, h, w), None where there is none or where there
-    are several.
+    """The output (1, a, b) and the output (1, P, h, w); None where there is no such output, or
+    several.
     """
     flat = [
         shape
@@ -56,18 +57,19 @@ def adopt_yolo(
     channels_last: bool = False,
     path: str | Path = "",
 ) -> int:
-    """Adds choice and masks to the graph; returns the number of classes.
+    """Adds suppression and masks to the graph; returns the number of classes.
 
-    ``size``: input (width, height). ``layout``: of the boxes. ``channels_last``: ``yolo`` and
-    ``yolo-seg`` as (1, N, numbers).
+    ``size``: (width, height) of the input. ``layout``: box format. ``channels_last``: ``yolo`` and
+    ``yolo-seg`` outputs are (1, N, numbers). Raises :class:`InputError` if the outputs do not match
+    ``form``.
     """
     flat = next((shape for shape in outputs if len(shape.dims) == 3 and shape.dims[0] == 1), None)
     protos = next((shape for shape in outputs if len(shape.dims) == 4), None)
     if flat is None or (form == "yolo-seg") != (protos is not None):
-        raise InputError(f"the outputs are not of the form {form}", path, "choose another form")
+        raise InputError(f"the outputs do not have the form {form}", path, "choose another form")
     weights = protos.dims[1] if protos else 0
     lead = 5 if form == "yolo-objectness" else 4
-    axis = 2 if channels_last or form == "yolo-objectness" else 1  # of the numbers of a box
+    axis = 2 if channels_last or form == "yolo-objectness" else 1  # axis of the numbers of a box
     numbers = flat.dims[axis]
     anchors = flat.dims[3 - axis]
     classes = numbers - lead - weights
@@ -102,11 +104,15 @@ def adopt_yolo(
 def _injected(
     build: Builder, scores: str, anchors: int, classes: int, count: int, axis: int, path: str | Path
 ) -> str:
-    """Scores of which exactly ``count`` anchors, spread evenly, exceed any threshold below 0.5;
-    still computed from the image.
+    """Scores, computed from the image, of which exactly ``count`` anchors, spread evenly, exceed
+    any threshold below 0.5.
     """
     if not 0 <= count <= anchors:
-        raise InputError(f"{count} candidates of {anchors} boxes", path, f"give 0 to {anchors}")
+        raise InputError(
+            f"{count} candidates cannot be injected among {anchors} boxes",
+            path,
+            f"give 0 to {anchors}",
+        )
     pattern = np.zeros((1, anchors, classes), np.float32)
     places = np.linspace(0, anchors - 1, count).astype(int) if count else np.zeros(0, int)
     pattern[0, places, np.arange(count) % classes] = np.linspace(0.9, 0.5, count)
@@ -119,8 +125,8 @@ def _injected(
 
 
 def masks_of(build: Builder, weights: str, protos: Shape, boxes_xyxy: str) -> str:
-    """(1, K, h, w) logits: weights (1, K, P) x prototypes, 0 outside the boxes (1, K, 4 in
-    0..1).
+    """Mask logits (1, K, h, w): weights (1, K, P) x prototypes, 0 outside the boxes (1, K, 4),
+    which are in 0..1.
     """
     _, count, height, width = protos.dims
     flat = build.one("Reshape", protos.name, build.constant([1, count, height * width]))

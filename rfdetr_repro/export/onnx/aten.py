@@ -1,8 +1,8 @@
-"""How each ATen operator of the recorded pass becomes ONNX (opset 17): one small function per
+"""Translation of each ATen operator of the recorded pass to ONNX (opset 17): one small function per
 operator family.
 
-Shapes are static, so every view is a Reshape to known sizes. An operator without an entry raises
-and names itself.
+Shapes are static, so every view is a Reshape to known sizes. An operator without a translation
+raises an error that names the operator.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _translates(*ops: Any) -> Callable[[Translation], Translation]:
 
 
 def _args(call: Call, *defaults: Any) -> list[Any]:
-    """The arguments of a call, missing ones filled from ``defaults`` (those of the last
-    parameters).
+    """The arguments of a call; missing arguments are filled from ``defaults``, which belong to the
+    last parameters.
     """
     missing = len(call.op._schema.arguments) - len(call.args)
     return [*call.args, *defaults[len(defaults) - missing :]]

@@ -1,5 +1,5 @@
-"""Subnet -> ONNX file: opset 17, batch 1, static shapes, ranking and box decoding inside
-(architecture facts section 11).
+"""Exports a subnet as an ONNX file: opset 17, batch 1, static shapes, ranking and box decoding
+inside (architecture facts section 11).
 
 Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch
 embedding. Outputs, best first: ``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous,
@@ -45,7 +45,9 @@ from .trace import TraceError, trace
 
 
 class Contract(NamedTuple):
-    """Names of input and outputs, and what makes the outputs from the model's, given k."""
+    """Names of input and outputs, and the function that computes the outputs from the model's,
+    given k.
+    """
 
     input: str
     outputs: tuple[str, ...]
@@ -79,10 +81,10 @@ def export_onnx(
     precision: str = "fp32",
     islands: Sequence[str] = (),
 ) -> Artifact:
-    """Writes ``subnet`` (from ``supernet.slice``) as ``path`` with its manifest beside it; the
-    subnet itself is not changed.
+    """Writes ``subnet`` (from ``supernet.slice``), which is not changed, as ``path`` with its
+    manifest.
 
-    ``contract`` "decoded" is this module's; "upstream" is what upstream's export gives: input
+    ``contract``: "decoded" is described above; "upstream" is the form of upstream's export: input
     ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
     ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`..float16`; ``islands`` names
     further nodes to keep in float32. Raises :class:`InputError` if the classes of ``meta`` do not
@@ -114,7 +116,7 @@ def export_onnx(
 
 
 def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
-    """Every class of the head must have a name and a category id, else :class:`InputError`."""
+    """Raises :class:`InputError` unless every class of the head has a name and a category id."""
     if not len(meta.class_names) == len(meta.category_ids) == config.num_classes:
         given = f"{len(meta.class_names)} names and {len(meta.category_ids)} category ids"
         raise InputError(
@@ -125,14 +127,16 @@ def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
 
 
 def example_images(arch: Arch) -> Tensor:
-    """float32 (1, 3, H, W) in 0..1: what is recorded does not depend on the values."""
+    """An input for recording, float32 (1, 3, H, W) in 0..1; the recorded graph does not depend on
+    the values.
+    """
     shape = (1, 3, *arch.input_hw)
     return torch.linspace(0, 1, math.prod(shape)).reshape(shape)
 
 
 def record(module: Detector, contract: Contract) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
-    """One pass of a subnet that already takes ``contract``'s input: ONNX model, FLOPs, outputs by
-    name.
+    """Records one pass of a subnet that accepts ``contract``'s input: ONNX model, floating-point
+    operations, outputs by name.
     """
     return build_model(
         module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS
@@ -148,7 +152,7 @@ def describe(
     outputs: Mapping[str, Tensor],
     flops: int,
 ) -> Manifest:
-    """The manifest of a file of ``subnet`` in float32."""
+    """The manifest of a float32 file of ``subnet``."""
     return Manifest(
         sha256=sha256_bytes(content),
         size_bytes=len(content),
@@ -169,8 +173,8 @@ def describe(
 def build_model(
     module: nn.Module, images: Tensor, contract: Contract, k: int, decompositions: Mapping[Any, Any]
 ) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
-    """Records one pass of ``module(images)``; returns the checked model, its FLOPs and the recorded
-    outputs.
+    """Records one pass of ``module(images)``; returns the checked model, its floating-point
+    operations and the recorded outputs.
     """
     recorded = trace(module, images, lambda source: contract.run(module(source), k), decompositions)
     named = zip(contract.outputs, recorded.outputs, strict=True)
@@ -198,8 +202,8 @@ def _spec(name: str, tensor: Tensor) -> TensorSpec:
 
 
 def fold_normalisation(subnet: Detector) -> Detector:
-    """A float32 CPU copy of ``subnet`` that takes RGB in 0..1: (x - mean) / std is merged into the
-    patch embedding's weights.
+    """A float32 copy of ``subnet`` on the CPU whose input is RGB in 0..1: (x - mean) / std is
+    folded into the weights of the patch embedding.
     """
     projection = getattr(getattr(subnet, "backbone", None), "patch_embed", None)
     if (

@@ -1,5 +1,5 @@
-"""Multiply-adds of an ONNX graph, counted as the paper's tables count them: matrix products and
-convolutions, nothing else.
+"""Multiply-adds of an ONNX graph, counted like in the paper's tables: matrix products and
+convolutions only.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from .shapes import PRODUCTS, known_shapes
 
 
 def multiply_adds(model: onnx.ModelProto) -> int:
-    """Of one run.
+    """Number of multiply-adds of one run.
 
-    ``model`` after shape inference; a product whose shapes are not known raises ValueError with its
-    name.
+    ``model``: a graph after shape inference. Raises ValueError, which names the node, for a product
+    whose shapes are unknown.
     """
     shapes = known_shapes(model)
     total = 0

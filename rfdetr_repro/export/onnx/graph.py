@@ -1,8 +1,8 @@
 """A static-shape ONNX graph under construction: names for tensors, deduplicated constants, nodes,
 and their multiply-add count.
 
-Everything is in order of recording, nothing carries a file path, a date or a random name: equal
-weights give equal bytes.
+Everything is in the order of recording, and nothing holds a file path, a date or a random name, so
+that equal weights give equal bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from .trace import Trace, TraceError
 
-# the first with LayerNormalization as one operator; engines keep its statistics in float32 (facts
-# section 11)
+# the first opset with LayerNormalization as one operator; engines keep its statistics in float32
+# (facts # section 11)
 OPSET = 17
-IR_VERSION = 8  # what opset 17 came with, so that older runtimes read the file
+# the version that opset 17 was released with, so that older runtimes can read the file
+IR_VERSION = 8
 
 _ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
@@ -35,12 +36,13 @@ _ONNX_TYPES = {
 
 
 class Graph:
-    """Builder.
+    """Builder of an ONNX graph.
 
     ``graph(tensor)`` is the ONNX name of a tensor: a traced value, or a constant stored once.
     """
 
     def __init__(self, trace: Trace, input_name: str) -> None:
+        """An empty graph of the recorded calls in ``trace``, with the input ``input_name``."""
         self.trace = trace
         self.input_name = input_name
         self.nodes: list[onnx.NodeProto] = []
@@ -55,8 +57,8 @@ class Graph:
     def __call__(
         self, tensor: Tensor | float | int | bool, dtype: torch.dtype | None = None
     ) -> str:
-        """Name of a tensor or number, as ``dtype`` if given (constants are converted, traced values
-        are cast).
+        """Name of a tensor or number, in ``dtype`` if given: constants are converted, traced values
+        are cast.
         """
         if not isinstance(tensor, Tensor):
             return self.constant(torch.tensor(tensor, dtype=dtype))
@@ -72,7 +74,7 @@ class Graph:
         return tensor.data_ptr(), tensor.numel()
 
     def constant(self, value: Tensor | np.ndarray[Any, Any]) -> str:
-        """Stores a constant (once per content) and returns its name: the parameter's own, or
+        """Stores a constant, once per content, and returns its name: the parameter's name, or
         ``constant_N``.
         """
         array = value.detach().contiguous().numpy() if isinstance(value, Tensor) else value
@@ -86,12 +88,12 @@ class Graph:
         return self._constants[key]
 
     def integers(self, values: Sequence[int]) -> str:
-        """A 1-D int64 constant (shapes, axes)."""
+        """Name of a 1-D int64 constant, for shapes and axes."""
         return self.constant(np.asarray(list(values), dtype=np.int64))
 
     def op(self, kind: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> str:
-        """Appends a node and returns the name of its first output; further ones are NAME_1, NAME_2,
-        ...
+        """Appends a node and returns the name of its first output; further outputs are NAME_1,
+        NAME_2, ...
         """
         name = f"{kind.lower()}_{len(self.nodes)}"
         names = [name] + [f"{name}_{index}" for index in range(1, outputs)]
@@ -101,14 +103,14 @@ class Graph:
         return name
 
     def bind(self, tensor: Tensor, name: str) -> None:
-        """Says that ``name`` is ``tensor``; its type and shape go into the file."""
+        """Binds ``name`` to ``tensor``; the tensor's type and shape are written to the file."""
         self._names[id(tensor)] = name
         self.infos.setdefault(
             name, helper.make_tensor_value_info(name, _ONNX_TYPES[tensor.dtype], list(tensor.shape))
         )
 
     def reshape(self, tensor: Tensor, out: Tensor) -> str:
-        """Reshape to ``out``'s shape; chains of reshapes become one."""
+        """Reshapes to ``out``'s shape; chains of reshapes become one node."""
         name = self(tensor)
         if tensor.shape == out.shape:
             return name
@@ -118,7 +120,7 @@ class Graph:
         return self.op("Reshape", [name, self.integers(out.shape)])
 
     def model(self, outputs: dict[str, Tensor], producer: str) -> tuple[onnx.ModelProto, int]:
-        """The finished model, with dead nodes removed and ``outputs`` renamed, and its
+        """The finished model, without dead nodes and with renamed ``outputs``, and its number of
         floating-point operations.
         """
         renamed = {self(tensor): name for name, tensor in outputs.items()}

@@ -1,16 +1,16 @@
-"""Non-maximum suppression inside an ONNX graph, in one of two forms that keep the same boxes.
+"""Non-maximum suppression inside an ONNX graph, in two forms that keep the same boxes.
 
 - ``operator``: ONNX's NonMaxSuppression on the boxes above the confidence threshold. The sizes of
-  its results depend on the image, so it is for runtimes that have a fast one and need no fixed
-  sizes: ONNX Runtime on the CPU, OpenVINO.
-- ``static``: plain tensor operations of fixed size without a loop, so that an engine and a CUDA
-  graph can hold it.
+  its results depend on the image, so this form is for runtimes with a fast implementation that need
+  no fixed sizes: ONNX Runtime on the CPU, OpenVINO.
+- ``static``: plain tensor operations of fixed size without a loop, which an engine and a CUDA graph
+  can hold.
 
-The static form: greedy suppression keeps a box unless a better box that is itself kept overlaps it.
-Over candidates in order of score this is the only fixed point of keep = not (keep @ suppresses),
-and t rounds from "keep all" are right for every box at the end of a chain of at most t overlaps (a
-with b, b with c, ...). ``rounds`` is that bound; beyond it a box may be kept or lost that greedy
-suppression would not.
+The static form: greedy suppression keeps a box unless a better box, itself kept, overlaps it. Over
+candidates in order of score, the result is the only fixed point of keep = not (keep @ suppresses),
+and t rounds from "keep all" are exact for every box at the end of a chain of at most t overlaps (a
+with b, b with c, ...). ``rounds`` is that bound; for longer chains the result may differ from
+greedy suppression.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from .surgery import Builder
 
 MOST = 300  # detections kept
 KINDS = ("operator", "static")
-SCOPE = "nms/"  # in the names of the suppression's nodes, by which a profile finds them
+SCOPE = "nms/"  # prefix of the names of the suppression's nodes, by which a profile finds the nodes
 
 
 @dataclass(frozen=True)
 class Nms:
-    """Settings; the ``candidates`` best scores enter. ``multi_label``: every class of an anchor may
-    be a candidate, not only its best one (benchmark protocol section 2: vendors validate with the
-    former and export the latter).
+    """Settings of non-maximum suppression, for the ``candidates`` best scores.
 
-    ``inject``: for random weights: scores of so many boxes are set above the threshold and all
-    others below it, because the time of the vendors' suppression follows that number (benchmark
-    protocol section 3). ``kind``: one of KINDS.
+    ``multi_label``: every class of an anchor may be a candidate, rather than only its best class
+    (benchmark protocol section 2: vendors validate with all classes and export the best class).
+
+    ``inject``: for random weights, the number of boxes whose scores are set above the threshold,
+    with all others below, because the duration of the vendors' suppression depends on that number
+    (benchmark protocol section 3). ``kind``: one of KINDS.
     """
 
     score: float = 0.01  # least confidence
-    iou: float = 0.7  # above it the worse of two boxes of one class goes
+    iou: float = 0.7  # IoU above which the lower-scoring of two boxes of one class is suppressed
     candidates: int = 1000
-    rounds: int = 16  # of the static form
+    rounds: int = 16  # rounds of the static form
     multi_label: bool = False
     inject: int | None = None
     kind: str = "operator"
@@ -57,6 +58,7 @@ class Nms:
         check_ranges(self, whole, {"score": (0, 1), "iou": (0, 1)}, "the suppression")
 
     def describe(self) -> str:
+        """The settings in words, for the manifest."""
         labels = "all classes" if self.multi_label else "best class"
         how = (
             "the operator NonMaxSuppression"
@@ -69,7 +71,7 @@ class Nms:
         )
 
     def stated(self) -> dict[str, str]:
-        """What a manifest says of the suppression."""
+        """The manifest's entries about the suppression."""
         return {"nms": self.describe(), "nms_kind": self.kind} | (
             {} if self.inject is None else {"injected_candidates": str(self.inject)}
         )
@@ -79,11 +81,11 @@ STANDARD = Nms()
 
 
 class Raw(NamedTuple):
-    """Names of a detector's raw values.
+    """Names of the raw values of a detector.
 
     ``boxes``: (1, N, 4), or (1, 4, N) if ``class_axis`` is 1. ``scores``: (1, N, C) or (1, C, N),
-    in 0..1. ``objectness``: (1, N, 1), multiplies the scores; None where there is none.
-    ``corners``: boxes are xyxy and not cxcywh.
+    in 0..1. ``objectness``: (1, N, 1), a factor of the scores, or None.
+    ``corners``: boxes are xyxy rather than cxcywh.
     """
 
     boxes: str
@@ -96,7 +98,9 @@ class Raw(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Names of values: best first, score 0 where there is no detection."""
+    """Names of the values of kept detections, best first, with score 0 where there is no
+    detection.
+    """
 
     scores: str  # (1, K)
     labels: str  # (1, K) int64
@@ -105,8 +109,8 @@ class Kept(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Names of values, best first: score (1, M), anchor (M,) int64, label (M,) int64, corners (1,
-    M, 4).
+    """Names of the values of candidates, best first: score (1, M), anchor (M,) int64, label (M,)
+    int64, corners (1, M, 4).
     """
 
     score: str
@@ -116,7 +120,7 @@ class _Candidates(NamedTuple):
 
 
 def suppress(build: Builder, raw: Raw, settings: Nms) -> Kept:
-    """Adds the suppression to the graph of ``build``."""
+    """Adds the suppression to the graph of ``build``; returns the names of the kept detections."""
     with build.scope(SCOPE):
         found = _candidates(build, raw, settings)
         if settings.kind == "operator":
@@ -125,7 +129,7 @@ def suppress(build: Builder, raw: Raw, settings: Nms) -> Kept:
 
 
 def candidates_of(raw: Raw, settings: Nms) -> int:
-    """How many candidates there are at most."""
+    """The largest possible number of candidates."""
     return min(settings.candidates, raw.anchors * (raw.classes if settings.multi_label else 1))
 
 
@@ -139,7 +143,7 @@ def _candidates(build: Builder, raw: Raw, settings: Nms) -> _Candidates:
 
 
 def _every_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str]:
-    """The best pairs of anchor and class: score (1, M), anchor (M,), label (M,)."""
+    """The best (anchor, class) pairs: score (1, M), anchor (M,), label (M,)."""
     scores = raw.scores if raw.objectness is None else build.one("Mul", raw.scores, raw.objectness)
     flat = build.one("Reshape", scores, build.constant([1, raw.anchors * raw.classes]))
     score, index = build.add(
@@ -153,10 +157,10 @@ def _every_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str
 
 
 def _best_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str]:
-    """The best anchors by their best class: score (1, M), anchor (M,), label (M,).
+    """The best anchors, each with its best class: score (1, M), anchor (M,), label (M,).
 
-    The best class is found for the chosen anchors only: one maximum over all scores is all the work
-    that grows with N x C.
+    The best class is computed for the selected anchors only, so that a single maximum over all
+    scores is the only work that grows with N x C.
     """
     best = build.largest(raw.scores, raw.class_axis)  # (1, N)
     if raw.objectness is not None:
@@ -173,8 +177,8 @@ def _best_class(build: Builder, raw: Raw, settings: Nms) -> tuple[str, str, str]
 
 
 def _above_threshold(build: Builder, best: str, most: int, least: float) -> tuple[str, str]:
-    """Score (1, M) and anchor (M,) of the best anchors above ``least``, ``most`` of them at
-    most.
+    """Score (1, M) and anchor (M,) of the best anchors with scores above ``least``, at most
+    ``most`` anchors.
     """
     # (2, M)
     there = build.one("NonZero", build.one("Greater", best, build.constant(least, np.float32)))
@@ -220,7 +224,7 @@ def _by_operator(build: Builder, found: _Candidates, raw: Raw, settings: Nms) ->
         "Concat", found.corners, build.constant(np.zeros((1, 1, 4)), np.float32), axis=1
     )
     boxes = build.one("Gather", corners, rows, axis=1)
-    # The sizes are fixed; a Reshape says so to whatever reads the graph.
+    # The sizes are fixed; a Reshape states the sizes for every reader of the graph.
     return Kept(
         build.one("Reshape", best, build.constant([1, most])),
         build.one("Reshape", label, build.constant([1, most])),
@@ -257,7 +261,7 @@ def _static(build: Builder, found: _Candidates, raw: Raw, settings: Nms) -> Kept
 
 
 def corners_of(build: Builder, boxes_cxcywh: str) -> str:
-    """(1, M, 4) xyxy of boxes (1, M, 4) cxcywh."""
+    """Boxes (1, M, 4) cxcywh as (1, M, 4) xyxy."""
     centre, extent = build.add("Split", [boxes_cxcywh, build.constant([2, 2])], 2, axis=2)
     half = build.one("Mul", extent, build.constant(0.5, np.float32))
     return build.one(
@@ -266,10 +270,11 @@ def corners_of(build: Builder, boxes_cxcywh: str) -> str:
 
 
 def _suppresses(build: Builder, corners: str, label: str, count: int, iou: float) -> str:
-    """(K, K) float: 1 where row i comes before column j, has its class and overlaps it by more than
-    ``iou``.
+    """(K, K) float: 1 where box i precedes box j, has the same class, and overlaps box j by more
+    than ``iou``.
 
-    Each side is a matrix of its own: a last axis of length 2 would be walked element by element.
+    Each coordinate is a matrix of its own, because a last axis of length 2 would be processed
+    element by element.
     """
     rows = build.constant([1])
     columns = build.constant([0])
@@ -286,7 +291,7 @@ def _suppresses(build: Builder, corners: str, label: str, count: int, iou: float
     sides = build.one("Sub", right, left), build.one("Sub", bottom, top)
     # (K, 1)
     area = build.one("Mul", build.one("Max", sides[0], zero), build.one("Max", sides[1], zero))
-    # overlap > iou * (a + b - overlap), with the terms of one box on each side
+    # overlap > iou * (a + b - overlap), with the terms of each box on its own side
     share = build.one("Mul", area, build.constant(iou / (1 + iou), np.float32))
     limit = build.one("Add", share, build.one("Transpose", share, perm=[1, 0]))
     same = build.one(

@@ -1,8 +1,8 @@
-"""Static shapes of an ONNX graph: inferred, and where inference gives up, seen by running it once.
+"""Static shapes of an ONNX graph: inferred, or, where inference fails, observed in one run.
 
-Exporters leave chains of Shape, Gather and Reshape whose results inference cannot know, though with
-an image of fixed size they are always the same. A graph with an operator whose result size depends
-on the pixels is refused.
+Exporters leave chains of Shape, Gather and Reshape whose results inference cannot determine,
+although they are constant for an image of fixed size. A graph with an operator whose result size
+depends on the pixels is refused.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ DEPENDS_ON_PIXELS = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If",
 
 
 def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names it
-    in errors.
+    """``model`` with the shapes of its outputs and of every operand of a product; ``path`` names
+    the file in errors.
     """
     inferred, missing = inferred_shapes(model, path)
     if missing:
@@ -32,28 +32,30 @@ def with_shapes(model: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
 
 
 def inferred_shapes(model: onnx.ModelProto, path: str | Path) -> tuple[onnx.ModelProto, list[str]]:
-    """``model`` with the shapes that inference finds, and the values whose shape it does not find;
-    runs nothing.
+    """``model`` with the inferred shapes, and the values whose shapes cannot be inferred; the model
+    is not run.
 
-    :class:`InputError` for shapes that do not fit, and where an operator is there whose results
-    have no fixed size.
+    Raises :class:`InputError` for inconsistent shapes, and for an operator whose results have no
+    fixed size.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except Exception as error:  # onnx's InferenceError has no stable home
+    except Exception as error:  # onnx's InferenceError has no stable import path
         raise InputError(
-            f"the model's shapes do not fit ({str(error).splitlines()[0]})", path, "export it again"
+            f"the shapes of the model are inconsistent ({str(error).splitlines()[0]})",
+            path,
+            "export it again",
         ) from error
     missing = _missing(inferred)
     unfit = sorted({node.op_type for node in inferred.graph.node} & DEPENDS_ON_PIXELS)
     if missing and unfit:
-        hint = "export it with outputs of fixed size"
-        raise InputError(f"results of {', '.join(unfit)} have no fixed size", path, hint)
+        hint = "export the model with outputs of fixed size"
+        raise InputError(f"the results of {', '.join(unfit)} have no fixed size", path, hint)
     return inferred, missing
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Name -> dimensions of every value whose shape the file states in numbers."""
+    """Name -> dimensions, for every value whose shape the file states in numbers."""
     shapes = {constant.name: tuple(constant.dims) for constant in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
@@ -74,8 +76,8 @@ def _missing(model: onnx.ModelProto) -> list[str]:
 
 
 def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[str, Any]:
-    """Name -> (shape, ONNX element type), from one run on an image of zeros that gives the shapes
-    alone.
+    """Name -> (shape, ONNX element type), from one run on an image of zeros that returns only
+    shapes.
     """
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
@@ -106,7 +108,9 @@ def _seen(model: onnx.ModelProto, names: list[str], path: str | Path) -> dict[st
         found = session.run(asked, feed)
     except Exception as error:  # ONNX Runtime's own exception types share no public base class
         raise InputError(
-            f"the model does not run on one image ({error})", path, "export it with a batch of 1"
+            f"the model does not run on one image ({error})",
+            path,
+            "export the model with a batch of 1",
         ) from error
     return {
         name: (tuple(map(int, dims)), known.get(name, 0))
@@ -118,9 +122,9 @@ def _fill(model: onnx.ModelProto, seen: dict[str, Any]) -> None:
     outputs = {value.name: value for value in model.graph.output}
     inner = {value.name: value for value in model.graph.value_info}
     for name, (shape, kind) in seen.items():
-        told = helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, shape)
+        information = helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, shape)
         for known in (outputs, inner):
             if name in known:
-                known[name].CopyFrom(told)
+                known[name].CopyFrom(information)
         if name not in outputs and name not in inner:
-            model.graph.value_info.append(told)
+            model.graph.value_info.append(information)

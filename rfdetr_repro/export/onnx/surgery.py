@@ -1,4 +1,4 @@
-"""Nodes and constants added to somebody else's ONNX graph, under names of their own."""
+"""Adds nodes and constants to an ONNX graph of another program, under distinct names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 BYTE = 1 / 255
-# what a file's own input is: mean and standard deviation of RGB in 0..1, and whether the channels
-# are reversed
+# the file's own input: mean and standard deviation of RGB in 0..1, and whether the channels # are
+# reversed
 INPUTS = {
     "none": None,
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False),
@@ -32,21 +32,23 @@ class Shape(NamedTuple):
 
 
 class Builder:
-    """Appends nodes and constants under names that nothing else has.
+    """Appends nodes and constants under unique names.
 
-    ``opset``: of the model, for operators that changed.
+    ``opset``: the model's opset, for operators that changed between opsets.
     """
 
     def __init__(self, graph: onnx.GraphProto, opset: int = 17) -> None:
+        """Appends to ``graph``."""
         self.graph = graph
         self.opset = opset
-        self.part = ""  # where new names belong, see scope()
-        self.count = len(graph.node) + len(graph.initializer)  # both only grow: names are used once
+        self.part = ""  # prefix of new names, see scope()
+        # both only grow, so that names are used once
+        self.count = len(graph.node) + len(graph.initializer)
 
     @contextmanager
     def scope(self, part: str) -> Iterator[None]:
-        """Inside, the names of new nodes and constants begin with ``part``, after this project's
-        own prefix.
+        """Inside the context, the names of new nodes and constants begin with this project's prefix
+        and ``part``.
         """
         before, self.part = self.part, part
         try:
@@ -55,6 +57,7 @@ class Builder:
             self.part = before
 
     def constant(self, value: object, dtype: type = np.int64) -> str:
+        """Adds a constant and returns its name."""
         self.count += 1
         name = f"{PREFIX}{self.part}constant_{self.count}"
         self.graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
@@ -63,6 +66,9 @@ class Builder:
     def add(
         self, op: str, inputs: Sequence[str], outputs: int | Sequence[str] = 1, **attributes: Any
     ) -> list[str]:
+        """Adds a node and returns the names of its outputs; ``outputs`` is their number, or their
+        names.
+        """
         self.count += 1
         base = f"{PREFIX}{self.part}{op}_{self.count}"
         names = (
@@ -74,16 +80,17 @@ class Builder:
         return names
 
     def one(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node with one output and returns the output's name."""
         return self.add(op, inputs, **attributes)[0]
 
     def largest(self, value: str, axis: int) -> str:
-        """The maximum along ``axis``, which goes."""
-        if self.opset < 18:  # later, the axes are an input
+        """The maximum along ``axis``; the axis is removed."""
+        if self.opset < 18:  # in later opsets, the axes are an input
             return self.one("ReduceMax", value, axes=[axis], keepdims=0)
         return self.one("ReduceMax", value, self.constant([axis]), keepdims=0)
 
     def results(self, **results: tuple[str, int]) -> None:
-        """Makes these values, of these ONNX types, the outputs of the graph."""
+        """Makes the named values, with their ONNX types, the outputs of the graph."""
         del self.graph.output[:]
         for name, (value, kind) in results.items():
             self.add("Identity", [value], [name])
@@ -91,7 +98,9 @@ class Builder:
 
 
 def renamed(graph: onnx.GraphProto, outputs: Sequence[Shape]) -> list[Shape]:
-    """Upstream calls its logits "labels": values that have a name of ours get another one."""
+    """Renames values whose names are those of ranked detections: upstream, for example, names its
+    logits "labels".
+    """
     other = {name: f"{PREFIX}source_{name}" for name in ("scores", "labels", "boxes", "masks")}
     for node in graph.node:
         node.input[:] = [other.get(name, name) for name in node.input]
@@ -102,7 +111,9 @@ def renamed(graph: onnx.GraphProto, outputs: Sequence[Shape]) -> list[Shape]:
 
 
 def change_input(graph: onnx.GraphProto, image: str, kind: str) -> None:
-    """Puts what INPUTS[kind] says between the image, RGB in 0..1, and everything that reads it."""
+    """Inserts the conversion INPUTS[kind] between the image, RGB in 0..1, and all nodes that read
+    the image.
+    """
     wanted = INPUTS[kind]
     if wanted is None:
         return

@@ -1,12 +1,11 @@
-"""Records one forward pass of a module as a list of ATen calls, from which ``graph`` and ``onnx``
-build the artifact.
+"""Records one forward pass of a module as a list of ATen calls, from which the ONNX graph is built.
 
 A ``TorchDispatchMode`` sees every ATen call. Calls that do not depend on the input are not
-recorded: their results become constants, so position tables, proposals and other fixed values are
-folded for free. Custom operators are replaced by their decompositions. What cannot be expressed
-(branches on values, in-place writes) raises. Why not ``torch.onnx.export``: on the pico subnet, one
-busy core, it was measured at 18 s, ``torch.export`` alone at 6 s, this at 0.1 s; and a campaign
-exports dozens.
+recorded: their results become constants, so that position tables, proposals and other fixed values
+are folded. Custom operators are replaced by their decompositions. Branches on values and in-place
+writes, which a graph cannot express, raise an error. ``torch.onnx.export`` is not used because of
+its duration: for the pico subnet, on one busy core, 18 s were measured, for ``torch.export`` alone
+6 s, and for this module 0.1 s; a campaign exports dozens of subnets.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ class Trace(NamedTuple):
 
 
 class TraceError(RuntimeError):
-    """The module does something an artifact with static shapes cannot express; a bug of ours, not
-    of the user.
+    """The module does something that a graph with static shapes cannot express; a bug in this
+    project rather than a user's error.
     """
 
 
 aten = torch.ops.aten
-_SHAPE_ONLY = {  # what these return depends on a tensor's shape, not on its values
+_SHAPE_ONLY = {  # operators whose results depend on a tensor's shape only
     aten.zeros_like.default,
     aten.ones_like.default,
     aten.full_like.default,
@@ -65,7 +64,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: list[Call] = []
         self.decompositions = decompositions
-        self.traced = {id(source): source}  # keeps the tensors alive, so an id is never used twice
+        self.traced = {id(source): source}  # keeps the tensors alive, so that no id is used twice
         self.storages = {source.untyped_storage().data_ptr()}
 
     def __torch_dispatch__(
@@ -79,7 +78,7 @@ class _Recorder(TorchDispatchMode):
         if func in self.decompositions:
             with self:
                 return self.decompositions[func](*args, **kwargs)
-        with self:  # inside a decomposition, composite operators arrive whole
+        with self:  # inside a decomposition, composite operators arrive undivided
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -120,8 +119,8 @@ def trace(
     run: Callable[[Tensor], tuple[Tensor | None, ...]],
     decompositions: Mapping[Any, Any],
 ) -> Trace:
-    """Runs ``run(source)`` (which calls ``module`` on the CPU) once and records what depends on
-    ``source``.
+    """Runs ``run(source)``, which calls ``module`` on the CPU, once, and records the calls that
+    depend on ``source``.
     """
     recorder = _Recorder(source, decompositions)
     with torch.no_grad(), plain_linear(), sdpa_kernel(SDPBackend.FLASH_ATTENTION), recorder:

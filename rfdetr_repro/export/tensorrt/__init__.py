@@ -1,4 +1,6 @@
-"""TensorRT engines: building, what their layers compute in, and the CUDA device they run on."""
+"""TensorRT engines: building, the precision of their layers, and the CUDA device that they run
+on.
+"""
 
 from __future__ import annotations
 

@@ -12,18 +12,19 @@ from .engine import MODULES
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.export.tensorrt", description="ONNX artifact -> engine with its manifest."
+        "rfdetr_repro.export.tensorrt", description="Builds TensorRT engines from an ONNX artifact."
     )
-    arguments.add_argument("model", type=input_path, help="ONNX file with its manifest")
+    arguments.add_argument("model", type=input_path, help="ONNX file, which has a manifest")
     arguments.add_argument(
         "--backend",
         default="tensorrt",
         choices=tuple(MODULES),
-        help="what the engine is for (default: tensorrt)",
+        help="runtime that the engine is built for (default: tensorrt)",
     )
     arguments.add_argument(
-        "--out", type=output_folder, help="folder for engines (default: beside the model)"
+        "--out", type=output_folder, help="folder for the engines (default: the model's folder)"
     )
     arguments.add_argument(
         "--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5"
@@ -32,12 +33,13 @@ def parser() -> argparse.ArgumentParser:
         "--builds",
         type=whole(1, 1000),
         default=1,
-        help="how many engines of the same file (a measurement wants 3)",
+        help="number of engines to build from the file; a measurement should use at least 3",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Builds the engines that ``argv`` requests."""
     args = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from rfdetr_repro.export.artifact import load_artifact

@@ -1,7 +1,7 @@
 """A CUDA device for an engine: buffers with addresses, one stream, events, graph capture.
 
-PyTorch provides them where it can see a GPU, pycuda elsewhere; neither captures a foreign library's
-launches on a plain stream handle alike, so capture goes through cuda-bindings for both (benchmark
+PyTorch provides these where it sees a GPU, pycuda elsewhere. The two capture the launches of a
+foreign library differently, so graphs are captured through cuda-bindings for both (benchmark
 protocol section 5).
 """
 
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Gpu(NamedTuple):
-    """``capability``: compute capability, like (9, 0)."""
+    """Name and compute capability, such as (9, 0), of a GPU."""
 
     name: str
     capability: tuple[int, int]
@@ -29,46 +29,50 @@ class Gpu(NamedTuple):
 
 
 class Buffer(Protocol):
-    """The same bytes twice: ``host`` (uint8, page-locked) and at ``address`` on the device."""
+    """A buffer in two places: ``host`` (uint8, page-locked), and at ``address`` on the device."""
 
     host: Array
     address: int
 
     def upload(self) -> None:
-        """Host to device, ordered on the device's stream; does not wait."""
+        """Copies from host to device, in order on the device's stream, without waiting."""
         ...
 
-    def download(self) -> None: ...
+    def download(self) -> None:
+        """Copies from device to host, in order on the device's stream, without waiting."""
 
 
 class Device(Protocol):
-    """``stream``: handle of the one stream everything is ordered on, never the default stream
-    (which cannot be captured).
+    """A GPU with one stream.
+
+    ``stream``: handle of the stream on which all work is ordered; never the default stream, which
+    cannot be captured.
     """
 
     gpu: Gpu
     stream: int
 
-    def buffer(self, size_bytes: int) -> Buffer: ...
+    def buffer(self, size_bytes: int) -> Buffer:
+        """A buffer of ``size_bytes`` zeros."""
 
     def synchronize(self) -> None:
-        """Waits until the stream has done everything."""
+        """Waits until all work on the stream is complete."""
         ...
 
     def run(self, enqueue: Callable[[], object]) -> None:
-        """Records an event before and one after what ``enqueue`` puts on the stream, and waits for
-        the latter.
+        """Records events before and after the work that ``enqueue`` puts on the stream, and waits
+        for the end.
         """
         ...
 
     @property
     def elapsed_ms(self) -> float:
-        """Time between the two events of the last ``run``, by the GPU's clock."""
+        """Time in ms between the two events of the last ``run``, by the GPU's clock."""
         ...
 
 
 def open_device() -> Device:
-    """The current CUDA device; :class:`InputError` where there is none."""
+    """The current CUDA device; raises :class:`InputError` if there is none."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -78,31 +82,38 @@ def open_device() -> Device:
     try:
         driver = importlib.import_module("pycuda.driver")
         driver.init()
-    except (
-        Exception
-    ) as error:  # pycuda's own errors, or ImportError, or a missing libcuda: all mean no device
+    # pycuda's own errors, an ImportError and a missing libcuda all mean that there is no device
+    except Exception as error:
         why = "PyTorch sees none" if torch is not None else "PyTorch is not installed"
-        what = f"no CUDA device ({why}; pycuda: {type(error).__name__}: {error})"
+        what = f"there is no CUDA device ({why}; pycuda: {type(error).__name__}: {error})"
         raise InputError(
-            what, hint="run where there is an NVIDIA GPU, or choose the backend onnxruntime"
+            what, hint="run on a machine with an NVIDIA GPU, or choose the backend onnxruntime"
         ) from error
     return PycudaDevice(driver)
 
 
 class TorchDevice:
+    """The current CUDA device, by PyTorch, with a stream of its own."""
+
     def __init__(self, torch: Any) -> None:
+        """``torch``: the module, whose import is slow."""
         self._torch, self._stream = torch, torch.cuda.Stream()
         self.gpu = Gpu(torch.cuda.get_device_name(), tuple(torch.cuda.get_device_capability()))
         self.stream: int = self._stream.cuda_stream
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def buffer(self, size_bytes: int) -> Buffer:
+        """A buffer of ``size_bytes`` zeros."""
         return _TorchBuffer(self._torch, self._stream, size_bytes)
 
     def synchronize(self) -> None:
+        """Waits until all work on the stream is complete."""
         self._stream.synchronize()
 
     def run(self, enqueue: Callable[[], object]) -> None:
+        """Records events before and after the work that ``enqueue`` puts on the stream, and waits
+        for the end.
+        """
         self._start.record(self._stream)
         enqueue()
         self._end.record(self._stream)
@@ -110,6 +121,7 @@ class TorchDevice:
 
     @property
     def elapsed_ms(self) -> float:
+        """Time in ms between the two events of the last ``run``."""
         return float(self._start.elapsed_time(self._end))
 
 
@@ -119,7 +131,7 @@ class _TorchBuffer:
         self._stream = stream
         self._device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
         self._host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
-        torch.cuda.synchronize()  # the zeros were written on another stream
+        torch.cuda.synchronize()  # the zeros are written on another stream
         self.host: Array = self._host.numpy()
         self.address: int = self._device.data_ptr()
 
@@ -136,6 +148,7 @@ class PycudaDevice:
     """The primary context of device 0, made current for this thread."""
 
     def __init__(self, driver: Any) -> None:
+        """``driver``: the module ``pycuda.driver``, initialised."""
         self._driver = driver
         device = driver.Device(0)
         self._context = device.retain_primary_context()
@@ -146,12 +159,17 @@ class PycudaDevice:
         self._start, self._end = driver.Event(), driver.Event()
 
     def buffer(self, size_bytes: int) -> Buffer:
+        """A buffer of ``size_bytes`` zeros."""
         return _PycudaBuffer(self._driver, self._stream, size_bytes)
 
     def synchronize(self) -> None:
+        """Waits until all work on the stream is complete."""
         self._stream.synchronize()
 
     def run(self, enqueue: Callable[[], object]) -> None:
+        """Records events before and after the work that ``enqueue`` puts on the stream, and waits
+        for the end.
+        """
         self._start.record(self._stream)
         enqueue()
         self._end.record(self._stream)
@@ -159,6 +177,7 @@ class PycudaDevice:
 
     @property
     def elapsed_ms(self) -> float:
+        """Time in ms between the two events of the last ``run``."""
         return float(self._start.time_till(self._end))
 
     def __del__(self) -> None:
@@ -183,12 +202,13 @@ class _PycudaBuffer:
 
 
 class CapturedGraph:
-    """What ``enqueue`` puts on ``stream``, recorded once; :meth:`launch` replays it.
+    """The work that ``enqueue`` puts on ``stream``, captured once; :meth:`launch` replays the work.
 
-    A failed capture is a StatedFailure.
+    Raises :class:`StatedFailure` if the capture fails.
     """
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
+        """Captures; raises :class:`InputError` without the package cuda-bindings."""
         try:
             self._runtime = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
@@ -201,20 +221,22 @@ class CapturedGraph:
         try:
             enqueue()
         except BaseException:
-            self._runtime.cudaStreamEndCapture(stream)  # else the stream could not be used any more
+            # otherwise the stream could not be used any more
+            self._runtime.cudaStreamEndCapture(stream)
             raise
         (graph,) = self._call("cudaStreamEndCapture", stream)
         (self._graph,) = self._call("cudaGraphInstantiate", graph, 0)
-        self._call("cudaGraphDestroy", graph)  # the executable keeps what it needs
+        self._call("cudaGraphDestroy", graph)  # the executable graph keeps its own copies
 
     def launch(self) -> None:
+        """Replays the captured work on the stream, without waiting."""
         self._call("cudaGraphLaunch", self._graph, self._stream)
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         code, *results = getattr(self._runtime, name)(*arguments)
         if code != self._runtime.cudaError_t.cudaSuccess:
             raise StatedFailure(
-                f"CUDA graph: {name} says {getattr(code, 'name', code)}; measure without a graph "
-                f"and say so"
+                f"the CUDA graph cannot be used: {name} returned {getattr(code, 'name', code)}; "
+                f"measure without a CUDA graph"
             )
         return tuple(results)

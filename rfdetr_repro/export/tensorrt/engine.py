@@ -1,14 +1,14 @@
-"""ONNX artifact -> TensorRT or TensorRT-RTX engine with a manifest that says for which GPU, from
-which file and in which types.
+"""Builds a TensorRT or TensorRT-RTX engine from an ONNX artifact; the manifest states the GPU, the
+ONNX file and the precision of the layers.
 
     python -m rfdetr_repro.export.tensorrt MODEL.onnx --backend tensorrt-rtx \
         [--out FOLDER] [--builds 3]
 
 Networks are strongly typed: the engine has the types of the graph, and a float16 engine is made
-from a float16 graph (``export/half.py``); a builder flag would be ignored by TensorRT 11 in
-silence. TensorRT builds on the GPU that will run the engine; TensorRT-RTX builds anywhere, for
-compute capability 8.0 and later. Engines differ from build to build by tactic timing, so ``build``
-counts them and each has a timing cache of its own.
+from a float16 graph (``export/half.py``); TensorRT 11 would silently ignore a builder flag.
+TensorRT builds on the GPU that will run the engine; TensorRT-RTX builds anywhere, for compute
+capability 8.0 and later. Engines differ from build to build by tactic timing, so builds are
+numbered (``build``), and each has a timing cache of its own.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from .census import engine_census, network_census, precision_of
 from .cuda_device import open_device
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-VERSIONS = {"tensorrt": ((10, 4), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}  # from, below
+# oldest supported version, and the first that is not supported
+VERSIONS = {"tensorrt": ((10, 4), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}
 AHEAD_OF_TIME = "any of compute capability 8.0 or later"
-WORKSPACE_BYTES = 4 << 30  # as upstream's export (architecture facts section 11)
+WORKSPACE_BYTES = 4 << 30  # as in upstream's export (architecture facts section 11)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """``optimization_level`` 0..5; ``tf32`` lets float32 products use 10-bit mantissas; ``build``
-    counts builds of one file.
+    """Options of a build: ``optimization_level`` in 0..5; ``tf32`` lets float32 products use 10-bit
+    mantissas; ``build`` numbers the builds of one file.
     """
 
     optimization_level: int = 3
@@ -53,19 +54,20 @@ class BuildOptions:
 
 
 class Messages:
-    """What TensorRT says, by severity; made into its logger by :func:`make_logger`."""
+    """The error messages that the logger of :func:`make_logger` collects."""
 
     def __init__(self) -> None:
+        """Starts without messages."""
         self.errors: list[str] = []
 
     def last(self) -> str:
-        """The most recent error without the place in TensorRT's sources."""
+        """The most recent error, without the location in TensorRT's sources."""
         return self.errors[-1].split(" (In ")[0] if self.errors else "no reason given"
 
 
 def load_backend(backend: str) -> Any:
-    """The Python module of ``backend``; :class:`InputError` if it is not installed or of a version
-    not known to work.
+    """The Python module of ``backend``; raises :class:`InputError` if the package is not installed
+    or its version is not supported.
     """
     if backend not in MODULES:
         raise InputError(f"unknown backend {backend!r}", hint=f"choose {' or '.join(MODULES)}")
@@ -94,8 +96,8 @@ def load_backend(backend: str) -> Any:
 
 
 def target(backend: str) -> tuple[Any, str]:
-    """The module, and the GPU an engine would be for; :class:`InputError` where none could be
-    built.
+    """The module, and the GPU that an engine would be built for; raises :class:`InputError` where
+    no engine can be built.
     """
     return load_backend(backend), AHEAD_OF_TIME if backend == "tensorrt-rtx" else str(
         open_device().gpu
@@ -103,7 +105,7 @@ def target(backend: str) -> tuple[Any, str]:
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:
-    """A logger of TensorRT that keeps errors in ``messages`` and prints nothing."""
+    """A TensorRT logger that collects errors in ``messages`` and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -119,19 +121,19 @@ def make_logger(trt: Any, messages: Messages) -> Any:
 def build_engine(
     artifact: Artifact, backend: str, folder: str | Path, options: BuildOptions | None = None
 ) -> Artifact:
-    """Builds, or finds, the engine of a static ONNX artifact in ``folder``: ``NAME-KEY.engine``
-    with its manifest.
+    """Builds the engine of a static ONNX artifact in ``folder``, or finds it there:
+    ``NAME-KEY.engine`` with its manifest.
 
-    KEY hashes ONNX file, backend and its version, GPU and options, so an engine of anything else is
-    never taken for it. Raises :class:`InputError` without the package or GPU and for what the
-    parser refuses, naming its nodes.
+    KEY is a hash of ONNX file, backend and its version, GPU and options, so that no other engine is
+    taken for this one. Raises :class:`InputError` without the package or the GPU, and for nodes
+    that the parser refuses, which the error names.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
         raise InputError(
-            f"an ONNX file is needed, not {artifact.manifest.format}",
+            f"an engine is built from an ONNX file, not from a {artifact.manifest.format} file",
             artifact.path,
-            "give what it was built from",
+            "give the ONNX file that the engine was built from",
         )
     trt, where = target(backend)
     identity = {
@@ -148,7 +150,9 @@ def build_engine(
     with open_input(artifact.path) as stream:
         content = stream.read()
     if sha256_bytes(content) != artifact.sha256:
-        raise InputError("the file changed since it was loaded", artifact.path, "load it again")
+        raise InputError(
+            "the file changed since it was loaded", artifact.path, "load the file again"
+        )
     cache = path.with_name(
         f"timing-{sha256_bytes(f'{trt.__version__} {where} {options.build}'.encode())[:16]}.cache"
     )
@@ -178,8 +182,8 @@ def build_engine(
 def _built(
     trt: Any, content: bytes, options: BuildOptions, path: Path, cache: Path | None
 ) -> tuple[bytes, dict[str, int], str]:
-    """Engine, census, and what was counted: "engine", or "network" where no GPU can load the
-    engine.
+    """Engine, layers by precision, and the source of that count: "engine", or "network" where no
+    GPU can load the engine.
     """
     messages = Messages()
     logger = make_logger(trt, messages)
@@ -190,7 +194,7 @@ def _built(
         raise InputError(
             f"{trt.__name__} refuses {_refused(parser)}",
             path,
-            "use operators it has, or the backend onnxruntime",
+            "use operators that TensorRT supports, or choose the backend onnxruntime",
         )
     config = builder.create_builder_config()
     _configure(trt, config, options, cache)
@@ -203,39 +207,42 @@ def _built(
     loaded = trt.Runtime(logger).deserialize_cuda_engine(engine) if cache is not None else None
     if loaded is None:
         return engine, network_census(network), "network"
-    told = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return engine, engine_census(told), "engine"
+    layers = loaded.create_engine_inspector().get_engine_information(
+        trt.LayerInformationFormat.JSON
+    )
+    return engine, engine_census(layers), "engine"
 
 
 def _configure(trt: Any, config: Any, options: BuildOptions, cache: Path | None) -> None:
     config.builder_optimization_level = options.optimization_level
-    # else the inspector gives names alone
+    # otherwise the inspector returns only names
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     (config.set_flag if options.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
-    if cache is not None:  # TensorRT-RTX times no tactics
+    if cache is not None:  # TensorRT-RTX does not time tactics
         content = cache.read_bytes() if cache.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
 
 
 def _refused(parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = [
+    errors = [
         f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): "
         f"{e.desc().splitlines()[-1][:160]}"
         for e in errors
     ]
     return (
-        "; ".join(told[:3]) + (f"; and {len(told) - 3} more" if len(told) > 3 else "") or "the file"
+        "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
+        or "the file"
     )
 
 
 def summary(engine: Artifact) -> str:
-    """One line: where, how large, which types, how long it took."""
-    told = engine.manifest
-    layers = ", ".join(f"{count} {kind}" for kind, count in told.census.items())
-    types = f"{told.precision} (layers of the {told.build['census']}: {layers})"
+    """One line with path, size, precision of the layers and build time."""
+    manifest = engine.manifest
+    layers = ", ".join(f"{count} {kind}" for kind, count in manifest.census.items())
+    types = f"{manifest.precision} (layers of the {manifest.build['census']}: {layers})"
     return (
-        f"{engine.path}  {told.size_bytes / 1e6:.1f} MB  {types}  built in {told.build['seconds']} "
-        f"s for {told.build['gpu']}"
+        f"{engine.path}  {manifest.size_bytes / 1e6:.1f} MB  {types}  built in "
+        f"{manifest.build['seconds']} s for {manifest.build['gpu']}"
     )
