@@ -1,3 +1,3 @@
-"""Images and annotations: COCO-format folders, the one resize, batches, and the embedded synthetic
-set.
+"""Images and annotations: readers of data sets, the way from a picture to a network's input,
+batches, and the embedded synthetic set.
 """

@@ -32,18 +32,18 @@ class Census:
     layout: str  # coco, yolo, labels, voc, cvat, or made (by a program)
     images: int
     objects: int
-    # "name" of each class, in order of label; "name (id 7)" where two share a name
+    # "name" of each class, in order of label; "name (id 7)" where two classes share a name
     objects_per_class: dict[str, int]
     crowds: int
     without_mask: int  # objects
-    masks_unusable: int  # of these: a segmentation is there but gives no mask
+    masks_unusable: int  # among these, objects whose segmentation gives no mask
     clipped: int  # boxes beyond the border by more than a pixel
-    repeated: int  # objects with the box and class of an earlier one of the same image
+    repeated: int  # objects with the box and class of an earlier object of the same image
     below_one_pixel: int  # boxes with a side shorter than a pixel
     images_without_objects: int
     most_objects: int  # of an image
     median_objects: float  # of an image, over all images
-    left_out_empty: int  # boxes of zero width or height
+    left_out_empty: int  # boxes of zero width or height, left out
     boxes_from_masks: int
     areas_from_boxes: int
     sizes_from_files: int
@@ -53,16 +53,16 @@ class Census:
     within_100: bool  # every box lies within 0..100 on both axes of images that are far larger
     undivided: bool  # the data set names no splits
     exif_turned: int | None = None  # pictures turned by their EXIF; None: headers were not read
-    # with an EXIF rotation that is not followed: the stated size is the stored one
+    # pictures with an EXIF rotation that is ignored, because the stated size is the stored size
     exif_ignored: int | None = None
     dropped: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers, texts and objects of such."""
+        """The counts as plain numbers, texts, and objects of numbers."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What is there, then one line for each thing to know about it."""
+        """The lines to print: a summary, then one line for each remarkable fact."""
         per_image = f"at most {self.most_objects} in an image, median {self.median_objects:g}"
         what = (
             f"{many(self.images, 'image')}, {many(self.objects, 'object')} of "
@@ -86,20 +86,22 @@ class Census:
         return [", ".join(parts), f"  classes: {self._classes()}", *self.notes()]
 
     def notes(self) -> list[str]:
-        """One line for each thing that is unusual, most of them silent losses of AP elsewhere."""
-        # the other forms know no areas
+        """One line for each unusual fact; most of these facts cost AP silently in other
+        programs.
+        """
+        # the other formats have no areas
         areas = self.areas_from_boxes if self.layout == "coco" else 0
         thin = f"{many(self.below_one_pixel, 'box')} with a side shorter than a pixel"
         clipped = (
             f"{many(self.clipped, 'box')} across the border by more than a pixel: clipped to the "
             f"image{self._order()}"
         )
-        same = "(an exact duplicate of another one; AP cannot reach 100 with them)"
+        same = "(exact duplicates of others; AP cannot reach 100 with duplicates)"
         ignored = (
             f"{many(self.exif_ignored or 0, 'picture')} with an EXIF rotation that is ignored: "
         )
-        ignored += "the stated size is the stored one"
-        told = [
+        ignored += "the stated size is the stored size"
+        facts = [
             (self.exif_ignored, ignored),
             (self.undivided, f"the data set names no splits: all of it is read as {self.split}"),
             (self.repeated, f"{many(self.repeated, 'annotation')} written twice {same}"),
@@ -111,8 +113,8 @@ class Census:
             (self.clipped, clipped),
             (
                 self.within_100,
-                "all boxes lie within 0..100 although the images are larger: are they percent, "
-                "not pixels?",
+                "all boxes lie within 0..100 although the images are larger: they may be in "
+                "percent instead of pixels",
             ),
             (self.below_one_pixel, thin),
             (
@@ -143,7 +145,7 @@ class Census:
                 f"objects",
             ),
         ]
-        notes = [f"  {text}" for count, text in told if count]
+        notes = [f"  {text}" for count, text in facts if count]
         return notes + [f"  left out: {count} x {kind}" for kind, count in self.dropped.items()]
 
     def _order(self) -> str:
@@ -160,7 +162,7 @@ class Census:
 
 
 def many(count: int, noun: str) -> str:
-    """``1 box``, ``2 boxes``, ``2 images``."""
+    """``1 box``, ``2 boxes``, ``2 images``: the count with the noun in its number."""
     if count == 1:
         return f"1 {noun}"
     if noun.endswith("y"):
@@ -171,7 +173,7 @@ def many(count: int, noun: str) -> str:
 def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) -> Census:
     """Counts a split.
 
-    ``rotations``: of :meth:`CocoSplit.rotations`, where the headers have been read.
+    ``rotations``: the result of :meth:`CocoSplit.rotations`, if the headers have been read.
     """
     table = split.table
     origin = split.origin
@@ -215,8 +217,8 @@ def take_census(split: CocoSplit, rotations: Mapping[str, int] | None = None) ->
 
 
 def _within_100(split: CocoSplit) -> bool:
-    """Whether boxes look like percent: many, none beyond 100, some near 100, on images of at least
-    200 px each way.
+    """Whether boxes look like percentages: at least 10 boxes, none beyond 100, some near 100, on
+    images of at least 200 px per side.
     """
     boxes = split.table.boxes_xyxy
     shortest = min(min(info.width, info.height) for info in split.images)
@@ -230,8 +232,8 @@ def _unique_names(split: CocoSplit) -> list[str]:
 
 
 def check_usable(splits: Sequence[CocoSplit]) -> None:
-    """Refuses splits that nothing can be learnt or measured on, and two splits that are the same
-    files.
+    """Raises :class:`InputError` for a split without a usable object, and for two splits that are
+    the same files.
     """
     seen: dict[Any, str] = {}
     for split in splits:
@@ -240,7 +242,7 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
             left = sum(split.dropped.values()) + split.empty_boxes
             what = f"no usable object in the {split.split} split of {many(len(split), 'image')}"
             what += f" ({left} left out)" if left else ""
-            raise InputError(what, where, "label it, or leave the split out")
+            raise InputError(what, where, "label its images, or leave the split out")
         if (
             split.origin is not None
             and split.origin.found.kind != "yolo"
@@ -254,13 +256,16 @@ def check_usable(splits: Sequence[CocoSplit]) -> None:
                     f"same images"
                 )
                 raise InputError(
-                    what, where, "divide it, or name both with --annotations and --annotations-val"
+                    what,
+                    where,
+                    "divide the data set, or name both splits with --annotations and "
+                    "--annotations-val",
                 )
             seen[where] = split.split
 
 
 def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
-    """Checks that the splits are usable, prints what they hold, and returns it."""
+    """Checks that the splits are usable, prints a census of each, and returns the censuses."""
     listed = list(splits)
     check_usable(listed)
     found = [take_census(split, split.rotations()) for split in listed]
@@ -272,28 +277,28 @@ def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
 
 
 def mask_lines(splits: Iterable[CocoSplit]) -> list[str]:
-    """For a model with masks: a line for each split on which its mask AP cannot be measured."""
-    told = ((split.split, split.why_no_mask_ap()) for split in splits)
-    return [f"mask AP on {name} is not measured: {why}" for name, why in told if why]
+    """A line for each split on which the mask AP of a model with masks cannot be measured."""
+    facts = ((split.split, split.why_no_mask_ap()) for split in splits)
+    return [f"mask AP on {name} is not measured: {why}" for name, why in facts if why]
 
 
 def shared_pictures(splits: Sequence[CocoSplit]) -> list[str]:
-    """A line for each pair of splits that have files in common: what is learnt on one is then
-    measured on the other.
+    """A line for each pair of splits with common files, because a model would be measured on
+    pictures that it was trained on.
     """
     files = [{os.path.normpath(info.path) for info in split.images} for split in splits]
-    told = []
+    facts = []
     for later in range(1, len(splits)):
         for earlier in range(later):
             if common := len(files[earlier] & files[later]):
                 names = splits[earlier].split, splits[later].split
-                told.append(
+                facts.append(
                     f"  {many(common, 'picture')} of {names[1]} in {names[0]} too: accuracy on "
                     f"{names[1]} is too high"
                 )
-    return told
+    return facts
 
 
 def census_json(found: Sequence[Census]) -> str:
-    """A JSON list, one object per split."""
+    """The censuses as a JSON list, one object per split."""
     return json.dumps([census.as_json() for census in found], indent=1)

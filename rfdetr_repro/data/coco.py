@@ -1,16 +1,16 @@
-"""A split of a data set: images decoded and masks rasterised on demand, everything else checked
-when it is read.
+"""A split of a data set. Images are decoded and masks are rasterised on demand; everything else is
+checked when the split is read.
 
     train = read_split(folder, "train")
     val = read_split(folder, "val", train.classes)
 
-COCO's form is the inner one; :mod:`.layouts` finds the others and converts them.
+COCO is the internal format; :mod:`.layouts` finds the other formats and converts them.
 
-Category ids may have holes; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept
-for evaluation and are no training targets. A picture is turned by its EXIF where the JSON's size is
-the turned one, and always with YOLO labels, which state no size (:mod:`.decoding`);
+Category ids may have gaps; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept
+for evaluation and are not training targets. A picture is rotated by its EXIF orientation where the
+JSON states the rotated size, and always with YOLO labels, which state no size (:mod:`.decoding`);
 :meth:`CocoSplit.rotations` counts. A box that crosses the border is clipped for training (beyond 1
-px it is counted in ``clipped_boxes``), while evaluation sees the boxes as they are written.
+px the box is counted in ``clipped_boxes``), while evaluation uses the boxes as written.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class MasksLater:
-    """Masks of the training targets of one image, rasterised one at a time when they are sampled:
+    """Masks of the training targets of one image, rasterised one at a time when sampled, because
     thousands of whole bitmaps of a photo take gigabytes.
     """
 
@@ -75,7 +75,7 @@ class MasksLater:
         return len(self.rows)
 
     def sampled(self, kept: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """bool (kept, rows, columns): the masks that bool ``kept`` (n,) picks, at these pixels
+        """bool (kept, rows, columns): the masks that bool ``kept`` (n,) selects, at these pixels
         (int64 indices).
         """
         chosen = self.rows[kept].tolist()
@@ -87,7 +87,7 @@ class MasksLater:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a split was read from, and what its reader counted."""
+    """Where a split was read from, and the counts of its reader."""
 
     found: Found
     images: ImageTable
@@ -95,9 +95,9 @@ class Origin:
 
 
 class CocoSplit:
-    """Made by :func:`read_split`. Safe to read from several threads."""
+    """A split of a data set, made by :func:`read_split`. Several threads may read it at once."""
 
-    # whether labels are in the frame that viewers show, whatever the sizes say: YOLO's are
+    # whether labels refer to the picture as viewers show it, at any stated size, as YOLO's do
     always_turned = False
 
     def __init__(
@@ -109,6 +109,7 @@ class CocoSplit:
         classes: ClassMap,
         table: AnnotationTable,
     ) -> None:
+        """A split of images, classes and annotations that have been checked."""
         self.name = name
         self.split = split
         self.description = description
@@ -116,7 +117,7 @@ class CocoSplit:
         self.classes = classes
         self.clipped_boxes = table.clipped_boxes
         self.empty_boxes = table.empty_boxes
-        self.origin: Origin | None = None  # where it was read from; None: made by a program
+        self.origin: Origin | None = None  # where the split was read from; None: made by a program
         self._table = table
         self.annotation_digest: Any = None  # hashlib object over the annotation file
         self._decoded: dict[int, np.ndarray] | None = None
@@ -125,7 +126,7 @@ class CocoSplit:
         return len(self.images)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: with the hash, without decoded images."""
+        """The state for another process: with the hash, without decoded images."""
         _ = self.sha256
         return {**self.__dict__, "annotation_digest": None, "_decoded": None}
 
@@ -143,7 +144,7 @@ class CocoSplit:
         return digest.hexdigest()
 
     def most_objects(self) -> int:
-        """Training targets of the fullest image."""
+        """Number of training targets of the image with the most."""
         of_image = np.repeat(np.arange(len(self.images)), np.diff(self._table.first))
         return int(np.bincount(of_image[~self._table.crowd], minlength=1).max())
 
@@ -158,7 +159,7 @@ class CocoSplit:
 
     @cached_property
     def dropped(self) -> dict[str, int]:
-        """How many bad rows and images were left out, by kind; empty unless that was asked for."""
+        """Number of bad rows and images that were left out, by kind; empty without ``drop_bad``."""
         parts = (self.origin.images.dropped, self.origin.content.dropped) if self.origin else ()
         return {
             kind: count for part in (*parts, self._table.dropped) for kind, count in part.items()
@@ -166,7 +167,8 @@ class CocoSplit:
 
     @cached_property
     def mask_faults(self) -> dict[int, str]:
-        """Row of the table -> why it gives no mask, for all training targets without one.
+        """Row of the table -> reason why the row gives no mask, for all training targets without a
+        mask.
 
         Parses all segmentations once.
         """
@@ -181,7 +183,7 @@ class CocoSplit:
 
     @property
     def unusable_masks(self) -> dict[int, str]:
-        """Of these, the rows whose segmentation is there but gives no mask."""
+        """The entries of :attr:`mask_faults` whose segmentation exists but gives no mask."""
         return {row: fault for row, fault in self.mask_faults.items() if fault != NO_MASK}
 
     @cached_property
@@ -190,9 +192,9 @@ class CocoSplit:
         return not self.mask_faults
 
     def why_no_masks(self) -> str:
-        """One line on the targets without a mask: how many of how many, and the first of them.
+        """One line on the targets without a mask: their number, and the first of them.
 
-        Empty where all have one.
+        Empty where all targets have a mask.
         """
         if not self.mask_faults:
             return ""
@@ -209,10 +211,10 @@ class CocoSplit:
         )
 
     def why_no_mask_ap(self) -> str:
-        """Why mask AP cannot be measured here, as one line; empty where it can.
+        """One line on why mask AP cannot be measured; empty where mask AP can be measured.
 
-        Mask AP needs a usable segmentation of every object and of every crowd region: leaving out
-        the others would measure AP on other objects than the box AP beside it.
+        Mask AP needs a usable segmentation of every object and of every crowd region; without some
+        of them, mask AP would be measured on other objects than box AP.
         """
         if why := self.why_no_masks():
             return why
@@ -228,7 +230,7 @@ class CocoSplit:
 
     def cache_images(self, max_bytes: int = 1 << 30) -> bool:
         """Keeps decoded images in memory from now on if all of them fit into ``max_bytes``; returns
-        whether it does.
+        whether they fit.
         """
         if fits := 3 * sum(info.width * info.height for info in self.images) <= max_bytes:
             self._decoded = self._decoded or {}
@@ -237,7 +239,8 @@ class CocoSplit:
     def load_image(self, index: int) -> np.ndarray:
         """uint8 (H, W, 3) RGB, read-only.
 
-        A truncated file, or one of another size than stated, is an :class:`InputError`.
+        Raises :class:`InputError` for a truncated file, and for an image of another size than
+        stated.
         """
         if self._decoded is not None and index in self._decoded:
             return self._decoded[index]
@@ -255,10 +258,10 @@ class CocoSplit:
         return image
 
     def rotations(self) -> dict[str, int]:
-        """Pictures with an EXIF rotation: how many are "turned", how many "ignored". Reads all
-        headers.
+        """Numbers of pictures with an EXIF rotation: "turned" and "ignored". Reads all headers.
 
-        A picture that does not open, or has another size than stated, is an :class:`InputError`.
+        Raises :class:`InputError` for a picture that does not open, or has another size than
+        stated.
         """
         counts = {"turned": 0, "ignored": 0}
         for info in self.images:
@@ -278,23 +281,22 @@ class CocoSplit:
         return counts
 
     def rotations_line(self) -> str:
-        """One sentence about :meth:`rotations`; empty where no picture has one."""
+        """One sentence about :meth:`rotations`; empty where no picture has an EXIF rotation."""
         counts = self.rotations()
         total = len(self)
         parts = {
             "turned": "of {total} pictures {count} are turned by their EXIF",
             "ignored": "of {total} pictures {count} have an EXIF rotation that is ignored: "
-            "their stated size is the stored one",
+            "their stated size is the stored size",
         }
         return "; ".join(
             parts[kind].format(total=total, count=count) for kind, count in counts.items() if count
         )
 
     def sample(self, index: int, masks: bool = False, masks_later: bool = False) -> Sample:
-        """Image and targets; masks are rasterised only if asked for, and then every target must
-        have one.
+        """Image and targets. ``masks`` rasterises the masks, which every target must have.
 
-        ``masks_later``: they are rasterised when a batch is made of them.
+        ``masks_later`` rasterises the masks when a batch is made from the sample.
         """
         table = self._table
         info = self.images[index]
@@ -313,8 +315,8 @@ class CocoSplit:
     def ground_truth(self, segmentations: bool = True) -> dict[str, Any]:
         """COCO JSON object for evaluation: original category ids, boxes as written, crowd included.
 
-        ``segmentations``: whether they are parsed; without them, and where one is no JSON, the
-        entry is None.
+        ``segmentations``: whether to parse the segmentations; the entry is None without this, and
+        for a segmentation that is not JSON.
         """
         table = self._table
         classes = self.classes
@@ -367,7 +369,7 @@ class CocoSplit:
     def _mask(
         self, row: int, info: ImageInfo, raster: Callable[[Any], np.ndarray] | None = None
     ) -> np.ndarray:
-        """bool (H, W), or what ``raster`` makes of the segmentation."""
+        """bool (H, W), or the result of ``raster`` for the segmentation."""
         try:
             value = self._table.segmentations[row]
             return decode_mask(value, info.height, info.width) if raster is None else raster(value)
@@ -376,13 +378,15 @@ class CocoSplit:
                 f"annotation id {self._table.ids[row]} of image id {info.id} ({self.split} split)"
             )
             raise InputError(
-                f"no usable segmentation: {error}", where, "correct it, or train without masks"
+                f"no usable segmentation: {error}",
+                where,
+                "correct the segmentation, or train without masks",
             ) from error
 
 
 def has_split(data: str | os.PathLike[str], split: str) -> bool:
-    """Whether the data set has this split, sound or broken, in any of the forms that
-    :func:`read_split` reads.
+    """Whether the data set has this split, usable or broken, in any format that :func:`read_split`
+    reads.
     """
     return is_there(DataSource.of(data), split)
 
@@ -394,23 +398,23 @@ def read_split(
     *,
     drop_bad: bool | None = None,
 ) -> CocoSplit:
-    """Reads and checks one split ("train", "val" or "test") of a data set in any of the forms of
+    """Reads and checks one split ("train", "val" or "test") of a data set in any of the formats of
     :mod:`.layouts`.
 
     ``data``: a folder, a YOLO data file, or a :class:`DataSource`. ``classes`` comes from the train
-    split and is passed for the others; without it the file's own categories are used. ``drop_bad``
-    (default: the source's own, else False): rows and images that cannot be used are left out and
-    counted. Without it they raise :class:`InputError`: a missing image, an unknown category, an id
-    that occurs twice, an annotation of an unknown image, and a box that is negative, not finite or
-    outside its image. So do a wrong folder, a file in none of the forms, and boxes that all lie
-    within 0..1.
+    split and is passed for the other splits; without ``classes`` the file's own categories are
+    used. ``drop_bad`` (default: the source's own, else False) leaves out and counts rows and images
+    that cannot be used. Without ``drop_bad`` these raise :class:`InputError`: a missing image, an
+    unknown category, a duplicate id, an annotation of an unknown image, and a box that is negative,
+    not finite or outside its image. A wrong folder, a file in none of the formats, and boxes that
+    all lie within 0..1 always raise :class:`InputError`.
     """
     source = DataSource.of(data)
     drop = source.drop_bad if drop_bad is None else drop_bad
     found = locate(source, split)
     content = load(found, split, drop)
     was_enabled = gc.isenabled()
-    gc.disable()  # it would walk millions of new objects again and again
+    gc.disable()  # the collector would visit millions of new objects again and again
     try:
         document, spans = parse_document(content.text, found.path)
         classes = parse_classes(document, found.path, classes)
@@ -433,6 +437,6 @@ def read_split(
     result.always_turned = found.kind in ("yolo", "labels")
     result.annotation_digest = hashlib.sha256(content.text)
     if dropped := result.dropped:
-        # not the same data as all of it
+        # with rows left out, the data differ from the whole file
         result.annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())
     return result

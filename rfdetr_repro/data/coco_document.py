@@ -1,4 +1,6 @@
-"""A COCO file as JSON, in one pass without the text of its segmentations; its ids and classes."""
+"""A COCO file as JSON, parsed in one pass without the text of its segmentations; its ids and
+classes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from rfdetr_repro.spec.files import DuplicateKeyError, without_duplicates
 from .image_files import short
 from .segmentation import SPAN_KEY, cut_segmentations
 
-ImageKey = int | str  # a whole number of any size, or text, as the file has it
+ImageKey = int | str  # a whole number of any size, or text, as in the file
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ class ClassMap:
 
 
 def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """(COCO document without the text of its segmentations, their spans int64 (k, 2) in
-    ``content``).
+    """The COCO document without the text of its segmentations, and the spans of that text in
+    ``content``, int64 (k, 2).
+
+    Raises :class:`InputError` for anything that is not a COCO file.
     """
     slim, spans = cut_segmentations(content)
     try:
@@ -58,7 +62,7 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
             "not a COCO file: it is nested too deeply", path, "export the data in COCO format"
         ) from error
     except DuplicateKeyError as error:
-        raise InputError(f"not a COCO file: {error}", path, "keep one of the two") from error
+        raise InputError(f"not a COCO file: {error}", path, "keep one of the two values") from error
     except ValueError as error:  # a number of more than 4,300 digits
         raise InputError(
             "not a COCO file: it holds a number of thousands of digits",
@@ -77,7 +81,9 @@ def parse_document(content: bytes, path: Path) -> tuple[dict[str, Any], np.ndarr
 
 
 def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of the document, each key once; a segmentation may lie apart under its own key."""
+    """An object of the document without duplicate keys; the text of a segmentation may be cut out
+    under another key.
+    """
     found = without_duplicates(pairs)
     if SPAN_KEY in found and "segmentation" in found:
         raise DuplicateKeyError("key 'segmentation' occurs twice")
@@ -85,17 +91,17 @@ def _entry(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_endless_numbers(document: dict[str, Any], path: Path) -> None:
-    """Refuses NaN and infinite numbers, which JSON has not, outside images and annotations (whose
-    rows are checked by value).
+    """Raises :class:`InputError` for NaN and infinite numbers, which JSON does not have, outside
+    images and annotations, whose rows are checked by value.
     """
     for key, part in document.items():
         if key not in ("images", "annotations") and not _finite_numbers(part):
-            what = f"not JSON: {short(repr(key))} holds NaN or a number without end"
+            what = f"not JSON: {short(repr(key))} has a NaN or an infinite number"
             raise InputError(what, path, "write null where a value is unknown")
 
 
 def _finite_numbers(value: Any) -> bool:
-    """Whether parsed JSON holds no NaN and no infinite number, neither of which JSON has."""
+    """Whether parsed JSON has neither NaN nor an infinite number."""
     pending = [value]
     while pending:
         item = pending.pop()
@@ -109,11 +115,11 @@ def _finite_numbers(value: Any) -> bool:
 
 
 def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None) -> ClassMap:
-    """The file's own categories in order of id, or ``classes`` after a check that the file agrees
-    with it.
+    """The file's own categories in order of id, or ``classes`` after a check that the file agrees.
 
-    Roboflow adds a category that only names the project (supercategory "none", parent of the
-    others, never used): it is no class.
+    Roboflow adds a category that only names the project (supercategory "none", parent of the other
+    categories, never used); this category is not a class. Raises :class:`InputError` for categories
+    that are malformed or contradict ``classes``.
     """
     names: dict[int, str] = {}
     for entry in document["categories"]:
@@ -123,7 +129,7 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
             hint = 'a category needs a whole number as id (3, not "3"), and a name'
             raise InputError("a category without id or name", path, hint)
         if number in names:
-            raise InputError("two categories share one id", path, "give each its own")
+            raise InputError("two categories share an id", path, "give each category its own id")
         names[number] = unicodedata.normalize("NFC", str(name))
     if classes is not None:
         for category_id, name in zip(classes.category_ids, classes.names, strict=True):
@@ -153,8 +159,8 @@ def parse_classes(document: dict[str, Any], path: Path, classes: ClassMap | None
 
 
 def whole(value: object) -> int | None:
-    """A whole number of any size: an int, an integral float, or decimal text; None for anything
-    else (also a bool).
+    """A whole number of any size from an int, an integral float, or decimal text; None for anything
+    else, including a bool.
     """
     if type(value) is int:
         return value
@@ -171,14 +177,14 @@ def whole(value: object) -> int | None:
 
 
 def category_key(value: object) -> int | None:
-    """A category id: a whole number (an integral float counts as such); None for anything else,
-    also text.
+    """A category id from a whole number (an integral float counts); None for anything else,
+    including text.
     """
     return None if isinstance(value, str) else whole(value)
 
 
 def image_key(value: object) -> ImageKey | None:
-    """An image id: a whole number (an integral float counts as one), or text that is kept as it is;
+    """An image id from a whole number (an integral float counts), or text, which is kept as it is;
     None for anything else.
     """
     if isinstance(value, str):

@@ -1,21 +1,22 @@
-"""The one decoder of pictures: training, evaluation, prediction, the benchmark's host scope and the
-float16 audit see the same.
+"""The only decoder of pictures: training, evaluation, prediction, the benchmark's host scope and
+the float16 audit use the same pixels.
 
-Every picture becomes uint8 (H, W, 3) RGB, whatever its file holds:
+Every picture becomes uint8 (H, W, 3) RGB:
 
-- grey and black-and-white: one value in all channels; palettes: their colours; CMYK, YCbCr and HSV:
-  as Pillow converts them;
-- alpha is dropped, the colours below it stay as they are stored (as OpenCV and upstream do);
-- 16-bit grey (and whole numbers of 32 bit): divided by 257, so that 65,535 is white, whatever the
-  picture's own range;
-- floats: values within 0..1 are parts of white; else within 0..255 they are taken as they are; else
-  within 0..65,535 divided by 257; anything else, and what is not finite, is refused;
+- grey and black-and-white: the same value in all channels; palettes: their colours; CMYK, YCbCr and
+  HSV: as Pillow converts them;
+- alpha is dropped, and the colours below it stay as stored (as in OpenCV and upstream);
+- 16-bit grey (and whole numbers of 32 bits): divided by 257, so that 65,535 is white, at any range
+  of the picture's own values;
+- floats: values within 0..1 are fractions of white; else values within 0..255 are taken as they
+  are; else values within 0..65,535 are divided by 257; anything else, and values that are not
+  finite, are refused;
 - animations and files of several pages: the first picture.
 
-EXIF orientation: :func:`decode` turns a picture as viewers show it; with a stated size it does so
-only where that size is the turned one, which is how a COCO file says in which frame its boxes are.
-Pillow's limit of pixels is raised to LARGEST when this module is loaded, unless the program has set
-another than Pillow's default. No torch here.
+EXIF orientation: :func:`decode` rotates a picture as viewers show it. With a stated size it does so
+only where that size is the rotated size, because the size in a COCO file shows which frame its
+boxes refer to. Pillow's limit of pixels is raised to LARGEST when this module is loaded, unless the
+program has set a limit other than Pillow's default. No torch here.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input
 
 LARGEST = 1 << 29  # px of one picture: 1.5 GiB as RGB
-REDUCED_ABOVE = 1 << 26  # px: above, prediction decodes a part of each side only
+REDUCED_ABOVE = 1 << 26  # px: prediction reduces larger pictures while decoding
 _BAND = 1 << 24  # px converted at a time
 _PILLOW_DEFAULT = 89_478_485
 if Image.MAX_IMAGE_PIXELS == _PILLOW_DEFAULT:  # a limit that the user's program has set stays
     Image.MAX_IMAGE_PIXELS = LARGEST
 
-# a file that cannot be used is said so by one error, not by lines before it
+# a file that cannot be used gives one error, without warnings before it
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _ORIENTATION = 0x0112
@@ -56,7 +57,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: a.transpose(1, 0, 2)[::-1],
 }
-_INVERSE = {6: 8, 8: 6}  # the others are their own
+_INVERSE = {6: 8, 8: 6}  # the other orientations are their own inverses
 _BITS_16 = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 # str | os.PathLike | bytes | bytearray | memoryview | a binary file | PIL.Image.Image
@@ -64,18 +65,18 @@ Encoded = Any
 
 
 class _Unscalable(Exception):
-    """Numbers of which it is not known what is white."""
+    """Numbers whose white is unknown."""
 
 
 class Header(NamedTuple):
-    """What a file says without being decoded. Sizes are (width, height) in px."""
+    """What a file states without being decoded. Sizes are (width, height) in px."""
 
     stored_wh: tuple[int, int]
-    orientation: int  # EXIF, 1..8; 1 where it is absent or no such number
+    orientation: int  # EXIF, 1..8; 1 where the value is absent or invalid
 
     @property
     def shown_wh(self) -> tuple[int, int]:
-        """As viewers show the picture."""
+        """Size of the picture as viewers show it."""
         return (
             (self.stored_wh[1], self.stored_wh[0])
             if self.orientation in _QUARTERS
@@ -83,15 +84,15 @@ class Header(NamedTuple):
         )
 
     def is_turned(self, stated_wh: tuple[int, int]) -> bool:
-        """Whether a picture whose annotation states this size is turned: where it is the turned
-        size, and not the stored one.
+        """Whether a picture whose annotation states this size is rotated: the size is the rotated
+        size, and not the stored size.
         """
         return stated_wh != self.stored_wh and stated_wh == self.shown_wh
 
 
 class Decoded(NamedTuple):
-    """``pixels`` uint8 (h, w, 3) RGB; ``size_hw`` of the whole picture in the same frame: larger
-    than (h, w) where reduced.
+    """``pixels`` uint8 (h, w, 3) RGB; ``size_hw`` is the size of the whole picture in the same
+    frame, larger than (h, w) where the picture was reduced.
     """
 
     pixels: np.ndarray
@@ -99,34 +100,34 @@ class Decoded(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was left out."""
+        """Whether the picture was not reduced."""
         return self.pixels.shape[:2] == self.size_hw
 
 
 def read_header(source: Encoded) -> Header:
     """Size and orientation of a picture, from its header.
 
-    What is no picture is an :class:`InputError`.
+    Raises :class:`InputError` for anything that is not a picture.
     """
     with _opened(source) as (picture, _):
         return _header(picture)
 
 
 def check_header(source: Encoded) -> None:
-    """Refuses what can be told to be no picture, or too large a one, without decoding: an
-    :class:`InputError`.
+    """Raises :class:`InputError` for what its header shows to be too large or not a picture,
+    without decoding.
     """
     with _opened(source) as (picture, where):
         _refuse_too_large(_header(picture), where)
 
 
 def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndarray:
-    """A picture as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
+    """A picture as uint8 (H, W, 3) RGB, rotated by its EXIF orientation.
 
-    ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``:
-    (width, height) that an annotation states; the picture is then turned only where that is its
-    turned size. A missing, truncated or foreign file, one above LARGEST pixels, and values that
-    cannot be scaled are an :class:`InputError`.
+    ``source``: a path, the bytes of a file, a binary file, or a Pillow image. ``stated_wh``: the
+    (width, height) that an annotation states; the picture is then rotated only where that is its
+    rotated size. Raises :class:`InputError` for a missing or truncated file, a file that is not a
+    picture, a picture above LARGEST pixels, and values that cannot be scaled.
     """
     with _opened(source) as (picture, where):
         header = _header(picture)
@@ -136,11 +137,11 @@ def decode(source: Encoded, stated_wh: tuple[int, int] | None = None) -> np.ndar
 
 
 def decode_reduced(source: Encoded, above: int = REDUCED_ABOVE) -> Decoded:
-    """As :func:`decode`; of a picture above so many pixels each side is divided by the least whole
-    number that suffices.
+    """Like :func:`decode`, but each side of a picture of more than ``above`` pixels is divided by
+    the smallest sufficient whole number.
 
-    Means of whole blocks (of a JPEG, as far as possible its own coarser scales): what an
-    antialiased resize to a model's input sees hardly differs, and memory stays bounded.
+    Pixels are means of whole blocks (for a JPEG, as far as possible, the file's own coarser
+    scales). An antialiased resize to a model's input hardly differs, and memory stays bounded.
     """
     with _opened(source) as (picture, where):
         header = _header(picture)
@@ -149,21 +150,21 @@ def decode_reduced(source: Encoded, above: int = REDUCED_ABOVE) -> Decoded:
         if width * height <= above:
             return Decoded(_turned(_rgb(picture, 1), header, True, picture), (height, width))
         first = _divisor(picture.size, above)
-        if not isinstance(source, Image.Image):  # the caller's own object stays as it is
-            # of a JPEG; others know no coarser scale
+        if not isinstance(source, Image.Image):  # the caller's own object is not changed
+            # for a JPEG; other formats have no coarser scales
             picture.draft(None, (picture.size[0] // first, picture.size[1] // first))
         pixels = _rgb(picture, _divisor(picture.size, above))
         return Decoded(_turned(pixels, header, True, picture), (height, width))
 
 
 def reduced(pixels: np.ndarray, most: int) -> np.ndarray:
-    """uint8 (H, W, 3) of at most ``most`` pixels: itself, or means of whole blocks of it."""
+    """``pixels``, uint8 (H, W, 3), or means of its whole blocks with at most ``most`` pixels."""
     factor = _divisor((pixels.shape[1], pixels.shape[0]), most)
     return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def _divisor(size: tuple[int, int], above: int) -> int:
-    """The least divisor of each side after which at most ``above`` pixels are left."""
+    """The smallest divisor of each side that leaves at most ``above`` pixels."""
     factor = 1
     while -(-size[0] // factor) * -(-size[1] // factor) > above:
         factor += 1
@@ -171,10 +172,11 @@ def _divisor(size: tuple[int, int], above: int) -> int:
 
 
 def decode_array(values: np.ndarray) -> np.ndarray:
-    """An array as uint8 (H, W, 3) RGB: uint8, or floats in 0..1; grey (H, W) or (H, W, 1), RGB (H,
-    W, 3) or RGBA (H, W, 4).
+    """An array as uint8 (H, W, 3) RGB. Arrays are uint8, or floats in 0..1; grey (H, W) or (H, W,
+    1), RGB (H, W, 3) or RGBA (H, W, 4).
 
-    Anything else, and floats that are not finite or outside 0..1, is an :class:`InputError`.
+    Raises :class:`InputError` for anything else, and for floats that are not finite or outside
+    0..1.
     """
     given = f"{values.dtype} {tuple(values.shape)}"
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
@@ -194,7 +196,7 @@ def decode_array(values: np.ndarray) -> np.ndarray:
         )
         raise InputError(
             f"an image array must be uint8, or float in 0..1, not {given}",
-            hint=hint or "convert it to uint8",
+            hint=hint or "convert the array to uint8",
         )
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
@@ -215,7 +217,7 @@ def _of_parts(values: np.ndarray, what: str) -> np.ndarray:
 
 @contextmanager
 def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
-    """A Pillow image that is not decoded yet, and what to call it; what Pillow raises becomes an
+    """A Pillow image that is not decoded yet, and its name in messages; errors of Pillow become
     :class:`InputError`.
     """
     if isinstance(source, Image.Image):
@@ -234,7 +236,7 @@ def _opened(source: Encoded) -> Iterator[tuple[Image.Image, object]]:
             raise InputError("a picture on the web is not fetched", source, "download it first")
         if Path(source).is_dir():
             raise InputError(
-                "a folder where a picture is expected", source, "name the pictures in it"
+                "a folder where a picture is expected", source, "name the pictures in the folder"
             )
         with open_input(source) as stream, _reading(source), Image.open(stream) as picture:
             yield picture, source
@@ -253,20 +255,28 @@ def _reading(where: object) -> Iterator[None]:
         raise
     except _Unscalable as error:
         raise InputError(
-            f"the image has {error}", where, "save it with 8 or 16 bit, or as floats in 0..1"
+            f"the image has {error}",
+            where,
+            "save the picture with 8 or 16 bits, or as floats in 0..1",
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{error}", where, "cut it into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            f"{error}", where, "cut the picture into tiles, or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except UnidentifiedImageError as error:
-        hint = "save it as JPEG or PNG" if _has_content(where) else "the file is empty; replace it"
+        hint = (
+            "save the picture as JPEG or PNG"
+            if _has_content(where)
+            else "the file is empty; replace the file"
+        )
         raise InputError("cannot decode the image: the format is unknown", where, hint) from error
     except MemoryError as error:
         raise InputError(
-            "cannot decode the image: it does not fit into memory", where, "cut it into tiles"
+            "cannot decode the image: it does not fit into memory",
+            where,
+            "cut the picture into tiles",
         ) from error
-    except Exception as error:  # Pillow's readers raise what they like for a broken file
+    except Exception as error:  # Pillow's readers raise any exception for a broken file
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"cannot decode the image: {reason}", where, "replace the file") from error
 
@@ -279,13 +289,13 @@ def _has_content(where: object) -> bool:
 
 
 def _header(picture: Image.Image) -> Header:
-    """Before the picture is decoded.
+    """Size and orientation before the picture is decoded.
 
-    Pillow states a TIFF's size as turned, and turns it when it decodes it.
+    Pillow states the rotated size of a TIFF, and rotates a TIFF when decoding.
     """
     orientation: Any = 1
     try:
-        # else Pillow would decode it to look behind the pixels
+        # otherwise Pillow would decode the picture to search after the pixels
         if picture.format != "PNG" or "exif" in picture.info:
             orientation = picture.getexif().get(_ORIENTATION, 1)
     except Exception:
@@ -313,14 +323,14 @@ def _refuse_too_large(header: Header, where: object) -> None:
     width, height = header.stored_wh
     if width * height > LARGEST:
         what = f"the image has {width} x {height} pixels, more than {LARGEST}"
-        raise InputError(what, where, "cut it into tiles")
+        raise InputError(what, where, "cut the picture into tiles")
     if width < 1 or height < 1:
         raise InputError(f"an empty image of {width} x {height} pixels", where)
 
 
 def _rgb(picture: Image.Image, factor: int) -> np.ndarray:
     """uint8 (ceil(H / factor), ceil(W / factor), 3): blocks averaged; a large picture is converted
-    a band at a time.
+    in bands.
     """
     picture.load()
     convert = _converter(picture)
@@ -337,8 +347,8 @@ def _rgb(picture: Image.Image, factor: int) -> np.ndarray:
 
 
 def _converter(picture: Image.Image) -> Callable[[Image.Image], np.ndarray]:
-    """What makes uint8 (h, w, 3) of a part of ``picture``; the scale of numbers is that of the
-    whole.
+    """The function from a part of ``picture`` to uint8 (h, w, 3); numbers are scaled by the range
+    of the whole picture.
     """
     mode = picture.mode
     if mode in _BITS_16:

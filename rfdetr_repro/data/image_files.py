@@ -1,9 +1,9 @@
-"""Finds the picture that an annotation file names, without opening any.
+"""Finds the picture that an annotation file names, without opening any file.
 
-Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names), and a
-name may be an address, have Windows' separators, or begin with folders that are not here (as in
-LVIS, Objects365, Label Studio, CVAT). A name that differs in case is not taken for the same: it is
-named in the message.
+Names are compared after Unicode normalisation (archives made on a Mac hold decomposed names). A
+name may be an address, have Windows' separators, or begin with folders that do not exist here (as
+in LVIS, Objects365, Label Studio and CVAT). A name that differs in case is another name, and the
+message shows both.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ _SHOWN = 120  # characters of a name in a message
 
 
 class ImageFinder:
-    """Looks names up in ``folders``, each of whose sub-folders is listed once; no file is opened.
+    """Looks names up in ``folders``. Each sub-folder is listed once; no file is opened.
 
-    Names without a path inside the folders are also looked for by their last parts:
+    Names whose path does not exist inside the folders are also searched by their last parts:
     ``images/v1/patch8/a.jpg`` is found as ``patch8/a.jpg`` or ``a.jpg``.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
+        """A finder for names in ``folders``, searched in order."""
         self.folders = tuple(folders)
         self._listings: dict[str, dict[str, str]] = {}
 
     def find(self, name: str) -> Path | None:
-        """The file, or None. Only regular files count: no folder, pipe or device."""
-        for folder in self.folders:  # first as written
+        """Path of the file, or None. Only regular files count, not folders, pipes or devices."""
+        for folder in self.folders:  # first the name as written
             if (found := self._lookup(folder, name)) is not None:
                 return found
         for tail in _tails(name):
@@ -42,8 +43,8 @@ class ImageFinder:
         return None
 
     def hint(self, name: str) -> str:
-        """What there is in place of a missing ``name``: the name in another case, or the nearest
-        one; may be empty.
+        """What exists in place of a missing ``name``: the name in another case, or the nearest
+        name; may be empty.
         """
         last = _tails(name)[-1] if _tails(name) else name
         known = {
@@ -66,7 +67,9 @@ class ImageFinder:
         return None if actual is None else Path(parent, actual)
 
     def _listing(self, parent: str) -> dict[str, str]:
-        """Normalised name -> name of the regular files of a folder; empty where there is none."""
+        """Normalised name -> name, for the regular files of a folder; empty where the folder does
+        not exist.
+        """
         if parent not in self._listings:
             try:
                 with os.scandir(parent) as entries:
@@ -79,8 +82,8 @@ class ImageFinder:
         return self._listings[parent]
 
     def _of_normal_folder(self, parent: str) -> dict[str, str]:
-        """Listing of a folder whose own name is written in another Unicode form; not looked for in
-        deeper levels.
+        """Listing of a folder whose own name is written in another Unicode form; parents of the
+        folder must match exactly.
         """
         above, last = os.path.split(parent)
         try:
@@ -106,8 +109,8 @@ def _normal(name: str) -> str:
 
 
 def _tails(name: str) -> list[str]:
-    """The name without its first folder, without its first two, ..., down to the last part; of an
-    address, those of its path.
+    """The name, the name without its first folder, without its first two, ..., down to the last
+    part; for an address, the same of its path.
     """
     text = name
     if "://" in text or text.startswith("/data/local-files/"):
@@ -119,13 +122,13 @@ def _tails(name: str) -> list[str]:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file's name is that of a picture; ``._a.jpg``, which archives made on a Mac hold
-    beside ``a.jpg``, is none.
+    """Whether the name is that of a picture. ``._a.jpg``, which archives made on a Mac hold next to
+    ``a.jpg``, is not a picture.
     """
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
 
 def short(text: object) -> str:
-    """A name or value for a message, cut where it is long."""
+    """A name or value for a message, shortened if long."""
     shown = str(text)
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN // 2]}...{shown[-_SHOWN // 4 :]}"

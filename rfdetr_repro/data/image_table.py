@@ -1,4 +1,4 @@
-"""The images of a COCO file: each found on the disk, with its size; none is decoded here."""
+"""The images of a COCO file: each is found on the disk with its size; none is decoded here."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ _SAME_ID = "images whose id another image has"
 
 @dataclass(frozen=True)
 class ImageInfo:
+    """An image of a split."""
+
     id: ImageKey
     path: Path
-    width: int  # px, as the JSON says; checked against the file when it is decoded
+    width: int  # px, as the JSON states; checked when the file is decoded
     height: int
 
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Images of a split in the file's order, and what was found on the way."""
+    """Images of a split in the file's order, with counts of what was found."""
 
     images: tuple[ImageInfo, ...]
     sizes_from_files: int = 0  # the file states no width and height
-    repeated_entries: int = 0  # the same id and file once more
-    same_file: int = 0  # entries whose picture another entry names too, under another id
+    repeated_entries: int = 0  # entries that repeat the id and file of another
+    same_file: int = 0  # entries whose picture another entry names under another id
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_ids: frozenset[ImageKey] = frozenset()
 
@@ -46,10 +48,11 @@ def parse_images(
     drop_bad: bool = False,
     turned: bool = False,
 ) -> ImageTable:
-    """All images, in the file's order; each must exist (folders are listed once).
+    """All images, in the file's order. Each file must exist; folders are listed once.
 
-    Headers are read only where the JSON states no size, and with ``drop_bad``; ``turned``: such a
-    size is the one that viewers show (EXIF).
+    Headers are read only where the JSON states no size, and with ``drop_bad``. ``turned`` takes the
+    size that viewers show (EXIF) where none is stated. Raises :class:`InputError` for a bad entry,
+    or with ``drop_bad`` leaves the entry out and counts it.
     """
     finder = ImageFinder(folders)
     reader = _ImageReader(path, turned, open_all=drop_bad)
@@ -57,7 +60,8 @@ def parse_images(
     repeated = 0
     faults = []
     dropped_ids = set()
-    ambiguous: set[ImageKey] = set()  # whose annotations may belong to either image: both are bad
+    # two images with one id: annotations may belong to either, so both are bad
+    ambiguous: set[ImageKey] = set()
     for number, entry in enumerate(entries):
         fault, info = reader.read(number, entry, finder)
         if info is None:
@@ -69,7 +73,7 @@ def parse_images(
             repeated += 1
         else:
             what = f"image id {short(info.id)} occurs 2 times"
-            faults.append((_SAME_ID, what, path, "ids must be unique: give each image its own"))
+            faults.append((_SAME_ID, what, path, "ids must be unique: give each image its own id"))
             ambiguous.add(info.id)
     if faults and not drop_bad:
         kind, what, where, hint = faults[0]
@@ -94,12 +98,14 @@ def parse_images(
 
 
 class _ImageReader:
-    """Entries of ``images`` to :class:`ImageInfo`; counts sizes that come from the files."""
+    """Turns entries of ``images`` into :class:`ImageInfo`; counts sizes that come from the
+    files.
+    """
 
     def __init__(self, path: Path, turned: bool, open_all: bool) -> None:
         self.path = path
         self.turned = turned
-        self.open_all = open_all  # so that pictures that cannot be decoded are found and left out
+        self.open_all = open_all  # to find and leave out pictures that cannot be decoded
         self.sizes_from_files = 0
 
     def read(
@@ -122,7 +128,7 @@ class _ImageReader:
             or any(side is not None and whole(side) is None for side in sides)
         ):
             what = f"images[{number}] needs id, file_name, width and height ({short(entry)})"
-            return ("images that are malformed", what, self.path, "add them"), None
+            return ("images that are malformed", what, self.path, "add what is missing"), None
         width, height = (None if side is None else whole(side) for side in sides)
         if width is not None and height is not None and not _possible(width, height):
             what = f"image id {short(key)} has size {short(width)} x {short(height)}"
@@ -131,7 +137,11 @@ class _ImageReader:
         if found is None:
             hint = finder.hint(name)
             where = f"{finder.folders[0]}/{short(name)}"
-            hint = f"{hint}; rename one of the two" if hint else "add it or remove it from the JSON"
+            hint = (
+                f"{hint}; rename one of the two"
+                if hint
+                else "add the file, or remove the image from the JSON"
+            )
             return (
                 "images whose file is missing",
                 f"image file missing (image id {short(key)})",
@@ -160,6 +170,6 @@ class _ImageReader:
 
 
 def _possible(width: int, height: int) -> bool:
-    """Whether a picture may have this size."""
+    """Whether this can be the size of a picture."""
     longest = max(width, height)
     return min(width, height) >= 1 and longest <= LARGEST_SIDE and width * height <= MOST_PIXELS

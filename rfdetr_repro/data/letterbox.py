@@ -1,7 +1,7 @@
-"""The other way to make an image the size a model takes: aspect ratio kept, the rest grey (YOLO's
+"""The resize that keeps the aspect ratio and fills the rest of the input with grey (YOLO's
 convention).
 
-Scale and borders are rounded as the vendors do: the scaled picture to whole pixels, the left and
+Scale and borders are rounded as the vendors round: the scaled picture to whole pixels, the left and
 upper border down at a half.
 """
 
@@ -18,17 +18,19 @@ Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a picture of ``image_hw`` px lies in an input of ``input_hw`` px."""
+    """The place of a picture of ``image_hw`` px in an input of ``input_hw`` px."""
 
     image_hw: tuple[int, int]
     input_hw: tuple[int, int]
 
     @property
     def scale(self) -> float:
+        """Factor from pixels of the picture to pixels of the input."""
         return min(size / side for size, side in zip(self.input_hw, self.image_hw, strict=True))
 
     @property
     def scaled_hw(self) -> tuple[int, int]:
+        """(height, width) in px of the scaled picture."""
         height, width = (max(1, round(side * self.scale)) for side in self.image_hw)
         return height, width
 
@@ -42,7 +44,7 @@ class Letterbox:
         return top, left
 
     def picture(self, image: np.ndarray, resize: Resize) -> np.ndarray:
-        """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` gives."""
+        """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` returns."""
         fitted = resize(image, self.scaled_hw)
         canvas = np.full((*self.input_hw, 3), GREY, dtype=fitted.dtype)
         (top, left), (height, width) = self.top_left, self.scaled_hw

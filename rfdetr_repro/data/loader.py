@@ -1,8 +1,8 @@
-"""Batches in the order a training run needs them: which images, augmented how, is a pure function
-of (seed, step, micro-batch).
+"""Batches in the order that a training run needs. The images and the augmentation of a batch are a
+pure function of (seed, step, micro-batch).
 
-So a resumed run sees exactly the batches it would have seen, whatever the number of threads.
-Threads suffice: Pillow decodes and resizes outside Python's lock.
+So a resumed run gets exactly the batches of an uninterrupted run, with any number of threads.
+Threads suffice because Pillow decodes and resizes outside Python's lock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .transforms import Batch, make_batch
 
 STEPS_AHEAD = 2
 THREADS = 2
-_AUGMENT = 1  # keeps the augmentation stream apart from the order of images
+_AUGMENT = 1  # separates the random numbers of the augmentation from the order of images
 
 Item = TypeVar("Item")
 
@@ -33,10 +33,10 @@ def batch_indices(
     num_images: int, batch_size: int, step: int, seed: int, micro: int = 0, accumulate: int = 1
 ) -> np.ndarray:
     """Image indices int64 (batch_size,) of one micro-batch; an optimizer step takes ``accumulate``
-    of them.
+    micro-batches.
 
-    Each epoch is a fresh permutation, its incomplete last step dropped. A set smaller than one step
-    is sampled with replacement.
+    Each epoch is a new permutation, whose incomplete last step is dropped. A set smaller than one
+    step is sampled with replacement.
     """
     per_step = batch_size * accumulate
     if num_images < per_step:
@@ -64,13 +64,13 @@ def training_batches(
     part: Callable[[int], slice] = slice,
 ) -> Generator[list[Batch], None, None]:
     """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate``
-    micro-batches, at every size.
+    micro-batches, each at every size.
 
-    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, as many in every
-    step; the passes see the same images, augmented alike, and follow each other. ``masks`` asks for
-    mask targets; ``part(batch_size)``: which samples of each micro-batch to make, augmented as in
-    the whole (default: all). Works ``STEPS_AHEAD`` steps ahead; an error in a thread is raised
-    here. Close the generator (or exhaust it) to end the threads.
+    ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, the same number
+    in every step; the passes use the same images with the same augmentation, and follow each other.
+    ``masks`` adds mask targets. ``part(batch_size)``: the samples of each micro-batch to make,
+    augmented as in the whole batch (default: all). Works ``STEPS_AHEAD`` steps ahead; an error in a
+    thread is raised here. Close the generator (or exhaust it) to end the threads.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
@@ -85,11 +85,18 @@ def training_batches(
         chosen = batch_indices(
             len(split), config.batch_size, step, config.seed, micro, config.accumulate
         )
-        mine = part(len(chosen))
-        samples = [split.sample(index, masks, masks_later=True) for index in chosen[mine].tolist()]
+        chosen_part = part(len(chosen))
+        samples = [
+            split.sample(index, masks, masks_later=True) for index in chosen[chosen_part].tolist()
+        ]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
         return make_batch(
-            samples, size_hw, rng, config.flip_probability, config.crop_probability, mine.start or 0
+            samples,
+            size_hw,
+            rng,
+            config.flip_probability,
+            config.crop_probability,
+            chosen_part.start or 0,
         )
 
     count = config.accumulate * (len(sizes_of_step(start_step)) if start_step < stop_step else 1)
@@ -109,7 +116,7 @@ def evaluation_batches(
     indices: Sequence[int] | None = None,
     resize: str = ANTIALIASED,
 ) -> Generator[Batch, None, None]:
-    """All images in order, or those at ``indices``; not augmented, without masks; the last batch
+    """All images in order, or those at ``indices``, without augmentation and masks; the last batch
     may be smaller.
 
     ``resize``: the model's rule, see :mod:`rfdetr_repro.spec.resize_rules`.

@@ -1,10 +1,10 @@
-"""Masks at image size from mask logits, on NumPy arrays and without PyTorch: what evaluation and a
-deployment machine need.
+"""Masks at image size from mask logits, on NumPy arrays and without PyTorch, for evaluation and for
+deployment.
 
 The rule is the model's own (architecture facts section 11): bilinear with ``align_corners=False``,
 then logit > 0. Only cells on an outline are computed and no enlarged map is stored: run lengths of
-100 masks of a full-HD image cost a few megabytes. The same code is the PyTorch operator
-:func:`rfdetr_repro.ops.masks_from_logits`.
+100 masks of a full-HD image take a few megabytes. The PyTorch operator
+:func:`rfdetr_repro.ops.masks_from_logits` shares this code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_BOXES = np.zeros((0, 4), dtype=np.float32)
 
 
 def build_info() -> dict[str, Any]:
-    """What the module was built with: ``compiler``."""
+    """How the module was built: ``compiler``."""
     return {"compiler": _masks.compiler()}
 
 
@@ -35,9 +35,9 @@ def bitmaps(
 ) -> np.ndarray:
     """Float logits (K, h, w) -> bool (K, height, width).
 
-    ``boxes_xyxy`` (K, 4), pixels of the image: sets only pixels whose centre is inside (the model
-    itself does not crop). Raises :class:`InputError` for other shapes, for sizes below 1 and for
-    2^31 or more pixels.
+    ``boxes_xyxy`` (K, 4), in pixels of the image, sets only pixels whose centre is inside (the
+    model itself does not crop). Raises :class:`InputError` for other shapes, for sizes below 1 and
+    for 2^31 or more pixels.
     """
     return _masks.bitmaps(*_checked(logits, height, width, boxes_xyxy, threads))
 
@@ -45,7 +45,7 @@ def bitmaps(
 def packed_bits(
     logits: Any, height: int, width: int, *, boxes_xyxy: Any = None, threads: int = 1
 ) -> np.ndarray:
-    """As :func:`bitmaps`, one bit per pixel: uint8 (K, height, ceil(width / 8)),
+    """Like :func:`bitmaps`, with one bit per pixel: uint8 (K, height, ceil(width / 8)), for
     ``np.unpackbits(..., bitorder="little")``.
     """
     return _masks.bits(*_checked(logits, height, width, boxes_xyxy, threads))
@@ -54,7 +54,7 @@ def packed_bits(
 def rles(
     logits: Any, height: int, width: int, *, boxes_xyxy: Any = None, threads: int = 1
 ) -> list[dict[str, Any]]:
-    """As :func:`bitmaps`, in COCO's compressed run lengths: K dicts ``{"size": [height, width],
+    """Like :func:`bitmaps`, as COCO's compressed run lengths: K dicts ``{"size": [height, width],
     "counts": bytes}``.
     """
     grid, height, width, boxes, threads = _checked(logits, height, width, boxes_xyxy, threads)

@@ -1,8 +1,8 @@
-"""The one way from a picture to a network's input: crop, resize, flip, scale to 0..1, normalise.
+"""The only way from a picture to a network's input: crop, resize, flip, scale to 0..1, normalise.
 
-Training, evaluation, prediction, the search and artifacts all call :func:`network_input`. The
-conventions that differ between models (the resize rules of :mod:`rfdetr_repro.spec.resize_rules`
-and normalisation) and between training and evaluation (flip and crop) are its arguments. No torch
+Training, evaluation, prediction, the search and artifacts all call :func:`network_input`. Its
+arguments cover the conventions that differ between models (normalisation, and the resize rules of
+:mod:`rfdetr_repro.spec.resize_rules`) and between training and evaluation (flip and crop). No torch
 here.
 """
 
@@ -29,8 +29,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class View(NamedTuple):
-    """The part of a picture that training shows: a window (left, top, right, bottom) in whole px of
-    the picture, and whether it is mirrored.
+    """The part of a picture that training uses: a window (left, top, right, bottom) in whole px of
+    the picture, and whether the window is mirrored.
     """
 
     window: tuple[int, int, int, int]
@@ -49,8 +49,8 @@ def network_input(
 
     ``rule``: one of :mod:`rfdetr_repro.spec.resize_rules`; it says whether the resize is
     antialiased and whether the aspect ratio is kept. An unknown rule is an :class:`InputError`.
-    ``normalised``: False gives values in 0..1, which artifacts take; True the same less ImageNet's
-    mean, over its standard deviation, which the network in PyTorch takes. ``views``: one
+    ``normalised``: False gives values in 0..1, which artifacts take; True subtracts ImageNet's mean
+    and divides by its standard deviation, as the network in PyTorch takes values. ``views``: one
     :class:`View` per picture, for training, which resizes by the antialiased rule only.
     """
     if views is None:
@@ -71,8 +71,8 @@ def _seen(picture: np.ndarray, input_hw: tuple[int, int], view: View) -> np.ndar
 
 
 def normalise(images: Images) -> Images:
-    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same less ImageNet's mean, over its
-    standard deviation.
+    """float32 (..., 3, H, W) in 0..1, array or tensor -> the same minus ImageNet's mean, divided by
+    its standard deviation.
     """
     if isinstance(images, np.ndarray):
         mean, std = (
@@ -92,7 +92,7 @@ def resize_image(
     box: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
     """uint8 (H, W, 3) -> uint8 (*size_hw, 3), antialiased bilinear; ``box`` (left, top, right,
-    bottom) px: only that part.
+    bottom) in px restricts the resize to a part of the image.
     """
     height, width = size_hw
     return np.asarray(
@@ -101,10 +101,10 @@ def resize_image(
 
 
 def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED) -> np.ndarray:
-    """uint8 (H, W, 3) -> (*size_hw, 3) in 0..255: uint8 where Pillow rounds, float32 of the plain
-    rules.
+    """uint8 (H, W, 3) -> (*size_hw, 3) in 0..255: uint8 for the antialiased rules, which Pillow
+    rounds, and float32 for the plain rules.
 
-    An unknown rule is an :class:`InputError`.
+    Raises :class:`InputError` for an unknown rule.
     """
     if rule in (LETTERBOX, PLAIN_LETTERBOX):
         letterbox = Letterbox((image.shape[0], image.shape[1]), size_hw)
@@ -115,10 +115,10 @@ def resized(image: np.ndarray, size_hw: tuple[int, int], rule: str = ANTIALIASED
 
 
 def resize_plain(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3) -> float32 (*size_hw, 3) in 0..255, not rounded: each pixel from the four
-    nearest to its centre.
+    """uint8 (H, W, 3) -> float32 (*size_hw, 3) in 0..255, not rounded: each pixel interpolates the
+    four pixels nearest to its centre.
 
-    The centre of pixel i lies at (i + 0.5) * scale - 0.5, not before the first pixel (PyTorch's
+    The centre of pixel i lies at (i + 0.5) * scale - 0.5, but not before the first pixel (PyTorch's
     ``align_corners=False``).
     """
     top, bottom, down = _nearest(image.shape[0], size_hw[0])
@@ -132,8 +132,8 @@ def resize_plain(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _nearest(side: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of ``size`` new pixels: the two old ones beside its centre, and the weight of the
-    second, float32.
+    """For each of ``size`` new pixels: the two old pixels on either side of its centre, and the
+    weight of the second, float32.
     """
     scale = np.float32(side / size)
     centre = np.maximum(

@@ -1,7 +1,7 @@
-"""Segmentations: kept as the text of the annotation file until one is wanted, then rasterised.
+"""Segmentations, kept as the text of the annotation file until needed, then rasterised.
 
-In COCO's train file nine tenths of the text are polygon coordinates. Cutting them out before
-parsing makes reading several times faster and keeps hundreds of megabytes of text instead of
+In COCO's train file nine tenths of the text are polygon coordinates. Cutting these out before
+parsing makes reading several times faster, and keeps hundreds of megabytes of text instead of
 gigabytes of Python numbers.
 """
 
@@ -21,7 +21,7 @@ from rfdetr_repro.spec.files import without_duplicates
 
 from . import mask_logits as masks
 
-SPAN_KEY = "@span"  # stands in an annotation where its "segmentation" was cut out
+SPAN_KEY = "@span"  # replaces the "segmentation" of an annotation whose text was cut out
 NO_MASK = "it has none"
 _KEY = b'"segmentation"'
 _COLON = re.compile(rb"\s*:\s*([\[{])")
@@ -29,12 +29,12 @@ _COLON = re.compile(rb"\s*:\s*([\[{])")
 
 @dataclass(frozen=True)
 class Segmentations:
-    """The segmentations of a file by row of its annotation table: text spans, and the few that were
-    parsed with the rest.
+    """The segmentations of a file by row of its annotation table: spans of text, and the few
+    segmentations that were parsed with the rest.
     """
 
     content: bytes
-    starts: np.ndarray  # int64 (n,), -1 where ``inline`` holds it
+    starts: np.ndarray  # int64 (n,), -1 where ``inline`` holds the segmentation
     ends: np.ndarray  # int64 (n,)
     inline: dict[int, Any]
 
@@ -52,8 +52,8 @@ class Segmentations:
         return json.loads(text, object_pairs_hook=without_duplicates)
 
     def readable(self, row: int) -> Any:
-        """As ``self[row]``; None also for text that is no JSON, which :meth:`fault` tells apart
-        from an absent segmentation.
+        """Like ``self[row]``, but None also for text that is not JSON; :meth:`fault` distinguishes
+        the two.
         """
         try:
             return self[row]
@@ -61,15 +61,15 @@ class Segmentations:
             return None
 
     def pick(self, rows: np.ndarray) -> Segmentations:
-        """Those of ``rows`` (int64), in that order."""
+        """The segmentations of ``rows`` (int64), in that order."""
         inline = {
             new: self.inline[old] for new, old in enumerate(rows.tolist()) if old in self.inline
         }
         return Segmentations(self.content, self.starts[rows], self.ends[rows], inline)
 
     def fault(self, row: int, height: int, width: int) -> str:
-        """Why this row gives no mask of this size (:data:`NO_MASK` where it has no segmentation);
-        empty where it gives one.
+        """Why this row gives no mask of this size (:data:`NO_MASK` where the row has no
+        segmentation); empty where the row gives a mask.
         """
         try:
             value = self[row]
@@ -84,8 +84,8 @@ class Segmentations:
 
 
 def cut_segmentations(content: bytes) -> tuple[bytes, np.ndarray]:
-    """(JSON text with ``"@span": k`` for the k-th segmentation, spans int64 (k, 2) into
-    ``content``).
+    """JSON text with ``"@span": k`` in place of the k-th segmentation, and spans int64 (k, 2) into
+    ``content``.
 
     Inside a JSON string the second quote of the key would be escaped, so only real keys are found.
     """
@@ -122,7 +122,9 @@ def _value_span(content: bytes, position: int) -> tuple[int, int]:
 def gather_segmentations(
     content: bytes, spans: np.ndarray, entries: list[dict[str, Any]]
 ) -> Segmentations:
-    """Segmentations of ``entries`` (annotation objects), in their order."""
+    """Segmentations of ``entries`` (annotation objects), in their order; ``spans`` come from
+    :func:`cut_segmentations`.
+    """
     numbers = np.fromiter(
         (entry.get(SPAN_KEY, -1) if len(spans) else -1 for entry in entries), np.int64, len(entries)
     )
@@ -132,8 +134,8 @@ def gather_segmentations(
 
 
 def rle_bounds(segmentation: Any) -> tuple[float, ...] | None:
-    """(x, y, width, height) in px of what a run-length object covers; None where it covers nothing
-    or is malformed.
+    """(x, y, width, height) in px of the area that a run-length object covers; None where it covers
+    nothing or is malformed.
     """
     if (
         not isinstance(segmentation, dict)
@@ -163,8 +165,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Rasterises a COCO segmentation (polygons, uncompressed or compressed RLE) to bool (height,
     width).
 
-    Raises ``ValueError``, ``TypeError``, ``KeyError`` or ``RuntimeError`` for one that is empty,
-    malformed or of another size.
+    Raises ``ValueError``, ``TypeError``, ``KeyError`` or ``RuntimeError`` for a segmentation that
+    is empty, malformed or of another size.
     """
     lengths = _run_lengths(segmentation, height, width)
     inside = np.zeros(len(lengths), dtype=bool)
@@ -175,10 +177,10 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 def sample_mask(
     segmentation: Any, height: int, width: int, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """``decode_mask(...)[rows[:, None], columns]`` as bool (rows, columns); only the columns that
-    the mask covers are rasterised.
+    """``decode_mask(...)[rows[:, None], columns]`` as bool (rows, columns); rasterises only the
+    columns that the mask covers.
 
-    ``rows`` and ``columns``: int64 indices of pixels. Raises as :func:`decode_mask`.
+    ``rows`` and ``columns``: int64 indices of pixels. Raises like :func:`decode_mask`.
     """
     lengths = _run_lengths(segmentation, height, width)
     result = np.zeros((len(rows), len(columns)), dtype=bool)
@@ -203,8 +205,8 @@ def sample_mask(
 
 
 def rle_of(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """A COCO segmentation as compressed RLE ``{"size": [height, width], "counts": bytes}``; raises
-    as :func:`decode_mask`.
+    """A COCO segmentation as compressed RLE ``{"size": [height, width], "counts": bytes}``. Raises
+    like :func:`decode_mask`.
     """
     lengths = _run_lengths(segmentation, height, width)
     return rle_code._mask.frUncompressedRLE(
@@ -227,7 +229,9 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
-    """Raises ``ValueError`` that says why a segmentation gives no mask; nothing is rasterised."""
+    """Raises ``ValueError``, with the reason, for a segmentation that gives no mask; rasterises
+    nothing.
+    """
     if not segmentation:
         raise ValueError("it is empty")
     if isinstance(segmentation, list):
@@ -252,9 +256,9 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
     largest = 4 * max(height, width)
     for polygon in polygons:
         if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
-            raise ValueError("a polygon is no list of numbers")
+            raise ValueError("a polygon is not a list of numbers")
         if not polygon:
-            continue  # some exporters write [[]] or an empty part beside others
+            continue  # some exporters write [[]], or an empty polygon among others
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon has fewer than three points or an odd number of values")
         if not (
@@ -267,15 +271,15 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
 
 
 def _counts(counts: Any, pixels: int) -> np.ndarray:
-    """Run lengths int64 (runs,) of RLE counts, listed or as COCO's compressed text; they must add
-    up to ``pixels``.
+    """Run lengths int64 (runs,) of RLE counts, as a list or as COCO's compressed text. Raises
+    ``ValueError`` unless they add up to ``pixels``.
     """
     if isinstance(counts, list):
         if any(
             type(value) is not int and not (type(value) is float and value.is_integer())
             for value in counts
         ):
-            raise ValueError("its counts are no whole numbers")
+            raise ValueError("its counts are not whole numbers")
         if any(not 0 <= value <= pixels for value in counts):
             raise ValueError("its runs do not add up to the image")
         lengths = np.asarray(counts, dtype=np.int64)
@@ -293,14 +297,14 @@ def _counts(counts: Any, pixels: int) -> np.ndarray:
 def _decoded_counts(text: bytes) -> np.ndarray:
     """COCO's compressed counts as int64: digits of 5 bits and a continuation bit, from 48 on; from
     the fourth run on differences to the run before the last. Library decoders wrap at 32 bits and
-    read past the end; this one raises ``ValueError``.
+    read past the end; this decoder raises ``ValueError``.
     """
     digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     if not len(digits):
         return digits
     last = (digits & 32) == 0
     if digits.min() < 0 or digits.max() > 63 or not last[-1]:
-        raise ValueError("its counts are no compressed run lengths")
+        raise ValueError("its counts are not compressed run lengths")
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     if (ends - starts).max() > 8:  # 45 bits
@@ -324,27 +328,30 @@ def masks_to_rle(mask_logits: Any, height: int, width: int) -> list[dict[str, An
 
 
 def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
-    """bool (height, width) -> COCO's compressed RLE as JSON takes it (``counts`` is text)."""
+    """bool (height, width) -> COCO's compressed RLE for JSON (``counts`` is text)."""
     rle = rle_code.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
     """Predicted masks at image size as bool (k, height, width), by the rule of
-    :func:`masks_to_rle`; nothing large beside it.
+    :func:`masks_to_rle`; needs little memory beyond the result.
     """
     return masks.bitmaps(_as_array(mask_logits), height, width)
 
 
 class MaskMaps:
-    """Masks of one picture, kept as the model's small maps and enlarged one at a time: a hundred
-    masks of a photo as bitmaps take gigabytes.
+    """Masks of one picture, kept as the model's small maps and enlarged one at a time, because a
+    hundred masks of a photo take gigabytes as bitmaps.
 
     ``logits`` float32 (k, h, w); ``size_hw`` of the masks in px. ``maps[row]`` is bool (height,
-    width); rows as a list or an array of numbers pick those masks.
+    width); a list or an array of row numbers selects those masks.
     """
 
     def __init__(self, logits: Any, size_hw: tuple[int, int]) -> None:
+        """Masks of ``logits``, float (k, h, w), an array or a torch tensor, at the size
+        ``size_hw``.
+        """
         self.logits = _as_array(logits)
         self.size_hw = size_hw
 
@@ -364,7 +371,7 @@ class MaskMaps:
         return MaskMaps(self.logits, size_hw)
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO's compressed RLE of each mask, ``counts`` as text; no bitmap is made."""
+        """COCO's compressed RLE of each mask, with ``counts`` as text; makes no bitmap."""
         found = masks.rles(self.logits, *self.size_hw)
         return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in found]
 

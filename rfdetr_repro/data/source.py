@@ -1,5 +1,5 @@
-"""Where a command's data is: a folder in one of the known layouts, or annotation files named one by
-one; and ``--drop-bad``.
+"""Where a command's data are: a folder in a known layout, or annotation files named one by one; and
+``--drop-bad``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from rfdetr_repro.spec.arguments import any_path
 from rfdetr_repro.spec.errors import InputError
 
-# Of files that every data set has: the folder says more.
+# Stems of files that every data set has: the name of the folder tells more.
 _GENERAL_STEMS = {
     "data",
     "dataset",
@@ -32,8 +32,8 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ExplicitSplit:
-    """One split named by hand: its annotation file, and the folder of its images (None: beside the
-    file).
+    """A split named explicitly: its annotation file, and the folder of its images (None: the folder
+    of the file).
     """
 
     annotations: Path
@@ -43,10 +43,10 @@ class ExplicitSplit:
 @dataclass(frozen=True)
 class DataSource(os.PathLike[str]):
     """What :func:`.coco.read_split` reads. ``root``: a folder, or a ``data.yaml``; ``explicit``:
-    splits named by hand.
+    explicitly named splits.
 
-    ``drop_bad``: rows that cannot be used are left out and counted; without it they are refused. As
-    a path it is its ``root``.
+    ``drop_bad`` leaves out and counts rows that cannot be used; without ``drop_bad`` such rows are
+    refused. As a path the source is its ``root``.
     """
 
     root: Path
@@ -55,17 +55,17 @@ class DataSource(os.PathLike[str]):
 
     @classmethod
     def of(cls, data: str | os.PathLike[str]) -> DataSource:
-        """The same source, or the one at a plain path."""
+        """``data`` itself if it is a source, or the source at a plain path."""
         return data if isinstance(data, DataSource) else cls(Path(data))
 
     def split(self, name: str) -> ExplicitSplit | None:
-        """What was named by hand for this split."""
+        """The files named explicitly for this split; None if there are none."""
         return dict(self.explicit).get(name)
 
     @property
     def name(self) -> str:
-        """Of the folder; of an annotation file without its suffix, or of its folder where all such
-        files are called alike.
+        """Name of the folder. For an annotation file: its name without suffix, or the name of its
+        folder where all such files have the same name.
         """
         root = self.root.resolve()
         if root.is_file():
@@ -73,7 +73,7 @@ class DataSource(os.PathLike[str]):
         return root.name
 
     def resolve(self) -> DataSource:
-        """The same with absolute paths, for other processes."""
+        """The same source with absolute paths, for other processes."""
         named = (
             (name, ExplicitSplit(one.annotations.resolve(), one.images and one.images.resolve()))
             for name, one in self.explicit
@@ -81,10 +81,11 @@ class DataSource(os.PathLike[str]):
         return DataSource(self.root.resolve(), tuple(named), self.drop_bad)
 
     def dropping(self, also: bool) -> DataSource:
-        """The same, leaving bad rows out if it did so before or ``also``."""
+        """The same source, leaving out bad rows if it did so before or if ``also``."""
         return replace(self, drop_bad=self.drop_bad or also)
 
     def exists(self) -> bool:
+        """Whether the root exists."""
         return self.root.exists()
 
     def __fspath__(self) -> str:
@@ -100,7 +101,7 @@ def add_data_arguments(
     """Adds ``--data`` and the arguments that name files one by one; ``use`` ends the help of
     ``--data``.
 
-    ``splits``: those that the command can read; ``--annotations`` stands for the first.
+    ``splits``: the splits that the command can read; ``--annotations`` names the first.
     """
     add = parser.add_argument
     add("--data", type=any_path, help=f"{LAYOUTS}; {use}")
@@ -114,25 +115,28 @@ def add_data_arguments(
         "--images",
         type=any_path,
         metavar="DIR",
-        help="folder of the images that --annotations names (default: beside the file)",
+        help="folder of the images that --annotations names (default: the folder of the annotation "
+        "file)",
     )
     for name in splits[1:]:
         add(
             f"--annotations-{name}",
             type=any_path,
             metavar="FILE",
-            help=f"annotation file of the {name} split; with --annotations",
+            help=f"annotation file of the {name} split, in addition to --annotations",
         )
         add(
             f"--images-{name}",
             type=any_path,
             metavar="DIR",
-            help="folder of its images (default: that of --images)",
+            help="folder of the images that --annotations-{name} names (default: the folder of "
+            "--images)",
         )
     add(
         "--drop-bad",
         action="store_true",
-        help="leave out rows and images that cannot be used, and say how many of which kind",
+        help="leave out unusable annotations and images, and print their number by kind (default: "
+        "refuse the data)",
     )
 
 
@@ -141,10 +145,10 @@ def source_of(
     splits: tuple[str, ...] = ("train", "val", "test"),
     needed: bool = True,
 ) -> DataSource | None:
-    """The data that the arguments name; None where they name none and none is ``needed``.
+    """The data that the arguments name; None where they name none and none are ``needed``.
 
     ``splits``: as given to :func:`add_data_arguments`. Raises :class:`InputError` for arguments
-    that do not go together.
+    that contradict each other.
     """
     later = [name for name in splits[1:] if getattr(args, f"annotations_{name}", None) is not None]
     stray = [

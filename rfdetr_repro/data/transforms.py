@@ -1,11 +1,10 @@
 """Samples to batches: the three training augmentations (flip, crop, resize), with boxes and masks
 that follow the pixels.
 
-The pixels themselves are made by :func:`.network_input.network_input`. Training resizes uint8 RGB
-with Pillow's antialiased bilinear filter, ignoring the aspect ratio; evaluation, prediction and
-artifacts do so too, unless the model's own rule is another one. Upstream's crop is replaced by a
-window of 0.5..1 of each side, which needs no absolute sizes and so fits any resolution. Only
-batches need torch.
+:func:`.network_input.network_input` makes the pixels. Training resizes uint8 RGB with Pillow's
+antialiased bilinear filter and ignores the aspect ratio; evaluation, prediction and artifacts do
+the same, unless the model has another rule. A window of 0.5..1 of each side replaces upstream's
+crop; it needs no absolute sizes and so fits any resolution. Only batches need torch.
 """
 
 from __future__ import annotations
@@ -42,11 +41,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Batch:
+    """A batch of images with their targets."""
+
     images: Tensor  # float32 (B, 3, H, W), normalised
     targets: list[Target]
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device; itself if it is there."""
+        """The same batch on ``device``; the batch itself if it is there already."""
         if self.images.device == device:
             return self
         targets = [
@@ -70,13 +71,12 @@ def make_batch(
     skip: int = 0,
     resize: str = ANTIALIASED,
 ) -> Batch:
-    """Resizes (and with ``rng`` flips and crops) samples to one batch. ``rng`` None: evaluation, no
-    augmentation.
+    """Resizes (and with ``rng`` flips and crops) samples to one batch. Without ``rng`` nothing is
+    augmented, as in evaluation.
 
-    ``resize``: the model's rule; training knows the antialiased one only.
-
-    The same number of random draws is made for every sample, so one sample's luck does not depend
-    on another's; ``skip`` samples of the same batch come before these and are made elsewhere.
+    ``resize``: the model's rule; training supports the antialiased rule only. Every sample uses the
+    same number of random draws, so the augmentation of a sample does not depend on other samples;
+    ``skip`` samples of the same batch come before these and are made elsewhere.
     """
     import torch
 
@@ -118,7 +118,7 @@ def _draw(
     flip_probability: float,
     crop_probability: float,
 ) -> View:
-    """What training shows of a picture; without ``rng`` all of it."""
+    """The part of a picture that training uses; without ``rng`` the whole picture."""
     height, width = shape_hw
     if rng is None:
         return View((0, 0, width, height), False)

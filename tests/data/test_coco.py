@@ -262,7 +262,7 @@ BAD = {
     "image file missing (image id 100)": change("images", file_name="absent.png"),
     "images[0] needs id, file_name, width and height": change("images", width="wide"),
     "image id 100 has size 0 x 48": change("images", width=0),
-    "two categories share one id": change("categories", id=17),
+    "two categories share an id": change("categories", id=17),
     "a category without id or name": change("categories", id=None),
     "no images": lambda document: document.update(images=[], annotations=[]),
     "not a COCO file: no list of objects 'annotations'": lambda document: document.pop(

@@ -300,7 +300,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rfdetr_repro.data.decoding.LARGEST", HEIGHT * WIDTH - 1)
-    with pytest.raises(InputError, match="cut it into tiles"):
+    with pytest.raises(InputError, match="cut the picture into tiles"):
         decode(turned())
 
 
@@ -340,6 +340,6 @@ def test_the_census_says_how_many_are_turned_and_how_many_not(
     printed = capsys.readouterr().out
     assert "1 picture turned by EXIF" in printed
     assert (
-        "2 pictures with an EXIF rotation that is ignored: the stated size is the stored one"
+        "2 pictures with an EXIF rotation that is ignored: the stated size is the stored size"
         in printed
     )
