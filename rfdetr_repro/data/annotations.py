@@ -1,15 +1,15 @@
 """Annotation rows of a COCO file as columns: checked, and sorted by image.
 
-Checks are vectorised (COCO train: 118k images, 860k annotations); only when one fails is the
-culprit looked for one by one, so that the message can name the image id and the annotation id. Rows
-are of three kinds:
+Checks are vectorised (COCO train: 118k images, 860k annotations). Only when a check fails are the
+rows searched one by one, so that the message can name the image id and the annotation id. Rows are
+of three kinds:
 
-- usable: also where the box crosses the border (clipped), is smaller than a pixel, repeats another
-  row, or where its area is missing (the box's) or its box is (the mask's);
-- without content: a box of zero width or height; left out and counted, as COCO's own train file has
-  two;
-- bad: anything that cannot be meant (not finite, negative, outside the image, of an unknown image
-  or category, malformed). Refused, or with ``drop_bad`` left out and counted by kind.
+- usable, including rows whose box crosses the border (clipped), is smaller than a pixel or repeats
+  another row, and rows without area (taken from the box) or box (taken from the mask);
+- without content: a box of zero width or height; left out and counted, since COCO's own train file
+  has two;
+- bad: rows that cannot be meant (not finite, negative, outside the image, of an unknown image or
+  category, malformed). Refused, or with ``drop_bad`` left out and counted by kind.
 """
 
 from __future__ import annotations
@@ -54,9 +54,10 @@ __all__ = [
     "refuse_endless_numbers",
 ]
 
-# annotation tools round; up to here a box beyond the border is clipped without being counted
+# a box is clipped without being counted up to this distance beyond the border, because annotation
+# tools round
 BORDER_PX = 1.0
-LARGEST_COORDINATE = 1e9  # px; beyond, arithmetic on boxes overflows before it means anything
+LARGEST_COORDINATE = 1e9  # px; arithmetic on larger boxes would overflow
 HINT = "correct or remove them, or add --drop-bad to leave them out"
 
 
@@ -66,7 +67,7 @@ class AnnotationTable:
     1]``.
     """
 
-    ids: np.ndarray  # object (n,): as the file has them, None where it has none
+    ids: np.ndarray  # object (n,): as in the file, None where the file has no id
     boxes_xywh: np.ndarray  # float64 (n, 4) px, as written in the file
     boxes_xyxy: np.ndarray  # float64 (n, 4) px, clipped to the image
     labels: np.ndarray  # int64 (n,) contiguous
@@ -76,9 +77,9 @@ class AnnotationTable:
     first: np.ndarray  # int64 (num_images + 1,)
     clipped_boxes: int  # beyond the border by more than BORDER_PX
     empty_boxes: int  # of zero width or height: left out
-    boxes_from_masks: int  # the file has no box
-    areas_from_boxes: int  # the file has no area
-    dropped: dict[str, int]  # bad rows that were left out by kind
+    boxes_from_masks: int  # boxes that the file lacks
+    areas_from_boxes: int  # areas that the file lacks
+    dropped: dict[str, int]  # number of bad rows that were left out, by kind
 
 
 @dataclass
@@ -104,8 +105,8 @@ def parse_annotations(
     *,
     drop_bad: bool = False,
 ) -> AnnotationTable:
-    """Checks all annotations and sorts them by image. Raises :class:`InputError` naming image id
-    and annotation id.
+    """Checks all annotations and sorts them by image. Raises :class:`InputError`, which names image
+    id and annotation id, for a bad row.
 
     ``text``: the file's bytes and the spans of its segmentations, from :func:`parse_document`.
     """
@@ -126,7 +127,7 @@ def parse_annotations(
     empty = finite & ((safe[:, 2:] == 0).any(axis=1) & (safe[:, 2:] >= 0).all(axis=1))
     outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     inside = (xyxy[:, 2:] > 0).all(axis=1) & (xyxy[:, :2] < sizes).all(axis=1)
-    # so thin that nothing of it is left in float64
+    # so thin that the box has no area left in float64
     empty |= finite & outside & inside & (safe[:, 2:] > 0).all(axis=1)
     of_dropped = np.zeros(len(annotations), dtype=bool)
     if table.dropped_ids:
@@ -141,7 +142,7 @@ def parse_annotations(
         "has a box that is not finite": ~finite,
         "has a box of negative size": (safe[:, 2:] < 0).any(axis=1),
         "has a box outside the image": outside & ~empty,
-        "has an id that an earlier one has": _repeats(rows.ids),
+        "has the id of an earlier annotation": _repeats(rows.ids),
     }
     bad, dropped = _sort_out(faults, rows, annotations, path, drop_bad)
     _refuse_normalised(xyxy[~bad & ~empty], sizes[~bad & ~empty], path)
@@ -173,7 +174,7 @@ def _sort_out(
     path: Path,
     drop_bad: bool,
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """(bad rows bool (n,), how many of each kind); raises for the first fault that any row has
+    """Bad rows, bool (n,), and their number by kind. Raises :class:`InputError` for the first fault
     unless bad rows are dropped.
     """
     bad = np.zeros(len(entries), dtype=bool)
@@ -204,9 +205,11 @@ def _sort_out(
 
 
 def _refuse_normalised(xyxy: np.ndarray, sizes: np.ndarray, path: Path) -> None:
-    """Boxes that all lie within 0..1 are parts of the image: nobody labels only its first pixel."""
+    """Refuses boxes that all lie within 0..1: they are fractions of the image, since nobody labels
+    only its first pixel.
+    """
     if len(xyxy) and xyxy.max() <= 1.0 + 1e-6 and sizes.min() > 2:
-        what = f"all {len(xyxy)} boxes lie within 0..1: they are parts of the image, not pixels"
+        what = f"all {len(xyxy)} boxes lie within 0..1: they are fractions of the image, not pixels"
         raise InputError(
             what,
             path,
@@ -264,7 +267,7 @@ def _columns(entries: list[dict[str, Any]], segmentations: Segmentations) -> _Ro
 
 
 def _not_keys(values: list[Any], read: Callable[[object], Any]) -> np.ndarray:
-    """bool (n,): which values are no ids."""
+    """bool (n,): whether each value is not an id."""
     if set(map(type, values)) <= {int}:
         return np.zeros(len(values), dtype=bool)
     return np.array(
@@ -273,7 +276,7 @@ def _not_keys(values: list[Any], read: Callable[[object], Any]) -> np.ndarray:
 
 
 def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
-    """float64 (n, 4), or None if any box is anything but four numbers."""
+    """float64 (n, 4), or None if any box is not four numbers."""
     try:
         listed = [entry["bbox"] for entry in entries]
         if not set(map(type, chain.from_iterable(listed))) <= {int, float}:
@@ -291,7 +294,9 @@ def _plain_boxes(entries: list[dict[str, Any]]) -> np.ndarray | None:
 
 
 def _number(value: object) -> float | None:
-    """A real number as float, infinite where it is too large for one; None for anything else."""
+    """A real number as float, infinite where it is too large for a float; None for anything
+    else.
+    """
     if type(value) not in (int, float):
         return None
     try:
@@ -308,7 +313,7 @@ def _box(value: object) -> tuple[float, ...] | None:
 
 
 def _box_of_mask(segmentations: Segmentations, row: int) -> tuple[float, ...] | None:
-    """x, y, width, height of a segmentation, or None where it has none."""
+    """x, y, width, height of a segmentation, or None where the row has no segmentation."""
     try:
         value = segmentations[row]
     except (ValueError, RecursionError):
@@ -336,7 +341,7 @@ def _flag(value: object) -> int:
 
 
 def _area(value: object) -> float:
-    """px^2; -1 where missing or negative, NaN for what is no finite number."""
+    """px^2; -1 where missing or negative, NaN for anything that is not a finite number."""
     if value is None:
         return -1.0
     number = _number(value)
@@ -348,7 +353,7 @@ def _area(value: object) -> float:
 def _positions(
     values: Iterable[Any], keys: Iterable[Any], read: Callable[[object], Any] = image_key
 ) -> np.ndarray:
-    """Index of each value in ``keys``, -1 where it is absent; int64 (n,)."""
+    """Index of each value in ``keys``, -1 where the value is absent; int64 (n,)."""
     place = {key: index for index, key in enumerate(keys)}
     listed = list(values)
     if set(map(type, listed)) <= {int}:

@@ -5,10 +5,10 @@ Appendix A: Objects365).
 
 FOLDER holds SAM 2 in transformers' form (config.json, safetensors), the user's own copy; nothing is
 downloaded. Every box is one prompt. A mask is kept if the model trusts it (predicted IoU) and it
-agrees with its box; else the object keeps its box as a polygon, and its annotation says which. What
-is done stands in a file beside the result, one line per image: a killed run goes on. The published
-recipe names SAM 2 and nothing more (architecture facts section 9): the two limits are this
-project's choice.
+agrees with its box; otherwise the object keeps its box as a polygon, and its annotation states
+which. Finished images are recorded in a file next to the result, one line per image, so that a
+killed run continues. The published recipe names SAM 2 and nothing more (architecture facts section
+9): the two limits are this project's choice.
 """
 
 from __future__ import annotations
@@ -63,11 +63,14 @@ class Sam2:
     """SAM 2 on images: one embedding per image, one mask per box."""
 
     def __init__(self, folder: str | Path, device: str = "cpu") -> None:
+        """Loads the model in ``folder``. Raises :class:`InputError` where ``folder`` holds no SAM
+        2, or transformers is not installed.
+        """
         if not Path(folder, "config.json").is_file():
             raise InputError(
                 "no SAM 2 model (config.json and safetensors)",
                 folder,
-                "save one there with save_pretrained",
+                "save a model into this folder with save_pretrained",
             )
         try:
             from transformers import Sam2Model
@@ -81,7 +84,7 @@ class Sam2:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save it again"
+                f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save the model again"
             ) from error
         self.model, self.device = model.to(device).eval(), device
         side = model.config.prompt_encoder_config.image_size
@@ -90,8 +93,8 @@ class Sam2:
     def masks(
         self, image: np.ndarray, boxes_xyxy: np.ndarray
     ) -> Iterator[tuple[np.ndarray, float]]:
-        """(bool (H, W), predicted IoU) of each box; image uint8 (H, W, 3), boxes float (n, 4) in
-        px.
+        """Yields (bool (H, W), predicted IoU in 0..1) for each box; image uint8 (H, W, 3), boxes
+        float (n, 4) xyxy in px.
         """
         import torch
 
@@ -127,7 +130,7 @@ def box_of(mask: np.ndarray) -> np.ndarray | None:
 
 
 def judge(mask: np.ndarray, iou: float, box_xyxy: np.ndarray, limits: Filter) -> str:
-    """ "kept", or why the mask is not used."""
+    """ "kept", or the reason why the mask is not used."""
     found = box_of(mask)
     if found is None:
         return "empty"
@@ -142,7 +145,7 @@ def judge(mask: np.ndarray, iou: float, box_xyxy: np.ndarray, limits: Filter) ->
 def label_image(
     sam: Sam2, image: np.ndarray, boxes_xyxy: np.ndarray, limits: Filter
 ) -> list[dict[str, Any]]:
-    """For each box {"segmentation", "area", "pseudo_mask": what :func:`judge` said}."""
+    """For each box a dict {"segmentation", "area", "pseudo_mask": result of :func:`judge`}."""
     rows = []
     for (mask, iou), box in zip(sam.masks(image, boxes_xyxy), boxes_xyxy, strict=True):
         verdict = judge(mask, iou, box, limits)
@@ -169,9 +172,10 @@ def label_image(
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be labelled, checked whole before a model is loaded. ``document``: the COCO JSON
-    of the split; ``by_image``: the entries of its annotations that lack a mask, by image id as the
-    split has it.
+    """The objects to label, checked completely before a model is loaded.
+
+    ``document``: the COCO JSON of the split; ``by_image``: the annotations without a mask, by image
+    id.
     """
 
     split: CocoSplit
@@ -182,7 +186,7 @@ class Job:
 
 
 def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
-    """Reads the split as every command does.
+    """Reads the split like every command.
 
     Raises :class:`InputError` for data or an ``out`` that cannot be used.
     """
@@ -192,9 +196,9 @@ def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
     source = locate(DataSource.of(data_dir), split_name).path
     if out.resolve() == source.resolve():
         raise InputError(
-            "this is the file that is read",
+            "this is the file that is being read",
             out,
-            "write to another one; your boxes stay as they are",
+            "write to another file; your boxes stay as they are",
         )
     output_path(out)
     document = read_json(source) if source.suffix == ".json" else None
@@ -222,23 +226,23 @@ def read_job(data_dir: str | Path, split_name: str, out: str | Path) -> Job:
 def pseudo_label(
     data_dir: str | Path, split_name: str, sam: Sam2, out: str | Path, limits: Filter | None = None
 ) -> dict[str, int]:
-    """:func:`label` of :func:`read_job`."""
+    """:func:`label` for the job of :func:`read_job`."""
     return label(read_job(data_dir, split_name, out), sam, limits)
 
 
 def label(job: Job, sam: Sam2, limits: Filter | None = None) -> dict[str, int]:
-    """Writes the split with a segmentation for every object as COCO JSON; returns how often each
-    verdict was given.
+    """Writes the split with a segmentation for every object as COCO JSON; returns the number of
+    each verdict.
 
-    Objects that have a segmentation keep it, crowds too; all else of the file stays as it is. Work
-    done lies in ``out`` + ".partial" until the end.
+    Objects with a segmentation keep it, and so do crowds; the rest of the file stays unchanged.
+    Finished work is in ``out`` + ".partial" until the end.
     """
     with locked(job.out, "writes this file"):
         return _write_labelled(job, sam, limits or Filter())
 
 
 def _write_labelled(job: Job, sam: Sam2, limits: Filter) -> dict[str, int]:
-    """What :func:`label` does once nobody else does."""
+    """The work of :func:`label`, under the lock of the output."""
     out = job.out
     document = job.document
     by_image = job.by_image
@@ -270,7 +274,9 @@ def _label_all(
     partial: Path,
     source_sha256: str,
 ) -> dict[ImageKey, list[dict[str, Any]]]:
-    """Image id -> results in order of its annotations; what ``partial`` holds is not done again."""
+    """Image id -> results in order of its annotations; images in ``partial`` are not labelled
+    again.
+    """
     key = sha256_bytes(f"{source_sha256} {limits} {sam.model.config.to_json_string()}".encode())
     done = _read_partial(partial, key)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -288,8 +294,8 @@ def _label_all(
 
 
 def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]]]:
-    """Images done by a run that was stopped; a torn last line is cut off, another run's file
-    refused.
+    """Images that a stopped run finished. A torn last line is cut off; raises :class:`InputError`
+    for the file of another run.
     """
     if not partial.exists():
         return {}
@@ -302,13 +308,13 @@ def _read_partial(partial: Path, key: str) -> dict[ImageKey, list[dict[str, Any]
         done = {row["image"]: list(row["rows"]) for row in rest}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            "this is no unfinished work of this command", partial, "remove it"
+            "this file does not hold unfinished work of this command", partial, "remove the file"
         ) from error
     if found != key:
         raise InputError(
-            "unfinished work of other data, model or limits is here",
+            "this file holds unfinished work on other data, or with another model or other limits",
             partial,
-            "remove it, or use the same again",
+            "remove the file, or use the same data, model and limits again",
         )
     write_atomic(partial, whole + b"\n" if whole else b"")
     return done

@@ -129,7 +129,7 @@ BAD: dict[str, Change] = {
     "has a box outside the image": added(bbox=[200, 1, 5, 5]),
     "has a category id that is unknown": added(category_id=77),
     "belongs to an image that is not listed": added(image_id=77),
-    "has an id that an earlier one has": added(id=10),
+    "has the id of an earlier annotation": added(id=10),
     "is malformed": added(bbox=[1, 2, 3]),
     "is malformed ": added(bbox=["1", "2", "3", "4"]),
     "is malformed  ": added(bbox=[True, 2, 3, 4]),
@@ -290,7 +290,8 @@ def test_normalised_boxes_are_refused(tmp_path: Path) -> None:
 
     for drop_bad in (False, True):
         with pytest.raises(
-            InputError, match="all 3 boxes lie within 0..1: they are parts of the image, not pixels"
+            InputError,
+            match="all 3 boxes lie within 0..1: they are fractions of the image, not pixels",
         ):
             read_split(written(tmp_path, change), "train", drop_bad=drop_bad)
 

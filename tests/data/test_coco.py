@@ -255,7 +255,7 @@ BAD = {
     "annotations[0] (id 1, image id 100) is malformed": change("annotations", bbox=[1, 1, 5]),
     "annotations[0] (id 1, image id None) is malformed": change("annotations", image_id=None),
     "annotations[0] (id 1, image id 100) is malformed ": change("annotations", area="large"),
-    "annotation id 2 of image id 100 has an id that an earlier one has": change(
+    "annotation id 2 of image id 100 has the id of an earlier annotation": change(
         "annotations", id=2
     ),
     "image id 97 occurs 2 times": change("images", id=97),

@@ -172,7 +172,7 @@ def test_no_model_is_one_line(
 def test_the_boxes_are_not_written_over(folder: Path, sam: Sam2) -> None:
     source = locate(DataSource(folder), "train").path
     before = source.read_bytes()
-    with pytest.raises(InputError, match="this is the file that is read"):
+    with pytest.raises(InputError, match="this is the file that is being read"):
         pseudo_label(folder, "train", sam, source)
     assert source.read_bytes() == before
 

@@ -1,7 +1,7 @@
-"""One scene of the embedded set: background, sprites standing on the ground, shadows, occlusion by
-painting order.
+"""One scene of the embedded set: background, sprites standing on the ground, shadows, and occlusion
+by painting order.
 
-The truth (masks, boxes, areas) is read from the map of visible pixels, never from a pasted
+The ground truth (masks, boxes, areas) is read from the map of visible pixels, never from a pasted
 rectangle.
 """
 
@@ -19,7 +19,8 @@ from PIL import Image, ImageFilter
 T = TypeVar("T")
 
 PACK = Path(__file__).resolve().parent / "pack"
-# (share of objects, longest side as a part of the image side): "pico mix" of docs/method/pico.md
+# (share of objects, longest side as a fraction of the image side): "pico mix" of
+# docs/method/pico.md
 SIZES = ((0.15, 0.10, 0.16), (0.45, 0.18, 0.36), (0.40, 0.36, 0.72))
 MIN_VISIBLE = 0.25
 MIN_PIXELS = 12
@@ -28,22 +29,27 @@ TRIES = 6  # positions tried before a barely visible object is accepted as clutt
 
 @dataclass(frozen=True)
 class Sprite:
+    """A rendered view of an object."""
+
     rgba: np.ndarray  # uint8 (h, w, 4)
     category_id: int  # 0 = clutter without a label
 
 
 @dataclass(frozen=True)
 class Assets:
-    """What one part of the pack offers: class -> model -> views, clutter models, backgrounds."""
+    """The content of one part of the pack: class -> model -> views, clutter models, backgrounds."""
 
     classes: tuple[tuple[tuple[Sprite, ...], ...], ...]
     clutter: tuple[tuple[Sprite, ...], ...]
-    backgrounds: tuple[tuple[np.ndarray, bool], ...]  # uint8 (h, w, 3), stands on a floor
+    # uint8 (h, w, 3); whether objects stand on a floor
+    backgrounds: tuple[tuple[np.ndarray, bool], ...]
     categories: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
 class Scene:
+    """A composed image with its ground truth."""
+
     image: np.ndarray  # uint8 (side, side, 3)
     masks: np.ndarray  # bool (n, side, side), visible pixels
     category_ids: tuple[int, ...]
@@ -52,8 +58,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """A sprite at its final size; ``rgba`` float32 premultiplied, 0..1; (x, y) of its upper left
-    corner, may be outside.
+    """A sprite at its final size; ``rgba`` is float32 premultiplied, 0..1, and (x, y) its upper
+    left corner, which may be outside the image.
     """
 
     rgba: np.ndarray
@@ -64,6 +70,7 @@ class Placed:
 
     @property
     def bottom(self) -> int:
+        """Row below the sprite's last row; sprites are painted in this order."""
         return self.y + self.rgba.shape[0]
 
 
@@ -106,11 +113,11 @@ def load_assets(part: str) -> Assets:
 
 
 def compose_scene(assets: Assets, side: int, rng: np.random.Generator) -> Scene:
-    """A square scene of ``side`` pixels; everything random comes from ``rng``."""
+    """A square scene of ``side`` pixels; all randomness comes from ``rng``."""
     canvas = _background(assets, side, rng)
     objects = _objects(assets, side, rng)
     owner = np.full((side, side), -1, dtype=np.int16)
-    for index, placed in enumerate(objects):  # far (high) first
+    for index, placed in enumerate(objects):  # far objects, which are higher in the image, first
         _shadow(canvas, placed)
         _paint(canvas, owner, placed, index)
     visible = _visible(owner, objects)
@@ -150,8 +157,8 @@ def _background(assets: Assets, side: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _objects(assets: Assets, side: int, rng: np.random.Generator) -> list[Placed]:
-    """2 to 7 objects in painting order; positions that would hide an object, or bury an earlier
-    one, are drawn again.
+    """2 to 7 objects in painting order; positions that would hide an object, or an earlier object,
+    are drawn again.
     """
     placed: list[Placed] = []
     for _ in range(int(rng.integers(2, 8))):
@@ -190,7 +197,9 @@ def _scaled(sprite: Sprite, side: int, rng: np.random.Generator) -> tuple[np.nda
 
 
 def _position(rgba: np.ndarray, category_id: int, side: int, rng: np.random.Generator) -> Placed:
-    """On the ground; one in eight runs out of the picture at a side or below."""
+    """A position on the ground; one sprite in eight crosses a side or the lower border of the
+    picture.
+    """
     height, width = rgba.shape[:2]
     bottom = int(rng.uniform(0.47, 1.0) * side)
     x = int(rng.uniform(0, max(1, side - width)))
@@ -231,7 +240,7 @@ def _paint(canvas: np.ndarray | None, owner: np.ndarray, placed: Placed, index: 
 
 
 def _visible(owner: np.ndarray, order: list[Placed]) -> list[bool]:
-    """Whether enough of each object, in painting order, is left in the map of visible pixels."""
+    """Whether enough of each object, in painting order, remains in the map of visible pixels."""
     pixels = np.bincount(owner.ravel() + 1, minlength=len(order) + 1)[1:]
     return [
         count >= max(MIN_PIXELS, MIN_VISIBLE * placed.area)
@@ -272,7 +281,7 @@ def _shadow(canvas: np.ndarray, placed: Placed) -> None:
 
 
 def _finish(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A little contrast and noise; uint8."""
+    """Changes the contrast and adds noise; uint8."""
     contrast = rng.uniform(0.9, 1.1)
     noisy = (
         (canvas - 0.5) * contrast + 0.5 + rng.normal(0, rng.uniform(0.0, 0.02), size=canvas.shape)

@@ -60,12 +60,13 @@ class EmbeddedConfig:
     seed: int = 0
 
     def count(self, split: str) -> int:
+        """Number of images of ``split``."""
         return int(getattr(self, f"{split}_images"))
 
 
 def compose(config: EmbeddedConfig, split: str, index: int) -> Scene:
-    """Scene ``index`` of ``split``: image uint8 (side, side, 3), boxes, masks and categories of
-    what is visible.
+    """Scene ``index`` of ``split``: image uint8 (side, side, 3), and masks and categories of the
+    visible objects.
     """
     rng = np.random.default_rng((config.seed, list(SPLITS).index(split), index))
     return compose_scene(load_assets(SPLITS[split]), config.image_side, rng)
@@ -111,7 +112,8 @@ def write_embedded(
 ) -> Path:
     """Writes a COCO folder (annotations/instances_SPLIT.json, SPLIT/*.jpg).
 
-    A finished split of the same config is kept.
+    Finished splits of the same config are kept. Raises :class:`InputError` for a folder that holds
+    another embedded data set.
     """
     folder, config = Path(folder), config or EmbeddedConfig()
     if _missing(folder, config):
@@ -122,7 +124,10 @@ def write_embedded(
 
 
 def _missing(folder: Path, config: EmbeddedConfig) -> list[str]:
-    """Splits that are not finished; finished ones of another config are an :class:`InputError`."""
+    """Splits that are not finished.
+
+    Raises :class:`InputError` for finished splits of another config.
+    """
     missing = []
     for split in SPLITS:
         path = folder / "annotations" / f"instances_{split}.json"
@@ -132,7 +137,7 @@ def _missing(folder: Path, config: EmbeddedConfig) -> list[str]:
             raise InputError(
                 "another embedded data set is here",
                 folder,
-                "choose another folder, or remove this one",
+                "choose another folder, or remove this data set",
             )
     return missing
 
@@ -140,8 +145,8 @@ def _missing(folder: Path, config: EmbeddedConfig) -> list[str]:
 def _write_split(
     folder: Path, config: EmbeddedConfig, split: str, progress: Progress, workers: int
 ) -> None:
-    """Images go to a temporary folder that is renamed when whole; the annotations come last and
-    mark the split finished.
+    """Images go to a temporary folder that is renamed when complete; the annotations are written
+    last and mark the split as finished.
     """
     final = folder / split
     partial_folder = folder / f".{split}.partial"
@@ -187,8 +192,8 @@ def _write_split(
 def _work_through(
     work: Callable[[Sequence[int]], list[Any]], indices: range, progress: Progress, workers: int
 ) -> list[Any]:
-    """``work`` on all ``indices``, in chunks and in order; in processes of its own where that
-    pays.
+    """``work`` on all ``indices``, in chunks and in order; in separate processes where that is
+    faster.
     """
     chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
     if workers < 2 or len(chunks) <= 4:
@@ -200,13 +205,13 @@ def _work_through(
         waiting = [pool.submit(work, chunk) for chunk in chunks]
         return [rows for future in progress(waiting) for rows in future.result()]
     finally:
-        # after an error or a signal: without the chunks that nobody has begun
+        # after an error or a signal, chunks that no worker has begun are dropped
         pool.shutdown(cancel_futures=True)
 
 
 def _live_with_parent() -> None:
-    """In a worker: signals that end a whole job are left to the parent, and a parent that was
-    killed takes its workers along.
+    """In a worker: leaves signals that end a whole job to the parent, and ends the worker when the
+    parent was killed.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -214,8 +219,8 @@ def _live_with_parent() -> None:
 
 
 def _end_with_parent() -> None:
-    """Without it a worker would wait for ever for work, or write on into a folder that the next run
-    makes anew.
+    """Ends the worker with its parent. The worker would otherwise wait for work for ever, or write
+    into a folder that the next run makes again.
     """
     parent = parent_process()
     assert parent is not None

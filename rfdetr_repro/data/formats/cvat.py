@@ -1,4 +1,4 @@
-"""CVAT's own XML ("CVAT for images") as a COCO document: boxes, polygons and masks; other shapes
+"""CVAT's own XML ("CVAT for images") as a COCO document: boxes, polygons and masks. Other shapes
 are counted and left out.
 """
 
@@ -22,10 +22,11 @@ _LEFT_OUT = ("polyline", "points", "cuboid", "skeleton", "ellipse", "tag")
 def cvat_as_coco(
     path: Path, subset: str | None, drop_bad: bool = False
 ) -> tuple[bytes, dict[str, int]]:
-    """(COCO JSON as UTF-8, shapes left out by kind). ``subset``: only images of that subset; None:
-    all.
+    """COCO JSON as UTF-8, and the number of shapes left out by kind. ``subset`` keeps only the
+    images of that subset.
 
-    A rotated box has no upright form: it is bad, as is a label that the file does not list.
+    Raises :class:`InputError` for a shape that is malformed, has a label that the file does not
+    list, or is a rotated box; with ``drop_bad`` such shapes are left out and counted.
     """
     root = read_xml(path, "annotations")
     names = list(
@@ -81,7 +82,7 @@ def _row(
             raise InputError(
                 f"{where} is rotated",
                 path,
-                "RF-DETR finds upright boxes: draw it upright, or " + HINT,
+                "RF-DETR finds upright boxes: draw the box upright, or " + HINT,
             )
         left, top, right, bottom = numbers_of(
             [shape.get(side) for side in ("xtl", "ytl", "xbr", "ybr")], path, where
@@ -102,8 +103,8 @@ def _row(
 
 
 def _mask(shape: Element, image: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """CVAT's runs go along the rows of the mask's own box, starting outside; COCO's down the
-    columns of the whole image.
+    """CVAT's runs go along the rows of the mask's own box, starting outside; COCO's runs go down
+    the columns of the whole image.
     """
     sides = [shape.get(key) for key in ("left", "top", "width", "height")]
     left, top, width, height = (int(value) for value in numbers_of(sides, path, where))

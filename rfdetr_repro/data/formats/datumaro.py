@@ -1,5 +1,5 @@
-"""Datumaro's own JSON (one file per subset) as a COCO document: boxes, polygons, masks; other
-annotations are left out.
+"""Datumaro's own JSON (one file per subset) as a COCO document: boxes, polygons and masks. Other
+annotations are counted and left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ _READ = ("bbox", "polygon", "mask")
 
 
 def is_datumaro(document: Any) -> bool:
-    """Whether parsed JSON is Datumaro's: items, and categories as an object of kinds."""
+    """Whether parsed JSON is a Datumaro document: a list of items, and an object of categories by
+    kind.
+    """
     return (
         isinstance(document, dict)
         and isinstance(document.get("items"), list)
@@ -21,7 +23,7 @@ def is_datumaro(document: Any) -> bool:
 
 
 def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """(COCO document, annotations left out by kind).
+    """The COCO document, and the number of annotations left out by kind.
 
     Labels keep their numbers; item ids are kept as text.
     """
@@ -57,14 +59,14 @@ def datumaro_as_coco(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def _table(value: Any) -> dict[str, Any]:
-    """``value``, or an empty object where it is something else."""
+    """``value``, or an empty object if ``value`` is not an object."""
     return value if isinstance(value, dict) else {}
 
 
 def _objects(annotations: list[Any], left_out: dict[str, int]) -> list[dict[str, Any]]:
     """Rows of one item.
 
-    Shapes of one group and label (a box with its mask, an object in several parts) are one object.
+    Shapes of one group and label (a box with its mask, or the parts of an object) form one object.
     """
     rows: list[dict[str, Any]] = []
     groups: dict[tuple[str, str], dict[str, Any]] = {}

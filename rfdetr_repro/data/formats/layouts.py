@@ -1,9 +1,9 @@
-"""Which of the known layouts a data set is in, and a split of it as COCO JSON. See ``docs/data.md``
-for the list.
+"""Finds the layout of a data set, and reads a split of it as COCO JSON. ``docs/data.md`` lists the
+layouts.
 
-A layout that names its splits is looked for first. A folder that names none (as labelling tools
-export it) is *undivided*: it is read as whichever split is asked for, and counts as having a train
-split only, so that nothing is validated on what was trained.
+A layout that names its splits has priority. A folder that names no splits (as labelling tools
+export it) is *undivided*: it is read as whatever split is requested, and counts as having a train
+split only, so that nothing is validated on training data.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .datumaro import datumaro_as_coco, is_datumaro
 from .voc import VocFolders, voc_as_coco
 from .yolo import documents_of, find_yaml, names_of_file, names_split, pictures_below, yolo_as_coco
 
-# Names under annotations/ (or in the folder itself), S being the split: COCO's and CVAT's, LVIS's,
-# Objects365's, plain ones.
+# Names under annotations/ (or in the folder itself), S being the split: names of COCO and CVAT, of
+# LVIS, of Objects365, and plain names.
 _IN_ANNOTATIONS = (
     "instances_{}",
     "instances_{}2017",
@@ -36,7 +36,7 @@ _IN_ANNOTATIONS = (
     "{}",
 )
 # A JSON file and the folder of its images, in a folder that is one split: Roboflow, FiftyOne, Label
-# Studio, CVAT, plain ones.
+# Studio, CVAT, and plain names.
 _SINGLE = (
     ("_annotations.coco.json", "."),
     ("labels.json", "data"),
@@ -64,31 +64,31 @@ class Found:
     folders: tuple[Path, ...]  # of the images
     undivided: bool = False
     listed: Path | None = None  # VOC: the list of the split's images
-    others: tuple[Path, ...] = ()  # VOC: the same place of other splits
-    missing: Path | None = None  # a folder of images that should be there and is not
+    others: tuple[Path, ...] = ()  # VOC: the same folder of other splits
+    missing: Path | None = None  # a folder of images that is missing
 
 
 @dataclass(frozen=True)
 class Content:
-    """A split as COCO JSON. ``dropped``: rows that its reader left out by kind."""
+    """A split as COCO JSON. ``dropped``: number of rows that the reader left out, by kind."""
 
     text: bytes
     folders: tuple[Path, ...]
-    turned: bool  # sizes, where the JSON has none, are those that viewers show
+    turned: bool  # where the JSON states no sizes, sizes are those that viewers show
     dropped: dict[str, int] = field(default_factory=dict)
     without_label_file: int = 0
 
 
 def locate(source: DataSource, split: str) -> Found:
-    """Where the split is; an :class:`InputError` that says what was looked for where it is
-    nowhere.
+    """Where the split is. Raises :class:`InputError`, which names the expected files, where there
+    is no such split.
     """
     if source.explicit:
         if (named := source.split(split)) is None:
             raise InputError(
                 f"no annotation file of the {split} split",
                 source.root,
-                f"name it: --annotations-{split} FILE",
+                f"name the file with --annotations-{split} FILE",
             )
         return replace(_explicit(named), undivided=False)
     root = source.root
@@ -96,12 +96,14 @@ def locate(source: DataSource, split: str) -> Found:
         return _file(root)
     if not _is_dir(root):
         raise InputError(
-            "no such data folder", short(root), "give a folder in one of the forms of docs/data.md"
+            "no such data folder", short(root), "give a folder in a format of docs/data.md"
         )
     if (found := next(_divided(root, split), None)) is not None:
         if found.missing is not None:
             raise InputError(
-                f"the images of split {split!r} are missing", found.missing, "put them there"
+                f"the images of split {split!r} are missing",
+                found.missing,
+                "put the images into this folder",
             )
         return found
     others = [
@@ -129,7 +131,7 @@ def locate(source: DataSource, split: str) -> Found:
 
 
 def is_there(source: DataSource, split: str) -> bool:
-    """Whether the split is there, sound or broken. An undivided folder has a train split only."""
+    """Whether the split exists, usable or broken. An undivided folder has a train split only."""
     if source.explicit:
         return source.split(split) is not None
     if _is_file(source.root) and find_yaml(source.root) is not None:
@@ -142,7 +144,9 @@ def is_there(source: DataSource, split: str) -> bool:
 
 
 def load(found: Found, split: str, drop_bad: bool) -> Content:
-    """The split as COCO JSON; annotations are converted where they are in another form."""
+    """The split as COCO JSON; annotations in another format are converted. Raises
+    :class:`InputError` for annotations that cannot be used.
+    """
     if found.kind == "yolo":
         read = yolo_as_coco(found.path, split, drop_bad)
         return Content(read.content, (read.folder,), True, read.dropped, read.without_label_file)
@@ -150,7 +154,7 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
         names = _class_list(found.path)
         images = sorted(path for folder in found.folders for path in pictures_below(folder))
         if not images:
-            raise InputError("no images", found.folders[0], "put them there")
+            raise InputError("no images", found.folders[0], "put images into this folder")
         read = documents_of(images, names, found.path.parent, 0, drop_bad)
         return Content(read.content, (read.folder,), True, read.dropped, read.without_label_file)
     if found.kind == "voc":
@@ -168,8 +172,8 @@ def load(found: Found, split: str, drop_bad: bool) -> Content:
 
 
 def _json_text(path: Path) -> bytes:
-    """The bytes of a JSON file; of a file that begins like no JSON, which may be of any size, only
-    its beginning.
+    """The bytes of a JSON file; for a file that does not begin like JSON, which may be of any size,
+    only the beginning.
     """
     with open_input(path) as stream:
         head = stream.read(1 << 16)
@@ -188,7 +192,7 @@ def _from_datumaro(text: bytes, found: Found) -> Content:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return Content(text, found.folders, False)  # the reader of COCO says what is wrong
+        return Content(text, found.folders, False)  # the reader of COCO reports what is wrong
     if not is_datumaro(document):
         return Content(text, found.folders, False)
     try:
@@ -251,8 +255,8 @@ def _divided(root: Path, split: str) -> Iterator[Found]:
 
 
 def _coco_folders(root: Path, name: str) -> tuple[Path, ...]:
-    """Folders that the file names may start from; the set's own folder last (LVIS names images of
-    two splits).
+    """Folders that the file names may start from, with the set's own folder last (LVIS names images
+    of two splits).
     """
     names = (name, f"{name}2017", f"images/{name}", f"images/{name}2017", "images", "data")
     return (*_existing(*(root / candidate for candidate in names)), root)
@@ -296,8 +300,8 @@ def _undivided(root: Path) -> Iterator[Found]:
 
 
 def _voc(root: Path, name: str) -> Iterator[Found]:
-    """The devkit's folders, here or in VOCdevkit/VOC2007 and the like, with a list of the split's
-    images.
+    """The folders of the VOC devkit, in ``root`` or in VOCdevkit/VOC2007 and the like, with a list
+    of the split's images.
     """
     for folder in (
         root,
@@ -307,7 +311,7 @@ def _voc(root: Path, name: str) -> Iterator[Found]:
         listed = folder / "ImageSets" / "Main" / f"{name}.txt"
         if os.path.lexists(listed) and not _is_file(listed):
             raise InputError(
-                "the list of images is a link that leads nowhere, or no file",
+                "the list of images is a broken link, or not a file",
                 listed,
                 "correct or remove it",
             )
@@ -329,27 +333,27 @@ def _is_cvat(path: Path) -> bool:
 
 
 def _file(path: Path) -> Found:
-    """A file given as the data set: data.yaml, or the annotation file of an undivided one."""
+    """A file given as the data set: data.yaml, or the annotation file of an undivided data set."""
     if find_yaml(path) is not None:
         return Found("yolo", path, (path.parent,))
     return _explicit(ExplicitSplit(path))
 
 
 def _explicit(named: ExplicitSplit) -> Found:
-    """A split whose annotation file (or folder of VOC files) and images are named by hand."""
+    """A split whose annotation file (or folder of VOC files) and images are named explicitly."""
     path = named.annotations
     images = named.images
     if images is not None and not _is_dir(images):
         raise InputError("no such folder of images", short(images), "check the path")
-    beside = path.parent
+    folder = path.parent
     folders: tuple[Path, ...]
     if images is not None:
         folders = (images,)
     else:
         folders = (
-            *_existing(beside / "images", beside / "data", beside.parent / "images"),
-            beside,
-            beside.parent,
+            *_existing(folder / "images", folder / "data", folder.parent / "images"),
+            folder,
+            folder.parent,
         )
     if _is_dir(path):
         if not any(path.glob("*.xml")):
@@ -369,19 +373,19 @@ def _explicit(named: ExplicitSplit) -> Found:
     if not _is_file(path):
         raise InputError("no such annotation file", short(path), "check the path")
     if path.suffix.lower() in (".yaml", ".yml"):
-        return Found("yolo", path, (beside,))
+        return Found("yolo", path, (folder,))
     if path.suffix.lower() == ".xml":
         return Found("cvat", path, folders, True)
     return Found("coco", path, folders, True)
 
 
 def _class_list(path: Path) -> dict[int, str]:
-    """Names of a ``classes.txt``, one a line, or of a data file."""
+    """Names in a ``classes.txt``, one per line, or in a data file."""
     if path.suffix != ".txt":
         return names_of_file(path)
     with open_input(path) as stream:
         lines = stream.read(4 << 20).decode("utf-8-sig", "replace").splitlines()
     names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     if not names:
-        raise InputError("no class names", path, "write one name a line")
+        raise InputError("no class names", path, "write one name per line")
     return names

@@ -1,7 +1,7 @@
 """Pascal VOC XML (one file per image) as a COCO document.
 
-Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, the last one
-included, so a box goes from ``xmin - 1`` to ``xmax``. Objects marked as difficult count as any
+Coordinates are read as the VOC devkit defines them: whole pixels counted from 1, including the
+last, so a box extends from ``xmin - 1`` to ``xmax``. Objects marked as difficult count like any
 other. Class names are sorted and numbered from 1, over all files of the data set, not only those of
 the split.
 """
@@ -29,7 +29,7 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 class VocFolders:
     """Where a split's files are.
 
-    ``listed``: the ImageSets file that names its images; None: every XML file is of the split.
+    ``listed``: the ImageSets file that names its images; None: every XML file belongs to the split.
     """
 
     annotations: Path
@@ -39,9 +39,11 @@ class VocFolders:
 
 
 def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dict[str, int]]:
-    """(COCO JSON as UTF-8, rows left out by kind).
+    """COCO JSON as UTF-8, and the number of rows left out by kind. File names start from the first
+    folder of images.
 
-    File names start from the first folder of images.
+    Raises :class:`InputError` for a listed image without an XML file, and for a malformed object;
+    with ``drop_bad`` malformed objects are left out and counted.
     """
     files = _xml_files(folders.annotations)
     wanted = _listed(folders.listed) if folders.listed else {path.stem: None for path in files}
@@ -51,7 +53,9 @@ def voc_as_coco(folders: VocFolders, drop_bad: bool = False) -> tuple[bytes, dic
             f"{len(absent)} of {len(wanted)} listed images have no XML file, first "
             f"{short(absent[0])}"
         )
-        raise InputError(what, folders.annotations, "add the file, or take the name off the list")
+        raise InputError(
+            what, folders.annotations, "add the file, or remove the name from the list"
+        )
     finder = ImageFinder(folders.images)
     dropped = dict[str, int]()
     read = {stem: read_xml(path, "annotation") for stem, path in known.items()}
@@ -114,7 +118,7 @@ def _name(entry: Element, path: Path, place: int) -> str:
 def _image(root: Element, path: Path, finder: ImageFinder) -> dict[str, Any]:
     """File name and, where stated, size.
 
-    Some tools leave the suffix out or write that of another file: the stem then counts.
+    Some tools leave the suffix out or write a wrong suffix: then the stem decides.
     """
     stated = _text(root, "filename") or _text(root, "path") or path.stem
     candidates = [stated, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
@@ -129,8 +133,8 @@ def _image(root: Element, path: Path, finder: ImageFinder) -> dict[str, Any]:
 
 
 def _shape(entry: Element, path: Path, place: int) -> dict[str, Any]:
-    """[x, y, width, height] in px from 0, and the polygon where there is one (x1, y1, x2, y2, ...;
-    Roboflow, supervision).
+    """[x, y, width, height] in px from 0, and the polygon if the object has a polygon (x1, y1, x2,
+    y2, ...; Roboflow, supervision).
     """
     if (box := entry.find("bndbox")) is None:
         raise InputError(f"object {place} has no bndbox", path, HINT)

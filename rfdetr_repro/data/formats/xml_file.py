@@ -1,5 +1,5 @@
-"""XML of annotation tools, read without anything that a document type may ask for (entities blow
-up, or read other files).
+"""XML of annotation tools, read without document types, whose entities may expand without limit or
+read other files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ Element = ElementTree.Element
 
 
 def read_xml(path: Path, root: str) -> Element:
-    """The root element, which must be called ``root``. Anything else is an :class:`InputError`."""
+    """The root element, which must be called ``root``. Raises :class:`InputError` for anything
+    else.
+    """
     with open_input(path) as stream:
         content = stream.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
@@ -41,14 +43,16 @@ def read_xml(path: Path, root: str) -> Element:
 
 
 def numbers_of(texts: list[str | None], path: Path, where: str) -> list[float]:
-    """Finite numbers; anything else is an :class:`InputError` that names ``where`` in the file."""
+    """Finite numbers of ``texts``. Raises :class:`InputError`, which names ``where`` in the file,
+    for anything else.
+    """
     try:
         values = [
             float(text if text and text.isascii() and "_" not in text else "none") for text in texts
         ]
     except ValueError as error:
         raise InputError(
-            f"{where} has a coordinate that is no number", path, "correct the file"
+            f"{where} has a coordinate that is not a number", path, "correct the file"
         ) from error
     if not all(math.isfinite(value) for value in values):
         raise InputError(f"{where} has a coordinate that is not finite", path, "correct the file")

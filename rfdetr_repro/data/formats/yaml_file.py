@@ -1,8 +1,9 @@
-"""YAML as it is written: every scalar stays text, so that a class called ``no``, ``010`` or
-``null`` keeps its name.
+"""YAML whose scalars all stay text, so that a class called ``no``, ``010`` or ``null`` keeps its
+name.
 
-YAML's own rules would make them False, 8 and None. A key that occurs twice, a reference (``&``,
-``*``; nested ones blow up), and a file that is large or nested beyond reason are refused.
+YAML's own rules would make them False, 8 and None. Duplicate keys, references (``&``, ``*``; nested
+references expand without limit), and files that are unreasonably large or deeply nested are
+refused.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _TextLoader(yaml.BaseLoader):  # type: ignore[misc] # PyYAML has no types
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "a key is no text", key.start_mark
+                    None, None, "a key is not a text", key.start_mark
                 )
             if key.value in seen:
                 problem = f"key {short(key.value)!r} occurs twice"
@@ -45,9 +46,9 @@ class _TextLoader(yaml.BaseLoader):  # type: ignore[misc] # PyYAML has no types
 
 
 def read_text_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; values are text, lists and mappings of such.
+    """The mapping in a YAML file; values are texts, and lists and mappings of texts.
 
-    Anything else is an :class:`InputError`.
+    Raises :class:`InputError` for anything else.
     """
     with open_input(path) as stream:
         content = stream.read(MOST_BYTES + 1)
@@ -55,7 +56,7 @@ def read_text_yaml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"a data file of more than {MOST_BYTES >> 20} MB",
             path,
-            "it needs names, train and val only",
+            "write a file with the keys names, train and val only",
         )
     try:
         described = yaml.load(content, Loader=_TextLoader)
@@ -73,10 +74,12 @@ def read_text_yaml(path: Path) -> dict[str, Any]:
             "not a YOLO data file: it is nested too deeply", path, "write the file again"
         ) from error
     if not isinstance(described, dict):
-        raise InputError("not a YOLO data file", path, "it needs names, train and val")
+        raise InputError(
+            "not a YOLO data file", path, "write a file with the keys names, train and val"
+        )
     return described
 
 
 def given(value: Any) -> bool:
-    """Whether an entry says anything."""
+    """Whether an entry has a value."""
     return value is not None and value not in ABSENT and value != []

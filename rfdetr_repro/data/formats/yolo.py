@@ -1,15 +1,15 @@
-"""A split in YOLO form (``data.yaml`` and one text file of labels per image) as a COCO document,
-which then is read as any other.
+"""A split in YOLO format (``data.yaml`` and one text file of labels per image) as a COCO document,
+which is then read like any other.
 
-A line is ``class cx cy w h`` (a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), in parts of
-the image as viewers show it (EXIF rotation applied). With ``kpt_shape`` in the file it is a box
-followed by key points, of which the box is read. Class ids are kept as category ids. Polygons stay
-polygons: masks are rasterised one sample at a time.
+A line is ``class cx cy w h`` (a box) or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon), in fractions
+of the image as viewers show it (EXIF rotation applied). With ``kpt_shape`` in the file a line is a
+box followed by key points, of which only the box is read. Class ids are kept as category ids.
+Polygons stay polygons: masks are rasterised one sample at a time.
 
-The entries of a split are folders or text files of image paths. A path is looked for below
-``path:`` (relative to the file, or absolute), beside the file, and, in a list, beside the list.
-Without entries the usual folders are looked for (supervision writes such files). Labels lie where
-``images`` in the path becomes ``labels``, or beside the image.
+The entries of a split are folders or text files of image paths. A path is searched below ``path:``
+(relative to the file, or absolute), in the folder of the file and, in a list, in the folder of the
+list. Without entries the usual folders are searched (supervision writes such files). Labels are
+where ``images`` in the path becomes ``labels``, or in the folder of the image.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from rfdetr_repro.spec.files import open_input
 from .yaml_file import given, read_text_yaml
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
-MOST_FILES = 20_000_000  # a folder with more entries is no data set (a whole disk)
+MOST_FILES = 20_000_000  # a folder with more entries is not a data set, but a whole disk
 MOST_LABEL_BYTES = 64 << 20  # of one image
-_BEYOND = 0.01  # part of the image by which a coordinate may lie outside; annotation tools round
+# fraction of the image by which a coordinate may lie outside, because annotation tools round
+_BEYOND = 0.01
 
 
 def find_yaml(root: Path) -> Path | None:
-    """The YOLO data file of a folder, or the file itself, or None."""
+    """The YOLO data file of a folder, or ``root`` itself if it is a data file, or None."""
     if root.is_file():
         return root if root.suffix.lower() in (".yaml", ".yml", ".data") else None
     return next((path for name in YAML_NAMES if (path := root / name).is_file()), None)
@@ -49,8 +50,8 @@ def find_yaml(root: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class YoloSplit:
-    """A split as COCO JSON: ``content`` UTF-8, the folder its file names start from, and what was
-    left out by kind.
+    """A split as COCO JSON: ``content`` in UTF-8, the folder that its file names start from, and
+    the number of rows left out by kind.
     """
 
     content: bytes
@@ -60,7 +61,9 @@ class YoloSplit:
 
 
 def yolo_as_coco(path: Path, split: str, drop_bad: bool = False) -> YoloSplit:
-    """One split of the data file at ``path``. Raises :class:`InputError` naming file and line."""
+    """One split of the data file at ``path``. Raises :class:`InputError`, which names file and
+    line.
+    """
     described = _read(path)
     return documents_of(
         _images(described, path, split),
@@ -74,8 +77,8 @@ def yolo_as_coco(path: Path, split: str, drop_bad: bool = False) -> YoloSplit:
 def documents_of(
     images: list[Path], names: dict[int, str], root: Path, key_points: int, drop_bad: bool
 ) -> YoloSplit:
-    """``images`` with their label files as a COCO document; ``key_points``: numbers after each box,
-    0 for boxes and polygons.
+    """``images`` with their label files as a COCO document. ``key_points``: numbers after each box,
+    0 for lines of boxes and polygons.
     """
     reader = _LabelReader(names, key_points, drop_bad)
     document: dict[str, Any] = {
@@ -110,13 +113,13 @@ def documents_of(
         raise InputError(
             f"no label file found for any of {len(images)} images",
             expected,
-            "put the label files there",
+            "put the label files into this folder",
         )
     return YoloSplit(json.dumps(document).encode(), root, reader.dropped, absent)
 
 
 def names_split(path: Path, split: str) -> bool:
-    """Whether ``data.yaml`` has an entry for the split, or one of the usual folders is there."""
+    """Whether ``data.yaml`` has an entry for the split, or a usual folder of the split exists."""
     described = _read(path)
     return _entry(described, split) is not None or bool(_usual_folders(described, path, split))
 
@@ -131,7 +134,9 @@ def _read(path: Path) -> dict[str, Any]:
     named = ImageFinder([path.parent]).find(described.get("names", "obj.names"))
     if named is None:
         raise InputError(
-            "the file of class names is missing", path, "names = obj.names must name it"
+            "the file of class names is missing",
+            path,
+            "write names = obj.names with the path of the file",
         )
     with open_input(named) as stream:
         names = stream.read(MOST_LABEL_BYTES).decode("utf-8-sig", "replace").splitlines()
@@ -151,14 +156,14 @@ def _darknet_pairs(path: Path) -> dict[str, str]:
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError("the file is no text in UTF-8", path, "write key = value lines") from error
+        raise InputError("the file is not UTF-8 text", path, "write key = value lines") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         key, equals, value = line.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]+", key.strip()):
             raise InputError(
-                f"line {number} is no key = value: {short(line)}", path, "write names = obj.names"
+                f"line {number} is not key = value: {short(line)}", path, "write names = obj.names"
             )
         pairs[key.strip()] = value.strip()
     if not pairs:
@@ -167,7 +172,7 @@ def _darknet_pairs(path: Path) -> dict[str, str]:
 
 
 def names_of_file(path: Path) -> dict[int, str]:
-    """Class names by id of a data file."""
+    """Class id -> name, from a data file."""
     return _names(_read(path), path)
 
 
@@ -182,27 +187,27 @@ def _names(described: dict[str, Any], path: Path) -> dict[int, str]:
         )
     if wrong := [short(name) for name in names.values() if not isinstance(name, str)]:
         raise InputError(
-            f"a class name that is no text: {wrong[0]}",
+            f"a class name that is not a text: {wrong[0]}",
             path,
-            "write a name, in quotes if it has signs in it",
+            "write a name, in quotes if it contains punctuation",
         )
     numbers = [int(key) for key in keys]
     if len(set(numbers)) != len(numbers):
-        raise InputError("two class names share one id", path, "give each its own")
+        raise InputError("two class names share an id", path, "give each class its own id")
     found = {number: names[key] for number, key in zip(numbers, keys, strict=True)}
     count = described.get("nc")
     if given(count):
         if not isinstance(count, str) or not count.isascii() or not count.strip().isdigit():
             raise InputError(
-                f"nc: {short(count)} is no number",
+                f"nc: {short(count)} is not a number",
                 path,
-                "leave it out, or write how many names there are",
+                "leave nc out, or write the number of names",
             )
         if int(count[:9]) != len(found):
             raise InputError(
-                f"nc says {short(count)} classes, but there are {len(found)} names",
+                f"nc states {short(count)} classes, but there are {len(found)} names",
                 path,
-                "correct one of them",
+                "correct nc or the names",
             )
     return found
 
@@ -218,7 +223,7 @@ def _key_points(described: dict[str, Any], path: Path) -> int:
         points, values = (int(value) for value in shape)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"kpt_shape: {short(shape)} is no pair", path, "write [points, values per point]"
+            f"kpt_shape: {short(shape)} is not a pair", path, "write [points, values per point]"
         ) from error
     if not 0 < points <= 10_000 or values not in (2, 3):
         raise InputError(
@@ -252,19 +257,19 @@ def _images(described: dict[str, Any], path: Path, split: str) -> list[Path]:
     for item in items:
         if not isinstance(item, str):
             raise InputError(
-                f"an entry of split {split!r} is no path: {short(item)}",
+                f"an entry of split {split!r} is not a path: {short(item)}",
                 path,
                 "write a folder or a file",
             )
         where = _resolve(item, described, path)
         images.update(pictures_below(where) if where.is_dir() else _listed(where, described, path))
     if not images:
-        raise InputError(f"no images in split {split!r}", path, "check its path")
+        raise InputError(f"no images in split {split!r}", path, "check the path of the split")
     return sorted(images)
 
 
 def _usual_folders(described: dict[str, Any], path: Path, split: str) -> list[str]:
-    """Where a data file names no split at all: train/images, images/train or the like, of this
+    """For a data file that names no split at all: train/images, images/train or the like, for this
     split.
     """
     if any(_entry(described, name) is not None for name in ("train", "val", "test")):
@@ -275,8 +280,11 @@ def _usual_folders(described: dict[str, Any], path: Path, split: str) -> list[st
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
+    """Paths of the pictures in ``folder`` and below. Raises :class:`InputError` for a whole disk, a
+    folder of the system, and a folder with more than MOST_FILES files.
+    """
     if folder.resolve() == Path(folder.resolve().anchor):
-        raise InputError("a whole disk is no data set", folder, "name the folder of the images")
+        raise InputError("a whole disk is not a data set", folder, "name the folder of the images")
     seen = 0
     for parent, _, names in os.walk(folder):
         seen += len(names)
@@ -285,14 +293,16 @@ def pictures_below(folder: Path) -> Iterator[Path]:
             "/dev/shm/"
         )
         if seen > MOST_FILES or of_system:
-            raise InputError("this folder is no data set", folder, "name the folder of the images")
+            raise InputError(
+                "this folder is not a data set", folder, "name the folder of the images"
+            )
         for name in names:
             if is_picture(name) and "__MACOSX" not in parent:
                 yield Path(parent, name)
 
 
 def _listed(where: Path, described: dict[str, Any], path: Path) -> Iterator[Path]:
-    """The images that a text file names, one a line, once each."""
+    """The images that a text file names, one per line."""
     if not where.is_file():
         raise InputError(
             "neither a folder nor a file", short(where), "check the paths in the data file"
@@ -328,15 +338,15 @@ def _bases(described: dict[str, Any], path: Path) -> list[Path]:
 
 
 def _resolve(item: str, described: dict[str, Any], path: Path) -> Path:
-    """An entry of the file as a path; Roboflow's exports begin with ``../`` although the folder
-    lies beside the file.
+    """An entry of the file as a path. Roboflow's exports begin with ``../`` although the folder is
+    next to the file.
     """
     text = item.replace("\\", "/")
     if (
         path.suffix.lower() == ".data"
         and (found := ImageFinder([path.parent]).find(text)) is not None
     ):
-        return found  # darknet's paths start from a folder that is not here
+        return found  # darknet's paths start from a folder that does not exist here
     candidates = [base / text for base in _bases(described, path)] + [
         path.parent / text.removeprefix("../")
     ]
@@ -352,8 +362,8 @@ def _resolve(item: str, described: dict[str, Any], path: Path) -> Path:
 
 
 def _label_places(image: Path) -> list[Path]:
-    """Where the label file may lie: ``.../images/a/b.jpg`` -> ``.../labels/a/b.txt``; beside the
-    image.
+    """Possible paths of the label file: ``.../images/a/b.jpg`` -> ``.../labels/a/b.txt``, or in the
+    folder of the image.
     """
     places = []
     parts = list(image.parts)
@@ -364,8 +374,8 @@ def _label_places(image: Path) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path | None:
-    """The label file of an image, or None; a link that leads nowhere, or anything but a file, is an
-    :class:`InputError`.
+    """The label file of an image, or None. Raises :class:`InputError` for a broken link, and for
+    anything that is not a file.
     """
     places = _label_places(image)
     if not image.name.isascii():
@@ -378,7 +388,7 @@ def _label_file(image: Path) -> Path | None:
             return place
         if os.path.lexists(place):
             raise InputError(
-                "the label file is a link that leads nowhere, or no file",
+                "the label file is a broken link, or not a file",
                 place,
                 "correct or remove it",
             )
@@ -387,7 +397,7 @@ def _label_file(image: Path) -> Path | None:
 
 @dataclass
 class _LabelReader:
-    """Reads label files; counts what it drops."""
+    """Reads label files; counts the lines that it drops."""
 
     names: dict[int, str]
     key_points: int
@@ -432,10 +442,10 @@ class _LabelReader:
             values = [float(word) for word in line.split()]
             class_id = int(values[0])
         except (ValueError, OverflowError):
-            what = f"a label with a word that is no number: {line.strip()[:40]!r}"
-            return (what, "correct the line", "a word that is no number"), None
+            what = f"a label with a word that is not a number: {line.strip()[:40]!r}"
+            return (what, "correct the line", "a word that is not a number"), None
         if class_id != values[0] or class_id not in self.names:
-            known = f"ids go from {min(self.names)} to {max(self.names)}"
+            known = f"ids range from {min(self.names)} to {max(self.names)}"
             return (
                 f"class id {values[0]:g} has no name",
                 known,
@@ -450,7 +460,7 @@ class _LabelReader:
         if self.key_points:
             if len(values) not in (5, 5 + self.key_points):
                 wanted = (
-                    f"kpt_shape asks for 5 numbers (class cx cy w h) and {self.key_points} of key "
+                    f"kpt_shape needs 5 numbers (class cx cy w h) and {self.key_points} of key "
                     f"points"
                 )
                 return (
@@ -463,7 +473,7 @@ class _LabelReader:
             wanted = "a box has 5 (class cx cy w h), a polygon an odd number from 7 on"
             return (f"a label with {len(values)} numbers", wanted, "a wrong number of values"), None
         if min(values[1:]) < -_BEYOND or max(values[1:]) > 1 + _BEYOND:
-            hint = "write parts of the image (pixels divided by its width and height)"
+            hint = "write fractions of the image (pixels divided by its width and height)"
             return (
                 f"a label with a coordinate outside 0..1: {line.strip()[:40]!r}",
                 hint,

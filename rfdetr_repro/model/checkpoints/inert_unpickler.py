@@ -1,7 +1,7 @@
-"""Runs a pickle with inert names only: nothing it names is imported, and calls are bounded.
+"""Runs a pickle with inert names only: nothing that the pickle names is imported, and calls are
+bounded.
 
-Whatever a pickle names outside :func:`.inert_values.inert_names` is refused by its name, before
-anything is imported.
+A name outside :func:`.inert_values.inert_names` is refused before anything is imported.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .inert_values import (
     inert_names,
 )
 
-MOST_PICKLE_BYTES = 2**26  # of the description of tensors and values, which holds no weights
-MOST_COPIED = 2**25  # bytes and elements that calls in a pickle may copy, all together
+MOST_PICKLE_BYTES = 2**26  # limit of the description of tensors and values, which holds no weights
+MOST_COPIED = 2**25  # bytes and elements that all calls in a pickle together may copy
 # Python 2's names of modules, which pickle protocols below 3 use, and where NumPy and pathlib
 # moved.
 _MOVED = {
@@ -39,8 +39,8 @@ _MOVED = {
 if TYPE_CHECKING:
 
     class _PythonUnpickler:
-        """What is used here of the standard library's unpickler in Python, which has no published
-        types.
+        """The part of the standard library's unpickler in Python that is used here; the library
+        publishes no types.
         """
 
         dispatch: ClassVar[dict[int, Callable[[Any], None]]]
@@ -63,12 +63,12 @@ else:
 
 
 class InertUnpickler(_PythonUnpickler):
-    """``load_storage(key, dtype, numel)`` gives a flat tensor of the storage that a persistent id
+    """``load_storage(key, dtype, numel)`` returns a flat tensor of the storage that a persistent id
     names.
 
-    The standard library's unpickler in Python, because the one in C can neither bound what a pickle
-    makes of itself (a table of memory as large as any number it names, a list copied a million
-    times, keys that take for ever to hash) nor refuse a change of a tensor.
+    The base is the standard library's unpickler in Python, because its unpickler in C can neither
+    bound what a pickle makes of itself (a memo table as large as any number in the pickle, a list
+    copied a million times, keys that take for ever to hash) nor refuse a change of a tensor.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
@@ -76,20 +76,21 @@ class InertUnpickler(_PythonUnpickler):
     def __init__(
         self, stream: BinaryIO | Bounded, load_storage: Callable[[str, torch.dtype, int], Tensor]
     ) -> None:
+        """Reads the pickle in ``stream``."""
         super().__init__(stream)
         self.names = inert_names()
         self.load_storage = load_storage
         self.copied = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; any other name raises :class:`Foreign`."""
+        """The inert value for a name. Raises :class:`Foreign` for any other name."""
         full = f"{_MOVED.get(module, module)}.{name}"
         if full not in self.names:
             raise Foreign(f"{module}.{name}")
         return self.names[full]
 
     def persistent_load(self, reference: Any) -> Tensor:
-        """A storage: ("storage", type, key, device, number of elements)."""
+        """The storage that ("storage", type, key, device, number of elements) refers to."""
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
             raise ValueError("an unknown kind of persistent id")
         _, kind, key, _, numel = reference[:5]
@@ -98,7 +99,9 @@ class InertUnpickler(_PythonUnpickler):
         return self.load_storage(str(key), kind.dtype, numel)
 
     def load_reduce(self) -> None:
-        """A call: what it may copy is counted, and values that would be keys are looked at."""
+        """A call: counts what the call may copy, and refuses anything that is not an inert
+        function.
+        """
         function, arguments = self.stack[-2:]
         if not isinstance(function, (InertCall, type)) or not isinstance(arguments, tuple):
             raise Foreign(f"a call of {type(function).__name__}")
@@ -106,23 +109,26 @@ class InertUnpickler(_PythonUnpickler):
         super().load_reduce()
 
     def load_newobj(self) -> None:
+        """A new object: counts what its arguments may copy."""
         self._count(self.stack[-1])
         super().load_newobj()
 
     def load_newobj_ex(self) -> None:
+        """A new object with keyword arguments: counts what the arguments may copy."""
         self._count([*self.stack[-2], *self.stack[-1].values()])
         super().load_newobj_ex()
 
     def load_obj(self) -> None:
+        """Refuses objects of pickle protocol 1."""
         raise Foreign("an object of pickle protocol 1")
 
     load_inst = load_obj
 
     def load_build(self) -> None:
-        """A state for an object: only those of :func:`inert_names` have one."""
+        """A state for an object: only values of :func:`inert_names` have a state."""
         if not isinstance(self.stack[-2], (Fields, InertArray, InertDtype, InertCall, dict)):
             raise Foreign(f"a change of {type(self.stack[-2]).__name__}")
-        if isinstance(self.stack[-2], dict):  # attributes of a dictionary, which nothing here reads
+        if isinstance(self.stack[-2], dict):  # attributes of a dictionary, which are not used here
             self.stack.pop()
             return
         state = self.stack[-1]
@@ -130,28 +136,33 @@ class InertUnpickler(_PythonUnpickler):
         super().load_build()
 
     def load_setitem(self) -> None:
+        """An entry of a dictionary, whose key is checked."""
         check_keys(self.stack[-2:-1])
         super().load_setitem()
 
     def load_setitems(self) -> None:
-        check_keys(self.stack[0::2])  # what stands since the mark
+        """Entries of a dictionary, whose keys are checked."""
+        check_keys(self.stack[0::2])  # everything since the mark
         super().load_setitems()
 
     def load_additems(self) -> None:
+        """Members of a set, which are checked like keys."""
         check_keys(self.stack)
         super().load_additems()
 
     def load_dict(self) -> None:
+        """A dictionary, whose keys are checked."""
         check_keys(self.stack[0::2])
         super().load_dict()
 
     def load_frozenset(self) -> None:
+        """A frozen set, whose members are checked like keys."""
         check_keys(self.stack)
         super().load_frozenset()
 
     def _count(self, parts: Any) -> None:
-        """Bounds what calls copy: each may copy all of its arguments, and the same long value may
-        be given to many.
+        """Bounds what calls copy: each call may copy all of its arguments, and many calls may get
+        the same long value.
         """
         self.copied += sum(
             len(part) for part in parts if hasattr(part, "__len__") and not isinstance(part, Tensor)
@@ -175,9 +186,10 @@ class InertUnpickler(_PythonUnpickler):
 
 
 class Bounded:
-    """A file of which one pickle is read: at most MOST_PICKLE_BYTES."""
+    """A file from which one pickle of at most MOST_PICKLE_BYTES is read."""
 
     def __init__(self, stream: BinaryIO) -> None:
+        """Reads from ``stream`` at its position."""
         self.stream = stream
         self.left = MOST_PICKLE_BYTES
 
@@ -188,7 +200,9 @@ class Bounded:
         return found
 
     def read(self, count: int) -> bytes:
+        """At most ``count`` bytes. Raises ValueError beyond the limit."""
         return self._taken(self.stream.read(min(count, self.left + 1)))
 
     def readline(self) -> bytes:
+        """One line. Raises ValueError beyond the limit."""
         return self._taken(self.stream.readline(self.left + 1))

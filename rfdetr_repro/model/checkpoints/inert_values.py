@@ -1,9 +1,9 @@
-"""What a name in the pickle of a PyTorch file stands for: plain data, and nothing that runs.
+"""Inert values for the names in the pickle of a PyTorch file: plain data, and nothing that runs.
 
 A pickle is a small program: it may look up any importable name and call it. Here a name is looked
-up in :func:`inert_names` and nowhere else. What stands there is plain data (paths, dates, NumPy
-scalars and arrays, namespaces, tensors) or makes plain data. Each file gets fresh types, so that no
-file can alter what the next one sees.
+up in :func:`inert_names` and nowhere else. The values there are plain data (paths, dates, NumPy
+scalars and arrays, namespaces, tensors) or make plain data. Each file gets new types, so that no
+file can alter what the next file gets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = {
     name: value for name in dir(torch) if isinstance(value := getattr(torch, name), torch.dtype)
 }
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[biufc]\d{1,2}|[SU]\d{1,6}|[mM]8(?:\[\w+\])?|\?)")
-MOST_WRITTEN = 2**22  # values, where each counts as often as it is part of another
+MOST_WRITTEN = 2**22  # limit of values; a value counts once for every value that contains it
 _PLAIN_BUILTINS: tuple[type, ...] = (
     list,
     dict,
@@ -61,16 +61,18 @@ class Foreign(Exception):
     """A pickle names something outside :func:`inert_names`."""
 
     def __init__(self, name: str) -> None:
+        """``name`` is the refused name."""
         super().__init__(name)
         self.name = name
 
 
 class Fields:
-    """Attributes without behaviour: stands for ``argparse.Namespace``, ``types.SimpleNamespace``
+    """Attributes without behaviour, in place of ``argparse.Namespace``, ``types.SimpleNamespace``
     and configuration objects.
     """
 
     def __init__(self, *_: Any, **fields: Any) -> None:
+        """An object with these attributes."""
         self.__dict__.update(fields)
 
     def __setstate__(self, state: Any) -> None:
@@ -81,9 +83,10 @@ class Fields:
 
 
 class InertDtype:
-    """A NumPy dtype in the making; :attr:`value` is None for one that holds objects or fields."""
+    """A NumPy dtype under construction; :attr:`value` is None for a dtype of objects or fields."""
 
     def __init__(self, text: Any = "", *_: Any) -> None:
+        """``text`` is NumPy's short name of the type, like "f4"."""
         self.text, self.order = (text if isinstance(text, str) else ""), "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -91,28 +94,30 @@ class InertDtype:
 
     @property
     def value(self) -> np.dtype[Any] | None:
+        """The dtype, or None if it is not plain."""
         text = self.order.replace("|", "") + self.text.lstrip("<>|=")
         return np.dtype(text) if _PLAIN_DTYPE.fullmatch(text) else None
 
 
 class InertArray:
-    """A NumPy array in the making; :func:`plain` turns it into one."""
+    """A NumPy array under construction; :func:`plain` replaces it with its array."""
 
     def __init__(self, *_: Any) -> None:
+        """An array whose content follows as its state."""
         self.value: Any = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, data = state
         kind = dtype.value if isinstance(dtype, InertDtype) else None
         if kind is None or not isinstance(data, (bytes, bytearray)):
-            self.value = data  # an array of objects: its elements are as inert as everything here
+            self.value = data  # an array of objects, whose elements are inert too
             return
         flat = np.frombuffer(bytes(data), dtype=kind)
         self.value = flat.reshape(shape, order="F" if fortran else "C")
 
 
 class _Marker:
-    """A name that is mentioned but never used as anything, such as ``numpy.float64`` as a type."""
+    """A name that is mentioned but never used, such as ``numpy.float64`` as a type."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,9 +127,10 @@ class _Marker:
 
 
 class StorageType:
-    """Type of a storage by name: what a persistent id refers to."""
+    """Type of a storage, which a persistent id refers to by name."""
 
     def __init__(self, dtype: torch.dtype) -> None:
+        """Storages with elements of ``dtype``."""
         self.dtype = dtype
 
 
@@ -134,9 +140,11 @@ class InertCall:
     __slots__ = ("function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        """Calls ``function``."""
         self.function = function
 
     def __call__(self, *arguments: Any) -> Any:
+        """Calls the function with ``arguments``."""
         return self.function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
@@ -165,12 +173,12 @@ def _reconstructor(cls: Any, *_: Any) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """``torch._utils._rebuild_tensor_v2``: a view of a storage, its bounds checked."""
+    """``torch._utils._rebuild_tensor_v2``: a view of a storage, with checked bounds."""
     if not isinstance(storage, Tensor):
         raise ValueError("a tensor without a storage")
     sides = [int(side) for side in size]
     steps = [int(step) for step in stride]
-    if math.prod(sides) > storage.numel():  # weights share no numbers among themselves
+    if math.prod(sides) > storage.numel():  # tensors of weights do not share elements
         raise ValueError("a tensor is larger than its storage")
     last = int(offset) + sum((side - 1) * step for side, step in zip(sides, steps, strict=True))
     if min([int(offset), *sides, *steps]) < 0 or (0 not in sides and last >= storage.numel()):
@@ -179,7 +187,7 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
 
 
 def _tensor_v3(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-    """The same over an untyped storage; the type follows."""
+    """Like :func:`_tensor`, over an untyped storage; the type follows."""
     dtype = next((one for one in rest if isinstance(one, torch.dtype)), None)
     if not isinstance(storage, Tensor) or dtype is None:
         raise ValueError("a tensor without a storage or type")
@@ -187,7 +195,7 @@ def _tensor_v3(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) ->
 
 
 def inert_names() -> dict[str, Any]:
-    """Dotted name in a pickle -> what stands for it; made anew for each file."""
+    """Dotted name in a pickle -> inert value; made anew for each file."""
     namespace, settings, dictionary = (
         type(name, (Fields,), {}) for name in ("Namespace", "Settings", "Object")
     )
@@ -266,8 +274,8 @@ def _tensor_of_type(make: Any, arguments: tuple[Any, ...]) -> Tensor:
 
 
 def _builtin(kind: type, *parts: Any) -> Any:
-    """A value of a plain builtin type; a number of bytes to reserve is not a value, and text is not
-    made of other values.
+    """A value of a plain builtin type. Raises :class:`Foreign` for bytes of a given length, and for
+    text made from other values.
     """
     if kind in (bytes, bytearray) and parts and isinstance(parts[0], int):
         raise Foreign(f"builtins.{kind.__name__} of a size")
@@ -292,9 +300,8 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
 
 
 def check_keys(keys: Any) -> None:
-    """Keys and members of sets: values that hash at once.
-
-    A tuple of tuples of tuples may take for ever.
+    """Raises :class:`Foreign` for keys, or members of sets, that may take long to hash, because a
+    tuple of tuples of tuples may take for ever.
     """
     for key in keys:
         for part in key if isinstance(key, tuple) else (key,):
@@ -303,19 +310,19 @@ def check_keys(keys: Any) -> None:
 
 
 def finished(value: Any) -> Any:
-    """:func:`plain` of a value that is not larger written out than MOST_WRITTEN, and not part of
-    itself.
+    """:func:`plain` of a value. Raises ValueError for a value that is part of itself, or has more
+    than MOST_WRITTEN parts when written out.
     """
     _written(value, {})
     return plain(value)
 
 
 def _written(value: Any, sizes: dict[int, int]) -> int:
-    """Number of values in ``value`` written out: what is part of many others counts in each.
-    ``sizes``: by identity.
+    """Number of values in ``value`` written out; a value that is part of many others counts in
+    each. ``sizes``: by identity.
 
-    A few hundred bytes of pickle may hold a list of two lists of two lists, and so on: nobody could
-    print or search that.
+    A few hundred bytes of pickle may hold a list of two lists of two lists, and so on, which could
+    be neither printed nor searched.
     """
     if isinstance(value, (str, bytes, bytearray)):
         return 1 + len(value) // 16
@@ -330,7 +337,7 @@ def _written(value: Any, sizes: dict[int, int]) -> int:
     else:
         return 1
     if id(value) not in sizes:
-        # until the size is known: of a value that is part of itself
+        # until the size is known; stays for a value that is part of itself
         sizes[id(value)] = MOST_WRITTEN + 1
         sizes[id(value)] = 1 + sum(_written(part, sizes) for part in parts)
     if sizes[id(value)] > MOST_WRITTEN:
@@ -339,10 +346,10 @@ def _written(value: Any, sizes: dict[int, int]) -> int:
 
 
 def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
-    """``value`` with finished NumPy arrays and dtypes in place of those in the making, at every
-    depth of plain containers.
+    """``value`` with NumPy arrays and dtypes in place of those under construction, at every depth
+    of plain containers.
 
-    ``known``: by identity what was visited already, for a value may be part of many others, and of
+    ``known``: values visited already, by identity, since a value may be part of many others, and of
     itself.
     """
     known = {} if known is None else known
@@ -352,7 +359,7 @@ def plain(value: Any, known: dict[int, Any] | None = None) -> Any:
         return value.value
     if isinstance(value, InertArray) and not isinstance(value.value, list):
         return value.value
-    # the value itself is kept, so that its identity is not given to another one
+    # the value itself is kept, so that its identity is not reused for another value
     known[id(value)] = value, value
     if isinstance(value, InertArray):
         known[id(value)] = value, plain(value.value, known)

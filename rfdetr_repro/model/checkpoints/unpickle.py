@@ -1,8 +1,8 @@
-"""The content of a PyTorch file, read without running anything that the file names.
+"""Reads the content of a PyTorch file without running anything that the file names.
 
-The file is a zip archive or the sequence of pickles that came before. Its pickles are read by
-:class:`.inert_unpickler.InertUnpickler`; tensors are views of storages that are read here from the
-file, with their bounds checked.
+The file is a zip archive, or the older format, a sequence of pickles.
+:class:`.inert_unpickler.InertUnpickler` reads the pickles; tensors are views of storages that this
+module reads from the file, with checked bounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .inert_values import Fields, Foreign, finished
 __all__ = ["RESAVE", "Fields", "Foreign", "InertUnpickler", "read_pickle"]
 
 RESAVE = 'save it again as {"model": state_dict, "args": dict of plain values}'
-_MAGIC = 0x1950A86A20F9469CFC6C  # of the files before the zip archives
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the format before zip archives
 _DAMAGED = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -48,16 +48,16 @@ _DAMAGED = (
 )
 
 
-class _NotOurs(Exception):
-    """The file is no PyTorch file."""
+class _NotPyTorch(Exception):
+    """The file is not a PyTorch file."""
 
 
 def read_pickle(path: str | Path) -> Any:
-    """What a PyTorch file holds, a zip archive or the sequence of pickles that came before (until
-    PyTorch 1.5).
+    """The content of a PyTorch file: a zip archive, or the sequence of pickles that PyTorch wrote
+    before 1.6.
 
-    A foreign name raises :class:`InputError` that names it; a damaged file, or another kind of
-    file, too.
+    Raises :class:`InputError` for a name outside plain data, which the message states, for a
+    damaged file, and for another kind of file.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -69,9 +69,9 @@ def read_pickle(path: str | Path) -> Any:
             return finished(_read_sequence(stream, Path(path).stat().st_size))
     except Foreign as error:
         raise InputError(
-            f"the file wants to load {error.name}, which is refused", path, RESAVE
+            f"the file would load {error.name}, which is refused", path, RESAVE
         ) from None
-    except _NotOurs as error:
+    except _NotPyTorch as error:
         raise InputError(
             "not a checkpoint of tensors and plain values",
             path,
@@ -109,9 +109,9 @@ def _read_sequence(stream: io.BufferedReader, size: int) -> Any:
     try:
         magic = load()
     except (*_DAMAGED, pickle.UnpicklingError) as error:
-        raise _NotOurs from error
+        raise _NotPyTorch from error
     if magic != _MAGIC:
-        raise _NotOurs
+        raise _NotPyTorch
     load()
     machine = load()
     if isinstance(machine, dict) and machine.get("little_endian") is False:
@@ -134,7 +134,7 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
         if name == "data.pkl" or name.endswith("/data.pkl")
     ]
     if len(roots) != 1:
-        raise _NotOurs
+        raise _NotPyTorch
     root = roots[0]
     if (order := members.get(f"{root}byteorder")) is not None and _small(
         archive, order
@@ -168,8 +168,8 @@ def _read_archive(archive: zipfile.ZipFile, path: str | Path) -> Any:
 
 
 def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Content of a member that holds no weights; one that is long once it is inflated is refused
-    before that.
+    """Content of a member that holds no weights. A member that is too long when inflated is refused
+    before it is inflated completely.
     """
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is compressed in an unusual way")
@@ -181,7 +181,7 @@ def _small(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def _bytes_of(path: str | Path, member: zipfile.ZipInfo) -> Tensor:
-    """Content of a stored member, uint8 (n,); its checksum is not looked at, because PyTorch may
+    """Content of a stored member, uint8 (n,); its checksum is not checked, because PyTorch may
     leave it out.
     """
     buffer = np.empty(member.file_size, dtype=np.uint8)
