@@ -8,18 +8,29 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.spec.arguments import MOST_THREADS, folder_name, input_path, output_file, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec import logs
+from rfdetr_repro.spec.arguments import (
+    MOST_THREADS,
+    ArgumentParser,
+    folder_name,
+    input_path,
+    output_file,
+    whole,
+)
+from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.metrics import COCO_METRICS_IN_WORDS, percent
 from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
+
+log = logging.getLogger(__name__)
 
 MOST_DETECTIONS = 10**6  # per image and class
 NO_DETECTIONS = (
@@ -65,7 +76,7 @@ def evaluate(
     check_usable([chosen]) if quiet else print_census([chosen])
     progress: Any = iter if quiet else _progress_bar
     if not quiet:
-        print(describe(artifact.manifest.resize))
+        log.info(describe(artifact.manifest.resize))
     session = open_session(tried(artifact), backend, threads=threads)
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
     return {
@@ -85,9 +96,8 @@ def evaluate(
 
 
 def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
-    from tqdm import tqdm
-
-    return tqdm(indices, desc="evaluate", unit="image", disable=None)
+    bar: Iterable[int] = logs.progress_bar(indices, "evaluate", "image")
+    return bar
 
 
 def parser() -> argparse.ArgumentParser:

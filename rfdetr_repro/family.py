@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import MAX_SIDE
-from rfdetr_repro.spec.arguments import input_folder, wholes
-from rfdetr_repro.spec.errors import ArgumentParser, run_main
+from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, wholes
+from rfdetr_repro.spec.errors import run_main
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from rfdetr_repro.spec.arch import Arch, parse_shape
-from rfdetr_repro.spec.arguments import any_path, number, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, run_main
+from rfdetr_repro.spec.arguments import ArgumentParser, any_path, number, output_folder
+from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
+
+log = logging.getLogger(__name__)
 
 # of pictures in a folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}
@@ -81,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arch = Arch.parse(args.arch) if args.arch else card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
-        print(arch.rounding)
+        log.info(arch.rounding)
     card = replace(card, resize=with_antialias(card.resize_rule, args.antialias))
-    print(describe(card.resize_rule))
+    log.info(describe(card.resize_rule))
     subnet = detector.slice(arch)
     results = [
         _predict(subnet, card, path, to, args.threshold)

@@ -66,6 +66,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _lines_of_the_library() -> Iterator[None]:
+    """Tests see the lines of the library as the user of a command does."""
+    from rfdetr_repro.spec import logs
+
+    logs.show()
+    yield
+    logs.hide()
+
+
+@pytest.fixture(autouse=True)
 def _own_threads() -> Iterator[None]:
     """What a test sets PyTorch's threads to ends with the test: results of others, equal to the
     last bit, depend on it.

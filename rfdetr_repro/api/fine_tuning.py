@@ -4,6 +4,7 @@ starts from.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.train.upstream_words import Asked
+
+log = logging.getLogger(__name__)
 
 
 def run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
@@ -93,8 +96,9 @@ def starting_detector(
     print_census(splits.values())
     if start.config.masks:
         held_out = [one for name, one in splits.items() if name != "train"]
-        print("".join(f"{line}\n" for line in mask_lines(held_out)), end="")
-    print(Labels(split.classes.names, split.classes.category_ids, "from the data").describe())
+        for line in mask_lines(held_out):
+            log.info(line)
+    log.info(Labels(split.classes.names, split.classes.category_ids, "from the data").describe())
     return start
 
 
@@ -108,7 +112,7 @@ def _for_classes(detector: Detector, card: ModelCard, classes: ClassMap) -> Dete
 def _warn_of_crowds(card: ModelCard, train: CocoSplit) -> None:
     most = train.most_objects()
     if most > card.arch.queries:
-        print(
+        log.info(
             f"an image has {most} objects, but the model finds at most "
             f"{card.arch.queries} per image"
         )

@@ -12,6 +12,7 @@ kept in every file.
 from __future__ import annotations
 
 import copy
+import logging
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,7 @@ from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.records.ap_intervals import with_range
 from rfdetr_repro.records.record import Accuracy, ModelId
+from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
@@ -55,6 +57,8 @@ from rfdetr_repro.train.upstream_words import from_upstream
 
 from .fine_tuning import checked_shape, run_folder, starting_detector
 from .upstream_methods import UpstreamMethods
+
+log = logging.getLogger(__name__)
 
 
 class RFDETR(UpstreamMethods):
@@ -81,6 +85,7 @@ class RFDETR(UpstreamMethods):
         antialias: bool | None = None,
         labels: str | Sequence[str] | None = None,
     ) -> None:
+        logs.show_unless_configured()
         self.device = choose_device(device)
         source = Path(size) / MODEL if Path(size).is_dir() else Path(size)
         if str(size) in PRESETS or (weights is not None and not source.is_file()):
@@ -104,9 +109,9 @@ class RFDETR(UpstreamMethods):
         if antialias is not None:
             self.card = replace(self.card, resize=with_antialias(self.card.resize_rule, antialias))
         self.detector.to(self.device)
-        print(f"{self.labels.describe()}; {describe(self.card.resize_rule)}; on {self.device}")
+        log.info(f"{self.labels.describe()}; {describe(self.card.resize_rule)}; on {self.device}")
         if not self.trained:
-            print("random weights: train the model, or give weights")
+            log.info("random weights: train the model, or give weights")
 
     @property
     def labels(self) -> Labels:
@@ -208,10 +213,10 @@ class RFDETR(UpstreamMethods):
         labels = label_map(self.card, chosen)
         masks = self.card.config.masks
         if masks and (why := chosen.why_no_mask_ap()):
-            print(f"masks not measured: {why}")
+            log.info(f"masks not measured: {why}")
             masks = False
         if turned := chosen.rotations_line():
-            print(turned)
+            log.info(turned)
         given = single_detections(
             self.detector, chosen, masks=masks, arch=arch, resize=self.card.resize_rule
         )
@@ -244,7 +249,7 @@ class RFDETR(UpstreamMethods):
         if path is None:
             path = writable_folder(folder or "output") / "inference_model.onnx"
             contract = contract or "upstream"
-            print(f"{path}, contract {contract!r}")
+            log.info(f"{path}, contract {contract!r}")
         arch = self._arch(shape)
         weights = "trained" if self.trained else "random"
         model = ModelId(
@@ -263,7 +268,7 @@ class RFDETR(UpstreamMethods):
         if Path(path).suffix in (".pth", ".pt"):
             height, width = self.card.arch.input_hw
             if height != width:
-                print(
+                log.info(
                     f"upstream's layout knows squares only: upstream's program will not run it at "
                     f"{height}x{width}"
                 )
@@ -339,17 +344,17 @@ class RFDETR(UpstreamMethods):
             processes=processes,
             tensorboard=asked.tensorboard,
         )
-        print("\n".join(asked.lines))
+        log.info("\n".join(asked.lines))
         run = train(request)
         if run.best is not None:
-            print(run.best.describe())
+            log.info(run.best.describe())
         self.detector, self.card, self.sha256 = load_pretrained(run.model)
         self.detector.to(self.device)
         self.trained = True
         for name in measured_after:
             if name in splits:
                 boxes = self.evaluate(source, name)["boxes"]
-                print(
+                log.info(
                     f"{name} box AP {with_range(boxes)}, AP50 {percent(boxes.ap50)}"
                     if boxes
                     else ""

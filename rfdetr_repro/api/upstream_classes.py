@@ -5,6 +5,7 @@ weights=...)``.
 from __future__ import annotations
 
 import difflib
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import Labels
 
 from .rfdetr import RFDETR
+
+log = logging.getLogger(__name__)
 
 _TAKEN = ("pretrain_weights", "device", "resolution", "num_classes", "labels", "arch")
 
@@ -75,4 +78,4 @@ class _Sized(RFDETR):
             category_ids=labels.category_ids,
             notes=labels.note,
         )
-        print(f"{count} unnamed classes: the class heads were re-made from those of the file")
+        log.info(f"{count} unnamed classes: the class heads were re-made from those of the file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -12,6 +13,8 @@ from rfdetr_repro.model.checkpoints.upstream import described
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.records.record import Accuracy
 from rfdetr_repro.spec.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 class UpstreamMethods:
@@ -40,7 +43,7 @@ class UpstreamMethods:
                 "PyTorch inference here is in float32",
                 hint="use .export() and --precision fp16 of the export command",
             )
-        print(
+        log.info(
             "nothing to prepare: PyTorch inference runs as it is; for speed use .export() and an "
             "inference runtime"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser
 
 from .catalog import Entry, entries, entry
 

@@ -12,6 +12,7 @@ in the row's Record.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,8 @@ from .machine import environment, this_machine
 from .scopes import example_input, timed_call
 from .suppression import suppression_ms
 from .twin import itself
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Context", "Outcome", "Row", "call_of", "confirm", "confirm_all", "example_input"]
 
@@ -300,6 +303,10 @@ class _Cells:
             if record.accuracy is None or record.accuracy.rule == AP_RULE
         ]
         self.done = {record.id: record for record in self.stored if record.latency is not None}
+        log.debug(
+            f"{store.path} holds {len(self.done)} finished Records of {row.artifact.path}: those "
+            f"that are asked for are not measured again"
+        )
 
     def _open(self, build: int) -> Session:
         session = self.row.open_build(build)
@@ -342,7 +349,8 @@ class _Cells:
                     self.accuracies[data] = record.accuracy, record.mask_accuracy
             if data not in self.accuracies:
                 if len(self.sessions[0].manifest.outputs) == 4:
-                    print("".join(f"{line}\n" for line in mask_lines([split])), end="", flush=True)
+                    for line in mask_lines([split]):
+                        log.info(line)
                 found = accuracy_of(
                     self.sessions[0], split, max_dets=self.context.max_dets, progress=progress
                 )

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below: the program loads them w
 
     Program("rfdetr_repro.bench.command.costs").run()
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -37,6 +38,8 @@ from rfdetr_repro.spec.presets import ABLATION, PRESETS
 from .counters import COUNTERS
 from .models import model_artifact, model_id
 
+log = logging.getLogger(__name__)
+
 # the Record that is requested, and the function that computes it
 Job = tuple[Record, Callable[[], Cost]]
 
@@ -52,7 +55,7 @@ def paper_models() -> list[str]:
         elif known.provider == catalog.HERE and not name.endswith("@transformers"):
             names.append(name)
     for reason, left_out in absent.items():
-        print(f"not counted, for {reason}: {', '.join(left_out)}")
+        log.info(f"not counted, for {reason}: {', '.join(left_out)}")
     return names
 
 

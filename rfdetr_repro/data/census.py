@@ -7,6 +7,7 @@ Counts are of what is used after reading: rows that were left out are listed by 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,8 @@ from rfdetr_repro.spec.errors import InputError
 
 from .coco import CocoSplit
 from .image_files import short
+
+log = logging.getLogger(__name__)
 
 MOST_CLASSES = 12  # named in the printed line
 MANY_CLIPPED = 0.5  # of the boxes: then they may be [x1, y1, x2, y2]
@@ -270,9 +273,9 @@ def print_census(splits: Iterable[CocoSplit]) -> list[Census]:
     check_usable(listed)
     found = [take_census(split, split.rotations()) for split in listed]
     for census in found:
-        print("\n".join(census.lines()), flush=True)
+        log.info("\n".join(census.lines()))
     for line in shared_pictures(listed):
-        print(line, flush=True)
+        log.info(line)
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import folder_names, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import ArgumentParser, folder_names, output_file
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import write_atomic
 
 from .source import SPLITS, add_data_arguments, source_of

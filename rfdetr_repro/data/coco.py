@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ from .decoding import Header, decode, read_header
 from .image_files import short
 from .segmentation import NO_MASK, decode_mask, sample_mask
 from .source import DataSource
+
+log = logging.getLogger(__name__)
 
 __all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_mask", "has_split", "read_split"]
 
@@ -412,6 +415,7 @@ def read_split(
     source = DataSource.of(data)
     drop = source.drop_bad if drop_bad is None else drop_bad
     found = locate(source, split)
+    log.debug(f"split {split}: {found.path}, read as {found.kind}")
     content = load(found, split, drop)
     was_enabled = gc.isenabled()
     gc.disable()  # the collector would visit millions of new objects again and again

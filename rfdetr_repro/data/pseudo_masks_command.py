@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import folder_name, input_folder, input_path, number, output_file
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    folder_name,
+    input_folder,
+    input_path,
+    number,
+    output_file,
+)
 
 from .pseudo_masks import SMALLEST_BOX_IOU, SMALLEST_IOU, Filter, Sam2, label, read_job
 

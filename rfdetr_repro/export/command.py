@@ -7,18 +7,21 @@ python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors \
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arch import Arch, parse_shape
-from rfdetr_repro.spec.arguments import any_path, input_folder, label, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import ArgumentParser, any_path, input_folder, label, output_file
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
 from rfdetr_repro.spec.presets import preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
 _OUT = (
@@ -103,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
-        print(arch.rounding)
+        log.info(arch.rounding)
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
     resize = with_antialias(card.resize_rule, args.antialias)
     meta = ArtifactMeta(model, card.class_names, card.category_ids, resize)

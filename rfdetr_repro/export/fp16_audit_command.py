@@ -7,8 +7,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import input_folder, input_path, whole
-from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK, ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, whole
+from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK
 
 MOST_INPUTS = 100_000
 

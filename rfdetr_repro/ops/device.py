@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from rfdetr_repro.spec.errors import InputError
 
 from . import build_info
 
+log = logging.getLogger(__name__)
+
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
@@ -23,7 +26,13 @@ def choose_device(name: str | None = None) -> torch.device:
 
     Raises :class:`InputError` for an unknown or absent device, and for a GPU without operators.
     """
-    kernels = build_info()["cuda"]
+    built = build_info()
+    kernels = built["cuda"]
+    log.debug(
+        f"device {name or 'not given'}: operators of {built['compiler']}, instruction set "
+        f"{built['isa']}, {'with' if kernels else 'without'} CUDA kernels; "
+        f"{'a' if torch.cuda.is_available() else 'no'} GPU; {torch.get_num_threads()} threads"
+    )
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() and kernels else "cpu")
     try:

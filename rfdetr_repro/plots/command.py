@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import input_folder, input_path, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, output_folder
 
 # figures that are drawn from a paper's own numbers, then those of a campaign
 PUBLISHED = ("1", "5")

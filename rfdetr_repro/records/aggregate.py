@@ -24,8 +24,15 @@ from datetime import datetime, timezone
 from statistics import fmean
 from typing import NamedTuple
 
-from rfdetr_repro.spec.arguments import folder_name, input_path, label, number, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    folder_name,
+    input_path,
+    label,
+    number,
+    output_file,
+)
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.metrics import COCO_METRICS, milliseconds, percent
 from rfdetr_repro.spec.protocol import DECISION, MODES, REAL, Protocol

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import input_file, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input, output_path, parse_json, write_atomic
 
 from .digests import SEALED, digests_of

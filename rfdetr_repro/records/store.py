@@ -4,8 +4,8 @@ takes the later line.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,8 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import files_below, locked, open_input, output_path, parse_json
 
 from .record import Record
+
+log = logging.getLogger(__name__)
 
 _LONGEST_LINE = 1 << 24
 _TRAINING_LOG = "train_log.jsonl"  # file of a run folder that may not hold Records yet
@@ -128,13 +130,12 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
         for file in _files(path):
             records += Store(file).read()
             if Store(file).torn():
-                print(
+                log.warning(
                     f"{file}: its last line is unfinished and left out; a run was cut off there, "
-                    f"or is still writing",
-                    file=sys.stderr,
+                    f"or is still writing"
                 )
     if message := unverified_words(records):
-        print(message, file=sys.stderr)
+        log.warning(message)
     return records
 
 

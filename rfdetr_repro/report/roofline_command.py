@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import input_file, output_file
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
 
 
 def parser() -> argparse.ArgumentParser:

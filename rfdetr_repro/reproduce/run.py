@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,9 +27,10 @@ from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
-from rfdetr_repro.spec.arguments import output_folder
+from rfdetr_repro.spec import logs
+from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
 from rfdetr_repro.spec.campaign import Campaign, campaign, from_scratch
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import (
     read_json,
     remove_unfinished,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.search.request import SearchRequest
     from rfdetr_repro.search.run import LatencyFit, Refit, SearchRun
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied
@@ -79,7 +83,7 @@ class Stages:
         completes.
         """
         again = name in self.rows
-        print(f"[{name}] {title}" + (" (done before; reading)" if again else ""), flush=True)
+        log.info(f"[{name}] {title}" + (" (done before; reading)" if again else ""))
         started = time.perf_counter()
         result, detail = work()
         if not again:
@@ -91,9 +95,7 @@ class Stages:
                     "detail": detail,
                 },
             )
-        print(
-            f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s", flush=True
-        )
+        log.info(f"[{name}] {self.rows[name]['detail']}; {self.rows[name]['seconds']:.0f} s")
         return result
 
     def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -113,9 +115,7 @@ class Stages:
 
 def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
     """A progress bar with an estimate, to wrap a sequence."""
-    from tqdm import tqdm
-
-    return lambda items: tqdm(items, desc=label, unit=unit, dynamic_ncols=True, disable=None)
+    return lambda items: logs.progress_bar(items, label, unit)
 
 
 @dataclass
@@ -214,7 +214,7 @@ class Reproduction:
         if has_split(source, "test"):  # optional, but a broken one is refused
             splits["test"] = read_split(source, "test", train.classes)
         else:
-            print(f"no test split in {folder}: only val is reported")
+            log.info(f"no test split in {folder}: only val is reported")
         print_census(splits.values())
         check_masks(self.campaign, splits)
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train import run
+
+log = logging.getLogger(__name__)
 
 
 def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
@@ -40,7 +43,8 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
         raise InputError(
             f"the campaign searches with masks, but {lines[0]}", splits["train"].name, hint
         )
-    print("".join(f"{line}\n" for line in lines), end="", flush=True)
+    for line in lines:
+        log.info(line)
 
 
 def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
@@ -84,9 +88,9 @@ def train(
 
     start = start_of(campaign.preset, splits["train"], weights)
     if start.taken:
-        print(start.taken)
+        log.info(start.taken)
     device = choose_device()
-    print(f"on {device}")
+    log.info(f"on {device}")
     request = run.TrainRequest(
         recipe=Recipe(start.preset, campaign.train, campaign.space),
         split=splits["train"],

@@ -8,6 +8,7 @@ ONNX files run on ``onnxruntime`` (CPU), ``onnxruntime-cuda``, ``openvino`` (CPU
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 from rfdetr_repro.export.artifact import Artifact
@@ -16,6 +17,8 @@ from rfdetr_repro.spec.protocol import BACKENDS, WITH_GRAPH
 from rfdetr_repro.spec.ranges import choose
 
 from .session import OrtSession, Session
+
+log = logging.getLogger(__name__)
 
 
 def check_backend(backend: str) -> None:
@@ -64,6 +67,10 @@ def open_session(
             f"the backend {backend} cannot replay a CUDA graph",
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave the CUDA graph out",
         )
+    log.debug(
+        f"{artifact.path} opens on {backend}: {threads} threads"
+        + (", a captured CUDA graph" if cuda_graph else "")
+    )
     if backend == "onnxruntime":
         return OrtSession(artifact, threads)
     if backend == "onnxruntime-cuda":

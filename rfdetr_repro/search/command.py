@@ -18,9 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.bench.command.arguments import split_names
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.spec.arguments import MOST_PROCESSES, folder_names, input_folder, number, whole
+from rfdetr_repro.spec import logs
+from rfdetr_repro.spec.arguments import (
+    MOST_PROCESSES,
+    ArgumentParser,
+    folder_names,
+    input_folder,
+    number,
+    whole,
+)
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, METRICS
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX
 
 if TYPE_CHECKING:
@@ -192,6 +200,5 @@ def _workers(args: argparse.Namespace) -> Cluster | None:
 
 
 def _bar(items: Iterable[Any]) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    return tqdm(items, dynamic_ncols=True, disable=None)
+    bar: Iterable[Any] = logs.progress_bar(items)
+    return bar

@@ -12,6 +12,7 @@ and "nas+fine-tuning".
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,14 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
-from rfdetr_repro.spec.arguments import MOST_PROCESSES, input_path, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import (
+    MOST_PROCESSES,
+    ArgumentParser,
+    input_path,
+    output_folder,
+    whole,
+)
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.model.detector import Detector
+
+log = logging.getLogger(__name__)
 
 VARIANTS = ("nas", "nas+fine-tuning")
 MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that searches decide by
@@ -152,7 +161,7 @@ class FineTuning:
         if card.space is not None and self.arch.backbone not in {
             one.backbone for one in card.space.training_archs()
         }:
-            print(
+            log.info(
                 f"{self.arch.key}: {self.source} trained no architecture of this backbone; it "
                 f"starts from resampled weights"
             )

@@ -10,6 +10,7 @@ file. Every step skips what the store already holds.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -40,6 +41,8 @@ from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
 from .latency_model import LatencyModel, RelativeError
 from .race import Outcome, Rules, Stage, race
 from .shared import by_backbone
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 # a pool's: (item, result) as they come
@@ -202,8 +205,12 @@ class Search:
             for arch in self.space
             if arch in known
         }
+        log.debug(
+            f"{len(found)} of {len(self.space)} architectures are in {self.store.path} and are not "
+            f"evaluated again"
+        )
         for note in sorted({arch.rounding for arch in self.space} - {""}):
-            print(note, flush=True)
+            log.info(note)
         groups = [
             [arch for arch in group if arch not in found] for group in by_backbone(self.space)
         ]

@@ -1,22 +1,27 @@
-"""What an argument of a command may be: argparse types that check range, path and name while the
-command line is read.
+"""How the arguments of all commands are declared: the parser, the types that check range, path and
+name while the command line is read, and the arguments that several commands share.
 
-Each function here is a ``type=`` of ``add_argument``, or makes one. What it refuses becomes one
-line that names the argument, and exit code 2, before any file is read or written. No torch here.
+What a type refuses becomes one line that names the argument, and exit code 2, before any file is
+read or written. No torch here.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import math
 import os
 import re
 import tempfile
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, NoReturn
 
-from .errors import InputError
+from . import logs
+from .errors import InputError, nearest, shortened
 from .files import output_path
 from .ranges import plain_name
 
@@ -24,6 +29,119 @@ MOST_THREADS = 1024
 MOST_PROCESSES = 1024
 LARGEST_SEED = 2**63 - 1
 _LONGEST_LABEL = 200
+
+# what the help and the errors of the program that runs call the program; "": by its module
+_NAME: ContextVar[str] = ContextVar("name of the program", default="")
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Inside, help and errors of a program call the program ``name``, e.g. "rfdetr-repro train"."""
+    before = _NAME.set(name)
+    try:
+        yield
+    finally:
+        _NAME.reset(before)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps paragraphs, keeps indented lines as they are, and ends each help with the default."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = re.split(r"\n\s*\n", text.strip("\n"))
+        return "\n\n".join(
+            paragraph
+            if "\n    " in f"\n{paragraph}"
+            else super(HelpFormatter, self)._fill_text(paragraph, width, indent)
+            for paragraph in paragraphs
+        )
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = action.default
+        shown = isinstance(default, (int, float, str, Path)) and not isinstance(default, bool)
+        if not shown or default in ("", argparse.SUPPRESS) or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)".lstrip()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
+    LONGEST_LINE characters.
+
+    An unknown flag or choice names the nearest one that is known. The beginning of a flag does not
+    stand for the flag: a command that is given another flag later would read it otherwise. Every
+    parser has ``--verbose`` and ``--quiet``.
+
+    Args:
+        prog: the module behind ``python -m``; the program ``rfdetr-repro`` puts its own name there.
+        examples: whole command lines, shown at the end of the help; a test parses them.
+    """
+
+    def __init__(
+        self, prog: str | None = None, *, examples: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        name = _NAME.get()
+        if not name and prog is not None and prog.startswith(("rfdetr_repro.", "reports.")):
+            name = f"python -m {prog}"
+        self.examples = tuple(examples)
+        shown = "\n".join(["Examples:", *(f"    {example}" for example in examples)])
+        epilog = "\n\n".join([kwargs.pop("epilog", "")] + [shown] * bool(examples)).strip()
+        kwargs = {"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs}
+        super().__init__(name or prog, epilog=epilog or None, **kwargs)
+        self._messages = self.add_argument_group("messages")
+        one = self._messages.add_mutually_exclusive_group()
+        one.add_argument(
+            "-v", "--verbose", action="store_true", help="also print what is decided, and why"
+        )
+        one.add_argument(
+            "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
+        )
+
+    def format_help(self) -> str:
+        """The help, with the arguments that every command has at its end."""
+        self._action_groups.remove(self._messages)
+        self._action_groups.append(self._messages)
+        return super().format_help()
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The arguments; ``--verbose`` and ``--quiet`` take effect here.
+
+        What cannot be read is an :class:`InputError`.
+        """
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = nearest(unknown[0].partition("=")[0], flags)
+            raise InputError(
+                f"unrecognized arguments: {' '.join(unknown)}",
+                hint=f"did you mean {near}?" if near else self._where_to_look(),
+            )
+        logs.choose(verbose=found.verbose, quiet=found.quiet)
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        options = [str(option) for option in action.choices]
+        near = nearest(str(value), options)
+        hint = f"did you mean {near}? " if near else ""
+        name = "/".join(action.option_strings) or action.metavar or action.dest
+        raise InputError(
+            f"invalid choice: {shortened(repr(value), 60)}",
+            name,
+            f"{hint}choose one of {', '.join(options)}",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises :class:`InputError`; ``message`` is argparse's own."""
+        of_argument = re.fullmatch(r"argument (\S+): (.*)", message, flags=re.DOTALL)
+        where, what = of_argument.groups() if of_argument else ("", message)
+        raise InputError(what, where, "" if "; " in what else self._where_to_look())
+
+    def _where_to_look(self) -> str:
+        known = self.prog.startswith(("rfdetr-repro", "python -m"))
+        return f"{self.prog if known else 'the same command with'} --help lists the arguments"
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -7,7 +7,6 @@ never prints or exits.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import errno
 import os
@@ -19,12 +18,11 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
 
+from . import logs
 from .unfinished import remove_abandoned_folders
 
 EXIT_OK = 0
@@ -136,62 +134,6 @@ class StatedFailure(Exception):
     """
 
 
-# what the help and the errors of the program that runs call the program; "": by its module
-_NAME: ContextVar[str] = ContextVar("name of the program", default="")
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Inside, help and errors of a program call the program ``name``, e.g. "rfdetr-repro train"."""
-    before = _NAME.set(name)
-    try:
-        yield
-    finally:
-        _NAME.reset(before)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
-    LONGEST_LINE characters.
-
-    An unknown flag or choice names the nearest one that is known. The beginning of a flag does not
-    stand for the flag: a command that is given another flag later would read it otherwise.
-    """
-
-    def __init__(self, prog: str | None = None, **kwargs: Any) -> None:
-        name = _NAME.get()
-        if not name and prog is not None and prog.startswith(("rfdetr_repro.", "reports.")):
-            name = f"python -m {prog}"
-        super().__init__(name or prog, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings]
-            near = nearest(unknown[0].partition("=")[0], flags)
-            self.error(
-                f"unrecognized arguments: {' '.join(unknown)}"
-                + (f"; did you mean {near}?" if near else "")
-            )
-        return found
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is None or value in action.choices:
-            return
-        options = [str(option) for option in action.choices]
-        near = nearest(str(value), options)
-        hint = f"did you mean {near}? " if near else ""
-        told = shortened(repr(value), 60)
-        raise argparse.ArgumentError(
-            action, f"invalid choice: {told}; {hint}choose one of {', '.join(options)}"
-        )
-
-    def error(self, message: str) -> NoReturn:
-        known = self.prog.startswith(("rfdetr-repro", "python -m"))
-        command = self.prog if known else "the same command with"
-        raise InputError(message, hint=f"{command} --help lists the arguments")
-
-
 def run_main(
     main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
 ) -> int:
@@ -216,7 +158,7 @@ def run_main(
 def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     """The exit code of ``main(argv)``; an error is printed as one line."""
     try:
-        with _signals_end_the_command():
+        with _signals_end_the_command(), logs.shown():
             return main(argv) or EXIT_OK
     except InputError as error:
         _end_progress_bars()

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from .errors import named, run_main
+from .arguments import named
+from .errors import run_main
 
 if TYPE_CHECKING:
     import argparse

@@ -12,6 +12,7 @@ mean the camera-ready's.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from pathlib import Path
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import read_stores
-from rfdetr_repro.spec.arguments import input_path
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import ArgumentParser, input_path
+from rfdetr_repro.spec.errors import InputError
 
 from .campaign import campaign_tables
 from .format import FORMATS, Table, render
@@ -29,6 +30,8 @@ from .missing import Here
 from .published import paper_table, shown_columns
 from .scoreboard import scoreboard
 from .sensitivity import sensitivity_tables
+
+log = logging.getLogger(__name__)
 
 DEFAULT_RECORDS = Path("results")
 # of a campaign, not of the paper
@@ -141,10 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if not records:
         where = options.records or f"{DEFAULT_RECORDS}/ of this folder"
-        print(
+        log.warning(
             f"no Records were read from {where}: nothing counts as measured; name them with "
-            f"--records PATH",
-            file=sys.stderr,
+            f"--records PATH"
         )
     sys.stdout.write(render(tables, options.format))
     return 0

@@ -13,6 +13,7 @@ Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m r
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,11 +23,12 @@ from rfdetr_repro.spec.arch import SearchSpace, parse_shape
 from rfdetr_repro.spec.arguments import (
     LARGEST_SEED,
     MOST_PROCESSES,
+    ArgumentParser,
     input_path,
     output_folder,
     whole,
 )
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
 from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 
@@ -35,6 +37,8 @@ from .settings import with_settings
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -189,8 +193,8 @@ def _train(
     if ranks.rank == 0:
         of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []
         told = [start.boxes_only, *of_masks, start.taken, _classes(split)]
-        print("\n".join(line for line in told if line))
-        print(f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else ""))
+        log.info("\n".join(line for line in told if line))
+        log.info(f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else ""))
     run = train(request)
     if ranks.rank == 0:
         if run.best is not None:

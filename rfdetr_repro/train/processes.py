@@ -197,10 +197,11 @@ def main() -> int:
             _join(work["rank"], work["size"], work["place"], stack)
             Trainer(**work["trainer"]).run()
     except InputError as error:
-        print(error)
+        sys.stdout.write(f"{error}\n")
         return 2
     except Exception as error:
-        print(f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " "))
+        line = f"{type(error).__name__}: {str(error)[:200]}".replace("\n", " ")
+        sys.stdout.write(f"{line}\n")
         return 1
     return 0
 

@@ -4,10 +4,15 @@ line every tenth of the run.
 
 from __future__ import annotations
 
+import logging
 import sys
 from types import TracebackType
 
 from tqdm import tqdm
+
+from rfdetr_repro.spec import logs
+
+log = logging.getLogger(__name__)
 
 
 class StepBar:
@@ -15,6 +20,7 @@ class StepBar:
 
     def __init__(self, done: int, total: int, label: str = "training", quiet: bool = False) -> None:
         on_terminal = sys.stderr.isatty()
+        quiet = quiet or logs.is_quiet()
         hidden = quiet or not on_terminal
         self._bar = tqdm(
             total=total,
@@ -49,5 +55,5 @@ class StepBar:
         self._bar.update(step - self._step)
         if self._prints and 10 * step // self._total > 10 * self._step // self._total:
             shown = "" if self._loss is None else f", loss {self._loss:.2f}"
-            print(f"{self._label}: step {step} of {self._total}{shown}", flush=True)
+            log.info(f"{self._label}: step {step} of {self._total}{shown}")
         self._step = step

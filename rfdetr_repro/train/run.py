@@ -7,7 +7,7 @@ that commands can import it before they have read their arguments.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from .recipe import Recipe
     from .trainer import Evaluate, Trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,12 @@ def train(request: TrainRequest) -> Run:
     trainer = Trainer(**arguments)
     count = _process_count(request, trainer)
     if trainer.finished and (trainer.folder / MODEL).exists():
-        print(f"the run in {trainer.folder} is complete: nothing to train", file=sys.stderr)
+        log.warning(f"the run in {trainer.folder} is complete: nothing to train")
         return _result(trainer)
     _check_evaluation(request)
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
-        print(f"precision: {trainer.precision}")
+        log.info(f"precision: {trainer.precision}")
     evaluate = _evaluation(request, torch.get_num_threads())
     with _alone(trainer), shared(count, **arguments):
         trainer = Trainer(**arguments) if count > 1 else trainer
@@ -159,6 +161,10 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
         count = trainer.before.processes
     else:
         count = default_processes(request.recipe.train.batch_size)
+    log.debug(
+        f"{count} processes: "
+        + ("as given" if request.processes is not None else "chosen by device, cores and batch")
+    )
     if ranks.rank == 0:
         _tell_changes(trainer, max(count, ranks.size))
     if count > 1 and alone:
@@ -175,17 +181,13 @@ def _tell_changes(trainer: Trainer, processes: int) -> None:
     if before is None:
         return
     if before.processes != processes:
-        print(
+        log.warning(
             f"{before.processes} processes trained so far: with another number, equal up to "
-            f"rounding only",
-            file=sys.stderr,
+            f"rounding only"
         )
     if before.precision not in (None, str(trainer.precision.dtype)):
         trained = str(before.precision).removeprefix("torch.").replace("None", "float32")
-        print(
-            f"trained in {trained} so far: in another precision, equal up to rounding only",
-            file=sys.stderr,
-        )
+        log.warning(f"trained in {trained} so far: in another precision, equal up to rounding only")
 
 
 def _check_evaluation(request: TrainRequest) -> None:

@@ -8,13 +8,15 @@ that are trained again. So a state stays as large as it is, however long the run
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from rfdetr_repro.spec.errors import FULL, InputError
+
+log = logging.getLogger(__name__)
 
 LOG = "train_log.jsonl"
 
@@ -74,7 +76,7 @@ class RunLog:
                 f"{self.path} holds {size} of the {self.kept} bytes that the training state knows: "
                 f"rows of it are lost"
             )
-            print(told, file=sys.stderr)
+            log.warning(told)
             self.kept = whole
         stream.truncate(self.kept)
         stream.seek(self.kept)

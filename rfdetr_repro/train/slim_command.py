@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import input_file, label, output_file
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import ArgumentParser, input_file, label, output_file
+from rfdetr_repro.spec.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ never stopped.
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import signal
@@ -40,6 +41,8 @@ from .recipe import Recipe
 from .run_log import LOG, RunLog
 from .scalars import Scalars
 from .state import STATE, Session, TrainingState, load, save
+
+log = logging.getLogger(__name__)
 
 MODEL = "supernet.safetensors"
 BEST = "best.safetensors"
@@ -323,7 +326,7 @@ class Trainer:
         self.state.optimizer.zero_grad(set_to_none=True)
         self.state.left_out.add(arch.key)
         self.log.add({"step": self.state.step, "out_of_memory": arch.key})
-        print(f"out of memory at step {self.state.step}: the run goes on without {arch.key}")
+        log.warning(f"out of memory at step {self.state.step}: the run goes on without {arch.key}")
 
     def _note(
         self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None

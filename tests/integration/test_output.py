@@ -15,7 +15,8 @@ from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
-from rfdetr_repro.spec.errors import ArgumentParser, run_main
+from rfdetr_repro.spec.arguments import ArgumentParser
+from rfdetr_repro.spec.errors import run_main
 def main(argv):
     ArgumentParser("x", description="\\u00b1").parse_args(argv)
     sys.stdout.write("\\u00b1 \\u4e2d\\n" * 10)

@@ -5,7 +5,6 @@ knows each name in it.
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 import shlex
 from functools import cache
@@ -17,6 +16,7 @@ pytest.importorskip("torch", reason="the programs of the commands need torch")
 
 from rfdetr_repro.bench import models
 from rfdetr_repro.bench.command import arguments
+from rfdetr_repro.cli import VERBS
 from rfdetr_repro.export.command import parse_arch
 from rfdetr_repro.paper.cells import Row, Slot, cells, table_rows
 from rfdetr_repro.paper.published import TABLES
@@ -25,6 +25,7 @@ from rfdetr_repro.runtime.backends import BACKENDS
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import campaign
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.launch import Program
 from rfdetr_repro.tables.missing import (
     LEGEND,
     bench_name,
@@ -32,16 +33,6 @@ from rfdetr_repro.tables.missing import (
     published_only,
     spelled_out,
 )
-
-PARSERS = {  # program -> the module that has its parser
-    "rfdetr_repro.bench": "rfdetr_repro.bench.command.run",
-    "rfdetr_repro.export": "rfdetr_repro.export.command",
-    "rfdetr_repro.finetune": "rfdetr_repro.search.finetune",
-    "rfdetr_repro.mean": "rfdetr_repro.records.aggregate",
-    "rfdetr_repro.reproduce": "rfdetr_repro.reproduce.run",
-    "rfdetr_repro.search": "rfdetr_repro.search.command",
-    "rfdetr_repro.train": "rfdetr_repro.train.command",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +63,9 @@ def commands() -> tuple[str, ...]:
 def parsed(words: list[str]) -> argparse.Namespace:
     """``words``: python -m MODULE and its arguments; what its parser refuses fails the test."""
     assert words[:2] == ["python", "-m"], words
-    module = importlib.import_module(PARSERS.get(words[2], words[2]))
+    program = next(Program(verb.module) for verb in VERBS.values() if verb.also == words[2])
     try:
-        return module.parser().parse_args(words[3:])
+        return program.parser().parse_args(words[3:])
     except (SystemExit, InputError):
         pytest.fail(f"{words[2]} refuses {shlex.join(words[3:])}")
 

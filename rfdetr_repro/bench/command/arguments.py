@@ -10,8 +10,15 @@ from rfdetr_repro.data.source import add_data_arguments
 from rfdetr_repro.paper.campaigns import CAMPAIGNS
 from rfdetr_repro.paper.published import BUFFERS_MS
 from rfdetr_repro.spec.arch import parse_shape
-from rfdetr_repro.spec.arguments import folder_names, input_path, number, output_file, whole
-from rfdetr_repro.spec.errors import ArgumentParser, InputError
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    folder_names,
+    input_path,
+    number,
+    output_file,
+    whole,
+)
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
 from rfdetr_repro.spec.protocol import BACKENDS, MODES, REAL, WHOLE, WITH_GRAPH, Protocol
 from rfdetr_repro.spec.ranges import choose

@@ -6,11 +6,13 @@ The verdicts themselves are made by :mod:`rfdetr_repro.bench.compare`.
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import input_path, number
-from rfdetr_repro.spec.errors import ArgumentParser, InputError, StatedFailure
+from rfdetr_repro.spec.arguments import ArgumentParser, input_path, number
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if text := unverified_words(
         [record for path in dict.fromkeys([*olds, *news]) for record in Store(path).read()]
     ):
-        print(text, file=sys.stderr)
+        log.warning(text)
     words = [pair.verdict.word for pair in pairs if pair.verdict is not None]
     counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
     print(f"{len(words)} of {len(pairs)} rows compared" + (f": {counts}" if counts else ""))

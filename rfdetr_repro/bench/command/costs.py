@@ -14,8 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import output_file, output_folder
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser, output_file, output_folder
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.ranges import choose
 

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import input_path
-from rfdetr_repro.spec.errors import ArgumentParser, StatedFailure
+from rfdetr_repro.spec.arguments import ArgumentParser, input_path
+from rfdetr_repro.spec.errors import StatedFailure
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +20,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.bench.intervals",
         description="Recomputes the latency intervals of stores from their raw samples and "
-        "compares them with the Records.",
+        "compares them with the Records. With --quiet only what is not equal is printed, "
+        "and the counts.",
     )
     arguments.add_argument(
         "stores",
@@ -26,11 +29,6 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="STORE.jsonl",
         help="stores of Records, each with its folder of raw samples next to it",
-    )
-    arguments.add_argument(
-        "--quiet",
-        action="store_true",
-        help="print only the latencies that are not equal, and the counts",
     )
     return arguments
 
@@ -56,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if text := unverified_words(
         [record for store in args.stores for record in Store(store).read()]
     ):
-        print(text, file=sys.stderr)
+        log.warning(text)
     if bad := words.count("different") + words.count("lost"):
         raise StatedFailure(
             f"{bad} of {len(words)} latencies differ from their samples, or their samples are lost"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
     from rfdetr_repro.export.adopt.adoption import Picture
     from rfdetr_repro.export.artifact import Artifact
+
+log = logging.getLogger(__name__)
 
 Failures = dict[str, Exception]
 LOOKED_AT = 16  # images of the data on which a file may be run before it is adopted
@@ -81,7 +84,7 @@ def model_names(args: argparse.Namespace) -> list[str]:
         return given
     found, missing = campaign_models(args.campaign, _models().model_names())
     if missing:
-        print(
+        log.info(
             f"these models cannot be built on this machine: {', '.join(missing)}; give their files "
             f"with --onnx"
         )
@@ -104,7 +107,7 @@ def rows_of(
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
         trained = artifact.manifest.model.weights != "random"
         if splits and not trained:
-            print(f"{label} has random weights, so only latency is measured")
+            log.info(f"{label} has random weights, so only latency is measured")
         for graph in graphs:
             row = label if len(graphs) == 1 else f"{label} {'CUDA graph' if graph else 'launches'}"
             if row in rows:
@@ -214,9 +217,11 @@ def _file(
         artifact = write_artifact(target, made.path.read_bytes(), made.manifest)
     from rfdetr_repro.export.adopt.adoption import described
 
-    print(f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}")
+    log.info(
+        f"{path} has no manifest: adopted as {target}: {described(artifact.manifest.adoption)}"
+    )
     if "injected_candidates" in artifact.manifest.packages:
-        print(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
+        log.info(f"  injected candidates: {artifact.manifest.packages['injected_candidates']}")
     return artifact
 
 
@@ -310,7 +315,7 @@ def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> 
         if key in artifact.manifest.packages
     }
     if settings:
-        print(
+        log.info(
             f"{name}: "
             + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
         )

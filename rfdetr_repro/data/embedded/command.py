@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import LARGEST_SEED, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import LARGEST_SEED, ArgumentParser, output_folder, whole
 
 from .dataset import NOTE, EmbeddedConfig, write_embedded
 

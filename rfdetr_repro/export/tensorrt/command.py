@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import input_path, output_folder, whole
-from rfdetr_repro.spec.errors import ArgumentParser
+from rfdetr_repro.spec.arguments import ArgumentParser, input_path, output_folder, whole
 
 from .engine import MODULES
 

@@ -8,6 +8,7 @@ shapes, else from the size that the caller names (architecture facts section 12)
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ from .layouts import ENCODER, from_dinov2, from_transformers, layout_of
 from .native import FORMAT, ModelCard, check_numbers, load_supernet
 from .released import from_released, to_released
 from .upstream import check_settings, departures, described, transformers_settings
+
+log = logging.getLogger(__name__)
 
 UNNAMED = "unnamed"  # for labels whose meaning does not matter
 # logit of a class that never wins: its score is 1e-13, and a few thousand training steps can still
@@ -357,7 +360,7 @@ def save_released(path: str | Path, detector: Detector, card: ModelCard) -> str:
             "save the model that this model was sliced from",
         )
     if reasons := departures(model, arch):
-        print(
+        log.info(
             f"upstream's program will not run this model: it supports {'; '.join(reasons)}. This "
             f"package reads the file"
         )

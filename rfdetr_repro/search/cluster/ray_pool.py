@@ -9,7 +9,7 @@ how to start them.
 from __future__ import annotations
 
 import atexit
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +22,8 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from .pool import Fingerprint, Ledger, Make, Ticket, fingerprint_here
 from .ray_actor import RayWorker
 from .ray_cluster import Cluster, Node, first_line
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5  # how long to wait for a result before looking for new machines
 # a working process is asked so often; without an answer for so long it is given up
@@ -336,7 +338,7 @@ class RayPool:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    log.warning(line)
 
 
 def _reason(error: Any) -> str:
