@@ -117,7 +117,8 @@ def line(record: Record) -> str:
     """One printed line: model, counter, form, parameters in millions, GFLOPs and GMACs."""
     cost = record.cost
     model = record.model
-    assert cost is not None and cost.flops is not None and cost.macs is not None
+    if cost is None or cost.flops is None or cost.macs is None:
+        raise InputError(f"Record {record.id} of {model.name} counts no operations")
     what = " ".join(filter(None, (model.name, model.size, model.variant)))
     params = "" if cost.params is None else f"{cost.params / 1e6:8.3f} M parameters "
     return (

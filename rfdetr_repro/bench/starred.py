@@ -100,5 +100,6 @@ class ModuleSession(Session):
 
     def outputs(self) -> Detections:
         """Copies the ranked detections to host memory."""
-        assert self._ranked is not None, "launch first"
+        if self._ranked is None:
+            raise RuntimeError("outputs are read before launch")
         return Detections.of([value.cpu().numpy() for value in self._ranked if value is not None])

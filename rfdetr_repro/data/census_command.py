@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     source = source_of(args)
-    assert source is not None  # source_of refuses a command without data
+    if source is None:
+        raise InputError("no data", hint="give a data set with --data")
     # loads slowly; the arguments are checked first
     from .census import census_json, print_census
     from .coco import has_split, read_split

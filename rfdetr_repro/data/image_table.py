@@ -148,13 +148,12 @@ class _ImageReader:
                 where,
                 hint,
             ), None
-        unstated = width is None or height is None
-        if unstated or self.open_all:
+        if width is None or height is None or self.open_all:
             try:
                 header = read_header(found)
             except InputError as error:
                 return ("images that cannot be decoded", str(error), "", "replace the file"), None
-            if unstated:
+            if width is None or height is None:
                 width, height = header.shown_wh if self.turned else header.stored_wh
                 self.sizes_from_files += 1
             elif (width, height) not in (header.stored_wh, header.shown_wh):
@@ -165,7 +164,6 @@ class _ImageReader:
                     found,
                     "write its real size",
                 ), None
-        assert width is not None and height is not None  # stated, or read from the file
         return None, ImageInfo(key, found, width, height)
 
 

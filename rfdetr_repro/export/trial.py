@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.export.contract import content_of
@@ -131,13 +131,14 @@ def _ask(
     ended.
     """
     helper = _started()
-    assert helper.stdin is not None and helper.stdout is not None
+    requests = _pipe(helper.stdin)
+    answers = _pipe(helper.stdout)
     try:
-        helper.stdin.write(json.dumps(request).encode() + b"\n")
-        helper.stdin.write(content)
-        helper.stdin.flush()
-        ready, _, _ = select.select([helper.stdout], [], [], patience_s)
-        line = helper.stdout.readline() if ready else b""
+        requests.write(json.dumps(request).encode() + b"\n")
+        requests.write(content)
+        requests.flush()
+        ready, _, _ = select.select([answers], [], [], patience_s)
+        line = answers.readline() if ready else b""
     except BaseException as error:
         _stop()
         if isinstance(error, OSError):
@@ -150,6 +151,13 @@ def _ask(
         raise InputError("the model does not load and run in time", path, "export it again")
     answer: dict[str, Any] = json.loads(line)
     return answer
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """An end of the helper, which is started with pipes."""
+    if stream is None:
+        raise RuntimeError("the helper was started without pipes")
+    return stream
 
 
 def _started() -> subprocess.Popen[bytes]:
@@ -186,8 +194,7 @@ def _stop() -> None:
         os.killpg(child.pid, signal.SIGKILL)
     for stream in (child.stdin, child.stdout):
         with suppress(OSError):
-            assert stream is not None
-            stream.close()
+            _pipe(stream).close()
     child.wait()
 
 

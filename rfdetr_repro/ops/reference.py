@@ -97,7 +97,7 @@ def ms_deform_attn_smooth(
     batch, _, heads, channels = value.shape
     queries = sampling_locations.shape[1]
     wide = value.to(dtype)
-    total = None
+    total = wide.new_zeros(batch, queries, heads, channels)
     start = 0
     image = torch.arange(batch, device=value.device)[:, None, None, None]
     head = torch.arange(heads, device=value.device)[:, None]
@@ -122,9 +122,8 @@ def ms_deform_attn_smooth(
                 weight = weight * attention_weights[:, :, :, level].to(dtype)
                 weight = torch.where(seen, weight, torch.zeros_like(weight))
                 part = (weight[..., None] * wide[image, pixel, head]).sum(3)  # (B, Q, M, D)
-                total = part if total is None else total + part
+                total = total + part
         start += height * width
-    assert total is not None
     return total.reshape(batch, queries, heads * channels).to(value.dtype)
 
 

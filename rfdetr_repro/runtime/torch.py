@@ -123,7 +123,8 @@ class TorchSession(Session):
 
     def outputs(self) -> Detections:
         """Copies the outputs to host memory."""
-        assert self._ranked is not None, "launch first"
+        if self._ranked is None:
+            raise RuntimeError("outputs are read before launch")
         values: list[Tensor] = [value for value in self._ranked if value is not None]
         return Detections.of([value.cpu().numpy() for value in values])
 

@@ -48,19 +48,25 @@ class Workers:
         self._folder, self._deployment = search.folder.resolve(), search.deployment
         search.run_items, search.measure = self.run_items, self.measure
 
+    @property
+    def _joined(self) -> EvaluationSource:
+        if self._source is None:
+            raise RuntimeError("workers are asked for before they joined a search")
+        return self._source
+
     def run_items(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        assert self._source is not None
+        source = self._joined
         if items and self._pool is None:
-            gpus = 0.0 if self._source.device == "cpu" else 1.0
-            self._pool = RayPool(self._source, workers=self.count, address=self.address, gpus=gpus)
+            gpus = 0.0 if source.device == "cpu" else 1.0
+            self._pool = RayPool(source, workers=self.count, address=self.address, gpus=gpus)
         if self._pool is not None:
             yield from self._pool.run(items)
 
     def measure(self, item: Engines) -> Any:
         """One machine of the cluster, and no other work of this search meanwhile."""
-        assert self._source is not None
+        source = self._joined
         self.close()
-        make = EngineSource(replace(self._source, device="cpu"), self._folder, self._deployment)
+        make = EngineSource(replace(source, device="cpu"), self._folder, self._deployment)
         threads = item.protocol.threads
         gpus = float(self._deployment.on_gpu)
         with closing(

@@ -277,7 +277,8 @@ class SearchRun:
         request = self.request
         if request.workers is None:
             return None
-        assert not isinstance(request.data, Mapping)  # the request has seen to that
+        if isinstance(request.data, Mapping):
+            raise InputError("workers read the data themselves", hint="give the path of a data set")
         from .distributed import Workers
 
         source = DataSource.of(request.data)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 # a pool's: (item, result) as they come
-Run = Callable[[Sequence[Whole | Part]], Iterator[tuple[Whole | Part, dict[Arch, Any]]]]
+Run = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]  # of Whole or of Part
+Item = TypeVar("Item", Whole, Part)
 
 
 @dataclass
@@ -343,9 +344,7 @@ class Search:
                 }
         return known
 
-    def _results(
-        self, items: Sequence[Whole | Part]
-    ) -> Iterator[tuple[Whole | Part, dict[Arch, Any]]]:
+    def _results(self, items: Sequence[Item]) -> Iterator[tuple[Item, dict[Arch, Any]]]:
         if self.run_items is not None:
             yield from self.run_items(items)
         else:
@@ -362,7 +361,6 @@ class Search:
             if item not in missing
         )
         for item, found in self._results(missing):
-            assert isinstance(item, Part)
             path = self._race_file(item)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -99,17 +99,23 @@ def _start() -> Child:
     )
 
 
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """An end of a child, which is started with pipes."""
+    if stream is None:
+        raise RuntimeError("a training process was started without pipes")
+    return stream
+
+
 def _send(child: Child, work: dict[str, Any]) -> None:
-    assert child.stdin is not None
+    stream = _pipe(child.stdin)
     with suppress(BrokenPipeError):  # it ended already; _await_ready says so
-        pickle.dump(work, child.stdin)
-        child.stdin.flush()  # and left open: its end tells the child that this process is gone
+        pickle.dump(work, stream)
+        stream.flush()  # and left open: its end tells the child that this process is gone
 
 
 def _await_ready(child: Child) -> None:
     """Returns when the child is about to join; joining without it would wait for a day."""
-    assert child.stdout is not None
-    if child.stdout.readline() != _READY:
+    if _pipe(child.stdout).readline() != _READY:
         raise StatedFailure(f"a training process could not start (exit code {child.wait()})")
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from rfdetr_repro.spec.errors import InputError
 from .file import Metadata
 from .probe import Array, Probe
 from .yolo import YOLO_FORMS, flat_and_maps
+
+Found = TypeVar("Found")
 
 FORMS = (
     "decoded",
@@ -124,6 +126,13 @@ def _role_by_shape(shape: Shape) -> str | None:
     if len(shape.dims) != 2:
         return None
     return "labels" if shape.dtype.startswith(("int", "uint")) else "scores"
+
+
+def required(found: Found | None, form: str) -> Found:
+    """The outputs of a form; :class:`InputError` where the file has others."""
+    if found is None:
+        raise InputError(f"the outputs are not those of the form {form}")
+    return found
 
 
 def pair_of(outputs: Sequence[Shape]) -> Pair | None:

@@ -13,7 +13,7 @@ from rfdetr_repro.export.onnx.surgery import Builder, Shape
 from rfdetr_repro.spec.errors import InputError
 
 from .boxes import Layout, relative_corners
-from .forms import FEW, pair_of
+from .forms import FEW, pair_of, required
 from .yolo import flat_and_maps, masks_of
 
 FLOAT = int(TensorProto.FLOAT)
@@ -72,9 +72,7 @@ def add_detr(
 
     ``odds_given``: the file already contains the softmax.
     """
-    pair = pair_of(outputs)
-    assert pair is not None
-    boxes, logits, masks = pair
+    boxes, logits, masks = required(pair_of(outputs), form)
     queries, classes = logits.dims[1:]
     if form == "detr-softmax":
         odds = logits.name if odds_given else build.one("Softmax", logits.name, axis=2)
@@ -116,9 +114,7 @@ def add_suppressed(
     build: Builder, outputs: Sequence[Shape], size: tuple[int, int], layout: Layout, nms: Nms
 ) -> None:
     """Adds suppression to ``boxes-scores`` with many boxes."""
-    pair = pair_of(outputs)
-    assert pair is not None
-    boxes, scores, _ = pair
+    boxes, scores, _ = required(pair_of(outputs), "boxes-scores")
     corners = relative_corners(build, boxes.name, size, layout)
     anchors, classes = scores.dims[1:]
     kept = suppress(build, Raw(corners, scores.name, anchors, classes, corners=True), nms)

@@ -15,7 +15,7 @@ from rfdetr_repro.export.onnx.surgery import Shape
 
 from .boxes import ORDERS, Layout, corners_array
 from .classes import ENOUGH, USED
-from .forms import are_odds, decoded_of, pair_of
+from .forms import are_odds, decoded_of, pair_of, required
 from .probe import PICTURES, Array, Probe, check_finite, check_scores
 from .yolo import flat_and_maps
 
@@ -150,18 +150,14 @@ def _one(
     form: str, outputs: Sequence[Shape], values: dict[str, Array], last: bool, path: str | Path
 ) -> Seen:
     if form == "decoded":
-        roles = decoded_of(outputs)
-        assert roles is not None
+        roles = required(decoded_of(outputs), form)
         boxes, scores, labels = (values[roles[role].name] for role in ("boxes", "scores", "labels"))
         return _chosen(boxes.reshape(-1, 4), scores.reshape(-1), labels.reshape(-1), path)
     if form in ("rows", "rows-seg"):
-        flat, _ = flat_and_maps(outputs)
-        assert flat is not None
-        rows = values[flat.name][0]
+        rows = values[required(flat_and_maps(outputs)[0], form).name][0]
         return _chosen(rows[:, :4], rows[:, 4], rows[:, 5], path)
     if form in ("detr", "detr-softmax", "boxes-scores"):
-        pair = pair_of(outputs)
-        assert pair is not None
+        pair = required(pair_of(outputs), form)
         boxes = values[pair.boxes.name][0]
         logits = values[pair.logits.name][0]
         check_finite([logits], f"{pair.logits.name}", path)

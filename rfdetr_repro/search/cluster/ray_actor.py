@@ -36,7 +36,8 @@ class RayWorker:
         self._work = make()
 
     def work(self, item: Any) -> Any:
-        assert self._work is not None
+        if self._work is None:
+            raise RuntimeError("work is asked for before start")
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self._threads)
         return self._work(item)
