@@ -124,10 +124,8 @@ def read_stores(paths: Iterable[str | Path]) -> list[Record]:
     other folder every ``*.jsonl`` file.
     """
     records: list[Record] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError("no such records", path, "give a .jsonl file or a folder of them")
-        for file in _files(path):
+    for path in paths:
+        for file in stores_of(path):
             records += Store(file).read()
             if Store(file).torn():
                 log.warning(
@@ -151,10 +149,13 @@ def unverified_words(records: Sequence[Record]) -> str:
     return f"unverified: {count} of {len(records)} Records have no digest: {message}"
 
 
-def _files(path: Path) -> list[Path]:
+def stores_of(path: str | Path) -> list[Path]:
     """The stores of a folder: of a run folder its ``records.jsonl``, of any other folder all JSON
-    Lines except training logs.
+    Lines except training logs. Raises :class:`InputError` for a path that does not exist.
     """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("no such records", path, "give a .jsonl file or a folder of them")
     if not path.is_dir():
         return [path]
     if (path / "records.jsonl").exists():  # the training log is in the same folder

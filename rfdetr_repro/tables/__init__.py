@@ -9,6 +9,7 @@ __getattr__ = lazily(
     {
         "build_scoreboard": "command",
         "build_tables": "command",
+        "frame": "frames",
         "load_records": "command",
     },
 )

@@ -1,0 +1,114 @@
+"""Records as a pandas DataFrame: one row per Record, one column per field.
+
+    from rfdetr_repro.records import frame
+
+    records = frame("results")  # a store, a run folder, or a folder of stores
+    records.groupby("artifact.runtime")["latency.median_ms"].min()
+
+A column is named by its path in the Record: ``model.arch.queries``, ``latency.median_ms``. Units
+are in the name: ``_ms`` milliseconds, ``_s`` seconds, ``_bytes``, ``_gib``, ``_mhz``, ``_w``
+watts, ``_c`` degrees Celsius, ``_per_s`` per second, ``_share`` and ``_error`` parts of 1. Every
+``ap``, ``ap50``, ... is a fraction in 0..1; ``cost.flops`` counts 2 per multiply-add. What a
+Record does not say is NA. The fields of every Record are columns, whatever these Records say;
+``env.*``, ``adoption.*``, ``latency.gpu.throttled_s.*``, ``latency.gpu.throttled_share.*`` and
+``latency.gpu.sm_mhz.*`` have a column for each key that occurs.
+
+Origin: ``id``, ``source``, ``campaign`` and ``command`` are columns, ``store`` is the file that the
+row was read from (NA for Records given as such), ``unverified`` is true for a line without digests.
+A list (``parts``, ``latency.builds``) is JSON text. The resampled APs (``accuracy.resampled.aps``)
+are left out: they are thousands of numbers per Record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rfdetr_repro.spec.tabular import data_frame
+
+from .record import Record
+from .store import read_stores, stores_of
+
+_TYPES = {int: "Int64", float: "Float64", bool: "boolean", str: "string"}
+_LEFT_OUT = ("accuracy.resampled.aps", "mask_accuracy.resampled.aps", "schema")
+
+
+def frame(records: str | Path | Iterable[Record]) -> Any:
+    """The Records as a ``pandas.DataFrame``; of a path, those that the path's stores hold.
+
+    Raises :class:`InputError` for what cannot be read, and where pandas is not installed.
+    """
+    rows = list(_rows(records))
+    columns = {"id": "string", "store": "string"}
+    kinds = dict(_columns(Record))
+    seen = {name: None for _, row in rows for name in row}
+    for name, kind in kinds.items():
+        if kind is not None:
+            columns[name] = kind
+        else:  # a dictionary: its keys are those that occur
+            own = sorted(key for key in seen if key.startswith(f"{name}."))
+            columns.update({key: _TYPES[type(_first(rows, key))] for key in own})
+    return data_frame(columns, [{"store": store, **row} for store, row in rows])
+
+
+def _rows(records: str | Path | Iterable[Record]) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    if isinstance(records, (str, Path)):
+        for file in stores_of(records):
+            for record in read_stores([file]):
+                yield str(file), _row(record)
+    else:
+        for record in records:
+            yield None, _row(record)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {"id": record.id, **dict(_values(record, ""))}
+
+
+def _values(part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Path -> value of all fields of a dataclass, and of its parts."""
+    for field in dataclasses.fields(part):
+        name = prefix + field.name
+        value = getattr(part, field.name)
+        if value is None or name in _LEFT_OUT:
+            continue
+        if dataclasses.is_dataclass(value):
+            yield from _values(value, f"{name}.")
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        elif isinstance(value, tuple):
+            plain = [
+                dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
+                for item in value
+            ]
+            yield name, json.dumps(plain)
+        else:
+            yield name, value
+
+
+def _columns(kind: Any, prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    """Path -> type of a column; None: a dictionary, whose keys are not known."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name
+        if name in _LEFT_OUT:
+            continue
+        hint = hints[field.name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = next(option for option in options if option is not type(None))
+        origin = typing.get_origin(plain) or plain
+        if dataclasses.is_dataclass(plain):
+            yield from _columns(plain, f"{name}.")
+        elif origin is dict:
+            yield name, None
+        else:
+            yield name, _TYPES.get(origin, "string")
+
+
+def _first(rows: Iterable[tuple[str | None, dict[str, Any]]], name: str) -> Any:
+    return next(row[name] for _, row in rows if name in row)

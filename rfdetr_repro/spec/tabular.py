@@ -1,0 +1,57 @@
+"""Rows of named values as a pandas DataFrame. pandas is an extra, loaded when a frame is asked for.
+
+Every column has a nullable type ("Int64", "Float64", "boolean", "string"): a number is a number,
+and what is not known is NA, never 0, NaN or an empty text.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import InputError
+
+LARGEST_INT64 = 2**63 - 1
+
+
+def data_frame(columns: Mapping[str, str | None], rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A DataFrame with these columns, in this order. A value that a row lacks, or that is None, is
+    NA.
+
+    ``columns``: name -> type, one of those above; None: numbers if all known values are numbers,
+    else texts. Whole numbers beyond 64 bits become floats. Raises :class:`InputError` where pandas
+    is not installed.
+    """
+    pandas = _pandas()
+    made = {}
+    for name, kind in columns.items():
+        values = [row.get(name) for row in rows]
+        kind = kind or _kind_of(values)
+        if kind == "Int64" and any(abs(value or 0) > LARGEST_INT64 for value in values):
+            kind = "Float64"
+        if kind == "Float64":
+            values = [None if value is None else float(value) for value in values]
+        made[name] = pandas.array(values, dtype=kind)
+    return pandas.DataFrame(made, columns=list(columns))
+
+
+def _kind_of(values: Sequence[Any]) -> str:
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, bool) for value in known):
+        return "boolean"
+    if known and all(isinstance(value, int) for value in known):
+        return "Int64"
+    if known and all(isinstance(value, (int, float)) for value in known):
+        return "Float64"
+    return "string"
+
+
+def _pandas() -> Any:
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise InputError(
+            "frames need pandas, which is not installed",
+            hint="pip install 'rfdetr-repro[frames]'",
+        ) from error
