@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from matplotlib.figure import FigureBase
@@ -68,9 +70,36 @@ Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture
 
 
 @dataclass
+class Section:
+    """A heading with its blocks, and what the run does not hold of them.
+
+    A section without blocks is left out of the document; ``absent`` is told at its end.
+    """
+
+    heading: Heading | None
+    blocks: list[Block] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Document:
-    """``footer`` stands on every page; ``subject`` goes into the file's metadata."""
+    """``footer`` is at the foot of every page; ``date`` goes into the PDF's metadata."""
 
     title: str
     footer: str
     blocks: list[Block] = field(default_factory=list)
+    date: datetime | None = None
+
+    def anchors(self) -> dict[int, str]:
+        """``id(heading)`` to a name for links that is unique on the page."""
+        found: dict[int, str] = {}
+        for block in self.blocks:
+            if isinstance(block, Heading):
+                base = re.sub(r"[^a-z0-9]+", "-", block.text.lower()).strip("-") or "section"
+                name = base
+                number = 2
+                while name in found.values():
+                    name = f"{base}-{number}"
+                    number += 1
+                found[id(block)] = name
+        return found

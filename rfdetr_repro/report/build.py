@@ -1,9 +1,9 @@
-"""Builds the report of a run: a PDF and, beside it, the same content as an HTML page. Needs no
-torch.
+"""Builds the report of a run as a PDF and as an HTML page with the same content. Needs no torch.
 
     python -m reports.build [--run DIR] [--records PATH] [--out FILE.pdf]
 
-Everything printed comes from the files of the run folder; an absent part is named as absent.
+Everything printed comes from the files of the run folder; what the run does not hold is listed as
+absent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,23 @@ RUNS = Path("runs")
 def build_report(
     run_dir: str | Path, out_pdf: str | Path | None = None, records: str | Path | None = None
 ) -> Path:
-    """Writes ``out_pdf`` (default ``run_dir/report.pdf``) and ``report.html`` of the same stem
-    beside it; returns the PDF's path.
+    """Writes ``out_pdf`` (default ``run_dir/report.pdf``) and an HTML page of the same stem, and
+    returns the PDF's path.
 
     ``records`` replaces the run's own ``records.jsonl``. Raises :class:`InputError` for a missing
-    folder or a broken file.
+    folder, a broken file, or a run that holds nothing.
     """
     target = Path(out_pdf) if out_pdf is not None else Path(run_dir) / "report.pdf"
     if target.suffix.lower() != ".pdf":
         raise InputError("the report is a PDF", target, "end its name in .pdf")
-    document = report(read_run(run_dir, records))
+    run = read_run(run_dir, records)
+    if not (run.records or run.summary or run.log or run.pictures):
+        raise InputError(
+            "nothing to report on: no Records, no summary, no training log and no predictions",
+            run_dir if records is None else records,
+            "give the folder of a run, or a store that holds Records",
+        )
+    document = report(run)
     write_html(document, target.with_suffix(".html"))
     return write_pdf(document, target)
 
