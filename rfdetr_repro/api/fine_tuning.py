@@ -1,5 +1,5 @@
-"""What :meth:`RFDETR.train` settles before a run: its folder, its input shape, the detector it
-starts from.
+"""What :meth:`RFDETR.train` settles before a run: the run's folder, its input shape, and the
+detector that it starts from.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:
-    """Where the run lives, after a check that what is there is what ``resume`` expects."""
+    """The folder of the run. Raises :class:`InputError` where its content is not what ``resume``
+    expects.
+    """
     from rfdetr_repro.train.state import STATE
 
-    resume = True if resume in (None, "") else resume  # upstream's word for no file
+    resume = True if resume in (None, "") else resume  # upstream's value for no file
     if not isinstance(resume, bool):
         folder = Path(resume) if Path(resume).is_dir() else Path(resume).parent
         if not (folder / STATE).exists():
@@ -35,7 +37,7 @@ def run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path
         return folder
     if not resume and (Path(output_dir) / STATE).exists():
         raise InputError(
-            "the folder holds a run", output_dir, "resume it, or choose another folder"
+            "the folder holds a run", output_dir, "resume the run, or choose another folder"
         )
     return Path(output_dir)
 
@@ -47,8 +49,8 @@ def checked_shape(
     train: CocoSplit,
     shape: tuple[int, int] | None,
 ) -> tuple[int, int] | None:
-    """The input shape that was asked for, after a check of what else must agree with the
-    detector and the data.
+    """The requested input shape. Raises :class:`InputError` for settings that contradict the
+    detector or the data.
     """
     if asked.device is not None and torch.device(asked.device).type != device.type:
         raise InputError(
@@ -80,8 +82,10 @@ def starting_detector(
     splits: Mapping[str, CocoSplit],
     dataset_dir: str | os.PathLike[str],
 ) -> Detector:
-    """The detector to start from, with a head for the classes of the train split; says what the
-    data are.
+    """The detector to start from, with a head for the classes of the train split. Prints a census
+    of the data.
+
+    Raises :class:`InputError` where the detector predicts masks and the data lack them.
     """
     split = splits["train"]
     start = _for_classes(detector, card, split.classes)
@@ -103,7 +107,7 @@ def starting_detector(
 
 
 def _for_classes(detector: Detector, card: ModelCard, classes: ClassMap) -> Detector:
-    """The detector with a head for ``classes``; where they already are its own, unchanged."""
+    """The detector with a head for ``classes``; unchanged if it has these classes already."""
     if (classes.names, classes.category_ids) == (card.class_names, card.category_ids):
         return detector
     return with_classes(detector, Labels(classes.names, classes.category_ids))

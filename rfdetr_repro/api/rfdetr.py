@@ -1,12 +1,12 @@
-"""The interface upstream's users know:
+"""The interface that upstream's users know:
 
     model = RFDETR("nano", weights="rf-detr-nano.pth")        # or "seg-medium", or a run's folder
     model.train(dataset_dir="my_data", epochs=50, batch_size=4, grad_accum_steps=4, lr=1e-4,
                 output_dir="runs/mine")
     detections = model.predict("street.jpg", threshold=0.5)   # supervision.Detections
 
-Labels are contiguous inside; ``class_id`` is the data set's own category id. The map is printed and
-kept in every file.
+Labels are contiguous inside the program; ``class_id`` is the data set's own category id. The map is
+printed and stored in every file.
 """
 
 from __future__ import annotations
@@ -62,17 +62,19 @@ log = logging.getLogger(__name__)
 
 
 class RFDETR(UpstreamMethods):
-    """One detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's
-    folder.
+    """A detector with its classes. ``size``: a preset's name, a checkpoint file, or a run's folder.
 
-    ``weights``: a checkpoint to read into that size (released, transformers, DINOv2 or ours);
-    without it a preset starts from random numbers, and says so. ``arch``: another architecture of a
-    supernet's space, e.g. a frontier point of its search. ``device``: "cpu", "cuda" or "cuda:N";
-    without it a GPU if there is one, and the choice is printed. ``antialias``: whether pictures are
-    resized with antialiasing in :meth:`predict`, :meth:`evaluate` and exported files; without it as
-    the weights' origin has it (:mod:`.resize_rules`), which is printed. ``labels``: what the labels
-    of a foreign file mean, where the file does not prove it: "from-0" (upstream since 1.6),
-    "from-1" (before), "coco", or the names of all labels in order.
+    ``weights``: a checkpoint to read into that size (released, transformers, DINOv2, or a file of
+    this package); without ``weights`` a preset starts from random numbers, which is printed.
+    ``arch``: another architecture of a supernet's space, such as a frontier point of its search.
+    ``device``: "cpu", "cuda" or "cuda:N"; by default a GPU if there is one; the device is printed.
+    ``antialias``: whether :meth:`predict`, :meth:`evaluate` and exported files resize pictures with
+    antialiasing; by default the rule follows from the origin of the weights (:mod:`.resize_rules`)
+    and is printed. ``labels``: what the labels of a file from another program mean, where the file
+    does not prove it: "from-0" (upstream since 1.6), "from-1" (before), "coco", or the names of all
+    labels in order.
+
+    Raises :class:`InputError` for an unknown size, and for files that cannot be used.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RFDETR(UpstreamMethods):
         antialias: bool | None = None,
         labels: str | Sequence[str] | None = None,
     ) -> None:
+        """See the class for the arguments."""
         logs.show_unless_configured()
         self.device = choose_device(device)
         source = Path(size) / MODEL if Path(size).is_dir() else Path(size)
@@ -98,7 +101,7 @@ class RFDETR(UpstreamMethods):
             self.detector, self.card, self.sha256 = load_pretrained(source, labels=labels)
         else:
             raise InputError(
-                f"{str(size)!r} is no size, file or run", hint=f"sizes: {', '.join(PRESETS)}"
+                f"{str(size)!r} is not a size, a file or a run", hint=f"sizes: {', '.join(PRESETS)}"
             )
         self.trained = weights is not None or str(size) not in PRESETS
         if arch is not None:
@@ -115,6 +118,7 @@ class RFDETR(UpstreamMethods):
 
     @property
     def labels(self) -> Labels:
+        """Names and category ids of the labels."""
         return Labels(self.card.class_names, self.card.category_ids, self.card.notes)
 
     @property
@@ -136,10 +140,13 @@ class RFDETR(UpstreamMethods):
         A picture is a path, the bytes of a file, an open file, a Pillow image, an array uint8 or
         float in 0..1 of shape (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4), or a tensor uint8 or
         float in 0..1 of shape (3, H, W); a batch is an array (B, H, W, channels) or a tensor (B, 3,
-        H, W). Files and Pillow images are turned by their EXIF. ``class_id`` is the category id,
-        ``data["class_name"]`` its name; boxes in px of the picture; masks bool (k, H, W).
-        ``shape``: (height, width) in px that the model takes instead of its own, both divisible by
-        patch x windows.
+        H, W). Files and Pillow images are rotated by their EXIF orientation. ``class_id`` is the
+        category id, ``data["class_name"]`` its name; boxes are in px of the picture; masks are bool
+        (k, H, W). ``threshold``: least score, 0..1. ``shape``: input (height, width) in px instead
+        of the model's own, both divisible by patch x windows.
+
+        Raises :class:`InputError` for pictures that cannot be decoded, and without the package
+        supervision.
         """
         try:
             from supervision import Detections
@@ -170,7 +177,9 @@ class RFDETR(UpstreamMethods):
         threshold: float = 0.5,
         shape: tuple[int, int] | None = None,
     ) -> list[Found]:
-        """The same of several pictures, without supervision; labels are contiguous."""
+        """Detections of several pictures like :meth:`predict`, without supervision; labels are
+        contiguous.
+        """
         return detect(
             self.detector,
             list(images),
@@ -198,14 +207,16 @@ class RFDETR(UpstreamMethods):
     ) -> dict[str, Accuracy | None]:
         """COCO metrics in PyTorch: {"boxes": ..., "masks": ... or None}.
 
-        Every detection is handed to the evaluator (no score threshold), which counts 100 per image
-        and class, as COCO does. ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other
-        images of the same kind (from 10 images on). ``dataset_dir``: a data set in any form of
-        docs/data.md. ``drop_bad``: leave rows that cannot be used out.
+        Every detection is passed to the evaluator (no score threshold), which counts 100 per image
+        and class, as in COCO. ``ap_low`` and ``ap_high`` are the 95 % interval of AP over other
+        images of the same kind (from 10 images on). ``dataset_dir``: a data set in any format of
+        docs/data.md. ``shape``: as in :meth:`predict`. ``drop_bad`` leaves out rows that cannot be
+        used. Raises :class:`InputError` for random weights, and for data that cannot be used.
         """
         if not self.trained:
             raise InputError(
-                "a model with random weights has no accuracy", hint="train it, or give weights"
+                "a model with random weights has no accuracy",
+                hint="train the model, or give weights",
             )
         chosen = read_split(DataSource.of(dataset_dir).dropping(drop_bad), split)
         check_usable([chosen])
@@ -235,13 +246,14 @@ class RFDETR(UpstreamMethods):
         shape: tuple[int, int] | None = None,
         **words: Any,
     ) -> Artifact:
-        """ONNX file with its manifest. ``contract`` "decoded": ranked detections, RGB 0..1 in;
-        "upstream": as upstream exports (``input`` normalised -> ``dets``, ``labels``, ``masks``),
-        for deployments that expect that.
+        """Writes an ONNX file with its manifest. ``contract`` "decoded": input RGB in 0..1, output
+        ranked detections; "upstream": as upstream exports (``input`` normalised -> ``dets``,
+        ``labels``, ``masks``), for deployments that expect this form.
 
-        ``shape``: as in :meth:`predict`. Without a path upstream's form is meant: ``output_dir``
+        ``shape``: as in :meth:`predict`. Without ``path`` the call follows upstream: ``output_dir``
         ("output") gets ``inference_model.onnx`` with upstream's contract. Upstream's other keywords
-        are taken where the file is as they ask, else refused with what to use instead.
+        are accepted where they describe this file; others raise :class:`InputError`, which names a
+        substitute.
         """
         folder = export_words(words, OPSET)
         if path is not None and folder is not None:
@@ -262,15 +274,15 @@ class RFDETR(UpstreamMethods):
         return export_onnx(on_cpu.slice(arch), path, meta=meta, contract=contract or "decoded")
 
     def save(self, path: str | Path) -> str:
-        """Our safetensors file, or upstream's layout for ``.pth`` and ``.pt``; returns its
-        SHA-256.
+        """Writes this package's safetensors file, or upstream's layout for ``.pth`` and ``.pt``;
+        returns the file's SHA-256.
         """
         if Path(path).suffix in (".pth", ".pt"):
             height, width = self.card.arch.input_hw
             if height != width:
                 log.info(
-                    f"upstream's layout knows squares only: upstream's program will not run it at "
-                    f"{height}x{width}"
+                    f"upstream's layout has squares only: upstream's program will not run the "
+                    f"model at {height}x{width}"
                 )
             return save_released(path, self.detector, self.card)
         return save_detector(path, self.detector.state_dict(), self.card)
@@ -279,10 +291,10 @@ class RFDETR(UpstreamMethods):
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **settings: Any) -> RFDETR:
-        """The model of a file; ``settings``: those of the constructor but the size, which the file
-        tells.
+        """The model of a file. ``settings``: arguments of the constructor except the size, which
+        the file determines.
         """
-        settings.pop("trust_checkpoint", None)  # no file is trusted: none runs anything here
+        settings.pop("trust_checkpoint", None)  # no file is trusted, and no file runs anything here
         return RFDETR(path, **settings)
 
     # -- training ----------------------------------------------------------------------------------
@@ -298,21 +310,21 @@ class RFDETR(UpstreamMethods):
         resume: bool | str | Path | None = True,
         **changes: Any,
     ) -> Path:
-        """Fine-tunes all weights on the train split of a data set in a form of docs/data.md;
-        returns the file of the model.
+        """Fine-tunes all weights on the train split of a data set in a format of docs/data.md;
+        returns the path of the model's file.
 
         Upstream's keywords with upstream's defaults: one random size per step (``multi_scale``), at
-        least five steps an epoch, an evaluation after each, and of average and raw weights the best
-        on the val split. What differs is printed before the start; an unknown keyword, or a value
-        that cannot be followed, is an :class:`InputError` that names what to use. Fields of
-        ``TrainConfig`` may be given by name, e.g. ``lr_encoder``, ``seed``. ``grad_accum_steps``
-        None: 4.
+        least five steps per epoch, an evaluation after each epoch, and the best of averaged and raw
+        weights on the val split. Differences are printed before the start; an unknown keyword, or a
+        value that is not supported, raises an :class:`InputError` that names a substitute. Fields
+        of ``TrainConfig`` may be given by name, such as ``lr_encoder`` and ``seed``.
+        ``grad_accum_steps`` None is 4.
 
-        An unfinished run in ``output_dir`` with the same settings goes on (``resume`` False refuses
-        it; a path names the run's folder or a file in it). ``shape``: (height, width) in px to
-        train at, kept in the file. ``processes=N`` of them share each batch on the CPU (default: by
-        its cores). ``drop_bad=True`` leaves rows of the data that cannot be used out, and says how
-        many.
+        An unfinished run in ``output_dir`` with the same settings is resumed (``resume`` False
+        refuses such a run; a path names the run's folder or a file in it). ``shape``: (height,
+        width) in px to train at, stored in the file. ``processes=N`` share each batch on the CPU
+        (default: by its cores). ``drop_bad=True`` leaves out rows of the data that cannot be used,
+        and prints their number.
         """
         from rfdetr_repro.train.recipe import Recipe
 
@@ -328,8 +340,8 @@ class RFDETR(UpstreamMethods):
             "batch_size": batch_size,
             "grad_accum_steps": 4 if grad_accum_steps is None else grad_accum_steps,
         }
-        said = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
-        asked = from_upstream(len(split), base, {"lr": lr, **changes}, "val" in splits, said)
+        stated = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
+        asked = from_upstream(len(split), base, {"lr": lr, **changes}, "val" in splits, stated)
         shape = checked_shape(asked, self.detector, self.device, split, shape)
         measured_after = ("val", "test") if asked.run_test else ("val",)
         splits |= read_held_out(source, split.classes, measured_after[1:])
@@ -375,7 +387,7 @@ def _random(row: Preset) -> tuple[Detector, ModelCard, str]:
 
 
 def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
-    """Labels of the split; classes it does not have are left out."""
+    """The detections with the labels of the split; classes that the split lacks are left out."""
     mapped = labels[found.labels]
     kept = np.flatnonzero(mapped >= 0)
     masks = None if found.masks_rle is None else [found.masks_rle[row] for row in kept.tolist()]

@@ -23,8 +23,8 @@ _TAKEN = ("pretrain_weights", "device", "resolution", "num_classes", "labels", "
 
 
 def upstream_class(name: str) -> type[RFDETR]:
-    """The class that upstream calls ``name``; another name raises :class:`AttributeError`, as a
-    module does.
+    """The class that upstream calls ``name``. Raises :class:`AttributeError` for another name, like
+    a module.
     """
     if name not in UPSTREAM_CLASSES:
         near = difflib.get_close_matches(name, UPSTREAM_CLASSES, 1)
@@ -38,11 +38,11 @@ def upstream_class(name: str) -> type[RFDETR]:
 
 
 class _Sized(RFDETR):
-    """A detector of one size. ``pretrain_weights``: its file; nothing is downloaded, and without it
-    the weights are random.
+    """A detector of one size. ``pretrain_weights``: the file of its weights; nothing is downloaded,
+    and without a file the weights are random.
 
-    ``resolution``: side of the input in px instead of the size's own; ``num_classes``: logits,
-    where the file has another number the rows of the class heads are repeated. Upstream's other
+    ``resolution``: side of the input in px instead of the size's own; ``num_classes``: number of
+    logits; if the file has another number, rows of the class heads are repeated. Upstream's other
     settings belong to the file and are refused.
     """
 

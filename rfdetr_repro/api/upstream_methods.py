@@ -34,9 +34,9 @@ class UpstreamMethods:
         raise NotImplementedError
 
     def optimize_for_inference(self, *_: Any, **settings: Any) -> None:
-        """Nothing to prepare here; says which command makes the fast file.
+        """Prepares nothing; prints how to make a fast file.
 
-        A number format other than float32 is refused.
+        Raises :class:`InputError` for a number format other than float32.
         """
         if settings.get("dtype") not in (None, torch.float32, "float32"):
             raise InputError(

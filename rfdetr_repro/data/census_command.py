@@ -13,6 +13,7 @@ from .source import SPLITS, add_data_arguments, source_of
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``rfdetr-repro census``."""
     arguments = ArgumentParser(
         "rfdetr_repro.data.census_command",
         description="Counts the images, objects and classes of each split of a data set, and "
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``rfdetr-repro census``."""
     args = parser().parse_args(argv)
     source = source_of(args)
     if source is None:

@@ -1,4 +1,6 @@
-"""``python -m rfdetr_repro.data.pseudo_masks``: masks for boxes, by the user's copy of SAM 2."""
+"""``python -m rfdetr_repro.data.pseudo_masks``: adds masks to a data set with boxes, by the user's
+copy of SAM 2.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,17 @@ from .pseudo_masks import SMALLEST_BOX_IOU, SMALLEST_IOU, Filter, Sam2, label, r
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m rfdetr_repro.data.pseudo_masks``."""
     arguments = ArgumentParser(
         "rfdetr_repro.data.pseudo_masks",
-        description="Masks for boxes, by the user's copy of SAM 2.",
+        description="Add masks to a data set with boxes, by your copy of SAM 2.",
     )
     arguments.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
     arguments.add_argument(
         "--split",
         default="train",
         type=folder_name,
-        help="which split of the data (default: train)",
+        help="split of the data to label (default: train)",
     )
     arguments.add_argument(
         "--model",
@@ -40,19 +43,24 @@ def parser() -> argparse.ArgumentParser:
         "--smallest-iou",
         type=number(0, 1),
         default=SMALLEST_IOU,
-        help="that the model predicts for its mask",
+        help="smallest IoU, predicted by the model, of a mask that is kept (default: %(default)s)",
     )
     arguments.add_argument(
         "--smallest-box-iou",
         type=number(0, 1),
         default=SMALLEST_BOX_IOU,
-        help="of the mask's box with the object's",
+        help="smallest IoU of a kept mask's box with the object's box (default: %(default)s)",
     )
-    arguments.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    arguments.add_argument(
+        "--device",
+        default="cpu",
+        help="device to run the model on: cpu, cuda or cuda:N (default: cpu)",
+    )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``python -m rfdetr_repro.data.pseudo_masks``."""
     args = parser().parse_args(argv)
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
     job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly

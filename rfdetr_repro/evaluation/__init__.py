@@ -1,3 +1,3 @@
-"""Average precision: the evaluator, matches kept per image, and predictions of a model on splits
-and pictures.
+"""Average precision: the evaluator, matches per image, and predictions of a model on splits and
+pictures.
 """

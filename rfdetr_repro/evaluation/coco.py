@@ -1,9 +1,9 @@
-"""COCO box and mask AP of detections: ground truth loaded once, matching and accumulation by
-hotcoco (Rust, all cores).
+"""COCO box and mask AP of detections. Ground truth is loaded once; hotcoco (Rust, all cores)
+matches and accumulates.
 
-A search evaluates hundreds of configurations on one split, so detections go in as columns of
-numbers and run lengths, without result files or lists of objects. hotcoco was the fastest of those
-whose numbers are pycocotools' to the last bit (``benchmarks/studies/coco_evaluators.py``);
+A search evaluates hundreds of configurations on one split, so detections are passed as columns of
+numbers and run lengths, without result files or lists of objects. hotcoco is the fastest evaluator
+whose numbers equal pycocotools' to the last bit (``benchmarks/studies/coco_evaluators.py``);
 pycocotools is the oracle in the tests.
 """
 
@@ -54,12 +54,12 @@ class ImageDetections:
 
 
 def boxes_in_pixels(boxes_xyxy: Array, size_hw: tuple[int, int]) -> Array:
-    """Boxes (k, 4) in parts of an image -> float32 (k, 4) in its pixels, cut at its border: the one
-    place where that is done.
+    """Boxes (k, 4) xyxy as fractions of an image -> float32 (k, 4) in its pixels, cut at its
+    border; the only place that cuts boxes.
 
-    Training's validation, the search, artifacts, ``RFDETR`` and the predict command all pass here,
-    so that all mean the same boxes (upstream cuts since 1.10; COCO's own rule leaves boxes as they
-    are handed over).
+    Validation during training, the search, artifacts, ``RFDETR`` and the predict command all use
+    this function, so that all mean the same boxes (upstream cuts since 1.10; COCO's own rule leaves
+    boxes as passed).
     """
     height, width = size_hw
     return np.asarray(boxes_xyxy, dtype=np.float32).clip(0, 1) * np.array(
@@ -75,14 +75,14 @@ def detections_in_pixels(
     boxes_xyxy: Array,
     masks: Any,
 ) -> ImageDetections:
-    """What a model gives for one image -> what is evaluated: every detection, whatever their
+    """The detections to evaluate, from a model's outputs for one image: every detection, at any
     number.
 
-    ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) in parts of the image;
+    ``scores`` (k,) in 0..1; ``labels`` int (k,); ``boxes_xyxy`` (k, 4) as fractions of the image;
     ``masks`` None or logits (k, h, w), array or tensor. A score of exactly 0 is an empty slot of a
-    model that suppresses boxes, and no detection. COCO's limit per image and class is applied by
-    :class:`CocoEvaluator`. Scores or boxes that are not finite, and mask logits that are NaN:
-    :class:`InputError`.
+    model that suppresses boxes, and not a detection. :class:`CocoEvaluator` applies COCO's limit
+    per image and class. Raises :class:`InputError` for scores or boxes that are not finite, and for
+    mask logits that are NaN.
     """
     diverged = "the model has diverged, or overflows in half precision"
     if not (np.isfinite(scores).all() and np.isfinite(boxes_xyxy).all()):
@@ -90,7 +90,7 @@ def detections_in_pixels(
     height, width = size_hw
     kept = np.flatnonzero(np.asarray(scores) > 0)
     masks = None if masks is None else masks[kept]
-    # infinite logits are sure of a pixel; NaN would pass for background
+    # infinite logits are certain; NaN would count as background
     if masks is not None and bool((masks != masks).any()):
         raise InputError("logits of masks are NaN", f"image id {image_id}", diverged)
     rle = None if masks is None else masks_to_rle(masks, height, width)
@@ -106,7 +106,7 @@ class CocoEvaluator:
     """
 
     def __init__(self, split: CocoSplit, max_dets: int = 100) -> None:
-        """``max_dets``: detections per image and class that count (100 in published COCO
+        """``max_dets``: number of detections per image and class that count (100 in published COCO
         numbers).
         """
         self.split = split
@@ -123,8 +123,8 @@ class CocoEvaluator:
     ) -> Accuracy:
         """COCO metrics as fractions; ``None`` where the split has no ground truth.
 
-        ``kind``: "bbox" or "segm". ``all_areas_only`` leaves the small, medium and large AP out
-        (faster). Raises :class:`InputError` for detections that do not fit the split or are not
+        ``kind``: "bbox" or "segm". ``all_areas_only`` leaves out small, medium and large AP, which
+        is faster. Raises :class:`InputError` for detections that do not fit the split or are not
         finite.
         """
         areas = ["all"] if all_areas_only else list(AREAS_PX2)
@@ -150,10 +150,10 @@ class CocoEvaluator:
     def twelve(
         self, detections: Sequence[ImageDetections], kind: str = "bbox"
     ) -> dict[str, float | None]:
-        """The twelve numbers of COCO's table by name, fractions: AP, AP50, AP75, APs, APm, APl,
+        """The twelve numbers of COCO's table by name, as fractions: AP, AP50, AP75, APs, APm, APl,
         AR1, AR10, AR, ARs, ARm, ARl.
 
-        All but AR1 and AR10 count ``max_dets`` detections per image and class, also where that is
+        All except AR1 and AR10 count ``max_dets`` detections per image and class, even if that is
         not 100.
         """
         limits = sorted({min(limit, self.max_dets) for limit in (1, 10, self.max_dets)})
@@ -191,8 +191,8 @@ class CocoEvaluator:
     def image_matches(
         self, detections: Sequence[ImageDetections], kind: str
     ) -> list[dict[str, Any]]:
-        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, all areas; see
-        :mod:`.coco_matches`.
+        """pycocotools' ``evalImgs`` of the images of ``detections`` alone, for all areas; see
+        :mod:`.matches`.
 
         Their ``image_id`` is 1 + the image's place by id (``places``), their ``category_id`` is 1 +
         the label.
@@ -213,7 +213,7 @@ class CocoEvaluator:
             found = truth.load_res(rows)
         else:
             found = truth.load_res(rows, segmentation=rles)
-            if rles:  # a mask is small or large by its own area, not its box's
+            if rles:  # a mask is small or large by its own area, not by the area of its box
                 found.update_anns(
                     ids=np.arange(1, len(rows) + 1),
                     area=np.asarray(hotcoco.mask.area(rles), dtype=np.float64),
@@ -229,12 +229,12 @@ class CocoEvaluator:
         return run
 
     def _truth(self, kind: str) -> Any:
-        """hotcoco's form of the ground truth, made when first asked for. Ids from 1: COCO's rules
-        take 0 for no match.
+        """hotcoco's form of the ground truth, made at the first call. Ids start at 1, because
+        COCO's rules use 0 for no match.
 
         The evaluator's numbers are float64, exact up to 2^53 only, and a data set's ids may be
-        larger, or text. So it gets ranks: of images by id and of classes by label, which rank equal
-        scores as the ids do.
+        larger, or text. So the evaluator gets ranks: of images by id and of classes by label, which
+        order equal scores like the ids.
         """
         if kind not in self._truths:
             annotations = self.split.ground_truth(segmentations=kind == "segm")["annotations"]
@@ -269,7 +269,9 @@ class CocoEvaluator:
             except (ValueError, TypeError, KeyError, RuntimeError) as error:
                 where = f"annotation id {annotation['id']} of image id {annotation['image_id']}"
                 raise InputError(
-                    f"no usable segmentation: {error}", where, "correct it, or evaluate boxes only"
+                    f"no usable segmentation: {error}",
+                    where,
+                    "correct the segmentation, or evaluate boxes only",
                 ) from error
         return rles
 
@@ -294,7 +296,9 @@ class CocoEvaluator:
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(self.split.classes):
             last = len(self.split.classes) - 1
             raise InputError(
-                f"detections have a label outside 0..{last}", self.split.split, "wrong class map"
+                f"detections have a label outside 0..{last}",
+                self.split.split,
+                "use the classes of the train split",
             )
         boxes[:, 2:] -= boxes[:, :2]
         rows = np.column_stack([image_ids, boxes, scores, labels + 1])
@@ -320,8 +324,8 @@ class CocoEvaluator:
 
 
 def images_by_id(split: CocoSplit) -> list[int]:
-    """Index in the split of its images in order of id, numbers before texts: the order in which
-    COCO ranks equal scores.
+    """Indices of the split's images in order of id, numbers before texts: the order in which COCO
+    ranks equal scores.
     """
     ids = [info.id for info in split.images]
     return sorted(range(len(ids)), key=lambda index: (isinstance(ids[index], str), ids[index]))
@@ -333,6 +337,6 @@ def places_by_id(split: CocoSplit) -> dict[ImageKey, int]:
 
 
 def _mean(values: Array) -> float | None:
-    """Mean over what has ground truth; -1 elsewhere."""
+    """Mean over the entries with ground truth; entries without have -1."""
     valid = values[values > -1]
     return float(valid.mean()) if len(valid) else None

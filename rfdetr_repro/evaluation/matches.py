@@ -1,10 +1,10 @@
-"""Which detections COCO's matching accepts, kept per image, so that AP of any resample of the
+"""The detections that COCO's matching accepts, kept per image, so that AP of any resample of the
 images is arithmetic.
 
-Matching is done image by image and does not change when images are left out, repeated or weighted;
-only the accumulation over images does. A paired bootstrap therefore matches once and accumulates as
-often as it likes (protocol section 3 asks for intervals; :mod:`rfdetr_repro.search.race` decides by
-them): :class:`Resamples`, for all resamples at once.
+Matching works image by image and does not change when images are left out, repeated or weighted;
+only the accumulation over images changes. So a paired bootstrap matches once and accumulates many
+times (protocol section 3 requires intervals; :mod:`rfdetr_repro.search.race` decides by them):
+:class:`Resamples` accumulates all resamples at once.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Matches:
     score.
 
     ``image``: place among the split's images by id, int32 (n,). ``label``: class index, int16 (n,).
-    ``score``: float32 (n,). ``accepted`` and ``ignored``: uint16 (n,), bit t set where the
-    detection matches an object, or counts neither way, at IoU threshold t.
+    ``score``: float32 (n,). ``accepted`` and ``ignored``: uint16 (n,), with bit t set where the
+    detection matches an object, or does not count, at IoU threshold t.
     """
 
     image: Array
@@ -49,7 +49,7 @@ class Matches:
 
     @classmethod
     def join(cls, parts: Iterable[Matches]) -> Matches:
-        """Of disjoint images, in ascending order of image."""
+        """Matches of disjoint images as one, in ascending order of image."""
         whole = [
             np.concatenate(columns)
             for columns in zip(*(part.columns() for part in parts), strict=True)
@@ -58,17 +58,19 @@ class Matches:
         return cls(*(column[order] for column in whole))
 
     def columns(self) -> tuple[Array, ...]:
+        """The five columns, in the order of the fields."""
         return self.image, self.label, self.score, self.accepted, self.ignored
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is to be found: ``count`` int32 (images by id, classes), crowd regions left out."""
+    """Number of objects to find: ``count`` int32 (images by id, classes), without crowd regions."""
 
     count: Array
 
     @classmethod
     def of(cls, evaluator: CocoEvaluator) -> Objects:
+        """The objects of the evaluator's split."""
         split = evaluator.split
         column = {number: label for label, number in enumerate(split.classes.category_ids)}
         count = np.zeros((len(split), len(column)), dtype=np.int32)
@@ -83,8 +85,8 @@ class Objects:
 def matches(
     evaluator: CocoEvaluator, detections: Sequence[ImageDetections], kind: str = "bbox"
 ) -> Matches:
-    """COCO's matching of ``detections`` (at most one entry per image; other images are not looked
-    at); ``kind``: bbox or segm.
+    """COCO's matching of ``detections`` (at most one entry per image; other images are ignored);
+    ``kind``: "bbox" or "segm".
     """
     parts: list[tuple[Array, ...]] = []
     for entry in evaluator.image_matches(detections, kind):
@@ -105,15 +107,15 @@ def matches(
     image, label, score, accepted, ignored = (
         np.concatenate(columns) for columns in zip(*(empty + parts), strict=True)
     )
-    order = np.lexsort((label, image))  # stable: falling scores stay so
+    order = np.lexsort((label, image))  # stable, so that scores keep falling
     return Matches(image[order], label[order], score[order], accepted[order], ignored[order])
 
 
 def average_precision(
     found: Matches, objects: Objects, images: Array, thresholds: Sequence[int]
 ) -> float | None:
-    """AP over ``images`` (places, ascending) as COCO defines it: 101 recalls, mean over classes
-    with objects and ``thresholds``.
+    """AP over ``images`` (places, ascending) as COCO defines AP: 101 recalls, mean over
+    ``thresholds`` and over classes with objects.
 
     None if no class has an object. Equal to :meth:`CocoEvaluator.accuracy` to the last bit (tests).
     """
@@ -136,19 +138,19 @@ def average_precision(
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resamples of a split's images, made ready once for the AP of any number of models.
+    """Resamples of a split's images, prepared once for the AP of any number of models.
 
     Made by :meth:`of`.
     """
 
     weights: Array  # float32 (images, B): how often each image by id was drawn
     objects: Array  # float32 (classes, B): objects of each class in each resample
-    count: int  # resamples asked for; B is 1 where all of them are equal
+    count: int  # number of resamples; B is 1 where all resamples are equal
 
     @classmethod
     def of(cls, objects: Objects, weights: Array) -> Resamples:
-        """``weights``: whole numbers >= 0 (B, images), how often each image of the split by id was
-        drawn; else InputError.
+        """``weights``: whole numbers >= 0, (B, images): how often each image of the split by id was
+        drawn. Raises :class:`InputError` for anything else.
         """
         drawn = np.asarray(weights)
         whole = (
@@ -158,25 +160,27 @@ class Resamples:
             and np.issubdtype(drawn.dtype, np.integer)
         )
         if not whole or drawn.min(initial=0) < 0:
-            told = f"resamples of {drawn.dtype} {drawn.shape}"
+            shape = f"resamples of {drawn.dtype} {drawn.shape}"
             raise InputError(
-                told, hint=f"give whole numbers >= 0 of shape (B, {len(objects.count)})"
+                shape, hint=f"give whole numbers >= 0 of shape (B, {len(objects.count)})"
             )
         if (drawn == drawn[0]).all():
             drawn = drawn[:1]
-        # float64: by BLAS, and exact
+        # float64, so that BLAS computes the product, exactly
         there = drawn.astype(np.float64) @ objects.count.astype(np.float64)
         columns = [np.ascontiguousarray(part.T, dtype=np.float32) for part in (drawn, there)]
         return cls(columns[0], columns[1], len(weights))
 
     def average_precision(self, found: Matches, thresholds: Sequence[int]) -> Array:
-        """AP of each resample, float64 (count,), by COCO's definition: 101 recall levels, mean over
-        ``thresholds`` and over the classes that have an object in the resample; 0 where none has.
-        That of a split in which every image stands as often as it was drawn, to 1e-6 (tests), where
-        no two detections of one image and class have equal scores.
+        """AP of each resample, float64 (count,), as COCO defines AP: 101 recall levels, mean over
+        ``thresholds`` and over the classes with an object in the resample; 0 where no class has an
+        object.
+
+        Equals, to 1e-6 (tests), the AP of a split with every image as often as it was drawn, unless
+        two detections of an image and class have equal scores.
         """
         rows = np.flatnonzero(np.asarray(self.weights.any(axis=1))[found.image])
-        # stable: of equals the earlier image first
+        # stable: of equal scores the earlier image first
         rows = rows[np.lexsort((-found.score[rows], found.label[rows]))]
         starts = np.searchsorted(found.label[rows], np.arange(len(self.objects) + 1)).astype(
             np.int64
@@ -202,8 +206,8 @@ class Resamples:
 def resampled_ap(
     found: Matches, objects: Objects, weights: Array, thresholds: Sequence[int]
 ) -> Array:
-    """AP of one model on each resample; several models on the same resamples: :class:`Resamples`,
-    once.
+    """AP of one model on each resample, float64 (B,). For several models on the same resamples use
+    :class:`Resamples`.
     """
     return Resamples.of(objects, weights).average_precision(found, thresholds)
 
@@ -221,12 +225,12 @@ def _kernel() -> Any:
 def influences(
     found: Matches, objects: Objects, thresholds: Sequence[int] = range(THRESHOLDS)
 ) -> Array:
-    """How much each image moves AP: float64 (images,), the derivative of the area's AP by the
-    image's weight, at weight 1.
+    """How much each image moves AP: float64 (images,), the derivative of AP by the image's weight,
+    at weight 1.
 
-    An image acts through its own hits, through the precision that its hits and misses give every
-    hit ranked above them up to the envelope's maximum, and through the number of objects. The sum
-    over images is 0: AP does not change if all weigh more.
+    An image acts through its own hits, through the precision of every hit ranked above its hits and
+    misses up to the envelope's maximum, and through the number of objects. The sum over images is
+    0, since AP does not change when all weights grow alike.
     """
     images = len(objects.count)
     total = objects.count.sum(0)
@@ -264,9 +268,10 @@ def _class_influences(image: Array, hit: Array, miss: Array, images: int) -> tup
 @lru_cache(maxsize=4)
 def draws(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> tuple[Array, str]:
     """How often each of ``images`` is drawn in each resample, uint16 (resamples, images), and 16
-    digits of their SHA-256.
+    digits of the SHA-256 of these numbers.
 
-    The same for every model on as many images, so that their resampled APs are paired.
+    The draws are equal for every model on the same number of images, so that resampled APs are
+    paired.
     """
     counts = (
         np.random.default_rng(seed)
@@ -283,12 +288,12 @@ def with_interval(
     resamples: int = RESAMPLES,
     thresholds: Sequence[int] = range(THRESHOLDS),
 ) -> Accuracy:
-    """``accuracy`` with the 95 % interval of its AP, and with its resampled APs, by which it is
-    compared with others.
+    """``accuracy`` with the 95 % interval of its AP, and with its resampled APs, which comparisons
+    need.
 
-    ``thresholds``: indices of the IoU thresholds that the AP is the mean of. ``resamples`` 0: from
-    the influences of the images alone, about as fast as one AP, and without what a comparison
-    needs. Without an AP, or on fewer than 10 images, the interval stays unknown.
+    ``thresholds``: indices of the IoU thresholds that the AP averages. ``resamples`` 0 computes the
+    interval from the influences of the images alone, about as fast as one AP, and without resampled
+    APs. Without an AP, or on fewer than 10 images, the interval stays unknown.
     """
     images = len(objects.count)
     if accuracy.ap is None or images < ap_intervals.FEWEST:
@@ -319,7 +324,7 @@ def measured(
     artifact_sha256: str | None = None,
 ) -> Accuracy:
     """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images, and
-    how many detections there were; ``kind``: bbox or segm.
+    the number of detections; ``kind``: "bbox" or "segm".
     """
     accuracy = evaluator.accuracy(detections, kind, artifact_sha256=artifact_sha256)
     accuracy = replace(accuracy, detections=sum(len(found.scores) for found in detections))
@@ -327,8 +332,8 @@ def measured(
 
 
 def _ranked(found: Matches, chosen: Array) -> tuple[Array, Array, Array]:
-    """Image, accepted and ignored of the chosen detections by falling score; of equals the earlier
-    image first, as in COCO.
+    """Image, accepted and ignored of the chosen detections by falling score; of equal scores the
+    earlier image first, as in COCO.
     """
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(-found.score[rows], kind="stable")]

@@ -1,9 +1,9 @@
-"""Pictures in, detections out: what the predict command and the Python interface share.
+"""Detections in pictures, for the predict command and the Python interface.
 
-Accepts paths, bytes, open files, Pillow images, arrays and tensors. Files are decoded as in
-training and evaluation (:mod:`.data.decoding`) and always turned by their EXIF: boxes fit the
-picture as viewers show it. Masks are enlarged only for what passes the threshold, a strip at a
-time.
+Pictures are paths, bytes, open files, Pillow images, arrays and tensors. Files are decoded as in
+training and evaluation (:mod:`.data.decoding`) and always rotated by their EXIF orientation: boxes
+fit the picture as viewers show it. Masks are enlarged only for detections above the threshold, in
+strips.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Found:
     boxes_xyxy: np.ndarray  # float32 (k, 4) px, inside the picture
     scores: np.ndarray  # float32 (k,) in 0..1
     labels: np.ndarray  # int64 (k,) contiguous
-    masks: Any  # bool (k, H, W), or MaskMaps of that size where asked for, or None
+    masks: Any  # bool (k, H, W), or MaskMaps of that size (small_masks), or None
 
     def on(self, drawn_hw: tuple[int, int], size_hw: tuple[int, int]) -> Found:
-        """The same on a smaller form (h, w) of the picture of ``size_hw``, for drawing; itself
-        where that is the picture.
+        """The same detections on a smaller form of the picture, for drawing: ``drawn_hw`` is its
+        size, ``size_hw`` the size of the whole picture, both (h, w) in px.
         """
         if drawn_hw == size_hw:
             return self
@@ -65,9 +65,9 @@ def load_picture(picture: Picture) -> np.ndarray:
     """uint8 (H, W, 3) RGB of a path, the bytes of a file, a binary file, a Pillow image, an array
     or a tensor.
 
-    Files and Pillow images: :mod:`.data.decoding`, turned by EXIF. Arrays: uint8, or float in 0..1;
-    (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Tensors: uint8, or float in 0..1; (3, H, W). Anything
-    else is an :class:`InputError`.
+    Files and Pillow images: see :mod:`.data.decoding`; rotated by EXIF. Arrays: uint8, or float in
+    0..1; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4). Tensors: uint8, or float in 0..1; (3, H, W).
+    Raises :class:`InputError` for anything else.
     """
     return (
         decode_array(_array(picture))
@@ -77,8 +77,8 @@ def load_picture(picture: Picture) -> np.ndarray:
 
 
 def _loaded(picture: Picture, reduce: bool) -> Decoded:
-    """The picture's pixels and its size; ``reduce``: of a very large file fewer pixels than its
-    size.
+    """The picture's pixels and its size; ``reduce`` gives fewer pixels than the size for a very
+    large file.
     """
     if reduce and not isinstance(picture, (np.ndarray, torch.Tensor, Decoded)):
         return decode_reduced(picture)
@@ -99,15 +99,16 @@ def _array(picture: np.ndarray | torch.Tensor) -> np.ndarray:
         )
     if not (picture.is_floating_point() or picture.dtype == torch.uint8):
         raise InputError(
-            f"an image tensor must be uint8, or float in 0..1, not {given}", hint="convert it"
+            f"an image tensor must be uint8, or float in 0..1, not {given}",
+            hint="convert the tensor",
         )
     values = picture.detach().cpu()
     return (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
 
 
 def as_pictures(images: Any) -> tuple[list[Picture], bool]:
-    """(pictures, whether several were given): a list, tuple, generator, array (B, H, W, C) or
-    tensor (B, 3, H, W) is several.
+    """The pictures as a list, and whether several were given: a list, tuple, generator, array (B,
+    H, W, C) or tensor (B, 3, H, W) is several.
     """
     if isinstance(images, (np.ndarray, torch.Tensor)):
         return (list(images), True) if images.ndim == 4 else ([images], False)
@@ -131,10 +132,10 @@ def detect(
     small_masks: bool = False,
 ) -> list[Found]:
     """Detections with a score of at least ``threshold`` (0..1), one entry per picture; ``arch``
-    None: the detector's own.
+    None is the detector's own.
 
-    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks``: masks stay
-    as :class:`MaskMaps`. A model whose output is not finite: :class:`InputError`.
+    ``resize``: the model's rule, from its card (:mod:`.resize_rules`). ``small_masks`` keeps masks
+    as :class:`MaskMaps`. Raises :class:`InputError` for a model whose output is not finite.
     """
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not in 0..1")

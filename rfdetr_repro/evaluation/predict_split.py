@@ -1,8 +1,8 @@
-"""Detections and accuracy of one detector in PyTorch, image by image as a stand-alone subnet would
-give them.
+"""Detections and accuracy of one detector in PyTorch, image by image, as a stand-alone subnet gives
+them.
 
-Training chooses its weights by this; the search's shared passes must equal it. Numbers in Records
-come from artifacts instead (:mod:`rfdetr_repro.bench.accuracy`).
+Training chooses its weights by this accuracy, and the search's shared passes must equal these
+detections. Numbers in Records come from artifacts instead (:mod:`rfdetr_repro.bench.accuracy`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def single_detections(
     arch: Arch | None = None,
     resize: str = ANTIALIASED,
 ) -> list[ImageDetections]:
-    """Detections of one stand-alone subnet on a split; ``arch`` None: the subnet's own.
+    """Detections of one stand-alone subnet on a split; ``arch`` None is the subnet's own.
 
     ``resize``: the model's rule.
     """
@@ -68,6 +68,7 @@ def single_detections(
 
 
 def device_of(detector: Detector) -> torch.device:
+    """The device of the detector's parameters."""
     return next(detector.parameters()).device
 
 

@@ -1,5 +1,5 @@
-"""The best weights of a run so far, and whether it has stopped getting better (in place of a
-learning-rate schedule).
+"""The best weights of a run so far, and the rule that stops a run (in place of a learning-rate
+schedule).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ CHOOSING_SPLIT = "val"
 
 @dataclass
 class Best:
-    """``ap`` is the validation AP, a fraction; ``weights`` "ema" or "raw"; ``misses`` counts the
-    evaluations since.
+    """``ap`` is the best validation AP, a fraction; ``weights`` is "ema" or "raw"; ``misses``
+    counts the evaluations since.
     """
 
     ap: float = -1.0
@@ -28,9 +28,9 @@ class Best:
     def consider(
         self, step: int, candidates: Mapping[str, Iterable[Mapping[str, Any]]]
     ) -> str | None:
-        """``candidates``: weights -> rows of an evaluation.
+        """Returns the name of the weights that are the new best, or None.
 
-        The name of the weights that are the new best, or None.
+        ``candidates``: name of the weights -> rows of an evaluation.
         """
         found = {
             name: ap for name, rows in candidates.items() if (ap := choosing_ap(rows)) is not None
@@ -46,18 +46,21 @@ class Best:
         return name
 
     def describe(self) -> str:
+        """One line to print, like "best: step 400, ema weights, val AP 52.10"."""
         return (
             f"best: step {self.step}, {self.weights} weights, val AP {percent(self.ap, digits=2)}"
         )
 
     def to_json(self) -> str:
+        """The fields as a JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Best:
+        """Inverse of :meth:`to_json`."""
         return cls(**json.loads(text))
 
 
 def choosing_ap(rows: Iterable[Mapping[str, Any]]) -> float | None:
-    """AP on the validation split; None where it has no objects."""
+    """AP on the validation split, a fraction; None where the split has no objects."""
     return next((row["ap"] for row in rows if row.get("split") == CHOOSING_SPLIT), None)

@@ -5,9 +5,9 @@ python -m rfdetr_repro.train --data DIR --out runs/mine [--size pico] [--steps N
     [--patience N --evaluate-every N] [--set NAME=VALUE ...] [--processes N] \
     [--device cpu|cuda] [--plan]
 
-DIR is in COCO, Roboflow, YOLO, Pascal VOC or another form of docs/data.md. Run it again to resume.
-Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m rfdetr_repro.train
-...
+DIR is in COCO, Roboflow, YOLO, Pascal VOC or another format of docs/data.md. Run the command again
+to resume. Several GPUs, or machines with a shared folder: torchrun --nproc-per-node N -m
+rfdetr_repro.train ...
 """
 
 from __future__ import annotations
@@ -42,84 +42,102 @@ log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m rfdetr_repro.train``."""
     arguments = ArgumentParser(
         "rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size."
     )
     add = arguments.add_argument
-    add_data_arguments(arguments, "--plan can do without", ("train", "val"))
+    add_data_arguments(arguments, "optional with --plan", ("train", "val"))
     add("--out", type=output_folder, help="run folder; an existing run is resumed")
     add(
         "--size",
         default="pico",
         help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)",
     )
-    add("--fixed", action="store_true", help="train only the size's own architecture, no supernet")
+    add(
+        "--fixed",
+        action="store_true",
+        help="train the size's own architecture only, not a supernet",
+    )
     add("--shape", type=parse_shape, help="with --fixed: input height x width in px, like 384x640")
     add(
         "--weights",
         type=input_path,
-        help="start from these: DINOv2 encoder, released or transformers file, or an earlier run's "
-        "model",
+        help="file with the initial weights: a DINOv2 encoder, a released or transformers "
+        "checkpoint, or the model of an earlier run (default: random weights)",
     )
     add(
         "--steps",
         type=whole(*TRAIN_WHOLE["steps"]),
-        help="optimizer steps (default: the size's recipe)",
+        help="number of optimizer steps (default: the size's recipe)",
     )
     add(
         "--batch-size",
         type=whole(*TRAIN_WHOLE["batch_size"]),
-        help="images per micro-batch, over all processes",
+        help="images per micro-batch, over all processes (default: the size's recipe)",
     )
     add(
         "--accumulate",
         type=whole(*TRAIN_WHOLE["accumulate"]),
-        help="micro-batches per optimizer step",
+        help="micro-batches per optimizer step (default: the size's recipe)",
     )
     add(
         "--seed",
         type=whole(0, LARGEST_SEED),
         default=0,
-        help="of the weights, the order of the images and the draws",
+        help="seed of the initial weights, the order of images and all random draws (default: 0)",
     )
     add(
         "--sampling",
         choices=("uniform", "sandwich"),
-        help="architectures of a step: one drawn, or also the two extremes",
+        help="architectures of each step: a random architecture, or the largest, the smallest and "
+        "a random architecture (default: uniform)",
     )
     add(
         "--evaluate-every",
         type=whole(1, TRAIN_WHOLE["evaluate_every"][1]),
-        help="steps between evaluations on the val split",
+        help="number of steps between evaluations on the val split (default: the size's recipe)",
     )
     add(
         "--patience",
         type=whole(1, TRAIN_WHOLE["patience"][1]),
-        help="stop after so many evaluations without a better AP; the best weights are the model",
+        help="stop after this number of evaluations without a better AP; the best weights become "
+        "the model (default: train all steps)",
     )
     add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other setting of the recipe, e.g. lr=2e-4",
+        help="set another field of the recipe, such as lr=2e-4; may be repeated",
     )
-    add("--tensorboard", action="store_true", help="also write TensorBoard curves")
-    add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="also write TensorBoard curves to OUT/tensorboard",
+    )
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="device to train on (default: a GPU if there is one)",
+    )
     add(
         "--processes",
         type=whole(1, MOST_PROCESSES),
-        help="of this machine that share each batch on the CPU (default: by its cores)",
+        help="number of processes of this machine that share each batch on the CPU (default: by "
+        "the number of cores)",
     )
     add(
         "--plan",
         action="store_true",
-        help="train nothing: time a few steps here and say what the run would take",
+        help="do not train: time a few steps on this machine, and print the time and memory of the "
+        "whole run",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``python -m rfdetr_repro.train``."""
     args = parser().parse_args(argv)
     args.data = source_of(args, ("train", "val"), needed=False)
     row = preset(args.size)
@@ -137,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("data", "out"):
         if getattr(args, name) is None:
             raise InputError(
-                f"--{name} is missing", hint="it names a folder; only --plan can do without"
+                f"--{name} is missing", hint="give a folder; only --plan works without"
             )
     _train(args, row, space, config)
 
@@ -192,8 +210,8 @@ def _train(
     )
     if ranks.rank == 0:
         of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []
-        told = [start.boxes_only, *of_masks, start.taken, _classes(split)]
-        log.info("\n".join(line for line in told if line))
+        notes = [start.boxes_only, *of_masks, start.taken, _classes(split)]
+        log.info("\n".join(line for line in notes if line))
         log.info(f"on {device}" + (f", {ranks.size} processes" if ranks.size > 1 else ""))
     run = train(request)
     if ranks.rank == 0:
@@ -203,7 +221,7 @@ def _train(
 
 
 def _classes(split: CocoSplit) -> str:
-    """How many images there are, and which label is which class."""
+    """The number of images, and the class of each label."""
     classes = zip(split.classes.names, split.classes.category_ids, strict=True)
     listed = ", ".join(
         f"{index}={name}({category_id})" for index, (name, category_id) in enumerate(classes)

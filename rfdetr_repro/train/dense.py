@@ -2,7 +2,7 @@
 ``TrainConfig.dense_weight`` > 0).
 
 Every token of the projected map predicts the class of the object at its centre and that object's
-box. It speeds the start of tiny runs (docs/method/pico.md); the head is thrown away after
+box. This speeds up the start of tiny runs (docs/method/pico.md); the head is dropped after
 training.
 """
 
@@ -24,6 +24,7 @@ class DenseHead(nn.Module):
     """Linear class and box predictions on (B, d, h, w)."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Widths and number of classes of ``config``."""
         super().__init__()
         self.side = config.proposal_side
         self.classes = nn.Linear(config.hidden, config.num_classes)
@@ -33,8 +34,10 @@ class DenseHead(nn.Module):
         nn.init.zeros_(self.boxes.bias)
 
     def loss(self, memory_map: Tensor, targets: list[Target]) -> tuple[Tensor, int]:
-        """(sum, object tokens): class BCE weighted by |p - target|^1.5, plus GIoU of the object
-        tokens.
+        """Loss and number of object tokens. The loss is a sum: class BCE weighted by |p -
+        target|^1.5, plus GIoU of the object tokens.
+
+        ``memory_map``: (B, d, h, w).
         """
         h, w = memory_map.shape[-2:]
         tokens = memory_map.flatten(2).transpose(1, 2)  # (B, S, d)
@@ -68,8 +71,8 @@ def _centres(h: int, w: int, like: Tensor) -> Tensor:
 
 
 def smallest_box_at(points: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """Index of the smallest box that contains each point, -1 for none: points (S, 2), boxes (n, 4)
-    -> (S,) int64.
+    """Index of the smallest box that contains each point, -1 for none: points (S, 2) xy, boxes (n,
+    4) cxcywh -> (S,) int64.
     """
     if not len(boxes_cxcywh):
         return torch.full((len(points),), -1, dtype=torch.long, device=points.device)

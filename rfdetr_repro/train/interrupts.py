@@ -1,5 +1,5 @@
-"""SIGINT (Ctrl-C) and SIGTERM while a run trains: raised where the training state is whole, kept
-waiting elsewhere.
+"""SIGINT (Ctrl-C) and SIGTERM during a training run: raised where the training state is complete,
+and delayed elsewhere.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Context manager: inside, a signal raises :class:`Interrupted` at once in :meth:`allowed`,
+    """Context manager. Inside, a signal raises :class:`Interrupted` at once within :meth:`allowed`,
     else at the next :meth:`allowed`.
 
-    One that came after the last is raised at the end. Handlers can be set in a program's main
-    thread only: in another thread, and for a signal that the process ignores, nothing changes.
+    A signal after the last :meth:`allowed` is raised at the end. Handlers can be set in a program's
+    main thread only: in another thread, and for a signal that the process ignores, nothing changes.
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None  # the first signal that came
+        """Changes no handler yet; see :meth:`__enter__`."""
+        self.asked: int | None = None  # number of the first signal that came
         self._open = False
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
@@ -56,7 +57,7 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Around work that may be given up half-way without a trace in what is saved."""
+        """Surrounds work that may be abandoned half-way without a trace in what is saved."""
         if self.asked is not None:
             raise Interrupted(self.asked)
         self._open = True

@@ -1,8 +1,8 @@
-"""RF-DETR's training losses (architecture facts section 8): IoU-aware classification, L1, GIoU,
+"""RF-DETR's training losses (architecture facts section 8): IoU-aware classification, L1, GIoU, and
 masks at points.
 
-The same terms and the same denominator for every decoder layer and for the encoder output; the
-total is their weighted sum.
+Every decoder layer and the encoder output have the same terms and the same denominator; the total
+is their weighted sum.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def stage_losses(
 
 
 def count_boxes(targets: list[Target], groups: int) -> float:
-    """The common denominator: ground-truth boxes times groups, at least 1."""
+    """The common denominator: number of ground-truth boxes times groups, at least 1."""
     return float(max(1, sum(len(target.labels) for target in targets) * groups))
 
 
@@ -90,11 +90,11 @@ def detection_losses(
     draws: PointDraws | None = None,
     num_boxes: float | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Weighted total over all decoder layers and the encoder output, and every part by name (e.g.
-    ``layer1/giou``).
+    """Weighted total over all decoder layers and the encoder output, and every part by name (such
+    as ``layer1/giou``).
 
-    ``draws`` fixes the random mask points (None: seed 0); ``num_boxes`` is the denominator where
-    these images are only a part of the batch (None: :func:`count_boxes` of them).
+    ``draws`` fixes the random mask points (None: seed 0). ``num_boxes`` is the denominator where
+    these images are only a part of the batch (None: :func:`count_boxes` of these images).
     """
     weights = {
         "class": config.class_weight,

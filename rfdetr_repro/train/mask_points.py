@@ -1,8 +1,8 @@
 """Mask supervision at sampled points (architecture facts section 8; PointRend, arXiv 1912.08193):
 no full-size masks are built.
 
-Mask logits stay factored (pixel and query embeddings); they are computed only where they are
-sampled.
+Mask logits stay factored (pixel and query embeddings); they are computed only at the sampled
+points.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ UNCERTAIN_SHARE = 0.75
 
 @dataclass(frozen=True)
 class PointDraws:
-    """Random points of one micro-batch, a function of seed, stage and the image's place: processes
-    may split the batch.
+    """Random points of a micro-batch, a function of seed, stage and the image's place, so that
+    processes may split the batch.
     """
 
     seed: int
     first_image: int = 0  # place of this process's first image in the whole micro-batch
 
     def shared(self, stage: int) -> torch.Generator:
-        """For points that all images of the batch share."""
+        """Generator of the points that all images of the batch share."""
         return self._generator(stage, 0)
 
     def of_image(self, stage: int, image: int) -> torch.Generator:
-        """``image``: index in this process's batch."""
+        """Generator of the points of one image; ``image`` is its index in this process's batch."""
         return self._generator(stage, 1 + self.first_image + image)
 
     def _generator(self, *key: int) -> torch.Generator:
@@ -54,8 +54,8 @@ def sample_map(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
 
 
 def query_logits(features: MaskFeatures, image: int, queries: Tensor, points: Tensor) -> Tensor:
-    """Logits of ``queries`` (n,) of one image at shared points (P, 2) -> (n, P): sample the
-    embedding, then dot.
+    """Logits of ``queries`` (n,) of one image at shared points (P, 2) -> (n, P): samples the pixel
+    embedding, then computes dot products.
     """
     pixels = sample_map(features.pixels[image, None], points[None])[0]  # (d, P)
     return features.queries[image, queries] @ pixels + features.bias
@@ -88,7 +88,7 @@ def uncertain_points(logits: Tensor, count: int, generator: torch.Generator) -> 
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Per mask, with +1 smoothing: (n, P) logits and 0/1 targets -> (n,)."""
+    """Dice loss per mask, with +1 smoothing: (n, P) logits and 0/1 targets -> (n,)."""
     p = logits.sigmoid()
     return 1 - (2 * (p * targets).sum(-1) + 1) / (p.sum(-1) + targets.sum(-1) + 1)
 

@@ -1,8 +1,8 @@
 """Hungarian matching per image and per query group (architecture facts section 8).
 
-The costs of all images of a stage are one tensor, those of all stages one transfer to the host: on
-a GPU the time goes into launches and synchronisations, not into the assignment (SciPy, 0.01 ms for
-300 queries and 7 objects). len(query rows) == len(target rows) == groups * min(queries per group,
+The costs of all images of a stage are one tensor, and those of all stages one transfer to the host:
+on a GPU launches and synchronisations take the time, not the assignment (SciPy, 0.01 ms for 300
+queries and 7 objects). len(query rows) == len(target rows) == groups * min(queries per group,
 targets) for each image.
 """
 
@@ -41,7 +41,7 @@ def class_costs(logits: Tensor) -> Tensor:
 def stage_costs(
     outputs: Outputs, targets: Sequence[Target], config: TrainConfig, points: Tensor | None
 ) -> Tensor:
-    """(T, N): each of the batch's T targets against every query of its own image; NaN and
+    """Costs (T, N) of each of the batch's T targets against every query of its own image; NaN and
     infinities become a large cost.
     """
     device = outputs.logits.device
@@ -93,7 +93,7 @@ def match(
     config: TrainConfig,
     draws: PointDraws | None = None,
 ) -> list[list[Match]]:
-    """For each stage and image one optimal assignment per group; rows index the group-major N
+    """For each stage and image the optimal assignment of each group; rows index the group-major N
     queries of the stage.
 
     ``draws`` fixes the random points at which masks are compared (None: seed 0).

@@ -15,12 +15,14 @@ from rfdetr_repro.ops import HAS_SPLIT_LINEAR
 from rfdetr_repro.spec.train_config import TrainConfig
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
-# LayerScale is decayed, as upstream's naming makes it
+# LayerScale is decayed, because upstream's names for it match none of these
 _NO_DECAY = ("bias", "norm", "cls_token", "pos_embed", "patch_embed")
 
 
 def rate_and_decay(name: str, config: TrainConfig, last_stage: int) -> tuple[float, float]:
-    """(learning rate, weight decay) of one of our parameters, before any schedule."""
+    """(learning rate, weight decay) of the parameter ``name`` of this package's detector, before
+    any schedule.
+    """
     if not name.startswith("backbone."):
         in_decoder = name.startswith("decoder.") and not name.endswith(
             ("query_feat", "refpoint_embed")
@@ -43,7 +45,7 @@ def build_optimizer(
     modules: dict[str, nn.Module], config: TrainConfig, last_stage: int
 ) -> torch.optim.AdamW:
     """Fused AdamW over the parameters of ``modules`` (prefix -> module; "" for the detector),
-    grouped by rate and decay.
+    grouped by rate and decay (architecture facts section 9).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for prefix, module in modules.items():
@@ -59,7 +61,9 @@ def build_optimizer(
 
 
 class Precision(NamedTuple):
-    """What backbone and projector compute in (``dtype`` None: float32), and why."""
+    """The type in which backbone and projector compute (``dtype`` None: float32), and the
+    reason.
+    """
 
     dtype: torch.dtype | None
     why: str
@@ -70,7 +74,7 @@ class Precision(NamedTuple):
 
 
 def precision(device: torch.device, config: TrainConfig) -> Precision:
-    """bfloat16 where that is fast, float16 where it is allowed and bfloat16 is not (GPUs before
+    """bfloat16 where it is fast, float16 where it is allowed and bfloat16 is slow (GPUs before
     2020), else float32.
     """
     fast, why = bfloat16_is_fast(device) if config.bfloat16 else (False, "bfloat16 is off")
@@ -84,12 +88,12 @@ def precision(device: torch.device, config: TrainConfig) -> Precision:
 
 
 def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
-    """Whether products in bfloat16 are faster than in float32 on ``device``, and why.
+    """Whether products in bfloat16 are faster than in float32 on ``device``, and the reason.
 
-    On a CPU that takes a matrix unit (AMX): vector instructions for bfloat16 alone make autocast
-    slower than float32, on a Xeon with AVX512-BF16 1.5 to 1.7 times. Asked of the processor and not
-    timed: on one machine the answer is always the same, else a run that is resumed could change its
-    arithmetic with the load of the machine.
+    On a CPU bfloat16 needs a matrix unit (AMX) to be faster: with vector instructions for bfloat16
+    alone, autocast is slower than float32, by a factor of 1.5 to 1.7 on a Xeon with AVX512-BF16.
+    The processor is queried, not timed: the answer must always be the same on one machine, because
+    a resumed run could otherwise change its arithmetic with the load of the machine.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -97,7 +101,7 @@ def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
     if not HAS_SPLIT_LINEAR:
         return False, "this processor has no AMX unit: bfloat16 would be slower"
     if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False, "this PyTorch makes no use of the processor's AMX unit"
+        return False, "this PyTorch does not use the processor's AMX unit"
     limit = next(
         (
             found
@@ -112,8 +116,8 @@ def bfloat16_is_fast(device: torch.device) -> tuple[bool, str]:
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on every rate at ``step`` (0-based): linear warm-up, constant, linear fall to 0 over
-    the cool-down share.
+    """Factor on every rate at ``step`` (0-based): linear warm-up, then constant, then linear to 0
+    over the cool-down share.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -124,11 +128,12 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 class Ema:
-    """Moving average of a detector's state; decay_t = decay * (1 - exp(-t / tau)), t = optimizer
-    steps so far.
+    """Moving average of a detector's state; decay_t = decay * (1 - exp(-t / tau)), where t counts
+    optimizer steps.
     """
 
     def __init__(self, detector: Detector, config: TrainConfig) -> None:
+        """Starts from a copy of the detector's state."""
         self.config = config
         self.state = {
             name: tensor.detach().clone() for name, tensor in detector.state_dict().items()
@@ -136,6 +141,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, detector: Detector, steps_done: int) -> None:
+        """Moves the average towards the detector's state, after ``steps_done`` optimizer steps."""
         decay = self.config.ema_decay * (1 - math.exp(-steps_done / self.config.ema_tau))
         current = detector.state_dict()
         torch._foreach_lerp_(
@@ -143,5 +149,6 @@ class Ema:
         )
 
     def load(self, state: dict[str, Tensor]) -> None:
+        """Replaces the average with ``state``."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])

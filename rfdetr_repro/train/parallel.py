@@ -1,9 +1,10 @@
-"""Data-parallel ranks: each takes its part of every micro-batch, sums are exchanged, all hold the
-same weights.
+"""Data-parallel ranks: each processes its part of every micro-batch, sums are exchanged, and all
+hold the same weights.
 
-What is exchanged are sums (loss denominators, gradients, logged losses), so a step over N ranks is
-the step one process would take on the whole batch, up to the order of additions. Needs nothing but
-``torch.distributed``'s default group; without one it is rank 0 of 1 and every call here is free.
+Loss denominators, gradients and logged losses are exchanged as sums, so training with N processes
+performs the same optimizer step as one process on the whole batch, up to the order of additions.
+Needs only ``torch.distributed``'s default group; without a group this process is rank 0 of 1, and
+every call here is free.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ from torch import Tensor
 from rfdetr_repro.ops.device import choose_device
 from rfdetr_repro.spec.errors import InputError
 
-# the others wait while rank 0 evaluates; NCCL's own 10 minutes would end them
+# other ranks wait while rank 0 evaluates; NCCL's default of 10 minutes would end them
 PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that train together."""
+    """This process's place among the processes that train together."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def current(cls) -> Ranks:
-        """Of the default process group; (0, 1) without one."""
+        """The place in the default process group; (0, 1) without a group."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
     def part(self, count: int) -> slice:
-        """This rank's consecutive share of ``count`` items; the first ranks take one more where it
-        does not divide.
+        """This rank's consecutive share of ``count`` items; the first ranks get one item more where
+        ``count`` is not divisible.
         """
         share, more = divmod(count, self.size)
         start = self.rank * share + min(self.rank, more)
         return slice(start, start + share + (self.rank < more))
 
     def sum(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Element by element over all ranks, in float64."""
+        """Sums over all ranks, element by element, in float64."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(list(values), dtype=torch.float64, device=device)
@@ -55,7 +56,7 @@ class Ranks:
         return total.tolist()
 
     def agree(self, what: str) -> bool:
-        """Whether all ranks hold the same text."""
+        """Whether all ranks have the same text ``what``."""
         if self.size == 1:
             return True
         texts: list[str | None] = [None] * self.size
@@ -66,7 +67,7 @@ class Ranks:
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Adds every ``.grad`` over all ranks, in one exchange.
 
-        A parameter without gradient on every rank keeps none.
+        A parameter without gradient on every rank keeps no gradient.
         """
         if self.size == 1:
             return
@@ -84,11 +85,12 @@ class Ranks:
 
 
 def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
-    """(this process's device, its place), after joining the group that ``torchrun`` started this
-    process for, if it did.
+    """This process's device and place, after joining the group if ``torchrun`` started this
+    process.
 
-    ``name`` "cpu", "cuda" or None (see :func:`choose_device`); several processes of one machine
-    take one GPU each.
+    ``name`` is "cpu", "cuda" or None (see :func:`choose_device`); several processes of one machine
+    use one GPU each. Raises :class:`InputError` for more processes than GPUs, and for an incomplete
+    environment.
     """
     device = choose_device(name)
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -96,19 +98,19 @@ def join_torchrun(name: str | None) -> tuple[torch.device, Ranks]:
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} of this machine finds {torch.cuda.device_count()} GPUs",
-                hint="start fewer",
+                hint="start fewer processes",
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        # Asked before, because a failed init would leave PyTorch counting its groups differently
-        # from the other processes.
+        # Checked first, because after a failed init PyTorch would count its groups differently from
+        # the other processes.
         if missing := [
             name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
         ]:
             raise InputError(
                 f"WORLD_SIZE is set, but not {', '.join(missing)}",
-                hint="start by torchrun, or unset it",
+                hint="start the processes by torchrun, or unset WORLD_SIZE",
             )
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return device, Ranks.current()

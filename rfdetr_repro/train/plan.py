@@ -1,8 +1,9 @@
-"""What a training run would take, from a few steps timed here, before anything is spent.
+"""Estimates the time and memory of a training run from a few steps timed on this machine, before
+anything is spent.
 
-Three architectures of the run (cheapest, middle, dearest) are timed on made-up images; the time of
-the others is read off a line through these over their operations. On a CPU fewer images than a
-micro-batch are timed, their time and memory scaled up; that is said.
+Three architectures of the run (cheapest, middle, most expensive) are timed on random images; the
+times of the other architectures are interpolated over their operations. On a CPU fewer images than
+a micro-batch are timed, and their time and memory are scaled up, which the output states.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from rfdetr_repro.spec.unfinished import temporary_folder
 from .recipe import Recipe
 from .trainer import Trainer
 
-DRAWS = 2000  # steps looked at for the mix of architectures
+DRAWS = 2000  # steps that determine the mix of architectures
 REPEATS = 2
 OBJECTS = 7  # per image, COCO's mean
-# CPU passes over one image that take longer are not timed with more, nor a second time
+# s: CPU passes over one image that take longer are not timed with more images, or not a second time
 PATIENT_S = 1.0
 ONCE_S = 20.0
 MOST_ON_CPU = 4  # images
@@ -36,7 +37,7 @@ MOST_ON_CPU = 4  # images
 
 @dataclass(frozen=True)
 class Imagined:
-    """Stands in for a data set: what a trainer asks of one before it reads images."""
+    """Stands in for a data set: what a trainer needs of a data set before it reads images."""
 
     classes: ClassMap
     sha256: str = ""
@@ -45,17 +46,21 @@ class Imagined:
 
 @dataclass(frozen=True)
 class Timed:
+    """Times and memory of one architecture."""
+
     arch: Arch
     gflops: float  # forward pass, one image
     seconds: float  # forward and backward pass of one micro-batch
     update_seconds: float  # clipping and the optimizer's step
-    images: int  # that were timed
-    bytes: int  # that one micro-batch keeps for its backward pass
+    images: int  # images in the timed pass
+    bytes: int  # bytes that one micro-batch keeps for its backward pass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it an estimate but ``timed``; on a GPU ``memory_bytes`` is measured too."""
+    """An estimate for a run, except ``timed``, which is measured; on a GPU ``memory_bytes`` is
+    measured too.
+    """
 
     recipe: Recipe
     device: str
@@ -67,9 +72,11 @@ class Plan:
 
     @property
     def hours(self) -> float:
+        """Estimated hours of the whole run."""
         return self.recipe.train.steps * self.step_seconds / 3600
 
     def lines(self) -> list[str]:
+        """The lines to print."""
         config = self.recipe.train
         per_step = config.batch_size * config.accumulate
         seen = config.steps * per_step
@@ -104,10 +111,11 @@ def _row(one: Timed, batch_size: int) -> str:
 
 
 def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Plan:
-    """Times a few passes of ``recipe`` on ``device``; ``images``: of the data set, if known. Writes
-    nothing.
+    """Times a few passes of ``recipe`` on ``device``; ``images`` is the size of the data set, if
+    known. Writes nothing.
 
-    An architecture that does not fit into memory is an :class:`InputError` that names it.
+    Raises :class:`InputError`, which names the architecture, where an architecture does not fit
+    into memory.
     """
     classes = recipe.preset.model.num_classes
     made_up = Imagined(
@@ -132,7 +140,7 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
     update = float(np.median([one.update_seconds for one in timed]))
     passes = np.mean([sum(_seconds(timed, costs[arch]) for arch in archs) for archs in drawn])
     step_seconds = float(passes) * recipe.train.accumulate + update
-    # with their mean and the optimizer's two moments; in memory their gradients too
+    # weights with their average and the optimizer's two moments; in memory also their gradients
     state = 4 * weights
     memory = (
         peak_bytes(device)
@@ -143,7 +151,7 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
 
 
 def _spread(costs: dict[Arch, float]) -> list[Arch]:
-    """Cheapest, middle and dearest, without repetition."""
+    """The cheapest, the middle and the most expensive architecture, without repetition."""
     ordered = sorted(costs, key=lambda arch: (costs[arch], arch))
     return list(dict.fromkeys([ordered[0], ordered[len(ordered) // 2], ordered[-1]]))
 
@@ -153,8 +161,8 @@ def _seconds(timed: tuple[Timed, ...], gflops: float) -> float:
 
 
 def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
-    """A micro-batch, after a first pass to warm up; on a CPU one image, and a few where that is
-    fast.
+    """Times a micro-batch after a first pass to warm up; on a CPU one image, or a few where one
+    image is fast.
     """
     whole = trainer.recipe.train.batch_size
     count = whole if trainer.device.type == "cuda" else 1
@@ -172,8 +180,8 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         hint = (
-            "lower the batch size and raise accumulate, set checkpoint_activations=true, or take a "
-            "smaller space"
+            "lower the batch size and raise accumulate, set checkpoint_activations=true, or choose "
+            "a smaller space"
         )
         raise InputError(
             f"out of memory with {arch.key} and {count} images", trainer.device, hint
@@ -195,7 +203,9 @@ def _passes(
 
 
 class _Kept:
-    """Adds up what a forward pass keeps for its backward pass: each storage once, weights not."""
+    """Adds up what a forward pass keeps for its backward pass: each storage once, without
+    weights.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.seen = {

@@ -1,9 +1,9 @@
-"""Training in several processes of one CPU: each has its share of every batch and of the threads.
+"""Training in several processes on one CPU: each has its share of every batch and of the threads.
 
-The caller is rank 0; the others are ``python -m rfdetr_repro.train.processes``: they get their work
-through standard input and report on standard output what kept them from it. Worth it even on two
-cores: what a step does in one thread (Python, small operations, the optimizer) then runs side by
-side. Several machines or GPUs: ``torchrun`` (see the train command).
+The caller is rank 0. The other processes are ``python -m rfdetr_repro.train.processes``, which get
+their work through standard input and report errors on standard output. This is faster even on two
+cores, because the single-threaded parts of a step (Python, small operations, the optimizer) then
+run in parallel. For several machines or GPUs use ``torchrun`` (see the train command).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from .trainer import Trainer
 
 Child = subprocess.Popen[bytes]
 _READY = b"ready\n"
-# how a process fails because another one did
+# texts of errors in a process that follow from the failure of another process
 _SIDE_EFFECT = ("Connection", "closed by peer", "gloo")
 MOST = 4
 IMAGES_EACH = 2
 
 
 def default_processes(batch_size: int) -> int:
-    """Processes for training on the CPU: at most one per thread, four, and one per two images of a
-    batch.
+    """Number of processes for training on the CPU: at most one per thread, at most four, and one
+    per two images of a batch.
     """
     return (
         max(1, min(torch.get_num_threads(), MOST, batch_size // IMAGES_EACH))
@@ -51,11 +51,12 @@ def default_processes(batch_size: int) -> int:
 
 @contextmanager
 def shared(count: int, **trainer: Any) -> Iterator[None]:
-    """Inside, this process is rank 0 of ``count``; ``trainer``: what the others construct their
-    ``Trainer`` from.
+    """Makes this process rank 0 of ``count`` while the block runs; ``trainer`` holds the arguments
+    of the other processes' ``Trainer``.
 
-    Construct one's own ``Trainer`` inside. What stops another process is raised here:
-    :class:`InputError` for bad input, else :class:`StatedFailure`; the run can be resumed.
+    Construct this process's ``Trainer`` inside the block. An error that stops another process is
+    raised here: :class:`InputError` for bad input, else :class:`StatedFailure`; the run can be
+    resumed.
     """
     if count == 1:
         yield
@@ -108,20 +109,20 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 def _send(child: Child, work: dict[str, Any]) -> None:
     stream = _pipe(child.stdin)
-    with suppress(BrokenPipeError):  # it ended already; _await_ready says so
+    with suppress(BrokenPipeError):  # the child ended already, which _await_ready reports
         pickle.dump(work, stream)
-        stream.flush()  # and left open: its end tells the child that this process is gone
+        stream.flush()  # stays open: its end tells the child that this process has ended
 
 
 def _await_ready(child: Child) -> None:
-    """Returns when the child is about to join; joining without it would wait for a day."""
+    """Returns when the child is about to join; joining without the child would wait for a day."""
     if _pipe(child.stdout).readline() != _READY:
         raise StatedFailure(f"a training process could not start (exit code {child.wait()})")
 
 
 def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
-    """Joins the group of this machine's processes, until ``stack`` closes: they meet at a file and
-    talk over the loopback.
+    """Joins the group of this machine's processes until ``stack`` closes. The processes meet at a
+    file and communicate over the loopback.
     """
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
@@ -133,35 +134,35 @@ def _join(rank: int, size: int, place: str, stack: ExitStack) -> None:
 
 
 def _explain(children: list[Child], error: RuntimeError) -> None:
-    """Raises what stopped a child, if one ended: bad input first, then a signal, then any reason
-    that is not another's end.
+    """Raises what stopped a child, if a child ended: bad input first, then a signal, then any
+    reason that does not follow from another process's end.
     """
     ended: list[tuple[int, int, str]] = []
-    # another one is ending, or none may be
+    # wait longer where the error shows that another process is ending
     patience_s = 60 if any(part in str(error) for part in _SIDE_EFFECT) else 5
     for child in children:
         with suppress(subprocess.TimeoutExpired):
             if code := child.wait(timeout=patience_s):
-                said = (
+                output = (
                     child.stdout.read().decode(errors="replace").strip()
                     if child.stdout is not None
                     else ""
                 )
                 rank = (
                     0
-                    if code == 2 and said
+                    if code == 2 and output
                     else 1
                     if code < 0
                     else 3
-                    if any(part in said for part in _SIDE_EFFECT)
+                    if any(part in output for part in _SIDE_EFFECT)
                     else 2
                 )
-                ended.append((rank, code, said))
+                ended.append((rank, code, output))
     if ended:
-        rank, code, said = min(ended)
+        rank, code, output = min(ended)
         if rank == 0:
-            raise InputError(said) from error
-        reason = said.splitlines()[-1] if said else f"exit code {code}"
+            raise InputError(output) from error
+        reason = output.splitlines()[-1] if output else f"exit code {code}"
         raise StatedFailure(
             f"a training process ended ({reason}); run the same command again to go on"
         ) from error
@@ -181,19 +182,21 @@ def _stop(children: list[Child]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process as soon as its parent has, however that ended; without it, it could wait
-    for the parent for ever.
+    """Ends this process as soon as its parent has ended, however the parent ended; the process
+    could otherwise wait for the parent for ever.
     """
     sys.stdin.buffer.read()
     os._exit(1)
 
 
 def main() -> int:
-    """A child's whole life: 0 done, 2 bad input (one line on standard output), 1 anything else."""
-    # also where they come to all processes of a job: the parent saves, then ends this one
+    """The whole life of a child process. Returns 0 when done, 2 for bad input (one line on standard
+    output), 1 for anything else.
+    """
+    # signals may reach all processes of a job: the parent saves, then ends this process
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    work = pickle.load(sys.stdin.buffer)  # from our own parent, never from a file
+    work = pickle.load(sys.stdin.buffer)  # from the parent process, never from a file
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(work["threads"])
     sys.stdout.buffer.write(_READY)

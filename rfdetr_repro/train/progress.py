@@ -1,5 +1,5 @@
-"""Progress over optimizer steps with a running loss: a bar with an estimate on a terminal, else a
-line every tenth of the run.
+"""Progress over optimizer steps with a running loss: a bar with an estimate on a terminal,
+otherwise a line every tenth of the run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class StepBar:
     """Context manager; pass :meth:`update` to ``Trainer.run``."""
 
     def __init__(self, done: int, total: int, label: str = "training", quiet: bool = False) -> None:
+        """A bar from step ``done`` to ``total``; ``quiet`` shows nothing."""
         on_terminal = sys.stderr.isatty()
         quiet = quiet or logs.is_quiet()
         hidden = quiet or not on_terminal
@@ -49,6 +50,7 @@ class StepBar:
         self._bar.close()
 
     def update(self, step: int, parts: dict[str, float]) -> None:
+        """Moves the bar to ``step``; ``parts`` may hold the step's "loss"."""
         if (loss := parts.get("loss")) is not None:
             self._loss = loss if self._loss is None else 0.98 * self._loss + 0.02 * loss
             self._bar.set_postfix_str(f"loss {self._loss:.2f}", refresh=False)

@@ -1,5 +1,5 @@
-"""What a training run is: model, settings, space; and which architectures each step trains, a pure
-function of (seed, step).
+"""A training run's recipe: model, settings and space; and the architectures that each step trains,
+a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import Preset
 from rfdetr_repro.spec.train_config import TrainConfig
 
-# of patch x windows, that a multi-scale side departs from the architecture's own (architecture
-# facts section 9)
+# units of patch x windows by which a multi-scale side may differ from the architecture's own side
+# (architecture facts section 9)
 MOST_UNITS = 5
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is: resuming under another one is refused.
+    """What identifies a run; resuming with another recipe is refused.
 
     ``space`` None trains the preset's own architecture only.
     """
@@ -37,7 +37,10 @@ class Recipe:
     space: SearchSpace | None = None
 
     def check(self) -> Recipe:
-        """Returns itself; settings that contradict each other are an :class:`InputError`."""
+        """Returns the recipe.
+
+        Raises :class:`InputError` for settings that contradict each other.
+        """
         if self.space is not None:
             self.space.check()
             depth = max(self.space.decoder_layers)
@@ -49,11 +52,12 @@ class Recipe:
                 )
                 raise InputError(
                     f"{stored}, the space needs {depth} and {queries}",
-                    hint="take other weights, or a smaller space",
+                    hint="use other weights, or a smaller space",
                 )
         if self.space is None and self.train.sampling != "uniform":
             raise InputError(
-                "the sandwich rule needs a search space", hint="train a supernet, or leave it out"
+                "the sandwich rule needs a search space",
+                hint="train a supernet, or leave sampling out",
             )
         if self.space is not None and self.train.multi_scale:
             raise InputError(
@@ -63,12 +67,12 @@ class Recipe:
         return self
 
     def archs_of_step(self, step: int) -> tuple[Arch, ...]:
-        """What a step trains, on the same images: one drawn architecture, or with the sandwich rule
-        also the two extremes.
+        """The architectures that a step trains, on the same images: one random architecture, and
+        with the sandwich rule also the two extremes.
 
-        Drawn is the base architecture with probability ``base_share``, else uniformly one of the
-        backbones of the space. Two grid points of the space that round to the same size are one
-        backbone, and drawn as often as any other.
+        The random architecture is the base architecture with probability ``base_share``, else a
+        backbone of the space, uniformly. Two grid points of the space that round to the same size
+        are one backbone, drawn as often as any other.
         """
         rng = np.random.default_rng((self.train.seed, 1, step))
         if self.space is None:
@@ -83,7 +87,9 @@ class Recipe:
         )
 
     def possible_archs(self) -> tuple[Arch, ...]:
-        """All that :meth:`archs_of_step` may draw from the space; the preset's own without one."""
+        """All architectures that :meth:`archs_of_step` may draw; the preset's own without a
+        space.
+        """
         if self.space is None:
             return (self.preset.arch,)
         return (
@@ -92,7 +98,7 @@ class Recipe:
         )
 
     def identity(self, data_sha256: str, initial: Mapping[str, Tensor] | None = None) -> str:
-        """What two runs must share to be one: recipe, data and the weights they start from."""
+        """Text that is equal for two runs with the same recipe, data and initial weights."""
         preset = {**asdict(self.preset), "arch": self.preset.arch.knobs()}
         fields = {
             "preset": preset,

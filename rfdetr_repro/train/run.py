@@ -1,8 +1,8 @@
-"""The one way to train: :class:`TrainRequest` says what a run needs, :func:`train` runs it.
+"""The only way to train: :class:`TrainRequest` states what a run needs, :func:`train` runs it.
 
 The training command, the campaigns, fine-tuning and ``RFDETR.train`` assemble a request each (see
 :mod:`.prepare`) and call :func:`train` once. This module loads no PyTorch until a run starts, so
-that commands can import it before they have read their arguments.
+that commands can import the module before they have read their arguments.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """All that a training run depends on.
+    """Everything that a training run depends on.
 
-    Settings that contradict each other, a model with masks on a train split that lacks some, and a
-    number of processes that the batch cannot be split over are an :class:`InputError` here; what
-    can only be known on the machine that trains is checked at the start of :func:`train`.
+    Raises :class:`InputError` for settings that contradict each other, for a model with masks on a
+    train split that lacks some, and for a number of processes that the batch cannot be split over.
+    What can only be known on the machine that trains is checked at the start of :func:`train`.
     """
 
     recipe: Recipe
     split: CocoSplit  # to train on
-    folder: Path  # of the run; an unfinished run of the same request in it is resumed
+    folder: Path  # folder of the run; an unfinished run of the same request in it is resumed
     # name -> split, evaluated every ``evaluate_every`` steps and at the end; rows go to the log
     held_out: Mapping[str, CocoSplit] = field(default_factory=dict)
     # the detector's parameters by name, float32 on the CPU, with heads for the classes of
     # ``split``; None: random, from the seed of the recipe
     initial: Mapping[str, Tensor] | None = None
     device: torch.device | None = None  # None: a GPU if there is one
-    # of this machine that share each batch on the CPU, 1 to MOST_PROCESSES; None: as many as
-    # before the run was stopped, else what suits device and batch
+    # processes of this machine that share each batch on the CPU, 1 to MOST_PROCESSES; None: as many
+    # as before the run was stopped, else a number that suits device and batch
     processes: int | None = None
     tensorboard: bool = False  # also write TensorBoard curves; needs the tensorboard package
 
@@ -81,7 +81,8 @@ class TrainRequest:
 class Run:
     """A finished training run.
 
-    Under ``torchrun`` the first process writes the files; the others may get here before it has.
+    Under ``torchrun`` the first process writes the files; other processes may return before the
+    files are written.
     """
 
     folder: Path
@@ -89,23 +90,24 @@ class Run:
     steps: int  # optimizer steps, over all sessions
     seconds: float  # training time over all sessions, evaluations not counted
     precision: str  # what backbone and projector computed in, and why
-    best: Best | None  # the evaluation that chose the weights; None: they are the last average
+    # the evaluation that chose the weights; None: the weights are the last average
+    best: Best | None
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the model file, in hexadecimal; the file is read when this is first asked."""
+        """SHA-256 of the model file, in hexadecimal; the file is read at the first access."""
         return sha256_file(self.model)
 
 
 def train(request: TrainRequest) -> Run:
-    """Trains to the end, behind a progress bar, or goes on with the unfinished run of the same
-    request in its folder; a run that is complete is returned as it is.
+    """Trains to the end behind a progress bar, or resumes the unfinished run of the same request in
+    its folder. A run that is complete is returned as it is.
 
-    Bad input is an :class:`InputError` before any step is taken: another run's folder, a folder
-    that cannot be written or in which another process trains, weights of another model, several
+    Raises :class:`InputError` for bad input before any step: another run's folder, a folder that
+    cannot be written or in which another process trains, weights of another model, several
     processes on a GPU, ``patience`` without a val split, TensorBoard curves without the package. A
-    signal ends the run with :class:`~rfdetr_repro.spec.errors.Interrupted`, its state saved. A loss
-    or gradient that is not finite, memory that does not suffice, and a process that died are a
+    signal ends the run with :class:`~rfdetr_repro.spec.errors.Interrupted`, after saving the state.
+    A loss or gradient that is not finite, insufficient memory, and a process that died raise
     :class:`~rfdetr_repro.spec.errors.StatedFailure`.
     """
     import torch
@@ -117,7 +119,7 @@ def train(request: TrainRequest) -> Run:
     from .trainer import MODEL, Trainer
 
     device = choose_device() if request.device is None else request.device
-    # what the other processes construct their own trainers from
+    # arguments of the other processes' trainers
     arguments: dict[str, Any] = {
         "recipe": request.recipe,
         "split": request.split,
@@ -126,7 +128,7 @@ def train(request: TrainRequest) -> Run:
         "device": device,
         "tensorboard": request.tensorboard,
     }
-    # reads a saved state, and refuses what cannot work, before any process is started
+    # reads a saved state and checks the arguments before any process is started
     trainer = Trainer(**arguments)
     count = _process_count(request, trainer)
     if trainer.finished and (trainer.folder / MODEL).exists():
@@ -146,8 +148,8 @@ def train(request: TrainRequest) -> Run:
 
 
 def _process_count(request: TrainRequest, trainer: Trainer) -> int:
-    """Processes that this one trains with, itself counted; says what differs from the session
-    before.
+    """Number of processes that train, including this process; prints what differs from the previous
+    session.
     """
     from .processes import default_processes
 
@@ -166,37 +168,42 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
         + ("as given" if request.processes is not None else "chosen by device, cores and batch")
     )
     if ranks.rank == 0:
-        _tell_changes(trainer, max(count, ranks.size))
+        _print_changes(trainer, max(count, ranks.size))
     if count > 1 and alone:
         raise InputError(
             f"{count} processes of one machine are for its CPU",
-            hint="start one per GPU by torchrun, and leave it out",
+            hint="start one process per GPU by torchrun, and leave processes out",
         )
     return count
 
 
-def _tell_changes(trainer: Trainer, processes: int) -> None:
-    """Says what makes a resumed run equal to an uninterrupted run up to rounding only."""
+def _print_changes(trainer: Trainer, processes: int) -> None:
+    """Prints what makes a resumed run equal to an uninterrupted run up to rounding only."""
     before = trainer.before
     if before is None:
         return
     if before.processes != processes:
         log.warning(
-            f"{before.processes} processes trained so far: with another number, equal up to "
-            f"rounding only"
+            f"{before.processes} processes trained so far; with another number the results are "
+            f"equal up to rounding only"
         )
     if before.precision not in (None, str(trainer.precision.dtype)):
         trained = str(before.precision).removeprefix("torch.").replace("None", "float32")
-        log.warning(f"trained in {trained} so far: in another precision, equal up to rounding only")
+        log.warning(
+            f"trained in {trained} so far; in another precision the results are equal up to "
+            f"rounding only"
+        )
 
 
 def _check_evaluation(request: TrainRequest) -> None:
-    """Refuses what would stop the run at its first evaluation or its first curve."""
+    """Raises :class:`InputError` for what would stop the run at its first evaluation or its first
+    curve.
+    """
     if request.recipe.train.patience and CHOOSING_SPLIT not in request.held_out:
         raise InputError(
             f"patience needs a {CHOOSING_SPLIT} split to evaluate on",
             request.split.name,
-            "add one, or leave patience out",
+            "add a val split, or leave patience out",
         )
     if request.tensorboard:
         from .scalars import summary_writer
@@ -224,8 +231,8 @@ def _evaluate(
 
 
 def _alone(trainer: Trainer) -> AbstractContextManager[None]:
-    """Inside, no other run trains in this folder; of the processes of one run the first holds the
-    lock for all.
+    """Keeps other runs from training in this folder while the block runs; the first process of a
+    run holds the lock for all.
     """
     from .state import STATE
 

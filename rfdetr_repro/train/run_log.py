@@ -1,8 +1,8 @@
-"""The log of a training run: JSON Lines that only grow, cut back to the saved step when the run is
-resumed.
+"""The log of a training run: JSON Lines that only grow, and are cut back to the saved step when the
+run is resumed.
 
-The training state names the bytes of the file that belong to it; what lies beyond them is of steps
-that are trained again. So a state stays as large as it is, however long the run.
+The training state stores how many bytes of the file belong to the run; later bytes are of steps
+that are trained again. So the size of a state does not grow with the run.
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ LOG = "train_log.jsonl"
 
 
 class RunLog:
-    """Rows of ``path``; they wait in memory until :meth:`flush`, which the first process of a run
+    """Rows of ``path``. Rows wait in memory until :meth:`flush`, which the first process of a run
     calls with every save.
     """
 
     def __init__(self, path: Path) -> None:
+        """An empty log at ``path``; see :meth:`resume` for an existing file."""
         self.path = path
-        # bytes of the file that belong to the run; the rest is cut off by the next flush
+        # bytes of the file that belong to the run; the next flush cuts off the rest
         self.kept = 0
         self._waiting: list[str] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a row, which :meth:`flush` writes."""
         self._waiting.append(json.dumps(row))
 
     def resume(self, kept: int, lines: Iterable[str] = ()) -> None:
-        """Goes on behind the first ``kept`` bytes of the file, then ``lines`` (of a state that held
-        its log itself).
+        """Continues after the first ``kept`` bytes of the file, and adds ``lines`` (of a state that
+        held its log itself).
         """
         self.kept, self._waiting = kept, list(lines)
 
     def flush(self) -> int:
-        """Appends what waits and returns the bytes that the run has written; a failure leaves what
-        was saved before usable.
+        """Appends the waiting rows and returns the number of bytes that the run has written. A
+        failure leaves what was saved before usable.
+
+        Raises :class:`InputError` where the file cannot be written.
         """
         try:
             with self.path.open("r+b" if self.path.exists() else "x+b") as stream:
@@ -65,18 +69,18 @@ class RunLog:
         return self.kept
 
     def _cut(self, stream: BinaryIO) -> None:
-        """Cuts off what does not belong to the run; a file that somebody shortened is said, and
-        kept to its last whole line.
+        """Cuts off what does not belong to the run. A file that was shortened is reported, and kept
+        up to its last whole line.
         """
         size = stream.seek(0, os.SEEK_END)
         if size < self.kept:
             stream.seek(0)
             whole = stream.read().rfind(b"\n") + 1
-            told = (
-                f"{self.path} holds {size} of the {self.kept} bytes that the training state knows: "
-                f"rows of it are lost"
+            message = (
+                f"{self.path} holds {size} of the {self.kept} bytes that the training state "
+                f"expects: some rows are lost"
             )
-            log.warning(told)
+            log.warning(message)
             self.kept = whole
         stream.truncate(self.kept)
         stream.seek(self.kept)

@@ -1,6 +1,6 @@
-"""TensorBoard curves of a run, beside its JSON Lines log.
+"""TensorBoard curves of a run, in addition to its JSON Lines log.
 
-A resumed run overwrites what came after its saved step.
+A resumed run overwrites the curves after its saved step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from rfdetr_repro.spec.errors import InputError
 
 
 def summary_writer() -> Any:
-    """The class that writes event files; :class:`InputError` where tensorboard is not installed."""
+    """The class that writes event files. Raises :class:`InputError` where tensorboard is not
+    installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -28,9 +30,11 @@ class Scalars:
     """Event files in ``folder/tensorboard``; needs the tensorboard package."""
 
     def __init__(self, folder: Path, step: int) -> None:
+        """Writes below ``folder``, from ``step`` on."""
         self._writer = summary_writer()(str(folder / "tensorboard"), purge_step=step + 1)
 
     def add(self, step: int, values: Mapping[str, float], prefix: str = "train/") -> None:
+        """Adds the value of each curve at ``step``."""
         for name, value in values.items():
             self._writer.add_scalar(prefix + name, value, step)
 
@@ -41,4 +45,5 @@ class Scalars:
             self.add(step, numbers, f"{row['split']}/{weights}/")
 
     def close(self) -> None:
+        """Closes the event files."""
         self._writer.close()

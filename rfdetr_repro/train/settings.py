@@ -14,15 +14,15 @@ _TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
 
 def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
-    """``given``: texts like "lr=2e-4".
+    """``config`` with the settings ``given``, texts like "lr=2e-4".
 
-    An unknown name or a value of another type is an :class:`InputError`.
+    Raises :class:`InputError` for an unknown name, and for a value of another type.
     """
     changes: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} is no setting", hint="write NAME=VALUE, like lr=2e-4")
+            raise InputError(f"{text!r} is not a setting", hint="write NAME=VALUE, like lr=2e-4")
         choose(name, TrainConfig.__dataclass_fields__, "setting")
         changes[name] = _parsed(value, type(getattr(config, name)), text)
     return replace(config, **changes)

@@ -3,8 +3,8 @@ repository.
 
 python -m rfdetr_repro.train.slim RUN/supernet.safetensors OUT.safetensors [--note "trained how"]
 
-Readers load it as float32; a weight changes by at most half a unit in the last of float16's 11
-bits.
+Readers load it as float32; a weight changes by at most half a unit of the last of float16's 11
+significant bits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rfdetr_repro.spec.errors import InputError
 
 
 def slim(source: str | Path, target: str | Path, note: str = "") -> str:
-    """Writes ``target``, returns its SHA-256.
+    """Writes ``target`` and returns its SHA-256.
 
-    A weight beyond float16's range is an :class:`InputError`.
+    Raises :class:`InputError` for a weight beyond float16's range.
     """
     detector, card, digest = load_supernet(source)
     state = detector.state_dict()

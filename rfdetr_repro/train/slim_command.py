@@ -10,19 +10,22 @@ from rfdetr_repro.spec.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m rfdetr_repro.train.slim``."""
     arguments = ArgumentParser(
-        "rfdetr_repro.train.slim", description="Weights of a model as float16."
+        "rfdetr_repro.train.slim",
+        description="Write the weights of a model as a small float16 file.",
     )
     arguments.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
     arguments.add_argument("target", type=output_file, help="file to write (.safetensors)")
-    arguments.add_argument("--note", type=label, help="a note that is kept in the file")
+    arguments.add_argument("--note", type=label, help="a note to store in the file")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``python -m rfdetr_repro.train.slim``."""
     args = parser().parse_args(argv)
     if args.target.suffix != ".safetensors":
-        raise InputError("the target is no .safetensors file", args.target)
+        raise InputError("the target is not a .safetensors file", args.target)
     # loads slowly; the arguments are checked first
     import torch
 

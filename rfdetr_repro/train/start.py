@@ -1,5 +1,5 @@
-"""Weights that a run starts from: a DINOv2 encoder, a released or transformers file, or an earlier
-stage's own model.
+"""The weights that a run starts from: a DINOv2 encoder, a released or transformers file, or an
+earlier stage's own model.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from rfdetr_repro.spec.presets import Preset
 def start_from(
     path: str | Path, row: Preset, classes: ClassMap
 ) -> tuple[Preset, dict[str, Tensor], str]:
-    """(the preset with the file's own shapes, weights with heads for ``classes``, what was taken).
+    """The preset with the file's own shapes, weights with heads for ``classes``, and a line that
+    states what was taken.
 
-    Of a model with masks the rest is taken where ``row`` has none. A file of other widths than
-    ``row`` is an :class:`InputError`. Where the file's classes are those of the data the heads are
-    taken as they are, else their rows are repeated.
+    From a model with masks everything except the mask head is taken where ``row`` has no masks.
+    Where the file's classes are those of the data the heads are taken unchanged, else their rows
+    are repeated. Raises :class:`InputError` for a file of other widths than ``row``.
     """
     has_masks = replace(row, model=replace(row.model, masks=True))
     boxes_only = not row.model.masks and model_masks(path)
@@ -44,14 +45,14 @@ def start_from(
         if same
         else f"heads for {len(classes.names)} classes from its {len(card.class_names)}"
     )
-    told = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
+    taken = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
     return (
         replace(row, model=detector.config),
         cpu_weights(detector),
-        told,
+        taken,
     )
 
 
 def cpu_weights(detector: Detector) -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU: what a :class:`.run.TrainRequest` starts from."""
+    """Parameters and buffers by name, on the CPU, for a :class:`.run.TrainRequest`."""
     return {name: tensor.cpu() for name, tensor in detector.state_dict().items()}

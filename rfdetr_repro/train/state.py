@@ -1,8 +1,9 @@
-"""Everything a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale, best
-metrics.
+"""Everything that a resumed run needs, in one atomic file: weights, EMA, optimizer, loss scale,
+best metrics.
 
-What is random in a step is a function of (seed, step), so no generator's state is kept. The log is
-a file beside it, of which the state knows how many bytes are its own.
+The random numbers of a step are a function of (seed, step), so no generator's state is stored. The
+log is a separate file in the same folder; the state stores how many bytes of the log belong to the
+run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STATE = "training_state.safetensors"
 
 @dataclass
 class TrainingState:
-    """All that a training step changes, and all of it that is saved.
+    """Everything that a training step changes, all of which is saved.
 
     ``detector`` holds the raw weights, ``ema`` their moving average.
     """
@@ -37,30 +38,30 @@ class TrainingState:
     dense: DenseHead | None  # the auxiliary per-token head; None where its weight is 0
     ema: Ema
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # switched off but for float16
+    scaler: torch.amp.GradScaler  # enabled for float16 only
     step: int = 0  # optimizer steps that are complete
     seconds: float = 0.0  # training time so far, over all sessions
     best: Best = field(default_factory=Best)
-    # keys of architectures for which memory did not suffice
+    # keys of architectures that did not fit into memory
     left_out: set[str] = field(default_factory=set)
-    evaluation_due: bool = False  # the evaluation after ``step`` was given up half-way
+    evaluation_due: bool = False  # the evaluation after ``step`` was interrupted
 
 
 @dataclass(frozen=True)
 class Session:
-    """How the steps of a state were computed; another session of the run that differs is equal up
-    to rounding only.
+    """How the steps of a state were computed. A session of the run that differs gives results that
+    are equal up to rounding only.
     """
 
     processes: int
     # dtype of backbone and projector, such as "torch.bfloat16", "None" for float32; None: the state
-    # is of a version that did not keep it
+    # is from a version that did not store the precision
     precision: str | None
 
 
 def save(path: Path, state: TrainingState, log: RunLog, identity: str, session: Session) -> None:
-    """Writes the log up to the step, then the state: killed between the two, a run finds its log
-    too long, and cuts it.
+    """Writes the log up to the step, then the state. If a run is killed between the two, the next
+    session finds the log too long and cuts it.
 
     ``identity``: of recipe, data and initial weights (:meth:`.recipe.Recipe.identity`).
     """
@@ -86,9 +87,10 @@ def save(path: Path, state: TrainingState, log: RunLog, identity: str, session: 
 
 
 def load(path: Path, state: TrainingState, log: RunLog, identity: str) -> Session:
-    """Puts what is saved into a new state, and the log to where it was; returns how it was trained.
+    """Loads a saved state into a new ``state`` and restores the log; returns how the state was
+    trained.
 
-    A file of another ``identity`` is an :class:`InputError`.
+    Raises :class:`InputError` for a file of another ``identity``.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("recipe") != identity:

@@ -1,9 +1,9 @@
-"""Supernet training: the architectures of a step are drawn from a step-seeded generator, so that
-any step can be run again.
+"""Supernet training. The architectures of a step are drawn from a generator seeded by the step, so
+that any step can be run again.
 
-Everything random in step t is a function of (seed, t); together with the saved tensors this makes a
-resumed run equal, bit for bit on CPU with the same number of threads and processes, to one that was
-never stopped.
+All random numbers of step t are a function of (seed, t). With the saved tensors this makes a
+resumed run equal to an uninterrupted run, bit for bit on the CPU with the same number of threads
+and processes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MODEL = "supernet.safetensors"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 LESS_MEMORY = (
-    "lower batch_size and raise accumulate, set checkpoint_activations, or take a smaller space"
+    "lower batch_size and raise accumulate, set checkpoint_activations, or choose a smaller space"
 )
 Progress = Callable[[int, dict[str, float]], None]
 # rows with "split" and "ap"; see rfdetr_repro.evaluation.predict_split
@@ -57,10 +57,11 @@ Evaluate = Callable[[Detector], list[dict[str, Any]]]
 
 @dataclass
 class Trainer:
-    """Owns the live state of one run in ``folder``; construct, then :meth:`run`.
+    """Owns the live state of one run in ``folder``; construct, then call :meth:`run`.
 
-    Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own; rank 0 writes and
-    evaluates.
+    Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own trainer; rank 0 writes
+    and evaluates. Raises :class:`InputError` for initial weights that do not fit the model, and for
+    a folder with another run.
     """
 
     recipe: Recipe
@@ -82,7 +83,7 @@ class Trainer:
             except RuntimeError as error:  # names or shapes
                 raise InputError(
                     f"the initial weights do not fit the model: {_first_misfit(error)}",
-                    hint="take weights of this architecture, with heads for the data's classes",
+                    hint="use weights of this architecture, with heads for the data's classes",
                 ) from error
         detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
         dense = DenseHead(model).to(self.device) if config.dense_weight else None
@@ -101,9 +102,9 @@ class Trainer:
         self.ranks = Ranks.current()
         self.log = RunLog(self.folder / LOG)
         self._interrupts = Interrupts()
-        self._updating = False  # from the first weight that changes until the step is counted
+        self._updating = False  # True from the first changed weight until the step is counted
         self.identity = self.recipe.identity(self.split.sha256, self.initial)
-        # how the steps were trained that are resumed; None: the run is new
+        # how the previous steps were trained; None: the run is new
         self.before: Session | None = None
         path = self.folder / STATE
         if path.exists():
@@ -127,26 +128,23 @@ class Trainer:
         model.
 
         ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the
-        best of the EMA and the raw weights by validation AP, and the last EMA weights lie beside
-        it; else the model is the last EMA weights.
+        best of the EMA and raw weights by validation AP, and the last EMA weights are saved in the
+        same folder; otherwise the model is the last EMA weights.
         """
         with self._interrupts:
             try:
                 self._train(progress, evaluate)
             except KeyboardInterrupt as error:
                 raise self._interrupted(error) from None
-            except (
-                RuntimeError
-            ) as error:  # in processes: the connection to one that ended by the same signal
+            # with several processes: the connection to a process that the same signal ended
+            except RuntimeError as error:
                 if self._interrupts.asked is None:
                     raise
                 raise self._interrupted(Interrupted(self._interrupts.asked)) from error
             return self.export()
 
     def _train(self, progress: Progress | None, evaluate: Evaluate | None) -> None:
-        """The loop over the steps that are left; what was given up half-way in an evaluation comes
-        first.
-        """
+        """The loop over the remaining steps; an interrupted evaluation comes first."""
         first = self.ranks.rank == 0
         stream = self._batches(evaluated=evaluate is not None)
         scalars = Scalars(self.folder, self.state.step) if self.tensorboard and first else None
@@ -170,7 +168,7 @@ class Trainer:
                 scalars.close()
 
     def _after_step(self, evaluate: Evaluate | None, scalars: Scalars | None) -> None:
-        """Evaluates and saves where the step asks for it."""
+        """Evaluates and saves after the steps that require it."""
         config = self.recipe.train
         first = self.ranks.rank == 0
         if (
@@ -180,7 +178,7 @@ class Trainer:
                 self.state.evaluation_due = True
                 self._evaluate(evaluate, scalars)
             self.state.evaluation_due = False
-            if config.patience:  # rank 0 knows; the others learn it here
+            if config.patience:  # rank 0 evaluated; the other ranks learn the result here
                 (self.state.best.misses,) = map(
                     int, self.ranks.sum([self.state.best.misses if first else 0], self.device)
                 )
@@ -188,27 +186,25 @@ class Trainer:
             self.save()
 
     def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
-        """Saves at the step that is complete, and says so; what was under way of another step is
-        given up.
-        """
+        """Saves the last complete step and states so; the work on an incomplete step is dropped."""
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         step = f"at step {self.state.step} of {self.recipe.train.steps}"
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.ranks.rank > 0:
             return Interrupted(number, f"{step}: process {self.ranks.rank} has ended")
-        if self._updating:  # raised by something else than our handler, which waits
+        if self._updating:  # raised by something else than the handler here, which waits
             return Interrupted(
                 number,
                 f"in the update after step {self.state.step}: the state saved before it is kept",
             )
         self.save()
-        evaluation = ", its evaluation still to be done" if self.state.evaluation_due else ""
+        evaluation = ", without its evaluation" if self.state.evaluation_due else ""
         return Interrupted(
             number, f"{step}{evaluation}: the state is saved; run the same command again to go on"
         )
 
     def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:
-        """Batches of the steps that are left, after a look at what could stop the run."""
+        """Batches of the remaining steps, after checks of what could stop the run."""
         config = self.recipe.train
         if config.batch_size < self.ranks.size:
             raise InputError(
@@ -218,13 +214,13 @@ class Trainer:
             raise InputError(
                 "patience needs a val split to evaluate on",
                 self.split.name,
-                "add one, or leave patience out",
+                "add a val split, or leave patience out",
             )
         if not self.ranks.agree(f"{self.state.step} {self.identity}"):
             raise InputError(
                 "the processes do not see the same run and data",
                 self.folder,
-                "give them one shared folder",
+                "give all processes one shared folder",
             )
         writable_folder(self.folder)
         return training_batches(
@@ -238,11 +234,11 @@ class Trainer:
         )
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer step; ``batches``: each micro-batch at the size of each architecture of the
-        step.
+        """One optimizer step; ``batches`` holds each micro-batch at the size of each architecture
+        of the step.
 
-        Returns the losses of the last pass by part, summed over all ranks; nothing if no pass
-        fitted into memory.
+        Returns the losses of the last pass by part, summed over all ranks; empty if no pass fitted
+        into memory. Raises :class:`StatedFailure` for a loss or gradient that is not finite.
         """
         config = self.recipe.train
         archs = self.recipe.archs_of_step(self.state.step)
@@ -284,11 +280,11 @@ class Trainer:
         return parts
 
     def _update(self) -> float:
-        """Sums the gradients over the ranks, clips them, takes the optimizer's and the EMA's step;
-        returns their norm.
+        """Sums the gradients over the ranks, clips them, and updates weights and EMA; returns the
+        norm of the gradients.
 
         A norm that is not finite, the same on all ranks, ends the run before the weights change;
-        but a float16 step is skipped by the loss scaler, which then lowers its scale.
+        in float16 the loss scaler skips the step instead, and lowers its scale.
         """
         parameters = [
             parameter
@@ -312,12 +308,12 @@ class Trainer:
         return norm
 
     def _leave_out(self, arch: Arch, error: Exception, updating: bool) -> None:
-        """Training goes on without an architecture that does not fit; alone with it, in processes,
-        or ``updating``, it ends.
+        """Continues training without an architecture that does not fit into memory. Ends training
+        if that is the only architecture, with several processes, or while ``updating``.
         """
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
-        # an update needs as much for any, and may be half done
+        # an update needs the same memory for any architecture, and may be half done
         if updating or self.recipe.space is None or self.ranks.size > 1:
             where = "in the update of the weights, after" if updating else "with"
             raise StatedFailure(
@@ -326,7 +322,9 @@ class Trainer:
         self.state.optimizer.zero_grad(set_to_none=True)
         self.state.left_out.add(arch.key)
         self.log.add({"step": self.state.step, "out_of_memory": arch.key})
-        log.warning(f"out of memory at step {self.state.step}: the run goes on without {arch.key}")
+        log.warning(
+            f"out of memory at step {self.state.step}: the run continues without {arch.key}"
+        )
 
     def _note(
         self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None
@@ -347,8 +345,8 @@ class Trainer:
             progress(self.state.step, parts)
 
     def _evaluate(self, evaluate: Evaluate, scalars: Scalars | None) -> None:
-        """Rows of the EMA weights go to the log; with ``patience`` those of the raw weights too,
-        and the best are kept.
+        """Logs an evaluation of the EMA weights; with ``patience`` also of the raw weights, and
+        keeps the best weights.
         """
         models = {"ema": self.ema_detector()}
         if self.recipe.train.patience:
@@ -398,8 +396,8 @@ class Trainer:
         """Weighted training loss of this rank's images of one micro-batch at ``arch``, and its
         parts.
 
-        The denominators are those of the whole micro-batch, so the ranks' losses, and their
-        gradients, add up.
+        The denominators are those of the whole micro-batch, so losses and gradients of the ranks
+        add up.
         """
         detector = self.state.detector
         config = self.recipe.train
@@ -426,11 +424,12 @@ class Trainer:
         return total, parts
 
     def card(self, notes: str = "") -> ModelCard:
+        """The card of the run's model; ``notes`` is part of it."""
         classes = self.split.classes
         if self.state.left_out:
             notes = (
-                f"{notes}; " * bool(notes)
-                + f"not trained for want of memory: {', '.join(sorted(self.state.left_out))}"
+                f"{notes}; " * bool(notes) + f"not trained because memory did not suffice: "
+                f"{', '.join(sorted(self.state.left_out))}"
             )
         return ModelCard(
             self.state.detector.config,
@@ -444,7 +443,7 @@ class Trainer:
         )
 
     def export(self) -> Path:
-        """Writes the run's slim model file (see :meth:`run`)."""
+        """Writes the run's model file (see :meth:`run`) and returns its path."""
         path = self.folder / MODEL
         if self.ranks.rank == 0:
             chosen = self.folder / BEST if self.state.best.step else None

@@ -1,9 +1,9 @@
-"""Upstream's training keywords -> our recipe, with upstream's defaults; what differs is said before
-training begins.
+"""Upstream's training keywords -> a recipe here, with upstream's defaults; differences are printed
+before training begins.
 
 Sources: ``TrainConfig`` of rfdetr 1.0 to 1.11 (architecture facts section 9). Every keyword is
-taken over, refused with what to use instead, or set aside because it changes nothing here; no
-keyword is dropped silently.
+applied, refused with a substitute, or ignored because it changes nothing here; ignored keywords are
+listed, none is dropped silently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.train_config import TrainConfig
 
-# optimizer steps of an epoch at least: smaller sets are drawn from repeatedly, as upstream does
+# least number of optimizer steps per epoch: smaller sets are drawn from repeatedly, as in upstream
 TINY_STEPS = 5
 PATIENCE = 10  # upstream's early_stopping_patience
 NEVER_STOPS = 10**6  # evaluations
@@ -35,7 +35,7 @@ _RENAMED = {
 }
 _NO_LOGGER = "use tensorboard=True, or read train_log.jsonl of the run"
 _ONE_RECIPE = "this part of the recipe is fixed here"
-# Keyword -> (values that mean what is done here, what to use instead of another value).
+# Keyword -> (values that describe what is done here, what to use instead of another value).
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_ema": (
         (True,),
@@ -94,7 +94,7 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "save_dataset_grids": ((False,), _ONE_RECIPE),
     "log_per_class_metrics": ((False,), _ONE_RECIPE),
 }
-# What changes nothing about the result here.
+# Keywords that change nothing about the result here.
 _ASIDE = {
     "num_workers",
     "persistent_workers",
@@ -155,7 +155,7 @@ _SPLIT = {"on": True, "off": False, "per-batch": True}
 
 @dataclass(frozen=True)
 class Asked:
-    """A recipe, what else was asked for, and what to say before training begins."""
+    """A recipe, the other requested settings, and the lines to print before training begins."""
 
     train: TrainConfig
     tensorboard: bool = False
@@ -168,8 +168,8 @@ class Asked:
 
 
 def steps_per_epoch(images: int, per_step: int) -> int:
-    """Optimizer steps of an epoch: the incomplete last one dropped; of a tiny set upstream's five
-    steps.
+    """Optimizer steps per epoch, without the incomplete last step; upstream's five steps for a tiny
+    set.
     """
     return images // per_step if images >= TINY_STEPS * per_step else TINY_STEPS
 
@@ -179,20 +179,21 @@ def from_upstream(
     base: Mapping[str, int],
     words: Mapping[str, Any],
     evaluated: bool = True,
-    said: Mapping[str, Any] | None = None,
+    stated: Mapping[str, Any] | None = None,
 ) -> Asked:
-    """``base``: epochs, batch_size and grad_accum_steps; ``words``: all other keywords, upstream's
-    or of ``TrainConfig``.
+    """The recipe and settings of upstream's keywords.
 
-    ``evaluated``: there is a val split to choose the weights on. ``said``: what of ``base`` the
-    caller chose (default: all). A keyword that is unknown, or a value that cannot be followed, is
-    an :class:`InputError` that names what to use instead.
+    ``base``: epochs, batch_size and grad_accum_steps; ``words``: all other keywords, upstream's or
+    of ``TrainConfig``. ``evaluated``: whether there is a val split to choose the weights on.
+    ``stated``: the part of ``base`` that the caller chose (default: all). Raises
+    :class:`InputError`, which names a substitute, for an unknown keyword and for a value that is
+    not supported.
     """
     for name, value in base.items():
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(
                 f"{name} {value!r} is not a whole number",
-                hint='a batch size of "auto" is not known here',
+                hint='a batch size of "auto" is not supported here',
             )
         if value < 1:
             raise InputError(f"{name} {value} is not positive")
@@ -224,7 +225,7 @@ def from_upstream(
     groups = given.pop("group_detr", None)
     train = replace(TrainConfig(**ours), **given)
     lines = _differences(
-        train, images, epochs, per_epoch, {**words, **(base if said is None else said)}
+        train, images, epochs, per_epoch, {**words, **(base if stated is None else stated)}
     )
     return Asked(
         train,
@@ -239,7 +240,7 @@ def _refuse(given: Mapping[str, Any]) -> None:
     known = [*TrainConfig.__dataclass_fields__, *_RULED, *_ONLY, *_ASIDE, *_RENAMED]
     for name, value in sorted(given.items()):
         if name in _ONLY and value not in _ONLY[name][0]:
-            raise InputError(f"{name}={value!r} is not followed here", hint=_ONLY[name][1])
+            raise InputError(f"{name}={value!r} is not supported here", hint=_ONLY[name][1])
         if name not in known:
             near = difflib.get_close_matches(name, known, 3, 0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -250,8 +251,8 @@ def _refuse(given: Mapping[str, Any]) -> None:
 
 
 def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict[str, Any]:
-    """Takes upstream's words about rates, sizes and number formats out of ``given``; returns our
-    fields.
+    """Removes upstream's keywords for rates, sizes and number formats from ``given``; returns
+    fields of ``TrainConfig``.
     """
     ours: dict[str, Any] = {}
     if "multi_scale" in given:
@@ -259,7 +260,7 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
         text = value if isinstance(value, bool) else _SPLIT.get(str(getattr(value, "value", value)))
         if text is None:
             raise InputError(
-                f"multi_scale={value!r} is not followed here",
+                f"multi_scale={value!r} is not supported here",
                 hint="choose True (one size per step) or False",
             )
         ours["multi_scale"] = text
@@ -273,7 +274,7 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
         )
     if _number(given.pop("lr_drop", epochs), "lr_drop") < epochs:
         raise InputError(
-            "a step of the learning rate within the run (lr_drop) is not followed here",
+            "a step of the learning rate within the run (lr_drop) is not supported here",
             hint="use cooldown_share",
         )
     if given.get("seed", 0) is None:
@@ -287,13 +288,13 @@ def _rates_and_sizes(given: dict[str, Any], per_epoch: int, epochs: int) -> dict
     kind = given.pop("amp_dtype", "auto" if given.pop("amp", True) else None)
     if kind not in kinds:
         raise InputError(
-            f"amp_dtype={kind!r} is not followed here", hint="choose auto, bf16, fp16 or None"
+            f"amp_dtype={kind!r} is not supported here", hint="choose auto, bf16, fp16 or None"
         )
     return ours | kinds[kind]
 
 
 def _stopping(given: dict[str, Any], per_epoch: int, evaluated: bool) -> dict[str, Any]:
-    """The same for evaluation and early stopping."""
+    """Like :func:`_rates_and_sizes`, for evaluation and early stopping."""
     ours: dict[str, Any] = {}
     if "eval_interval" in given:
         interval = _number(given.pop("eval_interval"), "eval_interval")
@@ -305,7 +306,7 @@ def _stopping(given: dict[str, Any], per_epoch: int, evaluated: bool) -> dict[st
         if not evaluated:
             raise InputError(
                 "early_stopping needs a val split to evaluate on",
-                hint="add one, or leave early_stopping out",
+                hint="add a val split, or leave early_stopping out",
             )
         ours["patience"] = patience
     return ours
@@ -320,7 +321,7 @@ def _number(value: Any, name: str) -> float:
 def _differences(
     train: TrainConfig, images: int, epochs: int, per_epoch: int, words: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What a user of upstream should know before the run is spent."""
+    """Lines about the differences from upstream, to print before the run."""
     per_step = train.batch_size * train.accumulate
     tiny = (
         f"; {images} images are fewer than {TINY_STEPS} steps, so they are drawn repeatedly"
@@ -338,8 +339,8 @@ def _differences(
         )
     if "grad_accum_steps" not in words and train.accumulate != 1:
         lines.append(
-            "differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so 16 "
-            "images a step"
+            "differs from upstream since 1.10: grad_accum_steps defaults to 4 (there 1), so a step "
+            "has 16 images"
         )
     if words.get("early_stopping") and words.get("early_stopping_min_delta") != 0:
         lines.append(
@@ -347,12 +348,12 @@ def _differences(
         )
     if "tensorboard" not in words:
         lines.append(
-            "differs from upstream: TensorBoard's curves are written with tensorboard=True only"
+            "differs from upstream: TensorBoard curves are written with tensorboard=True only"
         )
     if train.evaluate_every == 0:
         lines.append(
             "differs from upstream: no val split, so the model is the last average, not the best"
         )
     if aside := sorted(set(words) & _ASIDE - {"dataset_file", "num_workers"}):
-        lines.append(f"of no effect here: {', '.join(aside)}")
+        lines.append(f"without effect here: {', '.join(aside)}")
     return tuple(lines)

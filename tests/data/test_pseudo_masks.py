@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on(
     assert not out.exists() and partial.read_text().count("\n") == 3
     with partial.open("a") as stream:
         stream.write('{"image": 2, "ro')  # a torn line
-    with pytest.raises(InputError, match="other data, model or limits"):
+    with pytest.raises(InputError, match="unfinished work on other data"):
         pseudo_label(folder, "train", sam, out, Filter(0.9, 0.9))
     pseudo_label(folder, "train", sam, out)
     assert calls == ["done", "done", "stopped", "done"]
@@ -214,6 +214,6 @@ def test_a_foreign_file_beside_the_result_is_refused(
     folder: Path, sam: Sam2, content: bytes
 ) -> None:
     (folder / "out.json.partial").write_bytes(content)
-    with pytest.raises(InputError, match="no unfinished work"):
+    with pytest.raises(InputError, match="does not hold unfinished work"):
         pseudo_label(folder, "train", sam, folder / "out.json")
     assert (folder / "out.json.partial").read_bytes() == content

@@ -223,7 +223,7 @@ def test_saved_models_are_read_back(model: RFDETR, tmp_path: Path, name: str) ->
 
 
 def test_what_cannot_be_a_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no size, file or run"):
+    with pytest.raises(InputError, match="not a size, a file or a run"):
         RFDETR("enormous")
     with pytest.raises(InputError, match="absent.pth"):
         RFDETR("nano", weights=tmp_path / "absent.pth")

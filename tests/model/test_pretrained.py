@@ -306,7 +306,7 @@ def test_both_dinov2_layouts_give_the_same_encoder(tmp_path: Path) -> None:
         assert translated.keys() == released.keys()
         assert all(torch.equal(translated[name], value) for name, value in released.items())
     torch.save(meta, tmp_path / "dinov2_vits14.pth")
-    with pytest.raises(InputError, match="without a size"):
+    with pytest.raises(InputError, match="needs a size"):
         load_pretrained(tmp_path / "dinov2_vits14.pth")
     base, _, _ = load_pretrained(tmp_path / "dinov2_vits14.pth", "base")
     assert torch.equal(

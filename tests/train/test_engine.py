@@ -211,7 +211,7 @@ def test_a_state_stays_as_small_as_it_is_however_long_the_log(
 def test_rows_of_steps_that_are_trained_again_are_cut_off(
     split: CocoSplit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed between log and state; and a file that somebody shortened is said, not filled up."""
+    """Killed between log and state; and a file that was shortened is reported, not filled up."""
     trainer = Trainer(RECIPE, split, tmp_path)
     for step in (1, 2):
         trainer.log.add({"step": step})
@@ -228,7 +228,7 @@ def test_rows_of_steps_that_are_trained_again_are_cut_off(
     third.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 5]
     assert (
-        "holds 15 of the 36 bytes that the training state knows: rows of it are lost"
+        "holds 15 of the 36 bytes that the training state expects: some rows are lost"
         in capsys.readouterr().err
     )
     (tmp_path / LOG).unlink()
@@ -366,5 +366,8 @@ def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (False, "or there"))
     train(request)
     said = capsys.readouterr()
-    assert "trained in bfloat16 so far: in another precision, equal up to rounding only" in said.err
+    assert (
+        "trained in bfloat16 so far; in another precision the results are equal up to rounding only"
+        in said.err
+    )
     assert "precision: float32 backbone and projector (or there)" in said.out

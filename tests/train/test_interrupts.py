@@ -129,7 +129,7 @@ def test_an_evaluation_given_up_is_made_first_when_the_run_goes_on(
 
     with pytest.raises(
         Interrupted,
-        match=f"SIGINT at step {step} of 6, its evaluation still to be done: the state is saved",
+        match=f"SIGINT at step {step} of 6, without its evaluation: the state is saved",
     ):
         trainer.run(evaluate=interrupted)
     resumed = Trainer(recipe, split, tmp_path / "cut")

@@ -141,7 +141,7 @@ def test_differences_are_said() -> None:
     assert "10 epochs of 5 steps of 4 x 4 images; 40 images are fewer than 5 steps" in lines
     assert (
         "crop" in lines
-        and "of no effect here: eval_max_dets" in lines
+        and "without effect here: eval_max_dets" in lines
         and "tensorboard=True" in lines
     )
     assert "tensorboard" not in "\n".join(recipe(tensorboard=True, crop_probability=0.0).lines)

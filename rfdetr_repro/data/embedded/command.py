@@ -11,27 +11,34 @@ from .dataset import NOTE, EmbeddedConfig, write_embedded
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m rfdetr_repro.data.embedded``."""
     arguments = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
-    arguments.add_argument("--out", required=True, type=output_folder, help="folder to write")
+    arguments.add_argument(
+        "--out", required=True, type=output_folder, help="folder to write the data set to"
+    )
     arguments.add_argument(
         "--train-images",
         type=whole(1, 10**6),
         default=EmbeddedConfig.train_images,
-        help="how many (default: %(default)s)",
+        help="number of images of the train split (default: %(default)s)",
     )
     arguments.add_argument(
         "--side",
         type=whole(64, 4096),
         default=EmbeddedConfig.image_side,
-        help="image side in pixels",
+        help="side of the square images in pixels (default: %(default)s)",
     )
     arguments.add_argument(
-        "--seed", type=whole(0, LARGEST_SEED), default=0, help="of the compositions"
+        "--seed",
+        type=whole(0, LARGEST_SEED),
+        default=0,
+        help="seed of the compositions (default: %(default)s)",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command ``python -m rfdetr_repro.data.embedded``."""
     args = parser().parse_args(argv)
     config = EmbeddedConfig(image_side=args.side, train_images=args.train_images, seed=args.seed)
     print(f"{write_embedded(args.out, config)}: {NOTE}")
