@@ -1,4 +1,4 @@
-"""COCO metrics of an artifact:
+"""Evaluates an artifact by the COCO metrics:
 
 python -m rfdetr_repro.evaluate --artifact model.onnx --data DIR --split val --json metrics.json
 """
@@ -32,10 +32,10 @@ from rfdetr_repro.spec.resize_rules import describe
 
 log = logging.getLogger(__name__)
 
-MOST_DETECTIONS = 10**6  # per image and class
+MOST_DETECTIONS = 10**6  # largest value of COCO's maxDets, per image and class
 NO_DETECTIONS = (
-    "The model detected nothing on any image: this AP is not a measure of how well the model "
-    "detects. Check its export, its score threshold and the names of its classes."
+    "The model detected nothing on any image, so this AP does not measure how well the model "
+    "detects. Check the export, the score threshold and the class names."
 )
 
 
@@ -49,15 +49,15 @@ def evaluate(
     max_dets: int = 100,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Runs an artifact over a split of a COCO-format folder. Metrics are fractions; None where
+    """Evaluates an artifact on a split of a data set. Metrics are fractions in 0..1, or None where
     there is no ground truth.
 
-    ``ap_low`` and ``ap_high`` of boxes and masks: the 95 % interval of AP over other images of the
-    same kind.
+    ``ap_low`` and ``ap_high`` of boxes and masks are the 95 % interval of AP over other images of
+    the same kind.
 
     Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256",
-    "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence where the model
-    has masks that cannot be measured on this split, else "". Bad input raises :class:`InputError`.
+    "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence if the model's
+    masks cannot be measured on this split, else "". Raises :class:`InputError` for bad input.
     """
     from rfdetr_repro.export.artifact import load_artifact
 
@@ -66,7 +66,8 @@ def evaluate(
         raise InputError(
             "a model with random weights has no accuracy", artifact_path, "train it first"
         )
-    from rfdetr_repro.bench.accuracy import accuracy_of  # loads slowly; the file is checked first
+    # loads slowly, so the file is checked first
+    from rfdetr_repro.bench.accuracy import accuracy_of
     from rfdetr_repro.data.census import check_usable, print_census
     from rfdetr_repro.data.coco import read_split
     from rfdetr_repro.export.trial import tried
@@ -101,36 +102,49 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.evaluate", description="COCO metrics of an artifact.")
+    """The arguments of the command."""
+    arguments = ArgumentParser(
+        "rfdetr_repro.evaluate", description="Evaluates an artifact by the COCO metrics."
+    )
     arguments.add_argument(
-        "--artifact", required=True, type=input_path, help="artifact with its manifest beside it"
+        "--artifact",
+        required=True,
+        type=input_path,
+        help="model file to evaluate, with its manifest in the same folder",
     )
     add_data_arguments(arguments, "the --split is evaluated", ("evaluated",))
     arguments.add_argument(
-        "--split", default="val", type=folder_name, help="which split of the data (default: val)"
+        "--split",
+        default="val",
+        type=folder_name,
+        help="split of the data to evaluate (default: val)",
     )
     arguments.add_argument(
         "--backend",
         default="onnxruntime",
         choices=BACKENDS,
-        help="what runs the artifact (default: onnxruntime)",
+        help="runtime that runs the artifact (default: onnxruntime)",
     )
     arguments.add_argument(
-        "--threads", type=whole(1, MOST_THREADS), default=2, help="of the runtime (default: 2)"
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        default=2,
+        help="number of threads of the runtime (default: 2)",
     )
     arguments.add_argument(
         "--max-dets",
         type=whole(1, MOST_DETECTIONS),
         default=100,
-        help="detections per image and class that count",
+        help="number of detections per image and class that count (COCO's maxDets)",
     )
     arguments.add_argument(
-        "--json", type=output_file, help="also write the metrics here, as fractions"
+        "--json", type=output_file, help="JSON file to write the metrics to, as fractions"
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the COCO metrics of the artifact that ``argv`` names."""
     args = parser().parse_args(argv)
     args.data = source_of(args, (args.split,))
     # loads slowly; the arguments are checked first
@@ -160,12 +174,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def interval_sentence(metrics: Mapping[str, Any]) -> str:
-    """The 95 % interval of AP of the metrics of boxes or masks, and how it came about."""
+    """A sentence with the 95 % interval of AP of box or mask metrics, and its method."""
     from rfdetr_repro.records.ap_intervals import FEWEST
 
     resampled = metrics["resampled"]
     if resampled is None:
-        return f"The 95 % interval of AP is unknown: it takes an AP and at least {FEWEST} images."
+        return (
+            f"The 95 % interval of AP is unknown, because it needs an AP and at least {FEWEST} "
+            f"images."
+        )
     low = percent(metrics["ap_low"], absent="-")
     high = percent(metrics["ap_high"], absent="-")
     how = (

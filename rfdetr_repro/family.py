@@ -1,11 +1,12 @@
-"""Patch sizes that training never drew, and the family of one resolution (paper: 640 px with
-patches of 27, 21 and 18):
+"""Evaluates patch sizes that training never drew, like the paper's family at 640 pixels with
+patches of 27, 21 and 18:
 
 python -m rfdetr_repro.family --run RUN --data DIR [--patches 10,14,18,24] [--resolutions 128,160]
 
-The patch kernel is resampled to each size as to the trained ones, nothing is learned. Records have
-the variant NEVER_TRAINED and stay out of frontiers and figures of the space; printed is each beside
-the trained architecture with as many tokens, both with the space's largest decoder.
+The patch kernel is resampled to each size, as for trained sizes; nothing is learned. The Records
+have the variant NEVER_TRAINED and are left out of frontiers and figures of the space. Each is
+printed next to the trained architecture with the same number of tokens, both with the space's
+largest decoder.
 """
 
 from __future__ import annotations
@@ -21,28 +22,35 @@ from rfdetr_repro.spec.errors import run_main
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.family", description="Patch sizes that training never drew."
+        "rfdetr_repro.family",
+        description="Evaluates patch sizes that training never drew, next to trained sizes.",
     )
     arguments.add_argument(
-        "--run", required=True, type=input_folder, help="run folder of a supernet that was searched"
+        "--run",
+        required=True,
+        type=input_folder,
+        help="run folder of a supernet whose search is finished",
     )
     add_data_arguments(arguments, "the val split is evaluated", ("val",))
     arguments.add_argument(
         "--patches",
         type=wholes(1, 10_000),
-        help="patch sides in px, like 10,14,18; default: even sizes around the trained ones",
+        help="side lengths of patches in pixels, such as 10,14,18 (default: even sizes around the "
+        "trained sizes)",
     )
     arguments.add_argument(
         "--resolutions",
         type=wholes(1, MAX_SIDE),
         default=[],
-        help="image sides in px; default: those of the space",
+        help="side lengths of images in pixels (default: the resolutions of the search space)",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluates the patch sizes that ``argv`` names and prints a table."""
     args = parser().parse_args(argv)
     args.data = source_of(args, ("val",))
     from rfdetr_repro.data.census import print_census

@@ -1,4 +1,4 @@
-"""Boxes and masks drawn on images, and JSON:
+"""Detects objects in images, draws boxes and masks, and writes JSON:
 
 python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] \
     [--arch KEY] [--shape HxW] [--threshold 0.3]
@@ -25,20 +25,23 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
 
 log = logging.getLogger(__name__)
 
-# of pictures in a folder
+# suffixes of images that are found in a folder
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}
 
-DRAWN_PIXELS = 1 << 22  # at most, of the picture below the boxes
+DRAWN_PIXELS = 1 << 22  # largest number of pixels of a drawn image
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = ArgumentParser("rfdetr_repro.predict", description="Detect objects in images.")
+    """The arguments of the command."""
+    arguments = ArgumentParser(
+        "rfdetr_repro.predict",
+        description="Detects objects in images, draws them, and writes them as JSON.",
+    )
     add = arguments.add_argument
     add(
         "images",
         nargs="+",
-        help="pictures, and folders of which every picture is taken (not those in their "
-        "sub-folders)",
+        help="images, or folders whose images are all used, without sub-folders",
     )
     add(
         "--checkpoint",
@@ -48,13 +51,22 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--size", help="name of the model size, for a file that does not state the size")
     add("--labels", help=LABELS_HELP)
-    add("--arch", help="like r128-p16-w1-d2-q25 (default: the checkpoint's own)")
+    add(
+        "--arch",
+        help="architecture, such as r128-p16-w1-d2-q25 (resolution, patch size, windows, decoder "
+        "layers, queries; default: the checkpoint's own)",
+    )
     add(
         "--shape",
         type=parse_shape,
-        help="input height x width in px, like 384x640 (default: the model's own)",
+        help="height x width of the input in pixels, such as 384x640 (default: the model's own)",
     )
-    add("--threshold", type=number(0, 1), default=0.3, help="lowest score drawn and written, 0..1")
+    add(
+        "--threshold",
+        type=number(0, 1),
+        default=0.3,
+        help="lowest score, in 0..1, of detections that are drawn and written",
+    )
     add(
         "--antialias",
         action=argparse.BooleanOptionalAction,
@@ -64,12 +76,15 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=output_folder,
         default=Path("predictions"),
-        help="folder of predictions.json and the drawn pictures",
+        help="folder to write predictions.json and the drawn images to",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Detects objects in the images that ``argv`` names; raises :class:`InputError` for a missing
+    image or a bad checkpoint.
+    """
     args = parser().parse_args(argv)
     pictures = find_pictures(args.images)
     drawn = [args.out / name for name in drawn_names(pictures)]
@@ -77,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for path in pictures:
         check_header(path)
-    # torch loads slowly; arguments are checked first
+    # torch loads slowly, so the arguments are checked first
     from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
@@ -98,15 +113,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def find_pictures(given: Sequence[str]) -> list[Path]:
-    """The files that are named, and the pictures in folders that are named, each once, in this
-    order.
+    """The named files and the images in the named folders, each once, in this order.
 
-    What does not exist, is on the web, or is a folder without pictures is an :class:`InputError`.
+    Raises :class:`InputError` for a path that does not exist, for a web address, and for a folder
+    without images.
     """
     found: list[Path] = []
     for item in given:
         if item.startswith(("http://", "https://")):
-            raise InputError("a picture on the web is not fetched", item, "download it first")
+            raise InputError(
+                "images on the web are not downloaded", item, "download the image first"
+            )
         path = Path(item)
         if path.is_dir():
             inside = sorted(
@@ -116,22 +133,22 @@ def find_pictures(given: Sequence[str]) -> list[Path]:
             )
             if not inside:
                 raise InputError(
-                    "no pictures in the folder",
+                    "there are no images in the folder",
                     path,
-                    f"give one with {', '.join(sorted(SUFFIXES))}",
+                    f"give a folder that holds {', '.join(sorted(SUFFIXES))} files",
                 )
             found += inside
         elif not path.exists():
-            raise InputError("no such picture", path, "check the path")
+            raise InputError("the image does not exist", path, "check the path")
         else:
             found.append(path)
     return list(dict.fromkeys(found))
 
 
 def drawn_names(pictures: Sequence[Path]) -> list[Path]:
-    """Name of each drawn picture inside the output folder: ``NAME.png``.
+    """File name of each drawn image in the output folder: ``NAME.png``.
 
-    Pictures of one name keep their folders below the nearest common one, and their suffix:
+    Images with the same name keep their folders below the nearest common folder, and their suffix:
     ``cam1/0001.jpg.png``.
     """
     stems = Counter(path.stem.casefold() for path in pictures)
@@ -155,8 +172,8 @@ def drawn_names(pictures: Sequence[Path]) -> list[Path]:
 
 
 def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
-    """Draws one image and returns its JSON entry: objects with original category ids and boxes in
-    pixels.
+    """Draws an image and returns its JSON entry: objects with the original category ids and boxes
+    in pixels.
     """
     from rfdetr_repro.data.decoding import decode_reduced, reduced
     from rfdetr_repro.evaluation.predict_images import detect
@@ -164,15 +181,15 @@ def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) 
     from rfdetr_repro.plots.figures import detections_figure
 
     image = decode_reduced(path)
-    # the plain rule looks at single pixels
+    # the plain rule reads single pixels
     exact = card.resize_rule == ANTIALIASED or image.is_whole
     (found,) = detect(
         subnet, [image if exact else path], threshold, resize=card.resize_rule, small_masks=True
     )
     canvas = reduced(image.pixels, DRAWN_PIXELS)
     shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
-    # The float32 score nearest to the threshold may lie just below it, and belongs to what is
-    # shown.
+    # The float32 value nearest to the threshold may be slightly below the threshold; such scores #
+    # are shown.
     scores = () if shown.scores is None else shown.scores
     least = min([threshold, *map(float, scores)])
     detections_figure(

@@ -2,7 +2,7 @@
 
 A baseline is a method, such as D-FINE, with its sizes. :class:`Baseline` is all that the programs
 ask of one; what a package registers under the entry-point group ``rfdetr_repro.baselines`` must
-have these attributes. No torch here.
+have these attributes. This module does not import PyTorch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads ``baseline.toml``, the data file of a baseline: name, licence, weights and sizes.
 
-No torch here.
+This module does not import PyTorch.
 
 .. code-block:: toml
 

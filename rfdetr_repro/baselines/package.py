@@ -3,7 +3,7 @@ exports a raw ONNX file.
 
 The program gets the package's name of the model, the weights (or that name again) and a folder that
 is its working directory, writes ``raw.onnx`` and ``exported.json`` there, and ends with ABSENT if
-its package cannot be imported. No torch here.
+its package cannot be imported. This module does not import PyTorch.
 """
 
 from __future__ import annotations

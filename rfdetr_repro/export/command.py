@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tensorrt.target(args.to)  # fails before the work rather than after it
     from rfdetr_repro.export.onnx.exporter import export_onnx
 
-    # torch loads slowly; arguments are checked first
+    # torch loads slowly, so the arguments are checked first
     from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     from .artifact import ArtifactMeta

@@ -1,4 +1,7 @@
-"""The paper's figures and a campaign's own, drawn from stored numbers. No torch here."""
+"""The paper's figures and a campaign's own, drawn from stored numbers.
+
+This module does not import PyTorch.
+"""
 
 from __future__ import annotations
 

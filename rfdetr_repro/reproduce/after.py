@@ -1,5 +1,5 @@
-"""What a campaign does after its search: patch sizes that were never trained, and fine-tuning of
-what was found.
+"""The stages of a campaign after its search: patch sizes that were never trained, and fine-tuning
+of found architectures.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rfdetr_repro.spec.train_config import TrainConfig
 
 
 def family(search: Any) -> tuple[list[Record], str]:
-    """AP of patch sizes around the trained ones, at every resolution of the space, with its largest
-    decoder.
+    """AP of patch sizes around the trained sizes, at every resolution of the space, with its
+    largest decoder.
     """
     records = evaluate(search, never_trained(search.space, between(search.space)))
     return records, f"{len(records)} architectures with patch sizes that training never drew"
 
 
 def finetuning(campaign: Campaign) -> TrainConfig:
-    """The supernet's recipe for one architecture."""
+    """The supernet's recipe, changed to fine-tune one architecture."""
     return replace(
         campaign.train,
         steps=campaign.finetune_steps,
@@ -40,8 +40,8 @@ def finetuning(campaign: Campaign) -> TrainConfig:
 def fine_tune(
     run: Any, arch: Arch, splits: Mapping[str, Any], recipe: TrainConfig
 ) -> tuple[list[Record], str]:
-    """Trains ``arch`` on from the run's supernet in its folder's ``finetuned``; Records go to the
-    run's store.
+    """Trains ``arch`` further from the run's supernet, in the folder ``finetuned`` of the run;
+    Records go to the run's store.
     """
     from rfdetr_repro.train.trainer import MODEL
 
@@ -60,7 +60,7 @@ def fine_tune(
 
 
 def _val_ap(records: list[Record], variant: str) -> str:
-    """In percent, "unknown" where val has no objects."""
+    """AP on val in percent; "unknown" where val has no objects."""
     of_variant = [
         record
         for record in records

@@ -1,4 +1,4 @@
-"""Example predictions of an artifact, drawn beside the ground truth, for the report."""
+"""Example predictions of an artifact, drawn next to the ground truth, for the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HIGHEST_THRESHOLD = 0.3
 
 
 def as_annotations(found: ImageDetections, height: int, width: int) -> Annotations:
-    """Detections of one image for drawing."""
+    """Detections of an image, in the form for drawing."""
     masks = None
     if found.masks_rle is not None:
         masks = np.array(
@@ -33,8 +33,8 @@ def as_annotations(found: ImageDetections, height: int, width: int) -> Annotatio
 
 
 def draw_examples(artifact: Artifact, splits: dict[str, CocoSplit], folder: Path) -> list[Path]:
-    """One picture per held-out split, of its first images with objects; captions go to
-    ``predictions.json`` beside ``folder``.
+    """Draws one picture per held-out split, with its first images that have objects; captions go to
+    ``predictions.json`` next to ``folder``.
     """
     session = OrtSession(artifact)
     paths = []
@@ -77,8 +77,8 @@ def _draw(session: OrtSession, split: CocoSplit, rows: list[int], path: Path) ->
 
 
 def _threshold(predictions: list[Annotations], objects: int) -> float:
-    """The score at which as many predictions are drawn as there are objects, at most 0.3: a young
-    model is never sure.
+    """The score threshold at which as many predictions are drawn as there are objects, at most 0.3,
+    because the scores of a briefly trained model are low.
     """
     scores = np.sort(
         np.concatenate(

@@ -1,5 +1,5 @@
-"""What a campaign would take on this machine, stage by stage, from passes timed here; nothing is
-trained and nothing written.
+"""Estimates the duration of a campaign on this machine, stage by stage, from a few timed passes;
+nothing is trained or written.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from rfdetr_repro.spec.campaign import Campaign
 from .after import finetuning
 from .training import recipe
 
-VAL_IMAGES = 5000  # COCO's, where the data set is not here
+VAL_IMAGES = 5000  # COCO's number, used where the data set is missing
 
 
 class Sizes(NamedTuple):
-    """Of a data set: None where it is not here."""
+    """Sizes of a data set; None where the data set is missing."""
 
-    told: str
+    description: str
     train: int | None = None
     val: int | None = None
     classes: int | None = None
@@ -29,8 +29,8 @@ class Sizes(NamedTuple):
 
 
 def plan(campaign: Campaign) -> Iterator[str]:
-    """Lines, each as soon as it is known: steps, memory and hours of every stage, then all hours
-    together.
+    """Yields lines as soon as they are known: steps, memory and hours of every stage, then the
+    total hours.
     """
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
@@ -40,10 +40,10 @@ def plan(campaign: Campaign) -> Iterator[str]:
     masks = campaign.preset.model.masks and sizes.masks
     hours = []
     if campaign.weights is not None and not campaign.weights.exists():
-        yield f"weights {campaign.weights}: not here yet"
+        yield f"weights {campaign.weights}: not there yet"
 
     def training(title: str, stage: Any, data: Sizes) -> Iterator[str]:
-        yield f"[{title}] {data.told}"
+        yield f"[{title}] {data.description}"
         found = plan_training(sized(stage, data), device, data.train)
         hours.append(found.hours)
         yield from found.lines()
@@ -57,7 +57,7 @@ def plan(campaign: Campaign) -> Iterator[str]:
     yield from training("train", own, sizes)
     search = plan_search(campaign, sized(own, sizes), sizes.val or VAL_IMAGES, device)
     hours.append(search.total_s / 3600)
-    yield f"[search] {sizes.told}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
+    yield f"[search] {sizes.description}" + ("" if sizes.val else f"; {VAL_IMAGES} assumed")
     yield from search.lines()
     if campaign.finetune_steps:
         yield from training("finetune", replace(own, space=None, train=finetuning(campaign)), sizes)
@@ -69,28 +69,30 @@ def plan(campaign: Campaign) -> Iterator[str]:
 
 
 def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes:
-    """None: the embedded set, not composed yet."""
+    """Sizes of the data in ``source``; None: the embedded set, which is not composed yet."""
     from rfdetr_repro.data.coco import has_split, read_split
     from rfdetr_repro.data.embedded.dataset import EmbeddedConfig
 
     if folder is None:
         config = EmbeddedConfig()
-        told = (
+        description = (
             f"embedded set: {config.train_images} images to train on, {config.val_images} to "
             f"search on"
         )
-        return Sizes(told, config.train_images, config.val_images)
+        return Sizes(description, config.train_images, config.val_images)
     source = DataSource.of(folder).dropping(drop_bad)
     if not source.exists():
         return Sizes(f"{source} is not here: number of images unknown")
     train = read_split(source, "train")
     val = len(read_split(source, "val", train.classes)) if has_split(source, "val") else None
-    told = f"{source}: {len(train)} images to train on" + (f", {val} to validate on" if val else "")
-    return Sizes(told, len(train), val, len(train.classes.names), train.has_masks)
+    description = f"{source}: {len(train)} images to train on" + (
+        f", {val} to validate on" if val else ""
+    )
+    return Sizes(description, len(train), val, len(train.classes.names), train.has_masks)
 
 
 def sized(chosen: Any, data: Sizes) -> Any:
-    """The recipe with as many classes as the data."""
+    """The recipe with the number of classes of the data."""
     if data.classes is None:
         return chosen
     model = replace(chosen.preset.model, num_classes=data.classes)
@@ -98,6 +100,7 @@ def sized(chosen: Any, data: Sizes) -> Any:
 
 
 def plan_search(campaign: Campaign, own: Any, images: int, device: Any) -> Any:
+    """The estimate of the campaign's search."""
     from rfdetr_repro.model.detector import Detector
     from rfdetr_repro.search.engines import Fit
     from rfdetr_repro.search.plan import Job

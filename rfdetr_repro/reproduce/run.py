@@ -1,11 +1,11 @@
-"""The main job: data -> supernet -> search -> artifacts -> measured Records -> report, resumable at
-every stage.
+"""The whole flow: data, supernet, search, artifacts, measured Records, report; resumable at every
+stage.
 
     python -m rfdetr_repro.reproduce [--campaign embedded|coco|FILE.toml] \
         [--data DIR] [--out runs/NAME]
 
-Run it again and what is finished is read, not computed. Every stage leaves files that are whole or
-absent.
+A repeated command reads finished stages instead of computing them. Every stage leaves files that
+are complete or absent.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# How far the shared pass and one by one may be apart: rounding of float32, and what nearly tied
-# detections then do to an AP.
+# Largest difference between the shared pass and single passes: float32 rounding, and the effect of
+# # nearly tied detections on an AP.
 AP_GAP = 0.005
 SCORE_GAP = 1e-4
 # a search's steps -> label and unit of their progress bars
@@ -66,9 +66,9 @@ BARS = {
 
 @dataclass
 class Stages:
-    """What is done and how long it took: ``RUN/stages.json``.
+    """The finished stages and their durations: ``RUN/stages.json``.
 
-    A stage that runs again with nothing to do keeps its first time.
+    A stage that is repeated with nothing to do keeps its first duration.
     """
 
     path: Path
@@ -79,8 +79,8 @@ class Stages:
             self.rows = read_json(self.path)
 
     def run(self, name: str, title: str, work: Callable[[], tuple[T, str]]) -> T:
-        """Runs ``work() -> (result, one line for the report)`` and notes its time the first time it
-        completes.
+        """Runs ``work() -> (result, one line for the report)`` and records the duration of its
+        first completion.
         """
         again = name in self.rows
         log.info(f"[{name}] {title}" + (" (done before; reading)" if again else ""))
@@ -99,28 +99,30 @@ class Stages:
         return result
 
     def keep(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A small measured result that is computed once per run."""
+        """A small measured result, computed once per run."""
         key = f"{name}.result"
         if key not in self.rows:
             self.note(key, compute())
         return self.rows[key]
 
     def note(self, key: str, row: dict[str, Any]) -> None:
+        """Stores the row of a stage."""
         self.rows[key] = row
         write_atomic(self.path, json.dumps(self.rows, indent=1))
 
     def timed(self) -> list[dict[str, Any]]:
+        """The rows of stages that have a duration."""
         return [row for name, row in self.rows.items() if not name.endswith(".result")]
 
 
 def bar(label: str, unit: str) -> Callable[[Iterable[T]], Iterable[T]]:
-    """A progress bar with an estimate, to wrap a sequence."""
+    """A progress bar with an estimate, which wraps a sequence."""
     return lambda items: logs.progress_bar(items, label, unit)
 
 
 @dataclass
 class Reproduction:
-    """One campaign in one folder."""
+    """A campaign in a run folder."""
 
     campaign: Campaign
     folder: Path
@@ -131,13 +133,13 @@ class Reproduction:
         self.store = Store(self.folder / "records.jsonl")
 
     def run(self) -> Path:
-        """All stages; returns the report's path.
+        """Runs all stages; returns the report's path.
 
-        Another run that writes the folder's store: :class:`InputError`.
+        Raises :class:`InputError` if another run writes the folder's store.
         """
         with self.store.exclusive():
             remove_unfinished(self.folder)
-            self.stages = Stages(self.stages.path)  # as the one before left it
+            self.stages = Stages(self.stages.path)  # as the previous run left it
             return self._run()
 
     def _run(self) -> Path:
@@ -162,7 +164,7 @@ class Reproduction:
         return self.stages.run("report", "tables, plots, report", self.report)
 
     def find(self, run: SearchRun) -> LatencyFit:
-        """Engines, passes, confirmation, each a stage of its own; returns the latency model."""
+        """Runs engines, passes and confirmation, each as a stage; returns the latency model."""
         title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
         fit = self.stages.run("latency", title, lambda: self.latency(run))
         whole = "accuracy of every configuration"
@@ -179,14 +181,14 @@ class Reproduction:
         )
         self.stages.run(
             "model",
-            "latency model beside the confirmed files",
+            "latency model compared with the confirmed files",
             lambda: self.judge(run, fit, records, confirmed),
         )
         return fit
 
     def report(self) -> tuple[Path, str]:
-        """The PDF, built again only for other Records; their content says so, not a file's time: a
-        clock may be set back.
+        """The PDF, built again only if the Records changed, by their content rather than by file
+        times, because a clock may be set back.
         """
         from rfdetr_repro.report.build import build_report
 
@@ -198,6 +200,7 @@ class Reproduction:
         return path, "report.pdf and report.html"
 
     def data(self) -> tuple[dict[str, Any], str]:
+        """Composes or reads the data."""
         from rfdetr_repro.data.census import print_census
         from rfdetr_repro.data.coco import has_split, read_split
         from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
@@ -211,7 +214,7 @@ class Reproduction:
         source = DataSource.of(folder).dropping(self.campaign.drop_bad)
         train = read_split(source, "train")
         splits = {"train": train, "val": read_split(source, "val", train.classes)}
-        if has_split(source, "test"):  # optional, but a broken one is refused
+        if has_split(source, "test"):  # optional, but a broken split is refused
             splits["test"] = read_split(source, "test", train.classes)
         else:
             log.info(f"no test split in {folder}: only val is reported")
@@ -220,8 +223,8 @@ class Reproduction:
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
 
     def weights(self) -> Path | None:
-        """What the supernet's training starts from: the campaign's file, or a stage before, which
-        starts from that.
+        """The weights that the supernet's training starts from: the campaign's file, or the result
+        of pretraining from that file.
         """
         if (before := self.campaign.pretraining) is None:
             return self.campaign.weights
@@ -229,13 +232,13 @@ class Reproduction:
         return self.stages.run("pretraining", f"training on {before.data.name}", work)
 
     def search(self, splits: Mapping[str, CocoSplit]) -> SearchRun:
-        """The campaign's search of the trained supernet, opened."""
+        """The opened search of the trained supernet."""
         from rfdetr_repro.search.run import SearchRun
 
         return SearchRun.open(self.request(splits))
 
     def request(self, splits: Mapping[str, CocoSplit]) -> SearchRequest:
-        """What the campaign asks of a search of ``splits``."""
+        """The campaign's request for a search on ``splits``."""
         from rfdetr_repro.search.deployment import Deployment
         from rfdetr_repro.search.request import SearchRequest
         from rfdetr_repro.search.targets import Targets
@@ -263,6 +266,7 @@ class Reproduction:
         )
 
     def latency(self, run: SearchRun) -> tuple[LatencyFit, str]:
+        """Measures engines and fits the latency model."""
         fit = run.fit()
         return fit, f"{fit.engines} engines; {fit.heldout.describe()}"
 
@@ -273,16 +277,19 @@ class Reproduction:
         records: Sequence[Record],
         confirmed: Sequence[Record],
     ) -> tuple[Refit, str]:
-        """Fits the model to the confirmed files too; what it had said of them is compared first."""
+        """Fits the model to the confirmed files too, after a comparison with its predictions for
+        them.
+        """
         refit = run.refit(fit, records, confirmed)
-        told = (
+        detail = (
             f"{refit.seen.describe('on the confirmed files:')}; fitted to them too, "
             f"{refit.error.describe()}"
         )
         outside = [check for check in model_checks(confirmed) if not check.within_bound]
-        return refit, "; ".join([told, *(check.describe() for check in outside)])
+        return refit, "; ".join([detail, *(check.describe() for check in outside)])
 
     def evaluate(self, run: SearchRun, fit: LatencyFit) -> tuple[list[Record], str]:
+        """Evaluates every configuration, or races them."""
         records, outcome = run.evaluate(fit)
         spent = ""
         if outcome is not None:
@@ -290,16 +297,16 @@ class Reproduction:
                 f", a race with {run.spent(outcome)} of the image evaluations ({outcome.took()})"
             )
         best = _highest(records, "ap50")
-        told = (
+        detail = (
             "val has no object, so no AP"
             if best is None
             else f"best val AP50 {percent(best.accuracy.ap50)} ({best.model.arch.key})"
         )
-        return records, f"{len(records)} configurations{spent}; {told}"
+        return records, f"{len(records)} configurations{spent}; {detail}"
 
     def costs(self, search: Any) -> dict[str, Any]:
-        """The same configurations shared and one by one, on two backbones of the space (a cheap and
-        a dear one).
+        """Compares shared and single evaluation of configurations on two backbones of the space, a
+        cheap and an expensive one.
         """
         from rfdetr_repro.search.economy import compare_costs
         from rfdetr_repro.search.shared import by_backbone
@@ -317,27 +324,29 @@ class Reproduction:
             name: max(row[name] for row in rows) for name in ("largest_ap_gap", "largest_score_gap")
         }
         if gaps["largest_ap_gap"] > AP_GAP or gaps["largest_score_gap"] > SCORE_GAP:
-            told = (
+            detail = (
                 f"by {gaps['largest_ap_gap']:.2g} AP and {gaps['largest_score_gap']:.2g} in a score"
             )
             raise StatedFailure(
-                f"shared and one-by-one accuracy differ {told}: more than rounding explains"
+                f"shared and single evaluation differ {detail}, which is more than rounding "
+                f"explains"
             )
         return {**total, **gaps, "speedup": total["single_seconds"] / total["shared_seconds"]}
 
     def confirm(
         self, run: SearchRun, fit: LatencyFit, records: Sequence[Record]
     ) -> tuple[list[Record], str]:
+        """Measures the candidates by the full protocol."""
         confirmed = run.confirm(fit, records, check_exports="confirm" not in self.stages.rows)
-        told = (
+        detail = (
             f"{len({record.model.arch for record in confirmed})} models, each checked against "
             f"PyTorch by matched boxes"
         )
         gaps = describe_gaps(ap_gaps([*records, *confirmed])).removesuffix(".")
-        return confirmed, "; ".join(filter(None, (told, gaps)))
+        return confirmed, "; ".join(filter(None, (detail, gaps)))
 
     def after_search(self, search: Any, splits: dict[str, Any]) -> None:
-        """Nothing unless the campaign asks for fine-tuning."""
+        """Runs the stages after the search that the campaign asks for."""
         from .after import family, fine_tune, finetuning
 
         if not self.campaign.finetune_steps:
@@ -350,6 +359,7 @@ class Reproduction:
         )
 
     def predictions(self, search: Any, splits: dict[str, Any]) -> tuple[list[Path], str]:
+        """Draws example predictions."""
         from .pictures import draw_examples
 
         best = self.best()
@@ -363,14 +373,14 @@ class Reproduction:
         best = _highest([record for record in on_val if record is not None], "ap")
         if best is None:
             raise StatedFailure(
-                "no confirmed file has an AP on val, so none is the best: does val hold objects of "
-                "the classes?"
+                "no confirmed file has an AP on val, so there is no best file; check that val "
+                "holds objects of the classes"
             )
         return best
 
 
 def _highest(records: Iterable[Record], name: str) -> Any:
-    """The first Record with the highest AP of this name ("ap" or "ap50"); None where none has an
+    """The first Record with the highest AP of this name ("ap" or "ap50"); None if no Record has an
     AP.
     """
     scored = [
@@ -382,30 +392,33 @@ def _highest(records: Iterable[Record], name: str) -> Any:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.reproduce",
-        description="The whole flow; resumable; ends with the frontier table.",
+        description="Runs the whole flow, from data to the report, and prints the frontier table; "
+        "an interrupted run is resumed.",
     )
     add = arguments.add_argument
-    add("--campaign", default="embedded", help="embedded, coco, or a .toml file")
-    add_data_arguments(arguments, "used instead of the campaign's own data")
-    add("--out", type=output_folder, help="run folder (default runs/CAMPAIGN)")
+    add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")
+    add_data_arguments(arguments, "these data replace the campaign's own data")
+    add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
     add(
         "--from-scratch",
         action="store_true",
-        help="train from random weights, not from the campaign's own",
+        help="start the training from random weights instead of the campaign's weights",
     )
     add(
         "--plan",
         action="store_true",
-        help="do nothing: time a few passes of each stage here and say what it would take",
+        help="do not run; time a few passes of each stage on this machine and print the estimated "
+        "duration",
     )
     return arguments
 
 
 def check_inputs(chosen: Campaign) -> None:
-    """Raises :class:`InputError` if a file that the campaign names is not there, or its backend
-    cannot run here.
+    """Raises :class:`InputError` if a file that the campaign names is missing, or if its backend is
+    not available.
     """
     before = None if chosen.pretraining is None else chosen.pretraining.data
     for what, path in (
@@ -414,13 +427,14 @@ def check_inputs(chosen: Campaign) -> None:
         ("data of the pretraining", before),
     ):
         if path is not None and not DataSource.of(path).exists():
-            raise InputError(f"the campaign's {what} are not there", path, "check the path")
+            raise InputError(f"the campaign's {what} are missing", path, "check the path")
     from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(chosen.backend)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the campaign that ``argv`` names."""
     args = parser().parse_args(argv)
     chosen = campaign(args.campaign)
     if args.from_scratch:

@@ -1,4 +1,6 @@
-"""``summary.json`` of a run: what the report needs beside Records and training log."""
+"""``summary.json`` of a run: the facts that the report needs in addition to Records and training
+log.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from rfdetr_repro.spec.files import write_atomic
 
 
 def now() -> str:
+    """The present time in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -25,7 +28,7 @@ def write_summary(
     fit: Any,
     costs: dict[str, Any],
 ) -> None:
-    """Writes ``summary.json``, what the report needs beside Records and log."""
+    """Writes ``summary.json``, the facts that the report needs in addition to Records and log."""
     from rfdetr_repro.bench.machine import environment, this_machine
 
     content = {
@@ -58,8 +61,8 @@ def write_summary(
 
 
 def _difference(costs: dict[str, Any]) -> str:
-    """Some processors add the products of a smaller batch in another order; the largest difference
-    is what is said.
+    """The largest difference in words; some processors sum the products of a smaller batch in
+    another order.
     """
     gap = costs.get("largest_ap_gap")
     if gap is None:
@@ -68,7 +71,7 @@ def _difference(costs: dict[str, Any]) -> str:
 
 
 def _economy(run: Any, search: Any, fit: Any, costs: dict[str, Any]) -> dict[str, Any]:
-    """What the search cost, beside what it would have cost one by one."""
+    """The cost of the search, and the cost of evaluating configurations one by one."""
     timed = costs["configurations"]
     return {
         "configurations": len(search.space),
@@ -93,7 +96,7 @@ def _economy(run: Any, search: Any, fit: Any, costs: dict[str, Any]) -> dict[str
 
 
 def _confirmed(run: Any) -> dict[str, Any]:
-    """The model's error on the confirmed files, of what it had said before."""
+    """The error of the latency model's predictions for the confirmed files."""
     checks = [check for check in model_checks(run.store.read()) if check.predicted_ms]
     if not checks:
         return {}

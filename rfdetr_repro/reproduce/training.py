@@ -1,4 +1,6 @@
-"""Training of a campaign: of the supernet on the campaign's data, and before that on other data."""
+"""Training in a campaign: pretraining on other data, and training of the supernet on the campaign's
+data.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
-    """The recipe of one stage, of a model with ``masks`` or without."""
+    """The recipe of a stage, for a model with or without ``masks``."""
     from rfdetr_repro.train.recipe import Recipe
 
     row = replace(campaign.preset, model=replace(campaign.preset.model, masks=masks))
@@ -26,8 +28,8 @@ def recipe(campaign: Campaign, config: TrainConfig, *, masks: bool) -> Any:
 
 
 def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
-    """Before training: refuses a campaign that needs masks which the data lack; says what else goes
-    without masks.
+    """Raises :class:`InputError`, before training, for a campaign that needs masks that the data
+    lack; prints other consequences of missing masks.
     """
     from rfdetr_repro.data.census import mask_lines
     from rfdetr_repro.train.prepare import boxes_only
@@ -48,11 +50,11 @@ def check_masks(campaign: Campaign, splits: Mapping[str, Any]) -> None:
 
 
 def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
-    """The stage before the campaign's own, from the campaign's weights; (its model, a line for the
-    report).
+    """Runs the pretraining from the campaign's weights; returns its model and a line for the
+    report.
 
-    Where its data has masks they are trained, whatever the campaign asks for: the paper's one stage
-    serves both tasks.
+    Masks are trained wherever the data have masks, whatever the campaign asks for, because the
+    paper's pretraining serves both tasks.
     """
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.train.prepare import read_splits
@@ -66,7 +68,7 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
         raise InputError(
             "no masks to train the mask head with",
             data,
-            "make them: python -m rfdetr_repro.data.pseudo_masks",
+            "make the masks with python -m rfdetr_repro.data.pseudo_masks",
         )
     stage = replace(campaign, train=campaign.pretraining.train)
     if splits["train"].has_masks:
@@ -79,8 +81,8 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
 def train(
     campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: Path | None
 ) -> tuple[Path, str]:
-    """Trains the supernet in ``folder`` from ``weights`` (None: random); (its model, a line for the
-    report).
+    """Trains the supernet in ``folder`` from ``weights`` (None: random weights); returns its model
+    and a line for the report.
     """
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.prepare import start_of

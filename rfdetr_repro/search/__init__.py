@@ -1,3 +1,3 @@
-"""The search: accuracy of every architecture by shared passes, latency by few engines and an
+"""The search: accuracy of every architecture by shared passes, latency by a few engines and an
 additive model.
 """

@@ -1,11 +1,12 @@
-"""Frontier of the search space of a trained run:
+"""Searches the space of a trained supernet for its frontier of accuracy and latency:
 
 python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data \
     [--strategy exhaustive|race] [--metric ap|mask_ap|...] [--mode buffered|sustained] \
     [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] \
     [--workers ray] [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
 
-Writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run it again to resume.
+The command writes Records to RUN/records.jsonl and artifacts to RUN/artifacts; run the same command
+again to resume an interrupted search.
 """
 
 from __future__ import annotations
@@ -36,113 +37,139 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.search", description="Every configuration -> AP and latency -> frontier."
+        "rfdetr_repro.search",
+        description="Finds accuracy and latency of every configuration of a trained supernet.",
     )
     add = arguments.add_argument
-    add("--run", required=True, type=input_folder, help="run folder with supernet.safetensors")
+    add(
+        "--run",
+        required=True,
+        type=input_folder,
+        help="run folder, which holds supernet.safetensors",
+    )
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
     add(
         "--strategy",
         default="exhaustive",
         choices=("exhaustive", "race"),
-        help="race: configurations leave as images are added",
+        help="exhaustive: evaluate every configuration on all images; race: drop configurations "
+        "that can no longer be on the frontier as images are added",
     )
-    add("--metric", default="ap", choices=METRICS, help="what the search maximises")
+    add("--metric", default="ap", choices=METRICS, help="metric that the search maximises")
     add(
         "--mode",
         default=DECISION.mode,
         choices=MODES,
-        help="latencies that everything is decided by; the paper's are buffered",
+        help="mode of the latencies that engines, candidates and targets are judged by (the "
+        "paper's latencies are buffered)",
     )
     add(
         "--targets-ms",
-        help="latencies of --mode like 2.3,3.5,4.4: the best configuration near each, not the "
-        "frontier",
+        help="target latencies in ms, such as 2.3,3.5,4.4: find the best configuration near each "
+        "target instead of the frontier",
     )
     add(
         "--tolerance",
         type=number(0, 1, "()"),
         default=0.1,
-        help="part of a target by which a pick may miss it",
+        help="largest relative distance of a chosen configuration's latency from its target",
     )
     add(
-        "--engines", type=whole(*ENGINES), default=18, help="engines measured for the latency model"
+        "--engines",
+        type=whole(*ENGINES),
+        default=18,
+        help="number of engines to measure for the latency model",
     )
     add(
         "--most-engines",
         type=whole(*ENGINES),
-        help="while the model's error in a cross-validation is too large (default: twice "
-        "--engines)",
+        help="largest number of engines to measure while the cross-validation error of the latency "
+        "model is too large (default: twice --engines)",
     )
     add(
         "--candidates",
         type=whole(*CANDIDATES),
         default=10,
-        help="configurations that get the full protocol",
+        help="number of configurations to measure by the full protocol",
     )
     add(
         "--confirm-on",
         default="val",
         type=folder_names,
-        help="splits on which they are evaluated; with test too, like val,test",
+        help="splits to evaluate these configurations on: val, or val,test",
     )
     add(
         "--confidence",
         type=number(0, 1, "()"),
         default=0.95,
-        help="race: one leaves when its chance to be on the frontier is 1 - this",
+        help="for a race: a configuration is dropped when its chance to be on the frontier falls "
+        "to 1 minus this value",
     )
     add(
         "--margin",
         type=number(0, 1),
         default=0.003,
-        help="race: AP (a fraction) by which it must be able to beat the faster ones",
+        help="for a race: AP, as a fraction, by which a configuration must be able to beat all "
+        "faster configurations",
     )
     add(
         "--first",
         type=number(0, 1, "(]"),
         default=0.05,
-        help="race: part of the images in the first stage, at least 30 images",
+        help="for a race: fraction of the images in the first stage, which has at least 30 images",
     )
     add(
         "--backend",
         default="onnxruntime",
         choices=OF_ONNX,
-        help="what the found models will run on: latencies are taken there",
+        help="runtime of the deployed models, on which latencies are measured",
     )
-    add("--precision", default="fp32", choices=("fp32", "fp16"), help="of the found models' files")
-    add("--cuda-graph", action="store_true", help="replay a captured CUDA graph")
-    add("--force", action="store_true", help="measure even while other programs use the GPU")
+    add(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "fp16"),
+        help="precision of the deployed models' files",
+    )
+    add("--cuda-graph", action="store_true", help="run the deployed models as a CUDA graph")
+    add("--force", action="store_true", help="measure even if other processes use the GPU")
     add(
         "--device",
         choices=("cpu", "cuda"),
-        help="of the passes over the images (default: a GPU if there is one)",
+        help="device of the passes over the images (default: a GPU if there is one)",
     )
     add(
         "--workers",
         choices=("ray",),
-        help="many machines, or cores, through Ray (docs/many_machines.md); default: this process",
+        help="distribute the work over machines or cores with Ray, see docs/many_machines.md "
+        "(default: work in this process)",
     )
     add(
         "--address",
-        help="of a running Ray cluster, HOST:PORT or auto; default: one of this machine alone",
+        help="address of a running Ray cluster, HOST:PORT or auto (default: start a cluster on "
+        "this machine)",
     )
-    add("--worker-count", type=whole(1, MOST_PROCESSES), help="at most so many workers")
+    add(
+        "--worker-count",
+        type=whole(1, MOST_PROCESSES),
+        help="largest number of workers (default: as many as fit)",
+    )
     add(
         "--plan",
         action="store_true",
-        help="search nothing: time a few passes here and say what it would take",
+        help="do not search; time a few passes on this machine and print the estimated duration",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the search that ``argv`` describes and prints its result."""
     args = parser().parse_args(argv)
     args.data = source_of(args, ("val", "test"))
     words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
     request = request_of(args, words)
-    from .run import plan_search, run_search  # torch loads slowly; the request is checked first
+    from .run import plan_search, run_search  # torch loads slowly, so the request is checked first
 
     if args.plan:
         print("\n".join(plan_search(request).lines()))
@@ -151,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
-    """The request that the arguments make; what is wrong is said in the arguments' names."""
+    """The request that the arguments describe; errors name the arguments."""
     from .deployment import Deployment
     from .race import Rules
     from .request import SearchRequest, check_confirmed, decided_by
@@ -163,7 +190,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     if args.most_engines is not None and args.most_engines < args.engines:
         raise InputError(
             f"--most-engines {args.most_engines} is less than --engines {args.engines}",
-            hint="raise it, or leave it out",
+            hint="raise --most-engines, or leave it out",
         )
     wanted = split_names(args.confirm_on)
     check_confirmed(wanted, f"--confirm-on {args.confirm_on}")

@@ -1,8 +1,8 @@
-"""What the found models will run on, and the files that run there.
+"""The deployment of the found models: the runtime, and the files that it runs.
 
-Every latency of a search, modelled or measured, belongs to one :class:`Deployment`. Of one supernet
-a deployment is :class:`Deployed`: its :meth:`~Deployed.artifact` is the only way from an
-architecture to the file that is measured.
+Every latency of a search, modelled or measured, belongs to one :class:`Deployment`.
+:class:`Deployed` is a supernet on a deployment; its :meth:`~Deployed.artifact` is the only way from
+an architecture to the file that is measured.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
     from rfdetr_repro.model.detector import Detector
 
 PRECISIONS = ("fp32", "fp16")
-ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines made of an ONNX file
+ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines built from an ONNX file
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A backend of ``runtime/backends.py`` that takes ONNX files, their precision, and whether a
-    CUDA graph is replayed.
+    """A backend of ``runtime/backends.py`` for ONNX files, the precision, and whether a CUDA graph
+    is replayed.
+
+    Raises :class:`InputError` for a combination that does not exist.
     """
 
     backend: str = "onnxruntime"
@@ -47,30 +49,33 @@ class Deployment:
 
     def __post_init__(self) -> None:
         if self.backend not in OF_ONNX or self.precision not in PRECISIONS:
-            told = f"no search for {self.backend} {self.precision}"
+            message = f"a search for {self.backend} {self.precision} is not possible"
             raise InputError(
-                told,
+                message,
                 hint=f"choose a backend of {', '.join(OF_ONNX)} and one of {', '.join(PRECISIONS)}",
             )
         if self.cuda_graph and self.backend not in WITH_GRAPH:
-            raise InputError(f"{self.backend} has no CUDA graph", hint="leave it out")
+            raise InputError(
+                f"the backend {self.backend} cannot replay a CUDA graph", hint="leave it out"
+            )
 
     def __str__(self) -> str:
         return " ".join([self.backend, self.precision] + ["CUDA graph"] * self.cuda_graph)
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the backend uses a GPU."""
         return uses_gpu(self.backend)
 
     @property
     def builds_engines(self) -> bool:
-        """Whether the backend builds an engine of an ONNX file, which then is what runs."""
+        """Whether the backend builds an engine from an ONNX file and runs the engine."""
         return self.backend in ENGINES
 
     @contextmanager
     def watched(self, *, force: bool = False) -> Iterator[Watched | None]:
-        """A watch on the GPU where the backend uses one; other programs on it are refused unless
-        ``force``.
+        """A watch on the GPU if the backend uses a GPU; raises :class:`InputError` for other
+        processes on the GPU unless ``force`` is set.
         """
         if not self.on_gpu:
             yield None
@@ -81,10 +86,10 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment of one supernet: each file is made once, in ``folder``, and found after that.
+    """A supernet on a deployment; each file is made once, in ``folder``, and reused after that.
 
-    ``meta``: what an exporter needs to know of an architecture. ``split``: on whose first pictures
-    a conversion to float16 looks for values out of range.
+    ``meta``: function from an architecture to the facts that an exporter needs. ``split``: data
+    whose first images are used by the range audit of a conversion to float16.
     """
 
     deployment: Deployment
@@ -94,8 +99,8 @@ class Deployed:
     split: CocoSplit
 
     def artifact(self, arch: Arch, build: int = 0) -> Artifact:
-        """The file that the runtime opens: :meth:`onnx`, or engine number ``build`` made of it
-        where the backend builds engines.
+        """The file that the runtime opens: :meth:`onnx`, or engine number ``build`` built from it,
+        on backends that build engines.
         """
         source = self.onnx(arch)
         if not self.deployment.builds_engines:
@@ -106,8 +111,8 @@ class Deployed:
         return build_engine(source, self.deployment.backend, source.path.parent, options)
 
     def open(self, arch: Arch, threads: int, build: int = 0) -> Session:
-        """A session of :meth:`artifact`; ``threads`` as :func:`~..runtime.backends.open_session`
-        takes them.
+        """A session of :meth:`artifact`; ``threads`` as in
+        :func:`rfdetr_repro.runtime.backends.open_session`.
         """
         asked = self.deployment
         return open_session(
@@ -118,7 +123,7 @@ class Deployed:
         )
 
     def onnx(self, arch: Arch) -> Artifact:
-        """The ONNX file in the deployment's precision, which engines are built from."""
+        """The ONNX file in the deployment's precision, from which engines are built."""
         wide = self.export(arch)
         precision = self.deployment.precision
         if precision == wide.manifest.precision:
@@ -131,7 +136,7 @@ class Deployed:
         return audited_half(wide, path, feeds=audit_feeds(wide, self.split))
 
     def export(self, arch: Arch) -> Artifact:
-        """The float32 ONNX file, which all others are made from."""
+        """The float32 ONNX file, from which all other files are made."""
         meta = self.meta(arch)
         checkpoint = (meta.model.checkpoint_sha256 or "")[:8]
         path = self.folder / f"{arch.key}-{checkpoint}.onnx"

@@ -1,5 +1,5 @@
-"""A search whose work others do: evaluation on all workers of a Ray cluster, engines on one that
-has its machine alone.
+"""A distributed search: evaluation on all workers of a Ray cluster, engines on a worker with
+exclusive use of its machine.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from .search import Search
 
 
 class Workers:
-    """Workers of one search; :meth:`join` gives them to it.
+    """The workers of a search; :meth:`join` connects them with the search.
 
-    ``count`` None: as many as the cluster has room for.
+    ``count``: the largest number of workers, or None for as many as fit.
     """
 
     def __init__(
         self, run: Path, data: os.PathLike[str], count: int | None, address: str | None
     ) -> None:
+        """``run``: run folder; ``data``: data set, which every worker reads; ``address``: of a
+        running cluster, or None.
+        """
         self.run, self.data, self.count, self.address = (
             run.resolve(),
             DataSource.of(data).resolve(),
@@ -39,6 +42,7 @@ class Workers:
         self._source: EvaluationSource | None = None
 
     def join(self, search: Search) -> None:
+        """Makes ``search`` use these workers."""
         digests = search.checkpoint_sha256, search.split.sha256
         checkpoint = self.run / "supernet.safetensors"
         device = device_of(search.detector).type
@@ -55,6 +59,7 @@ class Workers:
         return self._source
 
     def run_items(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yields (item, result) in order of completion."""
         source = self._joined
         if items and self._pool is None:
             gpus = 0.0 if source.device == "cpu" else 1.0
@@ -63,7 +68,9 @@ class Workers:
             yield from self._pool.run(items)
 
     def measure(self, item: Engines) -> Any:
-        """One machine of the cluster, and no other work of this search meanwhile."""
+        """Measures engines on one machine of the cluster, without other work of this search at the
+        same time.
+        """
         source = self._joined
         self.close()
         make = EngineSource(replace(source, device="cpu"), self._folder, self._deployment)
@@ -76,6 +83,7 @@ class Workers:
         return found
 
     def close(self) -> None:
+        """Ends the workers."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None

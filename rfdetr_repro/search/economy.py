@@ -1,4 +1,6 @@
-"""What sharing saves: the same configurations evaluated together and one by one, in one process."""
+"""The saving by sharing: the same configurations are evaluated together and one by one, in one
+process.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:
     """Seconds for configurations of one backbone, shared and one by one, with the largest
     differences of AP and predictions.
 
-    The shared pass runs three times, between thirds of the others, and its median counts: a slow
-    spell of the machine falls on both.
+    The shared pass runs three times, between thirds of the single passes, and the median counts, so
+    that a slow phase of the machine affects both.
     """
     batch = next(iter(evaluation_batches(search.split, archs[0].input_hw, 8)))
     search.detector.features(batch.images, archs[0].patch, archs[0].windows)  # warm up
@@ -59,11 +61,11 @@ def _ap(evaluator: CocoEvaluator, found: list[ImageDetections], masks: bool) -> 
     if masks:
         evaluator.accuracy(found, "segm", all_areas_only=True)
     ap = evaluator.accuracy(found, "bbox", all_areas_only=True).ap
-    if ap is None:  # two that are unknown are not equal
+    if ap is None:  # two unknown values are not equal
         raise InputError(
-            "the split has no object to compare accuracies by",
+            "the split has no objects, so accuracies cannot be compared",
             evaluator.split.split,
-            "give annotations",
+            "give a split with annotations",
         )
     return ap
 

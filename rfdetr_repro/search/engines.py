@@ -1,9 +1,9 @@
-"""Latency of a whole space from few engines: export, measure in rounds, fit, look at the error,
-measure more if need be.
+"""Latency of a whole space from a few engines: export, measure in rounds, fit, check the error,
+measure more if necessary.
 
-Everything is of one protocol, the search's ``decision``: engines are measured in its mode, the
-model predicts it, candidates are chosen by it, and the confirmed files' latencies of that mode are
-what the predictions are judged by and fitted to again.
+One protocol, the search's ``decision``, is used throughout: engines are measured in its mode, the
+model predicts latencies of that mode, candidates are chosen by them, and the predictions are judged
+by, and fitted again to, the confirmed files' latencies of that mode.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from .search import Search
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 FEWEST = 6
-# engines that are measured again beside new ones, so that all belong to one state of the machine
+# stored engines that are measured again with new engines, so that all belong to one state of the
+# machine
 REFERENCES = 3
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How many engines are measured: ``engines`` at first, half as many again, up to ``most``,
-    while the error on engines left out of the fit exceeds ``median`` or ``p95``. ``most`` None:
-    twice ``engines``.
+    """The number of engines to measure.
+
+    ``engines`` at first, then half as many again, up to ``most`` (None: twice ``engines``), while
+    the relative error on engines left out of the fit exceeds ``median`` or ``p95``.
     """
 
     engines: int = 30
@@ -61,13 +63,11 @@ class Fit:
             check_ranges(self, {"most": (0, 10**6)}, {}, "the fit of the latency model")
 
     def within(self, tolerance: float) -> Fit:
-        """For targets that a pick may miss by ``tolerance``: the error may be as large as that, and
-        no larger.
-        """
+        """These limits for targets: the error may be as large as ``tolerance`` and no larger."""
         return replace(self, median=tolerance * MEDIAN_BOUND / P95_BOUND, p95=tolerance)
 
     def sizes(self, space: int) -> list[int]:
-        """Numbers of engines after each round."""
+        """The number of engines after each round."""
         if self.engines < FEWEST:
             raise InputError(
                 f"{self.engines} engines are too few", hint=f"measure at least {FEWEST}"
@@ -79,22 +79,26 @@ class Fit:
         return sizes
 
     def accepts(self, error: RelativeError) -> bool:
+        """Whether the error is within the bounds."""
         return error.median <= self.median and error.p95 <= self.p95
 
     @property
     def bound(self) -> str:
+        """The bounds in words."""
         return f"median {self.median:.0%}, 95 % {self.p95:.0%}"
 
     def check(self, error: RelativeError) -> None:
-        """Raises :class:`StatedFailure` where the model is too coarse to choose by."""
+        """Raises :class:`StatedFailure` if the model is too inaccurate to choose configurations
+        by.
+        """
         if not self.accepts(error):
-            told = (
-                f"the latency model is too coarse for these targets: {error.describe()}, allowed "
-                f"are {self.bound}"
+            message = (
+                f"the latency model is too inaccurate for these targets: {error.describe()}, "
+                f"allowed are {self.bound}"
             )
             raise StatedFailure(
-                f"{told}; quiet the machine, raise --engines and --most-engines, or allow a larger "
-                f"tolerance"
+                f"{message}; stop other programs, raise --engines and --most-engines, or allow a "
+                f"larger tolerance"
             )
 
 
@@ -104,8 +108,8 @@ def fit_latency(
     progress: Progress = iter,
     tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[LatencyModel, RelativeError, int]:
-    """The additive model fitted on all measured engines, its error on engines left out in turn, and
-    how many were measured.
+    """The additive model fitted to all measured engines, its cross-validation error, and the number
+    of engines measured.
     """
     fit, protocol = fit or Fit(), short_form(search.decision)
     order = engine_order(search.space, fit.seed)
@@ -118,26 +122,26 @@ def fit_latency(
         if fit.accepts(error):
             break
     else:
-        tell(f"the error exceeds its bound ({fit.bound}); no more engines were asked for")
+        tell(f"the error exceeds its bound ({fit.bound}), and the request allows no more engines")
     return LatencyModel.fit(archs, latencies, search.card.config), error, count
 
 
 def forecasts(
     search: Search, model: LatencyModel, heldout: RelativeError, archs: Sequence[Arch]
 ) -> dict[Arch, Latency]:
-    """What the model says of ``archs`` before they are confirmed: of one whose engine was measured,
-    a model that was not fitted to that engine.
+    """Predictions for ``archs`` before they are confirmed; for an architecture whose engine was
+    measured, by a model that was not fitted to that engine.
     """
     known = _known(search, short_form(search.decision))
     engines = {arch: metric("latency").cost(record) for arch, record in known.items()}
-    said = {}
+    predicted = {}
     for arch in archs:
         others = {one: ms for one, ms in engines.items() if one != arch}
         own = model
         if arch in engines and len(others) >= FEWEST:
             own = LatencyModel.fit(list(others), list(others.values()), search.card.config)
-        said[arch] = own.latency(arch, heldout)
-    return said
+        predicted[arch] = own.latency(arch, heldout)
+    return predicted
 
 
 def refit_latency(
@@ -147,13 +151,13 @@ def refit_latency(
     model: LatencyModel,
     heldout: RelativeError,
 ) -> tuple[LatencyModel, RelativeError, RelativeError]:
-    """(model fitted to the confirmed files too, its error on what is left out of the fit, error of
+    """(model that is fitted to the confirmed files too, its cross-validation error, error of
     ``model`` on these files).
 
-    ``confirmed``: Records of the search's decision protocol with what was predicted of them
-    (:meth:`Search.confirm`). Engines come from the store, where :func:`fit_latency` has put them,
-    brought to the state of the machine in which the files were measured by the middle one of their
-    ratios to what was predicted. Of fewer than FEWEST in all the model stays.
+    ``confirmed``: Records of the search's decision protocol with their predictions
+    (:meth:`Search.confirm`). Engines come from the store, where :func:`fit_latency` has put them;
+    the median ratio of confirmed latency to prediction scales them to the state of the machine in
+    which the files were measured. With fewer than FEWEST latencies the model is not fitted again.
     """
     judged = {
         record.model.arch: record.latency
@@ -162,7 +166,7 @@ def refit_latency(
     }
     if not judged:
         raise InputError(
-            "no confirmed file has a prediction to compare with",
+            "no confirmed file has a predicted latency",
             hint="confirm candidates of this search first",
         )
     pairs = [(one.predicted_ms, one.median_ms) for one in judged.values() if one.predicted_ms]
@@ -182,7 +186,7 @@ def refit_latency(
 
 @dataclass(frozen=True)
 class Engines:
-    """A work item: configurations whose engines are measured interleaved, on one machine."""
+    """A work item: configurations whose engines are measured interleaved on one machine."""
 
     archs: tuple[Arch, ...]
     protocol: Protocol
@@ -190,6 +194,8 @@ class Engines:
 
 @dataclass(frozen=True)
 class Measured:
+    """A measured engine: artifact, latency and machine."""
+
     artifact: ArtifactId
     latency: Latency
     machine: Machine
@@ -200,8 +206,8 @@ Measurements = Mapping[Arch, Measured]
 
 @dataclass(frozen=True)
 class EngineSource:
-    """How a worker elsewhere comes to measure: it exports into the shared ``folder`` and opens what
-    lies there.
+    """How a remote worker measures: it exports into the shared ``folder`` and opens the files
+    there.
     """
 
     source: EvaluationSource
@@ -209,6 +215,7 @@ class EngineSource:
     deployment: Deployment
 
     def __call__(self) -> Callable[[Engines], dict[Arch, Measured]]:
+        """Loads the search in a worker; returns the function that measures an item."""
         detector, card, split = self.source.load()
         store = Store(self.folder / "nowhere.jsonl")
         space = card.space or SearchSpace((), (), (), (), ())
@@ -227,13 +234,13 @@ class EngineSource:
 def measure_engines(
     search: Search, archs: Sequence[Arch], protocol: Protocol, progress: Progress = iter
 ) -> dict[Arch, float]:
-    """Latency in ms of each exported ``arch``, measured in rounds (:mod:`.rounds`); stored as
-    Records of source "engine".
+    """Measures the latency in ms of each ``arch`` in rounds (:mod:`.rounds`), and stores it as
+    Records of the source "engine".
 
-    Where the search has workers, one that owns its machine alone measures, and the Records name
-    that machine. All latencies are of the search's deployment, of one machine and of one state of
-    it: REFERENCES of those stored are measured again beside new ones, which are scaled by them.
-    What another machine measured before is measured again.
+    If the search has workers, a worker with exclusive use of its machine measures, and the Records
+    name that machine. All latencies belong to the search's deployment, to one machine and to one
+    state of it: REFERENCES stored engines are measured again with new engines, whose latencies are
+    scaled by them. Latencies from another machine are measured again.
     """
     known = _known(search, protocol)
     if new := [arch for arch in archs if arch not in known]:
@@ -261,7 +268,8 @@ def measure_engines(
     machines = [known[arch].machine for arch in archs]
     if not all(_same(machine, machines[0]) for machine in machines):
         raise StatedFailure(
-            "the engines were measured on different machines: no latency model holds for them"
+            "the engines were measured on different machines, for which there is no common latency "
+            "model"
         )
     search.measured_on = machines[0]
     return {arch: metric("latency").cost(known[arch]) for arch in archs}
@@ -277,8 +285,8 @@ def _measured(record: Record) -> Measured:
 def _scaled(
     one: Measured, before: Measurements, after: Measurements, references: Sequence[Arch]
 ) -> Measured:
-    """``one`` of ``after`` as it would have been in the state of the machine of ``before``, by what
-    both measured.
+    """Latency ``one`` of ``after``, scaled to the state of the machine in ``before`` by the engines
+    that both measured.
     """
     factor = geometric_mean(
         before[arch].latency.median_ms / after[arch].latency.median_ms for arch in references
@@ -290,7 +298,7 @@ def _scaled(
 
 
 def _known(search: Search, protocol: Protocol) -> dict[Arch, Record]:
-    """Stored engines of this checkpoint, protocol and deployment; in this process only those of
+    """Stored engines of this checkpoint, protocol and deployment; without workers, only engines of
     this machine.
     """
     known: dict[Arch, Record] = {}
@@ -319,15 +327,15 @@ def _machine(found: dict[Arch, Measured]) -> Machine:
 
 
 def _same(one: Machine | None, other: Machine | None) -> bool:
-    """Whether two machines are one to a Record's id: by processor and GPU."""
+    """Whether a Record's id treats two machines as the same: by processor and GPU."""
     if one is None or other is None or (one.cpu, one.gpu) != (other.cpu, other.gpu):
         return False
     return one.gpu != "unknown" or one.gpu_uuid == other.gpu_uuid
 
 
 def measure_here(search: Search, item: Engines, progress: Progress = iter) -> dict[Arch, Measured]:
-    """Exports and measures in this process; ``item.protocol`` as :func:`~.rounds.short_form` makes
-    it.
+    """Exports and measures in this process; ``item.protocol`` is a result of
+    :func:`~.rounds.short_form`.
     """
     sessions: dict[Arch, Session] = {}
     for arch in progress(item.archs):

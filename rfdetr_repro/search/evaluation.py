@@ -1,5 +1,5 @@
-"""Work items of the search, a backbone group each, and what evaluates them: in this process or on a
-worker elsewhere.
+"""Work items of the search, one per backbone group, and their evaluation in this process or on a
+remote worker.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rfdetr_repro.spec.errors import InputError
 
 from .shared import shared_detections
 
-Accuracies = dict[Arch, dict[str, Accuracy]]  # of each configuration, by kind
+Accuracies = dict[Arch, dict[str, Accuracy]]  # accuracy of each configuration, by kind
 Parts = dict[Arch, dict[str, Matches]]
 KINDS = ("bbox", "segm")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the search maximises: the AP of one kind, a mean over some IoU thresholds (their
-    indices).
+    """The metric that the search maximises: box or mask AP, averaged over some IoU thresholds,
+    given by their indices.
     """
 
     metric: str
@@ -53,6 +53,7 @@ GOALS = {
 
 
 def goal(metric: str) -> Goal:
+    """The goal of a metric's name; raises :class:`InputError` for an unknown metric."""
     if metric not in GOALS:
         raise InputError(f"unknown metric {metric!r}", hint=f"choose one of {', '.join(GOALS)}")
     return GOALS[metric]
@@ -60,15 +61,15 @@ def goal(metric: str) -> Goal:
 
 @dataclass(frozen=True)
 class Whole:
-    """Accuracy of configurations of one backbone on the whole split."""
+    """A work item: accuracy of configurations with one backbone on the whole split."""
 
     archs: tuple[Arch, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Matches of configurations of one backbone on the images at ``places`` (by id, see
-    :mod:`..coco_matches`).
+    """A work item: matches of configurations with one backbone on the images at ``places``,
+    numbered in order of image id (:mod:`rfdetr_repro.evaluation.matches`).
     """
 
     archs: tuple[Arch, ...]
@@ -76,9 +77,10 @@ class Part:
 
 
 class GroupEvaluation:
-    """Evaluates items of one supernet and one split; ``masks``: mask AP too."""
+    """Evaluates work items of one supernet on one split."""
 
     def __init__(self, detector: Detector, split: CocoSplit, masks: bool) -> None:
+        """``masks``: evaluate mask AP too."""
         self.detector = detector
         self.split = split
         self.kinds = KINDS if masks else KINDS[:1]
@@ -87,6 +89,7 @@ class GroupEvaluation:
         self._by_id = images_by_id(split)
 
     def __call__(self, item: Whole | Part) -> Accuracies | Parts:
+        """The result of a work item."""
         return (
             self.accuracies(item.archs)
             if isinstance(item, Whole)
@@ -94,14 +97,17 @@ class GroupEvaluation:
         )
 
     def accuracies(self, archs: Sequence[Arch]) -> Accuracies:
+        """Accuracy of each configuration on the whole split, by kind; ``archs`` must share one
+        backbone.
+        """
         found = shared_detections(self.detector, self.split, archs, masks="segm" in self.kinds)
         return {
             arch: {kind: self._accuracy(found[arch], kind) for kind in self.kinds} for arch in archs
         }
 
     def _accuracy(self, detections: Sequence[ImageDetections], kind: str) -> Accuracy:
-        """With an interval by influences: about the cost of the AP itself, where resamples would
-        cost hundreds of times that.
+        """AP with an interval by influences, which costs about as much as the AP itself; resampling
+        would cost hundreds of times as much.
         """
         accuracy = self.evaluator.accuracy(detections, kind, all_areas_only=True)
         return with_interval(
@@ -109,6 +115,9 @@ class GroupEvaluation:
         )
 
     def matches(self, archs: Sequence[Arch], places: Sequence[int]) -> Parts:
+        """Matches of each configuration on the images at ``places``, by kind; ``archs`` must share
+        one backbone.
+        """
         indices = [self._by_id[place] for place in places]
         found = shared_detections(
             self.detector, self.split, archs, masks="segm" in self.kinds, indices=indices
@@ -121,7 +130,7 @@ class GroupEvaluation:
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """How another process comes to the same :class:`GroupEvaluation`: by paths that it can read,
+    """How another process makes the same :class:`GroupEvaluation`: from paths that it can read,
     checked by SHA-256.
     """
 
@@ -134,6 +143,9 @@ class EvaluationSource:
     device: str = "cpu"
 
     def load(self) -> tuple[Detector, ModelCard, CocoSplit]:
+        """The supernet, its card and the split; raises :class:`InputError` if a file differs from
+        the driver's.
+        """
         torch.set_num_threads(self.threads)
         detector, card, digest = load_supernet(self.checkpoint)
         split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
@@ -143,10 +155,14 @@ class EvaluationSource:
         ]
         for where, found, expected in seen:
             if found != expected:
-                told = f"a worker sees another file ({found[:12]}, the search {expected[:12]})"
-                raise InputError(told, where, "share one folder")
+                message = (
+                    f"the file of a worker ({found[:12]}) differs from the file of the search "
+                    f"({expected[:12]})"
+                )
+                raise InputError(message, where, "give all machines the same folder")
         return to_device(detector, self.device), card, split
 
     def __call__(self) -> GroupEvaluation:
+        """Loads model and split in a worker."""
         detector, _, split = self.load()
         return GroupEvaluation(detector, split, self.masks)

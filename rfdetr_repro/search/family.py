@@ -1,6 +1,6 @@
-"""Patch sizes that training never drew: which architectures they give, and their Records.
+"""Patch sizes that training never drew: their architectures and their Records.
 
-The patch kernel is resampled to each size as to the trained ones; nothing is learned.
+The patch kernel is resampled to each size, as for trained sizes; nothing is learned.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rfdetr_repro.spec.errors import InputError
 def never_trained(
     space: SearchSpace, patches: Sequence[int], resolutions: Sequence[int] = ()
 ) -> list[Arch]:
-    """Architectures with the patch sizes of ``patches`` that the space lacks, each with the space's
-    largest decoder.
+    """Architectures with those of ``patches`` that the space lacks, each with the space's largest
+    decoder.
     """
     fresh = [patch for patch in patches if patch not in space.patches]
     if not fresh:
         raise InputError(
-            "every patch size given was trained",
-            hint=f"give others than {', '.join(map(str, space.patches))}",
+            "all these patch sizes were trained",
+            hint=f"give patch sizes other than {', '.join(map(str, space.patches))}",
         )
     depth = (max(space.decoder_layers),)
     queries = (max(space.queries),)
@@ -35,15 +35,17 @@ def never_trained(
 
 
 def between(space: SearchSpace) -> list[int]:
-    """Even patch sizes within the trained range and one beyond it, without the trained ones."""
+    """Even patch sizes within the trained range, and the next beyond it, without the trained
+    sizes.
+    """
     low = min(space.patches)
     high = max(space.patches)
     return [patch for patch in range(max(2, low - 2), high + 5, 2) if patch not in space.patches]
 
 
 def evaluate(search: Any, archs: Sequence[Arch]) -> list[Record]:
-    """A Record of each, accuracy by the shared pass, without a latency; what the store has is not
-    computed again.
+    """A Record of each architecture, with accuracy by the shared pass and without latency; stored
+    Records are not computed again.
     """
     from rfdetr_repro.search.evaluation import Whole
 

@@ -1,12 +1,12 @@
-"""Training of one found architecture after the search, from the supernet's weights, and what it
-changed (Tables 15 and 16):
+"""Trains one found architecture after the search, from the supernet's weights, and measures the
+change (Tables 15 and 16):
 
 python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 \
     --data DIR --out runs/tuned [--steps N]
 
-Resolution, patch and windows stay what the search found: there is no multi-scale draw. Before and
-after are exported, and both files measured on val (and test), as Records with the variants "nas"
-and "nas+fine-tuning".
+Resolution, patch size and windows stay as the search found them, without multi-scale training. The
+model is exported before and after, and both files are measured on val (and test), as Records with
+the variants "nas" and "nas+fine-tuning".
 """
 
 from __future__ import annotations
@@ -46,12 +46,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VARIANTS = ("nas", "nas+fine-tuning")
-MEASURED = replace(DECISION, min_samples=64, max_samples=64)  # of the mode that searches decide by
+# the protocol of a search's deciding mode
+MEASURED = replace(DECISION, min_samples=64, max_samples=64)
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.finetune", description="Train one found architecture after the search."
+        "rfdetr_repro.finetune",
+        description="Trains one found architecture further, after the search.",
     )
     add = arguments.add_argument
     add(
@@ -60,36 +63,50 @@ def parser() -> argparse.ArgumentParser:
         type=input_path,
         help="run folder of the supernet, or its model file",
     )
-    add("--arch", required=True, help="the architecture, like r384-p16-w2-d2-q300")
-    add_data_arguments(arguments, "its val split (and test) is measured before and after")
+    add(
+        "--arch",
+        required=True,
+        help="architecture, such as r384-p16-w2-d2-q300 (resolution, patch size, windows, decoder "
+        "layers, queries)",
+    )
+    add_data_arguments(
+        arguments, "the val split (and test, if there is one) is evaluated before and after"
+    )
     add(
         "--out",
         required=True,
         type=output_folder,
-        help="run folder to write; an existing run is resumed",
+        help="run folder to write; a run that exists there is resumed",
     )
-    add("--steps", type=whole(*TRAIN_WHOLE["steps"]), default=1000, help="optimizer steps")
+    add(
+        "--steps", type=whole(*TRAIN_WHOLE["steps"]), default=1000, help="number of optimizer steps"
+    )
     add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="another setting of the recipe",
+        help="change a setting of the training recipe",
     )
-    add("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="device of the training (default: a GPU if there is one)",
+    )
     add(
         "--processes",
         type=whole(1, MOST_PROCESSES),
-        help="of this machine that share each batch on the CPU",
+        help="number of processes on this machine that share each batch on the CPU",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Trains and measures the architecture that ``argv`` names."""
     args = parser().parse_args(argv)
     arch = Arch.parse(args.arch)
     args.data = source_of(args)
-    # checked before the data is read; the model chooses what they change
+    # checked before the data are read; the recipe that they change depends on the model
     with_settings(TrainConfig(steps=args.steps), args.set)
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.train.prepare import read_splits
@@ -107,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """``source``: the supernet's file; ``folder``: of the new run; ``store``: of the Records,
-    default the folder's own.
+    """A fine-tuning.
+
+    ``source``: the supernet's file; ``folder``: folder of the new run; ``store``: store of the
+    Records (default: the folder's own store).
     """
 
     source: Path
@@ -117,7 +136,7 @@ class FineTuning:
     device: str | None = None
     processes: int | None = None
     store: Path | None = None
-    protocol: Protocol = field(default_factory=lambda: MEASURED)  # of both files
+    protocol: Protocol = field(default_factory=lambda: MEASURED)  # the protocol for both files
 
     def run(
         self,
@@ -125,9 +144,10 @@ class FineTuning:
         settings: Callable[[ModelCard], TrainConfig],
         command: str,
     ) -> list[Record]:
-        """Trains, exports and measures; Records of each split before and after, in turn.
+        """Trains, exports and measures; returns the Records of each split, before and after in
+        turn.
 
-        ``splits``: train and val or test.
+        ``splits``: train, and val or test.
         """
         from rfdetr_repro.model.checkpoints.native import load_supernet
 
@@ -150,8 +170,8 @@ class FineTuning:
         splits: Mapping[str, CocoSplit],
         settings: Callable[[ModelCard], TrainConfig],
     ) -> TrainRequest:
-        """The training of :attr:`arch` from the weights of ``supernet``; says if none of this
-        backbone were trained.
+        """The training of :attr:`arch` from the weights of ``supernet``; prints a line if this
+        backbone was not trained.
         """
         from rfdetr_repro.ops.device import choose_device
         from rfdetr_repro.train.recipe import Recipe
@@ -162,8 +182,8 @@ class FineTuning:
             one.backbone for one in card.space.training_archs()
         }:
             log.info(
-                f"{self.arch.key}: {self.source} trained no architecture of this backbone; it "
-                f"starts from resampled weights"
+                f"{self.arch.key}: {self.source} trained no architecture with this backbone; "
+                f"training starts from resampled weights"
             )
         split = splits["train"]
         held_out = {name: one for name, one in splits.items() if name != "train"}
@@ -174,10 +194,14 @@ class FineTuning:
             raise InputError(
                 "the supernet was trained for other classes",
                 split.name,
-                "use its data set, or train --weights",
+                "use the supernet's data set, or train with python -m rfdetr_repro.train --weights",
             )
         if not held_out:
-            raise InputError("no val split", split.name, "fine-tuning is judged on one")
+            raise InputError(
+                "the data have no val split",
+                split.name,
+                "fine-tuning is judged on val, so add a val split",
+            )
         return TrainRequest(
             recipe=Recipe(Preset(card.config, self.arch), settings(card)),
             split=split,
@@ -218,7 +242,7 @@ class FineTuning:
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
-    """The pico recipe for a model of its width, else upstream's."""
+    """The pico recipe for a model of pico's width, else upstream's recipe."""
     base = PICO_TUNE if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
     return with_settings(
         replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set
@@ -226,8 +250,8 @@ def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """AP before and after by split, boxes and masks, in percent with the difference; latency of
-    both files.
+    """Lines with AP before and after, by split, for boxes and masks, in percent with the
+    difference; and the latency of both files.
     """
     before, after = (
         [record for record in records if record.model.variant == variant] for variant in VARIANTS
@@ -266,9 +290,11 @@ def _differences(before: Accuracy | None, after: Accuracy | None) -> list[str]:
 
 
 def _interval(before: Accuracy | None, after: Accuracy | None) -> str:
-    """Of the paired difference of AP, in points; a change whose interval holds 0 is called none."""
+    """The 95 % interval of the paired difference of AP, in points, with a remark if the interval
+    contains 0.
+    """
     change = difference(before, after)
     if change is None:
         return "unknown"
-    told = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-    return told if change.distinguishable else f"{told}: not distinguishable from no change"
+    interval = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    return interval if change.distinguishable else f"{interval}: not distinguishable from no change"

@@ -3,9 +3,9 @@
     latency = backbone(input, patch, windows) + decoder layers x (1, queries, tokens)
         + mask head(mask map, layers, queries)
 
-Each part is linear in known work: tokens, attention pairs, pixels. Coefficients come from
-non-negative least squares on relative errors, so none can make more work cheaper. What the sum
-misses shows in the cross-validation error, stored with every prediction.
+Each part is linear in known amounts of work: tokens, attention pairs, pixels. The coefficients come
+from non-negative least squares on relative errors, so that more work never costs less. The
+cross-validation error, which is stored with every prediction, shows how much the sum misses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Backbone = tuple[int, int, int, int]  # Arch.backbone
 
 
 class RelativeError(NamedTuple):
-    """|predicted - measured| / measured."""
+    """Median, 95th percentile and maximum of |predicted - measured| / measured."""
 
     median: float
     p95: float
@@ -40,18 +40,20 @@ class RelativeError(NamedTuple):
 
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> RelativeError:
+        """The errors of predictions against measurements, both in ms."""
         errors = np.abs(np.asarray(predicted) / np.asarray(measured) - 1)
         return cls(float(np.median(errors)), float(np.percentile(errors, 95)), float(errors.max()))
 
     def describe(self, of: str = "cross-validation error") -> str:
+        """The errors in words."""
         return (
             f"{of} median {share(self.median)}, 95 % {share(self.p95)}, worst {share(self.maximum)}"
         )
 
 
 def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
-    """The amounts of work of an architecture; the name of each says what it counts."""
-    tokens = arch.tokens + arch.windows**2  # class-token copies included
+    """Amounts of work of an architecture, by name."""
+    tokens = arch.tokens + arch.windows**2  # includes the copies of the class token
     depth = arch.decoder_layers
     queries = arch.queries
     blocks = range(max(config.feature_stages))
@@ -64,7 +66,7 @@ def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
         "constant": 1.0,
         "image_pixels": math.prod(arch.input_hw),
         "tokens": tokens,
-        "tokens_windowed": tokens if arch.windows > 1 else 0,  # cutting into windows and back
+        "tokens_windowed": tokens if arch.windows > 1 else 0,  # partition into windows and back
         "attention_pairs": global_blocks * tokens**2 + windowed_pairs,
         "decoder_layers": depth,
         "decoder_queries": depth * queries,
@@ -79,7 +81,7 @@ def features(arch: Arch, config: ModelConfig) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class LatencyModel:
-    """Milliseconds per unit of each feature; made by :meth:`fit`."""
+    """The additive model: milliseconds per unit of each feature."""
 
     coefficients: dict[str, float]
     config: ModelConfig
@@ -88,38 +90,39 @@ class LatencyModel:
     def fit(
         cls, archs: Sequence[Arch], latency_ms: Sequence[float], config: ModelConfig
     ) -> LatencyModel:
-        """Fits measured medians of ``archs`` in ms.
+        """The model fitted to the measured medians of ``archs``, in ms.
 
-        Fewer than four, unequal lengths or a latency <= 0: :class:`InputError`.
+        Raises :class:`InputError` for fewer than four architectures, unequal lengths, or a latency
+        <= 0.
         """
         measured = np.asarray(latency_ms, dtype=float)
         if len(archs) != len(measured) or len(archs) < 4:
             raise InputError(
-                f"{len(archs)} architectures and {len(measured)} latencies",
+                f"{len(archs)} architectures and {len(measured)} latencies cannot be fitted",
                 hint="measure at least four engines",
             )
         if not (np.isfinite(measured) & (measured > 0)).all():
             raise InputError(
                 "a measured latency is not positive",
                 archs[int(np.argmin(measured))].key,
-                "measure it again",
+                "measure the engine again",
             )
         rows = [features(arch, config) for arch in archs]
         work = np.array([list(row.values()) for row in rows], dtype=float)  # (engines, features)
-        scale = np.maximum(work.max(axis=0), 1e-12)  # columns of equal size, for the solver
-        # rows over latency: relative errors
+        scale = np.maximum(work.max(axis=0), 1e-12)  # equal column norms, for the solver
+        # rows divided by latency, which gives relative errors
         solution, _ = nnls(work / scale / measured[:, None], np.ones(len(archs)))
         return cls(dict(zip(rows[0], (solution / scale).tolist(), strict=True)), config)
 
     def predict(self, arch: Arch) -> float:
-        """Latency in ms."""
+        """Predicted latency in ms."""
         return sum(
             self.coefficients[name] * amount for name, amount in features(arch, self.config).items()
         )
 
     def parts(self, arch: Arch) -> dict[str, float]:
-        """Milliseconds of backbone (with the constant), decoder (with what grows with queries
-        alone) and mask head.
+        """Milliseconds of backbone (with the constant), decoder (with the part that grows with
+        queries alone) and mask head.
         """
         total = {"backbone": 0.0, "decoder": 0.0, "mask_head": 0.0}
         for name, amount in features(arch, self.config).items():
@@ -134,13 +137,18 @@ class LatencyModel:
         return total
 
     def error(self, archs: Sequence[Arch], latency_ms: Sequence[float]) -> RelativeError:
-        """Relative error on measured engines; meaningful for engines that were not fitted."""
+        """Relative error on measured engines; meaningful for engines that were left out of the
+        fit.
+        """
         if not archs:
-            raise InputError("no engines to compare with", hint="hold some out of the fit")
+            raise InputError(
+                "there are no engines to compare the predictions with",
+                hint="leave some engines out of the fit",
+            )
         return RelativeError.of([self.predict(arch) for arch in archs], list(latency_ms))
 
     def latency(self, arch: Arch, heldout: RelativeError) -> Latency:
-        """The prediction as it goes into a Record, marked as modelled and with its error."""
+        """The prediction for a Record, marked as modelled, with the model's error."""
         return Latency(
             self.predict(arch),
             method="modelled",
@@ -149,6 +157,7 @@ class LatencyModel:
         )
 
     def to_json(self) -> str:
+        """The model as JSON text."""
         return json.dumps(
             {"coefficients_ms": self.coefficients, "config": dataclasses.asdict(self.config)},
             indent=1,
@@ -156,15 +165,19 @@ class LatencyModel:
 
     @classmethod
     def from_json(cls, text: str) -> LatencyModel:
-        """Inverse of :meth:`to_json`; anything else is an :class:`InputError`."""
+        """The model in the JSON text of :meth:`to_json`; raises :class:`InputError` for other
+        text.
+        """
         try:
             fields: Any = parse_json(text)
             config = ModelConfig.from_json(fields["config"])
             coefficients = {name: float(value) for name, value in fields["coefficients_ms"].items()}
             if set(coefficients) != set(features(Arch(64, 16, 1, 1, 1), config)):
-                raise ValueError("its features are not those of this version")
+                raise ValueError("the features are not those of this version")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"not a latency model ({error})", hint="fit it again") from error
+            raise InputError(
+                f"not a latency model ({error})", hint="fit the model again"
+            ) from error
         return cls(coefficients, config)
 
 
@@ -175,7 +188,9 @@ def heldout_error(
     folds: int = 5,
     seed: int = 0,
 ) -> RelativeError:
-    """Error on engines left out of the fit, each left out once in one of ``folds`` random folds."""
+    """Cross-validation error: each engine is left out of the fit once, in one of ``folds`` random
+    folds.
+    """
     order = list(range(len(archs)))
     random.Random(seed).shuffle(order)
     predicted: dict[int, float] = {}
@@ -192,11 +207,11 @@ def heldout_error(
 
 
 def engine_order(space: SearchSpace, seed: int = 0) -> list[Arch]:
-    """The whole space in the order in which engines are worth measuring; the same for the same
-    seed.
+    """The whole space in the order in which engines should be measured; the same for the same seed.
 
-    Any beginning is a fair choice: backbones come farthest from all before them first, one engine
-    of each per round; decoder depths and query counts take turns, the extreme pairs first.
+    Every prefix is a balanced choice: each backbone is the farthest from all before it, with one
+    engine per backbone and round; decoder depths and query counts take turns, starting with the
+    extreme pairs.
     """
     rng = random.Random(seed)
     left: dict[Backbone, dict[tuple[int, int], Arch]] = {}
@@ -217,8 +232,8 @@ def engine_order(space: SearchSpace, seed: int = 0) -> list[Arch]:
 
 
 def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, int]]:
-    """(decoder layers, queries) in the order they are used: the four corners, then the others at
-    random.
+    """(decoder layers, queries) in order of use: the four corners, then the other pairs in random
+    order.
     """
     depths = sorted(set(space.decoder_layers))
     queries = sorted(set(space.queries))
@@ -229,8 +244,8 @@ def _decoder_turns(space: SearchSpace, rng: random.Random) -> list[tuple[int, in
 
 
 def _spread(backbones: list[Backbone], count: int) -> list[Backbone]:
-    """Farthest-point choice: starts at the largest image with the smallest patch, then always takes
-    the one farthest from all.
+    """Farthest-point order: starts at the largest image with the smallest patch, then always takes
+    the backbone farthest from all before it.
     """
     points = np.log(
         [[height * width, patch, windows] for height, width, patch, windows in backbones]

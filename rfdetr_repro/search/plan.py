@@ -1,9 +1,9 @@
-"""What a search would take, from a few passes timed here, before anything is spent.
+"""Estimates the duration of a search from a few passes timed on this machine.
 
-Three backbone groups (cheapest, middle, dearest by operations) are timed on a few images, one
-engine is exported; the time of the other groups is read off a line through the three over their
-operations. The only AP that is computed is of made-up matches, for the time that a race's decisions
-take. Nothing is written.
+Three backbone groups (least, median and most operations) are timed on a few images, and one engine
+is exported; the times of the other groups are interpolated along a line through the three, over
+operations. The only AP that is computed is of random matches, to time the decisions of a race.
+Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,58 +36,68 @@ from .rounds import short_form
 from .shared import by_backbone
 
 REPEATS = 3
-TIMED_IMAGES = 400  # of a resampled AP that is timed
+TIMED_IMAGES = 400  # number of images of the resampled AP that is timed
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is planned: a split of ``images``, a space, and how much is measured."""
+    """The search to plan: a split of ``images`` images, a space, and the number of measurements."""
 
     space: SearchSpace
     images: int
     fit: Fit
     candidates: int
-    # of a confirmed file; the first decides, engines are measured in its mode
+    # protocols of a confirmed file; engines are measured in the mode of the first
     protocols: tuple[Protocol, ...]
-    rules: Rules | None = None  # of a race; None: exhaustive
+    rules: Rules | None = None  # rules of a race; None: exhaustive
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates in seconds; ``timed``: seconds per image of the groups that were timed, by key of
-    their first member.
+    """Estimates in seconds.
+
+    ``timed``: seconds per image of the groups that were timed, by the key of their first member.
     """
 
     job: Job
     device: str
     groups: int
     timed: dict[str, float]
-    passes_s: float  # all groups over all images
+    passes_s: float  # passes of all groups over all images
     engine_s: float  # export of one engine
     measure_s: float  # longest measurement of one engine by the short protocol
-    confirm_s: float  # protocols of one candidate
-    memory_bytes: int  # of this process, or of PyTorch on the GPU, at its peak so far
-    decisions_s: float = 0.0  # of a race: resampled AP of every configuration at every stage
+    confirm_s: float  # all protocols of one candidate
+    memory_bytes: int  # peak memory so far of this process, or of PyTorch on the GPU
+    # decisions of a race: resampled AP of every configuration at every stage
+    decisions_s: float = 0.0
 
     @property
     def latency_s(self) -> float:
+        """Seconds for the latency model, at most."""
         return self.job.fit.sizes(len(self.job.space))[-1] * (self.engine_s + self.measure_s)
 
     @property
     def candidates_s(self) -> float:
+        """Seconds for the full protocol of all candidates."""
         return self.job.candidates * (self.engine_s + self.confirm_s)
 
     @property
     def total_s(self) -> float:
+        """Seconds for the whole search."""
         return self.latency_s + self.passes_s + self.decisions_s + self.candidates_s
 
     def lines(self) -> list[str]:
+        """The lines to print."""
         job = self.job
         size = len(self.job.space)
         sizes = job.fit.sizes(size)
         least = 0.0 if job.rules is None else job.rules.first_images(job.images) / job.images
         counted = job.space.counted()
-        race = f"; a race does at least {least:.0%} of it, survivors all" if least else ""
+        race = (
+            f"; a race does at least {least:.0%} of the passes, and all passes of the survivors"
+            if least
+            else ""
+        )
         return [
             f"{size} configurations of {self.groups} backbones; {job.images} images; on "
             f"{self.device}",
@@ -98,7 +108,10 @@ class Plan:
             ),
             f"accuracy: {_hours(self.passes_s)} for all groups{race}",
             *(
-                [f"decisions of the race: {_hours(self.decisions_s)} at most, if nobody leaves"]
+                [
+                    f"decisions of the race: {_hours(self.decisions_s)} at most, if no "
+                    f"configuration is dropped"
+                ]
                 if job.rules
                 else []
             ),
@@ -112,7 +125,7 @@ class Plan:
 
 
 def plan(detector: Detector, job: Job) -> Plan:
-    """Times the passes of ``detector`` on its device."""
+    """Times passes of ``detector`` on its device and returns the estimates."""
     groups = list(by_backbone(job.space.check()))
     costs = [group_flops(detector.config, group) for group in groups]
     order = np.argsort(costs, kind="stable")
@@ -141,8 +154,8 @@ def plan(detector: Detector, job: Job) -> Plan:
 
 
 def _rounds_s(engines: Protocol) -> float:
-    """Longest measurement of one engine: its waits in all rounds and as much again for its runs, or
-    its time limit.
+    """Longest measurement of an engine in s: its waits in all rounds and the same time for its
+    runs, or its time limit.
     """
     waits = (
         engines.max_samples * engines.buffer_ms / 1e3
@@ -153,10 +166,10 @@ def _rounds_s(engines: Protocol) -> float:
 
 
 def decisions_s(job: Job, classes: int) -> float:
-    """Seconds of a race's decisions, if no configuration leaves: resampled AP timed here on made-up
+    """Seconds of a race's decisions, if no configuration is dropped: resampled AP, timed on random
     matches, at every stage. An exhaustive search decides nothing.
 
-    CPU time, since one thread does the work.
+    The result is CPU time, because one thread does the work.
     """
     if job.rules is None:
         return 0.0
@@ -170,14 +183,14 @@ def decisions_s(job: Job, classes: int) -> float:
     resamples.average_precision(found, range(THRESHOLDS))
     per_image = (time.process_time() - started) / (images // 2 or 1)
     *stages, last = stage_ends(job.images, job.rules)
-    # after the last stage all resamples are equal, and one of them is computed
+    # after the last stage all resamples are equal, so only one is computed
     whole = last / job.rules.resamples
     return len(list(job.space)) * per_image * (sum(stages) + whole)
 
 
 def made_up_matches(images: int, queries: int, classes: int) -> tuple[Matches, Objects]:
-    """``queries`` detections an image at random, and seven objects, as COCO has; the cost does not
-    depend on the rest.
+    """Random matches with ``queries`` detections and seven objects per image, as in COCO; the cost
+    depends on nothing else.
     """
     rng = np.random.default_rng(0)
     count = np.zeros((images, classes), dtype=np.int32)
@@ -195,7 +208,7 @@ def made_up_matches(images: int, queries: int, classes: int) -> tuple[Matches, O
 
 
 def group_flops(config: ModelConfig, group: Sequence[Arch]) -> float:
-    """Operations of one shared pass: the backbone once, and every query count through the deepest
+    """Operations of a shared pass: the backbone once, and every query count through the deepest
     decoder of the group.
     """
     depth = max(arch.decoder_layers for arch in group)
@@ -212,7 +225,7 @@ def group_flops(config: ModelConfig, group: Sequence[Arch]) -> float:
 
 @torch.inference_mode()
 def _time_group(detector: Detector, group: list[Arch]) -> float:
-    """Seconds per image of the shared pass; a batch of 1 on a CPU that is slow."""
+    """Seconds per image of the shared pass, with a batch of 1 on a slow CPU."""
     first = group[0]
     device = device_of(detector)
     depths = [arch.decoder_layers for arch in group]

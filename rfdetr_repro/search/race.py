@@ -1,13 +1,13 @@
-"""Race: configurations leave as soon as they cannot be on the frontier any more
+"""The race: configurations are dropped as soon as they can no longer be on the frontier
 (docs/search.md).
 
-All start on a few images; after each stage the number of images grows, and a configuration leaves
-whose chance to be on the frontier of the whole split, given what was seen, has fallen to 1 -
-confidence. The chance is counted over resamples of the images that are paired: every configuration
+All configurations start on a few images, and the number of images grows from stage to stage. A
+configuration is dropped when its chance to be on the frontier of the whole split, given the images
+seen, has fallen to 1 - confidence. The chance is counted over paired resamples: every configuration
 sees the same draws. A draw keeps the images seen and fills the split up to its size with repeats of
 them by Polya's urn (finite-population Bayesian bootstrap, Lo 1988), so that it predicts the result
-on the whole split: wide after a few images, exact after all. Survivors have been evaluated on every
-image, and their AP is the exhaustive search's.
+on the whole split: wide after a few images, exact after all. Survivors are evaluated on every
+image, and their AP equals that of the exhaustive search.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ Evaluate = Callable[[Sequence[Arch], Sequence[int]], Mapping[Arch, Matches]]
 
 @dataclass(frozen=True)
 class Rules:
-    """When a configuration leaves. ``margin``: AP (a fraction) by which it must be able to beat the
-    faster ones to stay; 0 keeps every possible member of the frontier, a small one lets those of
-    equal AP go and bounds what the frontier may lose.
+    """Rules for dropping a configuration.
+
+    ``margin``: AP, as a fraction, by which a configuration must be able to beat all faster
+    configurations to stay. 0 keeps every possible member of the frontier; a small margin drops
+    configurations of equal AP and bounds the loss of the frontier. Raises :class:`InputError` for
+    impossible rules.
     """
 
-    first: float = 0.05  # part of the images in the first stage
-    # images in it, if the split has as many: resamples of fewer are surer than they should be
+    first: float = 0.05  # fraction of the images in the first stage
+    # least number of images in the first stage, because resamples of fewer are overconfident
     fewest: int = 30
-    growth: float = 1.6  # images of a stage / of the one before
+    growth: float = 1.6  # ratio of the images of a stage to those of the stage before
     confidence: float = 0.95
     margin: float = 0.003
     resamples: int = 200
@@ -49,18 +52,18 @@ class Rules:
         shares = shares and self.fewest >= 1
         if not (shares and self.growth > 1 and 0 <= self.margin <= 1 and self.resamples >= 20):
             raise InputError(
-                f"race rules {self} make no race",
+                f"the race rules {self} are impossible",
                 hint="first, confidence in (0, 1); fewest >= 1 < growth",
             )
 
     def first_images(self, images: int) -> int:
-        """Of a split of ``images``."""
+        """Number of images in the first stage, for a split of ``images`` images."""
         return min(images, max(self.fewest, round(self.first * images)))
 
 
 class Stage(NamedTuple):
-    """After ``images`` images: who took part, who left and with which chance of being on the
-    frontier.
+    """The result of a stage after ``images`` images: the number of configurations, and the dropped
+    configurations with their chances to be on the frontier.
     """
 
     images: int
@@ -72,24 +75,28 @@ class Stage(NamedTuple):
 
 @dataclass
 class Outcome:
-    """``accuracy``: exact AP of the survivors on all images, as fractions; the exhaustive search
-    has the same.
+    """The result of a race.
+
+    ``accuracy``: exact AP of the survivors on all images, as fractions, equal to that of the
+    exhaustive search.
     """
 
     accuracy: dict[Arch, float]
     matches: dict[Arch, Matches]
     stages: list[Stage] = field(default_factory=list)
-    evaluation_s: float = 0.0  # wall time of the evaluations
-    decision_s: float = 0.0  # and of deciding who leaves, resampling included
+    evaluation_s: float = 0.0  # wall time of the evaluations in s
+    decision_s: float = 0.0  # wall time of the decisions in s, including resampling
 
     def evaluations(self) -> int:
+        """Number of (configuration, image) evaluations."""
         return sum(stage.evaluations for stage in self.stages)
 
     def backbone_passes(self) -> int:
+        """Number of (backbone, image) passes."""
         return sum(stage.backbone_passes for stage in self.stages)
 
     def took(self) -> str:
-        """Wall time, as the commands print it."""
+        """Wall time in words."""
         whole = self.evaluation_s + self.decision_s
         share = f" ({self.decision_s / whole:.0%} of the race)" if whole else ""
         return (
@@ -105,10 +112,12 @@ def race(
     rules: Rules = Rules(),
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Outcome:
-    """Races the configurations of ``latency_ms`` (ms, modelled) for the frontier of latency and AP.
+    """Races the configurations of ``latency_ms`` (modelled, in ms) for the frontier of latency and
+    AP.
 
-    ``evaluate(archs, places)`` returns matches on these images only; ``places`` count images by id
-    (:mod:`..coco_matches`). ``thresholds``: indices of the IoU thresholds that AP is the mean of.
+    ``evaluate(archs, places)`` returns the matches on these images only; ``places`` number the
+    images in order of image id (:mod:`rfdetr_repro.evaluation.matches`). ``thresholds``: indices of
+    the IoU thresholds over which AP is averaged.
     """
     order = image_order(objects, rules.seed)
     alive = sorted(latency_ms, key=lambda arch: (latency_ms[arch], arch))
@@ -132,8 +141,8 @@ def race(
             if chance <= 1 - rules.confidence
         }
         passes = len({arch.backbone for arch in alive}) * len(new)
-        told = {arch.key: round(chance, 4) for arch, chance in left.items()}
-        outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, told))
+        dropped = {arch.key: round(chance, 4) for arch, chance in left.items()}
+        outcome.stages.append(Stage(stop, len(alive), len(alive) * len(new), passes, dropped))
         outcome.evaluation_s += evaluated - started
         outcome.decision_s += time.perf_counter() - evaluated
         progress(outcome.stages[-1])
@@ -156,8 +165,8 @@ def frontier_chances(
     thresholds: Sequence[int],
     rules: Rules,
 ) -> list[float]:
-    """Chance that each of ``matches``, fastest first, beats all before it by more than the margin
-    on the whole split.
+    """Chance in 0..1 that each of ``matches``, fastest first, beats all before it by more than the
+    margin on the whole split.
     """
     resamples = Resamples.of(objects, predictive_weights(seen, len(objects.count), rules))
     best = np.full(resamples.count, -np.inf)
@@ -170,8 +179,8 @@ def frontier_chances(
 
 
 def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:
-    """How often each of ``total`` images occurs in each resample, int (B, total): those seen once,
-    the others stood in for.
+    """Number of occurrences of each of ``total`` images in each resample, int (B, total): each seen
+    image once, plus repeats in place of the unseen images.
 
     Polya's urn over the images seen: shares ~ Dirichlet(1, ..., 1), the rest of the split ~
     multinomial with these shares.
@@ -186,9 +195,10 @@ def predictive_weights(seen: Sequence[int], total: int, rules: Rules) -> Array:
 
 
 def image_order(objects: Objects, seed: int) -> list[int]:
-    """Every image once, so that each beginning shows all classes in about their shares: next comes,
-    at random, an image of the class that is furthest behind. Images without objects are spread
-    evenly between.
+    """Every image once, in an order in which each prefix shows the classes in about their shares.
+
+    The next image is a random image of the class that is furthest behind. Images without objects
+    are spread evenly.
     """
     rng = np.random.default_rng(seed)
     of_class = [rng.permutation(np.flatnonzero(column)).tolist() for column in objects.count.T]
@@ -212,9 +222,9 @@ def image_order(objects: Objects, seed: int) -> list[int]:
 
 
 def stage_ends(images: int, rules: Rules) -> Iterator[int]:
-    """Images seen after each stage; the last is all."""
+    """Number of images seen after each stage; the last is the whole split."""
     stop = float(rules.first_images(images))
-    while stop < images / rules.growth**0.5:  # no last stage of a few images
+    while stop < images / rules.growth**0.5:  # avoids a last stage of only a few images
         yield round(stop)
         stop *= rules.growth
     yield images

@@ -1,6 +1,6 @@
-"""What a search is asked for: one value, checked whole before anything is read or spent.
+"""The request for a search: one value, completely checked before anything is read or spent.
 
-No torch here.
+This module does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 STRATEGIES = ("exhaustive", "race")
-CONFIRMED = ("val", "test")  # splits that a candidate may be confirmed on
+CONFIRMED = ("val", "test")  # splits that candidates may be confirmed on
 WHERE = "the search"
 Bar = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 def no_bar(step: str) -> Bar:
-    """Shows nothing."""
+    """A progress display that shows nothing."""
     return iter
 
 
 def decided_by(mode: str) -> tuple[Protocol, ...]:
-    """The embedded campaign's protocols of a confirmed file, that of ``mode`` first."""
+    """The embedded campaign's protocols for a confirmed file, starting with that of ``mode``."""
     return replace(campaigns.EMBEDDED, latency_mode=choose(mode, MODES, "mode")).protocols
 
 
@@ -45,8 +45,8 @@ def decided_by(mode: str) -> tuple[Protocol, ...]:
 class Cluster:
     """Workers through Ray (docs/many_machines.md).
 
-    ``address`` of a running cluster, HOST:PORT or "auto"; None: a cluster of this machine alone.
-    ``count``: the most workers; None: as many as the cluster has room for.
+    ``address``: a running cluster, HOST:PORT or "auto"; None starts a cluster on this machine.
+    ``count``: largest number of workers; None: as many as fit.
     """
 
     address: str | None = None
@@ -58,37 +58,36 @@ class SearchRequest:
     """A search of the supernet in ``run`` (its ``supernet.safetensors``) on the val split of
     ``data``.
 
-    ``data``: a data set in a form of docs/data.md, or splits that were read already, by name.
-    Records go to ``run/records.jsonl``, files to ``run/artifacts``. Values that cannot be, or do
-    not fit together, are an :class:`InputError`.
+    ``data``: a data set in one of the forms of docs/data.md, or splits that were already read, by
+    name. Records are written to ``run/records.jsonl``, files to ``run/artifacts``. Raises
+    :class:`InputError` for values that are impossible or contradict each other.
     """
 
     run: Path
     data: str | os.PathLike[str] | Mapping[str, CocoSplit]
     space: SearchSpace | None = None  # None: the space that the supernet was trained for
-    strategy: str = "exhaustive"  # or "race", by ``rules``
+    strategy: str = "exhaustive"  # or "race", with ``rules``
     rules: Rules = Rules()  # frozen
-    metric: str = "ap"  # what the search maximises: one of METRICS
-    masks: bool = (
-        False  # mask AP of every configuration, if the model has masks; also by ``metric``
-    )
+    metric: str = "ap"  # metric that the search maximises, one of METRICS
+    masks: bool = False  # evaluate mask AP of every configuration; a mask ``metric`` implies this
     targets: Targets | None = None  # None: the frontier
-    engines: int = 18  # measured for the latency model
-    # while the model's error in a cross-validation is too large; None: twice ``engines``
+    engines: int = 18  # number of engines measured for the latency model
+    # largest number of engines while the cross-validation error is too large; None: twice
+    # ``engines``
     most_engines: int | None = None
-    candidates: int = 10  # configurations that get the full protocol
+    candidates: int = 10  # number of configurations measured by the full protocol
     deployment: Deployment = Deployment()  # frozen
-    # of a confirmed file; by latencies of the first everything is decided
+    # protocols of a confirmed file; latencies of the first decide
     protocols: tuple[Protocol, ...] = field(default_factory=lambda: decided_by(DECISION.mode))
-    confirm_on: tuple[str, ...] = ("val",)  # splits, val among them
-    device: str | None = None  # of the passes over the images; None: a GPU if there is one
+    confirm_on: tuple[str, ...] = ("val",)  # splits, which include val
+    device: str | None = None  # device of the passes over the images; None: a GPU if there is one
     workers: Cluster | None = None  # None: this process
-    force: bool = False  # measure even while other programs use the GPU
-    campaign: str = "search"  # of the Records, as are ``command`` and ``seed``
+    force: bool = False  # measure even if other processes use the GPU
+    campaign: str = "search"  # stored in the Records, like ``command`` and ``seed``
     command: str | None = None
     seed: int | None = None
-    # where lines for the user go, and how a long step shows its progress: by the step's name
-    # ("engines", "backbones" or "candidates") what wraps its items
+    # receives lines for the user; and functions that wrap the items of a long step to show
+    # progress, by # the step's name ("engines", "backbones" or "candidates")
     tell: Callable[[str], None] = field(default=lambda line: None, compare=False, repr=False)
     progress: Callable[[str], Bar] = field(default=no_bar, compare=False, repr=False)
 
@@ -102,7 +101,7 @@ class SearchRequest:
                 raise InputError(
                     f"most_engines = {self.most_engines} is less than engines = {self.engines}",
                     WHERE,
-                    "raise it, or leave it out for twice the engines",
+                    "raise most_engines, or leave it out for twice the engines",
                 )
         if self.space is not None:
             self.space.check()
@@ -113,7 +112,11 @@ class SearchRequest:
 
     def _check_splits(self, splits: Mapping[str, CocoSplit]) -> None:
         if missing := [name for name in self.confirm_on if name not in splits]:
-            raise InputError(f"no split {missing[0]!r} to confirm on", WHERE, "give its data")
+            raise InputError(
+                f"there is no split {missing[0]!r} to confirm on",
+                WHERE,
+                "give the data of this split",
+            )
         if self.workers is not None:
             raise InputError(
                 "workers read the data themselves", WHERE, "give the data set, not its splits"
@@ -121,27 +124,27 @@ class SearchRequest:
 
     @property
     def decision(self) -> Protocol:
-        """The protocol by whose latencies engines are fitted, candidates chosen, targets met."""
+        """The deciding protocol: engines, candidates and targets are judged by its latencies."""
         return self.protocols[0]
 
     @property
     def needs_masks(self) -> bool:
-        """Whether the metric is of masks."""
+        """Whether the metric is a mask AP."""
         return self.metric.startswith("mask")
 
 
-def check_confirmed(names: Iterable[str], told: str) -> None:
-    """Raises :class:`InputError`, which says ``told``, unless val is among ``names`` and nothing
-    but val and test.
-    """
+def check_confirmed(names: Iterable[str], message: str) -> None:
+    """Raises :class:`InputError` with ``message`` unless ``names`` are val, or val and test."""
     if "val" not in names or set(names) - set(CONFIRMED):
-        raise InputError(told, hint="write val, or val,test")
+        raise InputError(message, hint="write val, or val,test")
 
 
 def _check_protocols(protocols: tuple[Protocol, ...]) -> None:
     if not protocols or len({protocol.threads for protocol in protocols}) > 1:
         raise InputError(
-            f"{len(protocols)} protocols", WHERE, "give at least one, all of one number of threads"
+            f"{len(protocols)} protocols are not possible",
+            WHERE,
+            "give at least one protocol, all with the same number of threads",
         )
     if not protocols[0].usual:
         raise InputError(

@@ -1,12 +1,11 @@
-"""Latencies of many engines beside each other, on a machine that need not be quiet: taken in
-rounds, fitted as two factors.
+"""Latencies of many engines on a machine that need not be quiet: measured in rounds, fitted as two
+factors.
 
-In a round every engine is visited once, in a new random order, and a visit takes its sample as the
-protocol does: buffered after its whole wait, sustained in a closed loop. What a sample shows is the
-engine's latency times the state of the machine in that round times noise. Both factors are fitted
-by medians (Tukey's median polish of the logarithms), so every engine is a reference for every
-other: drift and bursts of load that cover a round fall out of the ratios, and single disturbed
-samples are outvoted.
+In a round every engine is visited once, in a new random order, and sampled as in the protocol:
+buffered after the whole wait, sustained in a closed loop. A sample is the engine's latency times
+the state of the machine in that round times noise. Both factors are fitted by medians (Tukey's
+median polish of the logarithms), so that every engine is a reference for every other: drift and
+bursts of load that cover a round cancel in the ratios, and single disturbed samples do not matter.
 """
 
 from __future__ import annotations
@@ -27,16 +26,18 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 
 Array = np.ndarray[Any, Any]
-LOOP = 8  # sustained samples of a visit; their median is the visit's
-FEW = 4  # engines; among fewer the state of a round cannot be told from an engine
+LOOP = 8  # sustained samples per visit; their median is the visit's sample
+FEW = 4  # number of engines below which the state of a round cannot be separated from an engine
 POLISHES = 20
 _NORMAL = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
 _OF_MEDIAN = 1.2533  # standard error of a median over that of a mean
 
 
 class Levels(NamedTuple):
-    """``ms``: latency of each engine in the round of middling load, float64 (engines,); ``reach``:
-    by which part of itself its 95 % interval goes to either side, infinite after a single round.
+    """The fitted latencies.
+
+    ``ms``: latency of each engine in the round of median load, float64 (engines,). ``reach``:
+    relative half-width of its 95 % interval, infinite after a single round.
     """
 
     ms: Array
@@ -44,12 +45,12 @@ class Levels(NamedTuple):
 
     @property
     def width(self) -> float:
-        """Middling width of the intervals, as a part of the latency."""
+        """Median width of the intervals, relative to the latency."""
         return float(2 * np.median(self.reach))
 
 
 def levels(samples_ms: Array) -> Levels:
-    """Of positive samples, float64 (engines, rounds)."""
+    """The latencies fitted to positive samples, float64 (engines, rounds)."""
     logs = np.log(np.asarray(samples_ms, dtype=float))
     engine = np.median(logs, axis=1)
     rounds = np.zeros(logs.shape[1])
@@ -61,19 +62,18 @@ def levels(samples_ms: Array) -> Levels:
     if (count := logs.shape[1]) < 2:
         return Levels(np.exp(engine), np.full(len(logs), np.inf))
     spread = _NORMAL * np.median(np.abs(logs - engine[:, None] - rounds), axis=1)
-    # what is left of the scatter by fitting it
+    # correction for the scatter that the fit absorbs
     free = (1 - 1 / count) * (1 - 1 / len(logs) if len(logs) >= FEW else 1)
     error = _OF_MEDIAN * spread / np.sqrt(count * free)
     return Levels(np.exp(engine), error * student.ppf(0.975, count - 1))
 
 
 def short_form(decision: Protocol) -> Protocol:
-    """How engines are measured where decisions are made by ``decision``: its mode, wait and
-    threads, in rounds.
+    """The protocol for engines, in rounds, with the mode, the wait and the threads of ``decision``.
 
     ``min_samples`` and ``max_samples`` count rounds, ``relative_ci`` is the width at which they end
     (:attr:`Levels.width`), and ``timeout_s`` is the time of all rounds over the number of engines.
-    The wait is whole: a shorter one would be another mode.
+    The wait is not shortened, because a shorter wait would be another mode.
     """
     if not decision.usual:
         raise InputError(
@@ -99,7 +99,9 @@ def measure_rounds(
     timer: Timer | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Latency]:
-    """Latency of each call by :func:`levels`; ``protocol`` as :func:`short_form` makes it."""
+    """Measures the latency of each call by :func:`levels`; ``protocol`` is a result of
+    :func:`short_form`.
+    """
     clock = clock or WallClock()
     timer = timer or WallTimer(clock)
     rng = random.Random(seed)
@@ -137,9 +139,7 @@ def measure_rounds(
 
 
 def _visit(call: Call, protocol: Protocol, clock: Clock, timer: Timer) -> float:
-    """One sample in ms; a run before it is not timed, because another engine has used the
-    caches.
-    """
+    """One sample in ms, after an untimed run, because another engine has used the caches."""
     call.run()
     if protocol.mode == "sustained":
         return float(np.median([timer.time_ms(call.run) for _ in range(LOOP)]))
@@ -150,7 +150,7 @@ def _visit(call: Call, protocol: Protocol, clock: Clock, timer: Timer) -> float:
 
 
 def _reason(found: Levels, rounds: int, elapsed_s: float, protocol: Protocol) -> str:
-    """Why to stop, or nothing."""
+    """The reason to stop, or ""."""
     if rounds >= protocol.min_samples and found.width < protocol.relative_ci:
         return (
             f"interval {found.width:.1%} wide after {rounds} rounds, below "

@@ -1,7 +1,7 @@
-"""The one door to a search: :func:`run_search`, and its stages for a flow with a bookkeeping of its
-own.
+"""The only entry to a search: :func:`run_search`, and its stages for flows with their own
+bookkeeping.
 
-A stage takes what the stages before it gave, so that none can run too early:
+A stage takes the results of the stages before it, so that no stage can run too early:
 
     run = SearchRun.open(request)
     with run.working():
@@ -11,7 +11,7 @@ A stage takes what the stages before it gave, so that none can run too early:
         final = run.refit(fit, found.records, confirmed)  # the model fitted to those files too
 
 Every stage skips what the store already holds. This module reads and writes the run folder;
-:mod:`.search` knows no request and no folder.
+:mod:`.search` knows neither request nor folder.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
     from .distributed import Workers
 
 SUPERNET = "supernet.safetensors"
-CHECKED_IMAGES = 4  # on which an exported file must agree with PyTorch
+CHECKED_IMAGES = 4  # number of images on which an exported file must agree with PyTorch
 
 
 class LatencyFit(NamedTuple):
-    """The latency model, its error on engines left out of the fit, and how many were measured."""
+    """The latency model, its cross-validation error, and the number of engines measured."""
 
     model: LatencyModel
     heldout: RelativeError
@@ -68,15 +68,15 @@ class LatencyFit(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Records of the configurations, with latencies by the model; and how a race went."""
+    """Records of the configurations with modelled latencies, and the outcome of a race."""
 
     records: list[Record]
     outcome: Outcome | None = None  # None: exhaustive
 
 
 class Refit(NamedTuple):
-    """Records with latencies of the model fitted to the confirmed files too; its error on what is
-    left out of the fit; the former model's error on these files.
+    """Records with latencies of the model that is fitted to the confirmed files too, its
+    cross-validation error, and the former model's error on these files.
     """
 
     records: list[Record]
@@ -86,8 +86,11 @@ class Refit(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """``records``: of every configuration, or of those a race left, accuracy exact and latency
-    modelled. ``confirmed``: of the candidates, accuracy and latency of one file.
+    """The result of a search.
+
+    ``records``: Records of every configuration, or of a race's survivors, with exact accuracy and
+    modelled latency. ``confirmed``: Records of the candidates, with accuracy and latency of one
+    file.
     """
 
     request: SearchRequest
@@ -105,15 +108,15 @@ class SearchResult:
         return [one for one in self.confirmed if one.data and one.data.split == split]
 
     def frontier(self) -> list[Record]:
-        """Confirmed files that no other beats, on the searched split, by latencies of the deciding
-        mode.
+        """Confirmed Records on the Pareto frontier of the searched split, by latencies of the
+        deciding mode.
         """
         mode = self.request.decision.mode
         of_mode = [one for one in self.decided if one.protocol and one.protocol.mode == mode]
         return frontier(of_mode, "latency", self.request.metric)
 
     def lines(self) -> list[str]:
-        """What the command prints at the end."""
+        """The lines that the command prints at the end."""
         request = self.request
         lines = [
             self.refit.seen.describe("latency model on the confirmed files:"),
@@ -130,11 +133,11 @@ class SearchResult:
 
 
 def run_search(request: SearchRequest) -> SearchResult:
-    """Searches: engines, passes, full protocol of the candidates.
+    """Runs a search: engines, passes, full protocol of the candidates.
 
-    Run again, it goes on where it was, or reads what is finished. :class:`InputError` for what can
-    be corrected, before anything is measured where it can be known by then; another run that writes
-    the same store is one.
+    A repeated call resumes an interrupted search, or reads a finished search. Raises
+    :class:`InputError` for errors that the user can correct, before any measurement where possible,
+    and if another run writes the same store.
     """
     run = SearchRun.open(request)
     tell = request.tell
@@ -143,13 +146,16 @@ def run_search(request: SearchRequest) -> SearchResult:
     with search.store.exclusive(), run.working():
         remove_unfinished(request.run)
         if absent := missing_classes(search.split):
-            told = ", ".join(absent)
-            tell(f"no object of {told} in {search.split.split}: AP says nothing about that")
+            names = ", ".join(absent)
+            tell(
+                f"there is no object of {names} in {search.split.split}, so AP does not cover "
+                f"these classes"
+            )
         fit = run.fit()
         found = run.evaluate(fit)
         if found.outcome is not None:
             spent = run.spent(found.outcome)
-            left = f"{len(found.records)} configurations left"
+            left = f"{len(found.records)} configurations remain"
             tell(f"race: {spent} of the image evaluations, {left}; {found.outcome.took()}")
             stages = [stage._asdict() for stage in found.outcome.stages]
             write_atomic(request.run / "race.json", json.dumps(stages, indent=1))
@@ -159,7 +165,9 @@ def run_search(request: SearchRequest) -> SearchResult:
 
 
 def plan_search(request: SearchRequest) -> Plan:
-    """What :func:`run_search` would take, from a few passes timed here; nothing is written."""
+    """Lines with the estimated duration of :func:`run_search`, from a few passes timed on this
+    machine; nothing is written.
+    """
     run = SearchRun.open(request)
     job = Job(
         run.search.space,
@@ -174,15 +182,15 @@ def plan_search(request: SearchRequest) -> Plan:
 
 @dataclass
 class SearchRun:
-    """A search that was opened: everything it needs is read and known to fit together."""
+    """An opened search, whose inputs were read and checked against each other."""
 
     request: SearchRequest
     search: Search
-    splits: tuple[CocoSplit, ...]  # that candidates are confirmed on
+    splits: tuple[CocoSplit, ...]  # splits that candidates are confirmed on
 
     @classmethod
     def open(cls, request: SearchRequest) -> SearchRun:
-        """Reads model and data, and says what is in the data if this is where they are read."""
+        """Reads model and data; prints the contents of data that are read here."""
         backends.check_backend(request.deployment.backend)
         search = open_search(request)
         splits = tuple(_split(request, search.card, name, search) for name in request.confirm_on)
@@ -192,7 +200,7 @@ class SearchRun:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Inside, the GPU that the deployment uses is watched, and workers wait for work."""
+        """Inside the context, the deployment's GPU is watched, and workers are available."""
         workers = self._workers()
         request = self.request
         try:
@@ -205,8 +213,10 @@ class SearchRun:
                 workers.close()
 
     def fit(self) -> LatencyFit:
-        """Measures engines and fits the latency model; with targets it must be fine enough for
-        them, and some configuration must lie near each.
+        """Measures engines and fits the latency model.
+
+        With targets, raises :class:`StatedFailure` if the model is too inaccurate for them, and
+        :class:`InputError` if no configuration is near a target.
         """
         request = self.request
         search = self.search
@@ -218,7 +228,7 @@ class SearchRun:
         return fit
 
     def evaluate(self, fit: LatencyFit) -> Found:
-        """Accuracy of every configuration, or of those that a race leaves."""
+        """Evaluates every configuration, or races them."""
         request = self.request
         search = self.search
         if request.strategy == "exhaustive":
@@ -234,33 +244,33 @@ class SearchRun:
         return Found(records, outcome)
 
     def spent(self, outcome: Outcome) -> str:
-        """The part of all image evaluations that a race took, in percent."""
+        """The share of all image evaluations that a race needed, in percent."""
         whole = len(self.search.space) * len(self.search.split)
         return f"{outcome.evaluations() / whole:.1%}"
 
     def confirm(
         self, fit: LatencyFit, records: Sequence[Record], *, check_exports: bool = False
     ) -> list[Record]:
-        """The full protocol of the candidates among ``records``.
+        """Measures the candidates among ``records`` by the full protocol.
 
-        ``check_exports``: before that, each exported file must agree with PyTorch on a few images.
+        ``check_exports``: first compare each exported file with PyTorch on a few images.
         """
         request = self.request
         search = self.search
         chosen = candidates(records, request.candidates, request.metric, request.targets)
-        said = engines.forecasts(search, fit.model, fit.heldout, chosen)
+        predicted = engines.forecasts(search, fit.model, fit.heldout, chosen)
         confirmed = []
         for arch in request.progress("candidates")(chosen):
             if check_exports:
                 self._check_export(arch)
-            confirmed += search.confirm(arch, self.splits, request.protocols, said[arch])
+            confirmed += search.confirm(arch, self.splits, request.protocols, predicted[arch])
         return confirmed
 
     def refit(
         self, fit: LatencyFit, records: Sequence[Record], confirmed: Sequence[Record]
     ) -> Refit:
-        """Fits the latency model to the confirmed files too, after a look at what it had said of
-        them.
+        """Fits the latency model to the confirmed files too, after a comparison with its
+        predictions for them.
         """
         model, error, seen = engines.refit_latency(
             self.search, self._asked_fit, confirmed, fit.model, fit.heldout
@@ -300,7 +310,8 @@ class SearchRun:
 
 
 def open_search(request: SearchRequest) -> Search:
-    """The search of the request's supernet on its val split, after a check that they fit together.
+    """The search of the request's supernet on the val split, after a check of one against the
+    other.
 
     Nothing is written.
     """
@@ -308,12 +319,16 @@ def open_search(request: SearchRequest) -> Search:
     detector, card, digest = load_supernet(run / SUPERNET)
     if (space := request.space or card.space) is None:
         raise InputError(
-            "this model was trained for one architecture only",
+            "this model was trained for a single architecture",
             run,
             "train a supernet (without --fixed)",
         )
     if request.needs_masks and not card.config.masks:
-        raise InputError("this model has no masks to search by", run, "choose ap or ap50")
+        raise InputError(
+            "this model has no mask head, so a search for mask AP is not possible",
+            run,
+            "choose ap or ap50",
+        )
     masks = card.config.masks and (request.masks or request.needs_masks)
     split = _split(request, card, "val")
     if masks and (why := split.why_no_mask_ap()):
@@ -341,8 +356,8 @@ def open_search(request: SearchRequest) -> Search:
 def _split(
     request: SearchRequest, card: ModelCard, name: str, search: Search | None = None
 ) -> CocoSplit:
-    """Split ``name`` of the request's data, in the supernet's classes; what ``search`` has read is
-    not read twice.
+    """The split ``name`` of the request's data, in the supernet's classes; the split of ``search``
+    is not read twice.
     """
     if search is not None and name == search.split.split:
         return search.split
@@ -352,6 +367,6 @@ def _split(
     split = read_split(source, name, ClassMap(card.category_ids, card.class_names))
     if name != "val" and not len(split.table.ids):
         raise InputError(
-            f"split {name!r} has no annotations", source, "leave it out of --confirm-on"
+            f"the split {name!r} has no annotations", source, "leave it out of --confirm-on"
         )
     return split

@@ -1,10 +1,10 @@
-"""The search: every configuration of a space -> AP and latency Records -> frontier candidates ->
-the full protocol.
+"""The search: AP and latency Records of every configuration of a space, frontier candidates, and
+their full protocol.
 
-Accuracy comes from the shared pass (``shared.py``), for all configurations or for those a race
-leaves (``race.py``), latency from the additive model fitted on a few engines (``engines.py``); only
-candidates for the frontier are exported and measured in full, accuracy and latency from the same
-file. Every step skips what the store already holds.
+Accuracy comes from the shared pass (``shared.py``), for all configurations or for the survivors of
+a race (``race.py``); latency comes from the additive model, which is fitted to a few engines
+(``engines.py``). Only candidates for the frontier are exported and fully measured, with accuracy
+and latency from the same file. Every step skips the Records that the store already holds.
 """
 
 from __future__ import annotations
@@ -45,14 +45,18 @@ from .shared import by_backbone
 log = logging.getLogger(__name__)
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
-# a pool's: (item, result) as they come
+# a pool's function, which yields (item, result) in order of completion
 Run = Callable[[Sequence[Any]], Iterator[tuple[Any, Any]]]  # of Whole or of Part
 Item = TypeVar("Item", Whole, Part)
 
 
 @dataclass
 class Search:
-    """One supernet, one validation split, one store; ``folder`` holds the exported files."""
+    """A search of one supernet on one validation split, with one store; ``folder`` holds the
+    exported files.
+
+    Raises :class:`InputError` for a space that the supernet does not contain.
+    """
 
     detector: Detector
     card: ModelCard
@@ -63,15 +67,15 @@ class Search:
     folder: Path
     context: Context = field(default_factory=Context)
     masks: bool = True
-    deployment: Deployment = Deployment()  # frozen; what latencies are taken on
-    # by whose latencies engines are fitted, candidates chosen and targets met
+    deployment: Deployment = Deployment()  # frozen; the runtime that latencies are measured on
+    # protocol whose latencies engines, candidates and targets are judged by
     decision: Protocol = DECISION
-    # of the GPU that the deployment uses, while engines are measured
+    # watch on the deployment's GPU while engines are measured
     watched: Watched | None = None
-    # where the engines of the latency model ran; None: not measured yet
+    # machine on which the engines of the latency model ran; None: not measured yet
     measured_on: Machine | None = None
-    run_items: Run | None = None  # of a pool of workers; None: in this process, one after another
-    # engines on a worker of its own (``engines.py``); None: in this process
+    run_items: Run | None = None  # function of a pool of workers; None: in this process, in order
+    # measures engines on a separate worker (``engines.py``); None: in this process
     measure: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -80,7 +84,7 @@ class Search:
         known = {arch.backbone for arch in trained}
         if not backbones & known:
             raise InputError(
-                "the search space has no backbone that was trained", hint=f"trained: {trained}"
+                "no backbone of the search space was trained", hint=f"trained: {trained}"
             )
         if (
             max(self.space.decoder_layers) > self.card.config.decoder_layers
@@ -91,10 +95,12 @@ class Search:
                 f"queries"
             )
             raise InputError(
-                "the search space asks for more than is stored", hint=f"the checkpoint has {stored}"
+                "the search space needs a larger decoder than the checkpoint holds",
+                hint=f"the checkpoint has {stored}",
             )
 
     def model_id(self, arch: Arch) -> ModelId:
+        """The identity of an architecture's model in Records."""
         task = "segment" if self.card.config.masks else "detect"
         return ModelId(
             "rfdetr",
@@ -106,7 +112,7 @@ class Search:
 
     @property
     def deployed(self) -> Deployed:
-        """The supernet on the deployment: the files that are measured."""
+        """The supernet on the deployment, which makes the files that are measured."""
         return Deployed(self.deployment, self.detector, self._meta, self.folder, self.split)
 
     def _meta(self, arch: Arch) -> ArtifactMeta:
@@ -117,7 +123,7 @@ class Search:
 
     @property
     def deployment_text(self) -> str:
-        """What a modelled latency stands for: runtime, precision, and the mode it is of."""
+        """The runtime, precision and mode of modelled latencies, in words."""
         return f"{self.deployment} {self.decision.short}"
 
     def confirm(
@@ -127,11 +133,11 @@ class Search:
         protocols: Sequence[Protocol],
         predicted: Latency | None = None,
     ) -> list[Record]:
-        """Full protocol of one architecture on the deployment: accuracy and latency from the same
-        file.
+        """Measures an architecture on the deployment by the full protocol, with accuracy and
+        latency from the same file.
 
-        ``predicted``: what the latency model said of it before; goes into the Records of the
-        decision's mode that have none yet.
+        ``predicted``: the latency model's earlier prediction, which is added to Records of the
+        deciding mode that have no prediction yet.
         """
         deployed = self.deployed
         threads = protocols[0].threads
@@ -168,11 +174,11 @@ class Search:
 
     @property
     def machine(self) -> Machine:
-        """This machine, with the GPU that is measured where one is."""
+        """This machine, with the GPU if the deployment uses a GPU."""
         return self.watched.machine if self.watched is not None else this_machine()
 
     def record(self, source: str, arch: Arch) -> Record:
-        """A Record without results."""
+        """A Record of an architecture without results."""
         return Record(
             source,
             self.model_id(arch),
@@ -188,16 +194,17 @@ class Search:
 
     @cached_property
     def evaluation(self) -> GroupEvaluation:
+        """The evaluation of work items in this process."""
         return GroupEvaluation(self.detector, self.split, self.masks)
 
     def evaluate_all(
         self, model: LatencyModel, heldout: RelativeError, progress: Progress = iter
     ) -> list[Record]:
-        """A Record of source "search" for every configuration: accuracy shared and exact, latency
-        modelled.
+        """Records of the source "search" for every configuration, with exact accuracy by shared
+        passes and modelled latency.
 
-        An accuracy that the store holds already, be it beside a latency on another deployment, is
-        not computed again.
+        An accuracy that the store already holds, even with a latency on another deployment, is not
+        computed again.
         """
         stored = {record.id: record for record in self.store.read()}
         known = self._known_accuracy(stored.values())
@@ -230,11 +237,13 @@ class Search:
         rules: Rules = Rules(),
         progress: Callable[[Stage], None] = lambda stage: None,
     ) -> tuple[list[Record], Outcome]:
-        """Records of the configurations that a race for the frontier leaves, evaluated on every
-        image; see :mod:`.race`.
+        """Records of the survivors of a race for the frontier, evaluated on every image; see
+        :mod:`.race`.
         """
         if goal.kind == "segm" and not self.masks:
-            raise InputError(f"a race for {goal.metric} needs masks", hint="search with masks")
+            raise InputError(
+                f"a race for {goal.metric} needs mask evaluations", hint="set masks in the search"
+            )
         objects = Objects.of(self.evaluation.evaluator)
         parts: dict[tuple[Arch, str], list[Matches]] = {}
 
@@ -266,12 +275,12 @@ class Search:
         heldout: RelativeError,
         stored: Mapping[str, Record],
     ) -> Record:
-        """The Record of ``arch``, from the store where it says the same; the latency model may have
-        been fitted anew since.
+        """The Record of ``arch``, from the store if the stored Record is equal; the latency model
+        may have been fitted again since.
 
-        A latency in the store that was fitted to confirmed files too stays there: candidates are
-        chosen by ``model`` all the same, so that a run that goes on chooses as it did, and
-        :meth:`refit` writes the better one.
+        A stored latency of a model that was fitted to confirmed files too is kept in the store.
+        Candidates are nevertheless chosen by ``model``, so that a resumed run makes the same
+        choice, and :meth:`refit` writes the better latency.
         """
         record = replace(
             self.record("search", arch),
@@ -300,10 +309,10 @@ class Search:
         heldout: RelativeError,
         seen: RelativeError,
     ) -> list[Record]:
-        """The search's Records with the latencies of a model that was fitted to confirmed files
-        too; stored where they differ.
+        """The search's Records with latencies of a model that was fitted to confirmed files too;
+        stored where they differ.
 
-        ``seen``: error of the model before on these files.
+        ``seen``: error of the former model on these files.
         """
         stored = {record.id: record for record in self.store.read()}
         after = []
@@ -321,7 +330,9 @@ class Search:
         return after
 
     def _known_accuracy(self, records: Iterable[Record]) -> dict[Arch, dict[str, Accuracy]]:
-        """Of this checkpoint on these images, where the store has every kind that is wanted."""
+        """The stored accuracy of this checkpoint on these images, if the store has every requested
+        kind.
+        """
         known: dict[Arch, dict[str, Accuracy]] = {}
         for record in records:
             arch = record.model.arch
@@ -351,8 +362,8 @@ class Search:
             yield from ((item, self.evaluation(item)) for item in items)
 
     def _kept_results(self, items: Sequence[Part]) -> Iterator[tuple[Part, Parts]]:
-        """Results of a race's items; each is kept in a file, so that a killed race goes on where it
-        was.
+        """Results of a race's items; each is kept in a file, so that an interrupted race can be
+        resumed.
         """
         missing = [item for item in items if not self._race_file(item).exists()]
         yield from (
@@ -393,7 +404,7 @@ def _results(record: Record) -> tuple[Any, ...]:
 
 
 class _Sized:
-    """An iterator that knows its length, for a progress bar."""
+    """An iterator with a length, for a progress bar."""
 
     def __init__(self, items: Iterator[Any], length: int) -> None:
         self.items = items
@@ -417,7 +428,9 @@ def _read(path: Path, item: Part, kinds: Sequence[str]) -> Parts:
                 for arch in item.archs
             }
     except (OSError, ValueError, KeyError) as error:
-        raise InputError("not a stage of a race", path, "remove the file and run again") from error
+        raise InputError(
+            "the file is not a stage of a race", path, "remove the file and run the command again"
+        ) from error
 
 
 def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
@@ -429,7 +442,7 @@ def _accuracy(matched: Matches, objects: Objects) -> Accuracy:
 
 
 def missing_classes(split: CocoSplit) -> list[str]:
-    """Names of classes that have no object in the split; AP says nothing about them."""
+    """Names of classes without objects in the split, which AP does not cover."""
     count = Objects.of(CocoEvaluator(split)).count.sum(0)
     return [
         name

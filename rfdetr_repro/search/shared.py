@@ -1,8 +1,8 @@
 """Accuracy of every configuration of a space, shared exactly (docs/search.md).
 
 Configurations that differ only in decoder depth and query count share the backbone, the two-stage
-selection and one decoder pass; each still gets the numbers its own sliced subnet would give. The
-module reads a model and a split, and knows no store.
+selection and one decoder pass; each still gets the same numbers as its own sliced subnet. The
+module reads a model and a split, and uses no store.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def shared_detections(
     indices: Sequence[int] | None = None,
 ) -> dict[Arch, list[ImageDetections]]:
     """Detections of all ``archs``, which must share one backbone, from one pass over the split, or
-    its images at ``indices``.
+    over its images at ``indices``.
     """
     if len({arch.backbone for arch in archs}) != 1:
         raise ValueError("these architectures do not share a backbone")
@@ -53,7 +53,7 @@ def shared_detections(
 
 
 def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:
-    """Groups of architectures that share one backbone pass, in order of first appearance."""
+    """Groups of architectures that share a backbone pass, in order of first appearance."""
     groups: dict[tuple[int, ...], list[Arch]] = {}
     for arch in archs:
         groups.setdefault(arch.backbone, []).append(arch)

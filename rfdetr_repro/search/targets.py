@@ -1,5 +1,5 @@
-"""Picks for target latencies: the best configuration within a tolerance of each (the paper's
-RF100-VL models: 10 %).
+"""Choices for target latencies: the best configuration within a tolerance of each target (the
+paper's RF100-VL models: 10 %).
 """
 
 from __future__ import annotations
@@ -16,36 +16,42 @@ from rfdetr_repro.spec.metrics import percent
 
 @dataclass(frozen=True)
 class Targets:
-    """``latencies_ms`` wanted, each to ``tolerance`` (a part of it)."""
+    """Target latencies in ms, each with a relative ``tolerance``.
+
+    Raises :class:`InputError` for values that are not positive.
+    """
 
     latencies_ms: tuple[float, ...]
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        # NaN fails
+        # false for NaN too
         numbers = all(isinstance(ms, (int, float)) and 0 < ms < 1e6 for ms in self.latencies_ms)
         if not self.latencies_ms or not numbers or not 0 < self.tolerance < 1:
             raise InputError(
-                f"target latencies {self.latencies_ms} to {self.tolerance:g}",
-                hint="positive ms, a tolerance in (0, 1)",
+                f"the target latencies {self.latencies_ms} with the tolerance {self.tolerance:g} "
+                f"are not possible",
+                hint="give positive latencies in ms and a tolerance between 0 and 1",
             )
 
     @classmethod
     def parse(cls, text: str, tolerance: float = 0.1) -> Targets:
-        """``"2.3,3.5,4.4"``: milliseconds."""
+        """The targets in a text such as ``"2.3,3.5,4.4"``, in milliseconds."""
         try:
             return cls(tuple(float(part) for part in text.split(",")), tolerance)
         except ValueError as error:
             raise InputError(
-                f"{text!r} is no list of latencies", hint="write milliseconds like 2.3,3.5,4.4"
+                f"{text!r} is not a list of latencies",
+                hint="write milliseconds, such as 2.3,3.5,4.4",
             ) from error
 
     def reaches(self, target_ms: float, latency_ms: float) -> bool:
+        """Whether a latency is within the tolerance of a target."""
         return abs(latency_ms - target_ms) <= self.tolerance * target_ms * (1 + 1e-9)
 
     def check(self, latency_ms: Mapping[Arch, float]) -> None:
-        """Raises :class:`InputError` for a target that no configuration reaches, with the nearest
-        one.
+        """Raises :class:`InputError`, which names the nearest configuration, for a target that no
+        configuration reaches.
         """
         for target in self.latencies_ms:
             if not any(self.reaches(target, ms) for ms in latency_ms.values()):
@@ -58,8 +64,8 @@ class Targets:
     def picks(
         self, records: Iterable[Record], per_target: int = 1, y: str = "ap"
     ) -> dict[float, list[Record]]:
-        """Best by ``y`` first, at most ``per_target`` of the frontier within each target's
-        tolerance; maybe none.
+        """At most ``per_target`` members of the frontier within each target's tolerance, best by
+        ``y`` first; there may be none.
         """
         found: dict[float, list[Record]] = {}
         known = list(records)
@@ -77,9 +83,11 @@ class Targets:
 def candidates(
     records: Sequence[Record], limit: int, y: str = "ap", targets: Targets | None = None
 ) -> list[Arch]:
-    """Architectures that get the full protocol: of the frontier of (modelled latency, ``y``)
-    thinned evenly to ``limit``, or with ``targets`` an equal share of ``limit`` for each, since a
-    modelled latency may prove to lie outside the tolerance.
+    """Architectures to measure by the full protocol.
+
+    The frontier of (modelled latency, ``y``), thinned evenly to ``limit``; or, with ``targets``, an
+    equal share of ``limit`` for each target, because a measured latency may turn out to be outside
+    the tolerance.
     """
     if targets is not None:
         picked = targets.picks(records, max(1, limit // len(targets.latencies_ms)), y)
@@ -98,7 +106,7 @@ def candidates(
 def describe_picks(
     targets: Targets, confirmed: Sequence[Record], y: str = "ap", mode: str = "buffered"
 ) -> list[str]:
-    """One line per target, by the latency of the confirmed file in the mode that was decided by."""
+    """One line per target, by the confirmed file's latency in the deciding mode."""
     metric_y = metric(y)
     lines = []
     decided = [
@@ -106,13 +114,13 @@ def describe_picks(
     ]
     for target, picks in targets.picks(decided, 1, y).items():
         found = (
-            f"no confirmed configuration lies within {targets.tolerance:.0%}, by its measured "
-            f"{mode} latency"
+            f"no confirmed configuration is within {targets.tolerance:.0%} by its measured {mode} "
+            f"latency"
         )
         for pick in picks:
             value = metric_y.value(pick)
             score = percent(value, absent="unknown")
-            told = f"{metric_y.name} {score}, {pick.as_latency().ms:.3g} ms {mode}"
-            found = f"{pick.as_searched().arch.key}, {told}"
+            result = f"{metric_y.name} {score}, {pick.as_latency().ms:.3g} ms {mode}"
+            found = f"{pick.as_searched().arch.key}, {result}"
         lines.append(f"target {target:g} ms: {found}")
     return lines

@@ -1,4 +1,7 @@
-"""The paper's tables, published beside measured, and a campaign's own. No torch here."""
+"""The paper's tables, published beside measured, and a campaign's own.
+
+This module does not import PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_nan_is_not_dropped(tmp_path: Path) -> None:
     assert {risk.node: risk.kind for risk in audit(path, noise(1)).risks}["spoils"] == "NaN"
     shown = [*nodes, helper.make_node("Add", ["odds", "one"], ["y"])]
     path = written(tmp_path / "shown.onnx", shown, {"zero": 0.0, "one": 1.0}, [1, WIDTH])
-    with pytest.raises(InputError, match="not finite, in y"):
+    with pytest.raises(InputError, match="not finite in y"):
         audit(path, noise(1))
     path = written(
         tmp_path / "weights.onnx",
@@ -196,7 +196,7 @@ def test_noise_is_the_same_every_time(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_run_says_so(tmp_path: Path) -> None:
     path = written(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 3, 8, 8])
-    with pytest.raises(InputError, match="does not run"):
+    with pytest.raises(InputError, match="cannot be run"):
         audit(path, [{"x": np.zeros((1, 2), np.float32)}])
-    with pytest.raises(InputError, match="nothing to run"):
+    with pytest.raises(InputError, match="there is no image to run"):
         audit(path, [])

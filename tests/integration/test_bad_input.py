@@ -139,7 +139,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"]
     )
     assert "invalid choice: 'speed'" in refused(capsys, search.main, [*run, "--metric", "speed"])
-    assert "no list of latencies" in refused(capsys, search.main, [*run, "--targets-ms", "fast"])
+    assert "not a list of latencies" in refused(capsys, search.main, [*run, "--targets-ms", "fast"])
     assert "above 0 and at most 1" in refused(
         capsys, search.main, [*run, "--strategy", "race", "--first", "0"]
     )

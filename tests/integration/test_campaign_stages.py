@@ -119,7 +119,7 @@ def test_the_plan_has_every_stage_and_adds_up(
     )
     lines = list(reproduce_plan.plan(absent))
     assert lines[:2] == [
-        "weights dinov2.safetensors: not here yet",
+        "weights dinov2.safetensors: not there yet",
         "[pretraining] objects365 is not here: number of images unknown",
     ]
     stages = [line.split("]")[0][1:] for line in lines if line.startswith("[")]

@@ -95,9 +95,9 @@ def test_no_two_names_are_the_same(names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("https://a.org/dog.jpg", "download it first"),
-        ("empty", "no pictures in the folder"),
-        ("absent.png", "no such picture"),
+        ("https://a.org/dog.jpg", "download the image first"),
+        ("empty", "there are no images in the folder"),
+        ("absent.png", "the image does not exist"),
     ],
 )
 def test_what_is_no_picture_is_said_before_a_model_is_loaded(

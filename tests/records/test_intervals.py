@@ -86,7 +86,7 @@ def test_lost_and_altered_samples(store: Store) -> None:
     assert [line.word for line in recompute(store.path)] == ["lost", "equal"]
     path.unlink()
     lines = recompute(store.path)
-    assert lines[0].word == "lost" and "cannot read" in lines[0].told
+    assert lines[0].word == "lost" and "cannot read" in lines[0].text
 
 
 def test_latencies_without_samples_are_counted(

@@ -165,5 +165,5 @@ def test_wrong_images(both: Both, backend: str) -> None:
         np.zeros((1, 3, 32, 32)),
         np.zeros((3, 32, 32), np.float32),
     ):
-        with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
+        with pytest.raises(InputError, match=r"needs images float32 \(1, 3, 32, 32\), not"):
             session.bind(wrong)

@@ -48,7 +48,7 @@ def test_a_graph_replays_what_was_captured(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_failed_capture_raises(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = FakeDevice()
     installed(monkeypatch, FakeCudaRuntime(device, call))
-    with pytest.raises(StatedFailure, match=f"{call} says cudaErrorStreamCaptureUnsupported"):
+    with pytest.raises(StatedFailure, match=f"{call} returned cudaErrorStreamCaptureUnsupported"):
         CapturedGraph(device.stream, lambda: None).launch()
 
 

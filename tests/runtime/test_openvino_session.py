@@ -131,7 +131,7 @@ def test_bad_input(both: Both, session: OpenVinoSession, tmp_path: Path) -> None
         with pytest.raises(InputError, match="OpenVINO cannot load the model") as caught:
             OpenVinoSession(rewritten(both.onnx, content, tmp_path / str(number)))
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not float64"):
+    with pytest.raises(InputError, match=r"needs images float32 \(1, 3, 32, 32\), not float64"):
         session.bind(np.zeros((1, 3, 32, 32)))
     with pytest.raises(InputError, match="runs onnx files, not torch"):
         OpenVinoSession(both.torch)

@@ -50,7 +50,7 @@ def test_equal_input_gives_equal_output(artifact: Artifact) -> None:
     ids=["size", "batch", "float64", "no batch"],
 )
 def test_wrong_input_is_refused(artifact: Artifact, wrong: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
+    with pytest.raises(InputError, match=r"needs images float32 \(1, 3, 32, 32\), not"):
         OrtSession(artifact, threads=1).run(wrong)
 
 

@@ -138,7 +138,7 @@ def test_the_identity_tells_graph_and_build(setup: Setup) -> None:
 )
 def test_a_capture_that_fails_raises(setup: Setup, failing: str) -> None:
     setup.runtime.fails = failing
-    with pytest.raises(StatedFailure, match=f"{failing} says"):
+    with pytest.raises(StatedFailure, match=f"{failing} returned"):
         setup.open(cuda_graph=True)
     setup.open()  # plain launches were not asked for silently, but work
 
@@ -249,7 +249,7 @@ def test_the_identity_tells_injected_candidates(setup: Setup) -> None:
     "wrong", [np.zeros((1, 3, 32, 40), np.float32), np.zeros((1, 3, 32, 32))], ids=["size", "type"]
 )
 def test_wrong_input_is_refused(setup: Setup, wrong: np.ndarray) -> None:
-    with pytest.raises(InputError, match=r"takes float32 \(1, 3, 32, 32\), not"):
+    with pytest.raises(InputError, match=r"needs images float32 \(1, 3, 32, 32\), not"):
         setup.open().bind(wrong)
 
 

@@ -318,12 +318,13 @@ def test_a_worker_that_sees_other_files_is_refused(
     after = load_supernet(run / "supernet.safetensors")[2], read_split(copy / "data", "val").sha256
     (changed,) = [index for index in range(2) if before[index] != after[index]]
     told = (
-        f"a worker sees another file ({after[changed][:12]}, the search {before[changed][:12]}) "
+        f"the file of a worker ({after[changed][:12]}) differs from the file of the search "
+        f"({before[changed][:12]}) "
         f"({copy}"
     )
     lines = [line for line in capfd.readouterr().err.splitlines() if "worker" in line]
     assert len(lines) == 2 + 1 and all(
-        told in line and "share one folder" in line for line in lines
+        told in line and "give all machines the same folder" in line for line in lines
     )
     assert all(" refused: InputError: " in line for line in lines[:2]) and lines[2].startswith(
         "error: no worker is left; "

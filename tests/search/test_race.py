@@ -193,5 +193,5 @@ def test_stages_grow_to_the_end() -> None:
     ],
 )
 def test_rules_that_make_no_race(wrong: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="make no race"):
+    with pytest.raises(InputError, match="are impossible"):
         Rules(**wrong)  # type: ignore[arg-type]

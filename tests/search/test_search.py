@@ -97,10 +97,10 @@ def test_a_killed_race_computes_nothing_twice(
 
 
 def test_spaces_that_do_not_fit_are_refused(run: Path, place: Path) -> None:
-    with pytest.raises(InputError, match="no backbone that was trained"):
+    with pytest.raises(InputError, match="no backbone of the search space was trained"):
         search_in(run, place, space=SearchSpace((80,), (20,), (1,), (0, 1), (5,)))
     deep = replace(SPACE, decoder_layers=(0, TINY.model.decoder_layers + 1))
-    with pytest.raises(InputError, match="more than is stored"):
+    with pytest.raises(InputError, match="a larger decoder than the checkpoint holds"):
         search_in(run, place, space=deep)
     search = search_in(run, place, masks=False)
     with pytest.raises(InputError, match="a race for mask_ap needs masks"):
@@ -187,7 +187,7 @@ def test_a_target_is_judged_by_the_latency_that_the_model_speaks_of(run: Path, p
         (line,) = describe_picks(Targets((near,), 0.1), [slow, fast], "ap", mode)
         assert arch.key in line and f" ms {mode}" in line
         (line,) = describe_picks(Targets((far,), 0.1), [slow, fast], "ap", mode)
-        assert "no confirmed configuration lies within 10%" in line
+        assert "no confirmed configuration is within 10%" in line
 
 
 def test_a_plan_adds_up_and_writes_nothing(run: Path, place: Path) -> None:
@@ -247,7 +247,7 @@ def test_the_command_races_for_targets(
     ]
     assert run_main(command.main, [*arguments, "--targets-ms", "1000"]) == 1
     # 20 % of noise, and a tolerance of 10 %
-    assert "too coarse for these targets" in capsys.readouterr().err
+    assert "too inaccurate for these targets" in capsys.readouterr().err
     assert run_main(command.main, [*arguments, "--targets-ms", "1000", "--tolerance", "0.9"]) == 2
     assert "the nearest is r" in capsys.readouterr().err
     for wrong in ("val,elsewhere", "val,train", "test"):

@@ -198,8 +198,10 @@ def test_a_race_for_targets_from_python(run: Path, place: Path) -> None:
 def test_what_does_not_fit_is_refused_and_nothing_is_written(run: Path, place: Path) -> None:
     before = sorted(run.rglob("*"))
     wrong = {
-        "no backbone that was trained": {"space": SearchSpace((80,), (20,), (1,), (0,), (5,))},
-        "more than is stored": {"space": replace(FEW, decoder_layers=(9,))},
+        "no backbone of the search space was trained": {
+            "space": SearchSpace((80,), (20,), (1,), (0,), (5,))
+        },
+        "a larger decoder than the checkpoint holds": {"space": replace(FEW, decoder_layers=(9,))},
         "no such|not there|no file|cannot": {"data": place / "elsewhere"},
     }
     for message, changes in wrong.items():
@@ -293,7 +295,7 @@ def test_the_command_refuses_in_its_own_words(
     for more, told in (
         (["--address", "a:1"], "--address and --worker-count belong to --workers ray"),
         (["--engines", "9", "--most-engines", "8"], "--most-engines 8 is less than --engines 9"),
-        (["--targets-ms", ""], "'' is no list of latencies"),
+        (["--targets-ms", ""], "'' is not a list of latencies"),
     ):
         assert run_main(command.main, [*given, *more]) == 2
         captured = capsys.readouterr()

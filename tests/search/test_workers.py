@@ -104,6 +104,6 @@ def test_without_ray_the_other_pool_says_how_to_get_it(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        InputError, match=r"many machines need Ray .+pip install 'rfdetr-repro\[ray\]'"
+        InputError, match=r"work on many machines needs Ray .+pip install 'rfdetr-repro\[ray\]'"
     ):
         RayPool(MakeSquares(str(tmp_path)))

@@ -36,7 +36,7 @@ def test_only_patches_that_the_space_lacks() -> None:
         128
     }
     assert {(arch.decoder_layers, arch.queries) for arch in archs} == {(2, 25)}
-    with pytest.raises(InputError, match="every patch size given was trained"):
+    with pytest.raises(InputError, match="all these patch sizes were trained"):
         never_trained(SPACE, [16])
     assert not set(between(PICO_SPACE)) & set(PICO_SPACE.patches) and 14 in between(PICO_SPACE)
     assert [

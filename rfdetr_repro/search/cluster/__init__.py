@@ -1,1 +1,1 @@
-"""Who does the work of a search: this process or the workers of a Ray cluster."""
+"""Workers of a search: this process, or processes of a Ray cluster."""

@@ -1,9 +1,9 @@
-"""Who does the work of a search: this process (:class:`LocalPool`) or many machines
-(``ray_pool.RayPool``), by one interface.
+"""Workers of a search behind one interface: this process (:class:`LocalPool`) or many machines
+(``ray_pool.RayPool``).
 
-A pool knows nothing of searches. ``make``, a picklable callable without arguments, runs once on
-every worker, loads what the work needs from a shared folder and returns the function from item to
-result. The driver alone receives results and writes the store.
+A pool knows nothing about searches. ``make``, a picklable callable without arguments, runs once on
+every worker, loads the data that the work needs from a shared folder, and returns the function from
+item to result. Only the driver receives results and writes the store.
 """
 
 from __future__ import annotations
@@ -26,61 +26,69 @@ Make = Callable[[], Work]
 
 
 class Pool(Protocol):
-    """Items are small frozen dataclasses, results dataclasses or arrays."""
+    """The interface of a pool.
+
+    Items are small frozen dataclasses, results are dataclasses or arrays.
+    """
 
     def run(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """(item, result) in order of completion, each item exactly once; closing the iterator stops
-        the work.
+        """Yields (item, result) in order of completion, each item exactly once; closing the
+        iterator stops the work.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the workers."""
 
 
 class LocalPool:
-    """Works in this process, in order; ``make`` runs when the first item is worked on."""
+    """Works in this process, in order; ``make`` runs before the first item."""
 
     def __init__(self, make: Make) -> None:
+        """``make`` returns the function from item to result."""
         self.make = make
         self._work: Work | None = None
 
     def run(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yields (item, result) in the order of ``items``."""
         for item in items:
             if self._work is None:
                 self._work = self.make()
             yield item, self._work(item)
 
     def close(self) -> None:
+        """Drops the function; the next run calls ``make`` again."""
         self._work = None
 
 
 class Ticket(NamedTuple):
-    """One attempt at one item, by its number."""
+    """An attempt at an item, which is named by its number."""
 
     item: int
     attempt: int
 
 
 class Ledger:
-    """Which items wait, are at work, are done or failed.
+    """Bookkeeping of items: waiting, in work, done or failed.
 
-    Of an item's tickets only the latest counts: nothing comes twice.
+    Only the latest ticket of an item counts, so that no result is delivered twice.
     """
 
     def __init__(self, count: int, retries: int) -> None:
+        """``count`` waiting items, each with ``retries`` further attempts after a lost worker."""
         self.retries = retries
-        self.failures: dict[int, str] = {}  # item -> why it was given up
+        self.failures: dict[int, str] = {}  # item -> reason for giving up
         self._waiting = deque(range(count))
         self._attempts = [0] * count
         self._at_work: set[Ticket] = set()
 
     @property
     def open(self) -> int:
-        """Items that wait or are at work."""
+        """Number of items that are waiting or in work."""
         return len(self._waiting) + len(self._at_work)
 
     def take(self) -> Ticket | None:
-        """A ticket for the next item, or None while none waits."""
+        """A ticket for the next item, or None if no item is waiting."""
         if not self._waiting:
             return None
         item = self._waiting.popleft()
@@ -90,15 +98,15 @@ class Ledger:
         return ticket
 
     def done(self, ticket: Ticket) -> bool:
-        """Whether the result of this ticket counts; False: its item was handed out again meanwhile,
-        drop the result.
+        """Whether the result of this ticket counts; False if the item was assigned again meanwhile,
+        so that the result must be dropped.
         """
         counts = ticket in self._at_work
         self._at_work.discard(ticket)
         return counts
 
     def lost(self, ticket: Ticket, reason: str) -> None:
-        """The worker is gone: its item is next in line, or fails after ``retries`` further
+        """Handles a lost worker: the item is next in line, or fails after ``retries`` further
         attempts.
         """
         if not self.done(ticket):
@@ -111,16 +119,17 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a worker answers first.
+    """A worker's first answer: its versions and its machine.
 
-    ``versions``: of Python (minor), this package, its source, and what its results depend on.
+    ``versions``: versions of Python (minor), of this package and its source, and of the packages
+    that results depend on.
     """
 
     versions: dict[str, str]
     machine: Machine
 
     def device(self, gpu: bool) -> str:
-        """What a latency measured here belongs to; two devices are never mixed."""
+        """The device that latencies belong to; latencies of two devices are never mixed."""
         machine = self.machine
         return (
             f"{machine.gpu} (driver {machine.driver})"
@@ -129,8 +138,8 @@ class Fingerprint:
         )
 
     def differences(self, other: Fingerprint) -> str:
-        """Like "torch 2.12 there, 2.13 here", where ``other`` is here; empty if all versions
-        agree.
+        """Differing versions, such as "torch 2.12 there, 2.13 here", where ``other`` is here; empty
+        if all versions agree.
         """
         names = sorted({*self.versions, *other.versions})
         pairs = [
@@ -143,6 +152,7 @@ class Fingerprint:
 
 
 def fingerprint_here() -> Fingerprint:
+    """The fingerprint of this process."""
     versions = {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "source": _source_sha256()[:12],
@@ -152,14 +162,14 @@ def fingerprint_here() -> Fingerprint:
             versions[package] = importlib.metadata.version(package)
         except (
             importlib.metadata.PackageNotFoundError
-        ):  # not installed: "absent" there differs from a version here
+        ):  # a missing package: "absent" differs from any version
             continue
     return Fingerprint(versions, this_machine())
 
 
 @lru_cache
 def _source_sha256() -> str:
-    """Of this package's Python files: two checkouts of one version may differ."""
+    """Hash of this package's Python files, because two checkouts of one version may differ."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

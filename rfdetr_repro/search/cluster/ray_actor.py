@@ -1,6 +1,7 @@
-"""The far end of a :class:`~rfdetr_repro.search.cluster.ray_pool.RayPool`: one actor per worker.
+"""The remote side of a :class:`~rfdetr_repro.search.cluster.ray_pool.RayPool`: one actor per
+worker.
 
-Imports neither Ray nor torch.
+The module imports neither Ray nor PyTorch.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from .pool import Fingerprint, Make, Work
 
 
 class RayWorker:
-    """Lives in a process of its own; its methods are called in this order, ``pulse`` at any time
-    beside them.
+    """An actor in a process of its own; its methods are called in this order, and ``pulse`` at any
+    time.
     """
 
     def __init__(self) -> None:
+        """Starts without work."""
         self._work: Work | None = None
         self._threads = 1
 
     def hello(self, threads: int, fingerprint: Callable[[], Fingerprint]) -> Fingerprint:
-        """First of all: who this is.
+        """The first call: the worker's fingerprint.
 
-        The thread count is set before anything loads a library that reads it.
+        The number of threads is set before any library that reads it is loaded.
         """
         self._threads = threads
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -33,9 +35,11 @@ class RayWorker:
         return fingerprint()
 
     def start(self, make: Make) -> None:
+        """Runs ``make``, which loads the work."""
         self._work = make()
 
     def work(self, item: Any) -> Any:
+        """The result of ``item``."""
         if self._work is None:
             raise RuntimeError("work is asked for before start")
         if "torch" in sys.modules:
@@ -43,4 +47,4 @@ class RayWorker:
         return self._work(item)
 
     def pulse(self) -> None:
-        """Answers while ``work`` runs in another thread: this process is alive."""
+        """Answers while ``work`` runs in another thread, as a sign of life."""

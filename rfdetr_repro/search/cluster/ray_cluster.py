@@ -1,6 +1,6 @@
-"""The connection to a Ray cluster: a private one on this machine, or one that runs already.
+"""The connection to a Ray cluster: a private cluster on this machine, or a running cluster.
 
-Loads Ray when it is asked for.
+Ray is imported on demand.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any, NamedTuple
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.unfinished import TemporaryFolder
 
-_LONGEST_FOLDER = 31  # characters: Ray puts sockets below it, whose paths the kernel limits to 107
+# characters, because Ray puts sockets into the folder, and the kernel limits socket paths to 107
+_LONGEST_FOLDER = 31
 _CONNECT_S = 10.0
-_OBJECT_STORE_BYTES = 512 << 20  # results are small and are fetched at once
+_OBJECT_STORE_BYTES = 512 << 20  # results are small and fetched immediately
 
 
 class Node(NamedTuple):
-    """One machine of the cluster, with the CPUs and GPUs it lends to Ray."""
+    """A machine of the cluster, with the CPUs and GPUs that it offers to Ray."""
 
     id: str
     name: str
@@ -34,8 +35,8 @@ class Node(NamedTuple):
     gpus: float
 
     def slots(self, threads: int, gpus: float, exclusive: bool) -> int:
-        """Workers of ``threads`` CPUs and ``gpus`` GPUs that fit; at most one if it shall have the
-        machine alone.
+        """Number of workers with ``threads`` CPUs and ``gpus`` GPUs that fit; at most 1 if a worker
+        needs the machine exclusively.
         """
         fit = int(self.cpus // threads)
         if gpus > 0:
@@ -44,33 +45,38 @@ class Node(NamedTuple):
 
 
 def load_ray() -> ModuleType:
-    """The Ray package; absent: :class:`InputError`."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report home
+    """The Ray package; raises :class:`InputError` if Ray is not installed."""
+    # without this, Ray sends usage statistics
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
         import ray.exceptions
         import ray.util.scheduling_strategies
     except ImportError as error:
         hint = "pip install 'rfdetr-repro[ray]', or leave out --workers ray"
-        raise InputError(f"many machines need Ray ({error})", hint=hint) from error
-    # it would print each death on stdout; the pool says it in one line
+        raise InputError(f"work on many machines needs Ray ({error})", hint=hint) from error
+    # Ray would print each death on stdout; the pool reports it in one line
     ray._private.worker._worker_logs_enabled = False
     return ray
 
 
 class Cluster:
-    """``address`` None: a cluster of ``cpus`` CPUs of this machine, that ends with :meth:`close`;
-    else "auto" or HOST:PORT.
-    """
+    """The connection to a cluster."""
 
     def __init__(self, address: str | None, cpus: int) -> None:
+        """Starts or joins a cluster.
+
+        ``address``: "auto" or HOST:PORT of a running cluster; None starts a cluster with ``cpus``
+        CPUs of this machine, which ends with :meth:`close`. Raises :class:`InputError` without Ray
+        or a reachable cluster.
+        """
         self.ray = load_ray()
         self.address = address
         self.local = address is None
         self._folder: TemporaryFolder | None = None
         self._open = False
         if self.ray.is_initialized():
-            raise InputError("this process uses Ray already", hint="close the other pool first")
+            raise InputError("this process already uses Ray", hint="close the other pool first")
         if address not in (None, "auto"):
             _check_reachable(address)
         self._open = True
@@ -96,9 +102,9 @@ class Cluster:
                 error,
                 (OSError, RuntimeError, ValueError, AssertionError, self.ray.exceptions.RayError),
             ):
-                raise  # Ctrl-C, above all
+                raise  # KeyboardInterrupt above all
             raise InputError(
-                f"no Ray cluster ({first_line(error)})",
+                f"the Ray cluster cannot be joined ({first_line(error)})",
                 "a local start" if self.local else f"--address {address}",
                 "start one with ray start --head, run the search on a machine of it, with its "
                 "token (docs/many_machines.md)",
@@ -118,8 +124,10 @@ class Cluster:
         ]
 
     def close(self) -> None:
-        """Disconnects; ends a local cluster and removes its folder."""
-        if self._open:  # only its own connection: closed twice, it could be another pool's
+        """Disconnects from the cluster; ends a local cluster and removes its folder."""
+        # closes only its own connection: after a second close, the connection could belong to
+        # another pool
+        if self._open:
             self._open = False
             self.ray.shutdown()
         if self._folder is not None:
@@ -128,7 +136,7 @@ class Cluster:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Raises :class:`InputError` for an unreachable address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise InputError(
@@ -139,13 +147,15 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"no Ray cluster ({error})", f"--address {address}", "start one with: ray start --head"
+            f"the Ray cluster cannot be reached ({error})",
+            f"--address {address}",
+            "start a cluster with: ray start --head",
         ) from error
 
 
 @contextmanager
 def _path_for_children() -> Iterator[None]:
-    """Inside, processes that are started import from where this one does."""
+    """Inside the context, child processes import from the same paths as this process."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
     try:
@@ -158,8 +168,8 @@ def _path_for_children() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Afterwards SIGTERM does what it did before: Ray's own handler would leave by another exit
-    code.
+    """Restores the handler of SIGTERM, because Ray's own handler would end the process with another
+    exit code.
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -175,6 +185,8 @@ def _short_place() -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what an exception says; Ray's go on with tracebacks and advice."""
+    """The first line of an exception's text; Ray's exceptions continue with tracebacks and
+    advice.
+    """
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -1,9 +1,9 @@
-"""Work on many machines through Ray: items go one at a time to whoever is free, a lost worker's
-item goes to another.
+"""Work on many machines through Ray: each free worker gets one item, and the item of a lost worker
+goes to another worker.
 
-A worker is one actor. It says who it is, is refused if its versions differ from the driver's, runs
-``make`` once, then works. Machines may join and leave at any time. ``docs/many_machines.md`` shows
-how to start them.
+A worker is an actor. A worker reports its fingerprint, is refused if its versions differ from the
+driver's, runs ``make`` once, and then works. Machines may join and leave at any time.
+``docs/many_machines.md`` shows how to start them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from .ray_cluster import Cluster, Node, first_line
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5  # how long to wait for a result before looking for new machines
-# a working process is asked so often; without an answer for so long it is given up
+POLL_S = 0.5  # s to wait for a result before looking for new machines
+# intervals in s at which a worker is asked for a sign of life, and silence after which it is given
+# up
 PULSE_S = 10.0
 SILENT_S = 120.0
-# without any worker: one line, then the end (if no machine could take one)
+# s without any worker: until a line is printed, and until the end if no machine can take a worker
 NOTICE_S = 10.0
 PATIENCE_S = 120.0
-MOST_CRASHES = 3  # of a machine's workers before they have worked; then the machine is refused
+# crashes of a machine's workers before their first result, after which the machine is refused
+MOST_CRASHES = 3
 FREE = "free"
 HELLO = "hello"
 START = "start"
@@ -41,9 +43,9 @@ WORK = "work"
 
 @dataclass(eq=False)
 class _Member:
-    """One worker as the driver sees it.
+    """A worker, from the driver's view.
 
-    ``ref``: the answer it owes for its stage; ``pulse``: and for the last question.
+    ``ref``: the pending answer of the present stage; ``pulse``: the pending sign of life.
     """
 
     actor: Any
@@ -60,16 +62,17 @@ class _Member:
 
 
 class RayPool:
-    """A :class:`~rfdetr_repro.search.cluster.pool.Pool` of up to ``workers`` actors (None: as many
-    as fit).
+    """A :class:`~rfdetr_repro.search.cluster.pool.Pool` of up to ``workers`` actors, or as many as
+    fit.
 
-    ``address`` None starts a cluster on this machine; "auto" or HOST:PORT joins one. Each worker
-    has ``threads`` CPUs and ``gpus`` GPUs. ``exclusive``, for latencies: one worker per machine,
-    which claims all its CPUs (and GPUs), on the device of the first; ``work`` puts the machine into
-    its result. An item whose worker dies is tried ``retries`` more times; then :meth:`run` raises
-    :class:`StatedFailure` after all others are done. What ``work`` raises is raised by :meth:`run`.
-    No worker left, or none to be had: :class:`InputError`. ``fingerprint`` runs here and on every
-    worker. One pool at a time per process.
+    ``address``: None starts a cluster on this machine; "auto" or HOST:PORT joins a running cluster.
+    Each worker has ``threads`` CPUs and ``gpus`` GPUs. ``exclusive``, for latencies: one worker per
+    machine, which claims all CPUs and GPUs of the machine, and only machines with the first
+    worker's device; the results of ``work`` name the machine. An item whose worker dies is tried
+    ``retries`` more times; then :meth:`run` raises :class:`StatedFailure` after all other items are
+    done. :meth:`run` raises the errors of ``work``, and :class:`InputError` if no worker is left or
+    available. ``fingerprint`` runs in this process and on every worker. A process can have one pool
+    at a time.
     """
 
     def __init__(
@@ -83,6 +86,9 @@ class RayPool:
         retries: int = 2,
         fingerprint: Callable[[], Fingerprint] = fingerprint_here,
     ) -> None:
+        """Starts or joins the cluster; raises :class:`InputError` for impossible numbers and
+        without Ray or a cluster.
+        """
         if threads < 1 or (workers is not None and workers < 1) or gpus < 0 or retries < 0:
             raise InputError(
                 "a pool needs at least one worker of one thread", hint="give positive numbers"
@@ -95,9 +101,9 @@ class RayPool:
         self.retries = retries
         self.fingerprint = fingerprint
         self.here = fingerprint()
-        self.device: str | None = None  # of the first accepted worker of an exclusive pool
+        self.device: str | None = None  # device of the first accepted worker of an exclusive pool
         self._members: list[_Member] = []
-        self._refused: dict[str, str] = {}  # node id -> why
+        self._refused: dict[str, str] = {}  # node id -> reason
         self._crashes: Counter[str] = Counter()
         self._raised_by_work: Exception | None = None
         self._alone_since: float | None = None
@@ -109,20 +115,22 @@ class RayPool:
 
     @property
     def size(self) -> int:
-        """Workers that have begun: they have been accepted and have run ``make``."""
+        """Number of workers that were accepted and have run ``make``."""
         return sum(member.stage in (FREE, WORK) for member in self._members)
 
     def run(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Yields (item, result) in order of completion, each item exactly once."""
         ledger = Ledger(len(items), self.retries)
         try:
             while ledger.open:
                 self._recruit(ledger)
                 self._hand_out(items, ledger)
                 finished = self._collect(ledger)
-                self._hand_out(items, ledger)  # before the caller takes its time over the results
+                self._hand_out(items, ledger)  # before the caller processes the results
                 for ticket, result in finished:
                     yield items[ticket.item], result
-                if self._raised_by_work is not None:  # after what was finished beside it
+                # after the results that were finished at the same time
+                if self._raised_by_work is not None:
                     raise self._raised_by_work
         finally:
             self._raised_by_work = None
@@ -139,16 +147,17 @@ class RayPool:
             raise StatedFailure(f"{lost}: {which}")
 
     def close(self) -> None:
+        """Ends all workers and leaves the cluster."""
         atexit.unregister(self.close)
         for member in list(self._members):
             self._dismiss(member)
         self.cluster.close()
 
-    # -- workers come ------------------------------------------------------------------------------
+    # -- workers join ------------------------------------------------------------------------------
 
     def _recruit(self, ledger: Ledger) -> None:
-        """Starts workers where there is room, at most one per open item; looks at the cluster every
-        POLL_S.
+        """Starts workers where there is room, at most one per open item; queries the cluster every
+        POLL_S seconds.
         """
         if time.monotonic() - self._looked_at < POLL_S:
             return
@@ -189,8 +198,8 @@ class RayPool:
         return _Member(actor, node, actor.hello.remote(self.threads, self.fingerprint))
 
     def _check_hope(self, nodes: list[Node], welcome: list[Node]) -> None:
-        """No worker and none in sight: says so once, and raises when waiting cannot help or has
-        lasted too long.
+        """Without any worker: prints one line, and raises when waiting is pointless or has lasted
+        too long.
         """
         if any(member.stage in (START, WORK, FREE) for member in self._members):
             self._alone_since = None
@@ -199,7 +208,7 @@ class RayPool:
         if nodes and not welcome and not self._members:
             reason = list(self._refused.values())[-1]
             raise InputError(
-                "no worker is left", self._where(), f"the last one was refused: {reason}"
+                "no worker is left", self._where(), f"the last worker was refused: {reason}"
             )
         self._alone_since = self._alone_since or time.monotonic()
         waited_s = time.monotonic() - self._alone_since
@@ -231,7 +240,7 @@ class RayPool:
                 member.pulse, member.asked_at = None, time.monotonic()
 
     def _collect(self, ledger: Ledger) -> list[tuple[Ticket, Any]]:
-        """Results that came within POLL_S; moves workers on and notices the dead."""
+        """Results that arrived within POLL_S seconds; advances workers and detects dead workers."""
         owed = {member.ref: member for member in self._members if member.ref is not None}
         if not owed:
             time.sleep(POLL_S)
@@ -241,7 +250,7 @@ class RayPool:
         finished: list[tuple[Ticket, Any]] = []
         for ref in ready:
             member = owed[ref]
-            if member not in self._members:  # dismissed together with another of its machine
+            if member not in self._members:  # dismissed together with another worker of its machine
                 continue
             try:
                 answer = self.ray.get(ref)
@@ -267,7 +276,7 @@ class RayPool:
         member.ticket = None
 
     def _judge(self, member: _Member, there: Fingerprint) -> None:
-        """Takes the worker on, or refuses it by one line."""
+        """Accepts the worker, or refuses it with a printed line."""
         if different := there.differences(self.here):
             self._refuse(member, different)
             return
@@ -275,18 +284,18 @@ class RayPool:
         if self.exclusive and device != (self.device or device):
             self._refuse(
                 member,
-                f"{device} there, {self.device} measures already; latencies of two devices are "
-                f"never mixed",
+                f"the device there is {device}, and {self.device} is already measuring; latencies "
+                f"of two devices are never mixed",
             )
             return
         self.device = device if self.exclusive else None
         member.stage, member.ref = START, member.actor.start.remote(self.make)
 
-    # -- and go ------------------------------------------------------------------------------------
+    # -- workers leave -----------------------------------------------------------------------------
 
     def _raised(self, member: _Member, error: Any) -> None:
-        """Work that raises ends the run with its own exception; a worker that cannot begin is
-        refused.
+        """Handles an exception: an error of the work ends the run with that error; a worker that
+        cannot start is refused.
         """
         cause = error.cause if isinstance(error.cause, Exception) else error
         if member.stage == WORK:
@@ -298,7 +307,7 @@ class RayPool:
             self._refuse(member, f"{type(cause).__name__}: {first_line(cause)}")
 
     def _refuse(self, member: _Member, reason: str) -> None:
-        """The machine gets no further worker; those that work already go on."""
+        """The machine gets no further worker; its present workers go on."""
         if member.node.id not in self._refused:
             _say(f"{member.place} refused: {reason}")
         self._refused[member.node.id] = reason
@@ -314,7 +323,8 @@ class RayPool:
             if self._crashes[member.node.id] >= MOST_CRASHES:
                 self._refuse(
                     member,
-                    f"{MOST_CRASHES} workers died before they worked, the last one: {reason}",
+                    f"{MOST_CRASHES} workers died before their first result, the last because: "
+                    f"{reason}",
                 )
 
     def _dismiss(self, member: _Member) -> None:
@@ -323,8 +333,8 @@ class RayPool:
             self.ray.kill(member.actor)
 
     def _feel_pulses(self, ledger: Ledger) -> None:
-        """A process that is stopped, or a machine that hangs, ends no connection: it is asked, and
-        must answer.
+        """Asks workers for a sign of life, because a stopped process or a hanging machine does not
+        close its connection.
         """
         for member in [member for member in self._members if member.stage == WORK]:
             if member.pulse is not None and self.ray.wait([member.pulse], timeout=0)[0]:
@@ -342,7 +352,7 @@ def _say(line: str) -> None:
 
 
 def _reason(error: Any) -> str:
-    """What Ray says of a death, without ids before it and advice after it."""
+    """Ray's reason for a death, without the ids before it and the advice after it."""
     text = " ".join(str(error).split())
     text = text[max(0, text.find("The actor is dead because")) :].partition(" Some common causes")[
         0
