@@ -136,6 +136,7 @@ MOVED = {
     "tables_timing": "tables.join",
     "train.engine": "train.trainer",
     "upstream_classes": "api.upstream_classes",
+    "train.start": "train.prepare",
     "validation": "evaluation.predict_split",
 }
 # of the folder baselines of the repository, which was no part of the package; baselines.py there

@@ -25,7 +25,7 @@ import torch
 
 from rfdetr_repro.bench.accuracy import label_map
 from rfdetr_repro.data.census import check_usable
-from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco import read_held_out, read_split, read_splits
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.matches import measured
@@ -49,9 +49,8 @@ from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.presets import PRESETS, Preset, preset
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
-from rfdetr_repro.train.prepare import read_held_out, read_splits
+from rfdetr_repro.train.prepare import cpu_weights
 from rfdetr_repro.train.run import TrainRequest, train
-from rfdetr_repro.train.start import cpu_weights
 from rfdetr_repro.train.trainer import MODEL
 from rfdetr_repro.train.upstream_words import from_upstream
 

@@ -20,7 +20,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -50,7 +50,17 @@ from .source import DataSource
 
 log = logging.getLogger(__name__)
 
-__all__ = ["ClassMap", "CocoSplit", "ImageInfo", "Sample", "decode_mask", "has_split", "read_split"]
+__all__ = [
+    "ClassMap",
+    "CocoSplit",
+    "ImageInfo",
+    "Sample",
+    "decode_mask",
+    "has_split",
+    "read_held_out",
+    "read_split",
+    "read_splits",
+]
 
 
 @dataclass(frozen=True)
@@ -444,3 +454,27 @@ def read_split(
         # with rows left out, the data differ from the whole file
         result.annotation_digest.update(json.dumps(dropped, sort_keys=True).encode())
     return result
+
+
+def read_splits(
+    source: DataSource, held_out: Sequence[str] = ("val",), needed: Sequence[str] = ()
+) -> dict[str, CocoSplit]:
+    """The train split of a data set, which has to be there, and those of ``held_out`` that are.
+
+    A split of ``needed`` that is not there is an :class:`InputError`, as is one that is broken.
+    """
+    train = read_split(source, "train")
+    return {"train": train, **read_held_out(source, train.classes, held_out, needed)}
+
+
+def read_held_out(
+    source: DataSource, classes: ClassMap, names: Sequence[str], needed: Sequence[str] = ()
+) -> dict[str, CocoSplit]:
+    """Those splits of ``names`` that the data set has, or that are ``needed``, with the labels of
+    the train split.
+    """
+    return {
+        name: read_split(source, name, classes)
+        for name in names
+        if name in needed or has_split(source, name)
+    }

@@ -127,15 +127,26 @@ class CocoEvaluator:
         is faster. Raises :class:`InputError` for detections that do not fit the split or are not
         finite.
         """
+        return self.accuracy_with_matches(detections, kind, all_areas_only, artifact_sha256)[0]
+
+    def accuracy_with_matches(
+        self,
+        detections: Sequence[ImageDetections],
+        kind: str = "bbox",
+        all_areas_only: bool = False,
+        artifact_sha256: str | None = None,
+    ) -> tuple[Accuracy, list[dict[str, Any]]]:
+        """:meth:`accuracy` and :meth:`image_matches` of all images, from one matching."""
         areas = ["all"] if all_areas_only else list(AREAS_PX2)
-        precision, _ = self._arrays(detections, kind, areas, [self.max_dets])
+        run = self._run(detections, kind, areas, [self.max_dets])
+        precision, _ = self._accumulated(run)
         by_area = {name: _mean(precision[..., area, -1]) for area, name in enumerate(areas)}
         small, medium, large = (by_area.get(name) for name in ("small", "medium", "large"))
         at_50, at_75 = (
             _mean(precision[IOU_THRESHOLDS.index(threshold), ..., 0, -1])
             for threshold in (0.5, 0.75)
         )
-        return Accuracy(
+        accuracy = Accuracy(
             by_area["all"],
             at_50,
             at_75,
@@ -146,6 +157,7 @@ class CocoEvaluator:
             artifact_sha256,
             AP_RULE,
         )
+        return accuracy, _of_all_areas(run)
 
     def twelve(
         self, detections: Sequence[ImageDetections], kind: str = "bbox"
@@ -182,7 +194,11 @@ class CocoEvaluator:
         """Precision (10 IoUs, 101 recalls, classes, areas, limits), recall (10, classes, areas,
         limits); -1: no ground truth.
         """
-        run = self._run(detections, kind, areas, limits)
+        return self._accumulated(self._run(detections, kind, areas, limits))
+
+    @staticmethod
+    def _accumulated(run: Any) -> tuple[Array, Array]:
+        """Matches image by image, then accumulates; precision and recall as :meth:`_arrays`."""
         run.evaluate()
         run.accumulate()
         result: Any = run.eval
@@ -200,7 +216,7 @@ class CocoEvaluator:
         run = self._run(detections, kind, ["all"], [self.max_dets])
         run.params.img_ids = [1 + self.places[image.image_id] for image in detections]
         run.evaluate()
-        return [entry for entry in run.eval_imgs if entry]
+        return _of_all_areas(run)
 
     def _run(
         self, detections: Sequence[ImageDetections], kind: str, areas: list[str], limits: list[int]
@@ -321,6 +337,12 @@ class CocoEvaluator:
                     f"detections of image id {image.image_id} lack masks or are of unequal length",
                     self.split.split,
                 )
+
+
+def _of_all_areas(run: Any) -> list[dict[str, Any]]:
+    """The entries of an evaluation for objects of every size."""
+    whole = list(AREAS_PX2["all"])
+    return [entry for entry in run.eval_imgs if entry and list(entry["aRng"]) == whole]
 
 
 def images_by_id(split: CocoSplit) -> list[int]:

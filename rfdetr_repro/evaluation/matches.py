@@ -10,7 +10,7 @@ times (protocol section 3 requires intervals; :mod:`rfdetr_repro.search.race` de
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import import_module
@@ -88,8 +88,29 @@ def matches(
     """COCO's matching of ``detections`` (at most one entry per image; other images are ignored);
     ``kind``: "bbox" or "segm".
     """
+    return _gathered(evaluator.image_matches(detections, kind))
+
+
+def accuracy_and_matches(
+    evaluator: CocoEvaluator,
+    detections: Sequence[ImageDetections],
+    kind: str = "bbox",
+    all_areas_only: bool = False,
+    artifact_sha256: str | None = None,
+) -> tuple[Accuracy, Matches]:
+    """:meth:`.coco.CocoEvaluator.accuracy` and :func:`matches` of ``detections``, which are matched
+    once for both.
+    """
+    accuracy, entries = evaluator.accuracy_with_matches(
+        detections, kind, all_areas_only, artifact_sha256
+    )
+    return accuracy, _gathered(entries)
+
+
+def _gathered(entries: Iterable[Mapping[str, Any]]) -> Matches:
+    """Columns from entries of :meth:`.coco.CocoEvaluator.image_matches`, in any order."""
     parts: list[tuple[Array, ...]] = []
-    for entry in evaluator.image_matches(detections, kind):
+    for entry in entries:
         number = len(entry["dtScores"])
         if number:
             flags = [
@@ -326,9 +347,11 @@ def measured(
     """COCO metrics of ``detections`` with the interval of AP by 1000 resamples of the images, and
     the number of detections; ``kind``: "bbox" or "segm".
     """
-    accuracy = evaluator.accuracy(detections, kind, artifact_sha256=artifact_sha256)
-    accuracy = replace(accuracy, detections=sum(len(found.scores) for found in detections))
-    return with_interval(accuracy, matches(evaluator, detections, kind), Objects.of(evaluator))
+    accuracy, found = accuracy_and_matches(
+        evaluator, detections, kind, artifact_sha256=artifact_sha256
+    )
+    accuracy = replace(accuracy, detections=sum(len(image.scores) for image in detections))
+    return with_interval(accuracy, found, Objects.of(evaluator))
 
 
 def _ranked(found: Matches, chosen: Array) -> tuple[Array, Array, Array]:

@@ -204,6 +204,16 @@ def write_artifact(path: str | Path, content: bytes, manifest: Manifest) -> Arti
     return Artifact(path, manifest)
 
 
+def existing_artifact(path: str | Path) -> Artifact | None:
+    """The artifact at ``path``, checked as by :func:`load_artifact`; None where the file or its
+    manifest is not there, as after a run that was killed while it wrote them.
+    """
+    path = Path(path)
+    if not path.is_file() or not manifest_path(path).is_file():
+        return None
+    return load_artifact(path)
+
+
 def load_artifact(path: str | Path) -> Artifact:
     """The artifact at ``path``, after a check of the file's hash against the manifest.
 

@@ -69,8 +69,8 @@ def plan(campaign: Campaign) -> Iterator[str]:
 
 
 def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes:
-    """Sizes of the data in ``source``; None: the embedded set, which is not composed yet."""
-    from rfdetr_repro.data.coco import has_split, read_split
+    """Sizes of the data in ``folder``; None: the embedded set, which is not composed yet."""
+    from rfdetr_repro.data.coco import read_splits
     from rfdetr_repro.data.embedded.dataset import EmbeddedConfig
 
     if folder is None:
@@ -83,8 +83,9 @@ def data_sizes(folder: os.PathLike[str] | None, drop_bad: bool = False) -> Sizes
     source = DataSource.of(folder).dropping(drop_bad)
     if not source.exists():
         return Sizes(f"{source} is not here: number of images unknown")
-    train = read_split(source, "train")
-    val = len(read_split(source, "val", train.classes)) if has_split(source, "val") else None
+    splits = read_splits(source)
+    train = splits["train"]
+    val = len(splits["val"]) if "val" in splits else None
     description = f"{source}: {len(train)} images to train on" + (
         f", {val} to validate on" if val else ""
     )

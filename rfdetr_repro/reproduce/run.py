@@ -202,7 +202,7 @@ class Reproduction:
     def data(self) -> tuple[dict[str, Any], str]:
         """Composes or reads the data."""
         from rfdetr_repro.data.census import print_census
-        from rfdetr_repro.data.coco import has_split, read_split
+        from rfdetr_repro.data.coco import read_splits
         from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 
         folder = self.campaign.data
@@ -212,11 +212,8 @@ class Reproduction:
                 self.folder / "data", EmbeddedConfig(seed=self.campaign.data_seed), progress
             )
         source = DataSource.of(folder).dropping(self.campaign.drop_bad)
-        train = read_split(source, "train")
-        splits = {"train": train, "val": read_split(source, "val", train.classes)}
-        if has_split(source, "test"):  # optional, but a broken split is refused
-            splits["test"] = read_split(source, "test", train.classes)
-        else:
+        splits = read_splits(source, ("val", "test"), needed=("val",))
+        if "test" not in splits:
             log.info(f"no test split in {folder}: only val is reported")
         print_census(splits.values())
         check_masks(self.campaign, splits)

@@ -57,7 +57,7 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
     paper's pretraining serves both tasks.
     """
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.train.prepare import read_splits
+    from rfdetr_repro.data.coco import read_splits
 
     if campaign.pretraining is None:
         raise InputError("the campaign has no pretraining", campaign.name)

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING
 from rfdetr_repro.bench.accuracy import audit_feeds
 from rfdetr_repro.bench.gpu.device import Watched, uses_gpu, watching
 from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.export.artifact import (
-    Artifact,
-    ArtifactMeta,
-    load_artifact,
-    manifest_path,
-)
+from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, existing_artifact
 from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.session import Session
 from rfdetr_repro.spec.arch import Arch
@@ -129,8 +124,8 @@ class Deployed:
         if precision == wide.manifest.precision:
             return wide
         path = wide.path.parent / precision / wide.path.name
-        if path.is_file() and manifest_path(path).is_file():
-            return load_artifact(path)
+        if (found := existing_artifact(path)) is not None:
+            return found
         from rfdetr_repro.export.half import audited_half
 
         return audited_half(wide, path, feeds=audit_feeds(wide, self.split))
@@ -140,9 +135,7 @@ class Deployed:
         meta = self.meta(arch)
         checkpoint = (meta.model.checkpoint_sha256 or "")[:8]
         path = self.folder / f"{arch.key}-{checkpoint}.onnx"
-        if path.is_file() and manifest_path(path).is_file():
-            return load_artifact(path)
-        return self._exported(arch, path, meta)
+        return existing_artifact(path) or self._exported(arch, path, meta)
 
     def _exported(self, arch: Arch, path: Path, meta: ArtifactMeta) -> Artifact:
         from rfdetr_repro.export.onnx.exporter import export_onnx

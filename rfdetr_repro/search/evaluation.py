@@ -14,7 +14,14 @@ from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, images_by_id
-from rfdetr_repro.evaluation.matches import THRESHOLDS, Matches, Objects, matches, with_interval
+from rfdetr_repro.evaluation.matches import (
+    THRESHOLDS,
+    Matches,
+    Objects,
+    accuracy_and_matches,
+    matches,
+    with_interval,
+)
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import to_device
@@ -109,10 +116,10 @@ class GroupEvaluation:
         """AP with an interval by influences, which costs about as much as the AP itself; resampling
         would cost hundreds of times as much.
         """
-        accuracy = self.evaluator.accuracy(detections, kind, all_areas_only=True)
-        return with_interval(
-            accuracy, matches(self.evaluator, detections, kind), self.objects, resamples=0
+        accuracy, found = accuracy_and_matches(
+            self.evaluator, detections, kind, all_areas_only=True
         )
+        return with_interval(accuracy, found, self.objects, resamples=0)
 
     def matches(self, archs: Sequence[Arch], places: Sequence[int]) -> Parts:
         """Matches of each configuration on the images at ``places``, by kind; ``archs`` must share

@@ -40,6 +40,7 @@ from rfdetr_repro.train.settings import with_settings
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, Manifest
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.model.detector import Detector
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # checked before the data are read; the recipe that they change depends on the model
     with_settings(TrainConfig(steps=args.steps), args.set)
     from rfdetr_repro.data.census import print_census
-    from rfdetr_repro.train.prepare import read_splits
+    from rfdetr_repro.data.coco import read_splits
     from rfdetr_repro.train.trainer import MODEL
 
     splits = read_splits(args.data, ("val", "test"))
@@ -174,8 +175,8 @@ class FineTuning:
         backbone was not trained.
         """
         from rfdetr_repro.ops.device import choose_device
+        from rfdetr_repro.train.prepare import cpu_weights
         from rfdetr_repro.train.recipe import Recipe
-        from rfdetr_repro.train.start import cpu_weights
 
         supernet._check(self.arch)
         if card.space is not None and self.arch.backbone not in {
@@ -227,18 +228,46 @@ class FineTuning:
     ) -> list[Record]:
         from rfdetr_repro.bench.confirm import Context, confirm
         from rfdetr_repro.export.artifact import ArtifactMeta
-        from rfdetr_repro.export.onnx.exporter import export_onnx
         from rfdetr_repro.records.store import Store
 
-        variant = identity.variant or ""
-        sha256 = identity.checkpoint_sha256 or ""
         meta = ArtifactMeta(identity, card.class_names, card.category_ids, card.resize_rule)
-        file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
-        artifact = export_onnx(model.slice(self.arch), file, meta=meta)
+        artifact = self._artifact(model, meta)
         store = Store(self.store or self.folder / "records.jsonl")
         return confirm(
             artifact, splits, [self.protocol], store, context=Context(FINE_TUNING, command)
         )
+
+    def _artifact(self, model: Detector, meta: ArtifactMeta) -> Artifact:
+        """The exported file of :attr:`arch` of ``model``.
+
+        A file of these weights that an earlier session exported is taken, if its SHA-256 is the one
+        its manifest states; a file that has another is exported again, which is said.
+        """
+        from rfdetr_repro.export.artifact import existing_artifact
+        from rfdetr_repro.export.onnx.exporter import export_onnx
+
+        variant = meta.model.variant or ""
+        sha256 = meta.model.checkpoint_sha256 or ""
+        file = self.folder / "artifacts" / f"{variant.replace('+', '-')}-{sha256[:8]}.onnx"
+        try:
+            found = existing_artifact(file)
+        except InputError as error:
+            log.warning(f"exported again: {error}")
+            found = None
+        if found is not None and _is_of(found.manifest, meta, self.arch):
+            return found
+        return export_onnx(model.slice(self.arch), file, meta=meta)
+
+
+def _is_of(manifest: Manifest, meta: ArtifactMeta, arch: Arch) -> bool:
+    """Whether a file of ``manifest`` is the float32 export of ``arch`` that ``meta`` describes."""
+    stated = manifest.model
+    return (
+        (stated.variant, stated.checkpoint_sha256, stated.arch)
+        == (meta.model.variant, meta.model.checkpoint_sha256, arch)
+        and (manifest.class_names, manifest.category_ids) == (meta.class_names, meta.category_ids)
+        and (manifest.resize, manifest.precision) == (meta.resize, "fp32")
+    )
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:

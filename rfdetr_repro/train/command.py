@@ -184,10 +184,11 @@ def _train(
     args: argparse.Namespace, row: Preset, space: SearchSpace | None, config: TrainConfig
 ) -> None:
     from rfdetr_repro.data.census import check_usable, mask_lines, print_census
+    from rfdetr_repro.data.coco import read_splits
 
     # torch loads slowly; arguments are checked first
     from .parallel import join_torchrun
-    from .prepare import read_splits, start_of
+    from .prepare import start_of
     from .recipe import Recipe
 
     device, ranks = join_torchrun(args.device)

@@ -1,20 +1,25 @@
-"""The parts of a training run: the splits of a data set, masks where the data have masks, and the
-initial weights.
+"""What a training run starts with: a preset, with masks where the data have masks, and the initial
+weights: a DINOv2 encoder, a released or transformers file, or the model of an earlier stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from rfdetr_repro.data.coco import ClassMap, CocoSplit, has_split, read_split
-from rfdetr_repro.data.source import DataSource
+from rfdetr_repro.data.coco import ClassMap, CocoSplit
+from rfdetr_repro.model.checkpoints.pretrained import (
+    UNNAMED,
+    load_pretrained,
+    model_masks,
+    with_classes,
+    without_masks,
+)
+from rfdetr_repro.model.detector import Detector
+from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import Preset
-
-from .start import start_from
 
 
 @dataclass(frozen=True)
@@ -27,19 +32,6 @@ class Start:
     initial: dict[str, Tensor] | None  # parameters of the detector on the CPU; None: random
     boxes_only: str  # why masks are left out; empty where masks are trained
     taken: str  # which weights the run starts from; empty for random weights
-
-
-def read_splits(source: DataSource, held_out: Sequence[str] = ("val",)) -> dict[str, CocoSplit]:
-    """The train split of a data set, which must exist, and the existing splits of ``held_out``."""
-    train = read_split(source, "train")
-    return {"train": train, **read_held_out(source, train.classes, held_out)}
-
-
-def read_held_out(
-    source: DataSource, classes: ClassMap, names: Sequence[str]
-) -> dict[str, CocoSplit]:
-    """The existing splits of ``names``, with the labels of the train split."""
-    return {name: read_split(source, name, classes) for name in names if has_split(source, name)}
 
 
 def boxes_only(split: CocoSplit) -> str:
@@ -55,11 +47,47 @@ def start_of(preset: Preset, split: CocoSplit, weights: str | Path | None) -> St
     released or transformers file, or an earlier run's model, whose shapes replace those of
     ``preset``; None: random weights. Raises :class:`InputError` for a file that does not fit.
     """
-    without_masks = ""
+    why_boxes = ""
     if preset.model.masks and not split.has_masks:
         preset = replace(preset, model=replace(preset.model, masks=False))
-        without_masks = boxes_only(split)
+        why_boxes = boxes_only(split)
     if weights is None:
-        return Start(preset, None, without_masks, "")
+        return Start(preset, None, why_boxes, "")
     preset, initial, taken = start_from(weights, preset, split.classes)
-    return Start(preset, initial, without_masks, taken)
+    return Start(preset, initial, why_boxes, taken)
+
+
+def start_from(
+    path: str | Path, row: Preset, classes: ClassMap
+) -> tuple[Preset, dict[str, Tensor], str]:
+    """The preset with the file's own shapes, weights with heads for ``classes``, and a line that
+    states what was taken.
+
+    From a model with masks everything except the mask head is taken where ``row`` has no masks.
+    Where the file's classes are those of the data the heads are taken unchanged, else their rows
+    are repeated. Raises :class:`InputError` for a file of other widths than ``row``.
+    """
+    has_masks = replace(row, model=replace(row.model, masks=True))
+    boxes_only = not row.model.masks and model_masks(path)
+    detector, card, digest = load_pretrained(path, has_masks if boxes_only else row, UNNAMED)
+    if boxes_only:
+        detector = without_masks(detector)
+    same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
+    if not same:
+        detector = with_classes(detector, Labels(classes.names, classes.category_ids))
+    heads = (
+        "its own classes"
+        if same
+        else f"heads for {len(classes.names)} classes from its {len(card.class_names)}"
+    )
+    taken = f"starting from {Path(path).name} ({digest[:12]}), {heads}"
+    return (
+        replace(row, model=detector.config),
+        cpu_weights(detector),
+        taken,
+    )
+
+
+def cpu_weights(detector: Detector) -> dict[str, Tensor]:
+    """Parameters and buffers by name, on the CPU, for a :class:`.run.TrainRequest`."""
+    return {name: tensor.cpu() for name, tensor in detector.state_dict().items()}

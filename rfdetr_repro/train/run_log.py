@@ -37,11 +37,20 @@ class RunLog:
         """Adds a row, which :meth:`flush` writes."""
         self._waiting.append(json.dumps(row))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the run so far, saved or waiting."""
+        saved = b""
+        if self.kept and self.path.exists():
+            with self.path.open("rb") as stream:
+                saved = stream.read(self.kept)
+        return [json.loads(line) for line in (*saved.decode().splitlines(), *self._waiting)]
+
     def resume(self, kept: int, lines: Iterable[str] = ()) -> None:
         """Continues after the first ``kept`` bytes of the file, and adds ``lines`` (of a state that
         held its log itself).
         """
-        self.kept, self._waiting = kept, list(lines)
+        self.kept = kept
+        self._waiting = list(lines)
 
     def flush(self) -> int:
         """Appends the waiting rows and returns the number of bytes that the run has written. A

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,25 @@ from torch import Tensor
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.loader import batch_indices, training_batches
 from rfdetr_repro.data.transforms import Batch
-from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
-from rfdetr_repro.spec.files import atomic_path, writable_folder
+from rfdetr_repro.spec.files import writable_folder
 
-from .dense import DenseHead
 from .interrupts import Interrupts
 from .losses import detection_losses
 from .mask_points import PointDraws
-from .optim import Ema, build_optimizer, precision, schedule
+from .model_files import BEST, LAST, MODEL, card, write_best, write_model
+from .optim import precision, schedule
 from .parallel import Ranks
 from .recipe import Recipe
-from .run_log import LOG, RunLog
 from .scalars import Scalars
-from .state import STATE, Session, TrainingState, load, save
+from .state import STATE, Session, TrainingState
+
+__all__ = ["BEST", "LAST", "MODEL", "Evaluate", "Progress", "Trainer"]
 
 log = logging.getLogger(__name__)
 
-MODEL = "supernet.safetensors"
-BEST = "best.safetensors"
-LAST = "last.safetensors"
 LESS_MEMORY = (
     "lower batch_size and raise accumulate, set checkpoint_activations, or choose a smaller space"
 )
@@ -57,7 +53,9 @@ Evaluate = Callable[[Detector], list[dict[str, Any]]]
 
 @dataclass
 class Trainer:
-    """Owns the live state of one run in ``folder``; construct, then call :meth:`run`.
+    """Takes the steps of one run in ``folder``; construct, then call :meth:`run`.
+
+    The state of the run is :attr:`state`, read from the folder if the folder holds a state.
 
     Under ``torchrun`` (see :mod:`.parallel`) every rank constructs its own trainer; rank 0 writes
     and evaluates. Raises :class:`InputError` for initial weights that do not fit the model, and for
@@ -73,47 +71,23 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.recipe.check().train
-        preset = self.recipe.preset
-        torch.manual_seed(config.seed)
-        model = replace(preset.model, num_classes=len(self.split.classes.names))
-        detector = Detector(model, preset.arch)
-        if self.initial is not None:
-            try:
-                detector.load_state_dict(self.initial)
-            except RuntimeError as error:  # names or shapes
-                raise InputError(
-                    f"the initial weights do not fit the model: {_first_misfit(error)}",
-                    hint="use weights of this architecture, with heads for the data's classes",
-                ) from error
-        detector.to(self.device).backbone.checkpoint_activations = config.checkpoint_activations
-        dense = DenseHead(model).to(self.device) if config.dense_weight else None
-        modules: dict[str, torch.nn.Module] = {"": detector}
-        if dense is not None:
-            modules["dense."] = dense
         self.precision = precision(self.device, config)
         self.autocast = self.precision.dtype
-        self.state = TrainingState(
-            detector,
-            dense,
-            Ema(detector, config),
-            build_optimizer(modules, config, max(model.feature_stages)),
-            torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16),
+        self.state = TrainingState.new(
+            self.recipe, self.split, self.folder, self.initial, self.device, self.autocast
         )
         self.ranks = Ranks.current()
-        self.log = RunLog(self.folder / LOG)
         self._interrupts = Interrupts()
         self._updating = False  # True from the first changed weight until the step is counted
-        self.identity = self.recipe.identity(self.split.sha256, self.initial)
         # how the previous steps were trained; None: the run is new
         self.before: Session | None = None
         path = self.folder / STATE
         if path.exists():
-            self.before = load(path, self.state, self.log, self.identity)
+            self.before = self.state.load(path)
 
     def save(self) -> None:
         """Writes the log and the state of the last complete step (see :mod:`.state`)."""
-        session = Session(self.ranks.size, str(self.precision.dtype))
-        save(self.folder / STATE, self.state, self.log, self.identity, session)
+        self.state.save(self.folder / STATE, Session(self.ranks.size, str(self.precision.dtype)))
 
     @property
     def finished(self) -> bool:
@@ -216,7 +190,7 @@ class Trainer:
                 self.split.name,
                 "add a val split, or leave patience out",
             )
-        if not self.ranks.agree(f"{self.state.step} {self.identity}"):
+        if not self.ranks.agree(f"{self.state.step} {self.state.identity}"):
             raise InputError(
                 "the processes do not see the same run and data",
                 self.folder,
@@ -321,7 +295,7 @@ class Trainer:
             ) from error
         self.state.optimizer.zero_grad(set_to_none=True)
         self.state.left_out.add(arch.key)
-        self.log.add({"step": self.state.step, "out_of_memory": arch.key})
+        self.state.log.add({"step": self.state.step, "out_of_memory": arch.key})
         log.warning(
             f"out of memory at step {self.state.step}: the run continues without {arch.key}"
         )
@@ -331,7 +305,7 @@ class Trainer:
     ) -> None:
         if self.state.step % 10 == 0 or self.state.step == self.recipe.train.steps:
             arch = self.recipe.archs_of_step(self.state.step - 1)[-1].key
-            self.log.add(
+            self.state.log.add(
                 {
                     "step": self.state.step,
                     "seconds": round(self.state.seconds, 2),
@@ -348,25 +322,22 @@ class Trainer:
         """Logs an evaluation of the EMA weights; with ``patience`` also of the raw weights, and
         keeps the best weights.
         """
-        models = {"ema": self.ema_detector()}
+        models = {"ema": self.state.averaged_detector()}
         if self.recipe.train.patience:
-            models["raw"] = self._copy(self.state.detector.state_dict())
+            models["raw"] = self.state.raw_detector()
         with self._interrupts.allowed():
             rows = {name: evaluate(model) for name, model in models.items()}
         for name, found in rows.items():
             label = {} if name == "ema" else {"weights": name}
             for row in found:
-                self.log.add({"step": self.state.step, **label, **row})
+                self.state.log.add({"step": self.state.step, **label, **row})
             if scalars is not None:
                 scalars.add_evaluation(self.state.step, name, found)
         if self.recipe.train.patience and (
             chosen := self.state.best.consider(self.state.step, rows)
         ):
-            save_detector(
-                self.folder / BEST,
-                models[chosen].state_dict(),
-                self.card(self.state.best.describe()),
-            )
+            about = card(self.state, self.recipe, self.split, self.state.best.describe())
+            write_best(self.folder, models[chosen], about)
 
     def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
         """Names the step, its architectures and the images of its micro-batches, on all ranks."""
@@ -423,47 +394,8 @@ class Trainer:
             total, parts["dense"] = total + config.dense_weight * dense, float(dense.detach())
         return total, parts
 
-    def card(self, notes: str = "") -> ModelCard:
-        """The card of the run's model; ``notes`` is part of it."""
-        classes = self.split.classes
-        if self.state.left_out:
-            notes = (
-                f"{notes}; " * bool(notes) + f"not trained because memory did not suffice: "
-                f"{', '.join(sorted(self.state.left_out))}"
-            )
-        return ModelCard(
-            self.state.detector.config,
-            self.recipe.preset.arch,
-            tuple(classes.names),
-            tuple(classes.category_ids),
-            self.recipe.space,
-            train_data_sha256=self.split.sha256,
-            steps=self.state.step,
-            notes=notes,
-        )
-
     def export(self) -> Path:
         """Writes the run's model file (see :meth:`run`) and returns its path."""
-        path = self.folder / MODEL
         if self.ranks.rank == 0:
-            chosen = self.folder / BEST if self.state.best.step else None
-            save_detector(self.folder / LAST if chosen else path, self.state.ema.state, self.card())
-            if chosen:
-                with atomic_path(path) as temporary:
-                    shutil.copyfile(chosen, temporary)
-        return path
-
-    def ema_detector(self) -> Detector:
-        """A copy of the detector with EMA weights, in evaluation mode."""
-        return self._copy(self.state.ema.state)
-
-    def _copy(self, state: dict[str, Tensor]) -> Detector:
-        copy = Detector(self.state.detector.config, self.state.detector.arch)
-        copy.load_state_dict(state)
-        return copy.to(self.device).eval()
-
-
-def _first_misfit(error: RuntimeError) -> str:
-    """The first tensor that PyTorch names when it refuses a state."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return lines[1] if len(lines) > 1 else lines[0]
+            write_model(self.folder, self.state, card(self.state, self.recipe, self.split))
+        return self.folder / MODEL

@@ -6,6 +6,7 @@ import io
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rfdetr_repro.evaluation.matches import (
     Matches,
     Objects,
     Resamples,
+    accuracy_and_matches,
     average_precision,
     matches,
     resampled_ap,
@@ -228,3 +230,42 @@ def test_no_detections_and_no_objects(tmp_path: Path) -> None:
         is None
     )
     assert resampled_ap(nothing, objects, np.ones((3, len(split)), int), ALL).tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("areas", [True, False], ids=["all areas only", "every area"])
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_matching_gives_both_accuracy_and_matches(
+    tmp_path: Path, seed: int, kind: str, areas: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits as two: crowds, ties, empty images, images without detections included."""
+    split = split_of(tmp_path, seed)
+    evaluator = CocoEvaluator(split)
+    found = random_detections(split, seed)
+    given = found[1:]  # one image without an entry
+    expected = evaluator.accuracy(given, kind, areas), matches(evaluator, given, kind)
+    runs = []
+    plain = CocoEvaluator._run
+    monkeypatch.setattr(
+        CocoEvaluator, "_run", lambda *rest: runs.append(Counted(plain(*rest))) or runs[-1]
+    )
+    accuracy, same = accuracy_and_matches(evaluator, given, kind, areas)
+    assert [run.evaluations for run in runs] == [1]
+    assert accuracy == expected[0]
+    for one, other in zip(same.columns(), expected[1].columns(), strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+
+
+class Counted:
+    """A run of the evaluator's library that counts how often it matches."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+        self.evaluations = 0
+
+    def evaluate(self) -> None:
+        self.evaluations += 1
+        self.run.evaluate()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.run, name)

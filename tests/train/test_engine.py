@@ -196,12 +196,12 @@ def test_a_state_stays_as_small_as_it_is_however_long_the_log(
     trainer.save()
     small = header(tmp_path / STATE)
     for step in range(1, 81_601):
-        trainer.log.add({"step": step, "seconds": 0.5 * step, "loss": 1 / step})
+        trainer.state.log.add({"step": step, "seconds": 0.5 * step, "loss": 1 / step})
     trainer.save()
     first = (tmp_path / LOG).read_bytes()
     written = (tmp_path / LOG).stat().st_ino
     assert header(tmp_path / STATE) < small + 100 and len(list(read_log(tmp_path))) == 81_600
-    trainer.log.add({"step": 81_601})
+    trainer.state.log.add({"step": 81_601})
     trainer.save()
     assert (tmp_path / LOG).stat().st_ino == written and (
         tmp_path / LOG
@@ -214,17 +214,17 @@ def test_rows_of_steps_that_are_trained_again_are_cut_off(
     """Killed between log and state; and a file that was shortened is reported, not filled up."""
     trainer = Trainer(RECIPE, split, tmp_path)
     for step in (1, 2):
-        trainer.log.add({"step": step})
+        trainer.state.log.add({"step": step})
     trainer.save()
     with open(tmp_path / LOG, "a") as stream:
         stream.write('{"step": 3}\n{"ste')
     again = Trainer(RECIPE, split, tmp_path)
-    again.log.add({"step": 4})
+    again.state.log.add({"step": 4})
     again.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2, 4] and not capsys.readouterr().err
     os.truncate(tmp_path / LOG, 15)
     third = Trainer(RECIPE, split, tmp_path)
-    third.log.add({"step": 5})
+    third.state.log.add({"step": 5})
     third.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 5]
     assert (
@@ -302,14 +302,14 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
     split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(RECIPE, split, tmp_path)
-    trainer.log.add({"step": 1})
+    trainer.state.log.add({"step": 1})
     trainer.save()
     before = (tmp_path / STATE).read_bytes()
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    trainer.log.add({"step": 2})
+    trainer.state.log.add({"step": 2})
     with (
         monkeypatch.context() as patch,
         pytest.raises(InputError, match="the training log: No space left.*free some space"),
@@ -318,7 +318,7 @@ def test_a_log_on_a_full_disk_names_the_cause_and_keeps_the_state(
         trainer.save()
     assert (tmp_path / STATE).read_bytes() == before
     again = Trainer(RECIPE, split, tmp_path)
-    again.log.add({"step": 3})
+    again.state.log.add({"step": 3})
     again.save()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 3]
 

@@ -13,6 +13,7 @@ from tiny import SPACE, TINY, TRAIN
 
 from rfdetr_repro.data.coco import CocoSplit, read_split
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+from rfdetr_repro.export.onnx import exporter
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.search import finetune as module
@@ -82,8 +83,26 @@ def test_before_and_after_are_two_files_of_one_architecture(
     said = capsys.readouterr().out
     assert "before" in said and records[0].artifact.sha256[:12] in said
     lines = (out / "records.jsonl").read_bytes()
+    files = sorted((out / "artifacts").glob("*.onnx"))
+    content = [file.read_bytes() for file in files]
+    exported = []
+    plain = exporter.export_onnx
+    monkeypatch.setattr(
+        exporter, "export_onnx", lambda *a, **k: exported.append(a[1]) or plain(*a, **k)
+    )
     # nothing is done twice
     assert run_main(module.main, given) == 0 and (out / "records.jsonl").read_bytes() == lines
+    assert len(files) == 2 and exported == []
+    # a file that is damaged, and one without its manifest, are made again
+    capsys.readouterr()
+    files[0].write_bytes(content[0][:-1] + b"x")
+    files[1].with_suffix(".json").unlink()
+    assert run_main(module.main, given) == 0 and sorted(exported) == files
+    captured = capsys.readouterr()
+    told = captured.out + captured.err
+    assert told.count("exported again") == 1 and files[0].name in told
+    assert [file.read_bytes() for file in files] == content
+    assert (out / "records.jsonl").read_bytes() == lines
 
 
 def test_bad_input_is_one_line(

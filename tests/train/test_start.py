@@ -13,8 +13,8 @@ from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.train.prepare import start_from
 from rfdetr_repro.train.slim import slim
-from rfdetr_repro.train.start import start_from
 
 
 def test_boxes_alone_start_from_a_model_with_masks(tmp_path: Path) -> None:

@@ -17,18 +17,17 @@ import pytest
 import torch
 from tiny import SPACE, TINY, TRAIN, tiny_detector
 
-from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.coco import CocoSplit, read_split, read_splits
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.formats.layouts import locate
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.model.checkpoints.native import load_supernet, read_tensors
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.train import run as module
-from rfdetr_repro.train.prepare import boxes_only, read_splits, start_of
+from rfdetr_repro.train.prepare import boxes_only, cpu_weights, start_of
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import LOG, read_log
-from rfdetr_repro.train.start import cpu_weights
 from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import MODEL, Trainer
 
@@ -184,6 +183,8 @@ def test_the_optional_splits_are_those_that_are_there(
     assert list(read_splits(DataSource(data))) == ["train", "val"]
     bare = without_masks(data, tmp_path / "bare")
     assert list(read_splits(bare, ("val", "test"))) == ["train"]
+    with pytest.raises(InputError, match="val"):
+        read_splits(bare, ("val", "test"), needed=("val",))
 
 
 def test_a_start_takes_masks_and_shapes_as_data_and_weights_have_them(
