@@ -68,9 +68,9 @@ def start_from(
     are repeated. Raises :class:`InputError` for a file of other widths than ``row``.
     """
     has_masks = replace(row, model=replace(row.model, masks=True))
-    boxes_only = not row.model.masks and model_masks(path)
-    detector, card, digest = load_pretrained(path, has_masks if boxes_only else row, UNNAMED)
-    if boxes_only:
+    drops_masks = not row.model.masks and model_masks(path)
+    detector, card, digest = load_pretrained(path, has_masks if drops_masks else row, UNNAMED)
+    if drops_masks:
         detector = without_masks(detector)
     same = (card.class_names, card.category_ids) == (classes.names, classes.category_ids)
     if not same:
