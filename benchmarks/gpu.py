@@ -64,24 +64,61 @@ def host_ms(call: Call, repeats: int) -> float:
     return 1e3 * (time.perf_counter() - started) / repeats
 
 
-def captured(call: Call) -> Call | None:
-    """``call`` as a CUDA graph; None when it cannot be captured."""
+class NotCapturable(Exception):
+    """CUDA or PyTorch refuses to capture a call; says why, in one line."""
+
+
+def captured(call: Call) -> Call:
+    """``call`` as a CUDA graph.
+
+    Raises :class:`NotCapturable` for what a stream refuses while it is captured. Any other error,
+    such as memory that runs out or a kernel that fails, is raised as it is.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             call()
-        graph.replay()
+    except RuntimeError as error:
+        reason = capture_refusal(error)
+        if reason is None:
+            raise
         torch.cuda.synchronize()
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return None
-    return graph.replay
+        raise NotCapturable(reason) from error
+    graph.replay()
+    torch.cuda.synchronize()
+    replay: Call = graph.replay
+    return replay
+
+
+def capture_refusal(error: BaseException) -> str | None:
+    """Why a capture was refused, None if ``error`` is about something else.
+
+    The messages of CUDA's errors 900 to 908 and of PyTorch's own checks speak of capturing. The end
+    of a spoiled capture is an error, too, whatever spoiled it: the first one of the chain decides.
+    """
+    chain: list[BaseException] = [error]
+    while chain[-1].__context__ is not None:
+        chain.append(chain[-1].__context__)
+    first = next(found for found in reversed(chain) if isinstance(found, RuntimeError))
+    line = next(iter(str(first).splitlines()), "")
+    return line[:120] if "captur" in line.lower() else None
+
+
+def graphs_of(calls: dict[str, Call], notes: list[str], what: str) -> dict[str, Call]:
+    """The calls as CUDA graphs; of those that cannot be captured, ``notes`` say why."""
+    found = {}
+    for name, call in calls.items():
+        try:
+            found[name] = captured(call)
+        except NotCapturable as error:
+            notes.append(f"{what}: {name} cannot be captured ({error})")
+    return found
 
 
 def medians(
@@ -180,15 +217,7 @@ def measure_operators(
                 calls = runnable(all_calls, notes, what)
                 modes: dict[str, dict[str, Call]] = {"eager": calls}
                 if device == "cuda":
-                    graphs = {name: captured(call) for name, call in calls.items()}
-                    notes += [
-                        f"{what}: {name} cannot be captured"
-                        for name, graph in graphs.items()
-                        if graph is None
-                    ]
-                    modes["graph"] = {
-                        name: graph for name, graph in graphs.items() if graph is not None
-                    }
+                    modes["graph"] = graphs_of(calls, notes, what)
                 for mode, there in modes.items():
                     measure = event_ms if device == "cuda" else host_ms
                     times = medians(there, measure, rounds, 20 if device == "cuda" else 2)

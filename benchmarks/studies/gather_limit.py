@@ -1,8 +1,8 @@
 """The limit of multi-scale deformable attention on a CPU: how fast it reads random 64-byte lines,
 weighted and summed.
 
-A small C loop with nothing else to do (no locations, no softmax, offsets ready) compiled on the
-spot for this very processor.
+A small C loop with nothing else to do (no locations, no softmax, offsets ready), ``gather.c``, is
+compiled on the spot for this very processor.
 """
 
 from __future__ import annotations
@@ -17,16 +17,7 @@ from pathlib import Path
 import numpy as np
 
 LINE_FLOATS = 16
-SOURCE = """
-typedef float line __attribute__((vector_size(64), aligned(64)));
-void gather(const float *table, const int *offset, const float *weight, long count, float *out) {
-  for (long i = 0; i < count; i += 8) {
-    line total = {0};
-    for (long j = i; j < i + 8; ++j) total += weight[j] * *(const line *)(table + 16l * offset[j]);
-    *(line *)(out + 2 * i) = total;
-  }
-}
-"""
+SOURCE = Path(__file__).with_name("gather.c")
 
 
 def gather_ms(lines: int, table_lines: int, rounds: int = 200) -> float | None:
@@ -38,11 +29,9 @@ def gather_ms(lines: int, table_lines: int, rounds: int = 200) -> float | None:
         return None
     lines -= lines % 8
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "gather.c")
         library = Path(folder, "gather.so")
-        source.write_text(SOURCE)
         flags = ["-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC"]
-        subprocess.run([compiler, *flags, str(source), "-o", str(library)], check=True)
+        subprocess.run([compiler, *flags, str(SOURCE), "-o", str(library)], check=True)
         gather = ctypes.CDLL(str(library)).gather
     random = np.random.default_rng(0)
     table = _aligned(table_lines * LINE_FLOATS)

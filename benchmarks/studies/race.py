@@ -48,6 +48,18 @@ def hypervolume(points: Mapping[Arch, float], latency_ms: Mapping[Arch, float]) 
     )
 
 
+def known(found: Mapping[Arch, float | None], data: Path) -> dict[Arch, float]:
+    """The accuracies; :class:`InputError` if one is unknown, for an unknown accuracy is not 0."""
+    unknown = [arch.key for arch, ap in found.items() if ap is None]
+    if unknown:
+        raise InputError(
+            f"AP of {len(unknown)} of {len(found)} configurations is unknown, e.g. {unknown[0]}",
+            data,
+            "give a val split with annotated objects",
+        )
+    return {arch: ap for arch, ap in found.items() if ap is not None}
+
+
 def latencies(records: Sequence[Path], archs: Sequence[Arch]) -> dict[Arch, float]:
     """Modelled latencies of stored search Records."""
     found = {
@@ -94,10 +106,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     exhaustive_s = time.perf_counter() - started
     objects = Objects.of(CocoEvaluator(split))
     latency_ms = latencies([args.records or args.run / "records.jsonl"], list(found))
-    exact = {
-        arch: average_precision(one, objects, np.array(places), chosen.thresholds) or 0.0
-        for arch, one in found.items()
-    }
+    exact = known(
+        {
+            arch: average_precision(one, objects, np.array(places), chosen.thresholds)
+            for arch, one in found.items()
+        },
+        args.data,
+    )
 
     def replay(archs: Sequence[Arch], part: Sequence[int]) -> dict[Arch, Matches]:
         return {

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.studies.race import hypervolume
+from benchmarks.studies.race import hypervolume, known
 from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.model.checkpoints.native import load_supernet
@@ -61,12 +61,10 @@ def accuracies(run: Path, data: Path) -> dict[Arch, float]:
     split = read_split(data, "val", ClassMap(card.category_ids, card.class_names))
     split.cache_images()
     evaluation = GroupEvaluation(detector, split, masks=False)
-    found: dict[Arch, float] = {}
+    found: dict[Arch, float | None] = {}
     for group in by_backbone(card.space or PICO_SPACE):
-        found |= {
-            arch: kinds["bbox"].ap or 0.0 for arch, kinds in evaluation.accuracies(group).items()
-        }
-    return found
+        found |= {arch: kinds["bbox"].ap for arch, kinds in evaluation.accuracies(group).items()}
+    return known(found, data)
 
 
 def seconds(run: Path) -> float:

@@ -25,10 +25,11 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]
+sys.path[:0] = [str(HERE), str(HERE.parent / "support"), str(ROOT)]
 
-from chain import Command, commands, write_sam  # noqa: E402
+from chain import Command, commands  # noqa: E402
 from outcome import differences, modelled_ms, outcome  # noqa: E402
+from samples_sam import write_sam  # noqa: E402
 from watch import MARK, Moments, kill, processes, wait_for_none  # noqa: E402
 
 SURVIVE_S = 60.0  # processes may take so long to notice that their parent is gone

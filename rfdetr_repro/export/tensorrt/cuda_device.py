@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,8 +32,15 @@ class Gpu(NamedTuple):
 class Buffer(Protocol):
     """A buffer in two places: ``host`` (uint8, page-locked), and at ``address`` on the device."""
 
-    host: Array
-    address: int
+    @property
+    def host(self) -> Array:
+        """The host's copy, uint8 (size_bytes,)."""
+        ...
+
+    @property
+    def address(self) -> int:
+        """Address of the device's copy."""
+        ...
 
     def upload(self) -> None:
         """Copies from host to device, in order on the device's stream, without waiting."""
@@ -92,19 +100,33 @@ def open_device() -> Device:
     return PycudaDevice(driver)
 
 
-class TorchDevice:
-    """The current CUDA device, by PyTorch, with a stream of its own."""
+@dataclass(frozen=True)
+class _Memory:
+    """A :class:`Buffer`. ``copy_up`` and ``copy_down`` start a copy on the device's stream; they
+    keep the memory behind ``address`` alive.
+    """
 
-    def __init__(self, torch: Any) -> None:
-        """``torch``: the module, whose import is slow."""
-        self._torch, self._stream = torch, torch.cuda.Stream()
-        self.gpu = Gpu(torch.cuda.get_device_name(), tuple(torch.cuda.get_device_capability()))
-        self.stream: int = self._stream.cuda_stream
-        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    host: Array
+    address: int
+    copy_up: Callable[[], object]
+    copy_down: Callable[[], object]
 
-    def buffer(self, size_bytes: int) -> Buffer:
-        """A buffer of ``size_bytes`` zeros."""
-        return _TorchBuffer(self._torch, self._stream, size_bytes)
+    def upload(self) -> None:
+        self.copy_up()
+
+    def download(self) -> None:
+        self.copy_down()
+
+
+class _Stream:
+    """The part that PyTorch and pycuda have in common: a stream, and an event before and after the
+    work.
+    """
+
+    def __init__(self, stream: Any, start: Any, end: Any) -> None:
+        self._stream = stream
+        self._start = start
+        self._end = end
 
     def synchronize(self) -> None:
         """Waits until all work on the stream is complete."""
@@ -118,6 +140,33 @@ class TorchDevice:
         enqueue()
         self._end.record(self._stream)
         self._end.synchronize()
+
+
+class TorchDevice(_Stream):
+    """The current CUDA device, by PyTorch, with a stream of its own."""
+
+    def __init__(self, torch: Any) -> None:
+        """``torch``: the module, whose import is slow."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        super().__init__(torch.cuda.Stream(), start, end)
+        self._torch = torch
+        self.gpu = Gpu(torch.cuda.get_device_name(), tuple(torch.cuda.get_device_capability()))
+        self.stream: int = self._stream.cuda_stream
+
+    def buffer(self, size_bytes: int) -> Buffer:
+        """A buffer of ``size_bytes`` zeros."""
+        torch = self._torch
+        device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
+        host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
+        torch.cuda.synchronize()  # the zeros were written on another stream
+
+        def copy(target: Any, source: Any) -> None:
+            with torch.cuda.stream(self._stream):
+                target.copy_(source, non_blocking=True)
+
+        return _Memory(
+            host.numpy(), device.data_ptr(), lambda: copy(device, host), lambda: copy(host, device)
+        )
 
     @property
     def elapsed_ms(self) -> float:
@@ -125,55 +174,31 @@ class TorchDevice:
         return float(self._start.elapsed_time(self._end))
 
 
-class _TorchBuffer:
-    def __init__(self, torch: Any, stream: Any, size_bytes: int) -> None:
-        self._torch = torch
-        self._stream = stream
-        self._device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
-        self._host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
-        torch.cuda.synchronize()  # the zeros are written on another stream
-        self.host: Array = self._host.numpy()
-        self.address: int = self._device.data_ptr()
-
-    def upload(self) -> None:
-        with self._torch.cuda.stream(self._stream):
-            self._device.copy_(self._host, non_blocking=True)
-
-    def download(self) -> None:
-        with self._torch.cuda.stream(self._stream):
-            self._host.copy_(self._device, non_blocking=True)
-
-
-class PycudaDevice:
+class PycudaDevice(_Stream):
     """The primary context of device 0, made current for this thread."""
 
     def __init__(self, driver: Any) -> None:
         """``driver``: the module ``pycuda.driver``, initialised."""
-        self._driver = driver
         device = driver.Device(0)
         self._context = device.retain_primary_context()
         self._context.push()
-        self._stream = driver.Stream()
+        super().__init__(driver.Stream(), driver.Event(), driver.Event())
+        self._driver = driver
         self.gpu = Gpu(device.name(), tuple(device.compute_capability()))
         self.stream: int = self._stream.handle
-        self._start, self._end = driver.Event(), driver.Event()
 
     def buffer(self, size_bytes: int) -> Buffer:
         """A buffer of ``size_bytes`` zeros."""
-        return _PycudaBuffer(self._driver, self._stream, size_bytes)
-
-    def synchronize(self) -> None:
-        """Waits until all work on the stream is complete."""
-        self._stream.synchronize()
-
-    def run(self, enqueue: Callable[[], object]) -> None:
-        """Records events before and after the work that ``enqueue`` puts on the stream, and waits
-        for the end.
-        """
-        self._start.record(self._stream)
-        enqueue()
-        self._end.record(self._stream)
-        self._end.synchronize()
+        driver = self._driver
+        host: Array = driver.pagelocked_zeros(size_bytes, np.uint8)
+        device = driver.mem_alloc(size_bytes)
+        driver.memset_d8(int(device), 0, size_bytes)
+        return _Memory(
+            host,
+            int(device),
+            lambda: driver.memcpy_htod_async(device, host, self._stream),
+            lambda: driver.memcpy_dtoh_async(host, device, self._stream),
+        )
 
     @property
     def elapsed_ms(self) -> float:
@@ -183,22 +208,6 @@ class PycudaDevice:
     def __del__(self) -> None:
         if context := getattr(self, "_context", None):
             context.pop()
-
-
-class _PycudaBuffer:
-    def __init__(self, driver: Any, stream: Any, size_bytes: int) -> None:
-        self._driver = driver
-        self._stream = stream
-        self.host: Array = driver.pagelocked_zeros(size_bytes, np.uint8)
-        self._device = driver.mem_alloc(size_bytes)
-        self.address = int(self._device)
-        driver.memset_d8(self.address, 0, size_bytes)
-
-    def upload(self) -> None:
-        self._driver.memcpy_htod_async(self._device, self.host, self._stream)
-
-    def download(self) -> None:
-        self._driver.memcpy_dtoh_async(self.host, self._device, self._stream)
 
 
 class CapturedGraph:
