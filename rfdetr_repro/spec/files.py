@@ -20,6 +20,7 @@ from .errors import FULL, InputError, shortened
 from .unfinished import (
     UNFINISHED,
     claimed_file,
+    lock_now,
     remove_abandoned_files,
     remove_abandoned_folders,
     remove_abandoned_writes,
@@ -196,8 +197,6 @@ def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
     """Like :func:`locked`, but locks the folder itself and leaves no lock file. Makes the folder; a
     disk that cannot lock folders is used without a lock.
     """
-    import fcntl  # here, because readers of files on other systems have none
-
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -207,9 +206,8 @@ def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
         ) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another run {does}", folder, "wait for it") from error
+            if not lock_now(handle):
+                raise InputError(f"another run {does}", folder, "wait for it")
         except OSError as error:
             if error.errno not in (
                 errno.EBADF,
@@ -226,16 +224,13 @@ def locked_folder(folder: str | Path, does: str) -> Iterator[None]:
 
 def _lock(stream: TextIO, path: Path, does: str) -> None:
     """Takes the lock, or raises an :class:`InputError` that names the holder."""
-    import fcntl  # here, because readers of files on other systems have none
-
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        stream.seek(0)
-        holder = stream.read().strip()
-        raise InputError(
-            f"another run{f' ({holder})' if holder else ''} {does}", path, "wait for it"
-        ) from error
+        if not lock_now(stream.fileno()):
+            stream.seek(0)
+            holder = stream.read().strip()
+            raise InputError(
+                f"another run{f' ({holder})' if holder else ''} {does}", path, "wait for it"
+            )
     except OSError as error:
         raise InputError(
             f"cannot lock: {error.strerror}", path, "use a disk that can lock files"

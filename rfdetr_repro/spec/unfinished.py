@@ -22,6 +22,17 @@ _FOLDER = re.compile(r"\.rfdetr-[a-z0-9_]{8}\.part")
 _PATIENCE_S = 5.0  # for processes that are just ending and still write into a folder
 
 
+def lock_now(handle: int) -> bool:
+    """Locks an open file or folder for this process; False where another holds the lock.
+
+    The lock ends when the descriptor is closed or its process ends, however that ends. Raises
+    OSError where the disk or the system cannot lock.
+    """
+    import filelock  # here, because it takes a tenth of a second to load
+
+    return filelock.lock_descriptor(handle, blocking=False)
+
+
 def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:
     """Makes the empty file ``.STEM.XXXXXXXX.part`` in ``folder``. Returns its open descriptor,
     which holds the lock, and its path.
@@ -152,13 +163,8 @@ def _claim(handle: int, path: str | Path, *, unless_locked: bool = False) -> boo
     to a process that would remove the file.
     """
     try:
-        import fcntl  # here, because other systems have none
-    except ImportError:
-        return not unless_locked
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if not lock_now(handle):
+            return False
     except OSError:
         return not unless_locked
     try:

@@ -18,7 +18,7 @@ from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.records.store import Store, read_stores
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
-from rfdetr_repro.spec.files import locked
+from rfdetr_repro.spec.files import locked, locked_folder
 from rfdetr_repro.train.recipe import Recipe
 from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.state import STATE
@@ -252,3 +252,67 @@ def test_a_second_process_that_composes_the_same_data_set_is_refused(tmp_path):
         out, err = again.communicate(timeout=600)
         assert again.returncode == 0 and err == ""
     assert out == "" and len(list(tmp_path.glob("*/*.jpg"))) == 3
+
+
+APPENDER = """
+import sys
+from samples_records import measured
+from rfdetr_repro.records.store import Store
+for number in range(int(sys.argv[2])):
+    Store(sys.argv[1]).append(measured(size=f"{sys.argv[3]}-{number}"))
+"""
+
+
+def test_no_append_of_many_processes_is_lost(tmp_path):
+    path = tmp_path / "records.jsonl"
+    writers = [start(path, 100, name, script=APPENDER) for name in "abcd"]
+    for writer in writers:
+        _, err = writer.communicate(timeout=600)
+        assert writer.returncode == 0, err
+    assert len(path.read_bytes().splitlines()) == 400
+    own = {name: [] for name in "abcd"}
+    for record in Store(path).read():
+        name, _, number = record.model.size.partition("-")
+        own[name].append(int(number))
+    assert all(numbers == list(range(100)) for numbers in own.values())
+
+
+KEEPERS = {
+    "an append": """
+import fcntl
+stream = open(sys.argv[1], "ab+")
+fcntl.flock(stream, fcntl.LOCK_EX)
+""",
+    "a store": """
+from rfdetr_repro.spec.files import locked, locked_folder
+keeper = locked(sys.argv[1], "writes this store")
+keeper.__enter__()
+""",
+    "a folder": """
+from pathlib import Path
+from rfdetr_repro.spec.files import locked_folder
+keeper = locked_folder(Path(sys.argv[1]).parent, "writes here")
+keeper.__enter__()
+""",
+}
+
+
+@pytest.mark.parametrize("kind", KEEPERS)
+def test_a_lock_ends_with_a_killed_process(tmp_path, kind):
+    path = tmp_path / "records.jsonl"
+    script = f"import sys, time\n{KEEPERS[kind]}\nprint('holding', flush=True)\ntime.sleep(86400)"
+    keeper = start(path, FOR_EVER, script=script)
+    try:
+        assert keeper.stdout is not None and keeper.stdout.readline() == "holding\n"
+        if kind == "a store":
+            with pytest.raises(InputError, match=f"pid {keeper.pid}"), Store(path).exclusive():
+                pass
+        elif kind == "a folder":
+            with pytest.raises(InputError, match="another run"), locked_folder(tmp_path, "writes"):
+                pass
+    finally:
+        keeper.kill()
+        keeper.wait()
+    Store(path).append(run_records()[0])
+    with Store(path).exclusive(), locked_folder(tmp_path, "writes"):
+        assert len(Store(path).read()) == 1
