@@ -1,11 +1,11 @@
-// One call of multi-scale deformable attention, as the kernels of every device take it.
+// One call of multi-scale deformable attention, in the form that the kernels of every device take.
 #pragma once
 
 #include "bilinear.h"
 
 namespace rfdetr {
 
-// One call. Everything is contiguous; A is double for float64 values, else float. `boxes` is null when `points` are sampling
+// One call. All arrays are contiguous; A is double for float64 values, else float. `boxes` is null when `points` are sampling
 // locations and `weights` attention weights; otherwise they are offsets relative to the boxes and logits of a softmax.
 struct Attention {
   Problem problem;

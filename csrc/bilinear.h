@@ -1,9 +1,9 @@
 // Sizes of a call and the arithmetic of one bilinear sample (zero padding, align_corners=false), shared by all kernels.
 //
-// A map of height x width pixels has pixel (r, c) centred at ((c + 0.5) / width, (r + 0.5) / height). A sample touches the four
-// pixels around it; those outside the map count as zero. A sample whose four pixels are all outside, or whose coordinates
-// are NaN or infinite, contributes exactly nothing: no value and no gradient. It is written without branches, so that the
-// CPU runs it on vectors of samples.
+// A map of height x width pixels has pixel (r, c) centred at ((c + 0.5) / width, (r + 0.5) / height). A sample reads the four
+// pixels around it; pixels outside the map count as zero. A sample whose four pixels are all outside, or whose coordinates are
+// NaN or infinite, contributes exactly nothing: no value and no gradient. The code has no branches, so that the CPU runs it on
+// vectors of samples.
 #pragma once
 
 #include <stdint.h>
@@ -34,7 +34,7 @@ struct Problem {
   Level levels[kMaxLevels];
 };
 
-// What a value type is weighted and summed in.
+// The type in which values are weighted and summed.
 template <class T>
 struct AccumulateType {
   using type = float;
@@ -45,7 +45,7 @@ struct AccumulateType<double> {
 };
 
 // Corners in the order (top, left), (top, right), (bottom, left), (bottom, right). A corner outside the map has weight and
-// derivatives 0 and an index clamped to the row or column of its neighbour, so reading it is always safe. F and I are a
+// derivatives 0 and an index clamped to the row or column of its neighbour, so reading that pixel is always safe. F and I are a
 // floating-point and an integer type, or vectors of them.
 template <class F, class I = int>
 struct Sample {
@@ -67,8 +67,8 @@ RFDETR_HOST_DEVICE To convert(From x) {
 #endif
 }
 
-// Fills `sample` for the normalised location (x, y) on a map of height x width pixels from `start` on. Returns 1 when it
-// contributes, else 0, weights and derivatives too. T is F or the type of its lanes.
+// Fills `sample` for the normalised location (x, y) on a map of height x width pixels from `start` on. Returns 1 if the sample
+// contributes; otherwise the result, weights and derivatives are 0. T is F or the type of its lanes.
 template <class T, class F, class I>
 RFDETR_HOST_DEVICE F bilinear_sample(F x, F y, I height, I width, I start, Sample<F, I>& sample) {
   const F zero = {}, one = zero + T(1);
@@ -104,7 +104,8 @@ RFDETR_HOST_DEVICE T offset_unit(int points) {
   return T(0.5) / T(points);
 }
 
-// One query: turns the gradients of its `count` locations into those of their offsets, in place, and sums the box's, in order.
+// One query: turns the gradients of its `count` locations into gradients of their offsets, in place, and sums the gradient of the
+// box in order.
 template <class T>
 RFDETR_HOST_DEVICE void box_gradient(T* grad, const T* offsets, const T* box, int64_t count, int points, T* grad_box) {
   const T unit = offset_unit<T>(points);
@@ -112,7 +113,7 @@ RFDETR_HOST_DEVICE void box_gradient(T* grad, const T* offsets, const T* box, in
   for (int64_t i = 0; i < count; ++i) {
     const T dx = grad[2 * i], dy = grad[2 * i + 1];
     x += dx, y += dy;
-    w += dx == T(0) ? T(0) : dx * offsets[2 * i] * unit;  // a sample that is nowhere has no gradient: not 0 * NaN
+    w += dx == T(0) ? T(0) : dx * offsets[2 * i] * unit;  // a sample without a location has gradient 0, not 0 * NaN
     h += dy == T(0) ? T(0) : dy * offsets[2 * i + 1] * unit;
     grad[2 * i] = dx == T(0) ? T(0) : dx * (box[2] * unit);
     grad[2 * i + 1] = dy == T(0) ? T(0) : dy * (box[3] * unit);

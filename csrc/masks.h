@@ -9,7 +9,7 @@
 
 namespace rfdetr {
 
-// Raises unless logits are float32 (K, h, w), boxes float32 (K, 4) beside them and the image has 1 to 2^31 - 1 pixels.
+// Raises unless logits are float32 (K, h, w), boxes float32 (K, 4) on the same device, and the image has 1 to 2^31 - 1 pixels.
 void check_masks(const torch::stable::Tensor& logits, int64_t height, int64_t width,
                  const std::optional<torch::stable::Tensor>& boxes);
 

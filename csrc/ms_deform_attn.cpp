@@ -1,7 +1,7 @@
-// Schema of rfdetr::ms_deform_attn and its backward, argument checks, and what this library was built with.
+// Schema of rfdetr::ms_deform_attn and its backward, argument checks, and the build information of this library.
 //
 // Uses PyTorch's stable ABI only (torch >= 2.10): one library serves every CPython and every later torch. Shape rule, gradient
-// and autocast are in rfdetr_repro/ops.py; each device registers its kernels in its own file.
+// and autocast are in rfdetr_repro/ops/deform_attn.py; each device registers its kernels in its own file.
 #include "ms_deform_attn.h"
 
 #include <torch/csrc/stable/library.h>

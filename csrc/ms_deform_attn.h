@@ -27,7 +27,7 @@ struct Inputs {
   std::optional<Tensor> boxes;
   Attention call;
 
-  // Raises on anything the kernels could not read safely.
+  // Raises for anything that the kernels could not read safely.
   Inputs(const Tensor& value, const std::vector<int64_t>& level_sizes, const std::optional<Tensor>& boxes, const Tensor& points,
          const Tensor& weights);
 
@@ -35,7 +35,7 @@ struct Inputs {
   Tensor new_output() const;
 };
 
-// The gradients of one call, not filled in; value's in the type asked for, and zero if `zeroed`.
+// The gradients of one call, uninitialised; the gradient of value has the requested type, and is zero if `zeroed`.
 struct GradientTensors {
   Tensor upstream, value, points, weights;
   std::optional<Tensor> boxes;

@@ -7,7 +7,7 @@ namespace rfdetr {
 
 constexpr int kMaxSamples = 512;  // of one head and query: levels x points
 
-// All ranges can be split at will between threads without changing a bit of any result.
+// Ranges can be split between threads in any way without changing a bit of any result.
 struct IsaKernels {
   const char* name;
   void (*forward)(const Attention&, void* output, int64_t begin, int64_t end);             // batch * queries
@@ -21,7 +21,7 @@ extern const IsaKernels kernels_sse41, kernels_avx2, kernels_avx512;
 extern const IsaKernels kernels_plain;
 #endif
 
-// The widest this processor has; RFDETR_ISA=sse4.1|avx2|avx512 in the environment asks for another (read once).
+// The widest instruction set of this processor; RFDETR_ISA=sse4.1|avx2|avx512 in the environment (read once) chooses another.
 const IsaKernels& isa_kernels();
 
 }  // namespace rfdetr

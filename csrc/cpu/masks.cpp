@@ -45,7 +45,7 @@ Tensor masks_cpu(const Tensor& logits, int64_t height, int64_t width, const std:
   return out;
 }
 
-// All run lengths one after the other, and where each mask's begin: (runs), (K + 1).
+// All run lengths one after the other, (runs), and the index at which each mask's runs begin, (K + 1).
 std::tuple<Tensor, Tensor> runs_cpu(const Tensor& logits, int64_t height, int64_t width, const std::optional<Tensor>& boxes) {
   check_masks(logits, height, width, boxes);
   const int64_t count = logits.size(0);

@@ -1,7 +1,8 @@
 // Mask logits of a small map to a mask of the image: bilinear (align_corners=false, as PyTorch's interpolate), then > 0.
 //
-// Bilinear values are convex combinations of four source pixels, so between four positive ones all outputs are set and between
-// four others none is: only cells on an outline are computed. No enlarged map is ever stored. Nothing of PyTorch or NumPy here.
+// Bilinear values are convex combinations of four source pixels, so between four positive pixels all outputs are set, and between
+// four others no output is set: only cells on an outline are computed. No enlarged map is stored. This file uses neither PyTorch
+// nor NumPy.
 #pragma once
 
 #include <stdint.h>
@@ -42,7 +43,7 @@ struct MaskAxis {
   }
 };
 
-// Outputs that may be set: columns left..right, rows top..bottom. The whole image, or what lies inside a box.
+// Outputs that may be set: columns left..right, rows top..bottom; the whole image, or the inside of a box.
 struct MaskWindow {
   int64_t left, right, top, bottom;
 };
@@ -142,7 +143,8 @@ class MaskUpsampler {
     int64_t from, to;
   };
 
-  // Source pixels: certainly positive, certainly not, or (tiny, infinite) to be computed: 0 * inf is NaN and sets nothing.
+  // Source pixels are certainly positive, certainly not positive, or (tiny or infinite) must be computed: 0 * inf is NaN and sets
+  // nothing.
   void classify(const float* logits) {
     for (size_t i = 0; i < kind_.size(); ++i) {
       const float x = logits[i];
@@ -165,7 +167,7 @@ class MaskUpsampler {
     }
   }
 
-  // Of the output column between source columns `left` and `right`.
+  // The state of the output column between source columns `left` and `right`.
   void segments(int64_t left, int64_t right, const MaskWindow& window) {
     segments_.clear();
     for (int64_t row = 0; row < down_.size; ++row) {
@@ -175,7 +177,7 @@ class MaskUpsampler {
     }
   }
 
-  // Calls emit(row, its W values, whether they are the row's above) for every output row, from the top.
+  // Calls emit(row, its W values, whether they equal those of the row above) for every output row, from the top.
   template <class Emit>
   void by_rows(const float* logits, const MaskWindow& window, const Emit& emit) {
     classify(logits);
@@ -224,8 +226,8 @@ class MaskUpsampler {
   std::vector<Segment> segments_;
 };
 
-// COCO's text form of run lengths: from the third run on differences to the run two before; five bits a character, low ones
-// first, bit 5 when more follow, offset 48.
+// COCO's text form of run lengths: from the third run on, differences to the run two before; five bits per character, low bits
+// first, bit 5 set if more follow, offset 48.
 inline std::string coco_counts(const std::vector<uint32_t>& runs) {
   std::string text;
   text.reserve(runs.size() * 2);

@@ -28,7 +28,7 @@ Tensor forward(const Inputs& inputs) {
   return output;
 }
 
-// The CPU's gradients are deterministic whether asked for or not.
+// The CPU's gradients are deterministic in any case.
 GradientTensors backward(const Inputs& inputs, const Tensor& grad_output, bool) {
   const Problem& sizes = inputs.call.problem;
   const GradientTensors grads(inputs, grad_output, inputs.value.scalar_type(), false);
@@ -74,7 +74,7 @@ const IsaKernels& isa_kernels() {
 
 }  // namespace rfdetr
 
-// Name of the instruction set in use; empty when RFDETR_ISA asks for one that is not there.
+// Name of the instruction set in use; empty if RFDETR_ISA names an instruction set that this processor lacks.
 extern "C" __attribute__((visibility("default"))) const char* rfdetr_isa() try {
   return rfdetr::isa_kernels().name;
 } catch (...) {

@@ -1,8 +1,8 @@
 // The CPU kernels of multi-scale deformable attention, compiled once per instruction set (RFDETR_KERNELS names the result).
 //
 // Forward: query by query. The samples of a query are located together, then each head gathers its channels in registers.
-// Backward: head by head. A task owns one head of one image: its gradient is summed in a scratch that fits the cache, the queries
-// are walked in order, there are no atomics. So nothing depends on the number of threads.
+// Backward: head by head. A task owns one head of one image: its gradient is summed in a buffer that fits the cache, queries are
+// visited in order, and there are no atomics. So no result depends on the number of threads.
 #include <new>
 
 #include "samples.h"
@@ -11,7 +11,7 @@ namespace rfdetr {
 namespace {
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t kCacheBytes = 1 << 20;  // of the second-level cache, for the values and sums of the backward pass
+constexpr int64_t kCacheBytes = 1 << 20;  // bytes of the second-level cache for the values and sums of the backward pass
 
 template <class T>
 struct Buffer {  // uninitialised
@@ -99,7 +99,7 @@ struct Kernels {
   }
 
   // Adds the samples of one head and query to `grad`, and their products with `value` to at.dot. Both start at the head's first
-  // channel; `pitch` and `grad_pitch` numbers from pixel to pixel.
+  // channel; `pitch` and `grad_pitch` are distances from pixel to pixel, in numbers.
   RFDETR_INLINE void scatter(Samples<A>& at, const T* upstream, const T* value, A* grad, int64_t grad_pitch, int first) const {
     const int last = first + samples;
     if constexpr (kChannels != 0) {
@@ -139,8 +139,8 @@ struct Kernels {
     }
   }
 
-  // A few heads of an image at a time, as many as keep values and sums in the second-level cache. Sums of 16-bit values are
-  // kept apart, others in the result itself. A head's sums run over the queries in order, whoever does them.
+  // A few heads of an image at a time, as many as keep values and sums in the second-level cache. Sums of 16-bit values are in a
+  // separate buffer, other sums in the result itself. A head's sums run over the queries in order, in any thread.
   void backward(const Gradients& to, int64_t begin, int64_t end) const {
     constexpr bool kApart = sizeof(T) != sizeof(A);
     const Buffer<Samples<A>> scratch(1);

@@ -1,7 +1,7 @@
 // COCO's average precision of many resamples of the images at once; see rfdetr_repro/evaluation/matches.py.
 //
 // Only detections that match an object raise recall, and precision falls between two of them. So one pass over all detections
-// counts what was seen, and everything else happens at the matches alone, for all resamples side by side.
+// counts the detections so far, and everything else is computed at the matches alone, for all resamples at once.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,8 @@ struct RankedDetections {
   int64_t count;
 };
 
-// How often each image occurs in each resample, float (images, resamples). Whole numbers below 2^24 in sum: their sums are exact.
+// How often each image occurs in each resample, float (images, resamples). Whole numbers with a sum below 2^24, so that their
+// sums are exact.
 struct ResampleWeights {
   const float* values;
   int64_t resamples;
@@ -39,7 +40,7 @@ class ResampledAp {
     for (std::vector<float>* one : {&found_, &seen_, &reached_, &ignored_}) one->resize(size_t(weights.resamples));
   }
 
-  // Adds to sum (resamples) the AP of one class at each threshold; `objects` (resamples): how many objects there are.
+  // Adds to sum (resamples) the AP of one class at each threshold; `objects` (resamples): number of objects.
   void add(const RankedDetections& ranked, const float* objects, double* sum) {
     count_seen(ranked);
     for (const int threshold : thresholds_) {
@@ -55,7 +56,7 @@ class ResampledAp {
     return bits;
   }
 
-  // Where something matches at any threshold, and what was seen up to there.
+  // The ranks that match at any threshold, and the number of detections up to each of them.
   void count_seen(const RankedDetections& ranked) {
     const uint16_t bits = wanted();
     const int64_t resamples = weights_.resamples;
@@ -70,7 +71,7 @@ class ResampledAp {
       for (; row <= matched_[place]; ++row) add_to(seen_.data(), weights_.of(ranked.image[row]));
       std::copy(seen_.begin(), seen_.end(), seen_at_.begin() + int64_t(place) * resamples);
     }
-    constexpr float limit = 1 << 24;  // where a float stops counting
+    constexpr float limit = 1 << 24;  // from here on a float does not represent every whole number
     if (resamples && *std::max_element(seen_.begin(), seen_.end()) >= limit) throw std::overflow_error("2^24 of one class");
   }
 
@@ -97,7 +98,8 @@ class ResampledAp {
     }
   }
 
-  // One match: `seen` up to it, and to write, its precision and by how many recall levels it goes on. Each (resamples).
+  // One match: `seen` is the number of detections up to the match; written are its precision and the number of recall levels that
+  // it gains. Each (resamples).
   void note_match(const float* seen, const float* objects, float* precision, float* gain) {
     for (int64_t i = 0; i < weights_.resamples; ++i) precision[i] = found_[i] / std::max(seen[i] - ignored_[i], 1.0f);
     for (int64_t i = 0; i < weights_.resamples; ++i) {

@@ -1,4 +1,4 @@
-// The samples of a few heads of one query as structure of arrays: located all at once.
+// The samples of a few heads of one query as a structure of arrays, located all at once.
 #pragma once
 
 #include "isa.h"
@@ -74,7 +74,8 @@ struct Samples {
     softmax<0>(sets, samples);
   }
 
-  // Corners and weights of the first `count` samples; `rows` rows of channels from pixel to pixel. Whether all contribute.
+  // Computes corners and weights of the first `count` samples; `rows` rows of channels from pixel to pixel. Returns whether all
+  // samples contribute.
   template <bool kBackward>
   RFDETR_ONCE bool locate(int count, I rows) {
     for (int j = count; j % kLanes != 0; ++j) x[j] = y[j] = A(0.5), share[j] = 0;

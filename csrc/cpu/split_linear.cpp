@@ -1,4 +1,4 @@
-// CPU registration of rfdetr::split_linear: argument checks, and the rows shared out over threads. The kernels are in
+// CPU registration of rfdetr::split_linear: argument checks, and the distribution of rows over threads. The kernels are in
 // split_linear.h.
 #include "split_linear.h"
 
@@ -15,7 +15,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kGrainNumbers = 1 << 16;  // packed by one thread at least
+constexpr int64_t kGrainNumbers = 1 << 16;  // least amount that one thread packs
 
 void check_ready() {
   STD_TORCH_CHECK(amx_ready(), "split_linear needs a processor with AMX-BF16 and Linux's permission to use it");
@@ -80,5 +80,5 @@ STABLE_TORCH_LIBRARY_IMPL(rfdetr, CPU, library) {
   library.impl("split_linear", TORCH_BOX(&rfdetr::split_linear));
 }
 
-// 1 when split_linear runs here.
+// 1 if split_linear runs on this machine.
 extern "C" __attribute__((visibility("default"))) int rfdetr_has_split_linear() { return rfdetr::amx_ready(); }

@@ -1,8 +1,8 @@
-// Kernels of rfdetr::split_linear: a float32 linear layer on the AMX unit, each number taken as a sum of bfloat16 parts.
+// Kernels of rfdetr::split_linear: a float32 linear layer on the AMX unit, with each number as a sum of bfloat16 parts.
 //
-// Part 0 is bfloat16(x), part 1 the bfloat16 of the rest, part 2 of the rest of that: three parts are x to the last bit, two keep
-// 16 bits of its mantissa. Of the products of parts those too small for a float32 result (two: for 16 bits) are left out:
-// 6 of 9 (3 of 4) remain. They are summed in float32, in the tile registers.
+// Part 0 is bfloat16(x), part 1 the bfloat16 of the remainder, part 2 the bfloat16 of the remainder after part 1: three parts are
+// x to the last bit, two keep 16 bits of its mantissa. Products of parts that are too small for a float32 result (with two parts:
+// for 16 bits) are left out: 6 of 9 (3 of 4) remain. They are summed in float32, in the tile registers.
 // Tiles are 16 rows of 64 bytes. Rows are laid out as [16 rows][32 inputs][part], weights as [32 outputs][32 inputs][part][16
 // outputs], so that each tile is one contiguous KiB.
 #pragma once
@@ -13,7 +13,7 @@
 #include <memory>
 #include <new>
 
-// -DRFDETR_NO_AMX compiles on any machine what ARM and older compilers get.
+// -DRFDETR_NO_AMX compiles, on any machine, the code that ARM and older compilers use.
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11) && !defined(RFDETR_NO_AMX)
 #define RFDETR_AMX 1
 #include <cpuid.h>
@@ -31,8 +31,8 @@ namespace {
 constexpr int64_t kRows = 16;                     // of a tile
 constexpr int64_t kBlock = 32;                    // outputs and inputs of a block of the weight
 constexpr int64_t kTile = kRows * kBlock;         // bfloat16 of one tile
-constexpr int64_t kInputs = 512;                  // inputs summed before the next rows are packed
-constexpr int64_t kRowsBytes = int64_t(1) << 20;  // packed rows that stay in the L2 cache while all outputs pass by
+constexpr int64_t kInputs = 512;                  // inputs that are summed before the next rows are packed
+constexpr int64_t kRowsBytes = int64_t(1) << 20;  // bytes of packed rows, which stay in the L2 cache
 
 int64_t parts_of(int64_t count, int64_t size) { return (count + size - 1) / size; }  // rounded up
 int64_t blocks(int64_t count) { return parts_of(count, kBlock); }
@@ -252,7 +252,7 @@ RFDETR_AMX_TARGET void run_rows(const float* x, int64_t rows, int64_t inputs, co
   _tile_release();
 }
 
-#else  // another processor or compiler: the ops say so when they are called
+#else  // another processor or compiler: the operators raise an error when they are called
 
 bool amx_ready() { return false; }
 template <int kParts>

@@ -1,4 +1,4 @@
-// Vectors of the instruction set a file is compiled for: loads that widen, stores that round, sums over lanes.
+// Vectors of the instruction set that a file is compiled for: widening loads, rounding stores, sums over lanes.
 //
 // Everything is in an unnamed namespace: functions of differently compiled files must never be merged by the linker.
 #pragma once

@@ -1,4 +1,4 @@
-// What the CUDA kernels of multi-scale deformable attention share: conversions, the samples of a head, launches.
+// Shared parts of the CUDA kernels of multi-scale deformable attention: conversions, the samples of a head, launches.
 #pragma once
 
 #include "ms_deform_attn.cuh"
@@ -15,7 +15,7 @@ namespace rfdetr {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 1 << 30;  // beyond that a thread takes several items
+constexpr int64_t kMaxBlocks = 1 << 30;  // with more items a thread processes several
 
 __device__ __forceinline__ float load(float x) { return x; }
 __device__ __forceinline__ double load(double x) { return x; }

@@ -6,7 +6,7 @@
 namespace rfdetr {
 
 // By name, because CPU builds of PyTorch do not have it. Python loads PyTorch with local symbols, which a search of the whole
-// process does not see: so the loaded library is asked itself.
+// process does not see, so the symbol is looked up in the loaded library.
 inline void* torch_cuda_function(const char* name) {
   if (void* const found = dlsym(RTLD_DEFAULT, name)) return found;
   void* const library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);

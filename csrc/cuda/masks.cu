@@ -13,7 +13,7 @@ namespace {
 constexpr int kThreads = 256, kGroup = 8;
 constexpr int64_t kMaxBlocks = 1 << 30;
 
-// Where output `index` of an axis lies between inputs low and high.
+// The position of output `index` of an axis between inputs low and high.
 struct Between {
   int64_t low, high;
   float low_weight, high_weight;

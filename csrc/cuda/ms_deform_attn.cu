@@ -1,7 +1,7 @@
-// CUDA forward kernel of multi-scale deformable attention; nothing of PyTorch in here. Indices are 64-bit.
+// CUDA forward kernel of multi-scale deformable attention; this file does not use PyTorch. Indices are 64-bit.
 //
 // One thread per 16 bytes of output channels of one (batch, query, head); neighbouring threads read neighbouring channels of the
-// same pixel. Locations from boxes and the softmax are computed where they are needed.
+// same pixel. Locations from boxes and the softmax are computed on use.
 // tests/ops/test_cuda_compile.py also compiles this text for the host, where a launch is a plain loop.
 #include "device.cuh"
 

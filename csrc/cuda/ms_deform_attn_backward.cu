@@ -1,9 +1,10 @@
-// CUDA gradient of multi-scale deformable attention; nothing of PyTorch in here. Indices are 64-bit.
+// CUDA gradient of multi-scale deformable attention; this file does not use PyTorch. Indices are 64-bit.
 //
 // Up to three kernels: gradients of the samples, one thread per head and query, no race and no zero fill; gradient of the boxes,
-// one thread per query; gradient of value. That one is summed in shared memory, a block per (image, head, slice of channels,
-// chunk of queries), and flushed once: global atomics shrink from samples x 4 to pixels per chunk. Sums are float32 or float64,
-// never 16-bit, which lose small terms. Deterministic: every sum has one owner, which walks the queries in order.
+// one thread per query; gradient of value. The gradient of value is summed in shared memory, a block per (image, head, slice of
+// channels, chunk of queries), and flushed once: global atomics shrink from samples x 4 to pixels per chunk. Sums are float32 or
+// float64, never 16-bit, because 16-bit sums lose small terms. In the deterministic form every sum has one owner, which visits
+// the queries in order.
 #include "device.cuh"
 
 #ifdef __CUDACC__
@@ -83,7 +84,8 @@ struct Share {
   }
 };
 
-// Calls add(pixel, amount) for what this thread's channel `lane` of the share gets: of every `step`-th sample from `from` on.
+// Calls add(pixel, amount) for what this thread's channel `lane` of the share gets: from every `step`-th sample, starting at
+// `from`.
 template <class T, class Add>
 __device__ __forceinline__ void visit(const Attention& call, const Gradients& to, const Share& share, int lane, int64_t from,
                                       int64_t step, const Add& add) {
@@ -131,7 +133,7 @@ struct SharedSum {
   }
 };
 
-// Straight into the result, for maps that do not fit shared memory: by atomics, or each sum by its one owner.
+// Directly into the result, for maps that do not fit into shared memory: by atomics, or each sum by its owner.
 template <class T, bool kOwned>
 __global__ void __launch_bounds__(kThreads) value_kernel(Attention call, Gradients to, int slice, int64_t chunk) {
   using A = typename AccumulateType<T>::type;
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) phased_kernel(Attention call, Gradie
   }
 }
 
-// Bytes of shared memory a block may ask for, and multiprocessors, of the current device.
+// Bytes of shared memory that a block may use, and number of multiprocessors, of the current device.
 cudaError_t device_limits(int* bytes, int* processors) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);

@@ -1,5 +1,5 @@
 // Python module _masks: masks from logits on NumPy arrays, for machines without PyTorch. Arguments are checked in
-// rfdetr_repro/data/mask_logits.py; the work is csrc/cpu/masks.h, without Python's lock and on several threads if asked for.
+// rfdetr_repro/data/mask_logits.py; the work is csrc/cpu/masks.h, without Python's lock, on `threads` threads.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -20,8 +20,8 @@ using rfdetr::MaskAxis;
 using rfdetr::MaskUpsampler;
 using rfdetr::MaskWindow;
 
-// Calls work(upsampler, mask index, window) for every mask. Masks are handed out one by one; the result does not depend on who
-// takes which.
+// Calls work(upsampler, mask index, window) for every mask. Threads take masks one by one; the result does not depend on which
+// thread takes which mask.
 template <class Work>
 void for_each_mask(const Floats& logits, int64_t height, int64_t width, const Floats& boxes, int threads, const Work& work) {
   const int64_t count = logits.shape(0);

@@ -130,7 +130,7 @@ def test_a_key_that_occurs_twice_is_refused(
 @pytest.mark.parametrize("raw", ["NaN", "-Infinity", "1e999"])
 @pytest.mark.parametrize("key", ["info", "licenses", "extra"])
 def test_numbers_that_json_has_not_are_refused(tmp_path: Path, key: str, raw: str) -> None:
-    with pytest.raises(InputError, match=f"'{key}' holds NaN"):
+    with pytest.raises(InputError, match=f"'{key}' has a NaN"):
         read_split(
             written(tmp_path, lambda document: document.update({key: [{"a": ["@raw"]}]}), raw),
             "train",
@@ -327,7 +327,7 @@ def test_numbers_of_labels_are_plain_digits(tmp_path: Path, line: str) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "images" / "val" / "0.png")
     (tmp_path / "labels" / "val" / "0.txt").write_text(line)
     (tmp_path / "data.yaml").write_text("val: images/val\nnames: [a]\n")
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="not a number"):
         read_split(tmp_path, "val")
 
 

@@ -272,9 +272,9 @@ def test_models_are_joined_to_data_by_name(
 @pytest.mark.parametrize(
     ("names", "hint"),
     [
-        (("cat", "bird"), "knows cat, bird"),
-        (("cat", "cat"), "knows cat"),
-        (("Cat", "DOG"), "writes 'Cat'"),
+        (("cat", "bird"), "its classes are cat, bird"),
+        (("cat", "cat"), "its classes are cat"),
+        (("Cat", "DOG"), "the model's name is 'Cat'"),
         (("class 0", "class 1"), "give labels"),
     ],
 )
