@@ -6,6 +6,8 @@ program need neither PyTorch nor NumPy. Each program also runs as ``python -m MO
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -130,6 +132,11 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "report.roofline_command",
         ),
     },
+    "this program": {
+        "completion": _verb(
+            "print what makes a shell complete verbs, arguments and choices", "completion"
+        ),
+    },
 }
 VERBS: dict[str, Verb] = {name: verb for group in GROUPS.values() for name, verb in group.items()}
 
@@ -167,6 +174,8 @@ def overview() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns its exit code; see :func:`rfdetr_repro.spec.errors.run_main`."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what can stand at the cursor
+        importlib.import_module("rfdetr_repro.completion").answer(VERBS, program_of)
     return run_main(_main, list(sys.argv[1:] if argv is None else argv))
 
 

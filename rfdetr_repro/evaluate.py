@@ -104,7 +104,9 @@ def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.evaluate", description="Evaluates an artifact by the COCO metrics."
+        "rfdetr_repro.evaluate",
+        description=("Computes the COCO metrics of an artifact on one split of a data set."),
+        examples=("evaluate --artifact model.onnx --data DIR --split val --json metrics.json",),
     )
     arguments.add_argument(
         "--artifact",

@@ -25,7 +25,14 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.family",
-        description="Evaluates patch sizes that training never drew, next to trained sizes.",
+        description=(
+            "Evaluates patch sizes that training never drew, next to trained "
+            "architectures with as many tokens."
+        ),
+        examples=(
+            "family --run runs/mine --data DIR",
+            "family --run runs/mine --data DIR --patches 10,14,18 --resolutions 128,160",
+        ),
     )
     arguments.add_argument(
         "--run",

@@ -16,11 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rfdetr_repro.spec.arch import Arch, parse_shape
-from rfdetr_repro.spec.arguments import ArgumentParser, any_path, number, output_folder
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_antialias,
+    add_architecture,
+    add_checkpoint,
+    number,
+    output_folder,
+)
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
-from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
+from rfdetr_repro.spec.labels import labels_given
+from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
 
 log = logging.getLogger(__name__)
@@ -35,7 +42,13 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.predict",
-        description="Detects objects in images, draws them, and writes them as JSON.",
+        description=(
+            "Detects objects in images, draws boxes and masks, and writes predictions.json."
+        ),
+        examples=(
+            "predict IMAGE.jpg --checkpoint runs/mine/supernet.safetensors",
+            "predict IMAGES --checkpoint FILE.pth --size nano --threshold 0.5 --out predictions",
+        ),
     )
     add = arguments.add_argument
     add(
@@ -43,35 +56,15 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="images, or folders whose images are all used, without sub-folders",
     )
-    add(
-        "--checkpoint",
-        required=True,
-        type=any_path,
-        help="checkpoint of this project, of the released RF-DETR, or of transformers",
-    )
-    add("--size", help="name of the model size, for a file that does not state the size")
-    add("--labels", help=LABELS_HELP)
-    add(
-        "--arch",
-        help="architecture, such as r128-p16-w1-d2-q25 (resolution, patch size, windows, decoder "
-        "layers, queries; default: the checkpoint's own)",
-    )
-    add(
-        "--shape",
-        type=parse_shape,
-        help="height x width of the input in pixels, such as 384x640 (default: the model's own)",
-    )
+    add_checkpoint(arguments)
+    add_architecture(arguments)
     add(
         "--threshold",
         type=number(0, 1),
         default=0.3,
         help="lowest score, in 0..1, of detections that are drawn and written",
     )
-    add(
-        "--antialias",
-        action=argparse.BooleanOptionalAction,
-        help="how images are resized (default: the rule that the checkpoint states)",
-    )
+    add_antialias(arguments)
     add(
         "--out",
         type=output_folder,
@@ -86,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image or a bad checkpoint.
     """
     args = parser().parse_args(argv)
+    asked = None if args.arch is None else parse_arch(args.arch)
     pictures = find_pictures(args.images)
     drawn = [args.out / name for name in drawn_names(pictures)]
     from rfdetr_repro.data.decoding import check_header
@@ -96,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
-    arch = Arch.parse(args.arch) if args.arch else card.arch
+    arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:
         log.info(arch.rounding)

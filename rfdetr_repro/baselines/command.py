@@ -21,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.baselines",
         description="Lists other detectors that python -m rfdetr_repro.bench --models can measure. "
         "Parameters and GFLOPs are those that the authors state; - means that none are known.",
+        examples=(
+            "baselines",
+            "baselines --names dfine-s,lwdetr-small",
+        ),
     )
     arguments.add_argument(
         "--names",

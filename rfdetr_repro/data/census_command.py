@@ -18,6 +18,10 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.data.census_command",
         description="Counts the images, objects and classes of each split of a data set, and "
         "checks the annotations. Nothing is written unless --json is given.",
+        examples=(
+            "census --data DIR",
+            "census --data DIR --split val --json census.json",
+        ),
     )
     add_data_arguments(arguments, "every split that exists is counted")
     arguments.add_argument(

@@ -23,7 +23,11 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.data.pseudo_masks``."""
     arguments = ArgumentParser(
         "rfdetr_repro.data.pseudo_masks",
-        description="Add masks to a data set with boxes, by your copy of SAM 2.",
+        description=(
+            "Makes masks for the boxes of a data set with a copy of SAM 2 that the "
+            "user has; nothing is downloaded."
+        ),
+        examples=("pseudo-masks --data DIR --model SAM2 --out masks.json",),
     )
     arguments.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
     arguments.add_argument(

@@ -103,6 +103,8 @@ def add_data_arguments(
 
     ``splits``: the splits that the command can read; ``--annotations`` names the first.
     """
+    if isinstance(parser, argparse.ArgumentParser):
+        parser = parser.add_argument_group("data")
     add = parser.add_argument
     add("--data", type=any_path, help=f"{LAYOUTS}; {use}")
     add(

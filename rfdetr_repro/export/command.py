@@ -13,11 +13,18 @@ from pathlib import Path
 
 from rfdetr_repro.export.tensorrt import engine as tensorrt
 from rfdetr_repro.records.record import ModelId
-from rfdetr_repro.spec.arch import Arch, parse_shape
-from rfdetr_repro.spec.arguments import ArgumentParser, any_path, input_folder, label, output_file
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_antialias,
+    add_architecture,
+    add_checkpoint,
+    add_float16_audit,
+    label,
+    output_file,
+)
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.labels import LABELS_HELP, labels_given
-from rfdetr_repro.spec.presets import preset
+from rfdetr_repro.spec.labels import labels_given
+from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
 
@@ -35,45 +42,30 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.export",
         description="Exports a checkpoint as an artifact: a model file with a manifest.",
+        examples=(
+            "export --checkpoint runs/mine/supernet.safetensors --arch r128-p16-w1-d2-q25 "
+            "--out model.onnx",
+            "export --checkpoint FILE.pth --size nano --out nano-fp16.onnx --precision fp16",
+        ),
     )
     add = arguments.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        type=any_path,
-        help="checkpoint of this project, of the released RF-DETR, or of transformers",
-    )
-    add("--size", help="name of the model size, for a file that does not state the size")
-    add("--labels", help=LABELS_HELP)
-    add(
-        "--arch",
-        help="architecture, such as r384-p16-w2-d2-q300 (resolution, patch size, windows, decoder "
-        "layers, queries), or the name of a size (default: the checkpoint's own)",
-    )
-    add(
-        "--shape",
-        type=parse_shape,
-        help="height x width of the input in pixels, such as 384x640 (default: the architecture's)",
-    )
+    add_checkpoint(arguments)
+    add_architecture(arguments)
     add("--out", required=True, type=output_file, help=_OUT)
-    add("--precision", default="fp32", choices=("fp32", "fp16"))
-    add("--to", default="onnx", choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"))
     add(
-        "--audit-images",
-        type=input_folder,
-        help="folder of images for the range audit of --precision fp16 (default: noise)",
+        "--precision",
+        default="fp32",
+        choices=("fp32", "fp16"),
+        help="number format of the weights and activations",
     )
     add(
-        "--islands",
-        nargs="*",
-        default=(),
-        help="further nodes or operators to keep in float32 with --precision fp16",
+        "--to",
+        default="onnx",
+        choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"),
+        help="format of the artifact; TensorRT also builds an engine from the ONNX file",
     )
-    add(
-        "--antialias",
-        action=argparse.BooleanOptionalAction,
-        help="how images are resized (default: the rule that the checkpoint states)",
-    )
+    add_float16_audit(arguments)
+    add_antialias(arguments)
     add("--name", type=label, help="name of the model in reports (default: rfdetr-ARCH)")
     return arguments
 
@@ -147,8 +139,3 @@ def _check_suffix(out: Path, to: str) -> None:
     if out.suffix.lower() == ".safetensors" and to == "onnx":
         hint += ", or add --to torch"
     raise InputError(what, out, hint)
-
-
-def parse_arch(name: str) -> Arch:
-    """The architecture of a key, such as r384-p16-w2-d2-q300, or of a size's name."""
-    return Arch.parse(name) if name.startswith("r") and "-" in name else preset(name).arch

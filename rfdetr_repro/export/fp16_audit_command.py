@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
         description="Which parts of an ONNX model leave the range of float16, found on a CPU by "
         "running the float32 model. Exit code 0 if everything fits float16, 1 if some nodes must "
         "stay in float32.",
+        examples=("fp16-audit MODEL.onnx --images IMAGES",),
     )
     arguments.add_argument("model", type=input_path, help="float32 ONNX file to audit")
     arguments.add_argument(

@@ -5,24 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, output_file
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_float16_audit,
+    input_path,
+    output_file,
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.export.half", description="Converts a float32 ONNX artifact to float16."
+        "rfdetr_repro.export.half",
+        description="Converts a float32 ONNX artifact to float16.",
+        examples=("half MODEL.onnx --out MODEL-fp16.onnx --audit-images IMAGES",),
     )
     arguments.add_argument("model", type=input_path, help="float32 ONNX file, which has a manifest")
     arguments.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
-    arguments.add_argument(
-        "--audit-images",
-        type=input_folder,
-        help="folder of images for the range audit (default: noise)",
-    )
-    arguments.add_argument(
-        "--islands", nargs="*", default=(), help="further nodes or operators to keep in float32"
-    )
+    add_float16_audit(arguments)
     return arguments
 
 

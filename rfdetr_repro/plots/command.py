@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, output_folder
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_records,
+    input_folder,
+    output_folder,
+)
 
 # figures that are drawn from a paper's own numbers, then those of a campaign
 PUBLISHED = ("1", "5")
@@ -18,7 +23,14 @@ DEFAULT_RECORDS = Path("results")
 
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
-        prog="rfdetr_repro.plots", description="Figures from published and stored numbers."
+        prog="rfdetr_repro.plots",
+        description=(
+            "Draws the figures of the paper and of a campaign from published and stored numbers."
+        ),
+        examples=(
+            "plots --figure 1",
+            "plots --run runs/mine --out figures",
+        ),
     )
     arguments.add_argument(
         "--figure",
@@ -26,11 +38,7 @@ def parser() -> argparse.ArgumentParser:
         choices=[*PUBLISHED, *CAMPAIGN, *ALSO, "all"],
         help="default all that can be drawn",
     )
-    arguments.add_argument(
-        "--records",
-        type=input_path,
-        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
-    )
+    add_records(arguments, "those of --run, else results/ if it exists")
     arguments.add_argument(
         "--run", type=input_folder, help="a run folder: its Records and training log"
     )

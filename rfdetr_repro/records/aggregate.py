@@ -51,7 +51,13 @@ How = tuple[object, ...]
 def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.mean``."""
     arguments = ArgumentParser(
-        "rfdetr_repro.mean", description="Mean over the data sets of a benchmark."
+        "rfdetr_repro.mean",
+        description=("Averages over the data sets of a benchmark, as the paper does for RF100-VL."),
+        examples=(
+            "mean --name rf100-vl --out results/rf100-vl.jsonl runs/rf100-vl",
+            "mean --name rf100-vl --size N --target-ms 2.3 --out results/rf100-vl.jsonl "
+            "runs/rf100-vl",
+        ),
     )
     add = arguments.add_argument
     add("stores", nargs="+", type=input_path, help="run folders, .jsonl files or folders of them")

@@ -37,7 +37,11 @@ WITHOUT = "without digests"
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.seal",
-        description="Count the Records of stores that are unaltered since they were written.",
+        description=("Counts the Records of stores that are unaltered since they were written."),
+        examples=(
+            "seal results/embedded.jsonl",
+            "seal results/old.jsonl --out results/sealed.jsonl",
+        ),
     )
     arguments.add_argument(
         "stores", type=input_file, nargs="+", metavar="STORE.jsonl", help="files of Records"

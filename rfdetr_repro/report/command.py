@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, output_file
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_records,
+    input_folder,
+    output_file,
+)
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
-        prog="rfdetr_repro.report", description="Report of a run as PDF and HTML."
+        prog="rfdetr_repro.report",
+        description="Writes the report of a run as a PDF and as an HTML page.",
+        examples=(
+            "report --run runs/mine",
+            "report --run runs/mine --out report.pdf",
+        ),
     )
     arguments.add_argument(
         "--run", type=input_folder, help="run folder; default the newest under runs/"
     )
-    arguments.add_argument(
-        "--records", type=input_path, help="Records to use instead of the run's records.jsonl"
-    )
+    add_records(arguments, "those of the run")
     arguments.add_argument(
         "--out", type=output_file, help="PDF to write; default report.pdf in the run folder"
     )

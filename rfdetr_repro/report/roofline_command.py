@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
         "reports.roofline",
         description="How near the attention operators come to what the processor can do: a figure "
         "from the numbers of a benchmark run.",
+        examples=("roofline operators.json --out roofline.png",),
     )
     arguments.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
     arguments.add_argument(

@@ -392,8 +392,16 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.reproduce",
-        description="Runs the whole flow, from data to the report, and prints the frontier table; "
-        "an interrupted run is resumed.",
+        description=(
+            "Runs the whole flow: data, supernet, search, artifacts, measured "
+            "Records and report. A run that was stopped goes on where it was; the "
+            "run ends with the table of the frontier."
+        ),
+        examples=(
+            "reproduce --plan",
+            "reproduce --data DIR --out runs/mine",
+            "reproduce --campaign campaigns/coco.toml --out runs/coco",
+        ),
     )
     add = arguments.add_argument
     add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")

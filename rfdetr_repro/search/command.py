@@ -23,6 +23,7 @@ from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import (
     MOST_PROCESSES,
     ArgumentParser,
+    add_device,
     folder_names,
     input_folder,
     number,
@@ -40,7 +41,16 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.search",
-        description="Finds accuracy and latency of every configuration of a trained supernet.",
+        description=(
+            "Evaluates the accuracy and the latency of every architecture of a "
+            "trained supernet, and prints the frontier."
+        ),
+        examples=(
+            "search --run runs/mine --data DIR",
+            "search --run runs/mine --data DIR --strategy race --confirm-on val,test",
+            "search --run runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
+            "--precision fp16",
+        ),
     )
     add = arguments.add_argument
     add(
@@ -50,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         help="run folder, which holds supernet.safetensors",
     )
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
+    add = arguments.add_argument_group("what is searched").add_argument
     add(
         "--strategy",
         default="exhaustive",
@@ -76,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
         default=0.1,
         help="largest relative distance of a chosen configuration's latency from its target",
     )
+    add = arguments.add_argument_group("how much is measured").add_argument
     add(
         "--engines",
         type=whole(*ENGINES),
@@ -100,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
         type=folder_names,
         help="splits to evaluate these configurations on: val, or val,test",
     )
+    add = arguments.add_argument_group("race (--strategy race)").add_argument
     add(
         "--confidence",
         type=number(0, 1, "()"),
@@ -120,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
         default=0.05,
         help="for a race: fraction of the images in the first stage, which has at least 30 images",
     )
+    deployment = arguments.add_argument_group("deployment")
+    add = deployment.add_argument
     add(
         "--backend",
         default="onnxruntime",
@@ -134,11 +149,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--cuda-graph", action="store_true", help="run the deployed models as a CUDA graph")
     add("--force", action="store_true", help="measure even if other processes use the GPU")
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="device of the passes over the images (default: a GPU if there is one)",
-    )
+    run = arguments.add_argument_group("where the search runs")
+    add_device(run, "of the passes over the images")
+    add = run.add_argument
     add(
         "--workers",
         choices=("ray",),

@@ -24,8 +24,9 @@ from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import (
-    MOST_PROCESSES,
     ArgumentParser,
+    add_device,
+    add_training,
     input_path,
     output_folder,
     whole,
@@ -55,7 +56,13 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.finetune",
-        description="Trains one found architecture further, after the search.",
+        description=(
+            "Trains one found architecture further after the search, and measures "
+            "the model before and after."
+        ),
+        examples=(
+            "finetune --run runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned",
+        ),
     )
     add = arguments.add_argument
     add(
@@ -82,23 +89,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--steps", type=whole(*TRAIN_WHOLE["steps"]), default=1000, help="number of optimizer steps"
     )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a setting of the training recipe",
-    )
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="device of the training (default: a GPU if there is one)",
-    )
-    add(
-        "--processes",
-        type=whole(1, MOST_PROCESSES),
-        help="number of processes on this machine that share each batch on the CPU",
-    )
+    add_training(arguments)
+    add_device(arguments, "of the training")
     return arguments
 
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import logs
+from .arch import parse_shape
 from .errors import InputError, nearest, shortened
 from .files import output_path
+from .labels import LABELS_HELP
 from .ranges import plain_name
 
 MOST_THREADS = 1024
@@ -75,7 +77,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     Args:
         prog: the module behind ``python -m``; the program ``rfdetr-repro`` puts its own name there.
-        examples: whole command lines, shown at the end of the help; a test parses them.
+        examples: what follows ``rfdetr-repro`` in whole command lines, beginning with the verb; the
+            end of the help shows the command lines, and a test parses them.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class ArgumentParser(argparse.ArgumentParser):
         if not name and prog is not None and prog.startswith(("rfdetr_repro.", "reports.")):
             name = f"python -m {prog}"
         self.examples = tuple(examples)
-        shown = "\n".join(["Examples:", *(f"    {example}" for example in examples)])
+        shown = "\n".join(["Examples:", *(f"    rfdetr-repro {example}" for example in examples)])
         epilog = "\n\n".join([kwargs.pop("epilog", "")] + [shown] * bool(examples)).strip()
         kwargs = {"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs}
         super().__init__(name or prog, epilog=epilog or None, **kwargs)
@@ -269,6 +272,105 @@ def output_folder(text: str) -> Path:
         raise ArgumentTypeError(f"cannot write: {_shown(text)} is no folder")
     _check_writable(target, Path(os.path.abspath(target)))
     return target
+
+
+# -- arguments that several commands share: each is declared here, once ---------------------------
+
+
+def add_checkpoint(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--checkpoint``, and the arguments for what the file does not say about itself."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=any_path,
+        metavar="FILE",
+        help="checkpoint of this project, of the released RF-DETR, or of transformers",
+    )
+    parser.add_argument(
+        "--size", help="name of the model size, for a file that does not state the size"
+    )
+    parser.add_argument("--labels", help=LABELS_HELP)
+
+
+def add_architecture(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--arch`` and ``--shape``: which architecture of a checkpoint is used."""
+    parser.add_argument(
+        "--arch",
+        metavar="KEY",
+        help="architecture, like r384-p16-w2-d2-q300, or the name of a size (default: that of the "
+        "checkpoint)",
+    )
+    parser.add_argument(
+        "--shape",
+        type=parse_shape,
+        metavar="HxW",
+        help="height x width of the input in pixels, like 384x640 (default: that of the "
+        "architecture)",
+    )
+
+
+def add_antialias(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--antialias`` and ``--no-antialias``: the rule by which images are resized."""
+    parser.add_argument(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="whether resizing an image averages over pixels (default: as the checkpoint states)",
+    )
+
+
+def add_float16_audit(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--audit-images`` and ``--islands``: which nodes of a float16 model stay in float32."""
+    parser.add_argument(
+        "--audit-images",
+        type=input_folder,
+        metavar="DIR",
+        help="folder of images for the audit of float16's range (default: noise)",
+    )
+    parser.add_argument(
+        "--islands",
+        nargs="*",
+        default=(),
+        metavar="NODE",
+        help="further nodes or operators that stay in float32",
+    )
+
+
+def add_device(parser: argparse._ActionsContainer, use: str) -> None:
+    """Adds ``--device``; ``use``: what runs on the device."""
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help=f"device {use} (default: a GPU if there is one)",
+    )
+
+
+def add_training(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--set`` and ``--processes``, which every training has."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set another field of the recipe, such as lr=2e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--processes",
+        type=whole(1, MOST_PROCESSES),
+        metavar="N",
+        help="number of processes of this machine that share each batch on the CPU (default: by "
+        "the number of cores)",
+    )
+
+
+def add_records(parser: argparse._ActionsContainer, default: str) -> None:
+    """Adds ``--records``; ``default``: which Records are read without it."""
+    parser.add_argument(
+        "--records",
+        type=input_path,
+        metavar="PATH",
+        help=f"a .jsonl file of Records, a run folder, or a folder of such files (default: "
+        f"{default})",
+    )
 
 
 def _check_writable(target: Path, folder: Path) -> None:

@@ -219,3 +219,8 @@ def preset(name: str) -> Preset:
     if name not in rows:
         raise InputError(f"unknown size {name!r}", hint=f"choose one of {', '.join(rows)}")
     return rows[name]
+
+
+def parse_arch(name: str) -> Arch:
+    """The architecture of a key, such as r384-p16-w2-d2-q300, or of a size's name."""
+    return Arch.parse(name) if name.startswith("r") and "-" in name else preset(name).arch

@@ -20,7 +20,7 @@ from pathlib import Path
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import read_stores
-from rfdetr_repro.spec.arguments import ArgumentParser, input_path
+from rfdetr_repro.spec.arguments import ArgumentParser, add_records
 from rfdetr_repro.spec.errors import InputError
 
 from .campaign import campaign_tables
@@ -114,7 +114,16 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
 
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
-        prog="rfdetr_repro.tables", description="Published numbers beside measured ones."
+        prog="rfdetr_repro.tables",
+        description=(
+            "Prints tables of the paper with published and measured values, and "
+            "tables of a campaign."
+        ),
+        examples=(
+            "tables --table 2",
+            "tables --table 2 --format markdown --records runs/mine",
+            "tables --scoreboard",
+        ),
     )
     arguments.add_argument(
         "--table", default="all", help=f"one of {', '.join(CHOICES)}; default all"
@@ -122,11 +131,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--format", choices=FORMATS, default="text", help="of the printed tables (default: text)"
     )
-    arguments.add_argument(
-        "--records",
-        type=input_path,
-        help="a .jsonl file, a run folder, or a folder of them; default results/ if it exists",
-    )
+    add_records(arguments, "results/ if it exists")
     arguments.add_argument(
         "--scoreboard", action="store_true", help="the state of every cell instead of its value"
     )

@@ -22,8 +22,9 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import SearchSpace, parse_shape
 from rfdetr_repro.spec.arguments import (
     LARGEST_SEED,
-    MOST_PROCESSES,
     ArgumentParser,
+    add_device,
+    add_training,
     input_path,
     output_folder,
     whole,
@@ -44,11 +45,16 @@ log = logging.getLogger(__name__)
 def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.train``."""
     arguments = ArgumentParser(
-        "rfdetr_repro.train", description="Train the weight-sharing supernet, or one fixed size."
+        "rfdetr_repro.train",
+        description="Trains the weight-sharing supernet, or one fixed size.",
+        examples=(
+            "train --data DIR --out runs/mine",
+            "train --data DIR --out runs/nano --fixed --size nano --weights FILE.pth",
+            "train --data DIR --size paper-supernet --plan",
+        ),
     )
-    add = arguments.add_argument
+    add = arguments.add_argument_group("model").add_argument
     add_data_arguments(arguments, "optional with --plan", ("train", "val"))
-    add("--out", type=output_folder, help="run folder; an existing run is resumed")
     add(
         "--size",
         default="pico",
@@ -66,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
         help="file with the initial weights: a DINOv2 encoder, a released or transformers "
         "checkpoint, or the model of an earlier run (default: random weights)",
     )
+    recipe = arguments.add_argument_group("recipe")
+    add = recipe.add_argument
     add(
         "--steps",
         type=whole(*TRAIN_WHOLE["steps"]),
@@ -104,28 +112,15 @@ def parser() -> argparse.ArgumentParser:
         help="stop after this number of evaluations without a better AP; the best weights become "
         "the model (default: train all steps)",
     )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set another field of the recipe, such as lr=2e-4; may be repeated",
-    )
+    add_training(recipe)
+    run = arguments.add_argument_group("run")
+    add_device(run, "of the training")
+    add = run.add_argument
+    add("--out", type=output_folder, help="run folder; an existing run is resumed")
     add(
         "--tensorboard",
         action="store_true",
         help="also write TensorBoard curves to OUT/tensorboard",
-    )
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="device to train on (default: a GPU if there is one)",
-    )
-    add(
-        "--processes",
-        type=whole(1, MOST_PROCESSES),
-        help="number of processes of this machine that share each batch on the CPU (default: by "
-        "the number of cores)",
     )
     add(
         "--plan",

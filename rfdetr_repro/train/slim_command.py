@@ -13,7 +13,10 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.train.slim``."""
     arguments = ArgumentParser(
         "rfdetr_repro.train.slim",
-        description="Write the weights of a model as a small float16 file.",
+        description=(
+            "Writes the weights of a trained model as float16, without the state of the optimizer."
+        ),
+        examples=("slim runs/mine/supernet.safetensors small.safetensors",),
     )
     arguments.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
     arguments.add_argument("target", type=output_file, help="file to write (.safetensors)")

@@ -25,6 +25,7 @@ from rfdetr_repro.model.checkpoints.pretrained import save_released
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.labels import UNUSED
+from rfdetr_repro.spec.presets import parse_arch
 
 
 @pytest.fixture(scope="module")
@@ -263,5 +264,5 @@ def test_a_file_that_leaves_its_labels_open_is_exported_with_labels(
 
 
 def test_sizes_are_names_of_architectures() -> None:
-    assert export.parse_arch("nano").key == "r384-p16-w2-d2-q300"
-    assert export.parse_arch("r32-p8-w2-d1-q5").windows == 2
+    assert parse_arch("nano").key == "r384-p16-w2-d2-q300"
+    assert parse_arch("r32-p8-w2-d1-q5").windows == 2

@@ -269,6 +269,16 @@ def test_every_whole_command_is_accepted_by_its_program(elsewhere: Path) -> None
     assert [why for words in sorted(shown) if (why := refused(list(words), elsewhere))] == []
 
 
+def test_every_example_of_a_help_is_accepted_by_its_program(elsewhere: Path) -> None:
+    shown = [
+        words
+        for verb in cli.VERBS
+        for words in whole_commands(f"    {parser_of(f'rfdetr-repro {verb}').format_help()}")
+    ]
+    assert {words[0] for words in shown} == {f"rfdetr-repro {verb}" for verb in cli.VERBS}
+    assert [why for words in shown if (why := refused(words, elsewhere))] == []
+
+
 @pytest.mark.parametrize(
     "line",
     [

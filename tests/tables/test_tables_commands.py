@@ -17,7 +17,6 @@ pytest.importorskip("torch", reason="the programs of the commands need torch")
 from rfdetr_repro.bench import models
 from rfdetr_repro.bench.command import arguments
 from rfdetr_repro.cli import VERBS
-from rfdetr_repro.export.command import parse_arch
 from rfdetr_repro.paper.cells import Row, Slot, cells, table_rows
 from rfdetr_repro.paper.published import TABLES
 from rfdetr_repro.records.aggregate import COUNTS
@@ -26,6 +25,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import campaign
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.launch import Program
+from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.tables.missing import (
     LEGEND,
     bench_name,

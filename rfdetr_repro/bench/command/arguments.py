@@ -88,6 +88,11 @@ def parser() -> argparse.ArgumentParser:
         description="Measures the latency of models and, with --data, their accuracy, and stores "
         "both as Records.",
         epilog=_EPILOG,
+        examples=(
+            "bench --onnx a.onnx b.onnx --data DIR --protocol both",
+            "bench --models rfdetr-nano,dfine-s --out results/mine.jsonl",
+            "bench --campaign buffer-sweep --models rfdetr-medium",
+        ),
     )
     what = parsed.add_argument_group("what is measured")
     what.add_argument(

@@ -20,6 +20,10 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.bench.compare",
         description="Compares the latencies of two groups of stores of Records, row by row.",
+        examples=(
+            "compare --old A.jsonl B.jsonl --new C.jsonl D.jsonl --fail-slower",
+            "compare OLD.jsonl NEW.jsonl --between-sessions 0.02",
+        ),
     )
     arguments.add_argument(
         "first",

@@ -26,6 +26,10 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.bench.costs",
         description="Counts parameters and operations of models, and stores the counts as Records.",
+        examples=(
+            "costs --models rfdetr-nano --counters shapes,flopcountermode",
+            "costs --page docs/costs.md",
+        ),
     )
     add = arguments.add_argument
     add(

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         description="Recomputes the latency intervals of stores from their raw samples and "
         "compares them with the Records. With --quiet only what is not equal is printed, "
         "and the counts.",
+        examples=("intervals results/embedded.jsonl",),
     )
     arguments.add_argument(
         "stores",

@@ -12,7 +12,11 @@ from .dataset import NOTE, EmbeddedConfig, write_embedded
 
 def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.data.embedded``."""
-    arguments = ArgumentParser("rfdetr_repro.data.embedded", description=NOTE)
+    arguments = ArgumentParser(
+        "rfdetr_repro.data.embedded",
+        description=NOTE,
+        examples=("embedded --out data/embedded",),
+    )
     arguments.add_argument(
         "--out", required=True, type=output_folder, help="folder to write the data set to"
     )

@@ -13,7 +13,9 @@ from .engine import MODULES
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
-        "rfdetr_repro.export.tensorrt", description="Builds TensorRT engines from an ONNX artifact."
+        "rfdetr_repro.export.tensorrt",
+        description="Builds TensorRT engines from an ONNX artifact.",
+        examples=("tensorrt MODEL.onnx --backend tensorrt-rtx --builds 3",),
     )
     arguments.add_argument("model", type=input_path, help="ONNX file, which has a manifest")
     arguments.add_argument(
