@@ -83,6 +83,8 @@ class ExportRequest:
         checkpoint: file of trained weights; None for random weights drawn from ``SEED``.
         categories: ids and names of the data set behind trained weights, if they are known.
         nms: suppression, for a baseline that ends with it.
+        provider: name -> version of the distribution that has the baseline, for the manifest; empty
+            for the baselines of this package.
     """
 
     path: Path
@@ -90,6 +92,7 @@ class ExportRequest:
     checkpoint: Path | None
     categories: Categories | None
     nms: Nms
+    provider: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -13,12 +13,12 @@ import importlib.metadata
 import importlib.util
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure, nearest
 from rfdetr_repro.spec.presets import PRESETS
 
 from .baseline import Baseline, HasModule, Size
@@ -37,22 +37,35 @@ BUILT_IN = (
     "yolo_libre",
     "open_vocabulary",
 )
+HASHED = (".py", ".toml", ".json", ".yaml", ".csv")
 ATTRIBUTES = {"name": str, "license": str, "weights": str, "suppression": bool, "torch_only": str}
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
     """A model by name: a size and the baseline it is of.
 
-    ``provider``: distribution that has the baseline. ``fingerprint``: hash over the programs of a
-    baseline that is not of this package, empty for ours.
+    ``distribution`` has the baseline; ``version`` and ``fingerprint``, a hash over its programs,
+    are empty for this package.
     """
 
     baseline: Baseline
     size: Size
-    provider: str = HERE
+    distribution: str = HERE
+    version: str = ""
     fingerprint: str = ""
+
+    @property
+    def provider(self) -> str:
+        """Distribution and version, as text."""
+        return " ".join(filter(None, (self.distribution, self.version)))
+
+    @property
+    def is_plug_in(self) -> bool:
+        """Whether another package registers the baseline."""
+        return self.distribution != HERE
 
 
 class Found(NamedTuple):
@@ -69,12 +82,20 @@ def entries() -> dict[str, Entry]:
 
 def entry(name: str) -> Entry:
     """The model called ``name``; :class:`InputError` if there is none."""
-    found = find()
-    if name not in found.entries:
-        left_out = f" ({'; '.join(found.refused)})" if found.refused else ""
-        known = ", ".join(found.entries)
-        raise InputError(f"unknown baseline {name!r}{left_out}", hint=f"choose one of {known}")
-    return found.entries[name]
+    if name not in entries():
+        raise unknown("baseline", name, entries())
+    return entries()[name]
+
+
+def unknown(kind: str, name: str, known: Collection[str]) -> InputError:
+    """The error for a name that is none of ``known``; says which plug-ins were left out."""
+    left_out = "".join(f" ({line})" for line in find().refused)
+    near = nearest(name, known)
+    hint = f"did you mean {near}? " if near else ""
+    return InputError(
+        f"unknown {kind} {name!r}{left_out}",
+        hint=f"{hint}rfdetr-repro baselines lists them; choose one of {', '.join(known)}",
+    )
 
 
 def module(name: str, form: str = "deployed") -> nn.Module:
@@ -82,9 +103,27 @@ def module(name: str, form: str = "deployed") -> nn.Module:
     ``torch.device("meta")`` it costs nothing.
     """
     known = entry(name)
-    if not isinstance(known.baseline, HasModule):
+    baseline = known.baseline
+    if not isinstance(baseline, HasModule):
         raise InputError(f"{name} is no PyTorch module here", hint="give its ONNX file")
-    return known.baseline.module(known.size, form)
+    return guarded(known, lambda: baseline.module(known.size, form))
+
+
+def guarded(known: Entry, call: Callable[[], T]) -> T:
+    """What ``call`` returns; an error of somebody else's program is a :class:`StatedFailure` that
+    names the program.
+    """
+    if not known.is_plug_in:
+        return call()
+    try:
+        return call()
+    except (InputError, StatedFailure):
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise StatedFailure(
+            f"{known.size.id} of {known.provider} failed: {type(error).__name__}: {told}"
+        ) from error
 
 
 @cache
@@ -96,16 +135,19 @@ def find() -> Found:
         found |= {size.id: Entry(baseline, size) for size in baseline.sizes}
     refused = []
     for point in _entry_points():
-        provider = _provider(point)
+        distribution, version = _provider(point)
         try:
             baseline = _loaded(point, found)
         except _Refused as error:
+            provider = " ".join(filter(None, (distribution, version)))
             line = f"the baseline {point.name} of {provider} is left out: {error}"
             refused.append(line)
             _log.warning("%s", line)
             continue
-        code = _fingerprint(point, provider)
-        found |= {size.id: Entry(baseline, size, provider, code) for size in baseline.sizes}
+        code = _fingerprint(point.module, version)
+        found |= {
+            size.id: Entry(baseline, size, distribution, version, code) for size in baseline.sizes
+        }
     return Found(found, tuple(refused))
 
 
@@ -119,8 +161,9 @@ def _entry_points() -> Sequence[importlib.metadata.EntryPoint]:
     return sorted(points, key=lambda point: (_provider(point), point.name))
 
 
-def _provider(point: importlib.metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+def _provider(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Name and version of the distribution."""
+    return (point.dist.name, point.dist.version) if point.dist else ("an unknown package", "")
 
 
 def _loaded(point: importlib.metadata.EntryPoint, known: Mapping[str, Entry]) -> Baseline:
@@ -163,19 +206,21 @@ def _check(baseline: Any, known: Mapping[str, Entry]) -> None:
         taken.add(size.id)
 
 
-def _fingerprint(point: importlib.metadata.EntryPoint, provider: str) -> str:
-    """Hash over the files next to the plug-in's module, and its version: artifacts are made anew
-    when they change.
+def _fingerprint(module: str, version: str) -> str:
+    """Hash over the version, the programs and the data files of the plug-in: artifacts are made
+    anew when they change. Of other files, such as weights, names and sizes count.
     """
-    spec = importlib.util.find_spec(point.module)
-    digest = hashlib.sha256(provider.encode())
-    if spec is not None and spec.origin is not None:
-        origin = Path(spec.origin)
-        is_package = spec.submodule_search_locations is not None
-        files = sorted(origin.parent.rglob("*")) if is_package else [origin]
-        for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    digest = hashlib.sha256(version.encode())
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    origin = None if spec is None else spec.origin
+    if spec is None or origin is None or not Path(origin).is_file():
+        return digest.hexdigest()
+    folders = spec.submodule_search_locations
+    files = sorted(Path(origin).parent.rglob("*")) if folders else [Path(origin)]
+    for file in files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            content = file.read_bytes() if file.suffix in HASHED else b"%d" % file.stat().st_size
+            digest.update(file.name.encode() + b"\0" + content)
     return digest.hexdigest()
 
 

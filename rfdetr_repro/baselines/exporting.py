@@ -76,7 +76,7 @@ def adopt_export(
             adopted.manifest,
             model=request.model,
             params=params,
-            packages=adopted.manifest.packages | dict(packages),
+            packages=adopted.manifest.packages | dict(packages) | dict(request.provider),
         )
         return write_artifact(request.path, adopted.path.read_bytes(), manifest)
 

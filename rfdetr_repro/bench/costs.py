@@ -52,7 +52,7 @@ def paper_models() -> list[str]:
         counted_there = _foreign(name)
         if counted_there is not None and counted_there.cannot_count:
             absent.setdefault(counted_there.cannot_count, []).append(name)
-        elif known.provider == catalog.HERE and not name.endswith("@transformers"):
+        elif not known.is_plug_in and not name.endswith("@transformers"):
             names.append(name)
     for reason, left_out in absent.items():
         log.info(f"not counted, for {reason}: {', '.join(left_out)}")

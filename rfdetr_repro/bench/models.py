@@ -25,7 +25,7 @@ from rfdetr_repro.export.adopt.adoption import Categories
 from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, load_artifact, manifest_path
 from rfdetr_repro.export.onnx.nms import STANDARD, Nms
 from rfdetr_repro.records.record import ModelId
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import sha256_file, writable_folder
 from rfdetr_repro.spec.labels import Labels, coco_labels
 from rfdetr_repro.spec.presets import PRESETS, SIZE_LETTERS
@@ -45,10 +45,10 @@ def known_name(name: str) -> str:
     """The catalogue's name for a name with the paper's size letter (``lwdetr-s`` is
     ``lwdetr-small``); else ``name`` itself.
     """
-    keys = {
-        f"{row.size.family}-{row.size.size}{'-seg' * row.size.masks}".lower(): known
-        for known, row in catalog.entries().items()
-    }
+    keys: dict[str, str] = {}
+    for known, row in catalog.entries().items():
+        letters = f"{row.size.family}-{row.size.size}{'-seg' * row.size.masks}".lower()
+        keys.setdefault(letters, known)  # a plug-in of the same family does not take the name
     return name if name in model_names() else keys.get(name.lower(), name)
 
 
@@ -58,10 +58,7 @@ def model_id(name: str, weights: str = "random") -> ModelId:
     """
     name = known_name(name)
     if name not in model_names():
-        left_out = "".join(f" ({line})" for line in catalog.find().refused)
-        raise InputError(
-            f"unknown model {name!r}{left_out}", hint=f"choose one of {', '.join(model_names())}"
-        )
+        raise catalog.unknown("model", name, model_names())
     preset = name.removeprefix("rfdetr-")
     if preset in PRESETS:
         row = PRESETS[preset]
@@ -108,31 +105,34 @@ def model_artifact(
             f"labels are for RF-DETR's checkpoints, and {name} uses the classes of the data",
             hint="leave the labels out",
         )
-    if not ours:
-        baseline = catalog.entry(name).baseline
-        if baseline.suppression and checkpoint is None and inject is None:
-            inject = package.INJECTED
-    suppressed = not ours and baseline.suppression
+    entry = None if ours else catalog.entry(name)
+    suppressed = entry is not None and entry.baseline.suppression
+    if suppressed and checkpoint is None and inject is None:
+        inject = package.INJECTED
     decided = {
         "inject": inject if suppressed else None,
         "suppression": suppression if suppressed else None,
         "labels": labels,
-        "plug-in": None if ours else catalog.entry(name).fingerprint or None,
+        "plug-in": entry.fingerprint or None if entry else None,
     }
     made = _made_by(name, digest, categories, decided)
-    starred = not ours and baseline.torch_only
-    suffix = "recipe" if starred else "safetensors" if to == "torch" and ours else "onnx"
-    path = writable_folder(folder) / f"{name}-{made}.{suffix}"
+    path = writable_folder(folder) / f"{name}-{made}.{_suffix(entry, to)}"
     remove_abandoned_folders(folder)
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
-    if ours:
+    if entry is None:
         return _ours(name, path, model, checkpoint, labels)
     nms = Nms(inject=inject, kind=suppression) if suppressed else STANDARD
-    request = ExportRequest(
-        path, model, None if checkpoint is None else Path(checkpoint), categories, nms
-    )
-    return _theirs(catalog.entry(name), request)
+    weights = None if checkpoint is None else Path(checkpoint)
+    provider = {entry.distribution: entry.version} if entry.is_plug_in else {}
+    return _theirs(entry, ExportRequest(path, model, weights, categories, nms, provider))
+
+
+def _suffix(entry: Entry | None, to: str) -> str:
+    """Of the artifact's file; ``entry`` is None for a model of ours."""
+    if entry is not None:
+        return "recipe" if entry.baseline.torch_only else "onnx"
+    return "safetensors" if to == "torch" else "onnx"
 
 
 def _made_by(
@@ -207,7 +207,7 @@ def _theirs(entry: Entry, request: ExportRequest) -> Artifact:
     """Exported by the baseline, or a recipe where no file can be made of the model."""
     reason = entry.baseline.torch_only
     if not reason:
-        return entry.baseline.export(entry.size, request)
+        return _exported(entry, request)
     if request.checkpoint is not None:
         raise InputError(
             f"{entry.size.id} is measured with random weights only: {reason}",
@@ -216,6 +216,28 @@ def _theirs(entry: Entry, request: ExportRequest) -> Artifact:
     from .starred import write_recipe
 
     return write_recipe(entry, request)
+
+
+def _exported(entry: Entry, request: ExportRequest) -> Artifact:
+    """What the baseline wrote; a plug-in that did not write what was asked for is a failure, and
+    nothing of it stays.
+    """
+    if not entry.is_plug_in:
+        return entry.baseline.export(entry.size, request)
+    path = request.path
+    try:
+        catalog.guarded(entry, lambda: entry.baseline.export(entry.size, request))
+        if not path.is_file() or not manifest_path(path).is_file():
+            raise StatedFailure(f"{entry.size.id} of {entry.provider} failed: it wrote no artifact")
+        written = load_artifact(path)
+        if written.manifest.model != request.model:
+            told = "its manifest is of another model"
+            raise StatedFailure(f"{entry.size.id} of {entry.provider} failed: {told}")
+    except (InputError, StatedFailure):
+        path.unlink(missing_ok=True)
+        manifest_path(path).unlink(missing_ok=True)
+        raise
+    return written
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,8 @@ def write_recipe(entry: Entry, request: ExportRequest) -> Artifact:
 
 def _packages(entry: Entry) -> tuple[str, ...]:
     """Distributions whose version decides what the recipe makes."""
-    return ("transformers",) if isinstance(entry.baseline, LibraryBaseline) else ()
+    library = ("transformers",) if isinstance(entry.baseline, LibraryBaseline) else ()
+    return (*library, entry.distribution) if entry.is_plug_in else library
 
 
 class ModuleSession(Session):

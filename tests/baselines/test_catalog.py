@@ -117,5 +117,8 @@ def test_the_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--names", "grounding-dino-t"])
     told = capsys.readouterr().out
     assert "weights: random only" in told and "PyTorch only: its text encoder" in told
-    with pytest.raises(InputError, match="unknown baseline 'none'; choose one of dfine-n"):
+    with pytest.raises(
+        InputError,
+        match="unknown baseline 'none'; rfdetr-repro baselines lists them; choose one of dfine-n",
+    ):
         main(["--names", "none"])

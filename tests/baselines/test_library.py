@@ -246,7 +246,7 @@ def test_a_file_that_does_not_fit_is_one_line(
 def test_what_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="measured with random weights only"):
         models.model_artifact("grounding-dino-t", tmp_path, checkpoint=Path(__file__))
-    with pytest.raises(InputError, match="unknown model 'dfine-q'; choose one of rfdetr-nano"):
+    with pytest.raises(InputError, match="unknown model 'dfine-q'; did you mean dfine-."):
         models.model_artifact("dfine-q", tmp_path)
 
     def missing(*_: object) -> Any:

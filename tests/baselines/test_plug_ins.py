@@ -18,7 +18,7 @@ from rfdetr_repro.bench import models
 from rfdetr_repro.bench.costs import check
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.runtime.session import OrtSession
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, StatedFailure
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "extend.md"
@@ -215,3 +215,75 @@ def test_what_cannot_be_counted_is_refused_before_anything_is_counted(here) -> N
     with pytest.raises(InputError, match="operations of mine-s can be counted in its file only"):
         check(["rfdetr-nano", "mine-s"], ["shapes", "flopcountermode"])
     check(["rfdetr-nano", "mine-s"], ["shapes", "onnx"])
+
+
+WRITES = """
+import torch
+from rfdetr_repro.baselines import Size, export_module
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Conv2d(3, 9, 16, stride=16)
+    def forward(self, images):
+        rows = self.head(images).flatten(2).transpose(1, 2)
+        return rows[..., :4].sigmoid(), rows[..., 4:]
+class Mine:
+    name, license, weights = "Mine", "MIT", "none"
+    suppression, torch_only = False, ""
+    sizes = [Size("mine-s", "dfine", "Mine", "S", num_classes=5, hw=(64, 64))]
+    def module(self, size, form="deployed"): return Network()
+    def export(self, size, request): return export_module(Network(), size, request)
+BASELINE = Mine()
+"""
+WRITE = "return export_module(Network(), size, request)"
+
+
+@pytest.mark.parametrize(
+    ("export", "told"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("return None", "it wrote no artifact"),
+        ("open(request.path, 'w').write('x')", "it wrote no artifact"),
+        (
+            "from dataclasses import replace; other = replace(request.model, name='Other'); "
+            "return export_module(Network(), size, replace(request, model=other))",
+            "its manifest is of another model",
+        ),
+    ],
+)
+def test_a_plug_in_that_fails_is_one_line_and_leaves_no_artifact(
+    export: str, told: str, here, tmp_path: Path
+) -> None:
+    here("plugged_writes", WRITES.replace(WRITE, export))
+    with pytest.raises(StatedFailure, match=f"^mine-s of plugged_writes 1.5 failed: {told}$"):
+        models.model_artifact("mine-s", tmp_path / "made")
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_the_manifest_names_the_package_behind_a_plug_in(here, tmp_path: Path) -> None:
+    here("plugged_writes", WRITES)
+    manifest = models.model_artifact("mine-s", tmp_path / "made").manifest
+    assert manifest.packages["plugged_writes"] == "1.5" and "torch" in manifest.packages
+
+
+def test_a_plug_in_does_not_take_the_name_of_a_papers_row(here) -> None:
+    """Its family is D-FINE, so its rows join with D-FINE's; what the paper's letters name stays."""
+    here("plugged_writes", WRITES.replace('"dfine", "Mine", "S"', '"lwdetr", "Mine", "S"'))
+    assert models.known_name("lwdetr-s") == "lwdetr-small"
+    assert models.model_id("mine-s").family == "lwdetr"
+
+
+def test_a_plug_in_runs_in_pytorch_only_if_it_says_so(here, tmp_path: Path) -> None:
+    here("plugged_writes", WRITES.replace('False, ""', 'False, "its masks are no static graph"'))
+    artifact = models.model_artifact("mine-s", tmp_path / "made")
+    assert artifact.path.suffix == ".recipe" and artifact.manifest.params == 3 * 9 * 256 + 9
+    assert artifact.manifest.packages["plugged_writes"] == "1.5"
+    assert artifact.manifest.packages["star"] == "its masks are no static graph"
+    with pytest.raises(InputError, match="measured with random weights only: its masks are no"):
+        models.model_artifact("mine-s", tmp_path / "made", checkpoint=Path(__file__))
+
+
+def test_a_module_that_fails_is_one_line(here) -> None:
+    here("plugged_writes", WRITES.replace("return Network()", "raise OSError('no weights')"))
+    with pytest.raises(StatedFailure, match="mine-s of plugged_writes 1.5 failed: OSError: no wei"):
+        catalog.module("mine-s")
