@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the COCO metrics of the artifact that ``argv`` names."""
     args = parser().parse_args(argv)
     args.data = source_of(args, (args.split,))
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(args.backend)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     float16, 1 if islands are needed.
     """
     args = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from .fp16_audit import audit, feeds_of
 
     found = audit(args.model, feeds_of(args.model, args.images, args.count))

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Converts the artifact that ``argv`` names to float16."""
     args = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from .artifact import load_artifact
     from .half import audited_half, summary
 

@@ -1,4 +1,4 @@
-"""``python -m rfdetr_repro.plots``: figures from published and stored numbers."""
+"""``python -m rfdetr_repro.plots``: draws figures from published and stored numbers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ DEFAULT_RECORDS = Path("results")
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         prog="rfdetr_repro.plots",
         description=(
@@ -36,24 +37,27 @@ def parser() -> argparse.ArgumentParser:
         "--figure",
         default="all",
         choices=[*PUBLISHED, *CAMPAIGN, *ALSO, "all"],
-        help="default all that can be drawn",
+        help="figure to draw (default: all that can be drawn)",
     )
     add_records(arguments, "those of --run, else results/ if it exists")
     arguments.add_argument(
-        "--run", type=input_folder, help="a run folder: its Records and training log"
+        "--run",
+        type=input_folder,
+        help="run folder whose Records, training log and predictions are drawn",
     )
     arguments.add_argument(
         "--out",
         type=output_folder,
         default=Path("figures"),
-        help="folder for the pictures; default figures/",
+        help="folder to write the pictures to (default: figures/)",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figures that ``argv`` names; returns the exit code."""
     options = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
     from rfdetr_repro.records.store import read_stores
 

@@ -1,5 +1,5 @@
-"""Predictions beside ground truth on the images themselves: boxes, class names, scores and masks
-from plain arrays.
+"""Draws predictions and ground truth on images: boxes, class names, scores and masks from plain
+arrays.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .style import GREY, PALETTE, drawable, shortened
 
 @dataclass(frozen=True)
 class Annotations:
-    """Objects of one image.
+    """Objects in one image.
 
     ``boxes_xyxy`` (N, 4) in pixels, ``labels`` (N,) class indices, ``scores`` (N,) in 0..1 or None
-    for ground truth, ``masks`` (N, H, W) bool or None; a sequence that makes each mask when asked
-    for, and that an array of rows picks from, also serves.
+    for ground truth, ``masks`` (N, H, W) bool or None; a sequence that makes each mask on demand,
+    and that can be indexed by an array of rows, is accepted too.
     """
 
     boxes_xyxy: NDArray[Any]
@@ -48,8 +48,8 @@ class Annotations:
 
 
 def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
-    """Of several labels on nearly the same box only the best; ``found`` has boxes_xyxy, labels,
-    scores (falling) and masks.
+    """Keeps only the best of several labels on nearly the same box; ``found`` has boxes_xyxy,
+    labels, scores (falling) and masks.
     """
     kept: list[int] = []
     for row in range(len(found.scores)):
@@ -73,10 +73,11 @@ def draw_detections(
     min_score: float = 0.3,
     columns: int = 2,
 ) -> None:
-    """A grid of images, (H, W, 3) uint8. With ``truths`` each image is shown twice, ground truth
-    left, prediction right.
+    """Draws a grid of images, uint8 (H, W, 3). With ``truths`` each image is shown twice, ground
+    truth on the left, prediction on the right.
 
-    Predictions below ``min_score`` are not drawn; the panel says how many there were.
+    Predictions below ``min_score`` are not drawn; the panel's title gives the number of predictions
+    drawn.
     """
     if len(images) != len(predictions) or (truths is not None and len(truths) != len(images)):
         raise InputError("images, predictions and ground truth have different lengths")

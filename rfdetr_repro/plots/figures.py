@@ -1,13 +1,13 @@
-"""Draws the paper's figures and the campaign's own from stored numbers. Needs no torch.
+"""Draws the paper's figures and a campaign's own from stored numbers, without PyTorch.
 
     python -m rfdetr_repro.plots --figure 1|4|5|6|pareto|knobs|sensitivity|training|all \
         [--records PATH] [--run DIR] [--out DIR]
 
-Numbers are version 1's (5 is the camera-ready's 7). Figures 1 and 5 are published numbers, with
-comparable measurements beside them. Figure 4 (decoder layers by queries) and Figure 6 (predictions
-on images) were published as images only: 4 is drawn from a campaign's search, 6 from a run's
-predictions. The camera-ready's own Figure 5, sensitivity to each knob, is "knobs" here, as means
-over all configurations, and "sensitivity", over pairs that differ in one knob alone.
+Figures have the numbers of the paper's version 1 (5 is 7 in the camera-ready). Figures 1 and 5 show
+published numbers with comparable measurements. Figure 4 (decoder layers by queries) and Figure 6
+(predictions on images) were published as images only: Figure 4 is drawn from a campaign's search,
+Figure 6 from a run's predictions. The camera-ready's Figure 5, sensitivity to each knob, is "knobs"
+here, as means over all configurations, and "sensitivity", over pairs that differ in one knob only.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def detections_figure(
     min_score: float = 0.3,
     columns: int = 2,
 ) -> Path:
-    """Predictions (beside ground truth if given) drawn on (H, W, 3) uint8 images; see
+    """Draws predictions, and ground truth if given, on uint8 (H, W, 3) images; see
     :class:`.Annotations`.
     """
     draw = partial(

@@ -1,5 +1,5 @@
-"""The effect of each knob over all searched configurations, and what decoder layers and queries are
-worth: the counterpart of the paper's Figure 4, from a campaign's search.
+"""The effect of each knob over all searched configurations, and of decoder layers and queries: the
+counterpart of the paper's Figure 4, from a campaign's search.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PUBLISHED_FIGURE_4 = (
 
 
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
-    """Effect of each of the five knobs over all searched configurations, then decoder depth by
-    queries.
+    """Draws the effect of each of the five knobs over all searched configurations, then decoder
+    depth by queries.
     """
     search, left_out = _largest_search(records)
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
@@ -51,13 +51,14 @@ def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
 
 
 def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
-    """The largest group of searched Records that may share an axis, and words on how many others
+    """The largest group of searched Records that may share an axis, and a note on how many Records
     are left out.
     """
     groups = comparable_searches(records)
     if not groups:
         raise InputError(
-            "no search Records with an architecture to plot", hint="give the Records of a campaign"
+            "there are no search Records with an architecture to plot",
+            hint="give the Records of a campaign",
         )
     others = sum(map(len, groups[1:]))
     return groups[0], f"; {others} Records of other searches are left out" if others else ""
@@ -70,8 +71,8 @@ def _modelled_label(search: Sequence[Record]) -> str:
 def _split(
     holder: Axes, columns: int, gap: float, margin: float = 1e-3, share_y: bool = False
 ) -> list[Axes]:
-    """Replaces an axes by `columns` axes in its place; `gap` between them and `margin` at the
-    right, in widths of one.
+    """Replaces an axes by ``columns`` axes; ``gap`` between them and ``margin`` on the right are in
+    widths of one axes.
     """
     spec = holder.get_subplotspec()
     figure = holder.get_figure()
@@ -116,8 +117,8 @@ def _knob_row(
 
 
 def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP and latency by decoder layers, a line per number of queries; AP over latency of one
-    backbone (Figure 4).
+    """Draws AP and latency by decoder layers, with a line per number of queries, and AP over
+    latency of one backbone (Figure 4).
     """
     search, left_out = _largest_search(records)
     over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
@@ -188,7 +189,7 @@ def _same_backbone(one: Record, other: Record) -> bool:
 
 
 def _last_layer(search: Sequence[Record]) -> str:
-    """What the removal of the last decoder layer does, in the paper's own words and units."""
+    """The effect of removing the last decoder layer, in the paper's own terms and units."""
     ap, ms = (_by_knob(search, "decoder_layers", value) for value in (ap_percent, ms_of))
     if len(ap) < 2:
         return "one decoder depth only"
@@ -200,7 +201,7 @@ def _last_layer(search: Sequence[Record]) -> str:
 
 
 def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
-    """Returns the left panel."""
+    """Draws the panels by decoder layers; returns the left panel."""
     left, right = _split(holder, 2, 0.62, margin=0.26)
     for axes, value, label in (
         (left, ap_percent, "AP, %"),
@@ -225,7 +226,7 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
 
 
 def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
-    """Writes line names at the right end, pushed apart so that they do not overlap."""
+    """Labels lines at the right end, with the labels pushed apart so that they do not overlap."""
     low, high = axes.get_ylim()
     height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
     gap = (high - low) * 9 / max(height_pt, 1)

@@ -1,7 +1,7 @@
 """Accuracy against latency of a campaign, drawn from its Records alone.
 
-Latencies of two modes, runtimes or machines never share an axis; modelled ones are drawn apart from
-measured ones.
+Latencies of two modes, runtimes or machines never share an axis; modelled latencies are drawn
+differently from measured latencies.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rfdetr_repro.spec.errors import InputError
 from .style import BLUE, GREY, VERMILION, drawable, log_latency_axis, origin_line, shortened
 from .values import ap_label, ap_percent, data_name, data_words, has_ap, mode_of, ms_of
 
-MOST_PANELS = 6  # of one figure, which is to fit a page
+MOST_PANELS = 6  # most panels of a figure, so that it fits a page
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What may share one pair of axes: one data set, one runtime and machine, one way of taking
-    latencies, one supernet.
+    """Records that may share a pair of axes: one data set, runtime, machine, latency mode and
+    supernet.
     """
 
     title: str  # two lines: data set and supernet, then runtime and machine
@@ -45,13 +45,15 @@ class Panel:
 
     @property
     def example(self) -> Record:
+        """A Record of the panel, from which titles and labels are made."""
         return self.search[0] if self.search else self.points[0][1]
 
 
 def pareto_panels(records: Sequence[Record]) -> list[Panel]:
-    """Panels of :func:`draw_pareto`, those with modelled points first.
+    """The panels of :func:`draw_pareto`, starting with those that have modelled points.
 
-    None mixes two modes, runtimes, machines or data sets.
+    No panel mixes modes, runtimes, machines or data sets. Raises :class:`InputError` if there is
+    nothing to draw.
     """
     measured: dict[tuple[object, ...], list[tuple[Confirmed, Record]]] = {}
     for point in confirmed_points(records):
@@ -82,7 +84,7 @@ def pareto_panels(records: Sequence[Record]) -> list[Panel]:
     ]
     if not panels:
         raise InputError(
-            "no search or protocol Records with AP and latency to plot",
+            "there are no search or protocol Records with AP and latency to plot",
             hint="give the Records of a campaign",
         )
     supernets = list(dict.fromkeys(panel.example.model.checkpoint_sha256 for panel in panels))
@@ -109,12 +111,12 @@ def pareto_height_in(records: Sequence[Record]) -> float:
 
 
 def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
-    """AP against latency: search points faint (modelled latency, val), confirmed files on val and
-    test with 95 % intervals.
+    """Draws AP against latency: search points faintly (modelled latency, val), confirmed files on
+    val and test with 95 % intervals.
 
-    Each panel has one mode: latencies modelled for the sustained mode are never beside buffered
-    ones. The line joins the points that are on the val frontier by measurement; it is dotted
-    between two whose order in AP is not established or not known.
+    Each panel has one mode: latencies modelled for the sustained mode never share a panel with
+    buffered latencies. The line joins the points that are on the val frontier by measurement; the
+    line is dotted between two points whose order in AP is not established or unknown.
     """
     every = pareto_panels(records)
     panels = every[:MOST_PANELS]
@@ -199,7 +201,7 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
         )
     log_latency_axis(axes, 0.85 * min(xs), 1.12 * max(xs))
     axes.set_xlabel(f"{panel.mode} latency, ms (log scale)")
-    axes.set_ylim(0, max(1.22 * max(ys), 1.0))  # room for the words above the points
+    axes.set_ylim(0, max(1.22 * max(ys), 1.0))  # room for the labels above the points
     if panel.points:
         axes.legend(
             loc="upper right",
@@ -212,7 +214,7 @@ def _pareto_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _panel_front(panel: Panel) -> set[str]:
-    """Files of the panel's val frontier by its own latencies; of equals the faster."""
+    """The files on the panel's val frontier by its own latencies; of equal files the faster."""
     on_val = []
     for point, timed in panel.points:
         holder = point.on("val")
@@ -228,8 +230,8 @@ def _panel_front(panel: Panel) -> set[str]:
 
 
 def _join_front(axes: Axes, shown: Sequence[tuple[Record, Record]], color: str) -> None:
-    """A line through the front; dotted where it is not established, or not known, that the slower
-    neighbour has another AP.
+    """Draws a line through the frontier; dotted where a difference in AP between neighbours is not
+    established or unknown.
     """
     ordered = sorted(shown, key=lambda pair: ms_of(pair[0]))
     for (timed, holder), (next_timed, next_holder) in pairwise(ordered):
@@ -248,7 +250,7 @@ def _join_front(axes: Axes, shown: Sequence[tuple[Record, Record]], color: str) 
 
 
 def _explained(panels: Sequence[Panel]) -> str:
-    """What whiskers and lines mean here."""
+    """The caption that explains whiskers and lines."""
     holders = [
         holder
         for panel in panels
@@ -309,8 +311,8 @@ def _whiskers(records: Iterable[Record]) -> list[list[float]]:
 
 
 def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
-    """Distances from AP to both ends of its 95 % interval, in points; not a number, and so not
-    drawn, where that is unknown.
+    """Distances from AP to both ends of its 95 % interval, in points; NaN, which is not drawn,
+    where the interval is unknown.
     """
     low = []
     high = []
@@ -326,7 +328,7 @@ def _ap_whiskers(records: Iterable[Record]) -> list[list[float]]:
 
 
 def _ap_high(record: Record) -> float:
-    """Upper end of the interval of AP in percent; AP itself where that is unknown."""
+    """Upper end of the interval of AP in percent, or AP itself where the interval is unknown."""
     return (
         ap_percent(record)
         if record.accuracy is None or record.accuracy.ap_high is None

@@ -31,19 +31,22 @@ ORIGIN = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture (H, W, 3 or 4), float in 0..1, and what it shows."""
+    """A drawn picture, float (H, W, 3 or 4) in 0..1, and its caption."""
 
     pixels: NDArray[np.float32]
     caption: str
 
     @property
     def height_in(self) -> float:
+        """Height in inches at the report's width."""
         height, width = self.pixels.shape[:2]
         return (1 - 2 * _MARGIN) * WIDTH_IN * height / width
 
 
 def run_pictures(run: str | Path) -> list[Picture]:
-    """Pictures of ``run/predictions`` with the captions of ``run/predictions.json``."""
+    """The pictures of ``run/predictions`` with the captions of ``run/predictions.json``; raises
+    :class:`InputError` if there are none.
+    """
     folder = Path(run) / "predictions"
     captions = {}
     listed = Path(run) / "predictions.json"
@@ -62,7 +65,9 @@ def run_pictures(run: str | Path) -> list[Picture]:
         pictures.append(Picture(pixels, captions.get(path.name, path.stem)))
     if not pictures:
         raise InputError(
-            "no predictions to show", folder, "a run of python -m rfdetr_repro.reproduce draws them"
+            "there are no predictions to show",
+            folder,
+            "a run of python -m rfdetr_repro.reproduce draws them",
         )
     return pictures
 
@@ -73,7 +78,7 @@ def pictures_height_in(pictures: Sequence[Picture]) -> float:
 
 
 def draw_pictures(figure: FigureBase, pictures: Sequence[Picture]) -> None:
-    """Every picture at full width under its caption."""
+    """Draws every picture at full width below its caption."""
     total = pictures_height_in(pictures)
     figure.text(
         _MARGIN, 1 - 0.28 / total, "Predictions on held-out images", fontsize=9.5, fontweight="bold"

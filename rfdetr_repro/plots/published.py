@@ -1,9 +1,9 @@
-"""The paper's accuracy-latency figures from its printed numbers: named sizes only, nothing read off
-a picture.
+"""The paper's accuracy-latency figures, drawn from its printed numbers: named sizes only, no values
+read from pictures.
 
 Published points are hollow. A measured point is a filled diamond, and is drawn only if its latency
-was taken as the published ones were (T4, TensorRT FP16, buffered 200 ms, their CUDA graph): one
-plot never mixes two backends.
+was measured like the published latencies (T4, TensorRT FP16, buffered 200 ms, same use of a CUDA
+graph): a plot never mixes two backends.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ _METRICS = {"ap": "AP, %", "ap50": "AP50, %"}
 
 
 def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = ()) -> None:
-    """Figure 1 or 5 of the paper (version 1 numbering), camera-ready values, and comparable
-    measurements beside them.
+    """Draws Figure 1 or 5 of the paper (version 1 numbering) with camera-ready values and
+    comparable measurements.
     """
     if number not in FIGURES:
         raise InputError(
-            f"no published points for figure {number}", hint=f"choose one of {', '.join(FIGURES)}"
+            f"there are no published points for figure {number}",
+            hint=f"choose one of {', '.join(FIGURES)}",
         )
     stem, rows, columns, _ = FIGURES[number]
     panels: dict[str, list[dict[str, str]]] = {}
@@ -86,21 +87,22 @@ def draw_published(figure: FigureBase, number: str, records: Sequence[Record] = 
     kind = "Published and measured" if shown else "Published, not measured here"
     title = f"{kind}: Figure {number}{_ALSO.get(number, '')} of the paper"
     figure.text(0.085, 0.945, title, fontsize=9.5, fontweight="bold")
-    beside = (
+    measured_words = (
         f"◆ measured here the same way: {shown} points"
         if shown
-        else "nothing here was measured that way"
+        else "no stored Record was measured that way"
     )
     origin_line(
-        figure, f"○ published named sizes, arXiv 2511.09554 (T4, TensorRT FP16, 200 ms); {beside}"
+        figure,
+        f"○ published named sizes, arXiv 2511.09554 (T4, TensorRT FP16, 200 ms); {measured_words}",
     )
 
 
 def _comparable(
     records: Sequence[Record], panel: str, metric: str
 ) -> list[tuple[float, float, str]]:
-    """(ms, percent, colour) of what was measured on the panel's data as the published points
-    were.
+    """(ms, percent, colour) of measurements on the panel's data that were made like the published
+    measurements.
     """
     task = "segment" if "segmentation" in panel else "detect"
     data = "coco-val2017" if "COCO" in panel else "rf100-vl"

@@ -29,23 +29,23 @@ def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
     ]
     if not groups:
         raise InputError(
-            "no pair of search Records to plot that differ in one knob",
+            "there is no pair of search Records that differ in one knob only",
             hint="give the Records of a campaign",
         )
     return *groups[0], len(groups) - 1
 
 
 def sensitivity_height_in(records: Sequence[Record]) -> float:
-    """Inches that the rows need. Raises :class:`InputError` if there is nothing to draw."""
+    """Height in inches of the rows; raises :class:`InputError` if there is nothing to draw."""
     _, steps, _ = _shown(records)
     return _HEAD_IN + _FOOT_IN + _ROW_IN * len(_rows(steps))
 
 
 def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
-    """Mean change of AP (left) and modelled latency (right) by one step of one knob, with 95 %
-    intervals over backbones.
+    """Draws the mean change of AP (left) and of modelled latency (right) by one step of one knob,
+    with 95 % intervals over backbones.
 
-    Of several comparable searches the largest is drawn, and the foot says that there are others.
+    The largest of several comparable searches is drawn, and the footer mentions the others.
     """
     group, steps, others = _shown(records)
     rows = _rows(steps)

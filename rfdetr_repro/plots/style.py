@@ -1,5 +1,5 @@
-"""How every figure looks, and how it is saved: one style, colours that colour-blind readers can
-tell apart, no global state.
+"""The style of all figures, and how they are saved: colours that colour-blind readers can
+distinguish, no global state.
 
 Drawing functions take a ``Figure`` or ``SubFigure`` so that the report can place the same drawing
 on a page as vectors.
@@ -39,14 +39,14 @@ GREY = "#6F6F6F"
 LIGHT = "#E3E3E3"
 WIDTH_IN = 6.7  # text width of the report, so that a figure is the same size on paper and on screen
 
-# The same drawing gives the same bytes: no dates, no version.
+# Equal drawings give equal bytes: no dates, no version.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
     ".pdf": {"CreationDate": None},
     ".svg": {"Date": None},
 }
 
-# Asked for letters that DejaVu Sans lacks, where they are installed as TrueType, which a PDF can
+# Fonts for letters that DejaVu Sans lacks, if they are installed as TrueType, which a PDF can #
 # embed.
 _FALLBACKS = (
     "Droid Sans Fallback",
@@ -64,7 +64,7 @@ _FALLBACKS = (
     "Symbola",
     "Unifont",
 )
-LONGEST_NAME = 48  # letters of a name from outside on a figure
+LONGEST_NAME = 48  # most letters of a user's name on a figure
 
 STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -99,10 +99,10 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style as a context; nothing outside it changes."""
+    """A context in which the style is set; nothing changes outside the context."""
     fonts = logging.getLogger("matplotlib.font_manager")
     before = fonts.level
-    # a font that stands in for rare letters may have no bold: its regular weight is meant
+    # a fallback font may have no bold weight, and its regular weight is used instead
     fonts.setLevel(logging.ERROR)
     try:
         with matplotlib.rc_context({**STYLE, "font.family": list(families())}):
@@ -113,8 +113,8 @@ def style() -> Iterator[None]:
 
 @functools.cache
 def families() -> tuple[str, ...]:
-    """DejaVu Sans, which comes with matplotlib, and the installed fonts that stand in for what it
-    lacks.
+    """DejaVu Sans, which comes with matplotlib, and the installed fallback fonts for letters that
+    it lacks.
     """
     installed = {
         font.name
@@ -126,7 +126,7 @@ def families() -> tuple[str, ...]:
 
 @functools.cache
 def _letters() -> frozenset[int]:
-    """Code points that one of :func:`families` draws."""
+    """The code points that at least one of :func:`families` can draw."""
     found: set[int] = set()
     for name in families():
         found.update(font_manager.get_font(font_manager.findfont(name)).get_charmap())
@@ -134,10 +134,10 @@ def _letters() -> frozenset[int]:
 
 
 def drawable(text: str) -> str:
-    """``text`` in one line of letters that the fonts here have; any other is written by its number,
-    like ``<U+72AC>``.
+    """``text`` in one line; letters that the installed fonts lack are written by number, such as
+    ``<U+72AC>``.
 
-    Names of classes, models and data sets are free text: an empty box would make two of them look
+    Names of classes, models and data sets are free text, and an empty box would make two names look
     alike.
     """
     shown = []
@@ -150,8 +150,8 @@ def drawable(text: str) -> str:
 
 
 def shortened(text: str, most: int = LONGEST_NAME) -> str:
-    """At most ``most`` letters: a longer text keeps its beginning and its end, between which names
-    differ.
+    """``text`` in at most ``most`` letters; a longer text keeps its beginning and its end, where
+    names differ.
     """
     if len(text) <= most:
         return text
@@ -162,15 +162,15 @@ def shortened(text: str, most: int = LONGEST_NAME) -> str:
 def save(
     draw: Callable[[FigureBase], None], path: str | Path, height_in: float, dpi: int = 180
 ) -> Path:
-    """Draws on a figure of the report's width and writes it to ``path`` (.png, .pdf or .svg) whole
-    or not at all.
+    """Draws on a figure of the report's width and writes it to ``path`` (.png, .pdf or .svg),
+    completely or not at all.
     """
     path = Path(path)
     if path.suffix not in _METADATA:
         raise InputError(
-            f"cannot draw a {path.suffix or 'nameless'} file",
+            f"figures cannot be written as {path.suffix or 'a file without a suffix'}",
             path,
-            f"end its name in one of {', '.join(_METADATA)}",
+            f"choose a file name that ends in {', '.join(_METADATA)}",
         )
     with atomic_path(path) as temporary:
         _draw(draw, temporary, path.suffix, height_in, dpi)
@@ -178,7 +178,7 @@ def save(
 
 
 def png_bytes(draw: Callable[[FigureBase], None], height_in: float, dpi: int = 180) -> bytes:
-    """The same picture as a PNG in memory."""
+    """The figure of :func:`save` as the bytes of a PNG file."""
     stream = io.BytesIO()
     _draw(draw, stream, ".png", height_in, dpi)
     return stream.getvalue()
@@ -199,8 +199,8 @@ def _draw(
 
 
 def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
-    """Logarithmic milliseconds from ``low_ms`` to ``high_ms`` with a few round ticks written as
-    plain numbers.
+    """Sets a logarithmic axis in milliseconds from ``low_ms`` to ``high_ms``, with a few round
+    ticks as plain numbers.
     """
     axes.set_xscale("log")
     axes.set_xlim(low_ms, high_ms)
@@ -221,7 +221,7 @@ def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
 
 
 def origin_line(figure: FigureBase, text: str, left: float = 0.085) -> None:
-    """Where the numbers of a figure come from, in small type at its foot."""
+    """Writes the source of a figure's numbers in small type at the bottom."""
     figure.text(left, 0.012, text, fontsize=7.0, color=GREY, va="bottom")
 
 
@@ -233,7 +233,7 @@ def end_label(
     offset: tuple[float, float] = (5, 0),
     align: str = "left",
 ) -> None:
-    """Names a line beside one of its points instead of in a legend."""
+    """Labels a line next to one of its points instead of in a legend."""
     where: dict[str, Any] = {
         "textcoords": "offset points",
         "ha": align,

@@ -13,7 +13,7 @@ from rfdetr_repro.spec.files import open_input, parse_json
 
 from .style import BLUE, GREY, VERMILION, end_label
 
-# what is drawn
+# the values that are drawn
 _LOGGED = {
     "step": (0, 1e12),
     "loss": (-1e30, 1e30),
@@ -24,8 +24,8 @@ _LOGGED = {
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines training log; an unfinished last line is left out, any other bad line is
-    an :class:`InputError`.
+    """The rows of a JSON Lines training log; an unfinished last line is left out, any other bad
+    line raises :class:`InputError`.
     """
     with open_input(path) as stream:
         lines = stream.read().split(b"\n")
@@ -53,18 +53,18 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
                 if value is not None and (
                     isinstance(value, (bool, str)) or not low <= value <= high
                 ):
-                    told = (
-                        f"{name} = {shortened(repr(value), 40)} is no number from {low:g} to "
+                    message = (
+                        f"{name} = {shortened(repr(value), 40)} is not a number from {low:g} to "
                         f"{high:g}"
                     )
-                    raise InputError(told, f"{path}:{number}", "remove the line")
+                    raise InputError(message, f"{path}:{number}", "remove the line")
             rows.append(row)
     return rows
 
 
 def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Loss over optimizer steps (faint: logged, line: running mean) and AP50 on val and test where
-    it was evaluated.
+    """Draws the loss over optimizer steps (faint: logged values, line: running mean) and the
+    evaluated AP50 on val and test.
 
     ``rows``: dicts with ``step`` and ``loss``; evaluations as ``val_ap50``/``test_ap50`` or
     ``split`` and ``ap50`` (fractions).
@@ -103,7 +103,7 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[in
     found: dict[int, float] = {}
     for row in rows:
         value = row.get("ap50") if row.get("split") == split else row.get(f"{split}_ap50")
-        # a run with patience logs the raw weights too
+        # a run with patience also logs the AP of the raw weights
         if value is not None and row.get("weights", "ema") == "ema":
             found[row["step"]] = value
     return sorted(found.items())

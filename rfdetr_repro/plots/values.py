@@ -1,4 +1,4 @@
-"""What figures read from a Record: numbers in the units of the axes, and words for titles."""
+"""Values that figures read from Records: numbers in the units of the axes, and words for titles."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from .style import drawable, shortened
 
 
 def mode_of(record: Record) -> str:
+    """The latency mode of a Record, or "unknown mode"."""
     return latency_mode(record) or "unknown mode"
 
 
 def arch_of(record: Record) -> Arch:
+    """The architecture of a searched Record."""
     return record.as_searched().arch
 
 
 def ms_of(record: Record) -> float:
+    """The latency in ms."""
     return record.as_latency().ms
 
 
 def has_ap(record: Record) -> bool:
+    """Whether the Record has an AP."""
     return ScoredRecord.of(record) is not None
 
 
 def ap_percent(record: Record) -> float:
+    """The AP in percent."""
     return 100 * record.as_accuracy().ap
 
 
 def data_name(record: Record) -> str:
+    """The name of the data set, or ""."""
     return record.data.name if record.data else ""
 
 
 def data_words(record: Record) -> str:
+    """The data set in parentheses, for a title; synthetic data are marked."""
     if record.data is None:
         return ""
     return (
@@ -44,4 +51,5 @@ def data_words(record: Record) -> str:
 
 
 def ap_label(record: Record) -> str:
+    """The label of an AP axis; synthetic data are marked."""
     return "synthetic AP, %" if record.data and record.data.synthetic else "AP, %"

@@ -1,4 +1,4 @@
-"""The paper's tables, published beside measured, and a campaign's own.
+"""The paper's tables with published and measured values, and a campaign's own tables.
 
 This module does not import PyTorch.
 """

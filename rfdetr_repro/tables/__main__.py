@@ -1,4 +1,4 @@
-"""``python -m rfdetr_repro.tables``: published numbers beside measured ones."""
+"""``python -m rfdetr_repro.tables``: prints published and measured values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The campaign's own table: every confirmed frontier point with val and test accuracy and latency
-of the same file.
+"""A campaign's own tables: every confirmed frontier point with val and test accuracy and latency of
+the same file.
 
-One table per data set, runtime and machine: backends are never mixed. On composed data the title
-says that the AP is synthetic.
+There is one table per data set, runtime and machine, so that backends are never mixed. For composed
+data the title states that the AP is synthetic.
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ _COLUMNS = [
 
 
 def campaign_tables(records: Sequence[Record]) -> list[Table]:
-    """The frontiers; last, what fine-tuning added, where Records of before and after exist."""
+    """The frontier tables, followed by a table of the gain by fine-tuning where Records before and
+    after exist.
+    """
     return frontier_tables(records) + finetuning_tables(records)
 
 
 def frontier_tables(records: Sequence[Record]) -> list[Table]:
-    """The confirmed frontier of every (data, runtime, machine); without one, the search's modelled
-    frontier, titled as such.
+    """The confirmed frontier of every (data, runtime, machine), or the search's modelled frontier,
+    titled as such.
     """
     groups: dict[tuple[str, str, str | None], list[Confirmed]] = {}
     for point in confirmed_points(records):
@@ -74,12 +76,12 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
     several = [key[:2] for key in groups]
     tables = []
     for (name, engine, checkpoint), points in groups.items():
-        told = (
+        text = (
             f"checkpoint {checkpoint[:8]}, "
             if checkpoint and several.count((name, engine)) > 1
             else ""
         )
-        table = _confirmed_table(points, name, told + engine, checks)
+        table = _confirmed_table(points, name, text + engine, checks)
         confirmed = [
             record
             for point in points
@@ -93,15 +95,15 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _modelled_tables(records: Sequence[Record]) -> list[Table]:
-    """Of each checkpoint apart: two searches are not one front."""
+    """The modelled frontier of each checkpoint, because two searches do not share a frontier."""
     found: dict[str | None, list[Record]] = {}
     for record in _search(records):
         found.setdefault(_checkpoint(record), []).append(record)
     tables = []
     for checkpoint, own in found.items():
-        told = f"checkpoint {checkpoint[:8]}, " if checkpoint and len(found) > 1 else ""
+        text = f"checkpoint {checkpoint[:8]}, " if checkpoint and len(found) > 1 else ""
         for (how, images), front in frontiers(own).items():
-            tables.append(_modelled_table(front, told + how, images))
+            tables.append(_modelled_table(front, text + how, images))
     return tables
 
 
@@ -113,8 +115,8 @@ def _checkpoint(record: Record) -> str | None:
 def _joined(
     groups: dict[tuple[str, str, str | None], list[Confirmed]],
 ) -> dict[tuple[str, str, str | None], list[Confirmed]]:
-    """Other people's models beside those of the one supernet there is; with several they have a
-    table of their own.
+    """Adds the models of other families to the table of the only supernet; with several supernets
+    they have a separate table.
     """
     joined = dict(groups)
     for name, engine, checkpoint in groups:
@@ -125,14 +127,14 @@ def _joined(
 
 
 def latency_notes(points: Sequence[Confirmed]) -> list[str]:
-    """What the intervals of the latencies speak of, and what the instrument says of a file that it
-    measured twice.
+    """Notes on the latency intervals, and on the error of the measurement itself, from files that
+    were measured twice.
     """
     found = [
-        one
+        measured
         for point in points
-        for one in (point.buffered, point.sustained)
-        if one is not None and one.latency is not None
+        for measured in (point.buffered, point.sustained)
+        if measured is not None and measured.latency is not None
     ]
     latencies = [record.latency for record in found if record.latency is not None]
     notes = []
@@ -143,8 +145,8 @@ def latency_notes(points: Sequence[Confirmed]) -> list[str]:
         )
     if any(latency.ci_low_ms is not None and latency.interval is None for latency in latencies):
         notes.append(
-            "Intervals by an older version took neighbouring samples for independent ones: they "
-            "are too narrow."
+            "Intervals of an older version treat neighbouring samples as independent and are too "
+            "narrow."
         )
     twice = [
         record
@@ -153,14 +155,14 @@ def latency_notes(points: Sequence[Confirmed]) -> list[str]:
     ]
     for record in twice:
         rhythm = record.protocol.rhythm if record.protocol else "unknown protocol"
-        told = (
+        text = (
             record.latency.itself.told
             if record.latency is not None and record.latency.itself is not None
             else ""
         )
         notes.append(
-            f"A/A, the instrument's own error: {_arch_key(record)} measured twice in turns, "
-            f"{rhythm}: {told}."
+            f"A/A, the error of the measurement itself: {_arch_key(record)} measured twice in "
+            f"turns, {rhythm}: {text}."
         )
     return notes
 
@@ -170,10 +172,10 @@ def _arch_key(record: Record) -> str:
 
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:
-    """What fine-tuning changed, by data set and engine: Records of one architecture, variants "nas"
-    and "nas+fine-tuning".
+    """The change by fine-tuning, per data set and engine, from Records of one architecture with the
+    variants "nas" and "nas+fine-tuning".
 
-    The counterpart of Tables 15 and 16 for data sets that the paper does not have.
+    These tables are the counterpart of Tables 15 and 16 for other data sets.
     """
     pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
     before = {
@@ -236,7 +238,7 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
                 )
         row["change_ci"] = change_interval_cell(start, after)
         row["change_mask_ci"] = change_interval_cell(start, after, masks=True)
-        if row not in table.rows:  # buffered and sustained Records of one file hold one AP
+        if row not in table.rows:  # buffered and sustained Records of a file share one AP
             table.add(row)
     table.notes = [SYNTHETIC] if pairs[0][1].data and pairs[0][1].data.synthetic else []
     table.notes.append(
@@ -283,7 +285,7 @@ def _confirmed_table(
         else "Measured files, no frontier,"
     )
     table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
-    last: Record | None = None  # the slowest so far that is on the front
+    last: Record | None = None  # the slowest member of the frontier so far
     for point in points:
         timed = point.val if mode == "buffered" else point.sustained
         rated = timed is not None and timed.accuracy is not None and timed.accuracy.ap is not None
@@ -305,7 +307,10 @@ def _confirmed_table(
         f"AP in percent. front: on the val frontier by {mode} measurement too. Accuracy and "
         f"latency of a row come from its file.",
         *(
-            [f"modelled ms: {mode}, said before the file was measured, with its error."]
+            [
+                f"modelled ms: the {mode} latency that was predicted before the file was measured, "
+                f"with its error."
+            ]
             if found
             else []
         ),
@@ -368,12 +373,13 @@ def _ap_cell(value: float | None) -> Cell:
 
 
 def _predicted_cell(record: Record | None) -> Cell:
-    """What the latency model had said, and by how much that is too high or too low."""
+    """The latency model's prediction, and its relative error."""
     if record is None or record.latency is None or record.latency.predicted_ms is None:
         return Cell(state=MISSING)
-    said = record.latency.predicted_ms
+    predicted = record.latency.predicted_ms
     return Cell(
-        f"{milliseconds(said)} ({100 * (said / record.latency.median_ms - 1):+.0f} %)", value=said
+        f"{milliseconds(predicted)} ({100 * (predicted / record.latency.median_ms - 1):+.0f} %)",
+        value=predicted,
     )
 
 
@@ -414,9 +420,9 @@ def _modelled_table(front: list[Record], how: str, images: str) -> Table:
     table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
     table.notes += interval_notes([record.accuracy for record in front])
     if any(too_coarse(record) for record in front):
-        told = (
+        text = (
             f"The latency model's error on engines left out of the fit exceeds its bound "
             f"({bound_text()})"
         )
-        table.notes.append(f"{told}: this order is not to be trusted.")
+        table.notes.append(f"{text}: the order of the rows is not reliable.")
     return table

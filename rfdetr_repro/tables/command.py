@@ -1,12 +1,12 @@
-"""Prints the paper's tables, published beside measured, and the campaign's own frontier and
-sensitivity. Needs no torch.
+"""Prints the paper's tables with published and measured values, and a campaign's frontier and
+sensitivity, without PyTorch.
 
     python -m rfdetr_repro.tables --table 2 [--format text|markdown|csv|latex|json] \
         [--records PATH] [--scoreboard]
 
 Tables are pure functions of the published CSVs and of stored Records; nothing is written back.
-Numbers are version 1's; the camera-ready's own tables are v2_17, v2_19 and v2_20, and 18, 19, 20
-mean the camera-ready's.
+Tables have the numbers of the paper's version 1; v2_17, v2_19 and v2_20 are tables of the
+camera-ready, and 18, 19 and 20 stand for the camera-ready's tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .sensitivity import sensitivity_tables
 log = logging.getLogger(__name__)
 
 DEFAULT_RECORDS = Path("results")
-# of a campaign, not of the paper
+# tables of a campaign rather than of the paper
 OWN = {"frontier": campaign_tables, "sensitivity": sensitivity_tables}
 CHOICES = (*TABLES, *OWN, "all")
 # camera-ready numbers that version 1 does not have
@@ -51,8 +51,8 @@ def load_records(path: str | Path | None) -> list[Record]:
 
 
 def table_name(text: str) -> str:
-    """The key of :data:`CHOICES` that a user means: "v2 20", "20" and "v2_20" are one; "17" is
-    version 1's, "v2_17" is not.
+    """The key of :data:`CHOICES` for a user's text: "v2 20", "20" and "v2_20" are the same; "17" is
+    version 1's table, "v2_17" the camera-ready's.
     """
     name = text.strip().lower().replace(" ", "_").replace("-", "_").removeprefix("table_")
     if name.startswith("v1_") and name.removeprefix("v1_") in TABLES:
@@ -69,14 +69,14 @@ def table_name(text: str) -> str:
 def build_tables(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
     """The tables that ``--table name`` prints.
 
-    An unknown name is an :class:`InputError` that lists what there is.
+    Raises :class:`InputError`, which lists the known names, for an unknown name.
     """
     name = table_name(name)
     if name in OWN:
         tables = OWN[name](records)
         if not tables:
             raise InputError(
-                "no campaign Records to show",
+                "there are no campaign Records to show",
                 hint="run a campaign first, or give its folder with --records",
             )
         return tables
@@ -94,8 +94,8 @@ def build_tables(name: str, records: Sequence[Record], form: str = "text") -> li
 
 
 def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -> list[Table]:
-    """What ``--scoreboard`` prints of one table or of all; the list of every cell is for programs:
-    CSV and JSON have it.
+    """The output of ``--scoreboard`` for one table or for all; the list of every cell is only in
+    CSV and JSON, for programs.
     """
     name = table_name(name)
     if name in OWN:
@@ -113,6 +113,7 @@ def build_scoreboard(name: str, records: Sequence[Record], form: str = "text") -
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         prog="rfdetr_repro.tables",
         description=(
@@ -126,19 +127,26 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     arguments.add_argument(
-        "--table", default="all", help=f"one of {', '.join(CHOICES)}; default all"
+        "--table", default="all", help=f"table to print, one of {', '.join(CHOICES)} (default: all)"
     )
     arguments.add_argument(
-        "--format", choices=FORMATS, default="text", help="of the printed tables (default: text)"
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="format of the printed tables (default: text)",
     )
     add_records(arguments, "results/ if it exists")
     arguments.add_argument(
-        "--scoreboard", action="store_true", help="the state of every cell instead of its value"
+        "--scoreboard",
+        action="store_true",
+        help="print the state of every published cell, such as reproduced or needs data, instead "
+        "of its value",
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the tables that ``argv`` names; returns the exit code."""
     options = parser().parse_args(argv)
     name = table_name(options.table)
     records = load_records(options.records)
@@ -150,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not records:
         where = options.records or f"{DEFAULT_RECORDS}/ of this folder"
         log.warning(
-            f"no Records were read from {where}: nothing counts as measured; name them with "
+            f"no Records were read from {where}: no cell counts as measured; give Records with "
             f"--records PATH"
         )
     sys.stdout.write(render(tables, options.format))

@@ -1,5 +1,5 @@
-"""Patch sizes that training never drew, each beside the trained architecture with as many tokens
-(paper v2 Appendix L).
+"""Patch sizes that training never drew, each next to the trained architecture with the same number
+of tokens (paper v2 Appendix L).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .format import MEASURED, Cell, Column, Table
 
 
 def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
-    """Each never-trained patch beside the trained architecture with as many tokens (the paper's
-    "equivalent" one, Appendix H).
+    """A table of never-trained patch sizes, each next to the trained architecture with the same
+    number of tokens (the paper's "equivalent", Appendix H).
 
-    ``trained``: search Records of the space; of several with equal tokens the one with the same
-    windows and the nearest input.
+    ``trained``: search Records of the space; of several with the same number of tokens, the Record
+    with the same windows and the nearest input size is taken.
     """
     columns = [
         Column("arch", "architecture", right=False),
@@ -51,17 +51,20 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
 
 
 def _equivalent(arch: Arch, trained: Sequence[Record]) -> SearchedRecord | None:
-    """The trained Record with as many tokens and the same decoder."""
+    """The trained Record with the same number of tokens and the same decoder."""
     alike = [
-        one
+        searched
         for record in trained
-        if (one := SearchedRecord.of(record)) is not None
-        and one.arch.tokens == arch.tokens
-        and (one.arch.decoder_layers, one.arch.queries) == (arch.decoder_layers, arch.queries)
+        if (searched := SearchedRecord.of(record)) is not None
+        and searched.arch.tokens == arch.tokens
+        and (searched.arch.decoder_layers, searched.arch.queries)
+        == (arch.decoder_layers, arch.queries)
     ]
 
-    def distance(one: SearchedRecord) -> tuple[bool, int]:
-        return one.arch.windows != arch.windows, abs(one.arch.input_hw[0] - arch.input_hw[0])
+    def distance(searched: SearchedRecord) -> tuple[bool, int]:
+        return searched.arch.windows != arch.windows, abs(
+            searched.arch.input_hw[0] - arch.input_hw[0]
+        )
 
     return min(alike, key=distance, default=None)
 

@@ -1,9 +1,8 @@
-"""A table of cells that know their state, and its five printed forms: text, markdown, csv, latex,
-json.
+"""A table whose cells have a state, and its five printed formats: text, markdown, csv, latex, json.
 
-A cell is published, measured, computed, not measured, or not measurable here; every form keeps the
-five apart: by the name of its column everywhere, by its state in JSON, and by bold (measured) and
-italic (computed) type in Markdown and LaTeX.
+A cell is published, measured, computed, not measured, or not measurable here; every format
+distinguishes the five states: by the name of its column everywhere, by its state in JSON, and by
+bold (measured) and italic (computed) type in Markdown and LaTeX.
 """
 
 from __future__ import annotations
@@ -22,26 +21,31 @@ PUBLISHED = "published"
 MEASURED = "measured"
 MISSING = "not measured"
 UNAVAILABLE = "not measurable here"
-COMPUTED = "computed"  # arithmetic on an architecture: nothing ran
+COMPUTED = "computed"  # computed from an architecture without a run
 MARKS = {MISSING: "·", UNAVAILABLE: "×"}
 FORMATS = ("text", "markdown", "csv", "latex", "json")
 
 
 @dataclass(frozen=True)
 class Cell:
+    """A cell: the printed text, its state, and the value and the Record behind it."""
+
     text: str = ""
     state: str = ""
-    value: float | str | None = None  # what JSON carries; percent for AP, milliseconds for latency
+    value: float | str | None = None  # the value in JSON: percent for AP, milliseconds for latency
     record: str = ""  # id of the Record behind a measured cell
     artifact: str = ""  # SHA-256 of the file that was measured
 
     @property
     def shown(self) -> str:
+        """The printed text, or the mark of the cell's state."""
         return one_line(self.text) or MARKS.get(self.state, "")
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column: key, printed label, and the group that the column belongs to."""
+
     key: str
     label: str
     group: str = ""
@@ -63,19 +67,21 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def add(self, row: dict[str, Cell], section: str = "") -> None:
+        """Appends a row below the heading ``section``."""
         self.rows.append(row)
         self.sections.append(section)
 
     def line(self, row: dict[str, Cell]) -> list[str]:
+        """The printed texts of a row, in the order of the columns."""
         return [row.get(column.key, Cell()).shown for column in self.columns]
 
     @property
     def mixed(self) -> bool:
-        """Whether published cells stand beside others."""
+        """Whether the table has both published cells and others."""
         return any(cell.state == PUBLISHED for row in self.rows for cell in row.values())
 
     def without_empty_columns(self, keep: Sequence[str] = ()) -> Table:
-        """The same table without the columns in which every cell is empty."""
+        """The table without the columns in which every cell is empty."""
         kept = [
             column
             for column in self.columns
@@ -86,9 +92,7 @@ class Table:
 
 
 def one_line(text: str) -> str:
-    """Free text of a name without line breaks and other control characters, which would break a
-    table.
-    """
+    """``text`` without line breaks and other control characters, which would break a table."""
     if text.isprintable():
         return text
     return "".join(
@@ -99,8 +103,8 @@ def one_line(text: str) -> str:
 
 
 def width_of(text: str) -> int:
-    """Columns of a terminal that the text takes: two for each wide letter of East Asia and emoji,
-    none for combining marks.
+    """Width of a text in terminal columns: two for wide East Asian letters and emoji, none for
+    combining marks.
     """
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return (
@@ -119,12 +123,12 @@ def render(tables: Sequence[Table], form: str) -> str:
         )
     if form == "csv":
         return "\n".join(map(_csv, tables))
-    one = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
-    return "\n".join(one(_in_lines(table)) for table in tables)
+    render_table = {"text": _text, "markdown": _markdown, "latex": _latex}[form]
+    return "\n".join(render_table(_in_lines(table)) for table in tables)
 
 
 def _in_lines(table: Table) -> Table:
-    """The table with all its words in one line each; cells see to themselves."""
+    """The table with one-line title, labels and notes; cells handle their own text."""
     columns = [
         Column(column.key, one_line(column.label), one_line(column.group), column.right)
         for column in table.columns
@@ -166,8 +170,8 @@ def _origin(cell: Cell) -> dict[str, str]:
 def _typed(
     table: Table, strong: str, soft: str, escaped: Callable[[str], str]
 ) -> Iterator[list[str]]:
-    """Rows of texts; beside published cells, measured ones are in strong and computed ones in soft
-    type.
+    """Rows of texts; in a table with published cells, measured cells are in strong and computed
+    cells in soft type.
     """
     kinds = {MEASURED: strong, COMPUTED: soft} if table.mixed else {}
     for row in table.rows:
@@ -189,7 +193,7 @@ def _csv(table: Table) -> str:
 
 
 def _group_spans(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
-    """Neighbouring columns of one group: (group, their indices)."""
+    """Groups of neighbouring columns: (group, indices of the columns)."""
     return [
         (group, [index for index, _ in run])
         for group, run in groupby(enumerate(columns), key=lambda item: item[1].group)
@@ -201,7 +205,7 @@ def _text(table: Table) -> str:
     body = [table.line(row) for row in table.rows]
     widths = [max(width_of(line[index]) for line in [head, *body]) for index in range(len(head))]
     spans = _group_spans(table.columns)
-    for group, indices in spans:  # a group name wider than its columns widens the last of them
+    for group, indices in spans:  # a group name wider than its columns widens the last column
         widths[indices[-1]] += max(
             0, len(group) - sum(widths[index] for index in indices) - 2 * (len(indices) - 1)
         )
@@ -295,12 +299,14 @@ def _latex(table: Table) -> str:
 
 
 def _tex_row(cells: Sequence[str]) -> str:
-    """Cells as one row; a first one like "[1]" is kept from being an option of the row before."""
+    """Cells as a LaTeX row; a first cell such as "[1]" is guarded, so that LaTeX does not read it
+    as an option of the row before.
+    """
     guard = "{}" if cells and cells[0][:1] in ("[", "*") else ""
     return f"{guard}{' & '.join(cells)} \\\\"
 
 
-# Letters that Markdown may take for markup, as GitHub renders it, and the bracket of a link.
+# Letters that GitHub's Markdown may read as markup, and the bracket of a link.
 _MARKDOWN = re.compile(r"[\\|*_`$<&~]|(?<=\])\(")
 
 _TEX = {

@@ -1,4 +1,4 @@
-"""A table as a pandas DataFrame: what ``--format csv`` prints, with numbers as numbers.
+"""A table as a pandas DataFrame: the content of ``--format csv``, with numbers as numbers.
 
     from rfdetr_repro.tables import frame
 
@@ -52,7 +52,7 @@ def frame(name: str | int, records: str | Path | Iterable[Record] | None = None)
         rows += own
         for name, number in _columns(table):
             known = any(row.get(name) is not None for row in own)
-            # a column of numbers stays one where none is known
+            # a column of numbers stays numeric if no number is known
             columns[name] = columns.get(name) or (None if known or not number else "Float64")
     columns = {
         name: None if any(isinstance(row.get(name), str) for row in rows) else kind

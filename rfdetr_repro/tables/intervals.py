@@ -1,5 +1,5 @@
-"""Cells and sentences about how sure an AP is: its interval, and whether a row is really better
-than the one before it.
+"""Cells and notes on the uncertainty of AP: its interval, and whether a row is significantly better
+than the row before.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ UNKNOWN_INTERVAL = "unknown"
 
 
 def interval_cell(accuracy: Accuracy | None) -> Cell:
-    """95 % interval of AP in percent; "unknown" where there is an AP without one; empty without an
-    AP. "no detections" where the model found nothing at all.
+    """A cell with the 95 % interval of AP in percent; "unknown" for an AP without an interval;
+    empty without an AP; "no detections" where the model found nothing.
     """
     if accuracy is None or accuracy.ap is None:
         return Cell()
@@ -31,12 +31,12 @@ def interval_cell(accuracy: Accuracy | None) -> Cell:
 
 
 def gain_cell(before: Record | None, record: Record | None, masks: bool = False) -> Cell:
-    """AP gained over ``before`` in points; marked ≈ where the order of the two is not established,
-    ? where that is unknown.
+    """A cell with the AP gained over ``before`` in points, marked ≈ where the order of the two is
+    not established, and ? where that is unknown.
     """
     first, second = (
-        None if one is None else one.mask_accuracy if masks else one.accuracy
-        for one in (before, record)
+        None if side is None else side.mask_accuracy if masks else side.accuracy
+        for side in (before, record)
     )
     if (
         before is None
@@ -48,12 +48,14 @@ def gain_cell(before: Record | None, record: Record | None, masks: bool = False)
     ):
         return Cell()
     difference = second.ap - first.ap
-    told = f"{in_points(difference)}{mark(paired(before, record, masks))}"
-    return Cell(told, MEASURED, percent_value(difference))
+    text = f"{in_points(difference)}{mark(paired(before, record, masks))}"
+    return Cell(text, MEASURED, percent_value(difference))
 
 
 def change_interval_cell(before: Record, after: Record, masks: bool = False) -> Cell:
-    """95 % interval of the paired difference of AP in points; empty where an AP is absent."""
+    """A cell with the 95 % interval of the paired difference of AP in points; empty where an AP is
+    missing.
+    """
     if not gain_cell(before, after, masks).text:
         return Cell()
     change = paired(before, after, masks)
@@ -67,13 +69,13 @@ def change_interval_cell(before: Record, after: Record, masks: bool = False) -> 
 
 
 def mark(change: Difference | None) -> str:
-    """Nothing where the difference is established."""
+    """The mark of a difference; "" where the difference is established."""
     return f" {UNKNOWN}" if change is None else "" if change.distinguishable else f" {SAME}"
 
 
 def interval_notes(accuracies: Iterable[Accuracy | None], compared: bool = True) -> list[str]:
-    """What the intervals are, and what the marks of :func:`gain_cell` mean; ``compared``: whether
-    there are such cells.
+    """Notes on the intervals and on the marks of :func:`gain_cell`; ``compared``: whether the table
+    has such cells.
     """
     known = [
         accuracy for accuracy in accuracies if accuracy is not None and accuracy.ap is not None
@@ -112,8 +114,8 @@ def _way(accuracy: Accuracy) -> str:
 def not_told_apart(
     best: Record, others: Sequence[Record], masks: bool = False
 ) -> tuple[list[Record], list[Record]]:
-    """Of ``others``: those whose AP is not established to be lower than that of ``best``, and those
-    of which that is unknown.
+    """The Records of ``others`` whose AP is not established to be lower than that of ``best``, and
+    those for which that is unknown.
     """
     same = []
     unknown = []

@@ -1,11 +1,10 @@
-"""Which measured Records stand beside a printed row, and in which of its cells: each cell keeps the
-Record it came from.
+"""Joins measured Records to printed rows and cells; each cell keeps the Record that it came from.
 
-Two Records that would fill one cell become two lines. Cells of one line come from one machine and
-runtime, and those of one precision from one file. Counts of parameters and operations (source
-"cost") belong to the model and may stand on any line.
+Two Records for the same cell become two lines. The cells of a line come from one machine and
+runtime, and the cells of one precision from one file. Counts of parameters and operations (source
+"cost") belong to the model and may be on any line.
 
-How the paper's latencies were taken: RF-DETR (arXiv 2511.09554) section 4 and Appendix A: T4,
+The paper's measurement of latencies: RF-DETR (arXiv 2511.09554) section 4 and Appendix A: T4,
 TensorRT 10.4, FP16, batch 1, 200 ms between two images, CUDA graphs. The authors' tool replays a
 graph for RF-DETR, LW-DETR and RT-DETR and launches D-FINE and the YOLOs kernel by kernel.
 """
@@ -31,8 +30,9 @@ from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
 from .format import MEASURED, Cell
 
-COCO_IMAGES = 5000  # val2017; AP on a part of it is another number
-# a Record without a size is this size if its parameters differ by less: widths are not in an Arch
+COCO_IMAGES = 5000  # images of val2017; AP on a part of val2017 is not comparable
+# a Record without a size is taken for a size if its parameters differ by less, because an Arch
+# holds no widths
 SAME_MODEL = 0.25
 SLOWER = 1.05  # Table 11 compares at similar latency
 GPU = "T4"
@@ -43,17 +43,18 @@ Key = tuple[str, str, str, str]
 
 @dataclass
 class Line:
-    """One printed line of measurements: CSV column -> cell, and the Records behind it."""
+    """A printed line of measurements: CSV column -> cell, and the Records behind the cells."""
 
     cells: dict[str, Cell] = field(default_factory=dict)
     origins: dict[str, Record] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record]:
+        """The Records behind the cells, each once."""
         return list({record.id: record for record in self.origins.values()}.values())
 
     def takes(self, record: Record, cells: dict[str, Cell]) -> bool:
-        """Whether ``record`` may stand here too."""
+        """Whether ``record`` may be on this line too."""
         if any(
             column in self.cells and _measurement(self.cells[column]) != _measurement(cell)
             for column, cell in cells.items()
@@ -62,6 +63,7 @@ class Line:
         return all(_together(record, other) for other in self.records)
 
     def put(self, record: Record, cells: dict[str, Cell]) -> None:
+        """Fills empty cells from ``record``."""
         for column, cell in cells.items():
             self.cells.setdefault(column, cell)
             self.origins.setdefault(column, record)
@@ -77,17 +79,19 @@ def _together(a: Record, b: Record) -> bool:
 
 
 def _timed_alike(a: Record, b: Record) -> bool:
-    """Both with a CUDA graph or both without; the protocols may differ in their wait."""
+    """Whether both use a CUDA graph or neither does; the protocols may differ in the wait."""
     hows = [
-        (bool(one.latency.cuda_graph), one.protocol is None or one.protocol.usual)
-        for one in (a, b)
-        if one.latency
+        (bool(either.latency.cuda_graph), either.protocol is None or either.protocol.usual)
+        for either in (a, b)
+        if either.latency
     ]
     return len(set(hows)) < 2
 
 
 class _Lines:
-    """The lines of one printed row, found by what stands in them: a row may have thousands."""
+    """The lines of a printed row, indexed by their content, because a row may have thousands of
+    lines.
+    """
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -96,7 +100,7 @@ class _Lines:
         self._found: dict[tuple[frozenset[str], tuple[str, ...]], _Found] = {}
 
     def put(self, record: Record, cells: dict[str, Cell]) -> None:
-        """Into the first line that takes it, else into a new one."""
+        """Puts cells into the first line that accepts them, else into a new line."""
         wanted = sorted(
             {index for columns in self._filled for index in self._agreeing(columns, cells)}
         )
@@ -139,8 +143,8 @@ def _measurements(cells: dict[str, Cell], columns: tuple[str, ...]) -> tuple[obj
 
 
 def _measurement(cell: Cell) -> tuple[object, str]:
-    """Equal for two cells that repeat one measurement: an AP that stands in several Records of one
-    file.
+    """A key that is equal for two cells with the same measurement, such as an AP that several
+    Records of one file hold.
     """
     return cell.value, cell.artifact
 
@@ -149,6 +153,9 @@ class Measured:
     """Measured Records by model family and task, ready to be joined to printed rows."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
+        """Groups ``records`` by family and task; Records that no printed row can use are left
+        out.
+        """
         self.partial = 0  # Records left out because their AP is of a part of COCO val2017
         self._groups: dict[tuple[str, str], list[tuple[Key, Record]]] = {}
         for record in records:
@@ -162,17 +169,18 @@ class Measured:
 
     @classmethod
     def of(cls, records: Measured | Sequence[Record]) -> Measured:
+        """``records`` as Measured, or unchanged if they already are."""
         return records if isinstance(records, Measured) else cls(records)
 
     def of_row(self, row: Row) -> Iterator[Record]:
-        """Records of the row's model, whatever they measure."""
+        """The Records of the row's model."""
         key = join_key(row.identity)
         for other, record in self._groups.get((key[0], key[2]), ()):
             if _same_model(row, key, other, record):
                 yield record
 
     def of_size(self, family: str, size: str) -> list[ScoredRecord]:
-        """Protocol Records on COCO detection with an AP, of one family and size (Table 11)."""
+        """Protocol Records of one family and size on COCO detection with an AP (Table 11)."""
         group = self._groups.get((family, "detect"), ())
         return [
             scored
@@ -183,7 +191,9 @@ class Measured:
         ]
 
     def lines(self, row: Row) -> list[Line]:
-        """The measurements that stand beside ``row``, one line for each that cannot share one."""
+        """The measurements for ``row``, with one line for each measurement that cannot share a
+        line.
+        """
         found = _Lines()
         for record, cells in self._candidates(row):
             found.put(record, cells)
@@ -219,13 +229,14 @@ def _on(record: Record, name: str) -> bool:
 
 
 def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
-    """By architecture where the row and the Record have one, else by size.
+    """Whether row and Record have the same model: by architecture where both have one, else by
+    size.
 
     Widths are checked by size or by parameters.
     """
     arch = record.model.arch
     if row.identity.model.family == "rfdetr" and row.arch is None:
-        # mean over data sets: the Record must be one too
+        # a mean over data sets: the Record must be a mean too
         return arch is None and other[1] == key[1] and other[3] == key[3]
     if row.arch is None or arch is None:
         return other[1] == key[1] != ""
@@ -243,7 +254,7 @@ def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
 
 
 def _fill(record: Record, row: Row, slot: Slot) -> Cell | None:
-    """What ``record`` puts into a cell of ``row``; ``None`` if it measured something else."""
+    """The cell of ``row`` that ``record`` fills; ``None`` if the Record measured something else."""
     if slot.metric in ("params", "flops"):
         return _cost_cell(record, row, slot)
     artifact = record.artifact
@@ -278,14 +289,14 @@ def _cell(text: str, value: float, record: Record) -> Cell:
 
 
 def counter_of(record: Record) -> str:
-    """Name of the FLOPs counter, lower case; "" if the Record does not say."""
+    """Name of the FLOPs counter in lower case; "" if the Record does not state a counter."""
     return (getattr(record.cost, "counter", None) or "").lower()
 
 
 def _cost_cell(record: Record, row: Row, slot: Slot) -> Cell | None:
-    # nothing is printed there: the exported file's own count may fill the cell
+    # nothing is printed in the cell, so the exported file's own count may fill it
     own = row.table in ("7", "8")
-    if record.source == MEAN:  # of architectures that these data sets chose
+    if record.source == MEAN:  # architectures that were chosen per data set
         own = _same_data(record, row) and _variant_allows(record, row, False)
     if (
         record.cost is None
@@ -308,35 +319,37 @@ def _same_data(record: Record, row: Row) -> bool:
 
 
 def _data_allows(record: Record, row: Row) -> bool:
-    """A latency measured without a data set stands beside COCO rows."""
+    """Whether the data match; a latency that was measured without a data set belongs to COCO
+    rows.
+    """
     return _same_data(record, row) or (
         record.data is None and row.identity.data is not None and "coco" in row.identity.data.name
     )
 
 
 def _variant_allows(record: Record, row: Row, latency: bool) -> bool:
-    """Without a variant a Record stands beside every variant of its model; the steps of Table 5
-    differ by training only.
+    """Whether the variants match: a Record without a variant belongs to every variant of its model;
+    the steps of Table 5 differ only in training.
     """
     own = record.model.variant
     printed = row.identity.model.variant or ""
     if printed.startswith("step "):
-        # 1 is LW-DETR as it is; from 5 on the weights are the supernet's
+        # step 1 is LW-DETR unchanged; from step 5 on the weights are the supernet's
         step = int(printed.removeprefix("step "))
         return latency or own == printed or (step in (1, *range(5, 11)) and own in (None, "nas"))
     return own in (None, printed or "nas", NAIVE)
 
 
 def accuracy_of(record: Record) -> Accuracy | None:
-    """Of masks for a segmentation model, else of boxes."""
+    """Mask accuracy for a segmentation model, else box accuracy."""
     return record.mask_accuracy if record.model.task == "segment" else record.accuracy
 
 
 def _gains(
     measured: Measured, row: Row, after: Sequence[Record]
 ) -> Iterator[tuple[Record, dict[str, Cell]]]:
-    """Tables 15 and 16: fine-tuned minus searched, both measured on the same data by the same
-    runtime, machine and precision.
+    """Gains in Tables 15 and 16: fine-tuned minus searched, both measured on the same data with the
+    same runtime, machine and precision.
     """
     searched = next(other for other in table_rows(row.table) if _is_start(other, row))
     before = [
@@ -365,7 +378,7 @@ def _alike(a: Record, b: Record) -> bool:
 
 
 def _difference(a: Record, b: Record) -> dict[str, Cell]:
-    """Percentage points by which ``a`` is better, per metric that both have."""
+    """Percentage points by which ``a`` is better, for each metric that both have."""
     cells = {}
     for metric in COCO_METRICS:
         high = getattr(accuracy_of(a), metric, None)
@@ -386,8 +399,8 @@ def _difference(a: Record, b: Record) -> dict[str, Cell]:
 
 
 def _gaps(measured: Measured, row: Row) -> Iterator[tuple[Record, dict[str, Cell]]]:
-    """Table 11: D-FINE's AP, or the gap of the best RF-DETR with the row's backbone that is at most
-    5 % slower.
+    """Cells of Table 11: D-FINE's AP, or the gap to the best RF-DETR with the row's backbone that
+    is at most 5 % slower.
     """
     large = "DINOv2-B" in row.identity.model.name
     sizes = [letter for letter, name in NAMES_OF_LETTERS.items() if wide(name) is large]
@@ -428,9 +441,9 @@ def timed_as_published(
     wait_ms: float = PAPER_WAIT_MS,
     in_pytorch: bool = False,
 ) -> bool:
-    """Whether GPU, runtime, precision, wait and CUDA graph are those of a published latency.
+    """Whether GPU, runtime, precision, wait and CUDA graph equal those of a published latency.
 
-    ``in_pytorch``: of a starred row.
+    ``in_pytorch``: the latency of a row with a star.
     """
     artifact = record.artifact
     protocol = record.protocol

@@ -1,7 +1,7 @@
-"""What a printed cell needs to be measured here: what this machine lacks, why some cells stay
-published only, and which command would measure the cell.
+"""Requirements of a printed cell: what this machine lacks, why some cells stay published only, and
+which command would measure the cell.
 
-Every command is taken by its program's own parser, with names that it knows.
+The commands are valid for their programs' own parsers.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Here:
-    """What this machine has: an NVIDIA GPU and its name, data sets, released weights, packages that
-    bring baselines.
+    """The resources of this machine: an NVIDIA GPU and its name, data sets, released weights,
+    packages with baselines.
     """
 
     gpu: bool
@@ -73,24 +73,24 @@ class Here:
 
     @classmethod
     def detect(cls, records: Iterable[Record] = ()) -> Here:
-        """The NVIDIA driver, folders ``RFDETR_COCO`` and ``RFDETR_WEIGHTS``, packages, and data
-        that Records were measured on.
+        """The resources, from the NVIDIA driver, the folders ``RFDETR_COCO`` and
+        ``RFDETR_WEIGHTS``, installed packages, and the data that Records were measured on.
         """
         data = {record.data.name for record in records if record.data and record.published is None}
-        if Path(os.environ.get("RFDETR_COCO", "no such folder")).is_dir():
+        if Path(os.environ.get("RFDETR_COCO", "the folder does not exist")).is_dir():
             data.add("coco-val2017")
-        weights = Path(os.environ.get("RFDETR_WEIGHTS", "no such folder")).is_dir()
+        weights = Path(os.environ.get("RFDETR_WEIGHTS", "the folder does not exist")).is_dir()
         driver = Path("/proc/driver/nvidia")
         return cls(
             (driver / "version").exists(), frozenset(data), _gpu_name(driver), weights, _installed()
         )
 
     def lacks(self, row: Row, slot: Slot) -> frozenset[str]:
-        """Which of "weights", "data", "package" and "GPU" (the paper's) a measurement of this cell
-        is short of.
+        """The missing resources, of "weights", "data", "package" and "GPU" (the paper's), for a
+        measurement of this cell.
         """
         name = data_name(row)
-        # one architecture per data set, found by searches
+        # one architecture per data set, found by a search
         averaged = row.identity.model.family == "rfdetr" and row.arch is None
         elsewhere = slot.metric == "ms" and not name.startswith(
             "coco"
@@ -108,7 +108,7 @@ class Here:
             and not bench_name(row)
             and not self.weights
         ):
-            short.add("weights")  # such an architecture is cut from a supernet's file
+            short.add("weights")  # such an architecture is sliced from a supernet
         package = _PACKAGES.get(row.identity.model.family)
         if package is not None and package not in self.packages:
             short.add("package")
@@ -119,9 +119,9 @@ class Here:
         return frozenset(short)
 
     def why_not(self, row: Row, slot: Slot) -> str:
-        """Why this machine could not put a measurement beside this cell; "" if it could.
+        """The reason why this machine cannot measure this cell; "" if it can.
 
-        Any NVIDIA GPU may stand beside a T4.
+        Any NVIDIA GPU counts, because a measurement need not be on a T4.
         """
         if reason := published_only(row, slot):
             return reason
@@ -145,7 +145,7 @@ def _installed() -> frozenset[str]:
 
 
 def _gpu_name(driver: Path) -> str:
-    """Model names of the driver's GPUs, e.g. "Tesla T4"."""
+    """Model names of the driver's GPUs, such as "Tesla T4"."""
     lines = [
         line
         for file in sorted(driver.glob("gpus/*/information"))
@@ -155,7 +155,7 @@ def _gpu_name(driver: Path) -> str:
 
 
 def published_only(row: Row, slot: Slot) -> str:
-    """Why no measurement of this suite can ever fill the cell; "" if one can."""
+    """The reason why this suite can never measure the cell; "" if it can."""
     if slot.metric == "reported":
         return "reported by the model's authors"
     if slot.metric == "fit":
@@ -191,7 +191,7 @@ def published_only(row: Row, slot: Slot) -> str:
 
 
 def bench_name(row: Row) -> str:
-    """The name of a row's model on the command line, e.g.
+    """The name of a row's model on the command line, such as
 
     ``rfdetr-nano``, ``dfine-s``; "" for an architecture without a name.
     """
@@ -205,16 +205,15 @@ def bench_name(row: Row) -> str:
 
 
 def data_name(row: Row) -> str:
-    """The data set that Records of a row join on; "" if it has none."""
+    """The name of the data set that Records of a row must have; "" if the row has none."""
     return row.identity.data.name if row.identity.data else ""
 
 
 def command(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
-    """(the command that would measure the cell, with NAME for the model; every name it has to run
-    with, none if it has no NAME).
+    """(command that would measure the cell, with NAME for the model; names to replace NAME by).
 
-    Other words in capitals are the user's (:data:`LEGEND`). "" for a cell that stays published
-    only.
+    :data:`LEGEND` explains the other words in capitals. The command is "" for a cell that stays
+    published only.
     """
     model = row.identity.model
     if published_only(row, slot):
@@ -238,7 +237,9 @@ def command(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
 
 
 def _measurement(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
-    """By the benchmark: a campaign, a model by its name, or a file cut from a supernet."""
+    """The benchmark command: for a campaign, a model by name, or a file that is sliced from a
+    supernet.
+    """
     campaign = next((name for name, table in CAMPAIGNS.items() if table == row.table), "")
     if campaign and not slot.accuracy:
         return f"{_BENCH} --campaign {campaign} --backend tensorrt --cuda-graph both", ()
@@ -250,7 +251,7 @@ def _measurement(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
             if row.printed.get("latency_backend") == "pytorch"
             else f"--backend tensorrt --precision {slot.precision or 'fp16'}{graph}"
         )
-        if data == "DIR":  # every data set has weights, and classes, of its own
+        if data == "DIR":  # every data set has its own weights and classes
             return (
                 f"{_BENCH} --models NAME {backend} --checkpoint FILE --data DIR --split test --out "
                 f"RUN/records.jsonl && "
@@ -267,8 +268,8 @@ def _measurement(row: Row, slot: Slot) -> tuple[str, tuple[str, ...]]:
 
 
 def _averaged(row: Row) -> str:
-    """Each data set has its own architecture: found by a search near the printed latency, then
-    measured on the test split.
+    """Commands for rows with an architecture per data set, which is found by a search near the
+    printed latency and measured on the test split.
     """
     model = row.identity.model
     name = data_name(row)
@@ -292,15 +293,15 @@ def _averaged(row: Row) -> str:
 
 
 def spelled_out(row: Row, slot: Slot) -> str:
-    """The command with its names put in, once for each of them; what :data:`LEGEND` explains is
-    left to the user.
-    """
+    """The command for each name; words that :data:`LEGEND` explains are left to the user."""
     how, names = command(row, slot)
     return " && ".join(how.replace("NAME", name) for name in names) if names else how
 
 
 def _rivals(row: Row, slot: Slot) -> tuple[str, ...]:
-    """Table 11: D-FINE of the column's size and the RF-DETRs with the row's backbone."""
+    """Models of Table 11: D-FINE with the column's size and the RF-DETRs with the row's
+    backbone.
+    """
     sizes = [
         size
         for size in SIZE_LETTERS

@@ -1,5 +1,5 @@
-"""What the latency model said of the confirmed files before they were measured, beside what was
-measured, in one mode.
+"""Predictions of the latency model for the confirmed files, next to the measurements, in one
+mode.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .format import MEASURED, Cell, Column, Table
 
 
 class Row(NamedTuple):
-    """A measured Record and what the latency model had said: ms, and its median error on engines
-    left out of its fit.
+    """A measured Record and the latency model's prediction: ms, and the model's median error on
+    engines left out of the fit.
     """
 
     timed: TimedRecord
@@ -27,17 +27,18 @@ class Row(NamedTuple):
 
     @property
     def measured_ms(self) -> float:
+        """The measured latency in ms."""
         return self.timed.ms
 
     @property
     def error(self) -> float:
-        """Of the model, as a part of what was measured."""
+        """The relative error of the prediction."""
         return self.modelled_ms / self.measured_ms - 1
 
 
 def modelled_tables(records: Sequence[Record]) -> list[Table]:
-    """One table per data set, supernet, machine and mode of which confirmed files have a modelled
-    latency too.
+    """One table per data set, supernet, machine and mode in which confirmed files also have a
+    modelled latency.
     """
     search = [
         view
@@ -63,16 +64,16 @@ def modelled_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _row(timed: TimedRecord, search: Sequence[TimedRecord]) -> Row | None:
-    """As noted when the file was measured; else of the search, unless its model was fitted to
-    confirmed files since.
+    """The prediction that was stored with the measurement; else that of the search, unless the
+    model has since been fitted to confirmed files.
     """
     if timed.latency.predicted_ms is not None:
         return Row(timed, timed.latency.predicted_ms, timed.latency.heldout_error)
-    for said in search:
-        same = said.record.model.arch == timed.record.model.arch
-        refitted = said.latency.confirmed_error is not None
-        if same and not refitted and modelled_for(said.record, timed.record):
-            return Row(timed, said.ms, said.latency.heldout_error)
+    for searched in search:
+        same = searched.record.model.arch == timed.record.model.arch
+        refitted = searched.latency.confirmed_error is not None
+        if same and not refitted and modelled_for(searched.record, timed.record):
+            return Row(timed, searched.ms, searched.latency.heldout_error)
     return None
 
 
@@ -114,13 +115,13 @@ def _summary(rows: Sequence[Row]) -> str:
     swapped = sum(
         (a.modelled_ms - b.modelled_ms) * (a.measured_ms - b.measured_ms) < 0 for a, b in pairs
     )
-    told = (
+    text = (
         f"Error of the model on these {len(rows)} files: median {share(median(errors))}, largest "
         f"{share(max(errors))}."
     )
     return (
-        f"{told} It orders {swapped} of {len(pairs)} pairs of files by latency otherwise than the "
-        f"measurement."
+        f"{text} It orders {swapped} of {len(pairs)} pairs of files by latency differently from "
+        f"the measurement."
     )
 
 

@@ -1,13 +1,14 @@
-"""The paper's tables with the numbers measured here beside them, never in their place.
+"""The paper's tables with measured values in columns of their own, never in place of published
+values.
 
-Every printed column of numbers has a measured one of the same name; GFLOPs of the RF-DETR rows also
-have a computed one. Where nothing was measured the cell says whether it could be: "not measured" or
-"not measurable here".
+Every printed column of numbers has a measured column of the same name; GFLOPs of the RF-DETR rows
+also have a computed column. A cell without a measurement states whether one is possible: "not
+measured" or "not measurable here".
 
-GFLOPs of RF-DETR rows are computed from their architecture alone: arithmetic, no measurement and no
-Record. Two conventions reproduce every printed value: Tables 2, 3 and 12 to 17 count upstream's
-evaluation forward ("eager" of ``rfdetr_repro.spec.flops``); Tables 5, 6 and v2 19 count the same
-without the attention products.
+GFLOPs of RF-DETR rows are computed from their architecture, without a measurement or a Record. Two
+conventions reproduce every printed value: Tables 2, 3 and 12 to 17 count upstream's evaluation
+forward ("eager" of ``rfdetr_repro.spec.flops``); Tables 5, 6 and v2 19 count the same without the
+attention products.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from .join import Line, Measured, accuracy_of, counter_of
 from .missing import Here, published_only
 
 HERE = "measured here"
-# measured columns that are shown even when nothing was measured
+# measured columns that are shown even without measurements
 _ALWAYS = ("ms", "ap", "ap50", "flops")
-# numbers that have to agree to the printed digit: their difference is shown
+# numbers that must agree to the printed digit, so that their difference is shown
 _COUNTED = ("params", "flops")
 CONVENTION = "computed from the architecture by rfdetr_repro.spec.flops, convention eager"
 WITHOUT_ATTENTION = "without attention products"
@@ -40,8 +41,8 @@ _ATTENTION = ("backbone attention", "decoder attention")
 def paper_table(
     name: str, records: Sequence[Record] | Measured = (), here: Here | None = None
 ) -> Table:
-    """Table ``name`` of the paper, camera-ready rows, measured values beside; of ``records`` only
-    those that join are used.
+    """Table ``name`` of the paper with its camera-ready rows and measured values; ``records`` that
+    match no row are ignored.
     """
     measured = Measured.of(records)
     here = here or Here.detect(() if isinstance(records, Measured) else records)
@@ -59,7 +60,7 @@ def paper_table(
 
 
 def title(name: str) -> str:
-    """The table's number, under which numbering it is that number, and what it shows."""
+    """The table's number, the numbering that it belongs to, and the table's subject."""
     number = name.removeprefix("v2_")
     if name.startswith("v2_"):
         return f"Table {number} of the camera-ready (not in version 1). {TABLES[name].title}"
@@ -68,8 +69,8 @@ def title(name: str) -> str:
 
 
 def shown_columns(table: Table) -> Table:
-    """For reading: no empty columns, of the measured ones only the filled ones, ms, AP, AP50 and
-    GFLOPs, and short states.
+    """The table for reading: without empty columns, of the measured columns only the filled ones,
+    ms, AP, AP50 and GFLOPs, and with short states.
     """
     filled = {
         key for row in table.rows for key, cell in row.items() if cell.state in (MEASURED, COMPUTED)
@@ -91,7 +92,7 @@ def shown_columns(table: Table) -> Table:
 
 
 def _marked(state: Cell) -> Cell:
-    """The words for what was not measured as the marks that the cells have."""
+    """States of unmeasured cells as marks."""
     text = state.text
     for words, mark in MARKS.items():
         text = text.replace(words, mark)
@@ -106,7 +107,7 @@ def _columns(name: str) -> list[Column]:
         Column("variant", "Variant", right=False),
     ]
     groups = list(dict.fromkeys(slot.group for slot in slots(name)))
-    # Table 1 prints AP and latency under several conditions: each has its measurement beside it
+    # Table 1 prints AP and latency under several conditions, each followed by its measurement
     for group in groups:
         prefix = f"{group}, " if group else ""
         own = [slot for slot in slots(name) if slot.group == group]
@@ -127,7 +128,7 @@ def _columns(name: str) -> list[Column]:
 
 
 def _left(row: Row) -> dict[str, Cell]:
-    """What the paper prints, and what follows from the architecture."""
+    """The columns that the paper prints, and those computed from the architecture."""
     model = row.identity.model
     cells = {
         "model": Cell(model.name),
@@ -136,7 +137,7 @@ def _left(row: Row) -> dict[str, Cell]:
     }
     for slot in slots(row.table):
         if text := row.text(slot):
-            # a difference is no AP: it keeps its printed sign and has no value
+            # a difference is not an AP: it keeps its printed sign and has no value
             delta = row.delta and slot.accuracy
             cells[f"published_{slot.column}"] = Cell(
                 text, PUBLISHED, None if delta else float(text)
@@ -152,13 +153,13 @@ def _left(row: Row) -> dict[str, Cell]:
 
 
 def without_attention(table: str) -> bool:
-    """Whether the GFLOPs of a table leave out the attention products."""
+    """Whether the GFLOPs of a table exclude the attention products."""
     return table in ("5", "6", "v2_19")
 
 
 def computed_gflops(row: Row) -> Cell | None:
-    """GFLOPs (2 per multiply-add) of the row's architecture; ``None`` if it is not an RF-DETR of
-    one architecture.
+    """GFLOPs (2 per multiply-add) of the row's architecture; ``None`` if the row is not a single
+    RF-DETR architecture.
     """
     if row.arch is None:
         return None
@@ -179,8 +180,8 @@ def computed_gflops(row: Row) -> Cell | None:
 
 
 def difference(printed: str, value: float) -> str:
-    """ "=" if ``value`` rounds to the printed number, else what has to be added to the printed
-    one.
+    """ "=" if ``value`` rounds to the printed number, else the signed difference from the printed
+    number.
     """
     if rounds_to(value, printed):
         return "="
@@ -188,7 +189,7 @@ def difference(printed: str, value: float) -> str:
 
 
 def _open_cells(row: Row, here: Here, reasons: dict[str, int]) -> dict[str, Cell]:
-    """Cells of a row that nothing was measured for, and the numbers of the reasons in the notes."""
+    """Cells of a row without measurements, and the numbers of the reasons in the notes."""
     cells = {}
     used = []
     for slot in slots(row.table):
@@ -235,7 +236,7 @@ def _file(sha256: str) -> str:
 
 
 def _record_words(line: Line) -> str:
-    """The Record's id, or with several of them which columns each of them fills."""
+    """The Record's id, or, for several Records, each id with the columns that it fills."""
     by_record: dict[str, list[str]] = {}
     for column, cell in line.cells.items():
         by_record.setdefault(cell.record, []).append(column)
@@ -264,8 +265,8 @@ def _how(record: Record) -> str:
 
 def _notes(name: str, reasons: dict[str, int], measured: Measured) -> list[str]:
     notes = [
-        f"Published: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause): the authors' "
-        f"numbers, not ours. AP in percent."
+        f"Published: {CITATION}, camera-ready (T4, TensorRT 10.4, 200 ms pause): these are the "
+        f"authors' numbers. AP in percent."
     ]
     if any(slot.column in COCO_METRICS for slot in slots(name)) or reasons:
         notes.append(
@@ -277,7 +278,7 @@ def _notes(name: str, reasons: dict[str, int], measured: Measured) -> list[str]:
     ):
         notes.append(
             f"GFLOPs {CONVENTION}{f', {WITHOUT_ATTENTION}' if without_attention(name) else ''}: "
-            f"nothing ran for them."
+            f"no model was run for these values."
         )
     notes += [f"[{number}] {reason}" for reason, number in reasons.items()]
     if measured.partial:

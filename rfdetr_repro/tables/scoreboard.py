@@ -1,14 +1,14 @@
-"""The scoreboard: every published cell with its state, why it has it, and the command that would
-measure it.
+"""The scoreboard: every published cell with its state, the reason, and the command that would
+measure the cell.
 
     python -m rfdetr_repro.tables --scoreboard [--table N] [--format ...]
 
-Tolerances: parameters and GFLOPs have to agree to the printed digit. An AP, or a difference of APs,
-may lie 0.2 points off: two builds of one FP16 engine differ by 0.1, and the authors' later
-measurement of their own files by up to 0.2. A latency may lie 0.1 ms off (the paper's stated
-spread) and is compared only if it was measured as printed: on a T4, by TensorRT (or PyTorch where
-starred), in that precision, buffered with the printed wait, with a CUDA graph where the authors
-used one.
+Tolerances: parameters and GFLOPs must agree to the printed digit. An AP, or a difference of APs,
+may differ by 0.2 points: two builds of one FP16 engine differ by 0.1, and the authors' later
+measurement of their own files by up to 0.2. A latency may differ by 0.1 ms (the paper's stated
+spread) and is compared only if it was measured like the printed latency: on a T4, by TensorRT (or
+PyTorch where starred), in that precision, buffered with the printed wait, with a CUDA graph where
+the authors used one.
 """
 
 from __future__ import annotations
@@ -54,22 +54,24 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class CellState:
-    """One published cell."""
+    """The state of a published cell."""
 
     row: Row
     slot: Slot
     state: str
     why: str = ""
     measured: Cell | None = None
-    elsewhere: bool = False  # a latency was measured, but not as printed
+    elsewhere: bool = False  # a latency was measured, but not like the printed latency
     computed: bool = False  # not measured, but computed from the architecture and equal
 
     @property
     def printed(self) -> str:
+        """The printed text."""
         return self.row.text(self.slot)
 
     @property
     def open(self) -> bool:
+        """Whether the cell has not been measured."""
         return self.state not in (REPRODUCED, DIFFERENT)
 
 
@@ -97,7 +99,7 @@ def _state(row: Row, slot: Slot, lines: Sequence[Line], here: Here) -> CellState
     ]
     if compared:
         agree = [within(slot, row.text(slot), float(cell.value or 0)) for cell in compared]
-        # counters differ by convention: one that agrees is enough
+        # counters differ by convention, so one counter that agrees is enough
         counted = slot.metric in ("params", "flops")
         if any(agree) if counted else all(agree):
             return CellState(row, slot, REPRODUCED, measured=compared[agree.index(True)])
@@ -134,7 +136,7 @@ def within(slot: Slot, printed: str, value: float) -> bool:
 
 
 def as_printed(row: Row, slot: Slot, record: Record) -> bool:
-    """Whether a latency was measured the way the printed one was."""
+    """Whether a latency was measured like the printed latency."""
     wait_ms = PAPER_WAIT_MS if slot.buffer_ms is None else slot.buffer_ms
     starred = row.printed.get("latency_backend") == "pytorch"
     return timed_as_published(
@@ -145,8 +147,8 @@ def as_printed(row: Row, slot: Slot, record: Record) -> bool:
 def scoreboard(
     names: Sequence[str], records: Sequence[Record] | Measured, here: Here | None = None
 ) -> list[Table]:
-    """A summary with a total line, of one table also its grid, what would measure the open cells,
-    and last every cell.
+    """The scoreboard's tables: a summary with a total, for a single table also its grid, the
+    commands for open cells, and every cell.
     """
     here = here or Here.detect(() if isinstance(records, Measured) else records)
     states = cell_states(names, records, here)
@@ -155,7 +157,7 @@ def scoreboard(
 
 
 def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
-    """Cells per table and state, and their total."""
+    """The number of cells per table and state, with totals."""
     columns = [
         Column("table", "Table"),
         Column("title", "Title", right=False),
@@ -186,9 +188,7 @@ def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
 
 
 def narrow(summary: Table) -> Table:
-    """The summary for a page: without the columns in which all counts are 0, and with 0 left
-    out.
-    """
+    """The summary for a page, without columns that are all 0, and with empty cells instead of 0."""
     total = summary.rows[-1]
     kept = [
         column
@@ -212,7 +212,7 @@ def _counts(states: Sequence[CellState], zeros: bool = False) -> dict[str, Cell]
 
 
 def _open_table(states: Sequence[CellState]) -> Table:
-    """Cells that are not measured, grouped by state, reason and command."""
+    """Unmeasured cells, grouped by state, reason and command."""
     groups: dict[tuple[str, str, str], list[CellState]] = {}
     for each in states:
         if each.open:

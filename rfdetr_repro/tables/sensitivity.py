@@ -1,4 +1,4 @@
-"""What one step of each knob does, all else equal: one table per comparable search.
+"""The effect of one step of each knob, with all else equal: one table per comparable search.
 
 The effects are those of :mod:`rfdetr_repro.records.sensitivity`.
 """
@@ -16,15 +16,14 @@ from .format import MEASURED, Cell, Column, Table
 
 PARTS = {"mean": "mean", "low": "95 % from", "high": "to"}
 NOTES = (
-    "Pairs differ in the knob alone, as it was requested: the input is rounded down to whole "
-    "windows.",
+    "Pairs differ only in the knob, as requested; the input size is rounded down to whole windows.",
     "Interval: bootstrap over backbones, so it is about the place in the space, not about images "
     "or the latency model.",
 )
 
 
 def sensitivity_tables(records: Sequence[Record]) -> list[Table]:
-    """One table per model file, data and latency model; none without a pair of neighbours."""
+    """One table per model file, data and latency model; no table without a pair of neighbours."""
     tables = [_table(group) for group in comparable_searches(records)]
     return [table for table in tables if table.rows]
 
@@ -62,7 +61,7 @@ def _table(group: Sequence[Record]) -> Table:
 
 
 def _cells(key: str, change: Change, digits: int) -> dict[str, Cell]:
-    """Signed numbers; an interval that one backbone cannot give stays empty."""
+    """Cells with signed numbers; the interval is empty where there is only one backbone."""
     values = {f"{key}_{part}": getattr(change, part) for part in PARTS}
     return {
         name: Cell(f"{value:+.{digits}f}", MEASURED, value)

@@ -355,7 +355,7 @@ def test_measured_points_stand_beside_published_ones_only_if_measured_the_same_w
         measured(ap=None),
         *RECORDS,
     ]
-    assert "nothing here was measured that way" in words(drawn(draw_published, "1", others))
+    assert "no stored Record was measured that way" in words(drawn(draw_published, "1", others))
 
 
 def test_figure_4_quotes_the_paper_and_says_what_was_measured():

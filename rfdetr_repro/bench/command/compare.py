@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "nothing to compare",
             hint="give OLD.jsonl NEW.jsonl, or --old and --new with several stores each",
         )
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.bench.compare import compare_stores
     from rfdetr_repro.records.store import Store, unverified_words
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = args.counters.split(",") if args.counters else None
     for counter in wanted or ():
         choose(counter, EVERY, "counter")
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.bench.costs import check, jobs, line, paper_models
     from rfdetr_repro.bench.machine import environment
     from rfdetr_repro.bench.models import known_name, model_id

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises :class:`StatedFailure` if a latency differs from its samples.
     """
     args = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.bench.intervals import recompute
     from rfdetr_repro.records.store import Store, unverified_words
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     check(args)
     protocols = protocols_of(args)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(args.backend)

@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Builds the engines that ``argv`` requests."""
     args = parser().parse_args(argv)
-    # loads slowly; the arguments are checked first
+    # loads slowly, so the arguments are checked first
     from rfdetr_repro.export.artifact import load_artifact
 
     from .engine import BuildOptions, build_engine, summary

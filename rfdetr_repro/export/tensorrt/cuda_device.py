@@ -158,7 +158,7 @@ class TorchDevice(_Stream):
         torch = self._torch
         device = torch.zeros(size_bytes, dtype=torch.uint8, device="cuda")
         host = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
-        torch.cuda.synchronize()  # the zeros were written on another stream
+        torch.cuda.synchronize()  # the zeros are written on another stream
 
         def copy(target: Any, source: Any) -> None:
             with torch.cuda.stream(self._stream):
