@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .arch import SearchSpace
-from .errors import InputError
+from .errors import InputError, nearest
 from .files import open_input
 from .presets import (
     PAPER_SPACE,
@@ -305,7 +305,9 @@ def _changed(row: Any, fields: dict[str, Any], where: object) -> Any:
     # asked of where the value is None
     types = {field.name: str(field.type) for field in dataclasses.fields(row)}
     if unknown := sorted(set(fields) - set(known)):
-        raise InputError(f"unknown keys {unknown}", where, f"known: {', '.join(known)}")
+        near = nearest(unknown[0], known)
+        hint = f"did you mean {near}? " if near else ""
+        raise InputError(f"unknown keys {unknown}", where, f"{hint}known: {', '.join(known)}")
     changes = {}
     for name, value in fields.items():
         if isinstance(value, list):

@@ -1,5 +1,11 @@
-"""The decoder from JSON values to dataclasses. It refuses unknown fields and wrong types. No torch
-here.
+"""The decoder from JSON values to dataclasses. It refuses unknown fields and wrong types and says
+where, by the path of the field. No torch here.
+
+Of the libraries that do this, msgspec 0.22 decodes every stored Record to the same value in 0.4 of
+the time, and is as strict about bool, int and float. But it drops a field that a dataclass does not
+have without a word (its ``forbid_unknown_fields`` is for its own ``Struct``), so that a misspelled
+key of a card or a Record of a newer version would pass, changed. As ``Struct`` the rows would lose
+``dataclasses.replace``, ``fields`` and ``asdict``, on which ids, digests and campaigns rest.
 """
 
 from __future__ import annotations
@@ -8,7 +14,10 @@ import dataclasses
 import functools
 import types
 import typing
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
+
+from .errors import nearest
 
 T = TypeVar("T")
 
@@ -42,25 +51,46 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def decode(kind: type[T], fields: Any) -> T:
+def decode(kind: type[T], fields: Any, path: str = "") -> T:
     """A (nested) dataclass from plain JSON values.
 
-    Raises TypeError or ValueError for unknown fields and wrong types.
+    ``path``: what messages call it; default the dataclass's name. Raises TypeError or ValueError
+    for unknown and missing fields and for wrong types, with the path of the field.
     """
+    path = path or kind.__name__
     if not isinstance(fields, dict):
-        raise TypeError(f"{kind.__name__} must be an object")
+        raise TypeError(f"{path} must be an object")
     row: Any = kind
     hints = _hints(row)
     plain = _plain_types(row)
-    if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(row)}):
-        raise ValueError(f"unknown fields {unknown} of {kind.__name__}")
+    known = _required(row)
+    if unknown := sorted(fields.keys() - known.keys()):
+        raise ValueError(f"unknown fields {unknown} of {path}{_meant(unknown, known)}")
     values = {
-        name: value
-        if type(value) in plain[name]
-        else _value(hints[name], value, f"{kind.__name__}.{name}")
+        name: value if type(value) in plain[name] else _value(hints[name], value, f"{path}.{name}")
         for name, value in fields.items()
     }
+    if missing := [name for name, needed in known.items() if needed and name not in fields]:
+        raise ValueError(f"{path}.{missing[0]} is missing")
     return kind(**values)
+
+
+@functools.cache
+def _required(kind: type) -> dict[str, bool]:
+    """Field -> whether a value has to be given."""
+    absent = dataclasses.MISSING
+    return {
+        field.name: field.default is absent and field.default_factory is absent
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _meant(unknown: Iterable[str], known: Collection[str]) -> str:
+    """ "; did you mean X?" for the first of ``unknown`` that is nearly one of ``known``; else an
+    empty text.
+    """
+    near = next(filter(None, (nearest(name, known) for name in unknown)), None)
+    return f"; did you mean {near}?" if near else ""
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
@@ -78,7 +108,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 
 def _value_of(kind: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(kind):
-        return decode(typing.cast(type, kind), value)
+        return decode(typing.cast(type, kind), value, name)
     plain = typing.get_origin(kind) or kind
     if plain is tuple and isinstance(value, (list, tuple)):
         return _tuple(typing.get_args(kind), value, name)

@@ -197,6 +197,7 @@ def test_campaign_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[train]\nstepz = 5", "unknown keys"),
+        ("candidats = 3", "did you mean candidates"),
         ("engines = 'many'", "is not int"),
         ("most_engines = 'many'", "is not int"),
         ("engines =", "not TOML"),
