@@ -1,0 +1,46 @@
+"""What a wheel holds: every module and every data file of the package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "rfdetr_repro"
+# compiled here, or written by programs
+MADE = (".so", ".pyc", ".pyd", ".lock")
+LISTED = """
+import json, sys
+from setuptools.dist import Distribution
+distribution = Distribution({"script_name": "setup.py"})
+distribution.parse_config_files()
+distribution.get_option_dict("egg_info")["egg_base"] = ("test", sys.argv[1])
+command = distribution.get_command_obj("build_py")
+command.ensure_finalized()
+print(json.dumps(command.get_outputs(include_bytecode=False)))
+print(json.dumps(command.build_lib))
+"""
+
+
+def test_every_file_of_the_package_is_in_the_wheel(tmp_path: Path) -> None:
+    """As setuptools lists what it builds, without what an earlier build left behind."""
+    pytest.importorskip("setuptools", minversion="77")
+    command = [sys.executable, "-c", LISTED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outputs, build = (json.loads(line) for line in done.stdout.splitlines()[-2:])
+    packed = {Path(path).relative_to(build).as_posix() for path in outputs}
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / PACKAGE).rglob("*")
+        if path.is_file() and path.suffix not in MADE and not path.name.startswith(".")
+    }
+    assert len(packed) > 1000
+    assert there - packed == set()
+    for name in ("d_fine/baseline.toml", "yolo_ultralytics/programs/export_ultralytics.py"):
+        assert f"{PACKAGE}/baselines/{name}" in packed
+    assert not {path for path in packed if not path.startswith(f"{PACKAGE}/")}
