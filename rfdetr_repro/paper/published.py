@@ -332,12 +332,12 @@ def _buffers(record: Record, row: dict[str, str]) -> Iterator[Record]:
 
 def _printed(record: Record) -> Published:
     if record.published is None:
-        raise ValueError(f"{record.source} is no published Record")
+        raise ValueError(f"{record.source} is not a published Record")
     return record.published
 
 
 def _reprinted(record: Record, **changes: Any) -> Record:
-    """The Record with other words on where and how it was printed."""
+    """The Record with changed fields of ``published``."""
     return replace(record, published=replace(_printed(record), **changes))
 
 

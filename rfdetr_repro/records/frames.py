@@ -6,11 +6,11 @@
     records.groupby("artifact.runtime")["latency.median_ms"].min()
 
 A column is named by its path in the Record: ``model.arch.queries``, ``latency.median_ms``. Units
-are in the name: ``_ms`` milliseconds, ``_s`` seconds, ``_bytes``, ``_gib``, ``_mhz``, ``_w``
-watts, ``_c`` degrees Celsius, ``_per_s`` per second, ``_share`` and ``_error`` parts of 1. Every
-``ap``, ``ap50``, ... is a fraction in 0..1; ``cost.flops`` counts 2 per multiply-add. What a
-Record does not say is NA. The fields of every Record are columns, whatever these Records say;
-``env.*``, ``adoption.*``, ``latency.gpu.throttled_s.*``, ``latency.gpu.throttled_share.*`` and
+are in the name: ``_ms`` milliseconds, ``_s`` seconds, ``_bytes``, ``_gib``, ``_mhz``, ``_w`` watts,
+``_c`` degrees Celsius, ``_per_s`` per second, ``_share`` and ``_error`` fractions of 1. Every
+``ap``, ``ap50``, ... is a fraction in 0..1; ``cost.flops`` counts 2 per multiply-add. Absent fields
+are NA. Every field of a Record is a column, even if no Record has a value; ``env.*``,
+``adoption.*``, ``latency.gpu.throttled_s.*``, ``latency.gpu.throttled_share.*`` and
 ``latency.gpu.sm_mhz.*`` have a column for each key that occurs.
 
 Origin: ``id``, ``source``, ``campaign`` and ``command`` are columns, ``store`` is the file that the
@@ -39,9 +39,9 @@ _LEFT_OUT = ("accuracy.resampled.aps", "mask_accuracy.resampled.aps", "schema")
 
 
 def frame(records: str | Path | Iterable[Record]) -> Any:
-    """The Records as a ``pandas.DataFrame``; of a path, those that the path's stores hold.
+    """The Records as a ``pandas.DataFrame``; for a path, all Records in the stores of the path.
 
-    Raises :class:`InputError` for what cannot be read, and where pandas is not installed.
+    Raises :class:`InputError` for a path that cannot be read, and where pandas is not installed.
     """
     rows = list(_rows(records))
     columns = {"id": "string", "store": "string"}
@@ -50,7 +50,7 @@ def frame(records: str | Path | Iterable[Record]) -> Any:
     for name, kind in kinds.items():
         if kind is not None:
             columns[name] = kind
-        else:  # a dictionary: its keys are those that occur
+        else:  # a dictionary, with a column for each key that occurs
             own = sorted(key for key in seen if key.startswith(f"{name}."))
             columns.update({key: _TYPES[type(_first(rows, key))] for key in own})
     return data_frame(columns, [{"store": store, **row} for store, row in rows])

@@ -441,19 +441,25 @@ class Record:
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_accuracy(self, masks: bool = False) -> ScoredRecord:
-        """The view with an AP, of boxes or of masks; :class:`InputError` if there is none."""
+        """The view with an AP, of boxes or of masks. Raises :class:`InputError` for a Record
+        without that AP.
+        """
         return _required(ScoredRecord.of(self, masks), self, "AP of masks" if masks else "AP")
 
     def as_latency(self) -> TimedRecord:
-        """The view with a latency; :class:`InputError` if there is none."""
+        """The view with a latency. Raises :class:`InputError` for a Record without a latency."""
         return _required(TimedRecord.of(self), self, "latency")
 
     def as_measured(self) -> MeasuredRecord:
-        """The view with file, protocol and latency; :class:`InputError` if one is absent."""
+        """The view with file, protocol and latency. Raises :class:`InputError` for a Record without
+        one of these parts.
+        """
         return _required(MeasuredRecord.of(self), self, "latency of a file under a protocol")
 
     def as_searched(self) -> SearchedRecord:
-        """The view with an architecture; :class:`InputError` if there is none."""
+        """The view with an architecture. Raises :class:`InputError` for a Record without an
+        architecture.
+        """
         return _required(SearchedRecord.of(self), self, "architecture")
 
     def to_json(self) -> str:
@@ -496,8 +502,8 @@ class Record:
         return record
 
 
-# Views: a Record together with the parts that its reader needs, none of them None. ``of`` gives
-# None for a Record that lacks one, the methods of Record raise.
+# Views: a Record together with the parts that its reader needs, none of which is None. ``of``
+# returns None for a Record that lacks a part; the methods of Record raise.
 
 
 @dataclass(frozen=True)
@@ -510,7 +516,7 @@ class ScoredRecord:
 
     @classmethod
     def of(cls, record: Record, masks: bool = False) -> ScoredRecord | None:
-        """Of boxes or of masks; None where there is no AP."""
+        """The view of boxes or of masks; None for a Record without that AP."""
         accuracy = record.mask_accuracy if masks else record.accuracy
         if accuracy is None or accuracy.ap is None:
             return None
@@ -526,6 +532,7 @@ class TimedRecord:
 
     @classmethod
     def of(cls, record: Record) -> TimedRecord | None:
+        """The view; None for a Record without a latency."""
         return None if record.latency is None else cls(record, record.latency)
 
     @property
@@ -545,6 +552,7 @@ class MeasuredRecord:
 
     @classmethod
     def of(cls, record: Record) -> MeasuredRecord | None:
+        """The view; None for a Record without a file, a protocol or a latency."""
         if record.artifact is None or record.protocol is None or record.latency is None:
             return None
         return cls(record, record.artifact, record.protocol, record.latency)
@@ -564,6 +572,7 @@ class SearchedRecord:
 
     @classmethod
     def of(cls, record: Record) -> SearchedRecord | None:
+        """The view; None for a Record without an architecture."""
         return None if record.model.arch is None else cls(record, record.model.arch)
 
 

@@ -35,6 +35,7 @@ WITHOUT = "without digests"
 
 
 def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``rfdetr-repro seal``."""
     arguments = ArgumentParser(
         "rfdetr_repro.seal",
         description=("Counts the Records of stores that are unaltered since they were written."),

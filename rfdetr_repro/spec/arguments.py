@@ -1,8 +1,8 @@
-"""How the arguments of all commands are declared: the parser, the types that check range, path and
-name while the command line is read, and the arguments that several commands share.
+"""The declaration of the arguments of all commands: the parser, the types that check range, path
+and name while the command line is read, and the arguments that several commands share.
 
-What a type refuses becomes one line that names the argument, and exit code 2, before any file is
-read or written. No torch here.
+A type that refuses a value gives one line that names the argument, and exit code 2, before any file
+is read or written. No torch here.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ MOST_PROCESSES = 1024
 LARGEST_SEED = 2**63 - 1
 _LONGEST_LABEL = 200
 
-# what the help and the errors of the program that runs call the program; "": by its module
+# the program's name in help and errors; "": the name of its module
 _NAME: ContextVar[str] = ContextVar("name of the program", default="")
 
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Inside, help and errors of a program call the program ``name``, e.g. "rfdetr-repro train"."""
+    """Makes help and errors call the program ``name``, such as "rfdetr-repro train", while the
+    block runs.
+    """
     before = _NAME.set(name)
     try:
         yield
@@ -71,9 +73,9 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser whose errors are :class:`InputError`: one line, without the usage, at most
     LONGEST_LINE characters.
 
-    An unknown flag or choice names the nearest one that is known. The beginning of a flag does not
-    stand for the flag: a command that is given another flag later would read it otherwise. Every
-    parser has ``--verbose`` and ``--quiet``.
+    The error for an unknown flag or choice names the nearest known flag or choice. Abbreviated
+    flags are refused, because a later flag of the command could give the abbreviation another
+    meaning. Every parser has ``--verbose`` and ``--quiet``.
 
     Args:
         prog: the module behind ``python -m``; the program ``rfdetr-repro`` puts its own name there.
@@ -84,6 +86,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(
         self, prog: str | None = None, *, examples: Sequence[str] = (), **kwargs: Any
     ) -> None:
+        """See the class for the arguments; further arguments are those of argparse's parser."""
         name = _NAME.get()
         if not name and prog is not None and prog.startswith(("rfdetr_repro.", "reports.")):
             name = f"python -m {prog}"
@@ -93,16 +96,16 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs = {"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs}
         super().__init__(name or prog, epilog=epilog or None, **kwargs)
         self._messages = self.add_argument_group("messages")
-        one = self._messages.add_mutually_exclusive_group()
-        one.add_argument(
-            "-v", "--verbose", action="store_true", help="also print what is decided, and why"
+        alternatives = self._messages.add_mutually_exclusive_group()
+        alternatives.add_argument(
+            "-v", "--verbose", action="store_true", help="also print decisions and their reasons"
         )
-        one.add_argument(
+        alternatives.add_argument(
             "-q", "--quiet", action="store_true", help="print only results, warnings and errors"
         )
 
     def format_help(self) -> str:
-        """The help, with the arguments that every command has at its end."""
+        """The help, which ends with the arguments that every command has."""
         self._action_groups.remove(self._messages)
         self._action_groups.append(self._messages)
         return super().format_help()
@@ -110,7 +113,7 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The arguments; ``--verbose`` and ``--quiet`` take effect here.
 
-        What cannot be read is an :class:`InputError`.
+        Raises :class:`InputError` for arguments that cannot be read.
         """
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -160,8 +163,8 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
-    """The type of finite numbers from ``low`` to ``high``; a round bracket in ``ends`` leaves that
-    end out, as in "(]".
+    """The type of finite numbers from ``low`` to ``high``; a round bracket in ``ends`` excludes
+    that end, as in "(]".
     """
     above = ends[0] == "("
     below = ends[1] == ")"
@@ -184,10 +187,10 @@ def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
 
 def wholes(low: int, high: int) -> Callable[[str], list[int]]:
     """The type of lists like "10,14,18", of different whole numbers from ``low`` to ``high``."""
-    one = whole(low, high)
+    parse_number = whole(low, high)
 
     def parse(text: str) -> list[int]:
-        values = [one(part) for part in text.split(",")]
+        values = [parse_number(part) for part in text.split(",")]
         if len(set(values)) != len(values):
             raise ArgumentTypeError(f"{_shown(text)} names a number twice")
         return values
@@ -196,16 +199,16 @@ def wholes(low: int, high: int) -> Callable[[str], list[int]]:
 
 
 def label(text: str) -> str:
-    """A name that is printed and stored, not one of a file."""
+    """A name that is printed and stored, but does not name a file."""
     if not text.strip() or not text.isprintable() or len(text) > _LONGEST_LABEL:
         raise ArgumentTypeError(
-            f"{_shown(text)} is no name: write 1 to {_LONGEST_LABEL} printable characters"
+            f"{_shown(text)} is not a name: write 1 to {_LONGEST_LABEL} printable characters"
         )
     return text
 
 
 def folder_name(text: str) -> str:
-    """A name that files and folders are found by: it holds no path."""
+    """A name for files and folders, without a path."""
     try:
         return plain_name(text, "the name")
     except InputError as error:
@@ -213,7 +216,7 @@ def folder_name(text: str) -> str:
 
 
 def folder_names(text: str) -> str:
-    """Names like "val,test", each a :func:`folder_name`; returned as they are written."""
+    """Names like "val,test", each a :func:`folder_name`; returned as written."""
     for part in text.split(","):
         folder_name(part.strip())
     return text
@@ -222,7 +225,7 @@ def folder_names(text: str) -> str:
 def any_path(text: str) -> Path:
     """A path that need not exist."""
     if not text.strip() or "\0" in text:
-        raise ArgumentTypeError(f"{_shown(text)} is no path")
+        raise ArgumentTypeError(f"{_shown(text)} is not a path")
     return Path(text)
 
 
@@ -237,7 +240,7 @@ def input_folder(text: str) -> Path:
     """A folder that exists."""
     found = input_path(text)
     if not found.is_dir():
-        raise ArgumentTypeError(f"{_shown(text)} is no folder")
+        raise ArgumentTypeError(f"{_shown(text)} is not a folder")
     return found
 
 
@@ -246,7 +249,7 @@ def input_file(text: str) -> Path:
     found = input_path(text)
     if not found.is_file():
         raise ArgumentTypeError(
-            f"{_shown(text)} is {'a folder' if found.is_dir() else 'no regular file'}, where a "
+            f"{_shown(text)} is {'a folder' if found.is_dir() else 'not a regular file'}, where a "
             f"file is needed"
         )
     return found
@@ -266,10 +269,10 @@ def output_file(text: str) -> Path:
 
 
 def output_folder(text: str) -> Path:
-    """A folder that can be written: one that is writable, or can be made. Nothing is made yet."""
+    """A folder that is writable or can be made. Nothing is made yet."""
     target = any_path(text)
     if os.path.lexists(target) and not target.is_dir():
-        raise ArgumentTypeError(f"cannot write: {_shown(text)} is no folder")
+        raise ArgumentTypeError(f"cannot write: {_shown(text)} is not a folder")
     _check_writable(target, Path(os.path.abspath(target)))
     return target
 
@@ -374,13 +377,13 @@ def add_records(parser: argparse._ActionsContainer, default: str) -> None:
 
 
 def _check_writable(target: Path, folder: Path) -> None:
-    """Tries a nameless file in the nearest folder that exists: permissions alone do not tell
+    """Tries a nameless file in the nearest folder that exists: permissions alone are not reliable
     (read-only disks, root).
     """
     try:
         target.stat()
     except OSError as error:
-        # a name that is too long, links that lead in a circle
+        # a name that is too long, or a loop of links
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise ArgumentTypeError(
                 f"cannot write {_shown(str(target))}: {error.strerror}"
@@ -399,13 +402,13 @@ def _mode(found: Path) -> None:
     try:
         found.stat()
     except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise ArgumentTypeError(f"cannot read {_shown(str(found))}: {told}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentTypeError(f"cannot read {_shown(str(found))}: {reason}") from error
 
 
 def _shown(text: str) -> str:
-    """The text as Python writes it; of a long one the beginning and the end, which holds a file's
-    name.
+    """The text as Python writes it; a long text is reduced to its beginning and its end, which
+    holds a file's name.
     """
     shown = repr(text)
     return shown if len(shown) <= 80 else f"{shown[:30]}...{shown[-45:]}"

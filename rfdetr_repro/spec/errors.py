@@ -1,5 +1,4 @@
-"""What a user's mistake looks like: one line (what, where, what to do) and exit code 2, never a
-traceback.
+"""A user's mistake becomes one line (what, where, what to do) and exit code 2, never a traceback.
 
 Every command's ``main`` is wrapped by :func:`run_main`; library code raises :class:`InputError` and
 never prints or exits.
@@ -30,8 +29,8 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a fault of this program
-EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read the output stopped reading, as ``head`` does
-# characters of a message; what a user's file or argument adds beyond them is left out
+EXIT_CLOSED_PIPE = 141  # 128 + SIGPIPE: the reader of the output stopped reading, like ``head``
+# limit of characters of a message; longer texts from a user's file or argument are shortened
 LONGEST_LINE = 300
 
 
@@ -45,14 +44,15 @@ class InputError(Exception):
     """
 
     def __init__(self, what: str, where: object = "", hint: str = "") -> None:
+        """Builds the line and bounds its length to LONGEST_LINE characters."""
         self.what = " ".join(what.split())
         self.where = " ".join(str(where).split()) if where else ""
         self.hint = " ".join(hint.split())
         super().__init__(self._line())
 
     def at(self, place: object) -> InputError:
-        """The same error in ``place``, which only the caller knows: a file, say, where the error
-        names a key of the file.
+        """The same error in ``place``, which only the caller knows: for example a file, where the
+        error names a key of the file.
         """
         outer = str(place)
         if outer in self.where:
@@ -64,7 +64,7 @@ class InputError(Exception):
         line = _message(self.what, self.where, self.hint)
         if len(line) <= LONGEST_LINE:
             return line
-        # the place by its end, which holds the name of the file
+        # the end of the place stays, because it holds the name of the file
         place = shortened(self.where, 60, tail=50)
         hint = shortened(self.hint, 140)
         rest = len(_message("", place, hint))
@@ -77,13 +77,13 @@ def _message(what: str, where: str, hint: str) -> str:
 
 
 def nearest(text: str, options: Collection[str]) -> str | None:
-    """The option that ``text`` is most like; None where it is like none."""
+    """The option most similar to ``text``; None if no option is similar."""
     return next(iter(difflib.get_close_matches(text, options, 1)), None)
 
 
 def shortened(text: str, longest: int, tail: int = 20) -> str:
-    """``text`` of at most ``longest`` characters: the middle gives way to "...", the last ``tail``
-    characters stay.
+    """``text`` with at most ``longest`` characters: "..." replaces the middle, and the last
+    ``tail`` characters stay.
     """
     return text if len(text) <= longest else f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
@@ -92,12 +92,13 @@ class LibraryNotBuilt(InputError, ImportError):
     """A compiled part of the package is missing or does not load."""
 
     def __init__(self, what: str, where: object = "") -> None:
+        """``what`` is missing or does not load; the hint is the command that builds the library."""
         super().__init__(
             what, where, "build it from the repository with: pip install --no-build-isolation -e ."
         )
 
 
-_KEPT = "what is finished is kept; run the same command again to go on"
+_HOW_TO_CONTINUE = "finished work is kept; run the same command again to continue"
 _ONE_SIGNAL_S = 10.0
 _LONGEST_IMPORT_S = 60.0
 _AGAIN_S = 0.05
@@ -115,30 +116,27 @@ _NOT_THERE = {
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked a command to end: SIGINT (exit code 130), SIGTERM (143) or SIGHUP (129).
+    """A signal asked a command to end: SIGINT (exit code 130), SIGTERM (143) or SIGHUP (129)."""
 
-    ``told``: what was kept, and how to go on.
-    """
-
-    def __init__(self, number: int, told: str = "") -> None:
+    def __init__(self, number: int, message: str = "") -> None:
+        """``message`` states what was kept and how to continue."""
         self.number = number
         self.exit_code = 128 + number
         name = signal.Signals(number).name
-        super().__init__(f"{name} {told}" if told else name)
+        super().__init__(f"{name} {message}" if message else name)
 
 
 class StatedFailure(Exception):
-    """The request was fine but its result is not acceptable (exit code 1), e.g.
-
-    an export that disagrees with PyTorch.
+    """The request was correct but its result is not acceptable (exit code 1): for example an export
+    that disagrees with PyTorch.
     """
 
 
 def run_main(
     main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (2) passes
-    through.
+    """Runs ``main(argv)`` and turns its outcome into an exit code; argparse's own exit (of --help)
+    passes through.
 
     Exit codes: 0 done, 1 done with an unacceptable result, 2 bad input, 70 a fault of this program
     (the traceback is in a file), 130 interrupted, 143 asked to end (SIGTERM), 129 the terminal was
@@ -148,7 +146,7 @@ def run_main(
     remove_abandoned_folders()
     try:
         code = _run(main, argv)
-    except SystemExit:  # of argparse: --help
+    except SystemExit:  # raised by argparse for --help
         if lost := _output_lost():
             return lost
         raise
@@ -174,7 +172,7 @@ def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str]
         return error.exit_code
     except KeyboardInterrupt:
         _end_progress_bars()
-        print(f"interrupted: {_KEPT}", file=sys.stderr)
+        print(f"interrupted: {_HOW_TO_CONTINUE}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _discard_output()
@@ -197,13 +195,14 @@ def _run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str]
 
 @contextmanager
 def _signals_end_the_command() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread, so that all ends as
-    after Ctrl-C.
+    """Makes SIGTERM and SIGHUP raise :class:`Interrupted` in the main thread while the block runs,
+    so that the program ends as after Ctrl-C.
 
-    Signals that the process ignores, or that somebody else handles, are left alone. Those that
-    follow within seconds are one with the first (``timeout`` sends SIGTERM to the process and to
-    its group): they must not break what is being put in order. While a library is imported a signal
-    waits, Ctrl-C too: compiled parts of PyTorch abort the process where their import breaks off.
+    Signals that the process ignores, or that have another handler, are left alone. Signals that
+    follow within seconds count as the same signal (``timeout`` sends SIGTERM to the process and to
+    its group), because they must not interrupt the cleanup. While a library is imported a signal
+    waits, including Ctrl-C, because compiled parts of PyTorch abort the process when their import
+    is interrupted.
     """
     came_at: list[float] = []
     waited: list[int] = []
@@ -220,7 +219,7 @@ def _signals_end_the_command() -> Iterator[None]:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         came_at.append(time.monotonic())
-        raise Interrupted(number, f"and ended: {_KEPT}")
+        raise Interrupted(number, f"and ended: {_HOW_TO_CONTINUE}")
 
     usual = {
         signal.SIGTERM: signal.SIG_DFL,
@@ -229,15 +228,15 @@ def _signals_end_the_command() -> Iterator[None]:
     }
     if threading.current_thread() is not threading.main_thread():
         usual = {}
-    mine = {
+    handlers = {
         number: handler for number, handler in usual.items() if signal.getsignal(number) is handler
     }
     try:
-        for number in mine:
+        for number in handlers:
             signal.signal(number, handle)
         yield
     finally:
-        for number, handler in mine.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -251,8 +250,8 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _output_lost() -> int:
-    """Writes out what was printed, before the interpreter does at its end; the exit code to end
-    with if that fails, else 0.
+    """Flushes what was printed, before the interpreter does so at its end. Returns the exit code
+    for a failure, else 0.
     """
     try:
         sys.stdout.flush()
@@ -261,11 +260,11 @@ def _output_lost() -> int:
         return EXIT_CLOSED_PIPE
     except OSError as error:
         _discard_output()
-        told = InputError(
+        message = InputError(
             f"cannot write the output: {error.strerror}",
             hint="free some space, or send the output elsewhere",
         )
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return EXIT_OK
 
@@ -275,15 +274,15 @@ def _discard_output() -> None:
 
 
 def _end_progress_bars() -> None:
-    """A bar that an error broke off would share its line with the message."""
+    """Closes progress bars: an unfinished bar would share its line with the error message."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
 
 
 def _print_anything() -> None:
-    """Characters that the terminal's encoding lacks are printed as escapes; what goes to a closed
-    output (``>&-``) is lost.
+    """Makes every text printable: characters that the terminal's encoding lacks are printed as
+    escapes, and output to a closed stream (``>&-``) is dropped.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

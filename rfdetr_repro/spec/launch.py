@@ -15,25 +15,27 @@ if TYPE_CHECKING:
 
 
 class Program:
-    """The program that ``module`` holds as its functions ``parser()`` and ``main(argv)``.
+    """The program that ``module`` defines by its functions ``parser()`` and ``main(argv)``.
 
-    The module is imported by the call: a signal that comes meanwhile ends the program as a later
-    signal does, and the name of a program can be listed without loading what the program needs.
+    The module is imported by the call, so that a signal during the import ends the program like a
+    later signal, and a program can be listed without loading what it needs.
 
-    ``name``: what help and errors call the program; "" for ``python -m`` and the parser's own name.
+    ``name`` is the program's name in help and errors; "" is for ``python -m`` and the parser's own
+    name.
     """
 
     def __init__(self, module: str, name: str = "") -> None:
+        """See the class for the arguments. Imports nothing."""
         self.module = module
         self.name = name
 
     def __call__(self, argv: Sequence[str] | None = None) -> int | None:
-        """Runs the command; its exit code, or None for 0."""
+        """Runs the command and returns its exit code; None is 0."""
         with named(self.name):
             return cast("int | None", importlib.import_module(self.module).main(argv))
 
     def parser(self) -> argparse.ArgumentParser:
-        """The parser with which the program reads its arguments."""
+        """The parser of the program's arguments."""
         with named(self.name):
             return cast("argparse.ArgumentParser", importlib.import_module(self.module).parser())
 

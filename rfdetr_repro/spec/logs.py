@@ -1,10 +1,10 @@
 """Log lines of the library, and how commands show them.
 
 Library code never prints: it writes to the logger of its module, ``rfdetr_repro.FOLDER.MODULE``.
-INFO is what a command tells while it works, WARNING what a reader of the result has to know, DEBUG
-what was decided and why. A program that uses the library sees none of the INFO lines until it
-configures :mod:`logging`; a command shows them as plain lines (:func:`shown`), INFO on the standard
-output and WARNING on the standard error.
+INFO is what a command reports while it works, WARNING is what a reader of the result must know, and
+DEBUG states decisions and their reasons. A program that uses the library sees no INFO lines until
+it configures :mod:`logging`; a command shows them as plain lines (:func:`shown`), INFO on the
+standard output and WARNING on the standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOGGER = logging.getLogger("rfdetr_repro")
 
 
 class _Lines(logging.Handler):
-    """Messages as lines of the program, between progress bars, not through them."""
+    """Prints messages as lines of the program, without breaking progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes INFO to the standard output, and everything else to the standard error."""
@@ -29,7 +29,7 @@ class _Lines(logging.Handler):
                 line = f"[{record.name.removeprefix('rfdetr_repro.')}] {line}"
             _write(line, sys.stdout if record.levelno == logging.INFO else sys.stderr)
         except OSError:
-            raise  # of a full disk or a closed pipe: the command ends with an error of its own
+            raise  # a full disk or a closed pipe, which ends the command with an error of its own
         except Exception:
             self.handleError(record)
 
@@ -65,8 +65,8 @@ def hide() -> None:
 
 
 def show_unless_configured() -> None:
-    """Shows the lines in a program that has not configured :mod:`logging` for itself, as a notebook
-    or an interactive interpreter.
+    """Shows the lines in a program that has not configured :mod:`logging` for itself, such as a
+    notebook or an interactive interpreter.
     """
     if not LOGGER.hasHandlers():
         show()
@@ -74,8 +74,8 @@ def show_unless_configured() -> None:
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Inside, the lines are shown as a command shows them; a command inside a command leaves what
-    is shown to the outer one.
+    """Shows the lines as a command shows them while the block runs; a command inside a command
+    leaves the outer command's choice unchanged.
     """
     outermost = not is_shown()
     before = LOGGER.level
@@ -91,7 +91,9 @@ def shown() -> Iterator[None]:
 
 
 def choose(*, verbose: bool, quiet: bool) -> None:
-    """What ``--verbose`` and ``--quiet`` of a command mean; neither leaves what is set."""
+    """Applies ``--verbose`` and ``--quiet`` of a command; without either the current choice
+    stays.
+    """
     if verbose:
         show(logging.DEBUG)
     elif quiet:
@@ -101,7 +103,7 @@ def choose(*, verbose: bool, quiet: bool) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether ``--quiet`` was given: progress is then not shown either."""
+    """Whether ``--quiet`` was given, which hides progress bars too."""
     return is_shown() and LOGGER.level > logging.INFO
 
 
@@ -111,5 +113,5 @@ def progress_bar(items: Iterable[Any], title: str | None = None, unit: str = "it
     """
     from tqdm import tqdm
 
-    off = True if is_quiet() else None  # None: off where there is no terminal
+    off = True if is_quiet() else None  # None: off without a terminal
     return tqdm(items, desc=title, unit=unit, dynamic_ncols=True, disable=off)

@@ -1,8 +1,8 @@
-"""COCO's metrics by name, and the one way in which numbers of each kind are rounded and written.
+"""COCO's metrics by name, and the only functions that round and write numbers of each kind.
 
-A number is rounded half up on its decimal digits, as by hand: 47.25 becomes 47.3. What is printed
-and what is compared with a printed number go through the same rounding, so that a number that looks
-equal is equal. No torch here.
+A number is rounded half up on its decimal digits, as by hand: 47.25 becomes 47.3. Printed numbers
+and numbers that are compared with printed numbers are rounded in the same way, so that numbers that
+look equal are equal. No torch here.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ COCO_METRICS = {
     "ap_m": "APm",
     "ap_l": "APl",
 }
-# the same in words, where there is room
+# the same in words, for wide tables
 COCO_METRICS_IN_WORDS = COCO_METRICS | {
     "ap_s": "AP small",
     "ap_m": "AP medium",
     "ap_l": "AP large",
 }
-_NOISE = 12  # decimals: what a difference of two floats has beyond them is no part of the number
+_NOISE = 12  # decimals: further digits of a difference of two floats are rounding noise
 _WHOLE_FLOAT = Context(prec=350)
 
 
 def decimals(value: float, digits: int, *, signed: bool = False) -> str:
-    """``value`` with ``digits`` decimals, rounded half up; ``signed``: with a plus sign too.
+    """``value`` with ``digits`` decimals, rounded half up; ``signed`` adds a plus sign to positive
+    numbers.
 
     A negative number that rounds to zero has no minus sign. NaN and infinity are written as Python
     writes them.
@@ -44,27 +45,27 @@ def decimals(value: float, digits: int, *, signed: bool = False) -> str:
 
 
 def decimals_of(printed: str) -> int:
-    """How many decimals a printed number has."""
+    """Number of decimals of a printed number."""
     return len(printed.partition(".")[2])
 
 
 def rounds_to(value: float, printed: str) -> bool:
-    """Whether ``value`` is the printed number to the printed digit."""
+    """Whether ``value`` rounds to the printed number at the printed digit."""
     return Decimal(decimals(value, decimals_of(printed))) == Decimal(printed)
 
 
 def percent(fraction: float | None, absent: str = "", digits: int = 1) -> str:
-    """A fraction as percent, e.g. "47.3"; ``absent`` where there is none."""
+    """A fraction as percent, like "47.3"; ``absent`` for None."""
     return absent if fraction is None else decimals(100 * fraction, digits)
 
 
 def percent_value(fraction: float) -> float:
-    """A fraction as the percentage that programs are given: four decimals."""
+    """A fraction as the percentage for other programs: four decimals."""
     return round(100 * fraction, 4)
 
 
 def in_points(difference: float) -> str:
-    """A difference of two fractions in percentage points, e.g. "+0.3"."""
+    """A difference of two fractions in percentage points, like "+0.3"."""
     return decimals(100 * difference, 1, signed=True)
 
 
@@ -74,7 +75,7 @@ def share(part: float, digits: int = 1) -> str:
 
 
 def milliseconds(value: float | None, absent: str = "") -> str:
-    """Two decimals below 10 ms, one above; ``absent`` where there is none."""
+    """Two decimals below 10 ms, one decimal above; ``absent`` for None."""
     if value is None:
         return absent
     return decimals(value, 2 if value < 10 else 1)

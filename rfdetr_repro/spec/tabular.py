@@ -1,7 +1,7 @@
-"""Rows of named values as a pandas DataFrame. pandas is an extra, loaded when a frame is asked for.
+"""Rows of named values as a pandas DataFrame. pandas is an optional package, loaded on first use.
 
-Every column has a nullable type ("Int64", "Float64", "boolean", "string"): a number is a number,
-and what is not known is NA, never 0, NaN or an empty text.
+Every column has a nullable type ("Int64", "Float64", "boolean", "string"): a number stays a number,
+and an unknown value is NA, never 0, NaN or an empty text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def data_frame(columns: Mapping[str, str | None], rows: Sequence[Mapping[str, An
     """A DataFrame with these columns, in this order. A value that a row lacks, or that is None, is
     NA.
 
-    ``columns``: name -> type, one of those above; None: numbers if all known values are numbers,
+    ``columns``: name -> a type of the module's list; None: numbers if all known values are numbers,
     else texts. Whole numbers beyond 64 bits become floats. Raises :class:`InputError` where pandas
     is not installed.
     """

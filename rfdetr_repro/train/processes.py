@@ -164,7 +164,7 @@ def _explain(children: list[Child], error: RuntimeError) -> None:
             raise InputError(output) from error
         reason = output.splitlines()[-1] if output else f"exit code {code}"
         raise StatedFailure(
-            f"a training process ended ({reason}); run the same command again to go on"
+            f"a training process ended ({reason}); run the same command again to continue"
         ) from error
 
 

@@ -174,7 +174,8 @@ class Trainer:
         self.save()
         evaluation = ", without its evaluation" if self.state.evaluation_due else ""
         return Interrupted(
-            number, f"{step}{evaluation}: the state is saved; run the same command again to go on"
+            number,
+            f"{step}{evaluation}: the state is saved; run the same command again to continue",
         )
 
     def _batches(self, evaluated: bool) -> Generator[list[Batch], None, None]:

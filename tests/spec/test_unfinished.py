@@ -207,7 +207,7 @@ def test_a_signal_ends_a_command_in_order_and_a_second_one_does_not_disturb_it(
     assert process.returncode == 128 + number and told.count("\n") == 1
     assert (
         told.startswith("interrupted")
-        and "what is finished is kept; run the same command again to go on" in told
+        and "finished work is kept; run the same command again to continue" in told
     )
     assert not list(temporary.iterdir()) and [path.name for path in tmp_path.iterdir()] == ["t"]
 

@@ -70,7 +70,7 @@ def test_a_signal_saves_at_the_step_that_is_complete(
         )
     told = (
         f"{signal.Signals(number).name} at step 4 of 6: the state is saved; run the same command "
-        f"again to go on"
+        f"again to continue"
     )
     assert str(caught.value) == told and caught.value.exit_code == 128 + number
     assert [signal.getsignal(one) for one in SIGNALS] == before
@@ -252,7 +252,7 @@ def test_the_training_command_ends_with_the_code_of_its_signal(
     assert done.returncode == 128 + number, done.stderr
     told = (
         f"interrupted by {signal.Signals(number).name} at step 2 of 4: the state is saved; run the "
-        f"same command again to go on"
+        f"same command again to continue"
     )
     assert done.stderr.splitlines()[-1] == told and "Traceback" not in done.stderr
     assert not (tmp_path / MODEL).exists()
