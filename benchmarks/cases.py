@@ -28,6 +28,9 @@ Levels = list[tuple[int, int]]
 
 
 def inputs(case: str, device: str = "cpu") -> tuple[Levels, list[Tensor]]:
+    """Level sizes and seeded tensors (value, locations, weights) of a case, float32, with
+    gradients.
+    """
     batch, queries, levels, points = CASES[case]
     generator = torch.Generator().manual_seed(0)
     grid = (batch, queries, HEADS, len(levels), points)
@@ -43,6 +46,8 @@ def inputs(case: str, device: str = "cpu") -> tuple[Levels, list[Tensor]]:
 
 
 def forward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) -> Callable[[], Any]:
+    """A call of the operator's forward pass without gradients."""
+
     def call() -> Tensor:
         with torch.no_grad():
             return op(tensors[0], levels, *tensors[1:])
@@ -53,6 +58,7 @@ def forward(op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]) ->
 def forward_backward(
     op: Callable[..., Tensor], levels: Levels, tensors: list[Tensor]
 ) -> Callable[[], Any]:
+    """A call of the operator's forward and backward pass."""
     upstream = torch.randn(*tensors[1].shape[:2], HEADS * CHANNELS, device=tensors[0].device)
 
     def call() -> tuple[Tensor, ...]:

@@ -52,6 +52,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips benchmarks marked gpu on machines without a GPU."""
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(
@@ -62,6 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
+    """Adds the facts of a Record's machine to the saved results."""
     machine_info[MACHINE] = {
         name: value or "none" for name, value in dataclasses.asdict(this_machine()).items()
     }

@@ -311,6 +311,7 @@ def commands(args: argparse.Namespace) -> dict[str, tuple[list[str], float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table of measurements; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

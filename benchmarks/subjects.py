@@ -24,6 +24,7 @@ from rfdetr_repro.spec.presets import PICO, Preset
 
 
 def random_meta(name: str, classes: int) -> ArtifactMeta:
+    """Facts for an export with random weights."""
     return ArtifactMeta(
         ModelId("rfdetr", name, weights="random"),
         tuple(f"class {n}" for n in range(classes)),
@@ -62,12 +63,16 @@ class Theirs(nn.Module):
     """
 
     def __init__(self, model: Any, contract: str, k: int) -> None:
+        """``model``: transformers' RF-DETR; ``contract``: "decoded" ends in the ``k`` best
+        detections.
+        """
         super().__init__()
         self.model = model
         self.decoded = contract == "decoded"
         self.k = k
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the contract."""
         found = self.model(pixel_values=pixels)
         masks = getattr(found, "pred_masks", None)
         if not self.decoded:

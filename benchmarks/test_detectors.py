@@ -89,6 +89,7 @@ def test_latency(
     watch: GpuWatch | str,
     benchmark: Any,
 ) -> None:
+    """Latency of an artifact by the protocol's measurement loop."""
     protocol = PROTOCOLS[name]
     gpu = uses_gpu(backend)
     if gpu and isinstance(watch, str):
@@ -124,6 +125,7 @@ def test_latency(
 def watched(
     latency: Latency, watch: GpuWatch, mark: int, protocol: Protocol, samples_ms: np.ndarray
 ) -> Latency:
+    """The latency with the throttle state that the watch saw."""
     window = watch.since(mark)
     state = gpu_state(
         [(window, True, float(samples_ms.sum()) / 1e3)], None, protocol.mode, len(samples_ms)
@@ -132,7 +134,7 @@ def watched(
 
 
 def facts(session: Any, protocol: Protocol, latency: Latency) -> dict[str, Any]:
-    """What a saved row tells beside its times: "n/a" is a tail of too few samples, "unknown" what
+    """The facts in a saved row besides times: "n/a" is a tail of too few samples, "unknown" what
     could not be seen.
     """
     record = Record(

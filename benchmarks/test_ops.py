@@ -3,10 +3,10 @@ timed in turn in one process.
 
 The work of ms_deform_attn is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in
 float32, and does 64 multiply-adds on them, so the limit is the rate of 64-byte loads from cache,
-not arithmetic; it is measured beside (one thread). ``extra_info``: best time of each in ms, their
-ratios to ours (above 1: we are faster) and the fraction of the limit reached. torch-ms-deform-attn
-(the original operator with a CPU kernel of its own) takes part where it is installed. Run: pytest
-benchmarks/test_ops.py --benchmark-only
+not arithmetic; that limit is measured too (one thread). ``extra_info``: best time of each in ms,
+their ratios to ours (above 1: we are faster) and the fraction of the limit reached.
+torch-ms-deform-attn (the original operator with a CPU kernel of its own) takes part where it is
+installed. Run: pytest benchmarks/test_ops.py --benchmark-only
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def traffic(case: str) -> tuple[int, int]:
 
 
 def limit_ms(case: str) -> float | None:
+    """Least time in ms that the memory accesses of a case need, or None where unknown."""
     return gather_ms(*traffic(case))
 
 
@@ -53,6 +54,7 @@ def limit_ms(case: str) -> float | None:
 def test_cpu(
     benchmark: Any, threads: int, case: str, work: Callable[..., Callable[[], Any]]
 ) -> None:
+    """Time of each implementation on ``threads`` CPU threads."""
     levels, tensors = inputs(case)
     calls = {
         name: work(op, levels, tensors) for name, op in {"ours": ms_deform_attn, **peers()}.items()

@@ -38,6 +38,7 @@ def step_seconds(setup: dict[str, Any], processes: int) -> list[float]:
 
 
 def test_processes(benchmark: Any, tmp_path: Path) -> None:
+    """Time of a training step by number of processes, interleaved."""
     threads = int(os.environ.get("OMP_NUM_THREADS", "2"))
     if threads < 2:
         pytest.skip("one thread: nothing to share")

@@ -98,6 +98,7 @@ def _largest(operators: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.parametrize("size", ["nano", "medium"])
 def test_forward(size: str, benchmark: Any) -> None:
+    """Time of a forward pass, this project's model and transformers', interleaved."""
     theirs, ours = both(PRESETS[size])
     side = PRESETS[size].arch.input_hw[0]
     subnet = ours.slice(ours.arch)
@@ -135,6 +136,7 @@ def peak_growth_mib(call: Callable[[], object]) -> float:
 
 
 def test_training_step(benchmark: Any) -> None:
+    """Time of a training step, this project's model and transformers', interleaved."""
     row = PRESETS["nano"]
     theirs, ours = both(row)
     images = torch.rand(4, 3, *row.arch.input_hw)

@@ -55,10 +55,12 @@ class Population:
     rate: float = 3.0
 
     def shares(self) -> Array:
+        """Share of each class among the objects, float64 (classes,)."""
         weights = 1 / (1 + np.arange(self.classes))
         return weights / weights.sum()
 
     def scene(self, rng: np.random.Generator, images: int) -> Scene:
+        """Draws objects and detections on ``images`` images."""
         ease = rng.normal(size=images)
         crowding = np.exp(0.5 * rng.normal(size=images) - 0.125)
         count = rng.poisson(self.rate * crowding[:, None] * self.shares())
@@ -133,6 +135,7 @@ class Coverage(NamedTuple):
 
 
 def coverage(population: Population, repeats: int, resamples: int) -> Coverage:
+    """Coverage and width of the intervals over ``repeats`` simulated data sets."""
     first, second = population.true_aps()
     inside = []
     paired = []
@@ -180,6 +183,7 @@ CASES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table of coverages."""
     parser = argparse.ArgumentParser(
         description="Coverage of the 95 % interval of AP by simulation."
     )

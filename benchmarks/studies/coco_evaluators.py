@@ -8,9 +8,9 @@ Without options: equality and times at 200 images, then 5,000 x 300 without pyco
 
 What is timed: from a model's detections, arrays in memory, to the twelve numbers, with the ground
 truth loaded before (stated apart); each library by the quickest entry its manual offers, two
-threads. CPU seconds stand beside, since a busy machine stretches the others. Of faster-coco-eval,
-hotcoco, vernier and ultrafast-pycocotools those not installed are named and left out. Exit code 1
-when the evaluator of this package differs from pycocotools.
+threads. CPU seconds are printed too, because a busy machine prolongs the wall time. Of
+faster-coco-eval, hotcoco, vernier and ultrafast-pycocotools those not installed are named and left
+out. Exit code 1 when the evaluator of this package differs from pycocotools.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ def drop_in(coco: Any, evaluation: Any, split: CocoSplit, columns: bool = False)
 
 
 def of_pycocotools(split: CocoSplit) -> Evaluate:
+    """Evaluates with pycocotools."""
     from pycocotools import coco, cocoeval
 
     def load(document: dict[str, Any]) -> Any:
@@ -128,6 +129,7 @@ def of_pycocotools(split: CocoSplit) -> Evaluate:
 
 
 def of_faster(split: CocoSplit) -> Evaluate:
+    """Evaluates with faster-coco-eval."""
     import faster_coco_eval
 
     return drop_in(
@@ -139,11 +141,13 @@ def of_faster(split: CocoSplit) -> Evaluate:
 
 
 def of_hotcoco(split: CocoSplit) -> Evaluate:
+    """Evaluates with hotcoco."""
     hotcoco = import_module("hotcoco")
     return drop_in(hotcoco.COCO, hotcoco.COCOeval, split, columns=True)
 
 
 def of_ultrafast(split: CocoSplit) -> Evaluate:
+    """Evaluates with ultrafast-pycocotools."""
     ultrafast = import_module("ultrafast_pycocotools")
     return drop_in(
         ultrafast.COCO, partial(ultrafast.COCOeval, print_function=str), split, columns=True
@@ -151,6 +155,7 @@ def of_ultrafast(split: CocoSplit) -> Evaluate:
 
 
 def of_vernier(split: CocoSplit) -> Evaluate:
+    """Evaluates with vernier."""
     import json
 
     vernier = import_module("vernier.instance")
@@ -183,6 +188,7 @@ def of_vernier(split: CocoSplit) -> Evaluate:
 
 
 def of_ours(split: CocoSplit) -> Evaluate:
+    """Evaluates with this project's evaluator."""
     evaluators: dict[int, CocoEvaluator] = {}
 
     def evaluate(detections: list[ImageDetections], kind: str, max_dets: int) -> Numbers:
@@ -252,6 +258,7 @@ def compare(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table of times and differences; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -82,13 +82,15 @@ def compare(artifact: Artifact, rounds: int, threads: int) -> tuple[Samples, Sam
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the overhead of the measurement loop; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--onnx",
         type=Path,
-        help="artifact with its manifest beside it; default: a pico detector, random weights",
+        help="artifact, with its manifest in the same folder (default: a pico detector with random "
+        "weights)",
     )
     parser.add_argument("--rounds", type=int, default=150, help=f"of {BLOCK} samples each")
     parser.add_argument("--threads", type=int, default=2)

@@ -67,6 +67,8 @@ def independent(rng: np.random.Generator, builds: int, samples: int) -> Array:
 
 
 def levels_of_blocks(effect: float) -> Callable[..., Array]:
+    """Noise in which each block of samples has a level of its own."""
+
     def noise(rng: np.random.Generator, builds: int, samples: int) -> Array:
         levels = rng.normal(0, effect, (builds, -(-samples // BLOCK)))
         return independent(rng, builds, samples) + np.repeat(levels, BLOCK, axis=1)[:, :samples]
@@ -75,6 +77,8 @@ def levels_of_blocks(effect: float) -> Callable[..., Array]:
 
 
 def autoregression(phi: float) -> Callable[..., Array]:
+    """Noise in which neighbouring samples correlate with the coefficient ``phi``."""
+
     def noise(rng: np.random.Generator, builds: int, samples: int) -> Array:
         steps = rng.normal(0, NOISE * np.sqrt(1 - phi**2), (builds, samples))
         steps[:, 0] /= np.sqrt(1 - phi**2)  # as if it had run for ever
@@ -84,6 +88,8 @@ def autoregression(phi: float) -> Callable[..., Array]:
 
 
 def levels_of_builds(effect: float) -> Callable[..., Array]:
+    """Noise in which each build has a level of its own."""
+
     def noise(rng: np.random.Generator, builds: int, samples: int) -> Array:
         return levels_of_blocks(NOISE)(rng, builds, samples) + rng.normal(0, effect, (builds, 1))
 
@@ -91,6 +97,8 @@ def levels_of_builds(effect: float) -> Callable[..., Array]:
 
 
 def drift(change: float) -> Callable[..., Array]:
+    """Noise with a linear drift by ``change`` in all."""
+
     def noise(rng: np.random.Generator, builds: int, samples: int) -> Array:
         return independent(rng, builds, samples) + np.linspace(-change / 2, change / 2, samples)
 
@@ -98,6 +106,8 @@ def drift(change: float) -> Callable[..., Array]:
 
 
 def rounds_in_common(effect: float) -> Callable[..., Array]:
+    """Noise in which all builds share the level of a round."""
+
     def noise(rng: np.random.Generator, builds: int, samples: int) -> Array:
         levels = np.repeat(rng.normal(0, effect, -(-samples // BLOCK)), BLOCK)[:samples]
         return independent(rng, builds, samples) + levels
@@ -196,6 +206,7 @@ def session_rates(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table of coverages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -54,6 +54,7 @@ def export(size: str, folder: Path, contracts: Sequence[str]) -> None:
 
 
 def open_file(path: Path, threads: int, profile: bool = False) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU with ``threads`` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -122,6 +123,7 @@ def operators(path: Path, image: Array, threads: int, rounds: int = 5) -> Counte
 
 
 def print_operators(size: str, contract: str, folder: Path, threads: int) -> None:
+    """Prints the operators that take the most time."""
     images = feeds(PRESETS[size].arch.input_hw, contract)
     for name, image in images.items():
         found = operators(folder / f"{size}-{contract}-{name}.onnx", image, threads)
@@ -132,6 +134,7 @@ def print_operators(size: str, contract: str, folder: Path, threads: int) -> Non
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the comparison of exports; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -6,7 +6,7 @@
 Every configuration is matched once on every image; races of several seeds are then replayed from
 these matches, which changes neither their decisions nor their cost in image evaluations. Latency:
 the search Records of --records, or a model fitted in RUN. Printed: image evaluations and backbone
-passes as parts of the exhaustive search's, wall time of the decisions beside that of the
+passes as fractions of the exhaustive search's, wall time of the decisions next to that of the
 evaluations they leave (the exhaustive search's, timed here, times the part that is needed), and the
 part of its hypervolume (AP from 0, latency up to 5 % beyond the slowest configuration) that the
 survivors' frontier has.
@@ -77,6 +77,7 @@ def latencies(records: Sequence[Path], archs: Sequence[Arch]) -> dict[Arch, floa
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the savings of the race and the loss of the frontier."""
     parser = argparse.ArgumentParser("benchmarks/studies/race.py", description=__doc__)
     parser.add_argument("--run", required=True, type=Path)
     parser.add_argument("--data", required=True, type=Path)
@@ -125,11 +126,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     whole = len(found) * len(split)
     backbones = len({arch.backbone for arch in found})
     best = 100 * max(exact.values())
-    told = (
+    summary = (
         f"{len(found)} configurations of {backbones} backbones, {len(split)} images; best "
         f"{chosen.metric} {best:.2f}"
     )
-    print(f"{told}; all evaluations took {exhaustive_s:.1f} s")
+    print(f"{summary}; all evaluations took {exhaustive_s:.1f} s")
     for seed in range(args.seeds):
         rules = Rules(
             args.first,

@@ -52,6 +52,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Done:
+    """Result of an item: AP by kind, CPU time and wall time in s."""
+
     ap: tuple[float | None, ...]
     cpu_s: float
     wall_s: float
@@ -67,6 +69,7 @@ class MakeAccuracy:
     data_sha256: str
 
     def __call__(self) -> Callable[[Group], Done]:
+        """Loads model and data in a worker; returns the function that evaluates a group."""
         detector, card, digest = load_supernet(self.checkpoint)
         split = read_split(self.data, "val", ClassMap(card.category_ids, card.class_names))
         if (digest, split.sha256) != (self.checkpoint_sha256, self.data_sha256):
@@ -89,6 +92,7 @@ class MakeAccuracy:
 
 
 def prepare(folder: Path, images: int) -> MakeAccuracy:
+    """Writes the data and a model to ``folder``; returns the function that loads the work."""
     data = write_embedded(
         folder / "data", EmbeddedConfig(train_images=1, val_images=images, test_images=1), workers=1
     )
@@ -172,6 +176,7 @@ def summary(runs: dict[str, list[Run]], workers: int) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the times by number of workers."""
     parser = argparse.ArgumentParser(
         "ray_scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -47,6 +47,7 @@ class Variant(NamedTuple):
 
 
 def variants(steps: int) -> list[Variant]:
+    """The training variants that are compared, with equal numbers of steps."""
     third = max(steps // 3, 1)
     return [
         Variant(f"uniform, {steps} steps", "uniform", steps),
@@ -68,6 +69,7 @@ def accuracies(run: Path, data: Path) -> dict[Arch, float]:
 
 
 def seconds(run: Path) -> float:
+    """Training time of a run in s, from its log."""
     return max(line["seconds"] for line in read_log(run) if "seconds" in line)
 
 
@@ -90,6 +92,7 @@ def row(name: str, results: Sequence[tuple[Mapping[Arch, float], float]]) -> str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Trains the variants and prints their APs."""
     parser = argparse.ArgumentParser("benchmarks/studies/sampling.py", description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path)

@@ -64,6 +64,7 @@ def evaluation_seconds(masks: bool) -> float:
 
 
 def page(args: argparse.Namespace) -> str:
+    """The text of docs/search_cost.md."""
     engine_minutes = args.engine_minutes
     engines = args.engines
     candidates = args.candidates
@@ -154,7 +155,7 @@ The published search took about
 
 The passes are exact: what is shared is the backbone of configurations that differ in decoder \
 layers and queries only, and the
-first layers of a deeper decoder. Scoring runs beside the passes on other cores \
+first layers of a deeper decoder. Scoring runs on other cores during the passes \
 and is counted all the same.
 The race's share of passes and evaluations is what benchmarks/studies/race.py prints; \
 its decisions are counted as if nobody left.
@@ -162,6 +163,7 @@ its decisions are counted as if nobody left.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Writes or prints the projection."""
     parser = argparse.ArgumentParser("benchmarks/studies/search_projection.py", description=__doc__)
     parser.add_argument(
         "--race-passes", type=float, default=0.35, help="share of the passes that a race makes"

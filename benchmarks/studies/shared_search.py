@@ -45,6 +45,7 @@ def variants(arch: Arch) -> list[Arch]:
 def one_by_one(
     detector: Detector, split: CocoSplit, archs: Sequence[Arch], masks: bool
 ) -> dict[Arch, list[ImageDetections]]:
+    """Detections of each architecture by its own pass."""
     return {arch: single_detections(detector.slice(arch), split, masks=masks) for arch in archs}
 
 
@@ -64,6 +65,7 @@ def difference(ours: list[ImageDetections], theirs: list[ImageDetections]) -> fl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the times of shared and single passes."""
     parser = argparse.ArgumentParser("benchmarks.shared_search", description=__doc__)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)

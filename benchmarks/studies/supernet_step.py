@@ -102,15 +102,18 @@ class Parts:
     """Seconds by part of a step; a part inside another is taken out of it."""
 
     def __init__(self, device: torch.device) -> None:
+        """Measures on ``device``."""
         self.device, self.seconds, self._inner = device, defaultdict(float), [0.0]
 
     def now(self) -> float:
+        """The time in s, after all work on the device is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """Adds the time inside the context, without nested parts, to the part ``name``."""
         started = self.now()
         self._inner.append(0.0)
         yield
@@ -119,6 +122,8 @@ class Parts:
         self._inner[-1] += spent
 
     def wrap(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, timed as the part ``name``."""
+
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
                 return function(*args, **kwargs)
@@ -167,6 +172,7 @@ def step(trainer: Trainer, batches: list[Batch], parts: Parts, peer: bool) -> No
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the time of each part of a training step."""
     parser = argparse.ArgumentParser("benchmarks.supernet_step", description=__doc__)
     parser.add_argument("--size", default="pico", choices=("pico", "paper-supernet"))
     parser.add_argument("--batch", type=int, default=8)

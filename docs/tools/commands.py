@@ -97,8 +97,8 @@ def page() -> str:
 
 def _section(name: str, also: str, parser: argparse.ArgumentParser) -> str:
     """Heading, description and one table per group of arguments."""
-    told = f"`rfdetr-repro {name}`" + (f", also `python -m {also}`" if also else "")
-    parts = [f"### {name}", told]
+    heading = f"`rfdetr-repro {name}`" + (f", also `python -m {also}`" if also else "")
+    parts = [f"### {name}", heading]
     if parser.description:
         parts.append(_paragraph(parser.description))
     for group in parser._action_groups:
