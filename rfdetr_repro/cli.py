@@ -37,7 +37,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "the whole flow": {
         "reproduce": _verb(
             "data, supernet, search, artifacts, measured Records and report",
-            "reproduce.run",
+            "reproduce.command",
             "reproduce",
         ),
     },

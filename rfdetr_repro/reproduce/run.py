@@ -10,37 +10,32 @@ are complete or absent.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rfdetr_repro.data.source import DataSource, add_data_arguments, source_of
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import confirmed_points
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec import logs
-from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
-from rfdetr_repro.spec.campaign import Campaign, campaign, from_scratch
+from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import (
     read_json,
     remove_unfinished,
     sha256_file,
-    writable_folder,
     write_atomic,
 )
 from rfdetr_repro.spec.metrics import percent
 
-from .plan import plan
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
@@ -388,39 +383,6 @@ def _highest(records: Iterable[Record], name: str) -> Any:
     return max(scored, key=lambda pair: pair[0], default=(None, None))[1]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of the command."""
-    arguments = ArgumentParser(
-        "rfdetr_repro.reproduce",
-        description=(
-            "Runs the whole flow: data, supernet, search, artifacts, measured "
-            "Records and report. A run that was stopped goes on where it was; the "
-            "run ends with the table of the frontier."
-        ),
-        examples=(
-            "reproduce --plan",
-            "reproduce --data DIR --out runs/mine",
-            "reproduce --campaign campaigns/coco.toml --out runs/coco",
-        ),
-    )
-    add = arguments.add_argument
-    add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")
-    add_data_arguments(arguments, "these data replace the campaign's own data")
-    add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
-    add(
-        "--from-scratch",
-        action="store_true",
-        help="start the training from random weights instead of the campaign's weights",
-    )
-    add(
-        "--plan",
-        action="store_true",
-        help="do not run; time a few passes of each stage on this machine and print the estimated "
-        "duration",
-    )
-    return arguments
-
-
 def check_inputs(chosen: Campaign) -> None:
     """Raises :class:`InputError` if a file that the campaign names is missing, or if its backend is
     not available.
@@ -436,29 +398,3 @@ def check_inputs(chosen: Campaign) -> None:
     from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(chosen.backend)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the campaign that ``argv`` names."""
-    args = parser().parse_args(argv)
-    chosen = campaign(args.campaign)
-    if args.from_scratch:
-        chosen = from_scratch(chosen)
-    if (source := source_of(args, needed=False)) is not None:
-        title = f"Weight-sharing search on {source.name}"
-        chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
-    if args.drop_bad:
-        chosen = replace(chosen, drop_bad=True)
-    chosen.space.check()
-    if args.plan:
-        for line in plan(chosen):
-            print(line, flush=True)
-        return
-    check_inputs(chosen)
-    folder = writable_folder(args.out or Path("runs") / chosen.name)
-    command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
-    report = Reproduction(chosen, folder, command.strip()).run()
-    from rfdetr_repro.tables.command import main as tables
-
-    tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
-    print(f"\nreport: {report}")

@@ -52,7 +52,7 @@ MODULES = {
     "mean": "rfdetr_repro.records.aggregate",
     "compare": "rfdetr_repro.bench.command.compare",
     "report": "rfdetr_repro.report.command",
-    "reproduce": "rfdetr_repro.reproduce.run",
+    "reproduce": "rfdetr_repro.reproduce.command",
     "export": "rfdetr_repro.export.command",
     "train": "rfdetr_repro.train.command",
     "search": "rfdetr_repro.search.command",

@@ -16,8 +16,8 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.data.formats.layouts import locate
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.model.checkpoints.native import load_supernet, read_tensors
+from rfdetr_repro.reproduce import command as reproduce
 from rfdetr_repro.reproduce import plan as reproduce_plan
-from rfdetr_repro.reproduce import run as reproduce
 from rfdetr_repro.reproduce.run import Reproduction
 from rfdetr_repro.reproduce.training import pretrain, train
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, Pretraining, campaign

@@ -96,13 +96,14 @@ def test_a_place_that_takes_no_lock_is_one_line(tmp_path):
 
 CAMPAIGN = """
 import sys, time
-from rfdetr_repro.reproduce import run as reproduce
+from rfdetr_repro.reproduce import command as reproduce
+from rfdetr_repro.reproduce.run import Reproduction
 from rfdetr_repro.spec.errors import run_main
 def data(run):
     print("composing", flush=True)
     time.sleep(float(sys.argv[2]))
     raise KeyboardInterrupt
-reproduce.Reproduction.data = data
+Reproduction.data = data
 raise SystemExit(run_main(reproduce.main, ["--out", sys.argv[1]]))
 """
 TRAINING = """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdetr_repro.reproduce import run as reproduce
+from rfdetr_repro.reproduce import command as reproduce
+from rfdetr_repro.reproduce.run import Reproduction
 from rfdetr_repro.spec.campaign import CAMPAIGNS, from_toml
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, LONGEST_LINE, InputError, run_main
 
@@ -126,7 +127,7 @@ CASES += [
 def test_a_value_that_is_no_use_is_one_line(
     table: str, key: str, value: object, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(reproduce.Reproduction, "run", lambda self: pytest.fail("work began"))
+    monkeypatch.setattr(Reproduction, "run", lambda self: pytest.fail("work began"))
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "campaign.toml"
     file.write_text((f"[{table}]\n" if table else "") + f"{key} = {toml(value)}\n")

@@ -15,12 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import StatedFailure
 
 from .arguments import FORMS, NORMALISE, check, parser, protocols_of
-from .printing import gate, hints, instrument_lines, lines, verdicts
-from .rows import artifacts_of, read_data, rows_of
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.gpu.device import Watched
@@ -38,12 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     # loads slowly, so the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
 
+    from .rows import artifacts_of, read_data, rows_of
+
     check_backend(args.backend)
     splits = read_data(args)
     artifacts, failures = artifacts_of(args, splits)
     rows = rows_of(artifacts, splits, args)
     # slow to load; arguments and files are checked first
     from rfdetr_repro.bench.confirm import Context, confirm_all
+    from rfdetr_repro.records.store import Store
+
+    from .printing import gate, hints, instrument_lines, lines, verdicts
 
     command = "python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv)
     context = Context(args.campaign, command)

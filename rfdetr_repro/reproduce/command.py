@@ -1,0 +1,80 @@
+"""``rfdetr-repro reproduce``: the whole flow, from data to report.
+
+:mod:`.run` holds the stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
+from rfdetr_repro.spec.campaign import campaign, from_scratch
+from rfdetr_repro.spec.files import writable_folder
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    arguments = ArgumentParser(
+        "rfdetr_repro.reproduce",
+        description=(
+            "Runs the whole flow: data, supernet, search, artifacts, measured "
+            "Records and report. A run that was stopped goes on where it was; the "
+            "run ends with the table of the frontier."
+        ),
+        examples=(
+            "reproduce --plan",
+            "reproduce --data DIR --out runs/mine",
+            "reproduce --campaign campaigns/coco.toml --out runs/coco",
+        ),
+    )
+    add = arguments.add_argument
+    add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")
+    add_data_arguments(arguments, "these data replace the campaign's own data")
+    add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
+    add(
+        "--from-scratch",
+        action="store_true",
+        help="start the training from random weights instead of the campaign's weights",
+    )
+    add(
+        "--plan",
+        action="store_true",
+        help="do not run; time a few passes of each stage on this machine and print the estimated "
+        "duration",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the campaign that ``argv`` names."""
+    args = parser().parse_args(argv)
+    chosen = campaign(args.campaign)
+    if args.from_scratch:
+        chosen = from_scratch(chosen)
+    if (source := source_of(args, needed=False)) is not None:
+        title = f"Weight-sharing search on {source.name}"
+        chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
+    if args.drop_bad:
+        chosen = replace(chosen, drop_bad=True)
+    chosen.space.check()
+    if args.plan:
+        from .plan import plan  # loads slowly; the arguments are checked first
+
+        for line in plan(chosen):
+            print(line, flush=True)
+        return
+    from .run import Reproduction, check_inputs
+
+    check_inputs(chosen)
+    folder = writable_folder(args.out or Path("runs") / chosen.name)
+    command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
+    report = Reproduction(chosen, folder, command.strip()).run()
+    from rfdetr_repro.tables.command import main as tables
+
+    tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
+    print(f"\nreport: {report}")
