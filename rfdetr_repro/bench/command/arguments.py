@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "--models",
         default="",
         help="names of models, separated by commas, to build with random weights or with "
-        "--checkpoint, such as rfdetr-nano",
+        "--checkpoint, such as rfdetr-nano; rfdetr-repro baselines lists the other detectors",
     )
     what.add_argument(
         "--checkpoint",
