@@ -11,6 +11,7 @@ SUFFIXES = (".cpp", ".cu", ".cuh", ".h")
 
 
 def main() -> int:
+    """Runs clang-format on every source file and returns its exit code."""
     program = shutil.which("clang-format")
     if program is None:
         print("error: clang-format is not installed; pip install clang-format", file=sys.stderr)
