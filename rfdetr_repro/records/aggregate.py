@@ -44,7 +44,7 @@ from .statistics import verdict_of
 from .store import Store, read_stores
 
 COUNTS = {"rf100-vl": 100, "rf20-vl": 20}  # data sets that a benchmark of this name has
-TOLD = 5  # lines about incomplete models, at most
+_MOST_LISTED = 5  # lines about incomplete models, at most
 How = tuple[object, ...]
 
 
@@ -327,8 +327,8 @@ def whole_groups(records: Iterable[Record], expected: int) -> tuple[list[list[Re
         else:
             complete.append(sorted(own, key=_set))
     ranked = [text for _, text in sorted(short, key=lambda item: -item[0])]
-    return complete, ranked[:TOLD] + [f"and {len(ranked) - TOLD} more models"] * (
-        len(ranked) > TOLD
+    return complete, ranked[:_MOST_LISTED] + [f"and {len(ranked) - _MOST_LISTED} more models"] * (
+        len(ranked) > _MOST_LISTED
     )
 
 

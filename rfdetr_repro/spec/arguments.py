@@ -281,7 +281,7 @@ def output_folder(text: str) -> Path:
 
 
 def add_checkpoint(parser: argparse._ActionsContainer) -> None:
-    """Adds ``--checkpoint``, and the arguments for what the file does not say about itself."""
+    """Adds ``--checkpoint``, and the arguments for what the file does not state about itself."""
     parser.add_argument(
         "--checkpoint",
         required=True,

@@ -1,7 +1,7 @@
 """Model sizes and campaigns as rows. A size is never a class; add a row.
 
 Released sizes follow architecture facts section 1 (upstream 1.4.1, checked against Tables 7 and 8);
-``pico`` is ours, for CPUs.
+``pico`` is a size of this project, for CPUs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .train_config import TrainConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """A named size: tensor shapes plus the architecture it runs at."""
+    """A named size: tensor shapes, and the architecture that runs by default."""
 
     model: ModelConfig
     arch: Arch

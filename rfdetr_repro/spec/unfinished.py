@@ -142,7 +142,7 @@ def _removed(path: Path, *, folder: bool) -> bool:
         if not is_kind(about.st_mode) or about.st_uid != os.getuid():
             return False
         handle = os.open(path, mode | os.O_NOFOLLOW)
-    except OSError:  # gone, or not ours to open: then not ours to remove
+    except OSError:  # already removed, or another user's: not to be removed here
         return False
     try:
         if not _claim(handle, path, unless_locked=True):

@@ -1,5 +1,5 @@
 """The model files of a run: the last moving average, the best weights so far, and the run's model,
-which is one of the two.
+which equals the average or the best weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAST = "last.safetensors"
 
 
 def card(state: TrainingState, recipe: Recipe, split: CocoSplit, notes: str = "") -> ModelCard:
-    """What a file of the run's weights says about them."""
+    """The card of a file with the run's weights; ``notes`` is part of the card."""
     if state.left_out:
         notes = (
             f"{notes}; " * bool(notes) + f"not trained because memory did not suffice: "
@@ -40,13 +40,13 @@ def card(state: TrainingState, recipe: Recipe, split: CocoSplit, notes: str = ""
 
 
 def write_best(folder: Path, detector: Detector, about: ModelCard) -> None:
-    """The best weights so far, beside the state of the run."""
+    """Writes the best weights so far, into the folder of the run's state."""
     save_detector(folder / BEST, detector.state_dict(), about)
 
 
 def write_model(folder: Path, state: TrainingState, about: ModelCard) -> Path:
-    """The run's model: its best weights where evaluations chose some, with the last moving average
-    beside them; else that average.
+    """Writes the run's model and returns its path: the best weights if evaluations chose some, with
+    the last moving average in a second file; otherwise the average.
     """
     path = folder / MODEL
     chosen = folder / BEST if state.best.step else None

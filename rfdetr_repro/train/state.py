@@ -48,9 +48,9 @@ class Session:
 class TrainingState:
     """Everything that a training step changes, all of which is saved.
 
-    ``detector`` holds the raw weights, ``ema`` their moving average. Two states are equal if the
-    same run would go on from both, bit for bit: what is saved is the same but for the time that the
-    steps took.
+    ``detector`` holds the raw weights, ``ema`` their moving average. Two states are equal if
+    training would continue from both in the same way, bit for bit: everything saved is equal except
+    the time that the steps took.
     """
 
     identity: str  # of recipe, data and initial weights (:meth:`.recipe.Recipe.identity`)
@@ -121,7 +121,9 @@ class TrainingState:
         return tensors
 
     def facts(self) -> dict[str, str]:
-        """What is saved besides the tensors, the log and the time, as text by name."""
+        """Everything that is saved in addition to the tensors, the log and the time, as text by
+        name.
+        """
         return {
             "step": str(self.step),
             "evaluation_due": str(int(self.evaluation_due)),
@@ -134,12 +136,12 @@ class TrainingState:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TrainingState):
             return NotImplemented
-        mine = self.tensors()
+        own = self.tensors()
         theirs = other.tensors()
         return (
             self.facts() == other.facts()
-            and mine.keys() == theirs.keys()
-            and all(_same_bits(value, theirs[name]) for name, value in mine.items())
+            and own.keys() == theirs.keys()
+            and all(_same_bits(value, theirs[name]) for name, value in own.items())
             and _history(self.log) == _history(other.log)
         )
 

@@ -369,7 +369,7 @@ def test_figure_4_quotes_the_paper_and_says_what_was_measured():
 def test_figure_6_shows_the_pictures_of_a_run(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     pictures = run_pictures(run)
-    assert [picture.caption for picture in pictures] == ["val: prediction beside ground truth"]
+    assert [picture.caption for picture in pictures] == ["val: prediction next to ground truth"]
     figure = drawn(draw_pictures, pictures)
     assert (
         len(figure.axes) == 1

@@ -18,7 +18,7 @@ COUNT = 5
 
 
 class VirtualClock:
-    """Time passes when a run or a wait says so."""
+    """A clock that advances only by runs and waits."""
 
     def __init__(self) -> None:
         # type: ignore[var-annotated]

@@ -42,12 +42,12 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> tuple[int, str, str]:
     code = run_main(main, [*arguments, *QUICK, "--out", str(folder / "out" / "s.jsonl")])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, str, int | None]]:
-    """Two known names; the list will hold what was asked for."""
+    """Two known names; the list collects the requested names."""
     asked: list[tuple[str, str, int | None]] = []
 
     def model_artifact(

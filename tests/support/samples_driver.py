@@ -16,7 +16,7 @@ PLAIN = (
 
 
 def failure(command: list[str]) -> str:
-    """What a compiler said, if it failed."""
+    """The output of a compiler that failed; empty if it succeeded."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (done.stderr or f"exit code {done.returncode}") if done.returncode else ""
 
@@ -58,9 +58,9 @@ def build_driver(
             [*common, *shim, "-c", str(ROOT / f"csrc/cuda/{kernel}.cu"), "-o", str(objects[-1])]
         )
     with ThreadPoolExecutor(2) as pool:
-        said = "\n".join(pool.map(failure, commands)).strip()
-    assert not said, said
+        output = "\n".join(pool.map(failure, commands)).strip()
+    assert not output, output
     program = folder / "kernels"
-    said = failure([*common, *link.split(), *map(str, objects), "-o", str(program)])
-    assert not said, said
+    output = failure([*common, *link.split(), *map(str, objects), "-o", str(program)])
+    assert not output, output
     return program

@@ -50,7 +50,7 @@ class FakeNvml:
 
 
 def opened(nvml: FakeNvml, **options: Any) -> tuple[Any, list[str]]:
-    told: list[str] = []
-    with watching(device=f"GPU-{ID}", nvml=nvml, say=told.append, **options) as watched:
+    messages: list[str] = []
+    with watching(device=f"GPU-{ID}", nvml=nvml, say=messages.append, **options) as watched:
         window = watched.watch.since(watched.watch.mark())
-    return (watched, window), told
+    return (watched, window), messages

@@ -242,7 +242,7 @@ def write_run(folder: Path, *, pictures: bool = True) -> Path:
     if pictures:
         _write_picture(folder / "predictions" / "val_000.png")
         (folder / "predictions.json").write_text(
-            json.dumps([{"file": "val_000.png", "caption": "val: prediction beside ground truth"}])
+            json.dumps([{"file": "val_000.png", "caption": "val: prediction next to ground truth"}])
         )
     return folder
 

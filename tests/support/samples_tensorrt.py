@@ -100,7 +100,7 @@ class FakeEngine:
 
 
 class FakeTrt:
-    """Stands in for the module ``tensorrt``; what it does wrong is set by attribute."""
+    """Stands in for the module ``tensorrt``; attributes choose its faults."""
 
     class ILogger:
         class Severity(Enum):

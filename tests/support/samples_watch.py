@@ -30,7 +30,7 @@ def recording(count: int = 5, **changes: list[Any]) -> list[Reading]:
 
 
 class Playing:
-    """Plays a recording, its last reading over and over, or does what a step says."""
+    """Replays a recording, repeats its last reading, or performs the action of a step."""
 
     def __init__(self, steps: list[Any]) -> None:
         self.steps = steps

@@ -241,7 +241,7 @@ def _anything(content: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, 
     return []
 
 
-# -- what the file says ----------------------------------------------------------------------------
+# -- statements of the file ------------------------------------------------------------------------
 
 
 def arguments(content: dict[str, Any]) -> dict[str, Any]:
