@@ -173,28 +173,37 @@ def save(
             f"choose a file name that ends in {', '.join(_METADATA)}",
         )
     with atomic_path(path) as temporary:
-        _draw(draw, temporary, path.suffix, height_in, dpi)
+        _write(drawn(draw, height_in), temporary, path.suffix, dpi)
     return path
 
 
 def png_bytes(draw: Callable[[FigureBase], None], height_in: float, dpi: int = 180) -> bytes:
     """The figure of :func:`save` as the bytes of a PNG file."""
-    stream = io.BytesIO()
-    _draw(draw, stream, ".png", height_in, dpi)
-    return stream.getvalue()
+    return figure_bytes(drawn(draw, height_in), ".png", dpi)
 
 
-def _draw(
-    draw: Callable[[FigureBase], None],
-    target: Path | io.BytesIO,
-    suffix: str,
-    height_in: float,
-    dpi: int,
-) -> None:
+def drawn(draw: Callable[[FigureBase], None], height_in: float) -> Figure:
+    """A figure of the report's width, drawn but not saved."""
     with style():
         figure = Figure(figsize=(WIDTH_IN, height_in), facecolor="white")
         FigureCanvasAgg(figure)
         draw(figure)
+    return figure
+
+
+def figure_bytes(figure: Figure, suffix: str, dpi: int, outlines: bool = False) -> bytes:
+    """A drawn figure as a file in memory: ".png", ".pdf" or ".svg". The text of an SVG is text, or
+    ``outlines`` of its letters.
+    """
+    stream = io.BytesIO()
+    _write(figure, stream, suffix, dpi, outlines)
+    return stream.getvalue()
+
+
+def _write(
+    figure: Figure, target: Path | io.BytesIO, suffix: str, dpi: int, outlines: bool = True
+) -> None:
+    with style(), matplotlib.rc_context({"svg.fonttype": "path" if outlines else "none"}):
         figure.savefig(target, dpi=dpi, format=suffix[1:], metadata=_METADATA[suffix])
 
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
-from matplotlib.figure import FigureBase
+from matplotlib.figure import Figure, FigureBase
 
+from rfdetr_repro.plots.style import drawn
 from rfdetr_repro.tables.format import Table
 
 
@@ -58,6 +60,11 @@ class Drawing:
     draw: Callable[[FigureBase], None]
     height_in: float
     alt: str
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The drawn figure, which both writers save."""
+        return drawn(self.draw, self.height_in)
 
 
 @dataclass(frozen=True)

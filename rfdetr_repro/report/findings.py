@@ -14,7 +14,7 @@ from rfdetr_repro.plots.pareto import draw_pareto, drawable_points, pareto_heigh
 from rfdetr_repro.plots.sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots.training import draw_training
 from rfdetr_repro.records.record import NEVER_TRAINED, Record
-from rfdetr_repro.records.sensitivity import comparable_searches, searched, sensitivity
+from rfdetr_repro.records.sensitivity import searched
 from rfdetr_repro.spec.metrics import decimals, milliseconds, percent
 from rfdetr_repro.tables.campaign import finetuning_tables, frontier_tables
 from rfdetr_repro.tables.family import family_table
@@ -230,7 +230,8 @@ def search_space(run: Run) -> Section:
     section.blocks.append(
         Drawing(draw, HEIGHTS_IN["knobs"], "Plot of AP and latency against each knob")
     )
-    if not any(map(sensitivity, comparable_searches(run.records))):
+    tables = sensitivity_tables(run.records)
+    if not tables:
         section.absent.append("A pair of configurations that differ in a single knob")
         return section
     paired = partial(draw_sensitivity, records=run.records)
@@ -238,7 +239,7 @@ def search_space(run: Run) -> Section:
     section.blocks.append(
         Drawing(paired, height_in, "Plot of the effect of one step of each knob, all else equal")
     )
-    section.blocks += [Grid(limited(table, run)) for table in sensitivity_tables(run.records)]
+    section.blocks += [Grid(limited(table, run)) for table in tables]
     return section
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from rfdetr_repro.plots.style import png_bytes
+from rfdetr_repro.plots.style import figure_bytes
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.tables.format import Column, Table
 
@@ -75,7 +75,7 @@ def _png(block: Block) -> str:
     """The picture of a block as an address that holds its bytes."""
     assert isinstance(block, Drawing | Picture)
     if isinstance(block, Drawing):
-        content = png_bytes(block.draw, block.height_in, dpi=144)
+        content = figure_bytes(block.figure, ".png", dpi=144)
     else:
         content = block.path.read_bytes()
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"

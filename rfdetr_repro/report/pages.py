@@ -1,147 +1,130 @@
-"""A4 pages under construction: measured text, wrapping, and a cursor that moves down.
+"""A4 pages under construction: fonts, wrapped text, and a cursor that moves down.
 
-Lengths are points (1/72 inch) from the top left corner of the text area.
+Lengths are points (1/72 inch) from the top left corner of the page.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
+from fpdf import FPDF
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from rfdetr_repro.plots.style import BLACK, GREY, drawable, families
+from rfdetr_repro.plots.style import BLACK, GREY, LIGHT, drawable, families
 
-PAGE_IN = (8.27, 11.69)
-MARGIN_PT = 56.0
-WIDTH_PT = PAGE_IN[0] * 72 - 2 * MARGIN_PT
-BOTTOM_PT = 64.0  # footer below
-
-
-@functools.cache
-def _advance(letter: str, weight: str) -> float:
-    """Width of one letter in parts of the type size, measured large, where hinting does not
-    round.
-    """
-    width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(
-        letter * 10, FontProperties(family=list(families()), size=100, weight=weight), ismath=False
-    )
-    return width / 1000
+MARGIN = 56.0
+BOTTOM = 64.0  # the footer is below
+FONT = "DejaVu Sans"  # comes with matplotlib
+LEADING = 1.45  # height of a line in parts of the type size
 
 
-def text_width_pt(text: str, size: float, weight: str = "normal") -> float:
-    """Width in points of one line of text, without kerning (never too narrow)."""
-    return size * sum(_advance(letter, weight) for letter in drawable(text))
+class Pages(FPDF):
+    """A4 pages with a footer, and a cursor that moves down them."""
 
-
-def _pieces(line: str, width_pt: float, size: float, weight: str) -> list[str]:
-    """``line`` cut into pieces of at most ``width_pt``, each of at least one letter."""
-    pieces = []
-    start = 0
-    used = 0.0
-    for place, letter in enumerate(line):
-        used += _advance(letter, weight)
-        if size * used > width_pt and place > start:
-            pieces.append(line[start:place])
-            start = place
-            used = _advance(letter, weight)
-    return [*pieces, line[start:]]
-
-
-def wrap(text: str, width_pt: float, size: float, weight: str = "normal") -> list[str]:
-    """Lines of at most ``width_pt``; a word that is longer than a line is broken."""
-    lines = []
-    line = ""
-    for word in drawable(text).split():
-        if line and text_width_pt(f"{line} {word}", size, weight) > width_pt:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}" if line else word
-        *broken, line = _pieces(line, width_pt, size, weight)
-        lines += broken
-    return [*lines, line] if line else lines or [""]
-
-
-class Pages:
-    """Pages under construction and a cursor that moves down them."""
-
-    def __init__(self) -> None:
-        self.figures: list[Figure] = []
-        self.y_pt = 0.0
-        self.new_page()
-
-    def new_page(self) -> None:
-        figure = Figure(figsize=PAGE_IN, facecolor="white")
-        FigureCanvasAgg(figure)
-        self.figures.append(figure)
-        self.y_pt = MARGIN_PT
+    def __init__(self, footer: str = "") -> None:
+        super().__init__(unit="pt", format="A4")
+        self.set_margins(MARGIN, MARGIN, MARGIN)
+        self.set_auto_page_break(True, BOTTOM)
+        self.c_margin = 0
+        self.footer_text = footer
+        for weight, style in (("normal", ""), ("bold", "B")):
+            self.add_font(FONT, style, findfont(FontProperties(family=FONT, weight=weight)))
+        self.others = families()[1:]
+        for name in self.others:
+            self.add_font(name, "", findfont(FontProperties(family=name)))
+        self.set_font(FONT, size=9.2)
+        self.letters = frozenset(get_font(findfont(FontProperties(family=FONT))).get_charmap())
+        self.add_page()
 
     @property
-    def left_pt(self) -> float:
+    def left(self) -> float:
         """Height left on this page."""
-        return PAGE_IN[1] * 72 - BOTTOM_PT - self.y_pt
+        return float(self.page_break_trigger - self.y)
 
     @property
     def fresh(self) -> bool:
-        return self.y_pt == MARGIN_PT
+        """Whether nothing is on this page yet."""
+        return float(self.y) == MARGIN
 
-    def need(self, height_pt: float) -> None:
-        """Starts a new page unless ``height_pt`` still fits on this one."""
-        if height_pt > self.left_pt and not self.fresh:
-            self.new_page()
+    def need(self, height: float) -> None:
+        """Starts a new page unless ``height`` still fits on this one."""
+        if height > self.left and not self.fresh:
+            self.add_page()
 
-    def text(
-        self,
-        x_pt: float,
-        text: str,
-        size: float,
-        weight: str = "normal",
-        color: str = BLACK,
-        align: str = "left",
-    ) -> None:
-        """One line with its baseline ``size`` below the cursor; the cursor stays."""
-        x = (MARGIN_PT + x_pt) / (PAGE_IN[0] * 72)
-        y = 1 - (self.y_pt + size) / (PAGE_IN[1] * 72)
-        self.figures[-1].text(
-            x,
-            y,
-            drawable(text),
-            fontsize=size,
-            fontweight=weight,
-            color=color,
-            ha=align,
-            va="baseline",
-        )
+    def color(self, name: str) -> None:
+        """Colour, as "#RRGGBB", of what is written next."""
+        self.set_text_color(name)
 
-    def rule(self, x_pt: float, width_pt: float, color: str = GREY, thickness: float = 0.6) -> None:
+    def rule(self, width: float, color: str, thickness: float) -> None:
         """A horizontal line at the cursor."""
-        xs = [(MARGIN_PT + x) / (PAGE_IN[0] * 72) for x in (x_pt, x_pt + width_pt)]
-        y = 1 - self.y_pt / (PAGE_IN[1] * 72)
-        self.figures[-1].add_artist(Line2D(xs, [y, y], color=color, linewidth=thickness))
+        self.set_draw_color(color)
+        self.set_line_width(thickness)
+        self.line(self.l_margin, self.y, self.l_margin + width, self.y)
 
-    def area(
-        self, height_pt: float, width_pt: float = WIDTH_PT
-    ) -> tuple[float, float, float, float]:
-        """(left, bottom, width, height) in figure fractions of the area of this height below the
-        cursor.
+    def footer(self) -> None:
+        """A thin line, the number of the page and the footer's text, shortened to one line."""
+        self.set_y(-46)
+        self.rule(self.epw, LIGHT, 0.8)
+        self.set_y(-42)
+        self.set_font(FONT, size=6.8)
+        self.color(GREY)
+        self.cell(44, 10, f"{self.page_no()} / {{nb}}")
+        text = drawable(self.footer_text)
+        with self.script(text):
+            while text and self.get_string_width(text) > self.epw - 46:
+                text = f"{text[: int(0.95 * len(text)) - 1]}…"
+            self.cell(self.epw - 44, 10, text)
+
+    @contextmanager
+    def script(self, *texts: str) -> Iterator[None]:
+        """Within it, text with letters that DejaVu lacks is set in other fonts, and text of scripts
+        that join or order their letters is shaped.
         """
-        page_pt = (PAGE_IN[0] * 72, PAGE_IN[1] * 72)
-        bottom = 1 - (self.y_pt + height_pt) / page_pt[1]
-        return MARGIN_PT / page_pt[0], bottom, width_pt / page_pt[0], height_pt / page_pt[1]
+        rare = [text for text in texts if not self.plain(text)]
+        if rare:
+            self.set_fallback_fonts(self.others, exact_match=False)
+        if any(map(needs_shaping, rare)):
+            self.set_text_shaping(True)
+        try:
+            yield
+        finally:
+            self.set_fallback_fonts([])
+            self.set_text_shaping(False)
 
-    def lines(
-        self,
-        lines: Sequence[str],
-        size: float,
-        x_pt: float = 0.0,
-        weight: str = "normal",
-        color: str = BLACK,
+    def plain(self, text: str) -> bool:
+        """Whether DejaVu has all the letters, and one after the other is how they are written."""
+        if text.isascii():
+            return True
+        return self.letters.issuperset(map(ord, text)) and not needs_shaping(text)
+
+    def write_lines(
+        self, text: str, size: float, style: str = "", color: str = BLACK, align: str = "L"
     ) -> None:
-        """Lines one below the other, across pages."""
-        for line in lines:
-            self.need(1.45 * size)
-            self.text(x_pt, line, size, weight, color)
-            self.y_pt += 1.45 * size
+        """A text from the left margin, wrapped, across pages."""
+        text = drawable(text)
+        self.set_font(FONT, style, size)
+        self.color(color)
+        with self.script(text):
+            self.multi_cell(
+                self.epw, LEADING * size, text, align=align, new_x="LMARGIN", new_y="NEXT"
+            )
+
+    def height_of(self, text: str, size: float, width: float, style: str = "") -> float:
+        """Height of a text wrapped in ``width``."""
+        text = drawable(text)
+        self.set_font(FONT, style, size)
+        with self.script(text):
+            height = self.multi_cell(width, LEADING * size, text, dry_run=True, output="HEIGHT")
+        return cast("float", height)
+
+
+def needs_shaping(text: str) -> bool:
+    """Whether the text holds letters that are written from right to left or that combine."""
+    return any(
+        unicodedata.bidirectional(letter) in ("R", "AL", "AN")
+        or unicodedata.category(letter) in ("Mn", "Mc")
+        for letter in text
+    )

@@ -1,121 +1,223 @@
-"""Sets a document on A4 pages with matplotlib: text flow, wrapping by measured widths, tables,
-vector drawings.
+"""Writes a document as a PDF on A4 pages: text that can be searched and copied, an outline, links,
+tables whose head is repeated on each page, and drawings as vectors.
 
-Lengths are points (1/72 inch) from the top left corner of the text area. The same document gives
-the same bytes.
+Lengths are points (1/72 inch). The same document gives the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import html
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.image import imread
+from fpdf.svg import SVGObject
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
-from rfdetr_repro.plots.style import BLACK, BLUE, GREY, LIGHT, style
+from rfdetr_repro.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    WIDTH_IN,
+    drawable,
+    figure_bytes,
+    shortened,
+)
 from rfdetr_repro.spec.files import atomic_path
 
-from .blocks import Bullets, Document, Drawing, Facts, Grid, Heading, Paragraph, Picture, Title
-from .pages import BOTTOM_PT, MARGIN_PT, PAGE_IN, WIDTH_PT, Pages, text_width_pt, wrap
-from .pdf_table import draw_table
+from .blocks import (
+    Block,
+    Bullets,
+    Document,
+    Drawing,
+    Facts,
+    Grid,
+    Heading,
+    Paragraph,
+    Picture,
+    Title,
+)
+from .pages import FONT, LEADING, MARGIN, Pages
+from .pdf_table import draw_table, least_height
+
+SMALLEST = 0.84  # of its height that a drawing may have to stay on a page
+MOST_POINTS = 4_000  # a drawing of more is set as a picture, which readers show faster
+NO_DATE = datetime(1980, 1, 1, tzinfo=timezone.utc)  # of a run that tells no date
+
+
+class _Drawing(SVGObject):
+    """A drawing of matplotlib's: its groups are clipped, which fpdf2 does for paths alone."""
+
+    def build_group(self, group: Any, *args: Any, **kwargs: Any) -> Any:
+        built: Any = super().build_group(group, *args, **kwargs)
+        self.apply_clipping_path(built, group, None)
+        return built
 
 
 def _title(pages: Pages, block: Title) -> None:
-    pages.y_pt += 46
-    pages.lines(wrap(block.text, WIDTH_PT, 21, "bold"), 21, weight="bold")
-    pages.y_pt += 3
+    pages.y += 8
+    pages.write_lines(block.text, 21, "B")
+    pages.y += 3
     if block.subtitle:
-        pages.lines(wrap(block.subtitle, WIDTH_PT, 10.5), 10.5, color=GREY)
-    pages.y_pt += 8
-    pages.rule(0, WIDTH_PT, BLUE, 1.6)
-    pages.y_pt += 18
+        pages.write_lines(block.subtitle, 10.5, color=GREY)
+    pages.y += 8
+    pages.rule(pages.epw, BLUE, 1.6)
+    pages.y += 12
+
+
+def _contents(pages: Pages, headings: Sequence[tuple[str, int]]) -> None:
+    """The headings in one paragraph, each a link to its page."""
+    pages.set_font(FONT, size=8.0)
+    between = "  ·  "
+    for text, link in headings:
+        width = pages.get_string_width(text)
+        if pages.x > pages.l_margin:
+            if pages.x + pages.get_string_width(between) + width > pages.w - pages.r_margin:
+                pages.ln(12)
+            else:
+                pages.color(GREY)
+                pages.cell(pages.get_string_width(between), 12, between)
+        pages.color(BLUE)
+        pages.cell(width, 12, text, link=link)
+    pages.ln(20)
 
 
 def _heading(pages: Pages, block: Heading) -> None:
-    if block.new_page and not pages.fresh:
-        pages.new_page()
-    pages.need(90)  # never a heading alone at the foot of a page
-    pages.y_pt += 0 if pages.fresh else 12
-    pages.lines(wrap(block.text, WIDTH_PT, 12.5, "bold"), 12.5, weight="bold", color=BLUE)
-    pages.y_pt += 4
+    pages.y += 0 if pages.fresh else 12
+    pages.start_section(drawable(block.text))
+    pages.write_lines(block.text, 12.5, "B", BLUE)
+    pages.y += 4
 
 
 def _paragraph(pages: Pages, block: Paragraph) -> None:
-    size = 8.0 if block.quiet else 9.2
-    weight = "bold" if block.strong else "normal"
-    pages.lines(
-        wrap(block.text, WIDTH_PT, size, weight),
-        size,
-        weight=weight,
-        color=GREY if block.quiet else BLACK,
+    pages.write_lines(
+        block.text,
+        8.0 if block.quiet else 9.2,
+        "B" if block.strong else "",
+        GREY if block.quiet else BLACK,
     )
-    pages.y_pt += 6
+    pages.y += 6
 
 
 def _bullets(pages: Pages, block: Bullets) -> None:
     for item in block.items:
-        lines = wrap(item, WIDTH_PT - 12, 9.0)
-        pages.need(len(lines) * 13.1 if len(lines) < 6 else 13.1)
-        pages.text(1, "•", 9.0, color=BLUE)
-        pages.lines(lines, 9.0, x_pt=12)
-    pages.y_pt += 6
+        pages.need(min(pages.height_of(item, 9.0, pages.epw - 12), 5 * 13.1))
+        pages.set_font(FONT, size=9.0)
+        pages.color(BLUE)
+        pages.cell(12, 9.0 * LEADING, "•")
+        with _indented(pages, 12):
+            pages.write_lines(item, 9.0)
+    pages.y += 6
 
 
 def _facts(pages: Pages, block: Facts) -> None:
     if not block.pairs:
         return
-    column = min(0.45 * WIDTH_PT, 14 + max(text_width_pt(name, 9.0) for name, _ in block.pairs))
-    for name, value in block.pairs:
-        names = wrap(name, column - 10, 9.0)
-        values = wrap(value, WIDTH_PT - column, 9.0)
-        pages.need(13.1 * max(len(names), len(values)))
-        for index in range(max(len(names), len(values))):
-            pages.need(13.1)
-            pages.text(0, names[index] if index < len(names) else "", 9.0, color=GREY)
-            pages.text(column, values[index] if index < len(values) else "", 9.0)
-            pages.y_pt += 13.1
-    pages.y_pt += 6
+    pages.set_font(FONT, size=9.0)
+    names = [shortened(drawable(name), 80) for name, _ in block.pairs]
+    column = min(0.45 * pages.epw, 14 + max(map(pages.get_string_width, names)))
+    for name, (_, value) in zip(names, block.pairs, strict=True):
+        height = pages.height_of(name, 9.0, column - 10)
+        pages.need(max(height, min(pages.height_of(value, 9.0, pages.epw - column), 5 * 13.1)))
+        page, top = pages.page, pages.y
+        margin = pages.r_margin
+        pages.set_right_margin(pages.w - pages.l_margin - column + 10)
+        pages.write_lines(name, 9.0, color=GREY)
+        pages.set_right_margin(margin)
+        bottom = pages.y
+        pages.set_xy(pages.l_margin, top)
+        with _indented(pages, column):
+            pages.write_lines(value, 9.0)
+        if pages.page == page:
+            pages.y = max(pages.y, bottom)
+    pages.y += 6
 
 
-def _drawing(pages: Pages, block: Drawing) -> None:
-    height_pt = min(block.height_in * 72, PAGE_IN[1] * 72 - MARGIN_PT - BOTTOM_PT)
-    pages.need(height_pt)
-    left, bottom, width, height = pages.area(height_pt)
-    figure = pages.figures[-1]
-    grid = figure.add_gridspec(
-        3,
-        3,
-        left=0,
-        right=1,
-        bottom=0,
-        top=1,
-        wspace=0,
-        hspace=0,
-        width_ratios=(left, width, 1 - left - width),
-        height_ratios=(1 - bottom - height, height, bottom),
-    )
-    block.draw(figure.add_subfigure(grid[1, 1]))
-    pages.y_pt += height_pt + 6
-
-
-def _picture(pages: Pages, block: Picture) -> None:
-    pixels = imread(block.path)
-    height_pt = min(WIDTH_PT * pixels.shape[0] / pixels.shape[1], 0.55 * PAGE_IN[1] * 72)
-    width_pt = height_pt * pixels.shape[1] / pixels.shape[0]
-    pages.need(height_pt + 18)
-    axes = pages.figures[-1].add_axes(pages.area(height_pt, width_pt))
-    axes.imshow(pixels, aspect="auto", interpolation="none")
-    axes.axis("off")
-    pages.y_pt += height_pt + 3
-    if block.caption:
-        pages.lines(wrap(block.caption, WIDTH_PT, 8.0), 8.0, color=GREY)
-    pages.y_pt += 8
+@contextmanager
+def _indented(pages: Pages, by: float) -> Iterator[None]:
+    pages.set_left_margin(MARGIN + by)
+    pages.set_x(MARGIN + by)
+    try:
+        yield
+    finally:
+        pages.set_left_margin(MARGIN)
+        pages.set_x(MARGIN)
 
 
 def _grid(pages: Pages, block: Grid) -> None:
-    draw_table(pages, block.table, WIDTH_PT, text_width_pt, wrap)
+    draw_table(pages, block.table)
+
+
+def _drawing_height(pages: Pages, block: Drawing) -> float:
+    """Height of a drawing: its own, or a little less where that keeps it on this page."""
+    height = min(block.height_in * 72, pages.page_break_trigger - MARGIN)
+    return pages.left if SMALLEST * height <= pages.left < height else height
+
+
+def _drawing(pages: Pages, block: Drawing) -> None:
+    height = _drawing_height(pages, block)
+    pages.need(height)
+    scale = height / (block.height_in * 72)
+    width = scale * WIDTH_IN * 72
+    if _points(block.figure) > MOST_POINTS:
+        picture = io.BytesIO(figure_bytes(block.figure, ".png", dpi=300))
+        pages.image(picture, MARGIN, pages.y, width, height, alt_text=block.alt)
+    else:
+        _Drawing(_svg(pages, block, scale)).draw_to_page(pages, MARGIN, pages.y)
+    pages.y += height + 6
+
+
+def _points(figure: Figure) -> int:
+    """How many points the lines and clouds of a figure have."""
+    lines = sum(len(line.get_xdata()) for line in figure.findobj(Line2D))
+    clouds = figure.findobj(PathCollection)
+    return lines + sum(len(cloud.get_offsets()) for cloud in clouds)
+
+
+def _svg(pages: Pages, block: Drawing, scale: float) -> str:
+    """The drawing as fpdf2 reads it: in points; text in rare letters as outlines."""
+    svg = _scaled(figure_bytes(block.figure, ".svg", dpi=72).decode(), scale)
+    words = "".join(re.findall(r"<text[^>]*>([^<]*)", svg))
+    if not pages.plain(html.unescape(words)):
+        outlines = figure_bytes(block.figure, ".svg", dpi=72, outlines=True)
+        return _scaled(outlines.decode(), scale)
+    svg = re.sub(r"font-size: ([0-9.]+)px", r"font-size: \1pt", svg)
+    return re.sub(r"font-family: [^;\"]+", f"font-family: '{FONT}'", svg)
+
+
+def _scaled(svg: str, scale: float) -> str:
+    """The drawing in another size: the first two lengths are those of the whole."""
+    return re.sub(
+        r'(width|height)="([0-9.]+)pt"',
+        lambda found: f'{found[1]}="{scale * float(found[2]):g}pt"',
+        svg,
+        count=2,
+    )
+
+
+def _picture_size(pages: Pages, block: Picture) -> tuple[float, float]:
+    with Image.open(block.path) as image:
+        width, height = image.size
+    scale = min(pages.epw / width, 0.55 * pages.h / height)
+    return width * scale, height * scale
+
+
+def _picture(pages: Pages, block: Picture) -> None:
+    width, height = _picture_size(pages, block)
+    pages.need(_least(pages, block))
+    pages.image(block.path, MARGIN, pages.y, width, height, alt_text=block.caption or "picture")
+    pages.y += height + 3
+    if block.caption:
+        pages.write_lines(block.caption, 8.0, color=GREY)
+    pages.y += 8
 
 
 _WRITERS: dict[type, Callable[..., None]] = {
@@ -130,42 +232,53 @@ _WRITERS: dict[type, Callable[..., None]] = {
 }
 
 
+def _least(pages: Pages, block: Block | None) -> float:
+    """Height of what of a block must be on one page, with its caption or below its heading."""
+    if isinstance(block, Drawing):
+        return _drawing_height(pages, block)
+    if isinstance(block, Picture):
+        caption = pages.height_of(block.caption, 8.0, pages.epw) if block.caption else 0.0
+        return _picture_size(pages, block)[1] + 3 + min(caption, 0.3 * pages.h)
+    if isinstance(block, Grid):
+        return least_height(block.table)
+    return 40.0
+
+
 def write_pdf(document: Document, path: str | Path) -> Path:
     """Writes the document to ``path``, whole or not at all, and returns it."""
     path = Path(path)
-    metadata = {
-        "Title": document.title,
-        "Creator": "rfdetr_repro",
-        "Producer": "matplotlib",
-        "CreationDate": None,
-    }
-    with style(), atomic_path(path) as temporary:
-        pages = Pages()
+    pages = Pages(document.footer)
+    pages.set_title(drawable(document.title))
+    pages.set_lang("en")
+    pages.set_creator("rfdetr_repro")
+    pages.set_producer("fpdf2")
+    pages.set_creation_date(document.date or NO_DATE)
+    headings = [block for block in document.blocks if isinstance(block, Heading)]
+    links = {id(block): pages.add_link() for block in headings}
+    with _quiet():
         for block, following in zip(document.blocks, [*document.blocks[1:], None], strict=True):
-            # never a heading apart from its figure
-            if isinstance(block, Heading) and isinstance(following, Drawing):
-                pages.need(following.height_in * 72 + 48)
+            if isinstance(block, Heading):
+                if block.new_page and not pages.fresh:
+                    pages.add_page()
+                pages.need(40 + _least(pages, following))
+                pages.set_link(links[id(block)], y=pages.y, page=pages.page)
             _WRITERS[type(block)](pages, block)
-        _footers(pages, document.footer)
-        with PdfPages(temporary, metadata=metadata) as pdf:
-            for figure in pages.figures:
-                pdf.savefig(figure)
+            if isinstance(block, Title):
+                _contents(pages, [(drawable(each.text), links[id(each)]) for each in headings])
+    with _quiet(), atomic_path(path) as temporary:
+        pages.output(str(temporary))
     return path
 
 
-def _footers(pages: Pages, footer: str) -> None:
-    page_pt = (PAGE_IN[0] * 72, PAGE_IN[1] * 72)
-    for number, figure in enumerate(pages.figures, 1):
-        y = 38 / page_pt[1]
-        xs = [MARGIN_PT / page_pt[0], 1 - MARGIN_PT / page_pt[0]]
-        figure.add_artist(Line2D(xs, [y + 13 / page_pt[1]] * 2, color=LIGHT, linewidth=0.8))
-        figure.text(xs[0], y, _first_line(footer), fontsize=6.8, color=GREY)
-        figure.text(
-            xs[1], y, f"{number} / {len(pages.figures)}", fontsize=6.8, color=GREY, ha="right"
-        )
-
-
-def _first_line(footer: str) -> str:
-    """What of the footer fits beside the page number."""
-    first, *rest = wrap(footer, WIDTH_PT - 40, 6.8)
-    return f"{first} …" if rest else first
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the words of fpdf2 and fontTools on what of a drawing or a font they leave out."""
+    loggers = [logging.getLogger(name) for name in ("fpdf", "fontTools")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,59 +1,81 @@
-"""Tables on PDF pages: column widths from measured text, smaller type before wrapping, the head
-repeated on every page.
+"""Tables on PDF pages: column widths from measured text, smaller type before wrapping, and a head
+that is repeated on every page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
-from rfdetr_repro.plots.style import BLACK, GREY, LIGHT
-from rfdetr_repro.tables.format import Column, Table
+from fpdf.enums import TableBordersLayout, TableBorderStyle, TableCellStyle
+from fpdf.fonts import FontFace
+
+from rfdetr_repro.plots.style import BLACK, GREY, LIGHT, drawable, shortened
+from rfdetr_repro.tables.format import Table
 
 from .pages import Pages
 
-Width = Callable[[str, float, str], float]
-Wrap = Callable[..., list[str]]
-_GAP = 0.5  # free space at each side of a cell, in type sizes
+GAP = 0.5  # free space at each side of a cell, in type sizes
 SIZES = (8.0, 7.5, 7.0, 6.5, 6.0, 5.6)
+LETTER = 0.65  # width of a letter in type sizes, rather too wide
+MOST_LINES = 40  # of a cell
+MOST_LETTERS = 400  # of a cell; the HTML page holds the whole text
 
 
-def draw_table(pages: Pages, table: Table, width_pt: float, measure: Width, wrap: Wrap) -> None:
+def least_height(table: Table) -> float:
+    """Height of the title, the head and the first rows, which are not set apart."""
+    return 110.0 if len(table.rows) > 2 else 80.0
+
+
+def draw_table(pages: Pages, table: Table) -> None:
     """Title, head, rows and notes at the cursor.
 
     A table that does not fit at the smallest size is cut between groups of columns; what then still
     does not fit is wrapped.
     """
-    pieces = parts(table, width_pt, measure)
-    if len(pieces) > 1:
-        for piece in pieces:
-            draw_table(pages, piece, width_pt, measure, wrap)
-        return
-    size, widths = fit(table, width_pt, measure)
-    sheet = _Sheet(pages, table, size, widths, measure, wrap)
-    pages.need(110)
-    pages.lines(wrap(table.title, width_pt, 8.6, "bold"), 8.6, weight="bold")
-    pages.y_pt += 3
-    sheet.head()
-    before = ""
-    for row, section in zip(table.rows, table.sections, strict=True):
-        if section and section != before:
-            sheet.section(section)
-        before = section
-        sheet.row(table.line(row))
-    pages.rule(0, sum(widths), GREY)
-    pages.y_pt += 4
-    for note in table.notes:
-        pages.lines(wrap(note, width_pt, 7.0), 7.0, color=GREY)
-    pages.y_pt += 8
+    for piece in parts(table, pages.epw, natural_widths(pages, table)):
+        _draw_piece(pages, piece)
 
 
-def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
+def natural_widths(pages: Pages, table: Table) -> list[float]:
+    """Widths of the columns at a type size of one point: the widest cell or the longest word of the
+    label, and padding.
+    """
+    lines = [list(map(_text, table.line(row))) for row in table.rows]
+    pages.set_font(pages.font_family, "B", 10)
+    heads = []
+    for column in table.columns:
+        words = [pages.get_string_width(word) for word in drawable(column.label).split()]
+        neighbours = sum(other.group == column.group for other in table.columns)
+        group = pages.get_string_width(drawable(column.group)) / neighbours
+        heads.append(max([group, *words]))
+    pages.set_font(pages.font_family, "", 10)
+    cells = [dict.fromkeys(column) for column in zip(*lines, strict=True)] or [{}] * len(heads)
+    widths = []
+    for head, texts in zip(heads, cells, strict=True):
+        with pages.script(*texts):
+            widths.append(max([head, *map(pages.get_string_width, texts)]) / 10 + 2 * GAP + 0.05)
+    return widths
+
+
+def _text(text: str) -> str:
+    return drawable(shortened(text, MOST_LETTERS))
+
+
+def _in_column(text: str, width: float, size: float, lines: int) -> str:
+    """The text, shortened so that its cell is no higher than about so many lines."""
+    most = max(4, int(lines * (width - 2 * GAP * size) / (LETTER * size)))
+    return drawable(shortened(text, min(most, MOST_LETTERS)))
+
+
+def parts(table: Table, width: float, natural: Sequence[float]) -> list[Table]:
     """The table itself where it fits; else tables of as many of its column groups as fit, each with
     the leading columns.
+
+    ``natural`` holds the widths of the columns at one point.
     """
-    widths = [_natural(table, index, SIZES[-1], measure) for index in range(len(table.columns))]
-    if sum(widths) <= width_pt:
+    widths = [SIZES[-1] * each for each in natural]
+    if sum(widths) <= width:
         return [table]
     runs = [
         [index for index, _ in run]
@@ -63,7 +85,7 @@ def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
     rest = runs[1:] if lead else runs
     chosen: list[list[int]] = []
     for run in rest:
-        if chosen and sum(widths[index] for index in [*lead, *chosen[-1], *run]) <= width_pt:
+        if chosen and sum(widths[index] for index in [*lead, *chosen[-1], *run]) <= width:
             chosen[-1] = [*chosen[-1], *run]
         else:
             chosen.append(list(run))
@@ -78,118 +100,108 @@ def parts(table: Table, width_pt: float, measure: Width) -> list[Table]:
     return pieces
 
 
-def fit(table: Table, width_pt: float, measure: Width) -> tuple[float, list[float]]:
-    """The largest type size at which the table fits and its column widths; at the smallest, the
-    widest text columns give way.
+def fit(natural: Sequence[float], width: float) -> tuple[float, list[float]]:
+    """The largest type size at which the columns fit, and their widths; at the smallest, the widest
+    columns give way.
     """
     for size in SIZES:
-        widths = [_natural(table, index, size, measure) for index in range(len(table.columns))]
-        if sum(widths) <= width_pt:
+        widths = [size * each for each in natural]
+        if sum(widths) <= width:
             return size, widths
-    excess = sum(widths) - width_pt
-    widest = max(range(len(widths)), key=widths.__getitem__)
-    widths[widest] = max(40.0, widths[widest] - excess)
-    return size, widths
+    return size, _narrowed(widths, width)
 
 
-def _natural(table: Table, index: int, size: float, measure: Width) -> float:
-    """Width of a column: its widest cell or the longest word of its label, and padding."""
-    column = table.columns[index]
-    texts = [table.line(row)[index] for row in table.rows]
-    words = max((measure(word, size, "bold") for word in column.label.split()), default=0.0)
-    neighbours = sum(other.group == column.group for other in table.columns)
-    group = measure(column.group, size, "bold") / neighbours if column.group else 0.0
-    return max([words, group, *(measure(text, size, "normal") for text in texts)]) + 2 * _GAP * size
+def _narrowed(widths: Sequence[float], width: float) -> list[float]:
+    """The widths, none above the one limit at which they fit."""
+    low, high = 0.0, max(widths)
+    while high - low > 0.01:
+        limit = (low + high) / 2
+        if sum(min(limit, each) for each in widths) <= width:
+            low = limit
+        else:
+            high = limit
+    return [min(low, each) for each in widths]
 
 
-def _indent(index: int, size: float) -> float:
-    """The first column stands flush with the text."""
-    return _GAP * size if index else 0.0
+class _Rules(TableBordersLayout):
+    """Lines above and below the head, below each group of columns, and below the last row."""
 
+    def __init__(self, groups: Sequence[str]) -> None:
+        self.groups = groups
 
-class _Sheet:
-    """The table being set: knows its columns' places and repeats its head after a page break."""
-
-    def __init__(
+    def cell_style_getter(
         self,
-        pages: Pages,
-        table: Table,
-        size: float,
-        widths: Sequence[float],
-        measure: Width,
-        wrap: Wrap,
-    ) -> None:
-        self.pages = pages
-        self.table = table
-        self.size = size
-        self.widths = widths
-        self.measure = measure
-        self.wrap = wrap
-        self.starts = [sum(widths[:index]) for index in range(len(widths))]
-        self.line_pt = 1.5 * size
+        row_idx: int,
+        col_idx: int,
+        col_pos: int,
+        num_heading_rows: int,
+        num_rows: int,
+        num_col_idx: int,
+        num_col_pos: int,
+    ) -> TableCellStyle:
+        line = TableBorderStyle(thickness=0.6, color=_rgb(GREY))
+        bottom: bool | TableBorderStyle = False
+        if row_idx in (num_heading_rows - 1, num_rows - 1):
+            bottom = line
+        elif row_idx < num_heading_rows and self.groups[col_pos]:
+            bottom = TableBorderStyle(thickness=0.8, color=_rgb(LIGHT))
+        return TableCellStyle(top=line if row_idx == 0 else False, bottom=bottom)
 
-    def _cell(self, index: int, text: str, weight: str = "normal", color: str = BLACK) -> None:
-        right = self.table.columns[index].right
-        x = self.starts[index] + (
-            self.widths[index] - _GAP * self.size if right else _indent(index, self.size)
-        )
-        self.pages.text(x, text, self.size, weight, color, "right" if right else "left")
 
-    def head(self) -> None:
-        columns = self.table.columns
-        self.pages.rule(0, sum(self.widths), GREY)
-        self.pages.y_pt += 2
-        if any(column.group for column in columns):
-            self._groups(columns)
-        labels = [
-            self.wrap(column.label, self.widths[i] - 0.5 * self.size, self.size, "bold")
-            for i, column in enumerate(columns)
-        ]
-        height = max(map(len, labels))
-        for line in range(height):
-            for index, label in enumerate(labels):
-                place = line - (height - len(label))  # labels sit on the rule below them
-                self._cell(index, label[place] if place >= 0 else "", "bold")
-            self.pages.y_pt += 1.25 * self.size
-        self.pages.y_pt += 3
-        self.pages.rule(0, sum(self.widths), GREY)
-        self.pages.y_pt += 2
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = (int(color[start : start + 2], 16) for start in (1, 3, 5))
+    return red, green, blue
 
-    def _groups(self, columns: Sequence[Column]) -> None:
-        start = 0
-        for index in range(1, len(columns) + 1):
-            if index == len(columns) or columns[index].group != columns[start].group:
-                if columns[start].group:
-                    left = self.starts[start] + 0.4 * self.size
-                    right = self.starts[index - 1] + self.widths[index - 1] - 0.4 * self.size
-                    self.pages.text(
-                        (left + right) / 2, columns[start].group, self.size, "bold", GREY, "center"
-                    )
-                    self.pages.y_pt += 1.4 * self.size
-                    self.pages.rule(left, right - left, LIGHT, 0.8)
-                    self.pages.y_pt -= 1.4 * self.size
-                start = index
-        self.pages.y_pt += 1.55 * self.size
 
-    def _room(self, height_pt: float) -> None:
-        if height_pt > self.pages.left_pt:
-            self.pages.new_page()
-            self.head()
-
-    def section(self, text: str) -> None:
-        self._room(2.4 * self.line_pt)
-        self.pages.text(0, text, self.size, "bold", GREY)
-        self.pages.y_pt += self.line_pt
-
-    def row(self, texts: Sequence[str]) -> None:
-        cells = [
-            self.wrap(text, self.widths[i] - 0.4 * self.size, self.size) if text else [""]
-            for i, text in enumerate(texts)
-        ]
-        height = max(map(len, cells))
-        self._room(height * self.line_pt)
-        for line in range(height):
-            for index, cell in enumerate(cells):
-                if line < len(cell) and cell[line]:
-                    self._cell(index, cell[line])
-            self.pages.y_pt += self.line_pt
+def _draw_piece(pages: Pages, table: Table) -> None:
+    size, widths = fit(natural_widths(pages, table), pages.epw)
+    pages.need(least_height(table))
+    if table.title:
+        pages.start_section(drawable(table.title), level=1, strict=False)
+        pages.write_lines(table.title, 8.6, "B")
+        pages.y += 3
+    lines = [
+        [_in_column(text, width, size, MOST_LINES) for text, width in zip(row, widths, strict=True)]
+        for row in map(table.line, table.rows)
+    ]
+    heads = [
+        _in_column(column.label, width, size, MOST_LINES // 2)
+        for column, width in zip(table.columns, widths, strict=True)
+    ]
+    groups = [drawable(column.group) for column in table.columns]
+    align = ["R" if column.right else "L" for column in table.columns]
+    pages.set_font(pages.font_family, "", size)
+    pages.color(BLACK)
+    grouped = any(groups)
+    pad = (0.1 * size, GAP * size, 0.1 * size, GAP * size)
+    with (
+        pages.script(*heads, *groups, *table.sections, *(text for line in lines for text in line)),
+        pages.table(
+            align="L",
+            v_align="T",
+            width=sum(widths),
+            col_widths=widths,
+            borders_layout=_Rules(groups),
+            headings_style=FontFace(emphasis="B"),
+            line_height=1.3 * size,
+            padding=pad,
+            text_align=align,
+            num_heading_rows=2 if grouped else 1,
+        ) as sheet,
+    ):
+        if grouped:
+            row = sheet.row()
+            for group, run in groupby(groups):
+                row.cell(group, colspan=len(list(run)), align="C", style=FontFace(color=_rgb(GREY)))
+        sheet.row(heads, v_align="B")
+        before = ""
+        for line, section in zip(lines, table.sections, strict=True):
+            if section and section != before:
+                bold = FontFace(emphasis="B", color=_rgb(GREY))
+                sheet.row().cell(_text(section), colspan=len(widths), align="L", style=bold)
+            before = section
+            sheet.row(line)
+    pages.y += 4
+    for note in table.notes:
+        pages.write_lines(note, 7.0, color=GREY)
+    pages.y += 8

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import product
 
@@ -152,7 +152,8 @@ class Arch:
         """Field -> value, without the width of a square. This is what ids hash, so squares keep the
         ids that they had before rectangles existed.
         """
-        return {name: value for name, value in asdict(self).items() if name != "width" or value}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if name != "width" or value}
 
     @classmethod
     def parse(cls, key: str) -> Arch:
