@@ -26,7 +26,7 @@ from .run import Run
 
 NAMED = 4  # names in one list
 Rated = tuple[Confirmed, ScoredRecord]  # a file, and its AP on val
-TOLD_BY_KIND = ("search", "protocol", "cost", MEAN)  # sources with sentences of their own
+TOLD_BY_KIND = ("search", "protocol", "engine", "cost", MEAN)  # sources with sentences of their own
 
 
 def about(run: Run) -> str:
@@ -221,6 +221,7 @@ def _after(records: Sequence[Record]) -> list[str]:
 def _other(records: Sequence[Record]) -> list[str]:
     means = sum(record.source == MEAN for record in records)
     counts = sum(record.source == "cost" for record in records)
+    engines = sum(record.source == "engine" for record in records)
     published = sum(record.published is not None for record in records)
     others = Counter(
         record.source
@@ -232,6 +233,12 @@ def _other(records: Sequence[Record]) -> list[str]:
         f"{source}."
         for source, number in sorted(others.items())
     ]
+    if engines:
+        verb = "holds the latency" if engines == 1 else "hold latencies"
+        sentences.append(
+            f"{_count(engines, 'Record')} {verb} of {'an engine' if engines == 1 else 'engines'} "
+            f"measured for the latency model."
+        )
     if means:
         verb = "is a mean" if means == 1 else "are means"
         sentences.append(f"{_count(means, 'Record')} {verb} over several data sets.")
