@@ -3,6 +3,22 @@
 // Bilinear values are convex combinations of four source pixels, so between four positive pixels all outputs are set, and between
 // four others no output is set: only cells on an outline are computed. No enlarged map is stored. This file uses neither PyTorch
 // nor NumPy.
+//
+// Layout: a cell lies between two neighbouring rows and columns of the map; first[] of an axis says which outputs lie in a cell.
+//
+//   logits (h, w) float, row by row                 outputs (H, W) of the image
+//                                                           across.first[c]      across.first[c + 1]
+//     column c   c + 1                                             |                    |
+//        + a ----- b +      row r         down.first[r]     -------+--------------------+
+//        |   cell    |                                             | all set, all unset,|
+//        + c ----- d +      row r + 1                              | or computed        |
+//                                         down.first[r + 1] -------+--------------------+
+//
+//   kind_ (h, w) bytes: positive, not positive, or to be computed; a cell whose four corners are alike is filled as a segment.
+//
+// bitmap and bits, loops: row r of cells > cells of the row into segments > output rows of r (values_, W bytes, computed only in
+// mixed segments, else copied from the row above) > x. bits packs 8 neighbouring bytes into one, the left pixel in bit 0.
+// runs, loops: output column x, as COCO counts > segments down the column, made once per column of cells > y.
 #pragma once
 
 #include <stdint.h>

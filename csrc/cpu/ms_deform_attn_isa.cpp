@@ -3,6 +3,36 @@
 // Forward: query by query. The samples of a query are located together, then each head gathers its channels in registers.
 // Backward: head by head. A task owns one head of one image: its gradient is summed in a buffer that fits the cache, queries are
 // visited in order, and there are no atomics. So no result depends on the number of threads.
+//
+// Layout, for heads M, channels D, row = M * D; L = kLanes numbers of a vector register, S = levels * points samples of a head:
+//
+//   value (batch, pixels, M, D)
+//     pixel s     | head 0: D | head 1: D | ... |     <- row ->
+//     pixel s + 1 | head 0: D | ...
+//
+//   points (batch, queries, M, S, 2), weights (batch, queries, M, S): those of the heads of a round follow each other, and
+//   Samples<A> turns them into columns, one entry per (head, sample), L entries to a register (see samples.h):
+//
+//     j            0 ... S-1 | S ... 2S-1 | ...  | padded up to a multiple of L
+//     x, y, share  head m    | head m + 1 | ...
+//     offset[4], weight[4]   the four corners: top left, top right, bottom left, bottom right
+//
+// forward: a thread owns the queries begin..end. Loops: query > round of heads > (locate all of its samples, L at a time) >
+// head > sample > 4 corners > D / L registers:
+//
+//     total    [ part 0: lanes 0..L-1 ][ part 1 ] ... [ part D/L - 1 ]   += weight[k][j] * value[offset[k][j] + part * L ...]
+//     output   (batch, queries, M, D): the D numbers of a head, stored once
+//
+//   offset counts rows of D channels: (pixel * M) * D from the head's own first channel, because value is read in place.
+//
+// backward: a thread owns the heads begin..end of (batch, M), some of one image at a time (`together`). Loops: heads > query, in
+// order > head > sample > 4 corners > D / L registers:
+//
+//     grad, one row of together * D sums per pixel (`sums` for 16-bit values, the result itself otherwise)
+//       pixel s     | head m: D | head m + 1: D | ... |       <- pitch ->
+//     dot[k][j] = upstream . value at corner k of sample j: lanes of the four corners are summed together at the end
+//
+//   d points and d weights (as points and weights) come from dot after each query, by columns again.
 #include <new>
 
 #include "samples.h"

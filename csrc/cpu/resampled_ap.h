@@ -2,6 +2,18 @@
 //
 // Only detections that match an object raise recall, and precision falls between two of them. So one pass over all detections
 // counts the detections so far, and everything else is computed at the matches alone, for all resamples at once.
+//
+// Layout: B resamples are the inner, contiguous axis of everything, so each step is a loop over B floats that vectorises.
+//
+//   detections of one class, by falling score        weights (images, B)
+//     row   image  accepted  ignored                      image 0 | w w w ... w |
+//      0      4    bits of   bits of                      image 1 | w w w ... w |   <- row `image` is added to a total
+//      1      2    10 IoU    10 IoU                       ...
+//      2      4    thresholds                             found_, seen_, reached_, ignored_ (B): running totals
+//
+//   matched_: rows that match at any wanted threshold     seen_at_, precision_, gain_ (matches, B): one row per match
+//
+// Loops: class (the caller) > count_seen once > thresholds > matches by rank (totals) > B; then matches backwards (envelope) > B.
 #pragma once
 
 #include <algorithm>

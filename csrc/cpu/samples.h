@@ -1,4 +1,15 @@
 // The samples of a few heads of one query as a structure of arrays, located all at once.
+//
+// Layout: sample j = set * S + level * points + point, where a set is one head and S = levels * points. Every member is a row of
+// kMaxSamples numbers, so that kLanes samples that follow each other fill one vector register:
+//
+//     j           0    1   ... kLanes-1 | kLanes ...            | count-1 |  up to a multiple of kLanes: nowhere, share 0
+//     x, y        [      register       ][      register       ]
+//     share       [      register       ] ...
+//     offset[k]   [      register       ] ...    k = 0..3: corners top left, top right, bottom left, bottom right
+//     weight[k]   [      register       ] ...
+//
+//   memory of a call:  points | x0 y0 x1 y1 ... |  ->  x | x0 x1 ... |, y | y0 y1 ... |     (read)
 #pragma once
 
 #include "isa.h"

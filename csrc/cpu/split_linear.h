@@ -3,8 +3,25 @@
 // Part 0 is bfloat16(x), part 1 the bfloat16 of the remainder, part 2 the bfloat16 of the remainder after part 1: three parts are
 // x to the last bit, two keep 16 bits of its mantissa. Products of parts that are too small for a float32 result (with two parts:
 // for 16 bits) are left out: 6 of 9 (3 of 4) remain. They are summed in float32, in the tile registers.
-// Tiles are 16 rows of 64 bytes. Rows are laid out as [16 rows][32 inputs][part], weights as [32 outputs][32 inputs][part][16
-// outputs], so that each tile is one contiguous KiB.
+//
+// Layout: a tile is 16 rows of 64 bytes, which are 16 x 32 bfloat16 (operands) or 16 x 16 float32 (sums), one contiguous KiB.
+// P = 2 or 3 parts.
+//
+//   packed x       [16 rows of x] > [32 inputs] > [part]                  one tile each:
+//                    row 0    | x(0, k) ... x(0, k + 31)  |                 32 inputs of a row are one row of the tile
+//                    row 15   | x(15, k) ...              |
+//
+//   packed weight  [32 outputs] > [32 inputs] > [part] > [16 outputs]     one tile each:
+//                    pair 0   | w(n, k)     w(n, k + 1)     w(n + 1, k)     w(n + 1, k + 1)     ... 16 outputs |
+//                    pair 15  | w(n, k + 30) w(n, k + 31)   ...                                               |
+//
+//   tile registers         outputs 0..15 (6)   outputs 16..31 (7)        each product adds 32 inputs:
+//     rows  0..15 (4)         sums 0               sums 1                  sums(row, n) += sum over the 16 pairs of
+//     rows 16..31 (5)         sums 2               sums 3                  x(row, 2p) w(n, 2p) + x(row, 2p + 1) w(n, 2p + 1)
+//
+//   sums           (32 rows, 32 outputs) float32, stored after each chunk of kInputs inputs, where the next chunk goes on
+//
+// Loops of a task (some rows of x): kInputs inputs > 32 outputs > two tiles of rows > 32 inputs > products of parts.
 #pragma once
 
 #include <algorithm>

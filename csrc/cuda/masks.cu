@@ -1,5 +1,18 @@
 // CUDA kernel of rfdetr::masks_from_logits: bilinear (align_corners=false), then > 0. A thread computes eight neighbouring pixels
 // and writes them as eight bytes or as one, so that neighbouring threads write neighbouring bytes; the map comes from the cache.
+//
+// Layout, for K masks, G = ceil(out_width / 8) groups of a row:
+//
+//   logits (K, height, width) float            out (K, out_height, row) bytes, row = out_width, or G if packed
+//                                                 item = (k * out_height + y) * G + group
+//       low  high      <- columns of pixel x      y  | group 0          | group 1          | ... | group G-1 (maybe cut) |
+//     +----+----+  row.low  (upper)                  | x = 0 1 ...    7 | x = 8 9 ...   15 |
+//     | a    b  |                                      thread item        thread item + 1
+//     +----+----+  row.high (lower)               packed: bit i of the group's one byte is pixel 8 * group + i
+//     | c    d  |                                 else:   byte i of the group's eight
+//
+// Loops of a thread: items (grid stride) > the 8 pixels of its group. The two rows are found once per item, the two columns per
+// pixel; neighbouring threads read the same or neighbouring logits.
 #include "masks.cuh"
 
 #ifdef __CUDACC__

@@ -2,6 +2,26 @@
 //
 // One thread per 16 bytes of output channels of one (batch, query, head); neighbouring threads read neighbouring channels of the
 // same pixel. Locations from boxes and the softmax are computed on use.
+//
+// Layout, for heads M and channels D. V numbers of type T fill 16 bytes (V is 1 where D or a pointer is not aligned to that), and
+// a head has P = D / V packs; with D = 32 in float32, V is 4 and P is 8.
+//
+//   output (batch, queries, M, D)          slot = (b * queries + q) * M + m
+//                 |<------------ slot: D channels ----------->|<-- slot + 1 ...
+//                 | pack 0 | pack 1 | ...           | pack P-1 | pack 0 |
+//   item (thread)   slot*P   slot*P+1                 slot*P+P-1
+//
+//   value (batch, pixels, M, D)            row = M * D numbers from pixel to pixel
+//     pixel s     | head 0: D  | head 1: D  | ...  | head M-1: D |
+//                              [pack]<- thread (m = 1, channel = 0) reads 16 bytes here, its neighbour the 16 bytes behind
+//     pixel s + 1 | ...        [pack]      top left, top right; bottom left, bottom right: four pixels of each sample
+//
+//   points  (batch, queries, M, levels, points, 2)  | x y | x y | ...   the P threads of a slot read the same numbers
+//   weights (batch, queries, M, levels, points)     |  w  |  w  | ...   (a broadcast within the warp)
+//
+// Loops of a thread, outermost first: items (grid stride) > levels > points > 4 corners > V channels in registers (total[V]).
+// No shared memory, no communication between threads; each item is written once.
+//
 // tests/ops/test_cuda_compile.py also compiles this text for the host, where a launch is a plain loop.
 #include "device.cuh"
 

@@ -5,6 +5,32 @@
 // channels, chunk of queries), and flushed once: global atomics shrink from samples x 4 to pixels per chunk. Sums are float32 or
 // float64, never 16-bit, because 16-bit sums lose small terms. In the deterministic form every sum has one owner, which visits
 // the queries in order.
+//
+// Layout, for heads M, channels D; value and its gradient (batch, pixels, M, D), upstream (batch, queries, M, D):
+//
+// samples_kernel: one thread per slot = (b, q, m); it owns every number that it writes, so nothing is zeroed before.
+//
+//   d points  (slots, samples, 2)  thread slot -> | x y | x y | ... |      samples = levels * points
+//   d weights (slots, samples)     thread slot -> |  w  |  w  | ... |
+//   Loops: samples > 4 corners > D channels in packs of V (16 bytes): dot = upstream . value at the corner, in a register.
+//
+// phased_kernel and value_kernel: gradient of value. A block has one Share (b, m, slice of channels, chunk of queries):
+//
+//   blockIdx.x = ((b * M + m) * slices + s) * chunks + c            slices = D / slice, chunks = ceil(queries / chunk)
+//
+//   sums, shared memory (pixels, slice)       lane = threadIdx.x % slice, group = threadIdx.x / slice
+//     pixel 0 | lane 0 | lane 1 | ... | lane slice-1 |
+//     pixel 1 | lane 0 | ...                          group g takes the samples g, g + groups, ... of the chunk, and for each
+//     ...                                             of its 4 corners its lanes add one channel each (atomicAdd in shared)
+//
+//   phase 0: zero the sums | barrier | phase 1: add the samples | barrier | phase 2: flush to the result by global atomicAdd
+//
+//   Where (pixels, slice) does not fit shared memory, value_kernel<T, false> adds straight to the result. Deterministic,
+//   value_kernel<T, true>: chunk = queries, slice * kOwners threads; all groups walk all samples, and group g adds only to the
+//   pixels with pixel % groups == g:
+//
+//     pixel    0    1    2   ...  15   16   17 ...
+//     group    0    1    2   ...  15    0    1 ...        (kOwners = 16)
 #include "device.cuh"
 
 #ifdef __CUDACC__
