@@ -35,7 +35,7 @@ from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.search.cluster.pool import LocalPool
 from rfdetr_repro.search.cluster.ray_pool import RayPool
-from rfdetr_repro.search.shared import by_backbone, shared_detections
+from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.presets import PICO, PICO_SPACE

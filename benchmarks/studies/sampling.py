@@ -26,8 +26,7 @@ from benchmarks.studies.race import hypervolume, known
 from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
 from rfdetr_repro.model.checkpoints.native import load_supernet
-from rfdetr_repro.search.evaluation import GroupEvaluation
-from rfdetr_repro.search.shared import by_backbone
+from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import write_atomic

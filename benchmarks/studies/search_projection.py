@@ -25,9 +25,9 @@ from benchmarks.studies.coco_data import make_detections, make_split
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.paper.published import published_rows
 from rfdetr_repro.search.engines import Fit
+from rfdetr_repro.search.evaluation import by_backbone
 from rfdetr_repro.search.plan import Job, decisions_s, group_flops
 from rfdetr_repro.search.race import Rules
-from rfdetr_repro.search.shared import by_backbone
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.spec.flops import total_flops

@@ -27,7 +27,7 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.evaluation.coco import ImageDetections
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.model.detector import Detector
-from rfdetr_repro.search.shared import shared_detections
+from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET

@@ -13,8 +13,7 @@ import numpy as np
 
 from rfdetr_repro.data.annotations import ImageKey
 from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.data.letterbox import Letterbox
-from rfdetr_repro.data.network_input import network_input
+from rfdetr_repro.data.network_input import Letterbox, network_input
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
 from rfdetr_repro.evaluation.matches import measured
 from rfdetr_repro.export.artifact import Artifact

@@ -136,7 +136,9 @@ class BuildLoop:
         self.clock = clock
         self.timer = timer
         self.watch = watch
-        self.rests, self.rests_taken, self.rested_s = rests or Rests(), 0, 0.0
+        self.rests = rests or Rests()
+        self.rests_taken = 0
+        self.rested_s = 0.0
         self.rule = StopRule.of(protocol)
         self.samples_ms: list[float] = []
         self.gpu_ms: list[float] = []

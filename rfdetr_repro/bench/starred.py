@@ -75,7 +75,9 @@ class ModuleSession(Session):
         recipe = json.loads(content_of(artifact, FORMAT))
         device = choose_device()
         module = catalog.module(recipe["model"], recipe["form"])
-        self.manifest, self._module, self._threads = artifact.manifest, module.to(device), threads
+        self.manifest = artifact.manifest
+        self._module = module.to(device)
+        self._threads = threads
         self._mean, self._std = (
             torch.tensor(values, device=device).reshape(1, 3, 1, 1) for values in (MEAN, STD)
         )

@@ -328,7 +328,8 @@ def _box_of_mask(segmentations: Segmentations, row: int) -> tuple[float, ...] | 
         if not numbers or None in numbers:
             return None
         points = np.array(numbers, dtype=np.float64).reshape(-1, 2)
-        (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
+        left, top = points.min(0).tolist()
+        right, bottom = points.max(0).tolist()
         return left, top, right - left, bottom - top
     return rle_bounds(value)
 

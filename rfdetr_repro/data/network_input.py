@@ -8,7 +8,8 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,8 +18,6 @@ from PIL import Image
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX, PLAIN, PLAIN_LETTERBOX
 
-from .letterbox import Letterbox
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,6 +25,8 @@ Images = TypeVar("Images", "np.ndarray", "Tensor")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = 114
+Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 class View(NamedTuple):
@@ -146,3 +147,70 @@ def _nearest(side: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         np.minimum(first + 1, side - 1),
         (centre - first.astype(np.float32)).astype(np.float32),
     )
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """The place of a picture of ``image_hw`` px in an input of ``input_hw`` px that keeps the
+    aspect ratio and fills the rest with grey (YOLO's convention).
+
+    Scale and borders are rounded as the vendors round: the scaled picture to whole pixels, the left
+    and upper border down at a half.
+    """
+
+    image_hw: tuple[int, int]
+    input_hw: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Factor from pixels of the picture to pixels of the input."""
+        return min(size / side for size, side in zip(self.input_hw, self.image_hw, strict=True))
+
+    @property
+    def scaled_hw(self) -> tuple[int, int]:
+        """(height, width) in px of the scaled picture."""
+        height, width = (max(1, round(side * self.scale)) for side in self.image_hw)
+        return height, width
+
+    @property
+    def top_left(self) -> tuple[int, int]:
+        """Rows above and columns left of the picture."""
+        top, left = (
+            round((size - side) / 2 - 0.1)
+            for size, side in zip(self.input_hw, self.scaled_hw, strict=True)
+        )
+        return top, left
+
+    def picture(self, image: np.ndarray, resize: Resize) -> np.ndarray:
+        """uint8 (H, W, 3) -> (*input_hw, 3) in 0..255, of the type that ``resize`` returns."""
+        fitted = resize(image, self.scaled_hw)
+        canvas = np.full((*self.input_hw, 3), GREY, dtype=fitted.dtype)
+        top, left = self.top_left
+        height, width = self.scaled_hw
+        canvas[top : top + height, left : left + width] = fitted
+        return canvas
+
+    def boxes_of_picture(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """float32 (k, 4) in 0..1 of the input -> in 0..1 of the picture, not clipped."""
+        height, width = self.input_hw
+        top, left = self.top_left
+        image_h, image_w = self.image_hw
+        scaled = boxes_xyxy * np.array([width, height] * 2, np.float32) - np.array(
+            [left, top] * 2, np.float32
+        )
+        return (
+            scaled / (np.float32(self.scale) * np.array([image_w, image_h] * 2, np.float32))
+        ).astype(np.float32)
+
+    def masks_of_picture(self, masks: np.ndarray) -> np.ndarray:
+        """(k, h, w) maps of the input -> the part that shows the picture, cut at whole cells."""
+        rows, columns = (
+            slice(
+                round(start * cells / size),
+                max(round((start + side) * cells / size), round(start * cells / size) + 1),
+            )
+            for start, side, cells, size in zip(
+                self.top_left, self.scaled_hw, masks.shape[1:], self.input_hw, strict=True
+            )
+        )
+        return np.ascontiguousarray(masks[:, rows, columns])

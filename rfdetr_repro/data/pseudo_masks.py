@@ -86,7 +86,8 @@ class Sam2:
             raise InputError(
                 f"cannot load SAM 2: {str(error).splitlines()[0]}", folder, "save the model again"
             ) from error
-        self.model, self.device = model.to(device).eval(), device
+        self.model = model.to(device).eval()
+        self.device = device
         side = model.config.prompt_encoder_config.image_size
         self.side = int(side if isinstance(side, int) else side[0])
 

@@ -153,7 +153,8 @@ def rle_bounds(segmentation: Any) -> tuple[float, ...] | None:
     starts, ends = (ends - lengths)[1::2][lengths[1::2] > 0], ends[1::2][lengths[1::2] > 0] - 1
     if not len(starts):
         return None
-    (first, top), (last, bottom) = np.divmod(starts, size[0]), np.divmod(ends, size[0])
+    first, top = np.divmod(starts, size[0])
+    last, bottom = np.divmod(ends, size[0])
     if (first != last).any():  # a run that goes on in the next column spans the whole height
         top, bottom = np.append(top, 0), np.append(bottom, size[0] - 1)
     left = int(first.min())

@@ -238,10 +238,8 @@ class CocoEvaluator:
         run.params.iou_thrs = IOU_THRESHOLDS
         run.params.rec_thrs = RECALL_THRESHOLDS
         run.params.max_dets = limits
-        run.params.area_rng, run.params.area_rng_lbl = (
-            [list(AREAS_PX2[area]) for area in areas],
-            areas,
-        )
+        run.params.area_rng = [list(AREAS_PX2[area]) for area in areas]
+        run.params.area_rng_lbl = areas
         return run
 
     def _truth(self, kind: str) -> Any:

@@ -56,7 +56,8 @@ class Wiring:
 
     def __init__(self, graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
         """``types``: value -> ONNX element type."""
-        self.nodes, self.types = list(graph.node), types
+        self.nodes = list(graph.node)
+        self.types = types
         self.constants = {constant.name: constant for constant in graph.initializer}
         self.outputs = [value.name for value in graph.output]
         self.producer = {

@@ -268,7 +268,8 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
             f"{sizes or len(inputs)} of ONNX type {kind}"
         )
         raise InputError(what, path, "export the model with such an input")
-    name, (height, width) = inputs[0].name, sizes[2:]
+    name = inputs[0].name
+    height, width = sizes[2:]
     check_size(height, width, path)
     if images is None:
         random = np.random.default_rng(0)

@@ -70,7 +70,8 @@ class SegmentSelfAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * dim, dim)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self._query_key, self._value = PackedLinear(), PackedLinear()
+        self._query_key = PackedLinear()
+        self._value = PackedLinear()
         self.out_proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, pos: Tensor, segments: tuple[int, ...]) -> Tensor:
@@ -100,7 +101,9 @@ class DeformableCrossAttention(nn.Module):
         DETR.
         """
         super().__init__()
-        self.heads, self.points, self.levels = config.cross_heads, config.points, len(config.levels)
+        self.heads = config.cross_heads
+        self.points = config.points
+        self.levels = len(config.levels)
         dim = config.hidden
         samples = config.cross_heads * self.levels * config.points
         self.sampling_offsets = Linear(dim, 2 * samples)

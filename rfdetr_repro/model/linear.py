@@ -114,7 +114,8 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, gelu: bool = False) -> None:
         """``inputs`` and ``outputs`` are numbers of channels."""
         super().__init__(inputs, outputs)
-        self.gelu, self._packed = gelu, PackedLinear()
+        self.gelu = gelu
+        self._packed = PackedLinear()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -128,7 +129,8 @@ class Product:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """``weight`` (O, I), ``bias`` (O,) or None for 0."""
-        self._weight, self._bias = weight, weight.new_zeros(len(weight)) if bias is None else bias
+        self._weight = weight
+        self._bias = weight.new_zeros(len(weight)) if bias is None else bias
         self._tiles: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -141,7 +141,8 @@ def _panel(
     ends = []
     for (model, variant), values in lines.items():
         values.sort()
-        (suffix, dashes), color = _VARIANTS.get(variant, ("", "-")), _COLORS.get(model, BLACK)
+        suffix, dashes = _VARIANTS.get(variant, ("", "-"))
+        color = _COLORS.get(model, BLACK)
         width = 1.6 if model.startswith("RF-DETR") else 1.0
         hollow: dict[str, Any] = {
             "marker": "o",

@@ -75,7 +75,9 @@ def other_records(run: Run) -> Section:
     ]
     table = Table("other", "Measurements outside the frontiers", columns)
     for record in own:
-        boxes, masks, cost = record.accuracy, record.mask_accuracy, record.cost
+        boxes = record.accuracy
+        masks = record.mask_accuracy
+        cost = record.cost
         params, flops = (cost.params, cost.flops) if cost else (None, None)
         cells = {
             "model": record.model.arch.key if record.model.arch else record.model.name,

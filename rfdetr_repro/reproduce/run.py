@@ -301,7 +301,7 @@ class Reproduction:
         cheap and an expensive one.
         """
         from rfdetr_repro.search.economy import compare_costs
-        from rfdetr_repro.search.shared import by_backbone
+        from rfdetr_repro.search.evaluation import by_backbone
 
         groups = sorted(by_backbone(search.space), key=lambda group: group[0].tokens)
         rows = [

@@ -38,11 +38,13 @@ class TorchSession(Session):
         ``graph`` without a GPU, :class:`StatedFailure` if the capture fails.
         """
         device = graph_device() if graph else choose_device()
-        self.manifest, self._threads = artifact.manifest, threads
+        self.manifest = artifact.manifest
+        self._threads = threads
         subnet = read_subnet(content_of(artifact, "torch"), artifact.path)
         shape = (1, 3, *subnet.arch.input_hw)
         check_input([TensorSpec("images", shape, "float32")], artifact)
-        self._subnet, self._images = subnet.to(device), torch.zeros(shape, device=device)
+        self._subnet = subnet.to(device)
+        self._images = torch.zeros(shape, device=device)
         self._ranked: Ranked | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None

@@ -32,12 +32,10 @@ class Workers:
         """``run``: run folder; ``data``: data set, which every worker reads; ``address``: of a
         running cluster, or None.
         """
-        self.run, self.data, self.count, self.address = (
-            run.resolve(),
-            DataSource.of(data).resolve(),
-            count,
-            address,
-        )
+        self.run = run.resolve()
+        self.data = DataSource.of(data).resolve()
+        self.count = count
+        self.address = address
         self._pool: RayPool | None = None
         self._source: EvaluationSource | None = None
 
@@ -49,8 +47,10 @@ class Workers:
         self._source = EvaluationSource(
             checkpoint, digests[0], self.data, digests[1], search.masks, device=device
         )
-        self._folder, self._deployment = search.folder.resolve(), search.deployment
-        search.run_items, search.measure = self.run_items, self.measure
+        self._folder = search.folder.resolve()
+        self._deployment = search.deployment
+        search.run_items = self.run_items
+        search.measure = self.measure
 
     @property
     def _joined(self) -> EvaluationSource:

@@ -16,8 +16,8 @@ from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 
+from .evaluation import shared_detections
 from .search import Search
-from .shared import shared_detections
 
 
 def compare_costs(search: Search, archs: Sequence[Arch]) -> dict[str, float]:

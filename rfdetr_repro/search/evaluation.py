@@ -1,17 +1,22 @@
-"""Work items of the search, one per backbone group, and their evaluation in this process or on a
-remote worker.
+"""Accuracy of configurations, shared exactly (docs/search.md): work items of the search, a group of
+one backbone each, and what evaluates the items, in this process or on a worker elsewhere.
+
+Configurations that differ only in decoder depth and query count share the backbone, the two-stage
+selection and one decoder pass; each still gets the same numbers as its own sliced subnet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, images_by_id
 from rfdetr_repro.evaluation.matches import (
@@ -22,14 +27,13 @@ from rfdetr_repro.evaluation.matches import (
     matches,
     with_interval,
 )
+from rfdetr_repro.evaluation.predict_split import BATCH, detections_of, device_of
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops.device import to_device
 from rfdetr_repro.records.record import Accuracy
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
-
-from .shared import shared_detections
 
 Accuracies = dict[Arch, dict[str, Accuracy]]  # accuracy of each configuration, by kind
 Parts = dict[Arch, dict[str, Matches]]
@@ -173,3 +177,43 @@ class EvaluationSource:
         """Loads model and split in a worker."""
         detector, _, split = self.load()
         return GroupEvaluation(detector, split, self.masks)
+
+
+@torch.inference_mode()
+def shared_detections(
+    detector: Detector,
+    split: CocoSplit,
+    archs: Sequence[Arch],
+    *,
+    masks: bool,
+    indices: Sequence[int] | None = None,
+) -> dict[Arch, list[ImageDetections]]:
+    """Detections of all ``archs``, which must share one backbone, from one pass over the split, or
+    over its images at ``indices``.
+    """
+    if len({arch.backbone for arch in archs}) != 1:
+        raise ValueError("these architectures do not share a backbone")
+    first = archs[0]
+    depths = [arch.decoder_layers for arch in archs]
+    queries = [arch.queries for arch in archs]
+    found: dict[Arch, list[ImageDetections]] = {arch: [] for arch in archs}
+    infos_left = iter(
+        split.images if indices is None else [split.images[index] for index in indices]
+    )
+    for batch in evaluation_batches(split, first.input_hw, BATCH, indices):
+        infos = list(islice(infos_left, len(batch.images)))
+        maps = detector.features(batch.to(device_of(detector)).images, first.patch, first.windows)
+        outputs = detector.decode_shared(maps, first.input_hw, depths, queries, masks=masks)
+        for arch in archs:
+            found[arch] += detections_of(
+                outputs[arch.decoder_layers, arch.queries], infos, arch.queries, masks=masks
+            )
+    return found
+
+
+def by_backbone(archs: Iterable[Arch]) -> Iterator[list[Arch]]:
+    """Groups of architectures that share a backbone pass, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[Arch]] = {}
+    for arch in archs:
+        groups.setdefault(arch.backbone, []).append(arch)
+    yield from groups.values()

@@ -35,9 +35,8 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import milliseconds
 from rfdetr_repro.spec.presets import PICO, PICO_TUNE, Preset
 from rfdetr_repro.spec.protocol import DECISION, Protocol
-from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 from rfdetr_repro.train.run import TrainRequest, train
-from rfdetr_repro.train.settings import with_settings
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit

@@ -31,9 +31,9 @@ from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 from .engines import Fit
+from .evaluation import by_backbone
 from .race import Rules, predictive_weights, stage_ends
 from .rounds import short_form
-from .shared import by_backbone
 
 REPEATS = 3
 TIMED_IMAGES = 400  # number of images of the resampled AP that is timed

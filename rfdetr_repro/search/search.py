@@ -37,10 +37,9 @@ from rfdetr_repro.spec.files import atomic_path
 from rfdetr_repro.spec.protocol import DECISION, Protocol
 
 from .deployment import Deployed, Deployment
-from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole
+from .evaluation import GOALS, Goal, GroupEvaluation, Part, Parts, Whole, by_backbone
 from .latency_model import LatencyModel, RelativeError
 from .race import Outcome, Rules, Stage, race
-from .shared import by_backbone
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .errors import InputError
@@ -46,6 +47,7 @@ TRAIN_REAL = {
     "base_share": _SHARE,
 }
 
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}  # as texts of a command line
 _LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
 
 
@@ -115,3 +117,26 @@ class TrainConfig:
             for key, value in asdict(self).items()
             if key not in _LATER or value != getattr(TrainConfig(), key)
         }
+
+
+def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
+    """``config`` with the settings ``given``, texts like "lr=2e-4" of ``--set NAME=VALUE`` on a
+    command line, which names any field.
+
+    Raises :class:`InputError` for an unknown name, and for a value of another type.
+    """
+    changes: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"{text!r} is not a setting", hint="write NAME=VALUE, like lr=2e-4")
+        choose(name, TrainConfig.__dataclass_fields__, "setting")
+        changes[name] = _parsed(value, type(getattr(config, name)), text)
+    return replace(config, **changes)
+
+
+def _parsed(value: str, kind: type, text: str) -> Any:
+    try:
+        return _TRUTH[value.lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{text!r} is not {kind.__name__}") from error

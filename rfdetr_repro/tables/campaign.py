@@ -231,7 +231,8 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
         for key in keys:
             low = metric(key).value(start)
             high = metric(key).value(after)
-            row[f"searched_{key}"], row[f"fine-tuned_{key}"] = _ap_cell(low), _ap_cell(high)
+            row[f"searched_{key}"] = _ap_cell(low)
+            row[f"fine-tuned_{key}"] = _ap_cell(high)
             if low is not None and high is not None:
                 row[f"change_{key}"] = Cell(
                     in_points(high - low), MEASURED, percent_value(high - low)

@@ -31,10 +31,9 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
-from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
 
 from .run import TrainRequest, train
-from .settings import with_settings
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit

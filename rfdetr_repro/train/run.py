@@ -206,7 +206,7 @@ def _check_evaluation(request: TrainRequest) -> None:
             "add a val split, or leave patience out",
         )
     if request.tensorboard:
-        from .scalars import summary_writer
+        from .run_log import summary_writer
 
         summary_writer()
 

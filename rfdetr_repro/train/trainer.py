@@ -36,7 +36,7 @@ from .model_files import BEST, LAST, MODEL, card, write_best, write_model
 from .optim import precision, schedule
 from .parallel import Ranks
 from .recipe import Recipe
-from .scalars import Scalars
+from .run_log import Scalars
 from .state import STATE, Session, TrainingState
 
 __all__ = ["BEST", "LAST", "MODEL", "Evaluate", "Progress", "Trainer"]

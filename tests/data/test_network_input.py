@@ -20,7 +20,6 @@ SEARCHED = ("rfdetr_repro", "baselines", "benchmarks", "reports")
 SCALES = {"resize", "thumbnail", "interpolate", "zoom", "grid_sample", "warpAffine", "Resize"}
 # what is scaled elsewhere, and why it is no network input
 OTHERS = {
-    ("rfdetr_repro/data/letterbox.py", "picture"): "part of the door: it is given the resize",
     ("rfdetr_repro/data/embedded/compose.py", "_background"): "draws a picture of the data set",
     ("rfdetr_repro/data/embedded/compose.py", "_scaled"): "draws a picture of the data set",
     ("rfdetr_repro/bench/scopes.py", "picture_bytes"): "draws the picture that is encoded",

@@ -19,9 +19,14 @@ from samples_export import CATEGORY_IDS, NAMES, tiny_artifact, tiny_detector
 from rfdetr_repro.api import RFDETR
 from rfdetr_repro.bench.accuracy import detect_split
 from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.letterbox import Letterbox
 from rfdetr_repro.data.loader import evaluation_batches
-from rfdetr_repro.data.network_input import network_input, normalise, resize_plain, resized
+from rfdetr_repro.data.network_input import (
+    Letterbox,
+    network_input,
+    normalise,
+    resize_plain,
+    resized,
+)
 from rfdetr_repro.data.transforms import make_batch
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.export.artifact import Artifact, load_artifact

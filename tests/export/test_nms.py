@@ -17,8 +17,7 @@ from samples_coco import random_document, write_folder
 
 from rfdetr_repro.bench.accuracy import accuracy_of
 from rfdetr_repro.data.coco import read_split
-from rfdetr_repro.data.letterbox import GREY, Letterbox
-from rfdetr_repro.data.network_input import network_input, resize_image
+from rfdetr_repro.data.network_input import GREY, Letterbox, network_input, resize_image
 from rfdetr_repro.export.adopt.adoption import Categories, adopt
 from rfdetr_repro.export.artifact import LETTERBOX_RULE
 from rfdetr_repro.export.onnx.nms import KINDS, MOST, Nms

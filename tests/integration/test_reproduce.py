@@ -22,7 +22,7 @@ from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce.run import AP_GAP, Reproduction
 from rfdetr_repro.reproduce.summary import _difference
 from rfdetr_repro.reproduce.training import train
-from rfdetr_repro.search.shared import shared_detections
+from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED, Campaign
 from rfdetr_repro.spec.errors import InputError, StatedFailure

@@ -30,9 +30,9 @@ from rfdetr_repro.search.engines import (
     measure_here,
     refit_latency,
 )
+from rfdetr_repro.search.evaluation import by_backbone, shared_detections
 from rfdetr_repro.search.latency_model import LatencyModel, engine_order
 from rfdetr_repro.search.rounds import short_form
-from rfdetr_repro.search.shared import by_backbone, shared_detections
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
 from rfdetr_repro.spec.files import sha256_bytes

@@ -29,10 +29,10 @@ from rfdetr_repro.search import command, engines, evaluation
 from rfdetr_repro.search import distributed as many
 from rfdetr_repro.search.cluster.pool import LocalPool
 from rfdetr_repro.search.cluster.ray_pool import RayPool
+from rfdetr_repro.search.evaluation import shared_detections
 from rfdetr_repro.search.latency_model import LatencyModel, RelativeError, features
 from rfdetr_repro.search.request import SearchRequest
 from rfdetr_repro.search.run import open_search
-from rfdetr_repro.search.shared import shared_detections
 from rfdetr_repro.spec.arch import SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
 from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, EXIT_OK, run_main

@@ -12,9 +12,8 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.presets import PAPER_SPACE, PAPER_SUPERNET
-from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig, with_settings
 from rfdetr_repro.train.recipe import Recipe, extremes
-from rfdetr_repro.train.settings import with_settings
 
 
 def test_sandwich_trains_both_extremes_and_a_random_architecture() -> None:

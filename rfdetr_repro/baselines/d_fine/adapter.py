@@ -100,7 +100,8 @@ def deployed(model: Any) -> Detector:
     for heads in (decoder.class_embed, decoder.lqe_layers):
         for index in range(last):
             heads[index] = nn.Identity()
-    model.class_embed, model.bbox_embed = decoder.class_embed, decoder.bbox_embed
+    model.class_embed = decoder.class_embed
+    model.bbox_embed = decoder.bbox_embed
     return Detector(model, choose_first=True)
 
 

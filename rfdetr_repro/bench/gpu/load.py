@@ -38,7 +38,8 @@ class GpuLoad:
                 "this machine has no CUDA driver", hint="choose a backend that runs on the CPU"
             ) from error
         self._clock = clock or WallClock()
-        self._context, self._address = ctypes.c_void_p(), ctypes.c_uint64()
+        self._context = ctypes.c_void_p()
+        self._address = ctypes.c_uint64()
         device = ctypes.c_int()
         l2_bytes = ctypes.c_int()
         try:

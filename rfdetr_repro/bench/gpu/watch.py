@@ -198,7 +198,8 @@ class GpuWatch:
         self.hung_s = hung_s
         self._readings: list[Reading] = []
         self._failure = ""
-        self._stop, self._turn = threading.Event(), threading.Condition()
+        self._stop = threading.Event()
+        self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def start(self) -> GpuWatch:

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from rfdetr_repro.export.artifact import Manifest, TensorSpec
-from rfdetr_repro.export.onnx.flops import multiply_adds
+from rfdetr_repro.export.onnx.shapes import multiply_adds
 from rfdetr_repro.export.onnx.surgery import Shape
 from rfdetr_repro.export.onnx_file import opset_of
 from rfdetr_repro.records.record import ModelId

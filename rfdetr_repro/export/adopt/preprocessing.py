@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from rfdetr_repro.data.letterbox import Letterbox
-from rfdetr_repro.data.network_input import network_input
+from rfdetr_repro.data.network_input import Letterbox, network_input
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.resize_rules import with_antialias
 
@@ -152,7 +151,8 @@ def truths_of(
         if resize == "stretch":
             return Truth(boxes / [width, height, width, height], ids)
         letterbox = Letterbox((height, width), hw)
-        (top, left), (input_h, input_w) = letterbox.top_left, hw
+        top, left = letterbox.top_left
+        input_h, input_w = hw
         return Truth(
             (boxes * letterbox.scale + [left, top, left, top])
             / [input_w, input_h, input_w, input_h],

@@ -147,13 +147,15 @@ def _split(graph: Graph, call: Call) -> list[str]:
 
 @_translates(aten.cat.default)
 def _cat(graph: Graph, call: Call) -> str:
-    out, (parts, dim) = call.outputs[0], _args(call, 0)
+    out = call.outputs[0]
+    parts, dim = _args(call, 0)
     return graph.op("Concat", [graph(part, out.dtype) for part in parts], axis=dim % out.dim())
 
 
 @_translates(aten.stack.default)
 def _stack(graph: Graph, call: Call) -> str:
-    out, (tensors, dim) = call.outputs[0], _args(call, 0)
+    out = call.outputs[0]
+    tensors, dim = _args(call, 0)
     axis = dim % out.dim()
     parts = [
         graph.op("Unsqueeze", [graph(part, out.dtype), graph.integers([axis])]) for part in tensors
@@ -327,10 +329,8 @@ def _attention(graph: Graph, call: Call) -> str:
     scores = graph.op("MatMul", [scaled, graph.op("Transpose", [graph(key)], perm=[0, 1, 3, 2])])
     name = graph.op("MatMul", [graph.op("Softmax", [scores], axis=-1), graph(value)])
     pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    graph.flops_of[scores], graph.flops_of[name] = (
-        2 * pairs * query.shape[3],
-        2 * pairs * value.shape[3],
-    )
+    graph.flops_of[scores] = 2 * pairs * query.shape[3]
+    graph.flops_of[name] = 2 * pairs * value.shape[3]
     return name
 
 

@@ -1,4 +1,5 @@
-"""Static shapes of an ONNX graph: inferred, or, where inference fails, observed in one run.
+"""Static shapes of an ONNX graph: inferred, or, where inference fails, observed in one run; and the
+multiply-adds that follow from the shapes.
 
 Exporters leave chains of Shape, Gather and Reshape whose results inference cannot determine,
 although they are constant for an image of fixed size. A graph with an operator whose result size
@@ -7,6 +8,7 @@ depends on the pixels is refused.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,38 @@ def _fill(model: onnx.ModelProto, seen: dict[str, Any]) -> None:
                 known[name].CopyFrom(information)
         if name not in outputs and name not in inner:
             model.graph.value_info.append(information)
+
+
+def multiply_adds(model: onnx.ModelProto) -> int:
+    """Number of multiply-adds of one run, counted as in the paper's tables: matrix products and
+    convolutions only.
+
+    ``model``: a graph after shape inference. Raises ValueError, which names the node, for a product
+    whose shapes are unknown.
+    """
+    shapes = known_shapes(model)
+    total = 0
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in PRODUCTS:
+            try:
+                total += _multiply_adds_of(node, shapes)
+            except KeyError as error:
+                raise ValueError(
+                    f"the shape of {error} at {node.op_type} {node.name or index} is not known"
+                ) from error
+    return total
+
+
+def _multiply_adds_of(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    left = shapes[node.input[0]]
+    right = shapes[node.input[1]]
+    out = shapes[node.output[0]]
+    if node.op_type == "Conv":  # weight (out, in / groups, *kernel)
+        return math.prod(out) * math.prod(right[1:])
+    # weight (in, out / groups, *kernel): every input pixel meets the kernel once
+    if node.op_type == "ConvTranspose":
+        return math.prod(left) * math.prod(right[1:])
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return math.prod(out) * left[0 if transposed else 1]
+    return math.prod(out) * left[-1]

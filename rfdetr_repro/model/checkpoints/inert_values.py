@@ -87,7 +87,8 @@ class InertDtype:
 
     def __init__(self, text: Any = "", *_: Any) -> None:
         """``text`` is NumPy's short name of the type, like "f4"."""
-        self.text, self.order = (text if isinstance(text, str) else ""), "|"
+        self.text = text if isinstance(text, str) else ""
+        self.order = "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1] if len(state) > 1 and state[1] in ("<", ">", "=", "|") else "|"

@@ -67,7 +67,8 @@ def load_pretrained(
         if row is not None:
             _refuse_other_size(row.model, asdict(loaded[1].config), size, path)
         return loaded
-    (state, taken), stated = chosen_weights(content, path), arguments(content)
+    state, taken = chosen_weights(content, path)
+    stated = arguments(content)
     layout = layout_of(state)
     try:
         if layout in ("dinov2", "dinov2-meta"):

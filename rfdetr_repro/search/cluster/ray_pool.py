@@ -237,7 +237,8 @@ class RayPool:
                 member.stage = WORK
                 member.ticket = ticket
                 member.ref = member.actor.work.remote(items[ticket.item])
-                member.pulse, member.asked_at = None, time.monotonic()
+                member.pulse = None
+                member.asked_at = time.monotonic()
 
     def _collect(self, ledger: Ledger) -> list[tuple[Ticket, Any]]:
         """Results that arrived within POLL_S seconds; advances workers and detects dead workers."""
@@ -289,7 +290,8 @@ class RayPool:
             )
             return
         self.device = device if self.exclusive else None
-        member.stage, member.ref = START, member.actor.start.remote(self.make)
+        member.ref = member.actor.start.remote(self.make)
+        member.stage = START
 
     # -- workers leave -----------------------------------------------------------------------------
 
