@@ -96,7 +96,7 @@ class DataSource(os.PathLike[str]):
 
 
 def add_data_arguments(
-    parser: argparse._ActionsContainer, use: str, splits: tuple[str, ...] = ("train", "val", "test")
+    parser: argparse._ActionsContainer, use: str, splits: tuple[str, ...] = SPLITS
 ) -> None:
     """Adds ``--data`` and the arguments that name files one by one; ``use`` ends the help of
     ``--data``.
@@ -144,7 +144,7 @@ def add_data_arguments(
 
 def source_of(
     args: argparse.Namespace,
-    splits: tuple[str, ...] = ("train", "val", "test"),
+    splits: tuple[str, ...] = SPLITS,
     needed: bool = True,
 ) -> DataSource | None:
     """The data that the arguments name; None where they name none and none are ``needed``.

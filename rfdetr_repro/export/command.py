@@ -25,6 +25,7 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
+from rfdetr_repro.spec.protocol import PRECISIONS
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
 
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         default="fp32",
-        choices=("fp32", "fp16"),
+        choices=PRECISIONS,
         help="number format of the weights and activations",
     )
     add(

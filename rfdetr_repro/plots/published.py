@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
 from rfdetr_repro.paper.published import join_key, published_table
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import TUNED, Record
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.tables.join import COCO_IMAGES, accuracy_of, timed_as_published
 
@@ -54,7 +54,7 @@ _FAMILY_COLORS = {
 }
 _ALSO = {"5": " (7 in the camera-ready)"}
 _VARIANTS: dict[str, tuple[str, Any]] = {
-    "nas+fine-tuning": (" fine-tuned", (0, (5, 2))),
+    TUNED: (" fine-tuned", (0, (5, 2))),
     "fixed architecture (coco)": (" fixed", (0, (1, 1.2))),
 }
 _METRICS = {"ap": "AP, %", "ap50": "AP50, %"}

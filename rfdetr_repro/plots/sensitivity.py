@@ -16,6 +16,7 @@ from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 from rfdetr_repro.spec.errors import InputError
 
 from .style import BLUE, GREEN, GREY, LIGHT, origin_line
+from .values import data_words
 
 _HEAD_IN = 0.66
 _FOOT_IN = 0.52
@@ -54,18 +55,10 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     figure.subplots_adjust(
         left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=_FOOT_IN / height, wspace=0.1
     )
-    data = group[0].data
-    kind = (
-        ""
-        if data is None
-        else " (synthetic data: not COCO AP)"
-        if data.synthetic
-        else f" ({data.name})"
-    )
     figure.text(
         0.085,
         1 - 0.26 / height,
-        f"One step of one knob, all else equal{kind}",
+        f"One step of one knob, all else equal{data_words(group[0])}",
         fontsize=9.5,
         fontweight="bold",
     )

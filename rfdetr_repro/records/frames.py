@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.tabular import data_frame
 
 from .record import Record
@@ -38,7 +39,10 @@ _TYPES = {int: "Int64", float: "Float64", bool: "boolean", str: "string"}
 _LEFT_OUT = ("accuracy.resampled.aps", "mask_accuracy.resampled.aps", "schema")
 
 
-def frame(records: str | Path | Iterable[Record]) -> Any:
+Given = Record | str | Path  # a path stands for the Records of its stores
+
+
+def frame(records: Given | Iterable[Given]) -> Any:
     """The Records as a ``pandas.DataFrame``; for a path, all Records in the stores of the path.
 
     Raises :class:`InputError` for a path that cannot be read, and where pandas is not installed.
@@ -56,14 +60,18 @@ def frame(records: str | Path | Iterable[Record]) -> Any:
     return data_frame(columns, [{"store": store, **row} for store, row in rows])
 
 
-def _rows(records: str | Path | Iterable[Record]) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    if isinstance(records, (str, Path)):
-        for file in stores_of(records):
-            for record in read_stores([file]):
-                yield str(file), _row(record)
-    else:
-        for record in records:
-            yield None, _row(record)
+def _rows(records: Given | Iterable[Given]) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    for one in [records] if isinstance(records, (Record, str, Path)) else records:
+        if isinstance(one, Record):
+            yield None, _row(one)
+        elif isinstance(one, (str, Path)):
+            for file in stores_of(one):
+                yield from ((str(file), _row(record)) for record in read_stores([file]))
+        else:
+            raise InputError(
+                f"{shortened(repr(one), 60)} is neither a Record nor a path",
+                hint="give Records, a store, a run folder, or a folder of stores",
+            )
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, METRICS
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX
+from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX, PRECISIONS
 
 if TYPE_CHECKING:
     from .request import Cluster, SearchRequest
@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         default="fp32",
-        choices=("fp32", "fp16"),
+        choices=PRECISIONS,
         help="precision of the deployed models' files",
     )
     add("--cuda-graph", action="store_true", help="run the deployed models as a CUDA graph")

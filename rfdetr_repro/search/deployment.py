@@ -21,12 +21,11 @@ from rfdetr_repro.runtime.backends import open_session
 from rfdetr_repro.runtime.session import Session
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.protocol import OF_ONNX, WITH_GRAPH
+from rfdetr_repro.spec.protocol import OF_ONNX, PRECISIONS, WITH_GRAPH
 
 if TYPE_CHECKING:
     from rfdetr_repro.model.detector import Detector
 
-PRECISIONS = ("fp32", "fp16")
 ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines built from an ONNX file
 
 

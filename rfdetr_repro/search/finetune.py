@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.records.ap_intervals import difference
-from rfdetr_repro.records.record import FINE_TUNING, Accuracy, ModelId, Record
+from rfdetr_repro.records.record import FINE_TUNING, TUNED, Accuracy, ModelId, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VARIANTS = ("nas", "nas+fine-tuning")
+VARIANTS = ("nas", TUNED)
 # the protocol of a search's deciding mode
 MEASURED = replace(DECISION, min_samples=64, max_samples=64)
 

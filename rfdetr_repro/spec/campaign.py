@@ -26,7 +26,7 @@ from .presets import (
     Preset,
     preset,
 )
-from .protocol import MODES, OF_ONNX, WITH_GRAPH, Protocol
+from .protocol import MODES, OF_ONNX, PRECISIONS, WITH_GRAPH, Protocol
 from .ranges import check_ranges, choose, plain_name
 from .train_config import TrainConfig
 
@@ -101,7 +101,7 @@ class Campaign:
         plain_name(self.name, "the campaign's name")
         choose(self.strategy, ("exhaustive", "race"), "strategy")
         choose(self.metric, METRICS, "metric")
-        choose(self.precision, ("fp32", "fp16"), "precision")
+        choose(self.precision, PRECISIONS, "precision")
         choose(self.latency_mode, MODES, "latency_mode")
         for mode in MODES:
             if (found := getattr(self, mode)).mode != mode or not found.usual:

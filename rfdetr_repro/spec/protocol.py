@@ -42,6 +42,7 @@ REAL = {
     "settle_s": (0, _LONGEST_S),
     "spin_ms": (0, 1e6),
 }
+PRECISIONS = ("fp32", "fp16")  # that files are exported and engines are built in
 MODES = ("buffered", "sustained")  # modes that a campaign measures
 PAPER_WAIT_MS = 200.0
 _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")

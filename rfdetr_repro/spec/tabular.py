@@ -20,7 +20,8 @@ def data_frame(columns: Mapping[str, str | None], rows: Sequence[Mapping[str, An
     NA.
 
     ``columns``: name -> a type of the module's list; None: numbers if all known values are numbers,
-    else texts. Whole numbers beyond 64 bits become floats. Raises :class:`InputError` where pandas
+    else texts. A column of whole numbers that holds a fraction, or a number beyond 64 bits, becomes
+    a column of floats. Raises :class:`InputError` where pandas
     is not installed.
     """
     pandas = _pandas()
@@ -28,12 +29,17 @@ def data_frame(columns: Mapping[str, str | None], rows: Sequence[Mapping[str, An
     for name, kind in columns.items():
         values = [row.get(name) for row in rows]
         kind = kind or _kind_of(values)
-        if kind == "Int64" and any(abs(value or 0) > LARGEST_INT64 for value in values):
+        if kind == "Int64" and not all(map(_fits, values)):
             kind = "Float64"
         if kind == "Float64":
             values = [None if value is None else float(value) for value in values]
         made[name] = pandas.array(values, dtype=kind)
     return pandas.DataFrame(made, columns=list(columns))
+
+
+def _fits(value: Any) -> bool:
+    """Whether a value can stand in a column of whole numbers."""
+    return value is None or (value == int(value) and abs(value) <= LARGEST_INT64)
 
 
 def _kind_of(values: Sequence[Any]) -> str:

@@ -20,7 +20,7 @@ from rfdetr_repro.records.pareto import (
     measured_front,
     metric,
 )
-from rfdetr_repro.records.record import NEVER_TRAINED, Accuracy, Latency, Record
+from rfdetr_repro.records.record import NEVER_TRAINED, TUNED, Accuracy, Latency, Record
 from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent, percent_value
 
 from .format import MEASURED, MISSING, Cell, Column, Table
@@ -183,11 +183,7 @@ def finetuning_tables(records: Sequence[Record]) -> list[Table]:
     }
     for after in _tunable(records):
         start = before.get(_subject(after))
-        if (
-            after.model.variant == "nas+fine-tuning"
-            and start is not None
-            and after.data is not None
-        ):
+        if after.model.variant == TUNED and start is not None and after.data is not None:
             pairs.setdefault((after.data.name, _engine(after)), []).append((start, after))
     return [_gain_table(found, *key) for key, found in pairs.items()]
 

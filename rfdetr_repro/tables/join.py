@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from rfdetr_repro.paper.cells import NAIVE, Row, Slot, expected_params, slots, table_rows
 from rfdetr_repro.paper.published import join_key
-from rfdetr_repro.records.record import MEAN, Accuracy, Record, ScoredRecord
+from rfdetr_repro.records.record import MEAN, TUNED, Accuracy, Record, ScoredRecord
 from rfdetr_repro.spec.metrics import (
     COCO_METRICS,
     decimals,
@@ -358,7 +358,7 @@ def _gains(
         if record.model.variant == "nas" and _same_data(record, row)
     ]
     for tuned in after:
-        if tuned.model.variant != "nas+fine-tuning" or not _same_data(tuned, row):
+        if tuned.model.variant != TUNED or not _same_data(tuned, row):
             continue
         for start in before:
             if _alike(tuned, start) and (cells := _difference(tuned, start)):

@@ -16,7 +16,7 @@ from pathlib import Path
 from rfdetr_repro.paper.campaigns import CAMPAIGNS
 from rfdetr_repro.paper.cells import NAIVE, Row, Slot, preset_name
 from rfdetr_repro.paper.published import join_key
-from rfdetr_repro.records.record import Record
+from rfdetr_repro.records.record import TUNED, Record
 from rfdetr_repro.spec.presets import PRESETS, SIZE_LETTERS, wide
 
 from .join import GPU, WITH_GRAPH
@@ -41,7 +41,6 @@ _PUBLISHED_ONLY = {
 _RANDOM_ONLY = {"groundingdino", "llmdet"}
 _DATA = {"coco-val2017": "COCO val2017 (RFDETR_COCO)", "rf100-vl": "RF100-VL", "rf20-vl": "RF20-VL"}
 _BENCH = "python -m rfdetr_repro.bench"
-_TUNED = "nas+fine-tuning"
 _MEAN = "python -m rfdetr_repro.mean"
 _COSTS = "python -m rfdetr_repro.bench.costs"
 _EXPORT = (
@@ -278,7 +277,7 @@ def _averaged(row: Row) -> str:
         f"python -m rfdetr_repro.search --run RUN --data DIR --targets-ms {ms} --confirm-on "
         f"val,test {_TENSORRT} --cuda-graph"
     ]
-    if model.variant == _TUNED:
+    if model.variant == TUNED:
         steps.append("python -m rfdetr_repro.finetune --run RUN --arch ARCH --data DIR --out TUNED")
         measured = "--data DIR --split val,test --out TUNED/records.jsonl"
         steps.append(

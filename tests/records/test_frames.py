@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from samples_records import measured
 
+from rfdetr_repro.paper.published import published_records
 from rfdetr_repro.records import frame
 from rfdetr_repro.records.record import GpuState, Record
 from rfdetr_repro.records.store import Store
@@ -115,3 +116,27 @@ def test_whole_numbers_beyond_64_bits_become_floats():
     pytest.importorskip("pandas")
     table = data_frame({"count": "Int64"}, [{"count": 10**30}, {}])
     assert table["count"][0] == 1e30 and table["count"].isna()[1]
+    table = data_frame({"count": "Int64"}, [{"count": 2.5}, {"count": 2}])
+    assert table["count"].tolist() == [2.5, 2.0]
+
+
+def test_records_paths_and_lists_of_both_are_taken(tmp_path):
+    pytest.importorskip("pandas")
+    record = measured()
+    Store(tmp_path / "a.jsonl").append(record)
+    other = measured("S")
+    assert frame(record)["id"].tolist() == [record.id]
+    table = frame([tmp_path / "a.jsonl", other])
+    assert table["id"].tolist() == [record.id, other.id]
+    assert table["store"].fillna("").tolist() == [str(tmp_path / "a.jsonl"), ""]
+    with pytest.raises(InputError, match="neither a Record nor a path"):
+        frame([3])
+
+
+def test_published_records_are_rows_too():
+    pytest.importorskip("pandas")
+    published = list(published_records("2"))
+    table = frame(published)
+    assert table["published.table"].tolist() == ["2"] * len(published)
+    assert table["accuracy.ap"].tolist() == [record.accuracy.ap for record in published]
+    assert table["published.row"].dtype == "Int64"

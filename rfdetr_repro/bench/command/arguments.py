@@ -20,7 +20,15 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
-from rfdetr_repro.spec.protocol import BACKENDS, MODES, REAL, WHOLE, WITH_GRAPH, Protocol
+from rfdetr_repro.spec.protocol import (
+    BACKENDS,
+    MODES,
+    PRECISIONS,
+    REAL,
+    WHOLE,
+    WITH_GRAPH,
+    Protocol,
+)
 from rfdetr_repro.spec.ranges import choose
 
 FORMS = (
@@ -51,7 +59,6 @@ PROTOCOLS = {
     "both": MODES,
     "all": (*MODES, "paced"),
 }
-PRECISIONS = ("fp32", "fp16")
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 LONG_S = 60.0
 FORMAL_S = 600.0

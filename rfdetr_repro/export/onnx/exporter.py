@@ -38,6 +38,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import sha256_bytes
 from rfdetr_repro.spec.model_config import ModelConfig
+from rfdetr_repro.spec.protocol import PRECISIONS
 
 from .aten import translate
 from .graph import OPSET, Graph
@@ -69,7 +70,6 @@ CONTRACTS = {
 }
 # data-dependent: no CUDA-graph capture, no static engine
 _FORBIDDEN = {"If", "Loop", "Scan", "NonZero", "NonMaxSuppression"}
-PRECISIONS = ("fp32", "fp16")
 
 
 def export_onnx(
