@@ -100,12 +100,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "measure accuracy and latency of artifacts as Records", "bench.command.run", "bench"
         ),
         "compare": _verb(
-            "say whether the models of one store are faster than those of another",
+            "compare the latencies of two groups of stores: is the later group faster?",
             "bench.command.compare",
             "bench.compare",
         ),
         "intervals": _verb(
-            "compute the stored intervals of a store again from the raw samples",
+            "recompute the latency intervals of a store from its raw samples",
             "bench.command.intervals",
             "bench.intervals",
         ),
@@ -126,15 +126,15 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "plots": _verb("draw the figures of the paper and of a campaign", "plots.command", "plots"),
         "report": _verb("write the report of a run as PDF and HTML", "report.command", "report"),
         "mean": _verb("mean over the data sets of a benchmark", "records.aggregate", "mean"),
-        "seal": _verb("say which Records of a store are unaltered", "records.seal", "seal"),
+        "seal": _verb("check that the Records of a store are unaltered", "records.seal", "seal"),
         "roofline": _verb(
-            "draw how near the operators come to the limit of the processor",
+            "draw the speed of the operators against the limit of the processor",
             "report.roofline_command",
         ),
     },
     "this program": {
         "completion": _verb(
-            "print what makes a shell complete verbs, arguments and choices", "completion"
+            "print a script with which a shell completes verbs, arguments and choices", "completion"
         ),
     },
 }

@@ -131,7 +131,7 @@ def add_data_arguments(
             f"--images-{name}",
             type=any_path,
             metavar="DIR",
-            help="folder of the images that --annotations-{name} names (default: the folder of "
+            help=f"folder of the images that --annotations-{name} names (default: the folder of "
             "--images)",
         )
     add(

@@ -17,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.export.fp16_audit",
-        description="Which parts of an ONNX model leave the range of float16, found on a CPU by "
-        "running the float32 model. Exit code 0 if everything fits float16, 1 if some nodes must "
-        "stay in float32.",
+        description="Finds the parts of an ONNX model that leave the range of float16, on a CPU by "
+        "running the float32 model. Exit code 0 if everything fits float16, 1 if some nodes "
+        "must stay in float32.",
         examples=("fp16-audit MODEL.onnx --images IMAGES",),
     )
     arguments.add_argument("model", type=input_path, help="float32 ONNX file to audit")

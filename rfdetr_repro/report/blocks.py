@@ -80,7 +80,8 @@ Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture
 class Section:
     """A heading with its blocks, and what the run does not hold of them.
 
-    A section without blocks is left out of the document; ``absent`` is told at its end.
+    A section without blocks is left out of the document; ``absent`` names the missing parts at the
+    end of the section.
     """
 
     heading: Heading | None

@@ -31,11 +31,12 @@ def build_report(
     """
     target = Path(out_pdf) if out_pdf is not None else Path(run_dir) / "report.pdf"
     if target.suffix.lower() != ".pdf":
-        raise InputError("the report is a PDF", target, "end its name in .pdf")
+        raise InputError("the report is a PDF", target, "choose a file name that ends in .pdf")
     run = read_run(run_dir, records)
     if not (run.records or run.summary or run.log or run.pictures):
         raise InputError(
-            "nothing to report on: no Records, no summary, no training log and no predictions",
+            "there is nothing to report on: no Records, no summary, no training log and no "
+            "predictions",
             run_dir if records is None else records,
             "give the folder of a run, or a store that holds Records",
         )
@@ -53,7 +54,7 @@ def newest_run(folder: Path = RUNS) -> Path:
     ]
     if not found:
         raise InputError(
-            "no run to report on",
+            "there is no run to report on",
             folder,
             "run python -m rfdetr_repro.reproduce, or give a folder with --run",
         )

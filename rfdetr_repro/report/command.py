@@ -23,11 +23,11 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     arguments.add_argument(
-        "--run", type=input_folder, help="run folder; default the newest under runs/"
+        "--run", type=input_folder, help="run folder (default: the newest under runs/)"
     )
     add_records(arguments, "those of the run")
     arguments.add_argument(
-        "--out", type=output_file, help="PDF to write; default report.pdf in the run folder"
+        "--out", type=output_file, help="PDF to write (default: report.pdf in the run folder)"
     )
     return arguments
 

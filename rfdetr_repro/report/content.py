@@ -66,8 +66,8 @@ def report(run: Run) -> Document:
 
 
 def date_of(run: Run) -> datetime | None:
-    """When the report is said to be made: SOURCE_DATE_EPOCH, else the end of the run, else the
-    start of the last measurement; None where neither is told.
+    """The date of the report: SOURCE_DATE_EPOCH, else the end of the run, else the start of the
+    last measurement; None if none of these is known.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is not None:
@@ -77,9 +77,9 @@ def date_of(run: Run) -> datetime | None:
             raise InputError(
                 f"SOURCE_DATE_EPOCH is not a number of seconds: {epoch!r}", hint="unset it"
             ) from error
-    told = [str(run.summary.get("finished_at") or "")]
-    told += sorted((record.started_at or "" for record in run.records), reverse=True)
-    for text in told[:2]:
+    dates = [str(run.summary.get("finished_at") or "")]
+    dates += sorted((record.started_at or "" for record in run.records), reverse=True)
+    for text in dates[:2]:
         try:
             date = datetime.fromisoformat(text)
         except ValueError:
@@ -94,8 +94,8 @@ def _title(run: Run) -> str:
 
 def _front(run: Run) -> Section:
     campaign = run.summary.get("campaign")
-    told = [f"campaign {campaign}" if campaign else "", _when(run)]
-    subtitle = "  ·  ".join(filter(None, told))
+    parts = [f"campaign {campaign}" if campaign else "", _when(run)]
+    subtitle = "  ·  ".join(filter(None, parts))
     section = Section(None, [Title(_title(run), subtitle), Paragraph(about(run))])
     if run.synthetic and any(map(scored, run.records)):
         section.blocks.append(Paragraph(footer(run.records), strong=True))
@@ -192,13 +192,13 @@ def _data(run: Run) -> Section:
         ]
         table = Table("data", "Splits", columns)
         for name, split in splits.items():
-            told = split if isinstance(split, dict) else {}
-            images = told.get("images")
+            facts = split if isinstance(split, dict) else {}
+            images = facts.get("images")
             table.add(
                 {
                     "split": Cell(str(name)),
                     "images": Cell("" if images is None else str(images)),
-                    "sha256": Cell(str(told.get("sha256") or "")),
+                    "sha256": Cell(str(facts.get("sha256") or "")),
                 }
             )
         section.blocks.append(Grid(table))

@@ -43,7 +43,7 @@ def pareto(run: Run) -> Section:
 
 
 def accuracy_and_latency(run: Run) -> Section:
-    """The frontiers, and modelled beside measured latency."""
+    """The frontiers, and modelled latency next to measured latency."""
     section = Section(Heading("Accuracy and latency"))
     tables = frontier_tables(run.records)
     section.blocks += [Grid(limited(table, run)) for table in tables]

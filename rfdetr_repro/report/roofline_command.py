@@ -14,13 +14,18 @@ from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
 def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "reports.roofline",
-        description="How near the attention operators come to what the processor can do: a figure "
-        "from the numbers of a benchmark run.",
+        description="Draws the speed of the attention operators against the measured limit of the "
+        "processor: a figure from the numbers of a benchmark run.",
         examples=("roofline operators.json --out roofline.png",),
     )
-    arguments.add_argument("benchmarks", type=input_file, help="JSON of pytest-benchmark")
     arguments.add_argument(
-        "--out", type=output_file, default=Path("roofline.png"), help="PNG, PDF or SVG"
+        "benchmarks", type=input_file, help="JSON file that pytest-benchmark wrote"
+    )
+    arguments.add_argument(
+        "--out",
+        type=output_file,
+        default=Path("roofline.png"),
+        help="picture to write (.png, .pdf or .svg)",
     )
     return arguments
 

@@ -52,7 +52,9 @@ def read_run(folder: str | Path, records: str | Path | None = None) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
-            "no such run folder", folder, "give the folder that the reproduce command wrote"
+            "the run folder does not exist",
+            folder,
+            "give the folder that the reproduce command wrote",
         )
     run = Run(folder)
     run.records_path = Path(records) if records is not None else folder / "records.jsonl"
@@ -101,7 +103,7 @@ def _check_summary(summary: dict[str, Any], path: Path) -> None:
                     f"{place!r} is no {'object' if kind is dict else 'list'}", path, HINT
                 )
     if not all(isinstance(stage, dict) for stage in summary.get("stages") or []):
-        raise InputError("a stage is no object", path, HINT)
+        raise InputError("a stage is not a JSON object", path, HINT)
 
 
 def _captions(path: Path) -> dict[str, str]:

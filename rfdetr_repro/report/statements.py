@@ -26,7 +26,8 @@ from .run import Run
 
 NAMED = 4  # names in one list
 Rated = tuple[Confirmed, ScoredRecord]  # a file, and its AP on val
-TOLD_BY_KIND = ("search", "protocol", "engine", "cost", MEAN)  # sources with sentences of their own
+# sources with sentences of their own
+STATED_BY_KIND = ("search", "protocol", "engine", "cost", MEAN)
 
 
 def about(run: Run) -> str:
@@ -60,11 +61,11 @@ def footer(records: Sequence[Record]) -> str:
         return SYNTHETIC
     real = ", ".join(sorted(name for name, composed in names.items() if not composed))
     composed = ", ".join(sorted(name for name, composed in names.items() if composed))
-    told = f"AP was measured on {real}."
+    text = f"AP was measured on {real}."
     return (
-        f"{told} AP on {composed} is AP on composed (synthetic) images: it is not COCO AP."
+        f"{text} AP on {composed} is AP on composed (synthetic) images: it is not COCO AP."
         if composed
-        else told
+        else text
     )
 
 
@@ -159,8 +160,8 @@ def _files(files: dict[str, list[Record]]) -> list[str]:
         one = (
             "the weights are random" if latency == 1 else f"{random:,} of them with random weights"
         )
-        told = f" ({one})" if random else ""
-        sentences.append(f"For {_count(latency, 'file')}, only latency was measured{told}.")
+        text = f" ({one})" if random else ""
+        sentences.append(f"For {_count(latency, 'file')}, only latency was measured{text}.")
     if accuracy := kinds[True, False]:
         sentences.append(f"For {_count(accuracy, 'file')}, only AP was measured.")
     return sentences
@@ -226,7 +227,7 @@ def _other(records: Sequence[Record]) -> list[str]:
     others = Counter(
         record.source
         for record in records
-        if record.published is None and record.source not in TOLD_BY_KIND
+        if record.published is None and record.source not in STATED_BY_KIND
     )
     sentences = [
         f"{_count(number, 'Record')} {'comes' if number == 1 else 'come'} from another source: "

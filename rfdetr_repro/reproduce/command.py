@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = replace(chosen, drop_bad=True)
     chosen.space.check()
     if args.plan:
-        from .plan import plan  # loads slowly; the arguments are checked first
+        from .plan import plan  # loads slowly, so the arguments are checked first
 
         for line in plan(chosen):
             print(line, flush=True)

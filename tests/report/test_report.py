@@ -241,7 +241,7 @@ def test_a_broken_file_is_one_line_and_exit_code_2(file, content, says, tmp_path
 
 
 def test_wrong_paths_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no such run folder"):
+    with pytest.raises(InputError, match="the run folder does not exist"):
         build_report(tmp_path / "absent")
     with pytest.raises(InputError, match=r"file name that ends in \.pdf"):
         build_report(tmp_path, tmp_path / "report.txt")

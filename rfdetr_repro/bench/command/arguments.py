@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         help="weights for the model that --models names (default: random weights, which allow "
         "latency only)",
     )
-    what.add_argument("--labels", help=f"meaning of the labels of --checkpoint: {LABELS_HELP}")
+    what.add_argument("--labels", help=f"for --checkpoint: {LABELS_HELP}")
     what.add_argument(
         "--precision",
         default="",
@@ -190,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
         choices=PROTOCOLS,
         default="buffered",
         help="buffered: wait before each sample; sustained: closed loop without waits; paced: "
-        "frames arrive at a fixed rate; both: buffered and sustained",
+        "frames arrive at a fixed rate; both: buffered and sustained; all: all three modes",
     )
     how.add_argument(
         "--campaign",
