@@ -138,7 +138,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         (f"names: [a]\ntrain: {'x' * 5000}\n", "does not exist"),
         (f"names: [a]\npath: {'x' * 5000}\ntrain: gone\n", "does not exist"),
         ('names: [a]\ntrain: "a\\0b"\n', "does not exist"),
-        ("names: [a]\ntrain: /proc\n", "no data set"),
+        ("names: [a]\ntrain: /proc\n", "not a data set"),
         ("names: [a]\ntrain: /\n", "a whole disk is not a data set"),
         ("names: [a]\ntrain: /dev/null\n", "neither a folder nor a file"),
         ("names: [a]\ntrain: train/images\nkpt_shape: 17\n", "kpt_shape"),

@@ -153,7 +153,7 @@ def test_an_ap_of_no_detections_is_told(
 
 
 def test_missing_metric_is_a_dash() -> None:
-    assert evaluate.percent(None) == "-" and evaluate.percent(0.4567) == "45.7"
+    assert evaluate.percent(None, "-") == "-" and evaluate.percent(0.4567) == "45.7"
 
 
 def test_random_weights_are_refused(

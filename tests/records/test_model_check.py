@@ -119,10 +119,10 @@ def test_a_modelled_front_says_that_its_model_is_too_coarse() -> None:
     )
     assert not too_coarse(fine) and too_coarse(coarse) and not too_coarse(protocol_record(ARCHS[0]))
     assert not any(
-        "not to be trusted" in note for table in frontier_tables([fine]) for note in table.notes
+        "exceeds its bound" in note for table in frontier_tables([fine]) for note in table.notes
     )
     assert any(
-        "not to be trusted" in note for table in frontier_tables([coarse]) for note in table.notes
+        "exceeds its bound" in note for table in frontier_tables([coarse]) for note in table.notes
     )
 
 

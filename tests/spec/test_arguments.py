@@ -95,7 +95,7 @@ def test_files_that_are_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(argparse.ArgumentTypeError):
             kind(str(tmp_path / name))
-    with pytest.raises(argparse.ArgumentTypeError, match="no path"):
+    with pytest.raises(argparse.ArgumentTypeError, match="not a path"):
         arguments.input_path("")  # Path("") would be the current folder
 
 
@@ -160,7 +160,8 @@ def test_every_command_takes_whole_flags_only() -> None:
         for folder in ("rfdetr_repro", "reports")
         for path in (root / folder).rglob("*.py")
         if "argparse.ArgumentParser(" in path.read_text().replace("class ArgumentParser(", "")
-        and path.name != "arguments.py"
+        # the parser of completion.py reads no command line: a completion script is made from it
+        and path.name not in ("arguments.py", "completion.py")
     ]
     assert plain == []
 
