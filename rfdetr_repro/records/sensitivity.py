@@ -9,6 +9,7 @@ the uncertainty of the images nor that of the latency model.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -88,10 +89,30 @@ def comparable_searches(records: Iterable[Record]) -> list[list[Record]]:
     return sorted(groups.values(), key=len, reverse=True)
 
 
+class _Group:
+    """Records as a key: two groups of the very same Records, which never change, are equal."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = tuple(records)  # keeps them alive, so that no identity is used again
+        self.identities = tuple(map(id, records))
+
+    def __hash__(self) -> int:
+        return hash(self.identities)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Group) and self.identities == other.identities
+
+
 def sensitivity(group: Sequence[Record]) -> list[Step]:
     """Every step for which the Records of ``group`` (from :func:`comparable_searches`) have a pair,
     in the order of the knobs.
     """
+    return list(_steps(_Group(group)))
+
+
+@functools.lru_cache(maxsize=4)  # a report asks for its figure, the figure's height and a table
+def _steps(key: _Group) -> list[Step]:
+    group = key.records
     steps = []
     for knob in KNOBS:
         at: dict[int, dict[tuple[int, ...], Record]] = {}  # value -> all the other knobs -> Record

@@ -168,7 +168,7 @@ def _drawing(pages: Pages, block: Drawing) -> None:
     scale = height / (block.height_in * 72)
     width = scale * WIDTH_IN * 72
     if _points(block.figure) > MOST_POINTS:
-        picture = io.BytesIO(figure_bytes(block.figure, ".png", dpi=300))
+        picture = io.BytesIO(figure_bytes(block.figure, ".png", dpi=220))
         pages.image(picture, MARGIN, pages.y, width, height, alt_text=block.alt)
     else:
         _Drawing(_svg(pages, block, scale)).draw_to_page(pages, MARGIN, pages.y)
