@@ -84,6 +84,7 @@ class CardBaseline:
     """The part of a baseline that its card states."""
 
     def __init__(self, card: Card) -> None:
+        """Takes the fields of ``card`` that :class:`Baseline` asks for."""
         self.name = card.name
         self.license = card.license
         self.weights = card.weights

@@ -17,6 +17,7 @@ HEADER = ("model", "name", "size", "input", "params M", "GFLOPs", "license", "pr
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     arguments = ArgumentParser(
         "rfdetr_repro.baselines",
         description="Lists other detectors that python -m rfdetr_repro.bench --models can measure. "
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the list; :class:`InputError` for a name that is not known."""
     args = parser().parse_args(argv)
     if args.names is None:
         print(table(entries()))

@@ -25,11 +25,13 @@ class Detector(nn.Module):
     """
 
     def __init__(self, library_model: nn.Module, choose_first: bool = False) -> None:
+        """``library_model``: a detector of transformers."""
         super().__init__()
         self.model = library_model
         self.choose_first = choose_first
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and logits of a batch of images."""
         with _BoxesOfChosenTokens(self.model.model) if self.choose_first else nullcontext():
             outputs = self.model(images)
         return outputs.pred_boxes, outputs.logits

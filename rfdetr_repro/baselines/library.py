@@ -25,18 +25,18 @@ PACKAGE = "transformers"
 
 
 class LibraryBaseline(CardBaseline):
-    """A baseline with an adapter: a module that has ``build(key, num_classes)``, which gives the
+    """A baseline with an adapter: a module that has ``build(key, num_classes)``, which returns the
     library's model, and for each of FORMS a function from that model to a module images -> boxes,
     logits[, masks].
-
-    ``adapter``: the module's name; the module is imported when a model is built. ``class_head``:
-    name of the tensor whose rows are the classes. ``dynamo``: which of PyTorch's two exporters
-    works.
     """
 
     def __init__(
         self, card: Card, adapter: str, *, class_head: str = "", dynamo: bool = False
     ) -> None:
+        """``adapter``: name of the adapter, which is imported when a model is built.
+        ``class_head``: name of the tensor whose rows are the classes. ``dynamo``: whether
+        PyTorch's newer exporter is the one that works.
+        """
         super().__init__(card)
         self.class_head = class_head
         self._adapter = adapter

@@ -42,20 +42,30 @@ class Exported(NamedTuple):
 
 
 class PackageBaseline(CardBaseline):
-    """``package``: its name, to import and to install. ``variable``: environment variable that
-    names the interpreter that has the package; without it, that is the running one. ``exporter``:
-    the program that exports. ``counter``: the program that writes ``counted.json`` with parameters
-    and operations; None where there is none.
-    """
+    """A baseline whose package exports, and maybe counts, in a process of its own."""
 
     def __init__(
-        self, card: Card, package: str, variable: str, exporter: Path, counter: Path | None = None
+        self,
+        card: Card,
+        package: str,
+        variable: str,
+        *,
+        exporter: Path,
+        counter: Path | None = None,
+        loads_weights: bool = True,
     ) -> None:
+        """``package``: name to import and to install. ``variable``: environment variable that names
+        the interpreter with the package; without the variable, the running interpreter is asked.
+        ``exporter``: the program that exports. ``counter``: the program that writes
+        ``counted.json`` with parameters and operations; None if there is no such program.
+        ``loads_weights``: whether the exporter loads a user's weights.
+        """
         super().__init__(card)
         self.package_name = package
         self.variable = variable
         self._exporter = exporter
         self._counter = counter
+        self._loads_weights = loads_weights
 
     @property
     def present(self) -> bool:
@@ -75,6 +85,7 @@ class PackageBaseline(CardBaseline):
 
     @property
     def interpreter(self) -> str:
+        """The Python that runs the programs."""
         return os.environ.get(self.variable) or sys.executable
 
     def export(self, size: Size, request: ExportRequest) -> Artifact:
@@ -99,6 +110,12 @@ class PackageBaseline(CardBaseline):
         package fails, with its last line.
         """
         weights: str | Path = size.key
+        if checkpoint is not None and not self._loads_weights:
+            raise InputError(
+                f"{size.id} is built with random weights only",
+                checkpoint,
+                f"export the trained model by {self.package_name} and give --onnx FILE",
+            )
         if checkpoint is not None:
             if not Path(checkpoint).is_file():
                 raise InputError("the file does not exist", checkpoint)

@@ -143,6 +143,14 @@ def test_the_users_weights_are_copied_and_nothing_is_injected(fake, tmp_path: Pa
     )
 
 
+def test_weights_that_a_program_does_not_load_are_refused(tmp_path: Path) -> None:
+    """They would be measured as trained and be random."""
+    (tmp_path / "mine.pt").write_text("theirs")
+    with pytest.raises(InputError, match=r"yolox-s is built with random .*mine.pt.*--onnx FILE"):
+        models.model_artifact("yolox-s", tmp_path / "made", checkpoint=tmp_path / "mine.pt")
+    assert not list((tmp_path / "made").iterdir())
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [

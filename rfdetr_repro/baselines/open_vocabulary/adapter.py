@@ -37,16 +37,19 @@ class Forward(nn.Module):
     """
 
     def __init__(self, library_model: nn.Module) -> None:
+        """``library_model``: what :func:`build` returns."""
         super().__init__()
         self.model = library_model
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and logits of a batch of images."""
         tokens = torch.ones(len(images), TOKENS, dtype=torch.long, device=images.device)
         outputs = self.model(images, tokens, attention_mask=tokens)
         return outputs.pred_boxes, outputs.logits
 
 
 def evaluated(model: nn.Module) -> Forward:
+    """The library's forward pass; there is no other form."""
     return Forward(model)
 
 

@@ -33,6 +33,7 @@ class PresetBaseline(LibraryBaseline):
     """Its adapter builds from our configurations."""
 
     def build(self, size: Size, num_classes: int) -> Any:
+        """The library's model of our preset ``size.key``."""
         preset = PRESETS[size.key]
         model = replace(preset.model, num_classes=num_classes)
         return self.adapter.build(model, preset.arch.windows).eval()

@@ -63,10 +63,12 @@ class Forward(nn.Module):
     """
 
     def __init__(self, library_model: nn.Module) -> None:
+        """``library_model``: what :func:`build` returns."""
         super().__init__()
         self.model = library_model.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Boxes, logits and, of a model with masks, mask logits of a batch of images."""
         outputs = self.model(images)
         masks = getattr(outputs, "pred_masks", None)
         return (outputs.pred_boxes, outputs.logits) + (() if masks is None else (masks,))

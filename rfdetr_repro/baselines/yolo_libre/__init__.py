@@ -19,5 +19,6 @@ BASELINE = PackageBaseline(
     read_card(_HERE),
     "libreyolo",
     "RFDETR_LIBREYOLO_PYTHON",
-    _HERE / "programs" / "export_libreyolo.py",
+    exporter=_HERE / "programs" / "export_libreyolo.py",
+    loads_weights=False,
 )

@@ -19,6 +19,6 @@ BASELINE = PackageBaseline(
     read_card(_HERE),
     "ultralytics",
     "RFDETR_ULTRALYTICS_PYTHON",
-    _HERE / "programs" / "export_ultralytics.py",
-    _HERE / "programs" / "count_ultralytics.py",
+    exporter=_HERE / "programs" / "export_ultralytics.py",
+    counter=_HERE / "programs" / "count_ultralytics.py",
 )
