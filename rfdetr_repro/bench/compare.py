@@ -114,14 +114,11 @@ def _why_not_there(record: Record, befores: Mapping[Key, Sequence[tuple[Path, Re
     it.
     """
     others = [
-        record
-        for found in befores.values()
-        for _, record in found
-        if _model(record) == _model(record)
+        other for found in befores.values() for _, other in found if _model(other) == _model(record)
     ]
     if not others:
         return "not in the old store"
-    names = dict.fromkeys(_how(record) for record in others)
+    names = dict.fromkeys(_how(other) for other in others)
     return f"not in the old store, which has the model by {' and by '.join(names)}"
 
 

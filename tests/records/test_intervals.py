@@ -75,7 +75,7 @@ def test_any_other_number_is_different(
     assert sorted(line.word for line in recompute(store.path)) == ["different", "equal"]
     assert (
         run_main(main, [str(store.path)]) == 1
-        and "1 of 2 latencies are not" in capsys.readouterr().err
+        and "1 of 2 latencies differ" in capsys.readouterr().err
     )
 
 

@@ -103,7 +103,7 @@ def test_spaces_that_do_not_fit_are_refused(run: Path, place: Path) -> None:
     with pytest.raises(InputError, match="a larger decoder than the checkpoint holds"):
         search_in(run, place, space=deep)
     search = search_in(run, place, masks=False)
-    with pytest.raises(InputError, match="a race for mask_ap needs masks"):
+    with pytest.raises(InputError, match="a race for mask_ap needs mask"):
         search.race(latency_model(search), ERROR, goal=GOALS["mask_ap"], rules=RULES)
 
 
