@@ -146,6 +146,8 @@ def program_of(verb: str) -> Program:
 
     An unknown verb is an :class:`InputError` that names the nearest verb.
     """
+    if verb.startswith("-"):
+        raise InputError(f"{verb} before the verb", hint=f"write {PROGRAM} VERB {verb}")
     if verb not in VERBS:
         near = nearest(verb, VERBS)
         hint = f"did you mean {near}? " if near else ""

@@ -64,6 +64,10 @@ def test_version_and_unknown_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and told.startswith(f"error: unknown verb '{word}'")
         assert f"did you mean {near}?" in told
+    assert cli.main(["--quiet", "tables"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --quiet before the verb; write rfdetr-repro VERB --quiet\n"
+    )
     assert cli.main(["qqqq"]) == 2 and "did you mean" not in capsys.readouterr().err
 
 
