@@ -253,7 +253,7 @@ class Reproduction:
             campaign=asked.name,
             command=self.command,
             seed=asked.train.seed,
-            tell=partial(print, flush=True),
+            tell=log.info,
             progress=lambda step: bar(*BARS[step]),
         )
 

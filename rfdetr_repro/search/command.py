@@ -12,9 +12,9 @@ again to resume an interrupted search.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.bench.command.arguments import split_names
@@ -35,6 +35,8 @@ from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX, PRECISIONS
 
 if TYPE_CHECKING:
     from .request import Cluster, SearchRequest
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -224,7 +226,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         workers=_workers(args),
         force=args.force,
         command=words,
-        tell=partial(print, flush=True),
+        tell=log.info,
         progress=lambda step: _bar,
     )
 
