@@ -16,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fpdf.svg import SVGObject
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -177,9 +178,13 @@ def _drawing(pages: Pages, block: Drawing) -> None:
 
 def _points(figure: Figure) -> int:
     """How many points the lines and clouds of a figure have."""
-    lines = sum(len(line.get_xdata()) for line in figure.findobj(Line2D))
-    clouds = figure.findobj(PathCollection)
-    return lines + sum(len(cloud.get_offsets()) for cloud in clouds)
+    points = 0
+    for artist in figure.findobj(lambda found: isinstance(found, (Line2D, PathCollection))):
+        if isinstance(artist, Line2D):
+            points += np.size(artist.get_xdata())
+        elif isinstance(artist, PathCollection):
+            points += len(np.asarray(artist.get_offsets()))
+    return points
 
 
 def _svg(pages: Pages, block: Drawing, scale: float) -> str:
