@@ -199,3 +199,44 @@ def test_every_size_has_the_name_it_has_there() -> None:
         for seg in ("", "-seg")
     }
     assert len(yolo_libre.BASELINE.sizes) == 10
+
+
+LIBRE = """
+import torch
+__version__ = "0.fake"
+class Head(torch.nn.Module):
+    export = False
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = Head()
+        self.grid = torch.nn.Conv2d(3, 85, 32, stride=32)
+    def forward(self, images):
+        assert self.head.export and images.shape[-1] == SIDE
+        rows = self.grid(images).flatten(2).transpose(1, 2)
+        return torch.cat([rows[..., :4].abs() * 100, rows[..., 4:].sigmoid()], -1)
+class LibreYOLOX:
+    def __init__(self, weights, size, device):
+        assert weights is None and device == "cpu"
+        self.model = Net()
+class LibreYOLO9(LibreYOLOX): ...
+"""
+
+
+@pytest.mark.parametrize(("name", "side"), [("yolox-n", 416), ("yolox-s", 640)])
+def test_libreyolo_exports_at_the_side_of_its_size(
+    name: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program's side and that of the data file are the same."""
+    folder = tmp_path / "fake" / "libreyolo"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(LIBRE.replace("SIDE", str(side)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    work = tmp_path / "work"
+    work.mkdir()
+    (size,) = [size for size in yolo_libre.BASELINE.sizes if size.id == name]
+    exported = yolo_libre.BASELINE.raw(size, work)
+    shape = onnx.load(exported.path).graph.input[0].type.tensor_type.shape
+    assert tuple(side.dim_value for side in shape.dim) == (1, 3, *size.hw)
+    assert size.hw == (side, side) and exported.params == 85 * 3 * 32 * 32 + 85
+    assert exported.versions["libreyolo"] == "0.fake"
