@@ -135,7 +135,8 @@ def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of convolution and normalisation in one, float32."""
-    assert norm.running_var is not None and norm.running_mean is not None
+    if norm.running_var is None or norm.running_mean is None:
+        raise ValueError("a normalisation without running statistics cannot be folded")
     scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     return convolution.weight.detach() * scale[
         :, None, None, None

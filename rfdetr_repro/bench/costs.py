@@ -145,7 +145,8 @@ def _foreign(name: str) -> HasCounts | None:
 @cache
 def _package_counts(name: str) -> Mapping[tuple[str, str], tuple[int, float]]:
     baseline = _foreign(name)
-    assert baseline is not None, name
+    if baseline is None:
+        raise InputError(f"{name} does not count its own operations")
     return baseline.counts(catalog.entry(name).size)
 
 
