@@ -14,6 +14,7 @@ from rfdetr_repro.spec.arguments import (
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         prog="rfdetr_repro.report",
         description="Writes the report of a run as a PDF and as an HTML page.",
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the report of the run that ``argv`` names."""
     options = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from .build import build_report, newest_run

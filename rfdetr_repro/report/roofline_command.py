@@ -12,6 +12,7 @@ from rfdetr_repro.spec.arguments import ArgumentParser, input_file, output_file
 
 
 def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
     arguments = ArgumentParser(
         "reports.roofline",
         description="Draws the speed of the attention operators against the measured limit of the "
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure from the benchmark file that ``argv`` names."""
     args = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
     from rfdetr_repro.plots.style import save
