@@ -65,10 +65,10 @@ class Size:
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not ID.fullmatch(self.id):
-            raise ValueError(f"{self.id!r} is no name of a model: {ID.pattern}")
+            raise ValueError(f"{self.id!r} is not a model name; it has to match {ID.pattern}")
         for name in ("family", "name", "size"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"{name} of {self.id} is empty or no text")
+                raise ValueError(f"{name} of {self.id} is empty or not text")
         if len(self.hw) != 2 or any(not isinstance(side, int) or side < 1 for side in self.hw):
             raise ValueError(f"hw of {self.id} is {self.hw}, not two numbers of pixels")
 

@@ -78,8 +78,9 @@ def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
         return np.array([by_name.get(name, -1) for name in manifest.class_names], dtype=np.int64)
     where = f"split {split.split} of {split.name}"
     listed = ", ".join(wrong[:3])
+    count = "1 category" if len(wrong) == 1 else f"{len(wrong)} categories"
     raise InputError(
-        f"the model lacks {len(wrong)} categories of the data ({listed})",
+        f"the model lacks {count} of the data ({listed})",
         where,
         _which_classes(manifest, wanted),
     )

@@ -19,7 +19,7 @@ from .style import BLUE, GREEN, GREY, LIGHT, origin_line
 from .values import data_words
 
 _HEAD_IN = 0.66
-_FOOT_IN = 0.52
+_FOOT_IN = 0.66
 _ROW_IN = 0.2
 
 
@@ -73,10 +73,10 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
         f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; "
         f"{backend(group[0])}."
     )
-    origin_line(
-        figure,
-        text + (f" {others} other searches in these Records are not drawn." if others else ""),
-    )
+    if others:
+        left_out = "One other search" if others == 1 else f"{others} other searches"
+        text += f" {left_out} in these Records: not drawn."
+    origin_line(figure, text)
 
 
 def _rows(steps: Sequence[Step]) -> list[Step | None]:

@@ -230,8 +230,10 @@ def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
 
 
 def origin_line(figure: FigureBase, text: str, left: float = 0.085) -> None:
-    """Writes the source of a figure's numbers in small type at the bottom."""
-    figure.text(left, 0.012, text, fontsize=7.0, color=GREY, va="bottom")
+    """Writes the source of a figure's numbers in small type at the bottom; long lines are
+    wrapped.
+    """
+    figure.text(left, 0.012, text, fontsize=7.0, color=GREY, va="bottom", wrap=True)
 
 
 def end_label(

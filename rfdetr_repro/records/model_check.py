@@ -71,15 +71,15 @@ class ModelCheck:
     @property
     def within_bound(self) -> bool:
         """Whether the model may rank: its stated error and its error on the confirmed files stay
-        within the bounds.
+        within the bounds. A stated error that is unknown is not within them.
         """
-        stated = (self.stated_median or 0.0) <= MEDIAN_BOUND and (
-            self.stated_p95 or 0.0
-        ) <= P95_BOUND
+        if self.stated_median is None or self.stated_p95 is None:
+            return False
         return (
-            stated
+            self.stated_median <= MEDIAN_BOUND
+            and self.stated_p95 <= P95_BOUND
             and self.median <= MEDIAN_BOUND
-            and self.worst <= max(P95_BOUND, self.stated_p95 or 0.0)
+            and self.worst <= P95_BOUND
         )
 
     def describe(self) -> str:
@@ -143,8 +143,12 @@ def _check(how: str, records: list[Record]) -> ModelCheck:
 
 
 def too_coarse(record: Record) -> bool:
-    """Whether the latency comes from a latency model whose stated error exceeds the bound."""
+    """Whether the latency comes from a latency model whose stated error is not known to be within
+    the bounds.
+    """
     latency = record.latency
     if latency is None or latency.method != "modelled":
         return False
-    return (latency.heldout_error or 0.0) > MEDIAN_BOUND or (latency.heldout_p95 or 0.0) > P95_BOUND
+    if latency.heldout_error is None or latency.heldout_p95 is None:
+        return True
+    return latency.heldout_error > MEDIAN_BOUND or latency.heldout_p95 > P95_BOUND

@@ -17,18 +17,24 @@ from rfdetr_repro.tables.format import Table
 
 @dataclass(frozen=True)
 class Title:
+    """The title of the document, with a line below it."""
+
     text: str
     subtitle: str = ""
 
 
 @dataclass(frozen=True)
 class Heading:
+    """The heading of a section; an entry of the contents."""
+
     text: str
     new_page: bool = False
 
 
 @dataclass(frozen=True)
 class Paragraph:
+    """Running text."""
+
     text: str
     quiet: bool = False  # small and grey: remarks, "not in this run"
     strong: bool = False
@@ -36,6 +42,8 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
+    """A list of sentences, each with a mark in front."""
+
     items: Sequence[str]
 
 
@@ -69,6 +77,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Picture:
+    """An image file with a caption below it."""
+
     path: Path
     caption: str = ""
 

@@ -25,6 +25,7 @@ class Pages(FPDF):
     """A4 pages with a footer, and a cursor that moves down them."""
 
     def __init__(self, footer: str = "") -> None:
+        """``footer``: one line at the foot of every page."""
         super().__init__(unit="pt", format="A4")
         self.set_margins(MARGIN, MARGIN, MARGIN)
         self.set_auto_page_break(True, BOTTOM)

@@ -32,10 +32,12 @@ class Run:
 
     @property
     def points(self) -> list[Confirmed]:
+        """The confirmed points of the frontier."""
         return confirmed_points(self.records)
 
     @property
     def synthetic(self) -> bool:
+        """Whether a Record was measured on synthetic data."""
         return any(record.data is not None and record.data.synthetic for record in self.records)
 
     def part(self, name: str) -> dict[str, Any]:
