@@ -117,7 +117,7 @@ def test_nothing_to_report_is_one_line_and_exit_code_2(records, tmp_path, capsys
         (run / "records.jsonl").write_text(records)
     assert run_main(main, arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: nothing to report on") and error.count("\n") == 1
+    assert error.startswith("error: there is nothing to report on") and error.count("\n") == 1
     assert not list(run.glob("report.*"))
 
 
