@@ -240,7 +240,7 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
     table.notes = [SYNTHETIC] if pairs[0][1].data and pairs[0][1].data.synthetic else []
     table.notes.append(
         "95% CI: of the paired difference over other images of the same kind. ≈: the interval "
-        "holds 0, so no change is established; unknown: the Records keep nothing per image."
+        "contains 0, so no change is established; unknown: the Records keep nothing per image."
     )
     return table
 

@@ -94,7 +94,7 @@ def interval_notes(accuracies: Iterable[Accuracy | None], compared: bool = True)
     if compared:
         notes.append(
             f"gain: AP on val beyond the last row above that is on the front. {SAME}: the 95 % "
-            f"interval of this paired difference over images holds 0, so which of the two is "
+            f"interval of this paired difference over images contains 0, so which of the two is "
             f"better is not established; {UNKNOWN}: it is not known."
         )
     return notes
