@@ -485,7 +485,7 @@ class Record:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
             if "unverified" in fields:
                 raise ValueError("unknown fields ['unverified'] of Record")
-            record = dataclasses.replace(decode(cls, fields), unverified=digest is None)
+            record = decode(cls, {**fields, "unverified": digest is None})
             wrong = "" if digest is None else altered(fields, record.id, digest)
         except InputError:
             raise

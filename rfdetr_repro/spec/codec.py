@@ -51,6 +51,20 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
+@functools.cache
+def _alternatives(hint: Any) -> tuple[bool, tuple[Any, ...]]:
+    """(whether None is allowed, the other alternatives)."""
+    options = _options(hint)
+    kinds = tuple(option for option in options if option is not type(None))
+    return len(kinds) < len(options), kinds
+
+
+@functools.cache
+def _anatomy(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """(whether a dataclass, the type without its arguments, its arguments)."""
+    return dataclasses.is_dataclass(kind), typing.get_origin(kind) or kind, typing.get_args(kind)
+
+
 def decode(kind: type[T], fields: Any, path: str = "") -> T:
     """A (nested) dataclass from plain JSON values.
 
@@ -94,10 +108,9 @@ def _meant(unknown: Iterable[str], known: Collection[str]) -> str:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    options = _options(hint)
-    if value is None and type(None) in options:
+    optional, kinds = _alternatives(hint)
+    if value is None and optional:
         return None
-    kinds = [option for option in options if option is not type(None)]
     for kind in kinds[:-1]:
         try:
             return _value_of(kind, value, name)
@@ -107,17 +120,17 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 
 
 def _value_of(kind: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return decode(typing.cast(type, kind), value, name)
-    plain = typing.get_origin(kind) or kind
+    is_dataclass, plain, arguments = _anatomy(kind)
+    if is_dataclass:
+        return decode(kind, value, name)
     if plain is tuple and isinstance(value, (list, tuple)):
-        return _tuple(typing.get_args(kind), value, name)
+        return _tuple(arguments, value, name)
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} = {repr(value)[:60]} is not {plain.__name__}")
     return (
-        {key: _value(typing.get_args(kind)[1], item, name) for key, item in value.items()}
+        {key: _value(arguments[1], item, name) for key, item in value.items()}
         if plain is dict
         else value
     )
