@@ -54,11 +54,15 @@ def answer(verbs: Iterable[str], program_of: Callable[[str], Program]) -> None:
     if words and words[0] in listed:
         whole = argparse.ArgumentParser(PROGRAM)
         under = whole.add_subparsers()
-        found = program_of(words[0]).parser()
+        try:
+            found = program_of(words[0]).parser()
+        except InputError:  # the verb cannot run here; a shell has no place for the reason
+            raise SystemExit(1) from None
         under.add_parser(words[0], parents=[found], add_help=False)
     else:
         whole = argparse.ArgumentParser(PROGRAM)
-        whole.add_argument("verb", choices=listed)
+        whole.add_argument("verb", choices=[*listed, "help"])
+        whole.add_argument("topic", nargs="?", choices=listed)
         whole.add_argument("--version", action="store_true")
     _argcomplete().autocomplete(whole)
 

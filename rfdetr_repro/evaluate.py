@@ -77,6 +77,7 @@ def evaluate(
     check_usable([chosen]) if quiet else print_census([chosen])
     progress: Any = iter if quiet else _progress_bar
     if not quiet:
+        logs.show_unless_configured()
         log.info(describe(artifact.manifest.resize))
     session = open_session(tried(artifact), backend, threads=threads)
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)

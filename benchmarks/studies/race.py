@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.matches import Matches, Objects, average_precision
 from rfdetr_repro.model.checkpoints.native import load_supernet

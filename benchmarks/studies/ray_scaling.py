@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet, save_detector

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.studies.race import hypervolume, known
-from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.model.checkpoints.native import load_supernet
 from rfdetr_repro.search.evaluation import GroupEvaluation, by_backbone
 from rfdetr_repro.spec.arch import Arch

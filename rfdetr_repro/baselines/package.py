@@ -109,6 +109,7 @@ class PackageBaseline(CardBaseline):
         :class:`InputError` without package, interpreter or file; :class:`StatedFailure` if the
         package fails, with its last line.
         """
+        folder = folder.resolve()  # the program runs in it
         weights: str | Path = size.key
         if checkpoint is not None and not self._loads_weights:
             raise InputError(

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rfdetr_repro.data.annotations import ImageKey
 from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.coco_document import ImageKey
 from rfdetr_repro.data.network_input import Letterbox, network_input
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
 from rfdetr_repro.evaluation.matches import measured

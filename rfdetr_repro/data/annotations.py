@@ -25,34 +25,10 @@ import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
 
-from .coco_document import (
-    ClassMap,
-    ImageKey,
-    category_key,
-    image_key,
-    parse_classes,
-    parse_document,
-    refuse_endless_numbers,
-    whole,
-)
+from .coco_document import ClassMap, category_key, image_key, whole
 from .image_files import short
-from .image_table import MOST_PIXELS, ImageInfo, ImageTable, parse_images
+from .image_table import MOST_PIXELS, ImageInfo, ImageTable
 from .segmentation import Segmentations, gather_segmentations, rle_bounds
-
-__all__ = [
-    "HINT",
-    "AnnotationTable",
-    "ClassMap",
-    "ImageInfo",
-    "ImageKey",
-    "ImageTable",
-    "image_key",
-    "parse_annotations",
-    "parse_classes",
-    "parse_document",
-    "parse_images",
-    "refuse_endless_numbers",
-]
 
 # a box is clipped without being counted up to this distance beyond the border, because annotation
 # tools round

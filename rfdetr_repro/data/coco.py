@@ -4,7 +4,7 @@ checked when the split is read.
     train = read_split(folder, "train")
     val = read_split(folder, "val", train.classes)
 
-COCO is the internal format; :mod:`.layouts` finds the other formats and converts them.
+COCO is the internal format; :mod:`.formats.layouts` finds the other formats and converts them.
 
 Category ids may have gaps; labels are contiguous (:class:`ClassMap`). Crowd annotations are kept
 for evaluation and are not training targets. A picture is rotated by its EXIF orientation where the
@@ -31,20 +31,17 @@ from rfdetr_repro.data.formats.layouts import Content, Found, is_there, load, lo
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import open_input
 
-from .annotations import (
-    AnnotationTable,
+from .annotations import AnnotationTable, parse_annotations
+from .coco_document import (
     ClassMap,
-    ImageInfo,
     ImageKey,
-    ImageTable,
-    parse_annotations,
     parse_classes,
     parse_document,
-    parse_images,
     refuse_endless_numbers,
 )
 from .decoding import Header, decode, read_header
 from .image_files import short
+from .image_table import ImageInfo, ImageTable, parse_images
 from .segmentation import NO_MASK, decode_mask, sample_mask
 from .source import DataSource
 
@@ -412,7 +409,7 @@ def read_split(
     drop_bad: bool | None = None,
 ) -> CocoSplit:
     """Reads and checks one split ("train", "val" or "test") of a data set in any of the formats of
-    :mod:`.layouts`.
+    :mod:`.formats.layouts`.
 
     ``data``: a folder, a YOLO data file, or a :class:`DataSource`. ``classes`` comes from the train
     split and is passed for the other splits; without ``classes`` the file's own categories are

@@ -39,9 +39,9 @@ from rfdetr_repro.spec.files import (
     write_atomic,
 )
 
-from .annotations import ImageKey, image_key
 from .census import print_census
 from .coco import CocoSplit, read_split
+from .coco_document import ImageKey, image_key
 from .network_input import network_input
 from .segmentation import rle_of_bitmap
 from .source import DataSource

@@ -17,8 +17,8 @@ import numpy as np
 
 from rfdetr_repro.spec.resize_rules import ANTIALIASED
 
-from .annotations import ImageKey
 from .coco import MasksLater, Sample
+from .coco_document import ImageKey
 from .network_input import View, network_input
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ import hotcoco
 import hotcoco.mask
 import numpy as np
 
-from rfdetr_repro.data.annotations import ImageKey
 from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.coco_document import ImageKey
 from rfdetr_repro.data.segmentation import masks_to_rle, rle_of
 from rfdetr_repro.records.record import AP_RULE, Accuracy
 from rfdetr_repro.spec.errors import InputError

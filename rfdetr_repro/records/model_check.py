@@ -100,9 +100,12 @@ class ModelCheck:
         if self.held is False:
             text += " That is more than was stated."
         if not self.within_bound:
+            unknown = self.stated_median is None or self.stated_p95 is None
+            which = "Whether it is within" if unknown else "It exceeds"
+            known = " is unknown" if unknown else ""
             text += (
-                f" It exceeds the bound ({bound_text()}): modelled latencies rank nothing here, "
-                f"measured latencies do."
+                f" {which} the bound ({bound_text()}){known}: modelled latencies rank nothing "
+                f"here, measured latencies do."
             )
         return text
 
@@ -149,6 +152,17 @@ def too_coarse(record: Record) -> bool:
     latency = record.latency
     if latency is None or latency.method != "modelled":
         return False
-    if latency.heldout_error is None or latency.heldout_p95 is None:
+    median, tail = latency.heldout_error, latency.heldout_p95
+    if median is None or tail is None:
         return True
-    return latency.heldout_error > MEDIAN_BOUND or latency.heldout_p95 > P95_BOUND
+    return median > MEDIAN_BOUND or tail > P95_BOUND
+
+
+def error_is_unknown(record: Record) -> bool:
+    """Whether the latency comes from a latency model that states no error, or not all of it."""
+    latency = record.latency
+    return (
+        latency is not None
+        and latency.method == "modelled"
+        and (latency.heldout_error is None or latency.heldout_p95 is None)
+    )

@@ -190,10 +190,9 @@ def _wait_for_lock(stream: BinaryIO) -> None:
     """Locks the file until ``stream`` is closed. An append holds the lock for milliseconds, so
     another writer waits.
 
-    The other locks here are filelock's. This one is the kernel's own, because filelock waits by
-    asking again: with 8 processes of 500 appends each, nothing was lost either way, but the longest
-    wait of one append was 5.1 s (1.3 s asking every millisecond) instead of 0.2 s, in the kernel's
-    queue.
+    The lock is the kernel's, not that of filelock, which waits by asking again: with 8 processes of
+    500 appends each, nothing was lost either way, but the longest wait of one append was 5.1 s
+    (1.3 s asking every millisecond) instead of 0.2 s, in the kernel's queue.
     """
     import fcntl  # here, because readers of files on other systems have none
 

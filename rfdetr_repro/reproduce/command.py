@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "reproduce --plan",
             "reproduce --data DIR --out runs/mine",
-            "reproduce --campaign campaigns/coco.toml --out runs/coco",
+            "reproduce --campaign campaigns/paper.toml --out runs/paper",
         ),
     )
     add = arguments.add_argument

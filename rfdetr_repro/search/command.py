@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.search",
         description=(
             "Evaluates the accuracy and the latency of every architecture of a "
-            "trained supernet, and prints the frontier."
+            "trained supernet, and measures the architectures of the frontier again from "
+            "their exported files."
         ),
         examples=(
             "search --run runs/mine --data DIR",
@@ -80,8 +81,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--targets-ms",
-        help="target latencies in ms, such as 2.3,3.5,4.4: find the best configuration near each "
-        "target instead of the frontier",
+        help="target latencies in ms, such as 2.3,3.5,4.4: find the best configuration whose "
+        "latency differs from each target by at most --tolerance, above or below, instead of the "
+        "frontier",
     )
     add(
         "--tolerance",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.loader import evaluation_batches
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, images_by_id

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from rfdetr_repro.bench.confirm import Context
-from rfdetr_repro.data.annotations import ClassMap
 from rfdetr_repro.data.census import print_census
 from rfdetr_repro.data.coco import CocoSplit, read_split
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.predict_split import device_of
@@ -123,12 +123,19 @@ class SearchResult:
             f"fitted to them too: {self.refit.error.describe()}",
             *(check.describe() for check in model_checks(self.confirmed)),
             f"{len(self.records)} configurations; Records in {self.search.store.path}",
+            f"frontier: rfdetr-repro tables --table frontier --records {self.search.store.path}",
             describe_gaps(ap_gaps([*self.records, *self.confirmed])),
             self.search.space.counted(),
         ]
         if request.targets is not None:
             mode = request.decision.mode
-            lines += describe_picks(request.targets, self.decided, request.metric, mode)
+            lines += describe_picks(
+                request.targets,
+                self.decided,
+                request.metric,
+                mode,
+                lambda arch: self.search.deployed.artifact(arch).path,
+            )
         return [line for line in lines if line]
 
 

@@ -1,8 +1,8 @@
 """The search: AP and latency Records of every configuration of a space, frontier candidates, and
 their full protocol.
 
-Accuracy comes from the shared pass (``shared.py``), for all configurations or for the survivors of
-a race (``race.py``); latency comes from the additive model, which is fitted to a few engines
+Accuracy comes from the shared pass (``evaluation.py``), for all configurations or for the survivors
+of a race (``race.py``); latency comes from the additive model, which is fitted to a few engines
 (``engines.py``). Only candidates for the frontier are exported and fully measured, with accuracy
 and latency from the same file. Every step skips the Records that the store already holds.
 """

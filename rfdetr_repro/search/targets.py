@@ -4,8 +4,9 @@ paper's RF100-VL models: 10 %).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rfdetr_repro.records.pareto import frontier, metric
 from rfdetr_repro.records.record import Record
@@ -104,9 +105,15 @@ def candidates(
 
 
 def describe_picks(
-    targets: Targets, confirmed: Sequence[Record], y: str = "ap", mode: str = "buffered"
+    targets: Targets,
+    confirmed: Sequence[Record],
+    y: str = "ap",
+    mode: str = "buffered",
+    file_of: Callable[[Arch], Path] | None = None,
 ) -> list[str]:
-    """One line per target, by the confirmed file's latency in the deciding mode."""
+    """One line per target, by the confirmed file's latency in the deciding mode; ``file_of`` gives
+    the measured file, which the line names.
+    """
     metric_y = metric(y)
     lines = []
     decided = [
@@ -120,7 +127,9 @@ def describe_picks(
         for pick in picks:
             value = metric_y.value(pick)
             score = percent(value, absent="unknown")
+            arch = pick.as_searched().arch
             result = f"{metric_y.name} {score}, {pick.as_latency().ms:.3g} ms {mode}"
-            found = f"{pick.as_searched().arch.key}, {result}"
+            file = "" if file_of is None else f", file {file_of(arch)}"
+            found = f"{arch.key}, {result}{file}"
         lines.append(f"target {target:g} ms: {found}")
     return lines

@@ -55,8 +55,8 @@ class Pretraining:
 class Campaign:
     """All settings of one run of the whole flow.
 
-    ``data`` is a COCO-format folder, or None for the embedded data set, which is composed into the
-    run folder. Raises :class:`InputError` for settings that cannot work.
+    ``data`` is a data set in any known form, or None for the embedded data set, which is composed
+    into the run folder. Raises :class:`InputError` for settings that cannot work.
     """
 
     name: str

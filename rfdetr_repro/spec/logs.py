@@ -86,8 +86,7 @@ def shown() -> Iterator[None]:
     finally:
         if outermost:
             hide()
-        else:
-            LOGGER.setLevel(before)
+        LOGGER.setLevel(before)
 
 
 def choose(*, verbose: bool, quiet: bool) -> None:

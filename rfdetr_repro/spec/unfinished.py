@@ -7,6 +7,7 @@ any time and while any number of programs run. Where the disk cannot lock, nothi
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -26,11 +27,19 @@ def lock_now(handle: int) -> bool:
     """Locks an open file or folder for this process; False where another holds the lock.
 
     The lock ends when the descriptor is closed or its process ends, however that ends. Raises
-    OSError where the disk or the system cannot lock.
+    OSError where the disk or the system cannot lock. This is the kernel's own call: filelock 4.2
+    takes a refusal (EACCES, of a security policy or some network disks) for a lock that another
+    process holds, and the maker of a temporary file would then try for ever.
     """
-    import filelock  # here, because it takes a tenth of a second to load
-
-    return filelock.lock_descriptor(handle, blocking=False)
+    try:
+        import fcntl  # here, because other systems have none
+    except ImportError as error:
+        raise OSError(errno.ENOSYS, "this system cannot lock files") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def claimed_file(folder: Path, stem: str) -> tuple[int, Path]:

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
-from rfdetr_repro.records.model_check import ModelCheck, bound_text, model_checks, too_coarse
+from rfdetr_repro.records.model_check import (
+    ModelCheck,
+    bound_text,
+    error_is_unknown,
+    model_checks,
+    too_coarse,
+)
 from rfdetr_repro.records.pareto import (
     Confirmed,
     backend,
@@ -417,9 +423,10 @@ def _modelled_table(front: list[Record], how: str, images: str) -> Table:
     table.notes = [SYNTHETIC] if front[0].data and front[0].data.synthetic else []
     table.notes += interval_notes([record.accuracy for record in front])
     if any(too_coarse(record) for record in front):
+        unknown = any(error_is_unknown(record) for record in front)
         text = (
-            f"The latency model's error on engines left out of the fit exceeds its bound "
-            f"({bound_text()})"
+            f"The latency model's error on engines left out of the fit "
+            f"{'is not known to be within' if unknown else 'exceeds'} its bound ({bound_text()})"
         )
         table.notes.append(f"{text}: the order of the rows is not reliable.")
     return table

@@ -30,10 +30,15 @@ def test_every_folder_of_the_room_is_in_the_catalogue() -> None:
 
 
 def test_every_built_in_baseline_is_one() -> None:
-    assert len(catalog.entries()) == 63
-    for name, known in catalog.entries().items():
+    entries = {
+        name: known
+        for name, known in catalog.entries().items()
+        if known.provider == "rfdetr_repro"  # not of a plug-in that is installed here
+    }
+    assert len(entries) == 63
+    for name, known in entries.items():
         assert isinstance(known.baseline, Baseline) and known.size in known.baseline.sizes
-        assert known.size.id == name and known.provider == "rfdetr_repro"
+        assert known.size.id == name
         assert known.size.form in FORMS and known.size.normalise in INPUTS
         assert known.baseline.weights and known.baseline.license
 
@@ -83,7 +88,7 @@ def test_the_built_models_have_the_claimed_parameters() -> None:
         ("name = 3", "Card.name = 3 is not str"),
         ('name = "A"\nlicense = "MIT"\nsource = ""\nweights = ""\nnew = 1', "unknown fields"),
         ('name = "A"\n[sizes.a-s]\nfamily = "a"\nsise = "S"', "unknown fields"),
-        ('name = "A"\n[sizes.A]\nfamily = "a"\nsize = "S"', "no name of a model"),
+        ('name = "A"\n[sizes.A]\nfamily = "a"\nsize = "S"', "not a model name"),
         ('name = "A"\n[sizes.a]\nfamily = "a"\nsize = "S"\nhw = [0, 4]', "two numbers of pixels"),
         ('name = "A"\n[sizes.a]\nsize = "S"', "family"),
         ("name = ", "Invalid value"),

@@ -232,7 +232,8 @@ def test_libreyolo_exports_at_the_side_of_its_size(
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(LIBRE.replace("SIDE", str(side)))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
-    work = tmp_path / "work"
+    monkeypatch.chdir(tmp_path)
+    work = Path("work")  # as under the default of --out, which is relative
     work.mkdir()
     (size,) = [size for size in yolo_libre.BASELINE.sizes if size.id == name]
     exported = yolo_libre.BASELINE.raw(size, work)

@@ -170,7 +170,7 @@ def test_another_version_of_a_plug_in_is_another_file(here, tmp_path: Path) -> N
         (('[Size("mine-s", "mine", "Mine", "S")]', "[]"), "its sizes are no list of"),
         (('[Size("mine-s", "mine", "Mine", "S")]', "['mine-s']"), "its sizes are no list of"),
         (('[Size("mine-s", "mine", "Mine", "S")]', "3"), "its sizes are no list of"),
-        (('"mine-s"', '"Mine S"'), "'Mine S' is no name of a model"),
+        (('"mine-s"', '"Mine S"'), "'Mine S' is not a model name"),
         (('"mine-s"', '"dfine-s"'), "there is a model called dfine-s already"),
         (('"mine-s"', '"rfdetr-nano"'), "there is a model called rfdetr-nano already"),
         (

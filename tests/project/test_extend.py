@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-LONGEST = 60  # lines of a section
+LONGEST = 70  # lines of a section
 
 
 def test_every_named_part_is_in_its_file() -> None:

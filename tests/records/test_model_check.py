@@ -124,6 +124,17 @@ def test_a_modelled_front_says_that_its_model_is_too_coarse() -> None:
     assert any(
         "exceeds its bound" in note for table in frontier_tables([coarse]) for note in table.notes
     )
+    unknown = replace(fine, latency=replace(fine.latency, heldout_p95=None))
+    assert too_coarse(unknown)
+    (table,) = frontier_tables([unknown])
+    assert any("is not known to be within its bound" in note for note in table.notes)
+
+
+def test_an_unknown_stated_error_is_neither_within_the_bound_nor_beyond_it() -> None:
+    check = ModelCheck("x", (1.0, 1.0), (1.0, 1.0), None, None)
+    assert not check.within_bound
+    assert "Whether it is within the bound" in check.describe()
+    assert "exceeds" not in check.describe()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from rfdetr_repro.search.targets import Targets
 from rfdetr_repro.spec.arch import Arch, SearchSpace
 from rfdetr_repro.spec.campaign import EMBEDDED
 from rfdetr_repro.spec.errors import InputError, run_main
+from rfdetr_repro.spec.files import sha256_file
 from rfdetr_repro.spec.protocol import Protocol
 
 PROTOCOLS = (QUICK, replace(QUICK, mode="sustained"))
@@ -64,7 +65,10 @@ def request_in(run: Path, place: Path, **changes: Any) -> SearchRequest:
         ({"confirm_on": ("test",)}, "confirm_on = test; write val, or val,test"),
         ({"confirm_on": ("val", "train")}, "confirm_on = val, train"),
         ({"protocols": ()}, "0 protocols"),
-        ({"protocols": (QUICK, replace(QUICK, threads=QUICK.threads + 1))}, "one number of thr"),
+        (
+            {"protocols": (QUICK, replace(QUICK, threads=QUICK.threads + 1))},
+            "the same number of threads",
+        ),
         ({"protocols": (Protocol("paced", fps=10.0),)}, "latencies is not possible"),
         ({"data": {}}, "no split 'val' to confirm on"),
         ({"data": {"val": None}, "workers": Cluster()}, "workers read the data themselves"),
@@ -192,7 +196,12 @@ def test_a_race_for_targets_from_python(run: Path, place: Path) -> None:
     assert json.loads((run / "race.json").read_text())[0]["entered"] == len(FEW)
     assert {one.data.split for one in result.confirmed if one.data} == {"val", "test"}
     assert {one.data.split for one in result.decided if one.data} == {"val"}
-    assert result.lines()[-1].startswith("target 1.5 ms: ")
+    line = result.lines()[-1]
+    assert line.startswith("target 1.5 ms: ")
+    file = Path(line.partition(", file ")[2])
+    assert file.is_file() and sha256_file(file) in {
+        one.artifact.sha256 for one in result.confirmed if one.artifact
+    }
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(run: Path, place: Path) -> None:

@@ -45,6 +45,17 @@ def test_lines_are_shown_where_nobody_has_configured_logging() -> None:
     assert (done.stdout, done.stderr) == ("seen\n", "")
 
 
+def test_a_command_leaves_the_level_that_a_program_has_set() -> None:
+    logs.hide()
+    logs.LOGGER.setLevel(logging.ERROR)
+    try:
+        with logs.shown():
+            logs.choose(verbose=True, quiet=False)
+        assert logs.LOGGER.level == logging.ERROR
+    finally:
+        logs.LOGGER.setLevel(logging.NOTSET)
+
+
 def test_a_command_inside_a_command_keeps_the_choice_of_the_outer_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

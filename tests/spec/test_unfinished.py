@@ -4,6 +4,7 @@ signals end commands in order.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -142,11 +143,12 @@ def test_makers_and_removers_do_not_hinder_each_other(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EACCES, errno.ENOLCK])
 def test_a_disk_that_cannot_lock_keeps_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(handle: int, operation: int) -> None:
-        raise OSError(95, "Operation not supported")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
     folder = TemporaryFolder(tmp_path)

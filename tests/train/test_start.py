@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import TINY
 
-from rfdetr_repro.data.annotations import ClassMap
+from rfdetr_repro.data.coco_document import ClassMap
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
