@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a shell starts a background job with SIGINT ignored, and its children inherit that
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# a background job of a shell ignores SIGINT, a program under nohup SIGHUP, and children inherit that
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 try:
     from hypothesis import HealthCheck, settings
 except ImportError:  # the tests that need it skip themselves

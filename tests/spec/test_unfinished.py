@@ -37,7 +37,7 @@ HOLDS = """
         path.write_bytes(b"half")
         (folder / "scratch").write_bytes(b"half")
         print("inside", flush=True)
-        time.sleep(86_400)
+        time.sleep(900)
 """
 
 
@@ -179,7 +179,7 @@ COMMAND = """
         with atomic_path(argv[0]) as path, temporary_folder() as folder:
             try:
                 print("inside", flush=True)
-                time.sleep(86_400)
+                time.sleep(900)
             finally:
                 print("in order", flush=True)
                 sys.stdin.readline()
