@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# a background job of a shell ignores SIGINT, a program under nohup SIGHUP, and children inherit that
+# a background job of a shell ignores SIGINT, a program under nohup SIGHUP; children inherit that
 for number, usual in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),

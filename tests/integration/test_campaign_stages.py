@@ -143,7 +143,7 @@ def test_the_command_plans_and_makes_no_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(reproduce, "plan", lambda chosen: iter([chosen.name]))
+    monkeypatch.setattr("rfdetr_repro.reproduce.plan.plan", lambda chosen: iter([chosen.name]))
     assert (
         run_main(
             reproduce.main, ["--campaign", str(PAPER), "--out", str(tmp_path / "out"), "--plan"]

@@ -55,7 +55,7 @@ def numbers(found: list) -> list[int]:
 
 
 def test_same_results_as_the_local_pool(join, tmp_path):
-    make = MakeSquares(str(tmp_path), seconds=0.1)
+    make = MakeSquares(str(tmp_path), seconds=0.1, together=2)
     pool = join(make)
     found = list(pool.run(ITEMS))
     local = {item: answer.values for item, answer in LocalPool(make).run(ITEMS)}

@@ -65,7 +65,8 @@ def node_id() -> str:
 class MakeSquares:
     """Squares numbers; each attempt is a line in ``folder``/log.
 
-    Number ``fatal`` kills its process the first ``kills`` times.
+    Number ``fatal`` kills its process the first ``kills`` times. Nothing is computed before
+    ``together`` workers exist.
     """
 
     folder: str
@@ -74,6 +75,7 @@ class MakeSquares:
     kills: int = 1
     sign: int = signal.SIGKILL
     forbidden: int = -1
+    together: int = 1
 
     def __call__(self) -> Callable[[Square], Answer]:
         self.log("make")
@@ -86,6 +88,8 @@ class MakeSquares:
             os.kill(os.getpid(), self.sign)
         if item.number == self.forbidden:
             raise InputError("no such number", f"item {item.number}", "leave it out")
+        while self.lines().count("make") < self.together:
+            time.sleep(0.05)
         time.sleep(self.seconds)
         values = np.arange(3) * float(item.number**2)
         return Answer(

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import LONGEST_LINE, InputError, shortened
 from rfdetr_repro.spec.unfinished import TemporaryFolder
 
 # characters, because Ray puts sockets into the folder, and the kernel limits socket paths to 107
@@ -189,4 +189,4 @@ def first_line(error: BaseException) -> str:
     advice.
     """
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return shortened(lines[0], LONGEST_LINE) if lines else type(error).__name__

@@ -208,7 +208,7 @@ class RayPool:
         if nodes and not welcome and not self._members:
             reason = list(self._refused.values())[-1]
             raise InputError(
-                "no worker is left", self._where(), f"the last worker was refused: {reason}"
+                f"no worker is left; the last worker was refused: {reason}", self._where()
             )
         self._alone_since = self._alone_since or time.monotonic()
         waited_s = time.monotonic() - self._alone_since
