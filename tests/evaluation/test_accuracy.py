@@ -131,7 +131,7 @@ def test_classes_the_split_lacks_are_dropped(split: CocoSplit, real: OrtSession)
 
 def test_another_data_set_is_refused(split: CocoSplit, real: OrtSession) -> None:
     renamed = replace(real.manifest, class_names=("car", "dog", "toothbrush"))
-    with pytest.raises(InputError, match=r"lacks 1 categories of the data \(17 'cat'\)"):
+    with pytest.raises(InputError, match=r"lacks 1 category of the data \(17 'cat'\)"):
         label_map(renamed, split)
 
 

@@ -115,7 +115,7 @@ def test_evaluate_counts_everything(model: RFDETR, tmp_path: Path) -> None:
     assert 0 <= metrics["boxes"].ap50 <= 1 and metrics["masks"] is not None
     document = random_document(3)
     document["categories"][0]["name"] = "lorry"
-    with pytest.raises(InputError, match="lacks 1 categories"):
+    with pytest.raises(InputError, match="lacks 1 category"):
         model.evaluate(write_folder(tmp_path / "other", document, "val"), "val")
 
 
