@@ -1,0 +1,212 @@
+"""The best model of a run under a latency budget, as a file with a plain name.
+
+A budget is a ceiling: only files that the full protocol has measured are considered, and the
+measured latency decides. A target (:mod:`.targets`) is a neighbourhood instead, as in the paper's
+RF100-VL models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rfdetr_repro.export.artifact import (
+    Artifact,
+    load_artifact,
+    manifest_path,
+    write_artifact,
+)
+from rfdetr_repro.records.pareto import metric
+from rfdetr_repro.records.record import MeasuredRecord, Record
+from rfdetr_repro.records.store import Store
+from rfdetr_repro.spec.errors import InputError, StatedFailure
+from rfdetr_repro.spec.files import read_json, write_atomic
+from rfdetr_repro.spec.metrics import percent
+
+LABELS = "labels.txt"
+QUANTILES = ("median", "p90", "p95", "p99")
+LONGEST_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ceiling for the latency of one image.
+
+    Args:
+        ms: the ceiling in milliseconds, above 0.
+        quantile: the statistic of the samples that has to stay below it, one of ``QUANTILES``.
+        mode: the latency mode, "buffered" or "sustained".
+        metric: what is maximised below it: ap, ap50, mask_ap or mask_ap50.
+
+    Raises :class:`InputError` for other values.
+    """
+
+    ms: float
+    quantile: str = "median"
+    mode: str = "buffered"
+    metric: str = "ap"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if not 0 < self.ms < LONGEST_MS:  # false for NaN too
+            raise InputError(f"a budget of {self.ms!r} ms", hint="give a number of ms above 0")
+        if self.quantile not in QUANTILES:
+            raise InputError(
+                f"unknown quantile {self.quantile!r}", hint=f"choose one of {', '.join(QUANTILES)}"
+            )
+        metric(self.metric)
+
+    @property
+    def name(self) -> str:
+        """The stem of the chosen file, such as ``best-5ms`` or ``best-5ms-p95``."""
+        tail = "" if self.quantile == "median" else f"-{self.quantile}"
+        return f"best-{self.ms:g}ms{tail}"
+
+    def latency_of(self, measured: MeasuredRecord) -> float | None:
+        """The quantile in ms; None where too few samples were taken for it."""
+        latency = measured.latency
+        return {
+            "median": latency.median_ms,
+            "p90": latency.p90_ms,
+            "p95": latency.p95_ms,
+            "p99": latency.p99_ms,
+        }[self.quantile]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The chosen model.
+
+    ``proved``: whether the whole 95 % interval of the latency lies within the budget; None where
+    the statistic has no interval.
+    """
+
+    budget: Budget
+    measured: MeasuredRecord
+    artifact: Artifact
+    proved: bool | None
+
+    def describe(self) -> str:
+        """One sentence: the file, its accuracy and latency, and how sure the latency is."""
+        latency = self.measured.latency
+        ms = self.budget.latency_of(self.measured)
+        scored = metric(self.budget.metric)
+        certainty = {
+            True: f"95 % interval of the median {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g}"
+            if latency.ci_low_ms is not None and latency.ci_high_ms is not None
+            else "",
+            False: "the 95 % interval of the median reaches beyond the budget"
+            if latency.ci_high_ms is None
+            else f"the 95 % interval of the median reaches {latency.ci_high_ms:.3g} ms, beyond the "
+            f"budget: another session may measure more",
+            None: "no interval is known for this value",
+        }[self.proved]
+        return (
+            f"best under {self.budget.ms:g} ms: {self.artifact.path} "
+            f"({_name_of(self.measured.record)}, {scored.name} "
+            f"{percent(scored.value(self.measured.record))} on val, {self.budget.quantile} "
+            f"{ms:.3g} ms {self.budget.mode}; {certainty})"
+        )
+
+
+def pick(run: str | Path, budget: Budget) -> Pick:
+    """Finds the most accurate measured file of ``run`` within ``budget`` and writes it as
+    ``RUN/best-5ms.onnx`` with its manifest, and the class names in order as ``RUN/labels.txt``.
+
+    Raises :class:`InputError` for a folder without measured files, and :class:`StatedFailure`,
+    which names the nearest model, where every file is slower than the budget.
+    """
+    run = Path(run)
+    store = run / "records.jsonl"
+    if not store.is_file():
+        raise InputError("the folder holds no Records", run, "give the folder of a search")
+    measured = considered(Store(store).read(), budget)
+    if not measured:
+        raise InputError(
+            f"no file of the run has a {budget.mode} latency ({budget.quantile}) and "
+            f"{metric(budget.metric).name} on val",
+            store,
+            "run the search to its end, or choose another mode, quantile or metric",
+        )
+    chosen = best_within(measured, budget)
+    artifact = _copied(_file_of(run, chosen), run / budget.name)
+    write_atomic(run / LABELS, "".join(f"{name}\n" for name in artifact.manifest.class_names))
+    return Pick(budget, chosen, artifact, _proved(chosen, budget))
+
+
+def considered(records: Sequence[Record], budget: Budget) -> list[MeasuredRecord]:
+    """The measured files on val that have the budget's statistic and metric."""
+    value = metric(budget.metric).value
+    found = []
+    for record in records:
+        measured = MeasuredRecord.of(record)
+        if (
+            measured is not None
+            and record.source == "protocol"
+            and measured.protocol.usual
+            and measured.protocol.mode == budget.mode
+            and record.data is not None
+            and record.data.split == "val"
+            and value(record) is not None
+            and budget.latency_of(measured) is not None
+        ):
+            found.append(measured)
+    return found
+
+
+def best_within(measured: Sequence[MeasuredRecord], budget: Budget) -> MeasuredRecord:
+    """The most accurate of ``measured`` within the budget; of equally accurate files the faster.
+
+    Raises :class:`StatedFailure`, which names the fastest file, where none is within the budget.
+    """
+    value = metric(budget.metric).value
+
+    def key(one: MeasuredRecord) -> tuple[float, float]:
+        return value(one.record) or 0.0, -(budget.latency_of(one) or 0.0)
+
+    within = [one for one in measured if (budget.latency_of(one) or 0.0) <= budget.ms]
+    if within:
+        return max(within, key=key)
+    nearest = min(measured, key=lambda one: budget.latency_of(one) or 0.0)
+    raise StatedFailure(
+        f"no measured file is within {budget.ms:g} ms; the nearest is "
+        f"{_name_of(nearest.record)} with {budget.quantile} "
+        f"{budget.latency_of(nearest):.3g} ms {budget.mode}"
+    )
+
+
+def _proved(measured: MeasuredRecord, budget: Budget) -> bool | None:
+    high = measured.latency.ci_high_ms
+    if budget.quantile != "median" or high is None:
+        return None
+    return high <= budget.ms
+
+
+def _name_of(record: Record) -> str:
+    tail = f" {record.model.variant}" if record.model.variant else ""
+    return (record.model.arch.key if record.model.arch else record.model.name) + tail
+
+
+def _file_of(run: Path, measured: MeasuredRecord) -> Path:
+    """The file in the run whose manifest states the Record's SHA-256."""
+    for manifest in sorted(run.rglob("artifacts/**/*.json")):
+        try:
+            fields = read_json(manifest)
+        except InputError:  # of a file that is being written
+            continue
+        if isinstance(fields, dict) and fields.get("sha256") == measured.artifact.sha256:
+            for path in manifest.parent.iterdir():
+                if path != manifest and manifest_path(path) == manifest:
+                    return path
+    raise InputError(
+        f"the file with SHA-256 {measured.artifact.sha256[:12]} is not in the run",
+        run / "artifacts",
+        "run the search again; it exports the file anew",
+    )
+
+
+def _copied(source: Path, stem: Path) -> Artifact:
+    found = load_artifact(source)
+    target = stem.with_name(stem.name + source.suffix)
+    return write_artifact(target, source.read_bytes(), found.manifest)
