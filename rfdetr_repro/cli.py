@@ -72,6 +72,10 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "search.command",
             "search",
         ),
+        "pick": _verb(
+            "copy the best measured model under a latency budget to a plain name",
+            "search.pick_command",
+        ),
         "family": _verb("evaluate patch sizes that training never drew", "family", "family"),
     },
     "deploy and measure": {

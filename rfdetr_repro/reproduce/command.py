@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.search.pick_command import add_budget, tell_pick
 from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
 from rfdetr_repro.spec.campaign import campaign, from_scratch
 from rfdetr_repro.spec.files import writable_folder
@@ -29,12 +30,14 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "reproduce --plan",
             "reproduce --data DIR --out runs/mine",
+            "reproduce --data DIR --out runs/mine --budget-ms 8",
             "reproduce --campaign campaigns/paper.toml --out runs/paper",
         ),
     )
     add = arguments.add_argument
     add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")
     add_data_arguments(arguments, "these data replace the campaign's own data")
+    add_budget(add)
     add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
     add(
         "--from-scratch",
@@ -59,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (source := source_of(args, needed=False)) is not None:
         title = f"Weight-sharing search on {source.name}"
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
+    if args.budget_ms is not None:
+        chosen = replace(
+            chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
+        )
     if args.drop_bad:
         chosen = replace(chosen, drop_bad=True)
     chosen.space.check()
@@ -78,3 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
     print(f"\nreport: {report}")
+    if chosen.budget_ms is not None:
+        from rfdetr_repro.search.budget import Budget
+
+        tell_pick(
+            folder,
+            Budget(chosen.budget_ms, chosen.quantile, chosen.latency_mode, chosen.metric),
+        )

@@ -41,6 +41,7 @@ from .training import check_masks, pretrain, train
 
 if TYPE_CHECKING:
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.search.budget import Budget
     from rfdetr_repro.search.request import SearchRequest
     from rfdetr_repro.search.run import LatencyFit, Refit, SearchRun
 
@@ -244,6 +245,7 @@ class Reproduction:
             metric=asked.metric,
             masks=asked.search_masks,
             targets=Targets(asked.targets_ms) if asked.targets_ms else None,
+            budget=self.budget,
             engines=asked.engines,
             most_engines=asked.most_engines,
             candidates=asked.candidates,
@@ -256,6 +258,16 @@ class Reproduction:
             tell=log.info,
             progress=lambda step: bar(*BARS[step]),
         )
+
+    @property
+    def budget(self) -> Budget | None:
+        """The campaign's ceiling for the latency."""
+        from rfdetr_repro.search.budget import Budget
+
+        asked = self.campaign
+        if asked.budget_ms is None:
+            return None
+        return Budget(asked.budget_ms, asked.quantile, asked.latency_mode, asked.metric)
 
     def latency(self, run: SearchRun) -> tuple[LatencyFit, str]:
         """Measures engines and fits the latency model."""

@@ -33,6 +33,8 @@ from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX, PRECISIONS
 
+from .pick_command import add_budget, budget_of, tell_pick
+
 if TYPE_CHECKING:
     from .request import Cluster, SearchRequest
 
@@ -50,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         ),
         examples=(
             "search --run runs/mine --data DIR",
+            "search --run runs/mine --data DIR --budget-ms 8",
             "search --run runs/mine --data DIR --strategy race --confirm-on val,test",
             "search --run runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
             "--precision fp16",
@@ -91,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
         default=0.1,
         help="largest relative distance of a chosen configuration's latency from its target",
     )
+    add_budget(add)
     add = arguments.add_argument_group("how much is measured").add_argument
     add(
         "--engines",
@@ -192,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\n".join(plan_search(request).lines()))
         return
     print("\n".join(run_search(request).lines()))
+    if request.budget is not None:
+        tell_pick(args.run, request.budget)
 
 
 def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
@@ -218,6 +224,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         rules=rules,
         metric=args.metric,
         targets=targets,
+        budget=budget_of(args, args.mode, args.metric),
         engines=args.engines,
         most_engines=args.most_engines,
         candidates=args.candidates,

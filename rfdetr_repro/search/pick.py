@@ -24,54 +24,9 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import read_json, write_atomic
 from rfdetr_repro.spec.metrics import percent
 
+from .budget import Budget
+
 LABELS = "labels.txt"
-QUANTILES = ("median", "p90", "p95", "p99")
-LONGEST_MS = 1e6
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A ceiling for the latency of one image.
-
-    Args:
-        ms: the ceiling in milliseconds, above 0.
-        quantile: the statistic of the samples that has to stay below it, one of ``QUANTILES``.
-        mode: the latency mode, "buffered" or "sustained".
-        metric: what is maximised below it: ap, ap50, mask_ap or mask_ap50.
-
-    Raises :class:`InputError` for other values.
-    """
-
-    ms: float
-    quantile: str = "median"
-    mode: str = "buffered"
-    metric: str = "ap"
-
-    def __post_init__(self) -> None:
-        """Checks the values."""
-        if not 0 < self.ms < LONGEST_MS:  # false for NaN too
-            raise InputError(f"a budget of {self.ms!r} ms", hint="give a number of ms above 0")
-        if self.quantile not in QUANTILES:
-            raise InputError(
-                f"unknown quantile {self.quantile!r}", hint=f"choose one of {', '.join(QUANTILES)}"
-            )
-        metric(self.metric)
-
-    @property
-    def name(self) -> str:
-        """The stem of the chosen file, such as ``best-5ms`` or ``best-5ms-p95``."""
-        tail = "" if self.quantile == "median" else f"-{self.quantile}"
-        return f"best-{self.ms:g}ms{tail}"
-
-    def latency_of(self, measured: MeasuredRecord) -> float | None:
-        """The quantile in ms; None where too few samples were taken for it."""
-        latency = measured.latency
-        return {
-            "median": latency.median_ms,
-            "p90": latency.p90_ms,
-            "p95": latency.p95_ms,
-            "p99": latency.p99_ms,
-        }[self.quantile]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, number
-from rfdetr_repro.spec.protocol import MODES
+from rfdetr_repro.spec.campaign import METRICS
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.protocol import MODES, QUANTILES
 
-METRICS = ("ap", "ap50", "mask_ap", "mask_ap50")
+if TYPE_CHECKING:
+    from .budget import Budget
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,18 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = arguments.add_argument
     add("run", type=input_folder, help="folder of a search or of the whole flow")
-    add(
-        "--budget-ms",
-        required=True,
-        type=number(0, 1e6, "()"),
-        help="largest latency of one image in milliseconds",
-    )
-    add(
-        "--quantile",
-        choices=("median", "p90", "p95", "p99"),
-        default="median",
-        help="statistic of the latency that has to be within the budget (default: median)",
-    )
+    add_budget(add, needed=True)
     add(
         "--mode",
         choices=MODES,
@@ -50,12 +44,48 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def add_budget(add: Callable[..., Any], *, needed: bool = False) -> None:
+    """Adds ``--budget-ms`` and ``--quantile`` by an ``add_argument``."""
+    add(
+        "--budget-ms",
+        required=needed,
+        type=number(0, 1e6, "()"),
+        help="ceiling for the latency of one image in milliseconds: the most accurate model whose "
+        "measured latency is within it is copied to RUN/best-5ms.onnx (for 5 ms)",
+    )
+    add(
+        "--quantile",
+        choices=QUANTILES,
+        help="statistic of the latency that has to be within the budget (default: median)",
+    )
+
+
+def budget_of(args: argparse.Namespace, mode: str, metric: str) -> Budget | None:
+    """The budget that the arguments of :func:`add_budget` state; None without ``--budget-ms``."""
+    from .budget import Budget
+
+    if args.budget_ms is None:
+        if args.quantile is not None:
+            raise InputError("--quantile without --budget-ms", hint="add --budget-ms")
+        return None
+    return Budget(args.budget_ms, args.quantile or "median", mode, metric)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Picks a model and prints where it is and what to type next."""
     args = parser().parse_args(argv)
-    from .pick import LABELS, Budget, pick  # loads slowly, so the arguments are checked first
+    from .budget import Budget
 
-    found = pick(args.run, Budget(args.budget_ms, args.quantile, args.mode, args.metric))
+    tell_pick(args.run, Budget(args.budget_ms, args.quantile or "median", args.mode, args.metric))
+
+
+def tell_pick(run: str | Path, budget: Budget) -> None:
+    """Picks a model and prints where it is and what to type next. Raises
+    :class:`~rfdetr_repro.spec.errors.StatedFailure` where every model is slower.
+    """
+    from .pick import LABELS, pick  # loads slowly, so the arguments are checked first
+
+    found = pick(run, budget)
     print(found.describe())
-    print(f"class names: {args.run}/{LABELS}")
+    print(f"class names: {Path(run) / LABELS}")
     print(f"next: rfdetr-repro evaluate --artifact {found.artifact.path} --data DIR --split test")

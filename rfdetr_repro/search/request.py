@@ -18,6 +18,7 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import DECISION, MODES, Protocol
 from rfdetr_repro.spec.ranges import check_ranges, choose
 
+from .budget import Budget
 from .deployment import Deployment
 from .race import Rules
 from .targets import Targets
@@ -71,6 +72,7 @@ class SearchRequest:
     metric: str = "ap"  # metric that the search maximises, one of METRICS
     masks: bool = False  # evaluate mask AP of every configuration; a mask ``metric`` implies this
     targets: Targets | None = None  # None: the frontier
+    budget: Budget | None = None  # a ceiling for the latency; excludes ``targets``
     engines: int = 18  # number of engines measured for the latency model
     # largest number of engines while the cross-validation error is too large; None: twice
     # ``engines``
@@ -105,10 +107,23 @@ class SearchRequest:
                 )
         if self.space is not None:
             self.space.check()
+        if self.budget is not None:
+            self._check_budget(self.budget)
         _check_protocols(self.protocols)
         check_confirmed(self.confirm_on, f"confirm_on = {', '.join(self.confirm_on)}")
         if isinstance(self.data, Mapping):
             self._check_splits(self.data)
+
+    def _check_budget(self, budget: Budget) -> None:
+        if self.targets is not None:
+            raise InputError("a budget and targets", WHERE, "give one of them")
+        if (budget.mode, budget.metric) != (self.protocols[0].mode, self.metric):
+            raise InputError(
+                f"a budget of {budget.mode} latency and {budget.metric} in a search by "
+                f"{self.protocols[0].mode} latency and {self.metric}",
+                WHERE,
+                "give budget and search the same mode and metric",
+            )
 
     def _check_splits(self, splits: Mapping[str, CocoSplit]) -> None:
         if missing := [name for name in self.confirm_on if name not in splits]:

@@ -264,7 +264,9 @@ class SearchRun:
         """
         request = self.request
         search = self.search
-        chosen = candidates(records, request.candidates, request.metric, request.targets)
+        chosen = candidates(
+            records, request.candidates, request.metric, request.targets, request.budget
+        )
         predicted = engines.forecasts(search, fit.model, fit.heldout, chosen)
         confirmed = []
         for arch in request.progress("candidates")(chosen):

@@ -14,6 +14,8 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import percent
 
+from .budget import Budget
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -82,15 +84,21 @@ class Targets:
 
 
 def candidates(
-    records: Sequence[Record], limit: int, y: str = "ap", targets: Targets | None = None
+    records: Sequence[Record],
+    limit: int,
+    y: str = "ap",
+    targets: Targets | None = None,
+    budget: Budget | None = None,
 ) -> list[Arch]:
     """Architectures to measure by the full protocol.
 
     The frontier of (modelled latency, ``y``), thinned evenly to ``limit``; or, with ``targets``, an
     equal share of ``limit`` for each target, because a measured latency may turn out to be outside
-    the tolerance.
+    the tolerance; or, with ``budget``, the most accurate that may lie within it.
     """
-    if targets is not None:
+    if budget is not None:
+        chosen = budget.candidates(records, limit)
+    elif targets is not None:
         picked = targets.picks(records, max(1, limit // len(targets.latencies_ms)), y)
         chosen = [record for near in picked.values() for record in near]
     else:

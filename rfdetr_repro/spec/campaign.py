@@ -26,7 +26,7 @@ from .presets import (
     Preset,
     preset,
 )
-from .protocol import MODES, OF_ONNX, PRECISIONS, WITH_GRAPH, Protocol
+from .protocol import MODES, OF_ONNX, PRECISIONS, QUANTILES, WITH_GRAPH, Protocol
 from .ranges import check_ranges, choose, plain_name
 from .train_config import TrainConfig
 
@@ -80,6 +80,9 @@ class Campaign:
     strategy: str = "exhaustive"  # or "race"
     metric: str = "ap"  # what the search maximises: ap, ap50, mask_ap, mask_ap50
     targets_ms: tuple[float, ...] = ()  # target latencies; empty: the frontier
+    # a ceiling for the latency of one image, in ms, and the statistic that has to stay below it
+    budget_ms: float | None = None
+    quantile: str = "median"
     # fine-tuning of the best confirmed architecture after the search; 0: none, and no evaluation of
     # patch sizes beyond the space
     finetune_steps: int = 0
@@ -131,6 +134,11 @@ class Campaign:
                 "the campaign",
                 "raise most_engines, or leave most_engines out for twice the engines",
             )
+        choose(self.quantile, QUANTILES, "quantile")
+        if self.budget_ms is not None:
+            _check_target(self.budget_ms)
+            if self.targets_ms:
+                raise InputError("budget_ms and targets_ms", hint="give one of them")
         for target in self.targets_ms:
             _check_target(target)
         if not all(isinstance(text, str) for text in self.departures):

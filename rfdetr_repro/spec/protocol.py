@@ -44,6 +44,7 @@ REAL = {
 }
 PRECISIONS = ("fp32", "fp16")  # that files are exported and engines are built in
 MODES = ("buffered", "sustained")  # modes that a campaign measures
+QUANTILES = ("median", "p90", "p95", "p99")  # statistics of a latency that can have a ceiling
 PAPER_WAIT_MS = 200.0
 _LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
 
