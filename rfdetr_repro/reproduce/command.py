@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
-from rfdetr_repro.search.pick_command import add_budget, tell_pick
+from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
 from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
 from rfdetr_repro.spec.campaign import campaign, from_scratch
 from rfdetr_repro.spec.files import writable_folder
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (source := source_of(args, needed=False)) is not None:
         title = f"Weight-sharing search on {source.name}"
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
+    refuse_quantile_alone(args)
     if args.budget_ms is not None:
         chosen = replace(
             chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
@@ -80,15 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_inputs(chosen)
     folder = writable_folder(args.out or Path("runs") / chosen.name)
     command = "python -m rfdetr_repro.reproduce " + " ".join(sys.argv[1:] if argv is None else argv)
-    report = Reproduction(chosen, folder, command.strip()).run()
+    reproduction = Reproduction(chosen, folder, command.strip())
+    report = reproduction.run()
     from rfdetr_repro.tables.command import main as tables
 
     tables(["--table", "frontier", "--records", str(folder / "records.jsonl")])
     print(f"\nreport: {report}")
-    if chosen.budget_ms is not None:
-        from rfdetr_repro.search.budget import Budget
-
-        tell_pick(
-            folder,
-            Budget(chosen.budget_ms, chosen.quantile, chosen.latency_mode, chosen.metric),
-        )
+    if reproduction.budget is not None:
+        tell_pick(folder, reproduction.budget)

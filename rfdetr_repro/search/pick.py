@@ -17,7 +17,7 @@ from rfdetr_repro.export.artifact import (
     manifest_path,
     write_artifact,
 )
-from rfdetr_repro.records.pareto import metric
+from rfdetr_repro.records.pareto import backend, images, metric
 from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -47,16 +47,13 @@ class Pick:
         latency = self.measured.latency
         ms = self.budget.latency_of(self.measured)
         scored = metric(self.budget.metric)
-        certainty = {
-            True: f"95 % interval of the median {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g}"
-            if latency.ci_low_ms is not None and latency.ci_high_ms is not None
-            else "",
-            False: "the 95 % interval of the median reaches beyond the budget"
-            if latency.ci_high_ms is None
-            else f"the 95 % interval of the median reaches {latency.ci_high_ms:.3g} ms, beyond the "
-            f"budget: another session may measure more",
-            None: "no interval is known for this value",
-        }[self.proved]
+        certainty = "no interval is known for this value"
+        if self.proved is not None:
+            inside = "within" if self.proved else "not wholly within"
+            certainty = (
+                f"95 % interval {latency.ci_low_ms:.3g} to {latency.ci_high_ms:.3g} ms, {inside} "
+                f"the budget"
+            )
         return (
             f"best under {self.budget.ms:g} ms: {self.artifact.path} "
             f"({_name_of(self.measured.record)}, {scored.name} "
@@ -69,7 +66,8 @@ def pick(run: str | Path, budget: Budget) -> Pick:
     """Finds the most accurate measured file of ``run`` within ``budget`` and writes it as
     ``RUN/best-5ms.onnx`` with its manifest, and the class names in order as ``RUN/labels.txt``.
 
-    Raises :class:`InputError` for a folder without measured files, and :class:`StatedFailure`,
+    Raises :class:`InputError` for a folder without measured files or with files measured by several
+    backends, machines or data sets, and :class:`StatedFailure`,
     which names the nearest model, where every file is slower than the budget.
     """
     run = Path(run)
@@ -83,6 +81,14 @@ def pick(run: str | Path, budget: Budget) -> Pick:
             f"{metric(budget.metric).name} on val",
             store,
             "run the search to its end, or choose another mode, quantile or metric",
+        )
+    kinds = {(backend(one.record), images(one.record)) for one in measured}
+    if len(kinds) > 1:
+        raise InputError(
+            f"the run holds measurements that cannot be compared: "
+            f"{'; '.join(sorted(' on '.join(kind) for kind in kinds))}",
+            store,
+            "give a run of one backend, machine and data set",
         )
     chosen = best_within(measured, budget)
     artifact = _copied(_file_of(run, chosen), run / budget.name)
@@ -132,8 +138,8 @@ def best_within(measured: Sequence[MeasuredRecord], budget: Budget) -> MeasuredR
 
 
 def _proved(measured: MeasuredRecord, budget: Budget) -> bool | None:
-    high = measured.latency.ci_high_ms
-    if budget.quantile != "median" or high is None:
+    low, high = measured.latency.ci_low_ms, measured.latency.ci_high_ms
+    if budget.quantile != "median" or low is None or high is None:
         return None
     return high <= budget.ms
 

@@ -64,11 +64,16 @@ def budget_of(args: argparse.Namespace, mode: str, metric: str) -> Budget | None
     """The budget that the arguments of :func:`add_budget` state; None without ``--budget-ms``."""
     from .budget import Budget
 
+    refuse_quantile_alone(args)
     if args.budget_ms is None:
-        if args.quantile is not None:
-            raise InputError("--quantile without --budget-ms", hint="add --budget-ms")
         return None
     return Budget(args.budget_ms, args.quantile or "median", mode, metric)
+
+
+def refuse_quantile_alone(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` for ``--quantile`` without ``--budget-ms``."""
+    if args.quantile is not None and args.budget_ms is None:
+        raise InputError("--quantile without --budget-ms", hint="add --budget-ms")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

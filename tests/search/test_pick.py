@@ -138,7 +138,21 @@ def test_a_search_under_a_budget_ends_with_a_file_of_a_plain_name(
     assert "has a buffered latency (p99)" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == before
     (run / "artifacts" / "wrong.json").write_text("{")
+    other = replace(best.record, machine=replace(best.record.machine, cpu="another"))
+    kept = (run / "records.jsonl").read_bytes()
+    Store(run / "records.jsonl").append(other)
+    assert cli.main(["pick", str(run), "--budget-ms", "1000"]) == EXIT_BAD_INPUT
+    assert "measurements that cannot be compared" in capsys.readouterr().err
+    (run / "records.jsonl").write_bytes(kept)
     assert pick(run, Budget(1e3)).artifact.sha256 == best.artifact.sha256
+
+
+@pytest.mark.parametrize("verb", [["reproduce"], ["search", "--run", ".", "--data", "."]])
+def test_a_quantile_without_a_budget_is_refused(
+    verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*verb, "--quantile", "p95"]) == EXIT_BAD_INPUT
+    assert "--quantile without --budget-ms" in capsys.readouterr().err
 
 
 def test_the_certainty_of_the_latency_is_said() -> None:
