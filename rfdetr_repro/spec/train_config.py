@@ -48,7 +48,17 @@ TRAIN_REAL = {
 }
 
 _TRUTH = {"true": True, "false": False, "1": True, "0": False}  # as texts of a command line
-_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience")
+_LATER = ("sampling", "multi_scale", "float16", "checkpoint_activations", "patience", "freeze")
+
+# part of the detector that ``freeze`` may name -> beginnings of its parameters' names
+PARTS: dict[str, tuple[str, ...]] = {
+    "backbone": ("backbone.",),
+    "projector": ("projector.",),
+    "selection": ("selection.",),
+    "decoder": ("decoder.",),
+    "heads": ("class_embed.", "bbox_embed."),
+    "mask_head": ("mask_head.",),
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,12 @@ class TrainConfig:
     checkpoint_activations: bool = False
     # evaluations without a better AP before the run ends; 0: all steps. The best weights are kept
     patience: int = 0
+    # parts of the detector that training leaves unchanged, of PARTS; a text such as
+    # "backbone,projector" is accepted too
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "freeze", frozen_parts(self.freeze))
         check_ranges(self, TRAIN_WHOLE, TRAIN_REAL, "the training recipe")
         choose(self.sampling, ("uniform", "sandwich"), "sampling")
         if self.patience and not self.evaluate_every:
@@ -117,6 +131,26 @@ class TrainConfig:
             for key, value in asdict(self).items()
             if key not in _LATER or value != getattr(TrainConfig(), key)
         }
+
+
+def frozen_parts(given: Any) -> tuple[str, ...]:
+    """The parts that ``given`` names, in the order of :data:`PARTS`.
+
+    ``given``: a sequence of names, or one text with commas between the names. Raises
+    :class:`InputError` for an unknown part, and if nothing would be left to train.
+    """
+    if isinstance(given, str):
+        given = [name.strip() for name in given.split(",") if name.strip()]
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise InputError(
+            f"freeze = {given!r} is not a list of parts", hint=f"parts: {', '.join(PARTS)}"
+        )
+    for name in given:
+        choose(name, PARTS, "part to freeze")
+    parts = tuple(name for name in PARTS if name in given)
+    if len(parts) == len(PARTS):
+        raise InputError("freeze names every part, so there is nothing to train")
+    return parts
 
 
 def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
@@ -137,6 +171,8 @@ def with_settings(config: TrainConfig, given: Sequence[str]) -> TrainConfig:
 
 def _parsed(value: str, kind: type, text: str) -> Any:
     try:
+        if kind is tuple:
+            return frozen_parts(value)
         return _TRUTH[value.lower()] if kind is bool else kind(value)
     except (ValueError, KeyError) as error:
         raise InputError(f"{text!r} is not {kind.__name__}") from error

@@ -31,7 +31,13 @@ from rfdetr_repro.spec.arguments import (
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.presets import PAPER_SPACE, PICO_SPACE, PICO_TRAIN, Preset, preset
-from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig, with_settings
+from rfdetr_repro.spec.train_config import (
+    PARTS,
+    TRAIN_WHOLE,
+    TrainConfig,
+    frozen_parts,
+    with_settings,
+)
 
 from .run import TrainRequest, train
 
@@ -111,6 +117,13 @@ def parser() -> argparse.ArgumentParser:
         help="stop after this number of evaluations without a better AP; the best weights become "
         "the model (default: train all steps)",
     )
+    add(
+        "--freeze",
+        type=_parts,
+        metavar="PART[,PART]",
+        help=f"parts of the model that keep their initial weights: {', '.join(PARTS)} (default: "
+        f"all parts are trained)",
+    )
     add_training(recipe)
     run = arguments.add_argument_group("run")
     add_device(run, "of the training")
@@ -130,6 +143,16 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    """The type of ``--freeze``."""
+    try:
+        if parts := frozen_parts(text):
+            return parts
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    raise argparse.ArgumentTypeError("no part is named")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command ``python -m rfdetr_repro.train``."""
     args = parser().parse_args(argv)
@@ -140,7 +163,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         if space is not None:
             raise InputError("a supernet trains on square images", hint="use --shape with --fixed")
         row = replace(row, arch=row.arch.with_input(*args.shape))
-    names = ("steps", "batch_size", "accumulate", "evaluate_every", "patience", "sampling")
+    names = (
+        "steps",
+        "batch_size",
+        "accumulate",
+        "evaluate_every",
+        "patience",
+        "sampling",
+        "freeze",
+    )
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     config = with_settings(replace(config, seed=args.seed, **given), args.set)
     if args.plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.ops import HAS_SPLIT_LINEAR
-from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.spec.train_config import PARTS, TrainConfig
 
 _BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
 # LayerScale is decayed, because upstream's names for it match none of these
@@ -41,18 +42,34 @@ def rate_and_decay(name: str, config: TrainConfig, last_stage: int) -> tuple[flo
     return rate, 0.0 if any(part in name for part in _NO_DECAY) else config.weight_decay
 
 
+def freeze(detector: Detector, parts: Sequence[str]) -> int:
+    """Excludes the parameters of ``parts`` (of :data:`PARTS`) from training, and returns their
+    number.
+
+    They get no gradient and are no parameters of the optimizer, so that neither weight decay nor
+    the moving average changes them.
+    """
+    prefixes = tuple(prefix for part in parts for prefix in PARTS[part])
+    count = 0
+    for name, parameter in detector.named_parameters():
+        if prefixes and name.startswith(prefixes):
+            parameter.requires_grad_(False)
+            count += parameter.numel()
+    return count
+
+
 def build_optimizer(
     modules: dict[str, nn.Module], config: TrainConfig, last_stage: int
 ) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters of ``modules`` (prefix -> module; "" for the detector),
-    grouped by rate and decay (architecture facts section 9).
+    """Fused AdamW over the parameters of ``modules`` that are trained (prefix -> module; "" for the
+    detector), grouped by rate and decay (architecture facts section 9).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for prefix, module in modules.items():
         for name, parameter in module.named_parameters():
-            groups.setdefault(rate_and_decay(prefix + name, config, last_stage), []).append(
-                parameter
-            )
+            if parameter.requires_grad:
+                rates = rate_and_decay(prefix + name, config, last_stage)
+                groups.setdefault(rates, []).append(parameter)
     rows = [
         {"params": params, "lr": rate, "base_lr": rate, "weight_decay": decay}
         for (rate, decay), params in groups.items()

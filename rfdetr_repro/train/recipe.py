@@ -8,17 +8,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from rfdetr_repro.model.checkpoints.native import sha256_tensors
 from rfdetr_repro.spec.arch import Arch, SearchSpace
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.flops import total_flops
 from rfdetr_repro.spec.model_config import ModelConfig
 from rfdetr_repro.spec.presets import Preset
-from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.spec.train_config import PARTS, TrainConfig
 
 # units of patch x windows by which a multi-scale side may differ from the architecture's own side
 # (architecture facts section 9)
@@ -64,7 +65,22 @@ class Recipe:
                 "a supernet draws its own resolutions",
                 hint="leave multi_scale out, or train one fixed size",
             )
+        self._check_freeze()
         return self
+
+    def _check_freeze(self) -> None:
+        """Raises :class:`InputError` where the model lacks a frozen part, or no part is left."""
+        frozen = set(self.train.freeze)
+        if not self.preset.model.masks and "mask_head" in frozen:
+            raise InputError(
+                "freeze names mask_head, but the model predicts no masks",
+                hint="leave mask_head out",
+            )
+        if not self.preset.model.masks and frozen >= set(PARTS) - {"mask_head"}:
+            raise InputError(
+                "freeze names every part of this model, so there is nothing to train",
+                hint="leave a part out, such as heads",
+            )
 
     def archs_of_step(self, step: int) -> tuple[Arch, ...]:
         """The architectures that a step trains, on the same images: one random architecture, and
@@ -126,3 +142,35 @@ def _scaled(arch: Arch, rng: np.random.Generator) -> Arch:
     offset = int(rng.integers(-MOST_UNITS, MOST_UNITS + 1))
     height, width = (max(2, side // unit + offset) * unit for side in arch.input_hw)
     return replace(arch, resolution=height, width=width)
+
+
+def changed(stored: str | None, now: str) -> str:
+    """What differs between two texts of :meth:`Recipe.identity`, to append to a sentence: up to
+    three names with both values; empty if one is not such a text.
+    """
+    try:
+        before, after = _flat(json.loads(stored or "")), _flat(json.loads(now))
+    except ValueError:
+        return ""
+    names = sorted(name for name in before | after if before.get(name) != after.get(name))
+    told = [f"{name} was {_told(before, name)}, now {_told(after, name)}" for name in names[:3]]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f": {'; '.join(told)}{more}" if told else ""
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            found |= _flat(inner, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = inner
+    return found
+
+
+def _told(values: Mapping[str, Any], name: str) -> str:
+    if name not in values:
+        return "the default" if name.startswith("train.") else "absent"
+    value = values[name]
+    names = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return shortened(",".join(value) if names else json.dumps(value), 30, 0)

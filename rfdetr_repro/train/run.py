@@ -69,6 +69,12 @@ class TrainRequest:
             batch_size = self.recipe.train.batch_size
             if count > batch_size:
                 raise InputError(f"a batch of {batch_size} cannot be split over {count} processes")
+        if self.recipe.train.freeze and self.initial is None:
+            raise InputError(
+                f"freeze = {','.join(self.recipe.train.freeze)} without initial weights would keep "
+                f"random numbers",
+                hint="give weights to start from",
+            )
         if self.recipe.preset.model.masks and not self.split.has_masks:
             raise InputError(
                 f"the {self.split.split} split has annotations without a segmentation",

@@ -25,8 +25,8 @@ from rfdetr_repro.spec.errors import InputError
 
 from .best import Best
 from .dense import DenseHead
-from .optim import Ema, build_optimizer
-from .recipe import Recipe
+from .optim import Ema, build_optimizer, freeze
+from .recipe import Recipe, changed
 from .run_log import LOG, RunLog
 
 STATE = "training_state.safetensors"
@@ -96,6 +96,7 @@ class TrainingState:
                     hint="use weights of this architecture, with heads for the data's classes",
                 ) from error
         detector.to(device).backbone.checkpoint_activations = config.checkpoint_activations
+        freeze(detector, config.freeze)
         dense = DenseHead(model).to(device) if config.dense_weight else None
         modules: dict[str, torch.nn.Module] = {"": detector}
         if dense is not None:
@@ -167,9 +168,9 @@ class TrainingState:
         Raises :class:`InputError` for the state of another run, by its :attr:`identity`.
         """
         tensors, metadata = read_tensors(path)
-        if metadata.get("recipe") != self.identity:
+        if (stored := metadata.get("recipe")) != self.identity:
             raise InputError(
-                "this run was started with other data or settings",
+                f"this run was started with other data or settings{changed(stored, self.identity)}",
                 path,
                 "use another --out, or the same settings",
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.spec.train_config import TrainConfig
+from rfdetr_repro.spec.train_config import TrainConfig, frozen_parts
 
 # least number of optimizer steps per epoch: smaller sets are drawn from repeatedly, as in upstream
 TINY_STEPS = 5
@@ -69,10 +69,6 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "eval_ema_only": ((False,), "average and raw weights are both evaluated"),
     "best_model_metric": (("map",), "the best weights are chosen by AP"),
     "early_stopping_use_ema": ((False, True), ""),
-    "freeze_encoder": (
-        (False,),
-        "a rate of lr_encoder=0 leaves the encoder as it is, but for weight decay",
-    ),
     "backbone_lora": ((False,), _ONE_RECIPE),
     "sync_bn": ((False, True), ""),
     "fp16_eval": ((False,), "evaluation is in float32"),
@@ -149,6 +145,7 @@ _RULED = (
     "class_names",
     "group_detr",
     "seed",
+    "freeze_encoder",
 )
 _SPLIT = {"on": True, "off": False, "per-batch": True}
 
@@ -221,6 +218,8 @@ def from_upstream(
         for name in ("tensorboard", "run_test", "resolution", "device")
         if name in given
     }
+    if given.pop("freeze_encoder", False):
+        given["freeze"] = (*frozen_parts(given.get("freeze", ())), "backbone")
     names = given.pop("class_names", None)
     groups = given.pop("group_detr", None)
     train = replace(TrainConfig(**ours), **given)

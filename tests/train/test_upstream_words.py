@@ -91,6 +91,8 @@ def test_tiny_sets_are_drawn_repeatedly(images: int, expected: int) -> None:
         ),
         ({"clip_max_norm": 0.5, "seed": 7}, {"clip_norm": 0.5, "seed": 7}),
         ({"seed": None}, {"seed": 0}),
+        ({"freeze_encoder": True}, {"freeze": ("backbone",)}),
+        ({"freeze": "decoder", "freeze_encoder": True}, {"freeze": ("backbone", "decoder")}),
         ({"multi_scale": False}, {"multi_scale": False}),
         ({"multi_scale": "off"}, {"multi_scale": False}),
         ({"multi_scale": "per-batch"}, {"multi_scale": True}),
