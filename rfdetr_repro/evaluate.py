@@ -1,6 +1,6 @@
-"""Evaluates an artifact by the COCO metrics:
+"""Evaluates a model by the COCO metrics:
 
-python -m rfdetr_repro.evaluate --artifact model.onnx --data DIR --split val --json metrics.json
+python -m rfdetr_repro.evaluate --model model.onnx --data DIR --split val --json metrics.json
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import (
     MOST_THREADS,
     ArgumentParser,
+    add_architecture,
+    add_file_facts,
+    add_model,
     folder_name,
-    input_path,
     output_file,
     whole,
 )
 from rfdetr_repro.spec.errors import InputError, run_main
 from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.metrics import COCO_METRICS_IN_WORDS, percent
+from rfdetr_repro.spec.model_source import ModelSource, source_at
+from rfdetr_repro.spec.presets import parse_arch
 from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +46,23 @@ NO_DETECTIONS = (
 
 
 def evaluate(
-    artifact_path: str | Path,
+    model: str | Path | ModelSource,
     data_dir: str | os.PathLike[str],
     split: str = "val",
     *,
-    backend: str = "onnxruntime",
+    backend: str | None = None,
     threads: int = 2,
     max_dets: int = 100,
     quiet: bool = True,
+    stated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates an artifact on a split of a data set. Metrics are fractions in 0..1, or None where
+    """Evaluates a model on a split of a data set. Metrics are fractions in 0..1, or None where
     there is no ground truth.
+
+    ``model``: an artifact, weights, an ONNX file of another program, a run folder or a size with
+    weights; what is no deployed file is exported or adopted for the evaluation. ``backend``: a
+    runtime, None for the file's own. ``stated``: what the file does not state, by the arguments of
+    :class:`~rfdetr_repro.export.deployed.FileFacts`.
 
     ``ap_low`` and ``ap_high`` of boxes and masks are the 95 % interval of AP over other images of
     the same kind.
@@ -59,18 +71,14 @@ def evaluate(
     "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence if the model's
     masks cannot be measured on this split, else "". Raises :class:`InputError` for bad input.
     """
-    from rfdetr_repro.export.artifact import load_artifact
-
-    artifact = load_artifact(artifact_path)
-    if artifact.manifest.model.weights == "random":
-        raise InputError(
-            "a model with random weights has no accuracy", artifact_path, "train it first"
-        )
+    source = model if isinstance(model, ModelSource) else source_at(model)
+    if source.kind in ("onnx", "engine", "torch"):
+        _refuse_random(source)
     # loads slowly, so the file is checked first
     from rfdetr_repro.bench.accuracy import accuracy_of
     from rfdetr_repro.data.census import check_usable, print_census
     from rfdetr_repro.data.coco import read_split
-    from rfdetr_repro.export.trial import tried
+    from rfdetr_repro.export.deployed import FileFacts, backend_of_file, deployed, facts_of_data
     from rfdetr_repro.runtime.backends import open_session
 
     chosen = read_split(data_dir, split)
@@ -78,8 +86,12 @@ def evaluate(
     progress: Any = iter if quiet else _progress_bar
     if not quiet:
         logs.show_unless_configured()
-        log.info(describe(artifact.manifest.resize))
-    session = open_session(tried(artifact), backend, threads=threads)
+    facts = FileFacts(**dict(stated or {}), data=facts_of_data(chosen))
+    to = "torch" if (backend or "").startswith("torch") else "onnx"
+    with temporary_folder() as folder:
+        artifact = deployed(source, folder, to=to, facts=facts)
+        session = open_session(artifact, backend or backend_of_file(artifact), threads=threads)
+    log.info(describe(artifact.manifest.resize))
     boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
     return {
         "artifact": artifact.sha256,
@@ -97,6 +109,17 @@ def evaluate(
     }
 
 
+def _refuse_random(source: ModelSource) -> None:
+    from rfdetr_repro.export.artifact import load_artifact, manifest_path
+
+    assert source.path is not None
+    known = os.path.lexists(manifest_path(source.path)) or source.kind != "onnx"
+    if known and load_artifact(source.path).manifest.model.weights == "random":
+        raise InputError(
+            "a model with random weights has no accuracy", source.path, "train it first"
+        )
+
+
 def _progress_bar(indices: Iterable[int]) -> Iterable[int]:
     bar: Iterable[int] = logs.progress_bar(indices, "evaluate", "image")
     return bar
@@ -106,15 +129,12 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.evaluate",
-        description=("Computes the COCO metrics of an artifact on one split of a data set."),
-        examples=("evaluate --artifact model.onnx --data DIR --split val --json metrics.json",),
+        description=("Computes the COCO metrics of a model on one split of a data set."),
+        examples=("evaluate --model model.onnx --data DIR --split val --json metrics.json",),
     )
-    arguments.add_argument(
-        "--artifact",
-        required=True,
-        type=input_path,
-        help="model file to evaluate, with its manifest in the same folder",
-    )
+    add_model(arguments, "--artifact")
+    add_file_facts(arguments)
+    add_architecture(arguments)
     add_data_arguments(arguments, "the --split is evaluated", ("evaluated",))
     arguments.add_argument(
         "--split",
@@ -124,9 +144,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--backend",
-        default="onnxruntime",
         choices=BACKENDS,
-        help="runtime that runs the artifact (default: onnxruntime)",
+        help="runtime that runs the model (default: the runtime of an engine, PyTorch for its "
+        "artifacts, ONNX Runtime for ONNX files and for weights, which are exported first)",
     )
     arguments.add_argument(
         "--threads",
@@ -153,9 +173,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     # loads slowly, so the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
 
-    check_backend(args.backend)
+    check_backend(args.backend or "onnxruntime")
     settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
-    metrics = evaluate(args.artifact, args.data, args.split, **settings, quiet=False)
+    stated = dict(
+        size=args.size,
+        labels=labels_given(args.labels),
+        arch=None if args.arch is None else parse_arch(args.arch),
+        shape=args.shape,
+    )
+    metrics = evaluate(args.model, args.data, args.split, **settings, stated=stated, quiet=False)
     where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"
     print(f"{metrics['model']} ({metrics['artifact'][:12]}, {metrics['runtime']}) on {where}")
     for kind in ("boxes", "masks"):

@@ -1,7 +1,7 @@
 """Evaluates patch sizes that training never drew, like the paper's family at 640 pixels with
 patches of 27, 21 and 18:
 
-python -m rfdetr_repro.family --run RUN --data DIR [--patches 10,14,18,24] [--resolutions 128,160]
+python -m rfdetr_repro.family --model RUN --data DIR [--patches 10,14,18,24] [--resolutions 128,160]
 
 The patch kernel is resampled to each size, as for trained sizes; nothing is learned. The Records
 have the variant NEVER_TRAINED and are left out of frontiers and figures of the space. Each is
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec.arch import MAX_SIDE
-from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, wholes
+from rfdetr_repro.spec.arguments import ArgumentParser, add_model, wholes
 from rfdetr_repro.spec.errors import run_main
 
 
@@ -30,16 +30,11 @@ def parser() -> argparse.ArgumentParser:
             "architectures with as many tokens."
         ),
         examples=(
-            "family --run runs/mine --data DIR",
-            "family --run runs/mine --data DIR --patches 10,14,18 --resolutions 128,160",
+            "family --model runs/mine --data DIR",
+            "family --model runs/mine --data DIR --patches 10,14,18 --resolutions 128,160",
         ),
     )
-    arguments.add_argument(
-        "--run",
-        required=True,
-        type=input_folder,
-        help="run folder of a supernet whose search is finished",
-    )
+    add_model(arguments, "--run", text="run folder of a supernet whose search is finished")
     add_data_arguments(arguments, "the val split is evaluated", ("val",))
     arguments.add_argument(
         "--patches",
@@ -68,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rfdetr_repro.tables.format import render
 
     words = "python -m rfdetr_repro.family " + " ".join(sys.argv[1:] if argv is None else argv)
-    search = open_search(SearchRequest(args.run, args.data, command=words))
+    search = open_search(SearchRequest(args.model.run_folder(), args.data, command=words))
     print_census([search.split])
     with search.store.exclusive():
         records = evaluate(

@@ -20,7 +20,8 @@ from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_antialias,
     add_architecture,
-    add_checkpoint,
+    add_file_facts,
+    add_model,
     number,
     output_folder,
 )
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
             "Detects objects in images, draws boxes and masks, and writes predictions.json."
         ),
         examples=(
-            "predict IMAGE.jpg --checkpoint runs/mine/supernet.safetensors",
-            "predict IMAGES --checkpoint FILE.pth --size nano --threshold 0.5 --out predictions",
+            "predict IMAGE.jpg --model runs/mine",
+            "predict IMAGES --model FILE.pth --size nano --threshold 0.5 --out predictions",
         ),
     )
     add = arguments.add_argument
@@ -56,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         help="images, or folders whose images are all used, without sub-folders",
     )
-    add_checkpoint(arguments)
+    add_model(arguments, "--checkpoint")
+    add_file_facts(arguments)
     add_architecture(arguments)
     add(
         "--threshold",
@@ -89,7 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch loads slowly, so the arguments are checked first
     from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
-    detector, card, _ = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
+    weights, note = args.model.weights()
+    if note:
+        log.info(note)
+    detector, card, _ = load_pretrained(weights, args.size, labels_given(args.labels))
     arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:

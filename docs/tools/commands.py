@@ -126,7 +126,8 @@ def _paragraph(text: str) -> str:
 
 
 def _row(action: argparse.Action) -> str:
-    flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
+    older = getattr(action, "older", ())  # former names, which docs/cli.md lists
+    flags = ", ".join(f"`{flag}`" for flag in action.option_strings if flag not in older)
     values = _values(action)
     shown = f"{flags} {values}".strip()
     needed = action.required and bool(action.option_strings)
@@ -139,6 +140,8 @@ def _row(action: argparse.Action) -> str:
     if action.choices is not None:
         choices = ", ".join(f"`{choice}`" for choice in action.choices)
         meaning = f"{meaning}; one of {choices}" if meaning else f"one of {choices}"
+    if older:
+        meaning += f"; formerly {', '.join(f'`{flag}`' for flag in older)}"
     return f"| {shown} | {default} | {_cell(meaning).strip()} |"
 
 

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     folder_name,
+    former_names,
     input_folder,
-    input_path,
     number,
     output_file,
 )
+from rfdetr_repro.spec.errors import InputError
 
 from .pseudo_masks import SMALLEST_BOX_IOU, SMALLEST_IOU, Filter, Sam2, label, read_job
+from .source import add_data_arguments, source_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,21 +29,27 @@ def parser() -> argparse.ArgumentParser:
             "Makes masks for the boxes of a data set with a copy of SAM 2 that the "
             "user has; nothing is downloaded."
         ),
-        examples=("pseudo-masks --data DIR --model SAM2 --out masks.json",),
+        examples=("pseudo-masks --data DIR --sam SAM2 --out masks.json",),
     )
-    arguments.add_argument("--data", required=True, type=input_path, help="COCO-format folder")
+    add_data_arguments(
+        arguments, "the --split, whose annotations are a COCO JSON file, is labelled", ("labelled",)
+    )
     arguments.add_argument(
         "--split",
         default="train",
         type=folder_name,
         help="split of the data to label (default: train)",
     )
-    arguments.add_argument(
+    sam = arguments.add_argument(
+        "--sam",
         "--model",
+        dest="sam",
         required=True,
         type=input_folder,
+        metavar="FOLDER",
         help="folder of a SAM 2 model in transformers' form",
     )
+    former_names(sam, ("--model",))
     arguments.add_argument("--out", required=True, type=output_file, help="COCO JSON to write")
     arguments.add_argument(
         "--smallest-iou",
@@ -67,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command ``python -m rfdetr_repro.data.pseudo_masks``."""
     args = parser().parse_args(argv)
     limits = Filter(args.smallest_iou, args.smallest_box_iou)
-    job = read_job(args.data, args.split, args.out)  # before the model, which loads slowly
-    verdicts = label(job, Sam2(args.model, args.device), limits)
+    source = source_of(args, (args.split,))
+    if source is None:
+        raise InputError("no data", hint="give a data set with --data")
+    job = read_job(source, args.split, args.out)  # before the model, which loads slowly
+    verdicts = label(job, Sam2(args.sam, args.device), limits)
     found = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     print(f"{args.out}: {found or 'nothing to do'}")

@@ -26,7 +26,7 @@ _GENERAL_STEMS = {
 SPLITS = ("train", "val", "test")
 LAYOUTS = (
     "a folder in COCO, Roboflow, YOLO, Pascal VOC, CVAT, Label Studio, Datumaro or FiftyOne form, "
-    "or a YOLO data.yaml (see docs/data.md)"
+    "a YOLO data.yaml, or the JSON file of a COCO data set (see docs/data.md)"
 )
 
 
@@ -106,7 +106,7 @@ def add_data_arguments(
     if isinstance(parser, argparse.ArgumentParser):
         parser = parser.add_argument_group("data")
     add = parser.add_argument
-    add("--data", type=any_path, help=f"{LAYOUTS}; {use}")
+    add("--data", type=any_path, metavar="DATA", help=f"{LAYOUTS}; {use}")
     add(
         "--annotations",
         type=any_path,
@@ -117,8 +117,8 @@ def add_data_arguments(
         "--images",
         type=any_path,
         metavar="DIR",
-        help="folder of the images that --annotations names (default: the folder of the annotation "
-        "file)",
+        help="folder of the images that --annotations, or the JSON file in --data, names (default: "
+        "the folder of the annotation file, or images next to the file)",
     )
     for name in splits[1:]:
         add(
@@ -150,8 +150,10 @@ def source_of(
     """The data that the arguments name; None where they name none and none are ``needed``.
 
     ``splits``: as given to :func:`add_data_arguments`. Raises :class:`InputError` for arguments
-    that contradict each other.
+    that contradict each other. An annotation file in ``--data`` counts as ``--annotations`` where
+    other arguments name its images or a further split.
     """
+    _data_as_annotations(args, splits)
     later = [name for name in splits[1:] if getattr(args, f"annotations_{name}", None) is not None]
     stray = [
         name
@@ -189,3 +191,13 @@ def source_of(
             )
         )
     return DataSource(args.annotations, tuple(named), args.drop_bad)
+
+
+def _data_as_annotations(args: argparse.Namespace, splits: tuple[str, ...]) -> None:
+    """Moves an annotation file from ``--data`` to ``--annotations`` where arguments refer to it."""
+    data = args.data
+    if args.annotations is not None or data is None or data.suffix.lower() in (".yaml", ".yml"):
+        return
+    further = [f"annotations_{name}" for name in splits[1:]] + ["images"]
+    if data.is_file() and any(getattr(args, name, None) is not None for name in further):
+        args.annotations, args.data = data, None

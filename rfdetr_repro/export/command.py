@@ -1,7 +1,6 @@
 """Exports one architecture of a trained supernet:
 
-python -m rfdetr_repro.export --checkpoint runs/embedded/supernet.safetensors \
-    --arch r128-p16-w1-d2-q25 --out model.onnx
+python -m rfdetr_repro.export --model runs/embedded --arch r128-p16-w1-d2-q25 --out model.onnx
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_antialias,
     add_architecture,
-    add_checkpoint,
+    add_file_facts,
     add_float16_audit,
+    add_model,
     label,
     output_file,
 )
@@ -44,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
         "rfdetr_repro.export",
         description="Exports a checkpoint as an artifact: a model file with a manifest.",
         examples=(
-            "export --checkpoint runs/mine/supernet.safetensors --arch r128-p16-w1-d2-q25 "
-            "--out model.onnx",
-            "export --checkpoint FILE.pth --size nano --out nano-fp16.onnx --precision fp16",
+            "export --model runs/mine --arch r128-p16-w1-d2-q25 --out model.onnx",
+            "export --model FILE.pth --size nano --out nano-fp16.onnx --precision fp16",
         ),
     )
     add = arguments.add_argument
-    add_checkpoint(arguments)
+    add_model(arguments, "--checkpoint")
+    add_file_facts(arguments)
     add_architecture(arguments)
     add("--out", required=True, type=output_file, help=_OUT)
     add(
@@ -95,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .half import audited_half, summary
     from .torch import export_torch
 
-    supernet, card, digest = load_pretrained(args.checkpoint, args.size, labels_given(args.labels))
+    path, note = args.model.weights()
+    if note:
+        log.info(note)
+    supernet, card, digest = load_pretrained(path, args.size, labels_given(args.labels))
     arch = asked or card.arch
     arch = arch.with_input(*args.shape) if args.shape else arch
     if arch.rounding:

@@ -6,9 +6,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_folder, input_path, whole
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_positional_model,
+    input_folder,
+    positional_model,
+    whole,
+)
 from rfdetr_repro.spec.errors import EXIT_FAILED, EXIT_OK
+from rfdetr_repro.spec.model_source import ModelSource
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 MOST_INPUTS = 100_000
 
@@ -22,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "must stay in float32.",
         examples=("fp16-audit MODEL.onnx --images IMAGES",),
     )
-    arguments.add_argument("model", type=input_path, help="float32 ONNX file to audit")
+    add_positional_model(arguments, "float32 ONNX file to audit; any other model is exported first")
     arguments.add_argument(
         "--images",
         type=input_folder,
@@ -42,10 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     float16, 1 if islands are needed.
     """
     args = parser().parse_args(argv)
+    model = positional_model(args)
     # loads slowly, so the arguments are checked first
     from .fp16_audit import audit, feeds_of
 
-    found = audit(args.model, feeds_of(args.model, args.images, args.count))
+    with temporary_folder() as folder:
+        path = _file(model, folder)
+        found = audit(path, feeds_of(path, args.images, args.count))
     for risk in found.risks:
         print(f"{risk.kind:<16} {risk.op:<20} {risk.node}: {risk.value} up to {risk.largest:.4g}")
     source = f"{found.runs} pictures" if args.images else f"{found.runs} inputs of noise"
@@ -53,3 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     verdict = f"{len(islands)} nodes to keep in float32" if islands else "all values fit float16"
     print(f"{len(found.ranges)} values on {source}: {verdict}")
     return EXIT_FAILED if islands else EXIT_OK
+
+
+def _file(model: ModelSource, folder: Path) -> Path:
+    """The ONNX file to audit: any ONNX file as it is, everything else as an artifact."""
+    from .deployed import deployed
+
+    if model.kind == "onnx" and model.path is not None:
+        return model.path
+    return deployed(model, folder).path

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_float16_audit,
-    input_path,
+    add_positional_model,
     output_file,
+    positional_model,
 )
+from rfdetr_repro.spec.unfinished import temporary_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +22,10 @@ def parser() -> argparse.ArgumentParser:
         description="Converts a float32 ONNX artifact to float16.",
         examples=("half MODEL.onnx --out MODEL-fp16.onnx --audit-images IMAGES",),
     )
-    arguments.add_argument("model", type=input_path, help="float32 ONNX file, which has a manifest")
+    add_positional_model(
+        arguments,
+        "float32 ONNX file with a manifest; any other model is adopted or exported first",
+    )
     arguments.add_argument("--out", required=True, type=output_file, help="file to write (.onnx)")
     add_float16_audit(arguments)
     return arguments
@@ -29,11 +34,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Converts the artifact that ``argv`` names to float16."""
     args = parser().parse_args(argv)
+    model = positional_model(args)
     # loads slowly, so the arguments are checked first
-    from .artifact import load_artifact
+    from .deployed import deployed
     from .half import audited_half, summary
 
-    made = audited_half(
-        load_artifact(args.model), args.out, pictures=args.audit_images, islands=args.islands
-    )
+    with temporary_folder() as folder:
+        made = audited_half(
+            deployed(model, folder), args.out, pictures=args.audit_images, islands=args.islands
+        )
     print(summary(made))

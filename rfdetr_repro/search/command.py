@@ -1,6 +1,6 @@
 """Searches the space of a trained supernet for its frontier of accuracy and latency:
 
-python -m rfdetr_repro.search --run runs/embedded --data runs/embedded/data \
+python -m rfdetr_repro.search --model runs/embedded --data runs/embedded/data \
     [--strategy exhaustive|race] [--metric ap|mask_ap|...] [--mode buffered|sustained] \
     [--targets-ms 2.3,3.5,4.4 [--tolerance 0.1]] [--engines 18] [--candidates 10] [--plan] \
     [--workers ray] [--backend tensorrt --precision fp16 --cuda-graph] [--device cuda]
@@ -24,8 +24,8 @@ from rfdetr_repro.spec.arguments import (
     MOST_PROCESSES,
     ArgumentParser,
     add_device,
+    add_model,
     folder_names,
-    input_folder,
     number,
     whole,
 )
@@ -51,19 +51,16 @@ def parser() -> argparse.ArgumentParser:
             "their exported files."
         ),
         examples=(
-            "search --run runs/mine --data DIR",
-            "search --run runs/mine --data DIR --budget-ms 8",
-            "search --run runs/mine --data DIR --strategy race --confirm-on val,test",
-            "search --run runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
+            "search --model runs/mine --data DIR",
+            "search --model runs/mine --data DIR --budget-ms 8",
+            "search --model runs/mine --data DIR --strategy race --confirm-on val,test",
+            "search --model runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
             "--precision fp16",
         ),
     )
     add = arguments.add_argument
-    add(
-        "--run",
-        required=True,
-        type=input_folder,
-        help="run folder, which holds supernet.safetensors",
+    add_model(
+        arguments, "--run", text="run folder with supernet.safetensors, to which the search writes"
     )
     add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
     add = arguments.add_argument_group("what is searched").add_argument
@@ -197,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     print("\n".join(run_search(request).lines()))
     if request.budget is not None:
-        tell_pick(args.run, request.budget)
+        tell_pick(request.run, request.budget)
 
 
 def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
@@ -218,7 +215,7 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
     wanted = split_names(args.confirm_on)
     check_confirmed(wanted, f"--confirm-on {args.confirm_on}")
     return SearchRequest(
-        args.run,
+        args.model.run_folder(),
         args.data,
         strategy=args.strategy,
         rules=rules,

@@ -1,7 +1,7 @@
 """Trains one found architecture after the search, from the supernet's weights, and measures the
 change (Tables 15 and 16):
 
-python -m rfdetr_repro.finetune --run runs/mine --arch r128-p16-w1-d2-q25 \
+python -m rfdetr_repro.finetune --model runs/mine --arch r128-p16-w1-d2-q25 \
     --data DIR --out runs/tuned [--steps N]
 
 Resolution, patch size and windows stay as the search found them, without multi-scale training. The
@@ -26,8 +26,8 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_device,
+    add_model,
     add_training,
-    input_path,
     output_folder,
     whole,
 )
@@ -60,16 +60,11 @@ def parser() -> argparse.ArgumentParser:
             "the model before and after."
         ),
         examples=(
-            "finetune --run runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned",
+            "finetune --model runs/mine --arch r128-p16-w1-d2-q25 --data DIR --out runs/tuned",
         ),
     )
     add = arguments.add_argument
-    add(
-        "--run",
-        required=True,
-        type=input_path,
-        help="run folder of the supernet, or its model file",
-    )
+    add_model(arguments, "--run", text="supernet to train from: a run folder or its model file")
     add(
         "--arch",
         required=True,
@@ -102,11 +97,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with_settings(TrainConfig(steps=args.steps), args.set)
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.data.coco import read_splits
-    from rfdetr_repro.train.trainer import MODEL
 
     splits = read_splits(args.data, ("val", "test"))
     print_census(splits.values())
-    source = args.run / MODEL if args.run.is_dir() else args.run
+    source, note = args.model.weights()
+    if note:
+        log.info(note)
     tuning = FineTuning(source, arch, args.out, args.device, args.processes)
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
     records = tuning.run(splits, lambda card: _settings(args, card), command)

@@ -93,4 +93,4 @@ def tell_pick(run: str | Path, budget: Budget) -> None:
     found = pick(run, budget)
     print(found.describe())
     print(f"class names: {Path(run) / LABELS}")
-    print(f"next: rfdetr-repro evaluate --artifact {found.artifact.path} --data DIR --split test")
+    print(f"next: rfdetr-repro evaluate --model {found.artifact.path} --data DIR --split test")

@@ -8,6 +8,7 @@ is read or written. No torch here.
 from __future__ import annotations
 
 import argparse
+import copy
 import errno
 import math
 import os
@@ -25,6 +26,7 @@ from .arch import parse_shape
 from .errors import InputError, nearest, shortened
 from .files import output_path
 from .labels import LABELS_HELP
+from .model_source import MODEL_HELP, ModelSource, model_source
 from .ranges import plain_name
 
 MOST_THREADS = 1024
@@ -59,6 +61,14 @@ class HelpFormatter(argparse.HelpFormatter):
             else super(HelpFormatter, self)._fill_text(paragraph, width, indent)
             for paragraph in paragraphs
         )
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """Without former names of the argument."""
+        older = getattr(action, "older", ())
+        if older:
+            action = copy.copy(action)
+            action.option_strings = [flag for flag in action.option_strings if flag not in older]
+        return super()._format_action_invocation(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -141,6 +151,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises :class:`InputError`; ``message`` is argparse's own."""
+        for action in self._actions:
+            if older := getattr(action, "older", ()):
+                shown = [flag for flag in action.option_strings if flag not in older]
+                message = message.replace("/".join(action.option_strings), "/".join(shown))
         of_argument = re.fullmatch(r"argument (\S+): (.*)", message, flags=re.DOTALL)
         where, what = of_argument.groups() if of_argument else ("", message)
         raise InputError(what, where, "" if "; " in what else self._where_to_look())
@@ -280,19 +294,62 @@ def output_folder(text: str) -> Path:
 # -- arguments that several commands share: each is declared here, once ---------------------------
 
 
-def add_checkpoint(parser: argparse._ActionsContainer) -> None:
-    """Adds ``--checkpoint``, and the arguments for what the file does not state about itself."""
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=any_path,
-        metavar="FILE",
-        help="checkpoint of this project, of the released RF-DETR, or of transformers",
+def add_model(
+    parser: argparse._ActionsContainer,
+    *older: str,
+    needed: bool = True,
+    text: str = f"{MODEL_HELP} (docs/cli.md lists which commands take which)",
+    **more: Any,
+) -> None:
+    """Adds ``--model``, whose value is a :class:`~rfdetr_repro.spec.model_source.ModelSource`.
+
+    ``older``: former names of the argument, which still work and are not shown in the help;
+    ``more``: further arguments of ``add_argument``.
+    """
+    action = parser.add_argument(
+        "--model",
+        *older,
+        dest="model",
+        required=needed,
+        type=model_source,
+        metavar="MODEL",
+        help=text,
+        **more,
     )
+    former_names(action, older)
+
+
+def former_names(action: argparse.Action, older: Sequence[str]) -> None:
+    """Keeps former names of an argument out of help and errors; they go on working."""
+    action.older = tuple(older)  # type: ignore[attr-defined]
+
+
+def add_file_facts(parser: argparse._ActionsContainer) -> None:
+    """Adds ``--size`` and ``--labels``: what a checkpoint may not state about itself."""
     parser.add_argument(
         "--size", help="name of the model size, for a file that does not state the size"
     )
     parser.add_argument("--labels", help=LABELS_HELP)
+
+
+def add_positional_model(parser: argparse._ActionsContainer, text: str) -> None:
+    """Adds the model as the only word that is not an option, and as ``--model``; read the value by
+    :func:`positional_model`.
+    """
+    parser.add_argument("word", nargs="?", type=model_source, metavar="MODEL", help=text)
+    add_model(parser, needed=False, text="the same as MODEL")
+
+
+def positional_model(args: argparse.Namespace) -> ModelSource:
+    """The model of :func:`add_positional_model`. Raises :class:`InputError` unless it is named
+    exactly once.
+    """
+    named = [one for one in (args.word, args.model) if one is not None]
+    if len(named) != 1:
+        what = "the model is named twice" if named else "no model is named"
+        raise InputError(what, hint="write MODEL, or --model MODEL")
+    found: ModelSource = named[0]
+    return found
 
 
 def add_architecture(parser: argparse._ActionsContainer) -> None:

@@ -24,6 +24,7 @@ from rfdetr_repro.spec.arguments import (
     LARGEST_SEED,
     ArgumentParser,
     add_device,
+    add_model,
     add_training,
     input_path,
     output_folder,
@@ -54,16 +55,23 @@ def parser() -> argparse.ArgumentParser:
         description="Trains the weight-sharing supernet, or one fixed size.",
         examples=(
             "train --data DIR --out runs/mine",
-            "train --data DIR --out runs/nano --fixed --size nano --weights FILE.pth",
-            "train --data DIR --size paper-supernet --plan",
+            "train --data DIR --out runs/nano --fixed --size nano --model FILE.pth",
+            "train --data DIR --model paper-supernet --plan",
         ),
     )
-    add = arguments.add_argument_group("model").add_argument
+    model = arguments.add_argument_group("model")
+    add = model.add_argument
     add_data_arguments(arguments, "optional with --plan", ("train", "val"))
+    add_model(
+        model,
+        needed=False,
+        text="what to train: the name of a size, which starts from random weights; or a file with "
+        "weights or a run folder, whose weights are trained further as --size (default: pico)",
+    )
     add(
         "--size",
-        default="pico",
-        help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed)",
+        help="pico, paper-supernet, paper-supernet-seg, or a released size (with --fixed) "
+        "(default: pico)",
     )
     add(
         "--fixed",
@@ -75,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
         "--weights",
         type=input_path,
         help="file with the initial weights: a DINOv2 encoder, a released or transformers "
-        "checkpoint, or the model of an earlier run (default: random weights)",
+        "checkpoint, or the model of an earlier run; the same as a file in --model (default: "
+        "random weights)",
     )
     recipe = arguments.add_argument_group("recipe")
     add = recipe.add_argument
@@ -157,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command ``python -m rfdetr_repro.train``."""
     args = parser().parse_args(argv)
     args.data = source_of(args, ("train", "val"), needed=False)
+    _choose_model(args)
     row = preset(args.size)
     space, config = _recipe(args.size, args.fixed)
     if args.shape is not None:
@@ -183,6 +193,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"--{name} is missing", hint="give a folder; only --plan works without"
             )
     _train(args, row, space, config)
+
+
+def _choose_model(args: argparse.Namespace) -> None:
+    """Sets ``size`` and ``weights`` by ``--model``. Raises :class:`InputError` for contradictory
+    arguments.
+    """
+    given = args.model
+    if given is not None and given.size is not None:
+        if args.size not in (None, given.size):
+            raise InputError(f"--model {given} and --size {args.size} contradict each other")
+        args.size = given.size
+    elif given is not None:
+        if args.weights is not None:
+            raise InputError("--model and --weights both name weights", hint="leave one out")
+        args.weights, note = given.weights()
+        if note:
+            log.info(note)
+    args.size = args.size or "pico"
 
 
 def _plan(

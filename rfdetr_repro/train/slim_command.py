@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_file, label, output_file
+from rfdetr_repro.spec.arguments import ArgumentParser, label, output_file
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_source import model_source
+
+log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +22,12 @@ def parser() -> argparse.ArgumentParser:
         ),
         examples=("slim runs/mine/supernet.safetensors small.safetensors",),
     )
-    arguments.add_argument("source", type=input_file, help="model file of a run (.safetensors)")
+    arguments.add_argument(
+        "source",
+        type=model_source,
+        metavar="MODEL",
+        help="model file of a run (.safetensors), or its run folder",
+    )
     arguments.add_argument("target", type=output_file, help="file to write (.safetensors)")
     arguments.add_argument("--note", type=label, help="a note to store in the file")
     return arguments
@@ -35,5 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from .slim import slim
 
     torch.set_num_threads(1)
-    digest = slim(args.source, args.target, args.note or "")
+    path, note = args.source.weights()
+    if note:
+        log.info(note)
+    digest = slim(path, args.target, args.note or "")
     print(f"{args.target}  {args.target.stat().st_size / 1e6:.1f} MB  sha256 {digest}")

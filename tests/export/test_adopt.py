@@ -415,7 +415,7 @@ def test_a_files_name_says_what_is_in_it(
         assert (
             run_main(
                 export_main,
-                ["--checkpoint", "none.safetensors", "--out", str(tmp_path / out), "--to", to],
+                ["--checkpoint", __file__, "--out", str(tmp_path / out), "--to", to],
             )
             == 2
         )

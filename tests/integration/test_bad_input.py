@@ -136,7 +136,7 @@ def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
     assert "unknown campaign" in refused(capsys, reproduce.main, ["--campaign", "nothing"])
     assert "threshold" in refused(
-        capsys, predict.main, ["a.jpg", "--checkpoint", "x", "--threshold", "7"]
+        capsys, predict.main, ["a.jpg", "--checkpoint", str(file), "--threshold", "7"]
     )
     assert "invalid choice: 'speed'" in refused(capsys, search.main, [*run, "--metric", "speed"])
     assert "not a list of latencies" in refused(capsys, search.main, [*run, "--targets-ms", "fast"])

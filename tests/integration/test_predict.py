@@ -106,9 +106,7 @@ def test_what_is_no_picture_is_said_before_a_model_is_loaded(
     (tmp_path / "empty").mkdir()
     given = what if "://" in what else str(tmp_path / what)
     with pytest.raises(InputError, match=message):
-        predict.main(
-            [given, "--checkpoint", str(tmp_path / "none.pth"), "--out", str(tmp_path / "out")]
-        )
+        predict.main([given, "--checkpoint", __file__, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
@@ -122,7 +120,7 @@ def test_a_file_that_is_no_picture_is_found_before_anything_is_drawn(tmp_path: P
             [
                 str(tmp_path / "in"),
                 "--checkpoint",
-                str(tmp_path / "none.pth"),
+                __file__,
                 "--out",
                 str(tmp_path / "out"),
             ]

@@ -13,6 +13,7 @@ from rfdetr_repro.spec.arch import parse_shape
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     folder_names,
+    former_names,
     input_path,
     number,
     output_file,
@@ -96,20 +97,24 @@ def parser() -> argparse.ArgumentParser:
         "both as Records.",
         epilog=_EPILOG,
         examples=(
-            "bench --onnx a.onnx b.onnx --data DIR --protocol both",
+            "bench --model a.onnx b.onnx --data DIR --protocol both",
             "bench --models rfdetr-nano,dfine-s --out results/mine.jsonl",
             "bench --campaign buffer-sweep --models rfdetr-medium",
         ),
     )
     what = parsed.add_argument_group("what is measured")
-    what.add_argument(
+    onnx = what.add_argument(
+        "--model",
         "--onnx",
+        dest="onnx",
         nargs="+",
         action="extend",
         default=[],
-        help="artifacts with their manifests, or ONNX files of any other detector, which are "
-        "adopted first",
+        metavar="MODEL",
+        help="models: files (ONNX files of any detector, engines, checkpoints), run folders, or "
+        "names of sizes such as nano; files without a manifest are adopted or exported first",
     )
+    former_names(onnx, ("--onnx",))
     what.add_argument(
         "--models",
         default="",
@@ -325,7 +330,7 @@ def check(args: argparse.Namespace) -> None:
     """
     if not args.onnx and not names(args) and args.campaign is None:
         raise InputError(
-            "nothing to measure", hint="give --onnx FILE..., --models NAME,... or --campaign NAME"
+            "nothing to measure", hint="give --model FILE..., --models NAME,... or --campaign NAME"
         )
     if (args.spin_ms or args.flush_l2) and not uses_gpu(args.backend):
         raise InputError(

@@ -19,6 +19,7 @@ from rfdetr_repro.data.source import source_of
 from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
+from rfdetr_repro.spec.model_source import FAMILY, SHIPPED, ModelSource, size_named
 
 from .arguments import GRAPHS, names, precisions, split_names
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Failures = dict[str, Exception]
-LOOKED_AT = 16  # images of the data on which a file may be run before it is adopted
 
 
 def artifacts_of(
@@ -44,7 +44,8 @@ def artifacts_of(
     """
     wanted: dict[str, Callable[[], Artifact]] = {}
     targets: dict[Path, str] = {}
-    for path in args.onnx:
+    files, named = _files_and_names(args)
+    for path in files:
         target = Path(args.out).parent / "adopted" / Path(path).name
         if path in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
@@ -53,7 +54,7 @@ def artifacts_of(
             )
         targets[target] = path
         wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
-    for name in model_names(args):
+    for name in dict.fromkeys([*named, *model_names(args)]):
         wanted[name] = lambda name=name: _model(args, name, splits)  # type: ignore[misc]
     found: list[Artifact] = []
     failures: Failures = {}
@@ -73,6 +74,23 @@ def artifacts_of(
             except (InputError, StatedFailure) as error:
                 failures[f"{artifact.manifest.model.name} {precision}"] = error
     return found, failures
+
+
+def _files_and_names(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What ``--model`` lists: files and run folders, and names of models to build."""
+    files: list[str] = []
+    named: list[str] = []
+    for text in args.onnx:
+        size = size_named(text)
+        if size in SHIPPED or (size is None and Path(text).exists()):
+            files.append(text)
+        elif size is not None:
+            named.append(f"{FAMILY}{size}")
+        elif _models().known_name(text) in _models().model_names():
+            named.append(text)
+        else:
+            files.append(text)  # which does not exist
+    return files, named
 
 
 def model_names(args: argparse.Namespace) -> list[str]:
@@ -201,14 +219,25 @@ def _file(
     store, with a printed notice.
     """
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
+    from rfdetr_repro.export.deployed import FileFacts, deployed, file_of_run
     from rfdetr_repro.export.trial import tried
 
-    if not path.is_file():
+    size = size_named(str(path))
+    source = ModelSource(str(path), size) if size else ModelSource(str(path), path=path)
+    if source.kind == "run":
+        path, why = file_of_run(path)
+        log.info(f"{source}: {why}")
+        return _file(args, path, target.with_name(path.name), splits)
+    if source.size is None and not path.exists():
         raise InputError(
             "the file does not exist",
             path,
             "give an ONNX file, such as one that python -m rfdetr_repro.export wrote",
         )
+    if source.kind in ("size", "weights"):
+        to = "torch" if args.backend.startswith("torch") else "onnx"
+        facts = FileFacts(labels=labels_given(args.labels))
+        return deployed(source, target.parent.parent / "models", to=to, facts=facts)
     if _has_manifest(path):
         return tried(load_artifact(path))
     # nothing is kept of a file that cannot be run
@@ -274,15 +303,9 @@ def suppression_of(backend: str) -> str:
 
 def _pictures(splits: Sequence[CocoSplit]) -> list[Callable[[], Picture]]:
     """Functions that load the first images of the first split, on which an adopted file is run."""
-    from rfdetr_repro.export.adopt.adoption import Picture
+    from rfdetr_repro.export.deployed import facts_of_data
 
-    def picture(index: int) -> Picture:
-        sample = splits[0].sample(index)
-        ids = [splits[0].classes.category_ids[label] for label in sample.labels]
-        return Picture(sample.image, sample.boxes_xyxy, np.array(ids, dtype=np.int64))
-
-    count = min(len(splits[0]), LOOKED_AT) if splits else 0
-    return [lambda index=index: picture(index) for index in range(count)]  # type: ignore[misc]
+    return facts_of_data(splits[0])[1] if splits else []
 
 
 def _models() -> Any:
@@ -295,9 +318,9 @@ def _models() -> Any:
 
 
 def _categories(splits: Sequence[CocoSplit]) -> Any:
-    from rfdetr_repro.export.adopt.adoption import Categories
+    from rfdetr_repro.export.deployed import facts_of_data
 
-    return Categories(splits[0].classes.category_ids, splits[0].classes.names) if splits else None
+    return facts_of_data(splits[0])[0] if splits else None
 
 
 def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:

@@ -1,6 +1,6 @@
 """Measures artifacts: latency by the protocol, and with --data the accuracy of the same files.
 
-python -m rfdetr_repro.bench --onnx a.onnx b.onnx --data DIR --split val --protocol both \
+python -m rfdetr_repro.bench --model a.onnx b.onnx --data DIR --split val --protocol both \
     --out results/bench.jsonl
 python -m rfdetr_repro.bench --campaign buffer-sweep --models rfdetr-medium
 """

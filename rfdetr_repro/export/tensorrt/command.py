@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from rfdetr_repro.spec.arguments import ArgumentParser, input_path, output_folder, whole
+from rfdetr_repro.spec.arguments import (
+    ArgumentParser,
+    add_positional_model,
+    output_folder,
+    positional_model,
+    whole,
+)
+from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.model_source import ModelSource
 
 from .engine import MODULES
 
@@ -17,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         description="Builds TensorRT engines from an ONNX artifact.",
         examples=("tensorrt MODEL.onnx --backend tensorrt-rtx --builds 3",),
     )
-    arguments.add_argument("model", type=input_path, help="ONNX file, which has a manifest")
+    add_positional_model(
+        arguments, "ONNX file with a manifest; any other model is adopted or exported first"
+    )
     arguments.add_argument(
         "--backend",
         default="tensorrt",
@@ -25,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
         help="runtime that the engine is built for (default: tensorrt)",
     )
     arguments.add_argument(
-        "--out", type=output_folder, help="folder for the engines (default: the model's folder)"
+        "--out",
+        type=output_folder,
+        help="folder for the engines (default: the folder of the model's file)",
     )
     arguments.add_argument(
         "--level", type=whole(0, 5), default=3, help="builder optimization level, 0 to 5"
@@ -42,20 +55,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Builds the engines that ``argv`` requests."""
     args = parser().parse_args(argv)
+    model = positional_model(args)
     # loads slowly, so the arguments are checked first
-    from rfdetr_repro.export.artifact import load_artifact
+    from rfdetr_repro.export.deployed import deployed
 
-    from .engine import BuildOptions, build_engine, summary
+    from .engine import BuildOptions, build_engine, summary, target
 
-    artifact = load_artifact(args.model)
+    target(args.backend)  # fails before an export rather than after it
+    artifact = deployed(model, args.out or _folder_of(model))
+    folder = args.out or artifact.path.parent
     for build in range(args.builds):
-        print(
-            summary(
-                build_engine(
-                    artifact,
-                    args.backend,
-                    args.out or args.model.parent,
-                    BuildOptions(args.level, build=build),
-                )
-            )
-        )
+        options = BuildOptions(args.level, build=build)
+        print(summary(build_engine(artifact, args.backend, folder, options)))
+
+
+def _folder_of(model: ModelSource) -> Path:
+    """The folder of the model's file, for files that are made of it."""
+    if model.path is None:
+        raise InputError("a size has no folder for its engine", hint="give --out FOLDER")
+    return model.path if model.path.is_dir() else model.path.parent
