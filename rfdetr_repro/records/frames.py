@@ -63,10 +63,10 @@ def frame(records: Given | Iterable[Given]) -> Any:
 def _rows(records: Given | Iterable[Given]) -> Iterator[tuple[str | None, dict[str, Any]]]:
     for one in [records] if isinstance(records, (Record, str, Path)) else records:
         if isinstance(one, Record):
-            yield None, _row(one)
+            yield None, flat(one)
         elif isinstance(one, (str, Path)):
             for file in stores_of(one):
-                yield from ((str(file), _row(record)) for record in read_stores([file]))
+                yield from ((str(file), flat(record)) for record in read_stores([file]))
         else:
             raise InputError(
                 f"{shortened(repr(one), 60)} is neither a Record nor a path",
@@ -74,29 +74,31 @@ def _rows(records: Given | Iterable[Given]) -> Iterator[tuple[str | None, dict[s
             )
 
 
-def _row(record: Record) -> dict[str, Any]:
-    return {"id": record.id, **dict(_values(record, ""))}
+def flat(record: Record) -> dict[str, Any]:
+    """The present fields of a Record by path, such as ``latency.median_ms``, with its id."""
+    row: dict[str, Any] = {"id": record.id}  # is also kept among the fields of the object
+    _collect(row, record, "")
+    return row
 
 
-def _values(part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Path -> value of all fields of a dataclass, and of its parts."""
-    for field in dataclasses.fields(part):
-        name = prefix + field.name
-        value = getattr(part, field.name)
+def _collect(row: dict[str, Any], part: Any, prefix: str) -> None:
+    """Adds path -> value of all fields of a dataclass, and of its parts."""
+    for field, value in vars(part).items():
+        name = prefix + field
         if value is None or name in _LEFT_OUT:
             continue
-        if dataclasses.is_dataclass(value):
-            yield from _values(value, f"{name}.")
+        if isinstance(value, (str, int, float)):
+            row[name] = value
         elif isinstance(value, dict):
-            yield from ((f"{name}.{key}", item) for key, item in value.items())
+            row.update((f"{name}.{key}", item) for key, item in value.items())
         elif isinstance(value, tuple):
             plain = [
                 dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item  # type: ignore[arg-type]
                 for item in value
             ]
-            yield name, json.dumps(plain)
+            row[name] = json.dumps(plain)
         else:
-            yield name, value
+            _collect(row, value, f"{name}.")
 
 
 def _columns(kind: Any, prefix: str = "") -> Iterator[tuple[str, str | None]]:
