@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure, FigureBase
 
 from rfdetr_repro.plots.style import drawn
+from rfdetr_repro.records.record import Record
 from rfdetr_repro.tables.format import Table
 
 
@@ -83,7 +84,20 @@ class Picture:
     caption: str = ""
 
 
-Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture
+@dataclass(frozen=True)
+class Explorer:
+    """The Records to explore, in the HTML page; on paper and without JavaScript, ``static``.
+
+    ``run``: the folder that holds these Records, which commands on the page name; None where they
+    come from several places. At most one of a document.
+    """
+
+    records: Sequence[Record]
+    run: str | None = None
+    static: Drawing | None = None
+
+
+Block = Title | Heading | Paragraph | Bullets | Facts | Grid | Drawing | Picture | Explorer
 
 
 @dataclass

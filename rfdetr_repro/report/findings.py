@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from rfdetr_repro.paper.published import TABLES, published_rows
+from rfdetr_repro.paper.published import TABLES, published_records, published_rows
 from rfdetr_repro.plots.figures import HEIGHTS_IN
 from rfdetr_repro.plots.knobs import draw_knobs
 from rfdetr_repro.plots.pareto import draw_pareto, drawable_points, pareto_height_in
@@ -24,7 +24,8 @@ from rfdetr_repro.tables.published import paper_table, shown_columns
 from rfdetr_repro.tables.scoreboard import DIFFERENT, REPRODUCED, narrow, scoreboard
 from rfdetr_repro.tables.sensitivity import sensitivity_tables
 
-from .blocks import Block, Drawing, Grid, Heading, Paragraph, Section
+from .blocks import Block, Drawing, Explorer, Grid, Heading, Paragraph, Section
+from .explorer.data import explorable
 from .run import Run
 
 MOST_ROWS = 100  # of one table in a report
@@ -33,13 +34,40 @@ FAMILY = "python -m rfdetr_repro.family --run RUN --data DIR"
 
 
 def pareto(run: Run) -> Section:
-    """The plot of AP against latency; belongs to the headline and has no heading of its own."""
-    if not drawable_points(run.records):
-        return Section(None, absent=["AP and latency of one model, which a Pareto plot needs"])
-    draw = partial(draw_pareto, records=run.records)
-    return Section(
-        None, [Drawing(draw, pareto_height_in(run.records), "Plot of AP against latency")]
-    )
+    """The plot of AP against latency, which the HTML page lets the reader explore; belongs to the
+    headline and has no heading of its own.
+    """
+    static = None
+    absent = []
+    if drawable_points(run.records):
+        draw = partial(draw_pareto, records=run.records)
+        height_in = pareto_height_in(run.records)
+        static = Drawing(draw, height_in, "Plot of AP against latency")
+    else:
+        absent.append("AP and latency of one model, which a Pareto plot needs")
+    if explorable(run.records):
+        return Section(
+            None, [Explorer(_comparable(run.records), _pick_folder(run), static)], absent
+        )
+    return Section(None, [static] if static else [], absent)
+
+
+def _comparable(records: Sequence[Record]) -> list[Record]:
+    """The Records, and the published ones on the same images as any of them."""
+    names = {record.data.name for record in records if record.data is not None}
+    known = {record.source for record in records}
+    published = [
+        record
+        for record in published_records()
+        if record.data is not None and record.data.name in names and record.source not in known
+    ]
+    return [*records, *published]
+
+
+def _pick_folder(run: Run) -> str | None:
+    """The folder to give to ``rfdetr-repro pick``; None where the Records are not the run's own."""
+    own = run.folder / "records.jsonl"
+    return str(run.folder) if run.records_path == own else None
 
 
 def accuracy_and_latency(run: Run) -> Section:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import unicodedata
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from rfdetr_repro.plots.style import figure_bytes
 from rfdetr_repro.spec.files import write_atomic
 from rfdetr_repro.tables.format import Column, Table
 
-from .blocks import Block, Document, Drawing, Grid, Heading, Picture
+from .blocks import Block, Document, Drawing, Explorer, Grid, Heading, Picture
+from .explorer.data import explorer_json
+
+_SOURCES = Path(__file__).with_name("explorer")
+_SCRIPTS = ("data.js", "chart.js", "explorer.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -27,30 +32,61 @@ class _Rows:
     lines: list[tuple[str, list[tuple[Column, str]]]]
 
 
+@dataclass(frozen=True)
+class _Explored:
+    """The explorer as its template reads it: the Records as JSON, and the static picture."""
+
+    data: str  # JSON that may stand in a script element
+    static: Drawing | None
+
+
 def write_html(document: Document, path: str | Path) -> Path:
     """Writes the document to ``path``, whole or not at all, and returns it."""
     path = Path(path)
     anchors = document.anchors()
     parts = [
-        (
-            type(block).__name__,
-            _rows(block.table) if isinstance(block, Grid) else block,
-            anchors.get(id(block), ""),
-        )
+        (type(block).__name__, _readable(block), anchors.get(id(block), ""))
         for block in document.blocks
     ]
     headings = [
         (block.text, anchors[id(block)]) for block in document.blocks if isinstance(block, Heading)
     ]
     template = _environment().get_template("report.html")
-    page = template.render(document=document, parts=parts, headings=headings)
+    script = _script()
+    page = template.render(
+        document=document,
+        parts=parts,
+        headings=headings,
+        script=script,
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
     write_atomic(path, f"{page}\n")
     return path
 
 
+def _readable(block: Block) -> Any:
+    """A block as its template reads it."""
+    if isinstance(block, Grid):
+        return _rows(block.table)
+    if isinstance(block, Explorer):
+        return _Explored(explorer_json(block.records, block.run), block.static)
+    return block
+
+
+def _script() -> str:
+    """The program of the page, in a scope of its own."""
+    sources = [_SOURCES.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    return "\n".join(["(() => {", '"use strict";', *sources, "})();", ""])
+
+
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("rfdetr_repro.report"),
+        loader=ChoiceLoader(
+            [
+                PackageLoader("rfdetr_repro.report"),
+                PackageLoader("rfdetr_repro.report", "explorer"),
+            ]
+        ),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

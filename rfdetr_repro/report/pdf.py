@@ -39,6 +39,7 @@ from .blocks import (
     Bullets,
     Document,
     Drawing,
+    Explorer,
     Facts,
     Grid,
     Heading,
@@ -176,6 +177,11 @@ def _drawing(pages: Pages, block: Drawing) -> None:
     pages.y += height + 6
 
 
+def _explorer(pages: Pages, block: Explorer) -> None:
+    if block.static is not None:
+        _drawing(pages, block.static)
+
+
 def _points(figure: Figure) -> int:
     """How many points the lines and clouds of a figure have."""
     points = 0
@@ -234,11 +240,14 @@ _WRITERS: dict[type, Callable[..., None]] = {
     Grid: _grid,
     Drawing: _drawing,
     Picture: _picture,
+    Explorer: _explorer,
 }
 
 
 def _least(pages: Pages, block: Block | None) -> float:
     """Height of what of a block must be on one page, with its caption or below its heading."""
+    if isinstance(block, Explorer):
+        return 0.0 if block.static is None else _drawing_height(pages, block.static)
     if isinstance(block, Drawing):
         return _drawing_height(pages, block)
     if isinstance(block, Picture):

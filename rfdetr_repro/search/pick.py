@@ -24,7 +24,7 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import read_json, write_atomic
 from rfdetr_repro.spec.metrics import percent
 
-from .budget import Budget
+from .budget import Budget, pickable
 
 LABELS = "labels.txt"
 
@@ -101,14 +101,10 @@ def considered(records: Sequence[Record], budget: Budget) -> list[MeasuredRecord
     value = metric(budget.metric).value
     found = []
     for record in records:
-        measured = MeasuredRecord.of(record)
+        measured = pickable(record)
         if (
             measured is not None
-            and record.source == "protocol"
-            and measured.protocol.usual
             and measured.protocol.mode == budget.mode
-            and record.data is not None
-            and record.data.split == "val"
             and value(record) is not None
             and budget.latency_of(measured) is not None
         ):
