@@ -15,7 +15,7 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import MODES
 
-from .record import FINE_TUNING, TUNED, Record
+from .record import FINE_TUNING, TUNED, MeasuredRecord, Record
 
 
 @dataclass(frozen=True)
@@ -327,3 +327,19 @@ def measured_front(points: Sequence[Confirmed]) -> set[str]:
     found = [point.val if mode == "buffered" else point.sustained for point in points]
     front = frontier(record for record in found if record is not None and _split(record) == "val")
     return {record.artifact.sha256 for record in front if record.artifact}
+
+
+def pickable(record: Record) -> MeasuredRecord | None:
+    """The view of a file that was measured by the usual protocol on val, which a budget may choose;
+    None for any other Record.
+    """
+    measured = MeasuredRecord.of(record)
+    if (
+        measured is None
+        or record.source != "protocol"
+        or not measured.protocol.usual
+        or record.data is None
+        or record.data.split != "val"
+    ):
+        return None
+    return measured

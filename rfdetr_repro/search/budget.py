@@ -70,19 +70,3 @@ class Budget:
         most = self.ms * (1 + ALLOWANCE)
         within = [one for one in front if one.latency and one.latency.median_ms <= most]
         return (within or front[:1])[::-1][:limit]
-
-
-def pickable(record: Record) -> MeasuredRecord | None:
-    """The view of a file that was measured by the usual protocol on val, which a budget may choose;
-    None for any other Record.
-    """
-    measured = MeasuredRecord.of(record)
-    if (
-        measured is None
-        or record.source != "protocol"
-        or not measured.protocol.usual
-        or record.data is None
-        or record.data.split != "val"
-    ):
-        return None
-    return measured

@@ -17,14 +17,14 @@ from rfdetr_repro.export.artifact import (
     manifest_path,
     write_artifact,
 )
-from rfdetr_repro.records.pareto import backend, images, metric
+from rfdetr_repro.records.pareto import backend, images, metric, pickable
 from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.files import read_json, write_atomic
 from rfdetr_repro.spec.metrics import percent
 
-from .budget import Budget, pickable
+from .budget import Budget
 
 LABELS = "labels.txt"
 

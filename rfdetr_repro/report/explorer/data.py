@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rfdetr_repro.records.frames import flat
-from rfdetr_repro.records.pareto import backend, images, latency_mode
+from rfdetr_repro.records.pareto import backend, images, latency_mode, pickable
 from rfdetr_repro.records.record import Record
-from rfdetr_repro.search.budget import pickable
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
 # columns of paths that only a program needs
