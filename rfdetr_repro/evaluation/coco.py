@@ -159,6 +159,19 @@ class CocoEvaluator:
         )
         return accuracy, _of_all_areas(run)
 
+    def curves(
+        self, detections: Sequence[ImageDetections], kind: str = "bbox"
+    ) -> tuple[Array, list[dict[str, Any]]]:
+        """Precision by IoU threshold, recall, class and size of object, float64 (10, 101, classes,
+        4), with -1 where there is no object (pycocotools' ``eval["precision"]``); and
+        :meth:`image_matches` of all images, from one matching.
+
+        The sizes are those of ``AREAS_PX2``, in this order.
+        """
+        run = self._run(detections, kind, list(AREAS_PX2), [self.max_dets])
+        precision, _ = self._accumulated(run)
+        return precision[..., -1], _of_all_areas(run)
+
     def twelve(
         self, detections: Sequence[ImageDetections], kind: str = "bbox"
     ) -> dict[str, float | None]:

@@ -1,0 +1,403 @@
+"""Draws what an evaluation found, from its JSON (``metrics.json``): precision against recall,
+precision, recall and F1 against the score, and the confusion matrix; and the worst images, from
+plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from rfdetr_repro.spec.metrics import percent
+
+from .detections import Annotations
+from .style import BLACK, BLUE, GREY, LIGHT, PALETTE, VERMILION, drawable, save, shortened
+
+MOST_NAMED = 6  # classes that have a colour and a name in a figure of curves
+MOST_CELLS = 20  # classes with a row of their own in the picture of the confusion matrix
+MOST_LABELS = 12  # errors of an image that are labelled; more labels would bury the picture
+CURVES_HEIGHT_IN = 3.1
+NAME_LETTERS = 22
+TRUTH = BLUE
+PREDICTION = VERMILION
+_BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", BLUE])
+
+
+@dataclass(frozen=True)
+class ErrorPicture:
+    """One image with its errors at a threshold.
+
+    ``image``: uint8 (H, W, 3); ``truths`` and ``predictions``: objects, and detections at or above
+    the threshold, in its pixels; ``found`` bool (objects,) and ``right`` bool (detections,): which
+    of them match.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truths: Annotations
+    found: NDArray[np.bool_]
+    predictions: Annotations
+    right: NDArray[np.bool_]
+
+
+def write_charts(
+    diagnosis: Mapping[str, Any], kind: str, where: str, folder: str | Path
+) -> list[Path]:
+    """Writes the three charts of ``diagnosis`` (the JSON of boxes or masks) as PNG and SVG.
+
+    ``kind``: "boxes" or "masks", which the file names begin with; ``where``: the model and the split,
+    for the titles. Without a threshold there is no confusion matrix.
+    """
+    charts: list[tuple[str, Any, float]] = [
+        ("pr", draw_precision_recall, CURVES_HEIGHT_IN),
+        ("scores", draw_score_curves, CURVES_HEIGHT_IN),
+    ]
+    if diagnosis["confusion"] is not None:
+        size = len(_gathered(diagnosis["confusion"])[0])
+        charts.append(("confusion", draw_confusion, confusion_height_in(size)))
+    return [
+        save(
+            partial(draw, diagnosis=diagnosis, title=f"{kind}, {where}"),
+            Path(folder) / f"{kind}-{name}{suffix}",
+            height,
+        )
+        for name, draw, height in charts
+        for suffix in (".png", ".svg")
+    ]
+
+
+def draw_precision_recall(figure: FigureBase, diagnosis: Mapping[str, Any], title: str) -> None:
+    """COCO's precision against recall at IoU 0.5, of each class and as the mean."""
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.085, right=0.62, bottom=0.15, top=0.88)
+    curves = diagnosis["pr_curves"]
+    named = _named(diagnosis["classes"])
+    for label, values in enumerate(curves["classes"]):
+        if values is not None:
+            axes.plot(curves["recall"], values, **_line(label, named))
+    if curves["mean"] is not None:
+        axes.plot(curves["recall"], curves["mean"], color=BLACK, linewidth=2.2)
+    axes.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set_title(f"Precision and recall at IoU {diagnosis['iou']:g}: {drawable(title)}")
+    labels = {
+        label: f"{_name(diagnosis['classes'][label]['name'])}  "
+        f"{percent(diagnosis['classes'][label]['ap50'], 'unknown')}"
+        for label in named
+    }
+    mean = f"mean  {percent(diagnosis['mean']['ap50'], 'unknown')}"
+    _legend(axes, "AP50", named, labels, mean, _present(diagnosis))
+
+
+def draw_score_curves(figure: FigureBase, diagnosis: Mapping[str, Any], title: str) -> None:
+    """Precision, recall and F1 against the score, of each class and as the mean, with the
+    threshold.
+    """
+    panels = figure.subplots(1, 3, sharey=True)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.24, top=0.80, wspace=0.08)
+    curves = diagnosis["score_curves"]
+    named = _named(diagnosis["classes"])
+    at = diagnosis["threshold"]["score"]
+    highest = _highest_score(curves)
+    for axes, (name, text) in zip(
+        panels, (("precision", "precision"), ("recall", "recall"), ("f1", "F1")), strict=True
+    ):
+        for label, found in enumerate(curves["classes"]):
+            if found is not None:
+                axes.plot(curves["score"], _holes(found[name]), **_line(label, named))
+        axes.plot(curves["score"], _holes(curves["mean"][name]), color=BLACK, linewidth=2.2)
+        axes.set(xlim=(0, highest), ylim=(0, 1.02), xlabel="score threshold")
+        value = diagnosis["mean"][name]
+        axes.set_title(text if value is None else f"{text}, mean {value:.2f}")
+        if at is not None:
+            axes.axvline(at, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    handles = [Line2D([], [], **_line(label, named)) for label in named]
+    names = [_name(diagnosis["classes"][label]["name"], 14) for label in named]
+    handles.append(Line2D([], [], color=BLACK, linewidth=2.2))
+    names.append("mean")
+    if at is not None:
+        handles.append(Line2D([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 2))))
+        names.append(f"threshold {at:g}")
+    figure.legend(
+        handles, names, loc="lower center", ncols=min(len(names), 5), frameon=False, fontsize=7
+    )
+    figure.text(0.07, 0.915, drawable(title), fontsize=8.5, fontweight="bold")
+
+
+def draw_confusion(figure: FigureBase, diagnosis: Mapping[str, Any], title: str) -> None:
+    """The confusion matrix: rows are objects by class, columns detections by class; cells hold
+    counts and are coloured by the share of their row.
+    """
+    names, matrix = _gathered(diagnosis["confusion"])
+    axes = figure.subplots()
+    height = figure.get_figure(root=True).get_figheight()
+    figure.subplots_adjust(left=0.24, right=0.97, bottom=1.25 / height, top=1 - 0.42 / height)
+    whole = matrix.sum(1, keepdims=True)
+    shares = np.divide(matrix, whole, out=np.zeros(matrix.shape), where=whole > 0)
+    axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    ticks = range(len(names))
+    shown = [_name(name, 18) for name in names]
+    axes.set_xticks(ticks, [*shown[:-1], "missed"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, [*shown[:-1], "background"])
+    axes.tick_params(length=0, labelsize=7 if len(names) <= 12 else 6)
+    axes.grid(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    for edge in (len(names) - 1.5,):
+        axes.axhline(edge, color=LIGHT, linewidth=1.2)
+        axes.axvline(edge, color=LIGHT, linewidth=1.2)
+    size = 7.5 if len(names) <= 8 else 6.5 if len(names) <= 14 else 5
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "white" if shares[row, column] > 0.55 else BLACK
+            axes.text(
+                column, row, f"{count}", ha="center", va="center", fontsize=size, color=color
+            )
+    axes.set(xlabel="detected as", ylabel="object")
+    at = diagnosis["threshold"]["score"]
+    figure.text(
+        0.01,
+        1 - 0.2 / height,
+        f"Confusion at IoU {diagnosis['iou']:g}, score ≥ {at:g}: {drawable(title)}",
+        fontsize=8.5,
+        fontweight="bold",
+        va="center",
+    )
+
+
+def confusion_height_in(rows: int) -> float:
+    """Height in inches of a confusion matrix of so many rows."""
+    return 1.7 + max(1.6, min(0.36 * rows, 5.6))
+
+
+def _gathered(confusion: Mapping[str, Any]) -> tuple[list[str], NDArray[np.int64]]:
+    """Names and counts of the rows that are drawn: at most ``MOST_CELLS`` classes, those with the
+    most errors, and the others as one.
+    """
+    names = list(confusion["labels"])
+    matrix = np.array(confusion["matrix"], dtype=np.int64)
+    classes = len(names) - 1
+    if classes <= MOST_CELLS:
+        return names, matrix
+    errors = matrix.sum(0) + matrix.sum(1) - 2 * np.diag(matrix)
+    first = np.sort(np.argsort(-errors[:classes], kind="stable")[: MOST_CELLS - 1])
+    others = np.setdiff1d(np.arange(classes), first)
+    groups = [*([label] for label in first.tolist()), others.tolist(), [classes]]
+    small = np.array([[matrix[np.ix_(a, b)].sum() for b in groups] for a in groups])
+    kept = [*(names[label] for label in first.tolist()), f"{len(others)} other classes", names[-1]]
+    return kept, small
+
+
+def _named(classes: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The classes with colours: all where they are few, else none, because colours would repeat."""
+    present = [label for label, row in enumerate(classes) if row["objects"]]
+    return present if len(present) <= MOST_NAMED else []
+
+
+def _line(label: int, named: Sequence[int]) -> dict[str, Any]:
+    if label not in named:
+        return {"color": "#BBBBBB", "linewidth": 0.7, "alpha": 0.7, "zorder": 1.5}
+    return {"color": PALETTE[named.index(label)], "linewidth": 1.2}
+
+
+def _legend(
+    axes: Axes,
+    title: str,
+    named: Sequence[int],
+    labels: Mapping[int, str],
+    mean: str,
+    present: int,
+) -> None:
+    handles = [Line2D([], [], **_line(label, named)) for label in named]
+    names = [labels[label] for label in named]
+    if not named and present:
+        handles.append(Line2D([], [], **_line(-1, named)))
+        names.append(f"{present} classes")
+    handles.append(Line2D([], [], color=BLACK, linewidth=2.2))
+    names.append(mean)
+    axes.legend(
+        handles,
+        names,
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        frameon=False,
+        fontsize=7.5,
+        title_fontsize=7.5,
+        alignment="left",
+    )
+
+
+def _present(diagnosis: Mapping[str, Any]) -> int:
+    return sum(bool(row["objects"]) for row in diagnosis["classes"])
+
+
+def _name(name: str, letters: int = NAME_LETTERS) -> str:
+    return drawable(shortened(name, letters))
+
+
+def _holes(values: Sequence[float | None]) -> list[float]:
+    return [np.nan if value is None else value for value in values]
+
+
+def _highest_score(curves: Mapping[str, Any]) -> float:
+    """End of the score axis: a round number above the scores of all detections."""
+    recall = _holes(curves["mean"]["recall"])
+    reached = [
+        score for score, value in zip(curves["score"], recall, strict=True) if value > 0
+    ]
+    return min(1.0, float(np.ceil(10 * (max(reached, default=1.0) + 0.02)) / 10))
+
+
+def write_worst(
+    pictures: Sequence[ErrorPicture],
+    path: str | Path,
+    *,
+    class_names: Sequence[str],
+    threshold: float,
+) -> Path:
+    """Draws a sheet of images with their errors and writes it to ``path``."""
+    draw = partial(
+        draw_errors, pictures=pictures, class_names=class_names, threshold=threshold
+    )
+    return save(draw, path, errors_height_in(pictures))
+
+
+def draw_errors(
+    figure: FigureBase,
+    pictures: Sequence[ErrorPicture],
+    class_names: Sequence[str],
+    threshold: float,
+) -> None:
+    """Draws images with ground truth and predictions in two colours: errors as thick solid boxes,
+    what is right as thin dotted boxes of the ground truth.
+
+    Errors are labelled while there are at most ``MOST_LABELS`` of them in an image.
+    """
+    columns = min(2, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height = figure.get_figure(root=True).get_figheight()
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, bottom=0.08 / height, top=1 - 0.55 / height, wspace=0.03, hspace=0.12
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, picture in zip(grid.flat, pictures, strict=False):
+        _draw_errors(axes, picture, class_names)
+    handles = [
+        Line2D([], [], color=TRUTH, linewidth=2.0),
+        Line2D([], [], color=PREDICTION, linewidth=2.0),
+        Line2D([], [], color=TRUTH, linewidth=0.9, linestyle=(0, (1, 1))),
+    ]
+    texts = ["object that was missed", f"wrong detection, score ≥ {threshold:g}", "object found"]
+    figure.legend(handles, texts, loc="upper center", ncols=3, frameon=False, fontsize=7.5)
+
+
+def errors_height_in(pictures: Sequence[ErrorPicture], width_in: float = 6.7) -> float:
+    """Height in inches of a sheet under :func:`draw_errors`."""
+    columns = min(2, len(pictures))
+    across = width_in / columns
+    tallest = max(one.image.shape[0] / one.image.shape[1] for one in pictures)
+    rows = -(-len(pictures) // columns)
+    return rows * (across * min(tallest, 1.5) + 0.28) + 0.6
+
+
+def _draw_errors(axes: Axes, picture: ErrorPicture, class_names: Sequence[str]) -> None:
+    height, width = picture.image.shape[:2]
+    missed = ~picture.found
+    wrong = ~picture.right
+    shown = picture.image
+    for objects, rows, color in (
+        (picture.truths, missed, TRUTH),
+        (picture.predictions, wrong, PREDICTION),
+    ):
+        shown = _shaded(shown, objects, rows, color)
+    axes.imshow(shown, interpolation="nearest", aspect="equal")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    _boxes(axes, picture.truths, picture.found, TRUTH, linewidth=0.8, linestyle=(0, (1, 1)))
+    _boxes(axes, picture.truths, missed, TRUTH, linewidth=1.4)
+    _boxes(axes, picture.predictions, wrong, PREDICTION, linewidth=1.4)
+    errors = int(missed.sum() + wrong.sum())
+    if errors <= MOST_LABELS:
+        _labels(axes, picture.truths, missed, TRUTH, class_names, below=True)
+        _labels(axes, picture.predictions, wrong, PREDICTION, class_names, below=False)
+    title = (
+        f"{_name(picture.name, 34)}: {int(missed.sum())} of {len(missed)} missed, "
+        f"{int(wrong.sum())} wrong"
+    )
+    axes.set_title(title, fontsize=7.5, fontweight="normal", color=GREY, pad=3)
+
+
+def _boxes(
+    axes: Axes, objects: Annotations, rows: NDArray[np.bool_], color: str, **line: Any
+) -> None:
+    for left, top, right, bottom in np.asarray(objects.boxes_xyxy, dtype=float)[rows]:
+        axes.add_patch(
+            Rectangle(
+                (left - 0.5, top - 0.5),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=color,
+                **line,
+            )
+        )
+
+
+def _labels(
+    axes: Axes,
+    objects: Annotations,
+    rows: NDArray[np.bool_],
+    color: str,
+    class_names: Sequence[str],
+    *,
+    below: bool,
+) -> None:
+    """Labels of boxes: of objects below their lower edge, of detections above their upper edge,
+    inside the box where the border of the image is near.
+    """
+    height, width = axes.get_ylim()[0], axes.get_xlim()[1]
+    for row in np.flatnonzero(rows).tolist():
+        left, top, _, bottom = np.asarray(objects.boxes_xyxy[row], dtype=float)
+        text = _name(class_names[int(objects.labels[row])], 16)
+        if objects.scores is not None:
+            text += f" {float(objects.scores[row]):.2f}"
+        inside = bottom > 0.93 * height if below else top < 0.07 * height
+        right_half = left > 0.7 * width
+        axes.text(
+            min(objects.boxes_xyxy[row][2], width) if right_half else max(left, 0),
+            bottom if below else top,
+            text,
+            color="white",
+            fontsize=5.8,
+            ha="right" if right_half else "left",
+            va="bottom" if below == inside else "top",
+            clip_on=True,
+            path_effects=[withStroke(linewidth=1.6, foreground=color)],
+        )
+
+
+def _shaded(
+    image: NDArray[np.uint8], objects: Annotations, rows: NDArray[np.bool_], color: str
+) -> NDArray[np.uint8]:
+    """The image with the masks of ``rows`` in ``color``."""
+    if objects.masks is None or not rows.any():
+        return image
+    shaded = image.astype(np.float32)
+    tint = 255 * np.asarray(to_rgb(color), np.float32)
+    for row in np.flatnonzero(rows).tolist():
+        mask = np.asarray(objects.masks[row], dtype=bool)
+        shaded[mask] = 0.55 * shaded[mask] + 0.45 * tint
+    return shaded.round().astype(np.uint8)
