@@ -1,18 +1,19 @@
-"""Evaluates a model by the COCO metrics:
+"""Evaluates a model by the COCO metrics, and shows what it does well and badly:
 
-python -m rfdetr_repro.evaluate --model model.onnx --data DIR --split val --json metrics.json
+python -m rfdetr_repro.evaluate --model model.onnx --data DIR --split val --out evaluation
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import logging
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.spec import logs
@@ -23,7 +24,9 @@ from rfdetr_repro.spec.arguments import (
     add_file_facts,
     add_model,
     folder_name,
+    number,
     output_file,
+    output_folder,
     whole,
 )
 from rfdetr_repro.spec.errors import InputError, run_main
@@ -36,8 +39,13 @@ from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import describe
 from rfdetr_repro.spec.unfinished import temporary_folder
 
+if TYPE_CHECKING:
+    from rfdetr_repro.reproduce.evaluation import Evaluation
+
 log = logging.getLogger(__name__)
 
+WIDTH = 80  # columns of printed lines
+INDENT = " " * 8  # of lines that belong to the line of boxes or masks
 MOST_DETECTIONS = 10**6  # largest value of COCO's maxDets, per image and class
 NO_DETECTIONS = (
     "The model detected nothing on any image, so this AP does not measure how well the model "
@@ -68,45 +76,69 @@ def evaluate(
     the same kind.
 
     Returns {"artifact": SHA-256, "runtime", "model", "data", "split", "num_images", "data_sha256",
-    "boxes": {...}, "masks": {...} or None, "why_no_masks"}; the last is a sentence if the model's
-    masks cannot be measured on this split, else "". Raises :class:`InputError` for bad input.
+    "boxes": {...}, "masks": {...} or None, "why_no_masks", "diagnosis"}; ``why_no_masks`` is a
+    sentence if the model's masks cannot be measured on this split, else ""; ``diagnosis`` holds AP
+    of classes and sizes, curves, the best threshold, the confusion matrix and the worst images, of
+    "boxes" and "masks" (:mod:`rfdetr_repro.evaluation.diagnosis` has the definitions). Raises
+    :class:`InputError` for bad input.
     """
+    settings = Settings(backend, threads, max_dets, quiet, stated=stated)
+    return evaluated(model, data_dir, split, settings).metrics
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is evaluated: see the arguments of the command.
+
+    ``threshold``: a score in 0..1, for precision, recall, F1 and the confusion matrix;
+    ``threshold_split``: split on which the best is chosen; neither: chosen on the evaluated split.
+    """
+
+    backend: str | None = None
+    threads: int = 2
+    max_dets: int = 100
+    quiet: bool = True
+    threshold: float | None = None
+    threshold_split: str | None = None
+    stated: Mapping[str, Any] | None = None
+
+
+def evaluated(
+    model: str | Path | ModelSource,
+    data_dir: str | os.PathLike[str],
+    split: str = "val",
+    settings: Settings = Settings(),
+) -> Evaluation:
+    """:func:`evaluate` with the diagnoses, which can be drawn."""
     source = model if isinstance(model, ModelSource) else source_at(model)
     if source.kind in ("onnx", "engine", "torch"):
         _refuse_random(source)
     # loads slowly, so the file is checked first
-    from rfdetr_repro.bench.accuracy import accuracy_of
     from rfdetr_repro.data.census import check_usable, print_census
     from rfdetr_repro.data.coco import read_split
     from rfdetr_repro.export.deployed import FileFacts, backend_of_file, deployed, facts_of_data
+    from rfdetr_repro.reproduce.evaluation import Asked, evaluation_of
     from rfdetr_repro.runtime.backends import open_session
 
     chosen = read_split(data_dir, split)
-    check_usable([chosen]) if quiet else print_census([chosen])
-    progress: Any = iter if quiet else _progress_bar
-    if not quiet:
+    splits = [chosen]
+    threshold: Any = settings.threshold
+    if settings.threshold_split not in (None, split):
+        threshold = read_split(data_dir, str(settings.threshold_split), chosen.classes)
+        splits.append(threshold)
+    check_usable(splits) if settings.quiet else print_census(splits)
+    progress: Any = iter if settings.quiet else _progress_bar
+    if not settings.quiet:
         logs.show_unless_configured()
-    facts = FileFacts(**dict(stated or {}), data=facts_of_data(chosen))
+    facts = FileFacts(**dict(settings.stated or {}), data=facts_of_data(chosen))
+    backend = settings.backend
     to = "torch" if (backend or "").startswith("torch") else "onnx"
     with temporary_folder() as folder:
         artifact = deployed(source, folder, to=to, facts=facts)
-        session = open_session(artifact, backend or backend_of_file(artifact), threads=threads)
+        backend = backend or backend_of_file(artifact)
+        session = open_session(artifact, backend, threads=settings.threads)
     log.info(describe(artifact.manifest.resize))
-    boxes, masks = accuracy_of(session, chosen, max_dets=max_dets, progress=progress)
-    return {
-        "artifact": artifact.sha256,
-        "runtime": session.artifact_id.runtime,
-        "model": artifact.manifest.model.name,
-        "data": chosen.name,
-        "split": chosen.split,
-        "num_images": len(chosen),
-        "data_sha256": chosen.sha256,
-        "boxes": dataclasses.asdict(boxes),
-        "masks": None if masks is None else dataclasses.asdict(masks),
-        "why_no_masks": chosen.why_no_mask_ap()
-        if artifact.manifest.model.task == "segment"
-        else "",
-    }
+    return evaluation_of(session, chosen, Asked(threshold, settings.max_dets, progress))
 
 
 def _refuse_random(source: ModelSource) -> None:
@@ -129,8 +161,15 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     arguments = ArgumentParser(
         "rfdetr_repro.evaluate",
-        description=("Computes the COCO metrics of a model on one split of a data set."),
-        examples=("evaluate --model model.onnx --data DIR --split val --json metrics.json",),
+        description=(
+            "Computes the COCO metrics of a model on one split of a data set, by class and by "
+            "size of object, with precision, recall and F1 at the best threshold; with --out also "
+            "curves, a confusion matrix and the worst images."
+        ),
+        examples=(
+            "evaluate --model model.onnx --data DIR --split val --out evaluation",
+            "evaluate --model model.onnx --data DIR --split test --threshold-split val",
+        ),
     )
     add_model(arguments, "--artifact")
     add_file_facts(arguments)
@@ -160,6 +199,26 @@ def parser() -> argparse.ArgumentParser:
         default=100,
         help="number of detections per image and class that count (COCO's maxDets)",
     )
+    threshold = arguments.add_mutually_exclusive_group()
+    threshold.add_argument(
+        "--threshold",
+        type=number(0, 1),
+        help="score, in 0..1, from which detections count in precision, recall, F1, the confusion "
+        "matrix and the worst images (default: the score with the highest mean F1 on the evaluated "
+        "split)",
+    )
+    threshold.add_argument(
+        "--threshold-split",
+        type=folder_name,
+        metavar="SPLIT",
+        help="another split of --data to choose that score on, such as val for --split test; a "
+        "score that is chosen on the evaluated split flatters the model",
+    )
+    arguments.add_argument(
+        "--out",
+        type=output_folder,
+        help="folder to write metrics.json, curves, the confusion matrix and the worst images to",
+    )
     arguments.add_argument(
         "--json", type=output_file, help="JSON file to write the metrics to, as fractions"
     )
@@ -174,32 +233,76 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rfdetr_repro.runtime.backends import check_backend
 
     check_backend(args.backend or "onnxruntime")
-    settings = dict(backend=args.backend, threads=args.threads, max_dets=args.max_dets)
     stated = dict(
         size=args.size,
         labels=labels_given(args.labels),
         arch=None if args.arch is None else parse_arch(args.arch),
         shape=args.shape,
     )
-    metrics = evaluate(args.model, args.data, args.split, **settings, stated=stated, quiet=False)
+    settings = Settings(
+        backend=args.backend,
+        threads=args.threads,
+        max_dets=args.max_dets,
+        quiet=False,
+        threshold=args.threshold,
+        threshold_split=args.threshold_split,
+        stated=stated,
+    )
+    found = evaluated(args.model, args.data, args.split, settings)
+    print("\n".join(lines(found.metrics)))
+    if args.json:
+        write_atomic(args.json, json.dumps(found.metrics, indent=1) + "\n")
+    if args.out:
+        pictures = found.write(args.out)
+        print(f"{len(pictures)} pictures and metrics.json in {args.out}")
+
+
+def lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What the command prints of the result of :func:`evaluate`."""
+    from rfdetr_repro.tables.diagnosis import UNKNOWN_NOTE, class_table, size_table
+    from rfdetr_repro.tables.format import render
+
     where = f"{metrics['data']}/{metrics['split']}, {metrics['num_images']} images"
-    print(f"{metrics['model']} ({metrics['artifact'][:12]}, {metrics['runtime']}) on {where}")
+    model = f"{metrics['model']} ({metrics['artifact'][:12]}, {metrics['runtime']})"
+    found = _wrapped(f"{model} on {where}")
     for kind in ("boxes", "masks"):
         if metrics[kind] is not None:
-            print(
-                f"{kind:6}"
-                + "".join(
-                    f"  {label} {percent(metrics[kind][name], '-')}"
-                    for name, label in COCO_METRICS_IN_WORDS.items()
-                )
-            )
-            print(f"{'':6}  {interval_sentence(metrics[kind])}")
+            found += _wrapped(_numbers(kind, metrics[kind]))
+            found += _wrapped(interval_sentence(metrics[kind]), first=INDENT)
             if metrics[kind]["detections"] == 0:
-                print(f"{'':6}  {NO_DETECTIONS}")
+                found += _wrapped(NO_DETECTIONS, first=INDENT)
     if metrics["why_no_masks"]:
-        print(f"masks   not measured: {metrics['why_no_masks']}")
-    if args.json:
-        write_atomic(args.json, json.dumps(metrics, indent=1) + "\n")
+        found += _wrapped(f"masks   not measured: {metrics['why_no_masks']}")
+    unknown = False
+    for kind, diagnosis in metrics["diagnosis"].items():
+        tables = [class_table(diagnosis, kind), size_table(diagnosis, kind)]
+        found += ["", *render(tables, "text").rstrip("\n").split("\n")]
+        found += _wrapped(diagnosis["threshold"]["says"], rest="")
+        unknown |= any(row["ap"] is None for row in diagnosis["classes"] + diagnosis["sizes"])
+        unknown |= any(row["precision"] is None for row in diagnosis["classes"])
+    return found + (_wrapped(UNKNOWN_NOTE, rest="") if unknown else [])
+
+
+def _numbers(kind: str, accuracy: Mapping[str, Any]) -> str:
+    """The six COCO metrics of boxes or masks, in percent."""
+    numbers = (
+        f"{label} {percent(accuracy[name], '-')}".replace(" ", "\u00a0")
+        for name, label in COCO_METRICS_IN_WORDS.items()
+    )
+    return f"{kind:6}  " + "  ".join(numbers)
+
+
+def _wrapped(text: str, first: str = "", rest: str = INDENT) -> list[str]:
+    """``text`` in lines of at most 80 columns; ``first`` and ``rest`` indent the lines."""
+    whole = textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\u00a0", " ") for line in whole]
 
 
 def interval_sentence(metrics: Mapping[str, Any]) -> str:

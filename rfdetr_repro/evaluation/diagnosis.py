@@ -441,9 +441,9 @@ def confusion(
             paired_missed.append(int(theirs[column]))
     np.add.at(matrix, (found.object_label[paired_missed], found.label[paired_wrong]), 1)
     left = np.setdiff1d(missed, paired_missed)
-    np.add.at(matrix, (found.object_label[left], background), 1)
+    matrix[:, background] += np.bincount(found.object_label[left], minlength=background + 1)
     extra = np.setdiff1d(wrong, paired_wrong)
-    np.add.at(matrix, (background, found.label[extra]), 1)
+    matrix[background] += np.bincount(found.label[extra], minlength=background + 1)
     return matrix
 
 

@@ -23,13 +23,29 @@ from numpy.typing import NDArray
 from rfdetr_repro.spec.metrics import percent
 
 from .detections import Annotations
-from .style import BLACK, BLUE, GREY, LIGHT, PALETTE, VERMILION, drawable, save, shortened
+from .style import (
+    BLACK,
+    BLUE,
+    GREY,
+    LIGHT,
+    PALETTE,
+    VERMILION,
+    WIDTH_IN,
+    drawable,
+    save,
+    shortened,
+)
 
 MOST_NAMED = 6  # classes that have a colour and a name in a figure of curves
 MOST_CELLS = 20  # classes with a row of their own in the picture of the confusion matrix
 MOST_LABELS = 12  # errors of an image that are labelled; more labels would bury the picture
 CURVES_HEIGHT_IN = 3.1
 NAME_LETTERS = 22
+TICK_LETTERS = 18
+HIGHEST_ASPECT = 1.5  # height by width of an image on the sheet; a taller image is drawn narrower
+_LEGEND_IN = 0.35
+_TITLE_IN = 0.3
+_LABELS_IN = 0.42  # of an axis label and the ticks above it
 TRUTH = BLUE
 PREDICTION = VERMILION
 _BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", BLUE])
@@ -57,16 +73,16 @@ def write_charts(
 ) -> list[Path]:
     """Writes the three charts of ``diagnosis`` (the JSON of boxes or masks) as PNG and SVG.
 
-    ``kind``: "boxes" or "masks", which the file names begin with; ``where``: the model and the split,
-    for the titles. Without a threshold there is no confusion matrix.
+    ``kind``: "boxes" or "masks", which the file names begin with; ``where``: the model and the
+    split, for the titles. Without a threshold there is no confusion matrix.
     """
     charts: list[tuple[str, Any, float]] = [
         ("pr", draw_precision_recall, CURVES_HEIGHT_IN),
         ("scores", draw_score_curves, CURVES_HEIGHT_IN),
     ]
     if diagnosis["confusion"] is not None:
-        size = len(_gathered(diagnosis["confusion"])[0])
-        charts.append(("confusion", draw_confusion, confusion_height_in(size)))
+        names = _gathered(diagnosis["confusion"])[0]
+        charts.append(("confusion", draw_confusion, confusion_height_in(names)))
     return [
         save(
             partial(draw, diagnosis=diagnosis, title=f"{kind}, {where}"),
@@ -90,14 +106,14 @@ def draw_precision_recall(figure: FigureBase, diagnosis: Mapping[str, Any], titl
     if curves["mean"] is not None:
         axes.plot(curves["recall"], curves["mean"], color=BLACK, linewidth=2.2)
     axes.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-    axes.set_title(f"Precision and recall at IoU {diagnosis['iou']:g}: {drawable(title)}")
+    axes.set_title(f"Precision and recall at IoU {diagnosis['iou']:g}: {_name(title, 46)}")
     labels = {
         label: f"{_name(diagnosis['classes'][label]['name'])}  "
         f"{percent(diagnosis['classes'][label]['ap50'], 'unknown')}"
         for label in named
     }
-    mean = f"mean  {percent(diagnosis['mean']['ap50'], 'unknown')}"
-    _legend(axes, "AP50", named, labels, mean, _present(diagnosis))
+    mean = f"{_mean_name(diagnosis)}  {percent(diagnosis['mean']['ap50'], 'unknown')}"
+    _legend(axes, named, labels, mean, len(_present(diagnosis["classes"])))
 
 
 def draw_score_curves(figure: FigureBase, diagnosis: Mapping[str, Any], title: str) -> None:
@@ -118,6 +134,7 @@ def draw_score_curves(figure: FigureBase, diagnosis: Mapping[str, Any], title: s
                 axes.plot(curves["score"], _holes(found[name]), **_line(label, named))
         axes.plot(curves["score"], _holes(curves["mean"][name]), color=BLACK, linewidth=2.2)
         axes.set(xlim=(0, highest), ylim=(0, 1.02), xlabel="score threshold")
+        axes.set_xticks(np.linspace(0, highest, 6)[:-1])  # the last would touch the next panel's
         value = diagnosis["mean"][name]
         axes.set_title(text if value is None else f"{text}, mean {value:.2f}")
         if at is not None:
@@ -125,14 +142,14 @@ def draw_score_curves(figure: FigureBase, diagnosis: Mapping[str, Any], title: s
     handles = [Line2D([], [], **_line(label, named)) for label in named]
     names = [_name(diagnosis["classes"][label]["name"], 14) for label in named]
     handles.append(Line2D([], [], color=BLACK, linewidth=2.2))
-    names.append("mean")
+    names.append(_mean_name(diagnosis))
     if at is not None:
         handles.append(Line2D([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 2))))
         names.append(f"threshold {at:g}")
     figure.legend(
         handles, names, loc="lower center", ncols=min(len(names), 5), frameon=False, fontsize=7
     )
-    figure.text(0.07, 0.915, drawable(title), fontsize=8.5, fontweight="bold")
+    figure.text(0.07, 0.915, _name(title, 76), fontsize=8.5, fontweight="bold")
 
 
 def draw_confusion(figure: FigureBase, diagnosis: Mapping[str, Any], title: str) -> None:
@@ -141,13 +158,14 @@ def draw_confusion(figure: FigureBase, diagnosis: Mapping[str, Any], title: str)
     """
     names, matrix = _gathered(diagnosis["confusion"])
     axes = figure.subplots()
-    height = figure.get_figure(root=True).get_figheight()
-    figure.subplots_adjust(left=0.24, right=0.97, bottom=1.25 / height, top=1 - 0.42 / height)
+    height = confusion_height_in(names)
+    bottom = _LABELS_IN + _slanted_in(names)
+    figure.subplots_adjust(left=0.24, right=0.97, bottom=bottom / height, top=1 - 0.42 / height)
     whole = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, whole, out=np.zeros(matrix.shape), where=whole > 0)
     axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     ticks = range(len(names))
-    shown = [_name(name, 18) for name in names]
+    shown = [_name(name, TICK_LETTERS) for name in names]
     axes.set_xticks(ticks, [*shown[:-1], "missed"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [*shown[:-1], "background"])
     axes.tick_params(length=0, labelsize=7 if len(names) <= 12 else 6)
@@ -160,25 +178,29 @@ def draw_confusion(figure: FigureBase, diagnosis: Mapping[str, Any], title: str)
     size = 7.5 if len(names) <= 8 else 6.5 if len(names) <= 14 else 5
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            color = "white" if shares[row, column] > 0.55 else BLACK
-            axes.text(
-                column, row, f"{count}", ha="center", va="center", fontsize=size, color=color
-            )
+            color = "white" if shares[row, column] > 0.65 else BLACK
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=size, color=color)
     axes.set(xlabel="detected as", ylabel="object")
     at = diagnosis["threshold"]["score"]
     figure.text(
         0.01,
         1 - 0.2 / height,
-        f"Confusion at IoU {diagnosis['iou']:g}, score ≥ {at:g}: {drawable(title)}",
+        f"Confusion at IoU {diagnosis['iou']:g}, score ≥ {at:g}: {_name(title, 44)}",
         fontsize=8.5,
         fontweight="bold",
         va="center",
     )
 
 
-def confusion_height_in(rows: int) -> float:
-    """Height in inches of a confusion matrix of so many rows."""
-    return 1.7 + max(1.6, min(0.36 * rows, 5.6))
+def confusion_height_in(names: Sequence[str]) -> float:
+    """Height in inches of a confusion matrix with these rows."""
+    return 0.42 + max(1.4, min(0.36 * len(names), 5.6)) + _LABELS_IN + _slanted_in(names)
+
+
+def _slanted_in(names: Sequence[str]) -> float:
+    """Height in inches of the longest name below the matrix, at 45 degrees."""
+    longest = max(len(_name(name, TICK_LETTERS)) for name in [*names[:-1], "missed"])
+    return 0.12 + 0.045 * longest
 
 
 def _gathered(confusion: Mapping[str, Any]) -> tuple[list[str], NDArray[np.int64]]:
@@ -199,10 +221,23 @@ def _gathered(confusion: Mapping[str, Any]) -> tuple[list[str], NDArray[np.int64
     return kept, small
 
 
+def _present(classes: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The classes that have an object."""
+    return [label for label, row in enumerate(classes) if row["objects"]]
+
+
 def _named(classes: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The classes with colours: all where they are few, else none, because colours would repeat."""
-    present = [label for label, row in enumerate(classes) if row["objects"]]
-    return present if len(present) <= MOST_NAMED else []
+    """The classes with colours: none where colours would repeat, and none where the mean is the
+    only class.
+    """
+    present = _present(classes)
+    return present if 1 < len(present) <= MOST_NAMED else []
+
+
+def _mean_name(diagnosis: Mapping[str, Any]) -> str:
+    """The name of the thick line: the class, where only one has objects."""
+    present = _present(diagnosis["classes"])
+    return "mean" if len(present) != 1 else _name(diagnosis["classes"][present[0]]["name"])
 
 
 def _line(label: int, named: Sequence[int]) -> dict[str, Any]:
@@ -213,7 +248,6 @@ def _line(label: int, named: Sequence[int]) -> dict[str, Any]:
 
 def _legend(
     axes: Axes,
-    title: str,
     named: Sequence[int],
     labels: Mapping[int, str],
     mean: str,
@@ -221,7 +255,7 @@ def _legend(
 ) -> None:
     handles = [Line2D([], [], **_line(label, named)) for label in named]
     names = [labels[label] for label in named]
-    if not named and present:
+    if not named and present > 1:
         handles.append(Line2D([], [], **_line(-1, named)))
         names.append(f"{present} classes")
     handles.append(Line2D([], [], color=BLACK, linewidth=2.2))
@@ -229,7 +263,7 @@ def _legend(
     axes.legend(
         handles,
         names,
-        title=title,
+        title="AP50",
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),
         frameon=False,
@@ -237,10 +271,6 @@ def _legend(
         title_fontsize=7.5,
         alignment="left",
     )
-
-
-def _present(diagnosis: Mapping[str, Any]) -> int:
-    return sum(bool(row["objects"]) for row in diagnosis["classes"])
 
 
 def _name(name: str, letters: int = NAME_LETTERS) -> str:
@@ -254,9 +284,7 @@ def _holes(values: Sequence[float | None]) -> list[float]:
 def _highest_score(curves: Mapping[str, Any]) -> float:
     """End of the score axis: a round number above the scores of all detections."""
     recall = _holes(curves["mean"]["recall"])
-    reached = [
-        score for score, value in zip(curves["score"], recall, strict=True) if value > 0
-    ]
+    reached = [score for score, value in zip(curves["score"], recall, strict=True) if value > 0]
     return min(1.0, float(np.ceil(10 * (max(reached, default=1.0) + 0.02)) / 10))
 
 
@@ -268,9 +296,7 @@ def write_worst(
     threshold: float,
 ) -> Path:
     """Draws a sheet of images with their errors and writes it to ``path``."""
-    draw = partial(
-        draw_errors, pictures=pictures, class_names=class_names, threshold=threshold
-    )
+    draw = partial(draw_errors, pictures=pictures, class_names=class_names, threshold=threshold)
     return save(draw, path, errors_height_in(pictures))
 
 
@@ -285,17 +311,22 @@ def draw_errors(
 
     Errors are labelled while there are at most ``MOST_LABELS`` of them in an image.
     """
+    heights = _row_heights_in(pictures)
+    height = sum(heights) + _LEGEND_IN
     columns = min(2, len(pictures))
-    rows = -(-len(pictures) // columns)
-    height = figure.get_figure(root=True).get_figheight()
-    grid = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.08 / height, top=1 - 0.55 / height, wspace=0.03, hspace=0.12
-    )
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, picture in zip(grid.flat, pictures, strict=False):
-        _draw_errors(axes, picture, class_names)
+    top = height - _LEGEND_IN
+    for row, row_height in enumerate(heights):
+        for column, picture in enumerate(pictures[row * columns : (row + 1) * columns]):
+            place = (
+                (column + 0.01) / columns,
+                (top - row_height) / height,
+                0.98 / columns,
+                (row_height - _TITLE_IN) / height,
+            )
+            axes = figure.add_axes(place, anchor="N")
+            axes.axis("off")
+            _draw_errors(axes, picture, class_names)
+        top -= row_height
     handles = [
         Line2D([], [], color=TRUTH, linewidth=2.0),
         Line2D([], [], color=PREDICTION, linewidth=2.0),
@@ -305,13 +336,19 @@ def draw_errors(
     figure.legend(handles, texts, loc="upper center", ncols=3, frameon=False, fontsize=7.5)
 
 
-def errors_height_in(pictures: Sequence[ErrorPicture], width_in: float = 6.7) -> float:
+def errors_height_in(pictures: Sequence[ErrorPicture]) -> float:
     """Height in inches of a sheet under :func:`draw_errors`."""
+    return sum(_row_heights_in(pictures)) + _LEGEND_IN
+
+
+def _row_heights_in(pictures: Sequence[ErrorPicture]) -> list[float]:
+    """Height of each row of the sheet in inches, with the titles of its images."""
     columns = min(2, len(pictures))
-    across = width_in / columns
-    tallest = max(one.image.shape[0] / one.image.shape[1] for one in pictures)
-    rows = -(-len(pictures) // columns)
-    return rows * (across * min(tallest, 1.5) + 0.28) + 0.6
+    aspects = [min(one.image.shape[0] / one.image.shape[1], HIGHEST_ASPECT) for one in pictures]
+    return [
+        max(aspects[start : start + columns]) * 0.98 * WIDTH_IN / columns + _TITLE_IN
+        for start in range(0, len(pictures), columns)
+    ]
 
 
 def _draw_errors(axes: Axes, picture: ErrorPicture, class_names: Sequence[str]) -> None:

@@ -11,21 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples_coco import random_document, write_folder
+from PIL import Image
+from samples_coco import random_detections, random_document, write_folder
 from samples_export import ARCH, CATEGORY_IDS, CONFIG, NAMES, tiny_artifact, tiny_detector
 
 from rfdetr_repro import evaluate
 from rfdetr_repro.bench import accuracy
 from rfdetr_repro.bench.accuracy import accuracy_of, detect_split
 from rfdetr_repro.data.coco import read_split
+from rfdetr_repro.evaluation.coco import CocoEvaluator
+from rfdetr_repro.evaluation.diagnosis import diagnose
 from rfdetr_repro.export import command as export
 from rfdetr_repro.export.artifact import Artifact, load_artifact
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import save_released
+from rfdetr_repro.reproduce import evaluation
 from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.errors import run_main
 from rfdetr_repro.spec.labels import UNUSED
+from rfdetr_repro.spec.metrics import percent
 from rfdetr_repro.spec.presets import parse_arch
+
+SUFFIXES = (".png", ".svg")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +153,7 @@ def test_an_ap_of_no_detections_is_told(
     # its classes are none of the data's
     monkeypatch.setattr(accuracy, "label_map", lambda *_: np.full(len(NAMES), -1))
     assert run_main(evaluate.main, [*arguments, "--threads", "1"]) == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert told.count(evaluate.NO_DETECTIONS) == 2, told  # boxes, masks
     written = json.loads(metrics.read_text())
     assert written["boxes"]["ap"] == 0.0 and written["boxes"]["detections"] == 0
@@ -266,3 +273,86 @@ def test_a_file_that_leaves_its_labels_open_is_exported_with_labels(
 def test_sizes_are_names_of_architectures() -> None:
     assert parse_arch("nano").key == "r384-p16-w2-d2-q300"
     assert parse_arch("r32-p8-w2-d1-q5").windows == 2
+
+
+@pytest.fixture
+def finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the model, whose weights are random: detections near the objects."""
+    monkeypatch.setattr(
+        evaluation, "detect_split", lambda session, split, progress: random_detections(split, 1)
+    )
+
+
+def diagnosis_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("finding")
+def test_out_writes_numbers_and_pictures(
+    artifact: Artifact, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--artifact", str(artifact.path), "--data", str(data), "--out", str(out)]
+    out.mkdir()
+    (out / "boxes-old.png").write_bytes(b"of an earlier evaluation")
+    (out / "mine.txt").write_text("a user's own")
+    assert run_main(evaluate.main, arguments) == 0
+    told = capsys.readouterr().out
+    table = told[told.index("boxes by class") :]
+    assert max(map(len, told[told.index("tiny (") :].splitlines()[:-1])) <= 80
+    charts = {f"{name}{suffix}" for name in ("pr", "scores", "confusion") for suffix in SUFFIXES}
+    kinds = ("boxes", "masks")
+    expected = {f"{kind}-{name}" for kind in kinds for name in charts | {"worst.png"}}
+    assert diagnosis_files(out) == expected | {"metrics.json", "mine.txt"}
+    written = json.loads((out / "metrics.json").read_text())
+    split = read_split(data, "val")
+    boxes = written["diagnosis"]["boxes"]
+    assert boxes["mean"]["ap"] == pytest.approx(written["boxes"]["ap"], abs=1e-12)
+    for row, name in zip(boxes["classes"], split.classes.names, strict=True):
+        line = next(line for line in table.splitlines() if line.startswith(name))
+        assert line.split()[-7:] == [
+            str(row["images"]),
+            str(row["objects"]),
+            *(percent(row[key], "-") for key in ("ap", "ap50", "precision", "recall", "f1")),
+        ]
+    for path in out.glob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size[0] == 1206
+    assert (out / "boxes-pr.svg").read_text().startswith("<?xml")
+    assert "the split that is evaluated: precision, recall and F1 are optimistic" in " ".join(
+        told.split()
+    )
+
+
+@pytest.mark.usefixtures("finding")
+def test_the_threshold_is_given_or_chosen_on_another_split(
+    artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_folder(tmp_path / "data", random_document(0, 12), "val")
+    write_folder(data, random_document(7, 12), "test")
+    base = ["--artifact", str(artifact.path), "--data", str(data), "--split", "test"]
+    metrics = tmp_path / "metrics.json"
+
+    def run(*more: str) -> dict:
+        assert run_main(evaluate.main, [*base, *more, "--json", str(metrics)]) == 0
+        return json.loads(metrics.read_text())["diagnosis"]["boxes"]
+
+    own = run()
+    of_val = run("--threshold-split", "val")
+    given = run("--threshold", str(of_val["threshold"]["score"]))
+    detections = random_detections(read_split(data, "val"), 1)
+    best = diagnose(CocoEvaluator(read_split(data, "val")), detections).threshold.score
+    assert of_val["threshold"]["score"] == best != own["threshold"]["score"]
+    assert (own["threshold"]["chosen_on"], of_val["threshold"]["chosen_on"]) == ("test", "val")
+    assert of_val["mean"]["f1"] <= own["mean"]["f1"] and of_val["mean"] == given["mean"]
+    assert "on val, and used on test" in of_val["threshold"]["says"]
+    assert "optimistic" not in of_val["threshold"]["says"]
+    assert given["threshold"]["says"].endswith("as given.")
+    capsys.readouterr()
+    for more, message in (
+        (["--threshold-split", "valid"], "valid"),
+        (["--threshold", "1.5"], "1.5"),
+        (["--threshold", "0.5", "--threshold-split", "val"], "not allowed with"),
+    ):
+        assert run_main(evaluate.main, [*base, *more, "--out", str(tmp_path / "no")]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "no").exists()
