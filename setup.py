@@ -23,9 +23,11 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "ops"
+RESULTS = ROOT / "results"  # stores of Records, which a wheel holds too
 LIBRARY = "librfdetr_ops.so"
 MODULES = ("masks", "resampled_ap")  # csrc/python/NAME.cpp becomes rfdetr_repro/_NAME
 MODULE_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
@@ -214,10 +216,34 @@ class BuildOps(build_ext):
             install_library(BUILD / name, ROOT / "rfdetr_repro" / name)
 
 
+class BuildWithRecords(build_py):
+    """``build_py`` that also copies the stores of ``results/`` to rfdetr_repro/records/stored, so
+    that tables, figures and reports of an installed package have this project's Records. The raw
+    samples stay behind: only ``intervals`` reads them. An editable install reads ``results/``.
+    """
+
+    def stores(self) -> list[tuple[Path, Path]]:
+        """Each store, and where it is copied to."""
+        target = Path(self.build_lib) / "rfdetr_repro" / "records" / "stored"
+        return [(store, target / store.name) for store in sorted(RESULTS.glob("*.jsonl"))]
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for store, target in self.stores():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(store), str(target))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        found = list(super().get_outputs(include_bytecode))
+        return found + [str(target) for _, target in self.stores() if not self.editable_mode]
+
+
 setup(
     ext_modules=[
         Extension(f"rfdetr_repro.{name}", sources=[])
         for name in ("librfdetr_ops", "_masks", "_resampled_ap")
     ],
-    cmdclass={"build_ext": BuildOps},
+    cmdclass={"build_ext": BuildOps, "build_py": BuildWithRecords},
 )

@@ -78,6 +78,10 @@ _SIZES = {
     "tiny": "T",
 }
 
+# usual names of a folder with COCO, as letters and digits, and of its split
+_COCO = ("coco", "coco2017", "mscoco", "mscoco2017", "cocoval2017", "instancesval2017")
+_COCO_SPLITS = ("val", "val2017")
+
 # What the rows of Table 5 are, by step: (family, size, architecture). The DINOv2 rows of Tables 6
 # and v2 19 repeat step 4.
 _STEPS: dict[str, tuple[str, str | None, str | None]] = {
@@ -187,6 +191,18 @@ def join_key(record: Record) -> tuple[str, str, str, str]:
     if family == "rtdetr" and size == "M":
         size = "R18"
     return family, size, record.model.task, record.data.name if record.data else ""
+
+
+def data_set(record: Record) -> str:
+    """The data set of a Record by the name that the tables use; "" without data.
+
+    A folder of COCO may have any of the usual names: its split val is "coco-val2017".
+    """
+    data = record.data
+    if data is None:
+        return ""
+    slug = re.sub(r"[^a-z0-9]+", "", data.name.lower())
+    return "coco-val2017" if slug in _COCO and data.split in _COCO_SPLITS else data.name
 
 
 def _file_stem(name: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfdetr_repro.records import stored
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_records,
@@ -18,7 +19,6 @@ PUBLISHED = ("1", "5")
 CAMPAIGN = ("pareto", "knobs", "sensitivity", "4", "training", "6")
 # the camera-ready's numbers
 ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}
-DEFAULT_RECORDS = Path("results")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         choices=[*PUBLISHED, *CAMPAIGN, *ALSO, "all"],
         help="figure to draw (default: all that can be drawn)",
     )
-    add_records(arguments, "those of --run, else results/ if it exists")
+    add_records(arguments, f"those of --run; without a run {stored.DEFAULT_OF_CAMPAIGN}")
     arguments.add_argument(
         "--run",
         type=input_folder,
@@ -63,10 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from .figures import draw_figure
 
-    source = (
-        options.records or options.run or (DEFAULT_RECORDS if DEFAULT_RECORDS.exists() else None)
-    )
-    records = read_stores([source]) if source else []
+    source = options.records or options.run
+    records = read_stores([source] if source else stored.default_campaign())
     if options.figure != "all":
         wanted = [ALSO.get(options.figure, options.figure)]
     else:

@@ -107,6 +107,11 @@ def images(record: Record) -> str:
     return f"{record.data.name} {record.data.split}" if record.data else "unknown data"
 
 
+def annotations(record: Record) -> str:
+    """The first eight digits of the digest of the annotations; "" if it is not known."""
+    return ((record.data.sha256 if record.data else None) or "")[:8]
+
+
 def _field(part: str, name: str) -> Callable[[Record], float | None]:
     def value(record: Record) -> float | None:
         holder = getattr(record, part)
@@ -144,15 +149,22 @@ def comparable_groups(
     records: Iterable[Record], x: str = "latency", y: str = "ap"
 ) -> dict[tuple[str, str], list[Record]]:
     """Records that have both metrics, grouped by (backend of x, images of y). Only Records of the
-    same group may be compared.
+    same group may be compared. Two data sets of one name, which differ in their annotations, are
+    two groups.
     """
     along = metric(x)
     up = metric(y)
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str], dict[str, list[Record]]] = {}
     for record in records:
         if along.value(record) is not None and up.value(record) is not None:
-            groups.setdefault((along.within(record), up.within(record)), []).append(record)
-    return groups
+            of_key = groups.setdefault((along.within(record), up.within(record)), {})
+            of_key.setdefault(annotations(record), []).append(record)
+    found: dict[tuple[str, str], list[Record]] = {}
+    for (how, what), parts in groups.items():
+        for digest, part in parts.items():
+            several = len(parts) > 1 and what
+            found[how, f"{what}, annotations {digest or 'unknown'}" if several else what] = part
+    return found
 
 
 def frontier(records: Iterable[Record], x: str = "latency", y: str = "ap") -> list[Record]:
@@ -266,11 +278,12 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
     """Protocol Records grouped by the file that they were measured from (SHA-256), runtime and
     machine, fastest first.
 
-    The same file with and without a CUDA graph gives two points. Records of fine-tuned models,
-    which are not part of what was searched, are left out, and so are protocols other than the usual
-    buffered and sustained protocols.
+    The same file with and without a CUDA graph gives two points, and so does a file that was
+    measured on two data sets, even if they have one name. Records of fine-tuned models, which are
+    not part of what was searched, are left out, and so are protocols other than the usual buffered
+    and sustained protocols.
     """
-    groups: dict[tuple[object, ...], dict[str, Record]] = {}
+    groups: dict[tuple[object, ...], list[dict[str, Record]]] = {}
     for record in records:
         split = _split(record)
         tuned = record.campaign == FINE_TUNING or record.model.variant == TUNED
@@ -279,19 +292,31 @@ def confirmed_points(records: Iterable[Record]) -> list[Confirmed]:
             graph = record.latency is not None and bool(record.latency.cuda_graph)
             machine = record.machine and (record.machine.cpu, record.machine.gpu)
             name = record.data.name if record.data else None
-            parts = groups.setdefault(
-                (record.artifact.sha256, record.artifact.runtime, graph, machine, name), {}
+            found = groups.setdefault(
+                (record.artifact.sha256, record.artifact.runtime, graph, machine, name), []
             )
             sustained = record.protocol is not None and record.protocol.mode == "sustained"
-            parts[{"val": "sustained", "test": "sustained_test"}[split] if sustained else split] = (
-                record
-            )
+            place = {"val": "sustained", "test": "sustained_test"}[split] if sustained else split
+            _of_same_images(found, record)[place] = record
     points = []
-    for (sha256, *_), parts in groups.items():
-        if "sustained_test" in parts:
-            parts.setdefault("sustained", parts["sustained_test"])
-        points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))
+    for (sha256, *_), found in groups.items():
+        for parts in found:
+            if "sustained_test" in parts:
+                parts.setdefault("sustained", parts["sustained_test"])
+            points.append(Confirmed(next(iter(parts.values())).model.arch, str(sha256), **parts))
     return sorted(points, key=_fastest_first)
+
+
+def _of_same_images(found: list[dict[str, Record]], record: Record) -> dict[str, Record]:
+    """The part of ``found`` whose Records of this split have the same annotations; a new part where
+    there is none.
+    """
+    for parts in found:
+        digests = {annotations(one) for one in parts.values() if _split(one) == _split(record)}
+        if digests <= {annotations(record)}:
+            return parts
+    found.append({})
+    return found[-1]
 
 
 def _split(record: Record) -> str:

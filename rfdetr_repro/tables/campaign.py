@@ -19,6 +19,7 @@ from rfdetr_repro.records.model_check import (
 )
 from rfdetr_repro.records.pareto import (
     Confirmed,
+    annotations,
     backend,
     confirmed_points,
     decision_mode,
@@ -29,36 +30,39 @@ from rfdetr_repro.records.pareto import (
 from rfdetr_repro.records.record import NEVER_TRAINED, TUNED, Accuracy, Latency, Record
 from rfdetr_repro.spec.metrics import decimals, in_points, milliseconds, percent, percent_value
 
-from .format import MEASURED, MISSING, Cell, Column, Table
 from .intervals import change_interval_cell, gain_cell, interval_cell, interval_notes
+from .table import MEASURED, MISSING, Cell, Column, Table
 
 SYNTHETIC = (
     "This AP was measured on composed (synthetic) images; it is not COCO AP and must not be "
     "compared with COCO AP."
 )
 
+UNKNOWN_SUPERNET = "unknown"
+
+# the ranks say what is left out first where a terminal is too narrow: the highest
 _COLUMNS = [
     Column("front", "front", right=False),
     Column("arch", "architecture", right=False),
     Column("val_ap", "AP", "val"),
-    Column("val_ci", "95% CI", "val"),
-    Column("gain", "gain", "val"),
-    Column("val_ap50", "AP50", "val"),
-    Column("val_mask_ap", "mask AP", "val"),
-    Column("val_mask_ci", "95% CI", "val"),
-    Column("test_ap", "AP", "test"),
-    Column("test_ci", "95% CI", "test"),
-    Column("test_ap50", "AP50", "test"),
-    Column("test_mask_ap", "mask AP", "test"),
-    Column("test_mask_ci", "95% CI", "test"),
+    Column("val_ci", "95% CI", "val", rank=2),
+    Column("gain", "gain", "val", rank=4),
+    Column("val_ap50", "AP50", "val", rank=8),
+    Column("val_mask_ap", "mask AP", "val", rank=5),
+    Column("val_mask_ci", "95% CI", "val", rank=12),
+    Column("test_ap", "AP", "test", rank=1),
+    Column("test_ci", "95% CI", "test", rank=7),
+    Column("test_ap50", "AP50", "test", rank=11),
+    Column("test_mask_ap", "mask AP", "test", rank=13),
+    Column("test_mask_ci", "95% CI", "test", rank=14),
     Column("buffered_ms", "buffered ms", "latency"),
-    Column("buffered_ci", "95% CI", "latency"),
-    Column("modelled_ms", "modelled ms", "latency"),
-    Column("sustained_ms", "sustained ms", "latency"),
-    Column("images_per_s", "images/s", "latency"),
-    Column("params", "Params M", "file"),
-    Column("size", "MB", "file"),
-    Column("sha256", "SHA-256", "file", right=False),
+    Column("buffered_ci", "95% CI", "latency", rank=6),
+    Column("modelled_ms", "modelled ms", "latency", rank=10),
+    Column("sustained_ms", "sustained ms", "latency", rank=3),
+    Column("images_per_s", "images/s", "latency", rank=9),
+    Column("params", "Params M", "file", rank=15),
+    Column("size", "MB", "file", rank=16),
+    Column("sha256", "SHA-256", "file", right=False, rank=17),
 ]
 
 
@@ -72,12 +76,15 @@ def campaign_tables(records: Sequence[Record]) -> list[Table]:
 def frontier_tables(records: Sequence[Record]) -> list[Table]:
     """The confirmed frontier of every (data, runtime, machine), or the search's modelled frontier,
     titled as such.
+
+    Two supernets are two tables. Models that no search found stand beside those of the only
+    supernet in a section of their own, with a front of their own: no front holds models of a
+    supernet and others.
     """
     groups: dict[tuple[str, str, str | None], list[Confirmed]] = {}
     for point in confirmed_points(records):
-        record = point.any
-        name = record.data.name if record.data else "unknown data"
-        groups.setdefault((name, _engine(record), _checkpoint(record)), []).append(point)
+        key = (_images(point, records), _engine(point.any), _checkpoint(point.any))
+        groups.setdefault(key, []).append(point)
     groups, checks = _joined(groups), model_checks(records)
     several = [key[:2] for key in groups]
     tables = []
@@ -96,8 +103,25 @@ def frontier_tables(records: Sequence[Record]) -> list[Table]:
         ]
         table.notes += filter(None, [describe_gaps(ap_gaps([*_search(records), *confirmed]))])
         table.notes += latency_notes(points)
+        table.facts = {"data": name, "engine": engine, "checkpoint": checkpoint or ""}
         tables.append(table)
     return tables or _modelled_tables(records)
+
+
+def _images(point: Confirmed, records: Sequence[Record]) -> str:
+    """The data set of a point, with the digest of its annotations where two sets have its name."""
+    holder = next((one for one in (point.on("val"), point.on("test")) if one), point.any)
+    if holder.data is None:
+        return "unknown data"
+    alike = {
+        annotations(record)
+        for record in records
+        if record.source == "protocol"
+        and record.data is not None
+        and (record.data.name, record.data.split) == (holder.data.name, holder.data.split)
+    }
+    digest = f", annotations {annotations(holder) or 'unknown'}" if len(alike) > 1 else ""
+    return holder.data.name + digest
 
 
 def _modelled_tables(records: Sequence[Record]) -> list[Table]:
@@ -109,13 +133,19 @@ def _modelled_tables(records: Sequence[Record]) -> list[Table]:
     for checkpoint, own in found.items():
         text = f"checkpoint {checkpoint[:8]}, " if checkpoint and len(found) > 1 else ""
         for (how, images), front in frontiers(own).items():
-            tables.append(_modelled_table(front, text + how, images))
+            table = _modelled_table(front, text + how, images)
+            table.facts = {"data": images, "engine": how, "checkpoint": checkpoint or ""}
+            tables.append(table)
     return tables
 
 
 def _checkpoint(record: Record) -> str | None:
-    """The supernet of a searched model; None for any other model."""
-    return record.model.checkpoint_sha256 if record.model.arch is not None else None
+    """The supernet of a searched model, "unknown" where its Record does not say; None for any other
+    model.
+    """
+    if record.model.arch is None:
+        return None
+    return record.model.checkpoint_sha256 or UNKNOWN_SUPERNET
 
 
 def _joined(
@@ -191,7 +221,12 @@ def finetuning_tables(records: Sequence[Record]) -> list[Table]:
         start = before.get(_subject(after))
         if after.model.variant == TUNED and start is not None and after.data is not None:
             pairs.setdefault((after.data.name, _engine(after)), []).append((start, after))
-    return [_gain_table(found, *key) for key, found in pairs.items()]
+    tables = []
+    for (name, engine), found in pairs.items():
+        table = _gain_table(found, name, engine)
+        table.facts = {"data": name, "engine": engine, "checkpoint": ""}
+        tables.append(table)
+    return tables
 
 
 def _tunable(records: Sequence[Record]) -> list[Record]:
@@ -230,6 +265,7 @@ def _gain_table(pairs: Sequence[tuple[Record, Record]], name: str, engine: str) 
         )
         row = {"arch": Cell(after.model.arch.key if after.model.arch else ""), "files": Cell(files)}
         row["split"] = Cell(after.data.split if after.data else "")
+        row["checkpoint"] = Cell(after.model.checkpoint_sha256 or "")
         for key in keys:
             low = metric(key).value(start)
             high = metric(key).value(after)
@@ -279,7 +315,8 @@ def _title(kind: str, record: Record, name: str, engine: str) -> str:
 def _confirmed_table(
     points: list[Confirmed], name: str, engine: str, checks: Sequence[ModelCheck]
 ) -> Table:
-    front = measured_front(points)
+    sections = _sections(points)
+    front = {sha256 for own in sections.values() for sha256 in measured_front(own)}
     mode = decision_mode(points)
     searched = any(point.arch is not None for point in points)
     kind = (
@@ -288,13 +325,16 @@ def _confirmed_table(
         else "Measured files, no frontier,"
     )
     table = Table("frontier", _title(kind, points[0].any, name, engine), list(_COLUMNS))
-    last: Record | None = None  # the slowest member of the frontier so far
-    for point in points:
-        timed = point.val if mode == "buffered" else point.sustained
-        rated = timed is not None and timed.accuracy is not None and timed.accuracy.ap is not None
-        cells = _point_cells(point, (point.sha256 in front) if rated else None)
-        table.add({**cells, "gain": gain_cell(last, point.on("val"))})
-        last = point.on("val") if point.sha256 in front else last
+    for section, own in sections.items():
+        last: Record | None = None  # the slowest member of the section's frontier so far
+        for point in own:
+            timed = point.val if mode == "buffered" else point.sustained
+            rated = (
+                timed is not None and timed.accuracy is not None and timed.accuracy.ap is not None
+            )
+            cells = _point_cells(point, (point.sha256 in front) if rated else None)
+            table.add({**cells, "gain": gain_cell(last, point.on("val"))}, section)
+            last = point.on("val") if point.sha256 in front else last
     synthetic = [SYNTHETIC] if points[0].any.data and points[0].any.data.synthetic else []
     predicted = {backend(point.predicted) for point in points if point.predicted is not None}
     own = {
@@ -330,10 +370,23 @@ def _confirmed_table(
     return table
 
 
+def _sections(points: Sequence[Confirmed]) -> dict[str, list[Confirmed]]:
+    """The points by heading: those of one supernet, and those of other models; "" where there are
+    only points of one kind.
+    """
+    found: dict[str, list[Confirmed]] = {}
+    for point in points:
+        supernet = _checkpoint(point.any)
+        heading = f"of the supernet {supernet[:8]}" if supernet else "other models"
+        found.setdefault(heading, []).append(point)
+    return found if len(found) > 1 else {"": list(points)}
+
+
 def _point_cells(point: Confirmed, front: bool | None) -> dict[str, Cell]:
     record = point.any
     cells = {"front": Cell("" if front is None else "yes" if front else "no")}
     cells["arch"] = Cell(point.arch.key if point.arch else record.model.name)
+    cells["checkpoint"] = Cell(record.model.checkpoint_sha256 or "")
     for split in ("val", "test"):
         holder = point.on(split)
         boxes: Accuracy | None = holder.accuracy if holder else None

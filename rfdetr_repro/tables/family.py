@@ -10,7 +10,7 @@ from rfdetr_repro.records.record import Record, ScoredRecord, SearchedRecord
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import in_points, percent
 
-from .format import MEASURED, Cell, Column, Table
+from .table import MEASURED, Cell, Column, Table
 
 
 def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:

@@ -10,7 +10,7 @@ from rfdetr_repro.records.ap_intervals import Difference, paired
 from rfdetr_repro.records.record import Accuracy, Record
 from rfdetr_repro.spec.metrics import in_points, percent, percent_value
 
-from .format import MEASURED, Cell
+from .table import MEASURED, Cell
 
 SAME = "≈"
 UNKNOWN = "?"

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rfdetr_repro.paper.cells import NAIVE, Row, Slot, expected_params, slots, table_rows
-from rfdetr_repro.paper.published import join_key
+from rfdetr_repro.paper.published import data_set, join_key
 from rfdetr_repro.records.record import MEAN, TUNED, Accuracy, Record, ScoredRecord
 from rfdetr_repro.spec.metrics import (
     COCO_METRICS,
@@ -28,7 +28,7 @@ from rfdetr_repro.spec.metrics import (
 from rfdetr_repro.spec.presets import NAMES_OF_LETTERS, wide
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .format import MEASURED, Cell
+from .table import MEASURED, Cell
 
 COCO_IMAGES = 5000  # images of val2017; AP on a part of val2017 is not comparable
 # a Record without a size is taken for a size if its parameters differ by less, because an Arch
@@ -158,6 +158,7 @@ class Measured:
         """
         self.partial = 0  # Records left out because their AP is of a part of COCO val2017
         self._groups: dict[tuple[str, str], list[tuple[Key, Record]]] = {}
+        self._lines: dict[tuple[str, int], list[Line]] = {}  # of each row that was asked for
         for record in records:
             if record.published is not None or record.source not in ("protocol", "cost", MEAN):
                 continue
@@ -194,10 +195,13 @@ class Measured:
         """The measurements for ``row``, with one line for each measurement that cannot share a
         line.
         """
-        found = _Lines()
-        for record, cells in self._candidates(row):
-            found.put(record, cells)
-        return found.lines
+        key = (row.table, row.number)
+        if key not in self._lines:
+            found = _Lines()
+            for record, cells in self._candidates(row):
+                found.put(record, cells)
+            self._lines[key] = found.lines
+        return self._lines[key]
 
     def _candidates(self, row: Row) -> Iterator[tuple[Record, dict[str, Cell]]]:
         if row.table == "11":
@@ -225,7 +229,7 @@ def _part_of_coco(record: Record) -> bool:
 
 
 def _on(record: Record, name: str) -> bool:
-    return record.source == "protocol" and record.data is not None and record.data.name == name
+    return record.source == "protocol" and data_set(record) == name
 
 
 def _same_model(row: Row, key: Key, other: Key, record: Record) -> bool:
@@ -314,7 +318,7 @@ def _same_data(record: Record, row: Row) -> bool:
     return (
         record.data is not None
         and row.identity.data is not None
-        and record.data.name == row.identity.data.name
+        and data_set(record) == row.identity.data.name
     )
 
 
@@ -440,10 +444,12 @@ def timed_as_published(
     precision: str = "fp16",
     wait_ms: float = PAPER_WAIT_MS,
     in_pytorch: bool = False,
+    any_graph: bool = False,
 ) -> bool:
     """Whether GPU, runtime, precision, wait and CUDA graph equal those of a published latency.
 
-    ``in_pytorch``: the latency of a row with a star.
+    ``in_pytorch``: the latency of a row with a star. ``any_graph``: with or without a CUDA graph,
+    for a model of which the paper prints nothing.
     """
     artifact = record.artifact
     protocol = record.protocol
@@ -465,5 +471,5 @@ def timed_as_published(
     return (
         artifact.runtime.startswith("tensorrt")
         and artifact.precision == precision
-        and latency.cuda_graph is graph
+        and (any_graph or latency.cuda_graph is graph)
     )

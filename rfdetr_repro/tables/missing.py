@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rfdetr_repro.paper.campaigns import CAMPAIGNS
 from rfdetr_repro.paper.cells import NAIVE, Row, Slot, preset_name
-from rfdetr_repro.paper.published import join_key
+from rfdetr_repro.paper.published import data_set, join_key
 from rfdetr_repro.records.record import TUNED, Record
 from rfdetr_repro.spec.presets import PRESETS, SIZE_LETTERS, wide
 
@@ -75,7 +75,7 @@ class Here:
         """The resources, from the NVIDIA driver, the folders ``RFDETR_COCO`` and
         ``RFDETR_WEIGHTS``, installed packages, and the data that Records were measured on.
         """
-        data = {record.data.name for record in records if record.data and record.published is None}
+        data = {data_set(record) for record in records if record.data and record.published is None}
         if os.path.isdir(os.environ.get("RFDETR_COCO", "")):  # noqa: PTH112 (Path("") is ".")
             data.add("coco-val2017")
         weights = os.path.isdir(os.environ.get("RFDETR_WEIGHTS", ""))  # noqa: PTH112

@@ -13,7 +13,7 @@ from rfdetr_repro.records.pareto import confirmed_points, latency_mode, modelled
 from rfdetr_repro.records.record import Record, TimedRecord
 from rfdetr_repro.spec.metrics import in_points, milliseconds, percent_value, share
 
-from .format import MEASURED, Cell, Column, Table
+from .table import MEASURED, Cell, Column, Table
 
 
 class Row(NamedTuple):

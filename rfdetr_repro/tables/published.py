@@ -23,10 +23,10 @@ from rfdetr_repro.spec.flops import flops_by_part
 from rfdetr_repro.spec.metrics import COCO_METRICS, decimals, decimals_of, rounds_to
 from rfdetr_repro.spec.presets import PRESETS
 
-from .format import COMPUTED, MARKS, MEASURED, MISSING, PUBLISHED, UNAVAILABLE, Cell, Column, Table
 from .intervals import interval_cell
 from .join import Line, Measured, accuracy_of, counter_of
 from .missing import Here, published_only
+from .table import COMPUTED, MARKS, MEASURED, MISSING, PUBLISHED, UNAVAILABLE, Cell, Column, Table
 
 HERE = "measured here"
 # measured columns that are shown even without measurements
@@ -222,7 +222,7 @@ def _measured_cells(row: Row, line: Line) -> dict[str, Cell]:
             cells[f"difference_{slot.column}"] = Cell(
                 difference(text, float(cell.value or 0)), MEASURED
             )
-    cells["state"] = Cell("; ".join(dict.fromkeys(_how(record) for record in line.records)))
+    cells["state"] = Cell("; ".join(dict.fromkeys(how_measured(record) for record in line.records)))
     cells["file"] = Cell(
         " ".join(
             dict.fromkeys(file for cell in line.cells.values() if (file := _file(cell.artifact)))
@@ -245,7 +245,8 @@ def _record_words(line: Line) -> str:
     return "; ".join(f"{identity} ({' '.join(columns)})" for identity, columns in by_record.items())
 
 
-def _how(record: Record) -> str:
+def how_measured(record: Record) -> str:
+    """How a Record was measured or counted: runtime, precision, rhythm, weights and device."""
     if record.source == "cost":
         return f"counted by {counter_of(record) or 'an unnamed counter'}"
     words = ["measured"]

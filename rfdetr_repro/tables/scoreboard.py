@@ -23,10 +23,10 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.metrics import decimals, decimals_of
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
-from .format import Cell, Column, Table
 from .join import GPU, Line, Measured, timed_as_published
 from .missing import LEGEND, Here, command, published_only, spelled_out
 from .published import computed_gflops, difference, title
+from .table import Cell, Column, Table
 
 # points of AP, milliseconds
 AP_TOLERANCE = 0.2
@@ -61,13 +61,20 @@ class CellState:
     state: str
     why: str = ""
     measured: Cell | None = None
-    elsewhere: bool = False  # a latency was measured, but not like the printed latency
+    record: Record | None = None  # that the measured cell comes from
+    # a latency that was measured, but not like the printed latency
+    other: tuple[Cell, Record] | None = None
     computed: bool = False  # not measured, but computed from the architecture and equal
 
     @property
     def printed(self) -> str:
         """The printed text."""
         return self.row.text(self.slot)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a latency was measured, but only in another way than the printed latency."""
+        return self.open and self.other is not None
 
     @property
     def open(self) -> bool:
@@ -94,23 +101,32 @@ def _state(row: Row, slot: Slot, lines: Sequence[Line], here: Here) -> CellState
         for line in lines
         if slot.column in line.cells
     ]
-    compared = [
-        cell for cell, record in pairs if slot.metric != "ms" or as_printed(row, slot, record)
-    ]
+    compared = [pair for pair in pairs if comparable(row, slot, pair[1])]
     if compared:
-        agree = [within(slot, row.text(slot), float(cell.value or 0)) for cell in compared]
+        agree = [within(slot, row.text(slot), float(cell.value or 0)) for cell, _ in compared]
         # counters differ by convention, so one counter that agrees is enough
         counted = slot.metric in ("params", "flops")
         if any(agree) if counted else all(agree):
-            return CellState(row, slot, REPRODUCED, measured=compared[agree.index(True)])
-        return CellState(row, slot, DIFFERENT, measured=compared[agree.index(False)])
+            cell, record = compared[agree.index(True)]
+            return CellState(row, slot, REPRODUCED, measured=cell, record=record)
+        if counted:  # the counter that comes nearest
+            printed = float(row.text(slot))
+            cell, record = min(compared, key=lambda pair: abs(float(pair[0].value or 0) - printed))
+        else:
+            cell, record = compared[agree.index(False)]
+        return CellState(row, slot, DIFFERENT, measured=cell, record=record)
     equal = (
         slot.column == "gflops"
         and (cell := computed_gflops(row))
         and difference(row.text(slot), float(cell.value or 0)) == "="
     )
     state, why = _missing(row, slot, here)
-    return CellState(row, slot, state, why, elsewhere=bool(pairs), computed=bool(equal))
+    return CellState(row, slot, state, why, other=pairs[0] if pairs else None, computed=bool(equal))
+
+
+def comparable(row: Row, slot: Slot, record: Record) -> bool:
+    """Whether what ``record`` measured of a cell may be compared with the printed number."""
+    return slot.metric != "ms" or as_printed(row, slot, record)
 
 
 def _missing(row: Row, slot: Slot, here: Here) -> tuple[str, str]:

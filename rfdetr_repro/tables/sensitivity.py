@@ -12,7 +12,7 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import Change, comparable_searches, sensitivity
 
 from .campaign import SYNTHETIC
-from .format import MEASURED, Cell, Column, Table
+from .table import MEASURED, Cell, Column, Table
 
 PARTS = {"mean": "mean", "low": "95 % from", "high": "to"}
 NOTES = (
@@ -46,6 +46,11 @@ def _table(group: Sequence[Record]) -> Table:
     table = Table(
         "sensitivity", title + (" (SYNTHETIC data: not COCO AP)" if synthetic else ""), columns
     )
+    table.facts = {
+        "data": images(first),
+        "engine": backend(first),
+        "checkpoint": first.model.checkpoint_sha256 or "",
+    }
     for step in sensitivity(group):
         row = {"knob": Cell(step.knob.replace("_", " "), value=step.knob)}
         row |= {

@@ -11,13 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "rfdetr_repro"
+RESULTS = ROOT / "results"
 # compiled here, or written by programs
 MADE = (".so", ".pyc", ".pyd", ".lock")
 LISTED = """
 import json, sys
-from setuptools.dist import Distribution
-distribution = Distribution({"script_name": "setup.py"})
-distribution.parse_config_files()
+import setuptools.dist
+from distutils.core import run_setup
+sys.argv = ["setup.py", *sys.argv[1:]]
+distribution = run_setup("setup.py", stop_after="config")
 distribution.get_option_dict("egg_info")["egg_base"] = ("test", sys.argv[1])
 command = distribution.get_command_obj("build_py")
 command.ensure_finalized()
@@ -41,6 +43,8 @@ def test_every_file_of_the_package_is_in_the_wheel(tmp_path: Path) -> None:
     }
     assert len(packed) > 1000
     assert there - packed == set()
+    stores = {f"{PACKAGE}/records/stored/{path.name}" for path in RESULTS.glob("*.jsonl")}
+    assert stores and stores <= packed
     for name in ("d_fine/baseline.toml", "yolo_ultralytics/programs/export_ultralytics.py"):
         assert f"{PACKAGE}/baselines/{name}" in packed
     assert not {path for path in packed if not path.startswith(f"{PACKAGE}/")}

@@ -113,14 +113,12 @@ def test_the_table_in_every_format(form, tmp_path, capsys) -> None:
     Store(path).extend(RECORDS)
     assert tables.main(["--table", "sensitivity", "--records", str(path), "--format", form]) == 0
     out = capsys.readouterr().out
-    assert "+1.20" in out or form == "json"
+    assert "+1.20" in out or form in ("csv", "json")
     assert form == "csv" or (SYNTHETIC.split(";")[0] in out and "SYNTHETIC" in out)
     if form == "json":
         row = json.loads(out)["tables"][0]["rows"][-1]
         assert (
-            row["knob"] == "queries"
-            and row["ap_mean"]["value"] == pytest.approx(1.2)
-            and row["pairs"] == 54
+            row["knob"] == "queries" and row["ap_mean"] == pytest.approx(1.2) and row["pairs"] == 54
         )
 
 

@@ -72,4 +72,4 @@ def test_a_printed_table() -> None:
     """A model, a section and a column that are called like formulas."""
     table = Table("t", "title", [Column("=A1", "=A1"), Column("ms", "ms")])
     table.add({"=A1": Cell("=HYPERLINK(1)"), "ms": Cell("-0.25", value=-0.25)}, section="@here")
-    assert render([table], "csv") == "section,'=A1,ms\n'@here,'=HYPERLINK(1),-0.25\n"
+    assert render([table], "csv") == ("table,section,'=A1,ms\nt,'@here,'=HYPERLINK(1),-0.25\n")

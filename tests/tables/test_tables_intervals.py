@@ -100,11 +100,18 @@ def test_what_fine_tuning_changed_has_a_paired_interval():
 def test_the_papers_tables_show_the_interval_of_what_was_measured_here():
     record = measured()
     known = replace(record, accuracy=replace(record.accuracy, ap_low=0.45, ap_high=0.51))
-    for given, text in ((known, "[45.0, 51.0]"), (record, "unknown")):
-        table = build_tables("2", [given])[0]
-        cells = {row["interval_ap"].text for row in table.rows if "interval_ap" in row}
-        assert cells == {text}
-        assert all(text in render([table], form) for form in FORMATS)
+    shown = {
+        "text": ("[45.0, 51.0]", "unknown"),
+        "markdown": ("[45.0, 51.0]", "unknown"),
+        "latex": ("45.0 & 51.0 &", "- & - &"),
+        "csv": (",45.0,51.0,", ",,,"),
+        "json": ('"low": 45.0', '"low": null'),
+    }
+    assert shown.keys() == set(FORMATS)
+    for form, texts in shown.items():
+        for given, text in zip((known, record), texts, strict=True):
+            assert text in render(build_tables("2", [given], form), form)
+        assert texts[0] not in render(build_tables("2", [record], form), form)
     assert not any("interval_ap" in row for row in build_tables("2", [])[0].rows)
 
 
