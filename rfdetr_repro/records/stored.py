@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfdetr_repro import __version__
-
 FOLDER = Path("results")  # of the current folder
 INSTALLED = Path(__file__).with_name("stored")
 CHECKOUT = Path(__file__).resolve().parents[2] / "results"
@@ -47,7 +45,7 @@ def words(folders: Sequence[Path]) -> str:
     names = [
         f"{folder}/ of this folder"
         if folder == FOLDER
-        else f"the Records that come with rfdetr-repro {__version__}"
+        else "the Records that come with the package"
         for folder in folders
     ]
     return " and ".join(names) if names else "no Records"

@@ -475,10 +475,10 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--figure", "pareto"],
-        ["--figure", "sensitivity"],
+        ["--figure", "pareto", "--records", "empty.jsonl"],
+        ["--figure", "sensitivity", "--records", "empty.jsonl"],
         ["--figure", "training"],
-        ["--figure", "4"],
+        ["--figure", "4", "--records", "empty.jsonl"],
         ["--figure", "6"],
         ["--figure", "6", "--run", "."],
         ["--records", "absent"],
@@ -486,6 +486,7 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
     assert run_main(command.main, arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
