@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rfdetr_repro.spec.campaign import Campaign as Campaign
     from rfdetr_repro.spec.errors import InputError as InputError
     from rfdetr_repro.spec.protocol import Protocol as Protocol
+    from rfdetr_repro.train.callbacks import TrainingCallback as TrainingCallback
 
 _HOMES = {
     "Arch": "spec.arch",
@@ -42,6 +43,7 @@ _HOMES = {
     "SearchResult": "search.run",
     "SearchSpace": "spec.arch",
     "Store": "records.store",
+    "TrainingCallback": "train.callbacks",
     "load_artifact": "export.artifact",
     "measure": "bench.interleaved",
     "open_session": "runtime.backends",
@@ -58,6 +60,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "Store",
+    "TrainingCallback",
     "__version__",
     "load_artifact",
     "measure",

@@ -27,6 +27,7 @@ from rfdetr_repro.spec.arguments import (
     add_model,
     add_training,
     input_path,
+    label,
     output_folder,
     whole,
 )
@@ -143,6 +144,15 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also write TensorBoard curves to OUT/tensorboard",
     )
+    add("--wandb", action="store_true", help="also send the curves to Weights & Biases")
+    add("--mlflow", action="store_true", help="also send the curves to MLflow")
+    add(
+        "--project",
+        type=label,
+        metavar="NAME",
+        help="name of the project at Weights & Biases, or of the experiment at MLflow (default: "
+        "rfdetr-repro)",
+    )
     add(
         "--plan",
         action="store_true",
@@ -239,6 +249,9 @@ def _train(
     from rfdetr_repro.data.census import check_usable, mask_lines, print_census
     from rfdetr_repro.data.coco import read_splits
 
+    from .loggers import LOGGERS, loggers
+
+    curves = loggers([name for name in LOGGERS if getattr(args, name)], args.project)
     # torch loads slowly; arguments are checked first
     from .parallel import join_torchrun
     from .prepare import start_of
@@ -260,7 +273,7 @@ def _train(
         initial=start.initial,
         device=device,
         processes=args.processes,
-        tensorboard=args.tensorboard,
+        callbacks=curves,
     )
     if ranks.rank == 0:
         of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []

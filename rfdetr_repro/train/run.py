@@ -8,7 +8,7 @@ that commands can import the module before they have read their arguments.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from rfdetr_repro.spec.arguments import MOST_PROCESSES
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import locked, sha256_file, writable_folder
+from rfdetr_repro.spec.stage import Stage
 
 from .best import CHOOSING_SPLIT, Best
+from .callbacks import TrainingCallback
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +58,10 @@ class TrainRequest:
     # as before the run was stopped, else a number that suits device and batch
     processes: int | None = None
     tensorboard: bool = False  # also write TensorBoard curves; needs the tensorboard package
+    # observers of the run, which change nothing about its result; see :mod:`.callbacks` and
+    # :func:`.loggers.loggers`
+    callbacks: Sequence[TrainingCallback] = field(default=(), compare=False, repr=False)
+    stage: Stage | None = None  # where the training stands in a longer flow, for its lines
 
     def __post_init__(self) -> None:
         self.recipe.check()
@@ -106,8 +112,8 @@ class Run:
 
 
 def train(request: TrainRequest) -> Run:
-    """Trains to the end behind a progress bar, or resumes the unfinished run of the same request in
-    its folder. A run that is complete is returned as it is.
+    """Trains to the end with lines of progress, or resumes the unfinished run of the same request
+    in its folder. A run that is complete is returned as it is.
 
     Raises :class:`InputError` for bad input before any step: another run's folder, a folder that
     cannot be written or in which another process trains, weights of another model, several
@@ -121,7 +127,7 @@ def train(request: TrainRequest) -> Run:
     from rfdetr_repro.ops.device import choose_device
 
     from .processes import shared
-    from .progress import StepBar
+    from .progress import TrainingDisplay
     from .trainer import MODEL, Trainer
 
     device = choose_device() if request.device is None else request.device
@@ -132,7 +138,6 @@ def train(request: TrainRequest) -> Run:
         "folder": request.folder,
         "initial": request.initial,
         "device": device,
-        "tensorboard": request.tensorboard,
     }
     # reads a saved state and checks the arguments before any process is started
     trainer = Trainer(**arguments)
@@ -141,15 +146,14 @@ def train(request: TrainRequest) -> Run:
         log.warning(f"the run in {trainer.folder} is complete: nothing to train")
         return _result(trainer)
     _check_evaluation(request)
+    callbacks = [*_loggers(request), TrainingDisplay(request.stage), *request.callbacks]
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
         log.info(f"precision: {trainer.precision}")
     evaluate = _evaluation(request, torch.get_num_threads())
     with _alone(trainer), shared(count, **arguments):
         trainer = Trainer(**arguments) if count > 1 else trainer
-        total = request.recipe.train.steps
-        with StepBar(trainer.state.step, total, quiet=trainer.ranks.rank > 0) as bar:
-            trainer.run(bar.update, evaluate)
+        trainer.run(evaluate=evaluate, callbacks=callbacks)
     return _result(trainer)
 
 
@@ -202,19 +206,22 @@ def _print_changes(trainer: Trainer, processes: int) -> None:
 
 
 def _check_evaluation(request: TrainRequest) -> None:
-    """Raises :class:`InputError` for what would stop the run at its first evaluation or its first
-    curve.
-    """
+    """Raises :class:`InputError` for what would stop the run at its first evaluation."""
     if request.recipe.train.patience and CHOOSING_SPLIT not in request.held_out:
         raise InputError(
             f"patience needs a {CHOOSING_SPLIT} split to evaluate on",
             request.split.name,
             "add a val split, or leave patience out",
         )
-    if request.tensorboard:
-        from .run_log import summary_writer
 
-        summary_writer()
+
+def _loggers(request: TrainRequest) -> Sequence[TrainingCallback]:
+    """The loggers that the request names."""
+    if not request.tensorboard:
+        return ()
+    from .loggers import loggers
+
+    return loggers(("tensorboard",))
 
 
 def _evaluation(request: TrainRequest, threads: int) -> Evaluate | None:

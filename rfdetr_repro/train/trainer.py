@@ -29,14 +29,15 @@ from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError, Interrupted, StatedFailure
 from rfdetr_repro.spec.files import writable_folder
 
+from .callbacks import TrainingCallback
 from .interrupts import Interrupts
+from .listeners import CallbackFailed, Listeners
 from .losses import detection_losses
 from .mask_points import PointDraws
 from .model_files import BEST, LAST, MODEL, card, write_best, write_model
 from .optim import precision, schedule
 from .parallel import Ranks
 from .recipe import Recipe
-from .run_log import Scalars
 from .state import STATE, Session, TrainingState
 
 __all__ = ["BEST", "LAST", "MODEL", "Evaluate", "Progress", "Trainer"]
@@ -67,7 +68,6 @@ class Trainer:
     folder: Path
     initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         config = self.recipe.check().train
@@ -97,60 +97,86 @@ class Trainer:
             config.patience and self.state.best.misses >= config.patience
         )
 
-    def run(self, progress: Progress | None = None, evaluate: Evaluate | None = None) -> Path:
+    def run(
+        self,
+        progress: Progress | None = None,
+        evaluate: Evaluate | None = None,
+        callbacks: Sequence[TrainingCallback] = (),
+    ) -> Path:
         """Trains to the end, saving every ``checkpoint_every`` steps; returns the path of the run's
         model.
 
-        ``progress`` and ``evaluate`` are called on rank 0 only. With ``patience`` the model is the
-        best of the EMA and raw weights by validation AP, and the last EMA weights are saved in the
-        same folder; otherwise the model is the last EMA weights.
+        ``progress``, ``evaluate`` and ``callbacks`` are called on rank 0 only. With ``patience``
+        the model is the best of the EMA and raw weights by validation AP, and the last EMA weights
+        are saved in the same folder; otherwise the model is the last EMA weights.
         """
-        with self._interrupts:
-            try:
-                self._train(progress, evaluate)
-            except KeyboardInterrupt as error:
-                raise self._interrupted(error) from None
-            # with several processes: the connection to a process that the same signal ended
-            except RuntimeError as error:
-                if self._interrupts.asked is None:
-                    raise
-                raise self._interrupted(Interrupted(self._interrupts.asked)) from error
-            return self.export()
-
-    def _train(self, progress: Progress | None, evaluate: Evaluate | None) -> None:
-        """The loop over the remaining steps; an interrupted evaluation comes first."""
-        first = self.ranks.rank == 0
-        stream = self._batches(evaluated=evaluate is not None)
-        scalars = Scalars(self.folder, self.state.step) if self.tensorboard and first else None
+        listeners = Listeners(self, callbacks if self.ranks.rank == 0 else ())
         try:
+            with self._interrupts:
+                model = self._run(progress, evaluate, listeners)
+        except BaseException as error:
+            outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            listeners.end(outcome, message=str(error))
+            raise
+        early = self.state.step < self.recipe.train.steps
+        listeners.end("stopped early" if early else "complete", model)
+        return model
+
+    def _run(
+        self, progress: Progress | None, evaluate: Evaluate | None, listeners: Listeners
+    ) -> Path:
+        """Trains and writes the model; a signal or a failed observer saves the state before."""
+        try:
+            self._train(progress, evaluate, listeners)
+        except KeyboardInterrupt as error:
+            raise self._interrupted(error) from None
+        except (CallbackFailed, BrokenPipeError):
+            if self.ranks.rank == 0 and not self._updating:
+                self.save()
+            raise
+        # with several processes: the connection to a process that the same signal ended
+        except RuntimeError as error:
+            if self._interrupts.asked is None:
+                raise
+            raise self._interrupted(Interrupted(self._interrupts.asked)) from error
+        return self.export()
+
+    def _train(
+        self, progress: Progress | None, evaluate: Evaluate | None, listeners: Listeners
+    ) -> None:
+        """The loop over the remaining steps; an interrupted evaluation comes first."""
+        stream = self._batches(evaluated=evaluate is not None)
+        try:
+            listeners.start()
             if self.state.evaluation_due:
-                self._after_step(evaluate, scalars)
+                self._after_step(evaluate, listeners)
             while not self.finished:
-                started = (
-                    time.perf_counter() - self.state.seconds
-                )  # evaluation is not training time
+                before = self.state.seconds
+                started = time.perf_counter() - before  # evaluation is not training time
                 with self._interrupts.allowed():
                     batches = next(stream)
                 parts = self.train_step(batches)
                 self.state.seconds = time.perf_counter() - started
-                if first:
-                    self._note(parts, progress, scalars)
-                self._after_step(evaluate, scalars)
+                if self.ranks.rank == 0:
+                    # an observer that ends the run here does not make the evaluation be forgotten
+                    self.state.evaluation_due = evaluate is not None and self._evaluates_now()
+                    self._note(parts, progress)
+                    listeners.step(parts, self.state.seconds - before)
+                self._after_step(evaluate, listeners)
         finally:
             stream.close()
-            if scalars is not None:
-                scalars.close()
 
-    def _after_step(self, evaluate: Evaluate | None, scalars: Scalars | None) -> None:
+    def _after_step(self, evaluate: Evaluate | None, listeners: Listeners) -> None:
         """Evaluates and saves after the steps that require it."""
         config = self.recipe.train
         first = self.ranks.rank == 0
-        if (
-            config.evaluate_every and self.state.step % config.evaluate_every == 0
-        ) or self.state.step == config.steps:
+        if self._evaluates_now():
             if first and evaluate:
                 self.state.evaluation_due = True
-                self._evaluate(evaluate, scalars)
+                started = time.perf_counter()
+                rows = self._evaluate(evaluate)
+                self.state.evaluation_due = False
+                listeners.evaluation(rows, time.perf_counter() - started)
             self.state.evaluation_due = False
             if config.patience:  # rank 0 evaluated; the other ranks learn the result here
                 (self.state.best.misses,) = map(
@@ -158,6 +184,13 @@ class Trainer:
                 )
         if first and (self.finished or self.state.step % config.checkpoint_every == 0):
             self.save()
+
+    def _evaluates_now(self) -> bool:
+        """Whether an evaluation follows the last complete step."""
+        config = self.recipe.train
+        return self.state.step == config.steps or bool(
+            config.evaluate_every and self.state.step % config.evaluate_every == 0
+        )
 
     def _interrupted(self, error: KeyboardInterrupt) -> Interrupted:
         """Saves the last complete step and states so; the work on an incomplete step is dropped."""
@@ -301,9 +334,7 @@ class Trainer:
             f"out of memory at step {self.state.step}: the run continues without {arch.key}"
         )
 
-    def _note(
-        self, parts: dict[str, float], progress: Progress | None, scalars: Scalars | None
-    ) -> None:
+    def _note(self, parts: dict[str, float], progress: Progress | None) -> None:
         if self.state.step % 10 == 0 or self.state.step == self.recipe.train.steps:
             arch = self.recipe.archs_of_step(self.state.step - 1)[-1].key
             self.state.log.add(
@@ -311,17 +342,16 @@ class Trainer:
                     "step": self.state.step,
                     "seconds": round(self.state.seconds, 2),
                     "arch": arch,
+                    "lr": self.recipe.train.lr * schedule(self.state.step - 1, self.recipe.train),
                     **parts,
                 }
             )
-            if scalars is not None:
-                scalars.add(self.state.step, parts)
         if progress is not None:
             progress(self.state.step, parts)
 
-    def _evaluate(self, evaluate: Evaluate, scalars: Scalars | None) -> None:
-        """Logs an evaluation of the EMA weights; with ``patience`` also of the raw weights, and
-        keeps the best weights.
+    def _evaluate(self, evaluate: Evaluate) -> dict[str, list[dict[str, Any]]]:
+        """Logs an evaluation of the EMA weights and returns its rows; with ``patience`` also of the
+        raw weights, and keeps the best weights.
         """
         models = {"ema": self.state.averaged_detector()}
         if self.recipe.train.patience:
@@ -332,13 +362,12 @@ class Trainer:
             label = {} if name == "ema" else {"weights": name}
             for row in found:
                 self.state.log.add({"step": self.state.step, **label, **row})
-            if scalars is not None:
-                scalars.add_evaluation(self.state.step, name, found)
         if self.recipe.train.patience and (
             chosen := self.state.best.consider(self.state.step, rows)
         ):
             about = card(self.state, self.recipe, self.split, self.state.best.describe())
             write_best(self.folder, models[chosen], about)
+        return rows
 
     def _not_finite(self, what: str, archs: Sequence[Arch], micros: Sequence[int]) -> StatedFailure:
         """Names the step, its architectures and the images of its micro-batches, on all ranks."""

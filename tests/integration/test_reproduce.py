@@ -83,7 +83,7 @@ def finished(tiny_campaign: Campaign, tmp_path_factory: pytest.TempPathFactory) 
 def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
     """Lets the stage begin its work and die in it."""
     if stage == "train":
-        patch.setattr("rfdetr_repro.train.progress.StepBar.update", _raise_at(5))
+        patch.setattr("rfdetr_repro.train.progress.TrainingDisplay.on_step", _raise_at(5))
     elif stage in ("latency", "evaluate", "confirm"):
         patch.setattr(
             "rfdetr_repro.records.store.Store.append",
@@ -95,7 +95,7 @@ def _kill_in(stage: str, patch: pytest.MonkeyPatch) -> None:
 
 def _raise_at(step: int):  # type: ignore[no-untyped-def]
     def update(*args: object, **kwargs: object) -> None:
-        if step == 0 or args[1] == step:
+        if step == 0 or args[1].step == step:  # type: ignore[attr-defined]
             raise Killed
 
     return update

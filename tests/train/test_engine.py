@@ -47,7 +47,7 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return read_tensors(folder / STATE)[0]
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
 
 
@@ -358,8 +358,8 @@ def test_the_precision_of_a_run_is_kept_and_a_change_is_said(
     monkeypatch.setattr(optim, "bfloat16_is_fast", lambda device: (True, "as said here"))
     with pytest.raises(Killed), monkeypatch.context() as patch:
         patch.setattr(
-            "rfdetr_repro.train.progress.StepBar.update",
-            lambda bar, step, parts: kill_at_5(step, parts),
+            "rfdetr_repro.train.progress.TrainingDisplay.on_step",
+            lambda display, step: kill_at_5(step.step, {}),
         )
         train(request)
     assert "precision: bfloat16 backbone and projector (as said here)" in capsys.readouterr().out

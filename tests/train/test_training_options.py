@@ -23,6 +23,7 @@ from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.train import command
 from rfdetr_repro.train import plan as planning
 from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.run_log import read_log
 from rfdetr_repro.train.state import STATE
 from rfdetr_repro.train.trainer import BEST, LAST, MODEL, Trainer
@@ -257,14 +258,14 @@ def test_a_stage_starts_from_the_weights_of_the_one_before(
 )
 def test_tensorboard_asked_for_but_absent_is_one_line(split: CocoSplit, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tensorboard is not installed"):
-        Trainer(with_train(steps=1), split, tmp_path, tensorboard=True).run()
+        train(TrainRequest(with_train(steps=1), split, tmp_path, tensorboard=True))
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )
 def test_tensorboard_gets_the_losses(split: CocoSplit, tmp_path: Path) -> None:
-    Trainer(with_train(steps=1), split, tmp_path, tensorboard=True).run()
+    train(TrainRequest(with_train(steps=1), split, tmp_path, tensorboard=True))
     assert list((tmp_path / "tensorboard").iterdir())
 
 
