@@ -20,6 +20,7 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED
 from rfdetr_repro.spec.train_config import TrainConfig
 
 from .coco import CocoSplit
+from .hooks import NO_HOOKS, Hooks
 from .transforms import Batch, make_batch
 
 STEPS_AHEAD = 2
@@ -49,6 +50,19 @@ def batch_indices(
     return chosen[micro * batch_size : (micro + 1) * batch_size]
 
 
+def chosen_indices(
+    num_images: int, config: TrainConfig, step: int, micro: int, hooks: Hooks = NO_HOOKS
+) -> np.ndarray:
+    """Image indices int64 (batch_size,) of one micro-batch of a run: what its sampler chooses, else
+    :func:`batch_indices`.
+    """
+    size = config.batch_size
+    if hooks.sampler is None:
+        return batch_indices(num_images, size, step, config.seed, micro, config.accumulate)
+    chosen = hooks.indices(step, size * config.accumulate, num_images, config.seed)
+    return chosen[micro * size : (micro + 1) * size]
+
+
 @lru_cache(maxsize=2)
 def _permutation(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
@@ -62,6 +76,7 @@ def training_batches(
     stop_step: int,
     masks: bool,
     part: Callable[[int], slice] = slice,
+    hooks: Hooks = NO_HOOKS,
 ) -> Generator[list[Batch], None, None]:
     """Yields, for each optimizer step in [start_step, stop_step), its ``config.accumulate``
     micro-batches, each at every size.
@@ -69,8 +84,9 @@ def training_batches(
     ``sizes_of_step(step)``: input (height, width) of each pass over a micro-batch, the same number
     in every step; the passes use the same images with the same augmentation, and follow each other.
     ``masks`` adds mask targets. ``part(batch_size)``: the samples of each micro-batch to make,
-    augmented as in the whole batch (default: all). Works ``STEPS_AHEAD`` steps ahead; an error in a
-    thread is raised here. Close the generator (or exhaust it) to end the threads.
+    augmented as in the whole batch (default: all). ``hooks``: own code, see :mod:`.hooks`. Works
+    ``STEPS_AHEAD`` steps ahead; an error in a thread is raised here. Close the generator (or
+    exhaust it) to end the threads.
     """
     if config.seed < 0 or config.batch_size < 1 or config.accumulate < 1:
         raise InputError("seed must be >= 0, batch size and accumulation >= 1", config)
@@ -82,12 +98,16 @@ def training_batches(
         )
 
     def micro_batch(step: int, micro: int, size_hw: tuple[int, int]) -> Batch:
-        chosen = batch_indices(
-            len(split), config.batch_size, step, config.seed, micro, config.accumulate
-        )
+        chosen = chosen_indices(len(split), config, step, micro, hooks)
         chosen_part = part(len(chosen))
+        later = hooks.augment is None  # an augmentation changes masks as arrays
         samples = [
-            split.sample(index, masks, masks_later=True) for index in chosen[chosen_part].tolist()
+            hooks.augmented(
+                split.sample(index, masks, masks_later=later),
+                len(split.classes),
+                (config.seed, step, micro, place),
+            )
+            for place, index in enumerate(chosen[chosen_part].tolist(), chosen_part.start or 0)
         ]
         rng = np.random.default_rng((config.seed, step, micro, _AUGMENT))
         return make_batch(

@@ -170,7 +170,8 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _told(values: Mapping[str, Any], name: str) -> str:
     if name not in values:
-        return "the default" if name.startswith("train.") else "absent"
+        return "the default" if name.startswith("train.") else "none"
     value = values[name]
-    names = isinstance(value, list) and all(isinstance(one, str) for one in value)
-    return shortened(",".join(value) if names else json.dumps(value), 30, 0)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = ",".join(value)
+    return shortened(value if isinstance(value, str) else json.dumps(value), 60)

@@ -8,6 +8,7 @@ that commands can import the module before they have read their arguments.
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rfdetr_repro.data.coco import CocoSplit
+    from rfdetr_repro.data.hooks import Hooks
     from rfdetr_repro.model.detector import Detector
 
     from .recipe import Recipe
@@ -61,6 +63,8 @@ class TrainRequest:
     # observers of the run, which change nothing about its result; see :mod:`.callbacks` and
     # :func:`.loggers.loggers`
     callbacks: Sequence[TrainingCallback] = field(default=(), compare=False, repr=False)
+    # own augmentation and sampler; with them one process trains, unless ``processes`` is given
+    hooks: Hooks | None = None
     stage: Stage | None = None  # where the training stands in a longer flow, for its lines
 
     def __post_init__(self) -> None:
@@ -138,6 +142,7 @@ def train(request: TrainRequest) -> Run:
         "folder": request.folder,
         "initial": request.initial,
         "device": device,
+        **({"hooks": request.hooks} if request.hooks else {}),
     }
     # reads a saved state and checks the arguments before any process is started
     trainer = Trainer(**arguments)
@@ -146,6 +151,7 @@ def train(request: TrainRequest) -> Run:
         log.warning(f"the run in {trainer.folder} is complete: nothing to train")
         return _result(trainer)
     _check_evaluation(request)
+    _check_hooks(request, trainer, count)
     callbacks = [*_loggers(request), TrainingDisplay(request.stage), *request.callbacks]
     writable_folder(trainer.folder)
     if trainer.ranks.rank == 0:
@@ -167,7 +173,7 @@ def _process_count(request: TrainRequest, trainer: Trainer) -> int:
     alone = trainer.device.type != "cpu" or ranks.size > 1
     if request.processes is not None:
         count = request.processes
-    elif alone:
+    elif alone or request.hooks:
         count = 1
     elif trainer.before is not None:
         count = trainer.before.processes
@@ -213,6 +219,47 @@ def _check_evaluation(request: TrainRequest) -> None:
             request.split.name,
             "add a val split, or leave patience out",
         )
+
+
+def _check_hooks(request: TrainRequest, trainer: Trainer, processes: int) -> None:
+    """Tries the hooks, and prints what makes it unknown whether a resumed run equals an
+    uninterrupted run. Raises :class:`InputError` for hooks that cannot be used.
+    """
+    if not request.hooks:
+        return
+    from rfdetr_repro.data.hooks import check_hooks, identity_of
+
+    for name, hook in request.hooks.given().items():
+        if processes > 1 and not _importable(hook):
+            raise InputError(
+                f"{name} cannot be sent to {processes} processes",
+                identity_of(hook),
+                "define the function in a module of its own, or give processes=1",
+            )
+    config = request.recipe.train
+    masks = request.recipe.preset.model.masks
+    count = config.batch_size * config.accumulate
+    for line in check_hooks(request.hooks, request.split, count, config.seed, masks):
+        log.warning(line)
+    if trainer.before is not None:
+        for named in request.hooks.without_identity():
+            log.warning(
+                f"{named} states no identity: whether it is unchanged since step "
+                f"{trainer.state.step}, so that the resumed run equals an uninterrupted run, is "
+                f"not known"
+            )
+
+
+def _importable(hook: Any) -> bool:
+    """Whether another process can get the hook by importing its module."""
+    named = hook if hasattr(hook, "__qualname__") else type(hook)
+    if named.__module__ == "__main__":
+        return False
+    try:
+        pickle.dumps(hook)
+    except Exception:
+        return False
+    return True
 
 
 def _loggers(request: TrainRequest) -> Sequence[TrainingCallback]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_repro.data.coco import CocoSplit
+from rfdetr_repro.data.hooks import Hooks
 from rfdetr_repro.model.checkpoints.native import read_tensors, write_tensors
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
@@ -110,6 +111,13 @@ class TrainingState:
             scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
             log=RunLog(folder / LOG),
         )
+
+    def with_hooks(self, hooks: Hooks) -> TrainingState:
+        """The same state, whose identity names the hooks too."""
+        if hooks:
+            named = {**json.loads(self.identity), "hooks": hooks.identity()}
+            self.identity = json.dumps(named, sort_keys=True)
+        return self
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, moving average and moments of the optimizer by name, as they are saved."""

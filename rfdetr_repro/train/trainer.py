@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from rfdetr_repro.data.coco import CocoSplit
-from rfdetr_repro.data.loader import batch_indices, training_batches
+from rfdetr_repro.data.hooks import NO_HOOKS, Hooks
+from rfdetr_repro.data.loader import chosen_indices, training_batches
 from rfdetr_repro.data.transforms import Batch
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.arch import Arch
@@ -68,6 +69,7 @@ class Trainer:
     folder: Path
     initial: Mapping[str, Tensor] | None = None  # weights to start from; None: random
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    hooks: Hooks = NO_HOOKS  # own code in the making of batches
 
     def __post_init__(self) -> None:
         config = self.recipe.check().train
@@ -75,7 +77,7 @@ class Trainer:
         self.autocast = self.precision.dtype
         self.state = TrainingState.new(
             self.recipe, self.split, self.folder, self.initial, self.device, self.autocast
-        )
+        ).with_hooks(self.hooks)
         self.ranks = Ranks.current()
         self._interrupts = Interrupts()
         self._updating = False  # True from the first changed weight until the step is counted
@@ -239,6 +241,7 @@ class Trainer:
             stop_step=self.state.step if self.finished else config.steps,
             masks=self.recipe.preset.model.masks,
             part=self.ranks.part,
+            hooks=self.hooks,
         )
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
@@ -374,15 +377,8 @@ class Trainer:
         config = self.recipe.train
         keys = ", ".join(arch.key for arch in archs)
         chosen = [
-            batch_indices(
-                len(self.split),
-                config.batch_size,
-                self.state.step,
-                config.seed,
-                m,
-                config.accumulate,
-            )
-            for m in micros
+            chosen_indices(len(self.split), config, self.state.step, micro, self.hooks)
+            for micro in micros
         ]
         images = [self.split.images[index].id for indices in chosen for index in indices.tolist()]
         where = f"{what} is not finite at step {self.state.step} with {keys}; in images {images}"
