@@ -84,7 +84,7 @@ def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None
         axes = panels.pop(0)
         steps, values = zip(*losses, strict=True)
         axes.plot(steps, values, color=GREY, alpha=0.35, linewidth=0.7)
-        axes.plot(steps, _running_mean(values), color=BLUE)
+        axes.plot(steps, running_mean(values), color=BLUE)
         axes.set(xlabel="optimizer step", ylim=(0, 1.05 * max(values[len(values) // 50 :])))
         axes.set_title("training loss")
     for split, curve in curves.items():
@@ -109,7 +109,7 @@ def _evaluations(rows: Iterable[Mapping[str, Any]], split: str) -> list[tuple[in
     return sorted(found.items())
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
+def running_mean(values: Sequence[float]) -> list[float]:
     """Exponential running mean over about a thirtieth of the run, without the bias of its start."""
     keep = 1 - 1 / max(2.0, len(values) / 30)
     means = []

@@ -274,6 +274,7 @@ def _train(
         device=device,
         processes=args.processes,
         callbacks=curves,
+        pictures=True,
     )
     if ranks.rank == 0:
         of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []

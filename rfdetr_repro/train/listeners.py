@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rfdetr_repro.ops.device import peak_bytes
 from rfdetr_repro.spec.errors import FULL, InputError, StatedFailure
@@ -21,7 +21,12 @@ from .callbacks import (
 from .optim import schedule
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    import torch
+
+    from rfdetr_repro.data.coco import CocoSplit
+
+    from .recipe import Recipe
+    from .state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +55,20 @@ def by_kind(parts: Mapping[str, float], config: TrainConfig) -> dict[str, float]
     return found
 
 
+class Watched(Protocol):
+    """What is read of a trainer."""
+
+    recipe: Recipe
+    split: CocoSplit
+    folder: Path
+    device: torch.device
+    state: TrainingState
+
+
 class Listeners:
     """The observers of one session; without observers every call is free."""
 
-    def __init__(self, trainer: Trainer, callbacks: Sequence[TrainingCallback]) -> None:
+    def __init__(self, trainer: Watched, callbacks: Sequence[TrainingCallback]) -> None:
         """Calls nobody yet; see :meth:`start`."""
         self._trainer = trainer
         self._callbacks = tuple(callbacks)
@@ -79,7 +94,7 @@ class Listeners:
             self._call("on_start", facts)
 
     def step(self, parts: Mapping[str, float], seconds: float) -> None:
-        """A step is complete; ``parts`` is what :meth:`.Trainer.train_step` returned."""
+        """A step is complete; ``parts`` is what the trainer's ``train_step`` returned."""
         if not self._callbacks:
             return
         trainer = self._trainer

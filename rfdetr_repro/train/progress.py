@@ -36,7 +36,7 @@ from .callbacks import (
 log = logging.getLogger(__name__)
 
 NARROW = 80  # columns where the output is not a terminal
-ROWS = 40  # lines of a whole run, at least
+ROWS = 20  # lines of a whole run, at least
 LONGEST_PAUSE_S = 300.0  # between two lines
 HEAD_EVERY = 20  # lines
 # columns in the order in which a narrow terminal leaves them out
@@ -148,7 +148,7 @@ class TrainingDisplay(TrainingCallback):
         return told
 
     def _is_due(self, step: TrainingStep) -> bool:
-        """After the first step of a session, forty times in a run, and every five minutes."""
+        """After the first step of a session, twenty times in a run, and every five minutes."""
         every = max(1, step.steps // ROWS)
         return (
             self._rows == 0

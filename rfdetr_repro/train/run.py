@@ -63,6 +63,8 @@ class TrainRequest:
     # observers of the run, which change nothing about its result; see :mod:`.callbacks` and
     # :func:`.loggers.loggers`
     callbacks: Sequence[TrainingCallback] = field(default=(), compare=False, repr=False)
+    # leave pictures of labels, batches, curves and sampled architectures in FOLDER/training
+    pictures: bool = False
     # own augmentation and sampler; with them one process trains, unless ``processes`` is given
     hooks: Hooks | None = None
     stage: Stage | None = None  # where the training stands in a longer flow, for its lines
@@ -132,6 +134,7 @@ def train(request: TrainRequest) -> Run:
 
     from .processes import shared
     from .progress import TrainingDisplay
+    from .run_pictures import RunPictures
     from .trainer import MODEL, Trainer
 
     device = choose_device() if request.device is None else request.device
@@ -159,6 +162,8 @@ def train(request: TrainRequest) -> Run:
     evaluate = _evaluation(request, torch.get_num_threads())
     with _alone(trainer), shared(count, **arguments):
         trainer = Trainer(**arguments) if count > 1 else trainer
+        if request.pictures:
+            callbacks.append(RunPictures(trainer))
         trainer.run(evaluate=evaluate, callbacks=callbacks)
     return _result(trainer)
 

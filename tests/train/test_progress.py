@@ -75,16 +75,16 @@ def test_a_line_holds_means_speed_memory_and_the_time_left(
     first = lines(capsys)
     head = first[-2]
     assert row(first[-1], head)["step"] == "1"
-    for at in range(2, 11):
+    for at in range(2, 21):
         display.on_step(step_of(at, loss=float(at)))
     shown = lines(capsys)
-    assert len(shown) == 1  # 400 steps: a line every ten
+    assert len(shown) == 1  # 400 steps: a line every twenty
     found = row(shown[0], head)
     assert found == {
-        "step": "10",
+        "step": "20",
         "of": "400",
-        "epoch": "0.6",
-        "loss": "6.00",
+        "epoch": "1.1",
+        "loss": "11.0",
         "class": "1.00",
         "l1": "2.00",
         "giou": "1.00",
@@ -94,13 +94,13 @@ def test_a_line_holds_means_speed_memory_and_the_time_left(
         "lr": "2.0e-4",
         "img/s": "16.0",
         "mem": "3.0G",
-        "left": "3m15",
+        "left": "3m10",
     }
-    # 390 steps of half a second; an evaluation of a minute counts once it was measured: twice more
-    display.on_evaluation(TrainingEvaluation(10, 400, {}, 60.0))
-    for at in range(11, 21):
+    # 380 steps of half a second; an evaluation of a minute counts once it was measured: twice more
+    display.on_evaluation(TrainingEvaluation(20, 400, {}, 60.0))
+    for at in range(21, 41):
         display.on_step(step_of(at))
-    assert row(lines(capsys)[-1], head)["left"] == duration(380 * 0.5 + 2 * 60)
+    assert row(lines(capsys)[-1], head)["left"] == duration(360 * 0.5 + 2 * 60)
 
 
 def test_the_line_of_a_stage_counts_later_stages(
