@@ -76,14 +76,19 @@ class Tab:
                 self.events.append(self._next())
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression, after two frames are drawn."""
+        """The value of a JavaScript expression; the page then has time to follow."""
         wrapped = (
             f"(async () => {{ const value = await ({script}); "
             f"await new Promise((done) => setTimeout(done, 30)); return value; }})()"
         )
-        found = self.ask(
-            "Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True
-        )
+        return self._value(expression=wrapped, awaitPromise=True)
+
+    def state(self, script: str) -> Any:
+        """The value of a JavaScript expression at once, of a page that runs no program too."""
+        return self._value(expression=script)
+
+    def _value(self, **params: Any) -> Any:
+        found = self.ask("Runtime.evaluate", returnByValue=True, **params)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
