@@ -91,6 +91,14 @@ def gencode(archs: list[str]) -> str:
     return " ".join([*codes, f"-gencode arch=compute_{archs[-1]},code=compute_{archs[-1]}"])
 
 
+def prefix_maps(torch: Path) -> str:
+    """Compiler flags that cut folders of this machine off the paths in the library: an error names
+    ``csrc/masks.cpp``, wherever the library was built.
+    """
+    folders = (ROOT, torch.parent, Path(sysconfig.get_path("include")))
+    return " ".join(f"'-ffile-prefix-map={folder}/='" for folder in folders)
+
+
 def ninja_escape(path: object) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
@@ -98,6 +106,7 @@ def ninja_escape(path: object) -> str:
 def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     """The build description: one object per source, one library."""
     torch = torch_root()
+    cxx_flags = f"{CXX_FLAGS} {prefix_maps(torch)}"
     sources = [
         "csrc/ms_deform_attn.cpp",
         "csrc/masks.cpp",
@@ -115,7 +124,7 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
     lines = [
         f"cxx = {os.environ.get('CXX', 'c++')}",
         "rule cpp",
-        f"  command = $cxx {CXX_FLAGS} {defines} $extra -isystem '{torch / 'include'}' -MD -MF "
+        f"  command = $cxx {cxx_flags} {defines} $extra -isystem '{torch / 'include'}' -MD -MF "
         f"$out.d -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc\n  description = compile $in",
         "rule cuda",
@@ -140,7 +149,7 @@ def ninja_file(nvcc: str | None, archs: list[str]) -> str:
         )
     lines.append(f"build {LIBRARY}: link {' '.join(objects)}")
     lines += [  # PyTorch ships pybind11's headers; nothing of PyTorch itself is linked
-        f"rule module\n  command = $cxx {CXX_FLAGS} -isystem '{sysconfig.get_path('include')}' "
+        f"rule module\n  command = $cxx {cxx_flags} -isystem '{sysconfig.get_path('include')}' "
         f"-isystem '{torch / 'include'}' -MD -MF $out.d -shared -pthread $in -o $out\n  depfile = "
         f"$out.d\n  deps = gcc\n  description = compile $in",
         *(

@@ -1,5 +1,4 @@
-"""Shared by the benchmarks: interleaved timing of two callables, so that a busy machine slows both
-alike; and the machine.
+"""Shared by the benchmarks: threads, the table of implementations, and the machine.
 
 Saved files name the device, driver, processor and runtime versions; comparing with a file of
 another machine is an error.
@@ -8,38 +7,18 @@ another machine is an error.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.turns import grouped
 from rfdetr_repro.bench.machine import environment, this_machine
 
 MACHINE = "rfdetr_repro_machine"
 ENVIRONMENT = "rfdetr_repro_environment"
 WHAT_RAN = ("cpu", "cores", "gpu", "driver")  # two machines that agree in these may be compared
-
-
-def interleaved_ms(
-    calls: dict[str, Callable[[], Any]], *, budget_s: float = 0.5, min_rounds: int = 5
-) -> dict[str, float]:
-    """Best time of each call in milliseconds, over rounds that run every call once, until
-    ``budget_s`` is spent.
-    """
-    best = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()  # warm-up: allocations, thread pool
-    deadline = time.perf_counter() + budget_s
-    rounds = 0
-    while rounds < min_rounds or time.perf_counter() < deadline:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], 1e3 * (time.perf_counter() - start))
-        rounds += 1
-    return best
 
 
 @pytest.fixture(params=[1, 2], ids=lambda count: f"{count}thread")
@@ -97,3 +76,13 @@ def pytest_benchmark_compare_machine_info(
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             benchmarksession.logger.warning(f"{name}: {old.get(name)} -> {new.get(name)}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_group_stats(
+    config: pytest.Config, benchmarks: Sequence[dict[str, Any]], group_by: str
+) -> list[tuple[str, list[dict[str, Any]]]] | None:
+    """Groups by case, with a row and a ratio for each implementation; any other
+    ``--benchmark-group-by`` than the default is left to pytest-benchmark.
+    """
+    return grouped(benchmarks) if group_by == "group" else None

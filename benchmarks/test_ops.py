@@ -3,8 +3,10 @@ timed in turn in one process.
 
 The work of ms_deform_attn is a gather: each sample reads 4 pixels of 16 channels, 256 bytes in
 float32, and does 64 multiply-adds on them, so the limit is the rate of 64-byte loads from cache,
-not arithmetic; that limit is measured too (one thread). ``extra_info``: best time of each in ms,
-their ratios to ours (above 1: we are faster) and the fraction of the limit reached.
+not arithmetic; that limit is measured too (one thread). The printed table has a group per case
+and a row per implementation, whose name states the ratio of its median to ours with the 95 %
+interval over rounds. ``extra_info``: the ratios, the best time of each in ms, the ratios of the
+best times (above 1: we are faster) and the fraction of the limit reached.
 torch-ms-deform-attn (the original operator with a CPU kernel of its own) takes part where it is
 installed. Run: pytest benchmarks/test_ops.py --benchmark-only
 """
@@ -18,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import interleaved_ms
 from torch import Tensor
 
 from benchmarks.cases import CASES, HEADS, comparison, forward, forward_backward, inputs, peers
 from benchmarks.studies.gather_limit import gather_ms
+from benchmarks.turns import in_turns, interleaved_ms
 from rfdetr_repro.data import mask_logits as masks
 from rfdetr_repro.ops import (
     HAS_SPLIT_LINEAR,
@@ -44,6 +46,11 @@ def traffic(case: str) -> tuple[int, int]:
     return lines, batch * sum(height * width for height, width in levels) * HEADS
 
 
+def group(case: str, work: str, threads: int) -> str:
+    """Name of a case in the printed table."""
+    return f"{case}, {work.replace('_', ' + ')}, {threads} thread{'s' if threads > 1 else ''}"
+
+
 def limit_ms(case: str) -> float | None:
     """Least time in ms that the memory accesses of a case need, or None where unknown."""
     return gather_ms(*traffic(case))
@@ -59,7 +66,7 @@ def test_cpu(
     calls = {
         name: work(op, levels, tensors) for name, op in {"ours": ms_deform_attn, **peers()}.items()
     }
-    best = interleaved_ms(calls, budget_s=2)
+    best = in_turns(benchmark, calls, group=group(case, work.__name__, threads), budget_s=2)
     limit = limit_ms(case) if threads == 1 and work is forward else None
     benchmark.extra_info.update(comparison(best), threads=threads, build=str(build_info()))
     if limit:
@@ -68,8 +75,6 @@ def test_cpu(
             limit_ms=round(limit, 4), fraction_of_limit=round(limit / best["ours"], 2)
         )
         benchmark.extra_info.update(gathered_bytes=64 * lines, value_bytes=64 * table)
-    benchmark.pedantic(calls["ours"], rounds=10, warmup_rounds=1)
-    print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
     assert best["ours"] < best["grid_sample"]
 
 
@@ -81,10 +86,8 @@ def test_fused_cpu(benchmark: Any, threads: int, case: str) -> None:
     arguments = [tensor.detach() for tensor in (value, offsets, boxes, logits)]
     ops = {"ours": ms_deform_attn_fused, "grid_sample": ms_deform_attn_fused_reference}
     calls = {name: forward(op, levels, arguments) for name, op in ops.items()}
-    best = interleaved_ms(calls, budget_s=2)
+    best = in_turns(benchmark, calls, group=group(case, "fused forward", threads), budget_s=2)
     benchmark.extra_info.update(comparison(best), threads=threads)
-    benchmark.pedantic(calls["ours"], rounds=10, warmup_rounds=1)
-    print(f"\n{case} fused {threads} thread(s): {comparison(best)}")
     assert best["ours"] < best["grid_sample"]
 
 
@@ -135,7 +138,10 @@ def test_masks_to_rle(benchmark: Any, threads: int, case: str) -> None:
             ]
         return found
 
-    best = interleaved_ms({"ours": ours, "chain": chain}, budget_s=5, min_rounds=3)
+    calls = {"ours": ours, "chain": chain}
+    best = in_turns(
+        benchmark, calls, group=group(case, "masks to RLE", threads), budget_s=5, min_rounds=3
+    )
     logits = mask_logits(queries[rows], pixels)
     best["packed_bits"] = interleaved_ms(
         {"bits": lambda: masks_from_logits(logits, *size, packed=True)}
@@ -145,8 +151,6 @@ def test_masks_to_rle(benchmark: Any, threads: int, case: str) -> None:
         {f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads
     )
     benchmark.extra_info["over_chain"] = round(best["chain"] / best["ours"], 1)
-    benchmark.pedantic(ours, rounds=3)
-    print(f"\n{case} {threads} thread(s): {benchmark.extra_info}")
     # rounding of one product for both
     assert masks.rles(torch.einsum("qd,dhw->qhw", queries, pixels)[rows], *size) == chain()
 
@@ -166,11 +170,12 @@ def test_split_linear(case: str, threads: int, benchmark: Any) -> None:
     x = torch.randn(rows, inputs)
     weight = torch.randn(outputs, inputs)
     bias = torch.randn(outputs)
-    calls = {"float32": lambda: torch.nn.functional.linear(x, weight, bias)}
-    for parts in (3, 2):
-        calls[f"{parts}_parts"] = partial(split_linear, x, split_linear_pack(weight, parts), bias)
-    best = interleaved_ms(calls)
-    benchmark(calls["3_parts"])
+    calls: dict[str, Callable[[], Any]] = {
+        f"{parts}_parts": partial(split_linear, x, split_linear_pack(weight, parts), bias)
+        for parts in (3, 2)
+    }
+    calls["float32"] = lambda: torch.nn.functional.linear(x, weight, bias)
+    best = in_turns(benchmark, calls, group=group(case, "linear layer", threads))
     operations = 2e-6 * rows * inputs * outputs  # Gflop/s = this / ms
     benchmark.extra_info.update(
         {f"{name}_ms": round(ms, 3) for name, ms in best.items()}, threads=threads

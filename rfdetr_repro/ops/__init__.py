@@ -18,6 +18,7 @@ from .reference import (
     ms_deform_attn_fused_reference,
     ms_deform_attn_reference,
 )
+from .shared_signature import multi_scale_deformable_attention
 
 __all__ = [
     "DECOMPOSITIONS",
@@ -34,6 +35,7 @@ __all__ = [
     "ms_deform_attn_fused",
     "ms_deform_attn_fused_reference",
     "ms_deform_attn_reference",
+    "multi_scale_deformable_attention",
     "split_linear",
     "split_linear_pack",
 ]
