@@ -1,12 +1,12 @@
 """Accuracy of a session on a split: resize, run, detections in pixels, COCO metrics.
 
-Images are processed independently, without batches.
+Images are processed in the batches that the file takes; a file for any number gets one at a time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,14 +45,18 @@ def audit_feeds(artifact: Artifact, split: CocoSplit, count: int = 8) -> list[di
     """Model inputs for the first ``count`` images of ``split``, on which a float16 range audit runs
     the artifact.
 
-    Each item maps the input's name to a float32 array (1, 3, H, W) in 0..1.
+    Each item maps the input's name to a float32 array (B, 3, H, W) in 0..1, where B is the batch of
+    the file; the first images fill up the last batch.
     """
     manifest = artifact.manifest
-    pictures = (split.load_image(index) for index in range(min(count, len(split))))
-    return [
-        {manifest.inputs[0].name: network_input([picture], manifest.input_hw, manifest.resize)}
-        for picture in pictures
-    ]
+    batch = manifest.images_per_run
+    number = min(count, len(split))
+    feeds = []
+    for place in range(0, number, batch):
+        chosen = [split.load_image(index % number) for index in range(place, place + batch)]
+        images = network_input(chosen, manifest.input_hw, manifest.resize)
+        feeds.append({manifest.inputs[0].name: images})
+    return feeds
 
 
 def label_map(manifest: HasClasses, split: CocoSplit) -> Array:
@@ -112,9 +116,24 @@ def run_on(session: Session, image: Array) -> Detections:
     """Detections in a uint8 (H, W, 3) RGB image, resized by the manifest's rule; boxes and mask
     maps are relative to the original image.
     """
+    return run_on_all(session, [image])[0]
+
+
+def run_on_all(session: Session, images: Sequence[Array]) -> list[Detections]:
+    """:func:`run_on` for several images in one run, at most as many as the file takes; a file with
+    a larger fixed batch gets the last image repeatedly.
+    """
+    manifest = session.manifest
+    missing = 0 if manifest.open_batch else manifest.images_per_run - len(images)
+    inputs = network_input([*images, *[images[-1]] * missing], manifest.input_hw, manifest.resize)
+    found = session.run(inputs)
+    return [_of_picture(session, found.of_image(row), image) for row, image in enumerate(images)]
+
+
+def _of_picture(session: Session, found: Detections, image: Array) -> Detections:
+    """Detections relative to the original image."""
     rule = session.manifest.resize
     input_hw = session.manifest.input_hw
-    found = session.run(network_input([image], input_hw, rule))
     if rule not in (LETTERBOX, PLAIN_LETTERBOX):
         return found
     letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
@@ -135,7 +154,13 @@ def detect_image(
     :func:`rfdetr_repro.evaluation.coco.detections_in_pixels`. Raises :class:`InputError` for scores
     or boxes that are not finite and for labels beyond the classes.
     """
-    found = run_on(session, image)
+    return _detections(session, run_on(session, image), image, image_id, labels)
+
+
+def _detections(
+    session: Session, found: Detections, image: Array, image_id: ImageKey, labels: Array
+) -> ImageDetections:
+    """What a run found in ``image``, in pixels and in the split's classes."""
     if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes_xyxy).all()):
         hint = (
             "check for an overflow in half precision or broken weights, and export the model again"
@@ -166,14 +191,21 @@ def detect_split(
 ) -> list[ImageDetections]:
     """Detections in every image of ``split``, in the split's order.
 
-    ``progress`` wraps the sequence of indices , as a progress bar does.
+    ``progress`` wraps the sequence of indices, as a progress bar does.
     """
     labels = label_map(session.manifest, split)
     ids = [info.id for info in split.images]
-    return [
-        detect_image(session, split.load_image(i), ids[i], labels)
-        for i in progress(range(len(split)))
-    ]
+    found: list[ImageDetections] = []
+    waiting: list[Array] = []
+    for index in progress(range(len(split))):
+        waiting.append(split.load_image(index))
+        if len(waiting) < session.manifest.images_per_run and index + 1 < len(split):
+            continue
+        runs = run_on_all(session, waiting)
+        for run, image in zip(runs, waiting, strict=True):
+            found.append(_detections(session, run, image, ids[len(found)], labels))
+        waiting.clear()
+    return found
 
 
 def accuracy_of(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
@@ -37,6 +37,7 @@ from .machine import environment, this_machine
 from .scopes import example_input, timed_call
 from .suppression import suppression_ms
 from .twin import itself
+from .watching import Report, Silent
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,13 @@ class Outcome:
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
+    report: Report = field(default_factory=Silent)
+
+    def fail(self, name: str, error: Exception) -> None:
+        """Keeps the first error of a row and reports it."""
+        if name not in self.failures:
+            self.failures[name] = stated(error)
+            self.report.failed(name, str(self.failures[name]))
 
 
 def confirm(
@@ -113,11 +121,14 @@ def confirm_all(
     watch: Watch | None = None,
     twin: str = "never",
     progress: Progress = iter,
+    report: Report | None = None,
 ) -> Outcome:
     """Measures all rows by all protocols; a row that fails does not stop the others.
 
     ``twin``: whether the first row of a protocol is measured a second time (A/A): "never",
-    "always", or "once" per store and campaign. The paced mode is never measured twice. Raises
+    "always", or "once" per store and campaign. The paced mode is never measured twice. A row is
+    measured by the protocols whose batch its file takes. ``report`` is told what happens; with a
+    report, accuracies are also stored as soon as they are known. Raises
     :class:`InputError` for protocols with different numbers of threads, and OSError for a store
     that cannot be written.
     """
@@ -125,16 +136,21 @@ def confirm_all(
         raise InputError(
             "all protocols of one measurement must use the same number of threads", ", ".join(rows)
         )
-    outcome = Outcome()
+    told = report is not None
+    report = report or Silent()
+    outcome = Outcome(report=report)
     cells = {}
     env = environment()
     for name, row in rows.items():
+        report.opening(name)
         with _failing(name, outcome):
             cells[name] = _Cells(row, protocols, store, context or Context(), env)
     try:
         for name, cell in cells.items():
             with _failing(name, outcome):
-                cell.find_accuracies(progress)
+                cell.find_accuracies(name, progress, report)
+                if told:  # the latencies of all rows come next, and may take long
+                    cell.keep_accuracies()
         for protocol in protocols:
             again = twin == "always" or (twin == "once" and not _has_twin(store, protocol, context))
             _measure(cells, protocol, outcome, watch, twin=again and protocol.mode != "paced")
@@ -163,7 +179,7 @@ class _failing:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception) or isinstance(error, OSError):
             return False
-        self.outcome.failures.setdefault(self.name, stated(error))
+        self.outcome.fail(self.name, error)
         return True
 
 
@@ -202,6 +218,7 @@ def _measure(
     calls = {}
     for name, cell in cells.items():
         if name not in outcome.failures and cell.lacks(protocol):
+            outcome.report.opening(name)
             with _failing(name, outcome):
                 calls[name] = cell.calls(protocol)
     if not calls:
@@ -212,7 +229,7 @@ def _measure(
         with _failing(f"{first}, second time", outcome):
             calls[session.add_twin(first)] = cells[first].calls(protocol, again=True)
     try:
-        measure_interleaved(calls, protocol, watch=watch, done=session.done)
+        measure_interleaved(calls, protocol, watch=watch, done=session.done, report=outcome.report)
     finally:
         session.end()
 
@@ -240,7 +257,7 @@ class _Session:
 
     def done(self, name: str, found: Measurement | Exception) -> None:
         if isinstance(found, Exception):
-            self.outcome.failures[name] = stated(found)
+            self.outcome.fail(name, found)
             if name == self.twin:
                 self.end()
         elif name in (self.row, self.twin):
@@ -263,6 +280,7 @@ class _Session:
         if again is not None:
             latency = replace(latency, itself=itself(found.series, again.series, cell.save(again)))
         cell.finish(self.protocol, replace(found, latency=latency))
+        self.outcome.report.finished(name, self.protocol, latency)
 
 
 class _Cells:
@@ -290,7 +308,16 @@ class _Cells:
         self.suppression_ms: float | None = None
         self.accuracies: dict[DataId, tuple[Accuracy, Accuracy | None]] = {}
         data: list[DataId | None] = [_data(split) for split in row.splits] or [None]
-        self.requests = [self._request(part, protocol) for part in data for protocol in protocols]
+        taken = [each for each in protocols if row.artifact.manifest.takes(each.batch)]
+        self.requests = [self._request(part, protocol) for part in data for protocol in taken]
+        if not taken:
+            manifest = row.artifact.manifest
+            raise InputError(
+                f"the file takes {manifest.images_per_run} images at once, and none of the "
+                f"protocols does",
+                row.artifact.path,
+                f"measure with a batch of {manifest.images_per_run}",
+            )
         identity = self.sessions[0].artifact_id
         self.stored = [
             record
@@ -332,7 +359,7 @@ class _Cells:
             )
         return session
 
-    def find_accuracies(self, progress: Progress) -> None:
+    def find_accuracies(self, name: str, progress: Progress, report: Report) -> None:
         """Of each split with a missing cell: from a stored Record of the same file, else by a run
         over the split.
         """
@@ -351,8 +378,12 @@ class _Cells:
                 if len(self.sessions[0].manifest.outputs) == 4:
                     for line in mask_lines([split]):
                         log.info(line)
+
+                def told(indices: Iterable[int], split: CocoSplit = split) -> Iterable[int]:
+                    return progress(report.images(name, split.split, indices))
+
                 found = accuracy_of(
-                    self.sessions[0], split, max_dets=self.context.max_dets, progress=progress
+                    self.sessions[0], split, max_dets=self.context.max_dets, progress=told
                 )
                 self.accuracies[data] = found
 
@@ -397,7 +428,7 @@ class _Cells:
         for data in self.accuracies:
             if data not in kept:
                 request = next(request for request in self.requests if request.data == data)
-                self.store.append(self._with_results(request, None))
+                self.stored.append(self.store.append(self._with_results(request, None)))
 
     def records(self) -> list[Record]:
         return [self.done[request.id] for request in self.requests]
@@ -449,6 +480,6 @@ def call_of(session: Session, protocol: Protocol, split: CocoSplit | None) -> Ca
     gpu_ms: Callable[[], float | None] | None = (
         None if session.gpu_ms is None else lambda: session.gpu_ms
     )
-    timed = timed_call(session, protocol.scope, split)
+    timed = timed_call(session, protocol.scope, split, protocol.batch)
     sha256 = session.artifact_id.sha256
     return Call(timed, sha256, gpu_ms, session.cuda_graph, work_before(protocol))

@@ -30,6 +30,7 @@ from .loop import RESTS_S, BuildLoop, Call, Rests, Run, StopRule
 from .paced import summary
 from .timers import Clock, Timer, WallClock, WallTimer
 from .warm_up import Watch
+from .watching import Report, states_of
 
 __all__ = [
     "BLOCK",
@@ -85,19 +86,19 @@ def measure_interleaved(
     protocol: Protocol,
     *,
     seed: int = 0,
-    hashes: Mapping[str, str] | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
     watch: Watch | None = None,
     done: Callable[[str, Measurement | Exception], None] | None = None,
+    report: Report | None = None,
 ) -> dict[str, Measurement]:
     """Measures the latency of several models, each with one call or one call per build, in rounds
     of one block per build, in a new random order per round.
 
-    ``hashes``: name -> SHA-256 of the artifact of a single call. A model whose stop rule is met
-    drops out, and the others go on. ``watch``: a watch on the GPU in use; without a watch the
-    throttle state is "unknown". ``done`` receives each finished model, or the error of its call,
-    and the other models go on; without ``done``, an error ends the measurement. Raises
+    A model whose stop rule is met drops out, and the others go on. ``watch``: a watch on the GPU in
+    use; without a watch the throttle state is "unknown". ``done`` receives each finished model, or
+    the error of its call, and the other models go on; without ``done``, an error ends the
+    measurement. ``report`` is told between two rounds how far the models are. Raises
     :class:`InputError` if ``protocol`` is not a Protocol.
     """
     if not isinstance(protocol, Protocol):
@@ -110,7 +111,7 @@ def measure_interleaved(
     loops: dict[str, list[BuildLoop]] = {}
     rests = Rests()
     for name, given in runs.items():
-        calls = [Call(given, (hashes or {}).get(name))] if callable(given) else given
+        calls = [Call(given)] if callable(given) else given
         loops[name] = []
         with _dropping(name, loops, done):
             loops[name] = [BuildLoop(call, protocol, clock, timer, watch, rests) for call in calls]
@@ -129,6 +130,8 @@ def measure_interleaved(
             with _dropping(name, loops, done):
                 _end_together(builds)
         order = [(name, loop) for name, loop in order if loop.reason is None and name in loops]
+        if order and report is not None and report.due():
+            report.show(states_of(loops, number))
         for name in [
             name
             for name in loops
@@ -181,6 +184,7 @@ def _measurement(loops: Sequence[BuildLoop]) -> Measurement:
         sustained=protocol.mode == "sustained",
         artifact_sha256=loops[0].call.sha256,
         series=counted,
+        batch=protocol.batch,
     )
     builds = tuple(_build(loop) for loop in loops) if len(loops) > 1 else None
     medians = [build.median_ms for build in builds or ()]
@@ -190,7 +194,7 @@ def _measurement(loops: Sequence[BuildLoop]) -> Measurement:
         [window for loop in loops for window in loop.windows],
         loops[0].idle_power_w,
         protocol.mode == "sustained" and not protocol.flush_l2,
-        len(counted.ms),
+        len(counted.ms) * protocol.batch,
         rested_s=sum(loop.rested_s for loop in loops),
     )
     latency = dataclasses.replace(

@@ -84,7 +84,8 @@ def model_artifact(
     """The artifact of model ``name`` in ``folder``, whose graph ends in ranked detections; made
     unless the folder already holds it.
 
-    ``to``: "onnx", or "torch" for a file that PyTorch runs, which only RF-DETR's models have.
+    ``to``: "onnx", or "torch" for a file that PyTorch runs; a number of images of every run may
+    follow, as in "onnx 8". Only RF-DETR's models can be had for PyTorch or for several images.
 
     ``checkpoint``: for RF-DETR any file that :func:`load_pretrained` reads, for a baseline a
     safetensors file with transformers' names. ``categories``: ids and names of the classes of a
@@ -92,8 +93,8 @@ def model_artifact(
     random weights that ends with suppression (default 100; other models have no candidates).
     ``suppression``: its kind, from ``rfdetr_repro.export.onnx.nms.KINDS``. ``labels``: the meaning
     of the labels of an RF-DETR checkpoint whose file does not state the meaning, as in
-    :func:`load_pretrained`. Raises :class:`InputError` for an unknown name and for a combination
-    that does not exist.
+    :func:`load_pretrained`. Raises :class:`InputError` for an unknown name and for
+    a combination that does not exist.
     """
     name = known_name(name)
     model = model_id(name, "random" if checkpoint is None else "trained")
@@ -105,6 +106,13 @@ def model_artifact(
             f"labels are for RF-DETR's checkpoints, and {name} uses the classes of the data",
             hint="leave the labels out",
         )
+    to, _, images = to.partition(" ")
+    batch = int(images or 1)
+    if batch != 1 and not ours:
+        raise InputError(
+            f"{name} is exported for one image at a time, not for {batch}",
+            hint="leave --batch out for this model",
+        )
     entry = None if ours else catalog.entry(name)
     suppressed = entry is not None and entry.baseline.suppression
     if suppressed and checkpoint is None and inject is None:
@@ -113,6 +121,7 @@ def model_artifact(
         "inject": inject if suppressed else None,
         "suppression": suppression if suppressed else None,
         "labels": labels,
+        "batch": None if batch == 1 else batch,
         "plug-in": entry.fingerprint or None if entry else None,
     }
     made = _made_by(name, digest, categories, decided)
@@ -121,7 +130,7 @@ def model_artifact(
     if path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     if entry is None:
-        return _ours(name, path, model, checkpoint, labels)
+        return _ours(path, model, name=name, checkpoint=checkpoint, given=labels, batch=batch)
     nms = Nms(inject=inject, kind=suppression) if suppressed else STANDARD
     weights = None if checkpoint is None else Path(checkpoint)
     provider = {entry.distribution: entry.version} if entry.is_plug_in else {}
@@ -173,7 +182,13 @@ def _sources() -> str:
 
 
 def _ours(
-    name: str, path: Path, model: ModelId, checkpoint: Any, given: str | Sequence[str] | None
+    path: Path,
+    model: ModelId,
+    *,
+    name: str,
+    checkpoint: Any,
+    given: str | Sequence[str] | None,
+    batch: int,
 ) -> Artifact:
     import torch
 
@@ -200,6 +215,7 @@ def _ours(
         detector.slice(arch),
         path,
         meta=ArtifactMeta(model, labels.names, labels.category_ids, rule),
+        batch=batch,
     )
 
 

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from rfdetr_repro.evaluation.coco import boxes_in_pixels
 from rfdetr_repro.runtime.session import Detections, Session
 from rfdetr_repro.spec.files import open_input
 
-from .accuracy import Array, run_on
+from .accuracy import Array, run_on, run_on_all
 
 MOST = 100
 PICTURE_HW = (480, 640)  # size of the synthetic image, about COCO's mean size
@@ -42,40 +42,51 @@ class Detection(NamedTuple):
     mask: Array | None  # uint8, packed bits of one (H, W) mask
 
 
-def timed_call(session: Session, scope: str, split: CocoSplit | None) -> Callable[[], object]:
-    """A call that does the work of ``scope`` and nothing else, on the first image of ``split``, or
-    on a synthetic image without a split.
+def timed_call(
+    session: Session, scope: str, split: CocoSplit | None, batch: int = 1
+) -> Callable[[], object]:
+    """A call that does the work of ``scope`` and nothing else, on the first ``batch`` images of
+    ``split``, or on synthetic images without a split.
 
-    All models get the same image, because the duration of a static graph does not depend on the
-    image.
+    All models get the same images, because the duration of a static graph does not depend on the
+    images.
     """
     if scope == "host":
-        encoded = picture_bytes(split)
-        return lambda: detect_bytes(session, encoded)
-    image = example_input(session, split)
+        if batch == 1:
+            encoded = picture_bytes(split)
+            return lambda: detect_bytes(session, encoded)
+        several = [picture_bytes(split, index) for index in range(batch)]
+        return lambda: detect_all_bytes(session, several)
+    image = example_input(session, split, batch)
     if scope == "device":
         return lambda: session.run(image)
     session.bind(image)
     return session.launch
 
 
-def example_input(session: Session, split: CocoSplit | None) -> Array:
-    """The model input, float32 (1, 3, H, W) in 0..1: the first image of ``split``, or seeded
-    noise.
+def example_input(session: Session, split: CocoSplit | None, batch: int | None = None) -> Array:
+    """The model input, float32 (batch, 3, H, W) in 0..1: the first images of ``split``, from the
+    start again where there are fewer, or seeded noise.
+
+    ``batch``: default the batch of the file, 1 where the file takes any.
+    """
+    manifest = session.manifest
+    batch = batch or manifest.images_per_run
+    if split is not None and len(split):
+        images = [split.load_image(index % len(split)) for index in range(batch)]
+        return network_input(images, manifest.input_hw, manifest.resize)
+    shape = (batch, *manifest.inputs[0].shape[1:])
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def picture_bytes(split: CocoSplit | None, index: int = 0) -> bytes:
+    """The file of an image, by default of the first, as bytes; ``index`` starts again after the
+    last. Without data, a JPEG of smooth seeded colours.
     """
     if split is not None and len(split):
-        return network_input(
-            [split.load_image(0)], session.manifest.input_hw, session.manifest.resize
-        )
-    return np.random.default_rng(0).random(session.manifest.inputs[0].shape, dtype=np.float32)
-
-
-def picture_bytes(split: CocoSplit | None) -> bytes:
-    """The first image's file, as bytes; without data, a JPEG of smooth seeded colours."""
-    if split is not None and len(split):
-        with open_input(split.images[0].path) as stream:
+        with open_input(split.images[index % len(split)].path) as stream:
             return bytes(stream.read())
-    coarse = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(index).integers(0, 256, (15, 20, 3), dtype=np.uint8)
     encoded = io.BytesIO()
     height, width = PICTURE_HW
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(
@@ -88,6 +99,13 @@ def detect_bytes(session: Session, encoded: bytes) -> list[Detection]:
     """Detections in an encoded image, in pixels, in order of falling score."""
     image = decode(encoded)
     return objects(run_on(session, image), *image.shape[:2])
+
+
+def detect_all_bytes(session: Session, encoded: Sequence[bytes]) -> list[list[Detection]]:
+    """:func:`detect_bytes` for several images in one run."""
+    images = [decode(one) for one in encoded]
+    found = run_on_all(session, images)
+    return [objects(one, *image.shape[:2]) for one, image in zip(found, images, strict=True)]
 
 
 def objects(found: Detections, height: int, width: int) -> list[Detection]:

@@ -24,6 +24,7 @@ from rfdetr_repro.spec.resize_rules import ANTIALIASED, LETTERBOX
 SCHEMA = 1
 RESIZE_RULE = ANTIALIASED
 LETTERBOX_RULE = LETTERBOX
+OPEN_BATCH = "dynamic"
 NORMALISATION = "ImageNet mean and standard deviation, inside the graph"
 
 
@@ -42,7 +43,11 @@ class ArtifactMeta:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: name, static shape, numpy dtype name."""
+    """An input or output: name, shape, numpy dtype name.
+
+    The shape is static. In the manifest of a file that takes any number of images at once
+    (``Manifest.batch``), the shape is that of one image.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -84,6 +89,8 @@ class Manifest:
     census: dict[str, int] = field(default_factory=dict)
     # of an adopted file: how the file was read, see export/adopt/
     adoption: dict[str, str] = field(default_factory=dict)
+    # number of images of every run, or "dynamic": any number, which is chosen in each run
+    batch: int | str = 1
     schema: int = SCHEMA
 
     @property
@@ -91,6 +98,20 @@ class Manifest:
         """(H, W) of the image input."""
         height, width = self.inputs[0].shape[-2:]
         return height, width
+
+    @property
+    def open_batch(self) -> bool:
+        """Whether the file takes any number of images at once."""
+        return self.batch == OPEN_BATCH
+
+    @property
+    def images_per_run(self) -> int:
+        """The number of images of every run; 1 for a file that takes any number."""
+        return self.batch if isinstance(self.batch, int) else 1
+
+    def takes(self, batch: int) -> bool:
+        """Whether the file runs ``batch`` images at once."""
+        return self.open_batch or batch == self.batch
 
     @property
     def cost(self) -> Cost:
@@ -159,10 +180,14 @@ def _check_tensors(manifest: Manifest) -> None:
     for spec in (*manifest.inputs, *manifest.outputs):
         if not all(0 < side < 2**31 for side in spec.shape):
             raise ValueError(f"{spec.name} has the shape {spec.shape}")
-    if len(manifest.inputs[0].shape) != 4:
-        raise ValueError(
-            f"the input shape {manifest.inputs[0].shape} is not that of a batch of images"
-        )
+    shape = manifest.inputs[0].shape
+    if len(shape) != 4:
+        raise ValueError(f"the input shape {shape} is not that of a batch of images")
+    known = manifest.batch == OPEN_BATCH or (
+        isinstance(manifest.batch, int) and not isinstance(manifest.batch, bool)
+    )
+    if not known or shape[0] != manifest.images_per_run:
+        raise ValueError(f"the batch {manifest.batch!r} does not fit the input shape {shape}")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,11 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rfdetr_repro.export.artifact import OPEN_BATCH
 from rfdetr_repro.export.tensorrt import engine as tensorrt
+from rfdetr_repro.export.tensorrt.command import add_batches
 from rfdetr_repro.records.record import ModelId
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
@@ -21,6 +24,7 @@ from rfdetr_repro.spec.arguments import (
     add_model,
     label,
     output_file,
+    whole,
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import labels_given
@@ -29,12 +33,31 @@ from rfdetr_repro.spec.protocol import PRECISIONS
 from rfdetr_repro.spec.resize_rules import describe, with_antialias
 from rfdetr_repro.spec.unfinished import temporary_folder
 
+if TYPE_CHECKING:
+    from rfdetr_repro.export.artifact import Artifact, ArtifactMeta
+    from rfdetr_repro.model.detector import Detector
+
+MOST_IMAGES = 4096  # largest batch
+
 log = logging.getLogger(__name__)
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors", "tensorrt": ".onnx", "tensorrt-rtx": ".onnx"}
+# suffix of --out -> the format that it means, unless --to names the format
+FORMATS = {".onnx": "onnx", ".safetensors": "torch", ".engine": "tensorrt"}
+# format -> the suffixes that --out may have
+SUFFIXES = {
+    "onnx": (".onnx",),
+    "torch": (".safetensors",),
+    "tensorrt": (".engine", ".onnx"),
+    "tensorrt-rtx": (".engine", ".onnx"),
+}
 _OUT = (
-    "file to write, NAME.onnx, or NAME.safetensors with --to torch; the manifest, and the engine "
-    "of --to tensorrt, are written to the same folder"
+    "file to write, whose suffix states the format: NAME.onnx, NAME.safetensors (for PyTorch) or "
+    "NAME.engine (TensorRT; the ONNX file that the engine is built from is written next to it). "
+    "The manifest is written to the same folder"
+)
+_BATCH = (
+    "number of images of every run, or dynamic for a file that takes any number; preprocessing, "
+    "evaluation and measurement read the number from the manifest"
 )
 
 
@@ -46,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "export --model runs/mine --arch r128-p16-w1-d2-q25 --out model.onnx",
             "export --model FILE.pth --size nano --out nano-fp16.onnx --precision fp16",
+            "export --model FILE.pth --size nano --out nano.onnx --batch dynamic",
         ),
     )
     add = arguments.add_argument
@@ -56,15 +80,18 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--precision",
         default="fp32",
+        type=precision,
         choices=PRECISIONS,
         help="number format of the weights and activations",
     )
     add(
         "--to",
-        default="onnx",
-        choices=("onnx", "torch", "tensorrt", "tensorrt-rtx"),
-        help="format of the artifact; TensorRT also builds an engine from the ONNX file",
+        choices=tuple(SUFFIXES),
+        help="format of the artifact (default: by the suffix of --out); tensorrt and tensorrt-rtx "
+        "with --out NAME.onnx write the ONNX file and an engine named after its settings",
     )
+    add("--batch", type=batch_of, default=1, metavar="NUMBER|dynamic", help=_BATCH)
+    add_batches(arguments)
     add_float16_audit(arguments)
     add_antialias(arguments)
     add("--name", type=label, help="name of the model in reports (default: rfdetr-ARCH)")
@@ -76,24 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     bad checkpoint.
     """
     args = parser().parse_args(argv)
-    if args.precision == "fp32" and (args.audit_images or args.islands):
-        raise InputError("--audit-images and --islands belong to --precision fp16")
-    if args.to == "torch" and args.precision == "fp16":
-        raise InputError(
-            "an artifact for PyTorch is always in float32", hint="use --to onnx for fp16"
-        )
-    _check_suffix(args.out, args.to)
+    args.to = args.to or _format(args.out)
+    _check(args)
     asked = None if args.arch is None else parse_arch(args.arch)
-    if args.to.startswith("tensorrt"):
-        tensorrt.target(args.to)  # fails before the work rather than after it
-    from rfdetr_repro.export.onnx.exporter import export_onnx
-
     # torch loads slowly, so the arguments are checked first
     from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
 
     from .artifact import ArtifactMeta
-    from .half import audited_half, summary
-    from .torch import export_torch
 
     path, note = args.model.weights()
     if note:
@@ -106,40 +122,111 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ModelId("rfdetr", args.name or f"rfdetr-{arch.key}", checkpoint_sha256=digest)
     resize = with_antialias(card.resize_rule, args.antialias)
     meta = ArtifactMeta(model, card.class_names, card.category_ids, resize)
-    if args.precision == "fp32":
-        export = export_torch if args.to == "torch" else export_onnx
-        artifact = export(supernet.slice(arch), args.out, meta=meta)
-    else:
-        with temporary_folder() as folder:  # the audit runs the float32 graph
-            wide = export_onnx(supernet.slice(arch), Path(folder, "fp32.onnx"), meta=meta)
-            artifact = audited_half(
-                wide, args.out, pictures=args.audit_images, islands=args.islands
-            )
-        print(summary(artifact))
+    named = args.out.suffix.lower() == ".engine"
+    out = args.out.with_suffix(".onnx") if named else args.out
+    artifact = _written(supernet.slice(arch), out, meta, args)
     made = artifact.manifest
     print(
         f"{artifact.path}  {made.size_bytes / 1e6:.1f} MB  {made.params / 1e6:.2f} M parameters  "
-        f"{made.flops / 1e9:.2f} GFLOP"
+        f"{made.flops / 1e9:.2f} GFLOP{_images(made.batch)}"
     )
     print(f"sha256 {artifact.sha256}; {describe(made.resize)}")
     if args.to.startswith("tensorrt"):
-        print(tensorrt.summary(tensorrt.build_engine(artifact, args.to, artifact.path.parent)))
+        engine = tensorrt.build_engine(
+            artifact,
+            args.to,
+            artifact.path.parent,
+            tensorrt.BuildOptions(batches=args.batches),
+            name=args.out.name if named else None,
+        )
+        print(tensorrt.summary(engine))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` for arguments that contradict each other, and for an engine that
+    cannot be built here, before anything is loaded.
+    """
+    _check_suffix(args.out, args.to)
+    if args.batches and (args.batch != OPEN_BATCH or not args.to.startswith("tensorrt")):
+        raise InputError("--batches belongs to an engine of --batch dynamic")
+    if args.precision == "fp32" and (args.audit_images or args.islands):
+        raise InputError("--audit-images and --islands belong to --precision fp16")
+    if args.to == "torch" and args.precision == "fp16":
+        raise InputError(
+            "an artifact for PyTorch is always in float32", hint="use --to onnx for fp16"
+        )
+    if args.to.startswith("tensorrt"):
+        tensorrt.target(args.to)
+
+
+def _written(subnet: Detector, out: Path, meta: ArtifactMeta, args: argparse.Namespace) -> Artifact:
+    """The ONNX file, or the file for PyTorch, in the precision and for the batch of ``args``."""
+    from rfdetr_repro.export.onnx.exporter import export_onnx
+
+    from .half import audited_half, summary
+    from .torch import export_torch
+
+    if args.precision == "fp32":
+        export = export_torch if args.to == "torch" else export_onnx
+        return export(subnet, out, meta=meta, batch=args.batch)
+    with temporary_folder() as folder:  # the audit runs the float32 graph
+        wide = export_onnx(subnet, Path(folder, "fp32.onnx"), meta=meta, batch=args.batch)
+        artifact = audited_half(wide, out, pictures=args.audit_images, islands=args.islands)
+    print(summary(artifact))
+    return artifact
+
+
+def _images(batch: int | str) -> str:
+    """The batch in words; empty for one image."""
+    if batch == 1:
+        return ""
+    return "; any number of images at once" if batch == OPEN_BATCH else f"; {batch} images at once"
+
+
+def batch_of(text: str) -> int | str:
+    """The type of --batch: a number of images, or "dynamic"."""
+    return OPEN_BATCH if text.strip().lower() == OPEN_BATCH else whole(1, MOST_IMAGES)(text)
+
+
+def precision(text: str) -> str:
+    """The type of --precision, which explains why there is no INT8."""
+    if text.lower() in ("int8", "i8", "uint8", "w8a8"):
+        known = " or ".join(PRECISIONS)
+        raise InputError("models are not exported in INT8", "--precision", f"choose {known}")
+    return text
+
+
+def _format(out: Path) -> str:
+    """The format that the file name means; raises :class:`InputError`, with the list, for another
+    suffix.
+    """
+    if found := FORMATS.get(out.suffix.lower()):
+        return found
+    hint = ""
+    if out.suffix.lower() in (".plan", ".trt"):
+        hint = f"name the engine {out.with_suffix('.engine').name}; "
+    raise InputError(
+        f"--out has {f'the suffix {out.suffix}' if out.suffix else 'no suffix'}, which names no "
+        f"format",
+        out,
+        hint + "choose .onnx, .safetensors (for PyTorch) or .engine (TensorRT)",
+    )
 
 
 def _check_suffix(out: Path, to: str) -> None:
     """Raises :class:`InputError` unless the file's suffix matches its content: ONNX bytes in a file
     .engine would be given to TensorRT.
     """
-    wanted = SUFFIXES[to]
-    if out.suffix.lower() == wanted:
+    if out.suffix.lower() in SUFFIXES[to]:
         return
+    wanted = SUFFIXES[to][0]
     what = (
         f"--to {to} writes a {wanted} file, and the file name in --out has "
         f"{out.suffix or 'no ending'}"
     )
     hint = f"name the file {out.with_suffix(wanted).name}"
     if out.suffix.lower() in (".engine", ".plan", ".trt") and not to.startswith("tensorrt"):
-        hint += "; for an engine add --to tensorrt, which builds the engine next to the ONNX file"
+        hint += "; for an engine leave --to out, or give --to tensorrt"
     if out.suffix.lower() == ".safetensors" and to == "onnx":
         hint += ", or add --to torch"
     raise InputError(what, out, hint)

@@ -8,6 +8,7 @@ another type (benchmark protocol section 2, weakness 10). This module does not i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from .artifact import Artifact, Manifest, TensorSpec
 Array = np.ndarray[Any, Any]
 UNKNOWN = -1  # a dimension that is unknown before a run
 
-# Output -> (numpy dtype name, shape; a letter is any number). Masks may be absent.
+# Output -> (numpy dtype name, shape; B is the batch, another letter any number). Masks may be
+# absent.
 _OUTPUTS: dict[str, tuple[str, tuple[int | str, ...]]] = {
-    "scores": ("float32", (1, "K")),
-    "labels": ("int64", (1, "K")),
-    "boxes": ("float32", (1, "K", 4)),
-    "masks": ("float32", (1, "K", "h", "w")),
+    "scores": ("float32", ("B", "K")),
+    "labels": ("int64", ("B", "K")),
+    "boxes": ("float32", ("B", "K", 4)),
+    "masks": ("float32", ("B", "K", "h", "w")),
 }
 _WIDENED = {
     "float16": "float32",
@@ -64,6 +66,8 @@ def check_input(found: Sequence[TensorSpec], artifact: Artifact) -> TensorSpec:
     """
     listed = ", ".join(f"{spec.name} {spec.dtype} {spec.shape}" for spec in found)
     named = artifact.manifest.inputs[0]
+    if artifact.manifest.open_batch:
+        found = [_of_one_image(spec) for spec in found]
     if tuple(found) != (named,):
         wanted = f"{named.name} {named.dtype} {named.shape}"
         raise InputError(
@@ -78,6 +82,13 @@ def check_input(found: Sequence[TensorSpec], artifact: Artifact) -> TensorSpec:
             f"export the model for {' or '.join(_INPUTS)}",
         )
     return named
+
+
+def _of_one_image(spec: TensorSpec) -> TensorSpec:
+    """The tensor of a file with an open batch, as its manifest states it."""
+    if spec.shape[:1] != (UNKNOWN,):
+        return replace(spec, shape=(0, *spec.shape[1:]))  # a fixed batch agrees with no manifest
+    return replace(spec, shape=(1, *spec.shape[1:]))
 
 
 def check_outputs(found: Sequence[TensorSpec], artifact: Artifact) -> None:
@@ -101,15 +112,19 @@ def check_outputs(found: Sequence[TensorSpec], artifact: Artifact) -> None:
         )
         raise InputError(message, artifact.path, "export the model again")
     for spec in found:
-        dtype, shape = _OUTPUTS[spec.name]
+        dtype, named = _OUTPUTS[spec.name]
+        shape = (artifact.manifest.images_per_run, *named[1:])
         if dtype not in (spec.dtype, _WIDENED.get(spec.dtype)):
             what = (
                 f"the output {spec.name} is {spec.dtype}, which cannot become {dtype} without loss"
             )
             raise InputError(what, artifact.path, f"export the output as {dtype}")
         sizes = zip(spec.shape, shape, strict=False)
-        if len(spec.shape) != len(shape) or any(
-            isinstance(want, int) and size not in (want, UNKNOWN) for size, want in sizes
+        fixed = artifact.manifest.open_batch and spec.shape[:1] not in ((1,), (UNKNOWN,))
+        if (
+            fixed
+            or len(spec.shape) != len(shape)
+            or any(isinstance(want, int) and size not in (want, UNKNOWN) for size, want in sizes)
         ):
             wanted = f"({', '.join(map(str, shape))})"
             raise InputError(
@@ -120,14 +135,18 @@ def check_outputs(found: Sequence[TensorSpec], artifact: Artifact) -> None:
 
 
 def check_images(images: Array, manifest: Manifest) -> Array:
-    """``images``, float32 (1, 3, H, W) with the manifest's height and width, in the file's input
-    type.
+    """``images``, float32 (B, 3, H, W) with the manifest's batch, height and width, in the file's
+    input type.
 
-    Raises :class:`InputError` for other shapes and types.
+    Raises :class:`InputError` for other shapes and types, and for no image.
     """
     spec = manifest.inputs[0]
-    if images.shape != spec.shape or images.dtype != np.float32:
-        wanted = f"float32 {spec.shape}"
+    shape = images.shape
+    if manifest.open_batch and images.ndim == 4 and shape[0] >= 1:
+        shape = (1, *shape[1:])
+    if shape != spec.shape or images.dtype != np.float32:
+        sides = ", ".join(map(str, spec.shape[1:]))
+        wanted = f"float32 (any, {sides})" if manifest.open_batch else f"float32 {spec.shape}"
         given = f"{images.dtype} {images.shape}"
         raise InputError(
             f"the artifact needs images {wanted}, not {given}",

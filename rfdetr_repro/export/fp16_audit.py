@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports below: the program loads them w
     Program("rfdetr_repro.export.fp16_audit_command").run()
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,8 +253,8 @@ def _risks(model: onnx.ModelProto, ranges: dict[str, Range]) -> Iterator[Risk]:
 
 
 def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict[str, Array]]:
-    """``count`` feeds, input name -> float32 (1, 3, H, W) in 0..1: images from the folder
-    ``images``, or seeded noise.
+    """Feeds with ``count`` images or more, input name -> float32 (B, 3, H, W) in 0..1: images from
+    the folder ``images``, or seeded noise. B is the file's batch, 1 where the batch is open.
 
     Raises :class:`InputError` for a model with other inputs, and for a folder without images.
     """
@@ -262,19 +263,21 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
     inputs = [value for value in graph.input if value.name not in constants]
     sizes = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim] if len(inputs) == 1 else []
     kind = inputs[0].type.tensor_type.elem_type if len(inputs) == 1 else 0
-    if len(sizes) != 4 or sizes[:2] != [1, 3] or min(sizes) < 1 or kind != onnx.TensorProto.FLOAT:
+    if len(sizes) == 4 and _is_open(inputs[0]):
+        sizes[0] = 1
+    if len(sizes) != 4 or sizes[1] != 3 or min(sizes) < 1 or kind != onnx.TensorProto.FLOAT:
         what = (
-            f"the model must have one float32 input (1, 3, H, W) of fixed size, not "
+            f"the model must have one float32 input (B, 3, H, W) of fixed height and width, not "
             f"{sizes or len(inputs)} of ONNX type {kind}"
         )
         raise InputError(what, path, "export the model with such an input")
     name = inputs[0].name
-    height, width = sizes[2:]
+    batch, _, height, width = sizes
     check_size(height, width, path)
     if images is None:
         random = np.random.default_rng(0)
-        for _ in range(count):
-            yield {name: random.random((1, 3, height, width), dtype=np.float32)}
+        for _ in range(math.ceil(count / batch)):
+            yield {name: random.random((batch, 3, height, width), dtype=np.float32)}
         return
     below = ((folder / name) for folder, names in files_below(images) for name in names)
     files = sorted(file for file in below if file.suffix.lower() in SUFFIXES)
@@ -282,5 +285,12 @@ def feeds_of(path: str | Path, images: Path | None, count: int) -> Iterator[dict
         raise InputError(
             "there are no images in the folder", images, "give a folder with .jpg or .png files"
         )
-    for file in files[:count]:
-        yield {name: network_input([decode(file)], (height, width))}
+    for place in range(0, min(count, len(files)), batch):
+        # the first images fill up the last batch
+        chosen = [files[index % len(files)] for index in range(place, place + batch)]
+        yield {name: network_input([decode(file) for file in chosen], (height, width))}
+
+
+def _is_open(value: onnx.ValueInfoProto) -> bool:
+    """Whether the leading size of the input is open: a name, or nothing."""
+    return not value.type.tensor_type.shape.dim[0].HasField("dim_value")

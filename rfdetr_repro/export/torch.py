@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 
 from rfdetr_repro.export.onnx.exporter import (
     CONTRACTS,
+    check_batch,
     check_classes,
     describe,
     example_images,
@@ -34,9 +35,11 @@ from .artifact import Artifact, ArtifactMeta, write_artifact
 FORMAT = "rfdetr_repro/subnet/1"
 
 
-def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> Artifact:
+def export_torch(
+    subnet: Detector, path: str | Path, *, meta: ArtifactMeta, batch: int | str = 1
+) -> Artifact:
     """Writes ``subnet`` (from ``supernet.slice``), which is not changed, as ``path`` with its
-    manifest.
+    manifest, which states ``batch`` as in :func:`.onnx.exporter.export_onnx`.
 
     The manifest holds the parameters and FLOPs of the ONNX file of the same subnet. Raises
     :class:`InputError` if the classes of ``meta`` do not fit the head or ``path`` ends in
@@ -49,6 +52,7 @@ def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> A
             path,
             "choose a name like model.safetensors",
         )
+    shown = batch if isinstance(check_batch(batch), int) else 1
     module = fold_normalisation(subnet)
     _, flops, outputs = record(module, CONTRACTS["decoded"])
     card = ModelCard(subnet.config, subnet.arch, tuple(meta.class_names), tuple(meta.category_ids))
@@ -59,8 +63,10 @@ def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> A
         subnet,
         content,
         meta,
-        inputs={"images": example_images(subnet.arch)},
-        outputs=outputs,
+        inputs={"images": example_images(subnet.arch, int(shown))},
+        outputs={
+            name: output.expand(int(shown), *output.shape[1:]) for name, output in outputs.items()
+        },
         flops=flops,
     )
     normalisation = "ImageNet mean and standard deviation, inside the first convolution"
@@ -68,7 +74,9 @@ def export_torch(subnet: Detector, path: str | Path, *, meta: ArtifactMeta) -> A
     return write_artifact(
         path,
         content,
-        replace(manifest, format="torch", packages=packages, normalisation=normalisation),
+        replace(
+            manifest, format="torch", batch=batch, packages=packages, normalisation=normalisation
+        ),
     )
 
 

@@ -28,6 +28,7 @@ from rfdetr_repro.export.contract import content_of
 from rfdetr_repro.spec.errors import InputError
 
 LARGEST_PIXELS = 2048 * 2048  # largest number of pixels of an image input
+MOST_IMAGES = 64  # a larger batch is tried only if its images are smaller
 # bytes of memory that every file may use; larger files and images may use more
 BASE_BYTES = 3 * 2**29
 BYTES_PER_FILE_BYTE = 10
@@ -110,8 +111,11 @@ def tried(artifact: Artifact) -> Artifact:
     """
     if artifact.manifest.format != "onnx":
         return artifact
-    check_size(*artifact.manifest.input_hw, artifact.path)
-    found = run_once(content_of(artifact, "onnx"), artifact.path)
+    manifest = artifact.manifest
+    check_size(*manifest.input_hw, artifact.path)
+    # two images of a file that takes any number: one image would also fit a fixed batch of 1
+    opened = {spec.name: (2, *spec.shape[1:]) for spec in manifest.inputs if manifest.open_batch}
+    found = run_once(content_of(artifact, "onnx"), artifact.path, shapes=opened)
     if odd := [
         output.name for output in found if output.name in ("scores", "boxes") and not output.finite
     ]:
@@ -311,9 +315,10 @@ def _noise(value: Any, shape: Sequence[Any]) -> Any:
     types = {"float": "float32", "double": "float64"}
     name = value.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype(types.get(name, name))
+    images = min(shape[0], MOST_IMAGES) if len(shape) == 4 and isinstance(shape[0], int) else 1
     if (
         not all(isinstance(side, int) and side >= 0 for side in shape)
-        or math.prod(shape) > 3 * LARGEST_PIXELS
+        or math.prod(shape) > 3 * LARGEST_PIXELS * images
     ):
         raise ValueError(f"the input {value.name} has the shape {list(shape)}")
     return np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype)

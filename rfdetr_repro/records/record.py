@@ -213,8 +213,8 @@ class GpuState:
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one image in milliseconds, with the statistics and the circumstances of its
-    samples.
+    """Latency of one run in milliseconds, with the statistics and the circumstances of its samples.
+    A run is one image, or the batch of the protocol.
     """
 
     median_ms: float  # from arrival to result when paced
@@ -261,6 +261,8 @@ class Latency:
     # where confirmed files joined the fit: the earlier model's median error on these files
     confirmed_error: float | None = None
     confirmed_worst: float | None = None  # the earlier model's largest error on these files
+    images_per_s_low: float | None = None  # 95 % interval of `images_per_s`
+    images_per_s_high: float | None = None
 
 
 @dataclass(frozen=True)

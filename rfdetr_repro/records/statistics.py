@@ -152,6 +152,31 @@ def tail(samples: Samples, quantile: float) -> float | None:
     return float(np.quantile(samples, quantile))
 
 
+class Throughput(NamedTuple):
+    """Images per second with the 95 % interval within the session, None where there are too few
+    samples.
+    """
+
+    images_per_s: float
+    interval: Interval | None
+
+
+def throughput_of(series: Series, batch: int = 1) -> Throughput:
+    """Images per second of a closed loop of runs of ``batch`` images: the number of images over the
+    time of all runs, slow runs included.
+    """
+    check_times(series.ms)
+    rate = 1e3 * batch / float(np.mean(series.ms))
+    runs = runs_of(series, of_mean=True)
+    if too_few(runs) or all_equal(series):
+        return Throughput(rate, None)
+    half = spread_of(runs, of_median=False).half_width
+    if not half < WIDEST:
+        return Throughput(rate, None)
+    factor = math.exp(half)
+    return Throughput(rate, Interval(rate / factor, rate * factor))
+
+
 def summarise(
     samples: Samples,
     *,
@@ -159,13 +184,17 @@ def summarise(
     sustained: bool,
     artifact_sha256: str | None = None,
     series: Series | None = None,
+    batch: int = 1,
 ) -> Latency:
-    """``Latency`` from samples in ms. Images per second are given for a closed loop only.
+    """``Latency`` from samples in ms, each of ``batch`` images. Images per second are given for a
+    closed loop only.
 
     ``series`` holds the same samples with their builds and blocks; without ``series`` the samples
     are of one build, in blocks of BLOCK.
     """
-    found = median_of(Series.of(samples) if series is None else series)
+    series = Series.of(samples) if series is None else series
+    found = median_of(series)
+    rate = throughput_of(series, batch) if sustained else None
     return Latency(
         median_ms=found.ms,
         ci_low_ms=found.interval and found.interval.low,
@@ -178,7 +207,9 @@ def summarise(
         num_samples=len(samples),
         num_dropped=0,
         stop_reason=stop_reason,
-        images_per_s=1e3 / float(np.mean(samples)) if sustained else None,
+        images_per_s=rate and rate.images_per_s,
+        images_per_s_low=rate and rate.interval and rate.interval.low,
+        images_per_s_high=rate and rate.interval and rate.interval.high,
         throttled="unknown",  # CPU clocks are not watched
         artifact_sha256=artifact_sha256,
         interval=found.told,

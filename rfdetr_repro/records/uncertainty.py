@@ -74,8 +74,10 @@ class Spread(NamedTuple):
         return float(scipy.special.stdtrit(self.degrees, (1 + CONFIDENCE) / 2)) * self.error
 
 
-def runs_of(series: Series) -> list[Run]:
-    """One run per build of the series."""
+def runs_of(series: Series, *, of_mean: bool = False) -> list[Run]:
+    """One run per build of the series; ``of_mean``: by the means of the blocks instead of their
+    medians, for a rate, to which every sample contributes.
+    """
     logs = np.log(np.maximum(series.ms, _LEAST_MS))
     runs = []
     for build in dict.fromkeys(series.build.tolist()):
@@ -85,7 +87,8 @@ def runs_of(series: Series) -> list[Run]:
         starts = np.concatenate([[True], rounds[1:] != rounds[:-1]])
         if starts.sum() < LEAST_BLOCKS:
             starts, rounds = _cut(len(samples))
-        runs.append(Run(_medians(samples, starts), rounds[starts], samples, starts))
+        centres = _log_means(samples, starts) if of_mean else _medians(samples, starts)
+        runs.append(Run(centres, rounds[starts], samples, starts))
     return runs
 
 
@@ -337,6 +340,13 @@ def _medians(samples: Array, starts: Array) -> Array:
     if not rest and starts[::size].all():
         return np.median(samples.reshape(-1, size), axis=1)
     return np.asarray([np.median(part) for part in np.split(samples, np.flatnonzero(starts)[1:])])
+
+
+def _log_means(samples: Array, starts: Array) -> Array:
+    """Logarithms of the blocks' mean times; ``samples`` are logarithms of times."""
+    first = np.flatnonzero(starts)
+    sums = np.add.reduceat(np.exp(samples), first)
+    return np.log(sums / np.diff([*first, len(samples)]))
 
 
 def _rounds(series: Series, build: int) -> dict[int, Array]:

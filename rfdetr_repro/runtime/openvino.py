@@ -115,7 +115,7 @@ class OpenVinoSession(Session):
         )
 
     def bind(self, images: Array) -> None:
-        """Binds float32 (1, 3, H, W) images without a copy: ``launch`` reads the array itself."""
+        """Binds float32 (B, 3, H, W) images without a copy: ``launch`` reads the array itself."""
         self._bound = openvino.Tensor(check_images(images, self.manifest), shared_memory=True)
         self._request.set_input_tensor(self._bound)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,13 +49,19 @@ class OrtCudaSession(OrtSession):
         check_provider(self.provider)
         self._captured = cuda_graph
         options = {**self.provider_options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
+        if cuda_graph and artifact.manifest.open_batch:
+            raise InputError(
+                "a CUDA graph of ONNX Runtime needs a fixed number of images; the file takes any",
+                artifact.path,
+                "export the model with --batch NUMBER, or leave the CUDA graph out",
+            )
         self._load(artifact, threads, options)
-        self._allocate(artifact)
+        self._allocate(artifact.manifest.images_per_run, artifact.path)
         chosen = " ".join(f"{name}={value}" for name, value in options.items())
         settings = f"threads={threads} graph=all {chosen} ort={onnxruntime.__version__}"
         self.artifact_id = identity_of(artifact, self.runtime, " ".join(settings.split()))
         for _ in range(WARMUP):
-            self.run(np.zeros(self._input.shape, np.float32))
+            self.run(np.zeros(self._input_buffer.shape(), np.float32))
 
     def _load(self, artifact: Artifact, threads: int, options: dict[str, str]) -> None:
         """Opens the file on this provider alone; an :class:`InputError` names the cause of a
@@ -100,22 +107,24 @@ class OrtCudaSession(OrtSession):
                 "install a matching driver and CUDA libraries, or choose another backend",
             )
 
-    def _allocate(self, artifact: Artifact) -> None:
-        """Allocates device buffers, whose addresses never change, for the input and for each
-        output.
+    def _allocate(self, batch: int, path: str | Path) -> None:
+        """Allocates device buffers for the input and for each output, of ``batch`` images where
+        the file leaves their number open; the addresses change only with the batch.
         """
+        self._path = path
         self._binding = self._session.io_binding()
         buffers = []
         for spec in (self._input, *self._output_specs):
-            if UNKNOWN in spec.shape:
+            shape = (batch, *spec.shape[1:]) if self.manifest.open_batch else spec.shape
+            if UNKNOWN in shape:
                 raise InputError(
                     f"{spec.name} has the shape {spec.shape}, which is not fixed",
-                    artifact.path,
+                    path,
                     "export the model with fixed shapes",
                 )
             dtype = np.dtype(spec.dtype).type
             buffers.append(
-                onnxruntime.OrtValue.ortvalue_from_shape_and_type(spec.shape, dtype, self.device, 0)
+                onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, dtype, self.device, 0)
             )
         self._input_buffer, *self._output_buffers = buffers
         self._binding.bind_ortvalue_input(self._input.name, self._input_buffer)
@@ -123,8 +132,11 @@ class OrtCudaSession(OrtSession):
             self._binding.bind_ortvalue_output(spec.name, buffer)
 
     def bind(self, images: Array) -> None:
-        """Copies float32 (1, 3, H, W) images to the device."""
-        self._input_buffer.update_inplace(check_images(images, self.manifest))
+        """Copies float32 (B, 3, H, W) images to the device."""
+        given = check_images(images, self.manifest)
+        if list(given.shape) != list(self._input_buffer.shape()):
+            self._allocate(len(given), self._path)
+        self._input_buffer.update_inplace(given)
 
     def launch(self) -> None:
         """Runs on the bound buffers and waits for the device."""

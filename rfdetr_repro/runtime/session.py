@@ -34,14 +34,18 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 
 class Detections(NamedTuple):
-    """Outputs for one image in order of falling score, as the artifact gives them, with the batch
-    axis of 1.
+    """Outputs for B images, each in order of falling score, as the artifact gives them; B is 1
+    unless the artifact takes more images at once.
     """
 
-    scores: Array  # float32 (1, K) in 0..1
-    labels: Array  # int64 (1, K) contiguous
-    boxes_xyxy: Array  # float32 (1, K, 4), parts of the image, not clamped
-    masks: Array | None  # float32 (1, K, h, w) logits, > 0 is foreground
+    scores: Array  # float32 (B, K) in 0..1
+    labels: Array  # int64 (B, K) contiguous
+    boxes_xyxy: Array  # float32 (B, K, 4), parts of the image, not clamped
+    masks: Array | None  # float32 (B, K, h, w) logits, > 0 is foreground
+
+    def of_image(self, index: int) -> Detections:
+        """The detections of one image, with a batch axis of 1."""
+        return Detections(*(None if part is None else part[index : index + 1] for part in self))
 
     @classmethod
     def of(cls, values: Sequence[Array]) -> Detections:
@@ -66,8 +70,8 @@ class Session(Protocol):
     def bind(self, images: Array) -> None:
         """Puts ``images`` where ``launch`` reads them.
 
-        ``images``: float32 (1, 3, H, W), RGB in 0..1, with the manifest's height and width. Raises
-        :class:`InputError` for other shapes and types.
+        ``images``: float32 (B, 3, H, W), RGB in 0..1, with the manifest's batch, height and width.
+        Raises :class:`InputError` for other shapes and types.
         """
         ...
 
@@ -147,7 +151,7 @@ class OrtSession(Session):
         self._input = check_input([_spec(value) for value in self._session.get_inputs()], artifact)
 
     def bind(self, images: Array) -> None:
-        """Binds float32 (1, 3, H, W) images without a copy: ``launch`` reads the array itself."""
+        """Binds float32 (B, 3, H, W) images without a copy: ``launch`` reads the array itself."""
         self._feed = {self._input.name: check_images(images, self.manifest)}
 
     def launch(self) -> None:

@@ -77,21 +77,17 @@ class TrtSession(Session):
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise StatedFailure(f"{backend} cannot run {artifact.path}: {self._messages.last()}")
-        self._bound = {
-            name: self._bind(trt, name, artifact)
-            for name in map(self._engine.get_tensor_name, self._io())
-        }
-        self._input = self._bound[self.manifest.inputs[0].name].array
+        self._trt = trt
+        self._path = artifact.path
+        self._with_graph = cuda_graph
+        self._bound: dict[str, _Bound] = {}
         self._graph: CapturedGraph | None = None
-        self.device.run(self._launch_plain)
-        if cuda_graph:
-            self._graph = self._captured()
+        self._bind_all(self.manifest.images_per_run)
         manifest = self.manifest
         graph = "on" if cuda_graph else "off"
-        options = {
-            name: manifest.build.get(name, "unknown")
-            for name in ("optimization_level", "tf32", "build", "version")
-        }
+        names = ["optimization_level", "tf32", "build", "version"]
+        names += ["batches"] * manifest.open_batch
+        options = {name: manifest.build.get(name, "unknown") for name in names}
         if injected := manifest.packages.get("injected_candidates"):  # as in session.identity_of
             options["injected_candidates"] = injected
         named = [
@@ -149,37 +145,77 @@ class TrtSession(Session):
     def _io(self) -> range:
         return range(self._engine.num_io_tensors)
 
-    def _bind(self, trt: Any, name: str, artifact: Artifact) -> _Bound:
+    def _bind_all(self, batch: int) -> None:
+        """Binds buffers for ``batch`` images, runs the engine once, and captures the CUDA graph
+        where one is replayed.
+        """
+        self._graph = None
+        if self.manifest.open_batch:
+            spec = self.manifest.inputs[0]
+            self._check_profile(batch)
+            if not self._context.set_input_shape(spec.name, (batch, *spec.shape[1:])):
+                raise StatedFailure(
+                    f"the engine does not take {batch} images: {self._messages.last()}"
+                )
+        names = [self._engine.get_tensor_name(index) for index in self._io()]
+        self._bound = {name: self._bind(name, batch) for name in names}
+        self._input = self._bound[self.manifest.inputs[0].name].array
+        self.device.run(self._launch_plain)
+        if self._with_graph:
+            self._graph = self._captured()
+
+    def _check_profile(self, batch: int) -> None:
+        stated = self.manifest.build.get("batches", "").split(",")
+        if not all(part.isdecimal() for part in stated) or len(stated) != 3:
+            raise InputError(
+                "the manifest does not state the batches of the engine",
+                self._path,
+                "build the engine again",
+            )
+        least, _, most = map(int, stated)
+        if not least <= batch <= most:
+            raise InputError(
+                f"the engine takes {least} to {most} images at once, not {batch}",
+                self._path,
+                "build the engine with --batches LEAST,USUAL,LARGEST",
+            )
+
+    def _bind(self, name: str, batch: int) -> _Bound:
+        trt = self._trt
+        path = self._path
         kind = self._engine.get_tensor_dtype(name).name
         shape = tuple(self._engine.get_tensor_shape(name))
+        opened = self.manifest.open_batch
+        if opened and shape[:1] == (-1,):
+            shape = (batch, *shape[1:])
         if kind not in DTYPES:
             raise InputError(
                 f"{name} is {kind}, which has no numpy type",
-                artifact.path,
+                path,
                 "export the model with float32 outputs",
             )
         if min(shape, default=1) < 1:
             raise InputError(
                 f"{name} has the shape {shape}, which is not fixed",
-                artifact.path,
+                path,
                 "export the model with fixed shapes",
             )
         if self._engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
             raise InputError(
                 f"{name} is a tensor in host memory",
-                artifact.path,
+                path,
                 "export a detector with images as its only input",
             )
         dtype = np.dtype(DTYPES[kind])
         stated = {
-            spec.name: (spec.shape, spec.dtype)
+            spec.name: ((batch, *spec.shape[1:]) if opened else spec.shape, spec.dtype)
             for spec in (*self.manifest.inputs, *self.manifest.outputs)
         }
         if stated.get(name) != (shape, dtype.name):
             what = (
                 f"{name} is {dtype.name} {shape}, its manifest says {stated.get(name, 'nothing')}"
             )
-            raise InputError(what, artifact.path, "build the engine again")
+            raise InputError(what, path, "build the engine again")
         buffer = self.device.buffer(int(np.prod(shape)) * dtype.itemsize)
         if not self._context.set_tensor_address(name, buffer.address):
             raise StatedFailure(f"{name} cannot be bound: {self._messages.last()}")
@@ -202,11 +238,15 @@ class TrtSession(Session):
             raise StatedFailure(f"the engine cannot be run: {self._messages.last()}")
 
     def bind(self, images: Array) -> None:
-        """Copies ``images``, float32 (1, 3, H, W), RGB in 0..1, to the device.
+        """Copies ``images``, float32 (B, 3, H, W), RGB in 0..1, to the device; another number of
+        images than before gets new buffers, and a new CUDA graph where one is replayed.
 
         Raises :class:`InputError` for other shapes and types.
         """
-        np.copyto(self._input, check_images(images, self.manifest))
+        given = check_images(images, self.manifest)
+        if given.shape != self._input.shape:
+            self._bind_all(len(given))
+        np.copyto(self._input, given)
         self._bound[self.manifest.inputs[0].name].buffer.upload()
         self.device.synchronize()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rfdetr_repro.export.artifact import Artifact, TensorSpec
-from rfdetr_repro.export.contract import Array, check_images, check_input, content_of
+from rfdetr_repro.export.contract import UNKNOWN, Array, check_images, check_input, content_of
 from rfdetr_repro.export.torch import read_subnet
 from rfdetr_repro.model.linear import float32_parts
 from rfdetr_repro.model.postprocess import Ranked, top_k
@@ -41,10 +41,12 @@ class TorchSession(Session):
         self.manifest = artifact.manifest
         self._threads = threads
         subnet = read_subnet(content_of(artifact, "torch"), artifact.path)
-        shape = (1, 3, *subnet.arch.input_hw)
-        check_input([TensorSpec("images", shape, "float32")], artifact)
+        manifest = artifact.manifest
+        sides = (3, *subnet.arch.input_hw)
+        stated = UNKNOWN if manifest.open_batch else manifest.images_per_run
+        check_input([TensorSpec("images", (stated, *sides), "float32")], artifact)
         self._subnet = subnet.to(device)
-        self._images = torch.zeros(shape, device=device)
+        self._images = torch.zeros((manifest.images_per_run, *sides), device=device)
         self._ranked: Ranked | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
@@ -89,8 +91,15 @@ class TorchSession(Session):
         return top_k(self._subnet(self._images), self._subnet.arch.queries)
 
     def bind(self, images: Array) -> None:
-        """Copies float32 (1, 3, H, W) images to the device."""
-        self._images.copy_(torch.from_numpy(check_images(images, self.manifest)))
+        """Copies float32 (B, 3, H, W) images to the device; another number of images than before
+        gets new buffers, and a new CUDA graph where one is replayed.
+        """
+        source = torch.from_numpy(check_images(images, self.manifest))
+        if source.shape != self._images.shape:
+            self._images = self._images.new_zeros(source.shape)
+            if self._graph is not None:
+                self._graph = self._capture()
+        self._images.copy_(source)
 
     @torch.inference_mode()
     def launch(self) -> None:

@@ -46,7 +46,7 @@ PRECISIONS = ("fp32", "fp16")  # that files are exported and engines are built i
 MODES = ("buffered", "sustained")  # modes that a campaign measures
 QUANTILES = ("median", "p90", "p95", "p99")  # statistics of a latency that can have a ceiling
 PAPER_WAIT_MS = 200.0
-_LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2")
+_LATER = ("fps", "min_time_s", "settle_s", "spin_ms", "flush_l2", "quick")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Protocol:
     timeout_s: float = 60.0
     builds: int = 1
     threads: int = 2  # intra-op threads of a CPU runtime
-    batch: int = 1
+    batch: int = 1  # images of one run; a latency is that of all of them
     # of a GPU: "free", "locked" (to its base clock) or "denied" (a lock was requested and refused)
     clock_policy: str = "free"
     fps: float = 0.0  # arrivals per second when paced
@@ -81,19 +81,20 @@ class Protocol:
     # last part of the buffered wait in which the GPU is kept busy, so that its clock stays up
     spin_ms: float = 0.0
     flush_l2: bool = False  # overwrite the GPU's L2 cache before each sample
+    # fewer samples than the protocol takes, for a first look; never compared with full measurements
+    quick: bool = False
 
     def __post_init__(self) -> None:
         choose(self.mode, (*MODES, "paced"), "protocol mode")
         choose(self.scope, ("engine", "device", "host"), "scope of a latency")
         choose(self.clock_policy, ("free", "locked", "denied"), "clock policy")
         check_ranges(self, WHOLE, REAL, "the protocol")
-        if not isinstance(self.flush_l2, bool):
+        for name in ("flush_l2", "quick"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InputError(f"{name} = {value!r} is neither true nor false", "the protocol")
+        if self.batch != 1 and self.mode == "paced":
             raise InputError(
-                f"flush_l2 = {self.flush_l2!r} is neither true nor false", "the protocol"
-            )
-        if self.batch != 1:
-            raise InputError(
-                f"batch = {self.batch}, but images are timed one at a time",
+                f"batch = {self.batch}, but frames of the paced mode arrive one at a time",
                 "the protocol",
                 "leave batch out",
             )
@@ -121,14 +122,16 @@ class Protocol:
 
     @property
     def rhythm(self) -> str:
-        """When a sample begins and what the GPU did before it, like "buffered 200 ms", "paced 30
-        fps" or "sustained, cold L2".
+        """When a sample begins, what the GPU did before it and what a sample is, like "buffered 200
+        ms", "paced 30 fps", "sustained, cold L2" or "sustained, batch 8".
         """
         pace = {"buffered": f" {self.buffer_ms:g} ms", "paced": f" {self.fps:g} fps"}.get(
             self.mode, ""
         )
         spin = f", spin {self.spin_ms:g} ms" if self.spin_ms else ""
-        return self.mode + pace + spin + (", cold L2" if self.flush_l2 else "")
+        batch = f", batch {self.batch}" if self.batch != 1 else ""
+        cold = ", cold L2" if self.flush_l2 else ""
+        return self.mode + pace + spin + cold + batch + (", quick" if self.quick else "")
 
     @property
     def short(self) -> str:
@@ -137,8 +140,11 @@ class Protocol:
 
     @property
     def usual(self) -> bool:
-        """Whether the mode is buffered or sustained and the GPU is left alone between samples."""
-        return self.mode != "paced" and not self.spin_ms and not self.flush_l2
+        """Whether the mode is buffered or sustained, one image is timed at a time by the whole
+        protocol, and the GPU is left alone between samples.
+        """
+        whole = self.batch == 1 and not self.quick
+        return whole and self.mode != "paced" and not self.spin_ms and not self.flush_l2
 
     def only_waits(self, buffer_ms: float | None) -> bool:
         """Whether samples are taken like the paper's, after a wait of ``buffer_ms``."""

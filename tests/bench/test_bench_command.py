@@ -31,6 +31,7 @@ def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     code, out, err = run(capsys, tmp_path, "--onnx", *files[:2], "--onnx", files[2])
     assert code == 0 and err == ""
     lines = out.splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("model  ")) :]
     assert [line.split()[0] for line in lines[1:4]] == [
         "a",
         "b",
@@ -45,7 +46,7 @@ def test_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
     stored = Store(tmp_path / "out" / "s.jsonl").read()
     assert (
-        len(lines) == 9
+        len(lines) == 10
         and len(stored) == 3
         and [record.latency.itself is not None for record in stored].count(True) == 1
     )

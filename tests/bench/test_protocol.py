@@ -149,7 +149,8 @@ def test_models_take_turns_in_changing_order() -> None:
     protocol = Protocol(
         mode="sustained", warmup=1, min_samples=64, max_samples=128, relative_ci=1e-9, timeout_s=1e6
     )
-    results = measure_interleaved(models, protocol, clock=bench, hashes={"a": "hash of a"})
+    models["a"] = [Call(models["a"], "hash of a")]
+    results = measure_interleaved(models, protocol, clock=bench)
     assert bench.log[:3] == ["a", "b", "c"]  # warm-up
     turns = [bench.log[3 + block * (BLOCK + 1)] for block in range(3 * 128 // BLOCK)]
     rounds = [turns[index : index + 3] for index in range(0, len(turns), 3)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
 from rfdetr_repro.bench.gpu.device import uses_gpu
 from rfdetr_repro.data.source import add_data_arguments
@@ -14,10 +17,13 @@ from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     folder_names,
     former_names,
+    input_file,
     input_path,
+    label,
     number,
     output_file,
     whole,
+    wholes,
 )
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import LABELS_HELP
@@ -32,6 +38,7 @@ from rfdetr_repro.spec.protocol import (
 )
 from rfdetr_repro.spec.ranges import choose
 
+Kind = TypeVar("Kind")
 FORMS = (
     "decoded",
     "detr",
@@ -67,6 +74,10 @@ SETTLE_S = 30.0
 # with fewer, a difference of 2 % between models is often not found
 # (benchmarks/studies/interval_coverage.py)
 BUILDS = 4
+# of --quick: enough for an interval, whose width tells how little is known
+QUICK_SAMPLES = 32
+QUICK_BUILDS = 2
+QUICK_S = 5.0  # timed seconds of a series that ends by time
 # limits of a series: a day, a million samples, and one frame in 100 s
 LONGEST_S = 86_400.0
 MOST_SAMPLES = 10**6
@@ -98,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         examples=(
             "bench --model a.onnx b.onnx --data DIR --protocol both",
-            "bench --models rfdetr-nano,dfine-s --out results/mine.jsonl",
+            "bench --model mine=a.onnx --models dfine-s=FILE --data DIR --quick",
+            "bench --models rfdetr-nano --batch 1,2,4,8",
             "bench --campaign buffer-sweep --models rfdetr-medium",
         ),
     )
@@ -110,24 +122,28 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        metavar="MODEL",
+        metavar="[NAME=]MODEL",
         help="models: files (ONNX files of any detector, engines, checkpoints), run folders, or "
-        "names of sizes such as nano; files without a manifest are adopted or exported first",
+        "names of sizes such as nano; files without a manifest are adopted or exported first; a "
+        "NAME is printed and stored in place of the file's own",
     )
     former_names(onnx, ("--onnx",))
     what.add_argument(
         "--models",
-        default="",
-        help="names of models, separated by commas, to build with random weights or with "
-        "--checkpoint, such as rfdetr-nano; rfdetr-repro baselines lists the other detectors",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME[=WEIGHTS]",
+        help="models to build, each with its own weights, such as dfine-s=weights.safetensors, or "
+        "with random weights, which allow latency only; separated by commas or spaces; "
+        "rfdetr-repro baselines lists the other detectors",
     )
     what.add_argument(
         "--checkpoint",
         type=input_path,
-        help="weights for the model that --models names (default: random weights, which allow "
-        "latency only)",
+        help="weights for the model that --models names, where it names one model without weights",
     )
-    what.add_argument("--labels", help=f"for --checkpoint: {LABELS_HELP}")
+    what.add_argument("--labels", help=f"for weights of RF-DETR: {LABELS_HELP}")
     what.add_argument(
         "--precision",
         default="",
@@ -193,9 +209,24 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--protocol",
         choices=PROTOCOLS,
-        default="buffered",
         help="buffered: wait before each sample; sustained: closed loop without waits; paced: "
-        "frames arrive at a fixed rate; both: buffered and sustained; all: all three modes",
+        "frames arrive at a fixed rate; both: buffered and sustained; all: all three modes "
+        "(default: buffered, and sustained with --batch)",
+    )
+    how.add_argument(
+        "--batch",
+        type=wholes(*WHOLE["batch"]),
+        default=[1],
+        metavar="NUMBER,...",
+        help="numbers of images of one run, such as 1,2,4,8; images per second are measured in the "
+        "sustained mode (default: 1)",
+    )
+    how.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"take a first look: {QUICK_SAMPLES} samples of each of {QUICK_BUILDS} builds; the "
+        "Records and the table say quick, and no ranking or frontier mixes them with full "
+        "measurements",
     )
     how.add_argument(
         "--campaign",
@@ -249,9 +280,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--builds",
         type=whole(*WHOLE["builds"]),
-        default=BUILDS,
         help="number of sessions, or engines, to build and measure of every model; 4 builds "
-        "resolve differences of 2 %%",
+        f"resolve differences of 2 %% (default: {BUILDS}, or {QUICK_BUILDS} with --quick)",
     )
     how.add_argument("--twice", action=argparse.BooleanOptionalAction, default=None, help=_TWICE)
     how.add_argument(
@@ -263,7 +293,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--samples",
         type=whole(1, MOST_SAMPLES),
-        help=f"least number of samples of each build (default {Protocol.min_samples})",
+        help=f"least number of samples of each build (default: {Protocol.min_samples}, or "
+        f"{QUICK_SAMPLES} with --quick)",
     )
     how.add_argument(
         "--force", action="store_true", help="measure even if other processes use the GPU"
@@ -278,6 +309,9 @@ def parser() -> argparse.ArgumentParser:
         default="results/bench.jsonl",
         type=output_file,
         help="store to append to; measurements that the store already holds are not repeated",
+    )
+    parsed.add_argument(
+        "--wide", action="store_true", help="print all columns, however narrow the terminal is"
     )
     return parsed
 
@@ -337,9 +371,9 @@ def check(args: argparse.Namespace) -> None:
             f"--spin-ms and --flush-l2 need a GPU, and the backend {args.backend} runs on the CPU",
             hint="leave them out",
         )
-    if args.spin_ms and "buffered" not in PROTOCOLS[args.protocol]:
+    if args.spin_ms and "buffered" not in PROTOCOLS[modes_of(args)]:
         raise InputError(
-            f"--spin-ms is part of the wait of the buffered mode, and the mode {args.protocol} "
+            f"--spin-ms is part of the wait of the buffered mode, and the mode {modes_of(args)} "
             f"has no wait",
             hint="leave it out",
         )
@@ -348,11 +382,18 @@ def check(args: argparse.Namespace) -> None:
             "--inject is for random weights, and --checkpoint gives trained weights",
             hint="leave one of them out",
         )
-    if args.labels is not None and args.checkpoint is None:
+    named = models_of(args)
+    if args.labels is not None and not any(weights for _, weights in named):
         raise InputError(
-            "--labels states the meaning of the labels of --checkpoint, which is not given",
+            "--labels states the meaning of the labels of weights, and no weights are given",
             hint="give --checkpoint too",
         )
+    if args.inject is not None and any(weights for _, weights in named):
+        raise InputError(
+            "--inject is for random weights, and --models names trained weights",
+            hint="leave one of them out",
+        )
+    _check_extent(args)
     for precision in precisions(args):
         choose(precision, PRECISIONS, "precision")
     if args.cuda_graph != "off" and args.backend not in (*WITH_GRAPH, "torch"):
@@ -360,13 +401,83 @@ def check(args: argparse.Namespace) -> None:
             f"the backend {args.backend} cannot replay a CUDA graph",
             hint=f"choose one of {', '.join(WITH_GRAPH)}, or leave --cuda-graph out",
         )
-    if args.checkpoint is not None and len(names(args)) != 1:
-        raise InputError("--checkpoint needs exactly one model", hint="name one with --models")
+
+
+def _check_extent(args: argparse.Namespace) -> None:
+    """Raises :class:`InputError` where --quick, --batch and the protocol contradict each other."""
+    if args.quick and args.formal:
+        raise InputError(
+            "--quick is for a first look, and --formal for a publication",
+            hint="leave one of them out",
+        )
+    several = args.batch != [1]
+    if several and args.campaign is not None:
+        raise InputError(
+            f"the campaign {args.campaign} measures one image at a time, as the paper does",
+            hint="leave --batch out",
+        )
+    if several and "paced" in PROTOCOLS[modes_of(args)]:
+        raise InputError(
+            "frames of the paced mode arrive one at a time",
+            hint="leave --batch out, or choose --protocol both",
+        )
+
+
+def modes_of(args: argparse.Namespace) -> str:
+    """The value of --protocol, or its default: with --batch, images per second are asked for."""
+    return args.protocol or ("buffered" if args.batch == [1] else "sustained")
+
+
+def models_of(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
+    """The names in --models with their weights, None for random weights.
+
+    Raises :class:`InputError` for weights that are not there or that are given twice, and for
+    --checkpoint without exactly one model that it can belong to.
+    """
+    found: list[tuple[str, Path | None]] = []
+    for part in (part.strip() for text in args.models for part in text.split(",")):
+        name, given, weights = part.partition("=")
+        if given and not (name.strip() and weights.strip()):
+            raise InputError(f"{part!r} is not NAME=WEIGHTS", "--models", "write name=file")
+        if name:
+            path = _checked(input_file, weights.strip(), "--models") if given else None
+            found.append((name.strip(), path))
+    if args.checkpoint is None:
+        return found
+    if len(found) != 1 or found[0][1] is not None:
+        hint = (
+            "name one with --models" if len(found) < 2 else "give each its own: --models NAME=FILE"
+        )
+        raise InputError("--checkpoint needs exactly one model without weights", hint=hint)
+    return [(found[0][0], args.checkpoint)]
+
+
+def _checked(kind: Callable[[str], Kind], text: str, where: str) -> Kind:
+    """A part of an argument, by the type of a whole argument."""
+    try:
+        return kind(text)
+    except argparse.ArgumentTypeError as error:
+        raise InputError(str(error), where) from error
 
 
 def names(args: argparse.Namespace) -> list[str]:
     """The names in --models."""
-    return [name.strip() for name in args.models.split(",") if name.strip()]
+    return [name for name, _ in models_of(args)]
+
+
+def files_of(args: argparse.Namespace) -> list[tuple[str | None, str]]:
+    """The models in --model with the names that they are given, None for the file's own.
+
+    A text that is a path is one, even if it holds an equals sign.
+    """
+    found: list[tuple[str | None, str]] = []
+    for text in args.onnx:
+        name, given, path = text.partition("=")
+        if given and "/" not in name and not Path(text).exists():
+            found.append((_checked(label, name.strip(), "--model"), path))
+        else:
+            found.append((None, text))
+    return found
 
 
 def split_names(text: str) -> list[str]:
@@ -387,8 +498,10 @@ def precisions(args: argparse.Namespace) -> list[str]:
 
 def protocols_of(args: argparse.Namespace) -> list[Protocol]:
     """One Protocol per mode, or, for the buffer sweep, one per wait."""
-    samples = args.samples or (200 if args.formal else Protocol.min_samples)
-    most = max(samples, Protocol.max_samples)
+    usual = QUICK_SAMPLES if args.quick else 200 if args.formal else Protocol.min_samples
+    samples = args.samples or usual
+    most = samples if args.quick else max(samples, Protocol.max_samples)
+    builds = args.builds or (QUICK_BUILDS if args.quick else BUILDS)
     wait_s = samples * args.buffer_ms / 1e3
     base = Protocol(
         scope=args.scope,
@@ -396,16 +509,21 @@ def protocols_of(args: argparse.Namespace) -> list[Protocol]:
         min_samples=samples,
         max_samples=samples if args.formal else most,
         timeout_s=max(Protocol.timeout_s, 3 * wait_s),
-        builds=max(args.builds, BUILDS) if args.formal else args.builds,
+        builds=max(builds, BUILDS) if args.formal else builds,
         threads=args.threads,
         spin_ms=args.spin_ms,
         flush_l2=args.flush_l2,
+        quick=args.quick,
     )
     if args.campaign == "buffer-sweep":
         return [_waiting(base, buffer_ms) for buffer_ms in BUFFERS_MS]
     if args.campaign is not None:
         return [base]
-    return [_of_mode(base, mode, args) for mode in PROTOCOLS[args.protocol]]
+    return [
+        _of_mode(replace(base, batch=batch), mode, args)
+        for mode in PROTOCOLS[modes_of(args)]
+        for batch in args.batch
+    ]
 
 
 def _waiting(base: Protocol, buffer_ms: float) -> Protocol:
@@ -419,8 +537,9 @@ def _of_mode(base: Protocol, mode: str, args: argparse.Namespace) -> Protocol:
     if mode != "buffered":
         base = replace(base, spin_ms=0.0)  # without a wait there is no time to spin
     if mode == "sustained":
+        usual_s = QUICK_S if args.quick else LONG_S
         wanted = (
-            args.seconds if args.seconds is not None else LONG_S if uses_gpu(args.backend) else 0.0
+            args.seconds if args.seconds is not None else usual_s if uses_gpu(args.backend) else 0.0
         )
         seconds = max(wanted, FORMAL_S) if args.formal else wanted
         limit_s = max(Protocol.timeout_s, 2 * seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,22 @@ from rfdetr_repro.records.statistics import Verdict, compare_series
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.metrics import decimals, percent, share
 
+# columns that a narrow terminal does without, in this order
+DISPENSABLE = (
+    "file",
+    "n",
+    "others",
+    "throttled",
+    "p99 ms",
+    "suppression ms",
+    "between builds",
+    "p90 ms",
+    "scope",
+    "AP50",
+    "missed",
+    "data",
+)
+EARLIER = " *"  # after the name of a row that an earlier command measured
 HEADER = (
     "model",
     "data",
@@ -35,11 +52,16 @@ HEADER = (
 NOTHING = 0.005  # AP below which the file or the data must be wrong
 
 
-def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
+def lines(
+    records: Mapping[str, Sequence[Record]],
+    failures: Mapping[str, Exception] | None = None,
+    width: int | None = None,
+) -> list[str]:
     """The lines of the table of Records, with AP in percent; "-" means not measured, "n/a" too few
-    samples.
+    samples. A row that failed has its reason in place of numbers.
 
-    Columns without any value are left out.
+    Columns without any value are left out, and with ``width``, the number of characters of a line,
+    also columns of DISPENSABLE, which a last line names.
     """
     rows = [HEADER] + [_cells(name, record) for name, found in records.items() for record in found]
     kept = [
@@ -47,13 +69,58 @@ def lines(records: Mapping[str, Sequence[Record]]) -> list[str]:
         for index, column in enumerate(zip(*rows, strict=True))
         if index < 1 or set(column[1:]) != {"-"}
     ]
-    widths = [max(len(row[index]) for row in rows) for index in kept]
-    return [
-        "  ".join(
-            row[index].ljust(width) for index, width in zip(kept, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    names = [len(name) for name in failures or ()]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(HEADER))]
+    widths[0] = max([widths[0], *names])
+    left_out = []
+    for name in DISPENSABLE:
+        index = HEADER.index(name)
+        if width is not None and index in kept and _total(widths, kept) > width:
+            kept.remove(index)
+            left_out.append(name)
+    found = ["  ".join(row[index].ljust(widths[index]) for index in kept).rstrip() for row in rows]
+    for name, failure in (failures or {}).items():
+        found += _failed(name.ljust(widths[0]), failure, width)
+    if left_out:
+        note = f"left out on this narrow terminal: {', '.join(left_out)}; --wide prints them"
+        found += textwrap.wrap(note, width or len(note))
+    return found
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[index] for index in kept) + 2 * (len(kept) - 1)
+
+
+def _failed(name: str, failure: Exception, width: int | None) -> list[str]:
+    """The row of a model that failed; its reason goes on below its beginning."""
+    text = f"failed: {failure}"
+    room = None if width is None else width - len(name) - 2
+    parts = [text] if room is None or room < 20 else textwrap.wrap(text, room)
+    return [f"{name}  {parts[0]}", *(f"{'':{len(name)}}  {part}" for part in parts[1:])]
+
+
+def beside(
+    records: Mapping[str, Sequence[Record]], stored: Sequence[Record]
+) -> dict[str, list[Record]]:
+    """Other rows of the store that can stand in the same table: measured by the same protocols on
+    the same machine and data, by an earlier command. Their names end in EARLIER.
+    """
+    own = [record for found in records.values() for record in found]
+    known = {record.id for record in own}
+    wanted = {_where(record) for record in own}
+    found: dict[str, list[Record]] = {}
+    for record in stored:
+        measured = record.source == "protocol" and record.latency is not None
+        if measured and record.artifact and record.id not in known and _where(record) in wanted:
+            name = " ".join(filter(None, (record.model.name, record.model.size)))
+            found.setdefault(f"{name}{EARLIER}", []).append(record)
+    return found
+
+
+def _where(record: Record) -> tuple[object, ...]:
+    data = record.data and (record.data.name, record.data.split, record.data.sha256)
+    machine = record.machine and (record.machine.cpu, record.machine.gpu)
+    return record.protocol, data, machine
 
 
 def _cells(name: str, record: Record) -> tuple[str, ...]:
@@ -74,7 +141,7 @@ def _cells(name: str, record: Record) -> tuple[str, ...]:
         "n/a" if latency.p90_ms is None else f"{latency.p90_ms:.2f}",
         "n/a" if latency.p99_ms is None else f"{latency.p99_ms:.2f}",
         "-" if latency.suppression_ms is None else f"{latency.suppression_ms:.2f}",
-        "-" if latency.images_per_s is None else f"{latency.images_per_s:.1f}",
+        _rate(latency),
         "-" if latency.paced is None else f"{share(latency.paced.missed_share)}",
         _throttled(latency),
         _others(latency),
@@ -87,6 +154,16 @@ def _interval(latency: Latency) -> str:
     if latency.ci_low_ms is None or latency.ci_high_ms is None:
         return "n/a"
     return f"{latency.ci_low_ms:.2f}-{latency.ci_high_ms:.2f}"
+
+
+def _rate(latency: Latency) -> str:
+    """Images per second with their interval; "-" where they are not measured."""
+    if latency.images_per_s is None:
+        return "-"
+    text = f"{latency.images_per_s:.1f}"
+    if latency.images_per_s_low is None or latency.images_per_s_high is None:
+        return text
+    return f"{text} ({latency.images_per_s_low:.1f}-{latency.images_per_s_high:.1f})"
 
 
 def _throttled(latency: Latency) -> str:

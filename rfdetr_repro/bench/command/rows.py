@@ -9,6 +9,8 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,9 @@ from rfdetr_repro.paper.campaigns import campaign_models
 from rfdetr_repro.spec.errors import InputError, StatedFailure
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.model_source import FAMILY, SHIPPED, ModelSource, size_named
+from rfdetr_repro.spec.ranges import plain_name
 
-from .arguments import GRAPHS, names, precisions, split_names
+from .arguments import GRAPHS, files_of, models_of, names, precisions, split_names
 
 if TYPE_CHECKING:
     from rfdetr_repro.bench.confirm import Row
@@ -45,17 +48,22 @@ def artifacts_of(
     wanted: dict[str, Callable[[], Artifact]] = {}
     targets: dict[Path, str] = {}
     files, named = _files_and_names(args)
-    for path in files:
-        target = Path(args.out).parent / "adopted" / Path(path).name
-        if path in wanted or (target in targets and not _has_manifest(path)):
+    for given, path in files:
+        file = f"{plain_name(given, 'the name')}.onnx" if given else Path(path).name
+        target = Path(args.out).parent / "adopted" / file
+        key = given or path
+        if key in wanted or (target in targets and not _has_manifest(path)):
             raise InputError(
-                f"two models have the name {Path(path).stem!r}: {targets[target]} and {path}",
-                hint="rename one of the files",
+                f"two models have the name {Path(file).stem!r}: {targets[target]} and {path}",
+                hint="rename one of the files, or give each a name: --onnx NAME=FILE",
             )
         targets[target] = path
-        wanted[path] = lambda path=path, target=target: _file(args, Path(path), target, splits)  # type: ignore[misc]
+        wanted[key] = partial(_file, args, Path(path), target, splits, given)
+    weights = dict(models_of(args))
     for name in dict.fromkeys([*named, *model_names(args)]):
-        wanted[name] = lambda name=name: _model(args, name, splits)  # type: ignore[misc]
+        for batch in args.batch:
+            key = name if args.batch == [1] else f"{name}, batch {batch}"
+            wanted[key] = partial(_model, args, name, weights.get(name), splits, batch)
     found: list[Artifact] = []
     failures: Failures = {}
     for name, get in wanted.items():
@@ -76,20 +84,24 @@ def artifacts_of(
     return found, failures
 
 
-def _files_and_names(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What ``--model`` lists: files and run folders, and names of models to build."""
-    files: list[str] = []
+def _files_and_names(
+    args: argparse.Namespace,
+) -> tuple[list[tuple[str | None, str]], list[str]]:
+    """What ``--model`` lists: files and run folders with the names that they are given, and names
+    of models to build.
+    """
+    files: list[tuple[str | None, str]] = []
     named: list[str] = []
-    for text in args.onnx:
+    for given, text in files_of(args):
         size = size_named(text)
-        if size in SHIPPED or (size is None and Path(text).exists()):
-            files.append(text)
+        if given or size in SHIPPED or (size is None and Path(text).exists()):
+            files.append((given, text))
         elif size is not None:
             named.append(f"{FAMILY}{size}")
         elif _models().known_name(text) in _models().model_names():
             named.append(text)
         else:
-            files.append(text)  # which does not exist
+            files.append((None, text))  # which does not exist
     return files, named
 
 
@@ -109,6 +121,43 @@ def model_names(args: argparse.Namespace) -> list[str]:
     return found
 
 
+def with_batches(
+    artifacts: Sequence[Artifact], args: argparse.Namespace, failures: Failures
+) -> list[Artifact]:
+    """The artifacts that take one of the requested batches; a batch that a given file does not take
+    becomes a failure, and the only failure of a single file is raised.
+    """
+    kept = []
+    built = Path(args.out).parent / "models"
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        missing = [batch for batch in args.batch if not manifest.takes(batch)]
+        if len(missing) < len(args.batch):
+            kept.append(artifact)
+        # a model by name has a file of its own for every batch
+        if artifact.path.parent == built:
+            continue
+        for batch in missing:
+            failures[f"{_title(artifact)}, batch {batch}"] = InputError(
+                f"the file takes {_images(manifest.images_per_run)} at once, not {batch}",
+                artifact.path,
+                _hint_of_batch(artifact),
+            )
+    if not kept and len(failures) == 1:
+        raise next(iter(failures.values()))
+    return kept
+
+
+def _images(count: int) -> str:
+    return "one image" if count == 1 else f"{count} images"
+
+
+def _hint_of_batch(artifact: Artifact) -> str:
+    if artifact.manifest.adoption:
+        return "an adopted file takes one image at a time; leave --batch out"
+    return "export it with --batch dynamic"
+
+
 def rows_of(
     artifacts: Sequence[Artifact], splits: Sequence[CocoSplit], args: argparse.Namespace
 ) -> dict[str, Row]:
@@ -118,10 +167,15 @@ def rows_of(
     from rfdetr_repro.bench.confirm import Row
 
     rows: dict[str, Row] = {}
-    stems = [_title(artifact) for artifact in artifacts]
+    titles = [_title(artifact) for artifact in artifacts]
+    stems = [
+        f"{title}, batch {artifact.manifest.batch}"
+        if titles.count(title) > 1 and artifact.manifest.batch != 1
+        else title
+        for title, artifact in zip(titles, artifacts, strict=True)
+    ]
     graphs = GRAPHS[args.cuda_graph]
-    for artifact in artifacts:
-        name = _title(artifact)
+    for artifact, name in zip(artifacts, stems, strict=True):
         label = f"{name} {artifact.manifest.precision}" if stems.count(name) > 1 else name
         trained = artifact.manifest.model.weights != "random"
         if splits and not trained:
@@ -213,11 +267,25 @@ def _has_manifest(path: str | Path) -> bool:
 
 
 def _file(
+    args: argparse.Namespace,
+    path: Path,
+    target: Path,
+    splits: Sequence[CocoSplit],
+    name: str | None = None,
+) -> Artifact:
+    """The artifact at ``path``, called ``name`` where that is given; a file without a manifest is
+    adopted into ``adopted/`` next to the store, with a printed notice.
+    """
+    artifact = _own_or_adopted(args, path, target, splits)
+    if name is None:
+        return artifact
+    model = replace(artifact.manifest.model, name=name)
+    return replace(artifact, manifest=replace(artifact.manifest, model=model))
+
+
+def _own_or_adopted(
     args: argparse.Namespace, path: Path, target: Path, splits: Sequence[CocoSplit]
 ) -> Artifact:
-    """The artifact at ``path``; a file without a manifest is adopted into ``adopted/`` next to the
-    store, with a printed notice.
-    """
     from rfdetr_repro.export.artifact import load_artifact, write_artifact
     from rfdetr_repro.export.deployed import FileFacts, deployed, file_of_run
     from rfdetr_repro.export.trial import tried
@@ -227,7 +295,7 @@ def _file(
     if source.kind == "run":
         path, why = file_of_run(path)
         log.info(f"{source}: {why}")
-        return _file(args, path, target.with_name(path.name), splits)
+        return _own_or_adopted(args, path, target.with_name(path.name), splits)
     if source.size is None and not path.exists():
         raise InputError(
             "the file does not exist",
@@ -323,14 +391,24 @@ def _categories(splits: Sequence[CocoSplit]) -> Any:
     return facts_of_data(splits[0])[0] if splits else None
 
 
-def _model(args: argparse.Namespace, name: str, splits: Sequence[CocoSplit]) -> Artifact:
+def _model(
+    args: argparse.Namespace,
+    name: str,
+    weights: Path | None,
+    splits: Sequence[CocoSplit],
+    batch: int = 1,
+) -> Artifact:
     folder = Path(args.out).parent / "models"
     how = {"to": "torch" if args.backend.startswith("torch") else "onnx", "inject": args.inject}
     if suppression_of(args.backend) == "static":
         how["suppression"] = "static"
-    if args.checkpoint is not None:  # a foreign checkpoint knows classes by number only
-        how |= {"checkpoint": args.checkpoint, "categories": _categories(splits)}
-        how |= {"labels": labels_given(args.labels)}
+    if batch != 1:
+        how["to"] = f"{how['to']} {batch}"
+    if weights is not None:  # a foreign checkpoint knows classes by number only
+        how |= {"checkpoint": weights, "categories": _categories(splits)}
+        # the other detectors use the classes of the data
+        ours = name.startswith("rfdetr-") or len(names(args)) == 1
+        how |= {"labels": labels_given(args.labels) if ours else None}
     artifact: Artifact = _models().model_artifact(name, folder, **how)
     settings = {
         key: artifact.manifest.packages[key]

@@ -8,8 +8,10 @@ python -m rfdetr_repro.bench --campaign buffer-sweep --models rfdetr-medium
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,11 @@ from rfdetr_repro.spec.errors import StatedFailure
 from .arguments import FORMS, NORMALISE, check, parser, protocols_of
 
 if TYPE_CHECKING:
+    from rfdetr_repro.bench.confirm import Context, Outcome, Row
     from rfdetr_repro.bench.gpu.device import Watched
+    from rfdetr_repro.bench.interleaved import Watch
+    from rfdetr_repro.records.store import Store
+    from rfdetr_repro.spec.protocol import Protocol
 
 __all__ = ["FORMS", "NORMALISE", "main"]
 
@@ -35,17 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     # loads slowly, so the arguments are checked first
     from rfdetr_repro.runtime.backends import check_backend
 
-    from .rows import artifacts_of, read_data, rows_of
+    from .rows import artifacts_of, read_data, rows_of, with_batches
 
     check_backend(args.backend)
     splits = read_data(args)
     artifacts, failures = artifacts_of(args, splits)
-    rows = rows_of(artifacts, splits, args)
+    rows = rows_of(with_batches(artifacts, args, failures), splits, args)
     # slow to load; arguments and files are checked first
-    from rfdetr_repro.bench.confirm import Context, confirm_all
+    from rfdetr_repro.bench.confirm import Context
     from rfdetr_repro.records.store import Store
 
-    from .printing import gate, hints, instrument_lines, lines, verdicts
+    from .printing import gate
 
     command = "python -m rfdetr_repro.bench " + " ".join(sys.argv[1:] if argv is None else argv)
     context = Context(args.campaign, command)
@@ -56,33 +62,82 @@ def main(argv: Sequence[str] | None = None) -> None:
             protocols = [
                 replace(protocol, clock_policy=watched.clock_policy) for protocol in protocols
             ]
-        twin = "always" if (len(rows) > 1 if args.twice is None else args.twice) else "never"
-        outcome = confirm_all(
-            rows, protocols, store, context=context, watch=watched and watched.watch, twin=twin
-        )
+        outcome = _measured(rows, protocols, store, context, watched and watched.watch, args)
     failures.update(outcome.failures)
     wanted = len(rows.keys() | failures.keys())
     if wanted == 1 and failures:
         raise next(iter(failures.values()))
     compared, lost = gate(outcome.records, args.ap_gate)
     if outcome.records:
-        found = outcome.records
-        print(
-            "\n".join(
-                [
-                    *lines(found),
-                    *instrument_lines(found),
-                    *verdicts(found, store.path.parent),
-                    *compared,
-                    *hints(found),
-                ]
-            )
-        )
-        print(f"records in {Path(args.out)}")
+        _print_table(outcome, failures, compared, store, args)
     for name, failure in failures.items():
         print(f"failed: {name}: {failure}", file=sys.stderr)
     if failures or lost:
         raise StatedFailure(_count(len(failures), wanted, len(lost)))
+
+
+def _measured(
+    rows: Mapping[str, Row],
+    protocols: Sequence[Protocol],
+    store: Store,
+    context: Context,
+    watch: Watch | None,
+    args: argparse.Namespace,
+) -> Outcome:
+    """The outcome of all rows; while they are measured, lines tell how far they are."""
+    from rfdetr_repro.bench.confirm import confirm_all
+
+    from .live import Live
+
+    several = len(rows) > 1 and not args.quick
+    twin = "always" if (several if args.twice is None else args.twice) else "never"
+    live = Live(list(rows))
+    try:
+        return confirm_all(
+            rows, protocols, store, context=context, watch=watch, twin=twin, report=live
+        )
+    except KeyboardInterrupt:
+        live.close()
+        finished = ", ".join(live.done) or "nothing yet"
+        print(f"finished and stored in {Path(args.out)}: {finished}", file=sys.stderr)
+        raise
+    finally:
+        live.close()
+
+
+def _print_table(
+    outcome: Outcome,
+    failures: Mapping[str, Exception],
+    compared: Sequence[str],
+    store: Store,
+    args: argparse.Namespace,
+) -> None:
+    """The rows of this command and those of the same store that can stand beside them, the
+    comparisons, and the next command.
+    """
+    from .printing import EARLIER, beside, hints, instrument_lines, lines, verdicts
+
+    found = outcome.records
+    earlier = beside(found, store.read())
+    wide = args.wide or not sys.stdout.isatty()
+    width = None if wide else shutil.get_terminal_size().columns
+    output = lines({**found, **earlier}, failures, width)
+    if earlier:
+        output.append(
+            f"{EARLIER.strip()} measured by an earlier command, in a session of its own: sessions "
+            f"differ by more than their intervals show"
+        )
+    output += [*instrument_lines(found), *verdicts(found, store.path.parent), *compared]
+    print("\n".join([*output, *hints(found)]))
+    print(f"records in {Path(args.out)}")
+    print(f"next: {_next(args)}")
+
+
+def _next(args: argparse.Namespace) -> str:
+    """The command that a user of this one is likely to want next."""
+    if args.quick:
+        return "run the command again without --quick, for numbers to compare and publish"
+    return f"rfdetr-repro tables --table 2 --records {shlex.quote(str(args.out))}"
 
 
 def _count(failed: int, wanted: int, lost: int) -> str:

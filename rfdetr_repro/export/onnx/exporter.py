@@ -1,10 +1,11 @@
-"""Exports a subnet as an ONNX file: opset 17, batch 1, static shapes, ranking and box decoding
-inside (architecture facts section 11).
+"""Exports a subnet as an ONNX file: opset 17, static shapes, ranking and box decoding inside
+(architecture facts section 11).
 
 Input ``images`` float32 (1, 3, H, W) RGB in 0..1; ImageNet normalisation is folded into the patch
 embedding. Outputs, best first: ``scores`` (1, K) in 0..1, ``labels`` (1, K) int64 contiguous,
 ``boxes`` (1, K, 4) xyxy as parts of the image; with a mask head also ``masks`` (1, K, h, w) logits.
-K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes.
+K = queries. Deformable attention becomes GridSample. Equal weights give equal bytes. The leading 1
+is the batch, which may be another number, or open (:mod:`.open_batch`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from rfdetr_repro.data.network_input import IMAGENET_MEAN, IMAGENET_STD
 from rfdetr_repro.export.artifact import (
     NORMALISATION,
+    OPEN_BATCH,
     Artifact,
     ArtifactMeta,
     Manifest,
@@ -42,7 +44,10 @@ from rfdetr_repro.spec.protocol import PRECISIONS
 
 from .aten import translate
 from .graph import OPSET, Graph
+from .open_batch import RECORDED, with_open_batch
 from .trace import TraceError, trace
+
+MOST_IMAGES = 4096  # largest batch, also in export/command.py, which imports no torch
 
 
 class Contract(NamedTuple):
@@ -80,6 +85,7 @@ def export_onnx(
     contract: str = "decoded",
     precision: str = "fp32",
     islands: Sequence[str] = (),
+    batch: int | str = 1,
 ) -> Artifact:
     """Writes ``subnet`` (from ``supernet.slice``), which is not changed, as ``path`` with its
     manifest.
@@ -87,7 +93,8 @@ def export_onnx(
     ``contract``: "decoded" is described above; "upstream" is the form of upstream's export: input
     ``input``, already normalised, -> ``dets`` (1, Q, 4) cxcywh, ``labels`` (1, Q, C) logits,
     ``masks`` (1, Q, h, w) logits. ``precision`` "fp16": see :mod:`..float16`; ``islands`` names
-    further nodes to keep in float32. Raises :class:`InputError` if the classes of ``meta`` do not
+    further nodes to keep in float32. ``batch``: images of every run, or "dynamic" for a file that
+    takes any number. Raises :class:`InputError` if the classes of ``meta`` do not
     fit the head, ``TraceError`` if the graph cannot be static.
     """
     check_classes(subnet.config, meta)
@@ -102,10 +109,12 @@ def export_onnx(
         if decoded
         else copy.deepcopy(subnet).to("cpu", torch.float32).eval()
     )
-    model, flops, outputs = record(module, CONTRACTS[contract])
+    model, flops, outputs = _recorded(module, CONTRACTS[contract], check_batch(batch))
     content = model.SerializeToString(deterministic=True)
-    inputs = {CONTRACTS[contract].input: example_images(subnet.arch)}
+    shown = batch if isinstance(batch, int) else 1
+    inputs = {CONTRACTS[contract].input: example_images(subnet.arch, shown)}
     manifest = describe(subnet, content, meta, inputs=inputs, outputs=outputs, flops=flops)
+    manifest = replace(manifest, batch=batch)
     normalisation = (
         NORMALISATION if decoded else "ImageNet mean and standard deviation, before the graph"
     )
@@ -126,21 +135,50 @@ def check_classes(config: ModelConfig, meta: ArtifactMeta) -> None:
         )
 
 
-def example_images(arch: Arch) -> Tensor:
-    """An input for recording, float32 (1, 3, H, W) in 0..1; the recorded graph does not depend on
-    the values.
+def check_batch(batch: int | str) -> int | str:
+    """``batch`` itself; raises :class:`InputError` unless it is a whole number from 1 on, or
+    "dynamic".
     """
-    shape = (1, 3, *arch.input_hw)
+    whole = isinstance(batch, int) and not isinstance(batch, bool)
+    if batch == OPEN_BATCH or (whole and 1 <= int(batch) <= MOST_IMAGES):
+        return batch
+    raise InputError(
+        f"the batch {batch!r} is neither a number of images nor {OPEN_BATCH}",
+        hint=f"give a whole number from 1 to {MOST_IMAGES}, or {OPEN_BATCH}",
+    )
+
+
+def _recorded(
+    module: Detector, contract: Contract, batch: int | str
+) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+    """The model for ``batch``, the floating-point operations of one image, and the outputs by name,
+    of one image where the batch is open.
+    """
+    if isinstance(batch, int):
+        model, flops, outputs = record(module, contract, batch)
+        return model, flops // batch, outputs
+    _, flops, outputs = record(module, contract)
+    opened = with_open_batch(*(record(module, contract, count)[0] for count in RECORDED))
+    _check(opened)
+    return opened, flops, outputs
+
+
+def example_images(arch: Arch, batch: int = 1) -> Tensor:
+    """An input for recording, float32 (batch, 3, H, W) in 0..1; the recorded graph does not depend
+    on the values.
+    """
+    shape = (batch, 3, *arch.input_hw)
     return torch.linspace(0, 1, math.prod(shape)).reshape(shape)
 
 
-def record(module: Detector, contract: Contract) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
+def record(
+    module: Detector, contract: Contract, batch: int = 1
+) -> tuple[onnx.ModelProto, int, dict[str, Tensor]]:
     """Records one pass of a subnet that accepts ``contract``'s input: ONNX model, floating-point
     operations, outputs by name.
     """
-    return build_model(
-        module, example_images(module.arch), contract, module.arch.queries, DECOMPOSITIONS
-    )
+    images = example_images(module.arch, batch)
+    return build_model(module, images, contract, module.arch.queries, DECOMPOSITIONS)
 
 
 def describe(

@@ -16,7 +16,28 @@ from rfdetr_repro.spec.arguments import (
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.model_source import ModelSource
 
-from .engine import MODULES
+from .engine import BATCHES, MODULES
+
+
+def add_batches(arguments: argparse.ArgumentParser) -> None:
+    """Adds ``--batches``, the profile of an engine for any number of images."""
+    arguments.add_argument(
+        "--batches",
+        type=_batches,
+        metavar="LEAST,USUAL,LARGEST",
+        help="numbers of images that an engine of a file with --batch dynamic takes; it is fastest "
+        f"at the middle one (default: {','.join(map(str, BATCHES))})",
+    )
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    parts = [whole(1, 4096)(part) for part in text.split(",")]
+    if len(parts) != 3 or parts != sorted(parts):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not three rising numbers of images, such as 1,8,32"
+        )
+    least, usual, most = parts
+    return least, usual, most
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         help="number of engines to build from the file; a measurement should use at least 3",
     )
+    add_batches(arguments)
     return arguments
 
 
@@ -65,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     artifact = deployed(model, args.out or _folder_of(model))
     folder = args.out or artifact.path.parent
     for build in range(args.builds):
-        options = BuildOptions(args.level, build=build)
+        options = BuildOptions(args.level, build=build, batches=args.batches)
         print(summary(build_engine(artifact, args.backend, folder, options)))
 
 

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,30 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # oldest supported version, and the first that is not supported
 VERSIONS = {"tensorrt": ((10, 4), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}
 AHEAD_OF_TIME = "any of compute capability 8.0 or later"
+BATCHES = (1, 8, 32)  # of an engine for any number of images, unless the options say otherwise
 WORKSPACE_BYTES = 4 << 30  # as in upstream's export (architecture facts section 11)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """Options of a build: ``optimization_level`` in 0..5; ``tf32`` lets float32 products use 10-bit
-    mantissas; ``build`` numbers the builds of one file.
+    mantissas; ``build`` numbers the builds of one file; ``batches`` are the least number of images,
+    the number that tactics are chosen for, and the largest, for a file with an open batch (default
+    BATCHES).
     """
 
     optimization_level: int = 3
     tf32: bool = False
     build: int = 0
+    batches: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
+        least, usual, most = self.batches or BATCHES
+        if not 1 <= least <= usual <= most:
+            raise InputError(
+                f"the batches {least}, {usual}, {most} are not in order",
+                hint="give the least, the usual and the largest number of images, such as 1,8,32",
+            )
         if not 0 <= self.optimization_level <= 5 or self.build < 0:
             raise InputError(
                 f"level {self.optimization_level}, build {self.build}",
@@ -119,14 +130,20 @@ def make_logger(trt: Any, messages: Messages) -> Any:
 
 
 def build_engine(
-    artifact: Artifact, backend: str, folder: str | Path, options: BuildOptions | None = None
+    artifact: Artifact,
+    backend: str,
+    folder: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    name: str | None = None,
 ) -> Artifact:
-    """Builds the engine of a static ONNX artifact in ``folder``, or finds it there:
-    ``NAME-KEY.engine`` with its manifest.
+    """Builds the engine of an ONNX artifact in ``folder``, or finds it there: ``NAME-KEY.engine``
+    with its manifest.
 
     KEY is a hash of ONNX file, backend and its version, GPU and options, so that no other engine is
-    taken for this one. Raises :class:`InputError` without the package or the GPU, and for nodes
-    that the parser refuses, which the error names.
+    taken for this one. ``name``: another file name, whose engine is always built anew. A file with
+    an open batch gets a profile of ``options.batches``. Raises :class:`InputError` without the
+    package or the GPU, and for nodes that the parser refuses, which the error names.
     """
     options = options or BuildOptions()
     if artifact.manifest.format != "onnx":
@@ -135,17 +152,28 @@ def build_engine(
             artifact.path,
             "give the ONNX file that the engine was built from",
         )
+    if options.batches is not None and not artifact.manifest.open_batch:
+        raise InputError(
+            f"a profile of batches is for a file that takes any number of images, and this file "
+            f"takes {artifact.manifest.images_per_run}",
+            artifact.path,
+            "export the model with --batch dynamic",
+        )
     trt, where = target(backend)
-    identity = {
+    batches = (options.batches or BATCHES) if artifact.manifest.open_batch else None
+    chosen = {key: value for key, value in asdict(options).items() if key != "batches"}
+    if batches is not None:
+        chosen["batches"] = ",".join(map(str, batches))
+    identity: dict[str, Any] = {
         "onnx": artifact.sha256,
         "backend": backend,
         "version": trt.__version__,
         "gpu": where,
-        **asdict(options),
+        **chosen,
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    path = writable_folder(folder) / f"{artifact.path.stem}-{key}.engine"
-    if path.is_file() and manifest_path(path).is_file():
+    path = writable_folder(folder) / (name or f"{artifact.path.stem}-{key}.engine")
+    if name is None and path.is_file() and manifest_path(path).is_file():
         return load_artifact(path)
     with open_input(artifact.path) as stream:
         content = stream.read()
@@ -157,8 +185,17 @@ def build_engine(
         f"timing-{sha256_bytes(f'{trt.__version__} {where} {options.build}'.encode())[:16]}.cache"
     )
     start = time.perf_counter()
+    inputs = {spec.name: spec.shape for spec in artifact.manifest.inputs}
+    profile = {
+        name: [(count, *shape[1:]) for count in batches or ()] for name, shape in inputs.items()
+    }
     engine, census, source = _built(
-        trt, content, options, artifact.path, None if backend == "tensorrt-rtx" else cache
+        trt,
+        content,
+        options,
+        artifact.path,
+        cache=None if backend == "tensorrt-rtx" else cache,
+        profile=profile if batches else {},
     )
     build = {name: str(value) for name, value in identity.items() if name != "onnx"}
     build |= {
@@ -180,10 +217,17 @@ def build_engine(
 
 
 def _built(
-    trt: Any, content: bytes, options: BuildOptions, path: Path, cache: Path | None
+    trt: Any,
+    content: bytes,
+    options: BuildOptions,
+    path: Path,
+    *,
+    cache: Path | None,
+    profile: Mapping[str, Sequence[tuple[int, ...]]],
 ) -> tuple[bytes, dict[str, int], str]:
     """Engine, layers by precision, and the source of that count: "engine", or "network" where no
-    GPU can load the engine.
+    GPU can load the engine. ``profile``: input -> least, usual and largest shape, of a file with an
+    open batch.
     """
     messages = Messages()
     logger = make_logger(trt, messages)
@@ -198,6 +242,11 @@ def _built(
         )
     config = builder.create_builder_config()
     _configure(trt, config, options, cache)
+    if profile:
+        shapes = builder.create_optimization_profile()
+        for name, (least, usual, most) in profile.items():
+            shapes.set_shape(name, least, usual, most)
+        config.add_optimization_profile(shapes)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise StatedFailure(f"{trt.__name__} could not build {path}: {messages.last()}")
