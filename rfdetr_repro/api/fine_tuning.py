@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,9 +19,24 @@ from rfdetr_repro.model.checkpoints.pretrained import with_classes
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import Labels
+from rfdetr_repro.train.callbacks import TrainingCallback
 from rfdetr_repro.train.upstream_words import Asked
 
 log = logging.getLogger(__name__)
+
+
+def observers(given: Any) -> list[TrainingCallback]:
+    """The callbacks of ``RFDETR.train``: one, or several. Raises :class:`InputError` for an object
+    of another kind.
+    """
+    several = given if isinstance(given, (list, tuple)) else [given] if given else []
+    for one in several:
+        if not isinstance(one, TrainingCallback):
+            raise InputError(
+                f"callbacks: {type(one).__name__} is no TrainingCallback",
+                hint="subclass rfdetr_repro.TrainingCallback",
+            )
+    return list(several)
 
 
 def run_folder(output_dir: str | Path, resume: bool | str | Path | None) -> Path:

@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.trainer import MODEL
 from rfdetr_repro.train.upstream_words import from_upstream
 
-from .fine_tuning import checked_shape, run_folder, starting_detector
+from .fine_tuning import checked_shape, observers, run_folder, starting_detector
 from .upstream_methods import UpstreamMethods
 
 log = logging.getLogger(__name__)
@@ -302,7 +302,7 @@ class RFDETR(UpstreamMethods):
         self,
         dataset_dir: str | os.PathLike[str],
         epochs: int = 100,
-        batch_size: int = 4,
+        batch_size: int | Literal["auto"] = 4,
         grad_accum_steps: int | None = None,
         lr: float = 1e-4,
         output_dir: str | Path = "output",
@@ -323,10 +323,20 @@ class RFDETR(UpstreamMethods):
         refuses such a run; a path names the run's folder or a file in it). ``shape``: (height,
         width) in px to train at, stored in the file. ``processes=N`` share each batch on the CPU
         (default: by its cores). ``drop_bad=True`` leaves out rows of the data that cannot be used,
-        and prints their number.
+        and prints their number. ``batch_size="auto"`` takes what fits into memory, with 16 images
+        per step. ``freeze``: parts of the model that keep their weights, such as "backbone".
+
+        ``callbacks``: objects of :class:`~rfdetr_repro.TrainingCallback`; ``augment`` and
+        ``sampler``: functions of :class:`~rfdetr_repro.data.hooks.Hooks`; ``tensorboard``,
+        ``wandb`` and ``mlflow`` (with ``project`` and ``run``, their names) send curves to these
+        programs.
         """
+        from rfdetr_repro.data.hooks import Hooks
+        from rfdetr_repro.train.loggers import loggers
         from rfdetr_repro.train.recipe import Recipe
 
+        callbacks = observers(changes.pop("callbacks", None))
+        hooks = Hooks(changes.pop("augment", None), changes.pop("sampler", None))
         processes = changes.pop("processes", None)
         shape = changes.pop("shape", None)
         drop_bad = changes.pop("drop_bad", False)
@@ -341,6 +351,7 @@ class RFDETR(UpstreamMethods):
         }
         stated = {} if grad_accum_steps is None else {"grad_accum_steps": grad_accum_steps}
         asked = from_upstream(len(split), base, {"lr": lr, **changes}, "val" in splits, stated)
+        curves = loggers(asked.loggers, asked.project, asked.run_name)
         shape = checked_shape(asked, self.detector, self.device, split, shape)
         measured_after = ("val", "test") if asked.run_test else ("val",)
         splits |= read_held_out(source, split.classes, measured_after[1:])
@@ -354,6 +365,10 @@ class RFDETR(UpstreamMethods):
             device=self.device,
             processes=processes,
             tensorboard=asked.tensorboard,
+            callbacks=[*curves, *callbacks],
+            hooks=hooks or None,
+            auto_batch=asked.auto_batch,
+            pictures=True,
         )
         log.info("\n".join(asked.lines))
         run = train(request)

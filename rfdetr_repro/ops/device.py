@@ -6,7 +6,8 @@ import logging
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -96,3 +97,26 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
+
+
+def available_bytes(device: torch.device, cgroup: str | Path = "/sys/fs/cgroup") -> int:
+    """Memory that this process can still take: on a GPU its free memory and what PyTorch keeps in
+    reserve there, on the CPU what Linux counts as available, within the limit of ``cgroup``.
+
+    Raises :class:`InputError` where the operating system does not state it.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + unused)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError) as error:
+        raise InputError("this system does not state its available memory") from error
+    available = int(line.split()[1]) * 1024
+    with suppress(OSError, ValueError):  # no cgroup of version 2, or "max": no limit
+        limit = int(Path(cgroup, "memory.max").read_text(encoding="ascii"))
+        used = int(Path(cgroup, "memory.current").read_text(encoding="ascii"))
+        available = min(available, max(0, limit - used))
+    return available

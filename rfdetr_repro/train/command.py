@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"  # batch size by memory
+
 
 def parser() -> argparse.ArgumentParser:
     """The argument parser of ``python -m rfdetr_repro.train``."""
@@ -96,8 +98,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--batch-size",
-        type=whole(*TRAIN_WHOLE["batch_size"]),
-        help="images per micro-batch, over all processes (default: the size's recipe)",
+        type=_batch_size,
+        metavar="N",
+        help='images per micro-batch, over all processes; "auto": as many as fit into memory, with '
+        "as many images per optimizer step as the recipe has (default: the size's recipe)",
     )
     add(
         "--accumulate",
@@ -162,6 +166,11 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def _batch_size(text: str) -> int | str:
+    """The type of ``--batch-size``."""
+    return AUTO if text == AUTO else whole(*TRAIN_WHOLE["batch_size"])(text)
+
+
 def _parts(text: str) -> tuple[str, ...]:
     """The type of ``--freeze``."""
     try:
@@ -193,6 +202,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "freeze",
     )
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    args.auto = given.get("batch_size") == AUTO
+    if args.auto:
+        del given["batch_size"]
+        if args.accumulate is not None:
+            raise InputError(
+                "--batch-size auto chooses --accumulate too", hint="leave --accumulate out"
+            )
     config = with_settings(replace(config, seed=args.seed, **given), args.set)
     if args.plan:
         _plan(args, row, space, config)
@@ -240,7 +256,13 @@ def _plan(
             replace(row, model=replace(row.model, num_classes=len(split.classes.names))),
             len(split),
         )
-    print("\n".join(plan(Recipe(row, config, space), choose_device(args.device), images).lines()))
+    recipe, device = Recipe(row, config, space), choose_device(args.device)
+    if args.auto:
+        from .auto_batch import fitted
+
+        recipe, why = fitted(recipe.check(), device)
+        print(why)
+    print("\n".join(plan(recipe, device, images).lines()))
 
 
 def _train(
@@ -275,6 +297,7 @@ def _train(
         processes=args.processes,
         callbacks=curves,
         pictures=True,
+        auto_batch=args.auto,
     )
     if ranks.rank == 0:
         of_masks = mask_lines(splits.values()) if row.model.masks and not start.boxes_only else []

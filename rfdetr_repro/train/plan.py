@@ -166,15 +166,15 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
     """
     whole = trainer.recipe.train.batch_size
     count = whole if trainer.device.type == "cuda" else 1
-    kept = _Kept(trainer)
+    kept = Kept(trainer)
     try:
         with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
-            passes, updates = _passes(trainer, arch, count, 1)
+            passes, updates = run_passes(trainer, arch, count, 1)
         if trainer.device.type == "cuda" or passes[0] < ONCE_S:
-            passes, updates = _passes(trainer, arch, count, REPEATS)
+            passes, updates = run_passes(trainer, arch, count, REPEATS)
         more = min(whole, MOST_ON_CPU)
         if count < more and min(passes) < PATIENT_S:
-            passes, updates = _passes(trainer, arch, more, REPEATS)
+            passes, updates = run_passes(trainer, arch, more, REPEATS)
             kept.bytes, count = kept.bytes * more // count, more
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
@@ -190,11 +190,11 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
     return Timed(arch, gflops, min(passes) * scale, min(updates), count, int(kept.bytes * scale))
 
 
-def _passes(
-    trainer: Trainer, arch: Arch, count: int, repeats: int
+def run_passes(
+    trainer: Trainer, arch: Arch, count: int, repeats: int, objects: int = OBJECTS
 ) -> tuple[list[float], list[float]]:
-    """Seconds of passes over ``count`` images, and of updates."""
-    batch = _batch(trainer, arch, count)
+    """Seconds of passes over ``count`` images with so many ``objects`` each, and of updates."""
+    batch = _batch(trainer, arch, count, objects)
     spent = []
     for _ in range(repeats):
         passed = _clocked(trainer.device, lambda: trainer._pass(batch, arch, 0, 1))
@@ -202,12 +202,13 @@ def _passes(
     return [passed for passed, _ in spent], [updated for _, updated in spent]
 
 
-class _Kept:
+class Kept:
     """Adds up what a forward pass keeps for its backward pass: each storage once, without
     weights.
     """
 
     def __init__(self, trainer: Trainer) -> None:
+        """Nothing is kept yet; the weights of ``trainer`` never count."""
         self.seen = {
             parameter.untyped_storage().data_ptr()
             for parameter in trainer.state.detector.parameters()
@@ -215,6 +216,7 @@ class _Kept:
         self.bytes = 0
 
     def note(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Counts a tensor that is kept, and returns it."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
@@ -230,18 +232,18 @@ def _clocked(device: torch.device, work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _batch(trainer: Trainer, arch: Arch, count: int) -> Batch:
-    """Noise with OBJECTS boxes per image, and their areas as masks where the model has masks."""
+def _batch(trainer: Trainer, arch: Arch, count: int, objects: int) -> Batch:
+    """Noise with ``objects`` boxes per image, and masks where the model has masks."""
     height, width = arch.input_hw
     generator = torch.Generator().manual_seed(0)
     targets = []
     for image in range(count):
-        boxes = torch.rand(OBJECTS, 4, generator=generator) * 0.3 + 0.2
+        boxes = torch.rand(objects, 4, generator=generator) * 0.3 + 0.2
         labels = torch.randint(
-            trainer.state.detector.config.num_classes, (OBJECTS,), generator=generator
+            trainer.state.detector.config.num_classes, (objects,), generator=generator
         )
         masks = (
-            torch.zeros(OBJECTS, height, width, dtype=torch.bool)
+            torch.zeros(objects, height, width, dtype=torch.bool)
             if trainer.state.detector.config.masks
             else None
         )

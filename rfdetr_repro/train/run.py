@@ -65,6 +65,9 @@ class TrainRequest:
     callbacks: Sequence[TrainingCallback] = field(default=(), compare=False, repr=False)
     # leave pictures of labels, batches, curves and sampled architectures in FOLDER/training
     pictures: bool = False
+    # choose batch_size and accumulate of the recipe anew, by the memory of ``device``, with the
+    # same number of images per step; see :mod:`.auto_batch`
+    auto_batch: bool = False
     # own augmentation and sampler; with them one process trains, unless ``processes`` is given
     hooks: Hooks | None = None
     stage: Stage | None = None  # where the training stands in a longer flow, for its lines
@@ -138,6 +141,8 @@ def train(request: TrainRequest) -> Run:
     from .trainer import MODEL, Trainer
 
     device = choose_device() if request.device is None else request.device
+    if request.auto_batch:
+        request = _with_fitting_batch(request, device)
     # arguments of the other processes' trainers
     arguments: dict[str, Any] = {
         "recipe": request.recipe,
@@ -166,6 +171,27 @@ def train(request: TrainRequest) -> Run:
             callbacks.append(RunPictures(trainer))
         trainer.run(evaluate=evaluate, callbacks=callbacks)
     return _result(trainer)
+
+
+def _with_fitting_batch(request: TrainRequest, device: torch.device) -> TrainRequest:
+    """The request with the batch size that a resumed run has, or that fits into memory."""
+    from .auto_batch import fitted
+    from .parallel import Ranks
+
+    if Ranks.current().size > 1:
+        raise InputError(
+            'a batch size of "auto" is for one process',
+            hint="give a number, which holds for all processes together",
+        )
+    preset = request.recipe.preset
+    model = replace(preset.model, num_classes=len(request.split.classes.names))
+    trial = replace(request.recipe, preset=replace(preset, model=model))
+    found, why = fitted(
+        trial, device, request.folder, request.split.most_objects(), request.processes
+    )
+    log.info(why)
+    recipe = replace(request.recipe, train=found.train)
+    return replace(request, recipe=recipe, auto_batch=False)
 
 
 def _process_count(request: TrainRequest, trainer: Trainer) -> int:

@@ -33,7 +33,9 @@ _RENAMED = {
     "mask_dice_loss_coef": "mask_dice_weight",
     "clip_max_norm": "clip_norm",
 }
-_NO_LOGGER = "use tensorboard=True, or read train_log.jsonl of the run"
+_NO_LOGGER = "use tensorboard, wandb or mlflow, or read train_log.jsonl of the run"
+AUTO = "auto"  # batch size by memory
+AUTO_IMAGES = 16  # images per optimizer step of upstream's auto_batch_target_effective
 _ONE_RECIPE = "this part of the recipe is fixed here"
 # Keyword -> (values that describe what is done here, what to use instead of another value).
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -41,10 +43,7 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
         (True,),
         "the average is always kept, and the better of average and raw weights is the model",
     ),
-    "wandb": ((False,), _NO_LOGGER),
-    "mlflow": ((False,), _NO_LOGGER),
     "clearml": ((False,), _NO_LOGGER),
-    "callbacks": ((None, {}), "read train_log.jsonl of the run"),
     "expanded_scales": (
         (True,),
         "give multi_scale=False for one size; the range of sizes is upstream's expanded one",
@@ -97,8 +96,6 @@ _ASIDE = {
     "prefetch_factor",
     "pin_memory",
     "progress_bar",
-    "project",
-    "run",
     "notes",
     "dataset_file",
     "print_freq",
@@ -121,7 +118,6 @@ _ASIDE = {
     "dist_url",
     "eval_masks_head_resolution",
     "segmentation_head",
-    "auto_batch_target_effective",
     "auto_batch_max_targets_per_image",
     "auto_batch_ema_headroom",
     "fused_optimizer",
@@ -146,6 +142,11 @@ _RULED = (
     "group_detr",
     "seed",
     "freeze_encoder",
+    "wandb",
+    "mlflow",
+    "project",
+    "run",
+    "auto_batch_target_effective",
 )
 _SPLIT = {"on": True, "off": False, "per-batch": True}
 
@@ -156,6 +157,10 @@ class Asked:
 
     train: TrainConfig
     tensorboard: bool = False
+    loggers: tuple[str, ...] = ()  # of :data:`.loggers.LOGGERS`, without TensorBoard
+    project: str | None = None
+    run_name: str | None = None
+    auto_batch: bool = False  # see :class:`.run.TrainRequest`
     run_test: bool = False
     resolution: int | None = None
     device: str | None = None
@@ -173,7 +178,7 @@ def steps_per_epoch(images: int, per_step: int) -> int:
 
 def from_upstream(
     images: int,
-    base: Mapping[str, int],
+    base: Mapping[str, Any],
     words: Mapping[str, Any],
     evaluated: bool = True,
     stated: Mapping[str, Any] | None = None,
@@ -186,17 +191,7 @@ def from_upstream(
     :class:`InputError`, which names a substitute, for an unknown keyword and for a value that is
     not supported.
     """
-    for name, value in base.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(
-                f"{name} {value!r} is not a whole number",
-                hint='a batch size of "auto" is not supported here',
-            )
-        if value < 1:
-            raise InputError(f"{name} {value} is not positive")
-    epochs = base["epochs"]
-    batch_size = base["batch_size"]
-    accumulate = base["grad_accum_steps"]
+    epochs, batch_size, accumulate = _counts(base, words, stated)
     given = {_RENAMED.get(name, name): value for name, value in words.items()}
     _refuse(given)
     given = {
@@ -215,9 +210,13 @@ def from_upstream(
     ours |= _stopping(given, per_epoch, evaluated)
     options = {
         name: given.pop(name)
-        for name in ("tensorboard", "run_test", "resolution", "device")
+        for name in ("tensorboard", "run_test", "resolution", "device", "project")
         if name in given
     }
+    options["run_name"] = given.pop("run", None)
+    options["loggers"] = tuple(name for name in ("wandb", "mlflow") if given.pop(name, False))
+    options["auto_batch"] = base["batch_size"] == AUTO
+    given.pop("auto_batch_target_effective", None)
     if given.pop("freeze_encoder", False):
         given["freeze"] = (*frozen_parts(given.get("freeze", ())), "backbone")
     names = given.pop("class_names", None)
@@ -233,6 +232,31 @@ def from_upstream(
         groups=groups,
         lines=lines,
     )
+
+
+def _counts(
+    base: Mapping[str, Any], words: Mapping[str, Any], stated: Mapping[str, Any] | None
+) -> tuple[int, int, int]:
+    """Epochs, batch size and accumulation; with a batch size of "auto" the images of a step as one
+    batch, which is divided when the memory is known.
+    """
+    base = dict(base)
+    if base["batch_size"] == AUTO:
+        if "grad_accum_steps" in (base if stated is None else stated):
+            raise InputError(
+                'batch_size="auto" chooses grad_accum_steps too',
+                hint="leave grad_accum_steps out; auto_batch_target_effective is the number of "
+                "images per step",
+            )
+        base["batch_size"] = words.get("auto_batch_target_effective", AUTO_IMAGES)
+        base["grad_accum_steps"] = 1
+    for name, value in base.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            hint = 'give a number, or "auto"' if name == "batch_size" else ""
+            raise InputError(f"{name} {value!r} is not a whole number", hint=hint)
+        if value < 1:
+            raise InputError(f"{name} {value} is not positive")
+    return base["epochs"], base["batch_size"], base["grad_accum_steps"]
 
 
 def _refuse(given: Mapping[str, Any]) -> None:

@@ -111,7 +111,7 @@ def test_words_become_settings(words: dict[str, Any], fields: dict[str, Any]) ->
     ("words", "hint"),
     [
         ({"use_ema": False}, "average"),
-        ({"wandb": True}, "tensorboard"),
+        ({"clearml": True}, "tensorboard"),
         ({"multi_scale": "per-sample"}, "one size per step"),
         ({"expanded_scales": False}, "multi_scale=False"),
         ({"lr_scheduler": "cosine"}, "cooldown_share"),

@@ -154,6 +154,19 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors. Raises :class:`InputError` for
+    anything else.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            return dict(stream.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"corrupt checkpoint: {error}", path, "copy the file again, or train again"
+        ) from error
+
+
 def save_detector(path: str | Path, state: dict[str, Tensor], card: ModelCard) -> str:
     """Writes weights and card; returns the file's SHA-256."""
     write_tensors(path, state, {"card": card.to_json()})
