@@ -3,6 +3,7 @@
 const MARGIN = { left: 52, right: 16, top: 14, bottom: 44 };
 const COLOURS = 7; // --c0 to --c6 of the style sheet
 const MANY = 400; // points of one origin, from which they are drawn smaller
+const RANKS = 3; // of a point: what is drawn above what
 const NEAR = 18; // pixels within which a pointer meets a point
 
 class Chart {
@@ -19,12 +20,26 @@ class Chart {
       const point = this.at(event);
       if (point) onOpen(point);
     });
-    new ResizeObserver(() => this.draw()).observe(box);
+    new ResizeObserver(() => this.show(this.scene)).observe(box);
   }
 
-  // `scene`: {points, fronts, xAxis, yAxis, log, budget, over(record), chosen}
+  // `scene`: {points, fronts, xAxis, yAxis, log, budget, over(point), chosen}. The points get their
+  // places at once; they are drawn with the next frame of the screen, however often this is called.
   show(scene) {
     this.scene = scene;
+    const width = this.box.clientWidth;
+    const height = this.box.clientHeight;
+    if (!scene || !width || !height) return;
+    const shape = `${width} ${height} ${scene.log}`;
+    if (scene.points !== this.placed || shape !== this.shape) {
+      this.scales = scalesOf(scene, width, height);
+      for (const point of scene.points) {
+        point.left = this.scales.x.place(point.x);
+        point.top = this.scales.y.place(point.y);
+      }
+      this.placed = scene.points;
+      this.shape = shape;
+    }
     this.draw();
   }
 
@@ -51,24 +66,23 @@ class Chart {
   }
 
   draw() {
-    const width = this.box.clientWidth;
-    const height = this.box.clientHeight;
-    if (!this.scene || !width || !height) return;
-    this.colours = coloursOf(this.box);
-    const context = prepared(this.base, width, height);
-    this.scales = scalesOf(this.scene, width, height);
-    for (const point of this.scene.points) {
-      point.left = this.scales.x.place(point.x);
-      point.top = this.scales.y.place(point.y);
-    }
-    drawGrid(context, this.scene, this.scales, this.colours, width, height);
-    drawFronts(context, this.scene, this.colours);
-    drawPoints(context, this.scene, this.colours, this.scales);
-    this.drawOver();
+    if (this.waiting || !this.scales) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.colours = coloursOf(this.box);
+      const width = this.box.clientWidth;
+      const height = this.box.clientHeight;
+      const context = prepared(this.base, width, height);
+      drawGrid(context, this.scene, this.scales, this.colours, width, height);
+      drawFronts(context, this.scene, this.colours);
+      drawPoints(context, this.scene, this.colours, this.scales);
+      this.drawOver();
+    });
   }
 
   drawOver() {
-    if (!this.scales) return;
+    if (!this.colours) return;
     const context = prepared(this.over, this.box.clientWidth, this.box.clientHeight);
     const { scene, colours, scales } = this;
     if (scene.budget !== null) drawBudget(context, scene, scales, colours);
@@ -237,34 +251,45 @@ function drawFronts(context, scene, colours) {
   context.globalAlpha = 1;
 }
 
-// Points of one colour, origin and side of the budget are one path each, so that 20,000 are quick.
+// Points of one colour, origin and side of the budget are drawn together, so that 20,000 are quick.
 function drawPoints(context, scene, colours, scales) {
-  const paths = new Map();
+  const groups = new Map();
   const counts = {};
-  for (const point of scene.points) counts[point.origin] = (counts[point.origin] || 0) + 1;
   for (const point of scene.points) {
-    const dim = scene.over(point.record);
-    const key = `${point.rank} ${point.series} ${dim}`;
-    if (!paths.has(key)) paths.set(key, { point, dim, path: new Path2D(), members: [] });
-    const entry = paths.get(key);
-    entry.members.push(point);
-    addMarker(entry.path, point, radiusOf(point, counts));
+    counts[point.origin] = (counts[point.origin] || 0) + 1;
+    const key = 2 * (RANKS * point.series + point.rank) + scene.over(point);
+    if (groups.has(key)) groups.get(key).push(point);
+    else groups.set(key, [point]);
   }
-  const ordered = [...paths.values()].sort((a, b) => a.point.rank - b.point.rank);
-  for (const { point, dim, path, members } of ordered) {
-    const colour = colours.series[point.series % COLOURS];
-    const faint = point.origin === "modelled" ? 0.5 : 1;
-    context.globalAlpha = dim ? 0.3 * faint : faint;
-    if (point.origin !== "modelled" && members.length <= MANY / 2) {
-      for (const member of members) whiskers(context, member, scales, colour, 1);
-    }
-    context.fillStyle = point.origin === "published" ? colours.page : colour;
-    context.fill(path);
-    context.strokeStyle = point.origin === "published" ? colour : colours.page;
-    context.lineWidth = point.origin === "published" ? 1.75 : 1;
-    if (point.origin !== "modelled") context.stroke(path);
+  for (const members of [...groups.values()].sort((a, b) => a[0].rank - b[0].rank)) {
+    const { origin, series } = members[0];
+    const colour = colours.series[series % COLOURS];
+    const faint = origin === "modelled" ? 0.5 : 1;
+    context.globalAlpha = scene.over(members[0]) ? 0.3 * faint : faint;
+    if (origin === "modelled" && members.length > MANY) drawDots(context, members, colour, counts);
+    else drawMarkers(context, members, colour, colours.page, scales, counts);
   }
   context.globalAlpha = 1;
+}
+
+function drawDots(context, members, colour, counts) {
+  const size = 2 * radiusOf(members[0], counts);
+  context.fillStyle = colour;
+  for (const { left, top } of members) context.fillRect(left - size / 2, top - size / 2, size, size);
+}
+
+function drawMarkers(context, members, colour, page, scales, counts) {
+  const { origin } = members[0];
+  if (origin !== "modelled" && members.length <= MANY / 2) {
+    for (const member of members) whiskers(context, member, scales, colour, 1);
+  }
+  const path = new Path2D();
+  for (const member of members) addMarker(path, member, radiusOf(member, counts));
+  context.fillStyle = origin === "published" ? page : colour;
+  context.fill(path);
+  context.strokeStyle = origin === "published" ? colour : page;
+  context.lineWidth = origin === "published" ? 1.75 : 1;
+  if (origin !== "modelled") context.stroke(path);
 }
 
 function radiusOf(point, counts) {

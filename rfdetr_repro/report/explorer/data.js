@@ -28,6 +28,7 @@ class Records {
     this.run = data.run;
     this.encoded = data.columns;
     this.decoded = new Map();
+    this.grouped = new Map();
   }
 
   get paths() {
@@ -50,6 +51,21 @@ class Records {
 
   has(path) {
     return path in this.encoded;
+  }
+
+  // A number for every Record, the same for Records whose values at all the paths are the same.
+  groupsBy(paths) {
+    const name = paths.join(" ");
+    if (!this.grouped.has(name)) {
+      const columns = paths.map((path) => this.column(path));
+      const numbers = new Map();
+      this.grouped.set(name, everyRecord(this).map((record) => {
+        const key = JSON.stringify(columns.map((values) => values[record]));
+        if (!numbers.has(key)) numbers.set(key, numbers.size);
+        return numbers.get(key);
+      }));
+    }
+    return this.grouped.get(name);
   }
 
   // The distinct values at a path, the most frequent first.
@@ -110,16 +126,14 @@ function onAxis(records, axis, record) {
 }
 
 // What must be equal for two latencies and two APs to be compared.
-function comparable(records, record) {
-  return JSON.stringify([records.value("shown.timed", record), records.value("shown.images", record)]);
-}
+const COMPARABLE = ["shown.timed", "shown.images"];
 
 // What must be equal for a front to join two points.
-function frontOf(records, axis, record) {
+function frontPaths(axis) {
   const same = ["shown.origin", "shown.weights", "shown.images", "data.sha256", "shown.backend", "shown.machine"];
   if (axis.mode) same.push("shown.timed");
   if (axis.key === "flops") same.push("cost.counter", "cost.form");
-  return JSON.stringify(same.map((path) => records.value(path, record)));
+  return same;
 }
 
 // The points that no other one beats in x without losing in y, best x first, as
@@ -153,13 +167,14 @@ function pickOf(records, stat, yAxis, budget) {
   const candidates = [];
   const kinds = new Set();
   const mode = withoutWait(stat.mode);
+  const groups = records.groupsBy(COMPARABLE);
   for (let record = 0; record < records.count; record += 1) {
     if (!records.value("shown.pickable", record) || records.value("protocol.mode", record) !== mode) continue;
     const ms = records.value(stat.path, record);
     const y = records.value(yAxis.path, record);
     if (ms === null || y === null) continue;
     candidates.push({ record, ms, y });
-    kinds.add(comparable(records, record));
+    kinds.add(groups[record]);
   }
   return kinds.size === 1 ? bestWithin(candidates, budget) : null;
 }

@@ -30,6 +30,7 @@ _LEFT_OUT = re.compile(r"unverified$|.*\.draws_sha256$|latency\.samples_sha256$"
 _WAIT = re.compile(r"buffer (\S+) ms")
 _FEW = 0.25  # share of Records below which only the present values are listed
 
+ABLATIONS = ("5", "6", "v2_19")  # tables whose rows are steps or backbones, no family of models
 MEASURED = "measured"
 MODELLED = "modelled"
 PUBLISHED = "published"
@@ -176,7 +177,9 @@ def _machine(record: Record) -> str | None:
 def _series(record: Record) -> str:
     """What has one colour: the Records of a checkpoint, or the printed rows of a family."""
     if record.published is not None:
-        return f"{record.model.name} (paper)"
+        if record.published.table in ABLATIONS:
+            return f"Table {record.published.table} (paper)"
+        return f"{record.model.name.partition(' (')[0]} (paper)"
     if record.model.checkpoint_sha256 is not None:
         words = record.model.name if record.model.arch is None else "checkpoint"
         return f"{words} {record.model.checkpoint_sha256[:8]}"
@@ -184,7 +187,11 @@ def _series(record: Record) -> str:
 
 
 def _weights(record: Record) -> str:
-    """What a front may join: the checkpoint, or the rows of one family in one printed table."""
-    if record.published is not None:
-        return f"{record.model.name}, Table {record.published.table}, {record.published.section}"
-    return record.model.checkpoint_sha256 or f"{record.model.name}, unknown checkpoint"
+    """What a front may join: the checkpoint, or the sizes of one family in one printed table."""
+    model = record.model
+    if record.published is None:
+        return model.checkpoint_sha256 or f"{model.name}, unknown checkpoint"
+    if record.published.table in ABLATIONS:
+        return record.source
+    table = f"Table {record.published.table}, {record.published.section}"
+    return f"{model.name}, {model.variant}, {table}"

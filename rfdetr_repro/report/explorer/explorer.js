@@ -179,24 +179,39 @@ class Explorer {
     this.xAxis = this.xAxes.find((axis) => axis.key === state.x);
     this.yAxis = this.yAxes.find((axis) => axis.key === state.y);
     this.stat = this.stats.find((axis) => axis.key === state.stat) || (this.xAxis.mode ? this.xAxis : this.stats[0]) || null;
-    const origins = state.origins.split(",");
-    const words = state.search.toLowerCase();
-    this.kept = everyRecord(records).filter(
-      (record) =>
-        origins.includes(records.value("shown.origin", record)) &&
-        FILTERS.every(({ key, path }) => !state[key] || records.value(path, record) === state[key]) &&
-        (!words || records.value("shown.name", record).toLowerCase().includes(words)),
-    );
+    this.kept = this.keptRecords();
     this.points = this.onceEach(this.kept.map((record) => this.pointOf(record)).filter(Boolean));
     this.fronts = this.frontsOf(this.points);
     this.onFront = new Set(this.fronts.flat().map((point) => point.record));
     if (state.front) this.points = this.points.filter((point) => this.onFront.has(point.record));
     this.ordered = this.points.slice().sort((a, b) => a.x - b.x || b.y - a.y || a.record - b.record);
+    const ends = this.points.map((point) => point.x);
+    const positive = ends.length > 0 && smallest(ends) > 0;
+    const wide = positive && largest(ends) > 2.5 * smallest(ends);
+    this.log = positive && (state.log === "log" || (state.log === "auto" && wide));
     this.met = null;
     this.candidates = this.stat ? this.candidatesOf() : [];
+    const groupOf = this.records.groupsBy(COMPARABLE);
+    this.comparableSets = [...grouped(this.candidates, (one) => groupOf[one.record]).values()];
     this.updateBudget();
     this.showLegend();
     this.showList();
+  }
+
+  // What the filters leave.
+  keptRecords() {
+    const { state, records } = this;
+    const origins = state.origins.split(",");
+    const words = state.search.toLowerCase();
+    const chosen = FILTERS.filter(({ key }) => state[key]).map(({ key, path }) => [records.column(path), state[key]]);
+    const originOf = records.column("shown.origin");
+    const nameOf = records.column("shown.name");
+    return everyRecord(records).filter(
+      (record) =>
+        origins.includes(originOf[record]) &&
+        chosen.every(([values, wanted]) => values[record] === wanted) &&
+        (!words || nameOf[record].toLowerCase().includes(words)),
+    );
   }
 
   // What the budget changes: neither the points nor the list.
@@ -219,6 +234,7 @@ class Explorer {
       record,
       x,
       y,
+      ms: this.stat ? onAxis(records, this.stat, record) : null,
       xLow: optional(xAxis.low),
       xHigh: optional(xAxis.high),
       yLow: optional(yAxis.low),
@@ -243,7 +259,8 @@ class Explorer {
   }
 
   frontsOf(points) {
-    const groups = grouped(points, (point) => frontOf(this.records, this.xAxis, point.record));
+    const groupOf = this.records.groupsBy(frontPaths(this.xAxis));
+    const groups = grouped(points, (point) => groupOf[point.record]);
     return [...groups.values()].map((group) => paretoFront(group, this.xAxis));
   }
 
@@ -278,8 +295,7 @@ class Explorer {
   // One answer for every set of comparable models: the run's own measured files first.
   answersOf() {
     if (this.budget === null) return [];
-    const groups = grouped(this.candidates, (one) => comparable(this.records, one.record));
-    const answers = [...groups.values()].map((group) => ({
+    const answers = this.comparableSets.map((group) => ({
       ...bestWithin(group, this.budget),
       count: group.length,
       origin: this.records.value("shown.origin", group[0].record),
@@ -384,31 +400,22 @@ class Explorer {
   }
 
   showChart() {
-    const { state, points, xAxis } = this;
+    const { points, xAxis } = this;
     const chosen = this.answers.filter((answer) => answer.fits).slice(0, MOST_ANSWERS).map((answer) => answer.chosen.record);
-    const all = points.map((point) => point.x);
-    const positive = all.length > 0 && smallest(all) > 0;
-    const wide = positive && largest(all) > 2.5 * smallest(all);
     const onBudget = this.budget !== null && this.stat === xAxis;
     this.chart.show({
       points,
       fronts: this.fronts,
       xAxis,
       yAxis: this.yAxis,
-      log: positive && (state.log === "log" || (state.log === "auto" && wide)),
+      log: this.log,
       budget: onBudget ? this.budget : null,
-      over: this.overBudget(),
+      over: (point) => this.budget !== null && point.ms !== null && point.ms > this.budget,
       chosen: chosen.map((record) => points.find((point) => point.record === record)).filter(Boolean),
     });
     this.part("empty").hidden = points.length > 0;
     const words = `${points.length.toLocaleString("en")} points: ${this.yAxis.label} against ${xAxis.label}.`;
     this.part("plot").setAttribute("aria-label", `Scatter plot of ${words} Arrow keys move between the points.`);
-  }
-
-  overBudget() {
-    if (this.budget === null) return () => false;
-    const over = new Set(this.candidates.filter((one) => one.ms > this.budget).map((one) => one.record));
-    return (record) => over.has(record);
   }
 
   // The colours, with what the filters leave of each. A click leaves that colour alone.
@@ -442,7 +449,7 @@ class Explorer {
     for (const axis of [...this.yAxes.filter((one) => ["ap", "ap50", "mask_ap"].includes(one.key)), ...COSTS.filter((one) => records.has(one.path))]) {
       if (axis.key !== yAxis.key && axis.key !== xAxis.key) columns.push({ key: axis.key, ...number(axis) });
     }
-    columns.push({ key: "data", ...text("data", "shown.images") }, { key: "timed", ...text("timed by", "shown.timed") }, { key: "series", ...text("checkpoint or family", "shown.series") });
+    columns.push({ key: "data", ...text("data", "shown.images") }, { key: "timed", ...text("timed by", "shown.timed") }, { key: "series", ...text("checkpoint or family", "shown.series") }, { key: "source", ...text("source", "source") });
     return columns.filter((column) => column.key.length < 3 || this.points.some((point) => column.value(point.record) !== null));
   }
 
@@ -452,8 +459,9 @@ class Explorer {
     const key = this.state.sort.replace(/^-/, "");
     const by = columns.find((column) => column.key === key) || columns[1];
     const rows = this.points.map((point) => point.record);
-    const values = new Map(rows.map((record) => [record, by.value(record)]));
-    rows.sort((a, b) => compared(values.get(a), values.get(b), down) || a - b);
+    const values = new Array(this.records.count);
+    for (const record of rows) values[record] = by.value(record);
+    rows.sort((a, b) => compared(values[a], values[b], down) || a - b);
     const pages = Math.max(1, Math.ceil(rows.length / ROWS));
     const wanted = this.recordNamed(this.state.record);
     if (this.turnTo !== undefined && rows.includes(this.turnTo)) this.state.page = Math.floor(rows.indexOf(this.turnTo) / ROWS) + 1;
