@@ -43,14 +43,28 @@ class PointDraws:
         )
 
 
-def sample_map(maps: Tensor, points: Tensor, mode: str = "bilinear") -> Tensor:
-    """(N, C, h, w) at points (N, P, 2) xy in 0..1 -> (N, C, P); border padding, align_corners
-    False.
+def sample_map(maps: Tensor, points: Tensor) -> Tensor:
+    """(N, C, h, w) at points (N, P, 2) xy in 0..1 -> (N, C, P), bilinear; border padding,
+    align_corners False.
     """
     grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False).squeeze(
-        -1
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False).squeeze(-1)
+
+
+def nearest_pixels(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
+    """Bool masks (N, H, W) -> values 0 or 1 of mask ``rows[i]`` (n,) at ``points[i]`` (n or 1, P,
+    2) xy in 0..1, as a tensor (n, P) of the type of ``points``.
+
+    The pixels are those of ``F.grid_sample`` in "nearest" mode with border padding, but the masks
+    are neither copied nor converted: of a mask of 512 x 512 pixels a few hundred are read.
+    """
+    height, width = masks.shape[-2:]
+    x, y = (
+        (((2 * points[..., axis] - 1 + 1) * side - 1) / 2).clamp(0, side - 1).round().long()
+        for axis, side in ((0, width), (1, height))
     )
+    pixels = rows[:, None] * (height * width) + y * width + x
+    return masks.reshape(-1)[pixels].to(points.dtype)
 
 
 def query_logits(features: MaskFeatures, image: int, queries: Tensor, points: Tensor) -> Tensor:
@@ -109,20 +123,17 @@ def mask_losses(
     logits = torch.cat(per_image)
     if not len(logits):
         return features.queries.sum() * 0 + features.pixels.sum() * 0 + logits.new_zeros(2)
-    truth = torch.cat(
-        [mask[columns] for mask, (_, columns) in zip(masks, matches, strict=True)]
-    ).to(logits.dtype)
     height, width = logits.shape[-2:]
     count = max(height, height * width // 16)
-    points = torch.cat(
-        [
-            uncertain_points(one.detach(), count, draws.of_image(stage, i))
-            for i, one in enumerate(per_image)
-            if len(one)
-        ]
-    )
-    predicted = sample_map(logits[:, None], points).squeeze(1)  # (n, P)
-    wanted = sample_map(truth[:, None], points, "nearest").squeeze(1)
+    chosen = []
+    truth = []
+    for i, (one, mask, (_, columns)) in enumerate(zip(per_image, masks, matches, strict=True)):
+        if len(one):
+            points = uncertain_points(one.detach(), count, draws.of_image(stage, i))
+            chosen.append(points)
+            truth.append(nearest_pixels(mask, columns, points))
+    predicted = sample_map(logits[:, None], torch.cat(chosen)).squeeze(1)  # (n, P)
+    wanted = torch.cat(truth)
     bce = F.binary_cross_entropy_with_logits(predicted, wanted, reduction="none").mean(-1)
     return torch.stack([bce.sum(), dice_loss(predicted, wanted).sum()])
 
@@ -136,10 +147,8 @@ def mask_costs(
     """
     rows = torch.arange(features.queries.shape[1], device=masks.device)
     logits = query_logits(features, image, rows, points)  # (N, P)
-    # (n, P)
-    truth = sample_map(
-        masks[:, None].to(logits.dtype), points[None].expand(len(masks), -1, -1), "nearest"
-    ).squeeze(1)
+    truth = nearest_pixels(masks, torch.arange(len(masks), device=masks.device), points[None])
+    truth = truth.to(logits.dtype)  # (n, P)
     count = truth.shape[-1]
     bce = (F.softplus(-logits) @ truth.T + F.softplus(logits) @ (1 - truth).T) / count
     p = logits.sigmoid()

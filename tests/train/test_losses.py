@@ -8,6 +8,7 @@ from itertools import permutations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import ARCH, TRAIN, images_for, tiny_detector
 
 from rfdetr_repro.data.transforms import Target
@@ -19,6 +20,7 @@ from rfdetr_repro.train.mask_points import (
     dice_loss,
     mask_costs,
     mask_losses,
+    nearest_pixels,
     uncertain_points,
 )
 from rfdetr_repro.train.matcher import match, stage_costs
@@ -172,3 +174,25 @@ def test_dense_loss_counts_the_smallest_box_and_has_gradients() -> None:
     )
     nothing, tokens = head.loss(memory, [target(0)] * 2)
     assert nothing.isfinite() and tokens == 0
+
+
+def test_pixels_of_masks_equal_grid_sample():
+    """The pixels that are read without a conversion of the masks are those of PyTorch's own
+    nearest sampling, on pixel borders too.
+    """
+    generator = torch.Generator().manual_seed(3)
+    for height, width in ((1, 1), (5, 7), (64, 48), (33, 90)):
+        masks = torch.rand(4, height, width, generator=generator) > 0.5
+        points = torch.rand(6, 200, 2, generator=generator)
+        points[:, :50, 0] = torch.randint(0, width + 1, (6, 50), generator=generator) / width
+        points[:, 50:90] = (points[:, 50:90] * 8).round() / 8
+        rows = torch.randint(0, 4, (6,), generator=generator)
+        grid = 2 * points[:, :, None] - 1
+        expected = F.grid_sample(
+            masks[rows][:, None].float(),
+            grid,
+            mode="nearest",
+            padding_mode="border",
+            align_corners=False,
+        )
+        assert torch.equal(nearest_pixels(masks, rows, points), expected[:, 0, :, 0])
