@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.sizing import Scene
 
 from .coco import CocoSplit
 from .image_files import short
@@ -305,3 +306,43 @@ def shared_pictures(splits: Sequence[CocoSplit]) -> list[str]:
 def census_json(found: Sequence[Census]) -> str:
     """The censuses as a JSON list, one object per split."""
     return json.dumps([census.as_json() for census in found], indent=1)
+
+
+# share of all objects below which a class does not decide the resolution
+RARE_CLASS = 0.01
+
+
+def scene_of(split: CocoSplit) -> Scene:
+    """What the split looks like: how many objects an image holds, and how large they are.
+
+    Raises :class:`InputError` for a split without objects.
+    """
+    check_usable([split])
+    table = split.table
+    of_image = np.repeat(np.arange(len(split)), np.diff(table.first))[~table.crowd]
+    labels = table.labels[~table.crowd]
+    areas = np.array([info.width * info.height for info in split.images], dtype=float)
+    boxes = table.boxes_xywh[~table.crowd, 2:].prod(axis=1)
+    sides = np.sqrt(np.maximum(boxes, 0) / areas[of_image])
+    common = np.bincount(labels, minlength=len(split.classes)) >= max(1.0, RARE_CLASS * len(labels))
+    medians = {
+        label: float(np.median(sides[labels == label])) for label in np.flatnonzero(common).tolist()
+    }
+    smallest = min(medians, key=lambda label: medians[label])
+    per_image = objects_per_image(split)
+    return Scene(
+        images=len(split),
+        median_objects=float(np.median(per_image)),
+        many_objects=float(np.quantile(per_image, 0.9)),
+        most_objects=int(per_image.max()),
+        typical_side=float(np.median(sides)),
+        smallest_class=_unique_names(split)[smallest],
+        smallest_side=medians[smallest],
+        image_side=float(np.median(np.sqrt(areas))),
+    )
+
+
+def objects_per_image(split: CocoSplit) -> np.ndarray:
+    """Number of training targets of each image, int64 (images,)."""
+    of_image = np.repeat(np.arange(len(split)), np.diff(split.table.first))
+    return np.bincount(of_image[~split.table.crowd], minlength=len(split))

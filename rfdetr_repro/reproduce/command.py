@@ -13,9 +13,11 @@ from pathlib import Path
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
-from rfdetr_repro.spec.arguments import ArgumentParser, output_folder
-from rfdetr_repro.spec.campaign import campaign, from_scratch
+from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder
+from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch
 from rfdetr_repro.spec.files import writable_folder
+
+DEFAULT_TIME_S = 20 * 60.0  # for data of the user's own
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "reproduce --plan",
             "reproduce --data DIR --out runs/mine",
-            "reproduce --data DIR --out runs/mine --budget-ms 8",
+            "reproduce --data DIR --out runs/mine --budget-ms 8 --time-budget 30m",
             "reproduce --campaign campaigns/paper.toml --out runs/paper",
         ),
     )
@@ -38,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--campaign", default="embedded", help="campaign to run: embedded, coco, or a .toml file")
     add_data_arguments(arguments, "these data replace the campaign's own data")
     add_budget(add)
+    add(
+        "--time-budget",
+        type=duration,
+        metavar="TIME",
+        help="time for the whole run, like 30m or 2h: steps of training, engines and confirmed "
+        "models are planned for it on this machine (default: 20m with --data, else the campaign's "
+        "own numbers)",
+    )
     add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
     add(
         "--from-scratch",
@@ -62,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (source := source_of(args, needed=False)) is not None:
         title = f"Weight-sharing search on {source.name}"
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
+        if args.campaign == EMBEDDED.name:
+            chosen = replace(chosen, follow_data=True, time_budget_s=DEFAULT_TIME_S)
+    if args.time_budget is not None:
+        chosen = replace(chosen, time_budget_s=args.time_budget)
     refuse_quantile_alone(args)
     if args.budget_ms is not None:
         chosen = replace(

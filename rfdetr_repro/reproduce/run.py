@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rfdetr_repro.data.source import DataSource
@@ -35,7 +36,9 @@ from rfdetr_repro.spec.files import (
     write_atomic,
 )
 from rfdetr_repro.spec.metrics import percent
+from rfdetr_repro.spec.sizing import Sizing
 
+from .follow import sized, sizing_for, tell_sizing
 from .summary import now, write_summary
 from .training import check_masks, pretrain, train
 
@@ -141,11 +144,12 @@ class Reproduction:
     def _run(self) -> Path:
         started_at = self.stages.keep("started", lambda: {"at": now()})["at"]
         splits = self.stages.run("data", "composing or reading the data set", self.data)
+        sizing = self.follow_data(splits)
         weights = self.weights()
         self.stages.run(
             "train",
             "training the supernet",
-            lambda: train(self.campaign, splits, self.folder, weights),
+            lambda: train(self.campaign, splits, self.folder, weights, sizing),
         )
         run = self.search(splits)
         with run.working():
@@ -214,6 +218,39 @@ class Reproduction:
         print_census(splits.values())
         check_masks(self.campaign, splits)
         return splits, ", ".join(f"{name} {len(split)} images" for name, split in splits.items())
+
+    def follow_data(self, splits: Mapping[str, CocoSplit]) -> Sizing | None:
+        """Sizes the campaign by its data and plans it for its time budget, where it asks for that;
+        prints every choice. A run that goes on keeps the choices of its first session.
+        """
+        sizing = None
+        if self.campaign.follow_data:
+            row = self.stages.keep(
+                "sizing", lambda: sizing_for(self.campaign, splits["train"]).as_json()
+            )
+            sizing = Sizing.from_json(row)
+            self.campaign = sized(self.campaign, sizing)
+            for line in tell_sizing(self.campaign, sizing, splits["train"]):
+                log.info(line)
+        if self.campaign.time_budget_s:
+            from rfdetr_repro.data.census import objects_per_image
+
+            from .schedule import Schedule, schedule
+
+            objects = float(median(objects_per_image(splits["train"]).tolist()))
+            planned = Schedule(
+                **self.stages.keep(
+                    "schedule", lambda: schedule(self.campaign, splits, objects).as_json()
+                )
+            )
+            if planned.seconds != self.campaign.time_budget_s:
+                log.warning(
+                    f"the run was planned for {planned.seconds / 60:.3g} min and keeps that plan; "
+                    f"choose another --out for another time budget"
+                )
+            self.campaign = planned.apply(self.campaign)
+            log.info("\n".join(planned.lines()))
+        return sizing
 
     def weights(self) -> Path | None:
         """The weights that the supernet's training starts from: the campaign's file, or the result

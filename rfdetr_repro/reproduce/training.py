@@ -13,6 +13,7 @@ from typing import Any
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.sizing import Sizing
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.train import run
 
@@ -79,16 +80,20 @@ def pretrain(campaign: Campaign, folder: Path) -> tuple[Path, str]:
 
 
 def train(
-    campaign: Campaign, splits: Mapping[str, Any], folder: Path, weights: Path | None
+    campaign: Campaign,
+    splits: Mapping[str, Any],
+    folder: Path,
+    weights: Path | None,
+    sizing: Sizing | None = None,
 ) -> tuple[Path, str]:
     """Trains the supernet in ``folder`` from ``weights`` (None: random weights); returns its model
-    and a line for the report.
+    and a line for the report. ``sizing``: settings of the model that follow the data.
     """
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.prepare import start_of
     from rfdetr_repro.train.recipe import Recipe
 
-    start = start_of(campaign.preset, splits["train"], weights)
+    start = start_of(campaign.preset, splits["train"], weights, sizing)
     if start.taken:
         log.info(start.taken)
     device = choose_device()

@@ -199,6 +199,20 @@ def number(low: float, high: float, ends: str = "[]") -> Callable[[str], float]:
     return parse
 
 
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 1e7
+
+
+def duration(text: str) -> float:
+    """``"90s"``, ``"30m"``, ``"1h30m"`` -> seconds. A type for arguments."""
+    parts = re.findall(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([smh])", text.strip().lower())
+    joined = "".join(value + unit for value, unit in parts)
+    seconds = sum(float(value) * _UNITS[unit] for value, unit in parts)
+    if joined != text.strip().lower() or not 0 < seconds <= _LONGEST_S:
+        raise ArgumentTypeError(f"{_shown(text)} is not a time; write 90s, 30m or 1h30m")
+    return seconds
+
+
 def wholes(low: int, high: int) -> Callable[[str], list[int]]:
     """The type of lists like "10,14,18", of different whole numbers from ``low`` to ``high``."""
     parse_number = whole(low, high)

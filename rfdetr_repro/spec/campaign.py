@@ -91,6 +91,11 @@ class Campaign:
     cuda_graph: bool = False
     # leave out unusable rows of the data, and print how many, instead of refusing the data
     drop_bad: bool = False
+    # resolutions, queries, mask maps and proposals by the train split (spec/sizing.py), in place of
+    # those of `preset` and `space`
+    follow_data: bool = False
+    # time in s that steps, engines and candidates are planned for; 0: their numbers are as given
+    time_budget_s: float = 0.0
     # "buffered" or "sustained": engines, choices, targets and fronts all use this mode
     latency_mode: str = "buffered"
     # mask AP of every configuration too; confirmed points always have mask AP
@@ -118,7 +123,9 @@ class Campaign:
             {},
             "the campaign",
         )
-        check_ranges(self, {"data_seed": (0, 2**63 - 1)}, {}, "the campaign")
+        check_ranges(
+            self, {"data_seed": (0, 2**63 - 1)}, {"time_budget_s": (0, 1e9)}, "the campaign"
+        )
         if self.most_engines is not None:
             check_ranges(self, {"most_engines": ENGINES}, {}, "the campaign")
         if self.cuda_graph and self.backend not in WITH_GRAPH:

@@ -28,7 +28,7 @@ from .trainer import Trainer
 
 DRAWS = 2000  # steps that determine the mix of architectures
 REPEATS = 2
-OBJECTS = 7  # per image, COCO's mean
+OBJECTS = 7  # of an image, COCO's mean
 # s: CPU passes over one image that take longer are not timed with more images, or not a second time
 PATIENT_S = 1.0
 ONCE_S = 20.0
@@ -110,9 +110,11 @@ def _row(one: Timed, batch_size: int) -> str:
     return f"  {one.arch.key}: {one.gflops:.1f} GFLOP, {spent}"
 
 
-def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Plan:
+def plan(
+    recipe: Recipe, device: torch.device, images: int | None = None, objects: int = OBJECTS
+) -> Plan:
     """Times a few passes of ``recipe`` on ``device``; ``images`` is the size of the data set, if
-    known. Writes nothing.
+    known, and ``objects`` the number of objects of an image. Writes nothing.
 
     Raises :class:`InputError`, which names the architecture, where an architecture does not fit
     into memory.
@@ -132,7 +134,7 @@ def plan(recipe: Recipe, device: torch.device, images: int | None = None) -> Pla
         }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = tuple(_time(trainer, arch, costs[arch]) for arch in _spread(costs))
+        timed = tuple(_time(trainer, arch, costs[arch], objects) for arch in _spread(costs))
         weights = sum(
             parameter.numel() * parameter.element_size()
             for parameter in trainer.state.detector.parameters()
@@ -160,7 +162,7 @@ def _seconds(timed: tuple[Timed, ...], gflops: float) -> float:
     return float(np.interp(gflops, [one.gflops for one in timed], [one.seconds for one in timed]))
 
 
-def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
+def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int) -> Timed:
     """Times a micro-batch after a first pass to warm up; on a CPU one image, or a few where one
     image is fast.
     """
@@ -169,12 +171,12 @@ def _time(trainer: Trainer, arch: Arch, gflops: float) -> Timed:
     kept = Kept(trainer)
     try:
         with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
-            passes, updates = run_passes(trainer, arch, count, 1)
+            passes, updates = run_passes(trainer, arch, count, 1, objects)
         if trainer.device.type == "cuda" or passes[0] < ONCE_S:
-            passes, updates = run_passes(trainer, arch, count, REPEATS)
+            passes, updates = run_passes(trainer, arch, count, REPEATS, objects)
         more = min(whole, MOST_ON_CPU)
         if count < more and min(passes) < PATIENT_S:
-            passes, updates = run_passes(trainer, arch, more, REPEATS)
+            passes, updates = run_passes(trainer, arch, more, REPEATS, objects)
             kept.bytes, count = kept.bytes * more // count, more
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):

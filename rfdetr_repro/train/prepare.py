@@ -15,11 +15,13 @@ from rfdetr_repro.model.checkpoints.pretrained import (
     load_pretrained,
     model_masks,
     with_classes,
+    with_queries,
     without_masks,
 )
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.labels import Labels
 from rfdetr_repro.spec.presets import Preset
+from rfdetr_repro.spec.sizing import Sizing
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,43 @@ def boxes_only(split: CocoSplit) -> str:
     return f"{why}: training boxes only" if why else ""
 
 
-def start_of(preset: Preset, split: CocoSplit, weights: str | Path | None) -> Start:
+def start_of(
+    preset: Preset, split: CocoSplit, weights: str | Path | None, sizing: Sizing | None = None
+) -> Start:
     """What a run on ``split`` starts with.
 
     Masks are left out where an object of the split lacks a mask. ``weights``: a DINOv2 encoder, a
     released or transformers file, or an earlier run's model, whose shapes replace those of
-    ``preset``; None: random weights. Raises :class:`InputError` for a file that does not fit.
+    ``preset``; None: random weights. ``sizing``: settings that follow the data, in place of those
+    of preset and file; queries are added by the rule of :func:`.pretrained.with_queries`. Raises
+    :class:`InputError` for a file that does not fit.
     """
     why_boxes = ""
     if preset.model.masks and not split.has_masks:
         preset = replace(preset, model=replace(preset.model, masks=False))
         why_boxes = boxes_only(split)
     if weights is None:
-        return Start(preset, None, why_boxes, "")
+        row = preset if sizing is None else sizing.preset(preset)
+        return Start(row, None, why_boxes, "")
     preset, initial, taken = start_from(weights, preset, split.classes)
+    if sizing is not None:
+        preset, initial, taken = _sized(preset, initial, taken, sizing)
     return Start(preset, initial, why_boxes, taken)
+
+
+def _sized(
+    preset: Preset, initial: dict[str, Tensor], taken: str, sizing: Sizing
+) -> tuple[Preset, dict[str, Tensor], str]:
+    """The same start with the settings of ``sizing``: no other weight changes its shape."""
+    row = sizing.preset(preset)
+    stored = preset.model.queries
+    if sizing.queries <= stored:
+        row = replace(row, model=replace(row.model, queries=stored))
+        return row, initial, taken
+    detector = Detector(preset.model, preset.arch)
+    detector.load_state_dict(initial)
+    added = cpu_weights(with_queries(detector, sizing.queries))
+    return row, added, f"{taken}, its {stored} queries repeated to {sizing.queries}"
 
 
 def start_from(

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY
+from tiny import ARCH, TINY, TRAIN, images_for, tiny_detector
 
+from rfdetr_repro.data.coco import read_splits
 from rfdetr_repro.data.coco_document import ClassMap
+from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
+from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
+from rfdetr_repro.model.checkpoints.pretrained import with_queries
 from rfdetr_repro.model.detector import Detector
 from rfdetr_repro.spec.errors import InputError
-from rfdetr_repro.train.prepare import start_from
+from rfdetr_repro.spec.sizing import Sizing
+from rfdetr_repro.train.prepare import start_from, start_of
+from rfdetr_repro.train.recipe import Recipe
+from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.slim import slim
 
 
@@ -59,3 +66,59 @@ def test_weights_beyond_float16_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class_embed.bias does not fit into float16"):
         slim(tmp_path / "huge.safetensors", tmp_path / "half.safetensors")
     assert not (tmp_path / "half.safetensors").exists()
+
+
+def test_queries_are_added_without_a_change_of_the_others() -> None:
+    """A model with more queries predicts with its first ones what it predicted before, and every
+    added slot is the copy that the rule states.
+    """
+    detector = tiny_detector(seed=3)
+    stored = detector.config.queries
+    more = with_queries(detector, 2 * stored + 3)
+    assert more.config.queries == 2 * stored + 3 and more.training == detector.training
+    images = images_for(ARCH)
+    with torch.inference_mode():
+        before = detector(images, ARCH)
+        after = more(images, ARCH)
+        whole = more(images, replace(ARCH, queries=12))
+    assert torch.equal(before.logits, after.logits)
+    assert torch.equal(before.boxes_cxcywh, after.boxes_cxcywh)
+    assert whole.logits.shape[1] == 12
+    for name in ("query_feat", "refpoint_embed"):
+        old = getattr(detector.decoder, name).unflatten(0, (-1, stored))
+        new = getattr(more.decoder, name).unflatten(0, (-1, 2 * stored + 3))
+        for slot in range(2 * stored + 3):
+            assert torch.equal(new[:, slot], old[:, slot % stored])
+    assert with_queries(detector, stored) is detector
+    assert with_queries(detector, 2) is detector
+
+
+def test_a_sized_start_trains(tmp_path: Path) -> None:
+    """Settings that follow the data replace those of the file, and training takes them."""
+    detector = tiny_detector(seed=4)
+    names = tuple(f"thing {index}" for index in range(detector.config.num_classes))
+    card = ModelCard(detector.config, detector.arch, names, tuple(range(len(names))))
+    save_detector(tmp_path / "model.safetensors", detector.state_dict(), card)
+    folder = write_embedded(
+        tmp_path / "data", EmbeddedConfig(64, train_images=3, val_images=1, test_images=1)
+    )
+    split = read_splits(DataSource.of(folder))["train"]
+    sizing = Sizing(96, 25, 0.1, 2)
+    start = start_of(TINY, split, tmp_path / "model.safetensors", sizing)
+    assert start.preset.model.queries == 25 and "queries repeated to 25" in start.taken
+    assert (start.preset.model.mask_stride, start.preset.model.proposal_side) == (2, 0.1)
+    assert start.preset.arch.resolution == 96 and start.preset.arch.queries == 25
+    assert start_of(TINY, split, None, sizing).preset == start.preset.__class__(
+        replace(TINY.model, queries=25, mask_stride=2, proposal_side=0.1),
+        start.preset.arch,
+        TINY.note,
+    )
+    request = TrainRequest(
+        recipe=Recipe(start.preset, replace(TRAIN, steps=2)),
+        split=split,
+        folder=tmp_path / "run",
+        initial=start.initial,
+        device=torch.device("cpu"),
+        processes=1,
+    )
+    assert train(request).steps == 2

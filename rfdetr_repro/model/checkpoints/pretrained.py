@@ -455,3 +455,26 @@ def with_classes(detector: Detector, labels: Labels) -> Detector:
         state[f"selection.{name}"] = state[f"selection.{name}"][:, rows]
     fresh.to(state["class_embed.bias"].dtype).load_state_dict(state)
     return fresh.train(detector.training)
+
+
+def with_queries(detector: Detector, count: int) -> Detector:
+    """The same detector with at least ``count`` queries per group, for pictures that hold more
+    objects than the detector was made for.
+
+    New slot i starts as a copy of slot i mod n, where n is the number of queries of ``detector``:
+    the proposals decide where a slot looks, and the copies learned to describe an object. The first
+    n slots, and so all predictions with at most n queries, stay as they are. Upstream has no such
+    rule: its programs refuse a checkpoint with fewer queries.
+    """
+    config = detector.config
+    if count <= config.queries:
+        return detector
+    fresh = Detector(replace(config, queries=count), detector.arch)
+    state = detector.state_dict()
+    rows = torch.arange(count) % config.queries
+    for name in ("decoder.query_feat", "decoder.refpoint_embed"):
+        state[name] = (
+            state[name].unflatten(0, (config.groups, config.queries))[:, rows].flatten(0, 1)
+        )
+    fresh.to(state["decoder.query_feat"].dtype).load_state_dict(state)
+    return fresh.train(detector.training)
