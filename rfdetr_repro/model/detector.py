@@ -158,10 +158,10 @@ class Detector(nn.Module):
         )
         pixels = self._layer_pixels(resized, len(states))
         layers = [
-            self._layer_outputs(state, references, maps)
+            self._layer_outputs(state, references, maps, training=True)
             for state, maps in zip(states, pixels, strict=True)
         ]
-        return TrainingOutputs(layers, self._encoder_outputs(selected, resized))
+        return TrainingOutputs(layers, self._encoder_outputs(selected, resized, training=True))
 
     def _references(self, selected: Selected, groups: int, queries: int) -> tuple[Tensor, Tensor]:
         """Reference boxes (B, g*queries, 4) and content (g*queries, d); slots beyond the tokens use
@@ -186,21 +186,25 @@ class Detector(nn.Module):
             return [None] * depth
         return self.mask_head.layer_pixels(resized, depth)
 
-    def _layer_outputs(self, state: Tensor, references: Tensor, pixels: Tensor | None) -> Outputs:
-        masks = (
-            None
-            if self.mask_head is None or pixels is None
-            else self.mask_head.features(pixels, state)
-        )
+    def _layer_outputs(
+        self, state: Tensor, references: Tensor, pixels: Tensor | None, training: bool = False
+    ) -> Outputs:
+        masks = None
+        if self.mask_head is not None and pixels is not None:
+            factored = self.mask_head.training_features if training else self.mask_head.features
+            masks = factored(pixels, state)
         return Outputs(
             self.class_embed(state), apply_deltas(self.bbox_embed(state), references), masks
         )
 
-    def _encoder_outputs(self, selected: Selected, resized: Tensor | None) -> Outputs:
+    def _encoder_outputs(
+        self, selected: Selected, resized: Tensor | None, training: bool = False
+    ) -> Outputs:
         features, logits, boxes = (part.flatten(1, 2) for part in selected)
         if self.mask_head is None or resized is None:
             return Outputs(logits, boxes, None)
-        masks = self.mask_head.features(resized, features, project=self.mask_head.encoder_projected)
+        factored = self.mask_head.training_features if training else self.mask_head.features
+        masks = factored(resized, features, project=self.mask_head.encoder_projected)
         return Outputs(logits, boxes, masks)
 
     def _check(self, arch: Arch) -> None:

@@ -22,11 +22,16 @@ class MaskFeatures(NamedTuple):
 
     pixels: Tensor  # (B, d, h, w)
     queries: Tensor  # (B, N, d)
-    bias: Tensor  # (1,)
+    bias: Tensor  # (1,), or (B, N) where each query has its own
 
     def logits(self) -> Tensor:
         """Mask logits (B, N, h, w); above 0 is foreground."""
-        return torch.einsum("bnd,bdhw->bnhw", self.queries, self.pixels) + self.bias
+        bias = self.bias if self.bias.ndim == 1 else self.bias[..., None, None]
+        return torch.einsum("bnd,bdhw->bnhw", self.queries, self.pixels) + bias
+
+    def bias_of(self, image: int, rows: Tensor) -> Tensor:
+        """Bias of queries ``rows`` (n,) of one image, as a column: (1,) or (n, 1)."""
+        return self.bias if self.bias.ndim == 1 else self.bias[image, rows, None]
 
 
 class MaskBlock(nn.Module):
@@ -101,3 +106,18 @@ class MaskHead(nn.Module):
         return MaskFeatures(
             self.pixel_proj(pixels) if project else pixels, self.query_block(queries), self.bias
         )
+
+    def training_features(
+        self, pixels: Tensor, queries: Tensor, *, project: bool = True
+    ) -> MaskFeatures:
+        """The same logits as of :meth:`features`, up to rounding, for training.
+
+        The projection of the pixels is applied to the queries instead, q . (W p + b) = (W^T q) . p
+        + q . b, because there are some hundred queries for thousands of pixels.
+        """
+        embedded = self.query_block(queries)
+        if not project:
+            return MaskFeatures(pixels, embedded, self.bias)
+        weight = self.pixel_proj.weight[:, :, 0, 0]
+        bias = self.pixel_proj.bias
+        return MaskFeatures(pixels, embedded @ weight, self.bias + embedded @ bias)

@@ -7,6 +7,7 @@ points.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,15 +73,23 @@ def query_logits(features: MaskFeatures, image: int, queries: Tensor, points: Te
     embedding, then computes dot products.
     """
     pixels = sample_map(features.pixels[image, None], points[None])[0]  # (d, P)
-    return features.queries[image, queries] @ pixels + features.bias
+    return features.queries[image, queries] @ pixels + features.bias_of(image, queries)
 
 
-def matched_logits(features: MaskFeatures, image: int, queries: Tensor) -> Tensor:
-    """Whole mask logits of the matched queries of one image: (n, h, w)."""
-    return (
-        torch.einsum("nd,dhw->nhw", features.queries[image, queries], features.pixels[image])
-        + features.bias
-    )
+def matched_logits(features: MaskFeatures, rows: Sequence[Tensor]) -> list[Tensor]:
+    """Whole mask logits of the matched queries of each image: (n, h, w) for the rows (n,) of
+    queries.
+
+    The maps are unbound once: an index per image would give a gradient of the size of the whole
+    batch for each image.
+    """
+    parts = zip(rows, features.queries.unbind(), features.pixels.unbind(), strict=True)
+    return [
+        (queries[chosen] @ pixels.flatten(1) + features.bias_of(i, chosen)).unflatten(
+            1, pixels.shape[1:]
+        )
+        for i, (chosen, queries, pixels) in enumerate(parts)
+    ]
 
 
 @torch.no_grad()
@@ -119,7 +128,7 @@ def mask_losses(
 
     ``matches[i]`` = (query rows, target rows) of image i, ``masks[i]`` bool (n, H, W) ground truth.
     """
-    per_image = [matched_logits(features, i, rows) for i, (rows, _) in enumerate(matches)]
+    per_image = matched_logits(features, [rows for rows, _ in matches])
     logits = torch.cat(per_image)
     if not len(logits):
         return features.queries.sum() * 0 + features.pixels.sum() * 0 + logits.new_zeros(2)

@@ -196,3 +196,25 @@ def test_pixels_of_masks_equal_grid_sample():
             align_corners=False,
         )
         assert torch.equal(nearest_pixels(masks, rows, points), expected[:, 0, :, 0])
+
+
+def test_projected_queries_train_as_projected_pixels():
+    """The factored form that training uses has the logits, and the gradients of every parameter, of
+    the head's own formula.
+    """
+    head = tiny_detector(seed=5).mask_head
+    assert head is not None
+    generator = torch.Generator().manual_seed(6)
+    dim = head.pixel_proj.in_channels
+    pixels = torch.randn(2, dim, 6, 5, generator=generator, requires_grad=True)
+    queries = torch.randn(2, 7, dim, generator=generator, requires_grad=True)
+    weights = torch.randn(2, 7, 6, 5, generator=generator)
+    inputs = [pixels, queries, *head.pixel_proj.parameters(), *head.query_block.parameters()]
+    results = []
+    for form in (head.features, head.training_features):
+        logits = form(pixels, queries).logits()
+        results.append((logits, torch.autograd.grad((logits * weights).sum(), inputs)))
+    (ours, ours_grads), (theirs, theirs_grads) = results
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for one, other in zip(ours_grads, theirs_grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
