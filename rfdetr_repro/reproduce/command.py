@@ -17,8 +17,6 @@ from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder
 from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch
 from rfdetr_repro.spec.files import writable_folder
 
-DEFAULT_TIME_S = 20 * 60.0  # for data of the user's own
-
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = f"Weight-sharing search on {source.name}"
         chosen = replace(chosen, data=source, name=source.name, title=title, departures=())
         if args.campaign == EMBEDDED.name:
-            chosen = replace(chosen, follow_data=True, time_budget_s=DEFAULT_TIME_S)
+            chosen = replace(chosen, follow_data=True)
     if args.time_budget is not None:
         chosen = replace(chosen, time_budget_s=args.time_budget)
     refuse_quantile_alone(args)

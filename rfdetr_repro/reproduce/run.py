@@ -232,7 +232,7 @@ class Reproduction:
             self.campaign = sized(self.campaign, sizing)
             for line in tell_sizing(self.campaign, sizing, splits["train"]):
                 log.info(line)
-        if self.campaign.time_budget_s:
+        if self.campaign.time_budget_s or self.campaign.follow_data:
             from rfdetr_repro.data.census import objects_per_image
 
             from .schedule import Schedule, schedule
@@ -243,7 +243,7 @@ class Reproduction:
                     "schedule", lambda: schedule(self.campaign, splits, objects).as_json()
                 )
             )
-            if planned.seconds != self.campaign.time_budget_s:
+            if self.campaign.time_budget_s not in (0.0, planned.seconds):
                 log.warning(
                     f"the run was planned for {planned.seconds / 60:.3g} min and keeps that plan; "
                     f"choose another --out for another time budget"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from typing import Any
 
 from rfdetr_repro.spec.campaign import Campaign
@@ -21,6 +22,7 @@ from .training import recipe
 MEASURING_SHARE = 1 / 3  # of the time, for search and confirmation
 FINETUNING_SHARE = 0.35  # of the time for training
 RESERVE = 0.12  # of the time
+DEFAULT_S = 20 * 60.0  # for a campaign that follows its data and has no time budget
 REPORT_S = 30.0  # reading data, pictures, tables and report
 CHECKS_S = 2.0  # comparison of one exported file with PyTorch, and its AP
 EVALUATIONS = 4  # of the supernet during its training
@@ -72,73 +74,94 @@ class Schedule:
 
 
 def schedule(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Schedule:
-    """The schedule of ``campaign`` for its ``time_budget_s``.
+    """The schedule of ``campaign`` for its ``time_budget_s``; without a time budget, for 20 minutes
+    or the least time in which this machine can do the campaign.
 
     ``objects``: of the median image, for the time of a step. Raises :class:`InputError` where the
-    least number of measurements and steps does not fit.
+    least number of measurements and steps does not fit a time budget.
     """
+    costs = _costs(campaign, splits, objects)
+    wanted = campaign.time_budget_s or DEFAULT_S
+    if (found := costs.plan(wanted)) is not None:
+        return found
+    least = next(
+        plan
+        for minutes in count(int(wanted // 60) + 1)
+        if (plan := costs.plan(60.0 * minutes)) is not None
+    )
+    if not campaign.time_budget_s:
+        return least
+    raise InputError(
+        f"{_minutes(wanted)} are too short: a step of training takes {costs.step_s:.2g} s here, "
+        f"and the search at least {_minutes(costs.measuring(*MEASUREMENTS[-1]))}",
+        "--time-budget",
+        f"give at least {least.seconds / 60:.0f}m",
+    )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a campaign take on this machine, in seconds."""
+
+    step_s: float  # of the supernet's training, the mean over its architectures
+    slowest_step_s: float  # of the largest architecture alone
+    fixed_s: float  # accuracy of all configurations, reading and drawing
+    engine_s: float  # export and measurement
+    candidate_s: float  # export, full protocol and accuracy of one file
+
+    def measuring(self, engines: int, candidates: int) -> float:
+        """Seconds of a search; the file after fine-tuning is measured as a candidate is."""
+        return self.fixed_s + engines * self.engine_s + (candidates + 1) * self.candidate_s
+
+    def plan(self, seconds: float) -> Schedule | None:
+        """The schedule for ``seconds``; None where the least number of steps does not fit."""
+        allowed = MEASURING_SHARE * seconds
+        fitting = (pair for pair in MEASUREMENTS if self.measuring(*pair) <= allowed)
+        engines, candidates = next(fitting, MEASUREMENTS[-1])
+        measuring = self.measuring(engines, candidates)
+        training = seconds * (1 - RESERVE) - measuring
+        steps = int(training * (1 - FINETUNING_SHARE) / self.step_s)
+        finetune = int(training * FINETUNING_SHARE / self.slowest_step_s)
+        if min(steps, finetune) < FEWEST_STEPS:
+            return None
+        return Schedule(
+            seconds,
+            steps,
+            finetune,
+            engines,
+            candidates,
+            steps * self.step_s,
+            finetune * self.slowest_step_s,
+            measuring,
+        )
+
+
+def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Costs:
+    """Times the parts of the campaign, about a minute."""
     from rfdetr_repro.ops.device import choose_device
     from rfdetr_repro.train.plan import plan as plan_training
+    from rfdetr_repro.train.processes import default_processes
 
     device = choose_device()
     train = splits["train"]
     own = recipe(campaign, campaign.train, masks=campaign.preset.model.masks and train.has_masks)
-    own = replace(
-        own,
-        preset=replace(
-            own.preset, model=replace(own.preset.model, num_classes=len(train.classes.names))
-        ),
-    )
-    trained = plan_training(own, device, len(train), objects=round(objects))
-    search = plan_search(campaign, own, len(splits["val"]), device)
+    model = replace(own.preset.model, num_classes=len(train.classes.names))
+    own = replace(own, preset=replace(own.preset, model=model))
+    processes = default_processes(own.train.batch_size) if device.type == "cpu" else 1
+    trained = plan_training(own, device, len(train), round(objects), processes)
+    images = len(splits["val"])
+    search = plan_search(campaign, own, images, device)
     heldout = sum(len(split) for name, split in splits.items() if name != "train")
-    per_engine = search.engine_s + search.measure_s
-    per_image = search.passes_s / max(1, search.groups * len(splits["val"]))
-    # the latest evaluation of each candidate: one image at a time, as the deployed file runs
-    per_candidate = search.engine_s + search.confirm_s + CHECKS_S + 2 * per_image * heldout
-    seconds = campaign.time_budget_s
-    fixed = search.passes_s + REPORT_S
-    chosen = next(
-        (
-            pair
-            for pair in MEASUREMENTS
-            if fixed + pair[0] * per_engine + pair[1] * per_candidate <= MEASURING_SHARE * seconds
-        ),
-        MEASUREMENTS[-1],
-    )
-    measuring = fixed + chosen[0] * per_engine + chosen[1] * per_candidate
-    # a fine-tuned file is measured and evaluated as a candidate is
-    training = seconds * (1 - RESERVE) - measuring - per_candidate
-    slowest = max(one.seconds for one in trained.timed)
-    steps = int(training * (1 - FINETUNING_SHARE) / trained.step_seconds)
-    finetune = int(training * FINETUNING_SHARE / slowest)
-    if min(steps, finetune) < FEWEST_STEPS:
-        least = (
-            measuring
-            + per_candidate
-            + FEWEST_STEPS
-            * max(trained.step_seconds / (1 - FINETUNING_SHARE), slowest / FINETUNING_SHARE)
-        ) / (1 - RESERVE)
-        raise InputError(
-            f"{_minutes(seconds)} are too short: {_minutes(measuring)} for the search and "
-            f"{trained.step_seconds:.2g} s for each step of training",
-            "--time-budget",
-            f"give at least {_whole_minutes(least)}m",
-        )
-    return Schedule(
-        seconds,
-        steps,
-        finetune,
-        *chosen,
-        steps * trained.step_seconds,
-        finetune * slowest,
-        measuring + per_candidate,
+    # a deployed file runs one image at a time, a shared pass of the search some
+    per_image = 2 * search.passes_s / max(1, search.groups * images)
+    return Costs(
+        trained.step_seconds,
+        max(one.seconds for one in trained.timed),
+        search.passes_s + REPORT_S,
+        search.engine_s + search.measure_s,
+        search.engine_s + search.confirm_s + CHECKS_S + per_image * heldout,
     )
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-
-
-def _whole_minutes(seconds: float) -> int:
-    return int(seconds // 60) + 1

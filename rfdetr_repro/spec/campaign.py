@@ -94,7 +94,8 @@ class Campaign:
     # resolutions, queries, mask maps and proposals by the train split (spec/sizing.py), in place of
     # those of `preset` and `space`
     follow_data: bool = False
-    # time in s that steps, engines and candidates are planned for; 0: their numbers are as given
+    # time in s that steps, engines and candidates are planned for; 0: their numbers are as given,
+    # or planned for 20 minutes where the campaign follows its data
     time_budget_s: float = 0.0
     # "buffered" or "sustained": engines, choices, targets and fronts all use this mode
     latency_mode: str = "buffered"

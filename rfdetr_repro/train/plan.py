@@ -9,7 +9,8 @@ a micro-batch are timed, and their time and memory are scaled up, which the outp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,10 +112,17 @@ def _row(one: Timed, batch_size: int) -> str:
 
 
 def plan(
-    recipe: Recipe, device: torch.device, images: int | None = None, objects: int = OBJECTS
+    recipe: Recipe,
+    device: torch.device,
+    images: int | None = None,
+    objects: int = OBJECTS,
+    processes: int = 1,
 ) -> Plan:
     """Times a few passes of ``recipe`` on ``device``; ``images`` is the size of the data set, if
     known, and ``objects`` the number of objects of an image. Writes nothing.
+
+    With several ``processes`` this process times the share of one of them, on its share of the
+    threads; the others are assumed to take as long.
 
     Raises :class:`InputError`, which names the architecture, where an architecture does not fit
     into memory.
@@ -134,7 +142,11 @@ def plan(
         }
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timed = tuple(_time(trainer, arch, costs[arch], objects) for arch in _spread(costs))
+        share = -(-recipe.train.batch_size // processes)
+        with _threads(processes):
+            timed = tuple(
+                _time(trainer, arch, costs[arch], objects, share) for arch in _spread(costs)
+            )
         weights = sum(
             parameter.numel() * parameter.element_size()
             for parameter in trainer.state.detector.parameters()
@@ -162,9 +174,20 @@ def _seconds(timed: tuple[Timed, ...], gflops: float) -> float:
     return float(np.interp(gflops, [one.gflops for one in timed], [one.seconds for one in timed]))
 
 
-def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int) -> Timed:
-    """Times a micro-batch after a first pass to warm up; on a CPU one image, or a few where one
-    image is fast.
+@contextmanager
+def _threads(processes: int) -> Iterator[None]:
+    """Gives this process its share of the threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int, share: int) -> Timed:
+    """Times ``share`` images of a micro-batch after a first pass to warm up; on a CPU one image, or
+    a few where one image is fast.
     """
     whole = trainer.recipe.train.batch_size
     count = whole if trainer.device.type == "cuda" else 1
@@ -174,7 +197,7 @@ def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int) -> Timed:
             passes, updates = run_passes(trainer, arch, count, 1, objects)
         if trainer.device.type == "cuda" or passes[0] < ONCE_S:
             passes, updates = run_passes(trainer, arch, count, REPEATS, objects)
-        more = min(whole, MOST_ON_CPU)
+        more = min(share, MOST_ON_CPU)
         if count < more and min(passes) < PATIENT_S:
             passes, updates = run_passes(trainer, arch, more, REPEATS, objects)
             kept.bytes, count = kept.bytes * more // count, more
@@ -188,8 +211,8 @@ def _time(trainer: Trainer, arch: Arch, gflops: float, objects: int) -> Timed:
         raise InputError(
             f"out of memory with {arch.key} and {count} images", trainer.device, hint
         ) from error
-    scale = whole / count
-    return Timed(arch, gflops, min(passes) * scale, min(updates), count, int(kept.bytes * scale))
+    seconds = min(passes) * (whole if trainer.device.type == "cuda" else share) / count
+    return Timed(arch, gflops, seconds, min(updates), count, int(kept.bytes * whole / count))
 
 
 def run_passes(

@@ -1,0 +1,117 @@
+"""The plan for a time budget, with the times of a machine that is made up: what a plan promises
+fits the budget, more time means more work, and too little time is refused with a time that is
+enough.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rfdetr_repro.reproduce import schedule as module
+from rfdetr_repro.reproduce.schedule import (
+    DEFAULT_S,
+    FEWEST_STEPS,
+    MEASUREMENTS,
+    RESERVE,
+    Schedule,
+    schedule,
+)
+from rfdetr_repro.spec.arguments import duration
+from rfdetr_repro.spec.campaign import EMBEDDED
+from rfdetr_repro.spec.errors import InputError
+
+
+class Images(list[int]):
+    """Stands for a split of a data set."""
+
+    has_masks = True
+    classes = SimpleNamespace(names=("a", "b"))
+
+
+SPLITS = {"train": Images(range(200)), "val": Images(range(50)), "test": Images(range(50))}
+
+
+def on_a_machine(
+    monkeypatch: pytest.MonkeyPatch, step_s: float = 0.5, pass_s: float = 40.0, engine_s: float = 14
+) -> None:
+    """Makes the two plans, of training and of the search, state these times."""
+
+    def training(recipe: Any, device: Any, images: int, objects: int, processes: int) -> Any:
+        assert objects == 13 and recipe.preset.model.num_classes == 2
+        return SimpleNamespace(step_seconds=step_s, timed=[SimpleNamespace(seconds=2 * step_s)])
+
+    def search(campaign: Any, own: Any, images: int, device: Any) -> Any:
+        return SimpleNamespace(
+            engine_s=1.0, measure_s=engine_s - 1, confirm_s=24.0, passes_s=pass_s, groups=18
+        )
+
+    monkeypatch.setattr("rfdetr_repro.train.plan.plan", training)
+    monkeypatch.setattr(module, "plan_search", search)
+
+
+def planned(seconds: float) -> Schedule:
+    return schedule(replace(EMBEDDED, time_budget_s=seconds), SPLITS, 13.4)
+
+
+def test_a_plan_fits_its_time_and_grows_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch)
+    plans = [planned(60.0 * minutes) for minutes in (10, 15, 20, 30, 60, 240)]
+    for plan in plans:
+        spent = plan.training_s + plan.finetuning_s + plan.measuring_s
+        assert 0.8 * plan.seconds < spent <= (1 - RESERVE) * plan.seconds
+        assert plan.training_s == plan.steps * 0.5
+        assert min(plan.steps, plan.finetune_steps) >= FEWEST_STEPS
+        assert (plan.engines, plan.candidates) in MEASUREMENTS
+    for name in ("steps", "finetune_steps", "engines", "candidates"):
+        values = [getattr(plan, name) for plan in plans]
+        assert values == sorted(values)
+    assert (plans[-1].engines, plans[-1].candidates) == MEASUREMENTS[0]
+
+
+def test_too_little_time_is_refused_with_a_time_that_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_a_machine(monkeypatch, step_s=3.0)
+    with pytest.raises(InputError, match="5.0 min are too short") as caught:
+        planned(300.0)
+    enough = re.search(r"at least (\d+)m", str(caught.value))
+    assert enough is not None
+    assert planned(60.0 * int(enough[1])).steps >= FEWEST_STEPS
+    with pytest.raises(InputError, match="too short"):
+        planned(60.0 * (int(enough[1]) - 1))
+
+
+def test_without_a_time_budget_a_slow_machine_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch)
+    assert planned(0.0).seconds == DEFAULT_S
+    on_a_machine(monkeypatch, step_s=30.0)
+    slow = planned(0.0)
+    assert slow.seconds > 2 * DEFAULT_S and min(slow.steps, slow.finetune_steps) >= FEWEST_STEPS
+
+
+def test_a_plan_becomes_the_campaigns_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_machine(monkeypatch)
+    plan = planned(1200.0)
+    chosen = plan.apply(EMBEDDED)
+    assert (chosen.train.steps, chosen.finetune_steps) == (plan.steps, plan.finetune_steps)
+    assert (chosen.engines, chosen.candidates) == (plan.engines, plan.candidates)
+    assert Schedule(**plan.as_json()) == plan
+    assert f"{plan.steps} steps" in "\n".join(plan.lines())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "", "m", "-5m", "1d", "0m", "5 m", "1e3s", "9999999h"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(Exception, match="is not a time; write 90s, 30m or 1h30m"):
+        duration(text)
