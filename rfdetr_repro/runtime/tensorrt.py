@@ -8,12 +8,13 @@ with plain launches.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from rfdetr_repro.export.artifact import Artifact
-from rfdetr_repro.export.contract import check_images, check_input, check_outputs
+from rfdetr_repro.export.contract import UNKNOWN, check_images, check_input, check_outputs
 from rfdetr_repro.export.tensorrt.cuda_device import Buffer, CapturedGraph, Device, open_device
 from rfdetr_repro.export.tensorrt.engine import AHEAD_OF_TIME, Messages, load_backend, make_logger
 from rfdetr_repro.records.record import ArtifactId
@@ -68,7 +69,12 @@ class TrtSession(Session):
         trt = load_backend(backend)
         self.device = device or open_device()
         self._refuse_foreign(trt, artifact, backend)
-        check_input(self.manifest.inputs, artifact)
+        opened = self.manifest.open_batch  # the shapes of the engine itself are read below
+        inputs = [
+            replace(spec, shape=(UNKNOWN, *spec.shape[1:])) if opened else spec
+            for spec in self.manifest.inputs
+        ]
+        check_input(inputs, artifact)
         check_outputs(self.manifest.outputs, artifact)
         self._messages = Messages()
         self._logger = make_logger(trt, self._messages)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from samples_bench import Bench
 
 from rfdetr_repro.bench.interleaved import BLOCK, Call, StopRule, measure, measure_interleaved
 from rfdetr_repro.records.samples import Series
@@ -13,32 +14,6 @@ from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
 
 STEADY = Protocol(mode="sustained", warmup=3, min_samples=64, max_samples=256, timeout_s=1e6)
-
-
-class Bench:
-    """A clock, and models whose runs take a given time of it."""
-
-    def __init__(self) -> None:
-        self.ns = 0
-        self.slept = []
-        self.log = []
-
-    def now_ns(self) -> int:
-        return self.ns
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.log.append("sleep")
-        self.ns += round(seconds * 1e9)
-
-    def model(self, name: str, duration_ms: Callable[[int], float]) -> Callable[[], None]:
-        count = iter(range(10**9))
-
-        def run() -> None:
-            self.log.append(name)
-            self.ns += round(duration_ms(next(count)) * 1e6)
-
-        return run
 
 
 def drifting(seed: int, spread: float) -> Callable[[int], float]:

@@ -267,3 +267,38 @@ def with_operator(wide: Artifact, path: Path) -> Artifact:
     return write_artifact(
         path, content, replace(wide.manifest, sha256=sha256_bytes(content), size_bytes=len(content))
     )
+
+
+# -- any number of images --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    path = tmp_path_factory.mktemp("opened") / "m.onnx"
+    return export_onnx(tiny_detector().slice(ARCH), path, meta=meta(), batch="dynamic")
+
+
+def test_an_open_batch_gets_a_profile(trt: FakeTrt, opened: Artifact, tmp_path: Path) -> None:
+    engine = build_engine(opened, "tensorrt", tmp_path)
+    sides = (3, 32, 32)
+    assert trt.profiles == [("images", [(1, *sides), (8, *sides), (32, *sides)])]
+    assert engine.manifest.batch == "dynamic" and engine.manifest.build["batches"] == "1,8,32"
+    other = build_engine(opened, "tensorrt", tmp_path, BuildOptions(batches=(1, 2, 4)))
+    assert other.path != engine.path and other.manifest.build["batches"] == "1,2,4"
+    assert build_engine(opened, "tensorrt", tmp_path).sha256 == engine.sha256
+    assert len(trt.profiles) == 2, "found again, not built again"
+
+
+def test_a_fixed_batch_has_no_profile(trt: FakeTrt, half: Artifact, tmp_path: Path) -> None:
+    engine = build_engine(half, "tensorrt", tmp_path)
+    assert trt.profiles == [] and "batches" not in engine.manifest.build
+    with pytest.raises(InputError, match="this file takes 1.*--batch dynamic"):
+        build_engine(half, "tensorrt", tmp_path, BuildOptions(batches=(1, 2, 4)))
+    with pytest.raises(InputError, match="4, 2, 8 are not in order"):
+        BuildOptions(batches=(4, 2, 8))
+
+
+def test_an_engine_by_name(trt: FakeTrt, opened: Artifact, tmp_path: Path) -> None:
+    engine = build_engine(opened, "tensorrt", tmp_path, name="mine.engine")
+    assert engine.path == tmp_path / "mine.engine"
+    assert load_artifact(engine.path).manifest.format == "tensorrt"

@@ -271,3 +271,36 @@ def test_on_a_gpu(backend: str, cuda_graph: bool, tmp_path: Path) -> None:
     expected = OrtSession(onnx).run(images(1)[:1])
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
     assert session.gpu_ms is not None and session.gpu_ms > 0 and session.cuda_graph is cuda_graph
+
+
+# -- any number of images --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    subnet = tiny_detector().slice(ARCH)
+    onnx = export_onnx(subnet, tmp_path / "any.onnx", meta=meta(), batch="dynamic")
+    return Setup(onnx, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_an_engine_for_any_number_of_images(opened: Setup, cuda_graph: bool) -> None:
+    session = opened.open(cuda_graph=cuda_graph)
+    expected = OrtSession(opened.onnx, threads=1)
+    assert "batches=1,8,32" in session.artifact_id.options
+    for count in (1, 3, 2, 2, 32):
+        given = images(count)
+        found = session.run(given)
+        for array, other in zip(found, expected.run(given), strict=True):
+            assert array.shape == other.shape
+            np.testing.assert_allclose(array, other, atol=1e-5)
+        assert session.cuda_graph is cuda_graph
+    captures = opened.runtime.calls.count("cudaStreamBeginCapture")
+    assert captures == (4 if cuda_graph else 0), "one per change of the batch, and the first"
+
+
+def test_more_images_than_the_profile_are_refused(opened: Setup) -> None:
+    session = opened.open()
+    with pytest.raises(InputError, match="takes 1 to 32 images at once, not 33.*--batches"):
+        session.run(images(33))
+    assert session.run(images(2)).scores.shape == (2, 8)

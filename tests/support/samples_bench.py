@@ -42,6 +42,32 @@ class VirtualClock:
         return run
 
 
+class Bench:
+    """A clock, and models whose runs take a given time of it."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+        self.slept: list[float] = []
+        self.log: list[str] = []
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.log.append("sleep")
+        self.ns += round(seconds * 1e9)
+
+    def model(self, name: str, duration_ms: Callable[[int], float]) -> Callable[[], None]:
+        count = iter(range(10**9))
+
+        def run() -> None:
+            self.log.append(name)
+            self.ns += round(duration_ms(next(count)) * 1e6)
+
+        return run
+
+
 def fake_artifact(
     folder: Path,
     name: str = "m",

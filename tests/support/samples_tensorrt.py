@@ -44,7 +44,14 @@ def at(address: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
 class FakeContext:
     def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.addresses = engine, dict[str, int]()
+        self.batch = 1  # of an engine for any number of images
         self.is_stream_capturable = lambda stream: engine.trt.capturable
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self.engine.trt.profiles[-1][1]
+        self.batch = shape[0]
+        self.addresses.clear()
+        return bool(least[0] <= shape[0] <= most[0] and shape[1:] == least[1:])
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -60,10 +67,13 @@ class FakeContext:
         (source,) = session.get_inputs()
         found = session.run(
             None,
-            {source.name: at(self.addresses[source.name], NUMPY[source.type], tuple(source.shape))},
+            {source.name: at(self.addresses[source.name], NUMPY[source.type], self._shape(source))},
         )
         for value, array in zip(session.get_outputs(), found, strict=True):
             at(self.addresses[value.name], array.dtype, array.shape)[...] = array
+
+    def _shape(self, value: Any) -> tuple[int, ...]:
+        return tuple(side if isinstance(side, int) else self.batch for side in value.shape)
 
 
 class FakeEngine:
@@ -86,7 +96,8 @@ class FakeEngine:
         return self.trt.types.get(name, KINDS[self.io[name].type])
 
     def get_tensor_shape(self, name: str) -> list[int]:
-        return self.trt.shapes.get(name, self.io[name].shape)
+        shape = [side if isinstance(side, int) else -1 for side in self.io[name].shape]
+        return self.trt.shapes.get(name, shape)
 
     def get_tensor_location(self, name: str) -> str:
         return "device"
@@ -125,6 +136,7 @@ class FakeTrt:
         self.builds = True
         self.runs = True
         self.capturable = True
+        self.profiles: list[tuple[str, list[tuple[int, ...]]]] = []
 
     def Builder(self, logger: Any) -> Any:
         self.logger = logger
@@ -135,7 +147,11 @@ class FakeTrt:
         config.create_timing_cache = lambda content: self.log.append(("cache", content)) or "cache"
         config.set_timing_cache = lambda cache, ignore_mismatch: True
         config.get_timing_cache = lambda: SimpleNamespace(serialize=lambda: b"timings")
+        config.add_optimization_profile = self.log.append
         return SimpleNamespace(
+            create_optimization_profile=lambda: SimpleNamespace(
+                set_shape=lambda name, *shapes: self.profiles.append((name, list(shapes)))
+            ),
             create_network=lambda flags: self.log.append(("flags", flags)) or network,
             create_builder_config=lambda: config,
             build_serialized_network=lambda network, config: self._serialized(network, config),

@@ -445,9 +445,7 @@ def models_of(args: argparse.Namespace) -> list[tuple[str, Path | None]]:
     if args.checkpoint is None:
         return found
     if len(found) != 1 or found[0][1] is not None:
-        hint = (
-            "name one with --models" if len(found) < 2 else "give each its own: --models NAME=FILE"
-        )
+        hint = "give each its own: --models NAME=FILE" if found else "name one with --models"
         raise InputError("--checkpoint needs exactly one model without weights", hint=hint)
     return [(found[0][0], args.checkpoint)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rfdetr_repro.records.record import Accuracy, Latency, Record
 from rfdetr_repro.records.samples import load_samples
 from rfdetr_repro.records.statistics import Verdict, compare_series
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.metrics import decimals, percent, share
 
 # columns that a narrow terminal does without, in this order
@@ -27,6 +27,9 @@ DISPENSABLE = (
     "missed",
     "data",
 )
+MEDIAN = "median ms (95 % CI in this session)"
+SHORTER = {MEDIAN: "median ms (95 % CI)"}  # titles on a terminal
+LEAST_NAME = 10  # characters of a name that stay on a terminal, however narrow it is
 EARLIER = " *"  # after the name of a row that an earlier command measured
 HEADER = (
     "model",
@@ -36,7 +39,7 @@ HEADER = (
     "mask AP",
     "protocol",
     "scope",
-    "median ms (95 % CI in this session)",
+    MEDIAN,
     "between builds",
     "p90 ms",
     "p99 ms",
@@ -69,22 +72,50 @@ def lines(
         for index, column in enumerate(zip(*rows, strict=True))
         if index < 1 or set(column[1:]) != {"-"}
     ]
-    names = [len(name) for name in failures or ()]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(HEADER))]
-    widths[0] = max([widths[0], *names])
-    left_out = []
-    for name in DISPENSABLE:
-        index = HEADER.index(name)
-        if width is not None and index in kept and _total(widths, kept) > width:
-            kept.remove(index)
-            left_out.append(name)
+    titles = list(failures or {})
+    left_out: list[str] = []
+    if width is not None:
+        kept, left_out = _narrowed(rows, kept, titles, width)
+    widths = _widths(rows, titles)
     found = ["  ".join(row[index].ljust(widths[index]) for index in kept).rstrip() for row in rows]
-    for name, failure in (failures or {}).items():
-        found += _failed(name.ljust(widths[0]), failure, width)
+    for title, failure in zip(titles, (failures or {}).values(), strict=True):
+        found += _failed(title.ljust(widths[0]), failure, width)
     if left_out:
         note = f"left out on this narrow terminal: {', '.join(left_out)}; --wide prints them"
         found += textwrap.wrap(note, width or len(note))
     return found
+
+
+def _narrowed(
+    rows: list[tuple[str, ...]], kept: list[int], titles: list[str], width: int
+) -> tuple[list[int], list[str]]:
+    """The columns that fit ``width``, and the titles of those that do not. Where that is not
+    enough, ``rows`` and ``titles`` are shortened: first the intervals, then the names.
+    """
+    rows[0] = tuple(SHORTER.get(name, name) for name in HEADER)
+    left_out = []
+    for name in DISPENSABLE:
+        index = HEADER.index(name)
+        if index in kept and _total(_widths(rows, titles), kept) > width:
+            kept = [one for one in kept if one != index]
+            left_out.append(name)
+    for index in (HEADER.index("images/s"), HEADER.index(MEDIAN)):
+        if index in kept and _total(_widths(rows, titles), kept) > width:
+            for place, row in enumerate(rows):
+                rows[place] = (*row[:index], row[index].partition(" (")[0], *row[index + 1 :])
+            left_out.append(f"interval of {HEADER[index].partition(' (')[0]}")
+    excess = _total(_widths(rows, titles), kept) - width
+    if excess > 0:
+        longest = max(LEAST_NAME, _widths(rows, titles)[0] - excess)
+        rows[:] = [(shortened(row[0], longest, tail=4), *row[1:]) for row in rows]
+        titles[:] = [shortened(title, longest, tail=4) for title in titles]
+    return kept, left_out
+
+
+def _widths(rows: Sequence[tuple[str, ...]], titles: Sequence[str]) -> list[int]:
+    widths = [max(len(row[index]) for row in rows) for index in range(len(HEADER))]
+    widths[0] = max(widths[0], *map(len, titles), 0)
+    return widths
 
 
 def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
