@@ -17,7 +17,7 @@ from rfdetr_repro.export.artifact import (
     manifest_path,
     write_artifact,
 )
-from rfdetr_repro.records.pareto import backend, images, metric, pickable
+from rfdetr_repro.records.pareto import comparable_groups, metric, pickable
 from rfdetr_repro.records.record import MeasuredRecord, Record
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.spec.errors import InputError, StatedFailure
@@ -82,7 +82,7 @@ def pick(run: str | Path, budget: Budget) -> Pick:
             store,
             "run the search to its end, or choose another mode, quantile or metric",
         )
-    kinds = {(backend(one.record), images(one.record)) for one in measured}
+    kinds = comparable_groups([one.record for one in measured], "latency", budget.metric)
     if len(kinds) > 1:
         raise InputError(
             f"the run holds measurements that cannot be compared: "

@@ -236,6 +236,29 @@ def test_machines_and_data_sets_have_answers_of_their_own(tab: Tab, tmp_path: Pa
     assert len(answers(tab)) == 1 and tab.run(f"{LIST}.length") == 9
 
 
+def test_a_front_of_throughput_may_join_batches(tab: Tab, tmp_path: Path) -> None:
+    records = []
+    for number, arch in enumerate(ARCHS[:12]):
+        record = protocol_record(arch, mode="sustained")
+        protocol = replace(record.protocol, batch=1 if number % 2 else 8)
+        latency = replace(record.latency, images_per_s=100.0 + 7 * (number * 5 % 12))
+        records.append(replace(record, protocol=protocol, latency=latency))
+    tab.open(written(tmp_path, records), "#explore:x=throughput&front=1")
+    assert sorted(shown(tab)) == sorted(one.id for one in frontier(records, "throughput"))
+    assert not any("pick" in one["command"] for one in answers(tab) if "batch 8" in one["words"])
+
+
+def test_data_sets_of_one_name_are_not_compared(tab: Tab, tmp_path: Path) -> None:
+    def renewed(record: Record) -> Record:
+        return replace(record, data=DataId("embedded", "val", "f" * 64, 300))
+
+    records = [protocol_record(arch) for arch in ARCHS[:8]]
+    records += [renewed(protocol_record(arch)) for arch in ARCHS[4:8]]
+    tab.open(written(tmp_path, records), "#explore:budget=50")
+    found = answers(tab)
+    assert len(found) == 2 and not any(one["command"] for one in found)
+
+
 def shown(tab: Tab) -> list[str]:
     """Ids of the list, over all its pages."""
     found = []

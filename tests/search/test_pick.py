@@ -130,7 +130,7 @@ def test_a_search_under_a_budget_ends_with_a_file_of_a_plain_name(
     assert found.sha256 == best.artifact.sha256 == sha256_file(run / "best-1000ms.onnx")
     assert (run / "labels.txt").read_text().splitlines() == list(found.manifest.class_names)
     assert out.startswith(f"best under 1000 ms: {run / 'best-1000ms.onnx'}")
-    assert f"--artifact {run / 'best-1000ms.onnx'}" in out
+    assert f"--model {run / 'best-1000ms.onnx'}" in out
     before = sorted(path.name for path in run.iterdir())
     assert cli.main(["pick", str(run), "--budget-ms", "0.0001"]) == EXIT_FAILED
     assert "no measured file is within 0.0001 ms; the nearest is" in capsys.readouterr().err
@@ -140,9 +140,13 @@ def test_a_search_under_a_budget_ends_with_a_file_of_a_plain_name(
     (run / "artifacts" / "wrong.json").write_text("{")
     other = replace(best.record, machine=replace(best.record.machine, cpu="another"))
     kept = (run / "records.jsonl").read_bytes()
-    Store(run / "records.jsonl").append(other)
-    assert cli.main(["pick", str(run), "--budget-ms", "1000"]) == EXIT_BAD_INPUT
-    assert "measurements that cannot be compared" in capsys.readouterr().err
+    assert best.record.data is not None
+    changed = replace(best.record, data=replace(best.record.data, sha256="f" * 64))
+    for incomparable in (other, changed):
+        (run / "records.jsonl").write_bytes(kept)
+        Store(run / "records.jsonl").append(incomparable)
+        assert cli.main(["pick", str(run), "--budget-ms", "1000"]) == EXIT_BAD_INPUT
+        assert "measurements that cannot be compared" in capsys.readouterr().err
     (run / "records.jsonl").write_bytes(kept)
     assert pick(run, Budget(1e3)).artifact.sha256 == best.artifact.sha256
 

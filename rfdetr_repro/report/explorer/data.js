@@ -15,7 +15,7 @@ const ACCURACIES = [
 const PICK_METRICS = ["ap", "ap50", "mask_ap", "mask_ap50"]; // what `rfdetr-repro pick --metric` takes
 
 const COSTS = [
-  { key: "throughput", label: "throughput", unit: "images/s", path: "latency.images_per_s", higher: true },
+  { key: "throughput", label: "throughput", unit: "images/s", path: "latency.images_per_s", low: "latency.images_per_s_low", high: "latency.images_per_s_high", higher: true },
   { key: "params", label: "parameters", unit: "M", path: "cost.params", scale: 1e-6 },
   { key: "flops", label: "FLOPs", unit: "G", path: "cost.flops", scale: 1e-9 },
   { key: "size", label: "file size", unit: "MB", path: "artifact.size_bytes", scale: 1e-6 },
@@ -126,12 +126,13 @@ function onAxis(records, axis, record) {
 }
 
 // What must be equal for two latencies and two APs to be compared.
-const COMPARABLE = ["shown.timed", "shown.images"];
+const COMPARABLE = ["shown.timed", "shown.images", "data.sha256"];
 
 // What must be equal for a front to join two points.
 function frontPaths(axis) {
   const same = ["shown.origin", "shown.weights", "shown.images", "data.sha256", "shown.backend", "shown.machine"];
   if (axis.mode) same.push("shown.timed");
+  if (axis.key === "throughput") same.push("shown.served");
   if (axis.key === "flops") same.push("cost.counter", "cost.form");
   return same;
 }
@@ -179,9 +180,9 @@ function pickOf(records, stat, yAxis, budget) {
   return kinds.size === 1 ? bestWithin(candidates, budget) : null;
 }
 
-// "buffered" of "buffered 100 ms": a protocol's mode, which `--mode` takes.
+// "buffered" of "buffered 100 ms" or of "buffered, cold L2": a protocol's mode, which `--mode` takes.
 function withoutWait(mode) {
-  return mode.split(" ")[0];
+  return mode.split(/[ ,]/)[0];
 }
 
 function pickCommand(run, stat, yAxis, budget) {

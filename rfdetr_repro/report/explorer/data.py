@@ -21,7 +21,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rfdetr_repro.records.frames import flat
-from rfdetr_repro.records.pareto import backend, images, latency_mode, pickable
+from rfdetr_repro.records.pareto import (
+    backend,
+    backend_of_any_batch,
+    images,
+    latency_mode,
+    pickable,
+)
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.protocol import PAPER_WAIT_MS
 
@@ -109,6 +115,7 @@ def _shown(record: Record) -> dict[str, Any]:
         "mode": _mode(record),
         "images": images(record) if record.data else None,
         "timed": backend(record) if record.latency else None,
+        "served": backend_of_any_batch(record) if record.latency else None,
         "backend": _backend(record),
         "machine": _machine(record),
         "series": _series(record),
