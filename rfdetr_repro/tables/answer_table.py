@@ -3,8 +3,8 @@ of numbers what the paper prints, what was measured here with its interval, and 
 
 The order in which columns are left out where a terminal is too narrow: numbers of which nothing was
 measured, the last printed first; the reasons; numbers of which something was measured, the last
-printed first; the intervals of latency and AP; the differences of latency and AP. Model, AP,
-latency and state always stay.
+printed first; the intervals of latency and AP; the differences of latency and AP; the latency.
+Model, AP and state always stay.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TONES = {
     OWN_ROW: OWN,
 }
 # ranks: what is left out first has the highest
-_AP_DIFFERENCE, _MS_DIFFERENCE, _AP_INTERVAL, _MS_INTERVAL = 1, 2, 3, 4
+_MS, _AP_DIFFERENCE, _MS_DIFFERENCE, _AP_INTERVAL, _MS_INTERVAL = 1, 2, 3, 4, 5
 _MEASURED_NUMBER, _WHY, _OTHER_NUMBER, _FILE, _RECORD = 10, 30, 40, 90, 91
 
 
@@ -120,13 +120,13 @@ def _columns(found: Answer, measured: set[str], wide: bool) -> list[Column]:
 
 
 def _ranks(name: str, measured: set[str]) -> dict[str, int]:
-    """The rank of each column of numbers; 0 for AP and latency, of FP16 where there are several."""
+    """The rank of each column of numbers: AP and latency first, of FP16 where there are several."""
     own = slots(name)
-    main = [_main(own, "ap"), _main(own, "ms")]
+    main = {_main(own, "ap"): 0, _main(own, "ms"): _MS}
     ranks = {}
     for place, slot in enumerate(own):
         first = _MEASURED_NUMBER if slot.column in measured else _OTHER_NUMBER
-        ranks[slot.column] = 0 if slot in main else first + place
+        ranks[slot.column] = main.get(slot, first + place)
     return ranks
 
 
@@ -146,7 +146,7 @@ def _of_slot(slot: Slot, rank: int, measured: bool, wide: bool) -> list[Column]:
     columns = [Column(f"published_{slot.column}", "paper", group, rank=rank)]
     if slot.metric in ("reported", "fit", "knob") and not measured:
         return columns
-    if measured or wide or not rank:
+    if measured or wide or rank <= _MS:
         columns.append(Column(f"measured_{slot.column}", "here", group, rank=rank))
     if measured:
         timed = slot.metric == "ms"

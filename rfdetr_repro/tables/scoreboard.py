@@ -42,6 +42,8 @@ NEEDS_GPU = f"needs {GPU}"
 PUBLISHED_ONLY = "published only"
 STATES = (REPRODUCED, DIFFERENT, NOT_RUN, WEIGHTS, DATA, BOTH, PACKAGE, NEEDS_GPU, PUBLISHED_ONLY)
 LETTERS = dict(zip(STATES, ("=", "≠", "·", "w", "d", "b", "k", "g", "p"), strict=True))
+# what a narrow terminal leaves out first has the highest
+_RANKS = {PACKAGE: 6, WEIGHTS: 5, DATA: 4, PUBLISHED_ONLY: 3, NEEDS_GPU: 2, BOTH: 1}
 _MEANING = {
     REPRODUCED: "measured here, within tolerance",
     DIFFERENT: "measured here, outside the tolerance",
@@ -179,10 +181,10 @@ def summary_table(names: Sequence[str], states: Sequence[CellState]) -> Table:
         Column("title", "Title", right=False),
         Column("cells", "cells"),
     ]
-    columns += [Column(state, state) for state in STATES]
+    columns += [Column(state, state, rank=_RANKS.get(state, 0)) for state in STATES]
     columns += [
-        Column("elsewhere", "measured otherwise", "among these"),
-        Column("computed", "computed, equal", "among these"),
+        Column("elsewhere", "measured otherwise", "among these", rank=7),
+        Column("computed", "computed, equal", "among these", rank=8),
     ]
     table = Table("scoreboard", f"State of the {len(states):,} published cells", columns)
     for name in names:
@@ -238,9 +240,11 @@ def _open_table(states: Sequence[CellState]) -> Table:
     columns = [
         Column("cells", "cells"),
         Column("state", "state", right=False),
-        Column("why", "why not yet", right=False),
+        Column("why", "why not yet", right=False, rank=2),
+        Column("tables", "tables", right=False, rank=1),
+        Column("command", "command", right=False),
+        Column("names", "names", right=False, rank=3),
     ]
-    columns += [Column(key, key, right=False) for key in ("tables", "command", "names")]
     table = Table("scoreboard-open", "What would measure the rest", columns)
     for (state, why, how), own in sorted(
         groups.items(), key=lambda item: (STATES.index(item[0][0]), -len(item[1]), item[0])

@@ -34,9 +34,9 @@ def _table(group: Sequence[Record]) -> Table:
         Column("knob", "knob", right=False),
         Column("low", "from"),
         Column("high", "to"),
-        Column("pairs", "pairs"),
+        Column("pairs", "pairs", rank=1),
     ]
-    columns.append(Column("backbones", "backbones"))
+    columns.append(Column("backbones", "backbones", rank=2))
     for key, title in (("ap", "AP, points"), ("latency", f"latency ({backend(first)}), %")):
         columns += [Column(f"{key}_{part}", label, title) for part, label in PARTS.items()]
     synthetic = first.data is not None and first.data.synthetic

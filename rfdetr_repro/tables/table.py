@@ -54,11 +54,6 @@ class Column:
     # always stays
     rank: int = 0
 
-    @property
-    def wraps(self) -> bool:
-        """Whether a long text may be wrapped inside the column."""
-        return not self.right
-
 
 @dataclass
 class Table:

@@ -15,8 +15,10 @@ from itertools import groupby
 
 from .table import BAD, GOOD, OPEN, OWN, Cell, Column, Table, section_starts
 
-NARROWEST = 40  # a narrower terminal gets lines of this width
-NARROWEST_COLUMN = 12  # characters to which a column of words is wrapped
+NARROWEST = 60  # a narrower terminal gets lines of this width
+LONGEST_IN_ONE_LINE = 24  # name of a group of columns that is not wrapped
+READABLE_COLUMN = 36  # to which a column of words is wrapped before a column is left out
+NARROWEST_COLUMN = 12  # the same where nothing more can be left out
 _COLOURS = {GOOD: "32", BAD: "31", OPEN: "2", OWN: "36"}
 _ENDED = "\x1b[0m"
 
@@ -92,7 +94,8 @@ class _Layout:
         self.columns = columns
         self.spans = group_spans(columns)
         self.widths = _natural(table, columns)
-        if width is not None:
+        if width is not None and _total(self.widths, self.spans) > width:
+            self.widths = _natural(table, columns, whole_labels=False)
             self._narrow(width)
         self.rule = "-+-".join("-" * self._span_width(span) for _, span in self.spans)
 
@@ -121,14 +124,21 @@ class _Layout:
         """The names of the groups, the labels and the rule."""
         lines = []
         if any(group for group, _ in self.spans):
-            names = [
-                group + " " * (self._span_width(span) - width_of(group))
-                if not self.columns[span[0]].right
-                else _centred(group, self._span_width(span))
-                for group, span in self.spans
-            ]
-            lines.append(" | ".join(names).rstrip())
-        lines += self._joined([[column.label] for column in self.columns])
+            names = [wrapped(group, self._span_width(span)) for group, span in self.spans]
+            for parts in _from_below(names):
+                texts = [
+                    _padded(text, self._span_width(span), False)
+                    if not self.columns[span[0]].right
+                    else _centred(text, self._span_width(span))
+                    for text, (_, span) in zip(parts, self.spans, strict=True)
+                ]
+                lines.append(" | ".join(texts).rstrip())
+        labels = [
+            wrapped(column.label, width)
+            for column, width in zip(self.columns, self.widths, strict=True)
+        ]
+        for parts in _from_below(labels):
+            lines += self._joined([[text] for text in parts])
         return [*lines, self.rule]
 
     def lines(self, row: dict[str, Cell], colour: bool) -> list[str]:
@@ -156,6 +166,13 @@ class _Layout:
         return found
 
 
+def _from_below(columns: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lines of wrapped texts side by side, the last line of each in the last line."""
+    height = max(map(len, columns))
+    filled = [[""] * (height - len(column)) + list(column) for column in columns]
+    return [list(parts) for parts in zip(*filled, strict=True)]
+
+
 def _padded(text: str, width: int, right: bool) -> str:
     space = " " * (width - width_of(text))
     return space + text if right else text + space
@@ -180,11 +197,11 @@ def group_spans(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _natural(table: Table, columns: Sequence[Column]) -> list[int]:
-    """Widths that hold every text in one line."""
+def _natural(table: Table, columns: Sequence[Column], whole_labels: bool = True) -> list[int]:
+    """Widths that hold every cell in one line, and the labels too, or else their longest words."""
     widths = [
         max(
-            width_of(column.label),
+            width_of(column.label) if whole_labels else _longest_word(column.label),
             *(width_of(row[column.key].shown) for row in table.rows if column.key in row),
             0,
         )
@@ -192,33 +209,46 @@ def _natural(table: Table, columns: Sequence[Column]) -> list[int]:
     ]
     for group, span in group_spans(columns):  # a group's name may be wider than its columns
         own = sum(widths[index] for index in span) + 2 * (len(span) - 1)
-        widths[span[-1]] += max(0, width_of(group) - own)
+        wanted = width_of(group)
+        if not whole_labels or wanted > LONGEST_IN_ONE_LINE:
+            wanted = _longest_word(group)
+        widths[span[-1]] += max(0, wanted - own)
     return widths
+
+
+def _longest_word(text: str) -> int:
+    return max(map(width_of, text.split()), default=0)
 
 
 def _total(widths: Sequence[int], spans: Sequence[tuple[str, Sequence[int]]]) -> int:
     return sum(widths) + sum(2 * (len(span) - 1) for _, span in spans) + 3 * (len(spans) - 1)
 
 
-def _narrowest(table: Table, columns: Sequence[Column]) -> int:
-    """Width of the table with its columns of words wrapped where they are far too long."""
+def _narrowed(table: Table, columns: Sequence[Column], longest: int) -> int:
+    """Width of the table with wrapped labels, and with its columns of words wrapped to ``longest``
+    characters.
+    """
     widths = [
-        width if column.right or not column.wraps else min(width, 3 * NARROWEST_COLUMN)
-        for width, column in zip(_natural(table, columns), columns, strict=True)
+        width if column.right else min(width, longest)
+        for width, column in zip(_natural(table, columns, whole_labels=False), columns, strict=True)
     ]
     return _total(widths, group_spans(columns))
 
 
 def _fitting(table: Table, width: int | None) -> tuple[list[Column], list[Column]]:
-    """The columns that fit, and those that are left out, first left out first."""
+    """The columns that fit, and those that are left out, first left out first.
+
+    Where the columns of rank 0 do not fit, the last of them are left out too, except the first.
+    """
     kept = list(table.columns)
     dropped: list[Column] = []
-    while width is not None and _narrowest(table, kept) > width:
+    while width is not None and len(kept) > 1 and _narrowed(table, kept, READABLE_COLUMN) > width:
         last = max(column.rank for column in kept)
-        if not last:
+        if not last and _narrowed(table, kept, NARROWEST_COLUMN) <= width:
             break
-        dropped += [column for column in kept if column.rank == last]
-        kept = [column for column in kept if column.rank != last]
+        gone = [column for column in kept if column.rank == last] if last else kept[-1:]
+        dropped += gone
+        kept = [column for column in kept if column not in gone]
     return kept, dropped
 
 
