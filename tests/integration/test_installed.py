@@ -12,9 +12,18 @@ import pytest
 from samples_run import write_run
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = LISTED.replace(
-    "print(json", "command.build_lib = sys.argv[1]\ncommand.run()\nprint(json", 1
-)
+BUILT = """
+import sys
+import setuptools.dist
+from distutils.core import run_setup
+sys.argv = ["setup.py", *sys.argv[1:]]
+distribution = run_setup("setup.py", stop_after="config")
+distribution.get_option_dict("egg_info")["egg_base"] = ("test", sys.argv[1])
+command = distribution.get_command_obj("build_py")
+command.build_lib = sys.argv[1]
+command.ensure_finalized()
+command.run()
+"""
 INSTALLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
