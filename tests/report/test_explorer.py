@@ -203,7 +203,11 @@ def test_a_typed_budget_is_the_budget_to_the_last_digit(tab: Tab, page: Path) ->
     choose(tab, budget=best.latency.median_ms)
     assert answers(tab)[0]["id"] == best.record.id
     choose(tab, budget=best.latency.median_ms - 1e-9)
-    assert answers(tab)[0]["id"] != best.record.id
+    below = answers(tab)
+    assert below[0]["id"] != best.record.id
+    for wrong in ("", "0", "-3", "1e6", "1e999"):  # pick refuses them too
+        choose(tab, budget=wrong)
+        assert answers(tab) == below
 
 
 def test_of_equals_the_faster_then_the_first(tab: Tab, tmp_path: Path) -> None:
@@ -383,6 +387,58 @@ def on_first_axis(record: Record) -> bool:
     return record.protocol is not None and record.protocol.mode == "buffered"
 
 
+# the name in the tip; "" where there is none
+TIP = "(document.querySelector('[data-part=tip]:not([hidden]) b')?.textContent ?? '')"
+PLOT = (
+    "(({left, top, width, height}) => [left, top, width, height])"
+    "(document.querySelector('[data-part=plot]').getBoundingClientRect())"
+)
+
+
+def place_of_a_point(tab: Tab) -> tuple[float, float]:
+    """Where the pointer meets a point, found by looking."""
+    tab.run("document.querySelector('[data-part=plot]').scrollIntoView()")
+    left, top, width, height = tab.run(PLOT)
+    for step in range(400):
+        x = left + width * (0.1 + 0.85 * (step % 20) / 20)
+        y = top + height * (0.1 + 0.8 * (step // 20) / 20)
+        tab.mouse(x, y)
+        if tab.state(TIP):
+            return x, y
+    raise AssertionError("no point was met")
+
+
+def test_the_pointer_meets_a_point_and_a_click_opens_its_record(tab: Tab, page: Path) -> None:
+    names = {record.id: record.model.arch for record in measured()}
+    tab.open(page, "#explore:x=buffered.median")
+    place = place_of_a_point(tab)
+    name = tab.state(TIP)
+    tab.mouse(*place, click=True)
+    opened = tab.run("document.activeElement.getAttribute('aria-label')")
+    arch = names[opened.removeprefix("Record ")]
+    assert arch is not None and arch.key == name
+    # closing it by the keyboard leaves the focus at its name
+    tab.run("document.querySelector('[data-part=list] tr.opened a').focus()")
+    tab.press("Enter")
+    tab.run("1")
+    assert not tab.run("document.querySelector('#record')")
+    assert tab.run("document.activeElement.textContent") == name
+
+
+def test_a_finger_sees_a_point_first_and_opens_it_by_a_second_tap(tab: Tab, page: Path) -> None:
+    tab.look(390, phone=True)
+    try:
+        tab.open(page, "#explore:x=buffered.median")
+        place = place_of_a_point(tab)
+        tab.run("document.querySelector('[data-part=plot]').blur()")
+        tab.tap(*place)
+        assert tab.run(TIP) and not tab.run("document.querySelector('#record')")
+        tab.tap(*place)
+        assert tab.run("Boolean(document.querySelector('#record'))")
+    finally:
+        tab.look(1200)
+
+
 def test_every_control_is_reached_by_tab_and_has_a_name(tab: Tab, page: Path) -> None:
     tab.open(page, "#explore:")
     wanted = tab.run(
@@ -506,9 +562,12 @@ def test_on_paper_and_without_a_program_the_static_picture_stays(tab: Tab, tmp_p
     )
     tab.open(place)
     assert tab.run(visible) == [False, True, True]
-    tab.ask("Emulation.setEmulatedMedia", media="print")
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    tab.ask("Emulation.setEmulatedMedia", media="print", features=dark)
     assert tab.run(visible) == [True, False, False]
-    tab.ask("Emulation.setEmulatedMedia", media="")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    assert tab.run(paper) == "rgb(255, 255, 255)"
+    tab.ask("Emulation.setEmulatedMedia", media="", features=[])
     tab.ask("Emulation.setScriptExecutionDisabled", value=True)
     try:
         tab.open(place)

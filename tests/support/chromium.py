@@ -100,6 +100,19 @@ class Tab:
             self.ask("Input.dispatchKeyEvent", type="keyDown", **fields, **text)
             self.ask("Input.dispatchKeyEvent", type="keyUp", **fields)
 
+    def mouse(self, left: float, top: float, *, click: bool = False) -> None:
+        """Moves the mouse to a place in the window, and clicks there."""
+        place = {"x": left, "y": top}
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", **place)
+        for kind in ("mousePressed", "mouseReleased") if click else ():
+            button = {"button": "left", "clickCount": 1}
+            self.ask("Input.dispatchMouseEvent", type=kind, **place, **button)
+
+    def tap(self, left: float, top: float) -> None:
+        """Taps with a finger at a place in the window."""
+        self.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": left, "y": top}])
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def look(
         self, width: int, height: int = 900, *, dark: bool = False, phone: bool = False
     ) -> None:
@@ -111,6 +124,7 @@ class Tab:
             deviceScaleFactor=1,
             mobile=phone,
         )
+        self.ask("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
 

@@ -14,11 +14,16 @@ class Chart {
     this.over = box.querySelector(".over");
     this.scene = null;
     this.met = null;
+    this.tapped = null;
     box.addEventListener("pointermove", (event) => onMeet(this.at(event)));
     box.addEventListener("pointerleave", () => onMeet(null));
     box.addEventListener("click", (event) => {
       const point = this.at(event);
-      if (point) onOpen(point);
+      // a finger cannot hover: the first tap shows a point, the second one opens it
+      const shows = event.pointerType === "touch" && point !== this.tapped;
+      this.tapped = point;
+      if (shows) onMeet(point);
+      else if (point) onOpen(point);
     });
     new ResizeObserver(() => this.show(this.scene)).observe(box);
   }

@@ -87,7 +87,7 @@ class Explorer {
     if (!this.xAxes.some((axis) => axis.key === state.x)) state.x = standard.x;
     if (!this.yAxes.some((axis) => axis.key === state.y)) state.y = standard.y;
     if (!this.stats.some((axis) => axis.key === state.stat)) state.stat = "";
-    if (!(Number(state.budget) > 0)) state.budget = "";
+    if (!isBudget(state.budget)) state.budget = "";
     if (!["auto", "log", "linear"].includes(state.log)) state.log = standard.log;
     state.page = Math.max(1, Math.floor(Number(state.page)) || 1);
     for (const { key, path } of FILTERS) {
@@ -116,9 +116,11 @@ class Explorer {
   listen() {
     window.addEventListener("hashchange", () => {
       if (!location.hash.startsWith(PLACE)) return;
+      const before = this.state.record;
       this.state = this.read();
       this.update();
-      this.reveal();
+      if (this.state.record) this.reveal();
+      else this.part("list").querySelector(`tr[data-record="${CSS.escape(before)}"] a`)?.focus();
     });
     // the colours of the canvas follow the theme
     window.addEventListener("themechange", () => this.chart.draw());
@@ -134,8 +136,8 @@ class Explorer {
     });
     this.part("slider").addEventListener("input", () => this.set({ budget: String(this.budgetAt(Number(this.part("slider").value))) }));
     this.part("budget").addEventListener("input", () => {
-      const value = Number(this.part("budget").value);
-      if (value > 0) this.set({ budget: String(value) });
+      const words = this.part("budget").value;
+      if (isBudget(words)) this.set({ budget: String(Number(words)) });
     });
     this.part("reset").addEventListener("click", () => {
       Object.assign(this.state, this.standard());
@@ -580,6 +582,11 @@ class Explorer {
     } else return;
     event.preventDefault();
   }
+}
+
+// As `rfdetr-repro pick` takes it.
+function isBudget(words) {
+  return Number(words) > 0 && Number(words) < 1e6;
 }
 
 function nearestPlace(along, point) {

@@ -38,7 +38,7 @@ function sortedRows(rows, column, down) {
 function sortKey(text) {
   const words = text.trim();
   if (["", "-", "·", "×"].includes(words)) return null;
-  const number = /^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(?=$|[\s%[(±])/.exec(words.replace("−", "-"));
+  const number = /^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(?=$|[\s%[(±*†])/.exec(words.replace("−", "-"));
   return number ? Number(number[0].replaceAll(",", "")) : words;
 }
 
