@@ -4,7 +4,7 @@ of found architectures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from rfdetr_repro.records.pareto import metric
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.search.family import between, evaluate, never_trained
 from rfdetr_repro.search.finetune import VARIANTS, FineTuning
+from rfdetr_repro.search.run import SearchRun
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.campaign import Campaign
 from rfdetr_repro.spec.metrics import percent
@@ -57,6 +58,14 @@ def fine_tune(
     records = tuning.run(splits, lambda card: recipe, run.command)
     before, after = (_val_ap(records, variant) for variant in VARIANTS)
     return records, f"{arch.key}, {recipe.steps} steps: val AP {before} -> {after}"
+
+
+def tune_front(run: SearchRun, confirmed: Sequence[Record]) -> tuple[list[Record], str]:
+    """Fine-tunes every confirmed architecture of the search and measures the files."""
+    records = run.tune(confirmed)
+    files = {record.artifact.sha256 for record in records if record.artifact}
+    steps = run.front.recipe.steps if run.front is not None else 0
+    return records, f"{len(files)} models, {steps} steps each, measured by the full protocol"
 
 
 def _val_ap(records: list[Record], variant: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.search.command import add_front, front_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
 from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder
 from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
             "reproduce --plan",
             "reproduce --data DIR --out runs/mine",
             "reproduce --data DIR --out runs/mine --budget-ms 8 --time-budget 30m",
+            "reproduce --data DIR --out runs/mine --budget-ms 8 --finetune-front",
             "reproduce --campaign campaigns/paper.toml --out runs/paper",
         ),
     )
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "models are planned for it on this machine (default: 20m with --data, else the campaign's "
         "own numbers)",
     )
+    add_front(add)
     add("--out", type=output_folder, help="run folder to write (default: runs/CAMPAIGN)")
     add(
         "--from-scratch",
@@ -79,6 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = replace(
             chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
         )
+    if (front := front_of(args)) is not None:
+        steps = args.finetune_steps or chosen.finetune_steps or front.steps
+        chosen = replace(chosen, finetune_front=True, finetune_steps=steps)
     if args.drop_bad:
         chosen = replace(chosen, drop_bad=True)
     chosen.space.check()

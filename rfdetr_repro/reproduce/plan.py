@@ -62,9 +62,22 @@ def plan(campaign: Campaign) -> Iterator[str]:
     if campaign.finetune_steps:
         yield from training("finetune", replace(own, space=None, train=finetuning(campaign)), sizes)
         yield f"(of {own.preset.arch.key}: what the search will find is not known yet)"
+        if campaign.finetune_front:
+            yield front_line(campaign, own.preset.arch.key, hours[-1])
+            hours[-1] *= campaign.candidates
+            hours.append(search.candidates_s / 3600)
     yield (
         f"whole campaign: {sum(hours):.3g} hours on this machine, composing data and drawing the "
         f"report not counted"
+    )
+
+
+def front_line(campaign: Campaign, arch: str, hours: float) -> str:
+    """The line about the fine-tuning of every confirmed architecture, each of ``hours``."""
+    return (
+        f"at most {campaign.candidates} confirmed models are fine-tuned: "
+        f"{campaign.candidates * hours:.3g} hours if all cost as much as {arch}; their files are "
+        f"measured like the others, {campaign.candidates} more confirmations"
     )
 
 

@@ -153,7 +153,8 @@ class Reproduction:
         )
         run = self.search(splits)
         with run.working():
-            fit = self.find(run)
+            fit, confirmed = self.find(run)
+            self.tune_front(run, confirmed)
         search = run.search
         costs = self.stages.keep("costs", lambda: self.costs(search))
         self.after_search(search, splits)
@@ -163,8 +164,10 @@ class Reproduction:
         write_summary(self, splits, started_at=started_at, search=search, fit=fit, costs=costs)
         return self.stages.run("report", "tables, plots, report", self.report)
 
-    def find(self, run: SearchRun) -> LatencyFit:
-        """Runs engines, passes and confirmation, each as a stage; returns the latency model."""
+    def find(self, run: SearchRun) -> tuple[LatencyFit, list[Record]]:
+        """Runs engines, passes and confirmation, each as a stage; returns the latency model and the
+        confirmed Records.
+        """
         title = f"measuring {self.campaign.latency_mode} latencies of engines for the latency model"
         fit = self.stages.run("latency", title, lambda: self.latency(run))
         whole = "accuracy of every configuration"
@@ -184,7 +187,15 @@ class Reproduction:
             "latency model compared with the confirmed files",
             lambda: self.judge(run, fit, records, confirmed),
         )
-        return fit
+        return fit, confirmed
+
+    def tune_front(self, run: SearchRun, confirmed: Sequence[Record]) -> None:
+        """Runs the fine-tuning of every confirmed architecture, if the campaign asks for it."""
+        from .after import tune_front
+
+        if self.campaign.finetune_front:
+            title = "fine-tuning every confirmed architecture"
+            self.stages.run("front", title, lambda: tune_front(run, confirmed))
 
     def report(self) -> tuple[Path, str]:
         """The PDF, built again only if the Records changed, by their content rather than by file
@@ -270,7 +281,7 @@ class Reproduction:
     def request(self, splits: Mapping[str, CocoSplit]) -> SearchRequest:
         """The campaign's request for a search on ``splits``."""
         from rfdetr_repro.search.deployment import Deployment
-        from rfdetr_repro.search.request import SearchRequest
+        from rfdetr_repro.search.request import Front, SearchRequest
         from rfdetr_repro.search.targets import Targets
 
         asked = self.campaign
@@ -283,6 +294,7 @@ class Reproduction:
             masks=asked.search_masks,
             targets=Targets(asked.targets_ms) if asked.targets_ms else None,
             budget=self.budget,
+            front=Front(asked.finetune_steps, asked.train) if asked.finetune_front else None,
             engines=asked.engines,
             most_engines=asked.most_engines,
             candidates=asked.candidates,
@@ -393,6 +405,8 @@ class Reproduction:
         if not self.campaign.finetune_steps:
             return
         self.stages.run("family", "patch sizes that were never trained", lambda: family(search))
+        if self.campaign.finetune_front:  # which includes the best
+            return
         recipe = finetuning(self.campaign)
         arch = self.best().model.arch
         self.stages.run(

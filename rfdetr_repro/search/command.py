@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.bench.command.arguments import split_names
@@ -29,16 +29,19 @@ from rfdetr_repro.spec.arguments import (
     number,
     whole,
 )
-from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, METRICS
+from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import DECISION, MODES, OF_ONNX, PRECISIONS
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE
 
 from .pick_command import add_budget, budget_of, tell_pick
 
 if TYPE_CHECKING:
-    from .request import Cluster, SearchRequest
+    from .request import Cluster, Front, SearchRequest
 
 log = logging.getLogger(__name__)
+
+SPLITS = ("val", "test", "train")  # that annotation files may be named for
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "search --model runs/mine --data DIR",
             "search --model runs/mine --data DIR --budget-ms 8",
+            "search --model runs/mine --data DIR --budget-ms 8 --finetune-front",
             "search --model runs/mine --data DIR --strategy race --confirm-on val,test",
             "search --model runs/mine --data DIR --targets-ms 2.3,4.4 --backend tensorrt "
             "--precision fp16",
@@ -62,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add_model(
         arguments, "--run", text="run folder with supernet.safetensors, to which the search writes"
     )
-    add_data_arguments(arguments, "the val split is searched on", ("val", "test"))
+    add_data_arguments(arguments, "the val split is searched on", SPLITS)
     add = arguments.add_argument_group("what is searched").add_argument
     add(
         "--strategy",
@@ -117,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
         type=folder_names,
         help="splits to evaluate these configurations on: val, or val,test",
     )
+    add_front(add)
     add = arguments.add_argument_group("race (--strategy race)").add_argument
     add(
         "--confidence",
@@ -184,13 +189,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the search that ``argv`` describes and prints its result."""
     args = parser().parse_args(argv)
-    args.data = source_of(args, ("val", "test"))
+    args.data = source_of(args, SPLITS)
     words = "python -m rfdetr_repro.search " + " ".join(sys.argv[1:] if argv is None else argv)
     request = request_of(args, words)
-    from .run import plan_search, run_search  # torch loads slowly, so the request is checked first
+    from .run import (  # torch loads slowly, so the request is checked first
+        plan_front,
+        plan_search,
+        run_search,
+    )
 
     if args.plan:
-        print("\n".join(plan_search(request).lines()))
+        print("\n".join([*plan_search(request).lines(), *plan_front(request)]))
         return
     print("\n".join(run_search(request).lines()))
     if request.budget is not None:
@@ -230,11 +239,43 @@ def request_of(args: argparse.Namespace, words: str) -> SearchRequest:
         confirm_on=tuple(wanted),
         device=args.device,
         workers=_workers(args),
+        front=front_of(args),
         force=args.force,
         command=words,
         tell=log.info,
         progress=lambda step: _bar,
     )
+
+
+def add_front(add: Callable[..., Any]) -> None:
+    """Adds ``--finetune-front`` and ``--finetune-steps`` by an ``add_argument``."""
+    add(
+        "--finetune-front",
+        action="store_true",
+        help="train each of the measured configurations further, on the train split, and measure "
+        "the files again by the full protocol; a budget then chooses among all files",
+    )
+    add(
+        "--finetune-steps",
+        type=whole(*TRAIN_WHOLE["steps"]),
+        metavar="STEPS",
+        help=f"number of optimizer steps of each of these trainings (default: {FINETUNE_STEPS})",
+    )
+
+
+def front_of(args: argparse.Namespace) -> Front | None:
+    """What the arguments of :func:`add_front` ask for; None without ``--finetune-front``. Raises
+    :class:`InputError` for ``--finetune-steps`` alone.
+    """
+    from .request import Front
+
+    if not args.finetune_front:
+        if args.finetune_steps is not None:
+            raise InputError(
+                "--finetune-steps without --finetune-front", hint="add --finetune-front"
+            )
+        return None
+    return Front(args.finetune_steps or FINETUNE_STEPS)
 
 
 def _workers(args: argparse.Namespace) -> Cluster | None:

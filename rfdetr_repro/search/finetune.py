@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rfdetr_repro.export.artifact import Artifact, ArtifactMeta, Manifest
     from rfdetr_repro.model.checkpoints.native import ModelCard
     from rfdetr_repro.model.detector import Detector
+    from rfdetr_repro.spec.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class FineTuning:
         from rfdetr_repro.model.checkpoints.native import load_supernet
 
         before = load_supernet(self.source)
-        run = train(self._request(*before[:2], splits, settings))
+        run = train(self.request(*before[:2], splits, settings))
         models = dict(zip(VARIANTS, (before, load_supernet(run.model)), strict=True))
         held_out = [split for name, split in splits.items() if name != "train"]
         return [
@@ -151,7 +152,7 @@ class FineTuning:
             )
         ]
 
-    def _request(
+    def request(
         self,
         supernet: Detector,
         card: ModelCard,
@@ -258,11 +259,13 @@ def _is_of(manifest: Manifest, meta: ArtifactMeta, arch: Arch) -> bool:
 
 
 def _settings(args: argparse.Namespace, card: ModelCard) -> TrainConfig:
+    base = replace(base_recipe(card.config), steps=args.steps, base_share=0.0, evaluate_every=0)
+    return with_settings(base, args.set)
+
+
+def base_recipe(config: ModelConfig) -> TrainConfig:
     """The pico recipe for a model of pico's width, else upstream's recipe."""
-    base = PICO_TUNE if card.config.vit_dim == PICO.model.vit_dim else TrainConfig()
-    return with_settings(
-        replace(base, steps=args.steps, base_share=0.0, evaluate_every=0), args.set
-    )
+    return PICO_TUNE if config.vit_dim == PICO.model.vit_dim else TrainConfig()
 
 
 def lines(records: Sequence[Record]) -> list[str]:

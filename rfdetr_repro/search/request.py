@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.spec import campaign as campaigns
 from rfdetr_repro.spec.arch import SearchSpace
-from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, METRICS
+from rfdetr_repro.spec.campaign import CANDIDATES, ENGINES, FINETUNE_STEPS, METRICS
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import DECISION, MODES, Protocol
 from rfdetr_repro.spec.ranges import check_ranges, choose
+from rfdetr_repro.spec.train_config import TRAIN_WHOLE, TrainConfig
 
 from .budget import Budget
 from .deployment import Deployment
@@ -55,6 +56,21 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Front:
+    """Fine-tuning of every confirmed architecture after the search.
+
+    ``steps``: optimizer steps of each; ``recipe``: what else each uses, None for the recipe of the
+    model's width. Raises :class:`InputError` for an impossible number of steps.
+    """
+
+    steps: int = FINETUNE_STEPS
+    recipe: TrainConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"steps": TRAIN_WHOLE["steps"]}, {}, "fine-tuning of the front")
+
+
+@dataclass(frozen=True)
 class SearchRequest:
     """A search of the supernet in ``run`` (its ``supernet.safetensors``) on the val split of
     ``data``.
@@ -84,6 +100,7 @@ class SearchRequest:
     confirm_on: tuple[str, ...] = ("val",)  # splits, which include val
     device: str | None = None  # device of the passes over the images; None: a GPU if there is one
     workers: Cluster | None = None  # None: this process
+    front: Front | None = None  # fine-tuning of the confirmed architectures; needs a train split
     force: bool = False  # measure even if other processes use the GPU
     campaign: str = "search"  # stored in the Records, like ``command`` and ``seed``
     command: str | None = None
@@ -126,12 +143,14 @@ class SearchRequest:
             )
 
     def _check_splits(self, splits: Mapping[str, CocoSplit]) -> None:
-        if missing := [name for name in self.confirm_on if name not in splits]:
-            raise InputError(
-                f"there is no split {missing[0]!r} to confirm on",
-                WHERE,
-                "give the data of this split",
-            )
+        for names, use in ((self.confirm_on, "confirm"), (("train",), "fine-tune")):
+            missing = [name for name in names if name not in splits]
+            if missing and (use == "confirm" or self.front is not None):
+                raise InputError(
+                    f"there is no split {missing[0]!r} to {use} on",
+                    WHERE,
+                    "give the data of this split",
+                )
         if self.workers is not None:
             raise InputError(
                 "workers read the data themselves", WHERE, "give the data set, not its splits"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from rfdetr_repro.bench.confirm import Context
@@ -30,7 +30,7 @@ from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.data.source import DataSource
 from rfdetr_repro.evaluation.predict_split import device_of
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
-from rfdetr_repro.ops.device import to_device
+from rfdetr_repro.ops.device import choose_device, to_device
 from rfdetr_repro.records.ap_gaps import ap_gaps, describe_gaps
 from rfdetr_repro.records.model_check import model_checks
 from rfdetr_repro.records.pareto import frontier
@@ -42,9 +42,12 @@ from rfdetr_repro.runtime.session import OrtSession
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import remove_unfinished, write_atomic
+from rfdetr_repro.tables.format import render
+from rfdetr_repro.train.plan import plan as plan_training
 
 from . import engines
 from .evaluation import goal
+from .front import FrontTuning, gains_table, planned
 from .latency_model import LatencyModel, RelativeError
 from .plan import Job, Plan, plan
 from .race import Outcome, Stage
@@ -90,7 +93,7 @@ class SearchResult:
 
     ``records``: Records of every configuration, or of a race's survivors, with exact accuracy and
     modelled latency. ``confirmed``: Records of the candidates, with accuracy and latency of one
-    file.
+    file. ``tuned``: Records of the same architectures after fine-tuning.
     """
 
     request: SearchRequest
@@ -100,6 +103,7 @@ class SearchResult:
     fit: LatencyFit
     refit: Refit
     outcome: Outcome | None
+    tuned: list[Record] = field(default_factory=list)
 
     @property
     def decided(self) -> list[Record]:
@@ -136,7 +140,11 @@ class SearchResult:
                 mode,
                 lambda arch: self.search.deployed.artifact(arch).path,
             )
-        return [line for line in lines if line]
+        lines = [line for line in lines if line]
+        if self.tuned:
+            table = gains_table(self.confirmed, self.tuned, request.decision.mode)
+            lines += ["", *render([table], "text").rstrip("\n").split("\n")]
+        return lines
 
 
 def run_search(request: SearchRequest) -> SearchResult:
@@ -168,7 +176,20 @@ def run_search(request: SearchRequest) -> SearchResult:
             write_atomic(request.run / "race.json", json.dumps(stages, indent=1))
         confirmed = run.confirm(fit, found.records)
         refit = run.refit(fit, found.records, confirmed)
-    return SearchResult(request, search, refit.records, confirmed, fit, refit, found.outcome)
+        tuned = run.tune(confirmed)
+    return SearchResult(request, search, refit.records, confirmed, fit, refit, found.outcome, tuned)
+
+
+def plan_front(request: SearchRequest) -> list[str]:
+    """A line with the estimated duration of the fine-tuning of the front, from a few steps timed on
+    this machine; empty where none is asked for.
+    """
+    run = SearchRun.open(request)
+    if run.front is None:
+        return []
+    recipe = run.front.request(run.search.card.arch).recipe
+    hours = plan_training(recipe, choose_device(request.device), len(run.front.split)).hours
+    return [planned(recipe, hours, request.candidates)]
 
 
 def plan_search(request: SearchRequest) -> Plan:
@@ -194,6 +215,7 @@ class SearchRun:
     request: SearchRequest
     search: Search
     splits: tuple[CocoSplit, ...]  # splits that candidates are confirmed on
+    front: FrontTuning | None = None  # the fine-tuning of confirmed architectures
 
     @classmethod
     def open(cls, request: SearchRequest) -> SearchRun:
@@ -201,9 +223,16 @@ class SearchRun:
         backends.check_backend(request.deployment.backend)
         search = open_search(request)
         splits = tuple(_split(request, search.card, name, search) for name in request.confirm_on)
+        opened = cls(request, search, splits)
+        shown = list(splits)
+        if request.front is not None:
+            train = _split(request, search.card, "train", search)
+            opened.front = FrontTuning(opened, request.front, train)
+            opened.front.check()
+            shown.append(train)
         if not isinstance(request.data, Mapping):
-            print_census(splits)
-        return cls(request, search, splits)
+            print_census(shown)
+        return opened
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -274,6 +303,17 @@ class SearchRun:
                 self._check_export(arch)
             confirmed += search.confirm(arch, self.splits, request.protocols, predicted[arch])
         return confirmed
+
+    def tune(self, confirmed: Sequence[Record]) -> list[Record]:
+        """Fine-tunes and measures the architectures of ``confirmed``; says before how many there
+        are and about how long they take. Empty where this is not asked for.
+        """
+        if self.front is None:
+            return []
+        archs = list(dict.fromkeys(one.as_searched().arch for one in confirmed))
+        for line in self.front.lines(archs):
+            self.request.tell(line)
+        return self.front.tune(archs, self.request.tell)
 
     def refit(
         self, fit: LatencyFit, records: Sequence[Record], confirmed: Sequence[Record]
@@ -375,7 +415,6 @@ def _split(
     source = DataSource.of(request.data)
     split = read_split(source, name, ClassMap(card.category_ids, card.class_names))
     if name != "val" and not len(split.table.ids):
-        raise InputError(
-            f"the split {name!r} has no annotations", source, "leave it out of --confirm-on"
-        )
+        hint = "leave out --finetune-front" if name == "train" else "leave it out of --confirm-on"
+        raise InputError(f"the split {name!r} has no annotations", source, hint)
     return split

@@ -67,6 +67,8 @@ class Search:
     context: Context = field(default_factory=Context)
     masks: bool = True
     deployment: Deployment = Deployment()  # frozen; the runtime that latencies are measured on
+    # variant of the models in Records; None: as searched
+    variant: str | None = None
     # protocol whose latencies engines, candidates and targets are judged by
     decision: Protocol = DECISION
     # watch on the deployment's GPU while engines are measured
@@ -105,6 +107,7 @@ class Search:
             "rfdetr",
             f"rfdetr-{arch.key}",
             task,
+            variant=self.variant,
             arch=arch,
             checkpoint_sha256=self.checkpoint_sha256,
         )

@@ -39,6 +39,7 @@ METRICS = ("ap", "ap50", "mask_ap", "mask_ap50")  # what a search may maximise
 # lowest and highest number; fewer than 6 engines do not fit the latency model
 ENGINES = (6, 10**5)
 CANDIDATES = (1, 10**5)
+FINETUNE_STEPS = 300  # of one found architecture, unless stated
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Campaign:
     # fine-tuning of the best confirmed architecture after the search; 0: none, and no evaluation of
     # patch sizes beyond the space
     finetune_steps: int = 0
+    # fine-tuning of every confirmed architecture instead, each with so many steps
+    finetune_front: bool = False
     backend: str = "onnxruntime"  # what the found models will run on
     precision: str = "fp32"  # of their files
     cuda_graph: bool = False
@@ -155,7 +158,17 @@ class Campaign:
                 "the campaign",
                 'write departures = ["no augmentation"]',
             )
+        self._check_front()
         self._check_model()
+
+    def _check_front(self) -> None:
+        """Raises :class:`InputError` for a fine-tuning of the front without steps."""
+        if self.finetune_front and not self.finetune_steps:
+            raise InputError(
+                "finetune_front with finetune_steps = 0",
+                "the campaign",
+                f"write finetune_steps = {FINETUNE_STEPS}",
+            )
 
     def _check_model(self) -> None:
         """Raises :class:`InputError` where the model lacks what the space or the metric needs."""
@@ -200,7 +213,7 @@ EMBEDDED = Campaign(
     PICO_TUNE,
     weights=PICO_WEIGHTS,
     scratch=PICO_TRAIN,
-    finetune_steps=300,
+    finetune_steps=FINETUNE_STEPS,
 )
 COCO = Campaign(
     "coco",

@@ -209,13 +209,16 @@ def _arch_key(record: Record) -> str:
 
 def finetuning_tables(records: Sequence[Record]) -> list[Table]:
     """The change by fine-tuning, per data set and engine, from Records of one architecture with the
-    variants "nas" and "nas+fine-tuning".
+    variants "nas", or none where a search confirmed the file, and "nas+fine-tuning".
 
     These tables are the counterpart of Tables 15 and 16 for other data sets.
     """
     pairs: dict[tuple[str, str], list[tuple[Record, Record]]] = {}
     before = {
-        _subject(record): record for record in _tunable(records) if record.model.variant == "nas"
+        _subject(record): record
+        for variant in (None, "nas")
+        for record in _tunable(records)
+        if record.model.variant == variant
     }
     for after in _tunable(records):
         start = before.get(_subject(after))

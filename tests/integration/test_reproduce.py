@@ -5,6 +5,7 @@ shared equals one by one.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from rfdetr_repro.data.embedded.dataset import EmbeddedConfig, write_embedded
 from rfdetr_repro.evaluation.coco import CocoEvaluator
 from rfdetr_repro.evaluation.predict_split import single_detections
 from rfdetr_repro.predict import main as predict
-from rfdetr_repro.records.record import FINE_TUNING
+from rfdetr_repro.records.record import FINE_TUNING, TUNED
 from rfdetr_repro.records.store import Store
 from rfdetr_repro.reproduce.run import AP_GAP, Reproduction
 from rfdetr_repro.reproduce.summary import _difference
@@ -186,6 +187,31 @@ def test_running_again_computes_nothing(
     before = (finished.folder / "records.jsonl").read_bytes()
     Reproduction(tiny_campaign, finished.folder, "test").run()
     assert (finished.folder / "records.jsonl").read_bytes() == before
+
+
+def test_the_front_is_fine_tuned_in_a_finished_run(
+    finished: Reproduction, tiny_campaign: Campaign, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    front = Reproduction(replace(tiny_campaign, finetune_front=True), folder, "test")
+    front.run()
+    records = front.store.read()
+    before = {record.model.arch for record in records if record.source == "protocol"}
+    tuned = [
+        record
+        for record in records
+        if record.model.variant == TUNED and record.campaign == tiny_campaign.name
+    ]
+    confirmed = {
+        record.model.arch
+        for record in records
+        if record.source == "protocol" and record.model.variant is None
+    }
+    assert {record.model.arch for record in tuned} == confirmed <= before
+    assert {record.data.split for record in tuned} == {"val", "test"}
+    assert front.stages.rows["front"]["detail"].startswith(f"{len(confirmed)} model")
+    assert len(list((folder / "finetuned").glob("r*/artifacts/*.onnx"))) == len(confirmed)
+    assert f"{tuned[0].artifact.sha256[:12]}" in (folder / "report.html").read_text()
 
 
 def test_it_trains_on_a_gpu_where_there_is_one(
