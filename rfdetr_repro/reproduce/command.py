@@ -15,7 +15,8 @@ from rfdetr_repro.data.source import add_data_arguments, source_of
 from rfdetr_repro.search.command import add_front, front_of
 from rfdetr_repro.search.pick_command import add_budget, refuse_quantile_alone, tell_pick
 from rfdetr_repro.spec.arguments import ArgumentParser, duration, output_folder
-from rfdetr_repro.spec.campaign import EMBEDDED, campaign, from_scratch
+from rfdetr_repro.spec.campaign import EMBEDDED, Campaign, campaign, from_scratch
+from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import writable_folder
 
 
@@ -82,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = replace(
             chosen, budget_ms=args.budget_ms, quantile=args.quantile or chosen.quantile
         )
-    if (front := front_of(args)) is not None:
-        steps = args.finetune_steps or chosen.finetune_steps or front.steps
-        chosen = replace(chosen, finetune_front=True, finetune_steps=steps)
+    chosen = _with_front(chosen, args)
     if args.drop_bad:
         chosen = replace(chosen, drop_bad=True)
     chosen.space.check()
@@ -107,3 +106,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\nreport: {report}")
     if reproduction.budget is not None:
         tell_pick(folder, reproduction.budget)
+
+
+def _with_front(chosen: Campaign, args: argparse.Namespace) -> Campaign:
+    """The campaign with the fine-tuning of the front, if the arguments ask for it. Raises
+    :class:`InputError` for a number of steps in a run whose steps follow from its time.
+    """
+    if (front := front_of(args)) is None:
+        return chosen
+    if args.finetune_steps is not None and (chosen.follow_data or chosen.time_budget_s):
+        raise InputError(
+            "--finetune-steps in a run whose steps are planned for a given time",
+            hint="leave it out; the time for fine-tuning is divided among the models",
+        )
+    steps = args.finetune_steps or chosen.finetune_steps or front.steps
+    return replace(chosen, finetune_front=True, finetune_steps=steps)

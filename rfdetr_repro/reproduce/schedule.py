@@ -43,6 +43,7 @@ class Schedule:
     training_s: float
     finetuning_s: float
     measuring_s: float
+    front: bool = False  # every confirmed model is fine-tuned, each with ``finetune_steps``
 
     def apply(self, campaign: Campaign) -> Campaign:
         """``campaign`` with these numbers."""
@@ -65,7 +66,8 @@ class Schedule:
             f"  {_minutes(self.training_s)} for {self.steps} steps of the supernet",
             f"  {_minutes(self.measuring_s)} for the search, {self.engines} engines and "
             f"{self.candidates} confirmed models",
-            f"  {_minutes(self.finetuning_s)} for {self.finetune_steps} steps of fine-tuning",
+            f"  {_minutes(self.finetuning_s)} for {self.finetune_steps} steps of fine-tuning"
+            + (" of each confirmed model" if self.front else ""),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -108,10 +110,16 @@ class Costs:
     fixed_s: float  # accuracy of all configurations, reading and drawing
     engine_s: float  # export and measurement
     candidate_s: float  # export, full protocol and accuracy of one file
+    front: bool = False  # every confirmed model is fine-tuned
 
     def measuring(self, engines: int, candidates: int) -> float:
-        """Seconds of a search; the file after fine-tuning is measured as a candidate is."""
-        return self.fixed_s + engines * self.engine_s + (candidates + 1) * self.candidate_s
+        """Seconds of a search; files after fine-tuning are measured as candidates are."""
+        files = candidates + self._tuned(candidates)
+        return self.fixed_s + engines * self.engine_s + files * self.candidate_s
+
+    def _tuned(self, candidates: int) -> int:
+        """Number of models that are fine-tuned."""
+        return candidates if self.front else 1
 
     def plan(self, seconds: float) -> Schedule | None:
         """The schedule for ``seconds``; None where the least number of steps does not fit."""
@@ -121,7 +129,8 @@ class Costs:
         measuring = self.measuring(engines, candidates)
         training = seconds * (1 - RESERVE) - measuring
         steps = int(training * (1 - FINETUNING_SHARE) / self.step_s)
-        finetune = int(training * FINETUNING_SHARE / self.slowest_step_s)
+        tuned = self._tuned(candidates)
+        finetune = int(training * FINETUNING_SHARE / self.slowest_step_s / tuned)
         if min(steps, finetune) < FEWEST_STEPS:
             return None
         return Schedule(
@@ -131,8 +140,9 @@ class Costs:
             engines,
             candidates,
             steps * self.step_s,
-            finetune * self.slowest_step_s,
+            tuned * finetune * self.slowest_step_s,
             measuring,
+            self.front,
         )
 
 
@@ -160,6 +170,7 @@ def _costs(campaign: Campaign, splits: Mapping[str, Any], objects: float) -> Cos
         search.passes_s + REPORT_S,
         search.engine_s + search.measure_s,
         search.engine_s + search.confirm_s + CHECKS_S + per_image * heldout,
+        campaign.finetune_front,
     )
 
 

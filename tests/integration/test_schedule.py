@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rfdetr_repro import cli
 from rfdetr_repro.reproduce import schedule as module
 from rfdetr_repro.reproduce.schedule import (
     DEFAULT_S,
@@ -23,7 +24,7 @@ from rfdetr_repro.reproduce.schedule import (
 )
 from rfdetr_repro.spec.arguments import duration
 from rfdetr_repro.spec.campaign import EMBEDDED
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import EXIT_BAD_INPUT, InputError
 
 
 class Images(list[int]):
@@ -71,6 +72,29 @@ def test_a_plan_fits_its_time_and_grows_with_it(monkeypatch: pytest.MonkeyPatch)
         values = [getattr(plan, name) for plan in plans]
         assert values == sorted(values)
     assert (plans[-1].engines, plans[-1].candidates) == MEASUREMENTS[0]
+
+
+def test_the_time_for_fine_tuning_is_divided_among_the_models_of_the_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_a_machine(monkeypatch)
+    one = planned(3600.0)
+    campaign = replace(EMBEDDED, time_budget_s=3600.0, finetune_front=True)
+    each = schedule(campaign, SPLITS, 13.4)
+    assert each.training_s + each.finetuning_s + each.measuring_s <= (1 - RESERVE) * each.seconds
+    assert each.finetuning_s == each.candidates * each.finetune_steps * 1.0 > 0
+    assert each.finetune_steps < one.finetune_steps
+    assert each.lines()[-1].endswith("steps of fine-tuning of each confirmed model")
+    assert each.apply(campaign).finetune_front and Schedule(**each.as_json()) == each
+
+
+@pytest.mark.parametrize("more", [["--time-budget", "30m"], ["--data", "."]])
+def test_steps_of_fine_tuning_are_refused_where_the_time_decides(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["reproduce", "--finetune-front", "--finetune-steps", "9", *more]
+    assert cli.main(given) == EXIT_BAD_INPUT
+    assert "--finetune-steps in a run whose steps are planned" in capsys.readouterr().err
 
 
 def test_too_little_time_is_refused_with_a_time_that_is_enough(
