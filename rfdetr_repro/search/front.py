@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.model.checkpoints.native import ModelCard, load_supernet
@@ -21,7 +20,6 @@ from rfdetr_repro.records.ap_intervals import difference
 from rfdetr_repro.records.record import TUNED, Accuracy, Record
 from rfdetr_repro.spec.arch import Arch
 from rfdetr_repro.spec.metrics import in_points, milliseconds, percent
-from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.train_config import TrainConfig
 from rfdetr_repro.tables.format import Cell, Column, Table
 from rfdetr_repro.train.plan import plan
@@ -30,10 +28,8 @@ from rfdetr_repro.train.run import TrainRequest, train
 from rfdetr_repro.train.trainer import MODEL
 
 from .finetune import FineTuning, base_recipe
-from .request import Front
-
-if TYPE_CHECKING:
-    from .run import SearchRun
+from .request import Front, SearchRequest
+from .search import Search
 
 FOLDER = "finetuned"
 SAVES = 5  # times that a fine-tuning saves its state, so that kill -9 loses a fifth at most
@@ -41,19 +37,21 @@ SAVES = 5  # times that a fine-tuning saves its state, so that kill -9 loses a f
 
 @dataclass(frozen=True)
 class FrontTuning:
-    """The fine-tunings of a search; ``split``: the images to train on, in the supernet's
-    classes.
+    """The fine-tunings of a search. ``split``: the images to train on, in the supernet's classes;
+    ``confirm_on``: splits that the files are evaluated on.
     """
 
-    run: SearchRun
+    request: SearchRequest
     asked: Front
+    search: Search
     split: CocoSplit
+    confirm_on: tuple[CocoSplit, ...]
 
     def check(self) -> None:
         """Raises :class:`~rfdetr_repro.spec.errors.InputError` for data that the supernet cannot be
         fine-tuned on.
         """
-        self.request(self.run.search.card.arch)
+        self.training(self.search.card.arch)
 
     def lines(self, archs: Sequence[Arch]) -> list[str]:
         """How many fine-tunings are to come, and about how long they take on this machine."""
@@ -65,7 +63,7 @@ class FrontTuning:
         if not left:
             return [counted]
         seconds = sum(3600 * self._hours(arch) for arch in left)
-        measuring = len(left) * sum(one.builds * one.timeout_s for one in self._protocols)
+        measuring = len(left) * sum(one.builds * one.timeout_s for one in self.request.protocols)
         return [
             counted,
             f"fine-tuning: about {_time(seconds)} of training, evaluations not counted; then "
@@ -81,24 +79,24 @@ class FrontTuning:
         records = []
         for number, arch in enumerate(archs, start=1):
             tell(f"fine-tuning {number} of {len(archs)}: {arch.key}")
-            model = train(self.request(arch)).model
+            model = train(self.training(arch)).model
             detector, card, sha256 = load_supernet(model)
             tuned = replace(
-                self.run.search,
+                self.search,
                 detector=detector,
                 card=card,
                 checkpoint_sha256=sha256,
                 folder=model.parent / "artifacts",
                 variant=TUNED,
             )
-            records += tuned.confirm(arch, self.run.splits, self._protocols)
+            records += tuned.confirm(arch, self.confirm_on, self.request.protocols)
         return records
 
     @property
     def recipe(self) -> TrainConfig:
         """The recipe of every fine-tuning."""
         asked = self.asked
-        base = asked.recipe or base_recipe(self.run.search.card.config)
+        base = asked.recipe or base_recipe(self.search.card.config)
         every = max(1, min(base.checkpoint_every, asked.steps // SAVES))
         return replace(
             base,
@@ -109,33 +107,27 @@ class FrontTuning:
             sampling="uniform",
         )
 
-    @property
-    def _protocols(self) -> tuple[Protocol, ...]:
-        return self.run.request.protocols
-
     def _trained(self, arch: Arch) -> bool:
         """Whether the fine-tuning of ``arch`` is complete; the model's file is written last."""
         return (self._folder(arch) / MODEL).exists()
 
     def _folder(self, arch: Arch) -> Path:
-        search = self.run.search
-        return self.run.request.run / FOLDER / f"{arch.key}-{search.checkpoint_sha256[:8]}"
+        return self.request.run / FOLDER / f"{arch.key}-{self.search.checkpoint_sha256[:8]}"
 
-    def request(self, arch: Arch) -> TrainRequest:
+    def training(self, arch: Arch) -> TrainRequest:
         """The training of ``arch`` from the supernet's weights."""
-        run = self.run
-        source = run.request.run / MODEL
-        tuning = FineTuning(source, arch, self._folder(arch), run.request.device)
-        splits = {"train": self.split, run.search.split.split: run.search.split}
-        return tuning.request(run.search.detector, run.search.card, splits, self._settings)
+        request = self.request
+        search = self.search
+        tuning = FineTuning(request.run / MODEL, arch, self._folder(arch), request.device)
+        splits = {"train": self.split, search.split.split: search.split}
+        return tuning.request(search.detector, search.card, splits, self._settings)
 
     def _settings(self, card: ModelCard) -> TrainConfig:
         return self.recipe
 
     def _hours(self, arch: Arch) -> float:
-        request = self.request(arch)
-        device = choose_device(self.run.request.device)
-        return plan(request.recipe, device, len(self.split)).hours
+        device = choose_device(self.request.device)
+        return plan(self.training(arch).recipe, device, len(self.split)).hours
 
 
 def planned(recipe: Recipe, hours: float, most: int) -> str:

@@ -187,7 +187,7 @@ def plan_front(request: SearchRequest) -> list[str]:
     run = SearchRun.open(request)
     if run.front is None:
         return []
-    recipe = run.front.request(run.search.card.arch).recipe
+    recipe = run.front.training(run.search.card.arch).recipe
     hours = plan_training(recipe, choose_device(request.device), len(run.front.split)).hours
     return [planned(recipe, hours, request.candidates)]
 
@@ -227,7 +227,7 @@ class SearchRun:
         shown = list(splits)
         if request.front is not None:
             train = _split(request, search.card, "train", search)
-            opened.front = FrontTuning(opened, request.front, train)
+            opened.front = FrontTuning(request, request.front, search, train, splits)
             opened.front.check()
             shown.append(train)
         if not isinstance(request.data, Mapping):
