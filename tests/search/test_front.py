@@ -85,7 +85,7 @@ def tuned(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Search
     told: list[str] = []
     request = request_in(run, start / "data", tell=told.append)
     for name, count in (
-        ("rfdetr_repro.train.progress.StepBar.update", STEPS + 2),
+        ("rfdetr_repro.train.progress.TrainingDisplay.on_step", STEPS + 2),
         ("rfdetr_repro.bench.confirm.measure_interleaved", 2),
     ):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
