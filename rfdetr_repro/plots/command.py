@@ -7,18 +7,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rfdetr_repro.records import stored
+from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_records,
     input_folder,
     output_folder,
 )
+from rfdetr_repro.spec.errors import InputError
 
-# figures that are drawn from a paper's own numbers, then those of a campaign
-PUBLISHED = ("1", "5")
-CAMPAIGN = ("pareto", "knobs", "sensitivity", "4", "training", "6")
-# the camera-ready's numbers
-ALSO = {"7": "5", "v2_7": "5", "v2_5": "knobs", "v2_4": "4", "v2_1": "1"}
+# figures that need nothing but the package, then those of a campaign
+ALWAYS = ("1", "2", "3", "7")
+CAMPAIGN = ("4", "5", "6", "pareto", "sensitivity", "training")
+# other names: those of the camera-ready with its prefix, and the number of version 1
+ALSO = {**{f"v2_{number}": str(number) for number in range(1, 8)}, "v1_5": "7", "knobs": "5"}
+_FORMATS = ("png", "svg", "pdf")
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """Names of file formats, separated by commas. Raises :class:`InputError` for others."""
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    if unknown := [name for name in names if name not in _FORMATS]:
+        raise InputError(
+            f"figures cannot be written as {unknown[0]!r}",
+            "--format",
+            f"choose from {', '.join(_FORMATS)}, separated by commas",
+        )
+    return names
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,17 +41,19 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         prog="rfdetr_repro.plots",
         description=(
-            "Draws the figures of the paper and of a campaign from published and stored numbers."
+            "Draws the figures of the paper and of a campaign from published and stored numbers. "
+            "Files are called figure_1.png and so on, by the numbers of the camera-ready."
         ),
         examples=(
             "plots --figure 1",
+            "plots --figure 2 --size medium --format svg,pdf",
             "plots --run runs/mine --out figures",
         ),
     )
     arguments.add_argument(
         "--figure",
         default="all",
-        choices=[*PUBLISHED, *CAMPAIGN, *ALSO, "all"],
+        choices=[*sorted([*ALWAYS, *CAMPAIGN]), *ALSO, "all"],
         help="figure to draw (default: all that can be drawn)",
     )
     add_records(arguments, f"those of --run; without a run {stored.DEFAULT_OF_CAMPAIGN}")
@@ -44,6 +61,18 @@ def parser() -> argparse.ArgumentParser:
         "--run",
         type=input_folder,
         help="run folder whose Records, training log and predictions are drawn",
+    )
+    arguments.add_argument(
+        "--size",
+        default="nano",
+        help="model size whose architecture figures 2 and 3 show (default: nano)",
+    )
+    arguments.add_argument(
+        "--format",
+        type=formats,
+        default=("png",),
+        metavar="FORMAT[,FORMAT]",
+        help="file formats: png, svg, pdf, separated by commas (default: png)",
     )
     arguments.add_argument(
         "--out",
@@ -58,30 +87,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figures that ``argv`` names; returns the exit code."""
     options = parser().parse_args(argv)
     # loads slowly, so the arguments are checked first
-    from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
     from rfdetr_repro.records.store import read_stores
 
-    from .figures import draw_figure
+    from .figures import Sources, draw_figure
 
     source = options.records or options.run
     records = read_stores([source] if source else stored.default_campaign())
-    if options.figure != "all":
-        wanted = [ALSO.get(options.figure, options.figure)]
-    else:
-        has_log = options.run is not None and (options.run / "train_log.jsonl").exists()
-        searched = any(record.source == "search" for record in records)
-        paired = any(map(sensitivity, comparable_searches(records)))
-        wanted = [
-            *PUBLISHED,
-            *(["pareto", "knobs", "4"] if searched else []),
-            *(["sensitivity"] if paired else []),
-            *(["training"] if has_log else []),
-        ]
-        wanted += (
-            ["6"]
-            if options.run is not None and any((options.run / "predictions").glob("*.png"))
-            else []
-        )
+    wanted = (
+        drawable_figures(records, options.run)
+        if options.figure == "all"
+        else [ALSO.get(options.figure, options.figure)]
+    )
+    sources = Sources(records, options.run, options.size)
     for figure in wanted:
-        print(draw_figure(figure, records, options.run, options.out))
+        for path in draw_figure(figure, sources, options.out, options.format):
+            print(path)
     return 0
+
+
+def drawable_figures(records: Sequence[Record], run: Path | None) -> list[str]:
+    """The figures that can be drawn from these Records and this run folder, in their order."""
+    from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
+
+    from .pareto import drawable_points
+
+    groups = comparable_searches(records)
+    found = [*ALWAYS]
+    found += ["4", "5"] if groups else []
+    found += ["pareto"] if drawable_points(records) else []
+    found += ["sensitivity"] if any(map(sensitivity, groups)) else []
+    if run is not None:
+        found += ["training"] if (run / "train_log.jsonl").exists() else []
+        found += ["6"] if any((run / "predictions").glob("*.png")) else []
+    return sorted(found)

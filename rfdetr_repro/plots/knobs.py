@@ -16,7 +16,8 @@ from rfdetr_repro.records.sensitivity import comparable_searches
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS, KNOBS
 from rfdetr_repro.spec.errors import InputError
 
-from .style import BLUE, GREEN, GREY, PALETTE, drawable, end_label, origin_line
+from .layout import PointLabel, foot_height_in, foot_line, heading, label_points, pushed_apart
+from .style import BLUE, GREEN, PALETTE, drawable, end_label, ink
 from .values import ap_percent, arch_of, data_words, mode_of, ms_of
 
 PUBLISHED_FIGURE_4 = (
@@ -25,22 +26,28 @@ PUBLISHED_FIGURE_4 = (
 )
 
 
+PUBLISHED_FIGURE_5 = (
+    "Published (arXiv 2511.09554, Figure 5 of the camera-ready): the points exist as an image only."
+)
+_MOST_TICKS = 5  # of one knob's panel
+_MOST_NAMED = 4  # points of one line that have their number of queries
+_MOST_LINES = 7  # of one panel: as many as there are colours
+
+
 def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
     """Draws the effect of each of the five knobs over all searched configurations, then decoder
     depth by queries.
     """
     search, left_out = _largest_search(records)
     grid = figure.subplots(3, 1, gridspec_kw={"height_ratios": (1, 1, 1.25), "hspace": 0.5})
-    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.075, top=0.88)
-    figure.text(
-        0.085,
-        0.955,
-        drawable(f"Effect of each knob over {len(search)} configurations{data_words(search[0])}"),
-        fontsize=9.5,
-        fontweight="bold",
+    height = knobs_height_in(records)
+    foot = foot_height_in(_knobs_foot(left_out))
+    figure.subplots_adjust(
+        left=0.085, right=0.96, bottom=(0.44 + foot) / height, top=1 - 0.55 / height
     )
-    explained = f"line: mean over all other knobs; band: 10th to 90th percentile{left_out}"
-    figure.text(0.085, 0.925, explained, color=GREY, fontsize=7.5)
+    words = f"Effect of each knob over {len(search)} configurations{data_words(search[0])}"
+    heading(figure, drawable(words))
+    foot_line(figure, _knobs_foot(left_out))
     rows: tuple[tuple[Callable[[Record], float], str, str], ...] = (
         (ap_percent, "AP, %", BLUE),
         (ms_of, _modelled_label(search), GREEN),
@@ -48,6 +55,18 @@ def draw_knobs(figure: FigureBase, records: Sequence[Record]) -> None:
     for holder, (value, label, color) in zip(grid[:2], rows, strict=True):
         _knob_row(holder, search, value, label, color)
     _decoder_panels(grid[2], search)
+
+
+def knobs_height_in(records: Sequence[Record]) -> float:
+    """Height in inches of :func:`draw_knobs`."""
+    return 6.0 + foot_height_in(_knobs_foot(_largest_search(records)[1]))
+
+
+def _knobs_foot(left_out: str) -> str:
+    return (
+        f"Line: mean over all other knobs; band: 10th to 90th percentile{left_out}.\n"
+        f"{PUBLISHED_FIGURE_5}"
+    )
 
 
 def _largest_search(records: Sequence[Record]) -> tuple[list[Record], str]:
@@ -107,7 +126,9 @@ def _knob_row(
             linewidth=0,
         )
         axes.plot(positions, means, color=color, marker="o", markersize=3.2)
-        axes.set_xticks(list(positions), [str(key) for key in groups])
+        ticks = _thinned(len(groups))
+        names = list(map(str, groups))
+        axes.set_xticks(ticks, [names[tick] for tick in ticks])
         axes.set_xlim(-0.3, len(groups) - 0.7)
         unit = f", {KNOB_UNITS[knob]}" if knob in KNOB_UNITS else ""
         axes.set_xlabel(f"{KNOB_LABELS[knob]}{unit}")
@@ -122,12 +143,27 @@ def draw_decoder(figure: FigureBase, records: Sequence[Record]) -> None:
     """
     search, left_out = _largest_search(records)
     over_all, one = figure.subplots(2, 1, gridspec_kw={"hspace": 0.58})
-    figure.subplots_adjust(left=0.085, right=0.96, bottom=0.155, top=0.87)
-    title = drawable(f"Dropping decoder layers and queries{data_words(search[0])}")
-    figure.text(0.085, 0.955, title, fontsize=9.5, fontweight="bold")
+    foot = _decoder_foot(search, left_out)
+    height = decoder_height_in(records)
+    figure.subplots_adjust(
+        left=0.085,
+        right=0.96,
+        bottom=(0.44 + foot_height_in(foot)) / height,
+        top=1 - 0.72 / height,
+    )
+    heading(figure, drawable(f"Dropping decoder layers and queries{data_words(search[0])}"))
     _decoder_panels(over_all, search).set_title("mean over all backbones", fontweight="normal")
     _one_backbone(one, search)
-    origin_line(figure, f"Measured here: {_last_layer(search)}{left_out}\n{PUBLISHED_FIGURE_4}")
+    foot_line(figure, foot)
+
+
+def decoder_height_in(records: Sequence[Record]) -> float:
+    """Height in inches of :func:`draw_decoder`."""
+    return 5.0 + foot_height_in(_decoder_foot(*_largest_search(records)))
+
+
+def _decoder_foot(search: Sequence[Record], left_out: str) -> str:
+    return f"Measured here: {_last_layer(search)}{left_out}.\n{PUBLISHED_FIGURE_4}"
 
 
 def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
@@ -138,47 +174,39 @@ def _one_backbone(holder: Axes, search: Sequence[Record]) -> None:
     best = max(search, key=lambda record: (ap_percent(record), -ms_of(record)))
     group = [record for record in search if _same_backbone(record, best)]
     layers = sorted({arch_of(record).decoder_layers for record in group})
+    labels: list[PointLabel] = []
+    paths = []
     for color, depth in zip(PALETTE * 9, layers, strict=False):
         line = sorted(
             (record for record in group if arch_of(record).decoder_layers == depth),
             key=lambda one: arch_of(one).queries,
         )
-        axes.plot(
-            [ms_of(record) for record in line],
-            [ap_percent(record) for record in line],
-            color=color,
-            marker="o",
-            markersize=3.2,
-        )
-        for record in line:
-            above = (0, 7) if depth != layers[0] else (0, -8)
-            end_label(
-                axes,
-                (ms_of(record), ap_percent(record)),
-                str(arch_of(record).queries),
-                color,
-                above,
-                "center",
-            )
-        end_label(
-            axes,
-            (ms_of(line[-1]), ap_percent(line[-1])),
-            f"{depth} layer{'' if depth == 1 else 's'}",
-            color,
-            (9, 0),
-        )
+        x = [ms_of(record) for record in line]
+        y = [ap_percent(record) for record in line]
+        axes.plot(x, y, color=color, marker="o", markersize=3.2)
+        named = [f"{arch_of(record).queries}" for record in line]
+        named[-1] += f", {depth} layer{'' if depth == 1 else 's'}"
+        kept = set(_thinned(len(line), _MOST_NAMED))
+        labels += [
+            PointLabel(x[place], y[place], name, ink(color))
+            for place, name in enumerate(named)
+            if place in kept
+        ]
+        paths.append(list(zip(x, y, strict=True)))
     arch = arch_of(best)
     name = (
         f"{arch.input_hw[0]} px, patch {arch.patch}, {arch.windows} "
         f"window{'' if arch.windows == 1 else 's'} per side"
     )
     axes.set_title(
-        f"one backbone, that of the best AP: {name}; numbers at points: queries",
+        f"the backbone of the best AP: {name}; numbers: queries",
         fontweight="normal",
     )
-    axes.margins(x=0.03, y=0.16)
+    axes.margins(x=0.06, y=0.2)
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
     axes.set_xlabel(_modelled_label(search))
     axes.set_ylabel("AP, %")
+    label_points(axes, labels, [spot for path in paths for spot in path], paths, 7.0)
 
 
 def _same_backbone(one: Record, other: Record) -> bool:
@@ -197,7 +225,7 @@ def _last_layer(search: Sequence[Record]) -> str:
     gain = fmean(ap[before]) - fmean(ap[last])
     saved = 100 * (fmean(ms[before]) / fmean(ms[last]) - 1)
     change = f"{gain:+.1f} AP, {saved:+.0f} % modelled latency"
-    return f"{len(search)} searched configurations; without the last decoder layer {change}."
+    return f"{len(search)} searched configurations; without the last decoder layer {change}"
 
 
 def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
@@ -211,7 +239,9 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
         for record in search:
             by_queries.setdefault(arch_of(record).queries, []).append(record)
         ends = []
-        for color, (queries, group) in zip(PALETTE * 9, sorted(by_queries.items()), strict=False):
+        every = sorted(by_queries.items())
+        lines = [every[place] for place in _thinned(len(every), _MOST_LINES)]
+        for color, (queries, group) in zip(PALETTE, lines, strict=False):
             means = {
                 depth: fmean(values)
                 for depth, values in _by_knob(group, "decoder_layers", value).items()
@@ -229,12 +259,19 @@ def _spread_labels(axes: Axes, ends: list[tuple[float, int, str, str]]) -> None:
     """Labels lines at the right end, with the labels pushed apart so that they do not overlap."""
     low, high = axes.get_ylim()
     height_pt = axes.get_window_extent().height / axes.get_figure(root=True).dpi * 72  # type: ignore[union-attr]
-    gap = (high - low) * 9 / max(height_pt, 1)
-    place = -float("inf")
-    for value, x, text, color in sorted(ends):
-        place = max(value, place + gap)
+    gap = (high - low) * 10.5 / max(height_pt, 1)
+    places = pushed_apart([value for value, *_ in ends], gap, low, high)
+    for (value, x, text, color), place in zip(ends, places, strict=True):
         offset_pt = (place - value) / (high - low) * height_pt
         end_label(axes, (x, value), text, color, (6, offset_pt))
+
+
+def _thinned(count: int, most: int = _MOST_TICKS) -> list[int]:
+    """At most ``most`` of the places 0..count - 1, evenly, with both ends."""
+    if count <= most:
+        return list(range(count))
+    step = (count - 1) / (most - 1)
+    return sorted({round(number * step) for number in range(most)})
 
 
 def _by_knob(

@@ -25,7 +25,8 @@ from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
 from rfdetr_repro.spec.errors import InputError
 
-from .style import BLUE, GREY, VERMILION, drawable, log_latency_axis, origin_line, shortened
+from .layout import foot_height_in, foot_line, heading
+from .style import BLUE, GREY, VERMILION, drawable, log_latency_axis, shortened
 from .values import ap_label, ap_percent, data_name, data_words, has_ap, mode_of, ms_of
 
 MOST_PANELS = 6  # most panels of a figure, so that it fits a page
@@ -107,7 +108,9 @@ def drawable_points(records: Sequence[Record]) -> bool:
 
 def pareto_height_in(records: Sequence[Record]) -> float:
     """Height in inches of :func:`draw_pareto`: two panels to a row."""
-    return 0.85 + 3.1 * -(-min(MOST_PANELS, len(pareto_panels(records))) // 2)
+    panels = pareto_panels(records)
+    rows = -(-min(MOST_PANELS, len(panels)) // 2)
+    return 0.58 + 3.1 * rows + foot_height_in(_foot(panels))
 
 
 def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
@@ -127,7 +130,7 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
     figure.subplots_adjust(
         left=0.085,
         right=0.97,
-        bottom=0.76 / height,
+        bottom=(0.46 + foot_height_in(_foot(every))) / height,
         top=1 - 0.72 / height,
         wspace=0.2,
         hspace=1.06 * rows / height,
@@ -143,13 +146,14 @@ def draw_pareto(figure: FigureBase, records: Sequence[Record]) -> None:
         if len({data_name(panel.example) for panel in panels}) == 1
         else ""
     )
-    figure.text(
-        0.085, 1 - 0.22 / height, f"Accuracy against latency{kind}", fontsize=9.5, fontweight="bold"
-    )
-    left_out = (
-        f"; {len(every) - len(panels)} more panels are left out" if len(every) > len(panels) else ""
-    )
-    origin_line(figure, _explained(panels) + left_out)
+    heading(figure, f"Accuracy against latency{kind}")
+    foot_line(figure, _foot(every))
+
+
+def _foot(every: Sequence[Panel]) -> str:
+    panels = every[:MOST_PANELS]
+    more = len(every) - len(panels)
+    return _explained(panels) + (f"; {more} more panels are left out" if more else "")
 
 
 def _pareto_panel(axes: Axes, panel: Panel) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import FigureBase
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.files import read_json
 
-from .style import BLACK, WIDTH_IN, origin_line
+from .layout import foot_height_in, foot_line, heading, wrapped
+from .style import BLACK, WIDTH_IN, drawable
 
 _HEAD_IN = 0.4
 _CAPTION_IN = 0.34
-_FOOT_IN = 0.24
 _MARGIN = 0.02
 ORIGIN = (
     "Measured here, from the run's exported file. The paper's Figure 6 (arXiv 2511.09554) exists "
@@ -74,21 +73,21 @@ def run_pictures(run: str | Path) -> list[Picture]:
 
 def pictures_height_in(pictures: Sequence[Picture]) -> float:
     """Height of a figure that shows ``pictures`` one below the other at the report's width."""
-    return _HEAD_IN + _FOOT_IN + sum(picture.height_in + _CAPTION_IN for picture in pictures)
+    shown = sum(picture.height_in + _CAPTION_IN for picture in pictures)
+    return _HEAD_IN + shown + foot_height_in(ORIGIN, _MARGIN)
 
 
 def draw_pictures(figure: FigureBase, pictures: Sequence[Picture]) -> None:
     """Draws every picture at full width below its caption."""
     total = pictures_height_in(pictures)
-    figure.text(
-        _MARGIN, 1 - 0.28 / total, "Predictions on held-out images", fontsize=9.5, fontweight="bold"
-    )
+    heading(figure, "Predictions on held-out images", _MARGIN)
     top = total - _HEAD_IN
     for picture in pictures:
-        caption = "\n".join(wrap(picture.caption, 125)[:2])
+        lines = wrapped(drawable(picture.caption), (1 - 2 * _MARGIN) * WIDTH_IN, 7.0)
+        caption = "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
         figure.text(_MARGIN, (top - 0.06) / total, caption, fontsize=7.0, color=BLACK, va="top")
         top -= _CAPTION_IN + picture.height_in
         axes = figure.add_axes((_MARGIN, top / total, 1 - 2 * _MARGIN, picture.height_in / total))
         axes.imshow(picture.pixels, aspect="auto", interpolation="antialiased")
         axes.set_axis_off()
-    origin_line(figure, ORIGIN, _MARGIN)
+    foot_line(figure, ORIGIN, _MARGIN)

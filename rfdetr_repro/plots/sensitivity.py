@@ -15,11 +15,12 @@ from rfdetr_repro.records.sensitivity import Change, Step, comparable_searches, 
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 from rfdetr_repro.spec.errors import InputError
 
-from .style import BLUE, GREEN, GREY, LIGHT, origin_line
+from .layout import foot_height_in, foot_line, heading
+from .style import BLUE, GREEN, GREY, LIGHT, drawable
 from .values import data_words
 
 _HEAD_IN = 0.66
-_FOOT_IN = 0.66
+_LABELS_IN = 0.3  # of the tick labels
 _ROW_IN = 0.2
 
 
@@ -38,8 +39,9 @@ def _shown(records: Sequence[Record]) -> tuple[list[Record], list[Step], int]:
 
 def sensitivity_height_in(records: Sequence[Record]) -> float:
     """Height in inches of the rows; raises :class:`InputError` if there is nothing to draw."""
-    _, steps, _ = _shown(records)
-    return _HEAD_IN + _FOOT_IN + _ROW_IN * len(_rows(steps))
+    group, steps, others = _shown(records)
+    foot = foot_height_in(_explained(group, others))
+    return _HEAD_IN + _LABELS_IN + foot + _ROW_IN * len(_rows(steps))
 
 
 def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
@@ -50,18 +52,14 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     """
     group, steps, others = _shown(records)
     rows = _rows(steps)
-    height = _HEAD_IN + _FOOT_IN + _ROW_IN * len(rows)
+    text = _explained(group, others)
+    foot = _LABELS_IN + foot_height_in(text)
+    height = _HEAD_IN + foot + _ROW_IN * len(rows)
     left, right = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(
-        left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=_FOOT_IN / height, wspace=0.1
+        left=0.27, right=0.97, top=1 - _HEAD_IN / height, bottom=foot / height, wspace=0.1
     )
-    figure.text(
-        0.085,
-        1 - 0.26 / height,
-        f"One step of one knob, all else equal{data_words(group[0])}",
-        fontsize=9.5,
-        fontweight="bold",
-    )
+    heading(figure, f"One step of one knob, all else equal{data_words(group[0])}")
     _panel(left, rows, [step.ap_points for step in steps], BLUE)
     _panel(right, rows, [step.latency_percent for step in steps], GREEN)
     left.set_title("change of AP, points", fontweight="normal")
@@ -69,14 +67,19 @@ def draw_sensitivity(figure: FigureBase, records: Sequence[Record]) -> None:
     places = [place for place, step in enumerate(rows) if step]
     left.set_yticks(places, [_label(step) for step in rows if step])
     left.set_ylim(len(rows) - 0.4, -0.6)
+    foot_line(figure, text)
+
+
+def _explained(group: Sequence[Record], others: int) -> str:
+    """What the bars are and what is not drawn."""
     text = (
         f"Means over pairs among {len(group)} configurations; bars: 95 % interval over backbones; "
-        f"{backend(group[0])}."
+        f"{drawable(backend(group[0]))}."
     )
     if others:
         left_out = "One other search" if others == 1 else f"{others} other searches"
         text += f" {left_out} in these Records: not drawn."
-    origin_line(figure, text)
+    return text
 
 
 def _rows(steps: Sequence[Step]) -> list[Step | None]:

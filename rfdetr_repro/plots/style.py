@@ -11,7 +11,7 @@ import functools
 import io
 import logging
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,9 +172,17 @@ def save(
             path,
             f"choose a file name that ends in {', '.join(_METADATA)}",
         )
-    with atomic_path(path) as temporary:
-        _write(drawn(draw, height_in), temporary, path.suffix, dpi)
+    save_all(drawn(draw, height_in), [path], dpi)
     return path
+
+
+def save_all(figure: Figure, paths: Sequence[Path], dpi: int = 180) -> None:
+    """Writes a drawn figure to each path, by its suffix, each completely or not at all. Equal
+    figures give equal bytes.
+    """
+    for path in paths:
+        with atomic_path(path) as temporary:
+            _write(figure, temporary, path.suffix, dpi)
 
 
 def png_bytes(draw: Callable[[FigureBase], None], height_in: float, dpi: int = 180) -> bytes:
@@ -229,11 +237,14 @@ def log_latency_axis(axes: Axes, low_ms: float, high_ms: float) -> None:
     axes.set_xlabel("latency, ms (log scale)")
 
 
-def origin_line(figure: FigureBase, text: str, left: float = 0.085) -> None:
-    """Writes the source of a figure's numbers in small type at the bottom; long lines are
-    wrapped.
-    """
-    figure.text(left, 0.012, text, fontsize=7.0, color=GREY, va="bottom", wrap=True)
+def ink(color: str) -> str:
+    """A darker form of a colour of the palette, in which small letters on white can be read."""
+    if color in (BLACK, GREY):
+        return color
+    parts = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    bright = (0.3 * parts[0] + 0.59 * parts[1] + 0.11 * parts[2]) / 255
+    keep = 1.0 if bright < 0.4 else 0.4 / bright
+    return "#" + "".join(f"{round(keep * part):02X}" for part in parts)
 
 
 def end_label(
@@ -251,4 +262,4 @@ def end_label(
         "va": "center",
         "annotation_clip": False,
     }
-    axes.annotate(text, point, offset, color=color, fontsize=7.5, **where)
+    axes.annotate(text, point, offset, color=ink(color), fontsize=7.5, **where)

@@ -11,6 +11,7 @@ from matplotlib.figure import FigureBase
 from rfdetr_repro.spec.errors import InputError, shortened
 from rfdetr_repro.spec.files import open_input, parse_json
 
+from .layout import heading
 from .style import BLUE, GREY, VERMILION, end_label
 
 # the values that are drawn
@@ -79,7 +80,7 @@ def draw_training(figure: FigureBase, rows: Sequence[Mapping[str, Any]]) -> None
         )
     panels = figure.subplots(1, bool(losses) + bool(curves), squeeze=False)[0].tolist()
     figure.subplots_adjust(left=0.085, right=0.93, bottom=0.17, top=0.8, wspace=0.28)
-    figure.text(0.085, 0.925, "Loss and accuracy during training", fontsize=9.5, fontweight="bold")
+    heading(figure, "Loss and accuracy during training")
     if losses:
         axes = panels.pop(0)
         steps, values = zip(*losses, strict=True)

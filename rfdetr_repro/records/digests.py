@@ -19,6 +19,7 @@ purpose can compute new digests.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -30,19 +31,45 @@ PARTS = ("accuracy", "mask_accuracy", "latency", "cost")  # results of a Record
 SEALED = "sealed_at"
 
 
+_encoded = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+@functools.lru_cache(maxsize=256)
+def _quoted(name: str) -> str:
+    """The name of a field as JSON."""
+    return _encoded(name)
+
+
+def canonical(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> canonical text of its value. Equal texts are equal values of equal types.
+
+    Raises ValueError for NaN and infinite numbers.
+    """
+    return {name: _encoded(value) for name, value in fields.items()}
+
+
 def digests_of(fields: Mapping[str, Any], record_id: str) -> dict[str, str]:
     """Part -> digest of ``fields``: a Record's fields as JSON values, without ``id`` and
     ``digest``.
     """
-    parts = {part: fields[part] for part in PARTS if part in fields}
+    return _digests(canonical(fields), record_id)
+
+
+def _digests(texts: Mapping[str, str], record_id: str) -> dict[str, str]:
+    """Part -> digest of fields given as canonical texts. The text of the whole is put together from
+    those of the fields, so that no value is written twice.
+    """
+    whole = ",".join(f"{_quoted(name)}:{texts[name]}" for name in sorted(texts))
+    parts = {part: texts[part] for part in PARTS if part in texts}
     return {
-        name: _digest(record_id, name, value) for name, value in {WHOLE: fields, **parts}.items()
+        name: _digest(record_id, name, text)
+        for name, text in {WHOLE: f"{{{whole}}}", **parts}.items()
     }
 
 
-def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
-    """Names the parts of ``fields`` that do not agree with the digests of their line, such as
-    "accuracy"; empty if all agree.
+def altered(texts: Mapping[str, str], record_id: str, digest: object) -> str:
+    """Names the parts that do not agree with the digests of their line, such as "accuracy"; empty
+    if all agree. ``texts``: the fields of the line by :func:`canonical`.
 
     Raises ValueError for a ``digest`` that is not an object of texts, or has no digest of the
     whole.
@@ -55,15 +82,13 @@ def altered(fields: Mapping[str, Any], record_id: str, digest: object) -> str:
         raise ValueError(
             f"digest = {repr(digest)[:60]} is not an object of hexadecimal texts with {WHOLE!r}"
         )
-    found = digests_of(fields, record_id)
+    found = _digests(texts, record_id)
     if {name: value for name, value in digest.items() if name != SEALED} == found:
         return ""
     wrong = [part for part in PARTS if digest.get(part) != found.get(part)]
     return " and ".join(wrong) or "a field other than the results"
 
 
-def _digest(record_id: str, name: str, value: Any) -> str:
-    text = json.dumps(
-        [record_id, name, value], sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(record_id: str, name: str, text: str) -> str:
+    whole = f"[{_encoded(record_id)},{_quoted(name)},{text}]"
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]

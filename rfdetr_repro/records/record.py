@@ -26,7 +26,7 @@ from rfdetr_repro.spec.metrics import COCO_METRICS
 from rfdetr_repro.spec.protocol import Protocol
 from rfdetr_repro.spec.ranges import choose
 
-from .digests import altered, digests_of
+from .digests import altered, canonical, digests_of
 
 SCHEMA = 1
 # source: an average over data sets; variant: a size no training step drew
@@ -487,8 +487,14 @@ class Record:
                 raise ValueError(f"schema {fields.get('schema')!r}, expected {SCHEMA}")
             if "unverified" in fields:
                 raise ValueError("unknown fields ['unverified'] of Record")
-            record = decode(cls, {**fields, "unverified": digest is None})
-            wrong = "" if digest is None else altered(fields, record.id, digest)
+            texts = canonical(fields)
+            shared = {
+                name: _shared(name, texts[name])
+                for name in _SHARED
+                if isinstance(fields.get(name), dict)
+            }
+            record = decode(cls, {**fields, **shared, "unverified": digest is None})
+            wrong = "" if digest is None else altered(texts, record.id, digest)
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -502,6 +508,23 @@ class Record:
             message = f"{wrong} of Record {record.id} was altered: the digest differs"
             raise InputError(message, hint="remove the line, measure again")
         return record
+
+
+# Parts that many Records of a store have in common. None of them holds a list or a dictionary, so
+# Records may share them.
+_SHARED: dict[str, type] = {
+    "data": DataId,
+    "artifact": ArtifactId,
+    "cost": Cost,
+    "protocol": Protocol,
+    "machine": Machine,
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared(name: str, text: str) -> Any:
+    """The part ``name`` with this canonical text, checked and constructed once."""
+    return decode(_SHARED[name], json.loads(text), f"Record.{name}")
 
 
 # Views: a Record together with the parts that its reader needs, none of which is None. ``of``

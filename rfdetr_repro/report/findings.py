@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from rfdetr_repro.paper.published import TABLES, published_records, published_rows
-from rfdetr_repro.plots.figures import HEIGHTS_IN
-from rfdetr_repro.plots.knobs import draw_knobs
+from rfdetr_repro.plots.figures import TRAINING_HEIGHT_IN
+from rfdetr_repro.plots.knobs import draw_knobs, knobs_height_in
 from rfdetr_repro.plots.pareto import draw_pareto, drawable_points, pareto_height_in
 from rfdetr_repro.plots.sensitivity import draw_sensitivity, sensitivity_height_in
 from rfdetr_repro.plots.training import draw_training
@@ -245,7 +245,7 @@ def training(run: Run) -> Section:
         return section
     draw = partial(draw_training, rows=shown)
     section.blocks.append(
-        Drawing(draw, HEIGHTS_IN["training"], "Plot of loss and AP50 over optimizer steps")
+        Drawing(draw, TRAINING_HEIGHT_IN, "Plot of loss and AP50 over optimizer steps")
     )
     return section
 
@@ -258,7 +258,7 @@ def search_space(run: Run) -> Section:
         return section
     draw = partial(draw_knobs, records=run.records)
     section.blocks.append(
-        Drawing(draw, HEIGHTS_IN["knobs"], "Plot of AP and latency against each knob")
+        Drawing(draw, knobs_height_in(run.records), "Plot of AP and latency against each knob")
     )
     tables = sensitivity_tables(run.records)
     if not tables:

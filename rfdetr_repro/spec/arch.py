@@ -53,11 +53,8 @@ class Arch:
     width: int = 0  # requested image width in pixels; 0 means square. Search spaces are square
 
     def __post_init__(self) -> None:
-        if not all(
-            isinstance(value, int) and not isinstance(value, bool)
-            for value in asdict(self).values()
-        ):
-            raise InputError(f"architecture {asdict(self)} has a value that is not a whole number")
+        if set(map(type, vars(self).values())) != {int}:
+            raise InputError(f"architecture {vars(self)} has a value that is not a whole number")
         low = min(self.resolution, self.patch, self.windows, self.queries)
         if low < 1 or self.decoder_layers < 0 or self.width < 0:
             raise InputError(

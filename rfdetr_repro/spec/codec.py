@@ -66,7 +66,7 @@ def _anatomy(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
 
 
 def decode(kind: type[T], fields: Any, path: str = "") -> T:
-    """A (nested) dataclass from plain JSON values.
+    """A (nested) dataclass from plain JSON values. Nested dataclasses may be given decoded.
 
     ``path``: what messages call it; default the dataclass's name. Raises TypeError or ValueError
     for unknown and missing fields and for wrong types, with the path of the field.
@@ -77,25 +77,28 @@ def decode(kind: type[T], fields: Any, path: str = "") -> T:
     row: Any = kind
     hints = _hints(row)
     plain = _plain_types(row)
-    known = _required(row)
-    if unknown := sorted(fields.keys() - known.keys()):
-        raise ValueError(f"unknown fields {unknown} of {path}{_meant(unknown, known)}")
+    if not fields.keys() <= hints.keys():
+        unknown = sorted(fields.keys() - hints.keys())
+        raise ValueError(f"unknown fields {unknown} of {path}{_meant(unknown, hints)}")
     values = {
         name: value if type(value) in plain[name] else _value(hints[name], value, f"{path}.{name}")
         for name, value in fields.items()
     }
-    if missing := [name for name, needed in known.items() if needed and name not in fields]:
-        raise ValueError(f"{path}.{missing[0]} is missing")
+    needed = _required(row)
+    if not needed.keys() <= fields.keys():
+        missing = next(name for name in needed if name not in fields)
+        raise ValueError(f"{path}.{missing} is missing")
     return kind(**values)
 
 
 @functools.cache
-def _required(kind: type) -> dict[str, bool]:
-    """Field -> whether a value has to be given."""
+def _required(kind: type) -> dict[str, None]:
+    """The fields that have to be given, in their order."""
     absent = dataclasses.MISSING
     return {
-        field.name: field.default is absent and field.default_factory is absent
+        field.name: None
         for field in dataclasses.fields(kind)
+        if field.default is absent and field.default_factory is absent
     }
 
 
@@ -122,18 +125,19 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 def _value_of(kind: Any, value: Any, name: str) -> Any:
     is_dataclass, plain, arguments = _anatomy(kind)
     if is_dataclass:
-        return decode(kind, value, name)
+        return value if isinstance(value, kind) else decode(kind, value, name)
     if plain is tuple and isinstance(value, (list, tuple)):
         return _tuple(arguments, value, name)
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, plain) or (plain is not bool and isinstance(value, bool)):
         raise ValueError(f"{name} = {repr(value)[:60]} is not {plain.__name__}")
-    return (
-        {key: _value(arguments[1], item, name) for key, item in value.items()}
-        if plain is dict
-        else value
-    )
+    if plain is not dict:
+        return value
+    kind = arguments[1]
+    return {
+        key: item if type(item) is kind else _value(kind, item, name) for key, item in value.items()
+    }
 
 
 def _tuple(kinds: tuple[Any, ...], values: Any, name: str) -> tuple[Any, ...]:

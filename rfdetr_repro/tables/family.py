@@ -32,13 +32,14 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
         Column("gap", "difference"),
     ]
     table = Table("family", "Patch sizes that training never drew", columns)
+    alike = _by_tokens(trained)
     for record in records:
         arch = record.as_searched().arch
         own = record.accuracy
         row = {"arch": Cell(arch.key), "tokens": Cell(str(arch.tokens), value=float(arch.tokens))}
         row |= {"ap": _percent(own.ap if own else None)}
         row |= {"ap50": _percent(own.ap50 if own else None)}
-        like = _equivalent(arch, trained)
+        like = _nearest(arch, alike.get(_tokens(arch), []))
         known = ScoredRecord.of(like.record) if like is not None else None
         if like is not None and known is not None and own is not None and own.ap is not None:
             difference = own.ap - known.ap
@@ -50,16 +51,22 @@ def family_table(records: Sequence[Record], trained: Sequence[Record]) -> Table:
     return table
 
 
-def _equivalent(arch: Arch, trained: Sequence[Record]) -> SearchedRecord | None:
-    """The trained Record with the same number of tokens and the same decoder."""
-    alike = [
-        searched
-        for record in trained
-        if (searched := SearchedRecord.of(record)) is not None
-        and searched.arch.tokens == arch.tokens
-        and (searched.arch.decoder_layers, searched.arch.queries)
-        == (arch.decoder_layers, arch.queries)
-    ]
+def _tokens(arch: Arch) -> tuple[int, int, int]:
+    """(number of tokens, decoder layers, queries)."""
+    return arch.tokens, arch.decoder_layers, arch.queries
+
+
+def _by_tokens(trained: Sequence[Record]) -> dict[tuple[int, int, int], list[SearchedRecord]]:
+    """The trained Records by number of tokens and decoder."""
+    groups: dict[tuple[int, int, int], list[SearchedRecord]] = {}
+    for record in trained:
+        if (searched := SearchedRecord.of(record)) is not None:
+            groups.setdefault(_tokens(searched.arch), []).append(searched)
+    return groups
+
+
+def _nearest(arch: Arch, alike: Sequence[SearchedRecord]) -> SearchedRecord | None:
+    """The Record with the same windows if there is one, and then the nearest input size."""
 
     def distance(searched: SearchedRecord) -> tuple[bool, int]:
         return searched.arch.windows != arch.windows, abs(

@@ -50,7 +50,7 @@ def words(figure: Figure) -> str:
         for axes in figure.axes
         for text in [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
     ]
-    return " | ".join([*(text.get_text() for text in figure.texts), *axes_texts])
+    return " | ".join([*(text.get_text() for text in figure.texts), *axes_texts]).replace("\n", " ")
 
 
 def bars(axes) -> list[ErrorbarContainer]:
@@ -377,27 +377,28 @@ def test_figure_6_shows_the_pictures_of_a_run(tmp_path, capsys):
         and "Figure 6" in words(figure)
     )
     assert run_main(command.main, ["--figure", "6", "--run", str(run), "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "figure6.png").stat().st_size > 1000
+    assert (tmp_path / "figure_6.png").stat().st_size > 1000
     (run / "predictions" / "bad.png").write_text("no picture")
     with pytest.raises(InputError, match="not a picture"):
         run_pictures(run)
     capsys.readouterr()
 
 
-def test_figures_of_the_camera_ready_have_their_own_numbers(tmp_path, capsys):
-    assert run_main(command.main, ["--figure", "7", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.strip().endswith("figure5.png")
-    assert "Figure 5 (7 in the camera-ready)" in words(drawn(draw_published, "5"))
+@pytest.mark.parametrize("name", ["7", "v2_7", "v1_5"])
+def test_files_have_the_numbers_of_the_camera_ready(name, tmp_path, capsys):
+    assert run_main(command.main, ["--figure", name, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().endswith("figure_7.png")
+    assert "Figure 7 (5 in version 1)" in words(drawn(draw_published, "7"))
 
 
-@pytest.mark.parametrize(("number", "panels"), [("1", 4), ("5", 1)])
+@pytest.mark.parametrize(("number", "panels"), [("1", 4), ("7", 1)])
 def test_published_figures_say_that_they_are_published(number, panels):
     figure = drawn(draw_published, number)
     assert len(figure.axes) == panels and "Published, not measured here" in words(figure)
     line = next(line for line in figure.axes[0].lines if len(line.get_xdata()) > 4)
     assert min(line.get_xdata()) > 1
     with pytest.raises(InputError, match="no published points"):
-        drawn(draw_published, "3")
+        drawn(draw_published, "5")
 
 
 def scene(score: float | None = 0.9) -> tuple[np.ndarray, Annotations]:
@@ -460,11 +461,8 @@ def test_the_command_draws_all_figures(tmp_path, capsys, monkeypatch):
     run = write_run(tmp_path / "run", pictures=False)
     assert run_main(command.main, ["--run", str(run), "--out", "out"]) == 0
     names = {
-        "figure1.png",
-        "figure5.png",
-        "figure4.png",
+        *(f"figure_{number}.png" for number in (1, 2, 3, 4, 5, 7)),
         "pareto.png",
-        "knobs.png",
         "sensitivity.png",
         "training.png",
     }
