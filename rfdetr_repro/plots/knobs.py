@@ -9,7 +9,6 @@ from statistics import fmean, quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
-from matplotlib.ticker import MaxNLocator
 
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.records.sensitivity import comparable_searches
@@ -249,7 +248,8 @@ def _decoder_panels(holder: Axes, search: Sequence[Record]) -> Axes:
             axes.plot(list(means), list(means.values()), color=color, marker="o", markersize=3.2)
             ends.append((list(means.values())[-1], max(means), f"{queries} queries", color))
         _spread_labels(axes, ends)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        depths = sorted({arch_of(record).decoder_layers for record in search})
+        axes.set_xticks([depths[place] for place in _thinned(len(depths), 9)])
         axes.set_xlabel("decoder layers run")
         axes.set_ylabel(label)
     return left

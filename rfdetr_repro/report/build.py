@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
 
 from .content import report
 from .html import write_html
+from .paper import paper_document
 from .pdf import write_pdf
-from .run import read_run
+from .run import Run, read_run
 
 RUNS = Path("runs")
+RESULTS = Path("results")
 
 
 def build_report(
@@ -29,9 +32,7 @@ def build_report(
     ``records`` replaces the run's own ``records.jsonl``. Raises :class:`InputError` for a missing
     folder, a broken file, or a run that holds nothing.
     """
-    target = Path(out_pdf) if out_pdf is not None else Path(run_dir) / "report.pdf"
-    if target.suffix.lower() != ".pdf":
-        raise InputError("the report is a PDF", target, "choose a file name that ends in .pdf")
+    target = _pdf(out_pdf if out_pdf is not None else Path(run_dir) / "report.pdf")
     run = read_run(run_dir, records)
     if not (run.records or run.summary or run.log or run.pictures):
         raise InputError(
@@ -43,6 +44,38 @@ def build_report(
     document = report(run)
     write_html(document, target.with_suffix(".html"))
     return write_pdf(document, target)
+
+
+def build_paper(
+    out_pdf: str | Path = "paper.pdf",
+    run_dir: str | Path | None = None,
+    records: str | Path | None = None,
+) -> Path:
+    """Writes ``out_pdf`` with every table and figure of the paper, and an HTML page of the same
+    stem, and returns the PDF's path.
+
+    The Records are those of ``records``, else of the run folder ``run_dir``, else of ``results/``
+    if it exists. Raises :class:`InputError` for a missing or broken file.
+    """
+    target = _pdf(out_pdf)
+    source = records or run_dir or (RESULTS if RESULTS.exists() else None)
+    found = read_stores([source]) if source is not None else []
+    run = Run(
+        Path(run_dir) if run_dir is not None else Path(),
+        found,
+        Path(source) if source is not None else None,
+    )
+    document = paper_document(run, pictures=run_dir is not None)
+    write_html(document, target.with_suffix(".html"))
+    return write_pdf(document, target)
+
+
+def _pdf(path: str | Path) -> Path:
+    """The path of a PDF. Raises :class:`InputError` for another kind of file."""
+    target = Path(path)
+    if target.suffix.lower() != ".pdf":
+        raise InputError("the report is a PDF", target, "choose a file name that ends in .pdf")
+    return target
 
 
 def newest_run(folder: Path = RUNS) -> Path:

@@ -21,14 +21,24 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "report --run runs/mine",
             "report --run runs/mine --out report.pdf",
+            "report --paper --records results --out paper.pdf",
         ),
     )
     arguments.add_argument(
         "--run", type=input_folder, help="run folder (default: the newest under runs/)"
     )
-    add_records(arguments, "those of the run")
+    add_records(arguments, "those of the run; with --paper also results/ if it exists")
     arguments.add_argument(
-        "--out", type=output_file, help="PDF to write (default: report.pdf in the run folder)"
+        "--paper",
+        action="store_true",
+        help="write every table and figure of the paper with what was measured, instead of the "
+        "report of one run",
+    )
+    arguments.add_argument(
+        "--out",
+        type=output_file,
+        help="PDF to write; the HTML page is written next to it (default: report.pdf in the run "
+        "folder, or paper.pdf here)",
     )
     return arguments
 
@@ -37,9 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the report of the run that ``argv`` names."""
     options = parser().parse_args(argv)
     # loads slowly; the arguments are checked first
-    from .build import build_report, newest_run
+    from .build import build_paper, build_report, newest_run
 
-    path = build_report(options.run or newest_run(), options.out, options.records)
+    if options.paper:
+        path = build_paper(options.out or "paper.pdf", options.run, options.records)
+    else:
+        path = build_report(options.run or newest_run(), options.out, options.records)
     print(path)
     print(path.with_suffix(".html"))
     return 0

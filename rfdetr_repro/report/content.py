@@ -129,12 +129,13 @@ def _machine(run: Run) -> str:
         if record.machine and record.latency and not record.published
     )
     if measured:
-        return "; ".join(_machine_words(vars(machine)) for machine in measured)
+        return "; ".join(machine_words(vars(machine)) for machine in measured)
     named = run.part("machine")
-    return _machine_words(named) if named else ""
+    return machine_words(named) if named else ""
 
 
-def _machine_words(machine: Mapping[str, Any]) -> str:
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """A machine in words, of what is known about it."""
     memory = machine.get("memory_gib")
     words = [
         str(machine.get("cpu") or ""),
