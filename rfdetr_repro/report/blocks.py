@@ -57,9 +57,13 @@ class Facts:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; its notes are printed below it."""
+    """A table; its notes are printed below it.
+
+    ``short``: what a table without a title is called where its columns do not fit on one page.
+    """
 
     table: Table
+    short: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rfdetr_repro.records import stored
 from rfdetr_repro.records.store import read_stores
 from rfdetr_repro.spec.errors import InputError
 
@@ -20,7 +21,6 @@ from .pdf import write_pdf
 from .run import Run, read_run
 
 RUNS = Path("runs")
-RESULTS = Path("results")
 
 
 def build_report(
@@ -54,17 +54,14 @@ def build_paper(
     """Writes ``out_pdf`` with every table and figure of the paper, and an HTML page of the same
     stem, and returns the PDF's path.
 
-    The Records are those of ``records``, else of the run folder ``run_dir``, else of ``results/``
-    if it exists. Raises :class:`InputError` for a missing or broken file.
+    The Records are those of ``records``, else of the run folder ``run_dir``, else those that come
+    with the package and of ``results/``. Raises :class:`InputError` for a missing or broken file.
     """
     target = _pdf(out_pdf)
-    source = records or run_dir or (RESULTS if RESULTS.exists() else None)
-    found = read_stores([source]) if source is not None else []
-    run = Run(
-        Path(run_dir) if run_dir is not None else Path(),
-        found,
-        Path(source) if source is not None else None,
-    )
+    source = records or run_dir
+    folder = Path(run_dir) if run_dir is not None else Path()
+    found = read_stores([source] if source is not None else stored.default_records())
+    run = Run(folder, found, Path(source) if source is not None else None)
     document = paper_document(run, pictures=run_dir is not None)
     write_html(document, target.with_suffix(".html"))
     return write_pdf(document, target)

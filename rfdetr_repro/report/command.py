@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from rfdetr_repro.records import stored
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_records,
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--run", type=input_folder, help="run folder (default: the newest under runs/)"
     )
-    add_records(arguments, "those of the run; with --paper also results/ if it exists")
+    add_records(arguments, f"those of the run; with --paper and no run {stored.DEFAULT}")
     arguments.add_argument(
         "--paper",
         action="store_true",

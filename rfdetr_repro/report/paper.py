@@ -23,11 +23,12 @@ from rfdetr_repro.plots.pareto import drawable_points
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.protocol import Protocol
+from rfdetr_repro.tables.answer import answer
+from rfdetr_repro.tables.answer_table import answer_table
 from rfdetr_repro.tables.campaign import campaign_tables
 from rfdetr_repro.tables.format import MARKS, MISSING, UNAVAILABLE, Cell, Column, Table
 from rfdetr_repro.tables.join import Measured
 from rfdetr_repro.tables.missing import Here
-from rfdetr_repro.tables.published import paper_table, shown_columns
 from rfdetr_repro.tables.scoreboard import narrow, scoreboard
 
 from .blocks import (
@@ -193,7 +194,7 @@ def _scoreboard(records: Sequence[Record]) -> list[Block]:
 
 def _claims(cited: _Cited) -> list[Block]:
     table = _printed("claims", "", cited)
-    agrees = Counter(row["agrees"].text for row in table.rows)
+    agrees = Counter(row["agrees"].text or "not in any table" for row in table.rows)
     words = ", ".join(f"{count} {text}" for text, count in agrees.most_common())
     text = (
         f"{len(table.rows)} sentences of the text with a number, recomputed from the printed "
@@ -223,7 +224,7 @@ def _tables(records: Sequence[Record], cited: _Cited) -> list[Block]:
     here = Here.detect(records)
     blocks: list[Block] = []
     for name in TABLES:
-        table = shown_columns(paper_table(name, measured, here))
+        table = answer_table(answer(name, measured, here), wide=True)
         found = dict.fromkeys(published_table(name).sources)
         marks = " ".join(filter(None, map(cited.mark, found)))
         notes = [*table.notes, f"Entered from {marks}."] if marks else table.notes

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fpdf import FPDF
+from fpdf.outline import OutlineSection
 from fpdf.svg import SVGObject
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -27,6 +29,7 @@ from rfdetr_repro.plots.style import (
     BLACK,
     BLUE,
     GREY,
+    LIGHT,
     WIDTH_IN,
     drawable,
     figure_bytes,
@@ -51,6 +54,7 @@ from .pages import FONT, LEADING, MARGIN, Pages
 from .pdf_table import draw_table, least_height
 
 SMALLEST = 0.84  # of its height that a drawing may have to stay on a page
+MOST_IN_PARAGRAPH = 24  # headings; more are a list with the numbers of their pages
 MOST_POINTS = 4_000  # a drawing of more is set as a picture, which readers show faster
 NO_DATE = datetime(1980, 1, 1, tzinfo=timezone.utc)  # of a run that tells no date
 
@@ -76,7 +80,12 @@ def _title(pages: Pages, block: Title) -> None:
 
 
 def _contents(pages: Pages, headings: Sequence[tuple[str, int]]) -> None:
-    """The headings in one paragraph, each a link to its page."""
+    """The headings, each a link to its page: few in one paragraph, many in a list with the numbers
+    of their pages.
+    """
+    if len(headings) > MOST_IN_PARAGRAPH:
+        pages.insert_toc_placeholder(_listed_contents, pages=1, allow_extra_pages=True)
+        return
     pages.set_font(FONT, size=8.0)
     between = "  ·  "
     for text, link in headings:
@@ -90,6 +99,36 @@ def _contents(pages: Pages, headings: Sequence[tuple[str, int]]) -> None:
         pages.color(BLUE)
         pages.cell(width, 12, text, link=link)
     pages.ln(20)
+
+
+def _listed_contents(pages: FPDF, outline: list[OutlineSection]) -> None:
+    """One line for each heading of the document: its name, a thin line, its page."""
+    entries = [entry for entry in outline if entry.level == 0]
+    pages.set_font(FONT, "B", 12.5)
+    pages.set_text_color(BLUE)
+    pages.set_x(pages.l_margin)
+    pages.cell(pages.epw, 24, "Contents", new_x="LMARGIN", new_y="NEXT")
+    number_width = 26.0
+    for entry in entries:
+        link = pages.add_link(page=entry.page_number)
+        pages.set_font(FONT, size=8.6)
+        pages.set_text_color(BLACK)
+        name = _fitted(pages, entry.name, pages.epw - number_width - 6)
+        width = pages.get_string_width(name)
+        pages.cell(width, 14.6, name, link=link)
+        pages.set_draw_color(LIGHT)
+        pages.set_line_width(0.6)
+        middle = pages.y + 10.4
+        pages.line(pages.x + 6, middle, pages.l_margin + pages.epw - number_width, middle)
+        pages.set_x(pages.l_margin + pages.epw - number_width)
+        number = str(entry.page_number)
+        pages.cell(number_width, 14.6, number, align="R", link=link, new_x="LMARGIN", new_y="NEXT")
+
+
+def _fitted(pages: FPDF, text: str, width: float) -> str:
+    while text and pages.get_string_width(text) > width:
+        text = f"{text[: int(0.95 * len(text)) - 1]}…"
+    return text
 
 
 def _heading(pages: Pages, block: Heading) -> None:
@@ -155,7 +194,7 @@ def _indented(pages: Pages, by: float) -> Iterator[None]:
 
 
 def _grid(pages: Pages, block: Grid) -> None:
-    draw_table(pages, block.table)
+    draw_table(pages, block.table, block.short)
 
 
 def _drawing_height(pages: Pages, block: Drawing) -> float:
@@ -258,6 +297,16 @@ def _least(pages: Pages, block: Block | None) -> float:
     return 40.0
 
 
+def _least_below(pages: Pages, following: Sequence[Block]) -> float:
+    """Height of what must stand on the same page as a heading: the next block, and after a
+    paragraph the block that the paragraph is about.
+    """
+    height = _least(pages, following[0]) if following else 40.0
+    if len(following) > 1 and isinstance(following[0], Paragraph):
+        height += _least(pages, following[1])
+    return height
+
+
 def write_pdf(document: Document, path: str | Path) -> Path:
     """Writes the document to ``path``, whole or not at all, and returns it."""
     path = Path(path)
@@ -270,11 +319,11 @@ def write_pdf(document: Document, path: str | Path) -> Path:
     headings = [block for block in document.blocks if isinstance(block, Heading)]
     links = {id(block): pages.add_link() for block in headings}
     with _quiet():
-        for block, following in zip(document.blocks, [*document.blocks[1:], None], strict=True):
+        for number, block in enumerate(document.blocks):
             if isinstance(block, Heading):
                 if block.new_page and not pages.fresh:
                     pages.add_page()
-                pages.need(40 + _least(pages, following))
+                pages.need(40 + _least_below(pages, document.blocks[number + 1 : number + 3]))
                 pages.set_link(links[id(block)], y=pages.y, page=pages.page)
             _WRITERS[type(block)](pages, block)
             if isinstance(block, Title):

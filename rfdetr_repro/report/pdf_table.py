@@ -27,13 +27,13 @@ def least_height(table: Table) -> float:
     return 110.0 if len(table.rows) > 2 else 80.0
 
 
-def draw_table(pages: Pages, table: Table) -> None:
-    """Title, head, rows and notes at the cursor.
+def draw_table(pages: Pages, table: Table, short: str = "") -> None:
+    """Title, head, rows and notes at the cursor. ``short``: what a table without a title is called.
 
     A table that does not fit at the smallest size is cut between groups of columns; what then still
     does not fit is wrapped.
     """
-    for piece in parts(table, pages.epw, natural_widths(pages, table)):
+    for piece in parts(table, pages.epw, natural_widths(pages, table), short):
         _draw_piece(pages, piece)
 
 
@@ -68,7 +68,7 @@ def _in_column(text: str, width: float, size: float, lines: int) -> str:
     return drawable(shortened(text, min(most, MOST_LETTERS)))
 
 
-def parts(table: Table, width: float, natural: Sequence[float]) -> list[Table]:
+def parts(table: Table, width: float, natural: Sequence[float], short: str = "") -> list[Table]:
     """The table itself where it fits; else tables of as many of its column groups as fit, each with
     the leading columns.
 
@@ -93,11 +93,15 @@ def parts(table: Table, width: float, natural: Sequence[float]) -> list[Table]:
         return [table]
     pieces = []
     for number, own in enumerate(chosen):
-        title = table.title if number == 0 else f"{table.title}, continued"
+        title = table.title if number == 0 else _continued(table.title or short)
         notes = table.notes if number == len(chosen) - 1 else []
         columns = [table.columns[index] for index in [*lead, *own]]
         pieces.append(Table(table.name, title, columns, table.rows, table.sections, notes))
     return pieces
+
+
+def _continued(title: str) -> str:
+    return f"{title}, continued" if title else "Continued"
 
 
 def fit(natural: Sequence[float], width: float) -> tuple[float, list[float]]:
@@ -173,7 +177,7 @@ def _draw_piece(pages: Pages, table: Table) -> None:
     pages.set_font(pages.font_family, "", size)
     pages.color(BLACK)
     grouped = any(groups)
-    pad = (0.1 * size, GAP * size, 0.1 * size, GAP * size)
+    pad = (0.16 * size, GAP * size, 0.04 * size, GAP * size)
     with (
         pages.script(*heads, *groups, *table.sections, *(text for line in lines for text in line)),
         pages.table(
