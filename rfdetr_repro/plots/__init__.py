@@ -16,6 +16,7 @@ __getattr__ = lazily(
         "pareto_plot": "figures",
         "pictures_figure": "figures",
         "published_figure": "figures",
+        "rivals_figure": "figures",
         "sensitivity_plot": "figures",
         "training_plot": "figures",
     },

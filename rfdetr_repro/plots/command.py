@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfdetr_repro.records import stored
 from rfdetr_repro.records.record import Record
 from rfdetr_repro.spec.arguments import (
     ArgumentParser,
     add_records,
+    input_file,
     input_folder,
+    number,
     output_folder,
 )
 from rfdetr_repro.spec.errors import InputError
+
+if TYPE_CHECKING:
+    from .figures import Rivals
 
 # figures that need nothing but the package, then those of a campaign
 ALWAYS = ("1", "2", "3", "7")
@@ -48,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
             "plots --figure 1",
             "plots --figure 2 --size medium --format svg,pdf",
             "plots --run runs/mine --out figures",
+            "plots --figure 6 --predictions ours/predictions.json theirs/predictions.json",
         ),
     )
     arguments.add_argument(
@@ -67,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         default="nano",
         help="model size whose architecture figures 2 and 3 show (default: nano)",
     )
+    _add_rivals(arguments)
     arguments.add_argument(
         "--format",
         type=formats,
@@ -83,6 +91,61 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def _add_rivals(arguments: argparse.ArgumentParser) -> None:
+    add = arguments.add_argument_group("figure 6 with several models").add_argument
+    add(
+        "--predictions",
+        type=input_file,
+        nargs="+",
+        metavar="FILE.json",
+        help="predictions of each model on the same images: the predictions.json of the command "
+        "predict, or a COCO results file",
+    )
+    add("--names", nargs="+", metavar="NAME", help="name of each model (default: from the files)")
+    add(
+        "--annotations",
+        type=input_file,
+        metavar="FILE.json",
+        help="COCO annotation file, for a column with the ground truth; a COCO results file needs "
+        "its annotation file",
+    )
+    add(
+        "--images",
+        type=input_folder,
+        help="folder of the images (default: where the predictions say that the images are)",
+    )
+    add(
+        "--threshold",
+        type=number(0, 1),
+        default=0.3,
+        help="lowest score, in 0..1, of the predictions that are drawn (default: 0.3)",
+    )
+
+
+def _rivals(options: argparse.Namespace) -> Rivals | None:
+    """The files of predictions that were named. Raises :class:`InputError` for what goes with them
+    without any.
+    """
+    if options.predictions is None:
+        alone = [name for name in ("names", "annotations", "images") if getattr(options, name)]
+        if alone:
+            raise InputError(
+                "there are no predictions to draw",
+                f"--{alone[0]}",
+                "give files of predictions with --predictions",
+            )
+        return None
+    from .figures import Rivals
+
+    return Rivals(
+        options.predictions,
+        options.names or (),
+        options.annotations,
+        options.images,
+        options.threshold,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figures that ``argv`` names; returns the exit code."""
     options = parser().parse_args(argv)
@@ -91,21 +154,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from .figures import Sources, draw_figure
 
+    rivals = _rivals(options)
     source = options.records or options.run
     records = read_stores([source] if source else stored.default_campaign())
     wanted = (
-        drawable_figures(records, options.run)
+        drawable_figures(records, options.run, rivals)
         if options.figure == "all"
         else [ALSO.get(options.figure, options.figure)]
     )
-    sources = Sources(records, options.run, options.size)
+    sources = Sources(records, options.run, options.size, rivals)
     for figure in wanted:
         for path in draw_figure(figure, sources, options.out, options.format):
             print(path)
     return 0
 
 
-def drawable_figures(records: Sequence[Record], run: Path | None) -> list[str]:
+def drawable_figures(
+    records: Sequence[Record], run: Path | None, rivals: Rivals | None = None
+) -> list[str]:
     """The figures that can be drawn from these Records and this run folder, in their order."""
     from rfdetr_repro.records.sensitivity import comparable_searches, sensitivity
 
@@ -119,4 +185,5 @@ def drawable_figures(records: Sequence[Record], run: Path | None) -> list[str]:
     if run is not None:
         found += ["training"] if (run / "train_log.jsonl").exists() else []
         found += ["6"] if any((run / "predictions").glob("*.png")) else []
+    found += ["6"] if rivals is not None and "6" not in found else []
     return sorted(found)

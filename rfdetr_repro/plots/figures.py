@@ -33,6 +33,14 @@ from .knobs import decoder_height_in, draw_decoder, draw_knobs, knobs_height_in
 from .pareto import draw_pareto, pareto_height_in
 from .pictures import draw_pictures, pictures_height_in, run_pictures
 from .published import FIGURES, draw_published, published_height_in
+from .rivals import (
+    compared,
+    default_name,
+    draw_rivals,
+    read_predictions,
+    read_truth,
+    rivals_height_in,
+)
 from .sensitivity import draw_sensitivity, sensitivity_height_in
 from .space import draw_space, space_height_in
 from .style import drawn, save, save_all
@@ -43,12 +51,26 @@ FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass(frozen=True)
+class Rivals:
+    """Files of predictions, what to call each model ("" for a name from the file), annotations, the
+    folder of the images, and the lowest score that is drawn.
+    """
+
+    files: Sequence[Path]
+    names: Sequence[str] = ()
+    annotations: Path | None = None
+    images: Path | None = None
+    least: float = 0.3
+
+
+@dataclass(frozen=True)
 class Sources:
     """What figures are drawn from: Records, a run folder, the name of a model size."""
 
     records: Sequence[Record] = field(default=(), repr=False)
     run: Path | None = None
     size: str = "nano"
+    rivals: Rivals | None = None  # files of predictions that figure 6 compares
 
 
 @dataclass(frozen=True)
@@ -146,11 +168,35 @@ def _space(sources: Sources) -> Plan:
     return Plan(draw, space_height_in(space, arch))
 
 
+def rivals_figure(rivals: Rivals, path: str | Path) -> Path:
+    """Several models' predictions on the same images, side by side; see :mod:`.rivals`."""
+    return _saved(_rivals(rivals), path)
+
+
+def _rivals(rivals: Rivals) -> Plan:
+    if rivals.names and len(rivals.names) != len(rivals.files):
+        raise InputError(
+            f"{len(rivals.names)} names for {len(rivals.files)} files of predictions",
+            hint="give a name for each file",
+        )
+    names = list(rivals.names) or list(map(default_name, rivals.files))
+    truth = read_truth(rivals.annotations) if rivals.annotations is not None else None
+    models = [
+        read_predictions(file, name, truth) for file, name in zip(rivals.files, names, strict=True)
+    ]
+    found = compared(models, truth, rivals.images)
+    shown = [*(["ground truth"] if truth is not None else []), *names]
+    draw = partial(draw_rivals, pictures=found, names=shown, least=rivals.least)
+    return Plan(draw, rivals_height_in(found, rivals.least))
+
+
 def _pictures(sources: Sources) -> Plan:
+    if sources.rivals is not None:
+        return _rivals(sources.rivals)
     if sources.run is None:
         raise InputError(
             "Figure 6 shows predictions on images that were never published as data",
-            hint="give a run of your own with --run",
+            hint="give a run of your own with --run, or files of predictions with --predictions",
         )
     pictures = run_pictures(sources.run)
     return Plan(partial(draw_pictures, pictures=pictures), pictures_height_in(pictures))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rfdetr_repro.paper.published import (
     CITATION,
@@ -131,7 +131,7 @@ def paper_document(run: Run, pictures: bool = True) -> Document:
     blocks += _figures(Sources(records, run.folder if pictures else None))
     blocks += _tables(records, cited)
     for name, (title, about) in OTHERS.items():
-        blocks += [Heading(title), Paragraph(about), Grid(_printed(name, "", cited))]
+        blocks += [Heading(title), Paragraph(about), Grid(_printed(name, "", cited), title)]
     blocks += [Heading("Settings that the paper states")]
     blocks += [Grid(_printed(name, title, cited)) for name, title in SETTINGS.items()]
     blocks += _here(run)
@@ -229,7 +229,8 @@ def _tables(records: Sequence[Record], cited: _Cited) -> list[Block]:
         marks = " ".join(filter(None, map(cited.mark, found)))
         notes = [*table.notes, f"Entered from {marks}."] if marks else table.notes
         blocks.append(Heading(table.title, new_page=not blocks))
-        blocks.append(Grid(Table(table.name, "", table.columns, table.rows, table.sections, notes)))
+        untitled = replace(table, title="", notes=notes)
+        blocks.append(Grid(untitled, table.title.partition(". ")[0]))
     return blocks
 
 
