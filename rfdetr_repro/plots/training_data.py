@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rfdetr_repro.spec.arch import KNOB_LABELS, KNOB_UNITS
 
 from .detections import Annotations
-from .style import BLACK, BLUE, GREY, ORANGE, PALETTE, VERMILION, drawable, origin_line, shortened
+from .layout import foot_line
+from .style import BLACK, BLUE, GREY, ORANGE, PALETTE, VERMILION, drawable, shortened
 from .training import running_mean
 
 MOST_CLASSES = 20  # bars
@@ -60,7 +61,7 @@ def draw_sampled(figure: FigureBase, counts: Mapping[str, Any]) -> None:
     told = [f"{missing} of {len(archs)} architectures were never drawn"]
     if base:
         told.append(f"{100 * counts['base_share']:.0f} % of the draws are {base}")
-    origin_line(figure, "; ".join(told))
+    foot_line(figure, "; ".join(told))
 
 
 def draw_labels(figure: FigureBase, numbers: Mapping[str, Any]) -> None:
@@ -93,7 +94,7 @@ def draw_labels(figure: FigureBase, numbers: Mapping[str, Any]) -> None:
     axes.set(xticks=[], yticks=[], title="centres of the objects")
     axes.grid(visible=False)
     by_size = ", ".join(f"{numbers[kind]} {kind}" for kind in ("small", "medium", "large"))
-    origin_line(figure, f"by area in px, COCO's borders of 32 and 96 px: {by_size}")
+    foot_line(figure, f"by area in px, COCO's borders of 32 and 96 px: {by_size}")
 
 
 def _classes(axes: Axes, classes: Mapping[str, Mapping[str, Any]]) -> None:

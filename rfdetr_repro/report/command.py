@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         examples=(
             "report --run runs/mine",
             "report --run runs/mine --out report.pdf",
-            "report --paper --records results --out paper.pdf",
+            "report --paper --out paper.pdf",
         ),
     )
     arguments.add_argument(

@@ -16,6 +16,7 @@ from text_boxes import clipped, overlapping
 
 from rfdetr_repro.plots import command
 from rfdetr_repro.plots.figures import Rivals, Sources, plan_of
+from rfdetr_repro.plots.rivals import decode_rle
 from rfdetr_repro.plots.style import drawn
 from rfdetr_repro.spec.errors import InputError, run_main
 
@@ -149,3 +150,19 @@ def test_an_image_that_is_gone_is_named(files):
     (files / "ours" / "predictions.json").write_text("[]")
     with pytest.raises(InputError):
         shown(files)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_run_length_codes_are_those_of_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 90, 2))
+    noise = rng.random(shape) < (0.5, 0.01, 0.99, 0.0, 1.0, 0.3)[seed]
+    whole = np.asfortranarray(np.kron(noise, np.ones((1 + seed, 1 + seed))) > 0, np.uint8)
+    code = oracle.encode(whole)
+    assert (decode_rle(code["counts"].decode(), whole.shape) == whole).all()
+
+
+@pytest.mark.parametrize("counts", ["", "1", "?", "z", "O", "ÿ"])
+def test_a_broken_run_length_code_is_refused(counts):
+    with pytest.raises(InputError, match="do not add up"):
+        decode_rle(counts, (4, 5))
