@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfdetr_repro.data.source import add_data_arguments, source_of
+from rfdetr_repro.evaluation.tiles_command import add_tiles, tiling_of
 from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import (
     MOST_THREADS,
@@ -40,6 +41,7 @@ from rfdetr_repro.spec.resize_rules import describe
 from rfdetr_repro.spec.unfinished import temporary_folder
 
 if TYPE_CHECKING:
+    from rfdetr_repro.evaluation.tiles import Tiling
     from rfdetr_repro.reproduce.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ def evaluate(
 class Settings:
     """How a model is evaluated: see the arguments of the command.
 
-    ``threshold``: a score in 0..1, for precision, recall, F1 and the confusion matrix;
+    ``tiling``: look at the images in tiles; ``threshold``: a score in 0..1, for precision, recall, F1 and the confusion matrix;
     ``threshold_split``: split on which the best is chosen; neither: chosen on the evaluated split.
     """
 
@@ -101,6 +103,7 @@ class Settings:
     threshold: float | None = None
     threshold_split: str | None = None
     stated: Mapping[str, Any] | None = None
+    tiling: Tiling | None = None
 
 
 def evaluated(
@@ -138,7 +141,8 @@ def evaluated(
         backend = backend or backend_of_file(artifact)
         session = open_session(artifact, backend, threads=settings.threads)
     log.info(describe(artifact.manifest.resize))
-    return evaluation_of(session, chosen, Asked(threshold, settings.max_dets, progress))
+    asked = Asked(threshold, settings.max_dets, progress, settings.tiling)
+    return evaluation_of(session, chosen, asked)
 
 
 def _refuse_random(source: ModelSource) -> None:
@@ -199,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
         default=100,
         help="number of detections per image and class that count (COCO's maxDets)",
     )
+    add_tiles(arguments)
     threshold = arguments.add_mutually_exclusive_group()
     threshold.add_argument(
         "--threshold",
@@ -247,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threshold=args.threshold,
         threshold_split=args.threshold_split,
         stated=stated,
+        tiling=tiling_of(args),
     )
     found = evaluated(args.model, args.data, args.split, settings)
     print("\n".join(lines(found.metrics)))

@@ -1,7 +1,7 @@
-"""Detects objects in images, draws boxes and masks, and writes JSON:
+"""Detects objects in pictures and videos, draws boxes and masks, and writes JSON:
 
-python -m rfdetr_repro.predict IMAGE|FOLDER... --checkpoint FILE [--size NAME] \
-    [--arch KEY] [--shape HxW] [--threshold 0.3]
+python -m rfdetr_repro.predict PICTURE|FOLDER|PATTERN|VIDEO|CAMERA... --model MODEL \
+    [--tiles auto] [--threshold 0.3]
 """
 
 from __future__ import annotations
@@ -10,13 +10,20 @@ import argparse
 import json
 import logging
 import os
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from rfdetr_repro.bench.command.arguments import OUTPUT_WISHES, add_output_wishes
+from rfdetr_repro.data.media import Medium, media
+from rfdetr_repro.evaluation.tiles_command import add_tiles, tiling_of
+from rfdetr_repro.spec import logs
 from rfdetr_repro.spec.arguments import (
+    MOST_THREADS,
     ArgumentParser,
     add_antialias,
     add_architecture,
@@ -24,19 +31,26 @@ from rfdetr_repro.spec.arguments import (
     add_model,
     number,
     output_folder,
+    whole,
 )
-from rfdetr_repro.spec.errors import InputError, run_main
-from rfdetr_repro.spec.files import write_atomic
+from rfdetr_repro.spec.errors import InputError, StatedFailure, run_main
+from rfdetr_repro.spec.files import atomic_path, write_atomic
 from rfdetr_repro.spec.labels import labels_given
 from rfdetr_repro.spec.presets import parse_arch
+from rfdetr_repro.spec.protocol import BACKENDS
 from rfdetr_repro.spec.resize_rules import ANTIALIASED, describe, with_antialias
+from rfdetr_repro.spec.unfinished import temporary_folder
+
+if TYPE_CHECKING:
+    from rfdetr_repro.evaluation.tiles import Tiling
+    from rfdetr_repro.model.checkpoints.native import ModelCard
+    from rfdetr_repro.runtime.predictors import Predictor
+    from rfdetr_repro.spec.arch import Arch
 
 log = logging.getLogger(__name__)
 
-# suffixes of images that are found in a folder
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"}
-
-DRAWN_PIXELS = 1 << 22  # largest number of pixels of a drawn image
+JSON_FILE = "predictions.json"
+_QUIET_TILES = 50  # more tiles of one picture have a progress bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,18 +58,26 @@ def parser() -> argparse.ArgumentParser:
     arguments = ArgumentParser(
         "rfdetr_repro.predict",
         description=(
-            "Detects objects in images, draws boxes and masks, and writes predictions.json."
+            "Detects objects in pictures and videos, draws boxes and masks at the size of the "
+            "picture, and writes predictions.json. A file that cannot be read is reported and "
+            "left out, and the exit code is 1. Dense pictures have labels for the best object of "
+            "each class only."
         ),
         examples=(
             "predict IMAGE.jpg --model runs/mine",
             "predict IMAGES --model FILE.pth --size nano --threshold 0.5 --out predictions",
+            "predict VIDEO.mp4 --model model.onnx --every 5",
+            "predict LARGE.tif --model runs/mine --tiles auto",
         ),
     )
     add = arguments.add_argument
     add(
         "images",
         nargs="+",
-        help="images, or folders whose images are all used, without sub-folders",
+        metavar="IMAGE",
+        help="pictures, videos, folders (whose pictures and videos are all used, without "
+        "sub-folders), patterns such as 'shots/**/*.jpg', the number of a camera, or - for names "
+        "on the standard input, one a line",
     )
     add_model(arguments, "--checkpoint")
     add_file_facts(arguments)
@@ -66,82 +88,92 @@ def parser() -> argparse.ArgumentParser:
         default=0.3,
         help="lowest score, in 0..1, of detections that are drawn and written",
     )
-    add_antialias(arguments)
     add(
         "--out",
         type=output_folder,
         default=Path("predictions"),
-        help="folder to write predictions.json and the drawn images to",
+        help="folder to write predictions.json and the drawn pictures and videos to",
+    )
+    add(
+        "--backend",
+        choices=BACKENDS,
+        help="runtime that runs a deployed file (default: the file's own)",
+    )
+    add(
+        "--threads", type=whole(1, MOST_THREADS), default=2, help="number of threads of the runtime"
+    )
+    add_tiles(arguments.add_argument_group("large pictures with small objects"))
+    add_antialias(arguments)
+    video = arguments.add_argument_group("videos and cameras")
+    video.add_argument(
+        "--every", type=whole(1, 10**6), default=1, metavar="N", help="look at every N-th frame"
+    )
+    video.add_argument(
+        "--frames",
+        type=whole(1, 10**9),
+        metavar="N",
+        help="stop after N frames that were looked at (default: at the end, or at Ctrl-C)",
+    )
+    add_output_wishes(
+        arguments.add_argument_group(
+            "how to read an ONNX file without a manifest, where the file itself does not tell"
+        )
     )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Detects objects in the images that ``argv`` names; raises :class:`InputError` for a missing
-    image or a bad checkpoint.
+    """Detects objects in what ``argv`` names.
+
+    Raises :class:`InputError` for bad arguments or a bad model before anything is written, and
+    :class:`StatedFailure` at the end if a file could not be read.
     """
     args = parser().parse_args(argv)
     asked = None if args.arch is None else parse_arch(args.arch)
-    pictures = find_pictures(args.images)
-    drawn = [args.out / name for name in drawn_names(pictures)]
-    from rfdetr_repro.data.decoding import check_header
-
-    for path in pictures:
-        check_header(path)
+    tiling = tiling_of(args)
+    found = media(args.images)
+    names = drawn_names([one.path for one in found])
+    _check_files(found, [args.out / name for name in names])
     # torch loads slowly, so the arguments are checked first
-    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
-
-    weights, note = args.model.weights()
-    if note:
-        log.info(note)
-    detector, card, _ = load_pretrained(weights, args.size, labels_given(args.labels))
-    arch = asked or card.arch
-    arch = arch.with_input(*args.shape) if args.shape else arch
-    if arch.rounding:
-        log.info(arch.rounding)
-    card = replace(card, resize=with_antialias(card.resize_rule, args.antialias))
-    log.info(describe(card.resize_rule))
-    subnet = detector.slice(arch)
-    results = [
-        _predict(subnet, card, path, to, args.threshold)
-        for path, to in zip(pictures, drawn, strict=True)
-    ]
-    for result, to in zip(results, drawn, strict=True):
-        result["drawn"] = to.relative_to(args.out).as_posix()
-    write_atomic(args.out / "predictions.json", json.dumps(results, indent=1))
+    predictor = _predictor(args, asked)
+    log.info(f"{predictor.what}; {describe(predictor.resize)}")
+    work = Work(predictor, args.threshold, tiling, args.out, args.every, args.frames)
+    entries: list[dict[str, Any]] = []
+    try:
+        for medium, name in zip(found, names, strict=True):
+            entries.append(work.entry(medium, name))
+    finally:  # also after Ctrl-C
+        if entries:
+            write_atomic(args.out / JSON_FILE, json.dumps(entries, indent=1))
+    failed = sum("error" in entry for entry in entries)
+    if failed:
+        raise StatedFailure(
+            f"{failed} of {len(entries)} files could not be read to the end; "
+            f"{args.out / JSON_FILE} names them"
+        )
 
 
-def find_pictures(given: Sequence[str]) -> list[Path]:
-    """The named files and the images in the named folders, each once, in this order.
-
-    Raises :class:`InputError` for a path that does not exist, for a web address, and for a folder
-    without images.
+def _check_files(found: Sequence[Medium], drawn: Sequence[Path]) -> None:
+    """Raises :class:`InputError` where a drawn file would replace an input, and for videos without
+    PyAV.
     """
-    found: list[Path] = []
-    for item in given:
-        if item.startswith(("http://", "https://")):
+    from rfdetr_repro.data.video import require_av
+
+    inputs = {Path(os.path.abspath(one.path)) for one in found}
+    for path, medium in zip(drawn, found, strict=True):
+        written = [path] if medium.kind == "picture" else _files_of_video(path)
+        if same := [one for one in written if Path(os.path.abspath(one)) in inputs]:
             raise InputError(
-                "images on the web are not downloaded", item, "download the image first"
+                "the drawn file would replace the file that is read",
+                same[0],
+                "choose another folder with --out",
             )
-        path = Path(item)
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
-            if not inside:
-                raise InputError(
-                    "there are no images in the folder",
-                    path,
-                    f"give a folder that holds {', '.join(sorted(SUFFIXES))} files",
-                )
-            found += inside
-        elif not path.exists():
-            raise InputError("the image does not exist", path, "check the path")
-        else:
-            found.append(path)
-    return list(dict.fromkeys(found))
+    if any(medium.kind != "picture" for medium in found):
+        require_av()
+
+
+def _files_of_video(name: Path) -> list[Path]:
+    return [name.with_suffix(".mp4"), name.with_suffix(".jsonl")]
 
 
 def drawn_names(pictures: Sequence[Path]) -> list[Path]:
@@ -170,52 +202,271 @@ def drawn_names(pictures: Sequence[Path]) -> list[Path]:
     return names
 
 
-def _predict(subnet: Any, card: Any, path: Path, drawn: Path, threshold: float) -> dict[str, Any]:
-    """Draws an image and returns its JSON entry: objects with the original category ids and boxes
-    in pixels.
-    """
-    from rfdetr_repro.data.decoding import decode_reduced, reduced
-    from rfdetr_repro.evaluation.predict_images import detect
-    from rfdetr_repro.plots.detections import best_of_each_box
-    from rfdetr_repro.plots.figures import detections_figure
+# -- models ----------------------------------------------------------------------------------------
 
-    image = decode_reduced(path)
-    # the plain rule reads single pixels
-    exact = card.resize_rule == ANTIALIASED or image.is_whole
-    (found,) = detect(
-        subnet, [image if exact else path], threshold, resize=card.resize_rule, small_masks=True
+
+def _predictor(args: argparse.Namespace, asked: Arch | None) -> Predictor:
+    """The model of the arguments: weights in PyTorch, a deployed file by its own runtime."""
+    from rfdetr_repro.export.deployed import FileFacts, backend_of_file, deployed, file_of_run
+    from rfdetr_repro.runtime.backends import check_backend, open_session
+    from rfdetr_repro.runtime.predictors import FilePredictor
+    from rfdetr_repro.spec.model_source import ModelSource
+
+    model = args.model
+    facts = FileFacts(
+        args.size,
+        labels_given(args.labels),
+        asked,
+        args.shape,
+        args.antialias,
+        {name: getattr(args, name) for name in OUTPUT_WISHES},
     )
-    canvas = reduced(image.pixels, DRAWN_PIXELS)
-    shown = best_of_each_box(found.on(canvas.shape[:2], image.size_hw))
-    # The float32 value nearest to the threshold may be slightly below the threshold; such scores #
-    # are shown.
-    scores = () if shown.scores is None else shown.scores
-    least = min([threshold, *map(float, scores)])
-    detections_figure(
-        [canvas], [shown], drawn, class_names=card.class_names, min_score=least, columns=1
-    )
-    masks = [] if found.masks is None else found.masks.rles()
-    objects = [
-        {
-            "category_id": card.category_ids[int(label)],
-            "class": card.class_names[int(label)],
-            "score": round(float(score), 4),
-            "box_xyxy": [round(float(value), 1) for value in box],
-            **({} if found.masks is None else {"mask_rle": masks[row]}),
-        }
-        for row, (box, score, label) in enumerate(
-            zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+    if model.kind == "run" and not facts.of_weights:
+        path, why = file_of_run(model.path)
+        log.info(f"{model}: {why}")
+        model = ModelSource(str(path), path=path)
+    if model.kind in ("size", "weights", "run") and args.backend in (None, "torch"):
+        return _weights(model, facts)
+    if args.backend:
+        check_backend(args.backend)
+    to = "torch" if (args.backend or "").startswith("torch") else "onnx"
+    with temporary_folder() as folder:
+        artifact = deployed(model, folder, to=to, facts=facts)
+        backend = args.backend or backend_of_file(artifact)
+        if args.backend is None:
+            check_backend(backend)
+        resize = with_antialias(artifact.manifest.resize, args.antialias)
+        artifact = replace(artifact, manifest=replace(artifact.manifest, resize=resize))
+        session = open_session(artifact, backend, threads=args.threads)
+    return FilePredictor(session, artifact.path.name)
+
+
+def _weights(model: Any, facts: Any) -> Predictor:
+    from rfdetr_repro.model.checkpoints.pretrained import load_pretrained
+    from rfdetr_repro.runtime.predictors import WeightsPredictor
+
+    path, note = model.weights()
+    if note:
+        log.info(note)
+    detector, card, _ = load_pretrained(path, facts.size, facts.labels)
+    arch = facts.arch or card.arch
+    arch = arch.with_input(*facts.shape) if facts.shape else arch
+    if arch.rounding:
+        log.info(arch.rounding)
+    if why := outside_of_training(arch, card):
+        log.warning(why)
+    resize = with_antialias(card.resize_rule, facts.antialias)
+    return WeightsPredictor(detector.slice(arch), card, resize, Path(path).name)
+
+
+def outside_of_training(arch: Arch, card: ModelCard) -> str:
+    """A sentence that says how ``arch`` lies outside what the weights were trained as; empty where
+    it does not.
+    """
+    if card.space is None:
+        if arch.backbone == card.arch.backbone:
+            return ""
+        return (
+            f"the weights were trained as {card.arch.key} only; {arch.key} may detect little or "
+            f"nothing"
         )
-    ]
-    print(f"{path}: {len(objects)} objects -> {drawn}")
-    height, width = image.size_hw
-    return {
-        "image": path.name,
-        "path": str(path),
-        "width": width,
-        "height": height,
-        "objects": objects,
-    }
+    trained = card.space.training_archs()
+    if arch.backbone in {one.backbone for one in trained}:
+        return ""
+    return (
+        f"{arch.key} lies outside the trained space (resolutions "
+        f"{_listed(card.space.resolutions)}, patches {_listed(card.space.patches)}, windows "
+        f"{_listed(card.space.windows)}); it may detect little or nothing"
+    )
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+# -- work ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done with each file. ``every`` and ``most``: which frames of videos."""
+
+    predictor: Predictor
+    threshold: float
+    tiling: Tiling | None
+    out: Path
+    every: int = 1
+    most: int | None = None
+
+    def entry(self, medium: Medium, name: Path) -> dict[str, Any]:
+        """The file's entry in the JSON; its drawn form is written. A file that cannot be read has
+        an ``error``, which is also printed.
+        """
+        about = {"image": medium.path.name, "path": str(medium.path)}
+        rest: dict[str, Any] = {}
+        try:
+            if medium.kind == "picture":
+                rest = self._picture(medium, name)
+            else:
+                self._video(medium, name, rest)
+        except Unreadable as error:
+            print(f"error: {error}", file=sys.stderr)
+            rest["error"] = str(error)
+        return about | rest
+
+    def _picture(self, medium: Medium, name: Path) -> dict[str, Any]:
+        from rfdetr_repro.data.decoding import decode, decode_reduced
+
+        with _reading():
+            decoded = decode_reduced(medium.path)
+            exact = self.predictor.resize == ANTIALIASED and self.tiling is None
+            if not exact and not decoded.is_whole:
+                pixels = decode(medium.path)
+                decoded = type(decoded)(pixels, pixels.shape[:2])
+        if not decoded.is_whole:
+            height, width = decoded.pixels.shape[:2]
+            log.info(f"{medium.name}: drawn at {height}x{width} pixels, because it is very large")
+        found = self._detected(decoded)
+        drawn = self.out / name
+        canvas = self._drawn(decoded, found)
+        _save_png(canvas, drawn)
+        objects = self._objects(found)
+        print(f"{medium.name}: {len(objects)} objects -> {drawn}", flush=True)
+        height, width = decoded.size_hw
+        return {
+            "width": width,
+            "height": height,
+            "objects": objects,
+            "drawn": name.as_posix(),
+        }
+
+    def _detected(self, decoded: Any) -> Any:
+        """Detections of a picture, in tiles where the picture has several."""
+        if self.tiling is None:
+            return self.predictor(decoded, self.threshold)
+        from rfdetr_repro.evaluation.tiles import Part, Window, detect_in_tiles
+
+        windows = self.tiling.windows(decoded.size_hw, self.predictor.input_hw)
+        if len(windows) == 1:
+            return self.predictor(decoded, self.threshold)
+
+        def detect(window: Window) -> Part:
+            tile = decoded.pixels[window.top : window.bottom, window.left : window.right]
+            seen = self.predictor(tile, self.threshold)
+            return Part(seen.boxes_xyxy, seen.scores, seen.labels, seen.masks)
+
+        height, width = windows[0].hw
+        log.info(f"{len(windows)} tiles of {height}x{width} pixels")
+        many = len(windows) > _QUIET_TILES
+        shown = logs.progress_bar(windows, "tiles", "tile") if many else windows
+        return detect_in_tiles(windows, detect, decoded.size_hw, shown)
+
+    def _drawn(self, decoded: Any, found: Any) -> Any:
+        import numpy as np
+
+        from rfdetr_repro.plots.detections import Annotations, best_of_each_box
+        from rfdetr_repro.plots.overlay import draw_over
+
+        canvas = decoded.pixels
+        shown = best_of_each_box(found)
+        if not decoded.is_whole:
+            hw, whole = canvas.shape[:2], decoded.size_hw
+            scale = np.array([hw[1] / whole[1], hw[0] / whole[0]] * 2, dtype=np.float32)
+            masks = None if shown.masks is None else shown.masks.at(hw)
+            shown = Annotations(shown.boxes_xyxy * scale, shown.labels, shown.scores, masks)
+        return draw_over(canvas, shown, self.predictor.class_names)
+
+    def _objects(self, found: Any) -> list[dict[str, Any]]:
+        """Objects with the original category ids and boxes in pixels."""
+        masks = [] if found.masks is None else found.masks.rles()
+        ids, names = self.predictor.category_ids, self.predictor.class_names
+        return [
+            {
+                "category_id": ids[int(label)],
+                "class": names[int(label)],
+                "score": round(float(score), 4),
+                "box_xyxy": [round(float(value), 1) for value in box],
+                **({} if found.masks is None else {"mask_rle": masks[row]}),
+            }
+            for row, (box, score, label) in enumerate(
+                zip(found.boxes_xyxy, found.scores, found.labels, strict=True)
+            )
+        ]
+
+    def _video(self, medium: Medium, name: Path, rest: dict[str, Any]) -> None:
+        """Writes the drawn video and a JSON line for each frame; both are complete up to the frame
+        at which the work ends, whatever ends it. Fills ``rest``, the entry.
+        """
+        from rfdetr_repro.data.decoding import Decoded
+        from rfdetr_repro.data.video import VideoFile, frames, rate_of
+
+        video, lines = _files_of_video(name)
+        with _reading():
+            writer = VideoFile(self.out / video, max(rate_of(medium) / self.every, 0.01))
+        (self.out / lines).parent.mkdir(parents=True, exist_ok=True)
+        count, objects = 0, 0
+        source = frames(medium)
+        try:
+            with (self.out / lines).open("w", encoding="utf-8") as stream:
+                for frame in logs.progress_bar(_guarded(source), medium.path.name, "frame"):
+                    if frame.number % self.every:
+                        continue
+                    hw = frame.pixels.shape[:2]
+                    decoded = Decoded(frame.pixels, hw)
+                    found = self._detected(decoded)
+                    objects += _write_line(stream, frame, self._objects(found))
+                    writer.add(frame._replace(pixels=self._drawn(decoded, found)))
+                    count += 1
+                    rest |= {"width": hw[1], "height": hw[0], "frames": count}
+                    if count == self.most:
+                        break
+        finally:
+            source.close()
+            if writer.close() is not None:
+                rest |= {"drawn": video.as_posix(), "frames_file": lines.as_posix()}
+                print(
+                    f"{medium.name}: {objects} objects in {count} frames -> {self.out / video}",
+                    flush=True,
+                )
+            else:
+                (self.out / lines).unlink(missing_ok=True)
+
+
+def _write_line(stream: TextIO, frame: Any, objects: list[dict[str, Any]]) -> int:
+    line = {"frame": frame.number, "time_s": round(frame.time_s, 6), "objects": objects}
+    stream.write(json.dumps(line) + "\n")
+    stream.flush()
+    return len(objects)
+
+
+def _guarded(source: Iterator[Any]) -> Iterator[Any]:
+    """The same frames; an error of the file is :class:`Unreadable`."""
+    while True:
+        with _reading():
+            frame = next(source, None)
+        if frame is None:
+            return
+        yield frame
+
+
+class Unreadable(Exception):
+    """A file that cannot be read, while the other files can be."""
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Turns errors of the file into :class:`Unreadable`."""
+    try:
+        yield
+    except InputError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _save_png(pixels: Any, path: Path) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, "PNG", compress_level=3)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,23 @@ Images are processed in the batches that the file takes; a file for any number g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
 from rfdetr_repro.data.coco import CocoSplit
 from rfdetr_repro.data.coco_document import ImageKey
-from rfdetr_repro.data.network_input import Letterbox, network_input
+from rfdetr_repro.data.network_input import network_input
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections, detections_in_pixels
 from rfdetr_repro.evaluation.matches import measured
+from rfdetr_repro.evaluation.tiles import Part, Tiling, Window, detect_in_tiles
 from rfdetr_repro.export.artifact import Artifact
 from rfdetr_repro.records.record import Accuracy
+from rfdetr_repro.runtime.predictors import FilePredictor, run_on, run_on_all
 from rfdetr_repro.runtime.session import Detections, Session
 from rfdetr_repro.spec.errors import InputError
 from rfdetr_repro.spec.labels import UNUSED
-from rfdetr_repro.spec.resize_rules import LETTERBOX, PLAIN_LETTERBOX
 
 Array = np.ndarray[Any, Any]
 
@@ -112,37 +113,6 @@ def _which_classes(manifest: HasClasses, wanted: dict[int, str]) -> str:
     )
 
 
-def run_on(session: Session, image: Array) -> Detections:
-    """Detections in a uint8 (H, W, 3) RGB image, resized by the manifest's rule; boxes and mask
-    maps are relative to the original image.
-    """
-    return run_on_all(session, [image])[0]
-
-
-def run_on_all(session: Session, images: Sequence[Array]) -> list[Detections]:
-    """:func:`run_on` for several images in one run, at most as many as the file takes; a file with
-    a larger fixed batch gets the last image repeatedly.
-    """
-    manifest = session.manifest
-    missing = 0 if manifest.open_batch else manifest.images_per_run - len(images)
-    inputs = network_input([*images, *[images[-1]] * missing], manifest.input_hw, manifest.resize)
-    found = session.run(inputs)
-    return [_of_picture(session, found.of_image(row), image) for row, image in enumerate(images)]
-
-
-def _of_picture(session: Session, found: Detections, image: Array) -> Detections:
-    """Detections relative to the original image."""
-    rule = session.manifest.resize
-    input_hw = session.manifest.input_hw
-    if rule not in (LETTERBOX, PLAIN_LETTERBOX):
-        return found
-    letterbox = Letterbox((image.shape[0], image.shape[1]), input_hw)
-    masks = None if found.masks is None else letterbox.masks_of_picture(found.masks[0])[None]
-    return found._replace(
-        boxes_xyxy=letterbox.boxes_of_picture(found.boxes_xyxy[0])[None], masks=masks
-    )
-
-
 def detect_image(
     session: Session, image: Array, image_id: ImageKey, labels: Array
 ) -> ImageDetections:
@@ -186,15 +156,41 @@ def _detections(
     )
 
 
+def detect_in_tiles_of(
+    session: Session, image: Array, image_id: ImageKey, labels: Array, tiling: Tiling
+) -> ImageDetections:
+    """:func:`detect_image` in the tiles of an image, merged."""
+    size_hw = image.shape[0], image.shape[1]
+    predictor = FilePredictor(session, session.manifest.model.name)
+
+    def detect(window: Window) -> Part:
+        seen = predictor(image[window.top : window.bottom, window.left : window.right], 0.0)
+        mapped = labels[seen.labels]
+        kept = np.flatnonzero((mapped >= 0) & (seen.scores > 0))
+        masks = None if seen.masks is None else seen.masks[kept]
+        return Part(seen.boxes_xyxy[kept], seen.scores[kept], mapped[kept], masks)
+
+    windows = tiling.windows(size_hw, session.manifest.input_hw)
+    found = detect_in_tiles(windows, detect, size_hw)
+    rles = None if found.masks is None else found.masks.rles()
+    return ImageDetections(image_id, found.boxes_xyxy, found.scores, found.labels, rles)
+
+
 def detect_split(
-    session: Session, split: CocoSplit, *, progress: Progress = iter
+    session: Session, split: CocoSplit, *, progress: Progress = iter, tiling: Tiling | None = None
 ) -> list[ImageDetections]:
     """Detections in every image of ``split``, in the split's order.
 
-    ``progress`` wraps the sequence of indices, as a progress bar does.
+    ``progress`` wraps the sequence of indices, as a progress bar does. ``tiling``: look at each
+    image in tiles.
     """
     labels = label_map(session.manifest, split)
     ids = [info.id for info in split.images]
+    if tiling is not None:
+        return [
+            detect_in_tiles_of(session, split.load_image(index), ids[index], labels, tiling)
+            for index in progress(range(len(split)))
+        ]
     found: list[ImageDetections] = []
     waiting: list[Array] = []
     for index in progress(range(len(split))):

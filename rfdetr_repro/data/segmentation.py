@@ -334,6 +334,31 @@ def rle_of_bitmap(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def rle_of_crop(
+    inside: np.ndarray, top: int, left: int, size_hw: tuple[int, int]
+) -> dict[str, Any]:
+    """COCO's compressed RLE for JSON of a mask that is ``inside``, bool (h, w), at (top, left) px,
+    and empty elsewhere; ``size_hw`` is the picture's (height, width). Makes no bitmap of the
+    picture.
+    """
+    height, width = size_hw
+    padded = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.int8)
+    padded[:, 1:-1] = inside.T
+    steps = np.diff(padded, axis=1)
+    columns, starts = np.nonzero(steps == 1)
+    _, ends = np.nonzero(steps == -1)
+    first = (left + columns) * height + top + starts
+    last = (left + columns) * height + top + ends
+    if len(first):  # a run that goes on in the next column is one run
+        apart = first[1:] != last[:-1]
+        first, last = first[np.append(True, apart)], last[np.append(apart, True)]
+    edges = np.stack([first, last], axis=1).ravel()
+    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    counts = counts[:-1] if counts[-1] == 0 else counts  # as pycocotools writes it
+    rle = rle_of({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
 def masks_to_bitmaps(mask_logits: Any, height: int, width: int) -> np.ndarray:
     """Predicted masks at image size as bool (k, height, width), by the rule of
     :func:`masks_to_rle`; needs little memory beyond the result.

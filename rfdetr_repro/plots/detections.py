@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from rfdetr_repro.spec.errors import InputError
 
+from .label_rule import FEW, place_labels
 from .style import GREY, PALETTE, drawable, shortened
+
+_LABEL_PT = 6.2  # height of the labels in points
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,18 @@ def best_of_each_box(found: Any, max_iou: float = 0.7) -> Annotations:
     """Keeps only the best of several labels on nearly the same box; ``found`` has boxes_xyxy,
     labels, scores (falling) and masks.
     """
-    kept: list[int] = []
-    for row in range(len(found.scores)):
-        if all(_iou(found.boxes_xyxy[row], found.boxes_xyxy[other]) < max_iou for other in kept):
-            kept.append(row)
-    masks = None if found.masks is None else found.masks[kept]
-    return Annotations(found.boxes_xyxy[kept], found.labels[kept], found.scores[kept], masks)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    inner = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return float(inner / max(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner, 1e-9))
+    boxes = np.asarray(found.boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    kept = np.zeros(len(boxes), dtype=bool)
+    for row, box in enumerate(boxes):
+        best = boxes[kept]
+        low, high = np.maximum(box[:2], best[:, :2]), np.minimum(box[2:], best[:, 2:])
+        inner = np.prod(np.clip(high - low, 0, None), axis=1)
+        overlaps = inner / np.maximum(areas[row] + areas[kept] - inner, 1e-9)
+        kept[row] = not len(best) or overlaps.max() < max_iou
+    rows = np.flatnonzero(kept)
+    masks = None if found.masks is None else found.masks[rows]
+    return Annotations(found.boxes_xyxy[rows], found.labels[rows], found.scores[rows], masks)
 
 
 def draw_detections(
@@ -134,29 +138,48 @@ def _draw_panel(
     axes.imshow(_with_masks(image, objects), interpolation="nearest", aspect="equal")
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for index, (left, top, right, bottom) in enumerate(np.asarray(objects.boxes_xyxy, dtype=float)):
-        color = _color(objects.labels[index])
         axes.add_patch(
             Rectangle(
                 (left - 0.5, top - 0.5),
                 right - left,
                 bottom - top,
                 fill=False,
-                edgecolor=color,
-                linewidth=1.3,
+                edgecolor=class_color(objects.labels[index]),
+                linewidth=1.3 if len(objects.labels) <= FEW else 0.8,
             )
         )
-        text = _name(int(objects.labels[index]), class_names)
-        text += "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
-        above = top > 0.09 * height
+    _write_labels(axes, objects, class_names, (height, width))
+
+
+def _write_labels(
+    axes: Axes, objects: Annotations, class_names: Sequence[str], image_hw: tuple[int, int]
+) -> None:
+    """The labels that :mod:`.label_rule` allows."""
+    texts = [
+        class_label(int(label), class_names)
+        + ("" if objects.scores is None else f" {float(objects.scores[row]):.2f}")
+        for row, label in enumerate(objects.labels)
+    ]
+    panel = axes.get_position().transformed(axes.figure.transSubfigure)
+    px_per_point = axes.figure.get_dpi() / 72
+    scale = max(image_hw[0] / panel.height, image_hw[1] / panel.width) * px_per_point
+
+    def size_of(row: int) -> tuple[float, float]:
+        """In pixels of the image, by the letters' mean width."""
+        return 0.62 * _LABEL_PT * len(texts[row]) * scale, 1.35 * _LABEL_PT * scale
+
+    boxes = np.asarray(objects.boxes_xyxy)
+    scores = None if objects.scores is None else np.asarray(objects.scores)
+    for row, left, top in place_labels(boxes, objects.labels, scores, size_of, image_hw):
         axes.text(
-            max(left, 0),
-            top if above else max(top, 0) + 0.01 * height,
-            text,
+            left,
+            top,
+            texts[row],
             color="white",
-            fontsize=6.2,
-            va="bottom" if above else "top",
+            fontsize=_LABEL_PT,
+            va="top",
             clip_on=True,
-            path_effects=[withStroke(linewidth=1.8, foreground=color)],
+            path_effects=[withStroke(linewidth=1.8, foreground=class_color(objects.labels[row]))],
         )
 
 
@@ -171,16 +194,18 @@ def _with_masks(
         if mask.shape != image.shape[:2]:
             raise InputError(f"mask of shape {mask.shape} on an image of shape {image.shape[:2]}")
         blended[mask] = (1 - alpha) * blended[mask] + alpha * 255 * np.asarray(
-            to_rgb(_color(label)), np.float32
+            to_rgb(class_color(label)), np.float32
         )
     return blended.round().astype(np.uint8)
 
 
-def _color(label: int) -> str:
+def class_color(label: int) -> str:
+    """The colour of a class."""
     return PALETTE[int(label) % (len(PALETTE) - 1)]
 
 
-def _name(label: int, class_names: Sequence[str]) -> str:
+def class_label(label: int, class_names: Sequence[str]) -> str:
+    """The name of a class, in letters that can be drawn."""
     return (
         drawable(shortened(class_names[label]))
         if 0 <= label < len(class_names)

@@ -20,6 +20,7 @@ from rfdetr_repro.data.segmentation import decode_mask
 from rfdetr_repro.evaluation.coco import CocoEvaluator, ImageDetections
 from rfdetr_repro.evaluation.diagnosis import Diagnosis, Threshold, diagnose
 from rfdetr_repro.evaluation.matches import measured
+from rfdetr_repro.evaluation.tiles import Tiling
 from rfdetr_repro.plots.detections import Annotations
 from rfdetr_repro.plots.diagnosis import ErrorPicture, write_charts, write_worst
 from rfdetr_repro.runtime.session import Session
@@ -38,12 +39,13 @@ class Asked:
 
     ``threshold``: a score in 0..1; a split, on which the best threshold is chosen; or None: the
     evaluated split chooses. ``max_dets``: COCO's maxDets. ``progress`` wraps the indices of the
-    images.
+    images. ``tiling``: look at the images in tiles.
     """
 
     threshold: float | CocoSplit | None = None
     max_dets: int = 100
     progress: Progress = iter
+    tiling: Tiling | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def evaluation_of(session: Session, split: CocoSplit, asked: Asked = Asked()) ->
     with_masks = masks and not split.why_no_mask_ap()
     kinds = {name: kind for name, kind in KINDS.items() if name == "boxes" or with_masks}
     thresholds = _thresholds(session, asked, kinds)
-    detections = detect_split(session, split, progress=asked.progress)
+    detections = detect_split(session, split, progress=asked.progress, tiling=asked.tiling)
     evaluator = CocoEvaluator(split, max_dets=asked.max_dets)
     digest = session.artifact_id.sha256
     accuracy = {
@@ -141,7 +143,7 @@ def _thresholds(session: Session, asked: Asked, kinds: Mapping[str, str]) -> dic
             where.name,
             "choose the threshold on another split",
         )
-    detections = detect_split(session, where, progress=asked.progress)
+    detections = detect_split(session, where, progress=asked.progress, tiling=asked.tiling)
     evaluator = CocoEvaluator(where, max_dets=asked.max_dets)
     return {name: diagnose(evaluator, detections, kind).threshold for name, kind in kinds.items()}
 

@@ -96,14 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.data = source_of(args)
     # checked before the data are read; the recipe that they change depends on the model
     with_settings(TrainConfig(steps=args.steps), args.set)
+    source, note = args.model.weights()
+    if note:
+        log.info(note)
     from rfdetr_repro.data.census import print_census
     from rfdetr_repro.data.coco import read_splits
 
     splits = read_splits(args.data, ("val", "test"))
     print_census(splits.values())
-    source, note = args.model.weights()
-    if note:
-        log.info(note)
     tuning = FineTuning(source, arch, args.out, args.device, args.processes)
     command = "python -m rfdetr_repro.finetune " + " ".join(sys.argv[1:] if argv is None else argv)
     records = tuning.run(splits, lambda card: _settings(args, card), command)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,20 @@ import pytest
 import torch
 from PIL import Image
 from samples_coco import CATEGORIES, picture
-from tiny import tiny_detector
+from samples_exported import detector as detector_file
+from samples_exported import ultralytics
+from tiny import SPACE, tiny_detector
 
 from rfdetr_repro import predict
 from rfdetr_repro.api import RFDETR
 from rfdetr_repro.data.decoding import decode_reduced
+from rfdetr_repro.data.media import Medium, media
+from rfdetr_repro.data.video import Frame, VideoFile, frames
 from rfdetr_repro.evaluation.predict_images import as_pictures
+from rfdetr_repro.export import command as export
 from rfdetr_repro.model.checkpoints.native import ModelCard, save_detector
 from rfdetr_repro.model.checkpoints.pretrained import with_classes
-from rfdetr_repro.spec.errors import InputError
+from rfdetr_repro.spec.errors import EXIT_FAILED, InputError, run_main
 from rfdetr_repro.spec.labels import Labels
 
 NAMES = tuple(name for _, name in CATEGORIES)
@@ -110,34 +116,303 @@ def test_what_is_no_picture_is_said_before_a_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_picture_is_found_before_anything_is_drawn(tmp_path: Path) -> None:
+def test_the_work_goes_on_after_a_broken_file(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_text("no picture")
-    with pytest.raises(
-        InputError, match=r"cannot decode the image: the format is unknown \(.*b\.png\)"
-    ):
-        predict.main(
-            [
-                str(tmp_path / "in"),
-                "--checkpoint",
-                __file__,
-                "--out",
-                str(tmp_path / "out"),
-            ]
+    whole = write(tmp_path / "in" / "c.png", 3).read_bytes()
+    (tmp_path / "in" / "c.png").write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "in" / "d.jpg")
+    arguments = ["--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert run_main(predict.main, [str(tmp_path / "in"), *arguments]) == EXIT_FAILED
+    printed = capsys.readouterr()
+    lines = printed.err.strip().splitlines()
+    assert len(lines) == 3 and lines[2].startswith("failed: 2 of 4 files could not be read")
+    assert "b.png" in lines[0] and "c.png" in lines[1]
+    assert all(line.startswith("error: cannot decode the image") for line in lines[:2])
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["image"] for entry in found] == ["a.png", "b.png", "c.png", "d.jpg"]
+    assert ["error" in entry for entry in found] == [False, True, True, False]
+    assert all(("objects" in entry) != ("error" in entry) for entry in found)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"a.png", "d.png", "predictions.json"}
+
+
+def test_what_was_done_is_kept_when_the_work_is_ended(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        write(tmp_path / "in" / name)
+    save = predict._save_png
+
+    def ends_at_the_second(pixels: Any, path: Path) -> None:
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        save(pixels, path)
+
+    monkeypatch.setattr(predict, "_save_png", ends_at_the_second)
+    arguments = ["--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert run_main(predict.main, [str(tmp_path / "in"), *arguments]) == 130
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert entry["image"] == "a.png" and (tmp_path / "out" / "a.png").is_file()
+
+
+def test_the_picture_is_drawn_at_its_own_size(checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture(333, 501)).save(tmp_path / "a.png")
+    (entry,) = run(checkpoint, tmp_path / "out", tmp_path / "a.png", "--threshold", "0.01")
+    with Image.open(tmp_path / "out" / "a.png") as drawn:
+        assert drawn.size == (501, 333) == (entry["width"], entry["height"])
+        changed = (np.asarray(drawn) != picture(333, 501)).any(axis=2)
+    # every side of every box is drawn, at its own place
+    for box in (entry["objects"][row]["box_xyxy"] for row in range(3)):
+        left, top, right, bottom = (round(value) for value in box)
+        assert changed[top:bottom, left : left + 1].mean() > 0.95
+        assert changed[bottom - 1 : bottom, left:right].mean() > 0.95
+
+
+def test_nothing_that_is_read_is_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="would replace the file that is read"):
+        run(checkpoint, tmp_path, path)
+    assert path.read_bytes() == before and not (tmp_path / "predictions.json").exists()
+
+
+def test_an_architecture_outside_of_the_trained_space_is_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = with_classes(tiny_detector(), Labels(NAMES, IDS))
+    for name, space in (("space", SPACE), ("fixed", None)):
+        card = ModelCard(detector.config, detector.arch, NAMES, IDS, space)
+        save_detector(tmp_path / f"{name}.safetensors", detector.state_dict(), card)
+    given = str(write(tmp_path / "a.png"))
+
+    def warned(name: str, arch: str) -> str:
+        arguments = ["--model", str(tmp_path / f"{name}.safetensors"), "--arch", arch]
+        code = run_main(predict.main, [given, *arguments, "--out", str(tmp_path / "out")])
+        assert code == 0
+        return capsys.readouterr().err
+
+    assert warned("space", "r48-p12-w1-d1-q5") == ""  # decoder and queries may be dropped
+    assert "r80-p16-w1-d2-q10 lies outside the trained space" in warned(
+        "space", "r80-p16-w1-d2-q10"
+    )
+    assert warned("fixed", detector.arch.key) == ""
+    told = warned("fixed", "r48-p16-w1-d2-q10")
+    assert f"trained as {detector.arch.key} only" in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_deployed_file_finds_what_the_weights_find(
+    checkpoint: Path, tmp_path: Path, kind: str
+) -> None:
+    given = write(tmp_path / "a.png")
+    expected = run(checkpoint, tmp_path / "weights", given, "--threshold", "0.01")
+    out = tmp_path / f"m.{'onnx' if kind == 'onnx' else 'safetensors'}"
+    export.main(["--model", str(checkpoint), "--out", str(out), "--to", kind])
+    found = run(out, tmp_path / "file", given, "--threshold", "0.01")
+    assert len(found[0]["objects"]) == len(expected[0]["objects"]) > 0
+    for one, two in zip(found[0]["objects"], expected[0]["objects"], strict=True):
+        assert one["class"] == two["class"] and one["score"] == pytest.approx(
+            two["score"], abs=2e-3
         )
+        assert one["box_xyxy"] == pytest.approx(two["box_xyxy"], abs=0.3)
+
+
+def test_classes_of_a_file_of_another_program(tmp_path: Path) -> None:
+    rows = np.array([[[4, 6, 30, 40, 0.9, 0], [10, 2, 50, 20, 0.6, 1]]], dtype=np.float32)
+    meta = ultralytics(names=("cat", "dog"), args="{'nms': True}", end2end="True")
+    model = detector_file(
+        tmp_path / "theirs.onnx", {"output0": rows}, image=(1, 3, 64, 64), metadata=meta
+    )
+    Image.fromarray(picture(64, 64)).save(tmp_path / "a.png")
+    (entry,) = run(model, tmp_path / "out", tmp_path / "a.png")
+    assert [(one["class"], one["box_xyxy"]) for one in entry["objects"]] == [
+        ("cat", [4, 6, 30, 40]),
+        ("dog", [10, 2, 50, 20]),
+    ]
+
+
+def test_tiles_of_a_picture(checkpoint: Path, tmp_path: Path) -> None:
+    """A mosaic of four pictures, each a tile: what is found is what is found in each alone."""
+    tiles = [picture(64, 64, seed) for seed in range(4)]
+    mosaic = np.concatenate([np.concatenate(tiles[:2], 1), np.concatenate(tiles[2:], 1)])
+    Image.fromarray(mosaic).save(tmp_path / "all.png")
+    settings = ("--threshold", "0.05")
+    alone = []
+    for index, tile in enumerate(tiles):
+        Image.fromarray(tile).save(tmp_path / f"{index}.png")
+        alone += run(checkpoint, tmp_path / "alone", tmp_path / f"{index}.png", *settings)
+    (entry,) = run(
+        checkpoint,
+        tmp_path / "tiled",
+        tmp_path / "all.png",
+        *settings,
+        "--tiles",
+        "64x64",
+        "--tile-overlap",
+        "0",
+    )
+    best = max(one["score"] for found in alone for one in found["objects"])
+    assert entry["objects"][0]["score"] == pytest.approx(best, abs=1e-4)
+    assert 0 < len(entry["objects"]) <= sum(len(found["objects"]) for found in alone)
+    assert all(one["mask_rle"]["size"] == [128, 128] for one in entry["objects"])
+    with pytest.raises(InputError, match="is no tiling"):
+        run(checkpoint, tmp_path / "no", tmp_path / "all.png", "--tiles", "640p")
+    assert not (tmp_path / "no").exists()
+
+
+# -- what it takes ---------------------------------------------------------------------------------
+
+
+def test_patterns_folders_and_names_on_the_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.jpg", "sub/c.png", "notes.txt", "[x].png", "clip.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    root = tmp_path / "in"
+
+    def names(*words: str) -> list[str]:
+        return [str(one.path.relative_to(root)) for one in media(words)]
+
+    assert names(str(root)) == ["[x].png", "a.png", "b.jpg", "clip.mp4"]
+    assert names(f"{root}/*.png") == ["[x].png", "a.png"]
+    assert names(f"{root}/**/*.png") == ["[x].png", "a.png", "sub/c.png"]
+    assert names(str(root / "[x].png")) == ["[x].png"]  # a file comes before a pattern
+    assert names(str(root / "a.png"), str(root), str(root / "a.png"))[0] == "a.png"
+    lines = f"{root / 'b.jpg'}\n\n{root / 'sub'}\r\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert names("-") == ["b.jpg", "sub/c.png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(InputError, match="no names on the standard input"):
+        media(["-"])
+    assert [one.kind for one in media([str(root / "clip.mp4"), "0", "12"])] == [
+        "video",
+        "camera",
+        "camera",
+    ]
+    assert media(["3"])[0].path == Path("/dev/video3")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("https://example.org/a.jpg", "download the image first"),
+        ("HTTP://example.org/a.jpg", "download the image first"),
+        ("rtsp://10.0.0.1/live", "streams are not opened"),
+        ("s3://bucket/key.png", "download the image first"),
+        ("none/*.jpg", "no image or video matches the pattern"),
+        ("none.jpg", "the image does not exist"),
+        ("a\0b", "cannot be read|does not exist"),
+        ("x" * 4000, "cannot be read"),
+    ],
+)
+def test_a_word_that_stands_for_nothing(word: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        media([word])
+
+
+# -- videos ----------------------------------------------------------------------------------------
+
+
+def video(path: Path, count: int = 6, hw: tuple[int, int] = (48, 64), rate: int = 10) -> Path:
+    av = pytest.importorskip("av", reason="PyAV is not installed here")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *hw, "yuv420p"
+        for number in range(count):
+            pixels = np.full((*hw, 3), 20 * number, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_video_gives_a_video_and_a_line_for_each_frame(checkpoint: Path, tmp_path: Path) -> None:
+    given = video(tmp_path / "clip.mp4")
+    (entry,) = run(checkpoint, tmp_path / "out", given, "--threshold", "0.01")
+    assert (entry["frames"], entry["width"], entry["height"]) == (6, 64, 48)
+    assert (entry["drawn"], entry["frames_file"]) == ("clip.mp4", "clip.jsonl")
+    lines = lines_of(tmp_path / "out" / "clip.jsonl")
+    assert [line["frame"] for line in lines] == list(range(6))
+    assert [line["time_s"] for line in lines] == pytest.approx([0.1 * n for n in range(6)])
+    assert all(line["objects"] for line in lines)
+    drawn = list(frames(Medium("video", tmp_path / "out" / "clip.mp4")))
+    assert len(drawn) == 6 and drawn[0].pixels.shape == (48, 64, 3)
+    assert [one.time_s for one in drawn] == pytest.approx([0.1 * n for n in range(6)], abs=1e-3)
+
+
+def test_every_nth_frame_and_at_most_some(checkpoint: Path, tmp_path: Path) -> None:
+    given = video(tmp_path / "clip.avi", count=9, hw=(34, 46))
+    run(checkpoint, tmp_path / "out", given, "--every", "2", "--frames", "3")
+    lines = lines_of(tmp_path / "out" / "clip.jsonl")
+    assert [line["frame"] for line in lines] == [0, 2, 4]
+    assert len(list(frames(Medium("video", tmp_path / "out" / "clip.mp4")))) == 3
+
+
+def test_frames_of_odd_size_are_those_of_the_video(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed here")
+    writer = VideoFile(tmp_path / "odd.mp4", 10)
+    for number in range(3):
+        writer.add(Frame(number, number / 10, np.full((33, 47, 3), 90, dtype=np.uint8)))
+    assert not (tmp_path / "odd.mp4").exists()
+    assert writer.close() == tmp_path / "odd.mp4"
+    (first, *_) = frames(Medium("video", tmp_path / "odd.mp4"))
+    assert first.pixels.shape == (34, 48, 3) and abs(int(first.pixels[-1, -1, 0]) - 90) < 8
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.mp4"}
+
+
+def test_a_video_that_breaks_off_or_is_ended_leaves_valid_files(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = video(tmp_path / "clip.mp4", count=8)
+    seen = predict.Work._detected
+    calls = []
+
+    def ends_at_the_fourth(work: Any, decoded: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return seen(work, decoded)
+
+    monkeypatch.setattr(predict.Work, "_detected", ends_at_the_fourth)
+    arguments = [str(given), "--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert run_main(predict.main, arguments) == 130
+    assert len(lines_of(tmp_path / "out" / "clip.jsonl")) == 3
+    assert len(list(frames(Medium("video", tmp_path / "out" / "clip.mp4")))) == 3
+    monkeypatch.undo()
+    (tmp_path / "broken.mp4").write_bytes(given.read_bytes()[:200])
+    write(tmp_path / "a.png")
+    both = [str(tmp_path / "broken.mp4"), str(tmp_path / "a.png"), *arguments[1:]]
+    assert run_main(predict.main, both) == EXIT_FAILED
+    broken, whole = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert "cannot decode the video" in broken["error"] and "objects" in whole
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_without_the_package_a_video_is_one_clear_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match="need the package av, which is not installed; pip"):
+        run(checkpoint, tmp_path / "out", tmp_path / "clip.mp4")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_caption_names_the_threshold(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[float] = []
-    monkeypatch.setattr(
-        "rfdetr_repro.plots.figures.detections_figure",
-        lambda *_, min_score, **__: drawn.append(min_score),
-    )
-    run(checkpoint, tmp_path / "out", write(tmp_path / "a.png"), "--threshold", "0.9")
-    assert drawn == [0.9]
+def test_a_camera_that_is_not_there(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed here")
+    if Path("/dev/video77").exists():
+        pytest.skip("this machine has a camera 77")
+    arguments = ["77", "--model", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert run_main(predict.main, arguments) == EXIT_FAILED
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert "the camera cannot be opened" in entry["error"]
 
 
 def test_the_resize_is_said_and_can_be_chosen(
@@ -163,7 +438,6 @@ def test_boxes_of_a_very_large_picture_are_in_its_own_pixels(
     smooth.save(tmp_path / "large.png")
     (whole,) = run(checkpoint, tmp_path / "whole", tmp_path / "large.png", "--threshold", "0.01")
     monkeypatch.setattr(decode_reduced, "__defaults__", (720 * 480 // 4,))
-    monkeypatch.setattr(predict, "DRAWN_PIXELS", 10_000)
     (part,) = run(checkpoint, tmp_path / "part", tmp_path / "large.png", "--threshold", "0.01")
     assert (part["width"], part["height"]) == (720, 480) and len(part["objects"]) == len(
         whole["objects"]

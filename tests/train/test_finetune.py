@@ -114,4 +114,4 @@ def test_bad_input_is_one_line(
     assert (
         run_main(module.main, arguments(tmp_path, data, tmp_path / "out", "r64-p16-w1-d1-q7")) == 2
     )
-    assert "no such checkpoint" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "holds no trained model" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -321,6 +321,24 @@ def add_wishes(group: argparse._ArgumentGroup) -> None:
 
     An option that is left out is inferred from the file and from a run on images, and printed.
     """
+    add_output_wishes(group)
+    group.add_argument(
+        "--shape",
+        type=parse_shape,
+        help="height x width of the input, such as 384x640, for a file that leaves the size open",
+    )
+    group.add_argument(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="whether the resize averages over pixels when an image shrinks",
+    )
+
+
+OUTPUT_WISHES = ("form", "boxes", "classes", "normalise", "resize")
+
+
+def add_output_wishes(group: argparse._ArgumentGroup) -> None:
+    """Adds the options of OUTPUT_WISHES, for commands with their own ``--shape``."""
     group.add_argument(
         "--form",
         choices=FORMS,
@@ -339,22 +357,12 @@ def add_wishes(group: argparse._ArgumentGroup) -> None:
         "background-first: the k-th category, and class 0 is no object",
     )
     group.add_argument(
-        "--shape",
-        type=parse_shape,
-        help="height x width of the input, such as 384x640, for a file that leaves the size open",
-    )
-    group.add_argument(
         "--normalise",
         choices=NORMALISE,
         help="normalisation that the model's input needs, starting from RGB in 0..1",
     )
     group.add_argument(
         "--resize", choices=RESIZE, help="how an image is resized to the model's input"
-    )
-    group.add_argument(
-        "--antialias",
-        action=argparse.BooleanOptionalAction,
-        help="whether the resize averages over pixels when an image shrinks",
     )
 
 
