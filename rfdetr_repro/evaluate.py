@@ -92,8 +92,9 @@ def evaluate(
 class Settings:
     """How a model is evaluated: see the arguments of the command.
 
-    ``tiling``: look at the images in tiles; ``threshold``: a score in 0..1, for precision, recall, F1 and the confusion matrix;
+    ``threshold``: a score in 0..1, for precision, recall, F1 and the confusion matrix;
     ``threshold_split``: split on which the best is chosen; neither: chosen on the evaluated split.
+    ``tiling``: look at the images in tiles.
     """
 
     backend: str | None = None

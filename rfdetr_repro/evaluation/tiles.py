@@ -30,7 +30,9 @@ COVERED = 0.7  # share of a cut box inside another box from which both are one o
 SAME = 0.5  # IoU from which boxes of different tiles are one object, where neither is cut
 LEAST_RATIO = 0.1  # of two scores, so that a good detection is not joined to noise
 LEAST_SHARE = 0.3  # of the best score, for a part that widens a box
-NEAR_BORDER = 0.01  # of the tile's side: a box that ends so near the border counts as cut
+# a box that ends so near to the border of its tile counts as cut: px, and share of the tile's side
+NEAR_PX = 2.5
+NEAR_BORDER = 0.02
 _FORMS = "auto, a number of tiles per side such as 3, or height x width in pixels such as 480x640"
 
 
@@ -264,7 +266,7 @@ def _pieces(
         placed = np.asarray(part.boxes_xyxy, dtype=np.float64).reshape(-1, 4) + corner
         sides = np.array([window.left, window.top, window.right, window.bottom])
         inner = sides != np.array([0, 0, width, height])
-        near = np.maximum(1.0, NEAR_BORDER * np.array([*window.hw[::-1]] * 2))
+        near = np.maximum(NEAR_PX, NEAR_BORDER * np.array([*window.hw[::-1]] * 2))
         boxes.append(placed)
         cuts.append((np.abs(placed - sides) <= near) & inner)
         tiles += [number] * len(placed)
@@ -380,7 +382,7 @@ def _agreement(
 
 
 def _near(window: Window, across: bool) -> float:
-    return max(1.0, NEAR_BORDER * window.hw[0 if across else 1])
+    return max(NEAR_PX, NEAR_BORDER * window.hw[0 if across else 1])
 
 
 def _clipped(boxes: Array, common: Array) -> Array:

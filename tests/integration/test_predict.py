@@ -239,7 +239,7 @@ def test_tiles_of_a_picture(checkpoint: Path, tmp_path: Path) -> None:
     tiles = [picture(64, 64, seed) for seed in range(4)]
     mosaic = np.concatenate([np.concatenate(tiles[:2], 1), np.concatenate(tiles[2:], 1)])
     Image.fromarray(mosaic).save(tmp_path / "all.png")
-    settings = ("--threshold", "0.05")
+    settings = ("--threshold", "0.01")
     alone = []
     for index, tile in enumerate(tiles):
         Image.fromarray(tile).save(tmp_path / f"{index}.png")
